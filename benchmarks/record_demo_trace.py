@@ -1,0 +1,172 @@
+"""Record the workload that `mirrorlog demo` replays: a 1 GiB disk gets ext4, a source tree, a database and some wear.
+
+The disk is memory behind an NBD server whose log filter writes down every request; the kernel's own ext4 runs on it:
+
+    ext4 (mount) → loop device → nbdfuse → NBD → nbdkit --filter=log memory
+
+Needs root on Linux, and of Debian's packages e2fsprogs, libnbd-bin, mount, nbdkit, tar and util-linux. Run it in a
+mount namespace of its own, so that nothing stays mounted whatever happens:
+
+    unshare --mount python benchmarks/record_demo_trace.py
+
+Two runs differ: the kernel's write-back has its own clock, and the tree is the running Python's library. The recording
+in the package is one such run. It holds addresses, kinds and times, and nothing of what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from mirrorlog.producers.traces import RequestKind, TracedRequest, demo_trace_path, open_trace, survey, write_trace
+
+DISK_SIZE: Final = "1G"
+VOLUME: Final = "demo"
+TREE_BYTES: Final = 20 << 20
+TRIMMED: Final = (128 << 20, 48 << 20)
+PROGRAMS: Final = ("fstrim", "losetup", "mke2fs", "mount", "nbdfuse", "nbdkit", "tar", "umount")
+START_DEADLINE_S: Final = 20.0
+
+# 2026-11-22 17:19:22.540004 connection=1 Zero id=12 offset=0x20000000 count=0x2000000 trim=1 fua=0 fast=0 ...
+_REQUEST: Final = re.compile(
+    r"(?P<when>\S+ \S+) connection=\d+ (?P<kind>Write|Zero|Trim|Flush) id=\d+"
+    r"(?: offset=0x(?P<offset>[0-9a-f]+) count=0x(?P<count>[0-9a-f]+).*? fua=(?P<fua>[01]))?.*\.\.\."
+)
+_KINDS: Final = {"Write": RequestKind.WRITE, "Zero": RequestKind.ZERO, "Trim": RequestKind.DISCARD}
+
+
+def run(*command: object) -> str:
+    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def recorded(log: Path) -> Iterator[TracedRequest]:
+    """The requests in nbdkit's log, by the time they began. Write-through (FUA) becomes a flush behind the request."""
+    begin: datetime | None = None
+    with log.open() as lines:
+        for match in filter(None, map(_REQUEST.fullmatch, (line.rstrip() for line in lines))):
+            when = datetime.fromisoformat(match["when"])
+            begin = begin or when
+            elapsed = when - begin
+            time_us = (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+            if match["kind"] != "Flush":
+                offset, count = int(match["offset"], 16), int(match["count"], 16)
+                yield TracedRequest(VOLUME, _KINDS[match["kind"]], offset, count, time_us)
+            if match["kind"] == "Flush" or match["fua"] == "1":
+                yield TracedRequest(VOLUME, RequestKind.FLUSH, 0, 0, time_us)
+
+
+def mounted(cleanup: ExitStack, folder: Path) -> Path:
+    """ext4 on a disk whose requests go to `folder`/log; `cleanup` takes it all apart again."""
+    disk, tree = folder / "nbd" / "disk", folder / "tree"
+    disk.parent.mkdir()
+    tree.mkdir()
+    server = ["nbdkit", "--exit-with-parent", "--filter=log", "memory", DISK_SIZE, f"logfile={folder / 'log'}"]
+    fuse = subprocess.Popen(["nbdfuse", str(disk), "[", *server, "]"])
+    cleanup.callback(fuse.wait, timeout=START_DEADLINE_S)
+    deadline = time.monotonic() + START_DEADLINE_S
+    while not disk.exists():
+        if fuse.poll() is not None or time.monotonic() > deadline:
+            fuse.terminate()
+            sys.exit("nbdfuse brought up no disk")
+        time.sleep(0.05)
+    cleanup.callback(run, "umount", disk.parent)
+    loop = run("losetup", "--find", "--show", disk)
+    cleanup.callback(run, "losetup", "--detach", loop)
+    # Everything is laid out at once (nothing is left to the kernel's lazy initialisation), and the empty disk isn't
+    # discarded: that would change every block there is.
+    layout = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+    run("mke2fs", "-q", "-t", "ext4", "-J", "size=16", "-N", 16384, "-E", layout, loop)
+    run("mount", "-o", "noatime", loop, tree)
+    cleanup.callback(run, "umount", tree)
+    return tree
+
+
+def unpack_sources(tree: Path) -> None:
+    """A tree of many small files comes out of an archive: TREE_BYTES of the running Python's library."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    names, size_bytes = [], 0
+    for path in sorted(library.rglob("*.py")):
+        size_bytes += path.stat().st_size
+        if size_bytes > TREE_BYTES:
+            break
+        names.append(str(path.relative_to(library)))
+    archive = tree / "sources.tar"
+    run("tar", "-C", library, "-cf", archive, *names)
+    run("tar", "-C", tree, "-xf", archive)
+    os.sync()
+
+
+def keep_orders(tree: Path, dice: random.Random) -> None:
+    """A database takes orders one transaction at a time, each durable before the next; then it is compacted."""
+    with closing(sqlite3.connect(tree / "orders.db", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, item TEXT, state TEXT)")
+        database.execute("CREATE INDEX of_customer ON orders (customer)")
+        for _ in range(450):
+            database.execute("BEGIN")
+            for _ in range(dice.randrange(5, 60)):
+                row = (dice.randrange(5_000), dice.randbytes(dice.randrange(20, 200)).hex(), "open")
+                database.execute("INSERT INTO orders (customer, item, state) VALUES (?, ?, ?)", row)
+            database.execute("UPDATE orders SET state = 'paid' WHERE customer = ?", (dice.randrange(5_000),))
+            database.execute("COMMIT")
+        database.execute("DELETE FROM orders WHERE id % 3 = 0")
+        database.execute("VACUUM")
+
+
+def wear(tree: Path, dice: random.Random) -> None:
+    """Files are deleted and part of their space discarded, others are edited, and a log grows line by durable line."""
+    (tree / "sources.tar").unlink()
+    files = sorted(path for path in tree.rglob("*.py") if path.is_file())
+    for path in dice.sample(files, len(files) // 3):
+        path.unlink()
+        files.remove(path)
+    os.sync()
+    run("fstrim", "--offset", TRIMMED[0], "--length", TRIMMED[1], tree)
+    for path in dice.sample(files, 60):
+        with path.open("r+b", buffering=0) as file:
+            file.seek(dice.randrange(path.stat().st_size + 1))
+            file.write(dice.randbytes(3000))
+            os.fsync(file.fileno())
+    with (tree / "service.log").open("ab", buffering=0) as log:
+        for _ in range(150):
+            log.write(dice.randbytes(dice.randrange(100, 900)))
+            os.fdatasync(log.fileno())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Record the workload that `mirrorlog demo` replays.")
+    parser.add_argument("--output", type=Path, default=demo_trace_path())
+    output: Path = parser.parse_args().output
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        sys.exit(f"missing programs: {', '.join(missing)}; the packages are named at the top of this file")
+    if os.geteuid():
+        sys.exit("mounting needs root: unshare --mount python benchmarks/record_demo_trace.py")
+    dice = random.Random(20_030_101)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with ExitStack() as cleanup:
+            tree = mounted(cleanup, folder)
+            unpack_sources(tree)
+            keep_orders(tree, dice)
+            wear(tree, dice)
+        write_trace(output, recorded(folder / "log"))
+    print(f"{output}: {output.stat().st_size:,} bytes; {survey(open_trace(output))}")
+
+
+if __name__ == "__main__":
+    main()

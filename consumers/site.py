@@ -1,0 +1,267 @@
+"""A site: reads the tracking log and keeps its secondaries up to date by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from mirrorlog.catalog import Catalog
+from mirrorlog.codec import encode
+from mirrorlog.consumers.cycle import Begin, Prove, Rest, Restore, View, next_step
+from mirrorlog.consumers.log_reader import LogReader
+from mirrorlog.consumers.restoration import Copied, restore_all, restore_changed
+from mirrorlog.consumers.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.streams import Publisher, TopicAdmin
+from mirrorlog.progress import Rung, SiteProgress, SiteState
+from mirrorlog.settings import Settings
+from mirrorlog.tracking_log import NOTHING, LogRecord
+from mirrorlog.volumes import Volume
+
+log = logging.getLogger("mirrorlog.site")
+
+_RETRY_S = 5.0
+
+
+@dataclass(slots=True)
+class Secondary:
+    """One secondary while the site runs; what must survive is in `kept`, and kept by the store."""
+
+    volume: Volume
+    kept: SecondaryState | None
+    zeroed: bool
+    read_end: int | None = None
+    resting: Rest = field(default_factory=lambda: Rest(SiteState.WAITING))
+    blocks_copied: int = 0
+    bytes_copied: int = 0
+    reason: str | None = None
+    retry_at_s: float = 0.0
+    reported_at_s: float = float("-inf")
+    reported: SiteProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SitePorts:
+    """What a site needs from outside. open_secondary makes a new zeroed one where there is none."""
+
+    log: LogReader
+    catalog: Catalog
+    admin: TopicAdmin
+    publisher: Publisher
+    states: SecondaryStateStore
+    open_primary: Callable[[Volume], BlockDevice]
+    open_secondary: Callable[[Volume], BlockDevice]
+    clock: Clock
+
+
+class Site:
+    """Every volume of the catalog, mirrored here."""
+
+    def __init__(self, name: str, ports: SitePorts, settings: Settings) -> None:
+        self.name, self._ports, self._settings = name, ports, settings
+        self.secondaries: dict[str, Secondary] = {}
+        self._restless: set[str] = set()
+        self._read_since_asked: set[str] = set()
+
+    def turn(self, timeout_s: float) -> None:
+        """One round: takes what the log and the catalog say, then one step further with each volume that needs one."""
+        touched = self._ports.log.poll(timeout_s, self._wanted)
+        self._ports.catalog.poll(0)
+        if touched - self._ports.catalog.keys():
+            self._ports.catalog.refresh()
+        self._restless |= touched | self._follow_catalog()
+        self._ask_ends()
+        for name in sorted(self._restless & self.secondaries.keys()):
+            self._advance(self.secondaries[name])
+        self._ports.publisher.poll(0)
+
+    def _wanted(self, record: LogRecord) -> bool:
+        known = self.secondaries.get(record.volume)
+        return known is None or record.through > _needed_after(known)
+
+    def _follow_catalog(self) -> set[str]:
+        changed = set()
+        for name, volume in self._ports.catalog.items():
+            known = self.secondaries.get(name)
+            if known is None or known.volume != volume:
+                changed.add(name)
+                self._admit(volume, known)
+        return changed
+
+    def _admit(self, volume: Volume, known: Secondary | None) -> None:
+        secondary = known or Secondary(volume, None, False)
+        secondary.volume = volume
+        self.secondaries[volume.volume] = secondary
+        try:
+            with self._ports.open_secondary(volume) as device:
+                secondary.zeroed = next(device.allocated(), None) is None
+            if known is None:
+                secondary.kept = self._load(secondary)
+                self._forget(secondary)
+            if secondary.kept is not None and secondary.kept.suspect_after is not None:
+                self._read_since_asked.add(volume.volume)
+        except DeviceFailed as error:
+            self._stop(secondary, error)
+
+    def _load(self, secondary: Secondary) -> SecondaryState | None:
+        try:
+            return self._ports.states.load(secondary.volume.volume)
+        except StateDamaged as error:
+            # Never guessed: the secondary counts as unknown, and is copied anew.
+            log.error("%s", error)
+            secondary.reason, secondary.zeroed = str(error), False
+            return None
+
+    def _ask_ends(self) -> None:
+        """Where the commands topic ends now that the reads are over: one question per partition, not per volume."""
+        topic = self._settings.topics.commands
+        waiting = [self.secondaries[name] for name in self._read_since_asked]
+        ends = {partition: self._ports.admin.end_position(topic, partition) for partition in _partitions(waiting)}
+        for secondary in waiting:
+            secondary.read_end = ends[secondary.volume.partition]
+        self._restless |= self._read_since_asked
+        self._read_since_asked.clear()
+
+    def _advance(self, secondary: Secondary) -> None:
+        """Steps until the volume rests or has made one cycle; where its device fails it waits, and the others go on."""
+        if self._ports.clock.monotonic_s() < secondary.retry_at_s:
+            return
+        try:
+            while not isinstance(step := next_step(secondary.kept, self._view(secondary)), Rest):
+                self._take(secondary, step)
+                if isinstance(step, Restore):
+                    break
+            else:
+                secondary.resting = step
+        except DeviceFailed as error:
+            self._stop(secondary, error)
+        if secondary.resting.state is SiteState.CONSISTENT:
+            secondary.reason = None
+        if self._report(secondary) and secondary.resting.state is SiteState.CONSISTENT:
+            self._restless.discard(secondary.volume.volume)
+
+    def _take(self, secondary: Secondary, step: Begin | Restore | Prove) -> None:
+        if isinstance(step, Restore):
+            self._restore(secondary, step)
+        else:
+            self._keep(secondary, step.state)
+
+    def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
+        log.error("%s", error)
+        secondary.resting = Rest(SiteState.STOPPED, str(error))
+        secondary.retry_at_s = self._ports.clock.monotonic_s() + _RETRY_S
+        self._restless.add(secondary.volume.volume)
+
+    def _view(self, secondary: Secondary) -> View:
+        volume = secondary.volume
+        mark = self._ports.log.watermarks.get(volume.partition)
+        through = None if mark is None else mark.through
+        return View(volume, self._ports.log.logs[volume.volume], through, secondary.read_end, secondary.zeroed)
+
+    def _restore(self, secondary: Secondary, step: Restore) -> None:
+        """One cycle. The order keeps the secondary's word good (invariants 6 and 8):
+
+        1. That a cycle runs is kept durably: from here on the secondary is inconsistent, and says so.
+        2. The blocks are read from the primary and written to the secondary.
+        3. The secondary is flushed: they are durable.
+        4. The new applied position is kept durably.
+        5. It is published.
+        6. The end of the commands topic is asked, before anything else is read: what the proof of step 2 stands on.
+
+        A crash between any two steps repeats the cycle.
+        """
+        volume = secondary.volume
+        if step.reason is not None:
+            secondary.reason = step.reason
+            log.warning("%s at %s: %s; taking the rung '%s'", volume.volume, self.name, step.reason, step.rung)
+        self._keep(secondary, step.running)
+        secondary.resting = Rest(SiteState.SYNCING, step.reason)
+        self._report(secondary)
+        with self._ports.open_primary(volume) as primary, self._ports.open_secondary(volume) as device:
+            copied = self._copy(secondary, step, primary, device)
+            device.flush()
+        secondary.zeroed = False
+        self._keep(secondary, replace(step.done, rung=copied.rung.value))
+        secondary.read_end = None
+        self._read_since_asked.add(volume.volume)
+        secondary.resting = Rest(SiteState.SETTLING)
+
+    def _copy(self, secondary: Secondary, step: Restore, primary: BlockDevice, device: BlockDevice) -> Copied:
+        def progress(blocks: int, size_bytes: int) -> None:
+            secondary.blocks_copied += blocks
+            secondary.bytes_copied += size_bytes
+            self._report(secondary)
+
+        volume, run_bytes = secondary.volume, self._settings.site_copy_bytes
+        if step.blocks is None:
+            return restore_all(primary, device, volume, run_bytes, progress)
+        return restore_changed(primary, device, volume, step.blocks, run_bytes, progress)
+
+    def _keep(self, secondary: Secondary, state: SecondaryState) -> None:
+        state = replace(state, updated_at_us=self._ports.clock.now_us())
+        self._ports.states.save(state)
+        secondary.kept = state
+        self._forget(secondary)
+
+    def _forget(self, secondary: Secondary) -> None:
+        self._ports.log.logs[secondary.volume.volume].forget_through(_needed_after(secondary))
+
+    def _report(self, secondary: Secondary) -> bool:
+        """Publishes the secondary's state: at once where it is newly proved, otherwise at the pace of the settings.
+
+        True where what is published is what is.
+        """
+        now_s, known = self._ports.clock.monotonic_s(), secondary.reported
+        proved = secondary.kept.consistent_position if secondary.kept else None
+        newly_proved = proved is not None and (known is None or known.consistent_position != proved)
+        if now_s - secondary.reported_at_s < self._settings.site_report_s and not newly_proved:
+            return False
+        progress = self.progress(secondary)
+        if known is None or replace(progress, at_us=known.at_us) != known:
+            secondary.reported, secondary.reported_at_s = progress, now_s
+            key = f"{self.name}/{secondary.volume.volume}".encode()
+            self._ports.publisher.publish(self._settings.topics.progress, 0, key, encode(progress))
+        return True
+
+    def progress(self, secondary: Secondary) -> SiteProgress:
+        """The secondary, now."""
+        volume, kept = secondary.volume, secondary.kept
+        view = self._view(secondary)
+        mark = view.watermark
+        applied = kept.applied_position if kept and kept.generation == volume.generation else None
+        since = volume.origin_position if applied is None else applied
+        pending = len(view.log.changed(since, mark)) if mark is not None else 0
+        oldest_us = view.log.oldest_at_us(since, mark) if mark is not None else None
+        now_us = self._ports.clock.now_us()
+        return SiteProgress(
+            site=self.name,
+            volume=volume.volume,
+            generation=volume.generation,
+            state=secondary.resting.state,
+            rung=Rung(kept.rung) if kept and kept.rung else None,
+            applied_position=applied,
+            consistent_position=kept.consistent_position if kept else None,
+            watermark=mark,
+            behind_blocks=pending,
+            behind_bytes=pending * volume.block_size,
+            lag_s=0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+            blocks_copied=secondary.blocks_copied,
+            bytes_copied=secondary.bytes_copied,
+            at_us=now_us,
+            reason=secondary.resting.reason or secondary.reason,
+        )
+
+
+def _needed_after(secondary: Secondary) -> int:
+    """Records above this position are still needed: for the next cycle, or for the proof of the last ones."""
+    kept = secondary.kept
+    if kept is None or kept.applied_position is None:
+        return NOTHING
+    return kept.applied_position if kept.suspect_after is None else min(kept.suspect_after, kept.applied_position)
+
+
+def _partitions(secondaries: Iterable[Secondary]) -> set[int]:
+    return {secondary.volume.partition for secondary in secondaries}

@@ -1,0 +1,296 @@
+"""Kafka through confluent-kafka: the ports of mirrorlog.ports.streams on a real cluster.
+
+Any librdkafka setting that the user passes is handed on; what an invariant stands on is set last and can't be overruled.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from confluent_kafka import (
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
+from mirrorlog.ports.streams import Acknowledged, Message
+from mirrorlog.topics import QUARANTINE_MAX_BYTES, TopicSpec
+
+ClientSettings = Mapping[str, str | int | bool]
+_REQUEST_S: Final = 30.0
+_CHECK: Final = "Check bootstrap.servers and that the broker runs."
+
+
+def _client(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    """A client, or BadUse with librdkafka's own words for a setting that it doesn't take.
+
+    librdkafka's log lines go to Python's logging: while a broker is away it writes twenty a second.
+    """
+    try:
+        return make(settings, logger=logging.getLogger("mirrorlog.kafka"))
+    except (KafkaException, ValueError, TypeError) as error:
+        raise BadUse(f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka].") from error
+
+
+class KafkaPublisher:
+    """acks=all and idempotent; retries for ever, so that a broker that is away only delays (invariant 1)."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._refused: KafkaFailed | None = None
+        self._producer: Any = _client(
+            Producer,
+            {
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.kbytes": 65536,
+                "message.max.bytes": QUARANTINE_MAX_BYTES,
+                **settings,
+                "acks": "all",
+                "enable.idempotence": True,
+                "message.timeout.ms": 0,
+            },
+        )
+
+    def publish(
+        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Acknowledged | None = None
+    ) -> None:
+        """Queues one message; blocks while the queue is full."""
+
+        def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
+            if error is not None:
+                self._refused = KafkaFailed(
+                    f"Kafka refused a message: {error.str()}",
+                    where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
+                    next="Mend the topic or the rights, then start again: nothing that was refused counts as published.",
+                )
+            elif on_acknowledged is not None:
+                position = message.offset()
+                assert position is not None
+                on_acknowledged(position)
+
+        while True:
+            self._raise_refusal()
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=delivered)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise KafkaFailed(f"Kafka refused a message: {error}", where=f"topic {topic}", next=_CHECK) from error
+
+    def poll(self, timeout_s: float) -> None:
+        """Runs the callbacks that are due."""
+        self._producer.poll(timeout_s)
+        self._raise_refusal()
+
+    def flush(self, deadline_s: float) -> None:
+        """Returns when everything queued is acknowledged."""
+        left = self._producer.flush(deadline_s)
+        self._raise_refusal()
+        if left:
+            raise KafkaFailed(f"{left} messages weren't acknowledged within {deadline_s:g} s", next=_CHECK)
+
+    def close(self) -> None:
+        """Lets go of the client; what isn't acknowledged may be lost."""
+        self._producer.purge()
+        with suppress(KafkaException):
+            self._producer.flush(1.0)
+
+    def _raise_refusal(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+
+
+class KafkaReader:
+    """Whole partitions by position. auto.offset.reset is `error`: a position that is gone is never passed over."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        # assign() needs no group, but librdkafka wants a name; nothing is ever committed under it.
+        self._consumer: Any = _client(
+            Consumer,
+            {
+                "group.id": "mirrorlog.reader",
+                "fetch.wait.max.ms": 50,
+                "fetch.message.max.bytes": QUARANTINE_MAX_BYTES,
+                "queued.max.messages.kbytes": 65536,
+                **settings,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+            },
+        )
+        self._reached: dict[tuple[str, int], int] = {}
+
+    def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
+        """Adds partitions of a topic, each from a position on (None: from the oldest kept)."""
+        added = []
+        for partition, position in positions.items():
+            start = self._first(topic, partition) if position is None else position
+            self._reached[topic, partition] = start
+            added.append(TopicPartition(topic, partition, start))
+        try:
+            self._consumer.incremental_assign(added)
+        except KafkaException as error:
+            raise KafkaFailed(f"reading can't begin: {error}", where=f"topic {topic}", next=_CHECK) from error
+
+    def _first(self, topic: str, partition: int) -> int:
+        try:
+            return int(self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)[0])
+        except KafkaException as error:
+            raise KafkaFailed(
+                f"the oldest position can't be asked: {error}",
+                where=f"topic {topic}, partition {partition}",
+                next=_CHECK,
+            ) from error
+
+    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+        """Up to `most` messages, in order per partition."""
+        # librdkafka waits the whole time out for the full number: take one first, then what is there.
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        raw = [first, *self._consumer.consume(most - 1, 0)]
+        return [message for each in raw if (message := self._message(each)) is not None]
+
+    def reached(self, topic: str, partition: int) -> int:
+        """Everything kept below this position was handed out."""
+        return self._reached[topic, partition]
+
+    def _message(self, raw: Any) -> Message | None:
+        error = raw.error()
+        if error is None:
+            self._reached[raw.topic(), raw.partition()] = raw.offset() + 1
+            kind, at_ms = raw.timestamp()
+            at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
+            return Message(raw.topic(), raw.partition(), raw.offset(), raw.key(), raw.value(), at_us)
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Compaction may have taken the last messages away: the end is reached all the same.
+            self._reached[raw.topic(), raw.partition()] = raw.offset()
+            return None
+        where = f"topic {raw.topic()}, partition {raw.partition()}, position {raw.offset()}"
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise OutOfRetention(
+                "the topic no longer holds the position to go on from", where=where, next="A resync is needed."
+            )
+        if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            return None
+        raise KafkaFailed(f"reading failed: {error.str()}", where=where, next=_CHECK)
+
+    def close(self) -> None:
+        """Lets go of the client."""
+        self._consumer.close()
+
+
+class KafkaAdmin:
+    """Topics made, and asked where they begin and end."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = dict(settings)
+        self._admin: Any = _client(AdminClient, dict(settings))
+        self._asker: Any = _client(Consumer, {**settings, "group.id": "mirrorlog.asker", "enable.auto.commit": False})
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Returns when a broker answers; KafkaFailed at the deadline."""
+        until = time.monotonic() + deadline_s
+        while True:
+            try:
+                self._admin.list_topics(timeout=min(2.0, deadline_s))
+                return
+            except KafkaException as error:
+                if time.monotonic() > until:
+                    raise KafkaFailed(
+                        f"no broker answered within {deadline_s:g} s: {error.args[0].str()}",
+                        where=str(self._settings.get("bootstrap.servers")),
+                        next="Start one with `mirrorlog broker start`, or name yours with --bootstrap-servers.",
+                    ) from error
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has."""
+        return len(self._list().brokers)
+
+    def create(self, specs: Sequence[TopicSpec], partitions: int, replication_factor: int = 0) -> None:
+        """Makes the topics that aren't there; those that are stay as they are.
+
+        replication_factor 0: three where the cluster has three brokers (then two must be in sync), else one.
+        """
+        replicas = replication_factor or (3 if self.brokers() >= 3 else 1)
+        durable = {"min.insync.replicas": str(max(1, replicas - 1))}
+        wanted = [
+            NewTopic(s.name, 1 if s.one_partition else partitions, replicas, config={**durable, **s.config})
+            for s in specs
+        ]
+        for name, future in self._admin.create_topics(wanted, request_timeout=_REQUEST_S).items():
+            try:
+                future.result(timeout=_REQUEST_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise KafkaFailed(
+                        f"the topic can't be made: {error}", where=f"topic {name}", next=_CHECK
+                    ) from error
+
+    def delete(self, topics: Sequence[str]) -> None:
+        """Removes topics with everything in them."""
+        for name, future in self._admin.delete_topics(list(topics), request_timeout=_REQUEST_S).items():
+            try:
+                future.result(timeout=_REQUEST_S)
+            except KafkaException as error:
+                raise KafkaFailed(f"the topic can't be removed: {error}", where=f"topic {name}", next=_CHECK) from error
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions; KafkaFailed where there is no such topic."""
+        found = self._list().topics.get(topic)
+        if found is None or found.error is not None:
+            raise KafkaFailed("there is no such topic", where=f"topic {topic}", next="Run `mirrorlog topics create`.")
+        return len(found.partitions)
+
+    def end_position(self, topic: str, partition: int) -> int:
+        """The position that the next message will have."""
+        return self._bounds(topic, partition)[1]
+
+    def first_position(self, topic: str, partition: int) -> int:
+        """The oldest position that is kept."""
+        return self._bounds(topic, partition)[0]
+
+    def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
+        """By partition, the position that `group` will go on from; None where it never committed one."""
+        asker: Any = _client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
+        try:
+            wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
+            found = asker.committed(wanted, timeout=_REQUEST_S)
+            return {each.partition: each.offset if each.offset >= 0 else None for each in found}
+        except KafkaException as error:
+            raise KafkaFailed(
+                f"committed positions can't be asked: {error}", where=f"group {group}", next=_CHECK
+            ) from error
+        finally:
+            asker.close()
+
+    def close(self) -> None:
+        """Lets go of the clients."""
+        self._asker.close()
+
+    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        try:
+            low, high = self._asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)
+        except KafkaException as error:
+            raise KafkaFailed(
+                f"the topic's ends can't be asked: {error}", where=f"topic {topic}, partition {partition}", next=_CHECK
+            ) from error
+        return int(low), int(high)
+
+    def _list(self) -> Any:
+        try:
+            return self._admin.list_topics(timeout=_REQUEST_S)
+        except KafkaException as error:
+            raise KafkaFailed(f"the cluster doesn't answer: {error}", next=_CHECK) from error

@@ -1,0 +1,291 @@
+"""Devices in memory that lose what wasn't flushed, as at a loss of power, and that fail when told to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass, field
+from random import Random
+from threading import RLock
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeAlias
+
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.devices import Data, check_range
+
+PAGE_BYTES: Final = 4096
+SECTOR_BYTES: Final = 512
+"""What a disk writes whole or not at all."""
+
+Hook: TypeAlias = Callable[[str, int, int], None]
+"""Called with (operation, offset, length) before each pread, pwrite, zero, flush and resize; it may raise."""
+
+
+def failing(nth: int, operation: str | None = None) -> Hook:
+    """A hook that makes the n-th operation from now on fail, counted from 1: of that name, or of any."""
+    seen = 0
+
+    def hook(name: str, offset: int, length: int) -> None:
+        nonlocal seen
+        seen += operation in (None, name)
+        if seen == nth and operation in (None, name):
+            raise DeviceFailed(
+                f"{name} of {length} bytes failed: planned by a test",
+                where=f"memory, offset {offset}",
+                next="Repeat it.",
+            )
+
+    return hook
+
+
+class MemoryDevice:
+    """BlockDevice in memory. Sparse: it costs what was written, whatever its size.
+
+    The handles that reopen() gives share one disk. The hook and the crash are the disk's.
+    """
+
+    def __init__(self, size_bytes: int, *, address: str = "memory", writable: bool = True) -> None:
+        self.address: Final = address
+        self._disk: Final = _Disk(size_bytes)
+        self._writable = writable
+        self._closed = False
+        self._opened_in = self._disk.history
+
+    def reopen(self, *, writable: bool = True) -> MemoryDevice:
+        """Another handle on the same disk, also after a crash."""
+        handle = copy(self)
+        handle._writable, handle._closed, handle._opened_in = writable, False, self._disk.history
+        return handle
+
+    def crash(self, keep: Random | None = None) -> None:
+        """Power off, power on: what wasn't flushed is gone and every handle is dead; reopen() to go on.
+
+        With `keep` each sector of each write that wasn't flushed survives or not by its own draw, so that a sector
+        written several times may come back in any of its versions.
+        """
+        self._disk.crash(keep)
+
+    @property
+    def hook(self) -> Hook | None:
+        return self._disk.hook
+
+    @hook.setter
+    def hook(self, hook: Hook | None) -> None:
+        self._disk.hook = hook
+
+    @property
+    def size_bytes(self) -> int:
+        return self._disk.size_bytes
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with self._disk.lock:
+            self._begin("pread", offset, length)
+            return self._disk.now.read(offset, length)
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        content = bytes(data)
+        with self._disk.lock:
+            self._begin("pwrite", offset, len(content))
+            self._disk.change(_Change(offset, len(content), content))
+
+    def zero(self, offset: int, length: int) -> None:
+        with self._disk.lock:
+            self._begin("zero", offset, length)
+            self._disk.change(_Change(offset, length, None))
+
+    def flush(self) -> None:
+        with self._disk.lock:
+            self._check_open(0)
+            if self._opened_in != self._disk.history:
+                raise self._failed("an earlier flush failed", 0, "Open the device again and write that again.")
+            try:
+                self._begin("flush", 0, 0)
+            except BaseException:
+                self._disk.fail_flush()
+                raise
+            self._disk.flush()
+
+    def allocated(self) -> Iterator[tuple[int, int]]:
+        with self._disk.lock:
+            self._check_open(0)
+            pages = sorted(self._disk.now.pages)
+        start = end = 0
+        for page in pages:
+            if page * PAGE_BYTES != end:
+                if end > start:
+                    yield start, end - start
+                start = page * PAGE_BYTES
+            end = min((page + 1) * PAGE_BYTES, self.size_bytes)
+        if end > start:
+            yield start, end - start
+
+    def resize(self, size_bytes: int) -> None:
+        with self._disk.lock:
+            if size_bytes < self.size_bytes:
+                raise BadUse(f"a device of {self.size_bytes} bytes can't be made smaller", where=self.address)
+            self._begin("resize", 0, 0)
+            self._disk.size_bytes = size_bytes
+
+    def close(self) -> None:
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, operation: str, offset: int, length: int) -> None:
+        self._check_open(offset)
+        if not self._writable and operation in ("pwrite", "zero", "resize"):
+            raise self._failed("the device was opened for reading only", offset, "Open it for writing.")
+        check_range(self.address, self.size_bytes, offset, length)
+        if self._disk.hook is not None:
+            self._disk.hook(operation, offset, length)
+
+    def _check_open(self, offset: int) -> None:
+        if self._closed or self._opened_in.crashes != self._disk.history.crashes:
+            raise self._failed("the device is closed, or its machine crashed", offset, "Open the device again.")
+
+    def _failed(self, what: str, offset: int, next_step: str) -> DeviceFailed:
+        return DeviceFailed(what, where=f"{self.address}, offset {offset}", next=next_step)
+
+
+class MemoryDevices:
+    """DeviceOpener of `memory://name`, for whole runs in memory."""
+
+    def __init__(self) -> None:
+        self.devices: Final[dict[str, MemoryDevice]] = {}
+
+    def create(self, address: str, size_bytes: int) -> MemoryDevice:
+        """A new device of zeros. BadUse where there is one already."""
+        if not re.fullmatch(r"memory://.+", address) or address in self.devices:
+            raise BadUse("a new device in memory needs an address of its own", where=address, next="memory://name")
+        self.devices[address] = MemoryDevice(size_bytes, address=address)
+        return self.devices[address]
+
+    def __call__(self, address: str, *, writable: bool) -> MemoryDevice:
+        if not address.startswith("memory://"):
+            raise BadUse("no device is opened by this address", where=address, next="Known schemes: memory.")
+        if address not in self.devices:
+            raise DeviceFailed("there is no such device", where=f"{address}, offset 0", next="Create it first.")
+        return self.devices[address].reopen(writable=writable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One write that may not be durable yet; `data` None writes zeros."""
+
+    offset: int
+    length: int
+    data: bytes | None
+
+    def sectors(self, pages: Iterable[int]) -> Iterator[_Change]:
+        """Its parts in these pages, by sector."""
+        for page in pages:
+            for sector in range(page * PAGE_BYTES, (page + 1) * PAGE_BYTES, SECTOR_BYTES):
+                start, end = max(sector, self.offset), min(sector + SECTOR_BYTES, self.offset + self.length)
+                if start < end:
+                    data = None if self.data is None else self.data[start - self.offset : end - self.offset]
+                    yield _Change(start, end - start, data)
+
+
+@dataclass(slots=True)
+class _Pages:
+    """Sparse bytes: a page that is absent reads as zeros."""
+
+    pages: dict[int, bytearray] = field(default_factory=dict)
+
+    def copy(self) -> _Pages:
+        return _Pages({page: bytearray(content) for page, content in self.pages.items()})
+
+    def present(self, offset: int, length: int) -> list[int]:
+        """The pages that the range touches and that are there."""
+        touched = _touched(offset, length)
+        if len(touched) < len(self.pages):
+            return [page for page in touched if page in self.pages]
+        return [page for page in self.pages if page in touched]
+
+    def read(self, offset: int, length: int) -> bytes:
+        content = bytearray(length)
+        for page in self.present(offset, length):
+            start, end = _overlap(page, offset, length)
+            content[start - offset : end - offset] = self.pages[page][
+                start - page * PAGE_BYTES : end - page * PAGE_BYTES
+            ]
+        return bytes(content)
+
+    def apply(self, change: _Change) -> None:
+        if change.data is None:
+            pages = self.present(change.offset, change.length)
+        else:
+            pages = list(_touched(change.offset, change.length))
+        for page in pages:
+            start, end = _overlap(page, change.offset, change.length)
+            if change.data is None and end - start == PAGE_BYTES:
+                del self.pages[page]
+                continue
+            part = (
+                bytes(end - start) if change.data is None else change.data[start - change.offset : end - change.offset]
+            )
+            content = self.pages.setdefault(page, bytearray(PAGE_BYTES))
+            content[start - page * PAGE_BYTES : end - page * PAGE_BYTES] = part
+
+
+def _touched(offset: int, length: int) -> range:
+    return range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)) if length else range(0)
+
+
+def _overlap(page: int, offset: int, length: int) -> tuple[int, int]:
+    return max(page * PAGE_BYTES, offset), min((page + 1) * PAGE_BYTES, offset + length)
+
+
+class _History(NamedTuple):
+    crashes: int = 0
+    failed_flushes: int = 0
+
+
+class _Disk:
+    """What the handles share. `now` is what reads see, `durable` what a crash leaves, `unflushed` what lies between."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.durable = _Pages()
+        self.now = _Pages()
+        self.unflushed: list[_Change] = []
+        self.hook: Hook | None = None
+        self.history = _History()
+        self.lock: Final = RLock()
+
+    def change(self, change: _Change) -> None:
+        self.now.apply(change)
+        self.unflushed.append(change)
+
+    def flush(self) -> None:
+        for change in self.unflushed:
+            self.durable.apply(change)
+        self.unflushed.clear()
+
+    def fail_flush(self) -> None:
+        """As the kernel does: what it couldn't write is still read, never becomes durable, and every handle is told."""
+        self.unflushed.clear()
+        self.history = _History(self.history.crashes, self.history.failed_flushes + 1)
+
+    def crash(self, keep: Random | None) -> None:
+        with self.lock:
+            if keep is not None:
+                for change in self.unflushed:
+                    self._keep_some(change, keep)
+            self.unflushed.clear()
+            self.now = self.durable.copy()
+            self.history = _History(self.history.crashes + 1, self.history.failed_flushes)
+
+    def _keep_some(self, change: _Change, keep: Random) -> None:
+        whole = change.data is not None
+        pages = _touched(change.offset, change.length) if whole else self.durable.present(change.offset, change.length)
+        for sector in change.sectors(pages):
+            if keep.getrandbits(1):
+                self.durable.apply(sector)

@@ -1,0 +1,126 @@
+"""Sets of block numbers: 64-bit Roaring bitmaps, how extents become one, and how one is read back in runs.
+
+On the wire and on disk a set is in Roaring's portable 64-bit form (RoaringFormatSpec, "Extension for 64-bit
+implementations"), so that CRoaring, Java, Go and Rust readers take it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap64
+
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import ExtentColumns, ExtentKind
+
+__all__ = ["BitMap64", "pack", "runs", "touched", "union", "unpack", "zeroed"]
+
+_EXPAND_AT_MOST: Final = 1 << 10
+"""Extents of up to that many blocks are expanded by numpy; longer ones are added as ranges."""
+_WINDOW: Final = 1 << 20
+"""Blocks looked at together by `runs`: bounds its memory at 8 MiB whatever the set holds."""
+
+
+def touched(columns: ExtentColumns, block_size: int) -> BitMap64:
+    """Blocks of which any byte lies in an extent: rounded outwards (invariant 4). Extents must lie inside the volume."""
+    some = columns.lengths > 0
+    offsets, lengths = columns.offsets[some], columns.lengths[some]
+    size = np.uint64(block_size)
+    return _blocks(offsets // size, (offsets + lengths - np.uint64(1)) // size + np.uint64(1))
+
+
+def zeroed(columns: ExtentColumns, block_size: int, size_bytes: int) -> BitMap64:
+    """Blocks that one zero or discard covered whole: rounded inwards (invariant 4).
+
+    The volume's last block may be partial: it is covered whole when the extent reaches the volume's end.
+    Says what happened in the record's range, not what the blocks hold now: a later write in the range doesn't remove one.
+    """
+    if columns.kinds is None:
+        return BitMap64()
+    some = columns.kinds != ExtentKind.WRITE
+    offsets, ends = columns.offsets[some], columns.offsets[some] + columns.lengths[some]
+    size = np.uint64(block_size)
+    ends = np.where(ends == np.uint64(size_bytes), ends + size - np.uint64(1), ends)
+    return _blocks((offsets + size - np.uint64(1)) // size, ends // size)
+
+
+def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> BitMap64:
+    """Union of the ranges [first, end); empty and inverted ranges hold nothing."""
+    counts = np.where(ends > firsts, ends - firsts, np.uint64(0))
+    short = counts <= _EXPAND_AT_MOST
+    result = BitMap64(_expand(firsts[short], counts[short]))
+    for first, count in zip(firsts[~short].tolist(), counts[~short].tolist(), strict=True):
+        result.add_range(first, first + count)
+    return result
+
+
+def _expand(firsts: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Every block of the ranges, sorted: what the bitmap's constructor takes fastest."""
+    if not len(firsts):
+        return firsts
+    starts = np.cumsum(counts) - counts
+    within = np.arange(int(counts.sum()), dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
+    return np.unique(np.repeat(firsts, counts.astype(np.int64)) + within)
+
+
+def union(sets: Iterable[BitMap64]) -> BitMap64:
+    """All blocks of any of the sets; none of them is changed."""
+    result = BitMap64()
+    for each in sets:
+        result |= each
+    return result
+
+
+def pack(blocks: BitMap64) -> bytes:
+    """The portable 64-bit form; an empty set is no bytes at all."""
+    if not blocks:
+        return b""
+    blocks.run_optimize()
+    return bytes(blocks.serialize())
+
+
+def unpack(data: bytes) -> BitMap64:
+    """The set from its portable 64-bit form; BadInput where the bytes aren't one."""
+    if not data:
+        return BitMap64()
+    try:
+        return BitMap64.deserialize(data)
+    except ValueError as error:
+        raise BadInput(f"{len(data)} bytes aren't a 64-bit Roaring bitmap") from error
+
+
+def runs(blocks: BitMap64, *, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """(first, count) of each run of neighbouring blocks, ascending; a run is cut at `most` blocks where it is given."""
+    open_first, open_end = 0, 0
+    for first, end in _window_runs(blocks):
+        if first == open_end and open_end > open_first:
+            open_end = end
+        else:
+            yield from _cut(open_first, open_end, most)
+            open_first, open_end = first, end
+    yield from _cut(open_first, open_end, most)
+
+
+def _window_runs(blocks: BitMap64) -> Iterator[tuple[int, int]]:
+    if not blocks:
+        return
+    last = blocks.max()
+    start = blocks.min()
+    while True:
+        window = np.array((blocks & BitMap64(range(start, start + _WINDOW))).to_array(), dtype=np.uint64)
+        breaks = np.flatnonzero(np.diff(window) > 1)
+        firsts = window[np.concatenate(([0], breaks + 1))].tolist()
+        lasts = window[np.concatenate((breaks, [len(window) - 1]))].tolist()
+        yield from ((first, final + 1) for first, final in zip(firsts, lasts, strict=True))
+        if last < start + _WINDOW:
+            return
+        start = blocks.next_set_bit(start + _WINDOW)
+
+
+def _cut(first: int, end: int, most: int | None) -> Iterator[tuple[int, int]]:
+    step = most or max(end - first, 1)
+    for begin in range(first, end, step):
+        yield begin, min(step, end - begin)

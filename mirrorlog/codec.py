@@ -1,0 +1,180 @@
+"""Events and bytes: Avro, by the contracts in schemas/. The one place that names fastavro.
+
+Events are in Avro's single-object encoding (Avro 1.11 specification, "Single-object encoding"): 0xC3 0x01, the CRC-64-AVRO
+fingerprint of the writer's schema (8 bytes, little-endian), the record. Every version of a contract that ever landed
+stays in schemas/ as `name.vN.avsc`, so that bytes written by any of them stay readable; the newest one is written.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, Final, TypeVar, cast
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from mirrorlog.bitmaps import pack, unpack
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import ExtentColumns
+from mirrorlog.progress import Rung, SiteProgress, SiteState
+from mirrorlog.tracking_log import LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.volumes import Volume
+
+Event = TypeVar("Event")
+Fields = dict[str, Any]
+
+_MARKER: Final = b"\xc3\x01"
+_HEADER_BYTES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Contract:
+    """A dataclass and its Avro record: `name` of the schema files, and the two ways between fields and object."""
+
+    name: str
+    to_fields: Callable[[Any], Fields]
+    from_fields: Callable[[Fields], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    contract: _Contract
+    event_type: type
+    writer_schema: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    """Every contract, loaded: headers and schemas to write by type, readers by header."""
+
+    writers: Mapping[type, tuple[bytes, Any, _Contract]]
+    readers: Mapping[bytes, _Reader]
+
+
+def encode(event: object) -> bytes:
+    """Single-object bytes of an event by its newest contract."""
+    header, schema, contract = _registry().writers[type(event)]
+    out = BytesIO()
+    out.write(header)
+    fastavro.schemaless_writer(out, schema, contract.to_fields(event))
+    return out.getvalue()
+
+
+def decode(data: bytes, expected: type[Event]) -> Event:
+    """The event in `data`, which must be an `expected`; BadInput, saying what is wrong, for any other bytes."""
+    reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
+    if reader is None:
+        raise BadInput(
+            _unknown_header(data), next="Send Avro single-object encoding by a schema of this release or older."
+        )
+    if reader.event_type is not expected:
+        raise BadInput(f"it is a {reader.event_type.__name__}, not a {expected.__name__}")
+    newest = _registry().writers[expected][1]
+    source = BytesIO(data)
+    source.seek(_HEADER_BYTES)
+    try:
+        record = cast(Fields, fastavro.schemaless_reader(source, reader.writer_schema, newest))
+        if source.tell() != len(data):
+            raise ValueError(f"{len(data) - source.tell()} bytes follow the record")
+        return cast(Event, reader.contract.from_fields(record))
+    except BadInput:
+        raise
+    except Exception as error:  # noqa: BLE001 - fastavro raises many kinds for damaged bytes: none may pass
+        raise BadInput(f"the {expected.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
+
+
+def _unknown_header(data: bytes) -> str:
+    if data[:2] != _MARKER:
+        return f"{len(data)} bytes don't begin with Avro's single-object marker"
+    return f"schema fingerprint {data[2:_HEADER_BYTES].hex()} is unknown"
+
+
+@cache
+def _registry() -> _Registry:
+    """Loads schemas/ once; the newest version of each contract is the one with the highest number."""
+    writers: dict[type, tuple[bytes, Any, _Contract]] = {}
+    readers: dict[bytes, _Reader] = {}
+    names = sorted(entry.name for entry in files("mirrorlog.schemas").iterdir() if entry.name.endswith(".avsc"))
+    for event_type, contract in _contracts().items():
+        versions = [name for name in names if name.split(".")[0] == contract.name]
+        for name in sorted(versions, key=lambda name: int(name.split(".")[1].removeprefix("v"))):
+            schema = fastavro.parse_schema(json.loads(files("mirrorlog.schemas").joinpath(name).read_text("utf-8")))
+            header = _MARKER + schema_fingerprint(schema)
+            readers[header] = _Reader(contract, event_type, schema)
+            writers[event_type] = (header, schema, contract)
+    return _Registry(writers, readers)
+
+
+def schema_fingerprint(schema: Any) -> bytes:
+    """CRC-64-AVRO of the schema's parsing canonical form, little-endian (Avro 1.11, "Schema Fingerprints")."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+def _plain(event: Any) -> Fields:
+    return {each.name: getattr(event, each.name) for each in fields(event)}
+
+
+def _contracts() -> Mapping[type, _Contract]:
+    return {
+        TrackingCommand: _Contract("tracking_command", _command_fields, _command),
+        LogRecord: _Contract("log_record", _record_fields, _record),
+        VolumeHead: _Contract("volume_head", _head_fields, _head),
+        Watermark: _Contract("watermark", _plain, lambda f: Watermark(**f)),
+        Volume: _Contract("volume", _plain, lambda f: Volume(**f)),
+        CommandStatus: _Contract(
+            "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
+        ),
+        Quarantined: _Contract("quarantined", _plain, lambda f: Quarantined(**f)),
+        SiteProgress: _Contract("site_progress", _plain, _progress),
+    }
+
+
+def _command_fields(command: TrackingCommand) -> Fields:
+    columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
+    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns
+
+
+def _command(record: Fields) -> TrackingCommand:
+    extents = ExtentColumns.unpack(record.pop("offsets"), record.pop("lengths"), record.pop("kinds"))
+    return TrackingCommand(**record | {"kind": CommandKind(record["kind"]), "extents": extents})
+
+
+def _record_fields(record: LogRecord) -> Fields:
+    changed, zeroed = pack(record.changed), pack(record.zeroed)
+    return _plain(record) | {
+        "changed": changed,
+        "zeroed": zeroed,
+        "bitmaps_crc32": zlib.crc32(zeroed, zlib.crc32(changed)),
+    }
+
+
+def _record(record: Fields) -> LogRecord:
+    changed, zeroed, expected = record["changed"], record["zeroed"], record.pop("bitmaps_crc32")
+    if zlib.crc32(zeroed, zlib.crc32(changed)) != expected:
+        raise BadInput(
+            "the bitmaps of a log record fail their checksum",
+            where=f"volume {record['volume']}, positions ({record['after']}, {record['through']}]",
+            next="Rebuild the log from the commands.",
+        )
+    bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed), "hosts": tuple(record["hosts"])}
+    return LogRecord(**record | bitmaps)
+
+
+def _head_fields(head: VolumeHead) -> Fields:
+    return _plain(head) | {"sessions": [_plain(session) for session in head.sessions]}
+
+
+def _head(record: Fields) -> VolumeHead:
+    return VolumeHead(**record | {"sessions": tuple(SessionHead(**each) for each in record["sessions"])})
+
+
+def _progress(record: Fields) -> SiteProgress:
+    rung = record["rung"]
+    return SiteProgress(**record | {"state": SiteState(record["state"]), "rung": None if rung is None else Rung(rung)})

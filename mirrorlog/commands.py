@@ -1,0 +1,92 @@
+"""Tracking commands, and what the processing node answers and keeps aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mirrorlog.extents import ExtentColumns
+
+
+class CommandKind(StrEnum):
+    """Kinds of tracking command. UNKNOWN is what an older reader sees of a kind that it doesn't know."""
+
+    WRITES = "WRITES"  # the extents were written, zeroed or discarded
+    MARK_DIRTY = "MARK_DIRTY"  # the extents may differ: recovered regions, an operator's word
+    BARRIER = "BARRIER"  # a named point; no extents of its own
+    HEARTBEAT = "HEARTBEAT"  # the session lives; everything written before it is in the log
+    SESSION_OPEN = "SESSION_OPEN"  # acknowledged before the session's first write
+    SESSION_CLOSE = "SESSION_CLOSE"  # nothing of the session is in flight any more
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackingCommand:
+    """One batch of extents (or a barrier, …) from one session of one host for one volume.
+
+    The extents are what completed since the session's last command for the volume, and also what was in flight when the
+    batch closed (invariant 8: a write that a reader of the primary may have seen is in the next command).
+
+    acknowledged_position: the highest position of the volume's partition that the session knew as acknowledged when it
+    closed the batch. A reader of the primary that then saw the topic's end at or below it knows that the command was
+    closed after its reads (invariant 8); None before the first.
+    note: a barrier's name, or why a range was marked dirty.
+    """
+
+    volume: str
+    generation: str
+    host: str
+    session: str
+    sequence: int
+    kind: CommandKind
+    extents: ExtentColumns
+    first_at_us: int
+    last_at_us: int
+    acknowledged_position: int | None = None
+    note: str | None = None
+
+
+class StatusCode(StrEnum):
+    """The node's answer. UNKNOWN is what an older reader sees of a code that it doesn't know."""
+
+    ACCEPTED = "ACCEPTED"
+    REJECTED = "REJECTED"
+    UNKNOWN = "UNKNOWN"
+
+
+class RejectReason(StrEnum):
+    """Why a command was refused, whole or in part: a closed list."""
+
+    UNDECODABLE = "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
+    UNKNOWN_KIND = "UNKNOWN_KIND"  # a kind that this node is too old for
+    UNKNOWN_VOLUME = "UNKNOWN_VOLUME"  # no such volume, or not in this partition
+    OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
+
+
+@dataclass(frozen=True, slots=True)
+class CommandStatus:
+    """The reply to the command at `position` of `partition`; the fields that weren't readable are None."""
+
+    partition: int
+    position: int
+    code: StatusCode
+    reason: str | None
+    text: str
+    at_us: int
+    volume: str | None = None
+    host: str | None = None
+    session: str | None = None
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A refused event with its bytes, why, and where it came from."""
+
+    partition: int
+    position: int
+    reason: str
+    text: str
+    at_us: int
+    key: bytes | None
+    value: bytes | None

@@ -1,0 +1,112 @@
+"""Every error that mirrorlog raises on purpose, and the one place that decides exit codes.
+
+    MirrorlogError                      what was done, where, what to do next
+    ├── BadUse                          a wrong option, an unknown name, a contradiction in the request       exit 2
+    │   └── BadInput                    a file, an event or a message that isn't what it claims to be         exit 2
+    ├── OutOfRetention                  the log no longer reaches that far (a hole, a trim, a generation)     exit 3
+    ├── DifferenceFound                 a check ran to its end and the two sides differ                       exit 4
+    ├── StateDamaged                    mirrorlog's own durable state fails its checksum or its version       exit 1
+    ├── DeviceFailed                    a volume, or a file that stands for one, can't be read or written     exit 1
+    ├── KafkaFailed                     the broker refused, or didn't answer before the deadline              exit 1
+    │   └── ChangelogRefused            a log record wasn't acknowledged: the node stops, it never goes on    exit 1
+    └── PartFailed                      a process of a run (broker, node, host, site) ended by itself         exit 1
+
+Interrupted (Ctrl-C, SIGTERM) is exit 130; anything else is a defect of mirrorlog: exit 1, with a traceback under -v.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FAILED = 1
+    BAD_USE = 2
+    OUT_OF_RETENTION = 3
+    DIFFERENCE_FOUND = 4
+    INTERRUPTED = 130
+
+
+class MirrorlogError(Exception):
+    """Root of the tree.
+
+    what:  what was being done and what went wrong, one sentence without a full stop.
+    where: the volume, position, offset, file or address concerned; empty where nothing is to be named.
+    next:  what the reader can do about it; empty only where nothing can be done.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, what: str, *, where: str = "", next: str = "") -> None:
+        super().__init__(what, where, next)
+        self.what = what
+        self.where = where
+        self.next = next
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        advice = f" {self.next}" if self.next else ""
+        return f"{self.what}{place}.{advice}"
+
+    def as_message(self) -> dict[str, object]:
+        """The last JSON object that a command prints under --json."""
+        return {
+            "message_type": "error",
+            "code": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "next": self.next,
+        }
+
+
+class BadUse(MirrorlogError):
+    """A wrong option, an unknown name, a contradiction in the request."""
+
+    exit_code = ExitCode.BAD_USE
+
+
+class BadInput(BadUse):
+    """A file, an event or a message that isn't what it claims to be."""
+
+
+class OutOfRetention(MirrorlogError):
+    """The log no longer reaches that far."""
+
+    exit_code = ExitCode.OUT_OF_RETENTION
+
+
+class DifferenceFound(MirrorlogError):
+    """A check ran to its end and the two sides differ."""
+
+    exit_code = ExitCode.DIFFERENCE_FOUND
+
+
+class StateDamaged(MirrorlogError):
+    """mirrorlog's own durable state fails its checksum or names an unknown version."""
+
+
+class DeviceFailed(MirrorlogError):
+    """A volume, or a file that stands for one, can't be read or written."""
+
+
+class KafkaFailed(MirrorlogError):
+    """The broker refused, or didn't answer before the deadline."""
+
+
+class ChangelogRefused(KafkaFailed):
+    """A log record wasn't acknowledged. The node stops with nothing committed (invariant 2)."""
+
+
+class PartFailed(MirrorlogError):
+    """A process of a run (broker, node, host, site) ended by itself."""
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code that tells of `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    return error.exit_code if isinstance(error, MirrorlogError) else ExitCode.FAILED

@@ -1,0 +1,88 @@
+"""Extents: byte ranges of a volume, one at a time for people and tests, in columns for the paths that are hot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+U64: Final = np.dtype("<u8")
+U8: Final = np.dtype("u1")
+MAX_BYTE: Final = (1 << 63) - 1
+"""No volume reaches further: an end above it can't be an address (Linux loff_t, NBD and SCSI sizes in bytes)."""
+
+
+class ExtentKind(IntEnum):
+    """What happened to the range. The numbers are on the wire: they never change their meaning."""
+
+    WRITE = 0
+    ZERO = 1
+    DISCARD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes from byte `offset` on."""
+
+    offset: int
+    length: int
+    kind: ExtentKind = ExtentKind.WRITE
+
+    @property
+    def end(self) -> int:
+        """The first byte behind the extent."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExtentColumns:
+    """n extents as three columns: offsets (u64, bytes), lengths (u64, bytes), kinds (u8; None where all are writes).
+
+    On the wire each column is packed little-endian in an Avro `bytes` field, so that reading one is numpy.frombuffer.
+    """
+
+    offsets: npt.NDArray[np.uint64]
+    lengths: npt.NDArray[np.uint64]
+    kinds: npt.NDArray[np.uint8] | None = None
+
+    @classmethod
+    def of(cls, extents: Iterable[Extent]) -> ExtentColumns:
+        """Columns of extents given one at a time."""
+        rows = list(extents)
+        kinds = None
+        if any(row.kind is not ExtentKind.WRITE for row in rows):
+            kinds = np.fromiter((row.kind for row in rows), U8, len(rows))
+        return cls(
+            np.fromiter((row.offset for row in rows), U64, len(rows)),
+            np.fromiter((row.length for row in rows), U64, len(rows)),
+            kinds,
+        )
+
+    @classmethod
+    def unpack(cls, offsets: bytes, lengths: bytes, kinds: bytes) -> ExtentColumns:
+        """Columns from their bytes on the wire; `kinds` is empty where all are writes. ValueError where they disagree."""
+        if len(offsets) % 8 or len(lengths) != len(offsets) or len(kinds) not in (0, len(offsets) // 8):
+            raise ValueError(
+                f"columns disagree: {len(offsets)} bytes of offsets, {len(lengths)} of lengths, {len(kinds)} of kinds"
+            )
+        if kinds and max(kinds) > max(ExtentKind):
+            raise ValueError(f"extent kind {max(kinds)} is unknown")
+        return cls(
+            np.frombuffer(offsets, U64), np.frombuffer(lengths, U64), np.frombuffer(kinds, U8) if kinds else None
+        )
+
+    def pack(self) -> tuple[bytes, bytes, bytes]:
+        """(offsets, lengths, kinds) as they are on the wire."""
+        return self.offsets.tobytes(), self.lengths.tobytes(), b"" if self.kinds is None else self.kinds.tobytes()
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Extent]:
+        for index in range(len(self)):
+            kind = ExtentKind.WRITE if self.kinds is None else ExtentKind(int(self.kinds[index]))
+            yield Extent(int(self.offsets[index]), int(self.lengths[index]), kind)

@@ -1,0 +1,62 @@
+"""Sizes and durations as people write and read them: `4KiB`, `2h`, `1.5 GiB`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from mirrorlog.errors import BadUse
+
+SIZE_UNITS: Final[dict[str, int]] = {
+    "": 1,
+    "B": 1,
+    **{f"{prefix}iB": 1 << (10 * power) for power, prefix in enumerate("KMGTPE", start=1)},
+    **{prefix: 1 << (10 * power) for power, prefix in enumerate("KMGTPE", start=1)},
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGTPE", start=1)},
+}
+DURATION_UNITS_S: Final = {
+    "": 1.0,
+    "ms": 0.001,
+    "s": 1.0,
+    "min": 60.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+}
+_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(text: str) -> int:
+    """`4KiB` → 4096 bytes. Without a unit, bytes; `K` and `KiB` are 1024, `kB` is 1000."""
+    number, unit = _split(text, "size", "4KiB, 64M or 1.5GiB")
+    factor = SIZE_UNITS.get(unit) or SIZE_UNITS.get(unit.upper().replace("IB", "iB"))
+    if factor is None:
+        raise BadUse(f"'{text}' names no unit of size", next="Write it like 4KiB, 64M or 1.5GiB.")
+    return round(float(number) * factor) if "." in number else int(number) * factor
+
+
+def parse_duration_s(text: str) -> float:
+    """`2h` → 7200.0 seconds. Without a unit, seconds."""
+    number, unit = _split(text, "duration", "500ms, 30s, 5min, 2h or 7d")
+    factor = DURATION_UNITS_S.get(unit.lower())
+    if factor is None:
+        raise BadUse(f"'{text}' names no unit of time", next="Write it like 500ms, 30s, 5min, 2h or 7d.")
+    return float(number) * factor
+
+
+def _split(text: str, kind: str, examples: str) -> tuple[str, str]:
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise BadUse(f"'{text}' isn't a {kind}", next=f"Write it like {examples}.")
+    return match.group(1), match.group(2)
+
+
+def format_size(size_bytes: float) -> str:
+    """4096 → `4.0 KiB`."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} PiB"

@@ -1,0 +1,69 @@
+"""What a volume is: its size, its blocks, its generation, where its copies are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from mirrorlog.errors import BadUse
+from mirrorlog.extents import MAX_BYTE
+
+VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MIN_BLOCK_BYTES: Final = 512
+MAX_BLOCK_BYTES: Final = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as `mirrorlog.volumes` describes it; the newest description wins.
+
+    partition: of the commands topic and of the changelog: fixed at creation, it is where its commands are ordered.
+    generation: a UUID, renewed whenever the volume's history is broken.
+    origin_position: the log says everything that changed after it.
+    initially_zeroed: at the origin every block was known to read as zeros, so a new zeroed secondary equals it there.
+    primary: address of the primary; secondaries: address by site.
+    """
+
+    volume: str
+    generation: str
+    size_bytes: int
+    block_size: int
+    partition: int
+    origin_position: int
+    initially_zeroed: bool
+    primary: str
+    secondaries: Mapping[str, str] = field(default_factory=dict)
+    created_at_us: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the volume has; the last one may be partial."""
+        return -(-self.size_bytes // self.block_size)
+
+    def byte_range(self, first: int, count: int) -> tuple[int, int]:
+        """(offset, length) of `count` blocks from `first` on, clipped at the volume's end."""
+        offset = first * self.block_size
+        return offset, min(count * self.block_size, self.size_bytes - offset)
+
+
+def check_volume_name(name: str) -> str:
+    """`name`, or BadUse: it becomes part of topics' keys, file names and metrics' labels."""
+    if not VOLUME_NAME.fullmatch(name):
+        raise BadUse(
+            f"'{name[:220]}' can't name a volume",
+            next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
+        )
+    return name
+
+
+def check_geometry(size_bytes: int, block_size: int) -> None:
+    """BadUse unless the block size is a power of two in range and the size is one that an address can reach."""
+    if block_size & (block_size - 1) or not MIN_BLOCK_BYTES <= block_size <= MAX_BLOCK_BYTES:
+        raise BadUse(
+            f"{block_size} bytes can't be a block size",
+            next=f"Use a power of two from {MIN_BLOCK_BYTES} B to {MAX_BLOCK_BYTES >> 20} MiB, for example 4KiB.",
+        )
+    if not 0 < size_bytes <= MAX_BYTE:
+        raise BadUse(f"{size_bytes} bytes can't be a volume's size", next="Use 1 B to 8 EiB.")

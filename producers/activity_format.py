@@ -1,0 +1,279 @@
+"""The activity log's bytes, and what a log left behind says.
+
+A file of 512-byte slots: a header, then one slot for each time that something had to be durable, then slots of zeros.
+Each slot fills one sector, which a disk writes whole or not at all, and each is made durable before the next is written:
+a power cut can't tear one, so every slot that fails its checksum is damage.
+
+    header   magic 8s, version u16, slot bytes u16, slots u32, region bytes u64, session (UUID)   … CRC-32
+    slot     sequence u64 (from 1, without gaps), session (UUID), bytes of entries u16, entries   … CRC-32
+    entry    operation u8, bytes of the name u8, the volume's name, then as the operation has it
+             a session (UUID: OPENED, LOST) or a region number (u64: HOT, COOL) or nothing (SETTLED)
+
+All little-endian; CRC-32 (zlib) over the 508 bytes before it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+from uuid import UUID
+
+SLOT_BYTES: Final = 512
+MAGIC: Final = b"MLACTLOG"
+VERSION: Final = 1
+
+_HEADER: Final = struct.Struct("<8sHHIQ16s")
+_SLOT: Final = struct.Struct("<Q16sH")
+_ENTRY: Final = struct.Struct("<BB")
+_REGION: Final = struct.Struct("<Q")
+_CRC: Final = struct.Struct("<I")
+_ROOM: Final = SLOT_BYTES - _SLOT.size - _CRC.size
+_BLANK: Final = bytes(SLOT_BYTES)
+
+
+class Op(IntEnum):
+    """What an entry says. The numbers are on disk: they never change their meaning."""
+
+    SETTLED = (
+        1  # nothing is owed for the volume: no region is hot, no session is open; from now on the log vouches for it
+    )
+    OPENED = 2  # the session may have published commands for the volume
+    HOT = 3  # the region may hold writes that aren't in Kafka
+    COOL = 4  # it holds none any more
+    LOST = 5  # the session's log was damaged: it may have been open on any volume that this log doesn't vouch for
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One change of the log's state."""
+
+    op: Op
+    volume: str = ""
+    session: str = ""
+    region: int = 0
+
+
+@dataclass(slots=True)
+class VolumeState:
+    """What the log says of one volume.
+
+    vouched: everything that this host did to the volume before `sessions` and `regions` is published. A volume that
+    isn't vouched for is dirty as a whole.
+    """
+
+    vouched: bool = False
+    sessions: set[str] = field(default_factory=set)
+    regions: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class LogState:
+    """What all entries together say. Writing and reading a log both come here, so they can't disagree."""
+
+    volumes: dict[str, VolumeState] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+
+    def apply(self, entry: Entry) -> None:
+        """Take one entry."""
+        if entry.op is Op.LOST:
+            self.lost.add(entry.session)
+            return
+        volume = self.volumes.setdefault(entry.volume, VolumeState())
+        match entry.op:
+            case Op.SETTLED:
+                self.volumes[entry.volume] = VolumeState(vouched=True)
+            case Op.OPENED:
+                volume.sessions.add(entry.session)
+            case Op.HOT:
+                volume.regions.add(entry.region)
+            case Op.COOL:
+                volume.regions.discard(entry.region)
+
+    def entries(self) -> Iterator[Entry]:
+        """Entries that say all of it anew."""
+        yield from (Entry(Op.LOST, session=session) for session in sorted(self.lost))
+        for name, volume in self.volumes.items():
+            if volume.vouched:
+                yield Entry(Op.SETTLED, name)
+            yield from (Entry(Op.OPENED, name, session=session) for session in sorted(volume.sessions))
+            yield from (Entry(Op.HOT, name, region=region) for region in sorted(volume.regions))
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What the previous session's log says.
+
+    found:   there was a log. Where there was none, nothing is vouched for.
+    session: its session; None where that can't be told.
+    damaged: what it may have named can't be told: every volume is dirty as a whole, also one that `state` doesn't name.
+    """
+
+    found: bool
+    session: str | None
+    region_bytes: int
+    damaged: bool
+    state: LogState
+
+    @property
+    def volumes(self) -> frozenset[str]:
+        """The volumes on which a session is still open: after a clean close there is none."""
+        return frozenset(name for name, volume in self.state.volumes.items() if volume.sessions)
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Those of `volumes` that are dirty as a whole."""
+        return frozenset(name for name in self.volumes if not self.state.volumes[name].vouched)
+
+    @property
+    def regions(self) -> Mapping[str, frozenset[int]]:
+        """The dirty regions, by volume."""
+        return {name: frozenset(volume.regions) for name, volume in self.state.volumes.items() if volume.regions}
+
+
+def pack_log(state: LogState, session: str, region_bytes: int, slots: int) -> tuple[bytes, int]:
+    """(a whole file that says `state`, how many of its slots that takes); `slots` is made larger where it must be."""
+    used = list(pack_slots(state.entries(), session, 1))
+    slots = max(slots, 2 * len(used))
+    header = _HEADER.pack(MAGIC, VERSION, SLOT_BYTES, slots, region_bytes, UUID(session).bytes)
+    return b"".join((_sealed(header), *used, bytes(SLOT_BYTES * (slots - len(used))))), len(used)
+
+
+def pack_slots(entries: Iterable[Entry], session: str, sequence: int) -> Iterator[bytes]:
+    """The entries in as few slots as they fit in, in order, numbered from `sequence`."""
+    payload = b""
+    for entry in entries:
+        packed = _pack_entry(entry)
+        if len(payload) + len(packed) > _ROOM:
+            yield _sealed(_SLOT.pack(sequence, UUID(session).bytes, len(payload)) + payload)
+            payload, sequence = b"", sequence + 1
+        payload += packed
+    if payload:
+        yield _sealed(_SLOT.pack(sequence, UUID(session).bytes, len(payload)) + payload)
+
+
+def read_log(data: bytes | None) -> Leftover:
+    """What the file says; where any byte of it is in doubt, `damaged` and all that can still be told."""
+    if data is None:
+        return Leftover(found=False, session=None, region_bytes=0, damaged=False, state=LogState())
+    try:
+        session, region_bytes = _read_header(data)
+        state = LogState()
+        for sequence, slot in enumerate(_used_slots(data), start=1):
+            if slot.session != session or slot.sequence != sequence:
+                raise ValueError("a slot doesn't follow the one before")
+            for entry in slot.entries:
+                state.apply(entry)
+        return Leftover(True, session, region_bytes, False, state)
+    except ValueError:
+        return _salvaged(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    sequence: int
+    session: str
+    entries: list[Entry]
+
+
+def _salvaged(data: bytes) -> Leftover:
+    """Whatever is still whole, wherever it stands: which volumes are named, and by which sessions. Nothing is vouched for."""
+    state = LogState()
+    session: str | None = None
+    for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
+        try:
+            slot = _read_slot(data[start : start + SLOT_BYTES])
+        except ValueError:
+            continue
+        session = slot.session
+        state.lost.add(slot.session)
+        for entry in slot.entries:
+            if entry.op is Op.LOST:
+                state.lost.add(entry.session)
+                continue
+            volume = state.volumes.setdefault(entry.volume, VolumeState())
+            volume.sessions |= {slot.session, entry.session} - {""}
+    try:
+        session = _read_header(data[:SLOT_BYTES], whole=False)[0]
+        state.lost.add(session)
+    except ValueError:
+        pass
+    return Leftover(True, session, 0, True, state)
+
+
+def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
+    """(session, region bytes). ValueError where it isn't sound, or, for a whole file, the file's size isn't what it says."""
+    body = _unsealed(data[:SLOT_BYTES])
+    magic, version, slot_bytes, slots, region_bytes, session = _HEADER.unpack_from(body)
+    if (magic, version, slot_bytes) != (MAGIC, VERSION, SLOT_BYTES) or region_bytes <= 0:
+        raise ValueError("not an activity log of this version")
+    if whole and len(data) != SLOT_BYTES * (1 + slots):
+        raise ValueError("the file isn't as long as its header says")
+    return str(UUID(bytes=session)), region_bytes
+
+
+def _used_slots(data: bytes) -> Iterator[_Slot]:
+    """The slots up to the first of zeros. ValueError for one that isn't sound, and for anything behind the zeros."""
+    for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
+        slot = data[start : start + SLOT_BYTES]
+        if slot == _BLANK:
+            if data.count(0, start) != len(data) - start:
+                raise ValueError("there is something behind the end")
+            return
+        yield _read_slot(slot)
+
+
+def _read_slot(slot: bytes) -> _Slot:
+    body = _unsealed(slot)
+    sequence, session, length = _SLOT.unpack_from(body)
+    payload = body[_SLOT.size : _SLOT.size + length]
+    if sequence == 0 or len(payload) != length:
+        raise ValueError("not a slot")
+    return _Slot(sequence, str(UUID(bytes=session)), list(_unpack_entries(payload)))
+
+
+def _sealed(body: bytes) -> bytes:
+    padded = body.ljust(SLOT_BYTES - _CRC.size, b"\0")
+    return padded + _CRC.pack(zlib.crc32(padded))
+
+
+def _unsealed(slot: bytes) -> bytes:
+    body = slot[: SLOT_BYTES - _CRC.size]
+    if len(slot) != SLOT_BYTES or _CRC.pack(zlib.crc32(body)) != slot[len(body) :]:
+        raise ValueError("the checksum is wrong")
+    return body
+
+
+def _pack_entry(entry: Entry) -> bytes:
+    name = entry.volume.encode()
+    packed = _ENTRY.pack(entry.op, len(name)) + name
+    if entry.op in (Op.OPENED, Op.LOST):
+        return packed + UUID(entry.session).bytes
+    if entry.op in (Op.HOT, Op.COOL):
+        return packed + _REGION.pack(entry.region)
+    return packed
+
+
+def _unpack_entries(payload: bytes) -> Iterator[Entry]:
+    """ValueError where the bytes aren't entries (an operation of a later version, for one)."""
+    at = 0
+    try:
+        while at < len(payload):
+            op, length = _ENTRY.unpack_from(payload, at)
+            at += _ENTRY.size + length
+            name = payload[at - length : at].decode()
+            session, region = "", 0
+            if op in (Op.OPENED, Op.LOST):
+                session = str(UUID(bytes=payload[at : at + 16]))
+                at += 16
+            elif op in (Op.HOT, Op.COOL):
+                (region,) = _REGION.unpack_from(payload, at)
+                at += _REGION.size
+            if at > len(payload):
+                raise ValueError("an entry is cut off")
+            yield Entry(Op(op), name, session, region)
+    except struct.error as error:
+        raise ValueError("an entry is cut off") from error

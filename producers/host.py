@@ -1,0 +1,310 @@
+"""One session of a host: what the last one left behind is published, volumes are opened, written to and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+from uuid import uuid4
+
+from mirrorlog.commands import CommandKind
+from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice, DeviceOpener
+from mirrorlog.ports.streams import Publisher
+from mirrorlog.producers.activity_format import Entry, Op, VolumeState
+from mirrorlog.producers.activity_log import ActivityLog, inherited, read_leftover
+from mirrorlog.producers.batch import region_batches
+from mirrorlog.producers.outbox import Outbox
+from mirrorlog.producers.state_folder import StateFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.settings import Settings
+from mirrorlog.volumes import Volume
+
+DEADLINE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostPorts:
+    """The world outside of a host. One StateFolder belongs to one host name for good: its past lies there."""
+
+    folder: StateFolder
+    publisher: Publisher
+    clock: Clock
+    open_device: DeviceOpener
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A volume to open, on its primary.
+
+    newly_created: no one can have written to it before this host. Where that is False and the activity log doesn't vouch
+    for the volume (it was missing or damaged, or the volume was never opened through it) the whole volume is dirty: a
+    tracker may have been off.
+    """
+
+    volume: Volume
+    device: BlockDevice
+    newly_created: bool
+
+
+class Host:
+    """One session. Any number of threads may use it; one of them calls tick() every few milliseconds.
+
+    Let signals set a flag: an exception that one raises at any point (KeyboardInterrupt) may leave a write between two
+    steps, in flight for ever.
+
+    commands, extents, last_positions: what this session published, and by volume the position of its last acknowledged
+    command.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ports: HostPorts,
+        settings: Settings,
+        volumes: Mapping[str, Volume],
+        *,
+        new_session: Callable[[], str] = lambda: str(uuid4()),
+        report: Callable[[str], None] = lambda _: None,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Starts the session. Whatever happens between two of these steps, the next start repeats them and loses nothing.
+
+        1. The folder is locked: the session before is dead, nothing of it is in flight.
+        2. Its activity log is read. A log that isn't there, or is damaged, vouches for no volume.
+        3. This session's log takes its place, durably. It says all that the old one owes, and that this session is open,
+           too, on the volumes that step 4 publishes for.
+        4. What is owed is published and forgotten: see _settle(). Volumes that aren't in `volumes`, or whose primary
+           can't be flushed, are told to `report` and stay in the log, until a later start or open() can settle them.
+
+        volumes: every volume there is, by name. deadline_s: how long an acknowledgement is waited for.
+        Errors: BadUse where another host holds the folder, DeviceFailed where the folder can't be written, KafkaFailed.
+        """
+        self._settings: Final = settings
+        self._report: Final = report
+        self._ports: Final = ports
+        self._handles: Final[dict[str, TrackedVolume]] = {}
+        ports.folder.lock()  # 1
+        with ExitStack() as undo:
+            undo.callback(ports.folder.close)
+            leftover = read_leftover(ports.folder)  # 2
+            if leftover.damaged:
+                report("the activity log is damaged: every volume that isn't newly created counts as dirty")
+            self.session: Final = new_session()
+            state = inherited(leftover, settings.region_bytes, volumes)
+            settling = [volumes[name] for name in sorted(leftover.volumes) if name in volumes]
+            for volume in settling:
+                state.volumes[volume.volume].sessions.add(self.session)
+            self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state)  # 3
+            undo.callback(self._log.close)
+            topic = settings.topics.commands
+            self._outbox: Final = Outbox(ports.publisher, topic, name, self.session, ports.clock, deadline_s)
+            self._tracker: Final = WriteTracker(self._log, self._outbox, ports.clock, settings)
+            for unknown in sorted(leftover.volumes.difference(volumes)):
+                report(
+                    f"volume {unknown} may hold unpublished writes, but it isn't known: they stay in the activity log"
+                )
+            self._settle([volume for volume in settling if self._made_durable(volume)], reopened=False)  # 4
+            undo.pop_all()
+
+    @property
+    def commands(self) -> int:
+        return self._outbox.commands
+
+    @property
+    def extents(self) -> int:
+        return self._outbox.extents
+
+    @property
+    def last_positions(self) -> Mapping[str, int]:
+        return self._outbox.last_positions
+
+    def open(self, volume: Volume, device: BlockDevice, newly_created: bool) -> TrackedVolume:
+        """open_all() of one."""
+        return self.open_all([Opening(volume, device, newly_created)])[volume.volume]
+
+    def open_all(self, openings: Iterable[Opening]) -> dict[str, TrackedVolume]:
+        """Opens volumes, however many, with one wait for all (two where something is owed for one). The devices stay the
+        caller's; close them after the volumes.
+
+        1. Nothing is open already, and each primary is as large as its volume: else BadUse, and nothing was done.
+        2. The activity log says, durably, that the session is open on each; it vouches for those newly created.
+        3. The primaries of the volumes for which something is owed are flushed.
+        4. SESSION_OPEN of each is published; with what is owed: see _settle(). Acknowledged, writes may begin.
+        """
+        wanted = {opening.volume.volume: opening for opening in openings}
+        self._check(wanted.values())  # 1
+        with self._tracker.lock:
+            self._log.append(self._session_opens(wanted.values()))  # 2
+        owing = [opening.volume for name, opening in wanted.items() if self._owes(name)]
+        for volume in owing:
+            wanted[volume.volume].device.flush()  # 3
+        with self._tracker.lock:
+            for opening in wanted.values():
+                self._outbox.send(opening.volume, CommandKind.SESSION_OPEN)  # 4
+        self._settle(owing, reopened=True)
+        return {name: self._admit(opening) for name, opening in wanted.items()}
+
+    def tick(self, now_s: float) -> None:
+        """Sends the batches and heartbeats that are due at `now_s` (monotonic), and takes acknowledgements. Never waits."""
+        self._tracker.tick(now_s)
+
+    def pause(self, timeout_s: float) -> None:
+        """tick(), then waits for an acknowledgement, at most so long."""
+        self._tracker.tick(self._ports.clock.monotonic_s())
+        self._outbox.poll(timeout_s)
+
+    def drain(self) -> None:
+        """Every write that ended before is in Kafka, acknowledged, when it returns."""
+        self._tracker.drain()
+
+    def close(self) -> None:
+        """Closes all volumes, and the session. What can't be closed cleanly stays in the activity log, for the next start.
+
+        Raises the first error, with all volumes done that could be.
+        """
+        try:
+            self._close_volumes(list(self._handles))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Lets go of the state folder, as a crash does: the next start publishes what was hot."""
+        self._log.close()
+        self._ports.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(MirrorlogError):  # the error that ended the session is the one to hear of
+            self.close()
+
+    def _close_volumes(self, names: Collection[str]) -> None:
+        """The end of a session on some volumes.
+
+        1. No write begins any more; those in flight end.
+        2. The primaries are flushed. A volume where that fails keeps its regions in the activity log: step 4 and 5 pass
+           it over.
+        3. The open batches are published: acknowledged.
+        4. SESSION_CLOSE of each is published: acknowledged.
+        5. The activity log says that nothing is owed, durably.
+        """
+        closing = [self._tracker.volumes[name] for name in names if name in self._handles]
+        if not closing:
+            return
+        failures: list[MirrorlogError] = []
+        flushed = []
+        for opened in closing:
+            self._tracker.ground(opened)  # 1
+        for opened in closing:
+            try:
+                self._tracker.flush(opened)  # 2
+                flushed.append(opened)
+            except MirrorlogError as error:
+                failures.append(error)
+        self._tracker.drain()  # 3
+        with self._tracker.lock:
+            for opened in flushed:
+                self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
+        self._outbox.wait()
+        with self._tracker.lock:
+            self._log.append([Entry(Op.SETTLED, opened.name) for opened in flushed])  # 5
+            for opened in flushed:
+                self._tracker.dismiss(opened)
+                del self._handles[opened.name]
+        if failures:
+            raise failures[0]
+
+    def _settle(self, volumes: Collection[Volume], *, reopened: bool) -> None:
+        """Publishes what the activity log owes for these volumes, whose primaries are flushed: what a site reads there
+        now, no power cut takes back.
+
+        1. MARK_DIRTY of the regions that were hot, or of the whole volume: acknowledged.
+        2. SESSION_CLOSE of each session that is open on it, of this one too unless it is `reopened`: acknowledged. Only
+           now may a site stop waiting for them.
+        3. The activity log forgets it; lost in a crash, that only repeats all this.
+        """
+        owed = {volume.volume: self._log.state.volumes[volume.volume] for volume in volumes}
+        with self._tracker.lock:
+            for volume in volumes:
+                self._mark_dirty(volume, owed[volume.volume])  # 1
+        self._outbox.wait()
+        if not volumes:
+            return
+        with self._tracker.lock:
+            for volume in volumes:
+                self._close_sessions(volume, owed[volume.volume], reopened)  # 2
+        self._outbox.wait()
+        with self._tracker.lock:
+            for volume in volumes:
+                self._log.later(Entry(Op.SETTLED, volume.volume))  # 3
+            self._log.append(Entry(Op.OPENED, v.volume, session=self.session) for v in volumes if reopened)
+
+    def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
+        regions, region_bytes = owed.regions, self._settings.region_bytes
+        note = "recovered: hot when a session ended without a close"
+        if not owed.vouched:
+            regions, region_bytes = {0}, volume.size_bytes
+            note = "recovered: the host's activity log doesn't vouch for the volume's past"
+            self._report(
+                f"volume {volume.volume} counts as dirty as a whole: the activity log doesn't vouch for its past"
+            )
+        for batch in region_batches(regions, region_bytes, volume.size_bytes, self._settings.host_batch_extents):
+            self._outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=note)
+
+    def _close_sessions(self, volume: Volume, owed: VolumeState, reopened: bool) -> None:
+        others = owed.sessions if owed.vouched else owed.sessions | self._log.state.lost
+        for session in sorted(others - {self.session}):
+            self._outbox.send(volume, CommandKind.SESSION_CLOSE, for_session=session, note="recovered")
+        if not reopened:
+            self._outbox.send(volume, CommandKind.SESSION_CLOSE)
+
+    def _made_durable(self, volume: Volume) -> bool:
+        """What survived on the primary is durable; False, and reported, where it can't be flushed."""
+        try:
+            with self._ports.open_device(volume.primary, writable=False) as device:
+                device.flush()
+        except MirrorlogError as error:
+            self._report(f"volume {volume.volume} may hold unpublished writes, which stay in the activity log: {error}")
+            return False
+        return True
+
+    def _check(self, openings: Collection[Opening]) -> None:
+        for opening in openings:
+            name, size_bytes = opening.volume.volume, opening.volume.size_bytes
+            if name in self._handles:
+                raise BadUse("the volume is open already", where=f"volume {name}", next="Close it first.")
+            if opening.device.size_bytes < size_bytes:
+                raise BadUse(
+                    f"the primary has {opening.device.size_bytes} bytes, the volume {size_bytes}",
+                    where=f"volume {name}",
+                    next="Grow the primary.",
+                )
+
+    def _session_opens(self, openings: Collection[Opening]) -> Iterable[Entry]:
+        for opening in openings:
+            name = opening.volume.volume
+            if opening.newly_created and name not in self._log.state.volumes:
+                yield Entry(Op.SETTLED, name)
+            yield Entry(Op.OPENED, name, session=self.session)
+
+    def _owes(self, name: str) -> bool:
+        state = self._log.state.volumes[name]
+        return not state.vouched or bool(state.regions) or state.sessions != {self.session}
+
+    def _admit(self, opening: Opening) -> TrackedVolume:
+        opened = OpenVolume(opening.volume, opening.device)
+        self._tracker.admit(opened)
+        handle = TrackedVolume(opened, self._tracker, lambda name: self._close_volumes([name]))
+        self._handles[opening.volume.volume] = handle
+        return handle

@@ -1,0 +1,168 @@
+"""The folder where a host keeps what must outlive it, and how a file in it is replaced whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from mirrorlog.errors import BadUse, DeviceFailed
+
+_LOCK: Final = "lock"
+
+
+class StateFile(Protocol):
+    """A file open for writing. DeviceFailed where it can't be written."""
+
+    def pwrite(self, offset: int, data: bytes) -> None:
+        """Writes all of `data`; durable after the next sync()."""
+        ...
+
+    def sync(self) -> None:
+        """What was written, and the file's size, are durable when it returns."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the file, without a sync(). Closing twice is harmless."""
+        ...
+
+
+class StateFolder(Protocol):
+    """Files by name in one folder. DeviceFailed where they can't be read or written."""
+
+    def lock(self) -> None:
+        """Keeps every other process off the folder until close(). BadUse where one is there already."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The whole file; None where there is none."""
+        ...
+
+    def create(self, name: str) -> StateFile:
+        """A new empty file; one of that name is emptied."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """`new` is the file that was `old`, at once for all who look; durable after the next sync()."""
+        ...
+
+    def sync(self) -> None:
+        """The names are durable."""
+        ...
+
+    def close(self) -> None:
+        """Gives up the lock."""
+        ...
+
+
+def replace_file(folder: StateFolder, name: str, content: bytes) -> StateFile:
+    """Makes `content` the file `name`, wholly or not at all whatever happens meanwhile; it stays open.
+
+    1. Write it under another name.
+    2. Make it durable.
+    3. Give it its name.
+    4. Make the name durable.
+    """
+    file = folder.create(f"{name}.new")
+    try:
+        file.pwrite(0, content)
+        file.sync()
+        folder.rename(f"{name}.new", name)
+        folder.sync()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+class DiskFolder:
+    """StateFolder that is a folder of this machine; it is made where it isn't there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path: Final = path
+        self._lock_fd = -1
+
+    def lock(self) -> None:
+        with _named("making the folder", self._path):
+            missing = [folder for folder in (self._path, *self._path.parents) if not folder.exists()]
+            self._path.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                _sync_folder(folder.parent)
+            fd = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise BadUse(
+                "another process keeps its state in this folder",
+                where=str(self._path),
+                next="Stop that process, or give each host a folder of its own.",
+            ) from error
+        self._lock_fd = fd
+
+    def read(self, name: str) -> bytes | None:
+        with _named("reading", self._path / name), suppress(FileNotFoundError):
+            return (self._path / name).read_bytes()
+        return None
+
+    def create(self, name: str) -> StateFile:
+        return _DiskFile(self._path / name)
+
+    def rename(self, old: str, new: str) -> None:
+        with _named("renaming", self._path / old):
+            (self._path / old).replace(self._path / new)
+
+    def sync(self) -> None:
+        with _named("flushing", self._path):
+            _sync_folder(self._path)
+
+    def close(self) -> None:
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class _DiskFile:
+    def __init__(self, path: Path) -> None:
+        self._path: Final = path
+        with _named("creating", path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def pwrite(self, offset: int, data: bytes) -> None:
+        with _named("writing", self._path):
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], offset + written)
+
+    def sync(self) -> None:
+        with _named("flushing", self._path):
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # what matters was synced
+                os.close(fd)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _named(doing: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DeviceFailed(
+            f"{doing} failed for the host's state: {error.strerror or error}",
+            where=str(path),
+            next="Look at the file system there (space, permissions, kernel log), then start the host again.",
+        ) from error

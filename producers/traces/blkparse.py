@@ -1,0 +1,84 @@
+"""blkparse's default text (blkparse(1), "Default output"): one event a line, then a summary.
+
+    major,minor  cpu  sequence  seconds.nanoseconds  pid  action  rwbs  [sector + sectors]  [process]
+
+Only `Q` events count: each request is queued once, while `A` remaps, merges, dispatches and completions name it again.
+rwbs (blk_fill_rwbs in the kernel's blktrace.c): R is a read, W a write, D a discard; an F before that letter is a
+preflush, one behind it is FUA. A line without a sector moves no data: a flush barrier if its rwbs says W or F.
+
+mirrorlog has barriers and no FUA, so both become a flush, before the write and after it: what the kernel does for a
+disk without FUA (Documentation/block/writeback_cache_control.rst).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mirrorlog.producers.traces.request import (
+    SECTOR_BYTES,
+    Malformed,
+    RequestKind,
+    TracedRequest,
+    TraceFormat,
+    any_line,
+    barrier,
+    number,
+    shown,
+    transfer,
+)
+
+_EVENT: Final = re.compile(
+    rb"\s*(\d{1,10}),(\d{1,10})\s+\d+\s+\d+\s+(\d+)\.(\d{9})\s+\d+\s+([A-Za-z]{1,2})\s+([A-Z]+)(?:\s+(.*))?"
+)
+_NOTE: Final = re.compile(rb"\s*\d+,\d+\s+\d+\s+\d+\s+\d+\.\d{9}\s+\d+\s+m\s+N\s.*")
+_SECTORS: Final = re.compile(rb"(\d+) \+ (\d+)(?: \[.*)?")
+_RWBS: Final = re.compile(rb"(F?)([A-Z])([A-Z]*)")
+_SUMMARY: Final = re.compile(
+    rb"#.*|(?:CPU\d+|Total) \(.*\):"
+    rb"|\s*(?:Reads?|Writes?|PC|IO|Timer|Allocations|Throughput|Events|Skips|Input file)\b.*"
+)
+_KINDS: Final = {b"R": RequestKind.READ, b"W": RequestKind.WRITE, b"D": RequestKind.DISCARD}
+
+
+def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
+    for line in lines:
+        event = _EVENT.fullmatch(line)
+        if event is None:
+            if not _SUMMARY.fullmatch(line) and not _NOTE.fullmatch(line):
+                raise Malformed(f"{shown(line)} is neither an event of blkparse nor part of its summary")
+        elif event[5] == b"Q":
+            major, minor, seconds, nanoseconds, _, rwbs, rest = event.groups()
+            volume = f"{int(major)}-{int(minor)}"
+            time_us = number(seconds, "time") * 1_000_000 + int(nanoseconds) // 1000
+            yield from _queued(volume, time_us, rwbs, rest or b"")
+
+
+def _queued(volume: str, time_us: int, rwbs: bytes, rest: bytes) -> Iterator[TracedRequest]:
+    """The requests that one Q event stands for: a transfer, the barriers around it, or a barrier alone."""
+    flush = barrier(volume, time_us)
+    flags = _RWBS.fullmatch(rwbs)
+    sectors = _SECTORS.fullmatch(rest)
+    if flags is None:
+        raise Malformed(f"rwbs {shown(rwbs)} names no operation")
+    if sectors is None:
+        if rest and not rest.startswith(b"["):
+            raise Malformed(f"{shown(rest)} isn't a sector and a count")
+        if b"D" in rwbs:
+            raise Malformed(f"a discard ({shown(rwbs)}) without a sector")
+        if b"W" in rwbs or b"F" in rwbs:
+            yield flush
+        return
+    preflush, operation, behind = flags.groups()
+    if operation not in _KINDS:
+        raise Malformed(f"rwbs {shown(rwbs)} is neither a read, a write nor a discard")
+    if preflush:
+        yield flush
+    offset, length = (number(count, "sector") * SECTOR_BYTES for count in sectors.groups())
+    yield from transfer(volume, _KINDS[operation], offset, length, time_us)
+    if b"F" in behind:
+        yield flush
+
+
+FORMAT: Final = TraceFormat("blkparse", any_line(_EVENT), _read)

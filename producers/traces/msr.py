@@ -1,0 +1,44 @@
+"""MSR Cambridge CSV (Write Off-Loading, FAST'08): one request a line, no header.
+
+FILETIME (units of 100 ns since 1601), host, disk number, Read|Write, offset (bytes), size (bytes), response time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mirrorlog.producers.traces.request import (
+    VOLUME_NAME,
+    Malformed,
+    RequestKind,
+    TracedRequest,
+    TraceFormat,
+    any_line,
+    fields,
+    number,
+    shown,
+    transfer,
+)
+
+_FIELDS: Final = ("time", "host", "disk", "type", "offset", "size", "response time")
+_LINE: Final = re.compile(rb"\d+,[^,]*,\d+,(?:Read|Write),\d+,\d+,\d+")
+_KINDS: Final = {b"Read": RequestKind.READ, b"Write": RequestKind.WRITE}
+
+
+def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
+    for line in lines:
+        time, host, disk, kind, offset, size, response = fields(line, _FIELDS)
+        number(response, "response time")
+        if kind not in _KINDS:
+            raise Malformed(f"type {shown(kind)} is neither Read nor Write")
+        # A host is never made safe, only refused: two hosts must not become one volume.
+        volume = f"{host.decode('ascii', 'replace')}-{number(disk, 'disk')}"
+        if not VOLUME_NAME.fullmatch(volume):
+            raise Malformed(f"host {shown(host)} has other characters than letters, digits, '.', '_' and '-'")
+        time_us = number(time, "time") // 10
+        yield from transfer(volume, _KINDS[kind], number(offset, "offset"), number(size, "size"), time_us)
+
+
+FORMAT: Final = TraceFormat("msr", any_line(_LINE), _read)

@@ -1,0 +1,45 @@
+"""Tencent cloud block storage CSV (OSCA, ATC'20): one request a line, no header.
+
+Unix time (s), offset (sectors of 512 bytes), size (sectors), type (0 read, 1 write), volume id. Many requests share a
+second and time goes back: the order in the file is the only order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mirrorlog.producers.traces.request import (
+    SECTOR_BYTES,
+    Malformed,
+    RequestKind,
+    TracedRequest,
+    TraceFormat,
+    any_line,
+    fields,
+    number,
+    shown,
+    transfer,
+)
+
+_FIELDS: Final = ("time", "offset", "size", "type", "volume")
+_LINE: Final = re.compile(rb"\d+,\d+,\d+,[01],\d+")
+_KINDS: Final = {b"0": RequestKind.READ, b"1": RequestKind.WRITE}
+
+
+def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
+    for line in lines:
+        time, offset, size, kind, volume = fields(line, _FIELDS)
+        if kind not in _KINDS:
+            raise Malformed(f"type {shown(kind)} is neither 0 (read) nor 1 (write)")
+        yield from transfer(
+            f"vol{number(volume, 'volume')}",
+            _KINDS[kind],
+            number(offset, "offset") * SECTOR_BYTES,
+            number(size, "size") * SECTOR_BYTES,
+            number(time, "time") * 1_000_000,
+        )
+
+
+FORMAT: Final = TraceFormat("tencent", any_line(_LINE), _read)

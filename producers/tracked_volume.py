@@ -1,0 +1,103 @@
+"""A volume that remembers what is written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from mirrorlog.extents import ExtentKind
+from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.volumes import Volume
+
+
+class TrackedVolume:
+    """Any number of threads may call it; a range that two of them write at once holds a mix of both, as on any disk.
+
+    Errors of a write: DeviceFailed where it lies outside the volume (nothing was touched), where the primary or the
+    activity log failed; KafkaFailed where the broker refuses commands for good, or doesn't answer before the deadline when
+    the activity log has to wait for it; BadUse once it is closed. Whatever it raises, the range may have been written: it
+    is in the tracking log or in the activity log.
+    """
+
+    def __init__(self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]) -> None:
+        self._opened: Final = opened
+        self._tracker: Final = tracker
+        self._close: Final = close
+
+    @property
+    def volume(self) -> Volume:
+        """Its description."""
+        return self._opened.volume
+
+    @property
+    def size_bytes(self) -> int:
+        """The volume's size."""
+        return self._opened.volume.size_bytes
+
+    def pread(self, offset: int, length: int) -> Data:
+        """Exactly `length` bytes from the primary."""
+        self._check_range(offset, length)
+        return self._opened.device.pread(offset, length)
+
+    def pwrite(self, data: Data, offset: int) -> None:
+        """Writes all of `data`; durable on the primary after the next flush()."""
+        view = memoryview(data).cast("B")
+        for start, length in self._pieces(offset, len(view)):
+            part = view[start - offset : start - offset + length]
+            self._change(ExtentKind.WRITE, start, length, partial(self._opened.device.pwrite, start, part))
+
+    def zero(self, length: int, offset: int) -> None:
+        """The range reads as zeros."""
+        for start, piece in self._pieces(offset, length):
+            self._change(ExtentKind.ZERO, start, piece, partial(self._opened.device.zero, start, piece))
+
+    def trim(self, length: int, offset: int) -> None:
+        """The range isn't needed any more; it reads as zeros."""
+        for start, piece in self._pieces(offset, length):
+            self._change(ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece))
+
+    def flush(self) -> None:
+        """Writes that ended before the call are durable on the primary when it returns. Publishes nothing."""
+        self._tracker.flush(self._opened)
+
+    def close(self) -> None:
+        """Host.close() for this volume alone. Closing twice is harmless."""
+        self._close(self._opened.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _change(self, kind: ExtentKind, offset: int, length: int, write: Callable[[], None]) -> None:
+        """The order of a write (invariants 1 and 8).
+
+        1. Its regions are durable in the activity log: after a crash they are published as dirty.
+        2. It is registered as in flight: from now on whatever batch closes names it, for a reader may see its data.
+        3. The data goes to the primary.
+        4. Its extent joins the open batch, and it is no longer in flight. That is so when step 3 raised, too: nobody
+           knows then what the range holds, and unknown is dirty.
+        """
+        flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
+        try:
+            write()  # 3
+        finally:
+            self._tracker.end(self._opened, flight)  # 4
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) of parts that the activity log has room for; mostly one, the whole."""
+        self._check_range(offset, length)
+        most, end = self._tracker.most_bytes, offset + length
+        while offset < end:
+            piece_end = min(offset - offset % most + most, end)
+            yield offset, piece_end - offset
+            offset = piece_end
+
+    def _check_range(self, offset: int, length: int) -> None:
+        check_range(f"volume {self._opened.name}", self.size_bytes, offset, length)

@@ -1,0 +1,131 @@
+"""The Faust app of the processing node: built from settings, nothing at import, nothing found by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import faust
+from faust.types import TP
+
+from mirrorlog.catalog import Catalog
+from mirrorlog.errors import MirrorlogError
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Message
+from mirrorlog.settings import Settings
+from mirrorlog.streams.commit_gate import CommitGate, gated_transport
+from mirrorlog.streams.kafka_options import faust_settings
+from mirrorlog.streams.log_table import LogTable
+from mirrorlog.streams.node import Committed, Node
+from mirrorlog.topics import QUARANTINE_MAX_BYTES
+
+Halt = Callable[[BaseException], NoReturn]
+"""Ends the process at once, with nothing acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What the node needs from outside."""
+
+    catalog: Catalog
+    committed: Committed
+    clock: Clock
+    halt: Halt
+    ready: Callable[[Sequence[int]], None]
+
+
+def group_name(settings: Settings) -> str:
+    """The node's consumer group, and the name of its state folder."""
+    return f"{settings.topic_prefix}node"
+
+
+def build_app(settings: Settings, parts: NodeParts) -> faust.App:
+    """The app, not started."""
+    app = faust.App(
+        group_name(settings),
+        **faust_settings(settings.bootstrap_servers, settings.kafka),
+        autodiscover=False,
+        datadir=settings.state_dir / "node",
+        store="rocksdb://",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=settings.partitions,
+        web_enabled=False,
+        key_serializer="raw",
+        value_serializer="raw",
+        consumer_auto_offset_reset="none",
+        broker_session_timeout=settings.node_session_timeout_s,
+        broker_heartbeat_interval=settings.node_session_timeout_s / 4,
+        broker_rebalance_timeout=30.0,
+        broker_commit_interval=settings.node_commit_interval_s,
+        producer_acks=-1,
+        producer_request_timeout=10.0,
+        producer_max_request_size=QUARANTINE_MAX_BYTES,
+        producer_linger=0,
+        stream_buffer_maxsize=settings.node_buffer_messages,
+        stream_wait_empty=False,
+    )
+    gate = CommitGate(settings.topics.commands)
+    app.transport = gated_transport(gate)(app.conf.broker_consumer, app)
+    options = {"block_cache_size": settings.node_block_cache_bytes}
+    table = LogTable(app, settings.topics, gate, settings.node_hold_back_s, options)
+    node = Node(table, gate, parts.catalog, parts.committed, parts.clock, settings.node_record_max_bytes)
+    _follow_assignments(app, gate)
+    _tell_when_ready(app, table, settings, parts)
+    _install_agent(app, settings, node, parts.halt)
+    return app
+
+
+def _follow_assignments(app: faust.App, gate: CommitGate) -> None:
+    def partitions(tps: Iterable[TP]) -> list[int]:
+        return [tp.partition for tp in tps if tp.topic == gate.topic]
+
+    async def revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
+        gate.forget(partitions(revoked))
+
+    async def assigned(_app: Any, assigned: set[TP], **_: Any) -> None:
+        gate.forget(partitions(assigned))
+
+    signals: Any = app
+    signals.on_partitions_revoked.connect(revoked, weak=False)
+    signals.on_partitions_assigned.connect(assigned, weak=False)
+
+
+def _tell_when_ready(app: faust.App, table: LogTable, settings: Settings, parts: NodeParts) -> None:
+    async def recovered() -> None:
+        here = [tp.partition for tp in app.assignor.assigned_actives() if tp.topic == settings.topics.commands]
+        parts.ready(sorted(here))
+
+    table.faust_table.on_recover(recovered)
+
+
+def _install_agent(app: faust.App, settings: Settings, node: Node, halt: Halt) -> None:
+    commands = app.topic(settings.topics.commands, key_serializer="raw", value_serializer="raw")
+
+    async def fold_commands(stream: Any) -> None:
+        async for events in stream.noack_take(settings.node_flush_commands, within=settings.node_flush_s):
+            try:
+                for partition, messages in _by_partition(events).items():
+                    await node.process(partition, messages)
+                for event in events:
+                    await stream.ack(event)
+            except asyncio.CancelledError:
+                raise
+            # An exception that left this body would acknowledge what wasn't processed: the process ends instead.
+            except MirrorlogError as error:
+                halt(error)
+            except BaseException as error:  # noqa: BLE001
+                halt(error)
+
+    app.agent(commands, name="mirrorlog.fold")(fold_commands)
+
+
+def _by_partition(events: Sequence[Any]) -> dict[int, list[Message]]:
+    found: dict[int, list[Message]] = defaultdict(list)
+    for event in events:
+        raw = event.message
+        found[raw.partition].append(Message(raw.topic, raw.partition, raw.offset, raw.key, raw.value))
+    return found

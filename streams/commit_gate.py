@@ -1,0 +1,80 @@
+"""What may be committed: the offsets whose log records are acknowledged, and no other (invariant 2).
+
+Faust commits what its streams acknowledged, and a stream acknowledges more than was processed: when an agent dies, when a
+message of an older assignment is skipped, in a `finally` after an exception. So acknowledgements aren't what decides
+here: the consumer asks this gate, and the gate moves only when a flush is durable (docs/decisions/commit-gate.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from mirrorlog.errors import KafkaFailed
+
+
+class CommitGate:
+    """By partition of the commands topic, the first position that isn't in the log yet."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self._next: dict[int, int] = {}
+
+    def begin(self, partition: int, position: int) -> None:
+        """The partition was assigned, and `position` is the first that its group hasn't committed."""
+        self._next[partition] = position
+
+    def knows(self, partition: int) -> bool:
+        """Whether `begin` was called since the partition was assigned."""
+        return partition in self._next
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """The partitions went to another worker, or come back and begin anew."""
+        for partition in partitions:
+            self._next.pop(partition, None)
+
+    def expects(self, partition: int) -> int:
+        """The position that the partition's next flush must begin at, or below."""
+        return self._next[partition]
+
+    def check(self, partition: int, first: int) -> None:
+        """KafkaFailed where a flush that begins at `first` would pass over positions that aren't in the log."""
+        expected = self._next[partition]
+        if first > expected:
+            raise KafkaFailed(
+                f"positions {expected} to {first - 1} never reached the log",
+                where=f"topic {self.topic}, partition {partition}",
+                next="Nothing behind them is committed; start the node again and it reads them again.",
+            )
+
+    def durable(self, partition: int, through: int) -> None:
+        """The log is complete through `through`: everything up to it may be committed."""
+        if partition in self._next:
+            self._next[partition] = max(self._next[partition], through + 1)
+
+    def committable(self, partition: int) -> int | None:
+        """The offset to commit; None where the partition isn't this worker's."""
+        return self._next.get(partition)
+
+
+class GatedConsumer(driver.Consumer):
+    """Faust's consumer, with the gate deciding what is committed."""
+
+    gate: ClassVar[CommitGate]
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if tp.topic != self.gate.topic:
+            return super()._new_offset(tp)
+        # Faust's own list of acknowledged offsets has no use any more: it mustn't grow.
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return self.gate.committable(tp.partition)
+
+
+def gated_transport(gate: CommitGate) -> type[driver.Transport]:
+    """A transport whose consumer asks `gate`."""
+    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate})
+    return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

@@ -1,0 +1,51 @@
+"""Extraction: which of a command's extents are addresses of its volume, and what they dirty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mirrorlog.extents import MAX_BYTE, ExtentColumns
+from mirrorlog.volumes import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The extents inside the volume, clipped to it, and a sentence about those that aren't; None where all are."""
+
+    extents: ExtentColumns
+    objection: str | None
+
+
+def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
+    """Takes every address, refuses what can't be one (invariant 11).
+
+    An extent that begins inside the volume and ends behind it is recorded up to the volume's end and objected to. One
+    that begins behind it, or whose end no volume can have (above 2^63 - 1), is refused. Empty extents dirty nothing.
+    """
+    size, limit = np.uint64(volume.size_bytes), np.uint64(MAX_BYTE)
+    offsets, lengths = extents.offsets, extents.lengths
+    if not len(offsets):
+        return Extraction(extents, None)
+    inside = (offsets <= size) & (lengths <= size - np.minimum(offsets, size))
+    if inside.all():
+        return Extraction(extents, None)
+    # Neither sum can overflow: both terms are at most 2^63 - 1 where it is looked at.
+    possible = (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
+    kept = possible & (offsets < size)
+    clipped = np.minimum(lengths[kept], size - offsets[kept])
+    kinds = None if extents.kinds is None else extents.kinds[kept]
+    taken = ExtentColumns(offsets[kept], clipped, kinds)
+    return Extraction(taken, _objection(extents, ~inside, int((inside & (lengths > 0)).sum()), volume))
+
+
+def _objection(extents: ExtentColumns, outside: npt.NDArray[np.bool_], whole: int, volume: Volume) -> str:
+    first = int(np.flatnonzero(outside)[0])
+    return (
+        f"{int(outside.sum())} of {len(extents)} extents reach outside volume {volume.volume} of "
+        f"{volume.size_bytes} bytes; the first is extent {first}, offset {int(extents.offsets[first])}, length "
+        f"{int(extents.lengths[first])}. What lies inside is recorded ({whole} extents whole). Send extents inside the "
+        "volume, or resize it first."
+    )

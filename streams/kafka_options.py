@@ -1,0 +1,91 @@
+"""librdkafka's names of client settings, as Faust and aiokafka spell them: the one place that translates."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import faust
+
+from mirrorlog.errors import BadUse
+
+_PLAIN: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "client.id": ("broker_client_id", str),
+    "compression.type": ("producer_compression_type", str),
+    "compression.codec": ("producer_compression_type", str),
+    "group.instance.id": ("consumer_group_instance_id", str),
+    "metadata.max.age.ms": ("consumer_metadata_max_age_ms", int),
+    "check.crcs": ("broker_check_crcs", lambda text: text.lower() == "true"),
+}
+_TLS: Final = frozenset(
+    {
+        "ssl.ca.location",
+        "ssl.ca.pem",
+        "ssl.certificate.location",
+        "ssl.key.location",
+        "ssl.key.password",
+        "ssl.endpoint.identification.algorithm",
+        "enable.ssl.certificate.verification",
+    }
+)
+_SASL: Final = frozenset({"sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"})
+_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[str, Any]:
+    """Faust's settings for a client's librdkafka settings. BadUse for a mechanism or protocol that it can't speak."""
+    addresses = client.get("bootstrap.servers", bootstrap_servers).split(",")
+    found: dict[str, Any] = {"broker": [f"kafka://{address.strip()}" for address in addresses]}
+    for name, value in client.items():
+        if name in _PLAIN:
+            target, convert = _PLAIN[name]
+            found[target] = convert(value)
+    credentials = _credentials(client)
+    return found if credentials is None else found | {"broker_credentials": credentials}
+
+
+def untranslated(client: Mapping[str, str]) -> list[str]:
+    """Settings that mean nothing to aiokafka: hosts and sites honour them, the node says that it doesn't."""
+    known = {*_PLAIN, *_TLS, *_SASL, "bootstrap.servers", "security.protocol"}
+    return sorted(name for name in client if name not in known)
+
+
+def _credentials(client: Mapping[str, str]) -> Any:
+    protocol = client.get("security.protocol", "plaintext").lower()
+    if protocol == "plaintext":
+        return None
+    if protocol == "ssl":
+        return faust.SSLCredentials(context=_tls(client))
+    if protocol in ("sasl_plaintext", "sasl_ssl"):
+        mechanism = client.get("sasl.mechanism", client.get("sasl.mechanisms", ""))
+        if mechanism not in _MECHANISMS:
+            raise BadUse(
+                f"the node can't speak sasl.mechanism '{mechanism}'", next=f"Use one of {', '.join(_MECHANISMS)}."
+            )
+        return faust.SASLCredentials(
+            username=client.get("sasl.username"),
+            password=client.get("sasl.password"),
+            mechanism=mechanism,
+            ssl_context=_tls(client) if protocol == "sasl_ssl" else None,
+        )
+    raise BadUse(f"security.protocol '{protocol}' is unknown", next="Use plaintext, ssl, sasl_plaintext or sasl_ssl.")
+
+
+def _tls(client: Mapping[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem"))
+        if client.get("ssl.certificate.location"):
+            context.load_cert_chain(
+                client["ssl.certificate.location"], client.get("ssl.key.location"), client.get("ssl.key.password")
+            )
+    except (OSError, ssl.SSLError) as error:
+        raise BadUse(
+            f"the TLS settings can't be used: {error}", next="Check ssl.ca.location and the certificate."
+        ) from error
+    if client.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
+        context.check_hostname = False
+    if client.get("enable.ssl.certificate.verification", "true").lower() == "false":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,173 @@
+"""Log: answers of one partition are folded into records, heads and a watermark. Pure: planned here, executed elsewhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from mirrorlog.bitmaps import BitMap64, pack, touched, zeroed
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined
+from mirrorlog.extents import ExtentColumns
+from mirrorlog.ports.streams import Message
+from mirrorlog.streams.response import Answer
+from mirrorlog.tracking_log import NOTHING, LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.volumes import Volume
+
+_CLOSED_SESSIONS_KEPT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FlushPlan:
+    """Everything that one flush of one partition writes, in the order in which it must be acknowledged."""
+
+    partition: int
+    first: int
+    records: tuple[LogRecord, ...]
+    heads: tuple[VolumeHead, ...]
+    quarantined: tuple[Quarantined, ...]
+    forwarded: tuple[tuple[int, Message], ...]
+    watermark: Watermark
+    statuses: tuple[CommandStatus, ...]
+
+
+def plan_flush(
+    partition: int,
+    answers: Sequence[Answer],
+    heads: Mapping[str, VolumeHead],
+    now_us: int,
+    record_max_bytes: int,
+) -> FlushPlan:
+    """Folds `answers`, the events of one partition in order and without a gap, given the heads that the table holds."""
+    first, last = answers[0].message.position, answers[-1].message.position
+    by_volume: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        if answer.volume is not None:
+            by_volume[answer.volume.volume].append(answer)
+    records: list[LogRecord] = []
+    new_heads: list[VolumeHead] = []
+    for name, group in by_volume.items():
+        record = _fold(group, _chained_after(group, heads.get(name), first), last)
+        records.extend(split(record, record_max_bytes) if record else ())
+        new_heads.append(_advance(group, heads.get(name), last if record else None))
+    return FlushPlan(
+        partition=partition,
+        first=first,
+        records=tuple(records),
+        heads=tuple(new_heads),
+        quarantined=tuple(q for answer in answers if (q := answer.quarantined(now_us)) is not None),
+        forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
+        watermark=Watermark(partition, last, now_us),
+        statuses=tuple(answer.status(now_us) for answer in answers),
+    )
+
+
+def _newest(group: Sequence[Answer]) -> Volume:
+    volume = group[-1].volume
+    assert volume is not None
+    return volume
+
+
+def _chained_after(group: Sequence[Answer], head: VolumeHead | None, first: int) -> int:
+    """Where the volume's next record begins: where its last one ended, so that the chain has no hole (invariant 5).
+
+    Nothing of the volume lies between the two: what did was recorded before its offset was committed (invariant 2).
+    On a replay the table is ahead of the batch: then the record begins with the batch and overlaps, which is harmless.
+    """
+    volume = _newest(group)
+    ended = head.through if head and head.generation == volume.generation else volume.origin_position
+    return min(ended, first - 1)
+
+
+def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None:
+    """The record of one volume; None where its commands held no extent (heartbeats cost no record)."""
+    volume = _newest(group)
+    extents = concatenate([answer.extents for answer in group])
+    changed = touched(extents, volume.block_size)
+    if not changed:
+        return None
+    commands = [answer.command for answer in group if answer.command and len(answer.extents)]
+    return LogRecord(
+        volume=volume.volume,
+        generation=volume.generation,
+        tier=0,
+        after=after,
+        through=through,
+        block_size=volume.block_size,
+        changed=changed,
+        zeroed=zeroed(extents, volume.block_size, volume.size_bytes),
+        first_at_us=min(command.first_at_us for command in commands),
+        last_at_us=max(command.last_at_us for command in commands),
+        commands=len(commands),
+        writes=len(extents),
+        bytes_written=int(extents.lengths.sum()),
+        hosts=tuple(sorted({command.host for command in commands})),
+    )
+
+
+def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
+    """All extents in one set of columns."""
+    kinds = None
+    if any(part.kinds is not None for part in parts):
+        kinds = np.concatenate([np.zeros(len(p), np.uint8) if p.kinds is None else p.kinds for p in parts])
+    return ExtentColumns(
+        np.concatenate([part.offsets for part in parts]), np.concatenate([part.lengths for part in parts]), kinds
+    )
+
+
+def _advance(group: Sequence[Answer], head: VolumeHead | None, record_through: int | None) -> VolumeHead:
+    """The volume's head after the batch. Its `through` moves only with a record: it is the end of the chain."""
+    volume = _newest(group)
+    base = head.through if head and head.generation == volume.generation else volume.origin_position
+    through = base if record_through is None else max(base, record_through)
+    result = VolumeHead(volume.volume, volume.generation, through, head.sessions if head else ())
+    for answer in group:
+        update = replace(result, sessions=(_session(answer),))
+        result = result.merged(update)
+    return replace(result, sessions=_worth_keeping(result.sessions))
+
+
+def _session(answer: Answer) -> SessionHead:
+    command, position = answer.command, answer.message.position
+    assert command is not None
+    closes = command.kind is CommandKind.SESSION_CLOSE
+    return SessionHead(
+        session=command.session,
+        host=command.host,
+        last_position=NOTHING if closes else position,
+        closed_position=position if closes else NOTHING,
+        acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
+        last_sequence=command.sequence,
+        last_at_us=command.last_at_us,
+    )
+
+
+def _worth_keeping(sessions: Sequence[SessionHead]) -> tuple[SessionHead, ...]:
+    """All open sessions, and the last few closed ones: a host that restarts often mustn't grow the head."""
+    closed = sorted((s for s in sessions if not s.is_open), key=lambda s: s.closed_position)
+    dropped = {each.session for each in closed[:-_CLOSED_SESSIONS_KEPT]}
+    return tuple(each for each in sessions if each.session not in dropped)
+
+
+def split(record: LogRecord, max_bytes: int) -> list[LogRecord]:
+    """The record in parts by block range, each with bitmaps of at most `max_bytes`; itself where it is small enough."""
+    pieces = list(_pieces(record.changed, record.zeroed, max_bytes))
+    return [
+        replace(record, changed=changed, zeroed=zero, part=number, parts=len(pieces))
+        for number, (changed, zero) in enumerate(pieces)
+    ]
+
+
+def _pieces(changed: BitMap64, zero: BitMap64, max_bytes: int) -> Iterator[tuple[BitMap64, BitMap64]]:
+    if len(changed) < 2 or len(pack(changed)) + len(pack(zero)) <= max_bytes:
+        yield changed, zero
+        return
+    middle = changed[len(changed) // 2]
+    low, high = BitMap64(), BitMap64()
+    low.add_range(0, middle)
+    high.add_range(middle, changed.max() + 1)
+    yield from _pieces(changed & low, zero & low, max_bytes)
+    yield from _pieces(changed & high, zero & high, max_bytes)

@@ -1,0 +1,65 @@
+"""The processing node's work on one batch: read, check, plan, flush. Faust brings the batches (app.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from mirrorlog.catalog import Catalog
+from mirrorlog.commands import TrackingCommand
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Message
+from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.log import FlushPlan, plan_flush
+from mirrorlog.streams.response import Answer, check, needs_newer_catalog, read_command
+from mirrorlog.tracking_log import VolumeHead
+from mirrorlog.volumes import Volume
+
+
+class Log(Protocol):
+    """Where flushes go, and what is there."""
+
+    def heads(self, partition: int, volumes: Sequence[str]) -> Mapping[str, VolumeHead]:
+        """The heads of those volumes that have one."""
+
+    async def flush(self, plan: FlushPlan) -> None:
+        """Makes a plan durable, in its order."""
+
+
+class Committed(Protocol):
+    """Where the group begins."""
+
+    def __call__(self, partition: int) -> int:
+        """The first position of the partition that isn't committed."""
+
+
+class Node:
+    """Everything between a batch of events and a durable log."""
+
+    def __init__(
+        self, log: Log, gate: CommitGate, catalog: Catalog, committed: Committed, clock: Clock, record_max_bytes: int
+    ) -> None:
+        self._log, self._gate, self._catalog, self._committed = log, gate, catalog, committed
+        self._clock, self._record_max_bytes = clock, record_max_bytes
+
+    async def process(self, partition: int, messages: Sequence[Message]) -> None:
+        """One batch of one partition, in order. Raises only what must stop the node."""
+        if not self._gate.knows(partition):
+            self._gate.begin(partition, await asyncio.to_thread(self._committed, partition))
+        self._gate.check(partition, messages[0].position)
+        answers = await self._answers(messages)
+        volumes = sorted({answer.volume.volume for answer in answers if answer.volume})
+        heads = self._log.heads(partition, volumes)
+        plan = plan_flush(partition, answers, heads, self._clock.now_us(), self._record_max_bytes)
+        await self._log.flush(plan)
+
+    async def _answers(self, messages: Sequence[Message]) -> list[Answer]:
+        commands = [(message, read_command(message)) for message in messages]
+        if any(needs_newer_catalog(command, self._described(command)) for _, command in commands):
+            # A volume is described before its first command is sent: reading to the topic's end settles it.
+            await asyncio.to_thread(self._catalog.refresh)
+        return [check(message, command, self._described(command)) for message, command in commands]
+
+    def _described(self, command: object) -> Volume | None:
+        return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None

@@ -1,0 +1,132 @@
+"""Response: each event is decoded and checked, and gets one status; what is refused is kept with its bytes.
+
+event ──read_command──▶ Refusal                       undecodable
+                      └▶ TrackingCommand ──check──▶   accepted, refused in part, refused, or forwarded
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from mirrorlog.codec import decode
+from mirrorlog.commands import (
+    CommandKind,
+    CommandStatus,
+    Quarantined,
+    RejectReason,
+    StatusCode,
+    TrackingCommand,
+)
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import ExtentColumns
+from mirrorlog.ports.streams import Message
+from mirrorlog.streams.extraction import extract
+from mirrorlog.volumes import Volume
+
+_NO_EXTENTS: Final = ExtentColumns.of([])
+_NAME_AT_MOST: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an event, or a part of it, isn't recorded."""
+
+    reason: RejectReason
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What becomes of one event.
+
+    volume is None where nothing of it is recorded; extents are those to fold, clipped. forward_to names the partition
+    where the volume's commands belong, if it isn't this one.
+    """
+
+    message: Message
+    command: TrackingCommand | None
+    refusal: Refusal | None
+    volume: Volume | None = None
+    extents: ExtentColumns = field(default=_NO_EXTENTS)
+    remark: str = ""
+    forward_to: int | None = None
+
+    def status(self, now_us: int) -> CommandStatus:
+        """The reply."""
+        command, refusal = self.command, self.refusal
+        return CommandStatus(
+            partition=self.message.partition,
+            position=self.message.position,
+            code=StatusCode.ACCEPTED if refusal is None else StatusCode.REJECTED,
+            reason=None if refusal is None else refusal.reason.value,
+            text=self.remark if refusal is None else refusal.text,
+            at_us=now_us,
+            volume=command.volume if command else None,
+            host=command.host if command else None,
+            session=command.session if command else None,
+            sequence=command.sequence if command else None,
+        )
+
+    def quarantined(self, now_us: int) -> Quarantined | None:
+        """The refused event with its bytes; None where nothing is refused."""
+        if self.refusal is None:
+            return None
+        message = self.message
+        return Quarantined(
+            partition=message.partition,
+            position=message.position,
+            reason=self.refusal.reason.value,
+            text=self.refusal.text,
+            at_us=now_us,
+            key=message.key,
+            value=message.value,
+        )
+
+
+def read_command(message: Message) -> TrackingCommand | Refusal:
+    """The command in an event's bytes."""
+    if message.value is None:
+        return Refusal(RejectReason.UNDECODABLE, "the event has no value: tombstones aren't tracking commands")
+    try:
+        command = decode(message.value, TrackingCommand)
+    except BadInput as error:
+        return Refusal(RejectReason.UNDECODABLE, str(error))
+    # Names go into the log and the replies: an absurd one is cut, its addresses are kept (invariant 11).
+    return replace(
+        command,
+        volume=command.volume[:_NAME_AT_MOST],
+        host=command.host[:_NAME_AT_MOST],
+        session=command.session[:_NAME_AT_MOST],
+    )
+
+
+def check(message: Message, command: TrackingCommand | Refusal, volume: Volume | None) -> Answer:
+    """What becomes of a command, `volume` being the newest description of the volume that it names."""
+    if isinstance(command, Refusal):
+        return Answer(message, None, command)
+    if volume is None:
+        text = f"there is no volume '{command.volume}'. Create it first: `mirrorlog volume create`."
+        return Answer(message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text))
+    if volume.partition != message.partition:
+        remark = (
+            f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
+        )
+        return Answer(message, command, None, remark=remark, forward_to=volume.partition)
+    found = extract(command.extents, volume)
+    refusal = None
+    if command.kind is CommandKind.UNKNOWN:
+        text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
+        refusal = Refusal(RejectReason.UNKNOWN_KIND, text)
+    elif found.objection is not None:
+        refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
+    stale = command.generation != volume.generation
+    remark = f"recorded, though it names generation {command.generation}" if stale else ""
+    return Answer(message, command, refusal, volume, found.extents, remark)
+
+
+def needs_newer_catalog(command: TrackingCommand | Refusal, volume: Volume | None) -> bool:
+    """Whether a description newer than `volume` could change the answer: looked up before anything is refused."""
+    if isinstance(command, Refusal):
+        return False
+    return volume is None or extract(command.extents, volume).objection is not None

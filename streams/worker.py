@@ -1,0 +1,105 @@
+"""Runs the node: what must be true before it starts, the worker itself, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import faust
+from confluent_kafka import Consumer, TopicPartition
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.catalog import Catalog
+from mirrorlog.errors import MirrorlogError, OutOfRetention, exit_code_of
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.settings import Settings
+from mirrorlog.streams.app import NodeParts, build_app, group_name
+from mirrorlog.streams.kafka_options import untranslated
+
+log = logging.getLogger("mirrorlog.node")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where one partition stands before the node starts."""
+
+    first_kept: int
+    end: int
+    committed: int | None
+
+
+def plan_starts(topic: str, starts: Mapping[int, Start]) -> dict[int, int]:
+    """Positions to commit for partitions that the group never committed: the oldest kept, and nothing is passed over.
+
+    OutOfRetention where commands behind the committed position are gone (invariant 7), or where the topic ends below
+    it: it was made anew, and positions don't mean what they did.
+    """
+    for partition, start in starts.items():
+        if start.committed is None:
+            continue
+        where = f"topic {topic}, partition {partition}, committed {start.committed}"
+        if start.committed < start.first_kept:
+            raise OutOfRetention(
+                f"commands up to position {start.first_kept - 1} were deleted before the node recorded them",
+                where=where,
+                next="Renew the generation of the partition's volumes, then reset the group to the oldest position.",
+            )
+        if start.committed > start.end:
+            raise OutOfRetention(
+                f"the topic ends at position {start.end}: it was made anew, or lost what was acknowledged",
+                where=where,
+                next="Renew the generation of the partition's volumes, then reset the group.",
+            )
+    return {partition: start.first_kept for partition, start in starts.items() if start.committed is None}
+
+
+def run_node(
+    settings: Settings, ready: Callable[[Sequence[int]], None], failed: Callable[[BaseException], None]
+) -> NoReturn:
+    """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error)."""
+    topic, group = settings.topics.commands, group_name(settings)
+    admin = KafkaAdmin(settings.kafka_client())
+    positions = admin.committed_positions(group, topic)
+    starts = {
+        partition: Start(admin.first_position(topic, partition), admin.end_position(topic, partition), committed)
+        for partition, committed in positions.items()
+    }
+    _commit(settings, group, topic, plan_starts(topic, starts))
+    for name in untranslated(settings.kafka):
+        log.warning("the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't", name)
+    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
+    catalog.refresh()
+
+    def committed(partition: int) -> int:
+        position = admin.committed_positions(group, topic)[partition]
+        assert position is not None
+        return position
+
+    def halt(error: BaseException) -> NoReturn:
+        failed(error)
+        if not isinstance(error, MirrorlogError):
+            log.critical("the node met an error that it doesn't know", exc_info=error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: a graceful stop would run Faust's own acknowledging `finally` blocks (invariant 2).
+        os._exit(int(exit_code_of(error)))
+
+    (settings.state_dir / "node").mkdir(parents=True, exist_ok=True)
+    parts = NodeParts(catalog, committed, SystemClock(), halt, ready)
+    app = build_app(settings.model_copy(update={"partitions": len(positions)}), parts)
+    worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
+    worker.spinner = None
+    worker.execute_from_commandline()
+
+
+def _commit(settings: Settings, group: str, topic: str, positions: Mapping[int, int]) -> None:
+    if not positions:
+        return
+    client = Consumer({**settings.kafka_client(), "group.id": group, "enable.auto.commit": False})
+    wanted = [TopicPartition(topic, partition, position) for partition, position in positions.items()]
+    client.commit(offsets=wanted, asynchronous=False)
+    client.close()

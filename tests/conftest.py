@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder with real recordings, which aren't part of the project. A test that needs it is marked `traces`."""
+    folder = REPOSITORY / os.environ.get("MIRRORLOG_TRACES", "../shared/traces")
+    if not folder.is_dir():
+        pytest.skip(f"MIRRORLOG_TRACES: the recordings aren't at {folder}")
+    return folder

@@ -1,0 +1,288 @@
+"""What a site knows about a secondary is kept whole or refused, through damage and through crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import pytest
+
+from mirrorlog.consumers.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.consumers.state_files import MemorySecondaryStates, SecondaryStateFiles, encode_state
+from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+
+GENERATION = "6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10"
+OLD = SecondaryState("vol1", GENERATION, applied_position=41, consistent_position=41, rung="full", updated_at_us=1)
+NEW = SecondaryState("vol1", GENERATION, applied_position=41, cycle_through=977, rung="changed", updated_at_us=2)
+
+
+class Rig(Protocol):
+    @property
+    def store(self) -> SecondaryStateStore: ...
+
+    def reopened(self) -> SecondaryStateStore: ...
+    def put(self, volume: str, content: bytes) -> None: ...
+
+
+class FileRig:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "a" / "b"
+        self.store = SecondaryStateFiles(self.folder)
+
+    def reopened(self) -> SecondaryStateStore:
+        return SecondaryStateFiles(self.folder)
+
+    def put(self, volume: str, content: bytes) -> None:
+        (self.folder / f"{volume}.json").write_bytes(content)
+
+
+class MemoryRig:
+    def __init__(self) -> None:
+        self.store = MemorySecondaryStates()
+
+    def reopened(self) -> SecondaryStateStore:
+        self.store.crash()
+        return self.store
+
+    def put(self, volume: str, content: bytes) -> None:
+        self.store.contents[volume] = content
+
+
+@pytest.fixture(params=["files", "memory"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    return FileRig(tmp_path) if request.param == "files" else MemoryRig()
+
+
+def test_what_was_saved_is_loaded_and_the_rest_is_unknown(rig: Rig) -> None:
+    other = replace(OLD, volume="vol1.tmp", applied_position=None, consistent_position=None, rung=None)
+    for state in (OLD, other, NEW):
+        rig.store.save(state)
+    many = [replace(OLD, volume=f"v{number}") for number in range(150)]
+    rig.store.save_all(many)
+    store = rig.reopened()
+    assert [store.load(state.volume) for state in many] == many
+    assert (store.load("vol1"), store.load("vol1.tmp"), store.load("vol2")) == (NEW, other, None)
+
+
+@pytest.mark.parametrize("name", ["", ".vol", "a/b", "../a", "a\n", "a" * 201, "ä"])
+def test_a_name_never_leads_out_of_the_folder(rig: Rig, name: str) -> None:
+    with pytest.raises(BadUse):
+        rig.store.load(name)
+    with pytest.raises(BadUse):
+        replace(OLD, volume=name)
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """Every truncation, every flipped bit, every byte doubled, lost or made a blank; something behind the end."""
+    yield from (content[:length] for length in range(len(content)))
+    for at in range(len(content)):
+        yield from (content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :] for bit in range(8))
+        yield content[:at] + b" " + content[at + 1 :]
+        yield content[:at] + content[at : at + 1] + content[at:]
+        yield content[:at] + content[at + 1 :]
+    yield from (content + b"\n", content + content, bytes(len(content)), b"[" * 60_000, b"1" * 60_000, b" " * 10**6)
+
+
+def test_any_damage_is_refused(rig: Rig) -> None:
+    original = encode_state(NEW)
+    for content in damages(original):
+        if content == original:
+            continue
+        rig.put("vol1", content)
+        with pytest.raises(StateDamaged) as caught:
+            rig.store.load("vol1")
+        assert "vol1" in caught.value.where
+        assert "'full'" in caught.value.next
+
+
+def sealed(**changes: object) -> bytes:
+    """A state file whose checksum is right, with other content."""
+    payload = {**json.loads(encode_state(OLD)), **changes}
+    del payload["crc32"]
+
+    def line(document: dict[str, object]) -> bytes:
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+    return line({**payload, "crc32": zlib.crc32(line(payload))})
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (sealed(version=2), "version 2"),
+        (sealed(format="other"), "isn't the state"),
+        (sealed(volume="vol2"), "'vol2'"),
+        (sealed(surplus=1), "checksum"),
+        (sealed(applied_position=41.0), "checksum"),
+        (sealed(applied_position=True, consistent_position=None), "checksum"),
+        (sealed(cycle_through=50), "checksum"),
+        (sealed(rung="guess"), "checksum"),
+        (sealed(generation=1), "checksum"),
+        (b"", "JSON"),
+        (b"null\n", "isn't the state"),
+    ],
+)
+def test_a_sound_file_that_is_no_state_of_this_volume_is_refused(rig: Rig, content: bytes, why: str) -> None:
+    assert sealed() == encode_state(OLD)
+    rig.put("vol1", content)
+    with pytest.raises(StateDamaged, match=why):
+        rig.store.load("vol1")
+
+
+def test_version_1_stays_readable(rig: Rig) -> None:
+    rig.put(
+        "vol1",
+        b'{"applied_position":41,"consistent_position":null,"crc32":2793522919,"cycle_through":977,'
+        b'"format":"mirrorlog.secondary_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","rung":"changed",'
+        b'"suspect_after":null,"updated_at_us":2,"version":1,"volume":"vol1"}\n',
+    )
+    assert rig.store.load("vol1") == NEW
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cycle_through": 50},  # consistent while a cycle runs
+        {"suspect_after": 40},  # consistent while blocks are suspect
+        {"consistent_position": 42},
+        {"consistent_position": None, "suspect_after": 42},
+        {"applied_position": None},
+        {"consistent_position": None, "cycle_through": 40},
+        {"consistent_position": None, "cycle_through": 50, "rung": None},
+        {"applied_position": -2},
+        {"applied_position": 1 << 63},
+        {"updated_at_us": -1},
+        {"rung": "guess"},
+        {"generation": GENERATION.upper()},
+    ],
+)
+def test_a_state_that_contradicts_itself_cannot_be_made(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        SecondaryState(**{**asdict(OLD), **changes})
+
+
+@pytest.mark.parametrize("step", ["write", "rename", "sync", None])
+@pytest.mark.parametrize("seed", [None, *range(6)])
+def test_a_crash_in_memory_leaves_old_or_new(step: str | None, seed: int | None) -> None:
+    class PowerLost(Exception):
+        pass
+
+    def lose_power(at: str, volume: str) -> None:
+        if at == step:
+            raise PowerLost
+
+    store = MemorySecondaryStates()
+    store.save(OLD)
+    store.hook = lose_power
+    try:
+        store.save(NEW)
+    except PowerLost:
+        store.crash(None if seed is None else Random(seed))
+        assert store.load("vol1") in ((OLD, NEW) if step == "sync" and seed is not None else (OLD,))
+    else:
+        store.crash()
+        assert store.load("vol1") == NEW
+
+
+class Disk:
+    """Records what makes a save durable, and says what a loss of power after each step may leave under the name.
+
+    The weakest promise of POSIX: bytes last once their file was synced, a rename once its folder was.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.steps: list[tuple[str, str]] = []
+        fsync, rename = os.fsync, os.replace
+
+        def record_fsync(fd: int) -> None:
+            self.steps.append(("fsync", Path(f"/proc/self/fd/{fd}").readlink().name))
+            fsync(fd)
+
+        def record_replace(source: str, target: str) -> None:
+            self.steps.append(("replace", f"{Path(source).name} {Path(target).name}"))
+            rename(source, target)
+
+        patch.setattr(os, "fsync", record_fsync)
+        patch.setattr(os, "replace", record_replace)
+
+    def outcomes(self, volume: str, done: int, old: bytes, new: bytes) -> set[bytes]:
+        steps = self.steps[:done]
+        rename = ("replace", f".{volume}.tmp {volume}.json")
+        if rename not in steps:
+            return {old}
+        renamed = steps.index(rename)
+        contents = {new} if ("fsync", f".{volume}.tmp") in steps[:renamed] else {new, new[: len(new) // 2], b""}
+        return contents if ("fsync", self.folder.name) in steps[renamed:] else contents | {old}
+
+
+def test_a_loss_of_power_between_any_two_steps_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = [f"vol{number}" for number in range(3)]
+    store = SecondaryStateFiles(tmp_path)
+    store.save_all([replace(OLD, volume=volume) for volume in volumes])
+    disk = Disk(tmp_path, monkeypatch)
+    store.save_all([replace(NEW, volume=volume) for volume in volumes])
+    steps = len(disk.steps)
+    for volume, done in product(volumes, range(steps + 1)):
+        old, new = replace(OLD, volume=volume), replace(NEW, volume=volume)
+        for content in disk.outcomes(volume, done, encode_state(old), encode_state(new)):
+            store.path(volume).write_bytes(content)
+            (tmp_path / f".{volume}.tmp").write_bytes(encode_state(new)[: done * 20])
+            found = SecondaryStateFiles(tmp_path)
+            assert found.load(volume) in ((new,) if done == steps else (old, new))
+            found.save(new)
+            assert found.load(volume) == new
+
+
+@pytest.mark.parametrize("death", [SystemExit, OSError])
+@pytest.mark.parametrize("call", range(6))
+def test_an_end_or_an_error_at_any_call_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, death: type[BaseException]
+) -> None:
+    store = SecondaryStateFiles(tmp_path)
+    store.save(OLD)
+    calls = 0
+    with monkeypatch.context() as patch:
+        for name in ("fsync", "replace"):
+
+            def counted(*args: object, real: object = getattr(os, name)) -> None:
+                nonlocal calls
+                for moment in ("before", "after"):
+                    if calls == call:
+                        calls += 1
+                        raise death(28, moment)
+                    calls += 1
+                    if moment == "before":
+                        real(*args)  # type: ignore[operator]
+
+            patch.setattr(os, name, counted)
+        with pytest.raises((SystemExit, DeviceFailed)):
+            store.save(NEW)
+    renamed = call >= 3
+    assert (tmp_path / ".vol1.tmp").exists() == (death is SystemExit and not renamed)
+    assert SecondaryStateFiles(tmp_path).load("vol1") == (NEW if renamed else OLD)
+    store.save(NEW)
+    assert list(tmp_path.iterdir()) == [store.path("vol1")]
+
+
+def test_opening_makes_durable_what_a_dead_predecessor_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SecondaryStateFiles(tmp_path).save(OLD)
+    disk = Disk(tmp_path, monkeypatch)
+    SecondaryStateFiles(tmp_path)
+    assert ("fsync", tmp_path.name) in disk.steps
+
+
+def test_a_folder_that_vanished_is_not_a_site_that_knows_nothing(tmp_path: Path) -> None:
+    store = SecondaryStateFiles(tmp_path / "states")
+    (tmp_path / "states").rmdir()
+    with pytest.raises(DeviceFailed):
+        store.load("vol1")

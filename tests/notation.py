@@ -1,0 +1,88 @@
+"""One-line notation shared by tests: extents, volumes, commands, records."""
+
+from __future__ import annotations
+
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.ports.streams import Message
+from mirrorlog.tracking_log import LogRecord
+from mirrorlog.volumes import Volume
+
+GENERATION = "11111111-1111-4111-8111-111111111111"
+OTHER_GENERATION = "22222222-2222-4222-8222-222222222222"
+KINDS = {"w": ExtentKind.WRITE, "z": ExtentKind.ZERO, "d": ExtentKind.DISCARD}
+
+
+def extents(text: str) -> ExtentColumns:
+    """`0+4096 z8192+4096` → a write and a zero; a number may be an expression in Python without spaces."""
+    rows = []
+    for word in text.split():
+        kind, rest = (word[0], word[1:]) if word[0] in KINDS else ("w", word)
+        offset, length = rest.split("+")
+        rows.append(Extent(int(eval(offset)), int(eval(length)), KINDS[kind]))
+    return ExtentColumns.of(rows)
+
+
+def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume:
+    """A volume of 4 KiB blocks in partition 0, from the first position on."""
+    fields = {
+        "generation": GENERATION,
+        "size_bytes": size_bytes,
+        "block_size": 4096,
+        "partition": 0,
+        "origin_position": -1,
+        "initially_zeroed": True,
+        "primary": "memory:primary",
+    }
+    return Volume(volume=name, **(fields | more))  # type: ignore[arg-type]
+
+
+def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
+    """A command for volume `name` with these extents."""
+    fields = {
+        "generation": GENERATION,
+        "host": "h",
+        "session": "s",
+        "sequence": 0,
+        "kind": CommandKind.WRITES,
+        "first_at_us": 1,
+        "last_at_us": 2,
+    }
+    return TrackingCommand(volume=name, extents=extents(text), **(fields | more))  # type: ignore[arg-type]
+
+
+def message(position: int, content: TrackingCommand | bytes | None, partition: int = 0) -> Message:
+    """An event of the commands topic."""
+    value = encode(content) if isinstance(content, TrackingCommand) else content
+    return Message("mirrorlog.commands", partition, position, b"v", value)
+
+
+def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
+    """`3..7` → the record that covers (3, 7]; `3..7/1of2` its second part; blocks as `1 2 5-9`."""
+    span, _, part = text.partition("/")
+    after, through = (int(each) for each in span.split(".."))
+    number, _, parts = part.partition("of")
+    changed = BitMap64()
+    for word in blocks.split():
+        first, _, last = word.partition("-")
+        changed.add_range(int(first), int(last or first) + 1)
+    return LogRecord(
+        volume=name,
+        generation=GENERATION,
+        tier=0,
+        after=after,
+        through=through,
+        block_size=4096,
+        changed=changed,
+        zeroed=BitMap64(),
+        first_at_us=1,
+        last_at_us=2,
+        commands=1,
+        writes=1,
+        bytes_written=4096,
+        hosts=("h",),
+        part=int(number or 0),
+        parts=int(parts or 1),
+    )

@@ -1,0 +1,151 @@
+"""Events: what was written reads back, old bytes stay readable, and no bytes do harm."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import fastavro
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from notation import GENERATION
+
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.codec import decode, encode, schema_fingerprint
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import U64, ExtentColumns
+from mirrorlog.progress import Rung, SiteProgress, SiteState
+from mirrorlog.tracking_log import LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.volumes import Volume
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+I64 = st.integers(-(2**63), 2**63 - 1)
+POSITION = st.integers(-1, 2**63 - 1)
+TEXT = st.text(max_size=20)
+BLOCKS = st.sets(st.integers(0, 2**63 - 1), max_size=30).map(BitMap64)
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> TrackingCommand:
+    count = draw(st.integers(0, 20))
+    u64 = st.lists(st.integers(0, 2**64 - 1), min_size=count, max_size=count).map(lambda v: np.array(v, U64))
+    kinds = st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count).map(lambda v: np.array(v, np.uint8))
+    columns = ExtentColumns(draw(u64), draw(u64), draw(kinds) if count else None)
+    fields = [draw(TEXT), GENERATION, draw(TEXT), draw(TEXT), draw(I64), draw(st.sampled_from(list(CommandKind)))]
+    return TrackingCommand(*fields, columns, draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT))
+
+
+def same(one: object, two: object) -> bool:
+    """Equality of dataclasses whose fields may be arrays or bitmaps."""
+    names = type(one).__dataclass_fields__
+    for name in names:
+        left, right = getattr(one, name), getattr(two, name)
+        if isinstance(left, ExtentColumns):
+            if left.pack() != right.pack():
+                return False
+        elif left != right:
+            return False
+    return type(one) is type(two)
+
+
+@given(commands())
+def test_commands_read_back(command: TrackingCommand) -> None:
+    assert same(decode(encode(command), TrackingCommand), command)
+
+
+@given(BLOCKS, BLOCKS, st.lists(TEXT, max_size=3))
+def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]) -> None:
+    record = LogRecord("v", GENERATION, 1, -1, 9, 4096, changed, zeroed, 1, 2, 3, 4, 5, tuple(hosts), 1, 3)
+    assert same(decode(encode(record), LogRecord), record)
+
+
+EVENTS = [
+    Volume("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
+    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 1, 2, 3, 4, 5),)),
+    Watermark(2, 9, 7),
+    CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
+    Quarantined(0, 9, "UNDECODABLE", "text", 7, None, b"\x00"),
+    SiteProgress("a", "v", GENERATION, SiteState.BEHIND, Rung.FULL, 9, None, 10, 1, 4096, 0.5, 2, 8192, 7, "why"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_contract_reads_back_and_is_no_other(event: object) -> None:
+    assert decode(encode(event), type(event)) == event
+    with pytest.raises(BadInput):
+        decode(encode(event), Watermark if not isinstance(event, Watermark) else Volume)
+
+
+@given(commands(), st.data())
+def test_damaged_bytes_are_refused_or_read_and_never_anything_else(
+    command: TrackingCommand, data: st.DataObject
+) -> None:
+    content = bytearray(encode(command))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    for damaged in (bytes(content), data.draw(st.binary(max_size=60))):
+        try:
+            found = decode(damaged, TrackingCommand)
+        except BadInput:
+            continue
+        assert isinstance(found, TrackingCommand)
+
+
+@given(BLOCKS.filter(bool), st.data())
+def test_a_flipped_bit_in_a_records_bitmaps_is_found(changed: BitMap64, data: st.DataObject) -> None:
+    record = LogRecord("v", GENERATION, 0, -1, 9, 4096, changed, BitMap64(), 1, 2, 3, 4, 5, ("h",))
+    content = bytearray(encode(record))
+    at = content.index(changed.serialize()) + data.draw(st.integers(0, len(changed.serialize()) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(BadInput):
+        decode(bytes(content), LogRecord)
+
+
+def test_fingerprints_are_those_of_the_specification() -> None:
+    assert schema_fingerprint("int") == (0x7275D51A3F395C8F).to_bytes(8, "little")
+
+
+# Every version of a contract that landed, with its fingerprint: a line is added, none is ever changed.
+LANDED = """
+command_status.v1   509f5e0ff6b5a07c
+log_record.v1       627765cd7138187b
+quarantined.v1      ecccc44089df0e3b
+site_progress.v1    b981e54b947f368b
+tracking_command.v1 2ed6c02cfc5b0391
+volume.v1           4dca0d3a1b7199b1
+volume_head.v1      f82ac971d9abc536
+watermark.v1        36842d27c2729176
+"""
+
+
+def test_contracts_that_landed_never_change() -> None:
+    found = {
+        path.stem: schema_fingerprint(fastavro.parse_schema(json.loads(path.read_text("utf-8")))).hex()
+        for path in SCHEMAS.glob("*.avsc")
+    }
+    assert found == dict(line.split() for line in LANDED.strip().splitlines())
+
+
+def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
+    schema = json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8"))
+    newer = json.loads(json.dumps(schema))
+    newer["fields"][5]["type"]["symbols"].append("RESIZE")
+    newer["fields"].append({"name": "added", "type": ["null", "string"], "default": None})
+    event = decode_fields(
+        encode(TrackingCommand("v", GENERATION, "h", "s", 0, CommandKind.BARRIER, ExtentColumns.of([]), 1, 2))
+    )
+    out = BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(newer), event | {"kind": "RESIZE", "added": "x"})
+    out.seek(0)
+    read = fastavro.schemaless_reader(out, fastavro.parse_schema(newer), fastavro.parse_schema(schema))
+    assert CommandKind(read["kind"]) is CommandKind.UNKNOWN  # type: ignore[index,call-overload]
+
+
+def decode_fields(content: bytes) -> dict[str, object]:
+    schema = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8")))
+    return fastavro.schemaless_reader(BytesIO(content[10:]), schema, None)  # type: ignore[return-value]

@@ -1,0 +1,74 @@
+"""Any operations on any device give what the same operations on a bytearray give."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirrorlog.adapters.devices import FileDevice
+from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.ports.devices import BlockDevice
+
+SIZE = 20_000
+places = st.integers(0, SIZE) | st.sampled_from([0, 4096, 8192, 16_384, SIZE])
+operations = st.lists(st.tuples(st.sampled_from(["pwrite", "zero", "flush"]), places, places), max_size=12)
+
+
+def run(device: BlockDevice, model: bytearray, operation: tuple[str, int, int], fill: int) -> None:
+    name, *ends = operation
+    start, end = sorted(ends)
+    if name == "flush":
+        device.flush()
+    elif name == "zero":
+        device.zero(start, end - start)
+        model[start:end] = bytes(end - start)
+    else:
+        device.pwrite(start, bytes([fill]) * (end - start))
+        model[start:end] = bytes([fill]) * (end - start)
+
+
+def check(device: BlockDevice, model: bytearray, start: int, end: int) -> None:
+    assert device.pread(start, end - start) == model[start:end]
+    assert device.pread(0, SIZE) == model
+    behind = 0
+    for offset, length in device.allocated():
+        assert model.count(0, behind, offset) == offset - behind
+        assert (offset > behind or behind == 0) and 0 < length <= SIZE - offset
+        behind = offset + length
+    assert model.count(0, behind, SIZE) == SIZE - behind
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+@settings(max_examples=100, deadline=None)
+@given(steps=operations, ends=st.tuples(places, places))
+def test_a_device_is_a_bytearray(kind: str, steps: list[tuple[str, int, int]], ends: tuple[int, int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        device: BlockDevice = FileDevice.create(Path(folder) / "v", SIZE) if kind == "file" else MemoryDevice(SIZE)
+        model = bytearray(SIZE)
+        with device:
+            for fill, step in enumerate(steps, start=1):
+                run(device, model, step, fill)
+            check(device, model, *sorted(ends))
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=operations, seed=st.none() | st.integers())
+def test_a_crash_leaves_each_byte_as_it_was_since_the_last_flush(
+    steps: list[tuple[str, int, int]], seed: int | None
+) -> None:
+    device = MemoryDevice(SIZE)
+    model = bytearray(SIZE)
+    versions = [bytes(model)]
+    for fill, step in enumerate(steps, start=1):
+        run(device, model, step, fill)
+        versions = [bytes(model)] if step[0] == "flush" else [*versions, bytes(model)]
+    device.crash(None if seed is None else Random(seed))
+    found = device.reopen().pread(0, SIZE)
+    if seed is None:
+        assert found == versions[0]
+    assert all(byte in candidates for byte, candidates in zip(found, zip(*versions, strict=True), strict=True))

@@ -1,0 +1,129 @@
+"""Whatever bytes a file holds, reading it gives requests or BadInput; and what was written comes back."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import MAX_BYTE
+from mirrorlog.producers.traces import (
+    FORMATS,
+    RequestKind,
+    TracedRequest,
+    count_dirty_blocks,
+    open_trace,
+    survey,
+    write_trace,
+)
+
+VALID = {
+    "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, op, 0x0100, 8, 9) for op in (0x2A, 0x28, 0x2A)),
+    "msr": b"128166372003061629,hm,1,Read,383496192,32768,413\n128166372003061630,hm,0,Write,310983168,512,54\n",
+    "tencent": bz2.compress(b"1538323200,4247200,128,1,1058\n1538323199,13896880,128,0,1063\n"),
+    "blkparse": b"259,0 3 3 0.000000299 18 Q W 763 + 8 [d]\n259,0 1 2 0.024124474 9 Q FWS [j]\nCPU3 (nvme0n1):\n",
+    "mirrorlog": gzip.compress(b"# mirrorlog trace 1\n1,v,write,0,4096\n2,v,flush,0,0\n", mtime=0),
+}
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def requests_or_bad_input(path: Path, form: str) -> None:
+    try:
+        survey(open_trace(path, form))
+    except BadInput as error:
+        assert str(path) in error.where
+        assert error.next
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_cut_anywhere(tmp_path, form):
+    path = tmp_path / "cut"
+    for length in range(len(VALID[form])):
+        path.write_bytes(VALID[form][:length])
+        requests_or_bad_input(path, form)
+        requests_or_bad_input(path, "auto")
+
+
+@in_one_folder
+@given(form=st.sampled_from(list(FORMATS)), data=st.data(), mask=st.integers(1, 255), auto=st.booleans())
+def test_any_byte_changed(tmp_path, form, data, mask, auto):
+    content = bytearray(VALID[form])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= mask
+    path = tmp_path / "changed"
+    path.write_bytes(content)
+    requests_or_bad_input(path, "auto" if auto else form)
+
+
+@in_one_folder
+@given(st.binary(max_size=200), st.sampled_from(["auto", *FORMATS]), st.sampled_from([bytes, gzip.compress]))
+def test_any_bytes(tmp_path, content, form, pack):
+    path = tmp_path / "any"
+    path.write_bytes(pack(content))
+    requests_or_bad_input(path, form)
+
+
+@pytest.mark.parametrize("form", ["mirrorlog", "tencent"])
+def test_compressed_damage_is_never_taken_for_a_trace(tmp_path, form):
+    """Each byte that the checksum covers, changed: no altered address passes for a recorded one."""
+    path = tmp_path / "changed"
+    path.write_bytes(VALID[form])
+    true = list(open_trace(path, form).records())
+    for index in range(10, len(VALID[form])):
+        content = bytearray(VALID[form])
+        content[index] ^= 0x10
+        path.write_bytes(content)
+        try:
+            assert list(open_trace(path, form).records()) == true
+        except BadInput:
+            continue
+
+
+def extents(limit: int) -> st.SearchStrategy[tuple[int, int]]:
+    return st.integers(0, limit - 1).flatmap(lambda offset: st.tuples(st.just(offset), st.integers(1, limit - offset)))
+
+
+volumes = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+changes = st.sampled_from([RequestKind.WRITE, RequestKind.ZERO, RequestKind.DISCARD])
+times = st.integers(0, (1 << 63) - 1)
+
+
+def requests(limit: int, names: st.SearchStrategy[str]) -> st.SearchStrategy[list[TracedRequest]]:
+    """At least one request that changes something, flushes between."""
+    change = st.builds(
+        lambda volume, kind, extent, time: TracedRequest(volume, kind, *extent, time),
+        *(names, changes, extents(limit), times),
+    )
+    flush = st.builds(lambda volume, time: TracedRequest(volume, RequestKind.FLUSH, 0, 0, time), names, times)
+    return st.tuples(change, st.lists(st.one_of(change, flush), max_size=12)).map(lambda both: [both[0], *both[1]])
+
+
+@in_one_folder
+@given(requests(MAX_BYTE, volumes))
+def test_what_is_written_is_read(tmp_path, recorded):
+    path = tmp_path / "some.mltrace"
+    write_trace(path, recorded)
+    trace = open_trace(path)
+    assert trace.format == "mirrorlog"
+    assert list(trace.requests()) == recorded
+
+
+@in_one_folder
+@given(requests(300, st.sampled_from("vw")), st.sampled_from([1, 2, 8, 64]))
+def test_the_count_is_that_of_a_set_of_blocks(tmp_path, recorded, block_size):
+    path = tmp_path / "some.mltrace"
+    write_trace(path, recorded)
+    blocks: dict[str, set[int]] = {}
+    for request in recorded:
+        for byte in range(request.offset, request.offset + request.length):
+            blocks.setdefault(request.volume, set()).add(byte // block_size)
+    expected = {volume: len(those) for volume, those in blocks.items()}
+    assert count_dirty_blocks(open_trace(path), block_size) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mirrorlog.producers.traces.counting._UNITE_EVERY", 3)
+        assert count_dirty_blocks(open_trace(path), block_size) == expected, "united on the way"

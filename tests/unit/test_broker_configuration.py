@@ -1,0 +1,98 @@
+"""What the embedded Kafka is told and what its folder remembers, without Kafka."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mirrorlog.broker.artifacts import JARS, KAFKA_VERSION
+from mirrorlog.broker.folder import BrokerRecord, few_words, parse_record, server_properties
+from mirrorlog.broker.runtime import Runtime
+from mirrorlog.errors import StateDamaged
+
+
+def settings_of(properties: str) -> dict[str, str]:
+    lines = [line for line in properties.splitlines() if line and not line.startswith("#")]
+    settings = dict(line.split("=", 1) for line in lines)
+    assert len(settings) == len(lines), "a setting is given twice"
+    return settings
+
+
+def test_every_listener_is_on_the_loopback_address() -> None:
+    settings = settings_of(server_properties(9001, 9002))
+    assert settings["listeners"] == "BROKER://127.0.0.1:9001,CONTROLLER://127.0.0.1:9002"
+    assert settings["advertised.listeners"] == "BROKER://127.0.0.1:9001"
+    assert settings["controller.quorum.bootstrap.servers"] == "127.0.0.1:9002"
+
+
+def test_one_node_is_enough_for_every_internal_topic() -> None:
+    settings = settings_of(server_properties(9001, 9002))
+    copies = {name: value for name, value in settings.items() if name.endswith(("replication.factor", "min.isr"))}
+    assert len(copies) == 4
+    assert set(copies.values()) == {"1"}
+    assert settings["auto.create.topics.enable"] == "false"
+
+
+def test_paths_stay_out_of_the_properties() -> None:
+    """A comma or a backslash in a folder's name would mean something to Kafka."""
+    assert settings_of(server_properties(1, 2))["log.dirs"] == "data"
+    assert "$" not in server_properties(1, 2)
+
+
+def test_the_pinned_jars_are_one_version_of_each_and_one_kafka() -> None:
+    names = Counter(coordinate.rsplit(":", 1)[0] for coordinate in JARS)
+    assert max(names.values()) == 1
+    kafka = {coordinate for coordinate in JARS if coordinate.startswith("org.apache.kafka:")}
+    assert f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}" in kafka
+    assert {coordinate.rsplit(":", 1)[1] for coordinate in kafka} == {KAFKA_VERSION}
+    assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in JARS.values())
+
+
+def test_the_command_line_of_java() -> None:
+    runtime = Runtime(Path("/j/java"), (Path("/c/a.jar"), Path("/c/b.jar")), ("-Xmx1m",))
+    assert runtime.command("k.Main", "x") == ["/j/java", "-Xmx1m", "-cp", "/c/a.jar:/c/b.jar", "k.Main", "x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"port": 1, "controller_port": 2}',
+        '{"version": 2, "port": 1, "controller_port": 2}',
+        '{"version": 1, "port": 1}',
+        '{"version": 1, "port": 70000, "controller_port": 2}',
+        '{"version": 1, "port": "1", "controller_port": 2}',
+        '{"version": 1, "port": 1, "controller_port": 2, "pid": -5}',
+        '{"version": 1, "port": 1, "controller_port": 2, "pid": 5, "created_s": "x"}',
+        '{"version": 1, "port": 1, "controller_port": 2, "colour": "red"}',
+    ],
+)
+def test_a_damaged_record_is_an_error_that_says_what_to_do(text: str) -> None:
+    with pytest.raises(StateDamaged, match="Remove that file"):
+        parse_record(text, "broker.json")
+
+
+def test_a_record_without_a_process_is_whole() -> None:
+    record = parse_record('{"version": 1, "port": 1, "controller_port": 2}', "broker.json")
+    assert record == BrokerRecord(port=1, controller_port=2)
+    assert record.process() is None
+
+
+def test_a_process_that_only_has_the_number_of_the_broker_is_not_the_broker() -> None:
+    this = psutil.Process()
+    assert BrokerRecord(1, 2, this.pid, this.create_time()).process() == this
+    assert BrokerRecord(1, 2, this.pid, this.create_time() - 60).process() is None
+
+
+def test_last_words_are_complaints_without_stack_frames() -> None:
+    log = ["a INFO starting", "b ERROR no", "\tat Some.java", "\t... 6 more", "Caused by: why", "c INFO gone", ""]
+    assert few_words(log) == "b ERROR no | Caused by: why"
+    assert few_words(["a INFO starting"]) == "a INFO starting"
+    assert few_words([]) == "nothing"

@@ -1,0 +1,66 @@
+"""What MemoryDevice does besides the contract: it loses, and it fails when told to."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from mirrorlog.adapters.memory_devices import MemoryDevice, failing
+from mirrorlog.errors import DeviceFailed
+
+SIZE = 8192
+
+
+def test_a_crash_loses_what_was_not_flushed_and_nothing_else() -> None:
+    device = MemoryDevice(SIZE)
+    device.pwrite(0, b"kept" * 2000)
+    device.flush()
+    device.pwrite(0, b"lost")
+    device.zero(4096, 4096)
+    device.crash()
+    with pytest.raises(DeviceFailed):
+        device.pread(0, 1)
+    assert device.reopen().pread(0, SIZE) == (b"kept" * 2000).ljust(SIZE, b"\0")
+
+
+def test_a_crash_may_keep_any_version_of_each_sector() -> None:
+    seen = set()
+    for seed in range(200):
+        device = MemoryDevice(SIZE)
+        device.pwrite(0, b"a" * SIZE)
+        device.flush()
+        device.pwrite(0, b"b" * SIZE)
+        device.zero(4096, 1024)
+        device.crash(Random(seed))
+        found = device.reopen().pread(0, SIZE)
+        sectors = [found[start : start + 512] for start in range(0, SIZE, 512)]
+        assert all(sector == sector[:1] * 512 for sector in sectors)
+        seen.add((sectors[0][:1], sectors[8][:1]))
+    assert seen == {(first, second) for first in (b"a", b"b") for second in (b"a", b"b", b"\0")}
+
+
+def test_the_nth_operation_fails_and_only_that() -> None:
+    device = MemoryDevice(SIZE)
+    device.hook = failing(2, "pwrite")
+    device.pwrite(0, b"1")
+    device.pread(0, 1)
+    with pytest.raises(DeviceFailed):
+        device.pwrite(1, b"2")
+    device.pwrite(2, b"3")
+    assert device.pread(0, 3) == b"1\x003"
+
+
+def test_what_a_failed_flush_dropped_never_becomes_durable() -> None:
+    device = MemoryDevice(SIZE)
+    other = device.reopen()
+    device.pwrite(0, b"x")
+    device.hook = failing(1, "flush")
+    with pytest.raises(DeviceFailed):
+        device.flush()
+    with pytest.raises(DeviceFailed):
+        other.flush()
+    assert device.pread(0, 1) == b"x"
+    device.reopen().flush()
+    device.crash()
+    assert device.reopen().pread(0, 1) == b"\0"

@@ -1,0 +1,107 @@
+"""Every event gets one answer: what is an address is recorded, what can't be one is refused (invariant 11)."""
+
+from __future__ import annotations
+
+import pytest
+from notation import OTHER_GENERATION, command, extents, message, volume
+
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.extents import Extent
+from mirrorlog.streams.extraction import extract
+from mirrorlog.streams.response import check, needs_newer_catalog, read_command
+
+SIZE = 1 << 20
+
+# extents of a 1 MiB volume | those recorded | whether there is an objection
+EXTENTS = """
+0+4096                         | 0+4096              | no
+0+1048576                      | 0+1048576           | no
+1048575+1                      | 1048575+1           | no
+1048576+0                      | 1048576+0           | no
+1048575+2                      | 1048575+1           | yes
+1048576+1                      |                     | yes
+2**40+4096                     |                     | yes
+0+2**63-1                      | 0+1048576           | yes
+0+2**63                        |                     | yes
+4096+2**64-1                   |                     | yes
+2**63+1                        |                     | yes
+2**64-1+1                      |                     | yes
+2**64-4096+4096                |                     | yes
+2**63-1+2                      |                     | yes
+0+512 2**64-512+1024 z8192+4096 | 0+512 z8192+4096   | yes
+d0+2**40 512+512               | d0+1048576 512+512  | yes
+"""
+
+
+@pytest.mark.parametrize("case", EXTENTS.strip().splitlines())
+def test_extents_are_clipped_kept_or_refused(case: str) -> None:
+    given, kept, objection = (part.strip() for part in case.split("|"))
+    found = extract(extents(given), volume(size_bytes=SIZE))
+    assert list(found.extents) == list(extents(kept))
+    assert (found.objection is not None) is (objection == "yes")
+
+
+def test_an_objection_names_the_first_and_counts_what_is_kept() -> None:
+    found = extract(extents("0+512 1048576+1 4096+512"), volume(size_bytes=SIZE))
+    assert found.objection is not None
+    assert "1 of 3 extents" in found.objection
+    assert "extent 1, offset 1048576" in found.objection
+    assert "2 extents whole" in found.objection
+
+
+GOOD = encode(command("0+4096"))
+FOREIGN = b"\xc3\x01" + bytes(8) + GOOD[10:]
+UNDECODABLE = [None, b"", b"\xc3\x01", b"random bytes", GOOD[:-1], GOOD[:12], GOOD + b"x", FOREIGN, encode(Quarantined(0, 0, "", "", 0, None, None))]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNDECODABLE)
+def test_what_isnt_a_command_is_refused_with_its_bytes(value: bytes | None) -> None:
+    event = message(7, value)
+    answer = check(event, read_command(event), None)
+    status, kept = answer.status(5), answer.quarantined(5)
+    assert (status.code, status.reason, status.position) == (StatusCode.REJECTED, "UNDECODABLE", 7)
+    assert kept is not None
+    assert (kept.value, kept.reason) == (value, "UNDECODABLE")
+    assert answer.volume is None
+
+
+# kind, volume known, partition of the volume, generation | code reason | recorded extents
+ANSWERS = """
+WRITES       yes 0 same  | ACCEPTED -              | 2
+MARK_DIRTY   yes 0 same  | ACCEPTED -              | 2
+WRITES       yes 0 other | ACCEPTED -              | 2
+UNKNOWN      yes 0 same  | REJECTED UNKNOWN_KIND   | 2
+WRITES       no  0 same  | REJECTED UNKNOWN_VOLUME | 0
+WRITES       yes 3 same  | ACCEPTED -              | 0
+"""
+
+
+@pytest.mark.parametrize("case", ANSWERS.strip().splitlines())
+def test_answers(case: str) -> None:
+    given, expected, recorded = (part.split() for part in case.split("|"))
+    kind, known, partition, generation = given
+    more = {} if generation == "same" else {"generation": OTHER_GENERATION}
+    event = message(7, command("0+4096 8192+1", kind=CommandKind(kind), **more))
+    answer = check(event, read_command(event), volume(partition=int(partition)) if known == "yes" else None)
+    status = answer.status(5)
+    assert [status.code.value, status.reason or "-"] == expected
+    assert len(answer.extents) == int(recorded[0])
+    assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
+    assert answer.forward_to == (3 if partition == "3" else None)
+    assert decode(encode(status), CommandStatus) == status
+
+
+def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
+    event = message(0, command("0+4096", host="h" * 10_000, session="s" * 10_000))
+    found = read_command(event)
+    assert isinstance(found, TrackingCommand)
+    assert (len(found.host), len(found.session), list(found.extents)) == (255, 255, [Extent(0, 4096)])
+
+
+def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
+    inside, outside = command("0+4096"), command("1048576+4096")
+    assert needs_newer_catalog(inside, None)
+    assert needs_newer_catalog(outside, volume(size_bytes=SIZE))
+    assert not needs_newer_catalog(inside, volume(size_bytes=SIZE))
+    assert not needs_newer_catalog(read_command(message(0, b"x")), None)

@@ -1,0 +1,59 @@
+"""The readers and the counts, held against the known figures of real recordings."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace, survey
+
+# file, format, volumes, (reads, writes, flushes), bytes written, bytes written at least once, largest volume,
+# dirty blocks of 4 KiB, 64 KiB and 1 MiB
+KNOWN = [
+    (
+        *("cloudphysics/cloudPhysicsIO.vscsi", "vscsi", 1, (46_974, 66_898, 0)),
+        *(2_408_565_760, 844_924_928, 33_584_938_496, (208_696, 14_711, 1_854)),
+    ),
+    (
+        *("tencent/cloud_storage-sample.bz2", "tencent", 2_038, (24_521, 25_479, 0)),
+        *(871_636_992, 851_735_040, 1_669_048_770_560, (209_875, 25_152, 11_494)),
+    ),
+    (
+        *("msr/msr-cambridge1-sample.csv", "msr", 1, (508, 492, 0)),
+        *(3_580_928, 1_904_128, 13_575_029_248, (475, 140, 92)),
+    ),
+    (
+        # 23 barriers of their own and one behind each of the 21 writes with FUA.
+        *("blkparse/nvme0n1.blktrace.txt", "blkparse", 1, (0, 225, 23 + 21)),
+        *(1_181_696, 1_095_680, 391_002_484_736, (268, 30, 13)),
+    ),
+]
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known[1])
+def test_known_figures(recordings, known):
+    file, form, volumes, kinds, bytes_written, bytes_unique, largest, dirty = known
+    trace = open_trace(recordings / file)
+    found = survey(trace)
+    assert trace.format == form
+    assert (found.reads, found.writes, found.flushes) == kinds
+    assert found.bytes_written == bytes_written
+    assert len(found.volumes) == volumes
+    assert max(found.volumes.values()) == largest
+    counts = [sum(count_dirty_blocks(trace, size).values()) for size in (1, 4096, 65536, 1 << 20)]
+    assert counts == [bytes_unique, *dirty]
+
+
+def test_the_recording_in_the_package_is_fit_for_the_demo():
+    """Lively and small: changes of every kind, barriers, blocks written again, on a disk that is mostly untouched."""
+    path = demo_trace_path()
+    trace = open_trace(path)
+    found = survey(trace)
+    dirty_bytes = 4096 * count_dirty_blocks(trace, 4096)["demo"]
+    assert path.stat().st_size <= 300_000
+    assert trace.format == "mirrorlog"
+    assert found.volumes == {"demo": 1 << 30}
+    assert found.writes > 2_000
+    assert min(found.zeroes, found.discards, found.flushes) > 0
+    assert found.bytes_written <= 150 << 20
+    assert dirty_bytes < found.bytes_written
