@@ -19,7 +19,8 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from mirrorlog.bitmaps import BitMap64
@@ -35,6 +36,7 @@ class View:
 
     watermark: the log was read completely through it; None before the first.
     read_end: end of the commands topic asked after the last read of the primary; None until it was asked.
+    beats: by session, the position that it knew as acknowledged at its last heartbeat in the volume's partition.
     secondary_zeroed: the secondary is known to read as zeros from end to end.
     """
 
@@ -43,6 +45,7 @@ class View:
     watermark: int | None
     read_end: int | None
     secondary_zeroed: bool
+    beats: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +93,17 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
     if kept is None:
         if volume.initially_zeroed and view.secondary_zeroed:
             return Begin(_consistent(SecondaryState(volume.volume, volume.generation), volume.origin_position))
-        return _copy_all(kept, view, "nothing is known of the secondary's contents")
+        return _copy_all(view, "nothing is known of the secondary's contents")
     if kept.generation != volume.generation:
-        return _copy_all(kept, view, f"the generation changed from {kept.generation} to {volume.generation}")
+        return _copy_all(view, f"the generation changed from {kept.generation} to {volume.generation}")
     if kept.applied_position is None:
-        return _copy_all(kept, view, "the initial copy wasn't finished")
+        return _copy_all(view, "the initial copy wasn't finished")
     reached = max(kept.applied_position, kept.cycle_through or kept.applied_position)
     if mark is None or mark < reached:
         return Rest(_resting(kept), f"the log is read through {mark}, and the secondary reached {reached}")
     if hole := view.log.hole(kept.applied_position, mark):
         reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
-        return _copy_all(kept, view, reason)
+        return _copy_all(view, reason)
     return _changed(kept, kept.applied_position, mark, view)
 
 
@@ -125,7 +128,7 @@ def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
     return Restore(Rung.CHANGED, running, done, pending, None)
 
 
-def _copy_all(kept: SecondaryState | None, view: View, reason: str) -> Step:
+def _copy_all(view: View, reason: str) -> Step:
     """The rungs below `changed`: right whatever the secondary holds. Covers the log through the watermark."""
     if view.watermark is None:
         return Rest(SiteState.WAITING, "no watermark of the volume's partition was read yet")
@@ -141,7 +144,7 @@ def _settled(view: View, mark: int) -> bool:
     """Whether the log through `mark` holds every write that the site may have seen half of (invariant 8)."""
     if view.read_end is None or mark < view.read_end - 1:
         return False
-    return view.log.head is None or view.log.head.settled_after(view.read_end)
+    return view.log.head is None or view.log.head.settled_after(view.read_end, view.beats)
 
 
 def _is_copy_of_all(kept: SecondaryState) -> bool:

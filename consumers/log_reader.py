@@ -6,25 +6,40 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from mirrorlog.codec import decode
-from mirrorlog.ports.streams import Message, TopicReader
-from mirrorlog.tracking_log import LogRecord, VolumeHead, VolumeLog, Watermark, key_kind
+from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.tracking_log import LogRecord, SessionBeat, VolumeHead, VolumeLog, Watermark, key_kind
 
 
 class LogReader:
     """Reads every partition of the changelog from the oldest record that compaction left.
 
-    A head counts from the watermark that follows it on: before, records of the same flush may not have been read yet,
-    and the head would promise what they say (invariant 8).
+    Records and heads count from the watermark on that follows them: before, others of the same flush may not have been
+    read, and neither a head's promise (invariant 8) nor a record's coverage would be whole.
+
+    beats: by partition and session, what the session knew as acknowledged at its last heartbeat for all its volumes.
     """
 
-    def __init__(self, reader: TopicReader, topic: str, partitions: int) -> None:
-        self._reader = reader
-        self._heads: dict[int, list[VolumeHead]] = defaultdict(list)
+    def __init__(self, reader: TopicReader, admin: TopicAdmin, topic: str) -> None:
+        self._reader, self._topic = reader, topic
+        partitions = range(admin.partitions(topic))
+        self._behind = {partition: admin.end_position(topic, partition) for partition in partitions}
+        self._waiting: dict[int, list[LogRecord | VolumeHead | SessionBeat]] = defaultdict(list)
+        self.beats: dict[int, dict[str, int]] = defaultdict(dict)
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
         self.watermarks: dict[int, Watermark] = {}
-        reader.assign(topic, dict.fromkeys(range(partitions)))
+        reader.assign(topic, dict.fromkeys(partitions))
 
-    def poll(self, timeout_s: float, wanted: Callable[[LogRecord], bool]) -> set[str]:
+    def caught_up(self) -> bool:
+        """Whether all that was there when the reader began is read.
+
+        Before, a watermark that was read is one of the past: to act on it would copy blocks that change again later on.
+        """
+        reached = [p for p, end in self._behind.items() if self._reader.reached(self._topic, p) >= end]
+        for partition in reached:
+            del self._behind[partition]
+        return not self._behind
+
+    def poll(self, timeout_s: float, wanted: Callable[[LogRecord], bool] = lambda _: True) -> set[str]:
         """Takes what is there; the volumes of which something new is known. Records not `wanted` aren't kept."""
         touched: set[str] = set()
         for message in self._reader.poll(timeout_s):
@@ -34,17 +49,17 @@ class LogReader:
     def _take(self, message: Message, wanted: Callable[[LogRecord], bool]) -> set[str]:
         if message.key is None or message.value is None:
             return set()
-        kind = key_kind(message.key)
-        if kind is LogRecord:
-            record = decode(message.value, LogRecord)
-            if wanted(record):
-                self.logs[record.volume].add(record)
+        entry = decode(message.value, key_kind(message.key))
+        if not isinstance(entry, Watermark):
+            self._waiting[message.partition].append(entry)
             return set()
-        if kind is VolumeHead:
-            self._heads[message.partition].append(decode(message.value, VolumeHead))
-            return set()
-        self.watermarks[message.partition] = decode(message.value, Watermark)
-        heads = self._heads.pop(message.partition, [])
-        for head in heads:
-            self.logs[head.volume].add_head(head)
-        return {head.volume for head in heads}
+        self.watermarks[message.partition] = entry
+        settled = self._waiting.pop(message.partition, [])
+        for each in settled:
+            if isinstance(each, SessionBeat):
+                self.beats[message.partition][each.session] = each.acknowledged_position
+            elif isinstance(each, VolumeHead):
+                self.logs[each.volume].add_head(each)
+            elif wanted(each):
+                self.logs[each.volume].add(each)
+        return {each.volume for each in settled if not isinstance(each, SessionBeat)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mirrorlog.catalog import Catalog
@@ -18,12 +18,14 @@ from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin
 from mirrorlog.progress import Rung, SiteProgress, SiteState
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import NOTHING, LogRecord
+from mirrorlog.tracking_log import NOTHING, LogRecord, Watermark
 from mirrorlog.volumes import Volume
 
 log = logging.getLogger("mirrorlog.site")
 
 _RETRY_S = 5.0
+_AT_ONCE = 64
+"""Secondaries whose states are kept together: the more, the fewer waits for the disk; the fewer, the sooner a report."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Secondary:
     bytes_copied: int = 0
     reason: str | None = None
     retry_at_s: float = 0.0
+    seen_mark: Watermark | None = None
     reported_at_s: float = float("-inf")
     reported: SiteProgress | None = None
 
@@ -72,10 +75,16 @@ class Site:
         self._ports.catalog.poll(0)
         if touched - self._ports.catalog.keys():
             self._ports.catalog.refresh()
-        self._restless |= touched | self._follow_catalog()
-        self._ask_ends()
-        for name in sorted(self._restless & self.secondaries.keys()):
-            self._advance(self.secondaries[name])
+        touched |= self._follow_catalog() | self._ask_ends()
+        self._restless |= touched
+        if not self._ports.log.caught_up():
+            return
+        restless = [self.secondaries[name] for name in sorted(self._restless & self.secondaries.keys())]
+        due = [each for each in restless if each.volume.volume in touched or self._has_news(each)]
+        for start in range(0, len(due), _AT_ONCE):
+            self._advance(due[start : start + _AT_ONCE])
+        for secondary in restless:
+            self._report_and_let_rest(secondary)
         self._ports.publisher.poll(0)
 
     def _wanted(self, record: LogRecord) -> bool:
@@ -115,39 +124,48 @@ class Site:
             secondary.reason, secondary.zeroed = str(error), False
             return None
 
-    def _ask_ends(self) -> None:
-        """Where the commands topic ends now that the reads are over: one question per partition, not per volume."""
+    def _has_news(self, secondary: Secondary) -> bool:
+        """Whether another look may give another step: after a cycle, a failure, or a watermark."""
+        mark = self._ports.log.watermarks.get(secondary.volume.partition)
+        return secondary.retry_at_s > 0 or mark != secondary.seen_mark
+
+    def _ask_ends(self) -> set[str]:
+        """Where the commands topic ends now that the reads are over: one question per partition, not per volume.
+
+        The volumes whose reads were over.
+        """
         topic = self._settings.topics.commands
         waiting = [self.secondaries[name] for name in self._read_since_asked]
         ends = {partition: self._ports.admin.end_position(topic, partition) for partition in _partitions(waiting)}
         for secondary in waiting:
             secondary.read_end = ends[secondary.volume.partition]
-        self._restless |= self._read_since_asked
-        self._read_since_asked.clear()
+        asked, self._read_since_asked = self._read_since_asked, set()
+        return asked
 
-    def _advance(self, secondary: Secondary) -> None:
-        """Steps until the volume rests or has made one cycle; where its device fails it waits, and the others go on."""
-        if self._ports.clock.monotonic_s() < secondary.retry_at_s:
-            return
-        try:
-            while not isinstance(step := next_step(secondary.kept, self._view(secondary)), Rest):
-                self._take(secondary, step)
-                if isinstance(step, Restore):
-                    break
-            else:
-                secondary.resting = step
-        except DeviceFailed as error:
-            self._stop(secondary, error)
+    def _advance(self, secondaries: Sequence[Secondary]) -> None:
+        """One step further with each: what the state store keeps in common it keeps for all of them at once."""
+        looking = [each for each in secondaries if self._ports.clock.monotonic_s() >= each.retry_at_s]
+        for secondary in looking:
+            secondary.retry_at_s = 0.0
+            secondary.seen_mark = self._ports.log.watermarks.get(secondary.volume.partition)
+        cycles: list[tuple[Secondary, Restore]] = []
+        while looking:
+            steps = [(secondary, next_step(secondary.kept, self._view(secondary))) for secondary in looking]
+            for secondary, step in steps:
+                if isinstance(step, Rest):
+                    secondary.resting = step
+            cycles += [(secondary, step) for secondary, step in steps if isinstance(step, Restore)]
+            settled = [(secondary, step.state) for secondary, step in steps if isinstance(step, Begin | Prove)]
+            self._keep(settled)
+            looking = [secondary for secondary, _ in settled]
+        if cycles:
+            self._restore(cycles)
+
+    def _report_and_let_rest(self, secondary: Secondary) -> None:
         if secondary.resting.state is SiteState.CONSISTENT:
             secondary.reason = None
         if self._report(secondary) and secondary.resting.state is SiteState.CONSISTENT:
             self._restless.discard(secondary.volume.volume)
-
-    def _take(self, secondary: Secondary, step: Begin | Restore | Prove) -> None:
-        if isinstance(step, Restore):
-            self._restore(secondary, step)
-        else:
-            self._keep(secondary, step.state)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
         log.error("%s", error)
@@ -159,52 +177,66 @@ class Site:
         volume = secondary.volume
         mark = self._ports.log.watermarks.get(volume.partition)
         through = None if mark is None else mark.through
-        return View(volume, self._ports.log.logs[volume.volume], through, secondary.read_end, secondary.zeroed)
+        log, beats = self._ports.log.logs[volume.volume], self._ports.log.beats[volume.partition]
+        return View(volume, log, through, secondary.read_end, secondary.zeroed, beats)
 
-    def _restore(self, secondary: Secondary, step: Restore) -> None:
-        """One cycle. The order keeps the secondary's word good (invariants 6 and 8):
+    def _restore(self, cycles: Sequence[tuple[Secondary, Restore]]) -> None:
+        """One cycle of each. The order keeps a secondary's word good (invariants 6 and 8):
 
         1. That a cycle runs is kept durably: from here on the secondary is inconsistent, and says so.
         2. The blocks are read from the primary and written to the secondary.
         3. The secondary is flushed: they are durable.
-        4. The new applied position is kept durably.
-        5. It is published.
-        6. The end of the commands topic is asked, before anything else is read: what the proof of step 2 stands on.
+        4. The new applied position is kept durably; what is published from then on says so.
+        5. The end of the commands topic is asked, after the last read: what the proof of the cycle stands on.
 
-        A crash between any two steps repeats the cycle.
+        A crash between any two steps repeats the cycle. Where a device fails its cycle ends there, and no other does.
         """
-        volume = secondary.volume
-        if step.reason is not None:
-            secondary.reason = step.reason
-            log.warning("%s at %s: %s; taking the rung '%s'", volume.volume, self.name, step.reason, step.rung)
-        self._keep(secondary, step.running)
-        secondary.resting = Rest(SiteState.SYNCING, step.reason)
-        self._report(secondary)
-        with self._ports.open_primary(volume) as primary, self._ports.open_secondary(volume) as device:
-            copied = self._copy(secondary, step, primary, device)
-            device.flush()
-        secondary.zeroed = False
-        self._keep(secondary, replace(step.done, rung=copied.rung.value))
-        secondary.read_end = None
-        self._read_since_asked.add(volume.volume)
-        secondary.resting = Rest(SiteState.SETTLING)
+        for secondary, step in cycles:
+            secondary.resting = Rest(SiteState.SYNCING, step.reason)
+            secondary.read_end = None
+            if step.reason is not None:
+                secondary.reason = step.reason
+                words = (secondary.volume.volume, self.name, step.reason, step.rung)
+                log.warning("%s at %s: %s; taking the rung '%s'", *words)
+        self._keep([(secondary, step.running) for secondary, step in cycles])  # 1
+        done = []
+        for secondary, step in cycles:
+            try:
+                copied = self._copy(secondary, step)  # 2, 3
+            except DeviceFailed as error:
+                self._stop(secondary, error)
+            else:
+                secondary.resting = Rest(SiteState.SETTLING)
+                done.append((secondary, replace(step.done, rung=copied.rung.value)))
+        self._keep(done)  # 4
+        self._read_since_asked |= {secondary.volume.volume for secondary, _ in done}  # 5
 
-    def _copy(self, secondary: Secondary, step: Restore, primary: BlockDevice, device: BlockDevice) -> Copied:
+    def _copy(self, secondary: Secondary, step: Restore) -> Copied:
+        """The blocks of one cycle, durable on the secondary when it returns."""
+
         def progress(blocks: int, size_bytes: int) -> None:
             secondary.blocks_copied += blocks
             secondary.bytes_copied += size_bytes
             self._report(secondary)
 
         volume, run_bytes = secondary.volume, self._settings.site_copy_bytes
-        if step.blocks is None:
-            return restore_all(primary, device, volume, run_bytes, progress)
-        return restore_changed(primary, device, volume, step.blocks, run_bytes, progress)
+        self._report(secondary)
+        with self._ports.open_primary(volume) as primary, self._ports.open_secondary(volume) as device:
+            secondary.zeroed = False
+            if step.blocks is None:
+                copied = restore_all(primary, device, volume, run_bytes, progress)
+            else:
+                copied = restore_changed(primary, device, volume, step.blocks, run_bytes, progress)
+            device.flush()
+        return copied
 
-    def _keep(self, secondary: Secondary, state: SecondaryState) -> None:
-        state = replace(state, updated_at_us=self._ports.clock.now_us())
-        self._ports.states.save(state)
-        secondary.kept = state
-        self._forget(secondary)
+    def _keep(self, states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
+        now_us = self._ports.clock.now_us()
+        stamped = [(secondary, replace(state, updated_at_us=now_us)) for secondary, state in states]
+        self._ports.states.save_all([state for _, state in stamped])
+        for secondary, state in stamped:
+            secondary.kept = state
+            self._forget(secondary)
 
     def _forget(self, secondary: Secondary) -> None:
         self._ports.log.logs[secondary.volume.volume].forget_through(_needed_after(secondary))
@@ -215,8 +247,8 @@ class Site:
         True where what is published is what is.
         """
         now_s, known = self._ports.clock.monotonic_s(), secondary.reported
-        proved = secondary.kept.consistent_position if secondary.kept else None
-        newly_proved = proved is not None and (known is None or known.consistent_position != proved)
+        proved = secondary.resting.state is SiteState.CONSISTENT
+        newly_proved = proved and (known is None or known.state is not SiteState.CONSISTENT)
         if now_s - secondary.reported_at_s < self._settings.site_report_s and not newly_proved:
             return False
         progress = self.progress(secondary)
@@ -236,6 +268,10 @@ class Site:
         pending = len(view.log.changed(since, mark)) if mark is not None else 0
         oldest_us = view.log.oldest_at_us(since, mark) if mark is not None else None
         now_us = self._ports.clock.now_us()
+        consistent = kept.consistent_position if kept else None
+        if secondary.resting.state is SiteState.CONSISTENT and not pending and mark is not None:
+            # Nothing of the volume lies above the applied position: what holds there holds at the watermark.
+            applied = consistent = max(mark, since)
         return SiteProgress(
             site=self.name,
             volume=volume.volume,
@@ -243,7 +279,7 @@ class Site:
             state=secondary.resting.state,
             rung=Rung(kept.rung) if kept and kept.rung else None,
             applied_position=applied,
-            consistent_position=kept.consistent_position if kept else None,
+            consistent_position=consistent,
             watermark=mark,
             behind_blocks=pending,
             behind_bytes=pending * volume.block_size,

@@ -24,7 +24,7 @@ from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCo
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
 
 Event = TypeVar("Event")
@@ -86,7 +86,7 @@ def decode(data: bytes, expected: type[Event]) -> Event:
         return cast(Event, reader.contract.from_fields(record))
     except BadInput:
         raise
-    except Exception as error:  # noqa: BLE001 - fastavro raises many kinds for damaged bytes: none may pass
+    except Exception as error:
         raise BadInput(f"the {expected.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
 
 
@@ -126,6 +126,7 @@ def _contracts() -> Mapping[type, _Contract]:
         TrackingCommand: _Contract("tracking_command", _command_fields, _command),
         LogRecord: _Contract("log_record", _record_fields, _record),
         VolumeHead: _Contract("volume_head", _head_fields, _head),
+        SessionBeat: _Contract("session_beat", _plain, lambda f: SessionBeat(**f)),
         Watermark: _Contract("watermark", _plain, lambda f: Watermark(**f)),
         Volume: _Contract("volume", _plain, lambda f: Volume(**f)),
         CommandStatus: _Contract(

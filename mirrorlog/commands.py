@@ -24,6 +24,10 @@ class CommandKind(StrEnum):
 class TrackingCommand:
     """One batch of extents (or a barrier, …) from one session of one host for one volume.
 
+    A HEARTBEAT whose volume is empty speaks for all volumes that the session has in the partition: before it, the session
+    published everything that it held for any of them. A SESSION_CLOSE whose volume is empty follows those of the volumes:
+    the session's heartbeats are forgotten.
+
     The extents are what completed since the session's last command for the volume, and also what was in flight when the
     batch closed (invariant 8: a write that a reader of the primary may have seen is in the next command).
 

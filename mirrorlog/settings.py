@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     region_bytes: int = 4 << 20
     hot_regions: int = Field(default=1024, ge=1)
 
+    node_name: str = "node"
+    """Of the worker: each of a group has its own, and keeps it, so that a restart takes its partitions back at once."""
     node_flush_s: float = Field(default=0.25, gt=0, le=1.0)
     """A log record is written at the latest after that time."""
     node_flush_commands: int = Field(default=2000, ge=1)

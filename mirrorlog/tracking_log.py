@@ -8,7 +8,7 @@ comes back late change nothing (invariant 3).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,7 +18,7 @@ from mirrorlog.errors import BadInput
 NOTHING: Final = -1
 """The position before the first one."""
 _KEY_VERSION: Final = 1
-_RECORD, _HEAD, _WATERMARK = b"r", b"h", b"w"
+_RECORD, _HEAD, _BEAT, _WATERMARK = b"r", b"h", b"s", b"w"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
 
 
@@ -100,13 +100,32 @@ class VolumeHead:
         newer = self if self.through >= other.through else other
         return replace(newer, sessions=tuple(sessions.values()))
 
-    def settled_after(self, end_position: int) -> bool:
+    def settled_after(self, end_position: int, beats: Mapping[str, int]) -> bool:
         """Whether no host can hold an unpublished write that was made before the topic ended at `end_position`.
 
-        True when each open session closed a batch after a command at or above `end_position` had been acknowledged
-        to it (invariant 8).
+        True when each open session closed a batch of the volume after a command at or above `end_position` had been
+        acknowledged to it (invariant 8). `beats`: by session, the same for all of its volumes in the partition.
         """
-        return all(each.acknowledged_position >= end_position for each in self.sessions if each.is_open)
+        return all(
+            max(each.acknowledged_position, beats.get(each.session, NOTHING)) >= end_position
+            for each in self.sessions
+            if each.is_open
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBeat:
+    """A session's last heartbeat in one partition: it speaks for all volumes that the session has there.
+
+    Before it, the session published everything that it held for any of them, when it knew `acknowledged_position`.
+    So idle volumes cost nothing, however many they are.
+    """
+
+    session: str
+    host: str
+    position: int
+    acknowledged_position: int
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +152,19 @@ def head_key(volume: str) -> bytes:
     return bytes([_KEY_VERSION]) + _HEAD + volume.encode()
 
 
+def beat_key(session: str) -> bytes:
+    """Key of a session's heartbeat: version, 's', session."""
+    return bytes([_KEY_VERSION]) + _BEAT + session.encode()
+
+
 def watermark_key(partition: int) -> bytes:
     """Key of a partition's watermark: version, 'w', partition (u32 BE)."""
     return bytes([_KEY_VERSION]) + _WATERMARK + struct.pack(">I", partition)
 
 
-def key_kind(key: bytes) -> type[LogRecord] | type[VolumeHead] | type[Watermark]:
+def key_kind(key: bytes) -> type[LogRecord] | type[VolumeHead] | type[SessionBeat] | type[Watermark]:
     """What a changelog key names. BadInput for a version or a kind that this reader doesn't know."""
-    kinds = {_RECORD: LogRecord, _HEAD: VolumeHead, _WATERMARK: Watermark}
+    kinds = {_RECORD: LogRecord, _HEAD: VolumeHead, _BEAT: SessionBeat, _WATERMARK: Watermark}
     kind = kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None
     if kind is None:
         raise BadInput(

@@ -120,8 +120,8 @@ class Leftover:
 
     @property
     def volumes(self) -> frozenset[str]:
-        """The volumes on which a session is still open: after a clean close there is none."""
-        return frozenset(name for name, volume in self.state.volumes.items() if volume.sessions)
+        """The volumes for which something is owed: after a clean close there is none."""
+        return frozenset(name for name, volume in self.state.volumes.items() if volume.sessions or volume.regions)
 
     @property
     def whole(self) -> frozenset[str]:

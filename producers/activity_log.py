@@ -11,7 +11,6 @@ from mirrorlog.producers.activity_format import (
     Entry,
     Leftover,
     LogState,
-    Op,
     VolumeState,
     pack_log,
     pack_slots,
@@ -32,12 +31,12 @@ def read_leftover(folder: StateFolder) -> Leftover:
 def inherited(leftover: Leftover, region_bytes: int, known: Container[str]) -> LogState:
     """The state that the next session's log begins with: all that the one before owes, in regions of `region_bytes`.
 
-    Kept: every volume with an open session, known or not; every volume that is vouched for and still known. After damage
-    no volume is vouched for.
+    Kept: every volume for which something is owed, known or not; every volume that is vouched for and still known. After
+    damage no volume is vouched for.
     """
-    state = LogState(lost=set(leftover.state.lost))
+    state, owing = LogState(lost=set(leftover.state.lost)), leftover.volumes
     for name, volume in leftover.state.volumes.items():
-        if volume.sessions or (volume.vouched and name in known):
+        if name in owing or (volume.vouched and name in known):
             regions = _rescaled(volume.regions, leftover.region_bytes, region_bytes)
             state.volumes[name] = VolumeState(volume.vouched and not leftover.damaged, set(volume.sessions), regions)
     return state
@@ -53,11 +52,7 @@ def _rescaled(regions: Iterable[int], old_bytes: int, new_bytes: int) -> set[int
 
 
 class ActivityLog:
-    """One session's log. The caller sees to it that one thread at a time is in here.
-
-    What is said with append() is durable when it returns, and so is everything that was said with later() before. What
-    later() says only takes away from what would be dirty after a crash: that may be lost.
-    """
+    """One session's log. The caller sees to it that one thread at a time is in here."""
 
     def __init__(
         self, folder: StateFolder, session: str, region_bytes: int, state: LogState, slots: int = SLOTS
@@ -67,13 +62,13 @@ class ActivityLog:
         self._session: Final = session
         self._region_bytes: Final = region_bytes
         self._slots: Final = slots
-        self._later: list[Entry] = []
         self._failed = False
         self.state: Final = state
         self._file = self._write_anew()
 
-    def append(self, entries: Iterable[Entry] = ()) -> None:
-        """Takes the entries and makes them durable. DeviceFailed where that can't be done, and from then on always.
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Takes the entries, in this order, and makes them durable; those that take away from what is dirty after a crash
+        need no sync of their own and go along with others. DeviceFailed where it can't be done, and from then on always.
 
         After a failed write nobody knows what the file holds: the entries that it held before are still there, and no
         more are added, so no write is begun in a region that isn't in it.
@@ -84,8 +79,7 @@ class ActivityLog:
                 where=FILE_NAME,
                 next="Mend the file system of the host's state folder, then start the host again.",
             )
-        todo = [*self._later, *entries]
-        self._later = []
+        todo = list(entries)
         for entry in todo:
             self.state.apply(entry)
         self._failed = True
@@ -99,13 +93,8 @@ class ActivityLog:
             self._used += 1
         self._failed = False
 
-    def later(self, entry: Entry) -> None:
-        """Takes a COOL or SETTLED entry, to be written with the next append()."""
-        assert entry.op in (Op.COOL, Op.SETTLED)
-        self._later.append(entry)
-
     def close(self) -> None:
-        """Lets go of the file; what later() said is lost."""
+        """Lets go of the file."""
         self._file.close()
 
     def _write_anew(self) -> StateFile:

@@ -15,7 +15,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.activity_format import Entry, Op, VolumeState
-from mirrorlog.producers.activity_log import ActivityLog, inherited, read_leftover
+from mirrorlog.producers.activity_log import SLOTS, ActivityLog, inherited, read_leftover
 from mirrorlog.producers.batch import region_batches
 from mirrorlog.producers.outbox import Outbox
 from mirrorlog.producers.state_folder import StateFolder
@@ -71,6 +71,7 @@ class Host:
         new_session: Callable[[], str] = lambda: str(uuid4()),
         report: Callable[[str], None] = lambda _: None,
         deadline_s: float = DEADLINE_S,
+        log_slots: int = SLOTS,
     ) -> None:
         """Starts the session. Whatever happens between two of these steps, the next start repeats them and loses nothing.
 
@@ -81,7 +82,8 @@ class Host:
         4. What is owed is published and forgotten: see _settle(). Volumes that aren't in `volumes`, or whose primary
            can't be flushed, are told to `report` and stay in the log, until a later start or open() can settle them.
 
-        volumes: every volume there is, by name. deadline_s: how long an acknowledgement is waited for.
+        volumes: every volume there is, by name. deadline_s: how long an acknowledgement is waited for. log_slots: how many
+        additions the activity log takes, about, before it is written anew.
         Errors: BadUse where another host holds the folder, DeviceFailed where the folder can't be written, KafkaFailed.
         """
         self._settings: Final = settings
@@ -99,7 +101,7 @@ class Host:
             settling = [volumes[name] for name in sorted(leftover.volumes) if name in volumes]
             for volume in settling:
                 state.volumes[volume.volume].sessions.add(self.session)
-            self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state)  # 3
+            self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state, log_slots)  # 3
             undo.callback(self._log.close)
             topic = settings.topics.commands
             self._outbox: Final = Outbox(ports.publisher, topic, name, self.session, ports.clock, deadline_s)
@@ -196,32 +198,35 @@ class Host:
         2. The primaries are flushed. A volume where that fails keeps its regions in the activity log: step 4 and 5 pass
            it over.
         3. The open batches are published: acknowledged.
-        4. SESSION_CLOSE of each is published: acknowledged.
+        4. SESSION_CLOSE of each is published, and one for all volumes of a partition where none stays open:
+           acknowledged.
         5. The activity log says that nothing is owed, durably.
         """
         closing = [self._tracker.volumes[name] for name in names if name in self._handles]
         if not closing:
             return
-        failures: list[MirrorlogError] = []
-        flushed = []
         for opened in closing:
             self._tracker.ground(opened)  # 1
+        failures: list[MirrorlogError] = []
+        flushed: dict[str, OpenVolume] = {}
         for opened in closing:
             try:
                 self._tracker.flush(opened)  # 2
-                flushed.append(opened)
+                flushed[opened.name] = opened
             except MirrorlogError as error:
                 failures.append(error)
         self._tracker.drain()  # 3
         with self._tracker.lock:
-            for opened in flushed:
+            for opened in flushed.values():
                 self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
+            for partition in self._tracker.partitions() - self._tracker.partitions(without=flushed):
+                self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE)
         self._outbox.wait()
         with self._tracker.lock:
-            self._log.append([Entry(Op.SETTLED, opened.name) for opened in flushed])  # 5
-            for opened in flushed:
-                self._tracker.dismiss(opened)
-                del self._handles[opened.name]
+            self._log.append([Entry(Op.SETTLED, name) for name in flushed])  # 5
+        self._tracker.dismiss(flushed)
+        for name in flushed:
+            del self._handles[name]
         if failures:
             raise failures[0]
 
@@ -230,8 +235,9 @@ class Host:
         now, no power cut takes back.
 
         1. MARK_DIRTY of the regions that were hot, or of the whole volume: acknowledged.
-        2. SESSION_CLOSE of each session that is open on it, of this one too unless it is `reopened`: acknowledged. Only
-           now may a site stop waiting for them.
+        2. SESSION_CLOSE of each session that is open on it, of this one too unless it is `reopened`, and one for all
+           volumes of a partition where an old session is open on no other: acknowledged. Only now may a site stop
+           waiting for them.
         3. The activity log forgets it; lost in a crash, that only repeats all this.
         """
         owed = {volume.volume: self._log.state.volumes[volume.volume] for volume in volumes}
@@ -244,11 +250,13 @@ class Host:
         with self._tracker.lock:
             for volume in volumes:
                 self._close_sessions(volume, owed[volume.volume], reopened)  # 2
+            for session, partition in self._ended(volumes):
+                self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE, for_session=session)
         self._outbox.wait()
         with self._tracker.lock:
-            for volume in volumes:
-                self._log.later(Entry(Op.SETTLED, volume.volume))  # 3
-            self._log.append(Entry(Op.OPENED, v.volume, session=self.session) for v in volumes if reopened)
+            settled = [Entry(Op.SETTLED, volume.volume) for volume in volumes]  # 3
+            opened = [Entry(Op.OPENED, volume.volume, session=self.session) for volume in volumes if reopened]
+            self._log.append([*settled, *opened])
 
     def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
         regions, region_bytes = owed.regions, self._settings.region_bytes
@@ -268,6 +276,17 @@ class Host:
             self._outbox.send(volume, CommandKind.SESSION_CLOSE, for_session=session, note="recovered")
         if not reopened:
             self._outbox.send(volume, CommandKind.SESSION_CLOSE)
+
+    def _ended(self, settling: Collection[Volume]) -> set[tuple[str, int]]:
+        """(session, partition) of the old sessions that are open on none but these volumes."""
+        partitions = {volume.volume: volume.partition for volume in settling}
+        everywhere = self._log.state.volumes
+        elsewhere = {s for name, state in everywhere.items() if name not in partitions for s in state.sessions}
+        return {
+            (session, partition)
+            for name, partition in partitions.items()
+            for session in everywhere[name].sessions - elsewhere - {self.session}
+        }
 
     def _made_durable(self, volume: Volume) -> bool:
         """What survived on the primary is durable; False, and reported, where it can't be flushed."""

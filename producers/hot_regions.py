@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -139,10 +139,10 @@ class HotRegions:
         """A volume without hot regions."""
         self.finished[volume] = self.durable[volume] = 0
 
-    def drop_volume(self, volume: str) -> None:
-        """The volume is settled: none of its regions is hot any more."""
-        self.leave([region for region in self._regions.values() if region.volume == volume])
-        self.stuck.discard(volume)
+    def drop_volumes(self, volumes: Collection[str]) -> None:
+        """The volumes are settled: none of their regions is hot any more."""
+        self.leave([region for region in self._regions.values() if region.volume in volumes])
+        self.stuck.difference_update(volumes)
 
     def __len__(self) -> int:
         return len(self._regions)

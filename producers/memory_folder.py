@@ -54,6 +54,14 @@ class MemoryFolder:
         self._now = dict(self._durable)
         self._unsynced.clear()
 
+    def damage(self, name: str, change: Callable[[bytes], bytes | None]) -> None:
+        """What is on the disk changes by itself; None: the file is gone. Does nothing where there is no such file."""
+        file = self._now.pop(name, None)
+        self._durable.pop(name, None)
+        content = None if file is None else change(bytes(file.now))
+        if content is not None:
+            self._now[name] = self._durable[name] = _File(bytearray(content), bytearray(content))
+
     def lock(self) -> None:
         self.hook("lock")
         if self._locked:

@@ -41,7 +41,7 @@ class Outbox:
         self._host: Final = host
         self._clock: Final = clock
         self._deadline_s: Final = deadline_s
-        self._sequences: Final[defaultdict[str, int]] = defaultdict(int)
+        self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
         self._refused: KafkaFailed | None = None
 
@@ -53,45 +53,67 @@ class Outbox:
         *,
         note: str | None = None,
         for_session: str | None = None,
-        on_acknowledged: Callable[[], None] | None = None,
+        on_acknowledged: Callable[[], None] = lambda: None,
     ) -> None:
         """Queues one command. on_acknowledged is called, with the lock held, when all in-sync replicas have it.
 
         for_session: a session of this host that ended without closing itself. Its sequence is unknown: 0.
         """
+
+        def acknowledged(position: int) -> None:
+            self.last_positions[volume.volume] = max(position, self.last_positions.get(volume.volume, 0))
+            on_acknowledged()
+
+        command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
+        self._publish(volume.partition, command, acknowledged)
+
+    def speak_for_all(self, partition: int, kind: CommandKind, *, for_session: str | None = None) -> None:
+        """Queues a heartbeat, or the session's end, for all its volumes in the partition: before it, everything that the
+        session holds for any of them was sent, without letting go of the lock in between.
+        """
+        self._publish(partition, self._command("", "", partition, kind, NO_EXTENTS, None, for_session), lambda _: None)
+
+    def _command(
+        self,
+        volume: str,
+        generation: str,
+        partition: int,
+        kind: CommandKind,
+        batch: ClosedBatch,
+        note: str | None,
+        for_session: str | None,
+    ) -> TrackingCommand:
         now_us = self._clock.now_us()
-        command = TrackingCommand(
-            volume=volume.volume,
-            generation=volume.generation,
+        return TrackingCommand(
+            volume=volume,
+            generation=generation,
             host=self._host,
             session=for_session or self.session,
-            sequence=0 if for_session else self._sequences[volume.volume],
+            sequence=0 if for_session else self._sequences[volume, partition],
             kind=kind,
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
             last_at_us=now_us if batch.last_at_us is None else batch.last_at_us,
-            acknowledged_position=self._acknowledged.get(volume.partition),
+            acknowledged_position=self._acknowledged.get(partition),
             note=note,
         )
 
+    def _publish(self, partition: int, command: TrackingCommand, on_acknowledged: Callable[[int], None]) -> None:
         def acknowledged(position: int) -> None:
             with self.lock:
-                self._acknowledged[volume.partition] = max(position, self._acknowledged.get(volume.partition, 0))
-                self.last_positions[volume.volume] = max(position, self.last_positions.get(volume.volume, 0))
-                if on_acknowledged is not None:
-                    on_acknowledged()
+                self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))
+                on_acknowledged(position)
 
         self.check()
         try:
-            self._publisher.publish(
-                self._topic, volume.partition, volume.volume.encode(), encode(command), acknowledged
-            )
+            self._publisher.publish(self._topic, partition, command.volume.encode(), encode(command), acknowledged)
         except KafkaFailed as error:
             self._refused = error
             raise
-        self._sequences[volume.volume] += not for_session
+        if command.session == self.session:
+            self._sequences[command.volume, partition] += 1
         self.commands += 1
-        self.extents += len(batch.extents)
+        self.extents += len(command.extents)
 
     def check(self) -> None:
         """KafkaFailed once the broker has refused a command for good: no more writes may begin that nobody would name."""

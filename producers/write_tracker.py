@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from threading import Condition
 from typing import Final
 
@@ -43,27 +44,32 @@ class OpenVolume:
 
 @dataclass(slots=True)
 class Timers:
-    """By volume, by the monotonic clock, in the order of their times: when its open batch got its first extent; when its
-    last command left."""
+    """By the monotonic clock, each in the order of its times: when a volume's open batch got its first extent; when the
+    last heartbeat left for a partition in which volumes are open."""
 
     lingering: dict[str, float] = field(default_factory=dict)
-    commanded: dict[str, float] = field(default_factory=dict)
+    beaten: dict[int, float] = field(default_factory=dict)
 
 
-def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> list[str]:
-    """The volumes that are to send a command now: their open batch, or a heartbeat where that is empty.
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is to be sent now: the open batches of these volumes, heartbeats for these partitions."""
 
-    A command proves to a site that it read nothing unnamed once it says that a position was acknowledged which was the
-    topic's end after the site's last read (VolumeHead.settled_after): of two heartbeats the second does. Nobody tells the
-    host when a site reads, so heartbeats go on as long as the session is open.
+    batches: Sequence[str]
+    heartbeats: Sequence[int]
+
+
+def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> Due:
+    """Batches that have lingered, and heartbeats where the last is old enough.
+
+    A heartbeat proves to a site that it read nothing unnamed once it says that a position was acknowledged which was the
+    topic's end after the site's last read (VolumeHead.settled_after): of two in a row the second does. Nobody tells the
+    host when a site reads, so they go on as long as the session is open.
     """
-    found: dict[str, None] = {}
-    for times_s, wait_s in ((timers.lingering, linger_s), (timers.commanded, heartbeat_s)):
-        for volume, since_s in times_s.items():
-            if now_s - since_s < wait_s:
-                break
-            found[volume] = None
-    return list(found)
+    return Due(
+        list(takewhile(lambda name: now_s - timers.lingering[name] >= linger_s, timers.lingering)),
+        list(takewhile(lambda partition: now_s - timers.beaten[partition] >= heartbeat_s, timers.beaten)),
+    )
 
 
 class WriteTracker:
@@ -90,7 +96,7 @@ class WriteTracker:
         with self.lock:
             self.volumes[opened.name] = opened
             self._hot.admit_volume(opened.name)
-            self._timers.commanded[opened.name] = self._clock.monotonic_s()
+            self._timers.beaten.setdefault(opened.volume.partition, self._clock.monotonic_s())
 
     def begin(self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int) -> Flight:
         """A write may touch its data from now on: its regions are durable in the activity log, and it is in flight."""
@@ -140,8 +146,11 @@ class WriteTracker:
     def tick(self, now_s: float) -> None:
         """Sends what is due, and takes acknowledgements."""
         with self.lock:
-            for name in due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s):
+            now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
+            for name in now.batches:
                 self._send(self.volumes[name])
+            for partition in now.heartbeats:
+                self._beat(partition)
         self._outbox.poll(0)
 
     def drain(self) -> None:
@@ -157,13 +166,19 @@ class WriteTracker:
             opened.closing = True
             self._landed.wait_for(lambda: not opened.in_flight)
 
-    def dismiss(self, opened: OpenVolume) -> None:
-        """Nothing of the volume is in flight or unpublished: the session has nothing to do with it any more."""
+    def dismiss(self, names: Collection[str]) -> None:
+        """Nothing of these volumes is in flight or unpublished: the session has nothing to do with them any more."""
         with self.lock:
-            del self.volumes[opened.name]
-            self._hot.drop_volume(opened.name)
-            self._timers.lingering.pop(opened.name, None)
-            self._timers.commanded.pop(opened.name, None)
+            self._hot.drop_volumes(names)
+            for name in names:
+                del self.volumes[name]
+                self._timers.lingering.pop(name, None)
+            for partition in self._timers.beaten.keys() - self.partitions():
+                del self._timers.beaten[partition]
+
+    def partitions(self, *, without: Collection[str] = ()) -> set[int]:
+        """Those in which volumes are open, some of them left out."""
+        return {opened.volume.partition for name, opened in self.volumes.items() if name not in without}
 
     def _check(self, opened: OpenVolume) -> None:
         self._outbox.check()
@@ -175,10 +190,9 @@ class WriteTracker:
     def _exchange(self, name: str, plan: Leave, missing: Sequence[int]) -> None:
         """Those leave, these are hot: durable in the activity log."""
         self._hot.leave(plan.regions)
-        for region in plan.regions:
-            self._log.later(Entry(Op.COOL, region.volume, region=region.number))
         if missing:
-            self._log.append([Entry(Op.HOT, name, region=number) for number in missing])
+            cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
+            self._log.append([*cool, *(Entry(Op.HOT, name, region=number) for number in missing)])
 
     def _make_room(self, plan: FlushFirst | DrainFirst) -> None:
         if isinstance(plan, DrainFirst):
@@ -198,9 +212,15 @@ class WriteTracker:
         """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last."""
         batch = opened.batch
         closed = batch.closed_with(opened.in_flight)
-        kind = CommandKind.WRITES if len(closed.extents) else CommandKind.HEARTBEAT
-        self._outbox.send(opened.volume, kind, closed, on_acknowledged=batch.acknowledged)
+        self._outbox.send(opened.volume, CommandKind.WRITES, closed, on_acknowledged=batch.acknowledged)
         opened.batch = Batch()
         self._timers.lingering.pop(opened.name, None)
-        self._timers.commanded.pop(opened.name, None)
-        self._timers.commanded[opened.name] = self._clock.monotonic_s()
+
+    def _beat(self, partition: int) -> None:
+        """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held."""
+        for opened in self.volumes.values():
+            if opened.volume.partition == partition and (opened.batch or opened.in_flight):
+                self._send(opened)
+        self._outbox.speak_for_all(partition, CommandKind.HEARTBEAT)
+        del self._timers.beaten[partition]
+        self._timers.beaten[partition] = self._clock.monotonic_s()

@@ -57,6 +57,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         key_serializer="raw",
         value_serializer="raw",
         consumer_auto_offset_reset="none",
+        consumer_group_instance_id=settings.node_name,
         broker_session_timeout=settings.node_session_timeout_s,
         broker_heartbeat_interval=settings.node_session_timeout_s / 4,
         broker_rebalance_timeout=30.0,

@@ -13,8 +13,8 @@ from mirrorlog.bitmaps import BitMap64, pack, touched, zeroed
 from mirrorlog.commands import CommandKind, CommandStatus, Quarantined
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.response import Answer
-from mirrorlog.tracking_log import NOTHING, LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.streams.response import Answer, speaks_for_all
+from mirrorlog.tracking_log import NOTHING, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
 
 _CLOSED_SESSIONS_KEPT: Final = 8
@@ -28,6 +28,8 @@ class FlushPlan:
     first: int
     records: tuple[LogRecord, ...]
     heads: tuple[VolumeHead, ...]
+    beats: tuple[SessionBeat, ...]
+    ended_sessions: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
     forwarded: tuple[tuple[int, Message], ...]
     watermark: Watermark
@@ -53,16 +55,32 @@ def plan_flush(
         record = _fold(group, _chained_after(group, heads.get(name), first), last)
         records.extend(split(record, record_max_bytes) if record else ())
         new_heads.append(_advance(group, heads.get(name), last if record else None))
+    beats = _beats(answers)
     return FlushPlan(
         partition=partition,
         first=first,
         records=tuple(records),
         heads=tuple(new_heads),
+        beats=tuple(beat for beat in beats.values() if beat is not None),
+        ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
         quarantined=tuple(q for answer in answers if (q := answer.quarantined(now_us)) is not None),
         forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
         watermark=Watermark(partition, last, now_us),
         statuses=tuple(answer.status(now_us) for answer in answers),
     )
+
+
+def _beats(answers: Sequence[Answer]) -> dict[str, SessionBeat | None]:
+    """The last heartbeat of each session that spoke for all its volumes; None where its last word was its end."""
+    found: dict[str, SessionBeat | None] = {}
+    for answer in answers:
+        command = answer.command
+        if command is None or not speaks_for_all(command):
+            continue
+        acknowledged = NOTHING if command.acknowledged_position is None else command.acknowledged_position
+        beat = SessionBeat(command.session, command.host, answer.message.position, acknowledged, command.last_at_us)
+        found[command.session] = beat if command.kind is CommandKind.HEARTBEAT else None
+    return found
 
 
 def _newest(group: Sequence[Answer]) -> Volume:

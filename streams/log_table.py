@@ -18,7 +18,7 @@ from mirrorlog.streams.acknowledged import Outgoing, send_all
 from mirrorlog.streams.commit_gate import CommitGate
 from mirrorlog.streams.log import FlushPlan
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log import VolumeHead, Watermark, head_key, record_key, watermark_key
+from mirrorlog.tracking_log import VolumeHead, Watermark, beat_key, head_key, record_key, watermark_key
 
 
 class LogTable:
@@ -59,7 +59,7 @@ class LogTable:
     async def flush(self, plan: FlushPlan) -> None:
         """Executes a plan. The order keeps the data safe (invariants 2, 3, 5, 11):
 
-        1. Records and heads go to the changelog, and every acknowledgement is waited for.
+        1. Records, heads and heartbeats go to the changelog, and every acknowledgement is waited for.
         2. Refused events go to the quarantine, misplaced ones to their partition; acknowledged too.
         3. The watermark goes to the changelog: only now does the log claim to be complete up to there.
         4. The local store takes the same, with the changelog's offset in the same step: never ahead of the changelog.
@@ -70,13 +70,16 @@ class LogTable:
         ChangelogRefused where a message isn't acknowledged; nothing behind that step has happened then.
         """
         producer, partition = self._app.producer, plan.partition
-        changelog = [(record_key(record), encode(record)) for record in plan.records]
+        changelog: list[tuple[bytes, bytes | None]] = []
+        changelog += [(record_key(record), encode(record)) for record in plan.records]
         changelog += [(head_key(head.volume), encode(head)) for head in plan.heads]
+        changelog += [(beat_key(beat.session), encode(beat)) for beat in plan.beats]
+        changelog += [(beat_key(session), None) for session in plan.ended_sessions]
         offsets = await send_all(producer, self._changelog(partition, changelog), self._hold_back_s)
         aside = [Outgoing(self._topics.quarantine, 0, q.key, encode(q)) for q in plan.quarantined]
         aside += [Outgoing(self._topics.commands, to, m.key, m.value) for to, m in plan.forwarded]
         await send_all(producer, aside, self._hold_back_s)
-        mark = [(watermark_key(partition), encode(plan.watermark))]
+        mark: list[tuple[bytes, bytes | None]] = [(watermark_key(partition), encode(plan.watermark))]
         offsets += await send_all(producer, self._changelog(partition, mark), self._hold_back_s)
         self._write_locally(partition, changelog + mark, offsets)
         replies = [
@@ -86,10 +89,12 @@ class LogTable:
         await send_all(producer, replies, self._hold_back_s)
         self._gate.durable(partition, plan.watermark.through)
 
-    def _changelog(self, partition: int, rows: Sequence[tuple[bytes, bytes]]) -> list[Outgoing]:
+    def _changelog(self, partition: int, rows: Sequence[tuple[bytes, bytes | None]]) -> list[Outgoing]:
         return [Outgoing(self._topics.changelog, partition, key, value) for key, value in rows]
 
-    def _write_locally(self, partition: int, rows: Sequence[tuple[bytes, bytes]], offsets: Sequence[int]) -> None:
+    def _write_locally(
+        self, partition: int, rows: Sequence[tuple[bytes, bytes | None]], offsets: Sequence[int]
+    ) -> None:
         tp = TP(self._topics.changelog, partition)
         events = [
             SimpleNamespace(message=SimpleNamespace(tp=tp, partition=partition, offset=offset, key=key, value=value))

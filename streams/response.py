@@ -105,6 +105,8 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     """What becomes of a command, `volume` being the newest description of the volume that it names."""
     if isinstance(command, Refusal):
         return Answer(message, None, command)
+    if speaks_for_all(command):
+        return Answer(message, command, None)
     if volume is None:
         text = f"there is no volume '{command.volume}'. Create it first: `mirrorlog volume create`."
         return Answer(message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text))
@@ -125,8 +127,13 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     return Answer(message, command, refusal, volume, found.extents, remark)
 
 
+def speaks_for_all(command: TrackingCommand) -> bool:
+    """Whether it names no volume because it concerns all that its session has in the partition."""
+    return not command.volume and command.kind in (CommandKind.HEARTBEAT, CommandKind.SESSION_CLOSE)
+
+
 def needs_newer_catalog(command: TrackingCommand | Refusal, volume: Volume | None) -> bool:
     """Whether a description newer than `volume` could change the answer: looked up before anything is refused."""
-    if isinstance(command, Refusal):
+    if isinstance(command, Refusal) or speaks_for_all(command):
         return False
     return volume is None or extract(command.extents, volume).objection is not None

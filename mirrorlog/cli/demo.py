@@ -135,15 +135,15 @@ def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
             run.start_site(site)
         run.wait_ready("node", *early)
     host = replay(run, plan, view)
-    late = [site for site in plan.sites if site not in early]
-    for site in late:
-        run.start_site(site)
     volumes = _volumes(run)
     positions = {volume: host["last_positions"].get(volume, -1) for volume in volumes}
-    follower = ProgressFollower(run.settings)
-    follow(run, plan, view, follower, positions)
     with view.stage("tracking log", None):
         dirty = dirty_blocks_of_log(run.settings, volumes, positions, _LOG_S)
+    for site in plan.sites:
+        if site not in early:
+            run.start_site(site)
+    follower = ProgressFollower(run.settings)
+    follow(run, plan, view, follower, positions)
     elapsed_s = time.monotonic() - started_s
     identical = {site: compare(run, plan, view, volumes, site) for site in plan.sites}
     rows = [_site_row(site, follower, identical[site]) for site in plan.sites]

@@ -47,7 +47,8 @@ def replay(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > soft else soft, hard))
     trace = open_trace(trace_path, trace_format)
-    sizes = {volume: max(size, 1) for volume, size in survey(trace).volumes.items()}
+    block_bytes = parse_size(block_size)
+    sizes = {volume: max(-(-size // block_bytes), 1) * block_bytes for volume, size in survey(trace).volumes.items()}
     stopped = False
 
     def stop(*_: object) -> None:
@@ -63,7 +64,7 @@ def replay(
     with ExitStack() as stack:
         publisher = KafkaPublisher(call.settings.kafka_client())
         stack.callback(publisher.close)
-        catalog, new = _volumes(call, publisher, sizes, folder.absolute(), parse_size(block_size), stack)
+        catalog, new = _volumes(call, publisher, sizes, folder.absolute(), block_bytes, stack)
         host_folder = DiskFolder(call.settings.state_dir / "host" / name)
         clock = SystemClock()
         ports = HostPorts(host_folder, publisher, clock, open_device)

@@ -61,13 +61,11 @@ def main() -> None:
     """Runs the command; every end of it passes here."""
     arguments = sys.argv[1:]
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except typer.Abort:
+        # Typer answers an interruption and typer.Exit with a number here.
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else int(ExitCode.OK))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(int(ExitCode.INTERRUPTED))
-    except KeyboardInterrupt as error:
-        sys.exit(int(exit_code_of(error)))
     except MirrorlogError as error:
         tell(error, as_json="--json" in arguments, verbose="-v" in arguments or "--verbose" in arguments)
         sys.exit(int(exit_code_of(error)))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mirrorlog.adapters.kafka import KafkaReader
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.codec import decode
 from mirrorlog.consumers.compare import compare_files
 from mirrorlog.consumers.log_reader import LogReader
@@ -23,9 +23,8 @@ def dirty_blocks_of_log(
 
     KafkaFailed where it isn't before the deadline; OutOfRetention where it has a hole (invariant 5).
     """
-    partitions = {volume.partition for volume in volumes.values()}
-    reader = KafkaReader(settings.kafka_client())
-    log = LogReader(reader, settings.topics.changelog, max(partitions, default=0) + 1)
+    reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
+    log = LogReader(reader, admin, settings.topics.changelog)
     until = time.monotonic() + deadline_s
 
     def complete(volume: Volume) -> bool:
@@ -36,10 +35,11 @@ def dirty_blocks_of_log(
         while not all(complete(volume) for volume in volumes.values()):
             if time.monotonic() > until:
                 raise KafkaFailed("the log isn't complete", next="Is the node running? See node.log.")
-            log.poll(0.2, lambda _: True)
+            log.poll(0.2)
         return {name: _dirty(volume, log) for name, volume in volumes.items()}
     finally:
         reader.close()
+        admin.close()
 
 
 def _dirty(volume: Volume, log: LogReader) -> int:

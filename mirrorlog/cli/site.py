@@ -77,7 +77,7 @@ def build_site(name: str, folder: Path, settings: Settings) -> Site:
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client)
     ports = SitePorts(
-        log=LogReader(KafkaReader(client), topics.changelog, admin.partitions(topics.changelog)),
+        log=LogReader(KafkaReader(client), admin, topics.changelog),
         catalog=Catalog(KafkaReader(client), admin, topics, clock),
         admin=admin,
         publisher=KafkaPublisher(client),

@@ -19,7 +19,7 @@ from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCo
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import U64, ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import LogRecord, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -67,6 +67,7 @@ EVENTS = [
     Volume("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
     VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 1, 2, 3, 4, 5),)),
     Watermark(2, 9, 7),
+    SessionBeat("s", "h", 9, 8, 7),
     CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
     Quarantined(0, 9, "UNDECODABLE", "text", 7, None, b"\x00"),
     SiteProgress("a", "v", GENERATION, SiteState.BEHIND, Rung.FULL, 9, None, 10, 1, 4096, 0.5, 2, 8192, 7, "why"),
@@ -115,6 +116,7 @@ LANDED = """
 command_status.v1   509f5e0ff6b5a07c
 log_record.v1       627765cd7138187b
 quarantined.v1      ecccc44089df0e3b
+session_beat.v1     79f4898e4ab012cd
 site_progress.v1    b981e54b947f368b
 tracking_command.v1 2ed6c02cfc5b0391
 volume.v1           4dca0d3a1b7199b1

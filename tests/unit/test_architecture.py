@@ -66,8 +66,8 @@ def inside(module: str, packages: set[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def allowed(module: str, imported: str) -> bool:  # noqa: PLR0911 - one line a rule
-    top = imported.split(".")[0]
+def allowed(module: str, imported: str) -> bool:
+    top = imported.split(".", maxsplit=1)[0]
     if top in ONLY_IN:
         return inside(module, ONLY_IN[top])
     if top in (*ROLES, "schemas"):

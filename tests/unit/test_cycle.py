@@ -11,7 +11,7 @@ from mirrorlog.progress import Rung
 from mirrorlog.tracking_log import SessionHead, VolumeHead, VolumeLog
 
 # kept: - or applied/suspect_after/cycle_through/rung, '.' for none; g: other generation
-# log: records as span=blocks, then W watermark, E end asked after the last read, A acknowledged by the open session, X it is closed
+# log: records as span=blocks; W watermark, E end asked after the last read, A acknowledged by the session, X it is closed
 CASES = """
 -               zeros       | W9                                   | begin -1
 -               zeros       | -1..4=1 W9                           | begin -1

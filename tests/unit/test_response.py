@@ -52,7 +52,8 @@ def test_an_objection_names_the_first_and_counts_what_is_kept() -> None:
 
 GOOD = encode(command("0+4096"))
 FOREIGN = b"\xc3\x01" + bytes(8) + GOOD[10:]
-UNDECODABLE = [None, b"", b"\xc3\x01", b"random bytes", GOOD[:-1], GOOD[:12], GOOD + b"x", FOREIGN, encode(Quarantined(0, 0, "", "", 0, None, None))]  # fmt: skip
+OTHER = encode(Quarantined(0, 0, "", "", 0, None, None))
+UNDECODABLE = [None, b"", b"\xc3\x01", b"random bytes", GOOD[:-1], GOOD[:12], GOOD + b"x", FOREIGN, OTHER]
 
 
 @pytest.mark.parametrize("value", UNDECODABLE)

@@ -91,7 +91,7 @@ def test_keys_sort_by_volume_tier_and_position_and_tell_their_kind() -> None:
         key_kind(b"\x02r")
 
 
-# sessions as last/closed/acknowledged | end of the topic | settled
+# sessions as last/closed/acknowledged, a heartbeat for all volumes as B<acknowledged> | end of the topic | settled
 SETTLED = """
                  | 5 | yes
 9/-1/5           | 5 | yes
@@ -101,17 +101,23 @@ SETTLED = """
 9/8/-1           | 5 | no
 9/10/-1 12/-1/4  | 5 | no
 9/10/-1 12/-1/7  | 5 | yes
+9/-1/4 B5        | 5 | yes
+9/-1/4 B4        | 5 | no
+9/-1/4 9/-1/4 B5 | 5 | no
 """
 
 
 @pytest.mark.parametrize("case", SETTLED.strip("\n").splitlines())
 def test_settled_needs_every_open_session_to_have_closed_a_batch_after_the_end(case: str) -> None:
     sessions, end, expected = (part.strip() for part in case.split("|"))
-    heads = []
+    heads, beats = [], {}
     for number, text in enumerate(sessions.split()):
+        if text.startswith("B"):
+            beats["0"] = int(text[1:])
+            continue
         last, closed, acknowledged = (int(each) for each in text.split("/"))
         heads.append(SessionHead(str(number), "h", last, closed, acknowledged))
-    assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end)) is (expected == "yes")
+    assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end), beats) is (expected == "yes")
 
 
 def test_merging_heads_is_a_union_that_forgets_nothing() -> None:

@@ -1,0 +1,30 @@
+"""Contents of a replay: the same wherever a range begins, and different for every version of every sector."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorlog.producers.contents import SECTOR_BYTES, fill
+
+
+@given(
+    st.integers(0, 1 << 60), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 1 << 64)
+)
+def test_a_part_of_a_range_is_what_the_range_holds_there(
+    offset: int, length: int, skip: int, part: int, version: int
+) -> None:
+    skip, part = min(skip, length), min(part, max(length - skip, 0))
+    whole = fill("volume", offset, length, version)
+    assert len(whole) == length
+    assert whole[skip : skip + part] == fill("volume", offset + skip, part, version)
+    assert 0 not in whole
+
+
+def test_no_two_versions_sectors_or_volumes_share_a_word() -> None:
+    words: set[bytes] = set()
+    for volume in ("a", "b"):
+        for version in range(40):
+            data = fill(volume, 0, 16 * SECTOR_BYTES, version)
+            words.update(data[start : start + 8] for start in range(0, len(data), SECTOR_BYTES))
+    assert len(words) == 2 * 40 * 16

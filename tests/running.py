@@ -1,0 +1,66 @@
+"""A run of real processes, looked at from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.catalog import Catalog
+from mirrorlog.cli.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
+from mirrorlog.cli.run import Run
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.progress import SiteProgress
+from mirrorlog.volumes import Volume
+
+DEADLINE_S = 90.0
+
+
+class Outcome:
+    """How a run ended, looked at from outside."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        client = run.settings.kafka_client()
+        admin = KafkaAdmin(client)
+        catalog = Catalog(KafkaReader(client), admin, run.settings.topics, SystemClock())
+        catalog.refresh()
+        self.volumes: dict[str, Volume] = dict(catalog)
+        catalog.close()
+        admin.close()
+        self.reports: dict[str, SiteProgress] = {}
+
+    def dirty_blocks(self, last_positions: Mapping[str, int]) -> int:
+        """Blocks that the log names, once it is complete through these positions."""
+        return sum(dirty_blocks_of_log(self.run.settings, self.volumes, last_positions, DEADLINE_S).values())
+
+    def wait_consistent(self, site: str, last_positions: Mapping[str, int]) -> None:
+        """Returns when the site has proved every volume consistent at these positions."""
+        follower = ProgressFollower(self.run.settings)
+        until = time.monotonic() + DEADLINE_S
+        while waiting := follower.waiting(site, last_positions):
+            assert time.monotonic() < until, f"{site} isn't consistent: {follower.reports.get((site, waiting[0]))}"
+            follower.poll(0.2)
+            self.run.check()
+        self.reports = {report.volume: report for report in follower.of(site)}
+        follower.close()
+
+    def identical(self, site: str) -> bool:
+        """Whether every secondary equals its primary byte for byte."""
+        folder = self.run.folder
+        pairs = {name: (folder / "primary" / f"{name}.img", folder / site / f"{name}.img") for name in self.volumes}
+        assert pairs
+        return differing_volumes(pairs, 4096, lambda _: None) == {}
+
+
+def host_writes(run: Run, at_least: int) -> None:
+    """Returns when the host has made that many writes."""
+    run.wait_for(
+        lambda m: m.part == "host" and m.message_type == "progress" and m.fields["writes"] >= at_least, DEADLINE_S
+    )
+
+
+def host_result(run: Run) -> dict[str, Any]:
+    """Returns when the host is done: its result."""
+    return run.wait_for(lambda m: m.part == "host" and m.message_type == "result", DEADLINE_S)

@@ -1,0 +1,420 @@
+"""A host that crashes between any two steps forgets no write, and never lets a site believe that it has seen all.
+
+The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an activity log of eight slots, batches of
+four extents, a broker in memory that gets some of what a dying host had queued; now and then the host learns of a volume
+only after its start. Every call through a port counts as one step or more (a data write as three, its halves apart), and
+the run is repeated with a crash at each step in turn. Sites copy what the commands name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.codec import decode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.producers.activity_log import FILE_NAME
+from mirrorlog.producers.contents import fill
+from mirrorlog.producers.host import Host, HostPorts, Opening
+from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.settings import Settings
+from mirrorlog.tracking_log import SessionHead, VolumeHead
+from mirrorlog.volumes import Volume
+
+SECTOR = 512
+SECTORS = 32
+SETTINGS = Settings(
+    region_bytes=2 * SECTOR, hot_regions=3, host_batch_extents=4, host_linger_s=0.1, host_heartbeat_s=1.0
+)
+TOPIC = SETTINGS.topics.commands
+VOLUMES = {name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name) for name in ("left", "right")}
+
+
+class Crashed(BaseException):
+    """The process is gone: nothing of it runs any further."""
+
+
+@dataclass
+class Steps:
+    """Counts the steps of one session; at step `crash_at`, and from then on, nothing happens any more."""
+
+    crash_at: int | None
+    seen: Callable[[], None] = lambda: None
+    count: int = 0
+    dead: bool = False
+
+    def __call__(self, *_: object) -> None:
+        if not self.dead:
+            self.seen()
+            self.count += 1
+            self.dead = self.count == self.crash_at
+        if self.dead:
+            raise Crashed
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+    ticks: int = 0
+
+    def now_us(self) -> int:
+        """Each answer differs, so that a command's times tell which writes it can know of."""
+        self.ticks += 1
+        return self.ticks
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Write:
+    """One write of the script."""
+
+    volume: str
+    first: int
+    count: int
+    began_us: int
+
+
+@dataclass
+class Site:
+    """Secondaries that get every sector that a command names, some time after the command came."""
+
+    copies: float
+    secondaries: dict[str, bytearray] = field(
+        default_factory=lambda: {name: bytearray(SECTORS * SECTOR) for name in VOLUMES}
+    )
+    dirty: set[tuple[str, int]] = field(default_factory=set)
+
+    def copy(self, devices: dict[str, MemoryDevice]) -> None:
+        for volume, sector in self.dirty:
+            data = devices[volume].reopen(writable=False).pread(sector * SECTOR, SECTOR)
+            self.secondaries[volume][sector * SECTOR : (sector + 1) * SECTOR] = data
+        self.dirty.clear()
+
+
+@dataclass
+class Look:
+    """A site read a whole primary when the topic ended at `end`: which sector it saw as which write left it, and whether
+    that was still in flight."""
+
+    volume: str
+    end: int
+    seen: list[tuple[int, Write, bool]]
+
+
+class Device:
+    """A primary whose writes take three steps."""
+
+    def __init__(self, world: World, inner: MemoryDevice) -> None:
+        self.world, self.inner, self.size_bytes = world, inner, inner.size_bytes
+
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        half = len(data) // 2
+        self.world.in_flight = {(self.inner.address, (offset + at) // SECTOR) for at in range(0, len(data), SECTOR)}
+        self.world.steps("before the write")
+        self.inner.pwrite(offset, data[:half])
+        self.world.meanwhile()
+        self.world.steps("amid the write")
+        if self.world.fails:
+            self.world.fails = False
+            self.world.in_flight = set()
+            raise DeviceFailed("planned")
+        self.inner.pwrite(offset + half, data[half:])
+        self.world.steps("after the write")
+        self.world.in_flight = set()
+
+    def zero(self, offset: int, length: int) -> None:
+        self.world.steps("before the zero")
+        self.inner.zero(offset, length)
+        self.world.steps("after the zero")
+
+    def flush(self) -> None:
+        self.world.steps("before the flush")
+        self.inner.flush()
+        self.world.steps("after the flush")
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Publisher:
+    """Delivers some of what is queued when it is polled, all when it is flushed."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.queue: list[tuple[bytes, bytes, Callable[[int], None]]] = []
+
+    def publish(self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None) -> None:
+        assert (topic, partition) == (TOPIC, 0)
+        self.world.steps("publish")
+        self.queue.append((key, value, on_acknowledged))  # type: ignore[arg-type]
+
+    def poll(self, timeout_s: float) -> None:
+        for _ in range(self.world.random.randint(0, len(self.queue))):
+            self.deliver()
+
+    def flush(self, deadline_s: float) -> None:
+        while self.queue:
+            self.deliver()
+
+    def deliver(self) -> None:
+        self.world.steps("deliver")
+        key, value, acknowledged = self.queue.pop(0)
+        position = self.world.append(key, value)
+        self.world.steps("acknowledge")
+        acknowledged(position)
+
+    def die(self) -> None:
+        """What was on its way may still arrive."""
+        for key, value, _ in self.queue[: self.world.random.randint(0, len(self.queue))]:
+            self.world.append(key, value)
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.clock = Clock()
+        self.steps = Steps(None)
+        self.folder = MemoryFolder()
+        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
+        self.broker = MemoryBroker()
+        self.broker.create(SETTINGS.topics.specs(single_broker=True), 1)
+        self.devices = {name: MemoryDevice(SECTORS * SECTOR, address=name) for name in VOLUMES}
+        self.sites = [Site(1.0), Site(0.0), Site(0.3)]
+        self.looks: list[Look] = []
+        self.writes: list[Write] = []
+        self.in_flight: set[tuple[str, int]] = set()
+        self.commands: list[tuple[int, TrackingCommand]] = []
+        self.heads: dict[str, VolumeHead] = {}
+        self.beats: dict[str, int] = {}
+        self.contents: dict[tuple[str, int, bytes], Write] = {}
+        self.script = list(scripted(Random(seed)))
+        self.position = 0
+        self.sessions = 0
+        self.fails = False
+        self.log_was = "sound"
+        self.host: Host | None = None
+
+    def session(self, crash_at: int | None, mode: str = "kill") -> int:
+        """One session, from its start to its close or its crash; how many steps it took."""
+        self.steps = Steps(crash_at, self.look)
+        publisher = Publisher(self)
+        ports = HostPorts(self.folder, publisher, self.clock, self.open_device)
+        try:
+            known = {name: VOLUMES[name] for name in VOLUMES if self.random.random() < 0.8}
+            host = self.host = Host("host", ports, SETTINGS, known, new_session=self.new_session, log_slots=8)
+            volumes = host.open_all(
+                Opening(volume, Device(self, self.devices[name].reopen()), newly_created=self.sessions == 1)
+                for name, volume in VOLUMES.items()
+            )
+            while self.position < len(self.script):
+                self.position += 1
+                self.perform(host, volumes, *self.script[self.position - 1])
+            host.close()
+        except Crashed:
+            self.crash(publisher, mode)
+        self.host = None
+        return self.steps.count
+
+    def perform(
+        self, host: Host, volumes: dict[str, TrackedVolume], what: str, name: str, first: int, count: int
+    ) -> None:
+        match what:
+            case "write" | "fail":
+                self.fails = what == "fail"
+                self.write(volumes[name], first, count)
+            case "zero":
+                volumes[name].zero(count * SECTOR, first * SECTOR)
+            case "trim":
+                volumes[name].trim(count * SECTOR, first * SECTOR)
+            case "flush":
+                volumes[name].flush()
+            case "reopen":
+                volumes[name].close()
+                device = Device(self, self.devices[name].reopen())
+                volumes[name] = host.open(VOLUMES[name], device, newly_created=False)
+            case "tick":
+                self.clock.now_s += first / 10
+                host.tick(self.clock.now_s)
+
+    def write(self, volume: TrackedVolume, first: int, count: int) -> None:
+        name = volume.volume.volume
+        write = Write(name, first, count, self.clock.now_us())
+        data = fill(name, first * SECTOR, count * SECTOR, len(self.writes))
+        for sector in range(count):
+            self.contents[name, first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = write
+        self.writes.append(write)
+        with suppress(DeviceFailed):
+            volume.pwrite(data, first * SECTOR)
+
+    def meanwhile(self) -> None:
+        """Time passes while a write is in flight: another thread ticks."""
+        if self.host is not None and self.random.random() < 0.3:
+            for _ in range(4):
+                self.look()
+                self.clock.now_s += 1.1
+                self.host.tick(self.clock.now_s)
+
+    def append(self, key: bytes, value: bytes) -> int:
+        position = self.broker.append(TOPIC, 0, key, value)
+        command = decode(value, TrackingCommand)
+        self.commands.append((position, command))
+        self.fold(position, command)
+        for site in self.sites:
+            site.dirty |= {(command.volume, sector) for sector in sectors(command)}
+            if self.random.random() < site.copies:
+                site.copy(self.devices)
+        self.check_looks(position)
+        return position
+
+    def look(self) -> None:
+        """Now and then a site reads a primary, whatever the host does at that moment."""
+        if self.random.random() > 0.05:
+            return
+        name = self.random.choice(list(VOLUMES))
+        data = self.devices[name].reopen(writable=False).pread(0, SECTORS * SECTOR)
+        seen = []
+        for sector in range(SECTORS):
+            write = self.contents.get((name, sector, data[sector * SECTOR : (sector + 1) * SECTOR]))
+            if write is not None:
+                seen.append((sector, write, (name, sector) in self.in_flight))
+        self.looks.append(Look(name, self.broker.end_position(TOPIC, 0), seen))
+
+    def check_looks(self, position: int) -> None:
+        """A site that now believes that the log names all it has read is right (invariant 8).
+
+        A write that had ended when it was read is named by a command that was closed after its beginning; one that was
+        in flight by such a command at or above the position where the topic ended then.
+        """
+        settled = [
+            look
+            for look in self.looks
+            if look.volume in self.heads and self.heads[look.volume].settled_after(look.end, self.beats)
+        ]
+        commands = [(at, command, sectors(command)) for at, command in self.commands] if settled else []
+        for look in settled:
+            self.looks.remove(look)
+            for sector, write, in_flight in look.seen:
+                assert any(
+                    command.volume == look.volume and command.last_at_us > write.began_us and sector in named
+                    for at, command, named in commands
+                    if at >= look.end or not in_flight
+                ), f"sector {sector} of {write} isn't named, yet a site is settled at {position}"
+
+    def fold(self, position: int, command: TrackingCommand) -> None:
+        """What the node keeps of the sessions."""
+        closed = command.kind is CommandKind.SESSION_CLOSE
+        acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
+        if not command.volume:
+            self.beats.pop(command.session, None)
+            if not closed:
+                self.beats[command.session] = acknowledged
+            return
+        session = SessionHead(
+            command.session, command.host, -1 if closed else position, position if closed else -1, acknowledged
+        )
+        head = VolumeHead(command.volume, command.generation, position, (session,))
+        known = self.heads.get(command.volume)
+        self.heads[command.volume] = head if known is None else known.merged(head)
+
+    def crash(self, publisher: Publisher, mode: str) -> None:
+        publisher.die()
+        self.in_flight = set()
+        if self.random.random() < 0.5:
+            self.sites[1].copy(self.devices)
+        self.power_cut() if mode == "power" else self.folder.kill()
+        if mode == "damage":
+            self.folder.damage(FILE_NAME, self.damaged)
+
+    def damaged(self, log: bytes) -> bytes | None:
+        """One bit has flipped, or the log is gone: with it the name of the session, so nobody can ever close that."""
+        self.log_was = "gone" if self.random.random() < 0.2 else "flipped"
+        if self.log_was == "gone":
+            return None
+        content = bytearray(log)
+        content[self.random.randrange(len(log.rstrip(b"\0")))] ^= 1 << self.random.randrange(8)
+        return bytes(content)
+
+    def power_cut(self) -> None:
+        keep = self.random if self.random.random() < 0.7 else None
+        self.folder.crash(keep)
+        for device in self.devices.values():
+            device.crash(keep)
+
+    def open_device(self, address: str, *, writable: bool) -> Device:
+        return Device(self, self.devices[address].reopen(writable=writable))
+
+    def new_session(self) -> str:
+        self.sessions += 1
+        return str(UUID(int=self.sessions))
+
+    def check_end(self) -> None:
+        """After a clean close and one more power cut all sites equal the primaries, and wait for no session."""
+        still_open = [session for head in self.heads.values() for session in head.sessions if session.is_open]
+        assert self.log_was == "gone" or not still_open
+        assert self.log_was != "sound" or not self.beats
+        for site in self.sites:
+            site.copy(self.devices)
+        self.power_cut()
+        for name, device in self.devices.items():
+            primary = device.reopen(writable=False).pread(0, SECTORS * SECTOR)
+            for site in self.sites:
+                differing = [
+                    sector
+                    for sector in range(SECTORS)
+                    if site.secondaries[name][sector * SECTOR :][:SECTOR] != primary[sector * SECTOR :][:SECTOR]
+                ]
+                assert not differing, f"sectors {differing} of {name} differ and no command names them"
+
+
+def sectors(command: TrackingCommand) -> set[int]:
+    return {sector for extent in command.extents for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+
+
+def scripted(random: Random) -> Iterator[tuple[str, str, int, int]]:
+    """(what, volume, first sector, sectors); for a tick the first number is tenths of seconds."""
+    kinds = ("write", "fail", "zero", "trim", "flush", "reopen", "tick")
+    for _ in range(20):
+        what = random.choices(kinds, (60, 4, 4, 4, 6, 2, 20))[0]
+        first = random.randrange(SECTORS - 1)
+        longest = SECTORS if what in ("zero", "trim") else 4
+        count = random.randint(1, min(longest, SECTORS - first))
+        yield what, random.choice(list(VOLUMES)), random.choice((0, 1, 2, 11)) if what == "tick" else first, count
+
+
+@pytest.mark.parametrize("mode", ["kill", "power", "damage"])
+@pytest.mark.parametrize("seed", range(2))
+def test_no_write_is_forgotten_wherever_the_host_crashes(seed: int, mode: str) -> None:
+    undisturbed = World(seed)
+    steps = undisturbed.session(None)
+    undisturbed.check_end()
+    for crash_at in range(1, steps + 1):
+        world = World(seed)
+        try:
+            world.session(crash_at, mode)
+            if world.steps.dead:
+                # The next session may crash as well, mostly while it recovers, then the power may fail in its turn.
+                world.session(
+                    world.random.choice((None, world.random.randint(1, 40))), world.random.choice(("kill", "power"))
+                )
+            if world.steps.dead:
+                world.session(None)
+            world.check_end()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}") from error
