@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     replication_factor: int = Field(default=0, ge=0)
     """0: three where the cluster has three brokers, otherwise as many as it has."""
 
+    patience_s: float = Field(default=300.0, ge=1)
+    """How long the node and the sites hold back and try again while the cluster is away, before they stop."""
+
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_state_dir("mirrorlog", appauthor=False)))
     cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("mirrorlog", appauthor=False)))
 
@@ -54,8 +57,6 @@ class Settings(BaseSettings):
     node_buffer_messages: int = Field(default=4096, ge=1)
     node_record_max_bytes: int = Field(default=900_000, ge=10_000)
     """A larger record is split by block range; the rest of a message of 1 MiB is for the key and the metadata."""
-    node_hold_back_s: float = Field(default=300.0, ge=0)
-    """How long the node retries a changelog that doesn't answer before it stops."""
     node_session_timeout_s: float = Field(default=10.0, ge=1)
     node_commit_interval_s: float = Field(default=0.5, gt=0)
     node_block_cache_bytes: int = 32 << 20

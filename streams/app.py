@@ -72,7 +72,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
     gate = CommitGate(settings.topics.commands)
     app.transport = gated_transport(gate)(app.conf.broker_consumer, app)
     options = {"block_cache_size": settings.node_block_cache_bytes}
-    table = LogTable(app, settings.topics, gate, settings.node_hold_back_s, options)
+    table = LogTable(app, settings.topics, gate, settings.patience_s, options)
     node = Node(table, gate, parts.catalog, parts.committed, parts.clock, settings.node_record_max_bytes)
     _follow_assignments(app, gate)
     _tell_when_ready(app, table, settings, parts)

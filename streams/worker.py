@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import faust
-from confluent_kafka import Consumer, TopicPartition
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.catalog import Catalog
@@ -62,13 +61,14 @@ def run_node(
 ) -> NoReturn:
     """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error)."""
     topic, group = settings.topics.commands, group_name(settings)
-    admin = KafkaAdmin(settings.kafka_client())
+    admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     positions = admin.committed_positions(group, topic)
     starts = {
         partition: Start(admin.first_position(topic, partition), admin.end_position(topic, partition), committed)
         for partition, committed in positions.items()
     }
-    _commit(settings, group, topic, plan_starts(topic, starts))
+    if unstarted := plan_starts(topic, starts):
+        admin.commit(group, topic, unstarted)
     for name in untranslated(settings.kafka):
         log.warning("the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't", name)
     catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
@@ -94,12 +94,3 @@ def run_node(
     worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     worker.spinner = None
     worker.execute_from_commandline()
-
-
-def _commit(settings: Settings, group: str, topic: str, positions: Mapping[int, int]) -> None:
-    if not positions:
-        return
-    client = Consumer({**settings.kafka_client(), "group.id": group, "enable.auto.commit": False})
-    wanted = [TopicPartition(topic, partition, position) for partition, position in positions.items()]
-    client.commit(offsets=wanted, asynchronous=False)
-    client.close()

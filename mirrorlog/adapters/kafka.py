@@ -6,11 +6,11 @@ Any librdkafka setting that the user passes is handed on; what an invariant stan
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import stamina
 from confluent_kafka import (
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
@@ -27,7 +27,23 @@ from mirrorlog.ports.streams import Acknowledged, Message
 from mirrorlog.topics import QUARANTINE_MAX_BYTES, TopicSpec
 
 ClientSettings = Mapping[str, str | int | bool]
-_REQUEST_S: Final = 30.0
+_REQUEST_S: Final = 10.0
+_AWAY: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+"""What a broker answers, or doesn't, while it is away, elects a leader or has only just made the topic."""
 _CHECK: Final = "Check bootstrap.servers and that the broker runs."
 
 
@@ -40,6 +56,23 @@ def _client(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
         return make(settings, logger=logging.getLogger("mirrorlog.kafka"))
     except (KafkaException, ValueError, TypeError) as error:
         raise BadUse(f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka].") from error
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in _AWAY
+
+
+def _ask(question: Callable[[], Any], patience_s: float, doing: str, where: str) -> Any:
+    """The answer; asked again while the cluster is away, KafkaFailed after `patience_s` or where it refuses."""
+    try:
+        for attempt in stamina.retry_context(
+            _is_away, attempts=None, timeout=patience_s, wait_initial=0.05, wait_max=2.0
+        ):
+            with attempt:
+                return question()
+    except KafkaException as error:
+        raise KafkaFailed(f"{doing} failed: {error.args[0].str()}", where=where, next=_CHECK) from error
+    raise AssertionError("a retry context ends by a return or by an error")
 
 
 class KafkaPublisher:
@@ -114,7 +147,8 @@ class KafkaPublisher:
 class KafkaReader:
     """Whole partitions by position. auto.offset.reset is `error`: a position that is gone is never passed over."""
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
+        self._patience_s = patience_s
         # assign() needs no group, but librdkafka wants a name; nothing is ever committed under it.
         self._consumer: Any = _client(
             Consumer,
@@ -145,14 +179,11 @@ class KafkaReader:
             raise KafkaFailed(f"reading can't begin: {error}", where=f"topic {topic}", next=_CHECK) from error
 
     def _first(self, topic: str, partition: int) -> int:
-        try:
+        def question() -> int:
             return int(self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)[0])
-        except KafkaException as error:
-            raise KafkaFailed(
-                f"the oldest position can't be asked: {error}",
-                where=f"topic {topic}, partition {partition}",
-                next=_CHECK,
-            ) from error
+
+        where = f"topic {topic}, partition {partition}"
+        return int(_ask(question, self._patience_s, "asking for the oldest position", where))
 
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """Up to `most` messages, in order per partition."""
@@ -195,25 +226,15 @@ class KafkaReader:
 class KafkaAdmin:
     """Topics made, and asked where they begin and end."""
 
-    def __init__(self, settings: ClientSettings) -> None:
-        self._settings = dict(settings)
+    def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
+        self._settings, self._patience_s = dict(settings), patience_s
         self._admin: Any = _client(AdminClient, dict(settings))
         self._asker: Any = _client(Consumer, {**settings, "group.id": "mirrorlog.asker", "enable.auto.commit": False})
 
     def wait_ready(self, deadline_s: float) -> None:
         """Returns when a broker answers; KafkaFailed at the deadline."""
-        until = time.monotonic() + deadline_s
-        while True:
-            try:
-                self._admin.list_topics(timeout=min(2.0, deadline_s))
-                return
-            except KafkaException as error:
-                if time.monotonic() > until:
-                    raise KafkaFailed(
-                        f"no broker answered within {deadline_s:g} s: {error.args[0].str()}",
-                        where=str(self._settings.get("bootstrap.servers")),
-                        next="Start one with `mirrorlog broker start`, or name yours with --bootstrap-servers.",
-                    ) from error
+        where = str(self._settings.get("bootstrap.servers"))
+        _ask(lambda: self._admin.list_topics(timeout=2.0), deadline_s, "asking for a broker", where)
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
@@ -238,6 +259,21 @@ class KafkaAdmin:
                     raise KafkaFailed(
                         f"the topic can't be made: {error}", where=f"topic {name}", next=_CHECK
                     ) from error
+
+        self._wait_led({spec.name for spec in specs})
+
+    def _wait_led(self, names: set[str]) -> None:
+        """A topic that was just made isn't known everywhere, and has no leader, for a moment."""
+
+        def question() -> None:
+            topics = self._admin.list_topics(timeout=_REQUEST_S).topics
+            led = {
+                name for name in names if name in topics and all(p.leader >= 0 for p in topics[name].partitions.values())
+            }
+            if led != names:
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+
+        _ask(question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names)))
 
     def delete(self, topics: Sequence[str]) -> None:
         """Removes topics with everything in them."""
@@ -265,32 +301,39 @@ class KafkaAdmin:
     def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
         """By partition, the position that `group` will go on from; None where it never committed one."""
         asker: Any = _client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
+        wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
         try:
-            wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
-            found = asker.committed(wanted, timeout=_REQUEST_S)
-            return {each.partition: each.offset if each.offset >= 0 else None for each in found}
-        except KafkaException as error:
-            raise KafkaFailed(
-                f"committed positions can't be asked: {error}", where=f"group {group}", next=_CHECK
-            ) from error
+            doing = "asking for committed positions"
+            found = _ask(lambda: asker.committed(wanted, timeout=_REQUEST_S), self._patience_s, doing, f"group {group}")
         finally:
             asker.close()
+        return {each.partition: each.offset if each.offset >= 0 else None for each in found}
+
+    def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Commits positions for a group that has no members; KafkaFailed where it has."""
+        client: Any = _client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
+        wanted = [TopicPartition(topic, partition, position) for partition, position in positions.items()]
+        try:
+            doing = "committing positions"
+            _ask(lambda: client.commit(offsets=wanted, asynchronous=False), self._patience_s, doing, f"group {group}")
+        finally:
+            client.close()
 
     def close(self) -> None:
         """Lets go of the clients."""
         self._asker.close()
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        try:
+        def question() -> tuple[int, int]:
             low, high = self._asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)
-        except KafkaException as error:
-            raise KafkaFailed(
-                f"the topic's ends can't be asked: {error}", where=f"topic {topic}, partition {partition}", next=_CHECK
-            ) from error
-        return int(low), int(high)
+            return int(low), int(high)
+
+        where = f"topic {topic}, partition {partition}"
+        low, high = _ask(question, self._patience_s, "asking where the topic begins and ends", where)
+        return low, high
 
     def _list(self) -> Any:
-        try:
-            return self._admin.list_topics(timeout=_REQUEST_S)
-        except KafkaException as error:
-            raise KafkaFailed(f"the cluster doesn't answer: {error}", next=_CHECK) from error
+        servers = str(self._settings.get("bootstrap.servers"))
+        return _ask(
+            lambda: self._admin.list_topics(timeout=_REQUEST_S), self._patience_s, "asking the cluster", servers
+        )

@@ -75,7 +75,7 @@ def summary(site: Site) -> dict[str, object]:
 def build_site(name: str, folder: Path, settings: Settings) -> Site:
     """A site on real Kafka and real files."""
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
-    admin = KafkaAdmin(client)
+    admin = KafkaAdmin(client, settings.patience_s)
     ports = SitePorts(
         log=LogReader(KafkaReader(client), admin, topics.changelog),
         catalog=Catalog(KafkaReader(client), admin, topics, clock),

@@ -40,7 +40,7 @@ ONLY_IN = {
     "fastavro": {"mirrorlog.codec"},
     "faust": {"mirrorlog.streams"},
     "rocksdict": {"mirrorlog.streams"},
-    "confluent_kafka": {"mirrorlog.adapters", "mirrorlog.broker", "mirrorlog.streams.worker"},
+    "confluent_kafka": {"mirrorlog.adapters", "mirrorlog.broker"},
     "typer": {"mirrorlog.cli"},
     "rich": {"mirrorlog.cli"},
     "pyroaring": {"mirrorlog.bitmaps"},

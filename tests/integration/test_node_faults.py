@@ -1,0 +1,183 @@
+"""The node on a real broker: a changelog that refuses every record, and events that are no commands."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TypeVar
+
+import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from notation import command
+from running import DEADLINE_S, Outcome
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.cli.run import Run
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode
+from mirrorlog.consumers.log_reader import LogReader
+from mirrorlog.errors import PartFailed
+from mirrorlog.topics import QUARANTINE_MAX_BYTES
+from mirrorlog.volumes import Volume
+
+pytestmark = pytest.mark.integration
+
+SIZE = 1 << 30
+Event = TypeVar("Event")
+
+
+def make_volume(run: Run, name: str = "v") -> Volume:
+    settings = run.settings
+    admin, publisher = KafkaAdmin(settings.kafka_client()), KafkaPublisher(settings.kafka_client())
+    count = admin.partitions(settings.topics.commands)
+    ends = [admin.end_position(settings.topics.commands, partition) for partition in range(count)]
+    volume = describe(name, SIZE, 4096, "file:///none", ends, 1)
+    publish_volume(publisher, settings.topics, volume)
+    publisher.flush(DEADLINE_S)
+    admin.close()
+    return volume
+
+
+def publish(run: Run, volume: Volume, values: list[bytes | None], partition: int | None = None) -> list[int]:
+    """Publishes raw events; their positions."""
+    publisher = KafkaPublisher(run.settings.kafka_client())
+    positions: list[int] = []
+    for value in values:
+        target = volume.partition if partition is None else partition
+        publisher.publish(run.settings.topics.commands, target, b"v", value, positions.append)  # type: ignore[arg-type]
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    return positions
+
+
+def limit_messages(run: Run, topic: str, size_bytes: int) -> None:
+    """Sets the topic's max.message.bytes."""
+    entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    client = AdminClient({"bootstrap.servers": run.settings.bootstrap_servers})
+    for future in client.incremental_alter_configs([resource]).values():
+        future.result(30)
+
+
+def committed(run: Run) -> dict[int, int | None]:
+    admin = KafkaAdmin(run.settings.kafka_client())
+    try:
+        return admin.committed_positions(f"{run.settings.topic_prefix}node", run.settings.topics.commands)
+    finally:
+        admin.close()
+
+
+def test_a_changelog_that_refuses_every_record_stops_the_node_with_nothing_committed(run: Run) -> None:
+    volume = make_volume(run)
+    limit_messages(run, run.settings.topics.changelog, 40)
+    values = [encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation)) for n in range(500)]
+    positions = publish(run, volume, values)
+    run.start_node()
+    with pytest.raises(PartFailed) as stopped:
+        run.wait_for(lambda _: False, DEADLINE_S)
+    assert run.parts["node"].exit_code == 1
+    assert "weren't acknowledged" in stopped.value.what
+    assert "Mend the topic" in stopped.value.next
+    assert set(committed(run).values()) == {0}
+
+    limit_messages(run, run.settings.topics.changelog, 1 << 20)
+    run.start_node()
+    run.wait_ready("node")
+    assert Outcome(run).dirty_blocks({"v": positions[-1]}) == 500
+    until = time.monotonic() + DEADLINE_S
+    while committed(run)[volume.partition] != positions[-1] + 1:
+        assert time.monotonic() < until, committed(run)
+
+
+GOOD = encode(command("4096+4096"))
+OUTSIDE = {
+    "behind the end": f"{SIZE}+4096",
+    "beyond the end": f"{SIZE - 4096}+8192",
+    "negative offset": "2**64-4096+4096",
+    "overflowing": "2**64-4096+8192",
+    "2^63 bytes": "0+2**63",
+    "2^64-1 bytes": "4096+2**64-1",
+}
+UNDECODABLE = {
+    "random bytes": os.urandom(300),
+    "a megabyte of random bytes": os.urandom(900_000),
+    "no bytes": b"",
+    "a tombstone": None,
+    "truncated": GOOD[:-3],
+    "only a header": GOOD[:10],
+    "unknown schema": b"\xc3\x01" + bytes(8) + GOOD[10:],
+    "trailing bytes": GOOD + b"\x00",
+    "another event": encode(Quarantined(0, 0, "", "", 0, None, None)),
+}
+
+
+def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) -> None:
+    volume = make_volume(run)
+    run.start_node()
+    run.wait_ready("node")
+    events = [(value, "UNDECODABLE") for value in UNDECODABLE.values()]
+    events += [(encode(command(text, generation=volume.generation)), "OUT_OF_RANGE") for text in OUTSIDE.values()]
+    events += [(encode(command("0+4096", "nobody")), "UNKNOWN_VOLUME")]
+    events += [(encode(command("0+4096", kind=CommandKind.UNKNOWN)), "UNKNOWN_KIND")]
+    good = encode(command("40960+4096", generation=volume.generation))
+    sent = [value for event in events for value in (event[0], good)]
+    positions = publish(run, volume, sent)
+
+    statuses = read_until(run, run.settings.topics.status, volume.partition, CommandStatus, len(sent))
+    assert [status.position for status in statuses] == positions
+    assert [status.code for status in statuses[1::2]] == [StatusCode.ACCEPTED] * len(events)
+    assert [status.reason for status in statuses[::2]] == [reason for _, reason in events]
+    assert all(status.text for status in statuses[::2])
+
+    kept = read_until(run, run.settings.topics.quarantine, 0, Quarantined, len(events))
+    assert [(each.value, each.reason, each.position) for each in kept] == [
+        (value, reason, position) for (value, reason), position in zip(events, positions[::2], strict=True)
+    ]
+    # The part of "beyond the end" that lies inside, the unknown kind's extent, and the good one: nothing else.
+    assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
+
+
+def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) -> None:
+    volume = make_volume(run)
+    run.start_node()
+    run.wait_ready("node")
+    wrong = (volume.partition + 1) % 4
+    publish(run, volume, [encode(command("8192+1", generation=volume.generation))], partition=wrong)
+    (status,) = read_until(run, run.settings.topics.status, volume.partition, CommandStatus, 1)
+    assert (status.code, status.position) == (StatusCode.ACCEPTED, 0)
+    assert dirty_set(run, volume, 0) == BitMap64([2])
+
+
+def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: int) -> list[Event]:
+    """The first `count` events of a partition."""
+    reader = KafkaReader(run.settings.kafka_client())
+    reader.assign(topic, {partition: None})
+    found: list[Event] = []
+    until = time.monotonic() + DEADLINE_S
+    while len(found) < count:
+        assert time.monotonic() < until, f"{len(found)} of {count} events on {topic}"
+        found += [decode(message.value or b"", kind) for message in reader.poll(0.5)]
+        run.check()
+    reader.close()
+    return found
+
+
+def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
+    """The blocks that the log names, complete through a position."""
+    reader, admin = KafkaReader(run.settings.kafka_client()), KafkaAdmin(run.settings.kafka_client())
+    log = LogReader(reader, admin, run.settings.topics.changelog)
+    until = time.monotonic() + DEADLINE_S
+    while (mark := log.watermarks.get(volume.partition)) is None or mark.through < through:
+        assert time.monotonic() < until
+        log.poll(0.5)
+    reader.close()
+    admin.close()
+    assert log.logs[volume.volume].hole(volume.origin_position, mark.through) is None
+    return log.logs[volume.volume].changed(volume.origin_position, mark.through)
+
+
+def test_quarantine_takes_the_largest_event() -> None:
+    largest = encode(Quarantined(0, 0, "UNDECODABLE", "x" * 400, 0, b"k" * 1000, os.urandom(1 << 20)))
+    assert len(largest) < QUARANTINE_MAX_BYTES
