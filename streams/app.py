@@ -16,7 +16,10 @@ from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
-from mirrorlog.streams.commit_gate import CommitGate, gated_transport
+from mirrorlog.streams.acknowledged import Outgoing, send_all
+from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.faust_store import FaustStore
+from mirrorlog.streams.gated_transport import gated_transport
 from mirrorlog.streams.kafka_options import faust_settings
 from mirrorlog.streams.log_table import LogTable
 from mirrorlog.streams.node import Committed, Node
@@ -72,10 +75,15 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
     gate = CommitGate(settings.topics.commands)
     app.transport = gated_transport(gate)(app.conf.broker_consumer, app)
     options = {"block_cache_size": settings.node_block_cache_bytes}
-    table = LogTable(app, settings.topics, gate, settings.patience_s, options)
+    store = FaustStore(app, settings.topics.changelog, options)
+
+    async def send(messages: Sequence[Outgoing]) -> list[int]:
+        return await send_all(app.producer, messages, settings.patience_s)
+
+    table = LogTable(send, store, settings.topics, gate)
     node = Node(table, gate, parts.catalog, parts.committed, parts.clock, settings.node_record_max_bytes)
     _follow_assignments(app, gate)
-    _tell_when_ready(app, table, settings, parts)
+    _tell_when_ready(app, store, settings, parts)
     _install_agent(app, settings, node, parts.halt)
     return app
 
@@ -95,12 +103,12 @@ def _follow_assignments(app: faust.App, gate: CommitGate) -> None:
     signals.on_partitions_assigned.connect(assigned, weak=False)
 
 
-def _tell_when_ready(app: faust.App, table: LogTable, settings: Settings, parts: NodeParts) -> None:
+def _tell_when_ready(app: faust.App, store: FaustStore, settings: Settings, parts: NodeParts) -> None:
     async def recovered() -> None:
         here = [tp.partition for tp in app.assignor.assigned_actives() if tp.topic == settings.topics.commands]
         parts.ready(sorted(here))
 
-    table.faust_table.on_recover(recovered)
+    store.table.on_recover(recovered)
 
 
 def _install_agent(app: faust.App, settings: Settings, node: Node, halt: Halt) -> None:

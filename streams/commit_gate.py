@@ -8,10 +8,6 @@ here: the consumer asks this gate, and the gate moves only when a flush is durab
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
-
-from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
 
 from mirrorlog.errors import KafkaFailed
 
@@ -58,23 +54,3 @@ class CommitGate:
     def committable(self, partition: int) -> int | None:
         """The offset to commit; None where the partition isn't this worker's."""
         return self._next.get(partition)
-
-
-class GatedConsumer(driver.Consumer):
-    """Faust's consumer, with the gate deciding what is committed."""
-
-    gate: ClassVar[CommitGate]
-
-    def _new_offset(self, tp: TP) -> int | None:
-        if tp.topic != self.gate.topic:
-            return super()._new_offset(tp)
-        # Faust's own list of acknowledged offsets has no use any more: it mustn't grow.
-        self._acked[tp].clear()
-        self._acked_index[tp].clear()
-        return self.gate.committable(tp.partition)
-
-
-def gated_transport(gate: CommitGate) -> type[driver.Transport]:
-    """A transport whose consumer asks `gate`."""
-    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate})
-    return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

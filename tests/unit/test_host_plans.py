@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.producers.batch import region_batches
+from mirrorlog.extents import ExtentKind
+from mirrorlog.producers.batch import Batch, Flight, region_batches
 from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room
 from mirrorlog.producers.write_tracker import Due, Timers, due
 
@@ -41,6 +42,18 @@ def test_a_region_leaves_once_it_is_acknowledged_and_durable(case: str) -> None:
         case DrainFirst():
             plan = "drain"
     assert plan == expected
+
+
+def test_a_region_waits_for_every_batch_that_holds_it() -> None:
+    region = HotRegion("a", 0)
+    first, second = Batch(), Batch()
+    for batch in (first, first, second):
+        batch.add(Flight(ExtentKind.WRITE, 0, 1, 0, [region]))
+    assert region.unacknowledged == 2
+    first.acknowledged()
+    assert region.unacknowledged == 1
+    second.acknowledged()
+    assert region.unacknowledged == 0
 
 
 # batches by when they were opened | heartbeats by when the last left | now | due; linger 1, heartbeat 10

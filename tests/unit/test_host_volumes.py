@@ -242,6 +242,14 @@ def test_a_primary_that_cannot_be_flushed_stays_in_the_log_and_harms_no_other(ri
     assert "a s1 close" not in rig.told()
 
 
+def test_a_failed_flush_is_told_each_time(rig: Rig) -> None:
+    volume = rig.open(rig.host(), "a")
+    rig.devices.devices["memory://a"].hook = failing(1, "flush")
+    for operation in (volume.flush, volume.flush, lambda: volume.pwrite(b"x", 0)):
+        with pytest.raises(DeviceFailed, match="planned"):
+            operation()
+
+
 def test_no_write_begins_once_the_broker_refused_a_command(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host, "a")

@@ -1,0 +1,380 @@
+"""A whole world in memory, seeded: hosts write, the node folds, sites restore, and each dies between any two steps.
+
+Checked all the time: what a site calls consistent equals the primary as of that position (invariant 8). Checked at the
+end: every secondary equals its primary, and the log equals an independent fold of the commands (invariants 2, 3, 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from notation import GENERATION
+
+from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
+from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.catalog import Catalog, publish_volume
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.consumers.log_reader import LogReader
+from mirrorlog.consumers.site import Site, SitePorts
+from mirrorlog.consumers.state_files import MemorySecondaryStates
+from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.ports.streams import Message
+from mirrorlog.progress import Rung, SiteState
+from mirrorlog.settings import Settings, load_settings
+from mirrorlog.streams.acknowledged import Outgoing
+from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.log_table import LogTable, Row
+from mirrorlog.streams.node import Node
+from mirrorlog.tracking_log import LogRecord, key_kind
+from mirrorlog.volumes import Volume
+
+BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
+
+
+class Crash(BaseException):
+    """kill -9: nothing may catch it on its way."""
+
+
+class TestClock:
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def now_us(self) -> int:
+        return int(self.now_s * 1e6)
+
+    def monotonic_s(self) -> float:
+        self.now_s += 0.3
+        return self.now_s
+
+
+class Fuse:
+    """Raises Crash at the n-th step from when it was lit."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    def step(self, *_: object) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Crash
+
+
+class HostModel:
+    """Writes to primaries and publishes what it wrote, late; remembers what each block held as of each position."""
+
+    def __init__(self, broker: MemoryBroker, settings: Settings, volumes: dict[str, Volume], random: Random) -> None:
+        self.broker, self.topic, self.volumes, self.random = broker, settings.topics.commands, volumes, random
+        self.primaries = {name: MemoryDevice(BLOCK * BLOCKS) for name in volumes}
+        self.open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
+        self.history: dict[str, list[tuple[int, int, int]]] = {name: [] for name in volumes}  # position, block, version
+        self.acknowledged = -1
+        self.version = 0
+
+    def write(self) -> None:
+        name = self.random.choice(NAMES)
+        first = self.random.randrange(BLOCKS)
+        for block in range(first, min(first + self.random.randint(1, 4), BLOCKS)):
+            self.version += 1
+            self.primaries[name].pwrite(block * BLOCK, content(self.version))
+            self.open_batches[name].append((block, self.version))
+
+    def publish(self, name: str) -> None:
+        batch, self.open_batches[name] = self.open_batches[name], []
+        # Of each block only some bytes are named: whoever rounds inwards forgets it (invariant 4).
+        position = self.send(name, CommandKind.WRITES, [Extent(block * BLOCK + 8, 8) for block, _ in batch])
+        self.history[name] += [(position, block, version) for block, version in batch]
+
+    def heartbeat(self) -> None:
+        for name, batch in self.open_batches.items():
+            if batch:
+                self.publish(name)
+        self.send("", CommandKind.HEARTBEAT, [])
+
+    def close(self) -> None:
+        self.heartbeat()
+        for name in self.volumes:
+            self.send(name, CommandKind.SESSION_CLOSE, [])
+
+    def send(self, name: str, kind: CommandKind, extents: Sequence[Extent]) -> int:
+        known = None if self.acknowledged < 0 else self.acknowledged
+        columns = ExtentColumns.of(extents)
+        event = TrackingCommand(name, GENERATION, "h", "s", self.version, kind, columns, 1, 2, known)
+        self.acknowledged = self.broker.append(self.topic, 0, name.encode(), encode(event))
+        return self.acknowledged
+
+    def as_of(self, name: str, position: int) -> dict[int, int]:
+        return {block: version for at, block, version in self.history[name] if at <= position}
+
+
+def content(version: int) -> bytes:
+    return version.to_bytes(8, "big") * (BLOCK // 8)
+
+
+class NodeModel:
+    """The node on a broker in memory. Its store survives a crash, or is lost and recovered from the changelog."""
+
+    def __init__(self, broker: MemoryBroker, settings: Settings, fuse: Fuse, random: Random) -> None:
+        self.broker, self.settings, self.fuse, self.random = broker, settings, fuse, random
+        self.committed = 0
+        self.rows: dict[bytes, bytes] = {}
+        self.start()
+
+    def start(self) -> None:
+        if self.random.random() < 0.5:
+            self.rows = {}
+        for message in self.broker.messages(self.settings.topics.changelog):
+            self.put(message.key or b"", message.value)
+        self.position = self.committed
+        self.gate = CommitGate(self.settings.topics.commands)
+        self.gate.begin(0, self.committed)
+        table = LogTable(self.send, self, self.settings.topics, self.gate)
+        catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, TestClock())
+        self.node = Node(table, self.gate, catalog, lambda _: self.committed, TestClock(), 400)
+
+    async def send(self, messages: Sequence[Outgoing]) -> list[int]:
+        positions = []
+        for message in messages:
+            self.fuse.step()
+            positions.append(self.broker.append(message.topic, message.partition or 0, message.key, message.value))
+        self.fuse.step()
+        return positions
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        for key, value in rows:
+            self.fuse.step()
+            self.put(key, value)
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = value
+
+    def step(self, most: int) -> bool:
+        """One batch; False where there is none."""
+        messages: list[Message] = [
+            m for m in self.broker.messages(self.settings.topics.commands) if m.position >= self.position
+        ][:most]
+        if not messages:
+            return False
+        asyncio.run(self.node.process(0, messages))
+        self.position = messages[-1].position + 1
+        return True
+
+    def commit(self) -> None:
+        self.committed = self.gate.committable(0) or 0
+
+
+class SiteModel:
+    """One site; its devices and states lose what wasn't durable when it crashes."""
+
+    def __init__(self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random) -> None:
+        self.broker, self.host, self.settings, self.fuse, self.random = broker, host, settings, fuse, random
+        self.devices = {name: MemoryDevice(BLOCK * BLOCKS) for name in host.volumes}
+        for device in self.devices.values():
+            device.hook = fuse.step
+        self.states = MemorySecondaryStates()
+        self.states.hook = fuse.step
+        self.publisher = MemoryPublisher(broker)
+        self.start()
+
+    def start(self) -> None:
+        topics = self.settings.topics
+        clock = TestClock()
+        ports = SitePorts(
+            log=LogReader(self.broker.reader(), self.broker, topics.changelog),
+            catalog=Catalog(self.broker.reader(), self.broker, topics, clock),
+            admin=self.broker,
+            publisher=self.publisher,
+            states=self.states,
+            open_primary=lambda volume: self.host.primaries[volume.volume].reopen(writable=False),
+            open_secondary=lambda volume: self.devices[volume.volume].reopen(),
+            clock=clock,
+        )
+        self.site = Site("a", ports, self.settings)
+
+    def crash(self) -> None:
+        for device in self.devices.values():
+            device.crash(keep=self.random)
+        self.states.crash(keep=self.random)
+        self.devices = {name: device.reopen() for name, device in self.devices.items()}
+        self.start()
+
+    def check_consistency(self) -> None:
+        for name, device in self.devices.items():
+            kept = self.states.load(name)
+            if kept is None or kept.consistent_position is None:
+                continue
+            expected = self.host.as_of(name, kept.consistent_position)
+            for block in range(BLOCKS):
+                held = int.from_bytes(device.reopen().pread(block * BLOCK, 8), "big")
+                assert held == expected.get(block, 0), f"{name} block {block}, consistent at {kept.consistent_position}"
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.settings = load_settings(None, {"site_copy_bytes": 4096})
+        self.broker = MemoryBroker()
+        self.broker.create(self.settings.topics.specs(single_broker=True), 1)
+        self.volumes = {
+            name: Volume(name, GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, f"memory://{name}") for name in NAMES
+        }
+        publisher = self.broker.publisher()
+        for volume in self.volumes.values():
+            publish_volume(publisher, self.settings.topics, volume)
+        publisher.flush(1)
+        self.node_fuse, self.site_fuse = Fuse(), Fuse()
+        self.host = HostModel(self.broker, self.settings, self.volumes, self.random)
+        for name in self.volumes:
+            self.host.send(name, CommandKind.SESSION_OPEN, [])
+        self.node = NodeModel(self.broker, self.settings, self.node_fuse, self.random)
+        self.site = SiteModel(self.broker, self.host, self.settings, self.site_fuse, self.random)
+        for primary in self.host.primaries.values():
+            primary.hook = self.move_while_read
+
+    def move_while_read(self, operation: str, *_: int) -> None:
+        """The primary moves while a site reads it."""
+        if operation == "pread" and self.random.random() < 0.3:
+            self.host.write()
+            if self.random.random() < 0.5:
+                self.host.publish(self.random.choice(NAMES))
+
+    def act(self) -> None:
+        acts = {
+            self.host.write: 30,
+            lambda: self.host.publish(self.random.choice(NAMES)): 12,
+            self.host.heartbeat: 5,
+            self.run_node: 14,
+            self.node.commit: 6,
+            self.run_site: 14,
+            lambda: self.broker.compact(self.settings.topics.changelog, 0): 1,
+        }
+        self.random.choices(list(acts), list(acts.values()))[0]()
+        self.site.check_consistency()
+
+    def run_node(self) -> None:
+        self.node_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
+        try:
+            self.node.step(self.random.randint(1, 12))
+        except Crash:
+            if self.random.random() < 0.5:
+                self.node.commit()  # Faust commits by a clock of its own
+            self.node.start()
+        self.node_fuse.left = None
+
+    def run_site(self) -> None:
+        self.site_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
+        try:
+            self.site.site.turn(0)
+        except Crash:
+            self.site.crash()
+        self.site_fuse.left = None
+
+    def finish(self) -> None:
+        """Nobody writes any more: node and site come to rest, or the test fails."""
+        self.host.close()
+        for primary in self.host.primaries.values():
+            primary.hook = None
+        while self.node.step(50):
+            self.node.commit()
+        for _ in range(60):
+            self.site.site.turn(0)
+            self.site.check_consistency()
+            if all(each.resting.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()):
+                return
+        pytest.fail(f"no rest: {[each.resting for each in self.site.site.secondaries.values()]}")
+
+    def check_end(self) -> None:
+        assert set(self.site.site.secondaries) == set(NAMES)
+        for name in NAMES:
+            primary = self.host.primaries[name].pread(0, BLOCK * BLOCKS)
+            assert self.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary, name
+        end = self.broker.end_position(self.settings.topics.commands, 0) - 1
+        log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
+        while not log.caught_up():
+            log.poll(0)
+        for name in NAMES:
+            assert log.logs[name].hole(-1, end) is None
+            assert log.logs[name].changed(-1, end) == self.fold(name)
+            assert table_blocks(self.node.rows, name) == self.fold(name)
+
+    def fold(self, name: str) -> BitMap64:
+        """Independent of the node: one extent after the other."""
+        found = BitMap64()
+        for message in self.broker.messages(self.settings.topics.commands):
+            event = decode(message.value or b"", TrackingCommand)
+            if event.volume == name:
+                for extent in event.extents:
+                    found.update(range(extent.offset // BLOCK, (extent.end + BLOCK - 1) // BLOCK))
+        return found
+
+
+def table_blocks(rows: dict[bytes, bytes], name: str) -> BitMap64:
+    found = BitMap64()
+    for key, value in rows.items():
+        if key_kind(key) is LogRecord and (record := decode(value, LogRecord)).volume == name:
+            found |= record.changed
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> None:
+    world = World(seed)
+    for _ in range(400):
+        world.act()
+    world.finish()
+    world.check_end()
+
+
+def test_a_record_that_vanished_is_found_and_the_next_rung_taken() -> None:
+    world = World(4711)
+    for _ in range(30):
+        world.host.write()
+        world.host.publish("v")
+        world.node.step(50)
+        world.node.commit()
+    changelog = world.broker.partition(world.settings.topics.changelog, 0)
+    records = [m for m in changelog.messages if key_kind(m.key or b"") is LogRecord]
+    changelog.messages.remove(records[len(records) // 2])
+    world.finish()
+    assert {each.kept.rung for each in world.site.site.secondaries.values() if each.kept} & {Rung.ALLOCATED, Rung.FULL}
+    for name in NAMES:
+        primary = world.host.primaries[name].pread(0, BLOCK * BLOCKS)
+        assert world.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary
+
+
+def test_a_renewed_generation_takes_the_next_rung() -> None:
+    world = World(42)
+    for _ in range(60):
+        world.act()
+    world.host.heartbeat()
+    while world.node.step(50):
+        world.node.commit()
+    renewed = Volume(
+        "v", "33333333-3333-4333-8333-333333333333", BLOCK * BLOCKS, BLOCK, 0, world.host.acknowledged, False, "x"
+    )
+    publisher = world.broker.publisher()
+    publish_volume(publisher, world.settings.topics, renewed)
+    publisher.flush(1)
+    world.host.primaries["v"].pwrite(0, content(999_999))  # untracked: that is why the generation was renewed
+    world.host.history["v"].append((world.host.acknowledged, 0, 999_999))
+    world.finish()
+    state = world.site.states.load("v")
+    assert state is not None
+    assert state.generation == renewed.generation
+    assert state.rung in (Rung.ALLOCATED, Rung.FULL)
+    primary = world.host.primaries["v"].pread(0, BLOCK * BLOCKS)
+    assert world.site.devices["v"].reopen().pread(0, BLOCK * BLOCKS) == primary
