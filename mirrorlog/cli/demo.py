@@ -126,8 +126,8 @@ def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
 def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
     """The run, stage by stage; the object that --json prints."""
     started_s = time.monotonic()
-    with view.stage("Kafka", None):
-        run.start_broker()
+    with view.stage("Kafka", None) as bar:
+        run.start_broker(fetched=bar.fetched)
     with view.stage("node and sites", None):
         run.start_node()
         early = plan.sites[:-1] or plan.sites

@@ -34,6 +34,11 @@ class Bar:
             self._told_at_s = time.monotonic()
             self._view.output.say(f"{self._name}: {done / self._total:.0%}")
 
+    def fetched(self, files: int, of: int) -> None:
+        """Kafka is being fetched; the first run on a machine does that, and prepares it for quick starts."""
+        if files == 1:
+            self._view.output.say(f"fetching Apache Kafka and preparing it, {of} files; this happens once")
+
     def advance(self, by: int) -> None:
         """It is `by` further."""
         self.reach(self._done + by)

@@ -52,7 +52,8 @@ def options(
     """Reads the global options."""
     # librdkafka writes twenty lines a second while a broker is away; what matters of them becomes an error of ours.
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("mirrorlog.kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    for noisy in ("mirrorlog.kafka", "stamina"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     settings = settings_from(config, client_file, client_options or [], bootstrap_servers, state_dir)
     context.obj = Invocation(settings, Output(json=json, quiet=quiet, no_color=no_color), verbose)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def node(context: typer.Context) -> None:
     sys.argv = sys.argv[:1]
     from mirrorlog.cli.main import tell
     from mirrorlog.streams.worker import run_node
+
+    logging.getLogger("stamina").setLevel(logging.WARNING)  # who holds back says so
 
     def ready(partitions: Sequence[int]) -> None:
         call.output.message("ready", {"partitions": list(partitions)})

@@ -30,9 +30,8 @@ class Run:
         self.parts: dict[str, Part] = {}
         self.messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
         self.broker: EmbeddedBroker | None = None
+        self._own_broker = own_broker
         self._settings = settings.model_copy(update={"state_dir": folder})
-        if own_broker:
-            self.broker = EmbeddedBroker(folder / "broker", prepare(settings.cache_dir))
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +50,14 @@ class Run:
         """The settings of every part."""
         return self._settings
 
-    def start_broker(self) -> None:
-        """Starts the embedded broker where the run has one of its own, and makes the topics."""
-        if self.broker is not None:
+    def start_broker(self, fetched: Callable[[int, int], None] | None = None) -> None:
+        """Starts the embedded broker where the run has one of its own, and makes the topics.
+
+        fetched: called with (jars there, jars in all) where Kafka has to be fetched first.
+        """
+        if self._own_broker:
+            runtime = prepare(self._settings.cache_dir, on_progress=fetched)
+            self.broker = EmbeddedBroker(self.folder / "broker", runtime)
             self.broker.start()
             self._settings = self._settings.model_copy(update={"bootstrap_servers": self.broker.bootstrap_servers})
         make_topics(self._settings, self._settings.partitions)
