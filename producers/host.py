@@ -137,6 +137,8 @@ class Host:
         2. The activity log says, durably, that the session is open on each; it vouches for those newly created.
         3. The primaries of the volumes for which something is owed are flushed.
         4. SESSION_OPEN of each is published; with what is owed: see _settle(). Acknowledged, writes may begin.
+
+        Errors: those of step 1; DeviceFailed, KafkaFailed: none is open then, and what was owed still is.
         """
         wanted = {opening.volume.volume: opening for opening in openings}
         self._check(wanted.values())  # 1
@@ -278,14 +280,14 @@ class Host:
             self._outbox.send(volume, CommandKind.SESSION_CLOSE)
 
     def _ended(self, settling: Collection[Volume]) -> set[tuple[str, int]]:
-        """(session, partition) of the old sessions that are open on none but these volumes."""
+        """(session, partition) of the old sessions that are open on none but these volumes, as far as a sound log can say."""
         partitions = {volume.volume: volume.partition for volume in settling}
         everywhere = self._log.state.volumes
         elsewhere = {s for name, state in everywhere.items() if name not in partitions for s in state.sessions}
         return {
             (session, partition)
             for name, partition in partitions.items()
-            for session in everywhere[name].sessions - elsewhere - {self.session}
+            for session in everywhere[name].sessions - elsewhere - self._log.state.lost - {self.session}
         }
 
     def _made_durable(self, volume: Volume) -> bool:

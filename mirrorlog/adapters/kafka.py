@@ -268,7 +268,9 @@ class KafkaAdmin:
         def question() -> None:
             topics = self._admin.list_topics(timeout=_REQUEST_S).topics
             led = {
-                name for name in names if name in topics and all(p.leader >= 0 for p in topics[name].partitions.values())
+                name
+                for name in names
+                if name in topics and all(p.leader >= 0 for p in topics[name].partitions.values())
             }
             if led != names:
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))

@@ -174,29 +174,26 @@ def test_a_parent_killed_with_kill_9_takes_its_broker_along(tmp_path: Path, cach
         stop_broker(tmp_path)
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from mirrorlog.cli.broker import app; app(sys.argv[1:])"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=DEADLINE_S
-    )
+def run_cli(state_dir: Path, command: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "mirrorlog", "--json", "--state-dir", str(state_dir), "broker", command]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=DEADLINE_S * 2, check=False)
 
 
-def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(
-    tmp_path: Path, cache_dir: Path, runtime: Runtime
-) -> None:
-    folder = ("--state-dir", str(tmp_path / "with space, comma"))
-    start = ("start", *folder, "--cache-dir", str(cache_dir), "--json")
+def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(tmp_path: Path, runtime: Runtime) -> None:
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return run_cli(tmp_path / "with space, comma", command)
+
     try:
-        started = json.loads(run_cli(*start).stdout)
+        started = json.loads(run("start").stdout)
         assert started["state"] == "running"
-        assert json.loads(run_cli(*start).stdout)["pid"] == started["pid"], "one that runs is left as it is"
-        status = run_cli("status", *folder, "--json")
+        assert json.loads(run("start").stdout)["pid"] == started["pid"], "one that runs is left as it is"
+        status = run("status")
         assert (status.returncode, json.loads(status.stdout)["pid"]) == (0, started["pid"])
     finally:
-        stopped = run_cli("stop", *folder, "--json")
+        stopped = run("stop")
     assert json.loads(stopped.stdout)["state"] == "stopped"
     assert not psutil.pid_exists(started["pid"])
-    assert run_cli("status", *folder).returncode == 1
+    assert run("status").returncode == 1
 
 
 def test_the_leash_refuses_an_orphan_and_hands_on_default_signals() -> None:

@@ -1,0 +1,171 @@
+"""The ports to Kafka: one suite for the broker in memory and the real one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.catalog import Catalog, describe, publish_volume
+from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.settings import Settings
+from mirrorlog.topics import Topics, TopicSpec
+
+DEADLINE_S = 30.0
+
+
+class Cluster:
+    """What a test needs of either."""
+
+    def __init__(self, admin: Any, publisher: Callable[[], Publisher], reader: Callable[[], TopicReader]) -> None:
+        self.admin, self.publisher, self.reader = admin, publisher, reader
+        self.topic = f"t-{uuid.uuid4().hex[:8]}"
+
+    def create(self, **config: str) -> None:
+        self.admin.create([TopicSpec(self.topic, config)], 2)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("broker")
+    with EmbeddedBroker(folder, prepare(Settings().cache_dir)) as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.integration)])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param == "memory":
+        broker = MemoryBroker()
+        yield Cluster(broker, broker.publisher, broker.reader)
+        return
+    client = {"bootstrap.servers": request.getfixturevalue("servers")}
+    admin = KafkaAdmin(client)
+    yield Cluster(admin, lambda: KafkaPublisher(client), lambda: KafkaReader(client))
+    admin.close()
+
+
+def read(reader: TopicReader, count: int) -> Sequence[Message]:
+    found: list[Message] = []
+    until = time.monotonic() + DEADLINE_S
+    while len(found) < count:
+        assert time.monotonic() < until, found
+        found += reader.poll(0.2)
+    return found
+
+
+def test_messages_come_back_in_order_with_the_positions_that_were_acknowledged(cluster: Cluster) -> None:
+    cluster.create()
+    publisher, positions = cluster.publisher(), list[int]()
+    for number in range(50):
+        publisher.publish(cluster.topic, 1, b"k", str(number).encode(), positions.append)
+    publisher.flush(DEADLINE_S)
+    assert positions == list(range(50))
+    reader = cluster.reader()
+    reader.assign(cluster.topic, {0: None, 1: None})
+    found = read(reader, 50)
+    assert [(m.topic, m.partition, m.position, m.value) for m in found] == [
+        (cluster.topic, 1, number, str(number).encode()) for number in range(50)
+    ]
+    assert reader.reached(cluster.topic, 1) == 50
+    reader.close()
+    publisher.close()
+
+
+def test_nothing_is_acknowledged_before_poll_or_flush(cluster: Cluster) -> None:
+    cluster.create()
+    publisher, positions = cluster.publisher(), list[int]()
+    publisher.publish(cluster.topic, 0, b"k", b"v", positions.append)
+    assert positions == []
+    publisher.flush(DEADLINE_S)
+    assert positions == [0]
+    publisher.close()
+
+
+def test_reading_begins_where_it_is_told(cluster: Cluster) -> None:
+    cluster.create()
+    publisher = cluster.publisher()
+    for number in range(5):
+        publisher.publish(cluster.topic, 0, b"k", str(number).encode())
+    publisher.flush(DEADLINE_S)
+    reader = cluster.reader()
+    reader.assign(cluster.topic, {0: 3})
+    assert [m.position for m in read(reader, 2)] == [3, 4]
+    reader.close()
+    publisher.close()
+
+
+def test_a_position_that_isnt_there_is_loud(cluster: Cluster) -> None:
+    cluster.create()
+    reader = cluster.reader()
+    reader.assign(cluster.topic, {0: 7})
+    until = time.monotonic() + DEADLINE_S
+    with pytest.raises(OutOfRetention):
+        while time.monotonic() < until:
+            reader.poll(0.2)
+    reader.close()
+
+
+def test_the_admin_tells_ends_and_partitions_and_making_twice_is_harmless(cluster: Cluster) -> None:
+    cluster.create()
+    cluster.create()
+    admin: TopicAdmin = cluster.admin
+    assert admin.partitions(cluster.topic) == 2
+    assert (admin.first_position(cluster.topic, 0), admin.end_position(cluster.topic, 0)) == (0, 0)
+    publisher = cluster.publisher()
+    publisher.publish(cluster.topic, 0, b"k", b"v")
+    publisher.flush(DEADLINE_S)
+    assert admin.end_position(cluster.topic, 0) == 1
+    with pytest.raises(KafkaFailed):
+        admin.partitions("no-such-topic")
+    publisher.close()
+
+
+def test_the_end_is_reached_though_nothing_is_there(cluster: Cluster) -> None:
+    cluster.create()
+    reader = cluster.reader()
+    reader.assign(cluster.topic, {0: None})
+    until = time.monotonic() + DEADLINE_S
+    while reader.reached(cluster.topic, 0) < 0:
+        assert time.monotonic() < until
+        reader.poll(0.2)
+    reader.close()
+
+
+def test_a_refused_message_is_an_error_and_isnt_acknowledged(cluster: Cluster) -> None:
+    cluster.create(**{"max.message.bytes": "200"})
+    if isinstance(cluster.admin, MemoryBroker):
+        cluster.admin.refused_topics.add(cluster.topic)
+    publisher, positions = cluster.publisher(), list[int]()
+    with pytest.raises(KafkaFailed):
+        publisher.publish(cluster.topic, 0, b"k", bytes(range(256)) * 4, positions.append)
+        publisher.flush(DEADLINE_S)
+    assert positions == []
+    publisher.close()
+
+
+def test_the_catalog_knows_all_that_was_published_before_it_was_asked(cluster: Cluster) -> None:
+    topics = Topics(f"{cluster.topic}.")
+    cluster.admin.create(topics.specs(single_broker=True), 2)
+    catalog = Catalog(cluster.reader(), cluster.admin, topics, SystemClock())
+    publisher = cluster.publisher()
+    for number in range(3):
+        publish_volume(publisher, topics, describe(f"v{number}", 4096 * (number + 1), 4096, "file:///p", [0, 0], 1))
+    publisher.flush(DEADLINE_S)
+    catalog.refresh()
+    assert {name: volume.size_bytes for name, volume in catalog.items()} == {"v0": 4096, "v1": 8192, "v2": 12288}
+    publish_volume(publisher, topics, describe("v1", 1 << 20, 4096, "file:///p", [0, 0], 1))
+    publisher.flush(DEADLINE_S)
+    catalog.refresh()
+    assert catalog["v1"].size_bytes == 1 << 20
+    catalog.close()
+    publisher.close()

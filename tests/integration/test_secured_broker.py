@@ -1,0 +1,182 @@
+"""The main job on a Kafka that isn't ours: TLS and logins are only configuration, and what is refused is said at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import stamina
+import trustme
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from mirrorlog.broker import ports
+from mirrorlog.broker.embedded import end_process
+from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.leash import leashed
+from mirrorlog.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+USER, PASSWORD = "mirrorlog", "correct-horse:7f"
+SERVER_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate}
+listener.security.protocol.map=LOGIN:SASL_SSL,CERTIFICATE:SSL,CONTROLLER:PLAINTEXT
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=CERTIFICATE
+log.dirs=data
+auto.create.topics.enable=false
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=16777216
+ssl.keystore.type=PEM
+ssl.keystore.location=server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=ca.pem
+listener.name.certificate.ssl.client.auth=required
+listener.name.login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+listener.name.login.plain.sasl.jaas.config={jaas}.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.login.scram-sha-256.sasl.jaas.config={jaas}.scram.ScramLoginModule required;
+"""
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A Kafka with a listener that asks for a login and one that asks for a certificate, both under TLS."""
+
+    login: str
+    certificate: str
+    folder: Path
+
+    def client(self, way: str) -> dict[str, str]:
+        """The client settings for a way in."""
+        tls = {"ssl.ca.location": str(self.folder / "ca.pem")}
+        if way == "certificate":
+            own = str(self.folder / "client.pem")
+            return {**tls, "security.protocol": "SSL", "ssl.certificate.location": own, "ssl.key.location": own}
+        sasl = {"security.protocol": "SASL_SSL", "sasl.mechanism": way}
+        return {**tls, **sasl, "sasl.username": USER, "sasl.password": PASSWORD}
+
+    def address(self, way: str) -> str:
+        """Where that way in is."""
+        return self.certificate if way == "certificate" else self.login
+
+    def topics(self) -> set[str]:
+        """Those of mirrorlog."""
+        admin = AdminClient({"bootstrap.servers": self.login, **self.client("PLAIN")})
+        return {name for name in admin.list_topics(timeout=10).topics if name.startswith("mirrorlog")}
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    write_certificates(folder)
+    numbers: list[int] = []
+    for _ in range(3):
+        numbers.append(ports.choose_free(taken=numbers))
+    login, certificate, controller = numbers
+    (folder / "server.properties").write_text(
+        SERVER_PROPERTIES.format(
+            login=login,
+            certificate=certificate,
+            controller=controller,
+            jaas="org.apache.kafka.common.security",
+            user=USER,
+            password=PASSWORD,
+        )
+    )
+    runtime = prepare(Settings().cache_dir)
+    scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
+    storage = ("format", "--standalone", "--cluster-id", "5L6g3nShT-eMCtK--X86sw", "--config", "server.properties")
+    subprocess.run(
+        runtime.command("kafka.tools.StorageTool", *storage, "--add-scram", scram),
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    started = Secured(f"127.0.0.1:{login}", f"127.0.0.1:{certificate}", folder)
+    with (folder / "output.log").open("wb") as output:
+        process = psutil.Popen(
+            leashed(runtime.command("kafka.Kafka", "server.properties")), cwd=folder, stdout=output, stderr=output
+        )
+    try:
+        for attempt in stamina.retry_context(KafkaException, attempts=None, timeout=60):
+            with attempt:
+                assert process.is_running(), (folder / "output.log").read_text()
+                started.topics()
+        yield started
+    finally:
+        end_process(process, 20)
+
+
+def write_certificates(folder: Path) -> None:
+    """ca.pem and, by it, server.pem and client.pem; other.pem is the certificate of nobody's CA."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "other.pem")
+    for name in ("server", "client"):
+        leaf = authority.issue_cert("127.0.0.1")
+        key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+        # Kafka reads PKCS #8 and nothing else.
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{name}.pem").write_bytes(pem + leaf.cert_chain_pems[0].bytes())
+
+
+def command_line(servers: str, client: Mapping[str, str], state_dir: Path, *command: str) -> list[str]:
+    options = [part for name, value in client.items() for part in ("-X", f"{name}={value}")]
+    return [
+        sys.executable,
+        "-m",
+        "mirrorlog",
+        "--state-dir",
+        str(state_dir),
+        "--bootstrap-servers",
+        servers,
+        *options,
+        *command,
+    ]
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "certificate"])
+def test_the_main_job_on_a_secured_broker(way: str, secured: Secured, tmp_path: Path) -> None:
+    command = command_line(secured.address(way), secured.client(way), tmp_path, "demo", "--json")
+    seen: set[str] = set()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    seen.add(" ".join(child.cmdline()))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    result = json.loads(stdout.splitlines()[-1])
+    assert result["ok"]
+    assert [site["identical"] for site in result["sites"]] == [True, True]
+    assert "doesn't know the setting" not in stderr
+    # Settings go to the parts through their environment, which their owner alone can read.
+    assert all(any(part in line for line in seen) for part in (" node", " host replay", " site run site-b"))
+    assert [line for line in seen if PASSWORD in line] == []
+    assert secured.topics() == set()
+    assert list((tmp_path / "demo").iterdir()) == []

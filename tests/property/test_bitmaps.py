@@ -1,0 +1,79 @@
+"""Extents to blocks and blocks to runs, against the plainest model (invariant 4)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorlog.bitmaps import BitMap64, pack, runs, touched, union, unpack, zeroed
+from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+
+BLOCK, SIZE = 8, 1003
+"""A small volume with a partial last block."""
+
+EXTENTS = st.lists(
+    st.integers(0, SIZE).flatmap(
+        lambda offset: st.builds(
+            Extent, st.just(offset), st.integers(0, SIZE - offset), st.sampled_from(list(ExtentKind))
+        )
+    ),
+    max_size=12,
+)
+BLOCKS = st.sets(st.integers(0, 1 << 40) | st.integers(0, 300), max_size=60)
+
+
+@given(EXTENTS)
+def test_a_block_is_touched_when_any_byte_of_it_is(extents: list[Extent]) -> None:
+    expected = {byte // BLOCK for each in extents for byte in range(each.offset, each.end)}
+    assert set(touched(ExtentColumns.of(extents), BLOCK)) == expected
+
+
+@given(EXTENTS)
+def test_a_block_is_zeroed_when_one_zero_or_discard_covers_all_of_it(extents: list[Extent]) -> None:
+    expected = {
+        block
+        for each in extents
+        if each.kind is not ExtentKind.WRITE
+        for block in range(-(-SIZE // BLOCK))
+        if each.offset <= block * BLOCK and min((block + 1) * BLOCK, SIZE) <= each.end
+    }
+    found = zeroed(ExtentColumns.of(extents), BLOCK, SIZE)
+    assert set(found) == expected
+    assert found <= touched(ExtentColumns.of(extents), BLOCK)
+
+
+def test_long_extents_cost_no_more_than_short_ones() -> None:
+    columns = ExtentColumns.of([Extent(0, 1 << 50), Extent((1 << 50) + 4096, 1)])
+    found = touched(columns, 4096)
+    assert len(found) == (1 << 38) + 1
+    assert len(pack(found)) < 100 << 20
+
+
+@given(st.lists(BLOCKS, max_size=5))
+def test_union_changes_none_of_its_parts(sets: list[set[int]]) -> None:
+    parts = [BitMap64(each) for each in sets]
+    assert set(union(parts)) == set().union(*sets)
+    assert [set(each) for each in parts] == sets
+
+
+@given(BLOCKS)
+def test_a_set_reads_back_from_its_bytes(blocks: set[int]) -> None:
+    assert set(unpack(pack(BitMap64(blocks)))) == blocks
+
+
+@given(BLOCKS, st.none() | st.integers(1, 9))
+def test_runs_give_every_block_once_in_order_and_are_as_long_as_they_may_be(blocks: set[int], most: int | None) -> None:
+    found = list(runs(BitMap64(blocks), most=most))
+    assert [block for first, count in found for block in range(first, first + count)] == sorted(blocks)
+    for (first, count), (following, _) in pairwise(found):
+        assert first + count < following or count == most
+    assert most is None or all(count <= most for _, count in found)
+
+
+def test_runs_cross_the_windows_they_are_found_in() -> None:
+    blocks = BitMap64()
+    blocks.add_range((1 << 20) - 3, (1 << 21) + 5)
+    blocks.add(1 << 33)
+    assert list(runs(blocks)) == [((1 << 20) - 3, (1 << 20) + 8), (1 << 33, 1)]
