@@ -28,6 +28,7 @@ from mirrorlog.topics import QUARANTINE_MAX_BYTES, TopicSpec
 
 ClientSettings = Mapping[str, str | int | bool]
 _REQUEST_S: Final = 10.0
+_FIRST_REQUEST_S: Final = 2.0
 _AWAY: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
@@ -45,34 +46,80 @@ _AWAY: Final = frozenset(
 )
 """What a broker answers, or doesn't, while it is away, elects a leader or has only just made the topic."""
 _CHECK: Final = "Check bootstrap.servers and that the broker runs."
+_CHECK_RIGHTS: Final = "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
 
 
-def _client(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
-    """A client, or BadUse with librdkafka's own words for a setting that it doesn't take.
+_REFUSED: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.ILLEGAL_SASL_STATE,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    }
+)
+"""What librdkafka says of a connection that asking again doesn't mend: the login, or a certificate."""
 
-    librdkafka's log lines go to Python's logging: while a broker is away it writes twenty a second.
+
+class _Client:
+    """A librdkafka client, asked until it answers, and what it last said of its connections.
+
+    librdkafka goes on trying for ever, also where it is refused: questions only time out. Why, it tells a callback, and
+    that runs when the client is polled.
+
+    hear: polls the client without losing a message.
     """
-    try:
-        return make(settings, logger=logging.getLogger("mirrorlog.kafka"))
-    except (KafkaException, ValueError, TypeError) as error:
-        raise BadUse(f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka].") from error
 
+    def __init__(
+        self, make: Callable[..., Any], settings: Mapping[str, Any], hear: Callable[[], object] | None = None
+    ) -> None:
+        self._said: KafkaError | None = None
+        # librdkafka's log lines go to Python's logging: while a broker is away it writes twenty a second.
+        log = logging.getLogger("mirrorlog.kafka")
+        try:
+            self.raw: Any = make({**settings, "error_cb": self._note}, logger=log)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise BadUse(f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka].") from error
+        self._hear = hear or (lambda: self.raw.poll(0))
+        self._servers = str(settings.get("bootstrap.servers"))
 
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, KafkaException) and error.args[0].code() in _AWAY
+    def _note(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows every other one, and says nothing of why
+            self._said = error
 
+    def _is_refused(self) -> bool:
+        return self._said is not None and self._said.code() in _REFUSED
 
-def _ask(question: Callable[[], Any], patience_s: float, doing: str, where: str) -> Any:
-    """The answer; asked again while the cluster is away, KafkaFailed after `patience_s` or where it refuses."""
-    try:
-        for attempt in stamina.retry_context(
-            _is_away, attempts=None, timeout=patience_s, wait_initial=0.05, wait_max=2.0
-        ):
-            with attempt:
-                return question()
-    except KafkaException as error:
-        raise KafkaFailed(f"{doing} failed: {error.args[0].str()}", where=where, next=_CHECK) from error
-    raise AssertionError("a retry context ends by a return or by an error")
+    def ask(self, question: Callable[[float], Any], patience_s: float, doing: str, where: str) -> Any:
+        """The answer; asked again while the cluster is away, KafkaFailed after `patience_s` or where it refuses.
+
+        question: is given how long it may take, in seconds; the first ones are short, for a refusal is heard after each.
+        """
+
+        def is_away(error: Exception) -> bool:
+            self._hear()
+            return isinstance(error, KafkaException) and error.args[0].code() in _AWAY and not self._is_refused()
+
+        try:
+            for attempt in stamina.retry_context(
+                is_away, attempts=None, timeout=patience_s, wait_initial=0.05, wait_max=2.0
+            ):
+                with attempt:
+                    self._said = None
+                    return question(min(attempt.num * _FIRST_REQUEST_S, _REQUEST_S))
+        except KafkaException as error:
+            why = f"; {self._said.str()}" if self._said else ""
+            raise KafkaFailed(
+                f"{doing} failed: {error.args[0].str()}{why}",
+                where=where,
+                next=_CHECK_RIGHTS if self._is_refused() else _CHECK,
+            ) from error
+        raise AssertionError("a retry context ends by a return or by an error")
+
+    def check(self) -> None:
+        """KafkaFailed where the cluster refuses this client now; a refusal that has passed is forgotten."""
+        if self._is_refused():
+            self.ask(lambda within_s: self.raw.list_topics(timeout=within_s), _REQUEST_S, "talking to Kafka", self._servers)
 
 
 class KafkaPublisher:
@@ -80,7 +127,7 @@ class KafkaPublisher:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._refused: KafkaFailed | None = None
-        self._producer: Any = _client(
+        self._client = _Client(
             Producer,
             {
                 "linger.ms": 5,
@@ -114,34 +161,35 @@ class KafkaPublisher:
         while True:
             self._raise_refusal()
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=delivered)
+                self._client.raw.produce(topic, value, key, partition, on_delivery=delivered)
                 return
             except BufferError:
-                self._producer.poll(0.1)
+                self._client.raw.poll(0.1)
             except KafkaException as error:
                 raise KafkaFailed(f"Kafka refused a message: {error}", where=f"topic {topic}", next=_CHECK) from error
 
     def poll(self, timeout_s: float) -> None:
         """Runs the callbacks that are due."""
-        self._producer.poll(timeout_s)
+        self._client.raw.poll(timeout_s)
         self._raise_refusal()
 
     def flush(self, deadline_s: float) -> None:
         """Returns when everything queued is acknowledged."""
-        left = self._producer.flush(deadline_s)
+        left = self._client.raw.flush(deadline_s)
         self._raise_refusal()
         if left:
             raise KafkaFailed(f"{left} messages weren't acknowledged within {deadline_s:g} s", next=_CHECK)
 
     def close(self) -> None:
         """Lets go of the client; what isn't acknowledged may be lost."""
-        self._producer.purge()
+        self._client.raw.purge()
         with suppress(KafkaException):
-            self._producer.flush(1.0)
+            self._client.raw.flush(1.0)
 
     def _raise_refusal(self) -> None:
         if self._refused is not None:
             raise self._refused
+        self._client.check()
 
 
 class KafkaReader:
@@ -150,7 +198,7 @@ class KafkaReader:
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._patience_s = patience_s
         # assign() needs no group, but librdkafka wants a name; nothing is ever committed under it.
-        self._consumer: Any = _client(
+        self._client = _Client(
             Consumer,
             {
                 "group.id": "mirrorlog.reader",
@@ -163,7 +211,9 @@ class KafkaReader:
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
             },
+            hear=self._take_early,
         )
+        self._early: list[Any] = []
         self._reached: dict[tuple[str, int], int] = {}
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
@@ -174,25 +224,31 @@ class KafkaReader:
             self._reached[topic, partition] = start
             added.append(TopicPartition(topic, partition, start))
         try:
-            self._consumer.incremental_assign(added)
+            self._client.raw.incremental_assign(added)
         except KafkaException as error:
             raise KafkaFailed(f"reading can't begin: {error}", where=f"topic {topic}", next=_CHECK) from error
 
     def _first(self, topic: str, partition: int) -> int:
-        def question() -> int:
-            return int(self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)[0])
+        def question(within_s: float) -> int:
+            return int(self._client.raw.get_watermark_offsets(TopicPartition(topic, partition), timeout=within_s)[0])
 
         where = f"topic {topic}, partition {partition}"
-        return int(_ask(question, self._patience_s, "asking for the oldest position", where))
+        return int(self._client.ask(question, self._patience_s, "asking for the oldest position", where))
 
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """Up to `most` messages, in order per partition."""
         # librdkafka waits the whole time out for the full number: take one first, then what is there.
-        first = self._consumer.poll(timeout_s)
+        first = self._early.pop(0) if self._early else self._client.raw.poll(timeout_s)
+        self._client.check()
         if first is None:
             return []
-        raw = [first, *self._consumer.consume(most - 1, 0)]
+        raw = [first, *self._client.raw.consume(most - 1, 0)]
         return [message for each in raw if (message := self._message(each)) is not None]
+
+    def _take_early(self) -> None:
+        """Polls between two questions; a message that comes is kept for `poll`."""
+        if (early := self._client.raw.poll(0)) is not None:
+            self._early.append(early)
 
     def reached(self, topic: str, partition: int) -> int:
         """Everything kept below this position was handed out."""
@@ -220,7 +276,7 @@ class KafkaReader:
 
     def close(self) -> None:
         """Lets go of the client."""
-        self._consumer.close()
+        self._client.raw.close()
 
 
 class KafkaAdmin:
