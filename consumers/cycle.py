@@ -12,6 +12,7 @@ State of the secondary, from what is kept durably (SecondaryState) and from the 
 
 Rules:
 - A cycle that died begins again from the applied position and covers at least what it covered (invariants 6, 8).
+- A log that ends below what the secondary reached lost something: the site stops there and says so (invariant 7).
 - "Settled at W": every open session closed a batch after the site's last read, and the log holds it (invariant 8).
 - The next cycle may begin before the last one is proved; what was read since the last proof stays suspect. Only a copy
   of everything is proved first, because everything is suspect.
@@ -100,7 +101,9 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
         return _copy_all(view, "the initial copy wasn't finished")
     reached = max(kept.applied_position, kept.cycle_through or kept.applied_position)
     if mark is None or mark < reached:
-        return Rest(_resting(kept), f"the log is read through {mark}, and the secondary reached {reached}")
+        if reached == volume.origin_position:
+            return Rest(_resting(kept))
+        return Rest(SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}")
     if hole := view.log.hole(kept.applied_position, mark):
         reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
         return _copy_all(view, reason)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 
 from mirrorlog.codec import decode
+from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.tracking_log import LogRecord, SessionBeat, VolumeHead, VolumeLog, Watermark, key_kind
+
+log = logging.getLogger("mirrorlog.site")
 
 
 class LogReader:
@@ -49,7 +53,14 @@ class LogReader:
     def _take(self, message: Message, wanted: Callable[[LogRecord], bool]) -> set[str]:
         if message.key is None or message.value is None:
             return set()
-        entry = decode(message.value, key_kind(message.key))
+        try:
+            entry = decode(message.value, kind := key_kind(message.key))
+        except BadInput as error:
+            if kind is not LogRecord:
+                raise
+            # It is a hole then, and that is found and said; other volumes go on.
+            log.error("a log record is damaged: %s (partition %d, %d)", error, message.partition, message.position)
+            return set()
         if not isinstance(entry, Watermark):
             self._waiting[message.partition].append(entry)
             return set()

@@ -48,7 +48,11 @@ class Secondary:
 
 @dataclass(frozen=True, slots=True)
 class SitePorts:
-    """What a site needs from outside. open_secondary makes a new zeroed one where there is none."""
+    """What a site needs from outside.
+
+    make_secondary: a new one, all zeros, where there is none yet; asked only while nothing is kept of the volume. One
+    that is gone later is an error: its file system may not be mounted, and zeros would pass for what was applied.
+    """
 
     log: LogReader
     catalog: Catalog
@@ -57,6 +61,7 @@ class SitePorts:
     states: SecondaryStateStore
     open_primary: Callable[[Volume], BlockDevice]
     open_secondary: Callable[[Volume], BlockDevice]
+    make_secondary: Callable[[Volume], None]
     clock: Clock
 
 
@@ -105,24 +110,26 @@ class Site:
         secondary.volume = volume
         self.secondaries[volume.volume] = secondary
         try:
+            damaged = known is None and not self._load(secondary)
+            if secondary.kept is None:
+                self._ports.make_secondary(volume)
             with self._ports.open_secondary(volume) as device:
-                secondary.zeroed = next(device.allocated(), None) is None
-            if known is None:
-                secondary.kept = self._load(secondary)
-                self._forget(secondary)
+                secondary.zeroed = not damaged and next(device.allocated(), None) is None
             if secondary.kept is not None and secondary.kept.suspect_after is not None:
                 self._read_since_asked.add(volume.volume)
         except DeviceFailed as error:
             self._stop(secondary, error)
 
-    def _load(self, secondary: Secondary) -> SecondaryState | None:
+    def _load(self, secondary: Secondary) -> bool:
+        """False where what was kept is damaged: it is never guessed, the secondary counts as unknown and is copied anew."""
         try:
-            return self._ports.states.load(secondary.volume.volume)
+            secondary.kept = self._ports.states.load(secondary.volume.volume)
         except StateDamaged as error:
-            # Never guessed: the secondary counts as unknown, and is copied anew.
             log.error("%s", error)
-            secondary.reason, secondary.zeroed = str(error), False
-            return None
+            secondary.reason = str(error)
+            return False
+        self._forget(secondary)
+        return True
 
     def _has_news(self, secondary: Secondary) -> bool:
         """Whether another look may give another step: after a cycle, a failure, or a watermark."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NoReturn, TypeAlias
 
-from mirrorlog.adapters.devices import sync_folder
+from mirrorlog.adapters.folders import make_folder, sync_folder
 from mirrorlog.consumers.secondary_state import SecondaryState
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 from mirrorlog.volumes import check_volume_name
@@ -67,11 +67,8 @@ class SecondaryStateFiles:
         """Make the folder and its entries durable: a predecessor may have died between steps 4 and 5 of save()."""
         self.folder: Final = folder.absolute()
         try:
-            missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             sync_folder(self.folder)
-            for path in missing:
-                sync_folder(path.parent)
         except OSError as error:
             raise _failed("making the folder of states", self.folder, error) from error
 

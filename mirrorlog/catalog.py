@@ -20,19 +20,22 @@ _PARTITION = 0
 class Catalog(Mapping[str, Volume]):
     """Descriptions by volume name; `refresh` brings it up to date."""
 
-    def __init__(self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock) -> None:
+    def __init__(
+        self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock, patience_s: float = 30.0
+    ) -> None:
         self._reader, self._admin, self._topic, self._clock = reader, admin, topics.volumes, clock
+        self._patience_s = patience_s
         self._volumes: dict[str, Volume] = {}
         reader.assign(self._topic, {_PARTITION: None})
 
-    def refresh(self, deadline_s: float = 30.0) -> None:
-        """Reads every description published before the call; KafkaFailed where that takes longer than the deadline."""
+    def refresh(self) -> None:
+        """Reads every description published before the call; KafkaFailed where that takes longer than the patience."""
         end = self._admin.end_position(self._topic, _PARTITION)
-        until = self._clock.monotonic_s() + deadline_s
+        until = self._clock.monotonic_s() + self._patience_s
         while self._reader.reached(self._topic, _PARTITION) < end:
             if self._clock.monotonic_s() > until:
                 raise KafkaFailed(
-                    f"the volumes' descriptions couldn't be read within {deadline_s:g} s",
+                    f"the volumes' descriptions couldn't be read within {self._patience_s:g} s",
                     where=f"topic {self._topic}, up to position {end}",
                     next="Check that the broker answers.",
                 )

@@ -8,6 +8,7 @@ stays in schemas/ as `name.vN.avsc`, so that bytes written by any of them stay r
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -24,7 +25,7 @@ from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCo
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark, record_key
 from mirrorlog.volumes import Volume
 
 Event = TypeVar("Event")
@@ -149,23 +150,27 @@ def _command(record: Fields) -> TrackingCommand:
 
 def _record_fields(record: LogRecord) -> Fields:
     changed, zeroed = pack(record.changed), pack(record.zeroed)
-    return _plain(record) | {
-        "changed": changed,
-        "zeroed": zeroed,
-        "bitmaps_crc32": zlib.crc32(zeroed, zlib.crc32(changed)),
-    }
+    checksum = _record_crc32(record, changed, zeroed)
+    return _plain(record) | {"changed": changed, "zeroed": zeroed, "crc32": checksum}
 
 
-def _record(record: Fields) -> LogRecord:
-    changed, zeroed, expected = record["changed"], record["zeroed"], record.pop("bitmaps_crc32")
-    if zlib.crc32(zeroed, zlib.crc32(changed)) != expected:
+def _record(fields: Fields) -> LogRecord:
+    changed, zeroed, expected = fields["changed"], fields["zeroed"], fields.pop("crc32")
+    bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed)}
+    record = LogRecord(**fields | bitmaps | {"hosts": tuple(fields["hosts"])})
+    if _record_crc32(record, changed, zeroed) != expected:
         raise BadInput(
-            "the bitmaps of a log record fail their checksum",
-            where=f"volume {record['volume']}, positions ({record['after']}, {record['through']}]",
+            "a log record fails its checksum",
+            where=f"volume {record.volume}, positions ({record.after}, {record.through}]",
             next="Rebuild the log from the commands.",
         )
-    bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed), "hosts": tuple(record["hosts"])}
-    return LogRecord(**record | bitmaps)
+    return record
+
+
+def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
+    """Over all that a reader acts on: the key, parts, block size, generation, both bitmaps. Not over what is for people."""
+    where = record_key(record) + struct.pack(">HQ", record.parts, record.block_size) + record.generation.encode()
+    return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(where)))
 
 
 def _head_fields(head: VolumeHead) -> Fields:

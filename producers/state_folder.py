@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from mirrorlog.errors import BadUse, DeviceFailed
-
-_LOCK: Final = "lock"
+from mirrorlog.adapters.folders import hold_folder, sync_folder
+from mirrorlog.errors import DeviceFailed
 
 
 class StateFile(Protocol):
@@ -87,21 +85,7 @@ class DiskFolder:
 
     def lock(self) -> None:
         with _named("making the folder", self._path):
-            missing = [folder for folder in (self._path, *self._path.parents) if not folder.exists()]
-            self._path.mkdir(parents=True, exist_ok=True)
-            for folder in missing:
-                _sync_folder(folder.parent)
-            fd = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            raise BadUse(
-                "another process keeps its state in this folder",
-                where=str(self._path),
-                next="Stop that process, or give each host a folder of its own.",
-            ) from error
-        self._lock_fd = fd
+            self._lock_fd = hold_folder(self._path)
 
     def read(self, name: str) -> bytes | None:
         with _named("reading", self._path / name), suppress(FileNotFoundError):
@@ -117,7 +101,7 @@ class DiskFolder:
 
     def sync(self) -> None:
         with _named("flushing", self._path):
-            _sync_folder(self._path)
+            sync_folder(self._path)
 
     def close(self) -> None:
         fd, self._lock_fd = self._lock_fd, -1
@@ -146,14 +130,6 @@ class _DiskFile:
         if fd >= 0:
             with suppress(OSError):  # what matters was synced
                 os.close(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

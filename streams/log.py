@@ -26,6 +26,7 @@ class FlushPlan:
 
     partition: int
     first: int
+    last: int
     records: tuple[LogRecord, ...]
     heads: tuple[VolumeHead, ...]
     beats: tuple[SessionBeat, ...]
@@ -42,8 +43,12 @@ def plan_flush(
     heads: Mapping[str, VolumeHead],
     now_us: int,
     record_max_bytes: int,
+    complete_through: int = NOTHING,
 ) -> FlushPlan:
-    """Folds `answers`, the events of one partition in order and without a gap, given the heads that the table holds."""
+    """Folds `answers`, the events of one partition in order and without a gap.
+
+    heads: those that the table holds; complete_through: the watermark that it holds. A replay takes neither back.
+    """
     first, last = answers[0].message.position, answers[-1].message.position
     by_volume: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -59,13 +64,14 @@ def plan_flush(
     return FlushPlan(
         partition=partition,
         first=first,
+        last=last,
         records=tuple(records),
         heads=tuple(new_heads),
         beats=tuple(beat for beat in beats.values() if beat is not None),
         ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
         quarantined=tuple(q for answer in answers if (q := answer.quarantined(now_us)) is not None),
         forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
-        watermark=Watermark(partition, last, now_us),
+        watermark=Watermark(partition, max(last, complete_through), now_us),
         statuses=tuple(answer.status(now_us) for answer in answers),
     )
 

@@ -10,7 +10,7 @@ from mirrorlog.streams.acknowledged import Outgoing
 from mirrorlog.streams.commit_gate import CommitGate
 from mirrorlog.streams.log import FlushPlan
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log import VolumeHead, beat_key, head_key, record_key, watermark_key
+from mirrorlog.tracking_log import NOTHING, VolumeHead, Watermark, beat_key, head_key, record_key, watermark_key
 
 Row: TypeAlias = tuple[bytes, bytes | None]
 """Key and value of the table; None removes the key."""
@@ -39,6 +39,11 @@ class LogTable:
         found = {volume: self._store.get(partition, head_key(volume)) for volume in volumes}
         return {volume: decode(value, VolumeHead) for volume, value in found.items() if value is not None}
 
+    def complete_through(self, partition: int) -> int:
+        """Up to which position the partition's log is complete."""
+        value = self._store.get(partition, watermark_key(partition))
+        return NOTHING if value is None else decode(value, Watermark).through
+
     async def flush(self, plan: FlushPlan) -> None:
         """Executes a plan. The order keeps the data safe (invariants 2, 3, 5, 11):
 
@@ -66,7 +71,7 @@ class LogTable:
             for status in plan.statuses
         ]
         await self._send(replies)  # 5
-        self._gate.durable(partition, plan.watermark.through)  # 6
+        self._gate.durable(partition, plan.last)  # 6
 
 
 def changelog_rows(plan: FlushPlan) -> list[Row]:

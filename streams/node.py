@@ -23,6 +23,9 @@ class Log(Protocol):
     def heads(self, partition: int, volumes: Sequence[str]) -> Mapping[str, VolumeHead]:
         """The heads of those volumes that have one."""
 
+    def complete_through(self, partition: int) -> int:
+        """Up to which position the partition's log is complete."""
+
     async def flush(self, plan: FlushPlan) -> None:
         """Makes a plan durable, in its order."""
 
@@ -51,7 +54,8 @@ class Node:
         answers = await self._answers(messages)
         volumes = sorted({answer.volume.volume for answer in answers if answer.volume})
         heads = self._log.heads(partition, volumes)
-        plan = plan_flush(partition, answers, heads, self._clock.now_us(), self._record_max_bytes)
+        complete = self._log.complete_through(partition)
+        plan = plan_flush(partition, answers, heads, self._clock.now_us(), self._record_max_bytes, complete)
         await self._log.flush(plan)
 
     async def _answers(self, messages: Sequence[Message]) -> list[Answer]:

@@ -71,7 +71,7 @@ def run_node(
         admin.commit(group, topic, unstarted)
     for name in untranslated(settings.kafka):
         log.warning("the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't", name)
-    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
+    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock(), settings.patience_s)
     catalog.refresh()
 
     def committed(partition: int) -> int:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice, Data, check_range
 
@@ -265,15 +266,6 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
         where=f"{address}, offset {offset}",
         next=_ADVICE.get(error.errno or 0, "Look at the kernel log and at the device, then repeat."),
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable: files created, renamed and removed there. OSError where that fails."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @cache

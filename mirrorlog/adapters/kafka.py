@@ -45,7 +45,7 @@ _AWAY: Final = frozenset(
     }
 )
 """What a broker answers, or doesn't, while it is away, elects a leader or has only just made the topic."""
-_CHECK: Final = "Check bootstrap.servers and that the broker runs."
+_CHECK: Final = "Check bootstrap.servers, security.protocol and that the broker runs."
 _CHECK_RIGHTS: Final = "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
 
 
@@ -88,7 +88,9 @@ class _Client:
             self._said = error
 
     def _is_refused(self) -> bool:
-        return self._said is not None and self._said.code() in _REFUSED
+        # In TLS 1.3 a broker refuses a client's certificate after the handshake: librdkafka calls that a lost connection.
+        said = self._said
+        return said is not None and (said.code() in _REFUSED or "SSL alert number" in said.str())
 
     def ask(self, question: Callable[[float], Any], patience_s: float, doing: str, where: str) -> Any:
         """The answer; asked again while the cluster is away, KafkaFailed after `patience_s` or where it refuses.
@@ -105,8 +107,9 @@ class _Client:
                 is_away, attempts=None, timeout=patience_s, wait_initial=0.05, wait_max=2.0
             ):
                 with attempt:
+                    answer = question(min(attempt.num * _FIRST_REQUEST_S, _REQUEST_S))
                     self._said = None
-                    return question(min(attempt.num * _FIRST_REQUEST_S, _REQUEST_S))
+                    return answer
         except KafkaException as error:
             why = f"; {self._said.str()}" if self._said else ""
             raise KafkaFailed(
@@ -119,7 +122,9 @@ class _Client:
     def check(self) -> None:
         """KafkaFailed where the cluster refuses this client now; a refusal that has passed is forgotten."""
         if self._is_refused():
-            self.ask(lambda within_s: self.raw.list_topics(timeout=within_s), _REQUEST_S, "talking to Kafka", self._servers)
+            self.ask(
+                lambda within_s: self.raw.list_topics(timeout=within_s), _REQUEST_S, "talking to Kafka", self._servers
+            )
 
 
 class KafkaPublisher:
@@ -238,11 +243,12 @@ class KafkaReader:
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """Up to `most` messages, in order per partition."""
         # librdkafka waits the whole time out for the full number: take one first, then what is there.
-        first = self._early.pop(0) if self._early else self._client.raw.poll(timeout_s)
         self._client.check()
-        if first is None:
-            return []
-        raw = [first, *self._client.raw.consume(most - 1, 0)]
+        raw, self._early = self._early, []
+        if not raw and (first := self._client.raw.poll(timeout_s)) is not None:
+            raw = [first]
+        if raw:
+            raw += self._client.raw.consume(max(most - len(raw), 0), 0)
         return [message for each in raw if (message := self._message(each)) is not None]
 
     def _take_early(self) -> None:
@@ -284,13 +290,16 @@ class KafkaAdmin:
 
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._settings, self._patience_s = dict(settings), patience_s
-        self._admin: Any = _client(AdminClient, dict(settings))
-        self._asker: Any = _client(Consumer, {**settings, "group.id": "mirrorlog.asker", "enable.auto.commit": False})
+        self._admin = _Client(AdminClient, settings)
+        self._asker = self._member("mirrorlog.asker")
+
+    def _member(self, group: str) -> _Client:
+        return _Client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
 
     def wait_ready(self, deadline_s: float) -> None:
         """Returns when a broker answers; KafkaFailed at the deadline."""
         where = str(self._settings.get("bootstrap.servers"))
-        _ask(lambda: self._admin.list_topics(timeout=2.0), deadline_s, "asking for a broker", where)
+        self._admin.ask(lambda _: self._admin.raw.list_topics(timeout=2.0), deadline_s, "asking for a broker", where)
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
@@ -307,7 +316,7 @@ class KafkaAdmin:
             NewTopic(s.name, 1 if s.one_partition else partitions, replicas, config={**durable, **s.config})
             for s in specs
         ]
-        for name, future in self._admin.create_topics(wanted, request_timeout=_REQUEST_S).items():
+        for name, future in self._admin.raw.create_topics(wanted, request_timeout=_REQUEST_S).items():
             try:
                 future.result(timeout=_REQUEST_S)
             except KafkaException as error:
@@ -321,8 +330,8 @@ class KafkaAdmin:
     def _wait_led(self, names: set[str]) -> None:
         """A topic that was just made isn't known everywhere, and has no leader, for a moment."""
 
-        def question() -> None:
-            topics = self._admin.list_topics(timeout=_REQUEST_S).topics
+        def question(within_s: float) -> None:
+            topics = self._admin.raw.list_topics(timeout=within_s).topics
             led = {
                 name
                 for name in names
@@ -331,11 +340,11 @@ class KafkaAdmin:
             if led != names:
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
 
-        _ask(question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names)))
+        self._admin.ask(question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names)))
 
     def delete(self, topics: Sequence[str]) -> None:
         """Removes topics with everything in them."""
-        for name, future in self._admin.delete_topics(list(topics), request_timeout=_REQUEST_S).items():
+        for name, future in self._admin.raw.delete_topics(list(topics), request_timeout=_REQUEST_S).items():
             try:
                 future.result(timeout=_REQUEST_S)
             except KafkaException as error:
@@ -358,40 +367,49 @@ class KafkaAdmin:
 
     def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
         """By partition, the position that `group` will go on from; None where it never committed one."""
-        asker: Any = _client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
         wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
+        asker = self._member(group)
+
+        def question(within_s: float) -> Any:
+            return asker.raw.committed(wanted, timeout=within_s)
+
         try:
-            doing = "asking for committed positions"
-            found = _ask(lambda: asker.committed(wanted, timeout=_REQUEST_S), self._patience_s, doing, f"group {group}")
+            found = asker.ask(question, self._patience_s, "asking for committed positions", f"group {group}")
         finally:
-            asker.close()
+            asker.raw.close()
         return {each.partition: each.offset if each.offset >= 0 else None for each in found}
 
     def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Commits positions for a group that has no members; KafkaFailed where it has."""
-        client: Any = _client(Consumer, {**self._settings, "group.id": group, "enable.auto.commit": False})
         wanted = [TopicPartition(topic, partition, position) for partition, position in positions.items()]
+        client = self._member(group)
+
+        def question(_: float) -> Any:
+            return client.raw.commit(offsets=wanted, asynchronous=False)
+
         try:
-            doing = "committing positions"
-            _ask(lambda: client.commit(offsets=wanted, asynchronous=False), self._patience_s, doing, f"group {group}")
+            client.ask(question, self._patience_s, "committing positions", f"group {group}")
         finally:
-            client.close()
+            client.raw.close()
 
     def close(self) -> None:
         """Lets go of the clients."""
-        self._asker.close()
+        self._asker.raw.close()
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        def question() -> tuple[int, int]:
-            low, high = self._asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S)
+        def question(within_s: float) -> tuple[int, int]:
+            low, high = self._asker.raw.get_watermark_offsets(TopicPartition(topic, partition), timeout=within_s)
             return int(low), int(high)
 
         where = f"topic {topic}, partition {partition}"
-        low, high = _ask(question, self._patience_s, "asking where the topic begins and ends", where)
+        low, high = self._asker.ask(question, self._patience_s, "asking where the topic begins and ends", where)
         return low, high
 
     def _list(self) -> Any:
         servers = str(self._settings.get("bootstrap.servers"))
-        return _ask(
-            lambda: self._admin.list_topics(timeout=_REQUEST_S), self._patience_s, "asking the cluster", servers
+        return self._admin.ask(
+            lambda within_s: self._admin.raw.list_topics(timeout=within_s),
+            self._patience_s,
+            "asking the cluster",
+            servers,
         )

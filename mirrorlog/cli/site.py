@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.devices import FileDevice, open_device, path_of
+from mirrorlog.adapters.folders import hold_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import invocation
@@ -73,29 +74,34 @@ def summary(site: Site) -> dict[str, object]:
 
 
 def build_site(name: str, folder: Path, settings: Settings) -> Site:
-    """A site on real Kafka and real files."""
+    """A site on real Kafka and real files. BadUse where another process has its folder; it is held until this one ends."""
+    hold_folder(folder)
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client, settings.patience_s)
     ports = SitePorts(
         log=LogReader(KafkaReader(client), admin, topics.changelog),
-        catalog=Catalog(KafkaReader(client), admin, topics, clock),
+        catalog=Catalog(KafkaReader(client), admin, topics, clock, settings.patience_s),
         admin=admin,
         publisher=KafkaPublisher(client),
         states=SecondaryStateFiles(folder / "states"),
         open_primary=lambda volume: open_device(volume.primary, writable=False),
-        open_secondary=lambda volume: _secondary(name, folder, volume),
+        open_secondary=lambda volume: _open_secondary(volume, _address(name, folder, volume)),
+        make_secondary=lambda volume: _make_secondary(volume, _address(name, folder, volume)),
         clock=clock,
     )
     return Site(name, ports, settings)
 
 
-def _secondary(site: str, folder: Path, volume: Volume) -> BlockDevice:
-    address = volume.secondaries.get(site)
-    if address is None:
-        path = folder / f"{volume.volume}.img"
-        address = path.as_uri()
-        if not path.exists():
-            FileDevice.create(path, volume.size_bytes).close()
+def _address(site: str, folder: Path, volume: Volume) -> str:
+    return volume.secondaries.get(site) or (folder / f"{volume.volume}.img").as_uri()
+
+
+def _make_secondary(volume: Volume, address: str) -> None:
+    if not path_of(address).exists():
+        FileDevice.create(path_of(address), volume.size_bytes).close()
+
+
+def _open_secondary(volume: Volume, address: str) -> BlockDevice:
     device = open_device(address, writable=True)
     if device.size_bytes < volume.size_bytes:
         device.resize(volume.size_bytes)

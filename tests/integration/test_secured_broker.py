@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.broker import ports
 from mirrorlog.broker.embedded import end_process
 from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.leash import leashed
 from mirrorlog.settings import Settings
 
@@ -83,7 +86,7 @@ class Secured:
 
     def topics(self) -> set[str]:
         """Those of mirrorlog."""
-        admin = AdminClient({"bootstrap.servers": self.login, **self.client("PLAIN")})
+        admin = AdminClient({"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")})
         return {name for name in admin.list_topics(timeout=10).topics if name.startswith("mirrorlog")}
 
 
@@ -180,3 +183,58 @@ def test_the_main_job_on_a_secured_broker(way: str, secured: Secured, tmp_path: 
     assert [line for line in seen if PASSWORD in line] == []
     assert secured.topics() == set()
     assert list((tmp_path / "demo").iterdir()) == []
+
+
+# what is wrong        | way in        | setting changed                  | command | said
+REFUSALS = """
+the password           | PLAIN         | sasl.password=wrong              | demo    | Invalid username or password
+the password for SCRAM | SCRAM-SHA-256 | sasl.password=wrong              | demo    | invalid credentials
+the authority          | PLAIN         | ssl.ca.location={folder}/other.pem | demo  | certificate verify failed
+no certificate         | certificate   | ssl.certificate.location=        | demo    | certificate required
+an unknown mechanism   | PLAIN         | sasl.mechanism=SCRAM-SHA-512     | demo    | Unsupported SASL mechanism
+the node's password    | PLAIN         | sasl.password=wrong              | node    | Invalid username or password
+"""
+
+
+@pytest.mark.parametrize("case", REFUSALS.strip().splitlines(), ids=lambda case: case.split("|")[0].strip())
+def test_what_is_refused_is_said_at_once_and_leaves_nothing(case: str, secured: Secured, tmp_path: Path) -> None:
+    _, way, change, command, said = (part.strip() for part in case.split("|"))
+    name, _, value = change.format(folder=secured.folder).partition("=")
+    client = secured.client(way) | {name: value}
+    if not value:
+        client = {name: value for name, value in client.items() if "certificate" not in name and "key" not in name}
+    # Where a refusal were taken for a cluster that is away, demo would try for 30 s and the node for 300 s.
+    done = subprocess.run(
+        [*command_line(secured.address(way), client, tmp_path, command), *(["--json"] if command == "demo" else [])],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr
+    assert "Check security.protocol" in done.stderr
+    assert "wrong" not in done.stderr + done.stdout
+    if command == "demo":
+        error = json.loads(done.stdout.splitlines()[-1])
+        assert (error["message_type"], error["code"]) == ("error", "KafkaFailed")
+        assert list((tmp_path / "demo").iterdir()) == []
+    assert secured.topics() == set()
+
+
+@pytest.mark.parametrize("role", ["reader", "publisher"])
+def test_a_client_that_only_polls_hears_the_refusal_too(role: str, secured: Secured) -> None:
+    settings = {"bootstrap.servers": secured.login, **secured.client("PLAIN"), "sasl.password": "wrong"}
+    client: KafkaReader | KafkaPublisher
+    if role == "reader":
+        client = KafkaReader(settings)
+        client.assign("mirrorlog.volumes", {0: 0})
+    else:
+        client = KafkaPublisher(settings)
+        client.publish("mirrorlog.volumes", 0, b"key", b"value")
+    until = time.monotonic() + 15
+    with pytest.raises(KafkaFailed, match="Invalid username or password"):
+        while time.monotonic() < until:
+            client.poll(0.1)
+    client.close()

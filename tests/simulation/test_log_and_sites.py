@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -15,14 +16,16 @@ from notation import GENERATION
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
 from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.bitmaps import BitMap64
+from mirrorlog.bitmaps import BitMap64, pack
 from mirrorlog.catalog import Catalog, publish_volume
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, TrackingCommand
 from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.consumers.site import Site, SitePorts
 from mirrorlog.consumers.state_files import MemorySecondaryStates
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
 from mirrorlog.progress import Rung, SiteState
 from mirrorlog.settings import Settings, load_settings
@@ -201,6 +204,7 @@ class SiteModel:
             states=self.states,
             open_primary=lambda volume: self.host.primaries[volume.volume].reopen(writable=False),
             open_secondary=lambda volume: self.devices[volume.volume].reopen(),
+            make_secondary=lambda _: None,
             clock=clock,
         )
         self.site = Site("a", ports, self.settings)
@@ -339,7 +343,8 @@ def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> No
     world.check_end()
 
 
-def test_a_record_that_vanished_is_found_and_the_next_rung_taken() -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(damaged: bool) -> None:
     world = World(4711)
     for _ in range(30):
         world.host.write()
@@ -348,12 +353,45 @@ def test_a_record_that_vanished_is_found_and_the_next_rung_taken() -> None:
         world.node.commit()
     changelog = world.broker.partition(world.settings.topics.changelog, 0)
     records = [m for m in changelog.messages if key_kind(m.key or b"") is LogRecord]
-    changelog.messages.remove(records[len(records) // 2])
+    place = changelog.messages.index(records[len(records) // 2])
+    lost = changelog.messages.pop(place)
+    if damaged:
+        flipped = bytearray(lost.value or b"")
+        flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed)) + 20] ^= 1
+        changelog.messages.insert(place, replace(lost, value=bytes(flipped)))
     world.finish()
     assert {each.kept.rung for each in world.site.site.secondaries.values() if each.kept} & {Rung.ALLOCATED, Rung.FULL}
     for name in NAMES:
         primary = world.host.primaries[name].pread(0, BLOCK * BLOCKS)
         assert world.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary
+
+
+def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:
+    world = World(7)
+    for _ in range(200):
+        world.act()
+    world.run_site()
+    gone, opened = set(), world.site.site._ports.open_secondary
+
+    def open_secondary(volume: Volume) -> BlockDevice:
+        if volume.volume in gone:
+            raise DeviceFailed("opening failed: No such file or directory", where=volume.volume)
+        return opened(volume)
+
+    world.site.site._ports = replace(world.site.site._ports, open_secondary=open_secondary)
+    gone.add("v")
+    for name in NAMES:
+        world.host.open_batches[name].append((0, 1_000_000))
+        world.host.primaries[name].pwrite(0, content(1_000_000))
+    with pytest.raises(pytest.fail.Exception):
+        world.finish()
+    states = {name: each.resting.state for name, each in world.site.site.secondaries.items()}
+    assert states == {"u": SiteState.CONSISTENT, "v": SiteState.STOPPED, "w": SiteState.CONSISTENT}
+    gone.clear()
+    for _ in range(60):
+        world.site.site.turn(0)
+        world.site.check_consistency()
+    world.check_end()
 
 
 def test_a_renewed_generation_takes_the_next_rung() -> None:

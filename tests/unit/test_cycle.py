@@ -20,7 +20,9 @@ CASES = """
 4/././changed               | W9                                   | rest CONSISTENT
 4/././changed               | 4..9=1,2 W9                          | changed through 9 blocks 1,2 suspect 4
 4/././changed               | 4..7=1 7..9=2 W9                     | changed through 9 blocks 1,2 suspect 4
-4/././changed               | 4..9=1 W3                            | rest CONSISTENT
+4/././changed               | 4..9=1 W3                            | rest STOPPED
+4/././changed               |                                      | rest STOPPED
+-1/././changed              |                                      | rest CONSISTENT
 4/././changed               | 5..9=1 W9                            | all through 9: the log has a hole: positions 5 to 5
 4/././changed               | 4..6=1 7..9=1 W9                     | all through 9: the log has a hole: positions 7 to 7
 g4/././changed              | 4..9=1 W9                            | all through 9: the generation changed
@@ -38,7 +40,7 @@ g4/././changed              | 4..9=1 W9                            | all through
 4/4/./allocated             | W9 E8 A8                             | prove 9
 4/4/9/changed               | 4..9=2 W9                            | changed through 9 blocks 2 suspect 4
 4/2/9/changed               | 2..4=1 4..9=2 W9 E8 A8               | changed through 9 blocks 2 suspect 2
-4/4/9/changed               | 4..7=2 W7                            | rest SYNCING
+4/4/9/changed               | 4..7=2 W7                            | rest STOPPED
 4/4/9/changed               | 4..9=2 9..12=3 W12                   | changed through 12 blocks 2,3 suspect 4
 ././9/allocated             | -1..9=2 W9                           | all through 9: the initial copy wasn't finished
 """
