@@ -69,15 +69,15 @@ def encode(event: object) -> bytes:
 
 
 def decode(data: bytes, expected: type[Event]) -> Event:
-    """The event in `data`, which must be an `expected`; BadInput, saying what is wrong, for any other bytes."""
+    """The event in `data`, which must be an `expected` (`object`: any event); BadInput, saying why, for any other bytes."""
     reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
     if reader is None:
         raise BadInput(
             _unknown_header(data), next="Send Avro single-object encoding by a schema of this release or older."
         )
-    if reader.event_type is not expected:
+    if not issubclass(reader.event_type, expected):
         raise BadInput(f"it is a {reader.event_type.__name__}, not a {expected.__name__}")
-    newest = _registry().writers[expected][1]
+    newest = _registry().writers[reader.event_type][1]
     source = BytesIO(data)
     source.seek(_HEADER_BYTES)
     try:
@@ -88,7 +88,7 @@ def decode(data: bytes, expected: type[Event]) -> Event:
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(f"the {expected.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
+        raise BadInput(f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
 
 
 def _unknown_header(data: bytes) -> str:

@@ -40,7 +40,10 @@ def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[st
     for name, value in client.items():
         if name in _PLAIN:
             target, convert = _PLAIN[name]
-            found[target] = convert(value)
+            try:
+                found[target] = convert(value)
+            except ValueError as error:
+                raise BadUse(f"{name} can't be '{value[:40]}'", next="Check -X, -F and [kafka].") from error
     credentials = _credentials(client)
     return found if credentials is None else found | {"broker_credentials": credentials}
 
@@ -52,7 +55,8 @@ def untranslated(client: Mapping[str, str]) -> list[str]:
 
 
 def _credentials(client: Mapping[str, str]) -> Any:
-    protocol = client.get("security.protocol", "plaintext").lower()
+    given = client.get("security.protocol", "plaintext")
+    protocol = given.lower()
     if protocol == "plaintext":
         return None
     if protocol == "ssl":
@@ -69,7 +73,7 @@ def _credentials(client: Mapping[str, str]) -> Any:
             mechanism=mechanism,
             ssl_context=_tls(client) if protocol == "sasl_ssl" else None,
         )
-    raise BadUse(f"security.protocol '{protocol}' is unknown", next="Use plaintext, ssl, sasl_plaintext or sasl_ssl.")
+    raise BadUse(f"security.protocol '{given}' is unknown", next="Use plaintext, ssl, sasl_plaintext or sasl_ssl.")
 
 
 def _tls(client: Mapping[str, str]) -> ssl.SSLContext:

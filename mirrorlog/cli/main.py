@@ -19,6 +19,7 @@ app = typer.Typer(
     name="mirrorlog",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Keeps remote copies of volumes up to date by sending addresses instead of data.",
 )

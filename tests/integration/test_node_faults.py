@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
@@ -137,6 +140,32 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     ]
     # The part of "beyond the end" that lies inside, the unknown kind's extent, and the good one: nothing else.
     assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
+
+
+def test_topics_tail_decodes_every_event(run: Run) -> None:
+    volume = make_volume(run)
+    run.start_node()
+    run.wait_ready("node")
+    positions = publish(run, volume, [b"junk", encode(command("0+4096 z8192+4096", generation=volume.generation))])
+    dirty_set(run, volume, positions[-1])
+    found = {topic: tail(run, topic) for topic in ("volumes", "commands", "status", "quarantine", "log", "progress")}
+    events = {topic: [line["event"] for line in lines] for topic, lines in found.items()}
+    assert events["volumes"] == ["Volume"]
+    assert events["commands"] == ["undecodable", "TrackingCommand"]
+    assert events["status"] == ["CommandStatus", "CommandStatus"]
+    assert events["quarantine"] == ["Quarantined"]
+    assert {"LogRecord", "VolumeHead", "Watermark"} <= set(events["log"])
+    assert events["progress"] == []
+    assert found["quarantine"][0]["value"] == b"junk".hex()
+    (record,) = [line for line in found["log"] if line["event"] == "LogRecord"]
+    assert record["changed"] == {"blocks": 2, "first_runs": [[0, 1], [2, 1]]}
+
+
+def tail(run: Run, topic: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "mirrorlog", "--json", "topics", "tail", topic]
+    environment = {**os.environ, **run.settings.as_environment()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True, env=environment)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) -> None:
