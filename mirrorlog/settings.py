@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     topic_prefix: str = "mirrorlog."
     partitions: int = Field(default=4, ge=1, le=10_000)
     replication_factor: int = Field(default=0, ge=0)
-    """0: three where the cluster has three brokers, otherwise as many as it has."""
+    """0: three where the cluster has three brokers, otherwise one."""
 
     patience_s: float = Field(default=300.0, ge=1)
     """How long the node and the sites hold back and try again while the cluster is away, before they stop."""
@@ -39,14 +39,12 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_state_dir("mirrorlog", appauthor=False)))
     cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("mirrorlog", appauthor=False)))
 
-    block_size: int = 4096
-
     host_linger_s: float = Field(default=0.1, gt=0)
     """A batch leaves for Kafka at the latest after that time."""
     host_batch_extents: int = Field(default=500, ge=1, le=60_000)
     """A batch leaves at that many extents: 60,000 are just below a message of 1 MiB."""
     host_heartbeat_s: float = Field(default=1.0, gt=0)
-    region_bytes: int = 4 << 20
+    region_bytes: int = Field(default=4 << 20, ge=65536)
     hot_regions: int = Field(default=1024, ge=1)
 
     node_name: str = "node"

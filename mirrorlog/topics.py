@@ -58,9 +58,9 @@ class Topics:
         """Applied position and state of each secondary."""
         return f"{self.prefix}progress"
 
-    def specs(self, *, single_broker: bool) -> list[TopicSpec]:
-        """Every topic. A single broker acknowledges from memory unless it flushes each message (invariant 12)."""
-        durable = _FLUSHED if single_broker else {}
+    def specs(self, *, single_copy: bool) -> list[TopicSpec]:
+        """Every topic. A single copy is acknowledged from memory unless each message is flushed (invariant 12)."""
+        durable = _FLUSHED if single_copy else {}
         days = 24 * 3600 * 1000
         return [
             TopicSpec(self.volumes, {**_COMPACTED, **durable}, one_partition=True),

@@ -34,6 +34,8 @@ _AWAY: Final = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
         KafkaError._WAIT_COORD,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -305,15 +307,11 @@ class KafkaAdmin:
         """How many brokers the cluster has."""
         return len(self._list().brokers)
 
-    def create(self, specs: Sequence[TopicSpec], partitions: int, replication_factor: int = 0) -> None:
-        """Makes the topics that aren't there; those that are stay as they are.
-
-        replication_factor 0: three where the cluster has three brokers (then two must be in sync), else one.
-        """
-        replicas = replication_factor or (3 if self.brokers() >= 3 else 1)
-        durable = {"min.insync.replicas": str(max(1, replicas - 1))}
+    def create(self, specs: Sequence[TopicSpec], partitions: int, copies: int = 1) -> None:
+        """Makes the topics that aren't there, in `copies` of which all but one must be in sync; others stay as they are."""
+        durable = {"min.insync.replicas": str(max(1, copies - 1))}
         wanted = [
-            NewTopic(s.name, 1 if s.one_partition else partitions, replicas, config={**durable, **s.config})
+            NewTopic(s.name, 1 if s.one_partition else partitions, copies, config={**durable, **s.config})
             for s in specs
         ]
         for name, future in self._admin.raw.create_topics(wanted, request_timeout=_REQUEST_S).items():

@@ -27,6 +27,14 @@ ASK_WITHIN_S: Final = 0.25
 KILLED_WITHIN_S: Final = 10.0
 
 
+def new_cluster_id() -> str:
+    """A random UUID in URL-safe base64 without padding, as org.apache.kafka.common.Uuid writes one: never with a '-' first,
+    which a command line would take for an option."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
 class EmbeddedBroker:
     """One Kafka broker, started, stopped and killed at will; it keeps its port and its data in `state_dir`.
 
@@ -147,7 +155,7 @@ class EmbeddedBroker:
     def _format(self, deadline: float) -> None:
         if self.folder.cluster_id() is not None:
             return
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = new_cluster_id()
         arguments = ("format", "--standalone", "--cluster-id", cluster_id, "--config", "server.properties")
         try:
             done = subprocess.run(

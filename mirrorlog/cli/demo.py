@@ -18,7 +18,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from mirrorlog.adapters.folders import hold_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.broker.files import waiting_lock
 from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.demo_view import DemoView
@@ -28,7 +30,6 @@ from mirrorlog.cli.run import Run
 from mirrorlog.errors import BadUse, DifferenceFound, PartFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.traces import Trace, count_dirty_blocks, demo_trace_path, open_trace, survey
-from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
 from mirrorlog.volumes import Volume, check_geometry
 
@@ -69,7 +70,7 @@ def demo(
     if json and not call.output.json:
         call = Invocation(call.settings, type(call.output)(json=True, quiet=call.output.quiet), call.verbose)
     settings = call.settings
-    own_broker = bootstrap_servers is None and settings.bootstrap_servers == Settings().bootstrap_servers
+    own_broker = bootstrap_servers is None and "bootstrap_servers" not in settings.model_fields_set
     if bootstrap_servers is not None:
         settings = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
     if not own_broker:
@@ -115,12 +116,25 @@ def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep.absolute()
         return
-    folder = state_dir / "demo" / uuid.uuid4().hex[:8]
-    folder.mkdir(parents=True)
+    runs = state_dir / "demo"
+    with waiting_lock(runs / "lock"):
+        for left in runs.glob("run-*"):
+            _remove_unless_held(left)
+        folder = runs / f"run-{uuid.uuid4().hex[:8]}"
+        hold_folder(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    """A run that was killed with -9 left its folder, and nobody holds it any more."""
+    try:
+        hold_folder(folder)
+    except BadUse:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
@@ -241,5 +255,5 @@ def _what_differs(result: Mapping[str, Any], plan: Plan) -> str:
 
 def _remove_topics(run: Run) -> None:
     admin = KafkaAdmin(run.settings.kafka_client())
-    admin.delete([spec.name for spec in run.settings.topics.specs(single_broker=False)])
+    admin.delete([spec.name for spec in run.settings.topics.specs(single_copy=False)])
     admin.close()

@@ -54,7 +54,7 @@ def tail(
 
 def read_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
     """What the topic holds now, and with `follow` what comes after."""
-    names = {spec.name for spec in settings.topics.specs(single_broker=True)}
+    names = {spec.name for spec in settings.topics.specs(single_copy=True)}
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
     if name not in names:
         raise BadUse(f"there is no topic '{topic}'", next=f"Name one of {', '.join(sorted(names))}.")
@@ -101,7 +101,8 @@ def make_topics(settings: Settings, partitions: int) -> list[str]:
     """Makes all topics; their names."""
     admin = KafkaAdmin(settings.kafka_client())
     admin.wait_ready(30)
-    specs = settings.topics.specs(single_broker=admin.brokers() == 1)
-    admin.create(specs, partitions, settings.replication_factor)
+    copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
+    specs = settings.topics.specs(single_copy=copies == 1)
+    admin.create(specs, partitions, copies)
     admin.close()
     return [spec.name for spec in specs]

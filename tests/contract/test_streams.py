@@ -155,7 +155,7 @@ def test_a_refused_message_is_an_error_and_isnt_acknowledged(cluster: Cluster) -
 
 def test_the_catalog_knows_all_that_was_published_before_it_was_asked(cluster: Cluster) -> None:
     topics = Topics(f"{cluster.topic}.")
-    cluster.admin.create(topics.specs(single_broker=True), 2)
+    cluster.admin.create(topics.specs(single_copy=True), 2)
     catalog = Catalog(cluster.reader(), cluster.admin, topics, SystemClock())
     publisher = cluster.publisher()
     for number in range(3):

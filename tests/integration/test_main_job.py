@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_the_demo_ends_identical_and_counts_what_the_trace_counts(tmp_path: Path
     assert all(site["identical"] and site["state"] == "CONSISTENT" and site["lag_s"] == 0 for site in (live, late))
     # The late site began when the host had finished: each dirty block once.
     assert (late["blocks_copied"], late["bytes_copied"]) == (dirty, dirty * 4096)
-    assert list((tmp_path / "demo").iterdir()) == []
+    assert list((tmp_path / "demo").glob("run-*")) == []
 
 
 # file | the trace in words, exact counts from its README
@@ -63,7 +64,7 @@ def test_real_recordings_end_identical(case: str, recordings: Path, tmp_path: Pa
     assert result["sites"][1]["bytes_copied"] == dirty * 4096
 
 
-@pytest.mark.parametrize("part", ["node", "site-a", "host", "broker"])
+@pytest.mark.parametrize("part", ["node", "node and its store", "site-a", "host", "broker"])
 def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str, run: Run) -> None:
     for start in (run.start_node, lambda: run.start_site("site-a")):
         start()
@@ -75,8 +76,11 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
         run.broker.kill()
         run.broker.start()
     else:
-        run.parts[part].kill()
-        run.parts[part].start()
+        name = part.split(maxsplit=1)[0]
+        run.parts[name].kill()
+        if part != name:
+            shutil.rmtree(run.folder / "node")
+        run.parts[name].start()
     result = host_result(run)
     outcome = Outcome(run)
     dirty = outcome.dirty_blocks(result["last_positions"])
@@ -100,6 +104,12 @@ def test_interrupting_the_demo_leaves_nothing(tmp_path: Path) -> None:
 
 def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
     assert_ends(tmp_path, lambda parts: parts["demo"].kill(), code=-9, says="", folder_goes=False)
+    assert len(list((tmp_path / "demo").glob("run-*"))) == 1
+    done, _ = demo("--trace", str(tmp_path / "missing"), state_dir=tmp_path)
+    assert done.returncode == 2
+    done, _ = demo("--sites", "1", state_dir=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "demo").glob("run-*")) == []
 
 
 def assert_ends(tmp_path: Path, act: object, *, code: int, says: str, folder_goes: bool = True) -> None:
@@ -120,7 +130,7 @@ def assert_ends(tmp_path: Path, act: object, *, code: int, says: str, folder_goe
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
     if folder_goes:
-        assert list((tmp_path / "demo").iterdir()) == []
+        assert list((tmp_path / "demo").glob("run-*")) == []
 
 
 BROKEN = {

@@ -194,7 +194,7 @@ class World:
         self.folder = MemoryFolder()
         self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
         self.broker = MemoryBroker()
-        self.broker.create(SETTINGS.topics.specs(single_broker=True), 1)
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = {name: MemoryDevice(SECTORS * SECTOR, address=name) for name in VOLUMES}
         self.sites = [Site(1.0), Site(0.0), Site(0.3)]
         self.looks: list[Look] = []

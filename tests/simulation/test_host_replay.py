@@ -47,7 +47,7 @@ class World:
         self.clock = Clock()
         self.folder = MemoryFolder()
         self.broker = MemoryBroker()
-        self.broker.create(SETTINGS.topics.specs(single_broker=True), 1)
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = MemoryDevices()
         self.volumes = {name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}") for name in ("a", "b")}
         for volume in self.volumes.values():

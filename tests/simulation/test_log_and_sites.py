@@ -232,7 +232,7 @@ class World:
         self.random = Random(seed)
         self.settings = load_settings(None, {"site_copy_bytes": 4096})
         self.broker = MemoryBroker()
-        self.broker.create(self.settings.topics.specs(single_broker=True), 1)
+        self.broker.create(self.settings.topics.specs(single_copy=True), 1)
         self.volumes = {
             name: Volume(name, GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, f"memory://{name}") for name in NAMES
         }

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from mirrorlog.broker.artifacts import JARS, KAFKA_VERSION
+from mirrorlog.broker.embedded import new_cluster_id
 from mirrorlog.broker.folder import BrokerRecord, few_words, parse_record, server_properties
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.errors import StateDamaged
@@ -20,6 +21,12 @@ def settings_of(properties: str) -> dict[str, str]:
     settings = dict(line.split("=", 1) for line in lines)
     assert len(settings) == len(lines), "a setting is given twice"
     return settings
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    ids = {new_cluster_id() for _ in range(2000)}
+    assert len(ids) == 2000
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", each) for each in ids)
 
 
 def test_every_listener_is_on_the_loopback_address() -> None:

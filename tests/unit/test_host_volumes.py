@@ -59,7 +59,7 @@ class Rig:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.broker.create(SETTINGS.topics.specs(single_broker=True), 2)
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 2)
         for name, partition in (("a", 0), ("b", 0), ("c", 1)):
             self.devices.create(f"memory://{name}", SIZE)
             self.volumes[name] = Volume(name, "g", SIZE, 4096, partition, -1, True, f"memory://{name}")

@@ -10,19 +10,19 @@ STATE = ("volumes", "commands", "quarantine", "changelog")
 COMPACTED = ("volumes", "changelog", "progress")
 
 
-def configs(*, single_broker: bool) -> dict[str, dict[str, str]]:
-    return {spec.name: dict(spec.config) for spec in Topics("p.").specs(single_broker=single_broker)}
+def configs(*, single_copy: bool) -> dict[str, dict[str, str]]:
+    return {spec.name: dict(spec.config) for spec in Topics("p.").specs(single_copy=single_copy)}
 
 
 @pytest.mark.parametrize("name", STATE)
-def test_a_single_broker_flushes_each_message_of_the_topics_that_hold_state(name: str) -> None:
+def test_a_single_copy_flushes_each_message_of_the_topics_that_hold_state(name: str) -> None:
     topic = getattr(Topics("p."), name)
-    assert configs(single_broker=True)[topic]["flush.messages"] == "1"
-    assert "flush.messages" not in configs(single_broker=False)[topic]
+    assert configs(single_copy=True)[topic]["flush.messages"] == "1"
+    assert "flush.messages" not in configs(single_copy=False)[topic]
 
 
 def test_what_is_compacted_is_never_deleted_by_age_and_all_share_the_prefix() -> None:
-    found = configs(single_broker=True)
+    found = configs(single_copy=True)
     assert {name for name, config in found.items() if config["cleanup.policy"] == "compact"} == {
         getattr(Topics("p."), name) for name in COMPACTED
     }
