@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     host_batch_extents: int = Field(default=500, ge=1, le=60_000)
     """A batch leaves at that many extents: 60,000 are just below a message of 1 MiB."""
     host_heartbeat_s: float = Field(default=1.0, gt=0)
-    region_bytes: int = Field(default=4 << 20, ge=65536)
+    region_bytes: int = Field(default=4 << 20, ge=512)
     hot_regions: int = Field(default=1024, ge=1)
 
     node_name: str = "node"
