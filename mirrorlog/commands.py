@@ -34,6 +34,7 @@ class TrackingCommand:
     acknowledged_position: the highest position of the volume's partition that the session knew as acknowledged when it
     closed the batch. A reader of the primary that then saw the topic's end at or below it knows that the command was
     closed after its reads (invariant 8); None before the first.
+    sequence: counts the session's commands for the volume, from 0; below 0 for a command that belongs to no session.
     note: a barrier's name, or why a range was marked dirty.
     """
 
@@ -54,7 +55,10 @@ class StatusCode(StrEnum):
     """The node's answer. UNKNOWN is what an older reader sees of a code that it doesn't know."""
 
     ACCEPTED = "ACCEPTED"
-    REJECTED = "REJECTED"
+    DUPLICATE = "DUPLICATE"  # recorded already; harmless
+    STALE_SESSION = "STALE_SESSION"  # recorded and flagged
+    SEQUENCE_GAP = "SEQUENCE_GAP"  # recorded; what is missing before it was made dirty
+    REJECTED = "REJECTED"  # refused, whole or in part: `reason` says why
     UNKNOWN = "UNKNOWN"
 
 

@@ -50,14 +50,16 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class SessionHead:
-    """What the log knows of one session of a host; merging two takes the greater of each field.
+    """What the log knows of one session of a host; merging two takes the greater of each field, of opened the lesser.
 
-    last_position: of its last command that wasn't a SESSION_CLOSE; closed_position: of its SESSION_CLOSE.
+    opened_position: of its first command. last_position: of its last command that wasn't a SESSION_CLOSE.
+    closed_position: of its SESSION_CLOSE.
     A late command after the close opens it again: unknown is dirty.
     """
 
     session: str
     host: str
+    opened_position: int = NOTHING
     last_position: int = NOTHING
     closed_position: int = NOTHING
     acknowledged_position: int = NOTHING
@@ -74,6 +76,7 @@ class SessionHead:
         return SessionHead(
             self.session,
             self.host,
+            min((each for each in (self.opened_position, other.opened_position) if each > NOTHING), default=NOTHING),
             max(self.last_position, other.last_position),
             max(self.closed_position, other.closed_position),
             max(self.acknowledged_position, other.acknowledged_position),

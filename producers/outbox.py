@@ -57,7 +57,7 @@ class Outbox:
     ) -> None:
         """Queues one command. on_acknowledged is called, with the lock held, when all in-sync replicas have it.
 
-        for_session: a session of this host that ended without closing itself. Its sequence is unknown: 0.
+        for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
         """
 
         def acknowledged(position: int) -> None:
@@ -89,7 +89,7 @@ class Outbox:
             generation=generation,
             host=self._host,
             session=for_session or self.session,
-            sequence=0 if for_session else self._sequences[volume, partition],
+            sequence=-1 if for_session else self._sequences[volume, partition],
             kind=kind,
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from mirrorlog.bitmaps import BitMap64, pack, touched, zeroed
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined
-from mirrorlog.extents import ExtentColumns
+from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.extents import Extent, ExtentColumns
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.response import Answer, speaks_for_all
+from mirrorlog.streams.standing import Standing, standing
 from mirrorlog.tracking_log import NOTHING, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
 
@@ -33,6 +34,7 @@ class FlushPlan:
     ended_sessions: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
     forwarded: tuple[tuple[int, Message], ...]
+    marks: tuple[TrackingCommand, ...]
     watermark: Watermark
     statuses: tuple[CommandStatus, ...]
 
@@ -56,11 +58,16 @@ def plan_flush(
             by_volume[answer.volume.volume].append(answer)
     records: list[LogRecord] = []
     new_heads: list[VolumeHead] = []
+    standings: dict[int, Standing] = {}
     for name, group in by_volume.items():
         record = _fold(group, _chained_after(group, heads.get(name), first), last)
         records.extend(split(record, record_max_bytes) if record else ())
-        new_heads.append(_advance(group, heads.get(name), last if record else None))
+        sessions = {each.session: each for each in heads[name].sessions} if name in heads else {}
+        for answer in group:
+            standings[answer.message.position] = _take_part(sessions, answer)
+        new_heads.append(_advance(group, heads.get(name), last if record else None, sessions))
     beats = _beats(answers)
+    accepted = Standing(StatusCode.ACCEPTED)
     return FlushPlan(
         partition=partition,
         first=first,
@@ -71,8 +78,47 @@ def plan_flush(
         ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
         quarantined=tuple(q for answer in answers if (q := answer.quarantined(now_us)) is not None),
         forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
+        marks=tuple(_mark(answer, standings, now_us) for answer in answers if _missing(answer, standings)),
         watermark=Watermark(partition, max(last, complete_through), now_us),
-        statuses=tuple(answer.status(now_us) for answer in answers),
+        statuses=tuple(a.status(now_us, standings.get(a.message.position, accepted)) for a in answers),
+    )
+
+
+def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
+    """How the command stands, and from then on its session with it."""
+    command = answer.command
+    assert command is not None
+    found = standing(sessions, command, answer.message.position)
+    if command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE:
+        update = _session(answer)
+        known = sessions.get(command.session)
+        sessions[command.session] = update if known is None else known.merged(update)
+    return found
+
+
+def _missing(answer: Answer, standings: Mapping[int, Standing]) -> bool:
+    found = standings.get(answer.message.position)
+    return found is not None and found.missing > 0
+
+
+def _mark(answer: Answer, standings: Mapping[int, Standing], now_us: int) -> TrackingCommand:
+    """The node's own command: what the missing ones named isn't known, so all of the volume is dirty.
+
+    It goes through the commands topic like any other, so that whoever replays the commands finds the same.
+    """
+    volume, command = answer.volume, answer.command
+    assert volume is not None and command is not None
+    return TrackingCommand(
+        volume=volume.volume,
+        generation=volume.generation,
+        host=command.host,
+        session=command.session,
+        sequence=-1,
+        kind=CommandKind.MARK_DIRTY,
+        extents=ExtentColumns.of([Extent(0, volume.size_bytes)]),
+        first_at_us=now_us,
+        last_at_us=now_us,
+        note=f"{standings[answer.message.position].missing} commands before position {answer.message.position} are missing",
     )
 
 
@@ -142,16 +188,14 @@ def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
     )
 
 
-def _advance(group: Sequence[Answer], head: VolumeHead | None, record_through: int | None) -> VolumeHead:
+def _advance(
+    group: Sequence[Answer], head: VolumeHead | None, record_through: int | None, sessions: Mapping[str, SessionHead]
+) -> VolumeHead:
     """The volume's head after the batch. Its `through` moves only with a record: it is the end of the chain."""
     volume = _newest(group)
     base = head.through if head and head.generation == volume.generation else volume.origin_position
     through = base if record_through is None else max(base, record_through)
-    result = VolumeHead(volume.volume, volume.generation, through, head.sessions if head else ())
-    for answer in group:
-        update = replace(result, sessions=(_session(answer),))
-        result = result.merged(update)
-    return replace(result, sessions=_worth_keeping(result.sessions))
+    return VolumeHead(volume.volume, volume.generation, through, _worth_keeping(list(sessions.values())))
 
 
 def _session(answer: Answer) -> SessionHead:
@@ -161,6 +205,7 @@ def _session(answer: Answer) -> SessionHead:
     return SessionHead(
         session=command.session,
         host=command.host,
+        opened_position=NOTHING if closes else position,
         last_position=NOTHING if closes else position,
         closed_position=position if closes else NOTHING,
         acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,

@@ -47,8 +47,10 @@ class LogTable:
     async def flush(self, plan: FlushPlan) -> None:
         """Executes a plan. The order keeps the data safe (invariants 2, 3, 5, 11):
 
-        1. Records, heads and heartbeats go to the changelog, and every acknowledgement is waited for.
-        2. Refused events go to the quarantine, misplaced ones to their partition; acknowledged too.
+        1. What is put aside goes first: refused events to the quarantine, misplaced ones to their partition, marks for
+           what is missing to the commands; every acknowledgement is waited for. Once a head is written, a replay takes
+           these commands for known and wouldn't mark anything.
+        2. Records, heads and heartbeats go to the changelog, acknowledged too.
         3. The watermark goes to the changelog: only now does the log claim to be complete up to there.
         4. The local store takes the same, with the changelog's position: never ahead of the changelog.
         5. Every command is answered.
@@ -58,11 +60,12 @@ class LogTable:
         ChangelogRefused where a message isn't acknowledged; nothing behind that step has happened then.
         """
         partition, topics = plan.partition, self._topics
-        rows = changelog_rows(plan)
-        positions = await self._send([Outgoing(topics.changelog, partition, *row) for row in rows])  # 1
         aside = [Outgoing(topics.quarantine, 0, each.key, encode(each)) for each in plan.quarantined]
         aside += [Outgoing(topics.commands, to, message.key, message.value) for to, message in plan.forwarded]
-        await self._send(aside)  # 2
+        aside += [Outgoing(topics.commands, partition, each.volume.encode(), encode(each)) for each in plan.marks]
+        await self._send(aside)  # 1
+        rows = changelog_rows(plan)
+        positions = await self._send([Outgoing(topics.changelog, partition, *row) for row in rows])  # 2
         mark = (watermark_key(partition), encode(plan.watermark))
         positions += await self._send([Outgoing(topics.changelog, partition, *mark)])  # 3
         self._store.write(partition, [*rows, mark], positions)  # 4

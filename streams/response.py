@@ -22,6 +22,7 @@ from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.extraction import extract
+from mirrorlog.streams.standing import Standing
 from mirrorlog.volumes import Volume
 
 _NO_EXTENTS: Final = ExtentColumns.of([])
@@ -52,15 +53,15 @@ class Answer:
     remark: str = ""
     forward_to: int | None = None
 
-    def status(self, now_us: int) -> CommandStatus:
-        """The reply."""
+    def status(self, now_us: int, standing: Standing) -> CommandStatus:
+        """The reply: a refusal goes before how the command stands in its session."""
         command, refusal = self.command, self.refusal
         return CommandStatus(
             partition=self.message.partition,
             position=self.message.position,
-            code=StatusCode.ACCEPTED if refusal is None else StatusCode.REJECTED,
+            code=standing.code if refusal is None else StatusCode.REJECTED,
             reason=None if refusal is None else refusal.reason.value,
-            text=self.remark if refusal is None else refusal.text,
+            text="; ".join(filter(None, (standing.text, refusal.text if refusal else self.remark))),
             at_us=now_us,
             volume=command.volume if command else None,
             host=command.host if command else None,

@@ -340,8 +340,14 @@ class KafkaAdmin:
 
         self._admin.ask(question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names)))
 
+    def names(self, prefix: str) -> set[str]:
+        """The topics that begin with `prefix`."""
+        return {name for name in self._list().topics if name.startswith(prefix)}
+
     def delete(self, topics: Sequence[str]) -> None:
         """Removes topics with everything in them."""
+        if not topics:
+            return
         for name, future in self._admin.raw.delete_topics(list(topics), request_timeout=_REQUEST_S).items():
             try:
                 future.result(timeout=_REQUEST_S)

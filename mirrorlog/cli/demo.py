@@ -11,7 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -27,9 +27,10 @@ from mirrorlog.cli.demo_view import DemoView
 from mirrorlog.cli.parts import PartMessage
 from mirrorlog.cli.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.run import Run
-from mirrorlog.errors import BadUse, DifferenceFound, PartFailed
+from mirrorlog.errors import BadUse, DifferenceFound, MirrorlogError, PartFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.traces import Trace, count_dirty_blocks, demo_trace_path, open_trace, survey
+from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
 from mirrorlog.volumes import Volume, check_geometry
 
@@ -78,10 +79,12 @@ def demo(
     view = DemoView(call.output)
     plan = make_plan(trace or demo_trace_path(), trace_format, block_size, sites)
     signal.signal(signal.SIGTERM, _interrupt)
-    with work_folder(keep, settings.state_dir) as folder, view, Run(folder, settings, own_broker=own_broker) as run:
-        result = play(run, plan, view)
+    if own_broker and any(name.startswith(("security.", "sasl.", "ssl.")) for name in settings.kafka):
+        raise BadUse("the demo's own Kafka knows neither TLS nor SASL", next="Name your cluster: --bootstrap-servers.")
+    with work_folder(keep, settings.state_dir) as folder, view, ExitStack() as stack:
         if not own_broker and keep is None:
-            _remove_topics(run)
+            stack.callback(_remove_topics, settings, view)
+        result = play(stack.enter_context(Run(folder, settings, own_broker=own_broker)), plan, view)
     view.table(result, keep)
     call.output.result(result)
     if not result["ok"]:
@@ -253,7 +256,14 @@ def _what_differs(result: Mapping[str, Any], plan: Plan) -> str:
     return "; ".join(found)
 
 
-def _remove_topics(run: Run) -> None:
-    admin = KafkaAdmin(run.settings.kafka_client())
-    admin.delete([spec.name for spec in run.settings.topics.specs(single_copy=False)])
-    admin.close()
+def _remove_topics(settings: Settings, view: DemoView) -> None:
+    """Also after a failure, which is the one to hear of: a cluster that doesn't answer now didn't answer then."""
+    names: set[str] = set()
+    try:
+        admin = KafkaAdmin(settings.kafka_client(), patience_s=2.0)
+        names = admin.names(settings.topic_prefix)
+        admin.delete(sorted(names))
+        admin.close()
+    except MirrorlogError as error:
+        if names:
+            view.output.say(f"the demo's topics couldn't be removed: {error}")

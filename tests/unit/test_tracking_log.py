@@ -116,16 +116,16 @@ def test_settled_needs_every_open_session_to_have_closed_a_batch_after_the_end(c
             beats["0"] = int(text[1:])
             continue
         last, closed, acknowledged = (int(each) for each in text.split("/"))
-        heads.append(SessionHead(str(number), "h", last, closed, acknowledged))
+        heads.append(SessionHead(str(number), "h", 0, last, closed, acknowledged))
     assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end), beats) is (expected == "yes")
 
 
 def test_merging_heads_is_a_union_that_forgets_nothing() -> None:
-    early = VolumeHead("v", GENERATION, 4, (SessionHead("a", "h", 3, -1, 2), SessionHead("b", "h", 1)))
-    late = VolumeHead("v", GENERATION, 9, (SessionHead("a", "h", 8, 9, 7),))
+    early = VolumeHead("v", GENERATION, 4, (SessionHead("a", "h", 3, 3, -1, 2), SessionHead("b", "h", 1, 1)))
+    late = VolumeHead("v", GENERATION, 9, (SessionHead("a", "h", 8, 8, 9, 7),))
     for merged in (early.merged(late), late.merged(early), early.merged(late).merged(early)):
         assert merged.through == 9
         assert {each.session: each for each in merged.sessions} == {
-            "a": SessionHead("a", "h", 8, 9, 7),
-            "b": SessionHead("b", "h", 1),
+            "a": SessionHead("a", "h", 3, 8, 9, 7),
+            "b": SessionHead("b", "h", 1, 1),
         }

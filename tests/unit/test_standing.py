@@ -1,0 +1,71 @@
+"""How a command stands in its session, one line a case."""
+
+from __future__ import annotations
+
+import pytest
+from notation import command, message, volume
+
+from mirrorlog.commands import CommandKind, StatusCode
+from mirrorlog.streams.log import plan_flush
+from mirrorlog.streams.response import check, read_command
+from mirrorlog.streams.standing import standing
+from mirrorlog.tracking_log import SessionHead
+
+# sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
+CASES = """
+                              |  9 s  0 WRITES        | ACCEPTED 0
+                              |  9 s  2 WRITES        | SEQUENCE_GAP 2
+                              |  9 s -1 MARK_DIRTY    | ACCEPTED 0
+s:1/5/-1/3                    |  9 s  4 WRITES        | ACCEPTED 0
+s:1/5/-1/3                    |  9 s  3 WRITES        | DUPLICATE 0
+s:1/5/-1/3                    |  9 s  0 WRITES        | DUPLICATE 0
+s:1/5/-1/3                    |  9 s  6 WRITES        | SEQUENCE_GAP 2
+s:1/5/-1/3                    |  5 s  3 WRITES        | ACCEPTED 0
+s:1/5/-1/3                    |  4 s  9 WRITES        | ACCEPTED 0
+s:1/5/7/3                     |  9 s  4 WRITES        | STALE_SESSION 0
+s:1/5/7/3                     |  7 s  4 WRITES        | ACCEPTED 0
+s:1/5/-1/3                    |  9 s -1 SESSION_CLOSE | ACCEPTED 0
+s:1/5/-1/3                    |  9 s  4 SESSION_CLOSE | ACCEPTED 0
+s:1/5/-1/3                    |  9 s  5 SESSION_CLOSE | SEQUENCE_GAP 1
+s:1/5/-1/3 t:6/6/-1/0         |  9 s  4 WRITES        | STALE_SESSION 0
+s:1/5/-1/3 t:6/6/-1/0         |  9 t  1 WRITES        | ACCEPTED 0
+s:1/5/-1/3 t:6/6/-1/0         |  9 u  0 SESSION_OPEN  | ACCEPTED 0
+"""
+
+
+@pytest.mark.parametrize("case", CASES.strip("\n").splitlines())
+def test_standing(case: str) -> None:
+    before, given, expected = (part.strip() for part in case.split("|"))
+    sessions = {}
+    for word in before.split():
+        name, _, numbers = word.partition(":")
+        opened, last, closed, sequence = (int(each) for each in numbers.split("/"))
+        sessions[name] = SessionHead(name, "h", opened, last, closed, -1, sequence)
+    position, session, number, kind = given.split()
+    found = standing(
+        sessions, command("", session=session, sequence=int(number), kind=CommandKind(kind)), int(position)
+    )
+    assert [found.code.value, str(found.missing)] == expected.split()
+    assert bool(found.text) is (found.code is not StatusCode.ACCEPTED)
+
+
+def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> None:
+    answers = []
+    for position, each in enumerate([command("0+1", sequence=0), command("0+1", sequence=3)]):
+        event = message(position, each)
+        answers.append(check(event, read_command(event), volume()))
+    plan = plan_flush(0, answers, {}, 99, 900_000)
+    assert [status.code.value for status in plan.statuses] == ["ACCEPTED", "SEQUENCE_GAP"]
+    (mark,) = plan.marks
+    assert (mark.kind, mark.sequence, next(iter(mark.extents)).length) == (
+        CommandKind.MARK_DIRTY,
+        -1,
+        volume().size_bytes,
+    )
+    event = message(2, mark)
+    follow = plan_flush(
+        0, [check(event, read_command(event), volume())], {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
+    )
+    assert len(follow.records[0].changed) == volume().blocks
+    assert follow.marks == ()
+    assert follow.heads[0].sessions == plan.heads[0].sessions
