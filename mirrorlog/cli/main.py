@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli import broker, demo, host, node, site, topics
+from mirrorlog.cli import broker, changed, demo, host, log, node, site, topics
 from mirrorlog.cli.context import Invocation, settings_from
 from mirrorlog.cli.output import Output
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
@@ -23,10 +23,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keeps remote copies of volumes up to date by sending addresses instead of data.",
 )
+app.command("changed")(changed.changed)
 app.command("demo")(demo.demo)
 app.command("node")(node.node)
 app.add_typer(host.app, name="host")
 app.add_typer(site.app, name="site")
+app.add_typer(log.app, name="log")
 app.add_typer(topics.app, name="topics")
 app.add_typer(broker.app, name="broker")
 

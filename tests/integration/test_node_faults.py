@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -17,12 +18,14 @@ from running import DEADLINE_S, Outcome
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.bitmaps import BitMap64
 from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.cli.log import read_changelog
 from mirrorlog.cli.run import Run
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode
 from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.errors import PartFailed
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
+from mirrorlog.tracking_log import record_key
 from mirrorlog.volumes import Volume
 
 pytestmark = pytest.mark.integration
@@ -164,10 +167,38 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
 
 
 def tail(run: Run, topic: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "mirrorlog", "--json", "topics", "tail", topic]
-    environment = {**os.environ, **run.settings.as_environment()}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True, env=environment)
+    done = cli(run, "topics", "tail", topic)
+    assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
+    volume = make_volume(run)
+    run.start_node()
+    run.wait_ready("node")
+    values = [encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation)) for n in range(100)]
+    positions = publish(run, volume, values)
+    dirty_set(run, volume, positions[-1])
+    assert cli(run, "log", "rebuild", "--check", "--all").returncode == 0
+
+    records, _ = read_changelog(run.settings, volume.partition)
+    wrong = replace(records[0], changed=records[0].changed ^ BitMap64([0, 999]))
+    publisher = KafkaPublisher(run.settings.kafka_client())
+    publisher.publish(run.settings.topics.changelog, volume.partition, record_key(wrong), encode(wrong))
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    done = cli(run, "log", "rebuild", "--check", "v")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, lines[-1]["code"]) == (4, "DifferenceFound")
+    (difference,) = [line for line in lines if line["message_type"] == "difference"]
+    assert (difference["volume"], difference["where"]) == ("v", "changelog")
+    assert (difference["missing"], difference["surplus"]) == ("0 (1)", "999 (1)")
+
+
+def cli(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
+    environment = {**os.environ, **run.settings.as_environment()}
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
 
 
 def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) -> None:

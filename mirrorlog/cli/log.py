@@ -1,0 +1,165 @@
+"""`mirrorlog log`: the tracking log itself, shown and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.catalog import Catalog
+from mirrorlog.cli.context import Invocation, invocation
+from mirrorlog.codec import decode
+from mirrorlog.errors import BadUse, DifferenceFound
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import Message
+from mirrorlog.settings import Settings
+from mirrorlog.streams.rebuild import Difference, compare, shown
+from mirrorlog.streams.table_files import table_partitions, table_records
+from mirrorlog.tracking_log import LogRecord, Watermark, key_kind
+from mirrorlog.volumes import Volume
+
+app = typer.Typer(no_args_is_help=True, help="The tracking log itself.")
+
+_DIFFERENCES_SHOWN = 20
+
+
+@app.command()
+def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME")]) -> None:
+    """Show the records of a volume, oldest first."""
+    call = invocation(context)
+    description = _chosen(call.settings, volume)[volume]
+    table = Table("AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
+    records, _ = read_changelog(call.settings, description.partition)
+    for record in sorted((r for r in records if r.volume == volume), key=lambda r: (r.after, r.through, r.part)):
+        numbers = (
+            record.after,
+            record.through,
+            len(record.changed),
+            len(record.zeroed),
+            record.commands,
+            record.writes,
+        )
+        after, through, changed, zeroed, commands, writes = (str(each) for each in numbers)
+        part = f"{record.part + 1}/{record.parts}"
+        size, hosts = str(record.bytes_written), ", ".join(record.hosts)
+        table.add_row(after, through, part, changed, zeroed, commands, writes, size, hosts)
+        names = ("after", "through", "changed_blocks", "zeroed_blocks", "commands", "writes")
+        fields = dict(zip(names, numbers, strict=True))
+        more = {
+            "part": record.part,
+            "parts": record.parts,
+            "bytes_written": record.bytes_written,
+            "hosts": record.hosts,
+        }
+        call.output.message("record", {"volume": volume, **fields, **more})
+    call.output.console.print(table)
+
+
+@app.command()
+def rebuild(
+    context: typer.Context,
+    volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]")] = None,
+    all_volumes: Annotated[bool, typer.Option("--all", help="Every volume.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare only; nothing is written.")] = False,
+) -> None:
+    """Fold the commands anew and compare with the changelog, and with this machine's table where there is one.
+
+    Exit 4 where a record doesn't say what the commands in its range say.
+    """
+    call = invocation(context)
+    if not check:
+        raise BadUse("only --check is there: a wrong log is mended by the node, from the commands", next="Add --check.")
+    if (volume is None) is not all_volumes:
+        raise BadUse("what is to be checked isn't clear", next="Name one volume, or say --all.")
+    volumes = _chosen(call.settings, volume)
+    differences = []
+    for partition in sorted({each.partition for each in volumes.values()}):
+        here = {name: each for name, each in volumes.items() if each.partition == partition}
+        differences += list(_check_partition(call, partition, here))
+    for difference in differences[:_DIFFERENCES_SHOWN]:
+        call.output.message("difference", _as_fields(difference))
+        call.output.say(str(difference))
+    call.output.message("result", {"volumes": len(volumes), "differences": len(differences), "ok": not differences})
+    if differences:
+        raise DifferenceFound(
+            f"{len(differences)} records differ from the commands",
+            where=str(differences[0]),
+            next="Stop the node, remove its state folder and the changelog, reset its group, and start it again.",
+        )
+    call.output.say(f"{len(volumes)} volumes: the log says what the commands say")
+
+
+def _as_fields(difference: Difference) -> dict[str, object]:
+    def runs_of(blocks: BitMap64) -> str:
+        return shown(blocks, 10) if blocks else ""
+
+    return {
+        "volume": difference.volume,
+        "where": difference.where,
+        "after": difference.after,
+        "through": difference.through,
+        "what": difference.what,
+        "missing": runs_of(difference.missing),
+        "surplus": runs_of(difference.surplus),
+    }
+
+
+def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume]) -> Iterator[Difference]:
+    records, through = read_changelog(call.settings, partition)
+    mine = [record for record in records if record.volume in volumes]
+    yield from compare(_commands(call.settings, partition, through), volumes, mine, "changelog")
+    table = table_partitions(call.settings.state_dir / "node").get(partition)
+    if table is None:
+        call.output.say(f"partition {partition}: this machine has no table of it; the changelog alone was compared")
+        return
+    rows = [record for record in table_records(table) if record.volume in volumes and record.through <= through]
+    yield from compare(_commands(call.settings, partition, through), volumes, rows, "table")
+
+
+def _chosen(settings: Settings, volume: str | None) -> dict[str, Volume]:
+    admin = KafkaAdmin(settings.kafka_client())
+    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
+    catalog.refresh()
+    found = dict(catalog)
+    catalog.close()
+    admin.close()
+    if volume is None:
+        return found
+    if volume not in found:
+        raise BadUse(f"there is no volume '{volume}'", next="`mirrorlog topics tail volumes` shows those there are.")
+    return {volume: found[volume]}
+
+
+def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:
+    """The records of one partition as compaction would leave them, and through which position the log is complete."""
+    entries: dict[bytes, bytes] = {}
+    for message in _read(settings, settings.topics.changelog, partition, None):
+        if message.key is not None and message.value is not None:
+            entries[message.key] = message.value
+        elif message.key is not None:
+            entries.pop(message.key, None)
+    marks = [decode(value, Watermark) for key, value in entries.items() if key_kind(key) is Watermark]
+    through = max((mark.through for mark in marks), default=-1)
+    records = (decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord)
+    return [record for record in records if record.through <= through], through
+
+
+def _commands(settings: Settings, partition: int, through: int) -> Iterator[Message]:
+    return _read(settings, settings.topics.commands, partition, through)
+
+
+def _read(settings: Settings, topic: str, partition: int, through: int | None) -> Iterator[Message]:
+    """All of a partition as of now, or up to a position."""
+    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
+    end = admin.end_position(topic, partition) if through is None else through + 1
+    reader.assign(topic, {partition: None})
+    try:
+        while reader.reached(topic, partition) < end:
+            yield from (message for message in reader.poll(0.5) if message.position < end)
+    finally:
+        reader.close()
+        admin.close()

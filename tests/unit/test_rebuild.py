@@ -1,0 +1,47 @@
+"""The log held against the commands: what differs is found and named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from notation import command, message, record, volume
+
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.streams.rebuild import compare
+
+# commands as position=extents | records as span=blocks | differences as after..through missing/surplus
+CASES = """
+0=0+1 1=4096+1         | -1..1=0,1             |
+0=0+1 1=4096+1         | -1..0=0 0..1=1        |
+0=0+1 1=4096+1         | -1..0=0 -1..1=0,1     |
+0=0+1 1=4096+1         | -1..1=0               | -1..1 1/
+0=0+1 1=4096+1         | -1..1=0,1,9           | -1..1 /9
+0=0+1 1=4096+1         | -1..0=0               | 0..1 1/
+0=0+1 1=4096+1         | -1..0=0,1 0..1=1      | -1..0 /1
+0=0+1 5=4096+1         | -1..0=0 0..7=1        |
+5=0+1 6=4096+1         | -1..5=0,7 5..6=1      |
+5=0+1 6=4096+1         | 5..6=1                | 4..5 0/
+5=0+1 6=4096+1         | 4..6=0,1              |
+0=0+1                  | -1..0=0 0..9=3        | 0..9 /3
+"""
+
+
+@pytest.mark.parametrize("case", CASES.strip().splitlines())
+def test_compare(case: str) -> None:
+    given, log, expected = (part.strip() for part in case.split("|"))
+    messages = [message(int(each.split("=")[0]), command(each.split("=")[1], sequence=-1)) for each in given.split()]
+    records = [record(each.split("=")[0], each.split("=")[1].replace(",", " ")) for each in log.split()]
+    found = [
+        f"{each.after}..{each.through} {','.join(map(str, each.missing))}/{','.join(map(str, each.surplus))}"
+        for each in compare(messages, {"v": volume()}, records, "changelog")
+    ]
+    assert found == ([expected] if expected else [])
+
+
+def test_parts_count_together_and_zeroed_blocks_too() -> None:
+    messages = [message(0, command("0+4096 z4096+4096", sequence=-1))]
+    parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BitMap64([1]))]
+    assert list(compare(messages, {"v": volume()}, parts, "table")) == []
+    (difference,) = compare(messages, {"v": volume()}, [replace(parts[0], parts=1, changed=BitMap64([0, 1]))], "table")
+    assert "volume v, table, record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(difference)
