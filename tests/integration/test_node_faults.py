@@ -201,6 +201,24 @@ def cli(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
 
 
+def test_a_command_by_hand_gets_its_status(run: Run) -> None:
+    volume = make_volume(run)
+    run.start_node()
+    run.wait_ready("node")
+    sent = [
+        cli(run, "command", "send", "v", "--write", "4KiB+1", "--zero", "1MiB+8KiB"),
+        cli(run, "command", "send", "v", "--barrier", "noon"),
+        cli(run, "command", "send", "v", "--mark-dirty", "1GiB+4KiB"),
+        cli(run, "command", "send", "v"),
+        cli(run, "command", "send", "nobody", "--write", "0+1"),
+    ]
+    assert [done.returncode for done in sent] == [0, 0, 2, 2, 2]
+    first, second, third = (json.loads(done.stdout.splitlines()[0]) for done in sent[:3])
+    assert [each["code"] for each in (first, second, third)] == ["ACCEPTED", "ACCEPTED", "REJECTED"]
+    assert third["reason"] == "OUT_OF_RANGE"
+    assert dirty_set(run, volume, second["position"]) == BitMap64([1, 256, 257])
+
+
 def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) -> None:
     volume = make_volume(run)
     run.start_node()

@@ -1,0 +1,135 @@
+"""`mirrorlog command`: one tracking command by hand, and its status."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from dataclasses import asdict
+from typing import Annotated, Final
+from uuid import uuid4
+
+import typer
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.catalog import Catalog
+from mirrorlog.cli.context import invocation
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.errors import BadInput, BadUse, KafkaFailed
+from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.settings import Settings
+from mirrorlog.units import parse_duration_s, parse_size
+from mirrorlog.volumes import Volume
+
+app = typer.Typer(no_args_is_help=True, help="Tracking commands by hand.")
+
+_EXTENT_HELP: Final = "OFFSET+LENGTH, sizes with units, as in 1GiB+64KiB; may be given more than once."
+Extents = Annotated[list[str] | None, typer.Option(metavar="EXTENT", help=_EXTENT_HELP)]
+
+
+@app.command()
+def send(
+    context: typer.Context,
+    volume: Annotated[str, typer.Argument(metavar="VOLUME")],
+    write: Extents = None,
+    zero: Extents = None,
+    discard: Extents = None,
+    mark_dirty: Extents = None,
+    barrier: Annotated[str | None, typer.Option(metavar="NAME", help="A named point in the volume's history.")] = None,
+    timeout: Annotated[str, typer.Option(help="How long the status is waited for.")] = "30s",
+) -> None:
+    """Publish one command that belongs to no session, and wait for the node's status."""
+    call = invocation(context)
+    deadline_s = parse_duration_s(timeout)
+    extents = [
+        *(_extent(text, ExtentKind.WRITE) for text in [*(write or []), *(mark_dirty or [])]),
+        *(_extent(text, ExtentKind.ZERO) for text in zero or []),
+        *(_extent(text, ExtentKind.DISCARD) for text in discard or []),
+    ]
+    if bool(extents) is (barrier is not None) or (mark_dirty and (write or zero or discard)):
+        raise BadUse(
+            "one command says one thing",
+            next="Give extents written, zeroed or discarded, or ranges to mark dirty, or the name of a barrier.",
+        )
+    kind = CommandKind.BARRIER if barrier else CommandKind.MARK_DIRTY if mark_dirty else CommandKind.WRITES
+    status = send_command(call.settings, volume, kind, extents, barrier, deadline_s)
+    call.output.result({"schema_version": 1, **asdict(status)})
+    call.output.say(
+        f"{status.code} at position {status.position} of partition {status.partition}. {status.text}".strip()
+    )
+    if status.code is StatusCode.REJECTED:
+        where = f"volume {volume}, position {status.position}"
+        raise BadInput(f"the node refused the command ({status.reason}): {status.text.rstrip('.')}", where=where)
+
+
+def send_command(
+    settings: Settings, name: str, kind: CommandKind, extents: list[Extent], note: str | None, deadline_s: float
+) -> CommandStatus:
+    """Publishes the command, acknowledged, and returns the node's reply; KafkaFailed where none comes in time.
+
+    1. The end of the status topic is asked: the reply comes behind it.
+    2. The command is published.
+    3. The reply with its position is waited for.
+    """
+    client, topics = settings.kafka_client(), settings.topics
+    admin, publisher, reader = KafkaAdmin(client), KafkaPublisher(client), KafkaReader(client)
+    try:
+        volume = _described(settings, admin, name)
+        reader.assign(topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)})
+        positions: list[int] = []
+        content = encode(_command(volume, kind, extents, note))
+        publisher.publish(topics.commands, volume.partition, name.encode(), content, positions.append)
+        publisher.flush(deadline_s)
+        return _await_status(reader, positions[0], deadline_s)
+    finally:
+        reader.close()
+        publisher.close()
+        admin.close()
+
+
+def _await_status(reader: KafkaReader, position: int, deadline_s: float) -> CommandStatus:
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        for message in reader.poll(0.2):
+            status = decode(message.value or b"", CommandStatus)
+            if status.position == position:
+                return status
+    raise KafkaFailed(
+        f"the command is published, at position {position}, but no status came within {deadline_s:g} s",
+        next="Is a node running? It will record the command when it does.",
+    )
+
+
+def _command(volume: Volume, kind: CommandKind, extents: list[Extent], note: str | None) -> TrackingCommand:
+    now_us = SystemClock().now_us()
+    return TrackingCommand(
+        volume=volume.volume,
+        generation=volume.generation,
+        host=f"{getpass.getuser()}@{socket.gethostname()}",
+        session=str(uuid4()),
+        sequence=-1,
+        kind=kind,
+        extents=ExtentColumns.of(extents),
+        first_at_us=now_us,
+        last_at_us=now_us,
+        note=note,
+    )
+
+
+def _described(settings: Settings, admin: KafkaAdmin, name: str) -> Volume:
+    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
+    catalog.refresh()
+    found = catalog.get(name)
+    catalog.close()
+    if found is None:
+        raise BadUse(f"there is no volume '{name}'", next="`mirrorlog topics tail volumes` shows those there are.")
+    return found
+
+
+def _extent(text: str, kind: ExtentKind) -> Extent:
+    offset, plus, length = text.partition("+")
+    if not plus:
+        raise BadUse(f"'{text}' isn't an extent", next="Write OFFSET+LENGTH, as in 1GiB+64KiB.")
+    return Extent(parse_size(offset), parse_size(length), kind)
