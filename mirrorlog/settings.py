@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     hot_regions: int = Field(default=1024, ge=1)
 
     node_name: str = "node"
-    """Of the worker: each of a group has its own, and keeps it, so that a restart takes its partitions back at once."""
+    """Of the worker, and of its folder under the state folder. Each of a group has its own, and keeps it: so a restart
+    takes its partitions back at once."""
     node_flush_s: float = Field(default=0.25, gt=0, le=1.0)
     """A log record is written at the latest after that time."""
     node_flush_commands: int = Field(default=2000, ge=1)

@@ -22,7 +22,7 @@ from mirrorlog.streams.faust_store import FaustStore
 from mirrorlog.streams.gated_transport import gated_transport
 from mirrorlog.streams.kafka_options import faust_settings
 from mirrorlog.streams.log_table import LogTable
-from mirrorlog.streams.node import Committed, Node
+from mirrorlog.streams.node import Committed, Missed, Node
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
 Halt = Callable[[BaseException], NoReturn]
@@ -35,6 +35,7 @@ class NodeParts:
 
     catalog: Catalog
     committed: Committed
+    missed: Missed
     clock: Clock
     halt: Halt
     ready: Callable[[Sequence[int]], None]
@@ -51,7 +52,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         group_name(settings),
         **faust_settings(settings.bootstrap_servers, settings.kafka),
         autodiscover=False,
-        datadir=settings.state_dir / "node",
+        datadir=settings.state_dir / settings.node_name,
         store="rocksdb://",
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -59,7 +60,9 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         web_enabled=False,
         key_serializer="raw",
         value_serializer="raw",
-        consumer_auto_offset_reset="none",
+        # For the changelog, which Faust seeks only after it was assigned. Of the commands nothing is passed over all the
+        # same: each partition begins at a committed position, and the node asks after every jump (invariant 7).
+        consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.node_name,
         broker_session_timeout=settings.node_session_timeout_s,
         broker_heartbeat_interval=settings.node_session_timeout_s / 4,
@@ -81,7 +84,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         return await send_all(app.producer, messages, settings.patience_s)
 
     table = LogTable(send, store, settings.topics, gate)
-    node = Node(table, gate, parts.catalog, parts.committed, parts.clock, settings.node_record_max_bytes)
+    node = Node(table, gate, parts.catalog, parts.committed, parts.missed, parts.clock, settings.node_record_max_bytes)
     _follow_assignments(app, gate)
     _tell_when_ready(app, store, settings, parts)
     _install_agent(app, settings, node, parts.halt)

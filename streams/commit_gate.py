@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mirrorlog.errors import KafkaFailed
-
 
 class CommitGate:
     """By partition of the commands topic, the first position that isn't in the log yet."""
@@ -33,18 +31,8 @@ class CommitGate:
             self._next.pop(partition, None)
 
     def expects(self, partition: int) -> int:
-        """The position that the partition's next flush must begin at, or below."""
+        """The position that the partition's next flush must begin at, or below: what lies between would be passed over."""
         return self._next[partition]
-
-    def check(self, partition: int, first: int) -> None:
-        """KafkaFailed where a flush that begins at `first` would pass over positions that aren't in the log."""
-        expected = self._next[partition]
-        if first > expected:
-            raise KafkaFailed(
-                f"positions {expected} to {first - 1} never reached the log",
-                where=f"topic {self.topic}, partition {partition}",
-                next="Nothing behind them is committed; start the node again and it reads them again.",
-            )
 
     def durable(self, partition: int, through: int) -> None:
         """The log is complete through `through`: everything up to it may be committed."""

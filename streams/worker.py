@@ -79,6 +79,19 @@ def run_node(
         assert position is not None
         return position
 
+    def missed(partition: int, first: int, end: int) -> str | None:
+        if admin.first_position(topic, partition) > first:
+            return "were deleted before the node recorded them"
+        reader = KafkaReader(settings.kafka_client())
+        reader.assign(topic, {partition: first})
+        try:
+            while reader.reached(topic, partition) < end:
+                if any(message.position < end for message in reader.poll(0.5)):
+                    return "were passed over by the stream"
+        finally:
+            reader.close()
+        return None
+
     def halt(error: BaseException) -> NoReturn:
         failed(error)
         if not isinstance(error, MirrorlogError):
@@ -88,8 +101,8 @@ def run_node(
         # Not sys.exit: a graceful stop would run Faust's own acknowledging `finally` blocks (invariant 2).
         os._exit(int(exit_code_of(error)))
 
-    (settings.state_dir / "node").mkdir(parents=True, exist_ok=True)
-    parts = NodeParts(catalog, committed, SystemClock(), halt, ready)
+    (settings.state_dir / settings.node_name).mkdir(parents=True, exist_ok=True)
+    parts = NodeParts(catalog, committed, missed, SystemClock(), halt, ready)
     app = build_app(settings.model_copy(update={"partitions": len(positions)}), parts)
     worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     worker.spinner = None

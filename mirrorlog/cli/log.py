@@ -112,7 +112,7 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
     records, through = read_changelog(call.settings, partition)
     mine = [record for record in records if record.volume in volumes]
     yield from compare(_commands(call.settings, partition, through), volumes, mine, "changelog")
-    table = table_partitions(call.settings.state_dir / "node").get(partition)
+    table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
         call.output.say(f"partition {partition}: this machine has no table of it; the changelog alone was compared")
         return

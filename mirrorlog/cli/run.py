@@ -62,9 +62,9 @@ class Run:
             self._settings = self._settings.model_copy(update={"bootstrap_servers": self.broker.bootstrap_servers})
         make_topics(self._settings, self._settings.partitions)
 
-    def start_node(self) -> Part:
-        """Starts the node."""
-        return self._start("node", ["node"])
+    def start_node(self, name: str = "node") -> Part:
+        """Starts the node, or one more worker of it under a name of its own."""
+        return self._start(name, ["node"], node_name=name)
 
     def start_host(self, trace: Path, trace_format: str, *more: str) -> Part:
         """Starts a host that replays `trace`."""
@@ -75,8 +75,9 @@ class Run:
         """Starts a site."""
         return self._start(name, ["site", "run", name, "--dir", str(self.folder / name)])
 
-    def _start(self, name: str, arguments: list[str]) -> Part:
-        environment = {**inherited_environment(), **self._settings.as_environment()}
+    def _start(self, name: str, arguments: list[str], **more: str) -> Part:
+        settings = self._settings.model_copy(update=more)
+        environment = {**inherited_environment(), **settings.as_environment()}
         log_file = self.folder / f"{name}.log"
         part = self.parts.get(name) or Part(name, arguments, environment, log_file, self.messages)
         self.parts[name] = part

@@ -151,7 +151,7 @@ class NodeModel:
         self.gate.begin(0, self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
         catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, TestClock())
-        self.node = Node(table, self.gate, catalog, lambda _: self.committed, TestClock(), 400)
+        self.node = Node(table, self.gate, catalog, lambda _: self.committed, lambda *_: "were lost", TestClock(), 400)
 
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         positions = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.node import Node
 from mirrorlog.streams.worker import Start, plan_starts
 
 # oldest kept, end, committed | what is committed before the start, or why the node stops
@@ -35,14 +38,42 @@ def test_starts(case: str) -> None:
 def test_the_gate_opens_in_order_and_never_closes() -> None:
     gate = CommitGate("t")
     gate.begin(0, 5)
-    gate.check(0, 5)
+    assert gate.expects(0) == 5
     gate.durable(0, 9)
+    assert gate.committable(0) == gate.expects(0) == 10
+    gate.durable(0, 8)  # a replay
     assert gate.committable(0) == 10
-    gate.check(0, 7)  # a replay
-    gate.durable(0, 8)
-    assert gate.committable(0) == 10
-    with pytest.raises(KafkaFailed, match="positions 10 to 11 never reached the log"):
-        gate.check(0, 12)
+
+
+# committed | positions of a batch | asked about, as first..end | what is answered
+FOLLOW = """
+5 | 5 6 7     |      |
+5 | 3 4 5     |      |
+5 | 7 8       | 5..7 |
+5 | 7 8       | 5..7 | were deleted
+5 | 5 6 9     | 7..9 | were passed over
+"""
+
+
+@pytest.mark.parametrize("case", FOLLOW.strip().splitlines())
+def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
+    committed, positions, asked, answer = (part.strip() for part in case.split("|"))
+    questions = []
+
+    def missed(partition: int, first: int, end: int) -> str | None:
+        questions.append(f"{first}..{end}")
+        return answer or None
+
+    gate = CommitGate("t")
+    gate.begin(0, int(committed))
+    node = Node(None, gate, None, None, missed, None, 0)  # type: ignore[arg-type]
+    check = node._check_follow(0, [int(each) for each in positions.split()])
+    if answer:
+        with pytest.raises(OutOfRetention, match=answer):
+            asyncio.run(check)
+    else:
+        asyncio.run(check)
+    assert questions == ([asked] if asked else [])
 
 
 def test_a_partition_that_went_away_is_not_committed_by_a_late_flush() -> None:
