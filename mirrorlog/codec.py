@@ -21,7 +21,15 @@ import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from mirrorlog.bitmaps import pack, unpack
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.commands import (
+    CommandKind,
+    CommandStatus,
+    Quarantined,
+    RawCommand,
+    StatusCode,
+    TrackingCommand,
+    WireProtocol,
+)
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
@@ -140,12 +148,14 @@ def _contracts() -> Mapping[type, _Contract]:
 
 def _command_fields(command: TrackingCommand) -> Fields:
     columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
-    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns
+    raw = [_plain(each) for each in command.raw]
+    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns | {"raw": raw}
 
 
 def _command(record: Fields) -> TrackingCommand:
     extents = ExtentColumns.unpack(record.pop("offsets"), record.pop("lengths"), record.pop("kinds"))
-    return TrackingCommand(**record | {"kind": CommandKind(record["kind"]), "extents": extents})
+    raw = tuple(RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"]) for each in record["raw"])
+    return TrackingCommand(**record | {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw})
 
 
 def _record_fields(record: LogRecord) -> Fields:

@@ -14,10 +14,30 @@ class CommandKind(StrEnum):
     WRITES = "WRITES"  # the extents were written, zeroed or discarded
     MARK_DIRTY = "MARK_DIRTY"  # the extents may differ: recovered regions, an operator's word
     BARRIER = "BARRIER"  # a named point; no extents of its own
+    RAW = "RAW"  # commands as they appeared on the wire: what they change is read out of them
     HEARTBEAT = "HEARTBEAT"  # the session lives; everything written before it is in the log
     SESSION_OPEN = "SESSION_OPEN"  # acknowledged before the session's first write
     SESSION_CLOSE = "SESSION_CLOSE"  # nothing of the session is in flight any more
     UNKNOWN = "UNKNOWN"
+
+
+class WireProtocol(StrEnum):
+    """Whose raw bytes they are. UNKNOWN is what an older reader sees of a protocol that it doesn't know."""
+
+    SCSI = "SCSI"
+    NVME = "NVME"
+    NBD = "NBD"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class RawCommand:
+    """One command as it appeared on the wire: a CDB, a submission queue entry or a request header, and the data sent along
+    where it matters (mirrorlog.wire)."""
+
+    protocol: WireProtocol
+    command: bytes
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +56,7 @@ class TrackingCommand:
     closed after its reads (invariant 8); None before the first.
     sequence: counts the session's commands for the volume, from 0; below 0 for a command that belongs to no session.
     note: a barrier's name, or why a range was marked dirty.
+    raw, logical_block_bytes: commands from the wire, and the unit of their addresses; beside or instead of extents.
     """
 
     volume: str
@@ -49,6 +70,8 @@ class TrackingCommand:
     last_at_us: int
     acknowledged_position: int | None = None
     note: str | None = None
+    raw: tuple[RawCommand, ...] = ()
+    logical_block_bytes: int = 0
 
 
 class StatusCode(StrEnum):
@@ -68,6 +91,7 @@ class RejectReason(StrEnum):
     UNDECODABLE = "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
     UNKNOWN_KIND = "UNKNOWN_KIND"  # a kind that this node is too old for
     UNKNOWN_VOLUME = "UNKNOWN_VOLUME"  # no such volume, or not in this partition
+    MALFORMED_COMMAND = "MALFORMED_COMMAND"  # a raw command that no device can have executed; the others are recorded
     OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
 
 

@@ -20,8 +20,8 @@ from mirrorlog.commands import (
 )
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
+from mirrorlog.extraction import extract, named
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.extraction import extract
 from mirrorlog.streams.standing import Standing
 from mirrorlog.volumes import Volume
 
@@ -116,16 +116,21 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
             f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
         )
         return Answer(message, command, None, remark=remark, forward_to=volume.partition)
-    found = extract(command.extents, volume)
+    said = named(command, volume)
+    found = extract(said.extents, volume)
     refusal = None
     if command.kind is CommandKind.UNKNOWN:
         text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
         refusal = Refusal(RejectReason.UNKNOWN_KIND, text)
+    elif said.malformed:
+        text = f"{said.malformed}; the rest is recorded"
+        refusal = Refusal(RejectReason.MALFORMED_COMMAND, text)
     elif found.objection is not None:
         refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
     stale = command.generation != volume.generation
-    remark = f"recorded, though it names generation {command.generation}" if stale else ""
-    return Answer(message, command, refusal, volume, found.extents, remark)
+    remarks = [f"recorded, though it names generation {command.generation}"] if stale else []
+    remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
+    return Answer(message, command, refusal, volume, found.extents, "; ".join(remarks))
 
 
 def speaks_for_all(command: TrackingCommand) -> bool:
@@ -137,4 +142,4 @@ def needs_newer_catalog(command: TrackingCommand | Refusal, volume: Volume | Non
     """Whether a description newer than `volume` could change the answer: looked up before anything is refused."""
     if isinstance(command, Refusal) or speaks_for_all(command):
         return False
-    return volume is None or extract(command.extents, volume).objection is not None
+    return volume is None or extract(named(command, volume).extents, volume).objection is not None

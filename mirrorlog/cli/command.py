@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import invocation
 from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.commands import CommandKind, CommandStatus, RawCommand, StatusCode, TrackingCommand, WireProtocol
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.ports.clock import SystemClock
@@ -37,6 +37,11 @@ def send(
     zero: Extents = None,
     discard: Extents = None,
     mark_dirty: Extents = None,
+    raw: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROTOCOL:HEX[:HEX]", help="A command from the wire (scsi, nvme, nbd), and its data."),
+    ] = None,
+    logical_block: Annotated[str, typer.Option(help="Unit of the addresses in raw SCSI and NVMe commands.")] = "512",
     barrier: Annotated[str | None, typer.Option(metavar="NAME", help="A named point in the volume's history.")] = None,
     timeout: Annotated[str, typer.Option(help="How long the status is waited for.")] = "30s",
 ) -> None:
@@ -48,13 +53,20 @@ def send(
         *(_extent(text, ExtentKind.ZERO) for text in zero or []),
         *(_extent(text, ExtentKind.DISCARD) for text in discard or []),
     ]
-    if bool(extents) is (barrier is not None) or (mark_dirty and (write or zero or discard)):
+    said = {
+        CommandKind.WRITES: write or zero or discard,
+        CommandKind.MARK_DIRTY: mark_dirty,
+        CommandKind.RAW: raw,
+        CommandKind.BARRIER: barrier,
+    }
+    kinds = [kind for kind, given in said.items() if given]
+    if len(kinds) != 1:
         raise BadUse(
             "one command says one thing",
-            next="Give extents written, zeroed or discarded, or ranges to mark dirty, or the name of a barrier.",
+            next="Give extents written, zeroed or discarded, or ranges to mark dirty, or raw commands, or a barrier's name.",
         )
-    kind = CommandKind.BARRIER if barrier else CommandKind.MARK_DIRTY if mark_dirty else CommandKind.WRITES
-    status = send_command(call.settings, volume, kind, extents, barrier, deadline_s)
+    content = Content(kinds[0], extents, barrier, tuple(_raw(text) for text in raw or []), parse_size(logical_block))
+    status = send_command(call.settings, volume, content, deadline_s)
     call.output.result({"schema_version": 1, **asdict(status)})
     call.output.say(
         f"{status.code} at position {status.position} of partition {status.partition}. {status.text}".strip()
@@ -64,9 +76,18 @@ def send(
         raise BadInput(f"the node refused the command ({status.reason}): {status.text.rstrip('.')}", where=where)
 
 
-def send_command(
-    settings: Settings, name: str, kind: CommandKind, extents: list[Extent], note: str | None, deadline_s: float
-) -> CommandStatus:
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a command says."""
+
+    kind: CommandKind
+    extents: list[Extent]
+    note: str | None
+    raw: tuple[RawCommand, ...]
+    logical_block_bytes: int
+
+
+def send_command(settings: Settings, name: str, said: Content, deadline_s: float) -> CommandStatus:
     """Publishes the command, acknowledged, and returns the node's reply; KafkaFailed where none comes in time.
 
     1. The end of the status topic is asked: the reply comes behind it.
@@ -79,7 +100,7 @@ def send_command(
         volume = _described(settings, admin, name)
         reader.assign(topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)})
         positions: list[int] = []
-        content = encode(_command(volume, kind, extents, note))
+        content = encode(_command(volume, said))
         publisher.publish(topics.commands, volume.partition, name.encode(), content, positions.append)
         publisher.flush(deadline_s)
         return _await_status(reader, positions[0], deadline_s)
@@ -102,7 +123,7 @@ def _await_status(reader: KafkaReader, position: int, deadline_s: float) -> Comm
     )
 
 
-def _command(volume: Volume, kind: CommandKind, extents: list[Extent], note: str | None) -> TrackingCommand:
+def _command(volume: Volume, said: Content) -> TrackingCommand:
     now_us = SystemClock().now_us()
     return TrackingCommand(
         volume=volume.volume,
@@ -110,11 +131,13 @@ def _command(volume: Volume, kind: CommandKind, extents: list[Extent], note: str
         host=f"{getpass.getuser()}@{socket.gethostname()}",
         session=str(uuid4()),
         sequence=-1,
-        kind=kind,
-        extents=ExtentColumns.of(extents),
+        kind=said.kind,
+        extents=ExtentColumns.of(said.extents),
         first_at_us=now_us,
         last_at_us=now_us,
-        note=note,
+        note=said.note,
+        raw=said.raw,
+        logical_block_bytes=said.logical_block_bytes if said.raw else 0,
     )
 
 
@@ -126,6 +149,15 @@ def _described(settings: Settings, admin: KafkaAdmin, name: str) -> Volume:
     if found is None:
         raise BadUse(f"there is no volume '{name}'", next="`mirrorlog topics tail volumes` shows those there are.")
     return found
+
+
+def _raw(text: str) -> RawCommand:
+    protocol, _, rest = text.partition(":")
+    command, _, data = rest.partition(":")
+    try:
+        return RawCommand(WireProtocol(protocol.upper()), bytes.fromhex(command), bytes.fromhex(data))
+    except ValueError as error:
+        raise BadUse(f"'{text[:60]}' isn't a raw command", next="Write it like scsi:2a000000000800000800.") from error
 
 
 def _extent(text: str, kind: ExtentKind) -> Extent:

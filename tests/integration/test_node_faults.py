@@ -205,18 +205,22 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     volume = make_volume(run)
     run.start_node()
     run.wait_ready("node")
-    sent = [
-        cli(run, "command", "send", "v", "--write", "4KiB+1", "--zero", "1MiB+8KiB"),
-        cli(run, "command", "send", "v", "--barrier", "noon"),
-        cli(run, "command", "send", "v", "--mark-dirty", "1GiB+4KiB"),
-        cli(run, "command", "send", "v"),
-        cli(run, "command", "send", "nobody", "--write", "0+1"),
+    raw = "scsi:2a000000001800000800"
+    said = [
+        ("--write", "4KiB+1", "--zero", "1MiB+8KiB"),
+        ("--raw", raw),
+        ("--barrier", "noon"),
+        ("--mark-dirty", "1GiB+4KiB"),
     ]
-    assert [done.returncode for done in sent] == [0, 0, 2, 2, 2]
-    first, second, third = (json.loads(done.stdout.splitlines()[0]) for done in sent[:3])
-    assert [each["code"] for each in (first, second, third)] == ["ACCEPTED", "ACCEPTED", "REJECTED"]
-    assert third["reason"] == "OUT_OF_RANGE"
-    assert dirty_set(run, volume, second["position"]) == BitMap64([1, 256, 257])
+    sent = [cli(run, "command", "send", "v", *options) for options in said]
+    assert [done.returncode for done in sent] == [0, 0, 0, 2]
+    statuses = [json.loads(done.stdout.splitlines()[0]) for done in sent]
+    assert [status["code"] for status in statuses] == ["ACCEPTED", "ACCEPTED", "ACCEPTED", "REJECTED"]
+    assert [status["reason"] for status in statuses] == [None, None, None, "OUT_OF_RANGE"]
+    assert dirty_set(run, volume, statuses[-1]["position"]) == BitMap64([1, 3, 256, 257])
+    for options in ((), ("--barrier", "noon", "--raw", raw), ("--raw", "scsi:zz"), ("--write", "5")):
+        assert cli(run, "command", "send", "v", *options).returncode == 2
+    assert cli(run, "command", "send", "nobody", "--write", "0+1").returncode == 2
 
 
 def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) -> None:

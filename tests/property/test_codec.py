@@ -15,9 +15,17 @@ from notation import GENERATION
 
 from mirrorlog.bitmaps import BitMap64
 from mirrorlog.codec import decode, encode, schema_fingerprint
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.commands import (
+    CommandKind,
+    CommandStatus,
+    Quarantined,
+    RawCommand,
+    StatusCode,
+    TrackingCommand,
+    WireProtocol,
+)
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import U64, ExtentColumns
+from mirrorlog.extents import U64, Extent, ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
 from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
@@ -36,7 +44,11 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
     kinds = st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count).map(lambda v: np.array(v, np.uint8))
     columns = ExtentColumns(draw(u64), draw(u64), draw(kinds) if count else None)
     fields = [draw(TEXT), GENERATION, draw(TEXT), draw(TEXT), draw(I64), draw(st.sampled_from(list(CommandKind)))]
-    return TrackingCommand(*fields, columns, draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT))
+    raw = st.builds(RawCommand, st.sampled_from(list(WireProtocol)), st.binary(max_size=20), st.binary(max_size=20))
+    people = [draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT)]
+    return TrackingCommand(
+        *fields, columns, *people, tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))
+    )
 
 
 def same(one: object, two: object) -> bool:
@@ -122,6 +134,7 @@ quarantined.v1      ecccc44089df0e3b
 session_beat.v1     79f4898e4ab012cd
 site_progress.v1    b981e54b947f368b
 tracking_command.v1 2ed6c02cfc5b0391
+tracking_command.v2 f94a14090abfff97
 volume.v1           4dca0d3a1b7199b1
 volume_head.v1      c2837e567b94252c
 watermark.v1        36842d27c2729176
@@ -136,8 +149,24 @@ def test_contracts_that_landed_never_change() -> None:
     assert found == dict(line.split() for line in LANDED.strip().splitlines())
 
 
+def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
+    first = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8")))
+    fields = {"volume": "v", "generation": GENERATION, "host": "h", "session": "s", "sequence": 7, "kind": "WRITES"}
+    columns = {"offsets": (4096).to_bytes(8, "little"), "lengths": (512).to_bytes(8, "little"), "kinds": b""}
+    out = BytesIO(b"\xc3\x01" + schema_fingerprint(first))
+    out.seek(0, 2)
+    fastavro.schemaless_writer(out, first, fields | columns | {"first_at_us": 1, "last_at_us": 2})
+    found = decode(out.getvalue(), TrackingCommand)
+    assert (found.sequence, list(found.extents), found.raw, found.logical_block_bytes) == (
+        7,
+        [Extent(4096, 512)],
+        (),
+        0,
+    )
+
+
 def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
-    schema = json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8"))
+    schema = json.loads((SCHEMAS / "tracking_command.v2.avsc").read_text("utf-8"))
     newer = json.loads(json.dumps(schema))
     newer["fields"][5]["type"]["symbols"].append("RESIZE")
     newer["fields"].append({"name": "added", "type": ["null", "string"], "default": None})
@@ -152,5 +181,5 @@ def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
 
 
 def decode_fields(content: bytes) -> dict[str, object]:
-    schema = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8")))
+    schema = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v2.avsc").read_text("utf-8")))
     return fastavro.schemaless_reader(BytesIO(content[10:]), schema, None)  # type: ignore[return-value]

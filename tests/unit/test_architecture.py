@@ -14,6 +14,8 @@ ROLES = ("producers", "streams", "consumers")
 SOURCES = [path for top in ("mirrorlog", "schemas", *ROLES) for path in sorted((ROOT / top).rglob("*.py"))]
 PURE = (
     "extents",
+    "wire",
+    "extraction",
     "bitmaps",
     "volumes",
     "commands",

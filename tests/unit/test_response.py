@@ -5,10 +5,19 @@ from __future__ import annotations
 import pytest
 from notation import OTHER_GENERATION, command, extents, message, volume
 
+from mirrorlog.bitmaps import touched
 from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.commands import (
+    CommandKind,
+    CommandStatus,
+    Quarantined,
+    RawCommand,
+    StatusCode,
+    TrackingCommand,
+    WireProtocol,
+)
 from mirrorlog.extents import Extent
-from mirrorlog.streams.extraction import extract
+from mirrorlog.extraction import extract
 from mirrorlog.streams.response import check, needs_newer_catalog, read_command
 from mirrorlog.streams.standing import Standing
 
@@ -92,6 +101,31 @@ def test_answers(case: str) -> None:
     assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
     assert answer.forward_to == (3 if partition == "3" else None)
     assert decode(encode(status), CommandStatus) == status
+
+
+# raw commands as protocol:hex, 512-byte blocks | status reason | blocks recorded of a 1 MiB volume
+RAW = """
+SCSI:2a000000000800000800                                       | ACCEPTED -                 | 1
+SCSI:28000000000800000800                                       | ACCEPTED -                 |
+SCSI:ff000000000000000000                                       | ACCEPTED -                 | all
+SCSI:2a000000000800000800 SCSI:2a000000001000000100             | ACCEPTED -                 | 1 2
+SCSI:2a00ffffffff00000800                                       | REJECTED OUT_OF_RANGE      |
+NBD:00 SCSI:2a000000000800000800                                | REJECTED MALFORMED_COMMAND | 1
+"""
+
+
+@pytest.mark.parametrize("case", RAW.strip().splitlines())
+def test_raw_commands_are_interpreted_and_doubt_is_dirty(case: str) -> None:
+    given, expected, recorded = (part.strip() for part in case.split("|"))
+    raw = tuple(RawCommand(WireProtocol(w.split(":")[0]), bytes.fromhex(w.split(":")[1])) for w in given.split())
+    event = message(7, command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512))
+    target = volume(size_bytes=SIZE)
+    answer = check(event, read_command(event), target)
+    status = answer.status(5, Standing(StatusCode.ACCEPTED))
+    assert [status.code.value, status.reason or "-"] == expected.split()
+    blocks = range(target.blocks) if recorded == "all" else [int(each) for each in recorded.split()]
+    assert list(touched(answer.extents, 4096)) == list(blocks)
+    assert bool(status.text) is (recorded == "all" or status.code is StatusCode.REJECTED)
 
 
 def test_names_too_long_are_cut_and_their_addresses_kept() -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mirrorlog.commands import TrackingCommand
 from mirrorlog.extents import MAX_BYTE, ExtentColumns
 from mirrorlog.volumes import Volume
+from mirrorlog.wire import Interpreted, Verdict, interpret
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,32 @@ def _objection(extents: ExtentColumns, outside: npt.NDArray[np.bool_], whole: in
         f"{int(extents.lengths[first])}. What lies inside is recorded ({whole} extents whole). Send extents inside the "
         "volume, or resize it first."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a tracking command names: its own extents and those of its raw commands, not yet clipped.
+
+    remark: which raw commands made the whole volume dirty, and why. malformed: which no device can have executed.
+    """
+
+    extents: ExtentColumns
+    remark: str = ""
+    malformed: str = ""
+
+
+def named(command: TrackingCommand, volume: Volume) -> Named:
+    """All extents of a command. A raw command that isn't understood names the whole volume: never silently nothing."""
+    if not command.raw:
+        return Named(command.extents)
+    found = [
+        interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes) for r in command.raw
+    ]
+    extents = ExtentColumns.of([*command.extents, *(extent for each in found for extent in each.extents)])
+    return Named(extents, *(_said(found, verdict) for verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED)))
+
+
+def _said(found: list[Interpreted], verdict: Verdict) -> str:
+    texts = [f"raw command {number}: {each.text}" for number, each in enumerate(found) if each.verdict is verdict]
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return "; ".join(texts[:3]) + more
