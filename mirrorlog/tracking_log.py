@@ -8,7 +8,7 @@ comes back late change nothing (invariant 3).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -202,6 +202,12 @@ class VolumeLog:
         """Takes the volume's head."""
         self.head = head if self.head is None else self.head.merged(head)
 
+    def whole(self) -> Iterator[tuple[LogRecord, ...]]:
+        """Each record of which every part is there, as its parts; in the order of positions, the longer first."""
+        for after, through, parts in sorted(self._groups, key=lambda key: (key[0], -key[1])):
+            if len(group := self._groups[after, through, parts]) == parts:
+                yield tuple(group.values())
+
     def forget_through(self, position: int) -> None:
         """Drops records that say nothing about positions above `position`."""
         self._groups = {key: parts for key, parts in self._groups.items() if key[1] > position}
@@ -219,6 +225,8 @@ class VolumeLog:
             if start > reach:
                 return Hole(reach, start)
             reach = max(reach, end)
+        if self.head is not None and reach < self.head.through <= through:
+            return Hole(reach, self.head.through)  # the chain goes further than the records that are there
         incomplete = [key for key, got in self._groups.items() if len(got) < key[2] and reach < key[1] <= through]
         return Hole(reach, min(key[1] for key in incomplete)) if incomplete else None
 

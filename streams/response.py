@@ -118,6 +118,9 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
         return Answer(message, command, None, remark=remark, forward_to=volume.partition)
     said = named(command, volume)
     found = extract(said.extents, volume)
+    taken = found.extents
+    if command.kind not in (CommandKind.WRITES, CommandKind.RAW):
+        taken = ExtentColumns(taken.offsets, taken.lengths)  # what may differ isn't known to be zero
     refusal = None
     if command.kind is CommandKind.UNKNOWN:
         text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
@@ -130,7 +133,7 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     stale = command.generation != volume.generation
     remarks = [f"recorded, though it names generation {command.generation}"] if stale else []
     remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
-    return Answer(message, command, refusal, volume, found.extents, "; ".join(remarks))
+    return Answer(message, command, refusal, volume, taken, "; ".join(remarks))
 
 
 def speaks_for_all(command: TrackingCommand) -> bool:

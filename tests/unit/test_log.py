@@ -35,6 +35,12 @@ def test_one_record_a_volume_covers_the_whole_batch() -> None:
     assert plan.records[0].bytes_written == 12288
 
 
+def test_only_what_was_written_says_what_is_zero() -> None:
+    zeros = [command("z0+8192"), command("z8192+4096", kind=CommandKind.MARK_DIRTY)]
+    (rec,) = flush(0, zeros, v=volume()).records
+    assert (list(rec.changed), list(rec.zeroed)) == ([0, 1, 2], [0, 1])
+
+
 def test_the_chain_goes_on_where_the_last_record_ended() -> None:
     head = VolumeHead("v", GENERATION, 3)
     (rec,) = flush(8, [command("0+1")], {"v": head}, v=volume()).records

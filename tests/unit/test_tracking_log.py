@@ -51,6 +51,18 @@ def test_a_hole_is_never_passed_over(case: str) -> None:
     assert hole == (None if expected == "none" else Hole(*(int(each) for each in expected.split(".."))))
 
 
+def test_a_last_record_that_is_missing_is_a_hole_too() -> None:
+    log = VolumeLog()
+    log.add(record("-1..4", "1"))
+    log.add_head(VolumeHead("v", GENERATION, 9))
+    assert log.hole(-1, 12) == Hole(4, 9)
+    assert log.hole(-1, 8) is None
+    log.add(record("4..9", "2"))
+    assert log.hole(-1, 12) is None
+    log.forget_through(9)
+    assert log.hole(9, 12) is None
+
+
 def test_changed_unites_whole_records_that_overlap() -> None:
     log = VolumeLog()
     for span, blocks in (("-1..4", "1 2"), ("4..9", "2 3"), ("9..12", "7")):

@@ -1,0 +1,107 @@
+"""Records and commands of one volume folded into what changed, who wrote it and what is known to be zero.
+
+Zero: a block is called zero where a zero or discard covered it whole and nothing in the range may have written to it, in
+whatever order: neither positions nor clocks order the writes of two sessions, nor a record its own. Of a record that is
+known only where all that it holds are zeros that don't overlap; of the edges, where commands are folded, it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mirrorlog.bitmaps import BitMap64, touched, union, zeroed
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.extents import ExtentColumns, ExtentKind
+from mirrorlog.tracking_log import LogRecord
+from mirrorlog.volumes import Volume
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChangedBlocks:
+    """What changed in `(since, until]`, positions of the volume's partition.
+
+    zeroed: those of `changed` that are known to have been zeroed or discarded whole and not written.
+    hosts, times (microseconds, by the hosts' clocks; None where nothing changed) and writes are of the whole range. Where
+    records overlap, after a crash of the node, some writes count twice.
+    """
+
+    volume: Volume
+    since: int
+    until: int
+    changed: BitMap64
+    zeroed: BitMap64
+    hosts: tuple[str, ...]
+    first_write_at_us: int | None
+    last_write_at_us: int | None
+    writes: int
+
+
+@dataclass(slots=True)
+class Fold:
+    """Records and commands, united; `times` are the first and the last, empty before there is one."""
+
+    volume: Volume
+    changed: BitMap64 = field(default_factory=BitMap64)
+    zeroed: BitMap64 = field(default_factory=BitMap64)
+    written: BitMap64 = field(default_factory=BitMap64)
+    hosts: set[str] = field(default_factory=set)
+    times: list[int] = field(default_factory=list)
+    writes: int = 0
+
+    def add_record(self, parts: Sequence[LogRecord]) -> None:
+        """All parts of a record that lies inside the range."""
+        changed, zero = union(part.changed for part in parts), union(part.zeroed for part in parts)
+        self.changed |= changed
+        if self._only_zeroed(changed, zero, parts[0].bytes_written):
+            self.zeroed |= zero
+        else:
+            self.written |= changed
+        self._note(parts[0].hosts, parts[0].first_at_us, parts[0].last_at_us, parts[0].writes)
+
+    def _only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
+        """Each block was zeroed whole, and together the extents are no longer than the blocks: there was no other."""
+        if not changed or changed != zero:
+            return False
+        _, last_bytes = self.volume.byte_range(changed.max(), 1)
+        return bytes_written == (len(changed) - 1) * self.volume.block_size + last_bytes
+
+    def add_command(self, command: TrackingCommand, extents: ExtentColumns) -> None:
+        """One command, with its extents clipped to the volume."""
+        if not len(extents):
+            return
+        size = self.volume.block_size
+        self.changed |= touched(extents, size)
+        if command.kind is CommandKind.WRITES and extents.kinds is not None:
+            self.zeroed |= zeroed(extents, size, self.volume.size_bytes)
+            is_write = extents.kinds == np.uint8(ExtentKind.WRITE)
+            extents_written = ExtentColumns(extents.offsets[is_write], extents.lengths[is_write])
+            self.written |= touched(extents_written, size)
+        else:
+            self.written |= touched(extents, size)
+        self._note((command.host,), command.first_at_us, command.last_at_us, len(extents))
+
+    def _note(self, hosts: Iterable[str], first_at_us: int, last_at_us: int, writes: int) -> None:
+        self.hosts.update(hosts)
+        self.times = [min([first_at_us, *self.times]), max([last_at_us, *self.times])]
+        self.writes += writes
+
+    def result(self, since: int, until: int) -> ChangedBlocks:
+        """The answer for `(since, until]`."""
+        for blocks in (self.changed, self.zeroed):
+            if blocks and blocks.max() >= self.volume.blocks:  # the volume was larger once
+                blocks.remove_range(self.volume.blocks, blocks.max() + 1)
+        first, last = self.times or (None, None)
+        return ChangedBlocks(
+            self.volume,
+            since,
+            until,
+            self.changed,
+            self.zeroed - self.written,
+            tuple(sorted(self.hosts)),
+            first,
+            last,
+            self.writes,
+        )

@@ -1,0 +1,106 @@
+"""Points in a volume's history as people and programs write them.
+
+2h ago · 30min ago          a time, that long before now
+2026-11-22T18:30:00Z        a time, ISO 8601 (RFC 3339; a date alone is its midnight); without a zone it is UTC
+@1234 · 1234                a log position: what came through it lies before the point
+barrier:NAME                the newest BARRIER command of that name
+site:NAME                   what the site has applied
+origin · now                where the log of the volume begins, and its end
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+from mirrorlog.errors import BadUse
+from mirrorlog.extents import MAX_BYTE
+from mirrorlog.units import parse_duration_s
+
+_POSITION: Final = re.compile(r"@?([0-9]{1,19})|@(-1)")
+_AGO: Final = re.compile(r"(.*\S)\s+ago")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_WAYS: Final = "Write 2026-11-22T18:30:00Z, '2h ago', @1234, barrier:NAME, site:NAME, origin or now."
+
+
+@dataclass(frozen=True, slots=True)
+class AtTime:
+    """A time, in microseconds since 1970, UTC."""
+
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtPosition:
+    """A log position of the volume's partition; -1 is before the first."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtBarrier:
+    """The newest BARRIER command of the volume with that name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AtSite:
+    """The position that the site has applied."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the log of the volume begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The end of the commands when the question is asked."""
+
+
+Point: TypeAlias = AtTime | AtPosition | AtBarrier | AtSite | Origin | Now
+
+
+def parse_point(text: str, now_us: int) -> Point:
+    """The point that `text` names; BadUse where it names none. `now_us`: what "ago" counts from."""
+    words = text.strip()
+    if words in ("origin", "now"):
+        return Origin() if words == "origin" else Now()
+    kind, colon, name = words.partition(":")
+    if colon and kind in ("barrier", "site"):
+        if not name:
+            raise BadUse(f"'{words}' names no {kind}", next=f"Write {kind}:NAME.")
+        return AtBarrier(name) if kind == "barrier" else AtSite(name)
+    if match := _POSITION.fullmatch(words):
+        return AtPosition(_checked(int(match.group(1) or match.group(2)), words))
+    if match := _AGO.fullmatch(words):
+        ago_s = parse_duration_s(match.group(1))
+        return AtTime(now_us - round(ago_s * 1e6) if ago_s < now_us / 1e6 else 0)
+    return AtTime(_time_us(words))
+
+
+def _checked(position: int, text: str) -> int:
+    if position > MAX_BYTE:
+        raise BadUse(f"'{text}' can't be a log position: they end at 2^63 - 1")
+    return position
+
+
+def _time_us(text: str) -> int:
+    try:
+        found = datetime.fromisoformat(text.upper())
+    except ValueError as error:
+        raise BadUse(f"'{text[:60]}' is no point in a volume's history", next=_WAYS) from error
+    return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
+def format_time(at_us: int) -> str | None:
+    """RFC 3339, UTC, with microseconds; None for what a host's clock says and no calendar has."""
+    try:
+        return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except OverflowError:
+        return None

@@ -1,0 +1,119 @@
+"""`mirrorlog changed` with real processes, against counts and folds that share nothing with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from notation import volume as small_volume
+from running import DEADLINE_S, Outcome, host_result
+
+from mirrorlog.adapters.kafka import KafkaReader
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.cli.run import Run
+from mirrorlog.codec import decode
+from mirrorlog.commands import TrackingCommand
+from mirrorlog.consumers.changed_fold import ChangedBlocks
+from mirrorlog.consumers.changed_formats import render
+from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
+from mirrorlog.volumes import Volume
+
+pytestmark = pytest.mark.integration
+
+TRACE = demo_trace_path()
+BLOCK = 4096
+
+
+def changed(run: Run, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "mirrorlog", "changed", "demo", *arguments]
+    environment = {**os.environ, **run.settings.as_environment()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def dirty_blocks(run: Run, *arguments: str) -> set[int]:
+    """Of a json listing, which must be whole, sorted and without a gap."""
+    reached, blocks = 0, set[int]()
+    for entry in json.loads(changed(run, "--format", "json", *arguments)):
+        assert entry["start"] == reached
+        reached += entry["length"]
+        if entry["dirty"]:
+            blocks.update(range(entry["start"] // BLOCK, -(-reached // BLOCK)))
+    assert reached == 1 << 30
+    return blocks
+
+
+def blocks_by_position(run: Run, volume: Volume, last: int) -> dict[int, set[int]]:
+    """The volume's commands, read and folded without bitmaps."""
+    reader = KafkaReader(run.settings.kafka_client())
+    reader.assign(run.settings.topics.commands, {volume.partition: None})
+    found: dict[int, set[int]] = {}
+    while reader.reached(run.settings.topics.commands, volume.partition) <= last:
+        for message in reader.poll(0.5):
+            command = decode(message.value or b"", TrackingCommand)
+            if command.volume == volume.volume:
+                pairs = zip(command.extents.offsets.tolist(), command.extents.lengths.tolist(), strict=True)
+                found[message.position] = {
+                    block
+                    for offset, length in pairs
+                    if length
+                    for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
+                }
+    reader.close()
+    return found
+
+
+def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: Path) -> None:
+    run.start_node()
+    run.wait_ready("node")
+    run.start_host(TRACE, "auto")
+    last = host_result(run)["last_positions"]["demo"]
+    volume = Outcome(run).volumes["demo"]
+    commands = blocks_by_position(run, volume, last)
+
+    everything = dirty_blocks(run)
+    assert len(everything) == count_dirty_blocks(open_trace(TRACE), BLOCK)["demo"]
+    assert everything == set[int]().union(*commands.values())
+
+    # Most positions lie inside a record: both edges have to be replayed.
+    positions = sorted(commands)
+    low, high = positions[len(positions) // 3], positions[2 * len(positions) // 3]
+    after = set[int]().union(*(blocks for position, blocks in commands.items() if position > low))
+    assert dirty_blocks(run, "--since", f"@{low}") == after
+    between = set[int]().union(*(blocks for position, blocks in commands.items() if low < position <= high))
+    assert dirty_blocks(run, "--since", str(low), "--until", str(high)) == between
+    assert dirty_blocks(run, "--since", "now") == set()
+
+    assert "from position -1 on" in changed(run, "--since", "2h ago", code=3)
+    assert "no barrier 'b'" in changed(run, "--since", "barrier:b", code=2)
+    assert "isn't complete" in changed(run, "--until", f"@{last + 10_000}", "--wait", "1s", code=1)
+    table = changed(run)
+    assert f"demo: {len(everything)} of {volume.blocks} blocks changed" in table
+    assert json.loads(changed(run, "--json")) == json.loads(changed(run, "--format", "json"))
+
+
+@pytest.mark.skipif(
+    not (shutil.which("nbdkit") and shutil.which("nbdinfo")), reason="nbdkit or nbdinfo isn't installed"
+)
+def test_nbdkit_takes_the_extent_list_and_nbdinfo_writes_lists_like_ours(tmp_path: Path) -> None:
+    size = 5 * BLOCK + 100
+    blocks = BitMap64([0, 2, 5])
+    answer = ChangedBlocks(small_volume("v", size), -1, 0, blocks, BitMap64(), ("h",), 1, 2, 1)
+    (tmp_path / "list").write_text("".join(render(answer, "extentlist")))
+    command = ["nbdkit", "-r", "-U", "-", "--filter=extentlist", "null", str(size), f"extentlist={tmp_path / 'list'}"]
+    command += ["--run", 'nbdinfo --map --json "$uri"']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    theirs, ours = json.loads(done.stdout), json.loads("".join(render(answer, "nbdinfo")))
+    # Type 0 is data there, and clean in a dirty bitmap; no extent is a hole.
+    assert [(e["offset"], e["length"], e["type"] == 0) for e in theirs] == [
+        (e["offset"], e["length"], e["type"] == 1) for e in ours
+    ]
+    assert [{name: type(value) for name, value in e.items()} for e in theirs] == [
+        {name: type(value) for name, value in e.items()} for e in ours
+    ]

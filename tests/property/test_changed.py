@@ -1,0 +1,121 @@
+"""`changed` over a log that the real planner folded, in any batches, equals brute force over the commands."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from logs import Log
+from notation import volume
+
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.consumers.changed import changed_blocks
+from mirrorlog.consumers.points import AtPosition, AtTime
+from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.volumes import Volume
+
+BLOCK, SIZE = 512, 20 * 512 + 100
+"""A small volume with a partial last block. Extents may reach behind its end."""
+EXTENTS = st.lists(
+    st.builds(
+        Extent,
+        st.one_of(
+            st.integers(0, SIZE + 600),
+            st.integers(SIZE - 9, SIZE + 9),
+            st.integers(0, 21).map(lambda block: block * BLOCK),
+        ),
+        st.one_of(st.integers(1, 1500), st.sampled_from([BLOCK, 2 * BLOCK, 2 * BLOCK + 100])),
+        st.sampled_from(list(ExtentKind)),
+    ),
+    max_size=3,
+)
+KINDS = st.sampled_from([CommandKind.WRITES] * 4 + [CommandKind.MARK_DIRTY, CommandKind.HEARTBEAT, CommandKind.UNKNOWN])
+
+
+def made(name: str, kind: CommandKind, rows: list[Extent], first_us: int, span_us: int) -> TrackingCommand:
+    if kind is not CommandKind.WRITES:
+        rows = [] if kind is CommandKind.HEARTBEAT else [Extent(each.offset, each.length) for each in rows]
+    columns = ExtentColumns.of(rows)
+    host, last_us = f"h{first_us % 3}", first_us + span_us
+    return TrackingCommand(name, volume().generation, host, "s", -1, kind, columns, first_us, last_us)
+
+
+NAMES = st.sampled_from(["v", "v", "v", "w", "nobody"])
+COMMANDS = st.builds(made, NAMES, KINDS, EXTENTS, st.integers(0, 30), st.integers(0, 3))
+EVENTS = st.lists(st.one_of(COMMANDS, COMMANDS, COMMANDS, st.just(b"junk")), min_size=1, max_size=14)
+FLUSHES = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, 0, 0, 1, 3])), max_size=8)
+"""How many events each flush takes, and by how many the node then falls back, as after a crash."""
+
+
+def bytes_of(command: TrackingCommand, kinds: set[ExtentKind]) -> set[int]:
+    return {byte for each in command.extents if each.kind in kinds for byte in range(each.offset, min(each.end, SIZE))}
+
+
+def blocks_of(found: set[int]) -> set[int]:
+    return {byte // BLOCK for byte in found}
+
+
+def folded(events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], origin: int) -> Log:
+    mine = [volume(name, SIZE, block_size=BLOCK, origin_position=origin) for name in ("v", "w")]
+    log = Log(mine)
+    log.publish(events)
+    for count, back in [*flushes, (len(events), 0)]:
+        log.flush(count, record_max_bytes=70)
+        log.rewind(max(log.next - back, 0))
+    log.flush(len(events), record_max_bytes=70)
+    return log
+
+
+def of_volume(events: list[TrackingCommand | bytes]) -> list[tuple[int, TrackingCommand]]:
+    """The volume's commands that dirty something, by position."""
+    mine = [(p, e) for p, e in enumerate(events) if isinstance(e, TrackingCommand) and e.volume == "v"]
+    return [(p, e) for p, e in mine if bytes_of(e, set(ExtentKind))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, FLUSHES, st.data())
+def test_positions_are_exact_at_both_edges(
+    events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    since, until = sorted(data.draw(st.tuples(*[st.integers(-1, len(events) - 1)] * 2), "since, until"))
+    origin = data.draw(st.integers(-1, since), "origin")
+    log = folded(events, flushes, origin)
+    found = changed_blocks("v", AtPosition(since), AtPosition(until), log.ports(), 0)
+    inside = [each for position, each in of_volume(events) if since < position <= until]
+    everything = set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
+    assert set(found.changed) == blocks_of(everything)
+    assert set(found.hosts) == {each.host for each in inside}
+    assert found.first_write_at_us == min((each.first_at_us for each in inside), default=None)
+    assert found.last_write_at_us == max((each.last_at_us for each in inside), default=None)
+    # Zero is never claimed of a byte that may have been written, whatever the order.
+    written = set[int]().union(*(bytes_of(each, {ExtentKind.WRITE}) for each in inside))
+    assert set(found.zeroed) <= set(found.changed) - blocks_of(written)
+    zeros = everything - written
+    assert all(set(range(b * BLOCK, min((b + 1) * BLOCK, SIZE))) <= zeros for b in found.zeroed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, FLUSHES, st.lists(st.integers(0, 34), min_size=2, max_size=2).map(sorted))
+def test_times_end_where_their_definition_says(
+    events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], times: list[int]
+) -> None:
+    found = changed_blocks("v", *map(AtTime, times), folded(events, flushes, -1).ports(), 0)
+    mine = of_volume(events)
+    first = min((p for p, each in mine if each.last_at_us > times[0]), default=len(events))
+    last = max((p for p, each in mine if each.first_at_us <= times[1]), default=-1)
+    inside = [each for position, each in mine if first <= position <= last]
+    assert set(found.changed) == blocks_of(set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside)))
+
+
+def test_the_log_itself_has_edges_to_be_exact_at() -> None:
+    """One record over all: the query has nothing but commands to be exact with."""
+    mine: Volume = volume("v", SIZE, block_size=BLOCK)
+    log = Log([mine])
+    writes = [
+        TrackingCommand(
+            "v", mine.generation, "h", "s", n, CommandKind.WRITES, ExtentColumns.of([Extent(n * BLOCK, 1)]), 0, 0
+        )
+        for n in range(10)
+    ]
+    log.publish(writes)
+    log.flush(10)
+    assert list(changed_blocks("v", AtPosition(2), AtPosition(6), log.ports(), 0).changed) == [3, 4, 5, 6]

@@ -1,0 +1,245 @@
+"""What `changed` answers, and what it refuses to answer, on a broker in memory with the real planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from logs import Log
+from notation import OTHER_GENERATION, command, record, volume
+
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.consumers.changed import changed_blocks
+from mirrorlog.consumers.changed_fold import ChangedBlocks
+from mirrorlog.consumers.points import AtPosition, AtTime, Now, Origin, Point, parse_point
+from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
+from mirrorlog.progress import SiteProgress, SiteState
+from mirrorlog.tracking_log import Watermark, record_key, watermark_key
+from mirrorlog.volumes import Volume
+
+NOW_US = 1_000_000_000
+
+
+def folded(commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None) -> Log:
+    """A log of these commands, `flushes` saying how many commands each flush took."""
+    log = Log([of or volume()])
+    log.publish(commands)
+    for count in flushes.split():
+        log.flush(int(count))
+    return log
+
+
+def ask(log: Log, since: str | Point = "origin", until: str | Point = "now", patience_s: float = 0.0) -> ChangedBlocks:
+    points = [parse_point(each, NOW_US) if isinstance(each, str) else each for each in (since, until)]
+    return changed_blocks("v", *points, log.ports(), patience_s)
+
+
+def at(position: int, seconds: int, last: int | None = None, **more: object) -> TrackingCommand:
+    """A write of block `position`, made at that second."""
+    times = {"first_at_us": seconds * 10**6, "last_at_us": (seconds if last is None else last) * 10**6}
+    return command(f"{position * 4096}+4096", sequence=position, **(times | more))
+
+
+# seconds of the commands at 0, 1, 2, … (first-last) | how many a flush took | since..until, seconds | blocks
+TIMES = """
+1 2 3 4 5 6       | 3 3  | 2..4   | 2 3
+1 2 3 4 5 6       | 6    | 2..4   | 2 3
+1 2 3 4 5 6       | 1 5  | 0..9   | 0 1 2 3 4 5
+1 2 3 4 5 6       | 2 4  | 6..9   |
+1 2 3 4 5 6       | 2 4  | 0..0   |
+1-3 2-4 5-7       | 3    | 3..5   | 1 2
+1-3 2-4 5-7       | 1 2  | 3..4   | 1
+1 9 2 3           | 4    | 5..6   | 1 2 3
+1 9 2 3           | 2 2  | 5..6   | 1 2 3
+1 9 2 3           | 2 2  | 2..2   | 1 2
+8 1 9 2           | 1 3  | 3..5   | 0 1 2 3
+"""
+
+
+@pytest.mark.parametrize("case", TIMES.strip("\n").splitlines())
+def test_times_round_outwards_however_clocks_went(case: str) -> None:
+    seconds, flushes, asked, blocks = (part.strip() for part in case.split("|"))
+    spans = [[int(each) for each in span.split("-")] for span in seconds.split()]
+    log = folded([at(number, span[0], span[-1]) for number, span in enumerate(spans)], flushes)
+    since, until = (AtTime(int(each) * 10**6) for each in asked.split(".."))
+    assert list(ask(log, since, until).changed) == [int(each) for each in blocks.split()]
+
+
+def test_a_command_that_dirties_nothing_is_no_place_in_time() -> None:
+    empty = command("4096+0", sequence=1, first_at_us=9, last_at_us=9)
+    log = folded(
+        [command("0+1", first_at_us=1, last_at_us=1), empty, command("8192+1", first_at_us=5, last_at_us=5)], "2 1"
+    )
+    assert list(ask(log, AtTime(3), AtTime(20)).changed) == [2]
+    assert list(ask(log, AtTime(0), AtTime(3)).changed) == [0]
+
+
+def test_hosts_times_and_writes_are_of_the_range_alone() -> None:
+    log = folded([at(n, n + 1, n + 2, host=f"h{n}") for n in range(6)], "1 2 3")
+    found = ask(log, "@1", "@4")
+    assert (found.since, found.until, list(found.changed)) == (1, 4, [2, 3, 4])
+    assert (found.hosts, found.writes) == (("h2", "h3", "h4"), 3)
+    assert (found.first_write_at_us, found.last_write_at_us) == (3_000_000, 6_000_000)
+    nothing = ask(log, "@4", "@4")
+    assert (nothing.hosts, nothing.first_write_at_us, nothing.writes) == ((), None, 0)
+
+
+# commands | how many a flush took | since | zero blocks
+ZEROS = """
+z0+8192                          | 1   | origin | 0 1
+z0+8192; d8192+4096              | 2   | origin | 0 1 2
+z0+8192; 4096+1                  | 1 1 | origin | 0
+z0+8192; 4096+1                  | 2   | origin |
+z0+8192; 4096+1                  | 2   | @0     |
+4096+1; z0+8192                  | 1 1 | origin | 0
+4096+1; z0+8192                  | 2   | @0     | 0 1
+z0+8192; z0+8192                 | 2   | origin |
+0+1; z0+8192; z4096+4096         | 3   | @0     | 0 1
+z0+4096; 0+2048; 4096+2048       | 3   | origin |
+z0+6000                          | 1   | origin |
+0+1; z0+6000; z4096+8192         | 3   | @0     | 0 1 2
+z1044480+4096                    | 1   | origin | 255
+20480+1; M z0+4096               | 2   | @0     |
+"""
+
+
+@pytest.mark.parametrize("case", ZEROS.strip("\n").splitlines())
+def test_zero_only_where_nothing_can_have_written_to_the_block(case: str) -> None:
+    texts, flushes, since, zero = (part.strip() for part in case.split("|"))
+    commands = []
+    for number, text in enumerate(texts.split(";")):
+        kind = CommandKind.MARK_DIRTY if text.strip().startswith("M") else CommandKind.WRITES
+        commands.append(command(text.replace("M", ""), sequence=number, kind=kind))
+    assert list(ask(folded(commands, flushes), since).zeroed) == [int(each) for each in zero.split()]
+
+
+def test_a_raw_command_at_an_edge_counts_as_the_node_counts_it() -> None:
+    raw = (RawCommand(WireProtocol.SCSI, b"\xff" * 10),)
+    log = folded([at(0, 1), command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512, sequence=1), at(2, 3)], "3")
+    whole = list(range(volume().blocks))
+    assert list(ask(log).changed) == list(ask(log, "@0").changed) == list(ask(log, "@0", "@1").changed) == whole
+    assert list(ask(log, "@1").changed) == [2]
+
+
+def barrier(name: str) -> TrackingCommand:
+    return command(kind=CommandKind.BARRIER, note=name, sequence=-1)
+
+
+def test_a_barrier_is_the_newest_of_its_name() -> None:
+    log = folded([at(0, 1), barrier("b"), at(2, 2), barrier("b"), at(4, 3), barrier("c"), at(6, 4)], "7")
+    assert list(ask(log, "barrier:b", "barrier:c").changed) == [4]
+    with pytest.raises(BadUse, match="no barrier 'd'"):
+        ask(log, "barrier:d")
+
+
+def test_a_site_is_where_it_has_applied() -> None:
+    log = folded([at(n, n) for n in range(4)], "2 2")
+    for position in (0, 1):
+        log.report(SiteProgress("s", "v", volume().generation, SiteState.BEHIND, None, position, *[None] * 2, *[0] * 6))
+    assert list(ask(log, "site:s").changed) == [2, 3]
+    with pytest.raises(BadUse, match="Sites that have: s"):
+        ask(log, "site:t")
+    log.report(SiteProgress("s", "v", OTHER_GENERATION, SiteState.BEHIND, None, 1, *[None] * 2, *[0] * 6))
+    with pytest.raises(OutOfRetention, match="generation"):
+        ask(log, "site:s")
+
+
+def test_now_waits_for_the_node() -> None:
+    log = folded([at(n, n) for n in range(4)], "2")
+    assert list(ask(log, until="@1").changed) == [0, 1]
+    with pytest.raises(KafkaFailed, match="isn't complete through position 3"):
+        ask(log)
+    log.on_poll(lambda: log.flush(2))
+    assert list(ask(log, patience_s=5).changed) == [0, 1, 2, 3]
+
+
+def test_records_that_were_rolled_up_count_though_an_older_watermark_came_before_them() -> None:
+    log = folded([at(n, n) for n in range(4)], "2 2")
+    log.lose_records([0, 1])
+    rolled = record("-1..3", "0-3")
+    log.broker.append(log.topics.changelog, 0, record_key(rolled), encode(rolled))
+    log.broker.append(log.topics.changelog, 0, watermark_key(0), encode(Watermark(0, 3, 0)))
+    log.at_once = 1
+    assert list(ask(log, until="@1", patience_s=5).changed) == [0, 1]
+
+
+def test_a_volume_without_a_command_has_no_change() -> None:
+    assert list(ask(Log([volume()])).changed) == []
+
+
+def test_below_the_origin_is_out_of_retention() -> None:
+    mine = volume(origin_position=2, created_at_us=1_700_000_000_000_000)
+    log = folded([at(n, 1_700_000_000 + n) for n in range(6)], "6", mine)
+    assert list(ask(log).changed) == [3, 4, 5]
+    for asked in ("@1", "2023-11-14T22:13:19Z"):
+        with pytest.raises(OutOfRetention, match=r"from position 2 on, 2023-11-14T22:13:20.000000Z: --since @2"):
+            ask(log, asked)
+
+
+def test_blocks_behind_the_end_of_a_volume_that_shrank_arent_listed() -> None:
+    log = folded([at(0, 1), command("z4096+8192", sequence=1), at(3, 3)], "3")
+    smaller = volume(size_bytes=8000)
+    log.broker.append(log.topics.volumes, 0, b"v", encode(smaller))
+    assert list(ask(log).changed) == [0, 1]
+    assert list(ask(log, "@0").zeroed) == [1]
+
+
+def test_what_isnt_there_or_goes_backwards_is_bad_use() -> None:
+    log = folded([at(n, n) for n in range(4)], "4")
+    backwards = [(AtPosition(2), AtPosition(1)), (Now(), Origin()), (AtTime(2), AtTime(1))]
+    for since, until in backwards:
+        with pytest.raises(BadUse, match="lies after"):
+            ask(log, since, until)
+    with pytest.raises(BadUse, match="no volume 'w'"):
+        changed_blocks("w", Origin(), Now(), log.ports(), 0)
+
+
+# records taken away (by flush) | since..until | blocks, or the position and second from which on the log can answer
+HOLES = """
+1     | -1..1  | 0 1
+1     | -1..2  | from 3 5
+1     | 1..3   | from 3 5
+1     | 2..5   | from 3 5
+1     | 3..5   | 4 5
+2     | 1..3   | 2 3
+2     | 3..4   | from 5
+0     | 1..5   | 2 3 4 5
+0     | t3..t9 | 3 4 5
+0     | t2..t9 | from 1 3
+0 2   | -1..5  | from 5
+0 1   | t4..t9 | from 3 5
+0 1   | t5..t5 |
+"""
+
+
+@pytest.mark.parametrize("case", HOLES.strip("\n").splitlines())
+def test_a_hole_is_said_with_the_position_and_time_from_which_on_the_log_can_answer(case: str) -> None:
+    gone, asked, expected = (part.strip() for part in case.split("|"))
+    log = folded([at(n, n + 1) for n in range(6)], "2 2 2")
+    log.lose_records([int(each) for each in gone.split()])
+    since, until = (
+        AtTime(int(each[1:]) * 10**6) if each.startswith("t") else AtPosition(int(each)) for each in asked.split("..")
+    )
+    if not expected.startswith("from"):
+        assert list(ask(log, since, until).changed) == [int(each) for each in expected.split()]
+        return
+    position, *second = expected.split()[1:]
+    with pytest.raises(OutOfRetention) as out:
+        ask(log, since, until)
+    time = f", 1970-01-01T00:00:0{second[0]}.000000Z" if second else ""
+    assert f"from position {position} on{time}: --since @{position}." in out.value.next
+
+
+def test_where_the_commands_are_gone_only_whole_records_can_be_answered() -> None:
+    log = folded([at(n, n + 1) for n in range(6)], "3 3")
+    log.broker.trim(log.topics.commands, 0, 5)
+    assert list(ask(log, "@2").changed) == [3, 4, 5]
+    assert list(ask(log, "@2", "@5").changed) == [3, 4, 5]
+    for since, until, says in (("@1", "@5", "@-1 or @2"), ("@2", "@3", "@2 or @5")):
+        with pytest.raises(OutOfRetention, match=f"a record ends: {says}"):
+            ask(log, since, until)
+    # A time is rounded outwards to the record that has it.
+    assert list(ask(log, AtTime(2_000_000), AtTime(4_000_000)).changed) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(OutOfRetention, match="no barrier 'b' is in the commands that are kept"):
+        ask(log, "barrier:b")
