@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from mirrorlog.adapters.devices import FileDevice, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog, describe, publish_volume
 from mirrorlog.cli.context import Invocation, invocation
+from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.host import Host, HostPorts, Opening
@@ -49,14 +49,7 @@ def replay(
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)
     sizes = {volume: max(-(-size // block_bytes), 1) * block_bytes for volume, size in survey(trace).volumes.items()}
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopped = stop_flag()
 
     def progress(now: ReplayProgress) -> None:
         call.output.message("progress", asdict(now))
@@ -73,9 +66,9 @@ def replay(
         openings = [_opening(catalog[volume], volume in new, stack) for volume in sizes]
         volumes = host.open_all(openings)
         call.output.message("ready", {"volumes": len(volumes)})
-        result = Replay(
-            host, f"{trace.name}", trace.requests(), volumes, host_folder, clock, speed=speed, stop=lambda: stopped
-        ).run(progress)
+        result = Replay(host, trace.name, trace.requests(), volumes, host_folder, clock, speed=speed, stop=stopped).run(
+            progress
+        )
         host.close()
     # After close(): the sessions' ends are commands too.
     found = asdict(result) | {"commands": host.commands, "last_positions": dict(host.last_positions)}

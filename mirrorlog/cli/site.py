@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import invocation
 from mirrorlog.cli.output import Output
+from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.consumers.site import Site, SitePorts
 from mirrorlog.consumers.state_files import SecondaryStateFiles
@@ -37,16 +37,9 @@ def run(
     """Keep the secondaries of a site up to date until stopped."""
     call = invocation(context)
     site = build_site(name, folder.absolute(), call.settings)
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopped = stop_flag()
     call.output.message("ready", {"site": name})
-    run_until(site, lambda: stopped, call.output)
+    run_until(site, stopped, call.output)
 
 
 def run_until(site: Site, stopped: Callable[[], bool], output: Output) -> None:
