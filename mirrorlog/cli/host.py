@@ -44,8 +44,7 @@ def replay(
 ) -> None:
     """Replay a recording through tracked volumes. Started again after a crash, it goes on where it was."""
     call = invocation(context)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > soft else soft, hard))
+    _allow_open_files()
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)
     sizes = {volume: max(-(-size // block_bytes), 1) * block_bytes for volume, size in survey(trace).volumes.items()}
@@ -76,6 +75,14 @@ def replay(
     call.output.say(f"{found['writes']} writes in {found['commands']} commands")
     if not result.finished:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
+
+
+def _allow_open_files() -> None:
+    """Two for each volume: thousands of volumes need more than the 1,024 that many systems begin with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _opening(volume: Volume, new: bool, stack: ExitStack) -> Opening:
