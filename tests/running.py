@@ -6,13 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.catalog import Catalog
+from mirrorlog.cli.lookup import volumes_now
 from mirrorlog.cli.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.run import Run
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.progress import SiteProgress
-from mirrorlog.volumes import Volume
 
 DEADLINE_S = 90.0
 
@@ -22,13 +19,7 @@ class Outcome:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        client = run.settings.kafka_client()
-        admin = KafkaAdmin(client)
-        catalog = Catalog(KafkaReader(client), admin, run.settings.topics, SystemClock())
-        catalog.refresh()
-        self.volumes: dict[str, Volume] = dict(catalog)
-        catalog.close()
-        admin.close()
+        self.volumes = volumes_now(run.settings)
         self.reports: dict[str, SiteProgress] = {}
 
     def dirty_blocks(self, last_positions: Mapping[str, int]) -> int:

@@ -1,6 +1,7 @@
 """Kafka in memory: the ports of mirrorlog.ports.streams for tests and simulations, one thread, no sleeps.
 
-A message is acknowledged when its publisher is polled: until then `lose_unacknowledged` takes it away, as a crash does.
+A message reaches the broker, and is acknowledged, when its publisher is polled: until then closing it takes it away, as a
+crash does.
 """
 
 from __future__ import annotations
@@ -116,10 +117,6 @@ class MemoryPublisher:
         """Delivers the queue, and what its callbacks queued."""
         while self._queue:
             self.poll(0)
-
-    def lose_unacknowledged(self) -> None:
-        """What a crash of the process does."""
-        self._queue.clear()
 
     def close(self) -> None:
         """What isn't acknowledged is lost."""

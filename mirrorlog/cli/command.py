@@ -12,8 +12,8 @@ from uuid import uuid4
 import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import invocation
+from mirrorlog.cli.lookup import volume_named
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, CommandStatus, RawCommand, StatusCode, TrackingCommand, WireProtocol
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
@@ -97,7 +97,7 @@ def send_command(settings: Settings, name: str, said: Content, deadline_s: float
     client, topics = settings.kafka_client(), settings.topics
     admin, publisher, reader = KafkaAdmin(client), KafkaPublisher(client), KafkaReader(client)
     try:
-        volume = _described(settings, admin, name)
+        volume = volume_named(settings, name)
         reader.assign(topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)})
         positions: list[int] = []
         content = encode(_command(volume, said))
@@ -139,16 +139,6 @@ def _command(volume: Volume, said: Content) -> TrackingCommand:
         raw=said.raw,
         logical_block_bytes=said.logical_block_bytes if said.raw else 0,
     )
-
-
-def _described(settings: Settings, admin: KafkaAdmin, name: str) -> Volume:
-    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
-    catalog.refresh()
-    found = catalog.get(name)
-    catalog.close()
-    if found is None:
-        raise BadUse(f"there is no volume '{name}'", next="`mirrorlog topics tail volumes` shows those there are.")
-    return found
 
 
 def _raw(text: str) -> RawCommand:

@@ -19,16 +19,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from mirrorlog.adapters.folders import hold_folder
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.broker.files import waiting_lock
-from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.demo_view import DemoView
+from mirrorlog.cli.lookup import volumes_now
 from mirrorlog.cli.parts import PartMessage
 from mirrorlog.cli.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.run import Run
 from mirrorlog.errors import BadUse, DifferenceFound, MirrorlogError, PartFailed
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.traces import Trace, count_dirty_blocks, demo_trace_path, open_trace, survey
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
@@ -152,7 +151,7 @@ def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
             run.start_site(site)
         run.wait_ready("node", *early)
     host = replay(run, plan, view)
-    volumes = _volumes(run)
+    volumes = volumes_now(run.settings)
     positions = {volume: host["last_positions"].get(volume, -1) for volume in volumes}
     with view.stage("tracking log", None):
         dirty = dirty_blocks_of_log(run.settings, volumes, positions, _LOG_S)
@@ -222,18 +221,6 @@ def compare(run: Run, plan: Plan, view: DemoView, volumes: Mapping[str, Volume],
     pairs = {v: (run.folder / "primary" / f"{v}.img", run.folder / site / f"{v}.img") for v in volumes}
     with view.stage(f"{site} compared", sum(volume.size_bytes for volume in volumes.values())) as bar:
         return not differing_volumes(pairs, plan.block_size, bar.advance)
-
-
-def _volumes(run: Run) -> dict[str, Volume]:
-    client = run.settings.kafka_client()
-    admin = KafkaAdmin(client)
-    catalog = Catalog(KafkaReader(client), admin, run.settings.topics, SystemClock())
-    catalog.refresh()
-    try:
-        return dict(catalog)
-    finally:
-        catalog.close()
-        admin.close()
 
 
 def _site_row(site: str, follower: ProgressFollower, identical: bool) -> dict[str, Any]:

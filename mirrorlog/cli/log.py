@@ -10,11 +10,10 @@ from rich.table import Table
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.bitmaps import BitMap64
-from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import Invocation, invocation
+from mirrorlog.cli.lookup import volume_named, volumes_now
 from mirrorlog.codec import decode
 from mirrorlog.errors import BadUse, DifferenceFound
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
 from mirrorlog.streams.rebuild import Difference, compare, shown
@@ -31,7 +30,7 @@ _DIFFERENCES_SHOWN = 20
 def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME")]) -> None:
     """Show the records of a volume, oldest first."""
     call = invocation(context)
-    description = _chosen(call.settings, volume)[volume]
+    description = volume_named(call.settings, volume)
     table = Table("AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
     records, _ = read_changelog(call.settings, description.partition)
     for record in sorted((r for r in records if r.volume == volume), key=lambda r: (r.after, r.through, r.part)):
@@ -75,7 +74,7 @@ def rebuild(
         raise BadUse("only --check is there: a wrong log is mended by the node, from the commands", next="Add --check.")
     if (volume is None) is not all_volumes:
         raise BadUse("what is to be checked isn't clear", next="Name one volume, or say --all.")
-    volumes = _chosen(call.settings, volume)
+    volumes = {volume: volume_named(call.settings, volume)} if volume else volumes_now(call.settings)
     differences = []
     for partition in sorted({each.partition for each in volumes.values()}):
         here = {name: each for name, each in volumes.items() if each.partition == partition}
@@ -118,20 +117,6 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
         return
     rows = [record for record in table_records(table) if record.volume in volumes and record.through <= through]
     yield from compare(_commands(call.settings, partition, through), volumes, rows, "table")
-
-
-def _chosen(settings: Settings, volume: str | None) -> dict[str, Volume]:
-    admin = KafkaAdmin(settings.kafka_client())
-    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
-    catalog.refresh()
-    found = dict(catalog)
-    catalog.close()
-    admin.close()
-    if volume is None:
-        return found
-    if volume not in found:
-        raise BadUse(f"there is no volume '{volume}'", next="`mirrorlog topics tail volumes` shows those there are.")
-    return {volume: found[volume]}
 
 
 def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:

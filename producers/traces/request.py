@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mirrorlog.extents import MAX_BYTE, ExtentKind
+from mirrorlog.extents import MAX_BYTE
 
 SECTOR_BYTES: Final = 512
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -23,18 +23,6 @@ class RequestKind(StrEnum):
     ZERO = "zero"
     DISCARD = "discard"
     FLUSH = "flush"
-
-    @property
-    def extent_kind(self) -> ExtentKind | None:
-        """The kind of extent that it leaves in the tracking log; None for a read or a flush."""
-        return _EXTENT_KINDS.get(self)
-
-
-_EXTENT_KINDS: Final = {
-    RequestKind.WRITE: ExtentKind.WRITE,
-    RequestKind.ZERO: ExtentKind.ZERO,
-    RequestKind.DISCARD: ExtentKind.DISCARD,
-}
 
 
 @dataclass(frozen=True, slots=True)
