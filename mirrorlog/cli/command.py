@@ -42,6 +42,10 @@ def send(
         typer.Option(metavar="PROTOCOL:HEX[:HEX]", help="A command from the wire (scsi, nvme, nbd), and its data."),
     ] = None,
     logical_block: Annotated[str, typer.Option(help="Unit of the addresses in raw SCSI and NVMe commands.")] = "512",
+    close_session: Annotated[
+        str | None,
+        typer.Option(metavar="SESSION", help="It is dead and will never write again: sites stop waiting for it."),
+    ] = None,
     barrier: Annotated[str | None, typer.Option(metavar="NAME", help="A named point in the volume's history.")] = None,
     timeout: Annotated[str, typer.Option(help="How long the status is waited for.")] = "30s",
 ) -> None:
@@ -58,14 +62,22 @@ def send(
         CommandKind.MARK_DIRTY: mark_dirty,
         CommandKind.RAW: raw,
         CommandKind.BARRIER: barrier,
+        CommandKind.SESSION_CLOSE: close_session,
     }
     kinds = [kind for kind, given in said.items() if given]
     if len(kinds) != 1:
         raise BadUse(
             "one command says one thing",
-            next="Give extents written, zeroed or discarded, or ranges to mark dirty, or raw commands, or a barrier's name.",
+            next="Give extents, or ranges to mark dirty, or raw commands, or a barrier's name, or a session to close.",
         )
-    content = Content(kinds[0], extents, barrier, tuple(_raw(text) for text in raw or []), parse_size(logical_block))
+    content = Content(
+        kinds[0],
+        extents,
+        barrier,
+        close_session or str(uuid4()),
+        tuple(_raw(text) for text in raw or []),
+        parse_size(logical_block),
+    )
     status = send_command(call.settings, volume, content, deadline_s)
     call.output.result({"schema_version": 1, **asdict(status)})
     call.output.say(
@@ -83,6 +95,7 @@ class Content:
     kind: CommandKind
     extents: list[Extent]
     note: str | None
+    session: str
     raw: tuple[RawCommand, ...]
     logical_block_bytes: int
 
@@ -129,7 +142,7 @@ def _command(volume: Volume, said: Content) -> TrackingCommand:
         volume=volume.volume,
         generation=volume.generation,
         host=f"{getpass.getuser()}@{socket.gethostname()}",
-        session=str(uuid4()),
+        session=said.session,
         sequence=-1,
         kind=said.kind,
         extents=ExtentColumns.of(said.extents),

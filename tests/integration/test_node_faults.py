@@ -25,7 +25,7 @@ from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCo
 from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.errors import PartFailed
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
-from mirrorlog.tracking_log import record_key
+from mirrorlog.tracking_log import VolumeHead, VolumeLog, record_key
 from mirrorlog.volumes import Volume
 
 pytestmark = pytest.mark.integration
@@ -218,6 +218,12 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     assert [status["code"] for status in statuses] == ["ACCEPTED", "ACCEPTED", "ACCEPTED", "REJECTED"]
     assert [status["reason"] for status in statuses] == [None, None, None, "OUT_OF_RANGE"]
     assert dirty_set(run, volume, statuses[-1]["position"]) == BitMap64([1, 3, 256, 257])
+    host = encode(command("0+1", session="dead", sequence=0, generation=volume.generation))
+    publish(run, volume, [host])
+    closed = cli(run, "command", "send", "v", "--close-session", "dead")
+    assert closed.returncode == 0
+    head = head_of(run, volume, json.loads(closed.stdout.splitlines()[0])["position"])
+    assert [(each.session, each.host, each.is_open) for each in head.sessions] == [("dead", "h", False)]
     for options in ((), ("--barrier", "noon", "--raw", raw), ("--raw", "scsi:zz"), ("--write", "5")):
         assert cli(run, "command", "send", "v", *options).returncode == 2
     assert cli(run, "command", "send", "nobody", "--write", "0+1").returncode == 2
@@ -250,6 +256,20 @@ def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: i
 
 def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
     """The blocks that the log names, complete through a position."""
+    log, mark = read_log(run, volume, through)
+    assert log.hole(volume.origin_position, mark) is None
+    return log.changed(volume.origin_position, mark)
+
+
+def head_of(run: Run, volume: Volume, through: int) -> VolumeHead:
+    """The volume's head in a log that is complete through a position."""
+    head = read_log(run, volume, through)[0].head
+    assert head is not None
+    return head
+
+
+def read_log(run: Run, volume: Volume, through: int) -> tuple[VolumeLog, int]:
+    """What a site reads of the volume, and through which position: at least `through`."""
     reader, admin = KafkaReader(run.settings.kafka_client()), KafkaAdmin(run.settings.kafka_client())
     log = LogReader(reader, admin, run.settings.topics.changelog)
     until = time.monotonic() + DEADLINE_S
@@ -258,8 +278,7 @@ def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
         log.poll(0.5)
     reader.close()
     admin.close()
-    assert log.logs[volume.volume].hole(volume.origin_position, mark.through) is None
-    return log.logs[volume.volume].changed(volume.origin_position, mark.through)
+    return log.logs[volume.volume], mark.through
 
 
 def test_quarantine_takes_the_largest_event() -> None:
