@@ -98,7 +98,9 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise BadUse(f"setting '{name}': {first['msg']}", next="`mirrorlog config show` lists all settings.") from error
+        raise BadUse(
+            f"setting '{name}': {first['msg']}", next="Correct it in the file, in MIRRORLOG_* or on the command line."
+        ) from error
 
 
 def inherited_environment() -> dict[str, str]:

@@ -59,12 +59,15 @@ def plan_flush(
     records: list[LogRecord] = []
     new_heads: list[VolumeHead] = []
     standings: dict[int, Standing] = {}
+    marks: list[TrackingCommand] = []
     for name, group in by_volume.items():
         record = _fold(group, _chained_after(group, heads.get(name), first), last)
         records.extend(split(record, record_max_bytes) if record else ())
         sessions = {each.session: each for each in heads[name].sessions} if name in heads else {}
         for answer in group:
-            standings[answer.message.position] = _take_part(sessions, answer)
+            found = standings[answer.message.position] = _take_part(sessions, answer)
+            if found.missing:
+                marks.append(_mark(answer, found.missing, now_us))
         new_heads.append(_advance(group, heads.get(name), last if record else None, sessions))
     beats = _beats(answers)
     accepted = Standing(StatusCode.ACCEPTED)
@@ -78,7 +81,7 @@ def plan_flush(
         ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
         quarantined=tuple(q for answer in answers if (q := answer.quarantined(now_us)) is not None),
         forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
-        marks=tuple(_mark(answer, standings, now_us) for answer in answers if _missing(answer, standings)),
+        marks=tuple(marks),
         watermark=Watermark(partition, max(last, complete_through), now_us),
         statuses=tuple(a.status(now_us, standings.get(a.message.position, accepted)) for a in answers),
     )
@@ -96,12 +99,7 @@ def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
     return found
 
 
-def _missing(answer: Answer, standings: Mapping[int, Standing]) -> bool:
-    found = standings.get(answer.message.position)
-    return found is not None and found.missing > 0
-
-
-def _mark(answer: Answer, standings: Mapping[int, Standing], now_us: int) -> TrackingCommand:
+def _mark(answer: Answer, missing: int, now_us: int) -> TrackingCommand:
     """The node's own command: what the missing ones named isn't known, so all of the volume is dirty.
 
     It goes through the commands topic like any other, so that whoever replays the commands finds the same.
@@ -118,7 +116,7 @@ def _mark(answer: Answer, standings: Mapping[int, Standing], now_us: int) -> Tra
         extents=ExtentColumns.of([Extent(0, volume.size_bytes)]),
         first_at_us=now_us,
         last_at_us=now_us,
-        note=f"{standings[answer.message.position].missing} commands before position {answer.message.position} are missing",
+        note=f"{missing} commands before position {answer.message.position} are missing",
     )
 
 
@@ -147,9 +145,12 @@ def _chained_after(group: Sequence[Answer], head: VolumeHead | None, first: int)
     Nothing of the volume lies between the two: what did was recorded before its offset was committed (invariant 2).
     On a replay the table is ahead of the batch: then the record begins with the batch and overlaps, which is harmless.
     """
-    volume = _newest(group)
-    ended = head.through if head and head.generation == volume.generation else volume.origin_position
-    return min(ended, first - 1)
+    return min(_chain_end(_newest(group), head), first - 1)
+
+
+def _chain_end(volume: Volume, head: VolumeHead | None) -> int:
+    """Where the chain of the volume's records ends: at its origin where this generation has none."""
+    return head.through if head and head.generation == volume.generation else volume.origin_position
 
 
 def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None:
@@ -193,7 +194,7 @@ def _advance(
 ) -> VolumeHead:
     """The volume's head after the batch. Its `through` moves only with a record: it is the end of the chain."""
     volume = _newest(group)
-    base = head.through if head and head.generation == volume.generation else volume.origin_position
+    base = _chain_end(volume, head)
     through = base if record_through is None else max(base, record_through)
     return VolumeHead(volume.volume, volume.generation, through, _worth_keeping(list(sessions.values())))
 

@@ -13,7 +13,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.commit_gate import CommitGate
 from mirrorlog.streams.log import FlushPlan, plan_flush
-from mirrorlog.streams.response import Answer, check, needs_newer_catalog, read_command
+from mirrorlog.streams.response import Answer, check, read_command
 from mirrorlog.tracking_log import VolumeHead
 from mirrorlog.volumes import Volume
 
@@ -87,9 +87,11 @@ class Node:
 
     async def _answers(self, messages: Sequence[Message]) -> list[Answer]:
         commands = [(message, read_command(message)) for message in messages]
-        if any(needs_newer_catalog(command, self._described(command)) for _, command in commands):
-            # A volume is described before its first command is sent: reading to the topic's end settles it.
-            await asyncio.to_thread(self._catalog.refresh)
+        answers = [check(message, command, self._described(command)) for message, command in commands]
+        if not any(answer.by_description for answer in answers):
+            return answers
+        # A volume is described before its first command is sent: reading to the topic's end settles it.
+        await asyncio.to_thread(self._catalog.refresh)
         return [check(message, command, self._described(command)) for message, command in commands]
 
     def _described(self, command: object) -> Volume | None:

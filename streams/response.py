@@ -42,7 +42,8 @@ class Answer:
     """What becomes of one event.
 
     volume is None where nothing of it is recorded; extents are those to fold, clipped. forward_to names the partition
-    where the volume's commands belong, if it isn't this one.
+    where the volume's commands belong, if it isn't this one. by_description: a newer description of the volume could change
+    the answer: it is looked up before anything is refused.
     """
 
     message: Message
@@ -52,6 +53,7 @@ class Answer:
     extents: ExtentColumns = field(default=_NO_EXTENTS)
     remark: str = ""
     forward_to: int | None = None
+    by_description: bool = False
 
     def status(self, now_us: int, standing: Standing) -> CommandStatus:
         """The reply: a refusal goes before how the command stands in its session."""
@@ -109,8 +111,8 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     if speaks_for_all(command):
         return Answer(message, command, None)
     if volume is None:
-        text = f"there is no volume '{command.volume}'. Create it first: `mirrorlog volume create`."
-        return Answer(message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text))
+        text = f"there is no volume '{command.volume}'. Create it first."
+        return Answer(message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text), by_description=True)
     if volume.partition != message.partition:
         remark = (
             f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
@@ -133,16 +135,10 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     stale = command.generation != volume.generation
     remarks = [f"recorded, though it names generation {command.generation}"] if stale else []
     remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
-    return Answer(message, command, refusal, volume, taken, "; ".join(remarks))
+    outside = found.objection is not None
+    return Answer(message, command, refusal, volume, taken, "; ".join(remarks), by_description=outside)
 
 
 def speaks_for_all(command: TrackingCommand) -> bool:
     """Whether it names no volume because it concerns all that its session has in the partition."""
     return not command.volume and command.kind in (CommandKind.HEARTBEAT, CommandKind.SESSION_CLOSE)
-
-
-def needs_newer_catalog(command: TrackingCommand | Refusal, volume: Volume | None) -> bool:
-    """Whether a description newer than `volume` could change the answer: looked up before anything is refused."""
-    if isinstance(command, Refusal) or speaks_for_all(command):
-        return False
-    return volume is None or extract(named(command, volume).extents, volume).objection is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from notation import OTHER_GENERATION, command, extents, message, volume
 
@@ -18,7 +20,7 @@ from mirrorlog.commands import (
 )
 from mirrorlog.extents import Extent
 from mirrorlog.extraction import extract
-from mirrorlog.streams.response import check, needs_newer_catalog, read_command
+from mirrorlog.streams.response import check, read_command
 from mirrorlog.streams.standing import Standing
 
 SIZE = 1 << 20
@@ -137,7 +139,9 @@ def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
 
 def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
     inside, outside = command("0+4096"), command("1048576+4096")
-    assert needs_newer_catalog(inside, None)
-    assert needs_newer_catalog(outside, volume(size_bytes=SIZE))
-    assert not needs_newer_catalog(inside, volume(size_bytes=SIZE))
-    assert not needs_newer_catalog(read_command(message(0, b"x")), None)
+    event = message(0, b"x")
+    assert check(event, inside, None).by_description
+    assert check(event, outside, volume(size_bytes=SIZE)).by_description
+    assert check(event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)).by_description
+    assert not check(event, inside, volume(size_bytes=SIZE)).by_description
+    assert not check(event, read_command(event), None).by_description
