@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.bitmaps import BitMap64
 from mirrorlog.cli.context import Invocation, invocation
-from mirrorlog.cli.lookup import volume_named, volumes_now
+from mirrorlog.cli.lookup import read_now, volume_named, volumes_now
 from mirrorlog.codec import decode
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.ports.streams import Message
@@ -122,7 +121,7 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
 def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:
     """The records of one partition as compaction would leave them, and through which position the log is complete."""
     entries: dict[bytes, bytes] = {}
-    for message in _read(settings, settings.topics.changelog, partition, None):
+    for message in read_now(settings, settings.topics.changelog, partition):
         if message.key is not None and message.value is not None:
             entries[message.key] = message.value
         elif message.key is not None:
@@ -134,17 +133,5 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
 
 
 def _commands(settings: Settings, partition: int, through: int) -> Iterator[Message]:
-    return _read(settings, settings.topics.commands, partition, through)
-
-
-def _read(settings: Settings, topic: str, partition: int, through: int | None) -> Iterator[Message]:
-    """All of a partition as of now, or up to a position."""
-    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
-    end = admin.end_position(topic, partition) if through is None else through + 1
-    reader.assign(topic, {partition: None})
-    try:
-        while reader.reached(topic, partition) < end:
-            yield from (message for message in reader.poll(0.5) if message.position < end)
-    finally:
-        reader.close()
-        admin.close()
+    messages = read_now(settings, settings.topics.commands, partition)
+    return (message for message in messages if message.position <= through)

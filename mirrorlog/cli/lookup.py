@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.catalog import Catalog
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
 
@@ -30,3 +33,19 @@ def volume_named(settings: Settings, name: str) -> Volume:
             f"there is no volume '{name[:220]}'", next="`mirrorlog topics tail volumes` shows those there are."
         )
     return found
+
+
+def read_now(
+    settings: Settings, topic: str, partition: int | None = None, *, follow: bool = False
+) -> Iterator[Message]:
+    """What a topic, or one partition of it, holds now, from the oldest kept; with `follow` what comes after, for ever."""
+    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
+    wanted = range(admin.partitions(topic)) if partition is None else [partition]
+    ends = {number: admin.end_position(topic, number) for number in wanted}
+    reader.assign(topic, dict.fromkeys(ends))
+    try:
+        while follow or any(reader.reached(topic, number) < end for number, end in ends.items()):
+            yield from reader.poll(0.5)
+    finally:
+        reader.close()
+        admin.close()

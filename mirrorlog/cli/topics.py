@@ -10,9 +10,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.bitmaps import BitMap64, runs
 from mirrorlog.cli.context import invocation
+from mirrorlog.cli.lookup import read_now
 from mirrorlog.codec import decode
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.extents import ExtentColumns
@@ -58,15 +59,7 @@ def read_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Mess
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
     if name not in names:
         raise BadUse(f"there is no topic '{topic}'", next=f"Name one of {', '.join(sorted(names))}.")
-    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
-    ends = {partition: admin.end_position(name, partition) for partition in range(admin.partitions(name))}
-    reader.assign(name, dict.fromkeys(ends))
-    try:
-        while follow or any(reader.reached(name, partition) < end for partition, end in ends.items()):
-            yield from reader.poll(0.5)
-    finally:
-        reader.close()
-        admin.close()
+    return read_now(settings, name, follow=follow)
 
 
 def described(message: Message) -> dict[str, Any]:
