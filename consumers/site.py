@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from mirrorlog.catalog import Catalog
 from mirrorlog.codec import encode
 from mirrorlog.consumers.cycle import Begin, Prove, Rest, Restore, View, next_step
-from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.consumers.restoration import Copied, restore_all, restore_changed
 from mirrorlog.consumers.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin

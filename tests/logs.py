@@ -8,9 +8,9 @@ from notation import message
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
 from mirrorlog.catalog import Catalog, publish_volume
+from mirrorlog.changed.query import QueryPorts
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import TrackingCommand
-from mirrorlog.consumers.changed import QueryPorts
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message
 from mirrorlog.progress import SiteProgress

@@ -11,11 +11,11 @@ import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.catalog import Catalog
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
+from mirrorlog.changed.points import parse_point
+from mirrorlog.changed.query import QueryPorts, changed_blocks
 from mirrorlog.cli.context import invocation
-from mirrorlog.consumers.changed import QueryPorts, changed_blocks
-from mirrorlog.consumers.changed_fold import ChangedBlocks
-from mirrorlog.consumers.changed_formats import FORMATS, JSON_FORMATS, render
-from mirrorlog.consumers.points import parse_point
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.codec import decode
 from mirrorlog.consumers.compare import compare_files
-from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.log_reader import LogReader
 from mirrorlog.progress import SiteProgress
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume

@@ -16,9 +16,9 @@ from mirrorlog.catalog import Catalog
 from mirrorlog.cli.context import invocation
 from mirrorlog.cli.output import Output
 from mirrorlog.cli.stopping import stop_flag
-from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.consumers.site import Site, SitePorts
 from mirrorlog.consumers.state_files import SecondaryStateFiles
+from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.progress import SiteState

@@ -15,11 +15,11 @@ from running import DEADLINE_S, Outcome, host_result
 
 from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.bitmaps import BitMap64
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import render
 from mirrorlog.cli.run import Run
 from mirrorlog.codec import decode
 from mirrorlog.commands import TrackingCommand
-from mirrorlog.consumers.changed_fold import ChangedBlocks
-from mirrorlog.consumers.changed_formats import render
 from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
 from mirrorlog.volumes import Volume
 

@@ -22,8 +22,8 @@ from mirrorlog.cli.log import read_changelog
 from mirrorlog.cli.run import Run
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode
-from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.errors import PartFailed
+from mirrorlog.log_reader import LogReader
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 from mirrorlog.tracking_log import VolumeHead, VolumeLog, record_key
 from mirrorlog.volumes import Volume

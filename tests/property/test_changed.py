@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from logs import Log
 from notation import volume
 
+from mirrorlog.changed.points import AtPosition, AtTime
+from mirrorlog.changed.query import changed_blocks
 from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.consumers.changed import changed_blocks
-from mirrorlog.consumers.points import AtPosition, AtTime
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.volumes import Volume
 

@@ -21,11 +21,11 @@ from mirrorlog.bitmaps import BitMap64, pack
 from mirrorlog.catalog import Catalog, publish_volume
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.consumers.log_reader import LogReader
 from mirrorlog.consumers.site import Site, SitePorts
 from mirrorlog.consumers.state_files import MemorySecondaryStates
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
 from mirrorlog.progress import Rung, SiteState

@@ -8,11 +8,11 @@ import pytest
 from logs import Log
 from notation import OTHER_GENERATION, command, record, volume
 
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.points import AtPosition, AtTime, Now, Origin, Point, parse_point
+from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec import encode
 from mirrorlog.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
-from mirrorlog.consumers.changed import changed_blocks
-from mirrorlog.consumers.changed_fold import ChangedBlocks
-from mirrorlog.consumers.points import AtPosition, AtTime, Now, Origin, Point, parse_point
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.progress import SiteProgress, SiteState
 from mirrorlog.tracking_log import Watermark, record_key, watermark_key

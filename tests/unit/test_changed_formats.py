@@ -10,8 +10,8 @@ import pytest
 from notation import volume
 
 from mirrorlog.bitmaps import BitMap64, runs
-from mirrorlog.consumers.changed_fold import ChangedBlocks
-from mirrorlog.consumers.changed_formats import EBS_PAGE, FORMATS, JSON_FORMATS, render
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import EBS_PAGE, FORMATS, JSON_FORMATS, render
 from mirrorlog.errors import BadUse
 
 SIZE = 7 * 4096 + 100
@@ -130,7 +130,7 @@ def test_a_listing_streams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             taken += 1
             yield each
 
-    monkeypatch.setattr("mirrorlog.consumers.changed_formats.runs", counted)
+    monkeypatch.setattr("mirrorlog.changed.formats.runs", counted)
     pieces = render(answer(range(0, 4000, 2), size_bytes=1 << 30), name)
     assert len(list(islice(pieces, 20))) == 20
     assert taken <= 21

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.consumers.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, format_time, parse_point
+from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, format_time, parse_point
 from mirrorlog.errors import BadUse
 
 NOW_US = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from mirrorlog.catalog import Catalog
+from mirrorlog.changed.fold import ChangedBlocks, Fold
+from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
 from mirrorlog.codec import decode
 from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.consumers.changed_fold import ChangedBlocks, Fold
-from mirrorlog.consumers.log_reader import LogReader
-from mirrorlog.consumers.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.extraction import extract, named
+from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.progress import SiteProgress

@@ -25,8 +25,8 @@ from itertools import islice
 from typing import Any, Final
 
 from mirrorlog.bitmaps import BitMap64, runs
-from mirrorlog.consumers.changed_fold import ChangedBlocks
-from mirrorlog.consumers.points import format_time
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.points import format_time
 from mirrorlog.errors import BadUse
 from mirrorlog.units import format_size
 
