@@ -18,10 +18,12 @@ from io import BytesIO
 from typing import Any, Final, TypeVar, cast
 
 import fastavro
+import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from mirrorlog.bitmaps import pack, unpack
 from mirrorlog.commands import (
+    AcceptedBatch,
     CommandKind,
     CommandStatus,
     Quarantined,
@@ -41,6 +43,7 @@ Fields = dict[str, Any]
 
 _MARKER: Final = b"\xc3\x01"
 _HEADER_BYTES: Final = 10
+_I64: Final = np.dtype("<i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ def _contracts() -> Mapping[type, _Contract]:
         CommandStatus: _Contract(
             "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
         ),
+        AcceptedBatch: _Contract("accepted_batch", _batch_fields, _batch),
         Quarantined: _Contract("quarantined", _plain, lambda f: Quarantined(**f)),
         SiteProgress: _Contract("site_progress", _plain, _progress),
     }
@@ -189,6 +193,18 @@ def _head_fields(head: VolumeHead) -> Fields:
 
 def _head(record: Fields) -> VolumeHead:
     return VolumeHead(**record | {"sessions": tuple(SessionHead(**each) for each in record["sessions"])})
+
+
+def _batch_fields(batch: AcceptedBatch) -> Fields:
+    columns = {"positions": batch.positions, "sequences": batch.sequences}
+    return _plain(batch) | {name: column.astype(_I64).tobytes() for name, column in columns.items()}
+
+
+def _batch(record: Fields) -> AcceptedBatch:
+    positions, sequences = np.frombuffer(record["positions"], _I64), np.frombuffer(record["sequences"], _I64)
+    if len(positions) != len(sequences):
+        raise ValueError(f"columns disagree: {len(positions)} positions, {len(sequences)} sequences")
+    return AcceptedBatch(**record | {"positions": positions, "sequences": sequences})
 
 
 def _progress(record: Fields) -> SiteProgress:

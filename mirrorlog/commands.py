@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from mirrorlog.extents import ExtentColumns
 
 
@@ -109,6 +112,22 @@ class CommandStatus:
     host: str | None = None
     session: str | None = None
     sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AcceptedBatch:
+    """The reply to n commands of one session for one volume: each is ACCEPTED, with nothing to add.
+
+    positions: i64, ascending, of `partition`; sequences: i64, those of the commands (mirrorlog.statuses expands it).
+    """
+
+    partition: int
+    at_us: int
+    volume: str
+    host: str
+    session: str
+    positions: npt.NDArray[np.int64]
+    sequences: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ import typer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.context import invocation
 from mirrorlog.cli.lookup import volume_named
-from mirrorlog.codec import decode, encode
+from mirrorlog.codec import encode
 from mirrorlog.commands import CommandKind, CommandStatus, RawCommand, StatusCode, TrackingCommand, WireProtocol
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings
+from mirrorlog.statuses import read_statuses
 from mirrorlog.units import parse_duration_s, parse_size
 from mirrorlog.volumes import Volume
 
@@ -127,9 +128,9 @@ def _await_status(reader: KafkaReader, position: int, deadline_s: float) -> Comm
     until = time.monotonic() + deadline_s
     while time.monotonic() < until:
         for message in reader.poll(0.2):
-            status = decode(message.value or b"", CommandStatus)
-            if status.position == position:
-                return status
+            for status in read_statuses(message.value or b""):
+                if status.position == position:
+                    return status
     raise KafkaFailed(
         f"the command is published, at position {position}, but no status came within {deadline_s:g} s",
         next="Is a node running? It will record the command when it does.",

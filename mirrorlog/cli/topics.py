@@ -8,6 +8,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Annotated, Any, Final
 
+import numpy as np
 import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin
@@ -83,6 +84,8 @@ def _value(value: Any) -> Any:
         return {"extents": len(value), "first": first}
     if isinstance(value, BitMap64):
         return {"blocks": len(value), "first_runs": list(islice(runs(value), _SHOWN))}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, tuple):
