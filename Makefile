@@ -6,7 +6,9 @@ CHECKED := build/checked
 ARGS ?=
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test check format setup lock wheel clean
+PEERS := benchmarks/peers
+
+.PHONY: demo test check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -24,6 +26,29 @@ check: setup ## format, lint, types; the architecture rules are tests/unit/test_
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-node: setup bench-peers ## how fast commands become a log, beside peers; ARGS='--short' for a quick look
+	$(BIN)/python benchmarks/bench_node.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-recovery: setup ## a worker whose disk is lost
+	$(BIN)/python benchmarks/bench_recovery.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-volumes: setup ## ten thousand volumes, ten of them in use
+	$(BIN)/python benchmarks/bench_idle_volumes.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-log-size: setup ## bytes that the log costs: of the changelog a write, of the state after 30 days
+	$(BIN)/python benchmarks/bench_log_size.py
+
+bench-peers: $(PEERS)/quixstreams/.venv/.ready ## what bench-node compares with; a peer that can't be built is skipped, loudly
+	@cd $(PEERS)/kafka-streams && mvn -q -B package || \
+	  echo '######## Kafka Streams could not be built and will be skipped; on Debian and Ubuntu: apt install maven' >&2
+
+$(PEERS)/quixstreams/.venv/.ready: $(PEERS)/quixstreams/requirements.txt
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q --disable-pip-version-check -r $< && touch $@ || \
+	  echo '######## quixstreams could not be installed and will be skipped' >&2
 
 setup: $(VENV)/.ready
 
@@ -45,4 +70,4 @@ wheel: setup
 	rm -rf build && $(BIN)/python -m build --no-isolation --wheel
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) $(PEERS)/quixstreams/.venv $(PEERS)/kafka-streams/build .mypy_cache .ruff_cache .pytest_cache .hypothesis

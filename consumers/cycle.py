@@ -9,6 +9,7 @@ State of the secondary, from what is kept durably (SecondaryState) and from the 
               └─ the log names more ── restore changed ──▶ SYNCING
     any ─── a hole in the log, or another generation ──▶ restore allocated/full (loud) ──▶ SYNCING
     any ─── an error of a device ──▶ STOPPED, tried again later; the others go on
+    any ─── the volume is retired ──▶ RETIRED: what the secondary holds stays, and what it is worth
 
 Rules:
 - A cycle that died begins again from the applied position and covers at least what it covered (invariants 6, 8).
@@ -91,6 +92,8 @@ Step: TypeAlias = Begin | Restore | Prove | Rest
 def next_step(kept: SecondaryState | None, view: View) -> Step:
     """The next step for one secondary."""
     volume, mark = view.volume, view.watermark
+    if volume.is_retired:
+        return Rest(SiteState.RETIRED, f"the volume was retired at position {volume.described_position}")
     if kept is None:
         if volume.initially_zeroed and view.secondary_zeroed:
             return Begin(_consistent(SecondaryState(volume.volume, volume.generation), volume.origin_position))
@@ -116,7 +119,11 @@ def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
     if kept.cycle_through is None and kept.suspect_after is not None and settled:
         if not pending:
             return Prove(_consistent(kept, mark))
-        if not _is_copy_of_all(kept) and not view.log.changed(kept.suspect_after, applied) & pending:
+        # Where the log no longer has all of what was read, nothing can be proved by it.
+        read_again = (
+            view.log.hole(kept.suspect_after, applied) or view.log.changed(kept.suspect_after, applied) & pending
+        )
+        if not _is_copy_of_all(kept) and not read_again:
             return Prove(_consistent(kept, applied))
     if not pending and kept.cycle_through is None:
         return Rest(_resting(kept))

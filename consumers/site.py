@@ -78,8 +78,10 @@ class Site:
         """One round: takes what the log and the catalog say, then one step further with each volume that needs one."""
         touched = self._ports.log.poll(timeout_s, self._wanted)
         self._ports.catalog.poll(0)
-        if touched - self._ports.catalog.keys():
+        if any(self._is_described_anew(name) for name in touched):
             self._ports.catalog.refresh()
+        for name in touched & self.secondaries.keys():
+            self._ports.log.logs[name].forget_parts(_apart(self.secondaries[name]))
         touched |= self._follow_catalog() | self._ask_ends()
         self._restless |= touched
         if not self._ports.log.caught_up():
@@ -91,6 +93,11 @@ class Site:
         for secondary in restless:
             self._report_and_let_rest(secondary)
         self._ports.publisher.poll(0)
+
+    def _is_described_anew(self, name: str) -> bool:
+        """Whether the log was written by a newer description than the site has: of another size, or another generation."""
+        known, head = self._ports.catalog.get(name), self._ports.log.logs[name].head
+        return known is None or (head is not None and head.described_position > known.described_position)
 
     def _wanted(self, record: LogRecord) -> bool:
         known = self.secondaries.get(record.volume)
@@ -111,6 +118,8 @@ class Site:
         self.secondaries[volume.volume] = secondary
         try:
             damaged = known is None and not self._load(secondary)
+            if volume.is_retired:
+                return
             if secondary.kept is None:
                 self._ports.make_secondary(volume)
             with self._ports.open_secondary(volume) as device:
@@ -171,7 +180,7 @@ class Site:
     def _report_and_let_rest(self, secondary: Secondary) -> None:
         if secondary.resting.state is SiteState.CONSISTENT:
             secondary.reason = None
-        if self._report(secondary) and secondary.resting.state is SiteState.CONSISTENT:
+        if self._report(secondary) and secondary.resting.state in (SiteState.CONSISTENT, SiteState.RETIRED):
             self._restless.discard(secondary.volume.volume)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
@@ -304,6 +313,13 @@ def _needed_after(secondary: Secondary) -> int:
     if kept is None or kept.applied_position is None:
         return NOTHING
     return kept.applied_position if kept.suspect_after is None else min(kept.suspect_after, kept.applied_position)
+
+
+def _apart(secondary: Secondary) -> list[int]:
+    """The positions at which the site takes the log apart: what lies on one side of one has nothing to do with the other."""
+    kept = secondary.kept
+    positions = (kept.applied_position, kept.suspect_after) if kept else ()
+    return [secondary.volume.origin_position, *(each for each in positions if each is not None)]
 
 
 def _partitions(secondaries: Iterable[Secondary]) -> set[int]:

@@ -18,7 +18,11 @@ _PARTITION = 0
 
 
 class Catalog(Mapping[str, Volume]):
-    """Descriptions by volume name; `refresh` brings it up to date."""
+    """Descriptions by volume name; `refresh` brings it up to date.
+
+    A description never takes back what a command at a higher position said: not where a node that was cut off publishes
+    its own again, late (invariant 10).
+    """
 
     def __init__(
         self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock, patience_s: float = 30.0
@@ -49,8 +53,13 @@ class Catalog(Mapping[str, Volume]):
             if message.value is None:
                 self._volumes.pop(message.key.decode(), None)
             else:
-                description = decode(message.value, Volume)
-                self._volumes[description.volume] = description
+                self.take(decode(message.value, Volume))
+
+    def take(self, description: Volume) -> None:
+        """Takes a description, unless a newer one is known."""
+        known = self._volumes.get(description.volume)
+        if known is None or known.described_position <= description.described_position:
+            self._volumes[description.volume] = description
 
     def __getitem__(self, volume: str) -> Volume:
         return self._volumes[volume]

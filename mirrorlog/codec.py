@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -34,9 +34,10 @@ from mirrorlog.commands import (
 )
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
+from mirrorlog.packed_record import PackedRecord
 from mirrorlog.progress import Rung, SiteProgress, SiteState
 from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark, record_key
-from mirrorlog.volumes import Volume
+from mirrorlog.volumes import EarlierSize, Volume, VolumeState
 
 Event = TypeVar("Event")
 Fields = dict[str, Any]
@@ -92,7 +93,9 @@ def decode(data: bytes, expected: type[Event]) -> Event:
     source = BytesIO(data)
     source.seek(_HEADER_BYTES)
     try:
-        record = cast(Fields, fastavro.schemaless_reader(source, reader.writer_schema, newest))
+        # Told of a second schema, fastavro compares the two each time: only where they differ.
+        other = None if newest is reader.writer_schema else newest
+        record = cast(Fields, fastavro.schemaless_reader(source, reader.writer_schema, other))
         if source.tell() != len(data):
             raise ValueError(f"{len(data) - source.tell()} bytes follow the record")
         return cast(Event, reader.contract.from_fields(record))
@@ -100,6 +103,12 @@ def decode(data: bytes, expected: type[Event]) -> Event:
         raise
     except Exception as error:
         raise BadInput(f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
+
+
+def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:
+    """The first bytes of every event by the contract that is written, and its fields as in the schema."""
+    header, schema, _ = _registry().writers[event_type]
+    return header, cast(Sequence[Fields], schema["fields"])
 
 
 def _unknown_header(data: bytes) -> str:
@@ -119,7 +128,7 @@ def _registry() -> _Registry:
         for name in sorted(versions, key=lambda name: int(name.split(".")[1].removeprefix("v"))):
             schema = fastavro.parse_schema(json.loads(files("mirrorlog.schemas").joinpath(name).read_text("utf-8")))
             header = _MARKER + schema_fingerprint(schema)
-            readers[header] = _Reader(contract, event_type, schema)
+            readers.setdefault(header, _Reader(contract, event_type, schema))
             writers[event_type] = (header, schema, contract)
     return _Registry(writers, readers)
 
@@ -137,10 +146,11 @@ def _contracts() -> Mapping[type, _Contract]:
     return {
         TrackingCommand: _Contract("tracking_command", _command_fields, _command),
         LogRecord: _Contract("log_record", _record_fields, _record),
+        PackedRecord: _Contract("log_record", _packed_fields, _record),
         VolumeHead: _Contract("volume_head", _head_fields, _head),
         SessionBeat: _Contract("session_beat", _plain, lambda f: SessionBeat(**f)),
         Watermark: _Contract("watermark", _plain, lambda f: Watermark(**f)),
-        Volume: _Contract("volume", _plain, lambda f: Volume(**f)),
+        Volume: _Contract("volume", _volume_fields, _volume),
         CommandStatus: _Contract(
             "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
         ),
@@ -168,6 +178,11 @@ def _record_fields(record: LogRecord) -> Fields:
     return _plain(record) | {"changed": changed, "zeroed": zeroed, "crc32": checksum}
 
 
+def _packed_fields(packed: PackedRecord) -> Fields:
+    checksum = _record_crc32(packed.header, packed.changed, packed.zeroed)
+    return _plain(packed.header) | {"changed": packed.changed, "zeroed": packed.zeroed, "crc32": checksum}
+
+
 def _record(fields: Fields) -> LogRecord:
     changed, zeroed, expected = fields["changed"], fields["zeroed"], fields.pop("crc32")
     bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed)}
@@ -193,6 +208,15 @@ def _head_fields(head: VolumeHead) -> Fields:
 
 def _head(record: Fields) -> VolumeHead:
     return VolumeHead(**record | {"sessions": tuple(SessionHead(**each) for each in record["sessions"])})
+
+
+def _volume_fields(volume: Volume) -> Fields:
+    return _plain(volume) | {"earlier_sizes": [_plain(each) for each in volume.earlier_sizes]}
+
+
+def _volume(record: Fields) -> Volume:
+    sizes = tuple(EarlierSize(**each) for each in record["earlier_sizes"])
+    return Volume(**record | {"state": VolumeState(record["state"]), "earlier_sizes": sizes})
 
 
 def _batch_fields(batch: AcceptedBatch) -> Fields:

@@ -21,6 +21,9 @@ class CommandKind(StrEnum):
     HEARTBEAT = "HEARTBEAT"  # the session lives; everything written before it is in the log
     SESSION_OPEN = "SESSION_OPEN"  # acknowledged before the session's first write
     SESSION_CLOSE = "SESSION_CLOSE"  # nothing of the session is in flight any more
+    RESIZE = "RESIZE"  # the volume has `size_bytes` now; the extents are the grown region, as the sender knew it
+    RETIRE = "RETIRE"  # nobody writes to the volume any more, and its sites stop following it
+    NEW_GENERATION = "NEW_GENERATION"  # the volume's history is broken: `new_generation` begins behind this command
     UNKNOWN = "UNKNOWN"
 
 
@@ -60,6 +63,7 @@ class TrackingCommand:
     sequence: counts the session's commands for the volume, from 0; below 0 for a command that belongs to no session.
     note: a barrier's name, or why a range was marked dirty.
     raw, logical_block_bytes: commands from the wire, and the unit of their addresses; beside or instead of extents.
+    size_bytes, new_generation: what a RESIZE and a NEW_GENERATION ask for; 0 and None in any other.
     """
 
     volume: str
@@ -75,6 +79,8 @@ class TrackingCommand:
     note: str | None = None
     raw: tuple[RawCommand, ...] = ()
     logical_block_bytes: int = 0
+    size_bytes: int = 0
+    new_generation: str | None = None
 
 
 class StatusCode(StrEnum):
@@ -89,13 +95,24 @@ class StatusCode(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a command was refused, whole or in part: a closed list."""
+    """Why a command was refused, whole or in part: a closed list, explained in docs/statuses.md."""
 
     UNDECODABLE = "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
     UNKNOWN_KIND = "UNKNOWN_KIND"  # a kind that this node is too old for
     UNKNOWN_VOLUME = "UNKNOWN_VOLUME"  # no such volume, or not in this partition
-    MALFORMED_COMMAND = "MALFORMED_COMMAND"  # a raw command that no device can have executed; the others are recorded
+    MALFORMED_COMMAND = "MALFORMED_COMMAND"  # a part of it contradicts itself; the others are recorded
     OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
+    SHRINKING = "SHRINKING"  # a RESIZE to fewer bytes
+    VOLUME_RETIRED = "VOLUME_RETIRED"  # a RESIZE or NEW_GENERATION of a retired volume
+    UNKNOWN_STATE = "UNKNOWN_STATE"  # a change of a volume that is in a state that this node is too old for
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an event, or a part of it, isn't recorded or changes nothing."""
+
+    reason: RejectReason
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mirrorlog.commands import TrackingCommand
 from mirrorlog.extents import MAX_BYTE, ExtentColumns
+from mirrorlog.volume_states import grown_by
 from mirrorlog.volumes import Volume
 from mirrorlog.wire import Interpreted, Verdict, interpret
 
@@ -65,8 +66,11 @@ class Named:
     malformed: str = ""
 
 
-def named(command: TrackingCommand, volume: Volume) -> Named:
-    """All extents of a command. A raw command that isn't understood names the whole volume: never silently nothing."""
+def named(command: TrackingCommand, volume: Volume, position: int) -> Named:
+    """All extents of a command at `position`. A raw command that isn't understood names the whole volume, and a RESIZE what
+    it made part of the volume, whatever its sender said: never silently nothing."""
+    if grown := grown_by(volume, command, position):
+        return Named(ExtentColumns.of([*command.extents, *grown]))
     if not command.raw:
         return Named(command.extents)
     found = [

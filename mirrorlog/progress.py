@@ -15,6 +15,7 @@ class SiteState(StrEnum):
     BEHIND = "BEHIND"  # consistent at an older position, and the log names newer changes
     CONSISTENT = "CONSISTENT"  # equals the primary as of the applied position, and the log names nothing newer
     STOPPED = "STOPPED"  # an error keeps it where it is; `reason` says which
+    RETIRED = "RETIRED"  # so is the volume: the secondary stays as it was
     UNKNOWN = "UNKNOWN"  # what an older reader sees of a state that it doesn't know
 
 

@@ -8,18 +8,22 @@ comes back late change nothing (invariant 3).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from mirrorlog.bitmaps import BitMap64, union
-from mirrorlog.errors import BadInput
 
 NOTHING: Final = -1
 """The position before the first one."""
+TIERS: Final = ("second", "minute", "hour", "day")
+"""Names of the tiers: flushes, and what they are rolled up to."""
 _KEY_VERSION: Final = 1
-_RECORD, _HEAD, _BEAT, _WATERMARK = b"r", b"h", b"s", b"w"
+_RECORD, _HEAD, _BEAT, _WATERMARK, _MOMENT = b"r", b"h", b"s", b"w", b"m"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
+RECORD_PREFIX: Final = bytes([_KEY_VERSION]) + _RECORD
+"""How the keys of all records begin, and of nothing else."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +58,10 @@ class SessionHead:
 
     opened_position: of its first command. last_position: of its last command that wasn't a SESSION_CLOSE.
     closed_position: of its SESSION_CLOSE.
-    A late command after the close opens it again: unknown is dirty.
+    acknowledged_position: the highest that one of its commands knew as acknowledged.
+
+    A command behind the close opens the session again (unknown is dirty), unless it says that it knew nothing from there on:
+    then it was on its way when its host died, and the log names all that it wrote (docs/decisions/late-commands.md).
     """
 
     session: str
@@ -69,7 +76,8 @@ class SessionHead:
     @property
     def is_open(self) -> bool:
         """Whether the host may still hold writes that the log doesn't name."""
-        return self.closed_position < self.last_position
+        late = NOTHING < self.acknowledged_position < self.closed_position
+        return self.closed_position < self.last_position and not late
 
     def merged(self, other: SessionHead) -> SessionHead:
         """The greater of each: commutative and idempotent."""
@@ -87,12 +95,16 @@ class SessionHead:
 
 @dataclass(frozen=True, slots=True)
 class VolumeHead:
-    """The newest of a volume: the last position that held a command for it, and its sessions."""
+    """The newest of a volume: the last position that held a command for it, and its sessions.
+
+    described_position: of the description by which the log was written. Whoever has an older one reads a newer first.
+    """
 
     volume: str
     generation: str
     through: int
     sessions: tuple[SessionHead, ...] = ()
+    described_position: int = NOTHING
 
     def merged(self, other: VolumeHead) -> VolumeHead:
         """The union of the sessions, each merged; the higher position and its generation."""
@@ -101,7 +113,8 @@ class VolumeHead:
             known = sessions.get(each.session)
             sessions[each.session] = each if known is None else known.merged(each)
         newer = self if self.through >= other.through else other
-        return replace(newer, sessions=tuple(sessions.values()))
+        described = max(self.described_position, other.described_position)
+        return replace(newer, sessions=tuple(sessions.values()), described_position=described)
 
     def settled_after(self, end_position: int, beats: Mapping[str, int]) -> bool:
         """Whether no host can hold an unpublished write that was made before the topic ended at `end_position`.
@@ -140,14 +153,54 @@ class Watermark:
     at_us: int
 
 
-def record_key(record: LogRecord) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where the log of `partition` was complete at a time: so that the age of records is known. No reader needs it."""
+
+    partition: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKey:
+    """What the key of a record, or of a part of one, tells."""
+
+    volume: str
+    tier: int
+    after: int
+    through: int
+    part: int
+
+
+def record_key(record: LogRecord | RecordKey) -> bytes:
     """Key of a record: version, 'r', volume, NUL, tier (u8), start (u64 BE, = after + 1), through (u64 BE), part (u16).
 
     Sorted by bytes it is sorted by volume, tier and position. `through` is in the key so that two folds of ranges that
     only begin alike never overwrite each other (docs/decisions/log-record-keys.md).
     """
     tail = _RECORD_TAIL.pack(record.tier, record.after + 1, record.through, record.part)
-    return bytes([_KEY_VERSION]) + _RECORD + record.volume.encode() + b"\0" + tail
+    return record_prefix(record.volume) + tail
+
+
+def record_prefix(volume: str) -> bytes:
+    """How the keys of all records of a volume begin, and of no other."""
+    return RECORD_PREFIX + volume.encode() + b"\0"
+
+
+def tier_prefix(volume: str, tier: int) -> bytes:
+    """How the keys of a volume's records of one tier begin, and of no other."""
+    return record_prefix(volume) + bytes([tier])
+
+
+def first_key_after(volume: str, tier: int, position: int) -> bytes:
+    """The lowest key that a record of the tier can have which begins at or after `position`."""
+    return tier_prefix(volume, tier) + struct.pack(">Q", position + 1)
+
+
+def read_record_key(key: bytes) -> RecordKey:
+    """What a record's key tells; `key` is one that record_key made."""
+    tier, start, through, part = _RECORD_TAIL.unpack(key[-_RECORD_TAIL.size :])
+    return RecordKey(key[2 : -_RECORD_TAIL.size - 1].decode(), tier, start - 1, through, part)
 
 
 def head_key(volume: str) -> bytes:
@@ -165,15 +218,26 @@ def watermark_key(partition: int) -> bytes:
     return bytes([_KEY_VERSION]) + _WATERMARK + struct.pack(">I", partition)
 
 
-def key_kind(key: bytes) -> type[LogRecord] | type[VolumeHead] | type[SessionBeat] | type[Watermark]:
-    """What a changelog key names. BadInput for a version or a kind that this reader doesn't know."""
-    kinds = {_RECORD: LogRecord, _HEAD: VolumeHead, _BEAT: SessionBeat, _WATERMARK: Watermark}
-    kind = kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None
-    if kind is None:
-        raise BadInput(
-            f"changelog key {key[:16].hex()} is of an unknown version or kind", next="Upgrade this mirrorlog."
-        )
-    return kind
+def moments_prefix(partition: int) -> bytes:
+    """How the keys of a partition's moments begin."""
+    return bytes([_KEY_VERSION]) + _MOMENT + struct.pack(">I", partition)
+
+
+def moment_key(partition: int, at_us: int) -> bytes:
+    """Key of a moment: version, 'm', partition (u32 BE), seconds since 1970 (u64 BE); its value is a Watermark."""
+    return moments_prefix(partition) + struct.pack(">Q", at_us // 1_000_000)
+
+
+def key_kind(key: bytes) -> type[LogRecord | VolumeHead | SessionBeat | Watermark | Moment] | None:
+    """What a changelog key names; None for a version or a kind that this reader doesn't know: it isn't for him."""
+    kinds: dict[bytes, type[LogRecord | VolumeHead | SessionBeat | Watermark | Moment]] = {
+        _RECORD: LogRecord,
+        _HEAD: VolumeHead,
+        _BEAT: SessionBeat,
+        _WATERMARK: Watermark,
+        _MOMENT: Moment,
+    }
+    return kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,19 +248,38 @@ class Hole:
     through: int
 
 
+class _Group(NamedTuple):
+    """What the parts of one record have in common."""
+
+    tier: int
+    after: int
+    through: int
+    parts: int
+    generation: str
+
+    def is_inside(self, other: _Group) -> bool:
+        return self.generation == other.generation and other.after <= self.after and self.through <= other.through
+
+
 @dataclass(slots=True)
 class VolumeLog:
     """What one reader holds of one volume's log: the records after the position that it has dealt with.
 
-    The watermark of the partition and the volume's head arrive beside the records, after them in the changelog.
+    The watermark of the partition and the volume's head arrive beside the records, after them in the changelog. Records
+    stay here when the log no longer has them: what a record says stays true.
     """
 
     head: VolumeHead | None = None
-    _groups: dict[tuple[int, int, int], dict[int, LogRecord]] = field(default_factory=dict)
+    _groups: dict[_Group, dict[int, LogRecord]] = field(default_factory=dict)
+    _rolled_up: list[_Group] = field(default_factory=list)
 
     def add(self, record: LogRecord) -> None:
         """Takes a record or one part of it; a duplicate replaces its equal."""
-        self._groups.setdefault((record.after, record.through, record.parts), {})[record.part] = record
+        key = _Group(record.tier, record.after, record.through, record.parts, record.generation)
+        group = self._groups.setdefault(key, {})
+        group[record.part] = record
+        if record.tier and len(group) == record.parts:
+            self._rolled_up.append(key)
 
     def add_head(self, head: VolumeHead) -> None:
         """Takes the volume's head."""
@@ -204,13 +287,32 @@ class VolumeLog:
 
     def whole(self) -> Iterator[tuple[LogRecord, ...]]:
         """Each record of which every part is there, as its parts; in the order of positions, the longer first."""
-        for after, through, parts in sorted(self._groups, key=lambda key: (key[0], -key[1])):
-            if len(group := self._groups[after, through, parts]) == parts:
+        for key in sorted(self._groups, key=lambda key: (key.after, -key.through, key.tier)):
+            if len(group := self._groups[key]) == key.parts:
                 yield tuple(group.values())
 
     def forget_through(self, position: int) -> None:
         """Drops records that say nothing about positions above `position`."""
-        self._groups = {key: parts for key, parts in self._groups.items() if key[1] > position}
+        self._groups = {key: parts for key, parts in self._groups.items() if key.through > position}
+
+    def forget_parts(self, apart: Collection[int]) -> None:
+        """Drops what a whole record of a higher tier says too, where it spans none of the positions `apart`.
+
+        So a reader that doesn't get on holds no more than the log does. A record that spans a position at which the
+        reader takes the log apart would make him take more than the finer ones: those stay then.
+        """
+        waiting, self._rolled_up = self._rolled_up, []
+        for key in waiting:
+            if key not in self._groups:
+                continue
+            if any(key.after < position < key.through for position in apart):
+                self._rolled_up.append(key)
+                continue
+            inside = [each for each in self._groups if each.tier < key.tier and each.is_inside(key)]
+            held = union(part.changed for part in self._groups[key].values()) if inside else BitMap64()
+            for each in inside:
+                if all(part.changed.issubset(held) for part in self._groups[each].values()):
+                    del self._groups[each]
 
     def hole(self, after: int, through: int) -> Hole | None:
         """The first stretch of `(after, through]` that isn't proved covered (invariant 5); None where all of it is.
@@ -219,26 +321,61 @@ class VolumeLog:
         covered by the watermark: the caller passes one as `through`.
         """
         reach = after
-        for start, end, parts in sorted(key for key in self._groups if key[1] > after and key[0] < through):
-            if len(self._groups[start, end, parts]) < parts:
+        for key in sorted(self._between(after, through), key=lambda key: (key.after, key.through)):
+            if len(self._groups[key]) < key.parts:
                 continue
-            if start > reach:
-                return Hole(reach, start)
-            reach = max(reach, end)
+            if key.after > reach:
+                return Hole(reach, key.after)
+            reach = max(reach, key.through)
         if self.head is not None and reach < self.head.through <= through:
             return Hole(reach, self.head.through)  # the chain goes further than the records that are there
-        incomplete = [key for key, got in self._groups.items() if len(got) < key[2] and reach < key[1] <= through]
-        return Hole(reach, min(key[1] for key in incomplete)) if incomplete else None
+        incomplete = [
+            key.through for key, got in self._groups.items() if len(got) < key.parts and reach < key.through <= through
+        ]
+        return Hole(reach, min(incomplete)) if incomplete else None
 
     def changed(self, after: int, through: int) -> BitMap64:
-        """Blocks that may have changed in `(after, through]`: all of every record that overlaps it (rounded outwards)."""
-        return union(record.changed for record in self._overlapping(after, through))
+        """Blocks that may have changed in `(after, through]`: all of every record that is needed (rounded outwards)."""
+        return union(record.changed for record in self._needed(after, through))
 
     def oldest_at_us(self, after: int, through: int) -> int | None:
         """When the first write of `(after, through]` was made, by its host's clock; None where there is none."""
-        return min((r.first_at_us for r in self._overlapping(after, through) if r.changed), default=None)
+        return min((r.first_at_us for r in self._needed(after, through) if r.changed), default=None)
 
-    def _overlapping(self, after: int, through: int) -> Iterable[LogRecord]:
-        for (start, end, _), parts in self._groups.items():
-            if end > after and start < through:
-                yield from parts.values()
+    def _needed(self, after: int, through: int) -> Iterator[LogRecord]:
+        """Parts that together say all that the log says of `(after, through]`, the lowest tier that says it first.
+
+        A reader in the middle of a minute, of which it holds the seconds, takes those: the minute's record would name
+        again what it has copied. Of one tier all that overlap are taken: after a replay they may overlap each other.
+        """
+        gaps = [(after, through)]
+        by_tier: dict[int, list[_Group]] = defaultdict(list)
+        for key in self._between(after, through):
+            by_tier[key.tier].append(key)
+        for tier in sorted(by_tier):
+            taken = [
+                key for key in by_tier[tier] if any(key.after < end and key.through > start for start, end in gaps)
+            ]
+            for key in taken:
+                yield from self._groups[key].values()
+            gaps = _left(gaps, [key for key in taken if len(self._groups[key]) == key.parts])
+
+    def _between(self, after: int, through: int) -> list[_Group]:
+        return [key for key in self._groups if key.through > after and key.after < through]
+
+
+def _left(gaps: Sequence[tuple[int, int]], taken: Sequence[_Group]) -> list[tuple[int, int]]:
+    """What is left of `gaps`, ascending, when the records of `taken` cover their part of them."""
+    left = []
+    spans = sorted((key.after, key.through) for key in taken)
+    for start, end in gaps:
+        reach = start
+        for first, last in spans:
+            if first >= end:
+                break
+            if first > reach:
+                left.append((reach, first))
+            reach = max(reach, last)
+        if reach < end:
+            left.append((reach, end))
+    return left

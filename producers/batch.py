@@ -47,11 +47,6 @@ class Batch:
                 self.regions.add(region)
                 region.unacknowledged += 1
 
-    def acknowledged(self) -> None:
-        """Its command is in Kafka."""
-        for region in self.regions:
-            region.unacknowledged -= 1
-
     def closed_with(self, in_flight: Collection[Flight]) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8)."""
         times = [*self.times_us, *(flight.at_us for flight in in_flight)]

@@ -10,13 +10,14 @@ from typing import Final, Self
 from uuid import uuid4
 
 from mirrorlog.commands import CommandKind
-from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.errors import BadInput, BadUse, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.activity_format import Entry, Op, VolumeState
 from mirrorlog.producers.activity_log import SLOTS, ActivityLog, inherited, read_leftover
 from mirrorlog.producers.batch import region_batches
+from mirrorlog.producers.confirmation import Confirmations, StatusPorts
 from mirrorlog.producers.outbox import Outbox
 from mirrorlog.producers.state_folder import StateFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
@@ -29,12 +30,16 @@ DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class HostPorts:
-    """The world outside of a host. One StateFolder belongs to one host name for good: its past lies there."""
+    """The world outside of a host. One StateFolder belongs to one host name for good: its past lies there.
+
+    statuses: the node's answers, needed where the settings say that commands are confirmed when they are recorded.
+    """
 
     folder: StateFolder
     publisher: Publisher
     clock: Clock
     open_device: DeviceOpener
+    statuses: StatusPorts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ class Host:
             self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state, log_slots)  # 3
             undo.callback(self._log.close)
             topic = settings.topics.commands
-            self._outbox: Final = Outbox(ports.publisher, topic, name, self.session, ports.clock, deadline_s)
+            confirmations = self._confirmations(name)
+            self._outbox: Final = Outbox(
+                *(ports.publisher, topic, name, self.session, ports.clock, deadline_s, confirmations, self._rejected)
+            )
             self._tracker: Final = WriteTracker(self._log, self._outbox, ports.clock, settings)
             for unknown in sorted(leftover.volumes.difference(volumes)):
                 report(
@@ -133,12 +141,13 @@ class Host:
         """Opens volumes, however many, with one wait for all (two where something is owed for one). The devices stay the
         caller's; close them after the volumes.
 
-        1. Nothing is open already, and each primary is as large as its volume: else BadUse, and nothing was done.
+        1. Nothing is open already or retired, and each primary is as large as its volume: else BadUse, and nothing was done.
         2. The activity log says, durably, that the session is open on each; it vouches for those newly created.
         3. The primaries of the volumes for which something is owed are flushed.
         4. SESSION_OPEN of each is published; with what is owed: see _settle(). Acknowledged, writes may begin.
 
-        Errors: those of step 1; DeviceFailed, KafkaFailed: none is open then, and what was owed still is.
+        Errors: those of step 1; DeviceFailed, KafkaFailed, and BadInput where the node refused a command: none is open
+        then, and what was owed still is.
         """
         wanted = {opening.volume.volume: opening for opening in openings}
         self._check(wanted.values())  # 1
@@ -151,6 +160,9 @@ class Host:
             for opening in wanted.values():
                 self._outbox.send(opening.volume, CommandKind.SESSION_OPEN)  # 4
         self._settle(owing, reopened=True)
+        for name in wanted:
+            if name in self._outbox.rejected:
+                raise self._outbox.rejected[name]
         return {name: self._admit(opening) for name, opening in wanted.items()}
 
     def tick(self, now_s: float) -> None:
@@ -163,8 +175,10 @@ class Host:
         self._outbox.poll(timeout_s)
 
     def drain(self) -> None:
-        """Every write that ended before is in Kafka, acknowledged, when it returns."""
+        """Every write that ended before is in Kafka, acknowledged, when it returns. BadInput where the node refused one."""
         self._tracker.drain()
+        for error in self._outbox.rejected.values():
+            raise error
 
     def close(self) -> None:
         """Closes all volumes, and the session. What can't be closed cleanly stays in the activity log, for the next start.
@@ -198,7 +212,7 @@ class Host:
 
         1. No write begins any more; those in flight end.
         2. The primaries are flushed. A volume where that fails keeps its regions in the activity log: step 4 and 5 pass
-           it over.
+           it over, and one of which the node refused a command.
         3. The open batches are published: acknowledged.
         4. SESSION_CLOSE of each is published, and one for all volumes of a partition where none stays open:
            acknowledged.
@@ -218,12 +232,14 @@ class Host:
             except MirrorlogError as error:
                 failures.append(error)
         self._tracker.drain()  # 3
+        self._pass_over_rejected(flushed, failures)
         with self._tracker.lock:
             for opened in flushed.values():
                 self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
             for partition in self._tracker.partitions() - self._tracker.partitions(without=flushed):
                 self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE)
         self._outbox.wait()
+        self._pass_over_rejected(flushed, failures)
         with self._tracker.lock:
             self._log.append([Entry(Op.SETTLED, name) for name in flushed])  # 5
         self._tracker.dismiss(flushed)
@@ -231,6 +247,11 @@ class Host:
             del self._handles[name]
         if failures:
             raise failures[0]
+
+    def _pass_over_rejected(self, flushed: dict[str, OpenVolume], failures: list[MirrorlogError]) -> None:
+        for name in [name for name in flushed if name in self._outbox.rejected]:
+            del flushed[name]
+            failures.append(self._outbox.rejected[name])
 
     def _settle(self, volumes: Collection[Volume], *, reopened: bool) -> None:
         """Publishes what the activity log owes for these volumes, whose primaries are flushed: what a site reads there
@@ -241,24 +262,43 @@ class Host:
            volumes of a partition where an old session is open on no other: acknowledged. Only now may a site stop
            waiting for them.
         3. The activity log forgets it; lost in a crash, that only repeats all this.
+
+        A volume of which the node refuses a command is passed over from there on: what it owes stays.
         """
+        if not volumes:
+            self._outbox.wait_published()
+            return
         owed = {volume.volume: self._log.state.volumes[volume.volume] for volume in volumes}
         with self._tracker.lock:
             for volume in volumes:
                 self._mark_dirty(volume, owed[volume.volume])  # 1
         self._outbox.wait()
-        if not volumes:
-            return
+        volumes = self._taken(volumes)
         with self._tracker.lock:
             for volume in volumes:
                 self._close_sessions(volume, owed[volume.volume], reopened)  # 2
             for session, partition in self._ended(volumes):
                 self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE, for_session=session)
         self._outbox.wait()
+        volumes = self._taken(volumes)
         with self._tracker.lock:
             settled = [Entry(Op.SETTLED, volume.volume) for volume in volumes]  # 3
             opened = [Entry(Op.OPENED, volume.volume, session=self.session) for volume in volumes if reopened]
             self._log.append([*settled, *opened])
+
+    def _taken(self, volumes: Collection[Volume]) -> list[Volume]:
+        return [volume for volume in volumes if volume.volume not in self._outbox.rejected]
+
+    def _confirmations(self, name: str) -> Confirmations | None:
+        if self._settings.host_confirm == "published":
+            return None
+        if self._ports.statuses is None:
+            raise BadUse("commands are to be confirmed when they are recorded, but nobody reads the statuses")
+        return Confirmations(self._ports.statuses, self._settings.topics.status, name)
+
+    def _rejected(self, name: str, error: BadInput) -> None:
+        self._report(str(error))
+        self._tracker.reject(name, error)
 
     def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
         regions, region_bytes = owed.regions, self._settings.region_bytes
@@ -305,6 +345,9 @@ class Host:
             name, size_bytes = opening.volume.volume, opening.volume.size_bytes
             if name in self._handles:
                 raise BadUse("the volume is open already", where=f"volume {name}", next="Close it first.")
+            if opening.volume.is_retired:
+                where = f"volume {name}, position {opening.volume.described_position}"
+                raise BadUse("the volume is retired", where=where, next="Create a new one.")
             if opening.device.size_bytes < size_bytes:
                 raise BadUse(
                     f"the primary has {opening.device.size_bytes} bytes, the volume {size_bytes}",

@@ -32,6 +32,12 @@ class HotRegion:
         return self.volume, self.number
 
 
+def release(regions: Iterable[HotRegion]) -> None:
+    """A batch that held writes of these regions is acknowledged."""
+    for region in regions:
+        region.unacknowledged -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Leave:
     """These regions leave; then there is room."""

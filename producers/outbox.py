@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from threading import RLock
+from collections.abc import Callable, Collection
+from threading import Lock, RLock
 from typing import Final
 
 from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.commands import CommandKind, CommandStatus, TrackingCommand
+from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batch import ClosedBatch
+from mirrorlog.producers.confirmation import Confirmations, by_volume
+from mirrorlog.producers.hot_regions import HotRegion, release
 from mirrorlog.volumes import Volume
 
 NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
@@ -26,16 +28,28 @@ class Outbox:
     later than another would be missing below a position that says it is there (invariant 8).
 
     `lock` is reentrant, for a publisher may run callbacks while it publishes; they run with the lock held.
+
+    A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node has recorded it.
+    rejected: by volume, the node's first refusal of one of its commands.
     """
 
     def __init__(
-        self, publisher: Publisher, topic: str, host: str, session: str, clock: Clock, deadline_s: float
+        self,
+        publisher: Publisher,
+        topic: str,
+        host: str,
+        session: str,
+        clock: Clock,
+        deadline_s: float,
+        confirmations: Confirmations | None = None,
+        on_rejected: Callable[[str, BadInput], None] = lambda *_: None,
     ) -> None:
         self.lock: Final = RLock()
         self.session: Final = session
         self.commands = 0
         self.extents = 0
         self.last_positions: Final[dict[str, int]] = {}
+        self.rejected: Final[dict[str, BadInput]] = {}
         self._publisher: Final = publisher
         self._topic: Final = topic
         self._host: Final = host
@@ -43,7 +57,10 @@ class Outbox:
         self._deadline_s: Final = deadline_s
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
-        self._refused: KafkaFailed | None = None
+        self._refused: KafkaFailed | BadInput | None = None
+        self._confirmations: Final = confirmations
+        self._on_rejected: Final = on_rejected
+        self._reading: Final = Lock()
 
     def send(
         self,
@@ -53,17 +70,26 @@ class Outbox:
         *,
         note: str | None = None,
         for_session: str | None = None,
-        on_acknowledged: Callable[[], None] = lambda: None,
+        regions: Collection[HotRegion] = (),
     ) -> None:
-        """Queues one command. on_acknowledged is called, with the lock held, when all in-sync replicas have it.
+        """Queues one command. `regions` are released, with the lock held, when it is acknowledged.
 
         for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
         """
 
         def acknowledged(position: int) -> None:
             self.last_positions[volume.volume] = max(position, self.last_positions.get(volume.volume, 0))
-            on_acknowledged()
+            if self._confirmations is None:
+                release(regions)
+            else:
+                self._hear(self._confirmations.published(volume.partition, position, regions))
 
+        self.check()
+        if self._confirmations is not None:
+            if not self._confirmations.watches(volume.partition):
+                with self._reading:
+                    self._confirmations.watch(volume.partition)
+            self._confirmations.publishing(volume.partition)
         command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
         self._publish(volume.partition, command, acknowledged)
 
@@ -115,8 +141,14 @@ class Outbox:
         self.commands += 1
         self.extents += len(command.extents)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so many commands wait for the node that writes should, too."""
+        return self._confirmations is not None and self._confirmations.is_full
+
     def check(self) -> None:
-        """KafkaFailed once the broker has refused a command for good: no more writes may begin that nobody would name."""
+        """KafkaFailed once the broker has refused a command for good, BadInput once the node couldn't read one: no more
+        writes may begin that nobody would name."""
         if self._refused is not None:
             raise self._refused
 
@@ -127,7 +159,56 @@ class Outbox:
         except KafkaFailed as error:
             self._refused = error
             raise
+        self._take_statuses(0)
 
     def wait(self) -> None:
-        """Returns when every command sent is acknowledged; KafkaFailed when that takes longer than the deadline."""
+        """Returns when every command sent before the call is acknowledged, or rejected; KafkaFailed when that takes longer
+        than the deadline."""
+        self.wait_published()
+        if self._confirmations is None:
+            return
+        with self.lock:
+            through = self._confirmations.positions()
+        until_s = self._clock.monotonic_s() + self._deadline_s
+        while left := self._left(through):
+            if self._clock.monotonic_s() > until_s:
+                raise KafkaFailed(
+                    f"{left} commands are published, but the node hasn't recorded them within {self._deadline_s:g} s",
+                    where=", ".join(f"partition {number}, up to {last}" for number, last in through.items()),
+                    next="Is a node running? What they name stays in the activity log, and is published again as dirty "
+                    "when the host starts again.",
+                )
+            self._take_statuses(0.05)
+            self.check()
+
+    def wait_published(self) -> None:
+        """Returns when all in-sync replicas have every command sent; KafkaFailed when that takes longer than the deadline."""
         self._publisher.flush(self._deadline_s)
+
+    def _left(self, through: dict[int, int]) -> int:
+        with self.lock:
+            return 0 if self._confirmations is None else self._confirmations.waiting(through)
+
+    def _take_statuses(self, timeout_s: float) -> None:
+        if self._confirmations is None:
+            return
+        try:
+            with self._reading:
+                messages = self._confirmations.read(timeout_s)
+        except OutOfRetention as error:
+            self._refused = KafkaFailed(
+                "statuses are gone, so it can't be told which commands the node has recorded",
+                where=error.where,
+                next="Start the host again: what isn't confirmed is published again as dirty.",
+            )
+            raise self._refused from error
+        with self.lock:
+            self._hear(self._confirmations.take(messages))
+
+    def _hear(self, refused: list[CommandStatus]) -> None:
+        for volume, error in by_volume(refused).items():
+            if volume is None:
+                self._refused = self._refused or error
+            elif volume not in self.rejected:
+                self.rejected[volume] = error
+                self._on_rejected(volume, error)

@@ -9,14 +9,14 @@ from threading import Condition
 from typing import Final
 
 from mirrorlog.commands import CommandKind
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.errors import BadInput, BadUse, DeviceFailed
 from mirrorlog.extents import ExtentKind
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.activity_format import Entry, Op
 from mirrorlog.producers.activity_log import ActivityLog
 from mirrorlog.producers.batch import Batch, Flight
-from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegions, Leave
+from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegions, Leave, RoomPlan
 from mirrorlog.producers.outbox import Outbox
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
@@ -26,7 +26,7 @@ from mirrorlog.volumes import Volume
 class OpenVolume:
     """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight is a set that keeps its order.
 
-    failed: why its primary can't be flushed any more; no write begins from then on.
+    failed: why its primary can't be flushed any more, or what the node refused; no write begins from then on.
     """
 
     volume: Volume
@@ -34,7 +34,7 @@ class OpenVolume:
     batch: Batch = field(default_factory=Batch)
     in_flight: dict[Flight, None] = field(default_factory=dict)
     closing: bool = False
-    failed: DeviceFailed | None = None
+    failed: DeviceFailed | BadInput | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +94,7 @@ class WriteTracker:
     def admit(self, opened: OpenVolume) -> None:
         """Its SESSION_OPEN is acknowledged: writes may begin."""
         with self.lock:
+            opened.failed = self._outbox.rejected.get(opened.name)
             self.volumes[opened.name] = opened
             self._hot.admit_volume(opened.name)
             self._timers.beaten.setdefault(opened.volume.partition, self._clock.monotonic_s())
@@ -106,13 +107,20 @@ class WriteTracker:
             with self.lock:
                 self._check(opened)
                 missing = self._hot.missing(opened.name, numbers)
-                plan = self._hot.plan(opened.name, numbers, len(missing)) if missing else Leave(())
+                plan = self._plan(opened.name, numbers, missing)
                 if isinstance(plan, Leave):
                     self._exchange(opened.name, plan, missing)
                     flight = Flight(kind, offset, length, self._clock.now_us(), self._hot.begin(opened.name, numbers))
                     opened.in_flight[flight] = None
                     return flight
             self._make_room(plan)
+
+    def reject(self, name: str, error: BadInput) -> None:
+        """The node refused a command of the volume: what it named stays hot, and no write begins on the volume any more."""
+        with self.lock:
+            self._hot.stuck.add(name)
+            if name in self.volumes:
+                self.volumes[name].failed = error
 
     def end(self, opened: OpenVolume, flight: Flight) -> None:
         """It has ended, well or not: it joins the open batch, which leaves at once where it is full."""
@@ -194,6 +202,11 @@ class WriteTracker:
             cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
             self._log.append([*cool, *(Entry(Op.HOT, name, region=number) for number in missing)])
 
+    def _plan(self, name: str, numbers: Sequence[int], missing: Sequence[int]) -> RoomPlan:
+        if self._outbox.is_full:
+            return DrainFirst()
+        return self._hot.plan(name, numbers, len(missing)) if missing else Leave(())
+
     def _make_room(self, plan: FlushFirst | DrainFirst) -> None:
         if isinstance(plan, DrainFirst):
             self.drain()
@@ -212,7 +225,7 @@ class WriteTracker:
         """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last."""
         batch = opened.batch
         closed = batch.closed_with(opened.in_flight)
-        self._outbox.send(opened.volume, CommandKind.WRITES, closed, on_acknowledged=batch.acknowledged)
+        self._outbox.send(opened.volume, CommandKind.WRITES, closed, regions=batch.regions)
         opened.batch = Batch()
         self._timers.lingering.pop(opened.name, None)
 

@@ -6,14 +6,18 @@ here uses it: what was acknowledged is written through the store's public batch 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import faust
 from faust.types import TP
 
 from mirrorlog.streams.log_table import Row
+
+_ORIGIN_KEY: Final = b"__faust\0changelog__"
+"""Beside Faust's own key, that of the position."""
 
 
 class FaustStore:
@@ -34,6 +38,38 @@ class FaustStore:
         # Faust's store finds the partition by the current event, and there is none in a batch: ask by its number.
         value: bytes | None = self.table.data._db_for_partition(partition).get(key)
         return value
+
+    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+        """The first `most` keys from `start` on and below `end`, in their order.
+
+        A list and not an iterator: whoever holds one of RocksDB's keeps Faust from opening the table again.
+        """
+        rows = self.table.data._db_for_partition(partition).iter()
+        rows.seek(start)
+        found: list[bytes] = []
+        while rows.valid() and (key := bytes(rows.key())) < end and (most is None or len(found) < most):
+            found.append(key)
+            rows.next()
+        rows.status()  # an error looks like the end until it is asked for
+        return found
+
+    def position(self, partition: int) -> int | None:
+        """Of the last row of the changelog that the table holds."""
+        position: int | None = self.table.data.persisted_offset(TP(self._changelog, partition))
+        return position
+
+    def origin(self, partition: int) -> str | None:
+        """The identity of the changelog that its rows came from."""
+        value: bytes | None = self.table.data._db_for_partition(partition).get(_ORIGIN_KEY)
+        return None if value is None else value.decode()
+
+    def begin(self, partition: int, origin: str) -> None:
+        """An empty table for rows of that changelog, whatever was there."""
+        data = self.table.data
+        if (old := data._dbs.pop(partition, None)) is not None:
+            old.close()
+        shutil.rmtree(data.partition_path(partition), ignore_errors=True)
+        data._db_for_partition(partition).put(_ORIGIN_KEY, origin.encode())
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """All rows in one batch, then the changelog's position: recovery goes on behind it, so it must never be ahead."""

@@ -1,19 +1,36 @@
-"""Faust's Kafka transport, with the commit gate deciding what its consumer commits."""
+"""Faust's Kafka transport, with the commit gate deciding what its consumer commits, and batches for messages.
+
+Faust wraps every message that it hands on in several tasks, which costs more than folding a small command. What was
+fetched of one partition of the commands topic is therefore handed on as one message, whose value is a Batch.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
+from mirrorlog.streams.batch import Batch
 from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.partition_loops import Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Records of one partition in the place of one record."""
+
+    records: Sequence[Any]
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer, with the gate deciding what is committed."""
+    """Faust's consumer, with the gate deciding what is committed and the backlog when more is fetched."""
 
     gate: ClassVar[CommitGate]
+    backlog: ClassVar[Backlog]
 
     def _new_offset(self, tp: TP) -> int | None:
         if tp.topic != self.gate.topic:
@@ -23,8 +40,44 @@ class GatedConsumer(driver.Consumer):
         self._acked_index[tp].clear()
         return self.gate.committable(tp.partition)
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        # Where the log lost what was committed its partition begins below: those commands are folded again.
+        found = dict(await super().seek_to_committed())
+        begins = {tp: self.gate.committable(tp.partition) for tp in found if tp.topic == self.gate.topic}
+        back = {tp: begin for tp, begin in begins.items() if begin is not None and begin < (found[tp] or 0)}
+        if back:
+            await self.seek_wait(back)
+        return found | back
 
-def gated_transport(gate: CommitGate) -> type[driver.Transport]:
-    """A transport whose consumer asks `gate`."""
-    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate})
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Between the last positions of two batches lies a batch, not a gap. Of real ones the node asks what they were.
+        if tp.topic != self.gate.topic:
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
+        await self.wait(self.backlog.room)
+        records, active = await super()._wait_next_records(timeout)
+        for tp in records or ():
+            if tp.topic == self.gate.topic:
+                records[tp] = [_Together(records[tp])]
+        return records, active
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if not isinstance(record, _Together):
+            return super()._to_message(tp, record)
+        message = super()._to_message(tp, record.records[-1])
+        message.key = None
+        message.value = Batch(
+            tp.topic,
+            tp.partition,
+            [each.offset for each in record.records],
+            [each.key for each in record.records],
+            [each.value for each in record.records],
+        )
+        return message
+
+
+def gated_transport(gate: CommitGate, backlog: Backlog) -> type[driver.Transport]:
+    """A transport whose consumer asks `gate` and `backlog`."""
+    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "backlog": backlog})
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

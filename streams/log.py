@@ -9,11 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from mirrorlog.bitmaps import BitMap64, pack, touched, zeroed
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
+from mirrorlog.bitmaps import BitMap64, pack, touched, union, zeroed
+from mirrorlog.block_arrays import blocks_of
+from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
 from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.packed_record import PackedRecord, pack_record
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.response import Answer, speaks_for_all
+from mirrorlog.streams.smooth import Smooth, heads_after
 from mirrorlog.streams.standing import Standing, standing
 from mirrorlog.tracking_log import NOTHING, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import Volume
@@ -37,21 +40,34 @@ class FlushPlan:
     marks: tuple[TrackingCommand, ...]
     watermark: Watermark
     statuses: tuple[CommandStatus, ...]
+    packed: tuple[PackedRecord, ...] = ()
+    accepted: tuple[AcceptedBatch, ...] = ()
+    descriptions: tuple[Volume, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The events of one partition that a flush holds: positions `first` to `last`, without a gap."""
+
+    partition: int
+    first: int
+    last: int
 
 
 def plan_flush(
-    partition: int,
+    span: Span,
     answers: Sequence[Answer],
+    smooth: Sequence[Smooth],
     heads: Mapping[str, VolumeHead],
     now_us: int,
     record_max_bytes: int,
     complete_through: int = NOTHING,
 ) -> FlushPlan:
-    """Folds `answers`, the events of one partition in order and without a gap.
+    """Folds the events of one partition: `answers`, those looked at one at a time, in order, and the `smooth` volumes.
 
     heads: those that the table holds; complete_through: the watermark that it holds. A replay takes neither back.
     """
-    first, last = answers[0].message.position, answers[-1].message.position
+    partition, first, last = span.partition, span.first, span.last
     by_volume: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         if answer.volume is not None:
@@ -61,14 +77,22 @@ def plan_flush(
     standings: dict[int, Standing] = {}
     marks: list[TrackingCommand] = []
     for name, group in by_volume.items():
-        record = _fold(group, _chained_after(group, heads.get(name), first), last)
+        record = _fold(group, _chained_after(_newest(group), heads.get(name), first), last)
         records.extend(split(record, record_max_bytes) if record else ())
         sessions = {each.session: each for each in heads[name].sessions} if name in heads else {}
         for answer in group:
             found = standings[answer.message.position] = _take_part(sessions, answer)
             if found.missing:
                 marks.append(_mark(answer, found.missing, now_us))
-        new_heads.append(_advance(group, heads.get(name), last if record else None, sessions))
+        new_heads.append(_advance(_newest(group), heads.get(name), last if record else None, sessions))
+    packed: list[PackedRecord] = []
+    for way in smooth:
+        known = heads.get(way.volume.volume)
+        parts = _fold_smooth(way, _chained_after(way.volume, known, first), last, record_max_bytes)
+        packed.extend(each for each in parts if isinstance(each, PackedRecord))
+        records.extend(each for each in parts if isinstance(each, LogRecord))
+        sessions = heads_after(known, way)
+        new_heads.append(_advance(way.volume, known, last if parts else None, sessions))
     beats = _beats(answers)
     accepted = Standing(StatusCode.ACCEPTED)
     return FlushPlan(
@@ -84,6 +108,9 @@ def plan_flush(
         marks=tuple(marks),
         watermark=Watermark(partition, max(last, complete_through), now_us),
         statuses=tuple(a.status(now_us, standings.get(a.message.position, accepted)) for a in answers),
+        packed=tuple(packed),
+        accepted=tuple(each for way in smooth for each in way.accepted(partition, now_us)),
+        descriptions=tuple(answer.described for answer in answers if answer.described is not None),
     )
 
 
@@ -139,13 +166,13 @@ def _newest(group: Sequence[Answer]) -> Volume:
     return volume
 
 
-def _chained_after(group: Sequence[Answer], head: VolumeHead | None, first: int) -> int:
+def _chained_after(volume: Volume, head: VolumeHead | None, first: int) -> int:
     """Where the volume's next record begins: where its last one ended, so that the chain has no hole (invariant 5).
 
     Nothing of the volume lies between the two: what did was recorded before its offset was committed (invariant 2).
     On a replay the table is ahead of the batch: then the record begins with the batch and overlaps, which is harmless.
     """
-    return min(_chain_end(_newest(group), head), first - 1)
+    return min(_chain_end(volume, head), first - 1)
 
 
 def _chain_end(volume: Volume, head: VolumeHead | None) -> int:
@@ -169,7 +196,7 @@ def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None
         through=through,
         block_size=volume.block_size,
         changed=changed,
-        zeroed=zeroed(extents, volume.block_size, volume.size_bytes),
+        zeroed=_zeroed(group),
         first_at_us=min(command.first_at_us for command in commands),
         last_at_us=max(command.last_at_us for command in commands),
         commands=len(commands),
@@ -177,6 +204,43 @@ def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None
         bytes_written=int(extents.lengths.sum()),
         hosts=tuple(sorted({command.host for command in commands})),
     )
+
+
+def _zeroed(group: Sequence[Answer]) -> BitMap64:
+    """By the size that the volume had for each command: where a RESIZE came between, its last block grew."""
+    by_size: dict[int, list[ExtentColumns]] = defaultdict(list)
+    for answer in group:
+        assert answer.volume is not None
+        by_size[answer.volume.size_bytes].append(answer.extents)
+    block_size = _newest(group).block_size
+    return union(zeroed(concatenate(parts), block_size, size_bytes) for size_bytes, parts in by_size.items())
+
+
+def _fold_smooth(way: Smooth, after: int, through: int, max_bytes: int) -> Sequence[PackedRecord | LogRecord]:
+    """The parts of a smooth volume's record; none where its commands held no extent."""
+    volume, extents = way.volume, way.extents
+    blocks = blocks_of(extents, volume.block_size)
+    nothing = BitMap64()
+    header = LogRecord(
+        volume=volume.volume,
+        generation=volume.generation,
+        tier=0,
+        after=after,
+        through=through,
+        block_size=volume.block_size,
+        changed=nothing,
+        zeroed=nothing,
+        first_at_us=way.first_at_us,
+        last_at_us=way.last_at_us,
+        commands=way.commands,
+        writes=len(extents),
+        bytes_written=int(extents.lengths.sum()),
+        hosts=way.hosts,
+    )
+    zeros = zeroed(extents, volume.block_size, volume.size_bytes)
+    if blocks is None:
+        return split(replace(header, changed=touched(extents, volume.block_size), zeroed=zeros), max_bytes)
+    return pack_record(header, blocks, zeros, max_bytes) if len(blocks) else ()
 
 
 def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
@@ -190,13 +254,13 @@ def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
 
 
 def _advance(
-    group: Sequence[Answer], head: VolumeHead | None, record_through: int | None, sessions: Mapping[str, SessionHead]
+    volume: Volume, head: VolumeHead | None, record_through: int | None, sessions: Mapping[str, SessionHead]
 ) -> VolumeHead:
     """The volume's head after the batch. Its `through` moves only with a record: it is the end of the chain."""
-    volume = _newest(group)
     base = _chain_end(volume, head)
     through = base if record_through is None else max(base, record_through)
-    return VolumeHead(volume.volume, volume.generation, through, _worth_keeping(list(sessions.values())))
+    kept = _worth_keeping(list(sessions.values()))
+    return VolumeHead(volume.volume, volume.generation, through, kept, volume.described_position)
 
 
 def _session(answer: Answer) -> SessionHead:

@@ -6,14 +6,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from mirrorlog.catalog import Catalog
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.columnar import decode_columns
+from mirrorlog.commands import Refusal, TrackingCommand
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
+from mirrorlog.streams.batch import Batch
 from mirrorlog.streams.commit_gate import CommitGate
-from mirrorlog.streams.log import FlushPlan, plan_flush
+from mirrorlog.streams.log import FlushPlan, Span, plan_flush
 from mirrorlog.streams.response import Answer, check, read_command
+from mirrorlog.streams.smooth import smooth_volumes
 from mirrorlog.tracking_log import VolumeHead
 from mirrorlog.volumes import Volume
 
@@ -45,6 +50,13 @@ class Missed(Protocol):
         """What became of the commands at `[first, end)`; None where there are none, as behind a transaction's marker."""
 
 
+class Upkeep(Protocol):
+    """What is done with the log between two flushes."""
+
+    async def turn(self, partition: int) -> float:
+        """A little work, durable when it returns; in how many seconds at the latest there is more."""
+
+
 class Node:
     """Everything between a batch of events and a durable log."""
 
@@ -57,25 +69,50 @@ class Node:
         missed: Missed,
         clock: Clock,
         record_max_bytes: int,
+        upkeep: Upkeep,
     ) -> None:
         self._log, self._gate, self._catalog, self._committed, self._missed = log, gate, catalog, committed, missed
-        self._clock, self._record_max_bytes = clock, record_max_bytes
+        self._clock, self._record_max_bytes, self._upkeep = clock, record_max_bytes, upkeep
 
-    async def process(self, partition: int, messages: Sequence[Message]) -> None:
+    async def record(self, batch: Batch) -> None:
         """One batch of one partition, in order. Raises only what must stop the node."""
+        partition = batch.partition
         if not self._gate.knows(partition):
             self._gate.begin(partition, await asyncio.to_thread(self._committed, partition))
-        await self._check_follow(partition, [message.position for message in messages])
-        answers = await self._answers(messages)
-        volumes = sorted({answer.volume.volume for answer in answers if answer.volume})
-        heads = self._log.heads(partition, volumes)
-        complete = self._log.complete_through(partition)
-        plan = plan_flush(partition, answers, heads, self._clock.now_us(), self._record_max_bytes, complete)
-        await self._log.flush(plan)
+            # Whoever had the partition before may have described its volumes anew.
+            await asyncio.to_thread(self._catalog.refresh)
+        await self._check_follow(partition, batch.positions)
+        await self._log.flush(await self._plan(batch))
+
+    async def tend(self, partition: int) -> float:
+        """A little work on the partition's log, between two batches; in how many seconds at the latest there is more."""
+        return await self._upkeep.turn(partition)
+
+    async def _plan(self, batch: Batch) -> FlushPlan:
+        """What is plain is folded a volume at a time; everything else is answered one command at a time."""
+        partition, columns = batch.partition, decode_columns(batch.values)
+        odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
+        spoken_of = {command.volume for command in odd.values() if isinstance(command, TrackingCommand)}
+        heads = self._log.heads(partition, sorted(spoken_of | {sender.volume for sender in columns.senders}))
+        positions = np.array(batch.positions, np.int64)
+        smooth, taken = smooth_volumes(columns, positions, partition, self._catalog, heads, spoken_of)
+        odd |= {row: read_command(batch.message(row)) for row in np.flatnonzero(columns.plain & ~taken).tolist()}
+        answers = await self._answers([(batch.message(row), odd[row]) for row in sorted(odd)])
+        return plan_flush(
+            Span(partition, batch.positions[0], batch.positions[-1]),
+            answers,
+            smooth,
+            heads,
+            self._clock.now_us(),
+            self._record_max_bytes,
+            self._log.complete_through(partition),
+        )
 
     async def _check_follow(self, partition: int, positions: Sequence[int]) -> None:
         """OutOfRetention where commands lie between what the log has and these positions, or between two of them."""
         expected = self._gate.expects(partition)
+        if positions[0] <= expected and positions[-1] - positions[0] == len(positions) - 1:
+            return
         for position in positions:
             if position > expected and (why := await asyncio.to_thread(self._missed, partition, expected, position)):
                 raise OutOfRetention(
@@ -85,14 +122,17 @@ class Node:
                 )
             expected = max(expected, position + 1)
 
-    async def _answers(self, messages: Sequence[Message]) -> list[Answer]:
-        commands = [(message, read_command(message)) for message in messages]
-        answers = [check(message, command, self._described(command)) for message, command in commands]
-        if not any(answer.by_description for answer in answers):
-            return answers
-        # A volume is described before its first command is sent: reading to the topic's end settles it.
-        await asyncio.to_thread(self._catalog.refresh)
-        return [check(message, command, self._described(command)) for message, command in commands]
+    async def _answers(self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]) -> list[Answer]:
+        if any(check(message, command, self._described(command)).by_description for message, command in commands):
+            # A volume is described before its first command is sent: reading to the topic's end settles it.
+            await asyncio.to_thread(self._catalog.refresh)
+        answers = []
+        for message, command in commands:
+            answer = check(message, command, self._described(command))
+            if answer.described is not None:
+                self._catalog.take(answer.described)  # those behind it meet the volume as it is now
+            answers.append(answer)
+        return answers
 
     def _described(self, command: object) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None

@@ -14,6 +14,7 @@ from mirrorlog.commands import (
     CommandKind,
     CommandStatus,
     Quarantined,
+    Refusal,
     RejectReason,
     StatusCode,
     TrackingCommand,
@@ -23,6 +24,7 @@ from mirrorlog.extents import ExtentColumns
 from mirrorlog.extraction import extract, named
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.standing import Standing
+from mirrorlog.volume_states import DESCRIBING, transition
 from mirrorlog.volumes import Volume
 
 _NO_EXTENTS: Final = ExtentColumns.of([])
@@ -30,20 +32,13 @@ _NAME_AT_MOST: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an event, or a part of it, isn't recorded."""
-
-    reason: RejectReason
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """What becomes of one event.
 
     volume is None where nothing of it is recorded; extents are those to fold, clipped. forward_to names the partition
-    where the volume's commands belong, if it isn't this one. by_description: a newer description of the volume could change
-    the answer: it is looked up before anything is refused.
+    where the volume's commands belong, if it isn't this one. described: the volume's description that this command made, to be
+    published before the command is recorded. by_description: a newer description of the volume could change the answer: it
+    is looked up before anything is refused.
     """
 
     message: Message
@@ -54,6 +49,7 @@ class Answer:
     remark: str = ""
     forward_to: int | None = None
     by_description: bool = False
+    described: Volume | None = None
 
     def status(self, now_us: int, standing: Standing) -> CommandStatus:
         """The reply: a refusal goes before how the command stands in its session."""
@@ -118,25 +114,32 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
             f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
         )
         return Answer(message, command, None, remark=remark, forward_to=volume.partition)
-    said = named(command, volume)
+    change = transition(volume, command, message.position)
+    volume = change.volume.as_of(message.position)
+    said = named(command, volume, message.position)
     found = extract(said.extents, volume)
     taken = found.extents
     if command.kind not in (CommandKind.WRITES, CommandKind.RAW):
         taken = ExtentColumns(taken.offsets, taken.lengths)  # what may differ isn't known to be zero
-    refusal = None
-    if command.kind is CommandKind.UNKNOWN:
-        text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
-        refusal = Refusal(RejectReason.UNKNOWN_KIND, text)
-    elif said.malformed:
-        text = f"{said.malformed}; the rest is recorded"
-        refusal = Refusal(RejectReason.MALFORMED_COMMAND, text)
-    elif found.objection is not None:
+    refusal = change.refusal
+    if refusal is None and said.malformed:
+        refusal = Refusal(RejectReason.MALFORMED_COMMAND, f"{said.malformed}; the rest is recorded")
+    elif refusal is None and found.objection is not None:
         refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
     stale = command.generation != volume.generation
-    remarks = [f"recorded, though it names generation {command.generation}"] if stale else []
+    remarks = [change.remark] if change.remark else []
+    remarks += [f"recorded, though it names generation {command.generation}"] if stale else []
     remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
-    outside = found.objection is not None
-    return Answer(message, command, refusal, volume, taken, "; ".join(remarks), by_description=outside)
+    return Answer(
+        message,
+        command,
+        refusal,
+        volume,
+        taken,
+        "; ".join(remarks),
+        by_description=found.objection is not None or (refusal is not None and command.kind in DESCRIBING),
+        described=change.volume if change.volume.described_position == message.position else None,
+    )
 
 
 def speaks_for_all(command: TrackingCommand) -> bool:

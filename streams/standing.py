@@ -2,9 +2,9 @@
 
 | the command                                                            | status          | beside being recorded         |
 |------------------------------------------------------------------------|-----------------|-------------------------------|
-| has no sequence (below 0: an operator's, the node's own, a successor's)| ACCEPTED        | opens no session              |
+| has no sequence (below 0: an operator's, the node's, a successor's)     | ACCEPTED        | opens no session              |
 | was folded before: its position isn't above the session's last         | ACCEPTED        |                               |
-| comes after its session was closed, or a later one of its host began   | STALE_SESSION   | flagged                       |
+| doesn't know of its session's close, or of a later session of its host | STALE_SESSION   | flagged                       |
 | has a sequence that the session has used                               | DUPLICATE       |                               |
 | leaves out sequences                                                   | SEQUENCE_GAP    | the whole volume is dirty     |
 | else                                                                   | ACCEPTED        |                               |
@@ -54,7 +54,8 @@ def standing(sessions: Mapping[str, SessionHead], command: TrackingCommand, posi
 def _stale(sessions: Mapping[str, SessionHead], mine: SessionHead | None, command: TrackingCommand) -> str:
     if mine is None:
         return ""
-    if mine.closed_position > NOTHING:
+    knew = NOTHING if command.acknowledged_position is None else command.acknowledged_position
+    if mine.closed_position > knew:
         return f"its session was closed at position {mine.closed_position}"
     later = [s for s in sessions.values() if s.host == command.host and s.opened_position > mine.opened_position]
     return f"session {later[0].session} of the same host began later" if later else ""

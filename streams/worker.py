@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import faust
@@ -16,19 +16,14 @@ from mirrorlog.catalog import Catalog
 from mirrorlog.errors import MirrorlogError, OutOfRetention, exit_code_of
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings
+from mirrorlog.site_reports import SiteReports
 from mirrorlog.streams.app import NodeParts, build_app, group_name
+from mirrorlog.streams.beginnings import Start
 from mirrorlog.streams.kafka_options import untranslated
+from mirrorlog.streams.recovery import Changelog
+from mirrorlog.streams.web.listen import listen
 
 log = logging.getLogger("mirrorlog.node")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where one partition stands before the node starts."""
-
-    first_kept: int
-    end: int
-    committed: int | None
 
 
 def plan_starts(topic: str, starts: Mapping[int, Start]) -> dict[int, int]:
@@ -56,16 +51,29 @@ def plan_starts(topic: str, starts: Mapping[int, Start]) -> dict[int, int]:
     return {partition: start.first_kept for partition, start in starts.items() if start.committed is None}
 
 
+def _site_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
+    reader = KafkaReader(settings.kafka_client())
+    return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
+
+
 def run_node(
-    settings: Settings, ready: Callable[[Sequence[int]], None], failed: Callable[[BaseException], None]
+    settings: Settings, ready: Callable[[Sequence[int], str | None], None], failed: Callable[[BaseException], None]
 ) -> NoReturn:
-    """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error)."""
+    """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error).
+
+    ready: is given the partitions that the worker has, and its address; again after each rebalance.
+    """
+    folder = settings.state_dir / settings.node_name
+    folder.mkdir(parents=True, exist_ok=True)
+    listening = listen(
+        settings.node_http, settings.node_http_token, settings.node_http_advertised, folder / "http-port"
+    )
+    url = listening.url if listening else None
     topic, group = settings.topics.commands, group_name(settings)
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     positions = admin.committed_positions(group, topic)
     starts = {
-        partition: Start(admin.first_position(topic, partition), admin.end_position(topic, partition), committed)
-        for partition, committed in positions.items()
+        partition: Start(*admin.bounds(topic, partition), committed) for partition, committed in positions.items()
     }
     if unstarted := plan_starts(topic, starts):
         admin.commit(group, topic, unstarted)
@@ -78,6 +86,9 @@ def run_node(
         position = admin.committed_positions(group, topic)[partition]
         assert position is not None
         return position
+
+    def start_of(partition: int) -> Start:
+        return Start(*admin.bounds(topic, partition), committed(partition))
 
     def missed(partition: int, first: int, end: int) -> str | None:
         if admin.first_position(topic, partition) > first:
@@ -101,8 +112,24 @@ def run_node(
         # Not sys.exit: a graceful stop would run Faust's own acknowledging `finally` blocks (invariant 2).
         os._exit(int(exit_code_of(error)))
 
-    (settings.state_dir / settings.node_name).mkdir(parents=True, exist_ok=True)
-    parts = NodeParts(catalog, committed, missed, SystemClock(), halt, ready)
+    changelog = settings.topics.changelog
+    parts = NodeParts(
+        catalog,
+        Changelog(
+            changelog,
+            partial(KafkaReader, settings.kafka_client()),
+            partial(admin.bounds, changelog),
+            partial(admin.identity, changelog),
+        ),
+        start_of,
+        committed,
+        missed,
+        SystemClock(),
+        halt,
+        lambda here: ready(here, url),
+        partial(_site_reports, settings, admin),
+        listening,
+    )
     app = build_app(settings.model_copy(update={"partitions": len(positions)}), parts)
     worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     worker.spinner = None

@@ -8,13 +8,14 @@ from notation import message
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
 from mirrorlog.catalog import Catalog, publish_volume
+from mirrorlog.changed.logs import TopicLogs
 from mirrorlog.changed.query import QueryPorts
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import TrackingCommand
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.ports.streams import Message
+from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.progress import SiteProgress
-from mirrorlog.streams.log import plan_flush
+from mirrorlog.streams.log import Span, plan_flush
 from mirrorlog.streams.log_table import changelog_rows
 from mirrorlog.streams.response import check, read_command
 from mirrorlog.topics import Topics
@@ -53,11 +54,12 @@ class Log:
         if not events:
             return
         answers = []
+        span = Span(0, events[0].position, events[-1].position)
         for event in events:
             found = read_command(message(event.position, event.value))
             name = found.volume if isinstance(found, TrackingCommand) else ""
             answers.append(check(event, found, self.volumes.get(name)))
-        plan = plan_flush(0, answers, self.heads, 99, record_max_bytes, self.through)
+        plan = plan_flush(span, answers, (), self.heads, 99, record_max_bytes, self.through)
         rows = [*changelog_rows(plan), (watermark_key(0), encode(plan.watermark))]
         self._flushes.append([self.broker.append(self.topics.changelog, 0, *row) for row in rows])
         self.heads |= {head.volume: head for head in plan.heads}
@@ -66,6 +68,11 @@ class Log:
     def rewind(self, position: int) -> None:
         """The node starts again from there, with its table ahead: its records overlap what it wrote before."""
         self.next = position
+
+    @property
+    def flushes(self) -> int:
+        """How many there were."""
+        return len(self._flushes)
 
     def lose_records(self, flushes: Sequence[int]) -> None:
         """Takes the records of these flushes away."""
@@ -85,9 +92,12 @@ class Log:
         """What a query needs."""
         clock = SystemClock()
         catalog = Catalog(self.broker.reader(), self.broker, self.topics, clock)
-        return QueryPorts(
-            lambda: _Reader(self.broker, self._on_poll, self.at_once), self.broker, catalog, self.topics, clock
-        )
+        logs = TopicLogs(self.open_reader, self.broker, self.topics.changelog, clock)
+        return QueryPorts(self.open_reader, self.broker, catalog, self.topics, clock, logs)
+
+    def open_reader(self) -> TopicReader:
+        """A reader that polls as was asked for."""
+        return _Reader(self.broker, self._on_poll, self.at_once)
 
 
 class _Reader(MemoryReader):

@@ -17,6 +17,7 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka import Message as KafkaMessage
@@ -222,6 +223,7 @@ class KafkaReader:
         )
         self._early: list[Any] = []
         self._reached: dict[tuple[str, int], int] = {}
+        self._at_end: set[tuple[str, int]] = set()
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
         """Adds partitions of a topic, each from a position on (None: from the oldest kept)."""
@@ -262,16 +264,22 @@ class KafkaReader:
         """Everything kept below this position was handed out."""
         return self._reached[topic, partition]
 
+    def at_end(self, topic: str, partition: int) -> bool:
+        """Whether the last fetch found nothing more."""
+        return (topic, partition) in self._at_end
+
     def _message(self, raw: Any) -> Message | None:
         error = raw.error()
         if error is None:
             self._reached[raw.topic(), raw.partition()] = raw.offset() + 1
+            self._at_end.discard((raw.topic(), raw.partition()))
             kind, at_ms = raw.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
             return Message(raw.topic(), raw.partition(), raw.offset(), raw.key(), raw.value(), at_us)
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have taken the last messages away: the end is reached all the same.
             self._reached[raw.topic(), raw.partition()] = raw.offset()
+            self._at_end.add((raw.topic(), raw.partition()))
             return None
         where = f"topic {raw.topic()}, partition {raw.partition()}, position {raw.offset()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
@@ -363,11 +371,11 @@ class KafkaAdmin:
 
     def end_position(self, topic: str, partition: int) -> int:
         """The position that the next message will have."""
-        return self._bounds(topic, partition)[1]
+        return self.bounds(topic, partition)[1]
 
     def first_position(self, topic: str, partition: int) -> int:
         """The oldest position that is kept."""
-        return self._bounds(topic, partition)[0]
+        return self.bounds(topic, partition)[0]
 
     def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
         """By partition, the position that `group` will go on from; None where it never committed one."""
@@ -400,7 +408,19 @@ class KafkaAdmin:
         """Lets go of the clients."""
         self._asker.raw.close()
 
-    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
+    def identity(self, topic: str) -> str:
+        """The topic's own id: another one where it was removed and made anew."""
+
+        def question(within_s: float) -> str:
+            wanted = TopicCollection([topic])
+            found = self._admin.raw.describe_topics(wanted, request_timeout=within_s)[topic].result(within_s + 1)
+            return str(found.topic_id)
+
+        return str(self._admin.ask(question, self._patience_s, "asking for the topic's id", f"topic {topic}"))
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The oldest position that is kept, and the one that the next message will have."""
+
         def question(within_s: float) -> tuple[int, int]:
             low, high = self._asker.raw.get_watermark_offsets(TopicPartition(topic, partition), timeout=within_s)
             return int(low), int(high)

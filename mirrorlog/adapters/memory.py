@@ -66,11 +66,15 @@ class MemoryBroker:
         found.first = first
         found.messages = [message for message in found.messages if message.position >= first]
 
-    def compact(self, topic: str, partition: int) -> None:
-        """Compaction: of each key only the latest stays, tombstones go."""
+    def compact(self, topic: str, partition: int, below: int | None = None) -> None:
+        """Compaction: of each key only the latest stays, tombstones go. With `below`, the cleaner has swapped only the
+        segments below that position yet; what it removes there it knows from all of them."""
         found = self.partition(topic, partition)
         latest = {message.key: message for message in found.messages}
-        found.messages = [m for m in found.messages if latest[m.key] is m and m.value is not None]
+        end = found.end if below is None else below
+        found.messages = [
+            m for m in found.messages if m.position >= end or (latest[m.key] is m and m.value is not None)
+        ]
 
     def partition(self, topic: str, partition: int) -> _Partition:
         """One partition; KafkaFailed where there is none."""
@@ -154,6 +158,10 @@ class MemoryReader:
     def reached(self, topic: str, partition: int) -> int:
         """Everything kept below this position was handed out."""
         return self._next[topic, partition]
+
+    def at_end(self, topic: str, partition: int) -> bool:
+        """Whether everything was handed out."""
+        return self._next[topic, partition] >= self._broker.end_position(topic, partition)
 
     def close(self) -> None:
         """Nothing to let go of."""

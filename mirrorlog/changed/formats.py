@@ -13,16 +13,17 @@
 | ranges     | first-last byte, both inside (RFC 9110, 14.1.2)              | changed    |
 
 Bytes, clipped at the volume's end. A listing that is resumed begins with the byte asked for, in the middle of a run if need be.
+Those in JSON also come in pages.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mirrorlog.bitmaps import BitMap64, runs
 from mirrorlog.changed.fold import ChangedBlocks
@@ -33,6 +34,8 @@ from mirrorlog.units import format_size
 EBS_PAGE: Final = 10_000
 """Blocks on a page of ListChangedBlocks: the most that EBS gives (MaxResults)."""
 _GIB: Final = 1 << 30
+Entry: TypeAlias = Mapping[str, Any]
+"""One object of a listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,47 @@ class Stretch:
     zero: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a listing. next: the byte that the rest of it begins with; None where there is no rest."""
+
+    listing: Sequence[Entry] | Entry
+    next: int | None
+
+
 def render(answer: ChangedBlocks, name: str, offset: int = 0) -> Iterator[str]:
     """The answer in the format `name`, from byte `offset` on; BadUse for an unknown format and an offset outside."""
-    if name not in _FORMATS:
-        raise BadUse(f"there is no format '{name[:40]}'", next=f"Use one of {', '.join(FORMATS)}.")
+    check_format(name, FORMATS)
+    _check_offset(answer, offset)
+    if name in _LISTS:
+        return _list(map(json.dumps, _LISTS[name](answer, offset)))
+    return _TEXTS[name](answer, offset)
+
+
+def page(answer: ChangedBlocks, name: str, offset: int, most: int) -> Page:
+    """At most `most` entries of the listing in the format `name`, from byte `offset` on; BadUse as `render`.
+
+    A page ends where an entry does: all pages together are the listing.
+    """
+    check_format(name, JSON_FORMATS)
+    _check_offset(answer, offset)
+    if name == "ebs":
+        return _ebs_page(answer, offset, most)
+    entries = list(islice(_LISTS[name](answer, offset), most + 1))
+    rest = entries.pop() if len(entries) > most else None
+    return Page(entries, None if rest is None else rest["start" if "start" in rest else "offset"])
+
+
+def check_format(name: str, known: Sequence[str]) -> None:
+    """BadUse where `name` is none of the formats `known`."""
+    if name not in known:
+        raise BadUse(f"there is no format '{name[:40]}'", next=f"Use one of {', '.join(known)}.")
+
+
+def _check_offset(answer: ChangedBlocks, offset: int) -> None:
     if not 0 <= offset <= answer.volume.size_bytes:
         size = answer.volume.size_bytes
         raise BadUse(f"offset {offset} lies outside volume {answer.volume.volume}", next=f"It has {size} bytes.")
-    return _FORMATS[name](answer, offset)
 
 
 def changed_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretch]:
@@ -97,33 +133,27 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def _json(answer: ChangedBlocks, offset: int) -> Iterator[str]:
+def _json(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
     """A changed run says who may have written it, and when: what is known of the whole range, not of the run alone."""
-    who = json.dumps(
-        {
-            "hosts": list(answer.hosts),
-            "first_write_at": _time(answer.first_write_at_us),
-            "last_write_at": _time(answer.last_write_at_us),
-        }
-    )[1:]
-    for_none = json.dumps({"hosts": [], "first_write_at": None, "last_write_at": None})[1:]
-
-    def entry(each: Stretch) -> str:
+    who: Entry = {
+        "hosts": list(answer.hosts),
+        "first_write_at": _time(answer.first_write_at_us),
+        "last_write_at": _time(answer.last_write_at_us),
+    }
+    for_none: Entry = {"hosts": [], "first_write_at": None, "last_write_at": None}
+    for each in all_stretches(answer, offset):
         fields = {"start": each.start, "length": each.length, "dirty": each.dirty, "zero": each.zero}
-        return f"{json.dumps(fields)[:-1]}, {who if each.dirty else for_none}"
-
-    return _list(map(entry, all_stretches(answer, offset)))
+        yield {**fields, **(who if each.dirty else for_none)}
 
 
 def _time(at_us: int | None) -> str | None:
     return None if at_us is None else format_time(at_us)
 
 
-def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[str]:
+def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
     """As an overlay that holds what changed: what didn't isn't present, neither as data nor as zeros."""
-
-    def entry(each: Stretch) -> Mapping[str, Any]:
-        return {
+    for each in all_stretches(answer, offset):
+        yield {
             "start": each.start,
             "length": each.length,
             "depth": 0,
@@ -133,15 +163,9 @@ def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[str]:
             "offset": each.start,
         }
 
-    return _list(json.dumps(entry(each)) for each in all_stretches(answer, offset))
 
-
-def _nbdinfo(answer: ChangedBlocks, offset: int) -> Iterator[str]:
+def _nbdinfo(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
     """A dirty bitmap's map knows clean and dirty: dirty zeros are dirty."""
-    return _list(json.dumps(entry) for entry in _nbd_entries(answer, offset))
-
-
-def _nbd_entries(answer: ChangedBlocks, offset: int) -> Iterator[Mapping[str, Any]]:
     start, length, dirty = offset, 0, False
     for each in all_stretches(answer, offset):
         if each.dirty != dirty and length:
@@ -152,34 +176,32 @@ def _nbd_entries(answer: ChangedBlocks, offset: int) -> Iterator[Mapping[str, An
         yield _nbd_entry(start, length, dirty)
 
 
-def _nbd_entry(start: int, length: int, dirty: bool) -> Mapping[str, Any]:
+def _nbd_entry(start: int, length: int, dirty: bool) -> Entry:
     return {"offset": start, "length": length, "type": int(dirty), "description": "dirty" if dirty else "clean"}
 
 
-def _rbd(answer: ChangedBlocks, offset: int) -> Iterator[str]:
-    def entry(each: Stretch) -> Mapping[str, Any]:
-        return {"offset": each.start, "length": each.length, "exists": "false" if each.zero else "true"}
-
-    return _list(json.dumps(entry(each)) for each in changed_stretches(answer, offset))
+def _rbd(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
+    for each in changed_stretches(answer, offset):
+        yield {"offset": each.start, "length": each.length, "exists": "false" if each.zero else "true"}
 
 
 def _ebs(answer: ChangedBlocks, offset: int) -> Iterator[str]:
+    yield json.dumps(_ebs_page(answer, offset, EBS_PAGE).listing) + "\n"
+
+
+def _ebs_page(answer: ChangedBlocks, offset: int, most: int) -> Page:
     """One page. NextToken is the byte offset of the next one, as text; null on the last. VolumeSize in GiB, rounded up."""
     volume = answer.volume
     indexes = _from(answer.changed, offset // volume.block_size)
-    page = list(islice(iter(indexes), EBS_PAGE + 1))
-    token = str(page.pop() * volume.block_size) if len(page) > EBS_PAGE else None
-    yield (
-        json.dumps(
-            {
-                "BlockSize": volume.block_size,
-                "VolumeSize": -(-volume.size_bytes // _GIB),
-                "NextToken": token,
-                "ChangedBlocks": [{"BlockIndex": index} for index in page],
-            }
-        )
-        + "\n"
-    )
+    found = list(islice(iter(indexes), most + 1))
+    rest = found.pop() * volume.block_size if len(found) > most else None
+    fields = {
+        "BlockSize": volume.block_size,
+        "VolumeSize": -(-volume.size_bytes // _GIB),
+        "NextToken": None if rest is None else str(rest),
+        "ChangedBlocks": [{"BlockIndex": index} for index in found],
+    }
+    return Page(fields, rest)
 
 
 def _extentlist(answer: ChangedBlocks, offset: int) -> Iterator[str]:
@@ -209,16 +231,18 @@ def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
         yield f"{each.start:>20} {each.length:>20}{'  zero' if each.zero else ''}\n"
 
 
-_FORMATS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[str]]]] = {
-    "table": _table,
+_LISTS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[Entry]]]] = {
     "json": _json,
     "qemu-map": _qemu_map,
     "nbdinfo": _nbdinfo,
     "rbd": _rbd,
+}
+_TEXTS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[str]]]] = {
+    "table": _table,
     "ebs": _ebs,
     "extentlist": _extentlist,
     "csv": _csv,
     "ranges": _ranges,
 }
-FORMATS: Final = tuple(_FORMATS)
-JSON_FORMATS: Final = ("json", "qemu-map", "nbdinfo", "rbd", "ebs")
+JSON_FORMATS: Final = (*_LISTS, "ebs")
+FORMATS: Final = ("table", *JSON_FORMATS, "extentlist", "csv", "ranges")

@@ -19,7 +19,7 @@ from mirrorlog.errors import BadUse
 from mirrorlog.extents import MAX_BYTE
 from mirrorlog.units import parse_duration_s
 
-_POSITION: Final = re.compile(r"@?([0-9]{1,19})|@(-1)")
+_POSITION: Final = re.compile(r"@?([0-9]{1,19}|-1)")
 _AGO: Final = re.compile(r"(.*\S)\s+ago")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WAYS: Final = "Write 2026-11-22T18:30:00Z, '2h ago', @1234, barrier:NAME, site:NAME, origin or now."
@@ -77,7 +77,7 @@ def parse_point(text: str, now_us: int) -> Point:
             raise BadUse(f"'{words}' names no {kind}", next=f"Write {kind}:NAME.")
         return AtBarrier(name) if kind == "barrier" else AtSite(name)
     if match := _POSITION.fullmatch(words):
-        return AtPosition(_checked(int(match.group(1) or match.group(2)), words))
+        return AtPosition(_checked(int(match.group(1)), words))
     if match := _AGO.fullmatch(words):
         ago_s = parse_duration_s(match.group(1))
         return AtTime(now_us - round(ago_s * 1e6) if ago_s < now_us / 1e6 else 0)

@@ -19,13 +19,13 @@ from typing import Final, TypeVar
 
 from mirrorlog.catalog import Catalog
 from mirrorlog.changed.fold import ChangedBlocks, Fold
+from mirrorlog.changed.logs import LogView, VolumeLogs
 from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
 from mirrorlog.codec import decode
 from mirrorlog.commands import CommandKind, TrackingCommand
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.extraction import extract, named
-from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.progress import SiteProgress
@@ -40,13 +40,19 @@ _BARRIER_STEP: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class QueryPorts:
-    """What a query needs from outside. open_reader: a reader of its own for each stretch that is read."""
+    """What a query needs from outside.
+
+    open_reader: a reader of its own for each stretch of commands that is read. go_on is called often, between two steps of
+    little work each: it may rest, or raise to give the query up.
+    """
 
     open_reader: Callable[[], TopicReader]
     admin: TopicAdmin
     catalog: Catalog
     topics: Topics
     clock: Clock
+    logs: VolumeLogs
+    go_on: Callable[[], None] = lambda: None
 
 
 def changed_blocks(name: str, since: Point, until: Point, ports: QueryPorts, patience_s: float = 30.0) -> ChangedBlocks:
@@ -65,9 +71,7 @@ def changed_blocks(name: str, since: Point, until: Point, ports: QueryPorts, pat
     ports.catalog.refresh()
     volume = ports.catalog.get(name)
     if volume is None:
-        raise BadUse(
-            f"there is no volume '{name[:220]}'", next="`mirrorlog topics tail volumes` shows those there are."
-        )
+        raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
     return _Query(volume, ports, patience_s).answer(since, until)
 
 
@@ -76,9 +80,16 @@ class _Query:
 
     def __init__(self, volume: Volume, ports: QueryPorts, patience_s: float) -> None:
         self._volume, self._ports, self._patience_s = volume, ports, patience_s
+        self._view: LogView | None = None
         self._log, self._mark = VolumeLog(), volume.origin_position
 
     def answer(self, since: Point, until: Point) -> ChangedBlocks:
+        try:
+            return self._answer(since, until)
+        finally:
+            self._close()
+
+    def _answer(self, since: Point, until: Point) -> ChangedBlocks:
         ends_at = self._ports.admin.end_position(self._ports.topics.commands, self._volume.partition)  # 1
         end = max(ends_at - 1, self._volume.origin_position)
         after, through = self._position(since, end), self._position(until, end)  # 2
@@ -210,31 +221,12 @@ class _Query:
     # Coverage
 
     def _read_log(self, needed: int) -> None:
-        """Until all that was there is read and the log is complete through `needed`."""
-        ports, partition = self._ports, self._volume.partition
-        origin = self._volume.origin_position
-        reader = ports.open_reader()
-        until_s = ports.clock.monotonic_s() + self._patience_s
-        try:
-            log = LogReader(reader, ports.admin, ports.topics.changelog)
-            while True:
-                log.poll(0.2, self._is_wanted)
-                mark = log.watermarks.get(partition)
-                self._mark = max(mark.through, origin) if mark else origin
-                if log.caught_up() and self._mark >= needed:
-                    break
-                if ports.clock.monotonic_s() > until_s:
-                    raise KafkaFailed(
-                        f"the log isn't complete through position {needed} after {self._patience_s:g} s",
-                        where=f"volume {self._volume.volume}, partition {partition}, complete through {self._mark}",
-                        next="Is the node running?",
-                    )
-            self._log = log.logs[self._volume.volume]
-        finally:
-            reader.close()
+        self._view = self._ports.logs.read(self._volume, needed, self._patience_s)
+        self._log, self._mark = self._view.log, max(self._view.complete_through, self._volume.origin_position)
 
-    def _is_wanted(self, record: LogRecord) -> bool:
-        return record.volume == self._volume.volume and record.through > self._volume.origin_position
+    def _close(self) -> None:
+        if self._view is not None:
+            self._view.close()
 
     def _prove(self, after: int, through: int) -> None:
         # A hole may begin in the range and end behind it: only all of the log after `after` tells.
@@ -284,8 +276,11 @@ class _Query:
         groups = list(self._log.whole())
         inside = list(_cover((g for g in groups if since <= g[0].after and g[0].through <= until), since, until))
         fold = Fold(self._volume)
+        assert self._view is not None
         for group in inside:
-            fold.add_record(group)
+            self._ports.go_on()
+            fold.add_record(self._view.parts(group))
+        self._close()
         for after, through in _left(inside, since, until):
             # Where no record reaches, nothing of the volume happened: the chain and the watermark prove it.
             partly = [g[0] for g in _cover(groups, after, through)]
@@ -315,7 +310,11 @@ class _Query:
         for message in self._messages(self._ports.topics.commands, self._volume.partition, after, through):
             command = _decoded(message, TrackingCommand)
             if command is not None and command.volume == self._volume.volume:
-                yield message.position, command, extract(named(command, self._volume).extents, self._volume).extents
+                yield message.position, command, self._taken(command, message.position)
+
+    def _taken(self, command: TrackingCommand, position: int) -> ExtentColumns:
+        volume = self._volume.as_of(position)
+        return extract(named(command, volume, position).extents, volume).extents
 
     def _messages(self, topic: str, partition: int, after: int, through: int) -> Iterator[Message]:
         if through <= after:
@@ -325,6 +324,7 @@ class _Query:
             reader.assign(topic, {partition: after + 1})
             heard_at_s = clock.monotonic_s()
             while reader.reached(topic, partition) <= through:
+                self._ports.go_on()
                 messages = reader.poll(0.2)
                 yield from (message for message in messages if message.position <= through)
                 if messages:

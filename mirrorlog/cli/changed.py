@@ -12,12 +12,14 @@ import typer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.catalog import Catalog
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
+from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, render
+from mirrorlog.changed.logs import TopicLogs
 from mirrorlog.changed.points import parse_point
 from mirrorlog.changed.query import QueryPorts, changed_blocks
+from mirrorlog.changed.remote import remote_listing
 from mirrorlog.cli.context import invocation
-from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import TopicReader
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
 
@@ -36,20 +38,21 @@ def changed(
     offset: Annotated[str, typer.Option(help="Resume the listing at that byte.")] = "0",
     json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
     wait: Annotated[str, typer.Option(help="How long to wait for the log to get there.")] = "30s",
+    node: Annotated[
+        str | None, typer.Option(help="Ask any worker of the node over HTTP, not Kafka.", metavar="URL")
+    ] = None,
 ) -> None:
     """Which blocks of a volume changed after one point, through another."""
     call = invocation(context)
     as_json = json or call.output.json
     name = output_format or ("json" if as_json else "table")
-    if name not in FORMATS or (as_json and name not in JSON_FORMATS):
-        known = JSON_FORMATS if as_json else FORMATS
-        raise BadUse(
-            f"'{name[:40]}' is no format{' in JSON' if as_json else ''}", next=f"Use one of {', '.join(known)}."
-        )
-    answer = ask(call.settings, volume, since, until, parse_duration_s(wait))
-    pieces = render(answer, name, parse_size(offset))
-    if not (name == "table" and call.output.quiet):
-        write(pieces)
+    check_format(name, JSON_FORMATS if as_json else FORMATS)
+    if node is None:
+        pieces = render(ask(call.settings, volume, since, until, parse_duration_s(wait)), name, parse_size(offset))
+    else:
+        asked = {"since": since, "until": until, "format": name, "offset": offset, "wait": wait}
+        pieces = remote_listing(node, call.settings.node_http_token, volume, asked, parse_duration_s(wait))
+    write(pieces, quiet=name == "table" and call.output.quiet)
 
 
 def ask(settings: Settings, volume: str, since: str, until: str, patience_s: float) -> ChangedBlocks:
@@ -59,7 +62,12 @@ def ask(settings: Settings, volume: str, since: str, until: str, patience_s: flo
     after, through = parse_point(since, now_us), parse_point(until, now_us)
     admin = KafkaAdmin(client, patience_s)
     catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
-    ports = QueryPorts(lambda: KafkaReader(client, patience_s), admin, catalog, topics, clock)
+
+    def open_reader() -> TopicReader:
+        return KafkaReader(client, patience_s)
+
+    logs = TopicLogs(open_reader, admin, topics.changelog, clock)
+    ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
     try:
         return changed_blocks(volume, after, through, ports, patience_s)
     finally:
@@ -67,11 +75,12 @@ def ask(settings: Settings, volume: str, since: str, until: str, patience_s: flo
         admin.close()
 
 
-def write(pieces: Iterable[str]) -> None:
+def write(pieces: Iterable[str], *, quiet: bool) -> None:
     """To stdout, as they come; a reader that has seen enough (`| head`) ends it quietly."""
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
+            if not quiet:
+                sys.stdout.write(piece)
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more at its end (docs.python.org, "Note on SIGPIPE").

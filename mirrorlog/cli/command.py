@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 from uuid import uuid4
@@ -74,34 +75,34 @@ def send(
     content = Content(
         kinds[0],
         extents,
-        barrier,
-        close_session or str(uuid4()),
-        tuple(_raw(text) for text in raw or []),
-        parse_size(logical_block),
+        note=barrier,
+        session=close_session,
+        raw=tuple(_raw(text) for text in raw or []),
+        logical_block_bytes=parse_size(logical_block) if raw else 0,
     )
-    status = send_command(call.settings, volume, content, deadline_s)
+    status = send_command(call.settings, volume_named(call.settings, volume), content, deadline_s)
     call.output.result({"schema_version": 1, **asdict(status)})
     call.output.say(
         f"{status.code} at position {status.position} of partition {status.partition}. {status.text}".strip()
     )
-    if status.code is StatusCode.REJECTED:
-        where = f"volume {volume}, position {status.position}"
-        raise BadInput(f"the node refused the command ({status.reason}): {status.text.rstrip('.')}", where=where)
+    check_taken(status)
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a command says."""
+    """What a command says; without a session it belongs to one of its own."""
 
     kind: CommandKind
-    extents: list[Extent]
-    note: str | None
-    session: str
-    raw: tuple[RawCommand, ...]
-    logical_block_bytes: int
+    extents: Sequence[Extent] = ()
+    note: str | None = None
+    session: str | None = None
+    raw: tuple[RawCommand, ...] = ()
+    logical_block_bytes: int = 0
+    size_bytes: int = 0
+    new_generation: str | None = None
 
 
-def send_command(settings: Settings, name: str, said: Content, deadline_s: float) -> CommandStatus:
+def send_command(settings: Settings, volume: Volume, said: Content, deadline_s: float) -> CommandStatus:
     """Publishes the command, acknowledged, and returns the node's reply; KafkaFailed where none comes in time.
 
     1. The end of the status topic is asked: the reply comes behind it.
@@ -111,17 +112,26 @@ def send_command(settings: Settings, name: str, said: Content, deadline_s: float
     client, topics = settings.kafka_client(), settings.topics
     admin, publisher, reader = KafkaAdmin(client), KafkaPublisher(client), KafkaReader(client)
     try:
-        volume = volume_named(settings, name)
         reader.assign(topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)})
         positions: list[int] = []
         content = encode(_command(volume, said))
-        publisher.publish(topics.commands, volume.partition, name.encode(), content, positions.append)
+        publisher.publish(topics.commands, volume.partition, volume.volume.encode(), content, positions.append)
         publisher.flush(deadline_s)
         return _await_status(reader, positions[0], deadline_s)
     finally:
         reader.close()
         publisher.close()
         admin.close()
+
+
+def check_taken(status: CommandStatus) -> None:
+    """BadInput, saying why, where the node refused the command."""
+    if status.code is StatusCode.REJECTED:
+        raise BadInput(
+            f"the node refused the command ({status.reason}): {status.text.rstrip('.')}",
+            where=f"volume {status.volume}, position {status.position}",
+            next="docs/statuses.md explains each reason.",
+        )
 
 
 def _await_status(reader: KafkaReader, position: int, deadline_s: float) -> CommandStatus:
@@ -143,7 +153,7 @@ def _command(volume: Volume, said: Content) -> TrackingCommand:
         volume=volume.volume,
         generation=volume.generation,
         host=f"{getpass.getuser()}@{socket.gethostname()}",
-        session=said.session,
+        session=said.session or str(uuid4()),
         sequence=-1,
         kind=said.kind,
         extents=ExtentColumns.of(said.extents),
@@ -151,7 +161,9 @@ def _command(volume: Volume, said: Content) -> TrackingCommand:
         last_at_us=now_us,
         note=said.note,
         raw=said.raw,
-        logical_block_bytes=said.logical_block_bytes if said.raw else 0,
+        logical_block_bytes=said.logical_block_bytes,
+        size_bytes=said.size_bytes,
+        new_generation=said.new_generation,
     )
 
 

@@ -18,10 +18,12 @@ from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.confirmation import StatusPorts
 from mirrorlog.producers.host import Host, HostPorts, Opening
 from mirrorlog.producers.replay import Replay, ReplayProgress
 from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.traces import AUTO, open_trace, survey
+from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
 from mirrorlog.volumes import Volume
 
@@ -59,7 +61,7 @@ def replay(
         catalog, new = _volumes(call, publisher, sizes, folder.absolute(), block_bytes, stack)
         host_folder = DiskFolder(call.settings.state_dir / "host" / name)
         clock = SystemClock()
-        ports = HostPorts(host_folder, publisher, clock, open_device)
+        ports = HostPorts(host_folder, publisher, clock, open_device, _statuses(call.settings, stack))
         host = Host(name, ports, call.settings, catalog, report=call.output.say)
         stack.enter_context(host)
         openings = [_opening(catalog[volume], volume in new, stack) for volume in sizes]
@@ -75,6 +77,15 @@ def replay(
     call.output.say(f"{found['writes']} writes in {found['commands']} commands")
     if not result.finished:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
+
+
+def _statuses(settings: Settings, stack: ExitStack) -> StatusPorts | None:
+    if settings.host_confirm == "published":
+        return None
+    reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
+    stack.callback(admin.close)
+    stack.callback(reader.close)
+    return StatusPorts(reader, admin)
 
 
 def _allow_open_files() -> None:

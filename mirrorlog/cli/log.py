@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.bitmaps import BitMap64
+from mirrorlog.changed.points import format_time
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.lookup import read_now, volume_named, volumes_now
 from mirrorlog.codec import decode
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
-from mirrorlog.streams.rebuild import Difference, compare, shown
+from mirrorlog.streams.rebuild import Claims, Difference, compare, shown
 from mirrorlog.streams.table_files import table_partitions, table_records
-from mirrorlog.tracking_log import LogRecord, Watermark, key_kind
+from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key
 from mirrorlog.volumes import Volume
 
 app = typer.Typer(no_args_is_help=True, help="The tracking log itself.")
@@ -27,12 +29,13 @@ _DIFFERENCES_SHOWN = 20
 
 @app.command()
 def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME")]) -> None:
-    """Show the records of a volume, oldest first."""
+    """Show the records of a volume: days, hours, minutes, then what wasn't rolled up yet; each tier oldest first."""
     call = invocation(context)
     description = volume_named(call.settings, volume)
-    table = Table("AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
+    table = Table("TIER", "AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
     records, _ = read_changelog(call.settings, description.partition)
-    for record in sorted((r for r in records if r.volume == volume), key=lambda r: (r.after, r.through, r.part)):
+    mine = (record for record in records if record.volume == volume)
+    for record in sorted(mine, key=lambda r: (-r.tier, r.after, r.through, r.part)):
         numbers = (
             record.after,
             record.through,
@@ -44,10 +47,14 @@ def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="
         after, through, changed, zeroed, commands, writes = (str(each) for each in numbers)
         part = f"{record.part + 1}/{record.parts}"
         size, hosts = str(record.bytes_written), ", ".join(record.hosts)
-        table.add_row(after, through, part, changed, zeroed, commands, writes, size, hosts)
+        table.add_row(TIERS[record.tier], after, through, part, changed, zeroed, commands, writes, size, hosts)
         names = ("after", "through", "changed_blocks", "zeroed_blocks", "commands", "writes")
         fields = dict(zip(names, numbers, strict=True))
         more = {
+            "tier": TIERS[record.tier],
+            "generation": record.generation,
+            "first_write_at": format_time(record.first_at_us),
+            "last_write_at": format_time(record.last_at_us),
             "part": record.part,
             "parts": record.parts,
             "bytes_written": record.bytes_written,
@@ -98,6 +105,7 @@ def _as_fields(difference: Difference) -> dict[str, object]:
     return {
         "volume": difference.volume,
         "where": difference.where,
+        "tier": TIERS[difference.tier],
         "after": difference.after,
         "through": difference.through,
         "what": difference.what,
@@ -107,21 +115,35 @@ def _as_fields(difference: Difference) -> dict[str, object]:
 
 
 def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume]) -> Iterator[Difference]:
-    records, through = read_changelog(call.settings, partition)
-    mine = [record for record in records if record.volume in volumes]
-    yield from compare(_commands(call.settings, partition, through), volumes, mine, "changelog")
+    claims, through = Claims(), -1
+    for message in changelog_now(call.settings, partition):
+        kind = key_kind(message.key or b"")
+        if kind is Watermark and message.value is not None:
+            through = max(through, decode(message.value, Watermark).through)
+        if kind is LogRecord and (key := read_record_key(message.key or b"")).volume in volumes:
+            claims.drop(key) if message.value is None else claims.add(decode(message.value, LogRecord))
+
+    def in_changelog() -> Iterable[LogRecord]:
+        return (record for record in read_changelog(call.settings, partition)[0] if record.volume in volumes)
+
+    commands = _commands(call.settings, partition, through)
+    yield from compare(commands, volumes, claims, "changelog", in_changelog, through)
     table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
         call.output.say(f"partition {partition}: this machine has no table of it; the changelog alone was compared")
         return
-    rows = [record for record in table_records(table) if record.volume in volumes and record.through <= through]
-    yield from compare(_commands(call.settings, partition, through), volumes, rows, "table")
+
+    def in_table() -> Iterable[LogRecord]:
+        return (record for record in table_records(table) if record.volume in volumes)
+
+    commands = _commands(call.settings, partition, through)
+    yield from compare(commands, volumes, Claims(in_table()), "table", in_table, through)
 
 
 def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:
     """The records of one partition as compaction would leave them, and through which position the log is complete."""
     entries: dict[bytes, bytes] = {}
-    for message in read_now(settings, settings.topics.changelog, partition):
+    for message in changelog_now(settings, partition):
         if message.key is not None and message.value is not None:
             entries[message.key] = message.value
         elif message.key is not None:
@@ -130,6 +152,22 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
     through = max((mark.through for mark in marks), default=-1)
     records = (decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord)
     return [record for record in records if record.through <= through], through
+
+
+def changelog_now(settings: Settings, partition: int) -> Iterator[Message]:
+    """The changelog to its end, and on to the end that it has then: what was rolled up and compacted away before it was
+    read, its roll-up follows by there."""
+    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
+    topic = settings.topics.changelog
+    reader.assign(topic, {partition: None})
+    try:
+        for _ in range(2):
+            end = admin.end_position(topic, partition)
+            while reader.reached(topic, partition) < end:
+                yield from reader.poll(0.5)
+    finally:
+        reader.close()
+        admin.close()
 
 
 def _commands(settings: Settings, partition: int, through: int) -> Iterator[Message]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli import broker, changed, command, demo, host, log, node, site, topics
+from mirrorlog.cli import broker, changed, command, demo, host, log, node, site, topics, volume
 from mirrorlog.cli.context import Invocation, settings_from
 from mirrorlog.cli.output import Output
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("changed")(changed.changed)
 app.command("demo")(demo.demo)
 app.command("node")(node.node)
+app.add_typer(volume.app, name="volume")
 app.add_typer(host.app, name="host")
 app.add_typer(site.app, name="site")
 app.add_typer(command.app, name="command")

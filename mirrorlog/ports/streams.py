@@ -58,6 +58,9 @@ class TopicReader(Protocol):
     def reached(self, topic: str, partition: int) -> int:
         """Everything kept below this position was handed out by `poll`."""
 
+    def at_end(self, topic: str, partition: int) -> bool:
+        """Whether the partition's last fetch found nothing that `poll` hasn't handed out: there was no more then."""
+
     def close(self) -> None:
         """Lets go of the client."""
 

@@ -141,6 +141,27 @@ def test_the_end_is_reached_though_nothing_is_there(cluster: Cluster) -> None:
     reader.close()
 
 
+def test_the_reader_tells_whether_there_was_more(cluster: Cluster) -> None:
+    cluster.create()
+    publisher, reader = cluster.publisher(), cluster.reader()
+    reader.assign(cluster.topic, {0: None})
+    for _ in range(2):  # once more than once: the end moves on
+        for _ in range(3):
+            publisher.publish(cluster.topic, 0, b"k", b"v")
+        publisher.flush(DEADLINE_S)
+        found: list[Message] = []
+        until = time.monotonic() + DEADLINE_S
+        while len(found) < 3:
+            found += reader.poll(0.2, 1)
+            assert len(found) == 3 or not found or not reader.at_end(cluster.topic, 0)
+            assert time.monotonic() < until
+        while not reader.at_end(cluster.topic, 0):
+            assert reader.poll(0.2) == []
+            assert time.monotonic() < until
+    reader.close()
+    publisher.close()
+
+
 def test_a_refused_message_is_an_error_and_isnt_acknowledged(cluster: Cluster) -> None:
     cluster.create(**{"max.message.bytes": "200"})
     if isinstance(cluster.admin, MemoryBroker):

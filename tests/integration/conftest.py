@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.broker.rehearsal import prepare
 from mirrorlog.cli.run import Run
 from mirrorlog.settings import Settings, load_settings
 
@@ -23,6 +26,30 @@ def nothing_left_running() -> Iterator[None]:
     for child in alive:
         child.kill()
     assert names == []
+
+
+@pytest.fixture(scope="session")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """A broker for tests that only read and write topics of their own prefix, and leave it as it is."""
+    folder = tmp_path_factory.mktemp("shared-broker")
+    with EmbeddedBroker(folder, prepare(load_settings(None, {}).cache_dir)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def world(shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
+    """A run on the shared broker, with topics of its own; a test may say more settings as the fixture's parameter."""
+    more = getattr(request, "param", {})
+    prefix = f"t{zlib.crc32(str(tmp_path).encode()):08x}."
+    given = {
+        "state_dir": tmp_path / "state",
+        "topic_prefix": prefix,
+        "bootstrap_servers": shared_broker.bootstrap_servers,
+        **more,
+    }
+    with Run(tmp_path / "run", load_settings(None, given), own_broker=False) as started:
+        started.start_broker()
+        yield started
 
 
 @pytest.fixture

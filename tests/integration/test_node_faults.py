@@ -24,6 +24,7 @@ from mirrorlog.codec import decode, encode
 from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode
 from mirrorlog.errors import PartFailed
 from mirrorlog.log_reader import LogReader
+from mirrorlog.statuses import read_statuses
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 from mirrorlog.tracking_log import VolumeHead, VolumeLog, record_key
 from mirrorlog.volumes import Volume
@@ -133,7 +134,7 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     sent = [value for event in events for value in (event[0], good)]
     positions = publish(run, volume, sent)
 
-    statuses = read_until(run, run.settings.topics.status, volume.partition, CommandStatus, len(sent))
+    statuses = read_statuses_until(run, volume.partition, len(sent))
     assert [status.position for status in statuses] == positions
     assert [status.code for status in statuses[1::2]] == [StatusCode.ACCEPTED] * len(events)
     assert [status.reason for status in statuses[::2]] == [reason for _, reason in events]
@@ -157,7 +158,7 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
     events = {topic: [line["event"] for line in lines] for topic, lines in found.items()}
     assert events["volumes"] == ["Volume"]
     assert events["commands"] == ["undecodable", "TrackingCommand"]
-    assert events["status"] == ["CommandStatus", "CommandStatus"]
+    assert events["status"] == ["CommandStatus", "AcceptedBatch"]
     assert events["quarantine"] == ["Quarantined"]
     assert {"LogRecord", "VolumeHead", "Watermark"} <= set(events["log"])
     assert events["progress"] == []
@@ -235,9 +236,24 @@ def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) ->
     run.wait_ready("node")
     wrong = (volume.partition + 1) % 4
     publish(run, volume, [encode(command("8192+1", generation=volume.generation))], partition=wrong)
-    (status,) = read_until(run, run.settings.topics.status, volume.partition, CommandStatus, 1)
+    (status,) = read_statuses_until(run, volume.partition, 1)
     assert (status.code, status.position) == (StatusCode.ACCEPTED, 0)
     assert dirty_set(run, volume, 0) == BitMap64([2])
+
+
+def read_statuses_until(run: Run, partition: int, count: int) -> list[CommandStatus]:
+    """The statuses of a partition, by position, once there are `count`."""
+    reader = KafkaReader(run.settings.kafka_client())
+    reader.assign(run.settings.topics.status, {partition: None})
+    found: list[CommandStatus] = []
+    until = time.monotonic() + DEADLINE_S
+    while len(found) < count:
+        assert time.monotonic() < until, f"{len(found)} of {count} statuses"
+        for message in reader.poll(0.5):
+            found += read_statuses(message.value or b"")
+        run.check()
+    reader.close()
+    return sorted(found, key=lambda status: status.position)
 
 
 def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: int) -> list[Event]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.bitmaps import BitMap64, pack, runs, touched, union, unpack, zeroed
+from mirrorlog.bitmaps import BitMap64, fingerprint, pack, runs, touched, union, unpack, zeroed
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 
 BLOCK, SIZE = 8, 1003
@@ -77,3 +77,12 @@ def test_runs_cross_the_windows_they_are_found_in() -> None:
     blocks.add_range((1 << 20) - 3, (1 << 21) + 5)
     blocks.add(1 << 33)
     assert list(runs(blocks)) == [((1 << 20) - 3, (1 << 20) + 8), (1 << 33, 1)]
+
+
+@given(st.sets(st.integers(0, 70_000), max_size=40), st.integers(0, 70_000), st.integers(0, 3000))
+def test_a_fingerprint_tells_what_is_in_a_set_and_not_how_it_came_there(some: set[int], first: int, count: int) -> None:
+    ranged = BitMap64(some)
+    ranged.add_range(first, first + count)
+    listed = BitMap64([*some, *range(first, first + count)])
+    assert fingerprint(ranged) == fingerprint(listed)
+    assert fingerprint(ranged) != fingerprint(listed ^ BitMap64([first]))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
+from http_world import Worker, listening
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import Log
 from notation import volume
 
-from mirrorlog.changed.points import AtPosition, AtTime
+from mirrorlog.changed.formats import JSON_FORMATS, render
+from mirrorlog.changed.http import status_of
+from mirrorlog.changed.points import AtPosition, AtTime, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.errors import MirrorlogError
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.volumes import Volume
 
@@ -104,6 +112,53 @@ def test_times_end_where_their_definition_says(
     last = max((p for p, each in mine if each.first_at_us <= times[1]), default=-1)
     inside = [each for position, each in mine if first <= position <= last]
     assert set(found.changed) == blocks_of(set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside)))
+
+
+POINTS = st.one_of(
+    st.integers(-1, 15).map(lambda position: f"@{position}"),
+    st.integers(0, 34).map(lambda at_us: f"1970-01-01T00:00:00.{at_us:06}Z"),
+    st.sampled_from(["origin", "now"]),
+)
+GONE = st.lists(st.integers(0, 7), max_size=2)
+"""Flushes whose records are taken away, as retention does, or damage."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS, FLUSHES, POINTS, POINTS, st.integers(0, 15), GONE, st.integers(1, 5), st.sampled_from(JSON_FORMATS))
+def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topic(
+    events: list[TrackingCommand | bytes],
+    flushes: list[tuple[int, int]],
+    since: str,
+    until: str,
+    trimmed: int,
+    gone: list[int],
+    limit: int,
+    name: str,
+) -> None:
+    log = folded(events, flushes, -1)
+    log.lose_records([flush for flush in gone if flush < log.flushes])
+    log.broker.trim(log.topics.commands, 0, min(trimmed, len(events)))
+    expected: Any
+    try:
+        answer = changed_blocks("v", parse_point(since, 99), parse_point(until, 99), log.ports(), 0)
+        printed = json.loads("".join(render(answer, name)))
+        expected = (answer.since, answer.until, printed["ChangedBlocks"] if name == "ebs" else printed)
+    except MirrorlogError as error:
+        expected = (status_of(error), error.as_message())
+
+    async def over_http() -> Any:
+        has, hasnt = Worker(log, wait_s=0), Worker(log, has=[])
+        async with listening(has, hasnt), asyncio.timeout(30):
+            path = f"/v1/volumes/v/changed?since={since}&until={until}&format={name}&wait=0"
+            async with hasnt.client.get(path) as first:
+                if first.status != 200:
+                    return first.status, await first.json()
+            pages = await hasnt.pages(f"{path}&limit={limit}")
+            lists = [page["listing"]["ChangedBlocks"] if name == "ebs" else page["listing"] for page in pages]
+            (pinned,) = {(page["since"], page["until"]) for page in pages}
+            return *pinned, [entry for each in lists for entry in each]
+
+    assert asyncio.run(over_http()) == expected
 
 
 def test_the_log_itself_has_edges_to_be_exact_at() -> None:

@@ -28,7 +28,7 @@ from mirrorlog.errors import BadInput
 from mirrorlog.extents import U64, Extent, ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
 from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
-from mirrorlog.volumes import Volume
+from mirrorlog.volumes import EarlierSize, Volume, VolumeState
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -46,9 +46,8 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
     fields = [draw(TEXT), GENERATION, draw(TEXT), draw(TEXT), draw(I64), draw(st.sampled_from(list(CommandKind)))]
     raw = st.builds(RawCommand, st.sampled_from(list(WireProtocol)), st.binary(max_size=20), st.binary(max_size=20))
     people = [draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT)]
-    return TrackingCommand(
-        *fields, columns, *people, tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))
-    )
+    wire = [tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))]
+    return TrackingCommand(*fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT))
 
 
 def same(one: object, two: object) -> bool:
@@ -76,8 +75,11 @@ def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]
 
 
 EVENTS = [
-    Volume("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
-    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5),)),
+    Volume(
+        *("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
+        *(VolumeState.RETIRED, {"day": 400 * 86400}, True, 9, (EarlierSize(9, 1 << 30),)),
+    ),
+    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5),), 6),
     Watermark(2, 9, 7),
     SessionBeat("s", "h", 9, 8, 7),
     CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
@@ -134,10 +136,14 @@ log_record.v1       dce841b79190ab79
 quarantined.v1      ecccc44089df0e3b
 session_beat.v1     79f4898e4ab012cd
 site_progress.v1    b981e54b947f368b
+site_progress.v2    64a76d5c4a9cafaa
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
+tracking_command.v3 915375bbf6a2f0fa
 volume.v1           4dca0d3a1b7199b1
+volume.v2           708f2aeab533c553
 volume_head.v1      c2837e567b94252c
+volume_head.v2      b295a301dc204b47
 watermark.v1        36842d27c2729176
 """
 
@@ -151,7 +157,7 @@ def test_contracts_that_landed_never_change() -> None:
 
 
 def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
-    first = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v1.avsc").read_text("utf-8")))
+    first = schema_of("tracking_command.v1")
     fields = {"volume": "v", "generation": GENERATION, "host": "h", "session": "s", "sequence": 7, "kind": "WRITES"}
     columns = {"offsets": (4096).to_bytes(8, "little"), "lengths": (512).to_bytes(8, "little"), "kinds": b""}
     out = BytesIO(b"\xc3\x01" + schema_fingerprint(first))
@@ -167,20 +173,26 @@ def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
 
 
 def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
-    schema = json.loads((SCHEMAS / "tracking_command.v2.avsc").read_text("utf-8"))
-    newer = json.loads(json.dumps(schema))
-    newer["fields"][5]["type"]["symbols"].append("RESIZE")
-    newer["fields"].append({"name": "added", "type": ["null", "string"], "default": None})
-    event = decode_fields(
-        encode(TrackingCommand("v", GENERATION, "h", "s", 0, CommandKind.BARRIER, ExtentColumns.of([]), 1, 2))
+    before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 3))
+    resize = TrackingCommand(
+        "v", GENERATION, "h", "s", 0, CommandKind.RESIZE, ExtentColumns.of([Extent(4096, 512)]), 1, 2, size_bytes=4608
     )
-    out = BytesIO()
-    fastavro.schemaless_writer(out, fastavro.parse_schema(newer), event | {"kind": "RESIZE", "added": "x"})
-    out.seek(0)
-    read = fastavro.schemaless_reader(out, fastavro.parse_schema(newer), fastavro.parse_schema(schema))
+    read = fastavro.schemaless_reader(BytesIO(encode(resize)[10:]), newest, before)
     assert CommandKind(read["kind"]) is CommandKind.UNKNOWN  # type: ignore[index,call-overload]
+    assert read["offsets"] == (4096).to_bytes(8, "little")  # type: ignore[index,call-overload]
 
 
-def decode_fields(content: bytes) -> dict[str, object]:
-    schema = fastavro.parse_schema(json.loads((SCHEMAS / "tracking_command.v2.avsc").read_text("utf-8")))
-    return fastavro.schemaless_reader(BytesIO(content[10:]), schema, None)  # type: ignore[return-value]
+def test_a_description_of_the_first_version_is_of_an_active_volume() -> None:
+    first = schema_of("volume.v1")
+    fields = {"volume": "v", "generation": GENERATION, "size_bytes": 8192, "block_size": 4096, "partition": 0}
+    out = BytesIO()
+    fastavro.schemaless_writer(
+        out, first, fields | {"origin_position": 4, "initially_zeroed": True, "primary": "p", "secondaries": {}}
+    )
+    found = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Volume)
+    assert found == Volume("v", GENERATION, 8192, 4096, 0, 4, True, "p")
+    assert (found.state, found.described_position, found.shared) == (VolumeState.ACTIVE, -1, False)
+
+
+def schema_of(name: str) -> dict[str, object]:
+    return fastavro.parse_schema(json.loads((SCHEMAS / f"{name}.avsc").read_text("utf-8")))  # type: ignore[return-value]

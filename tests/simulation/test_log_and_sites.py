@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from random import Random
 
 import pytest
 from notation import GENERATION
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
+from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.adapters.memory_devices import MemoryDevice
 from mirrorlog.bitmaps import BitMap64, pack
 from mirrorlog.catalog import Catalog, publish_volume
@@ -30,11 +31,14 @@ from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
 from mirrorlog.progress import Rung, SiteState
 from mirrorlog.settings import Settings, load_settings
+from mirrorlog.site_reports import SiteReports
 from mirrorlog.streams.acknowledged import Outgoing
+from mirrorlog.streams.batch import Batch
 from mirrorlog.streams.commit_gate import CommitGate
 from mirrorlog.streams.log_table import LogTable, Row
 from mirrorlog.streams.node import Node
-from mirrorlog.tracking_log import LogRecord, key_kind
+from mirrorlog.streams.upkeep import Periods, RollUps
+from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key
 from mirrorlog.volumes import Volume
 
 BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
@@ -139,19 +143,36 @@ class NodeModel:
         self.broker, self.settings, self.fuse, self.random = broker, settings, fuse, random
         self.committed = 0
         self.rows: dict[bytes, bytes] = {}
+        self.clock = TestClock()
         self.start()
+
+    def left_behind(self) -> NodeModel:
+        """A worker that doesn't know that the partition isn't its own any more: its table stays as it is now."""
+        found = copy(self)
+        found.rows, found.clock, found.fuse = dict(self.rows), copy(self.clock), Fuse()
+        found.build()
+        return found
 
     def start(self) -> None:
         if self.random.random() < 0.5:
             self.rows = {}
         for message in self.broker.messages(self.settings.topics.changelog):
             self.put(message.key or b"", message.value)
+        self.build()
+
+    def build(self) -> None:
         self.position = self.committed
         self.gate = CommitGate(self.settings.topics.commands)
         self.gate.begin(0, self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
         catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, TestClock())
-        self.node = Node(table, self.gate, catalog, lambda _: self.committed, lambda *_: "were lost", TestClock(), 400)
+        periods = Periods(self.settings.node_tiers_s, self.settings.node_keep_s, None, 45)
+        roll_ups = RollUps(table, catalog, self.reports, self.clock, periods)
+        begins, lost = (lambda _: self.committed), (lambda *_: "were lost")
+        self.node = Node(table, self.gate, catalog, begins, lost, self.clock, 400, roll_ups)
+
+    def reports(self) -> SiteReports:
+        return SiteReports(self.broker.reader(), self.broker, self.settings.topics, self.clock)
 
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         positions = []
@@ -163,6 +184,9 @@ class NodeModel:
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
+
+    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+        return sorted(key for key in self.rows if start <= key < end)[:most]
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         for key, value in rows:
@@ -182,12 +206,28 @@ class NodeModel:
         ][:most]
         if not messages:
             return False
-        asyncio.run(self.node.process(0, messages))
+        asyncio.run(self.node.record(Batch.of(messages)))
         self.position = messages[-1].position + 1
         return True
 
+    def tend(self) -> bool:
+        """A little work on the log; False where there is none left for now."""
+        return asyncio.run(self.node.tend(0)) == 0
+
     def commit(self) -> None:
         self.committed = self.gate.committable(0) or 0
+
+
+class SlowReader(MemoryReader):
+    """Often takes only a few messages at once: compaction gets between them."""
+
+    def __init__(self, broker: MemoryBroker, random: Random) -> None:
+        super().__init__(broker)
+        self.random = random
+        self.at_once: tuple[int, ...] = (3, 20, 1000)
+
+    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+        return super().poll(timeout_s, self.random.choice(self.at_once))
 
 
 class SiteModel:
@@ -206,8 +246,9 @@ class SiteModel:
     def start(self) -> None:
         topics = self.settings.topics
         clock = TestClock()
+        self.reader = SlowReader(self.broker, self.random)
         ports = SitePorts(
-            log=LogReader(self.broker.reader(), self.broker, topics.changelog),
+            log=LogReader(self.reader, self.broker, topics.changelog),
             catalog=Catalog(self.broker.reader(), self.broker, topics, clock),
             admin=self.broker,
             publisher=self.publisher,
@@ -238,9 +279,12 @@ class SiteModel:
 
 
 class World:
-    def __init__(self, seed: int, losses: float = 0) -> None:
-        self.random, self.losses = Random(seed), losses
-        self.settings = load_settings(None, {"site_copy_bytes": 4096})
+    def __init__(self, seed: int, losses: float = 0, **more: object) -> None:
+        self.random, self.losses, self.may_copy_all = Random(seed), losses, False
+        keep_s = self.random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
+        tiers_s = (2, 6, 18)
+        words = {"site_copy_bytes": 4096, "node_tiers_s": tiers_s, "node_keep_s": keep_s, **more}
+        self.settings = load_settings(None, words)
         self.broker = MemoryBroker()
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)
         self.volumes = {
@@ -255,6 +299,7 @@ class World:
         for name in self.volumes:
             self.host.send(name, CommandKind.SESSION_OPEN, [])
         self.node = NodeModel(self.broker, self.settings, self.node_fuse, self.random)
+        self.left_behind: NodeModel | None = None
         self.site = SiteModel(self.broker, self.host, self.settings, self.site_fuse, self.random)
         for primary in self.host.primaries.values():
             primary.hook = self.move_while_read
@@ -275,10 +320,58 @@ class World:
             self.run_node: 14,
             self.node.commit: 6,
             self.run_site: 14,
-            lambda: self.broker.compact(self.settings.topics.changelog, 0): 1,
+            self.tend_node: 14,
+            self.leave_behind: 0.5,
+            self.move_left_behind: 6,
+            self.compact: 1,
         }
         self.random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_consistency()
+
+    def compact_all(self) -> None:
+        self.broker.compact(self.settings.topics.changelog, 0)
+
+    def compact(self) -> None:
+        topic = self.settings.topics.changelog
+        end = self.broker.end_position(topic, 0)
+        self.broker.compact(topic, 0, self.random.choice((None, self.random.randint(0, end))))
+
+    def tend_node(self) -> None:
+        self.node_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
+        try:
+            for _ in range(self.random.randint(1, 12)):
+                self.node.tend()
+        except Crash:
+            self.node.start()
+        self.node_fuse.left = None
+        self.check_log()
+
+    def leave_behind(self) -> None:
+        self.left_behind = self.node.left_behind()
+
+    def move_left_behind(self) -> None:
+        if self.left_behind is not None:
+            for _ in range(self.random.randint(1, 12)):
+                self.left_behind.tend()
+            self.check_log()
+
+    def settle(self) -> None:
+        """The site reads on until it rests, or the test fails."""
+        for _ in range(200):
+            self.site.site.turn(0)
+            if all(each.resting.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()):
+                return
+        pytest.fail("no rest")
+
+    def check_log(self) -> None:
+        """Whoever reads the log from its beginning finds all that was folded, however far a roll-up came."""
+        log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
+        while not log.caught_up():
+            log.poll(0)
+        through = log.watermarks[0].through if log.watermarks else -1
+        for name in NAMES:
+            assert log.logs[name].hole(-1, through) is None
+            assert self.fold(name, through).issubset(log.logs[name].changed(-1, through))
 
     def run_node(self) -> None:
         self.node_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
@@ -305,7 +398,7 @@ class World:
             primary.hook = None
         while self.node.step(50):
             self.node.commit()
-        for _ in range(60):
+        for _ in range(200):
             self.site.site.turn(0)
             self.site.check_consistency()
             if all(each.resting.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()):
@@ -317,6 +410,8 @@ class World:
         for name in NAMES:
             primary = self.host.primaries[name].pread(0, BLOCK * BLOCKS)
             assert self.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary, name
+            kept = self.site.states.load(name)
+            assert kept is None or kept.rung == Rung.CHANGED or self.may_copy_all, f"{name}: a hole that is none"
         end = self.broker.end_position(self.settings.topics.commands, 0) - 1
         log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
         while not log.caught_up():
@@ -327,10 +422,12 @@ class World:
             assert table_blocks(self.node.rows, name) == self.fold(name)
             assert name not in self.host.lost or len(self.fold(name)) == BLOCKS
 
-    def fold(self, name: str) -> BitMap64:
+    def fold(self, name: str, through: int | None = None) -> BitMap64:
         """Independent of the node: one extent after the other."""
         found = BitMap64()
         for message in self.broker.messages(self.settings.topics.commands):
+            if through is not None and message.position > through:
+                break
             event = decode(message.value or b"", TrackingCommand)
             if event.volume == name:
                 for extent in event.extents:
@@ -353,6 +450,13 @@ def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> No
         world.act()
     world.finish()
     world.check_end()
+    if world.settings.node_keep_s.get("hour") == 0:
+        for _ in range(600):
+            world.node.tend()
+        world.compact_all()
+        world.check_end()
+        left = {replace(read_record_key(key), part=0) for key in world.node.rows if key_kind(key) is LogRecord}
+        assert len(left) <= len(NAMES) * len(TIERS), "one for each volume and tier at most"
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -376,6 +480,41 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(d
     for name in NAMES:
         primary = world.host.primaries[name].pread(0, BLOCK * BLOCKS)
         assert world.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary
+
+
+def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
+    world = World(3, node_keep_s=dict.fromkeys(TIERS[:3], 0))
+    topic = world.settings.topics.changelog
+
+    def write(block: int) -> None:
+        world.host.version += 1
+        world.host.primaries["v"].pwrite(block * BLOCK, content(world.host.version))
+        world.host.open_batches["v"].append((block, world.host.version))
+        world.host.heartbeat()
+        world.node.step(50)
+        world.node.commit()
+
+    for primary in world.host.primaries.values():
+        primary.hook = None
+    write(1)
+    world.settle()
+    read = world.broker.end_position(topic, 0)
+    for block in range(2, 8):
+        write(block)
+    for _ in range(400):
+        world.node.tend()
+    unread = [m for m in world.broker.messages(topic) if m.position >= read]
+    part = next(m for m in unread if key_kind(m.key or b"") is LogRecord)
+    mark = next(m for m in unread if key_kind(m.key or b"") is Watermark)
+    world.broker.compact(topic, 0, mark.position)
+    assert part not in world.broker.messages(topic)
+    assert mark in world.broker.messages(topic)
+    world.site.reader.at_once = (1,)
+    world.site.site.turn(0)
+    for _ in range(200):
+        world.site.site.turn(0)
+    world.finish()
+    world.check_end()
 
 
 def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:

@@ -18,6 +18,7 @@ PURE = (
     "extraction",
     "bitmaps",
     "volumes",
+    "volume_states",
     "commands",
     "tracking_log",
     "progress",

@@ -25,6 +25,7 @@ CASES = """
 -1/././changed              |                                      | rest CONSISTENT
 4/././changed               | 5..9=1 W9                            | all through 9: the log has a hole: positions 5 to 5
 4/././changed               | 4..6=1 7..9=1 W9                     | all through 9: the log has a hole: positions 7 to 7
+4/2/./changed               | 3..4=1 4..9=2 W9 E8 A8               | changed through 9 blocks 2 suspect 4
 g4/././changed              | 4..9=1 W9                            | all through 9: the generation changed
 4/2/./changed               | 2..4=1 W9                            | rest SETTLING
 4/2/./changed               | 2..4=1 W9 E8 A7                      | rest SETTLING

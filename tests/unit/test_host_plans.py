@@ -6,7 +6,7 @@ import pytest
 
 from mirrorlog.extents import ExtentKind
 from mirrorlog.producers.batch import Batch, Flight, region_batches
-from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room
+from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room, release
 from mirrorlog.producers.write_tracker import Due, Timers, due
 
 # Regions, the oldest first, by what keeps them: = nothing, w a write in flight, a an unacknowledged batch, f a flush
@@ -50,9 +50,9 @@ def test_a_region_waits_for_every_batch_that_holds_it() -> None:
     for batch in (first, first, second):
         batch.add(Flight(ExtentKind.WRITE, 0, 1, 0, [region]))
     assert region.unacknowledged == 2
-    first.acknowledged()
+    release(first.regions)
     assert region.unacknowledged == 1
-    second.acknowledged()
+    release(second.regions)
     assert region.unacknowledged == 0
 
 

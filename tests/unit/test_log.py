@@ -6,7 +6,7 @@ from notation import GENERATION, OTHER_GENERATION, command, message, record, vol
 
 from mirrorlog.bitmaps import BitMap64, pack
 from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.streams.log import FlushPlan, plan_flush, split
+from mirrorlog.streams.log import FlushPlan, Span, plan_flush, split
 from mirrorlog.streams.response import check, read_command
 from mirrorlog.tracking_log import SessionHead, VolumeHead, VolumeLog
 from mirrorlog.volumes import Volume
@@ -21,7 +21,7 @@ def flush(
         found = read_command(event)
         name = found.volume if isinstance(found, TrackingCommand) else ""
         answers.append(check(event, found, more.get(name)))
-    return plan_flush(0, answers, heads or {}, 99, 900_000)
+    return plan_flush(Span(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000)
 
 
 def test_one_record_a_volume_covers_the_whole_batch() -> None:

@@ -66,7 +66,7 @@ def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
 
     gate = CommitGate("t")
     gate.begin(0, int(committed))
-    node = Node(None, gate, None, None, missed, None, 0)  # type: ignore[arg-type]
+    node = Node(None, gate, None, None, missed, None, 0, None)  # type: ignore[arg-type]
     check = node._check_follow(0, [int(each) for each in positions.split()])
     if answer:
         with pytest.raises(OutOfRetention, match=answer):

@@ -6,7 +6,7 @@ import pytest
 from notation import command, message, volume
 
 from mirrorlog.commands import CommandKind, StatusCode
-from mirrorlog.streams.log import plan_flush
+from mirrorlog.streams.log import Span, plan_flush
 from mirrorlog.streams.response import check, read_command
 from mirrorlog.streams.standing import standing
 from mirrorlog.tracking_log import SessionHead
@@ -54,7 +54,7 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
     for position, each in enumerate([command("0+1", sequence=0), command("0+1", sequence=3)]):
         event = message(position, each)
         answers.append(check(event, read_command(event), volume()))
-    plan = plan_flush(0, answers, {}, 99, 900_000)
+    plan = plan_flush(Span(0, 0, 1), answers, (), {}, 99, 900_000)
     assert [status.code.value for status in plan.statuses] == ["ACCEPTED", "SEQUENCE_GAP"]
     (mark,) = plan.marks
     assert (mark.kind, mark.sequence, next(iter(mark.extents)).length) == (
@@ -63,9 +63,15 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
         volume().size_bytes,
     )
     event = message(2, mark)
-    follow = plan_flush(
-        0, [check(event, read_command(event), volume())], {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
-    )
+    answers = [check(event, read_command(event), volume())]
+    follow = plan_flush(Span(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000)
     assert len(follow.records[0].changed) == volume().blocks
     assert follow.marks == ()
     assert follow.heads[0].sessions == plan.heads[0].sessions
+
+
+@pytest.mark.parametrize(("knew", "expected"), [(None, "STALE_SESSION"), (6, "STALE_SESSION"), (7, "ACCEPTED")])
+def test_a_session_that_knew_of_its_close_has_opened_the_volume_again(knew: int | None, expected: str) -> None:
+    sessions = {"s": SessionHead("s", "h", 1, 5, 7, 5, 3)}
+    event = command("", sequence=4, kind=CommandKind.SESSION_OPEN, acknowledged_position=knew)
+    assert standing(sessions, event, 9).code.value == expected

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from notation import GENERATION, record
 
 from mirrorlog.bitmaps import BitMap64
-from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log import (
     Hole,
     LogRecord,
+    Moment,
     SessionHead,
     VolumeHead,
     VolumeLog,
     Watermark,
     head_key,
     key_kind,
+    moment_key,
     record_key,
     watermark_key,
 )
@@ -73,6 +76,54 @@ def test_changed_unites_whole_records_that_overlap() -> None:
     assert log.changed(12, 20) == BitMap64()
 
 
+# records (m: of a minute, h: of an hour) | after..through asked | blocks
+TIERED = """
+-1..4=1 4..9=2 m-1..9=1,2            | 4..9   | 2
+-1..4=1 4..9=2 m-1..9=1,2            | -1..9  | 1 2
+4..9=2 m-1..9=1,2                    | 4..12  | 2
+4..9=2 m-1..9=1,2                    | 2..12  | 1 2
+m-1..9=1,2 m9..20=3 h-1..20=1,2,3    | 9..20  | 3
+9..12=3 m-1..9=1 m9..20=3,4          | 9..20  | 3 4
+9..12/0of2=3 m9..20=3,4              | 9..12  | 3 4
+3..8=1 5..7=9 m-1..9=1,2,9           | 4..8   | 1 9
+"""
+
+
+def tiered(text: str) -> LogRecord:
+    span, blocks = text.lstrip("mh").split("=")
+    return replace(record(span, blocks.replace(",", " ")), tier=" mh".index(text[0]) if text[0] in "mh" else 0)
+
+
+@pytest.mark.parametrize("case", TIERED.strip().splitlines())
+def test_what_a_reader_needs_comes_from_the_lowest_tier_that_he_holds(case: str) -> None:
+    records, asked, expected = (part.strip() for part in case.split("|"))
+    log = VolumeLog()
+    for text in records.split():
+        log.add(tiered(text))
+    after, through = (int(each) for each in asked.split(".."))
+    assert list(log.changed(after, through)) == [int(each) for each in expected.split()]
+
+
+# records | positions apart | spans that are left
+FORGOTTEN = """
+-1..4=1 4..9=2 m-1..9=1,2   | -1    | -1..9
+-1..4=1 4..9=2 m-1..9=1,2   | 9     | -1..9
+-1..4=1 4..9=2 m-1..9=1,2   | 4     | -1..4 4..9 -1..9
+-1..4=1 4..9=2 m-1..9=1     | -1    | 4..9 -1..9
+-1..4=1 m-1..9/0of2=1       | -1    | -1..4 -1..9
+"""
+
+
+@pytest.mark.parametrize("case", FORGOTTEN.strip().splitlines())
+def test_a_reader_drops_parts_only_where_he_wouldnt_take_more_for_it(case: str) -> None:
+    records, apart, expected = (part.strip().split() for part in case.split("|"))
+    log = VolumeLog()
+    for text in records:
+        log.add(tiered(text))
+    log.forget_parts([int(each) for each in apart])
+    assert [f"{key.after}..{key.through}" for key in sorted(log._groups)] == expected
+
+
 def test_duplicates_and_order_change_nothing() -> None:
     one, two = VolumeLog(), VolumeLog()
     records = [record("-1..4", "1"), record("4..9/0of2", "2"), record("4..9/1of2", "9")]
@@ -99,8 +150,8 @@ def test_keys_sort_by_volume_tier_and_position_and_tell_their_kind() -> None:
     assert key_kind(keys[0]) is LogRecord
     assert key_kind(head_key("v")) is VolumeHead
     assert key_kind(watermark_key(3)) is Watermark
-    with pytest.raises(BadInput):
-        key_kind(b"\x02r")
+    assert key_kind(moment_key(3, 5_000_000)) is Moment
+    assert key_kind(b"\x02r") is key_kind(b"\x01?") is None
 
 
 # sessions as last/closed/acknowledged, a heartbeat for all volumes as B<acknowledged> | end of the topic | settled
@@ -111,6 +162,8 @@ SETTLED = """
 9/-1/-1          | 5 | no
 9/10/-1          | 5 | yes
 9/8/-1           | 5 | no
+9/8/8            | 9 | no
+9/8/3            | 9 | yes
 9/10/-1 12/-1/4  | 5 | no
 9/10/-1 12/-1/7  | 5 | yes
 9/-1/4 B5        | 5 | yes

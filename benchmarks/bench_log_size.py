@@ -1,0 +1,298 @@
+"""How large the tracking log gets: random 4 KiB writes all over a volume of 1 TiB, 10,000 a second, in simulated time.
+
+Bytes are those of keys and values, uncompressed, and 10 more for each message in the changelog (what a record of Kafka's
+format costs inside a large batch: DefaultRecord, KIP-98).
+
+Simulated, with the node's own code (Node, LogTable, RollUps; only Kafka and RocksDB are in memory):
+- some minutes of commands of 500 extents, a flush each 0.25 s, rolled up to minutes: flush records, heads, watermarks,
+  moments, minutes' records and the tombstones of their parts;
+- an hour of minutes' records, each of 600,000 blocks drawn at random, rolled up to the hour's record by RollUps in turns.
+Composed: a day's record isn't rolled up from 24 hours. Its blocks are drawn with the density that 864 million random writes
+leave, and it is cut and encoded by the same code. The rest is arithmetic: what a tier writes, over the writes that it covers;
+and what the state holds at its fullest, just before the ticks at the end of day 30, with the default times for which tiers are
+kept: 6 minutes of flushes and one more until the next tick, 180 minutes, 48 hours, 30 days, each as large as the one that was
+encoded.
+
+    python benchmarks/bench_log_size.py [MINUTES]      some minutes on one core
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sortedcontainers import SortedDict
+
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.catalog import Catalog, publish_volume
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.extents import ExtentColumns
+from mirrorlog.progress import SiteProgress
+from mirrorlog.settings import Settings
+from mirrorlog.streams.acknowledged import Outgoing
+from mirrorlog.streams.batch import Batch
+from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.log_table import LogTable, Row
+from mirrorlog.streams.node import Node
+from mirrorlog.streams.retention import DEFAULT_KEEP_S
+from mirrorlog.streams.rollups import pieces
+from mirrorlog.streams.upkeep import Periods, RollUps
+from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key, record_key, watermark_key
+from mirrorlog.volumes import Volume
+
+VOLUME_BYTES, BLOCK = 1 << 40, 4096
+BLOCKS = VOLUME_BYTES // BLOCK
+WRITES_A_SECOND, FLUSH_S, EXTENTS_A_COMMAND = 10_000, 0.25, 500
+FRAMING_BYTES = 10
+GENERATION = "11111111-1111-4111-8111-111111111111"
+VOLUME = Volume("vol-0001", GENERATION, VOLUME_BYTES, BLOCK, 0, -1, True, "nbd://primary")
+TOPIC = Settings().topics.changelog
+LIMIT_BYTES_A_WRITE, LIMIT_STATE_FRACTION = 12.0, 0.003
+
+
+class Clock:
+    """Simulated; only how long a turn takes is told by the real one."""
+
+    def __init__(self) -> None:
+        self.s = 1_800_000_000.0
+        self.began_s = time.perf_counter()
+
+    def now_us(self) -> int:
+        return int(self.s * 1e6)
+
+    def monotonic_s(self) -> float:
+        return self.s + time.perf_counter() - self.began_s
+
+
+class Changelog:
+    """The store, and what was sent to the changelog, by what it was."""
+
+    def __init__(self) -> None:
+        self.rows: SortedDict[bytes, bytes] = SortedDict()
+        self.sent: Counter[str] = Counter()
+
+    async def send(self, messages: Sequence[Outgoing]) -> list[int]:
+        for message in messages:
+            if message.topic == TOPIC:
+                size = len(message.key or b"") + len(message.value or b"") + FRAMING_BYTES
+                self.sent[_what(message.key or b"", message.value)] += size
+        return list(range(len(messages)))
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+        return list(self.rows.irange(start, end, inclusive=(True, False)))[:most]
+
+    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        for key, value in rows:
+            self.rows.pop(key, None) if value is None else self.rows.update({key: value})
+
+    def records(self, tier: int) -> int:
+        """Bytes of the tier's records in the state."""
+        mine = [key for key in self.rows if key_kind(key) is LogRecord and read_record_key(key).tier == tier]
+        return sum(len(key) + len(self.rows[key]) for key in mine)
+
+
+def _what(key: bytes, value: bytes | None) -> str:
+    if key_kind(key) is not LogRecord:
+        return "heads, watermarks, moments"
+    return "tombstones" if value is None else TIERS[read_record_key(key).tier]
+
+
+class _NoSites:
+    def refresh(self) -> None: ...
+
+    def of(self, volume: str) -> Sequence[SiteProgress]:
+        return []
+
+
+@dataclass
+class Bench:
+    """A node whose partition holds the one volume."""
+
+    def __post_init__(self) -> None:
+        settings = Settings()
+        broker = MemoryBroker()
+        broker.create(settings.topics.specs(single_copy=True), 1)
+        publisher = broker.publisher()
+        publish_volume(publisher, settings.topics, VOLUME)
+        publisher.flush(1)
+        self.clock, self.log = Clock(), Changelog()
+        gate = CommitGate(settings.topics.commands)
+        gate.begin(0, 0)
+        table = LogTable(self.log.send, self.log, settings.topics, gate)
+        catalog = Catalog(broker.reader(), broker, settings.topics, self.clock)
+        catalog.refresh()
+        periods = Periods(settings.node_tiers_s, dict.fromkeys(TIERS[:3], 0.0), None, settings.node_record_max_bytes)
+        self.roll_ups = RollUps(table, catalog, _NoSites, self.clock, periods)
+        self.node = Node(
+            table,
+            gate,
+            catalog,
+            lambda _: 0,
+            lambda *_: None,
+            self.clock,
+            settings.node_record_max_bytes,
+            self.roll_ups,
+        )
+        self.random = np.random.default_rng(1)
+        self.position = 0
+
+    async def tend(self) -> float:
+        """All that is due; how long the longest turn took, in seconds."""
+        longest = 0.0
+        while True:
+            began = time.perf_counter()
+            rest_s = await self.node.tend(0)
+            longest = max(longest, time.perf_counter() - began)
+            if rest_s:
+                return longest
+
+    async def flush(self) -> None:
+        values: list[bytes | None] = []
+        for _ in range(int(WRITES_A_SECOND * FLUSH_S) // EXTENTS_A_COMMAND):
+            offsets = self.random.integers(0, BLOCKS, EXTENTS_A_COMMAND).astype(np.uint64) * np.uint64(BLOCK)
+            extents = ExtentColumns(offsets, np.full(EXTENTS_A_COMMAND, BLOCK, np.uint64))
+            at_us, number = self.clock.now_us(), self.position + len(values)
+            command = TrackingCommand(
+                VOLUME.volume, GENERATION, "host-01", "5e55", number, CommandKind.WRITES, extents, at_us, at_us
+            )
+            values.append(encode(command))
+        positions = range(self.position, self.position + len(values))
+        await self.node.record(Batch("commands", 0, positions, [b"vol-0001"] * len(values), values))
+        self.position += len(values)
+        self.clock.s += FLUSH_S
+
+    def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
+        """A record drawn, not folded: cut and encoded as RollUps does, and noticed as a flush's would be."""
+        found = [piece for piece in pieces(_stretches(changed), Settings().node_record_max_bytes) if piece]
+        for number, (blocks, zeroed) in enumerate(found):
+            record = LogRecord(
+                VOLUME.volume,
+                GENERATION,
+                tier,
+                after,
+                through,
+                BLOCK,
+                blocks,
+                zeroed,
+                self.clock.now_us() - 60_000_000,
+                self.clock.now_us(),
+                writes // EXTENTS_A_COMMAND,
+                writes,
+                writes * BLOCK,
+                ("host-01",),
+                number,
+                len(found),
+            )
+            self.log.rows[record_key(record)] = encode(record)
+
+
+def _stretches(changed: BitMap64) -> list[tuple[BitMap64, BitMap64]]:
+    found = []
+    for start in range(0, BLOCKS, 1 << 26):
+        mask = BitMap64()
+        mask.add_range(start, start + (1 << 26))
+        if blocks := changed & mask:
+            found.append((blocks, BitMap64()))
+    return found
+
+
+def drawn(random: np.random.Generator, writes: int) -> BitMap64:
+    """The blocks that so many random writes touch."""
+    if writes < 1 << 22:
+        return BitMap64(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
+    density, found = 1 - np.exp(-writes / BLOCKS), BitMap64()
+    for start in range(0, BLOCKS, 1 << 24):
+        here: npt.NDArray[np.int64] = np.flatnonzero(random.random(1 << 24, np.float32) < density)
+        found |= BitMap64(array("Q", (here + start).astype(np.uint64).tobytes()))
+    return found
+
+
+async def minutes(count: int) -> tuple[Counter[str], int, float]:
+    """(bytes sent, bytes of a flush record in the state, seconds of the longest turn), over whole minutes."""
+    bench = Bench()
+    await bench.tend()
+    longest = 0.0
+    for _ in range(count):
+        for _ in range(int(60 / FLUSH_S)):
+            await bench.flush()
+        flushed = bench.log.records(0)
+        longest = max(longest, await bench.tend())
+    return bench.log.sent, flushed, longest
+
+
+async def hour() -> tuple[Counter[str], int, int, float, float]:
+    """(bytes sent, bytes of an hour's minutes in the state, of its own record, seconds it took, of the longest turn)."""
+    bench = Bench()
+    a_minute = 60 * WRITES_A_SECOND
+    for number in range(60):
+        bench.put(1, number * 1200 - 1, number * 1200 + 1199, drawn(bench.random, a_minute), a_minute)
+    held = bench.log.records(1)
+    bench.log.rows[watermark_key(0)] = encode(Watermark(0, 60 * 1200 - 1, bench.clock.now_us()))
+    await bench.tend()
+    bench.clock.s += 3600
+    began = time.perf_counter()
+    longest = await bench.tend()
+    return bench.log.sent, held, bench.log.records(2), time.perf_counter() - began, longest
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    began = time.perf_counter()
+    sent, flushed, turn_minute_s = asyncio.run(minutes(count))
+    print(f"{count} minutes of flushes: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    hour_sent, minutes_held, hour_held, hour_took_s, turn_hour_s = asyncio.run(hour())
+    print(f"an hour of minutes: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    bench = Bench()
+    bench.put(3, -1, 24 * 72_000 - 1, drawn(bench.random, 86_400 * WRITES_A_SECOND), 86_400 * WRITES_A_SECOND)
+    day_held, day_parts = bench.log.records(3), len(bench.log.rows)
+    hour_parts = -(-hour_held // Settings().node_record_max_bytes)
+
+    writes = count * 60 * WRITES_A_SECOND
+    key_bytes = len(next(iter(bench.log.rows))) + FRAMING_BYTES
+    a_write = {name: size / writes for name, size in sent.items()}
+    a_write["hour"] = hour_sent["hour"] / (3600 * WRITES_A_SECOND)
+    a_write["tombstones"] += hour_sent["tombstones"] / (3600 * WRITES_A_SECOND)
+    a_write["day"] = (day_held + day_parts * FRAMING_BYTES) / (86_400 * WRITES_A_SECOND)
+    a_write["tombstones"] += 24 * hour_parts * key_bytes / (86_400 * WRITES_A_SECOND)
+    state = {
+        "second": flushed / 60 * (60 + 60 + DEFAULT_KEEP_S["second"]),
+        "minute": minutes_held / 60 * (60 + DEFAULT_KEEP_S["minute"] / 60),
+        "hour": hour_held * (24 + DEFAULT_KEEP_S["hour"] / 3600),
+        "day": day_held * 30,
+    }
+    total, size = sum(a_write.values()), sum(state.values())
+    for name, each in a_write.items():
+        print(f"changelog, {name:<27} {each:8.3f} B a write", file=sys.stderr)
+    for name, each in state.items():
+        print(f"state, {name:<31} {each / 2**20:8.1f} MiB", file=sys.stderr)
+    cases = {
+        "changelog_bytes_a_write": {"median": round(total, 3), "unit": "B", "limit": LIMIT_BYTES_A_WRITE},
+        "state_after_30_days": {"median": round(size / 2**20, 1), "unit": "MiB"},
+        "hour_roll_up": {"median": round(hour_took_s, 2), "unit": "s"},
+        "longest_turn": {"median": round(max(turn_minute_s, turn_hour_s), 3), "unit": "s"},
+    }
+    for name, each in a_write.items():
+        cases[f"changelog_{name.replace(', ', '_')}"] = {"median": round(each, 3), "unit": "B"}
+    ratios = {
+        "state_of_volume": round(size / VOLUME_BYTES, 5),
+        "bytes_a_write_of_limit": round(total / LIMIT_BYTES_A_WRITE, 3),
+        "state_of_limit": round(size / VOLUME_BYTES / LIMIT_STATE_FRACTION, 3),
+    }
+    print(json.dumps({"bench": "log_size", "cases": cases, "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Writes the tables of docs/performance.md from the results in docs/measured: between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+python benchmarks/report.py [RESULT.json]    with a file, its table goes to stdout instead
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from results import KEPT
+
+PAGE: Final = KEPT.parent / "performance.md"
+Result = Mapping[str, Any]
+
+_NODE_ROWS: Final = {
+    "consume": "limit: consume",
+    "decode": "limit: consume, decode",
+    "fold": "limit: consume, decode, union",
+    "node_500": "**the node, 500 extents a command**",
+    "node_1": "**the node, 1 extent a command**",
+    "kafka_streams_500": "Kafka Streams, 500 a command",
+    "kafka_streams_tuned_500": "Kafka Streams tuned by hand, 500 a command",
+    "quixstreams_500": "quixstreams, 500 a command",
+    "kafka_streams_windowed_500": "Kafka Streams' windowed aggregate, 500 a command",
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; all columns but the first are to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine_line(result: Result) -> str:
+    """Where it was measured."""
+    found = result["machine"]
+    software = ", ".join(
+        f"{name} {found[name]}" for name in ("kafka", "java", "python", "numpy", "pyroaring", "aiokafka")
+    )
+    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}; {software}."
+
+
+def node(result: Result) -> str:
+    """The table of bench_node.py."""
+    cases = result["cases"]
+    rows = []
+    for name, label in _NODE_ROWS.items():
+        if name not in cases:
+            continue
+        rate, cpu = cases[name], cases[f"{name}_cpu_s_per_million"]
+        runs = [each / 1e6 for each in rate["runs"]]
+        spread = f"{min(runs):.2f} – {max(runs):.2f}"
+        rows.append([label, f"{rate['median'] / 1e6:.2f}", spread, f"{cpu['median']:.3f}"])
+    head = ["case", "million extents/s", "slowest – fastest", "CPU s per million"]
+    said = (
+        f"{result['extents']:,} extents (one a command: {result['single_extents']:,}), medians of {result['repeat']}. "
+    )
+    return f"{said}{machine_line(result)}\n\n{table(head, rows)}"
+
+
+def recovery(result: Result) -> str:
+    """The table of bench_recovery.py."""
+    rows = [
+        [
+            f"{each['changelog_bytes'] / 1e6:.0f} MB",
+            f"{each['extents'] / 1e6:.0f} million",
+            f"{each['ready_with_disk_s']:.2f}",
+            f"{each['ready_without_disk_s']:.2f}",
+            f"{each['recovery_s']:.2f}",
+            f"{each['recovery_mb_s']:.0f}",
+            f"{each['recovery_cpu_s']:.2f}",
+            f"{each['peak_bytes'] / 1e6:.0f}",
+        ]
+        for each in result["cases"].values()
+    ]
+    head = [
+        *("changelog", "writes", "ready with its disk, s", "without, s", "of it recovery, s", "MB/s of changelog"),
+        *("CPU s of recovery", "most resident, MB"),
+    ]
+    return f"{machine_line(result)}\n\n{table(head, rows)}"
+
+
+def volumes(result: Result) -> str:
+    """The table of bench_idle_volumes.py."""
+    columns = list(result["cases"].values())
+    labels: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "resident_bytes": ("resident, MB", lambda value: f"{value / 1e6:.0f}"),
+        "peak_bytes": ("at most, also while each volume is written once, MB", lambda value: f"{value / 1e6:.0f}"),
+        "idle_cpu_s_per_s": ("nobody writes: share of a core", lambda value: f"{value:.1%}"),
+        "idle_changelog_bytes_per_s": ("nobody writes: bytes of changelog a second", lambda value: f"{value:.0f}"),
+        "flush_s": ("flush, from acknowledged commands to the watermark, s", lambda value: f"{value:.3f}"),
+        "flush_cpu_s": ("flush, CPU s", lambda value: f"{value:.4f}"),
+        "flush_changelog_bytes": ("flush, bytes of changelog", lambda value: f"{value:,}"),
+        "flush_changelog_messages": ("flush, messages of changelog", lambda value: f"{value:.0f}"),
+    }
+    rows = [[label, *(shown(each[name]) for each in columns)] for name, (label, shown) in labels.items()]
+    head = ["", *(f"{int(name.split('_')[1]):,} volumes" for name in result["cases"])]
+    return f"{machine_line(result)}\n\n{table(head, rows)}"
+
+
+TABLES: Final[Mapping[str, Callable[[Result], str]]] = {"node": node, "recovery": recovery, "volumes": volumes}
+
+
+def rewritten(page: str, name: str, content: str) -> str:
+    """The page with the part called `name` replaced. ValueError where it has none."""
+    part = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    page, found = part.subn(lambda match: f"{match[1]}{content}\n{match[2]}", page)
+    if not found:
+        raise ValueError(f"the page has no part <!-- {name} -->")
+    return page
+
+
+def main() -> None:
+    """Every result that is kept, or the one that is named."""
+    if len(sys.argv) > 1:
+        result = json.loads(Path(sys.argv[1]).read_text("utf-8").splitlines()[-1])
+        print(TABLES[result["bench"]](result))
+        return
+    page = PAGE.read_text("utf-8")
+    for path in sorted(KEPT.glob("*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        page = rewritten(page, result["bench"], TABLES[result["bench"]](result))
+    PAGE.write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What every program under test folds: volumes, random writes by a seed, the commands that name them, and what they come to.
+
+Commands are encoded by mirrorlog's own codec and look as a host makes them: one session, a SESSION_OPEN and then WRITES for
+each volume in turn, sequences from 0, times that go on at `writes_per_s` for each volume, the position that was
+acknowledged when the batch closed. What they come to is folded with numpy alone, from the seed and not from the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from uuid import NAMESPACE_OID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.extents import U64, ExtentColumns
+from mirrorlog.partitioning import partition_of
+from mirrorlog.volumes import Volume
+
+Blocks: TypeAlias = npt.NDArray[np.uint32]
+"""Block numbers of one volume, ascending, each once."""
+
+_HOST: Final = "bench-host"
+_SESSION: Final = str(uuid5(NAMESPACE_OID, "mirrorlog bench session"))
+_IN_FLIGHT: Final = 8
+"""Commands of a partition that are on their way while the next one is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One event of the commands topic, before it has a position."""
+
+    partition: int
+    key: bytes
+    value: bytes
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """About `extents_wanted` random writes of one block each, as many to each volume, in commands of equal size."""
+
+    extents_wanted: int
+    extents_per_command: int
+    ended_at_us: int
+    partitions: int = 4
+    volume_count: int = 16
+    volume_bytes: int = 1 << 40
+    block_size: int = 4096
+    writes_per_s: int = 10_000
+    seed: int = 4
+
+    @property
+    def commands_per_volume(self) -> int:
+        """Those with extents."""
+        return max(1, round(self.extents_wanted / (self.volume_count * self.extents_per_command)))
+
+    @property
+    def extents(self) -> int:
+        """How many there are in all."""
+        return self.commands_per_volume * self.extents_per_command * self.volume_count
+
+    def volumes(self) -> list[Volume]:
+        """Their descriptions."""
+        names = [f"vol-{index:02}" for index in range(self.volume_count)]
+        return [
+            Volume(
+                volume=name,
+                generation=str(uuid5(NAMESPACE_OID, name)),
+                size_bytes=self.volume_bytes,
+                block_size=self.block_size,
+                partition=partition_of(name, self.partitions),
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory:{name}",
+            )
+            for name in names
+        ]
+
+    def written(self, index: int) -> npt.NDArray[np.uint32]:
+        """Blocks of volume `index` in the order of their writes."""
+        count = self.commands_per_volume * self.extents_per_command
+        blocks = self.volume_bytes // self.block_size
+        return np.random.default_rng([self.seed, index]).integers(0, blocks, count, dtype=np.uint32)
+
+    def folded(self) -> dict[str, Blocks]:
+        """What every log of these commands must come to, by volume."""
+        return {volume.volume: np.unique(self.written(index)) for index, volume in enumerate(self.volumes())}
+
+    def publications(self) -> Iterator[Publication]:
+        """Every command, in the order in which they are published."""
+        volumes = self.volumes()
+        written = [self.written(index) for index in range(self.volume_count)]
+        ends = [0] * self.partitions
+        for sequence in range(self.commands_per_volume + 1):
+            last = sequence * self.extents_per_command
+            first = max(last - self.extents_per_command, 0)
+            for volume, blocks in zip(volumes, written, strict=True):
+                known = ends[volume.partition] - 1 - _IN_FLIGHT
+                times = (self._at_us(first), self._at_us(last))
+                command = writes(volume, sequence, blocks[first:last], times, known if known >= 0 else None)
+                ends[volume.partition] += 1
+                yield Publication(volume.partition, volume.volume.encode(), encode(command), times[1] // 1000)
+
+    def ends(self) -> dict[int, int]:
+        """By partition, the position behind the last command."""
+        ends = dict.fromkeys(range(self.partitions), 0)
+        for volume in self.volumes():
+            ends[volume.partition] += self.commands_per_volume + 1
+        return ends
+
+    def _at_us(self, write: int) -> int:
+        writes = self.commands_per_volume * self.extents_per_command
+        return self.ended_at_us - (writes - write) * 1_000_000 // self.writes_per_s
+
+
+def writes(
+    volume: Volume, sequence: int, blocks: npt.NDArray[np.uint32], times_us: tuple[int, int], known: int | None
+) -> TrackingCommand:
+    """A command for these blocks, each written whole; the first one of the session opens it. times_us: of first and last."""
+    return TrackingCommand(
+        volume=volume.volume,
+        generation=volume.generation,
+        host=_HOST,
+        session=_SESSION,
+        sequence=sequence,
+        kind=CommandKind.WRITES if sequence else CommandKind.SESSION_OPEN,
+        extents=ExtentColumns(
+            blocks.astype(U64) * U64.type(volume.block_size), np.full(len(blocks), volume.block_size, U64)
+        ),
+        first_at_us=times_us[0],
+        last_at_us=times_us[1],
+        acknowledged_position=known,
+    )
+
+
+def differences(expected: dict[str, Blocks], found: dict[str, Blocks]) -> list[str]:
+    """Where a program's log doesn't hold exactly what was written; empty where it does."""
+    said = [f"{name}: a volume that isn't there" for name in sorted(found.keys() - expected.keys())]
+    for name, blocks in expected.items():
+        other = found.get(name, blocks[:0])
+        if not np.array_equal(blocks, other):
+            missing, surplus = np.setdiff1d(blocks, other), np.setdiff1d(other, blocks)
+            said.append(f"{name}: {len(missing)} blocks missing, {len(surplus)} too many")
+    return said

@@ -1,0 +1,65 @@
+"""`changed` asked of a node over HTTP: the same listing, the same errors."""
+
+from __future__ import annotations
+
+import codecs
+import http.client
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+import stamina
+
+from mirrorlog.changed.http import NodeUnavailable, error_of
+from mirrorlog.errors import BadUse
+
+_CHUNK_BYTES: Final = 1 << 16
+_SILENCE_S: Final = 120.0
+_ERROR_AT_MOST: Final = 1 << 16
+
+
+def remote_listing(
+    node: str, token: str, volume: str, parameters: Mapping[str, str], patience_s: float
+) -> Iterator[str]:
+    """The pieces of the listing as the node at address `node` streams them; nothing is asked before the first is taken.
+
+    Where the node can't answer now it is asked again, until `patience_s` have passed. The node's errors are raised as it
+    told them; NodeUnavailable where it doesn't answer, or breaks off.
+    """
+    if urlsplit(node).scheme not in ("http", "https") or not urlsplit(node).hostname:
+        raise BadUse(f"'{node[:60]}' is no node's address", next="Write it like http://127.0.0.1:8460.")
+    query = urlencode({**parameters, "limit": "0"})
+    url = f"{node.rstrip('/')}/v1/volumes/{quote(volume, safe='')}/changed?{query}"
+    request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    for attempt in stamina.retry_context(
+        NodeUnavailable, attempts=None, timeout=patience_s, wait_initial=0.2, wait_max=2.0
+    ):
+        with attempt:
+            response = _open(request, node)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with response:
+        try:
+            while chunk := response.read1(_CHUNK_BYTES):
+                yield decoder.decode(chunk)
+        except (OSError, http.client.HTTPException) as error:
+            raise NodeUnavailable(
+                f"the answer broke off: {type(error).__name__}",
+                where=node,
+                next="Ask again; --offset resumes a listing.",
+            ) from error
+
+
+def _open(request: Request, node: str) -> http.client.HTTPResponse:
+    try:
+        response: http.client.HTTPResponse = build_opener(ProxyHandler({})).open(request, timeout=_SILENCE_S)
+    except HTTPError as error:
+        with error:
+            raise error_of(error.code, error.read(_ERROR_AT_MOST), node) from None
+    except (URLError, OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise NodeUnavailable(
+            f"the node doesn't answer: {reason}", where=node, next="Check its address, and that it runs."
+        ) from error
+    return response

@@ -1,0 +1,54 @@
+"""A batch: what was fetched of one partition, as it came, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mirrorlog.ports.streams import Message
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Events of one partition of the commands topic by column: no object for each of them. At least one."""
+
+    topic: str
+    partition: int
+    positions: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Batch:
+        """The batch of some messages."""
+        return cls(
+            messages[0].topic,
+            messages[0].partition,
+            [each.position for each in messages],
+            [each.key for each in messages],
+            [each.value for each in messages],
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Batches of one partition, one after the other."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls(
+            batches[0].topic,
+            batches[0].partition,
+            _chained(each.positions for each in batches),
+            _chained(each.keys for each in batches),
+            _chained(each.values for each in batches),
+        )
+
+    def message(self, row: int) -> Message:
+        """One event."""
+        return Message(self.topic, self.partition, self.positions[row], self.keys[row], self.values[row])
+
+
+def _chained(parts: Iterable[Sequence[Item]]) -> list[Item]:
+    return [each for part in parts for each in part]

@@ -1,0 +1,91 @@
+"""A request passed on to the worker that has the volume.
+
+Passed on and not redirected: curl doesn't follow by itself, curl and requests drop the token on their way to another
+port, and a worker's address may mean nothing outside its network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
+from yarl import URL
+
+from mirrorlog.changed.http import FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER, NodeUnavailable
+
+log = logging.getLogger("mirrorlog.node.http")
+_AT_ONCE: Final = 32
+_CHUNK_BYTES: Final = 1 << 16
+_CONNECT_S: Final = 2.0
+_PASSED_BACK: Final = (
+    "Content-Type",
+    "Content-Length",
+    "Cache-Control",
+    "Link",
+    "Retry-After",
+    "WWW-Authenticate",
+    SINCE_HEADER,
+    UNTIL_HEADER,
+)
+
+
+class Forwarder:
+    """One hop, marked in a header: the worker that gets it never passes it on again. silence_s: for how long the other
+    may say nothing, and the client take nothing."""
+
+    def __init__(self, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._at_once = 0
+        self._session: ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._silence_s)
+        self._session = ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=DummyCookieJar())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def forward(self, request: web.Request, owner: str) -> web.StreamResponse:
+        """The answer of the worker at `owner`, as it comes."""
+        assert self._session is not None
+        if self._at_once >= _AT_ONCE:
+            raise NodeUnavailable(f"{_AT_ONCE} requests are being passed on", next="Ask again in a moment.")
+        headers = {FORWARDED_HEADER: "1"}
+        if "Authorization" in request.headers:
+            headers["Authorization"] = request.headers["Authorization"]
+        url = URL(owner.rstrip("/") + request.raw_path, encoded=True)
+        self._at_once += 1
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as theirs:
+                return await self._pass_back(request, theirs)
+        except (ClientError, TimeoutError) as error:
+            raise NodeUnavailable(
+                f"the worker that has the partition doesn't answer: {type(error).__name__}",
+                where=owner,
+                next="Ask again in a moment: another takes its partitions over.",
+            ) from error
+        finally:
+            self._at_once -= 1
+
+    async def _pass_back(self, request: web.Request, theirs: ClientResponse) -> web.StreamResponse:
+        """From the first byte on a break is told by breaking off too."""
+        kept = {name: theirs.headers[name] for name in _PASSED_BACK if name in theirs.headers}
+        ours = web.StreamResponse(status=theirs.status, headers=kept)
+        await ours.prepare(request)
+        try:
+            async for chunk in theirs.content.iter_chunked(_CHUNK_BYTES):
+                async with asyncio.timeout(self._silence_s):
+                    await ours.write(chunk)
+            await ours.write_eof()
+        except (ClientError, OSError, TimeoutError) as error:
+            log.warning("an answer that was passed on broke off: %s", type(error).__name__)
+            if request.transport is not None:
+                request.transport.abort()
+        return ours

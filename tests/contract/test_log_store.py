@@ -1,0 +1,49 @@
+"""The table's local store: RocksDB through Faust, and the one of the simulation, give the same rows in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faust
+import pytest
+
+from mirrorlog.streams.faust_store import FaustStore
+from mirrorlog.streams.log_table import LocalStore, Row
+
+
+class InMemory:
+    """As tests/simulation has it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+        return sorted(key for key in self.rows if start <= key < end)[:most]
+
+    def write(self, partition: int, rows: list[Row], positions: list[int]) -> None:
+        for key, value in rows:
+            self.rows.pop(key, None) if value is None else self.rows.update({key: value})
+
+
+def in_rocksdb(folder: Path) -> LocalStore:
+    app = faust.App("contract", store="rocksdb://", datadir=folder, autodiscover=False)
+    return FaustStore(app, "changelog", {"block_cache_size": 1 << 20})
+
+
+@pytest.mark.parametrize("make", [in_rocksdb, lambda _: InMemory()], ids=["rocksdb", "memory"])
+def test_rows_by_key(make: Callable[[Path], LocalStore], tmp_path: Path) -> None:
+    store = make(tmp_path)
+    names = [b"\x01a", b"\x01r", b"\x01rv\x00\x00", b"\x01rv\x00\x01", b"\x01rv\x01", b"\x01rw", b"\x01s"]
+    store.write(0, [(name, name * 2) for name in reversed(names)], list(range(len(names))))
+    store.write(0, [(names[3], None), (names[5], b"new"), (b"missing", None)], [10, 11, 12])
+    there = [name for name in names if name != names[3]]
+    assert [store.get(0, name) for name in (names[0], names[3], names[5])] == [names[0] * 2, None, b"new"]
+    assert store.keys(0, b"", b"\xff", 3) == there[:3]
+    assert store.keys(0, b"\x01r", b"\x01r\xff") == there[1:5]
+    assert store.keys(0, names[2], names[5]) == there[2:4]
+    assert store.keys(0, names[2] + b"\0", names[5], 1) == [names[4]]
+    assert store.keys(0, b"\x01x", b"\x01y") == []

@@ -1,0 +1,193 @@
+"""A view of a partition's table, and a volume's log read through it: one suite for rows in memory and for RocksDB."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+from http_world import MemoryView
+from notation import record, volume
+
+from mirrorlog.changed.http import NodeUnavailable
+from mirrorlog.codec import encode
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.streams.faust_store import FaustStore
+from mirrorlog.streams.web.service import _open_view
+from mirrorlog.streams.web.table_logs import TableLogs, TableView
+from mirrorlog.tracking_log import VolumeHead, Watermark, head_key, record_key, record_prefix, watermark_key
+
+Row = tuple[bytes, bytes | None]
+
+
+class MemoryTable:
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.lock = threading.Lock()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        with self.lock:
+            for key, value in rows:
+                self.rows.pop(key, None)
+                if value is not None:
+                    self.rows[key] = value
+
+    def view(self) -> TableView:
+        with self.lock:
+            return MemoryView(self.rows)
+
+
+class RocksTable:
+    """The node's own store, of an app that isn't started."""
+
+    def __init__(self, folder: Path) -> None:
+        app = faust.App("t", store="rocksdb://", datadir=folder, autodiscover=False, web_enabled=False)
+        self.store = FaustStore(app, "log", {})
+        self.positions = 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.positions += len(rows)
+        self.store.write(0, rows, range(self.positions - len(rows), self.positions))
+
+    def view(self) -> TableView:
+        return _open_view(self.store, 0)
+
+
+@pytest.fixture(params=["memory", "rocksdb"])
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return MemoryTable() if request.param == "memory" else RocksTable(tmp_path)
+
+
+def rows(*texts: str, head: int, mark: int, blocks: str = "1") -> list[Row]:
+    found = [record(text, blocks) for text in texts]
+    return [
+        *((record_key(each), encode(each)) for each in found),
+        (head_key("v"), encode(VolumeHead("v", volume().generation, head))),
+        (watermark_key(0), encode(Watermark(0, mark, 0))),
+    ]
+
+
+def logs(table: Any, go_on: Callable[[], None] = lambda: None) -> TableLogs:
+    return TableLogs(lambda _: table.view(), SystemClock(), go_on, lambda _: None)
+
+
+def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -> None:
+    table.write([(record_prefix("v") + b"2", b"b"), (record_prefix("v") + b"1", b"a"), (head_key("v"), b"h")])
+    table.write(
+        [(record_prefix("v1") + b"1", b"x"), (record_prefix("u") + b"1", b"y"), (record_prefix("v")[:-1], b"z")]
+    )
+    view = table.view()
+    assert [value for _, value in view.scan(record_prefix("v"))] == [b"a", b"b"]
+    assert (view.get(head_key("v")), view.get(head_key("w")), view.get(b"zzz")) == (b"h", None, None)
+    assert list(view.scan(b"zzz")) == []
+    view.close()
+
+
+def test_what_is_written_later_isnt_seen(table: Any) -> None:
+    table.write([(b"a", b"1"), (b"b", b"1")])
+    view = table.view()
+    table.write([(b"a", b"2"), (b"b", None), (b"c", b"2")])
+    assert view.get(b"a") == b"1"
+    assert list(view.scan(b""))[-2:] == [(b"a", b"1"), (b"b", b"1")]
+    assert (view.get(b"b"), view.get(b"c")) == (b"1", None)
+    view.close()
+
+
+def test_a_batch_is_seen_whole_by_a_thread_while_another_writes(table: Any) -> None:
+    def batch(number: int) -> list[Row]:
+        return [(b"%02d" % key, b"%d" % number) for key in range(20)]
+
+    table.write(batch(0))
+    seen: list[set[bytes | None]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            view = table.view()
+            seen.append({view.get(b"19"), *(value for key, value in view.scan(b"") if len(key) == 2), view.get(b"00")})
+            view.close()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=look)
+    try:
+        thread.start()
+        for number in range(1, 3000):
+            table.write(batch(number))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert len(seen) > 10
+    assert [values for values in seen if len(values) != 1] == []
+
+
+@pytest.mark.parametrize("rolled_at", range(1, 6))
+def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(table: Any, rolled_at: int) -> None:
+    parts = ["-1..1", "1..3", "3..5"]
+    for number, text in enumerate(parts):
+        table.write(rows(text, head=5, mark=5, blocks=str(number + 1)))
+    steps = 0
+
+    def roll_up() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == rolled_at:
+            coarse = record("-1..5", "1-3")
+            table.write([(record_key(coarse), encode(coarse))])
+            table.write([(record_key(record(text)), None) for text in parts])
+
+    view = logs(table, roll_up).read(volume(), 5, 0)
+    while steps < 5:
+        roll_up()
+    assert view.log.hole(-1, view.complete_through) is None
+    found = [part for group in view.log.whole() for part in view.parts(group)]
+    assert {block for part in found for block in part.changed} == {1, 2, 3}
+    view.close()
+
+
+def test_a_log_is_read_when_it_is_complete_and_not_before(table: Any) -> None:
+    table.write(rows("-1..3", head=3, mark=3))
+    with pytest.raises(KafkaFailed, match="isn't complete through position 4"):
+        logs(table).read(volume(), 4, 0)
+    looks = 0
+
+    def go_on() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            table.write(rows("3..7", head=7, mark=7))
+
+    view = logs(table, go_on).read(volume(), 4, 5)
+    assert (view.complete_through, [group[0].through for group in view.log.whole()]) == (7, [3, 7])
+    view.close()
+
+
+def test_a_damaged_record_is_a_hole(table: Any) -> None:
+    table.write(rows("-1..1", "1..3", "3..5", head=5, mark=5))
+    key = record_key(record("1..3"))
+    table.write([(key, encode(record("1..3"))[:-9] + bytes(9))])
+    view = logs(table).read(volume(), 5, 0)
+    hole = view.log.hole(-1, 5)
+    assert hole is not None
+    assert (hole.after, hole.through) == (1, 3)
+    view.close()
+
+
+def test_a_table_that_isnt_open_isnt_opened_and_a_closed_view_lets_go_of_it(tmp_path: Path) -> None:
+    table = RocksTable(tmp_path)
+    with pytest.raises(NodeUnavailable):
+        table.view()
+    table.write([(b"a", b"1")])
+    view = table.view()
+    store: Any = table.store.table.data
+    store._dbs.clear()  # as Faust does when the partition goes
+    with pytest.raises(Exception, match="lock"):
+        store._db_for_partition(0)
+    view.close()
+    assert store._db_for_partition(0).get(b"a") == b"1"

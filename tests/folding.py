@@ -1,0 +1,229 @@
+"""An independent fold of the commands topic, and what must equal it: the changelog as a site reads it, and the tables.
+
+Of the product only the codec of events is used for the fold, and the site's reader for what a site sees.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, TopicPartition
+from rocksdict import AccessType, Options, Rdict
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.bitmaps import BitMap64, union
+from mirrorlog.cli.lookup import volumes_now
+from mirrorlog.codec import decode
+from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import ExtentKind
+from mirrorlog.log_reader import LogReader
+from mirrorlog.settings import Settings
+from mirrorlog.volumes import Volume
+
+DEADLINE_S = 60.0
+_OF_FAUST = b"__faust\0"
+"""How the keys begin that a table has beside its rows."""
+_WITHOUT_EXTENTS = {CommandKind.HEARTBEAT, CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE, CommandKind.BARRIER}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of a partition."""
+
+    position: int
+    key: bytes | None
+    value: bytes | None
+
+
+def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
+    """Every message that the partition holds now."""
+    consumer = Consumer({**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True})
+    try:
+        first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+        consumer.assign([TopicPartition(topic, partition, first)])
+        until = time.monotonic() + DEADLINE_S
+        reached = first
+        while reached < end:
+            assert time.monotonic() < until, f"{topic} {partition}: {reached} of {end}"
+            if (message := consumer.poll(0.5)) is None:
+                continue
+            reached = message.offset() + (message.error() is None)
+            if message.error() is None:
+                yield Event(message.offset(), message.key(), message.value())
+    finally:
+        consumer.close()
+
+
+@dataclass(slots=True)
+class Blocks:
+    """What the commands say of one volume: a bool for each block."""
+
+    changed: npt.NDArray[np.bool_]
+    zeroed: npt.NDArray[np.bool_]
+
+    def sets(self) -> tuple[BitMap64, BitMap64]:
+        """Both, as sets."""
+        return (BitMap64(np.flatnonzero(self.changed).tolist()), BitMap64(np.flatnonzero(self.zeroed).tolist()))
+
+
+def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> dict[str, Blocks]:
+    """The commands of one partition, folded one at a time. All extents lie inside their volumes."""
+    found = {
+        name: Blocks(*(np.zeros(-(-each.size_bytes // each.block_size), np.bool_) for _ in range(2)))
+        for name, each in volumes.items()
+        if each.partition == partition
+    }
+    for event in read_all(settings, settings.topics.commands, partition):
+        try:
+            command = decode(event.value or b"", TrackingCommand)
+        except BadInput:
+            continue
+        if command.kind in _WITHOUT_EXTENTS:
+            continue
+        assert command.kind in (CommandKind.WRITES, CommandKind.MARK_DIRTY), command.kind
+        volume, blocks = volumes[command.volume], found[command.volume]
+        offsets, lengths = command.extents.offsets.astype(np.int64), command.extents.lengths.astype(np.int64)
+        ends, size = offsets + lengths, volume.block_size
+        assert ends.max() <= volume.size_bytes and event.position > volume.origin_position
+        _set(blocks.changed, offsets // size, -(-ends // size))
+        if command.extents.kinds is not None and command.kind is CommandKind.WRITES:
+            zeros = command.extents.kinds != ExtentKind.WRITE
+            _set(blocks.zeroed, -(-offsets[zeros] // size), ends[zeros] // size)
+    return found
+
+
+def _set(blocks: npt.NDArray[np.bool_], firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
+    """Sets the blocks of the ranges [first, end): at each block, how many have begun and not ended."""
+    real = firsts < ends
+    edges = np.zeros(len(blocks) + 1, np.int64)
+    np.add.at(edges, firsts[real], 1)
+    np.add.at(edges, ends[real], -1)
+    blocks |= np.cumsum(edges)[:-1] > 0
+
+
+def table_rows(path: Path) -> dict[bytes, bytes]:
+    """The rows of one partition's RocksDB folder."""
+    table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
+    try:
+        return {bytes(key): bytes(value) for key, value in table.items() if not bytes(key).startswith(_OF_FAUST)}
+    finally:
+        table.close()
+
+
+def changelog_rows(settings: Settings, partition: int) -> dict[bytes, bytes]:
+    """What compaction would leave of the changelog."""
+    rows: dict[bytes, bytes] = {}
+    for event in read_all(settings, settings.topics.changelog, partition):
+        assert event.key is not None
+        rows.pop(event.key, None)
+        if event.value is not None:
+            rows[event.key] = event.value
+    return rows
+
+
+def table_folder(settings: Settings, worker: str, partition: int) -> Path:
+    """Where a worker has the partition's table."""
+    (found,) = (settings.state_dir / worker).glob(f"**/tables/log-{partition}.db")
+    return found
+
+
+class Proof:
+    """Everything that must be the same once the log is complete."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.volumes = settings, volumes_now(settings)
+        admin = KafkaAdmin(settings.kafka_client())
+        self.partitions = range(admin.partitions(settings.topics.commands))
+        self.ends = {p: admin.end_position(settings.topics.commands, p) for p in self.partitions}
+        admin.close()
+        self._folded: dict[str, Blocks] = {}
+
+    @property
+    def folded(self) -> dict[str, Blocks]:
+        """The commands, folded; once."""
+        if not self._folded:
+            for partition in self.partitions:
+                self._folded |= fold(self.settings, self.volumes, partition)
+        return self._folded
+
+    def of_the_changelog(self) -> None:
+        """A site reads what the commands say, block for block, without a hole, and to their end."""
+        reader, admin = KafkaReader(self.settings.kafka_client()), KafkaAdmin(self.settings.kafka_client())
+        log = LogReader(reader, admin, self.settings.topics.changelog)
+        until = time.monotonic() + DEADLINE_S
+
+        def complete(partition: int, end: int) -> bool:
+            mark = log.watermarks.get(partition)
+            return mark is not None and mark.through >= end - 1
+
+        while not all(end == 0 or complete(partition, end) for partition, end in self.ends.items()):
+            assert time.monotonic() < until, f"complete through {log.watermarks}, the commands end at {self.ends}"
+            log.poll(0.2)
+        reader.close()
+        admin.close()
+        for name, blocks in self.folded.items():
+            volume, said = self.volumes[name], log.logs[name]
+            end = self.ends[volume.partition]
+            assert said.hole(volume.origin_position, end - 1) is None, name
+            changed, zeroed = blocks.sets()
+            assert said.changed(volume.origin_position, end - 1) == changed, name
+            records = [part for whole in said.whole() for part in whole]
+            assert union(record.changed for record in records) == changed, name
+            assert union(record.zeroed for record in records) == zeroed, name
+
+    def of_a_table(self, worker: str, partition: int) -> None:
+        """The worker's table holds what the changelog holds, byte for byte: it follows within the deadline."""
+        until = time.monotonic() + DEADLINE_S
+        while True:
+            wanted = changelog_rows(self.settings, partition)
+            found = table_rows(table_folder(self.settings, worker, partition))
+            if found == wanted:
+                return
+            if time.monotonic() > until:
+                differing = [key for key in {*wanted, *found} if wanted.get(key) != found.get(key)]
+                surplus, missing = len(found.keys() - wanted.keys()), len(wanted.keys() - found.keys())
+                raise AssertionError(
+                    f"{worker}'s table of partition {partition}: {len(differing)} of {len(wanted)} rows differ, "
+                    f"{missing} are missing, {surplus} too many: {sorted(differing)[:3]}"
+                )
+
+    def by_rebuild(self, *workers: str) -> None:
+        """`mirrorlog log rebuild --check --all` with each worker's tables."""
+        for worker in workers:
+            settings = self.settings.model_copy(update={"node_name": worker})
+            done = run_cli(settings, "log", "rebuild", "--check", "--all")
+            assert done.returncode == 0, (worker, done.stdout, done.stderr)
+            assert json.loads(done.stdout.splitlines()[-1])["ok"] is True
+
+    def all(self, holders: Mapping[int, str]) -> None:
+        """The changelog, the table of each partition's worker, and what `log rebuild` says of them."""
+        self.of_the_changelog()
+        for partition, worker in holders.items():
+            self.of_a_table(worker, partition)
+        self.by_rebuild(*sorted(set(holders.values())))
+
+
+def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A `mirrorlog` command with these settings, under --json."""
+    command: list[Any] = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
+    environment = {**os.environ, **settings.as_environment()}
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )

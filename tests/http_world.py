@@ -1,0 +1,139 @@
+"""The node's HTTP over a log in memory: workers, each with a table of its own or a standby's copy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import ClientSession, web
+from logs import Log
+
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.catalog import Catalog
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.streams.web.desks import Desk, Desks
+from mirrorlog.streams.web.listen import listen
+from mirrorlog.streams.web.server import WebParts, build_web
+from mirrorlog.streams.web.serving import Serving
+from mirrorlog.streams.web.work import Places
+from mirrorlog.topics import Topics
+
+
+class MemoryView:
+    """Rows as they were."""
+
+    def __init__(self, rows: Mapping[bytes, bytes]) -> None:
+        self._rows: Mapping[bytes, bytes] | None = dict(sorted(rows.items()))
+
+    def get(self, key: bytes) -> bytes | None:
+        assert self._rows is not None
+        return self._rows.get(key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        assert self._rows is not None
+        yield from ((key, value) for key, value in self._rows.items() if key.startswith(prefix))
+
+    def close(self) -> None:
+        self._rows = None
+
+
+def table_of(broker: MemoryBroker, topics: Topics, partition: int) -> dict[bytes, bytes]:
+    """What a node's table holds of a partition: the changelog, folded."""
+    rows: dict[bytes, bytes] = {}
+    for message in broker.partition(topics.changelog, partition).messages:
+        assert message.key is not None
+        rows.pop(message.key, None)
+        if message.value is not None:
+            rows[message.key] = message.value
+    return rows
+
+
+@dataclass
+class Worker:
+    """One worker. view: what a question gets of a table."""
+
+    log: Log
+    has: list[int] = field(default_factory=lambda: [0])
+    most: int = 4
+    token: str = ""
+    wait_s: float = 5.0
+    owners: dict[int, str] = field(default_factory=dict)
+    view: Callable[[Mapping[bytes, bytes]], MemoryView] = MemoryView
+    serving: Serving = field(init=False)
+    places: Places = field(init=False)
+    client: ClientSession = field(init=False)
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.serving = Serving(lambda: self.owners)
+        if self.has:
+            self.serving.begin(self.has)
+
+    def parts(self) -> WebParts:
+        log = self.log
+
+        def desk() -> Desk:
+            catalog = Catalog(log.broker.reader(), log.broker, log.topics, SystemClock())
+            return Desk(catalog, log.broker, log.open_reader, lambda: None)
+
+        def open_view(partition: int) -> MemoryView:
+            return self.view(table_of(log.broker, log.topics, partition))
+
+        self.places = Places(self.most)
+        fixed = (log.topics, SystemClock(), self.url, self.token, self.wait_s)
+        return WebParts(self.serving, open_view, Desks(desk), self.places, *fixed)
+
+    async def text(self, path: str, **headers: str) -> str:
+        async with self.client.get(path, headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.text()
+
+    async def json(self, path: str, status: int = 200, **headers: str) -> dict[str, Any]:
+        async with self.client.get(path, headers=headers) as answer:
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == status, found
+            assert (answer.status == 503) == ("Retry-After" in answer.headers)
+            return found
+
+    async def pages(self, path: str, between: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+        """All pages of a listing, by the Link header."""
+        found: list[dict[str, Any]] = []
+        following: str | None = path
+        while following:
+            async with self.client.get(following) as answer:
+                found.append(await answer.json())
+                assert answer.status == 200, found
+                link = answer.links.get("next")
+                assert (link is None) == (found[-1]["next"] is None)
+                following = link["url"].raw_path_qs if link else None  # type: ignore[union-attr]
+            between()
+        return found
+
+
+@asynccontextmanager
+async def listening(*workers: Worker) -> AsyncIterator[None]:
+    """The workers listen; each knows the addresses of all."""
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            found = listen("127.0.0.1:0", "")
+            assert found is not None
+            worker.url = found.url
+            runner = web.AppRunner(build_web(worker.parts()), handler_cancellation=True, shutdown_timeout=1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.SockSite(runner, found.socket).start()
+            worker.client = await stack.enter_async_context(ClientSession(worker.url))
+        known = {partition: worker.url for worker in workers for partition in worker.has}
+        for worker in workers:
+            worker.owners = known | worker.owners
+        yield
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
+    """Waits for a condition."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0)

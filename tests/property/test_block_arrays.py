@@ -1,0 +1,48 @@
+"""Sorted arrays give the bytes that bitmaps give."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mirrorlog.bitmaps import BitMap64, pack, touched
+from mirrorlog.block_arrays import blocks_of, pack_blocks
+from mirrorlog.extents import Extent, ExtentColumns
+
+BLOCK = 4096
+NEAR = st.integers(0, 1 << 19)
+FAR = st.integers(0, (1 << 40) - 1)
+EXTENTS = st.lists(
+    st.tuples(st.one_of(NEAR, NEAR.map(lambda n: n * BLOCK), FAR), st.integers(0, 40 * BLOCK)), max_size=60
+)
+
+
+def columns(extents: list[tuple[int, int]]) -> ExtentColumns:
+    return ExtentColumns.of([Extent(offset, length) for offset, length in extents])
+
+
+@given(EXTENTS)
+@example([])
+@example([(0, 0)])
+@example([((1 << 32) * BLOCK - 1, 2)])
+@example([(BLOCK * 65535, 2 * BLOCK)])
+@example([(BLOCK * block, 1) for block in range(0, 12000, 2)])
+@example([(0, 70_000 * BLOCK)])
+def test_the_bytes_are_those_of_the_bitmap(extents: list[tuple[int, int]]) -> None:
+    given_columns = columns(extents)
+    expected = touched(given_columns, BLOCK)
+    blocks = blocks_of(given_columns, BLOCK)
+    assert blocks is not None
+    assert blocks.tolist() == list(expected)
+    assert pack_blocks(blocks) == pack(expected)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_any_density_packs_alike(count: int, spread: int, seed: int) -> None:
+    blocks = np.unique(np.random.default_rng(seed).integers(0, count * spread, count).astype(np.uint32))
+    assert pack_blocks(blocks) == pack(BitMap64(blocks.tolist()))
+
+
+def test_too_many_blocks_are_left_to_the_bitmap() -> None:
+    assert blocks_of(columns([(0, (1 << 24) * BLOCK)]), BLOCK) is None

@@ -1,0 +1,114 @@
+"""The smooth way plans what the way one at a time plans: records byte for byte, heads, and a status for each command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from notation import GENERATION, OTHER_GENERATION, command, volume
+
+from mirrorlog.codec import decode, encode
+from mirrorlog.columnar import decode_columns
+from mirrorlog.commands import CommandKind, CommandStatus, TrackingCommand
+from mirrorlog.ports.streams import Message
+from mirrorlog.statuses import expand
+from mirrorlog.streams.batch import Batch
+from mirrorlog.streams.log import FlushPlan, Span, plan_flush
+from mirrorlog.streams.log_table import changelog_rows
+from mirrorlog.streams.response import check, read_command
+from mirrorlog.streams.smooth import smooth_volumes
+from mirrorlog.tracking_log import LogRecord, VolumeHead
+
+VOLUMES = {"v": volume("v"), "w": volume("w"), "elsewhere": volume("elsewhere", partition=1)}
+NAMES = st.sampled_from(["v", "v", "w", "elsewhere", "nobody"])
+TEXTS = st.sampled_from(
+    ["0+4096", "5+4096 12288+1", "z0+8192 4096+1", "", "0+0", f"{volume().size_bytes - 1}+2", "4096+40960"]
+)
+# What hosts do: mostly go on in sequence; sometimes leave one out, repeat one, or begin a session anew.
+TURNS = st.lists(
+    st.tuples(
+        NAMES,
+        TEXTS,
+        st.sampled_from([("h", "s"), ("h", "s"), ("h", "s2"), ("i", "t")]),
+        st.sampled_from([1] * 12 + [0, 2, -5]),
+        st.sampled_from(
+            [CommandKind.WRITES] * 9
+            + [CommandKind.BARRIER, CommandKind.SESSION_CLOSE, CommandKind.SESSION_OPEN, CommandKind.HEARTBEAT]
+        ),
+        st.sampled_from([GENERATION] * 12 + [OTHER_GENERATION]),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]]) -> list[bytes]:
+    sequences: dict[tuple[str, str], int] = {}
+    found = []
+    for name, text, (host, session), step, kind, generation in turns:
+        sequence = sequences[name, session] = sequences.get((name, session), -1) + step
+        each = command(text, name, host=host, session=session, sequence=sequence, kind=kind, generation=generation)
+        found.append(encode(each))
+    return found
+
+
+def plan(values: list[bytes], first: int, heads: Mapping[str, VolumeHead], smoothly: bool, max_bytes: int) -> FlushPlan:
+    batch = Batch("c", 0, list(range(first, first + len(values))), [b"k"] * len(values), values)
+    columns = decode_columns(batch.values)
+    odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
+    spoken_of = {each.volume for each in odd.values() if isinstance(each, TrackingCommand)}
+    smooth, taken = smooth_volumes(columns, np.array(batch.positions), 0, VOLUMES, heads, spoken_of)
+    if not smoothly:
+        smooth, taken = [], np.zeros(len(values), np.bool_)
+    rows = [row for row in range(len(values)) if not taken[row]]
+    answers = [answer(batch.message(row)) for row in rows]
+    return plan_flush(Span(0, first, batch.positions[-1]), answers, smooth, heads, 99, max_bytes)
+
+
+def answer(message: Message):  # type: ignore[no-untyped-def]
+    found = read_command(message)
+    name = found.volume if isinstance(found, TrackingCommand) else ""
+    return check(message, found, VOLUMES.get(name))
+
+
+def statuses(found: FlushPlan) -> list[CommandStatus]:
+    every = [*found.statuses, *(each for batch in found.accepted for each in expand(batch))]
+    return sorted(every, key=lambda each: each.position)
+
+
+def rows(found: FlushPlan) -> dict[bytes, object]:
+    return dict(changelog_rows(found))
+
+
+@given(TURNS, TURNS, st.sampled_from([900_000, 30]))
+def test_both_ways_plan_the_same(first: list, second: list, max_bytes: int) -> None:  # type: ignore[type-arg]
+    heads: dict[str, VolumeHead] = {}
+    at = 0
+    for turns in (first, second):
+        values = events(turns)
+        one, other = (plan(values, at, heads, smoothly, max_bytes) for smoothly in (True, False))
+        assert rows(one) == rows(other)
+        assert statuses(one) == statuses(other)
+        assert [encode(each) for each in one.marks] == [encode(each) for each in other.marks]
+        assert (one.quarantined, one.watermark) == (other.quarantined, other.watermark)
+        heads |= {each.volume: each for each in one.heads}
+        at += len(values)
+
+
+def test_usual_commands_take_the_smooth_way() -> None:
+    values = [encode(command(f"{n * 8192}+4096", "v", sequence=n)) for n in range(20)]
+    found = plan(values, 0, {}, True, 900_000)
+    assert (len(found.packed), found.records, found.statuses) == (1, (), ())
+    assert list(decode(encode(found.packed[0]), LogRecord).changed) == [2 * n for n in range(20)]
+    assert [each.sequence for each in statuses(found)] == list(range(20))
+
+
+@pytest.mark.parametrize("sequences", ["0 1 3", "0 1 1", "0 2 3", "1 2 3", "0 -1 1", "2 1 0", "0 1 2"])
+def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> None:
+    values = [encode(command(f"{n}+1", "v", sequence=int(number))) for n, number in enumerate(sequences.split())]
+    one, other = (plan(values, 0, {}, smoothly, 900_000) for smoothly in (True, False))
+    assert statuses(one) == statuses(other)
+    assert bool(one.packed) is (sequences == "0 1 2")

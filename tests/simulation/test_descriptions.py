@@ -1,0 +1,311 @@
+"""Commands that change a volume, with a node that dies at each of its steps and a site that follows.
+
+The script: writes, a resize, writes into what grew, a new generation, more writes; commits lag, so that a restart reads
+old commands again by a newer description. After each crash the volume, the log and the secondary end as if there was none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pytest
+from notation import GENERATION, OTHER_GENERATION, command, volume
+
+from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
+from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.catalog import Catalog, publish_volume
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.consumers.site import Site, SitePorts
+from mirrorlog.consumers.state_files import MemorySecondaryStates
+from mirrorlog.log_reader import LogReader
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.streams import Message
+from mirrorlog.progress import SiteState
+from mirrorlog.settings import Settings
+from mirrorlog.statuses import read_statuses
+from mirrorlog.streams.acknowledged import Outgoing
+from mirrorlog.streams.batch import Batch
+from mirrorlog.streams.commit_gate import CommitGate
+from mirrorlog.streams.log_table import LogTable, Row
+from mirrorlog.streams.node import Node
+from mirrorlog.streams.rebuild import Claims, compare
+from mirrorlog.tracking_log import LogRecord, VolumeHead, key_kind
+from mirrorlog.volumes import EarlierSize, Volume, VolumeState
+
+SETTINGS = Settings()
+TOPICS = SETTINGS.topics
+BLOCK = 4096
+OLD, NEW = 4 * BLOCK + 512, 8 * BLOCK
+VOLUME = volume(size_bytes=OLD)
+
+
+class Crash(BaseException):
+    """kill -9."""
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+
+    def now_us(self) -> int:
+        return int(self.now_s * 1e6)
+
+    def monotonic_s(self) -> float:
+        self.now_s += 10
+        return self.now_s
+
+
+# What is said, in order. The zero covers the old last block whole; 'outside' is refused by the size of its time.
+RESIZE = command(f"{OLD}+{NEW - OLD}", kind=CommandKind.RESIZE, sequence=-1, size_bytes=NEW)
+SCRIPT = {
+    "inside": command(f"0+1 z{4 * BLOCK}+512", sequence=0),
+    "outside": command(f"{OLD}+1", sequence=1),
+    "resize": RESIZE,
+    "grown": command(f"{6 * BLOCK}+1", sequence=2),
+    "renew": command("", kind=CommandKind.NEW_GENERATION, sequence=-1, new_generation=OTHER_GENERATION),
+    "renewed": command(f"{BLOCK}+1", sequence=3, generation=OTHER_GENERATION),
+    "close": command("", kind=CommandKind.SESSION_CLOSE, sequence=4, generation=OTHER_GENERATION),
+}
+NAMES = list(SCRIPT)
+
+
+class SlowReader(MemoryReader):
+    """What is there comes to those who wait for it."""
+
+    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+        return super().poll(timeout_s, most) if timeout_s else ()
+
+
+class NoUpkeep:
+    async def turn(self, partition: int) -> float:
+        return 1.0
+
+
+class World:
+    def __init__(self, script: Sequence[TrackingCommand]) -> None:
+        self.broker = MemoryBroker()
+        self.broker.create(TOPICS.specs(single_copy=True), 1)
+        publisher = self.broker.publisher()
+        publish_volume(publisher, TOPICS, VOLUME)
+        publisher.flush(0)
+        for each in script:
+            self.broker.append(TOPICS.commands, 0, b"v", encode(each))
+        self.rows: dict[bytes, bytes] = {}
+        self.committed, self.steps, self.crash_at = 0, 0, -1
+        self.primary, self.secondary = MemoryDevice(NEW), MemoryDevice(OLD)
+        self.primary.pwrite(OLD, b"older than the volume" * 100)  # what a grown region held before nobody knows
+
+    def run(self, most: int, crash_at: int = -1, keeps: bool = True) -> None:
+        """A node from its start to the end of the commands, or to its crash; it commits only where it ends well."""
+        if not keeps:
+            self.rows = {}
+        for message in self.broker.messages(TOPICS.changelog):
+            self._put(message.key or b"", message.value)
+        gate = CommitGate(TOPICS.commands)
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, Clock())
+        node = self.node(gate, catalog)
+        self.steps, self.crash_at = 0, crash_at
+        messages = [m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed]
+        for start in range(0, len(messages), most):
+            asyncio.run(node.record(Batch.of(messages[start : start + most])))
+        self.committed = gate.committable(0) or self.committed
+
+    def node(self, gate: CommitGate, catalog: Catalog) -> Node:
+        table, begins = LogTable(self._send, self, TOPICS, gate), lambda _: self.committed
+        return Node(table, gate, catalog, begins, lambda *_: "", Clock(), 9999, NoUpkeep())
+
+    async def _send(self, messages: Sequence[Outgoing]) -> list[int]:
+        found = []
+        for each in messages:
+            self._step()
+            found.append(self.broker.append(each.topic, each.partition or 0, each.key, each.value))
+        self._step()
+        return found
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps == self.crash_at:
+            raise Crash
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        for key, value in rows:
+            self._step()
+            self._put(key, value)
+
+    def _put(self, key: bytes, value: bytes | None) -> None:
+        if value is not None:
+            self.rows[key] = value
+
+    def described(self) -> Volume:
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, Clock())
+        catalog.refresh()
+        return catalog["v"]
+
+    def statuses(self) -> dict[int, CommandStatus]:
+        """The last that was said of each command."""
+        values = [message.value or b"" for message in self.broker.messages(TOPICS.status)]
+        return {status.position: status for value in values for status in read_statuses(value)}
+
+    def records(self) -> Iterator[LogRecord]:
+        for message in self.broker.messages(TOPICS.changelog):
+            if key_kind(message.key or b"") is LogRecord:
+                yield decode(message.value or b"", LogRecord)
+
+    def site(self) -> Site:
+        ports = SitePorts(
+            log=LogReader(self.broker.reader(), self.broker, TOPICS.changelog),
+            catalog=Catalog(SlowReader(self.broker), self.broker, TOPICS, Clock()),
+            admin=self.broker,
+            publisher=self.broker.publisher(),
+            states=MemorySecondaryStates(),
+            open_primary=lambda _: self.primary.reopen(writable=False),
+            open_secondary=self._open_secondary,
+            make_secondary=lambda _: None,
+            clock=Clock(),
+        )
+        return Site("a", ports, SETTINGS)
+
+    def _open_secondary(self, described: Volume) -> BlockDevice:
+        self.secondary = self.secondary.reopen()
+        if self.secondary.size_bytes < described.size_bytes:
+            self.secondary.resize(described.size_bytes)
+        return self.secondary
+
+    def check_end(self) -> None:
+        described, statuses = self.described(), self.statuses()
+        assert described == replace(
+            VOLUME,
+            size_bytes=NEW,
+            generation=OTHER_GENERATION,
+            origin_position=NAMES.index("renew"),
+            initially_zeroed=False,
+            created_at_us=2,
+            described_position=NAMES.index("renew"),
+            earlier_sizes=(EarlierSize(NAMES.index("resize"), OLD),),
+        )
+        codes = {name: statuses[position].code for position, name in enumerate(NAMES)}
+        assert codes == {name: StatusCode.REJECTED if name == "outside" else StatusCode.ACCEPTED for name in NAMES}
+        table = [decode(value, LogRecord) for key, value in self.rows.items() if key_kind(key) is LogRecord]
+        for records in (list(self.records()), table):
+            commands = self.broker.messages(TOPICS.commands)
+            found = list(compare(commands, {"v": described}, Claims(records), "here", partial(iter, records)))
+            assert found == [], "\n".join(map(str, found))
+        dirty = {block for record in self.records() for block in record.changed}
+        assert dirty == {0, 1, 4, 5, 6, 7}
+
+
+def follow(site: Site) -> None:
+    for _ in range(20):
+        site.turn(0)
+
+
+def test_a_site_follows_each_change_while_it_happens() -> None:
+    world = World(())
+    site, rungs = world.site(), []
+    for name, event in SCRIPT.items():
+        world.broker.append(TOPICS.commands, 0, b"v", encode(event))
+        world.run(10)
+        follow(site)
+        rungs.append(kept.rung if (kept := site.secondaries["v"].kept) else None)
+        assert world.secondary.reopen().size_bytes == (OLD if NAMES.index(name) < NAMES.index("resize") else NEW)
+    assert rungs == [*["changed"] * 4, "allocated", "allocated", "changed"]
+    assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
+    assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW)
+    world.check_end()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 10])
+def test_a_node_that_dies_at_any_step_leaves_the_same(most: int) -> None:
+    undisturbed = World(list(SCRIPT.values()))
+    undisturbed.run(most)
+    undisturbed.check_end()
+    for crash_at in range(1, undisturbed.steps + 1):
+        world = World(list(SCRIPT.values()))
+        with pytest.raises(Crash):
+            world.run(most, crash_at)
+        world.run(1 + crash_at % 3, keeps=crash_at % 2 == 0)
+        world.check_end()
+        follow(site := world.site())
+        assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
+        assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW), f"step {crash_at}"
+
+
+def test_a_grown_region_is_dirty_whatever_the_sender_knew_of_it() -> None:
+    for extents in ("", f"{6 * BLOCK}+{2 * BLOCK}", f"{OLD}+{NEW - OLD}"):
+        world = World([replace(RESIZE, extents=command(extents).extents)])
+        world.run(10)
+        assert {block for record in world.records() for block in record.changed} == {4, 5, 6, 7}, extents
+
+
+def test_a_description_that_comes_late_takes_nothing_back() -> None:
+    world = World(list(SCRIPT.values()))
+    world.run(10)
+    publisher = world.broker.publisher()
+    for late in (VOLUME, replace(VOLUME, size_bytes=NEW, described_position=NAMES.index("resize"))):
+        publish_volume(publisher, TOPICS, late)
+    publisher.flush(0)
+    assert world.described().generation == OTHER_GENERATION
+
+
+def test_another_worker_takes_the_description_over() -> None:
+    world = World([SCRIPT["inside"]])
+    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, Clock())
+    catalog.refresh()  # long before it gets the partition
+    world.run(10)
+    for event in (SCRIPT["renew"], SCRIPT["renewed"]):
+        world.broker.append(TOPICS.commands, 0, b"v", encode(event))
+        world.run(10)
+    gate = CommitGate(TOPICS.commands)
+    node = world.node(gate, catalog)
+    world.broker.append(TOPICS.commands, 0, b"v", encode(replace(SCRIPT["renewed"], sequence=4)))
+    asyncio.run(node.record(Batch.of(world.broker.messages(TOPICS.commands)[world.committed :])))
+    *_, newest = world.records()
+    assert (newest.generation, newest.after) == (OTHER_GENERATION, 2)
+
+
+def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
+    world = World([SCRIPT["inside"]])
+    site = world.site()
+    world.run(10)
+    follow(site)
+    kept = site.secondaries["v"].kept
+    late = command(f"{2 * BLOCK}+1", sequence=1)
+    for event in (command("", kind=CommandKind.RETIRE, sequence=-1), late, RESIZE):
+        world.broker.append(TOPICS.commands, 0, b"v", encode(event))
+    world.run(10)
+    follow(site)
+    assert (world.described().state, world.described().size_bytes) == (VolumeState.RETIRED, OLD)
+    status, refused = world.statuses()[2], world.statuses()[3]
+    assert (status.code, status.text) == (StatusCode.ACCEPTED, "recorded, though the volume was retired at position 1")
+    assert (refused.code, refused.reason) == (StatusCode.REJECTED, "VOLUME_RETIRED")
+    assert 2 in {block for record in world.records() for block in record.changed}
+    secondary = site.secondaries["v"]
+    assert (secondary.resting.state, secondary.kept) == (SiteState.RETIRED, kept)
+    assert "retired at position 1" in (site.progress(secondary).reason or "")
+    new = world.site()
+    new._ports = replace(new._ports, make_secondary=_never, open_secondary=_never)
+    follow(new)
+    assert new.secondaries["v"].resting.state is SiteState.RETIRED
+
+
+def _never(_: Volume) -> BlockDevice:
+    raise AssertionError("a retired volume has no use for a device")
+
+
+def test_the_log_says_by_which_description_it_was_written() -> None:
+    world = World(list(SCRIPT.values()))
+    world.run(1)
+    heads = [
+        decode(m.value or b"", VolumeHead)
+        for m in world.broker.messages(TOPICS.changelog)
+        if key_kind(m.key or b"") is VolumeHead
+    ]
+    assert [head.described_position for head in heads] == [-1, -1, 2, 2, 4, 4, 4]
+    assert heads[0].generation == GENERATION

@@ -1,0 +1,359 @@
+"""`host_confirm = "recorded"`: what counts is what the node has recorded, not what Kafka has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
+from mirrorlog.adapters.memory_devices import MemoryDevices
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, RejectReason, StatusCode, TrackingCommand
+from mirrorlog.errors import BadInput, BadUse, KafkaFailed
+from mirrorlog.ports.streams import Message
+from mirrorlog.producers.activity_log import read_leftover
+from mirrorlog.producers.confirmation import Confirmations, StatusPorts
+from mirrorlog.producers.host import Host, HostPorts
+from mirrorlog.producers.hot_regions import HotRegion
+from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.settings import Settings
+from mirrorlog.volumes import Volume, VolumeState
+
+SIZE, REGION = 100_000, 10_000
+SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded")
+COMMANDS, STATUS = SETTINGS.topics.commands, SETTINGS.topics.status
+
+
+@dataclass
+class Clock:
+    """Each look at it takes a little time."""
+
+    now_s: float = 0.0
+
+    def now_us(self) -> int:
+        return int(self.now_s * 1e6)
+
+    def monotonic_s(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+
+@dataclass
+class NodeModel:
+    """Answers commands from where it was, when it runs. refuses: kinds of which it refuses commands of volume 'a'."""
+
+    broker: MemoryBroker
+    runs: bool = True
+    answered: int = 0
+    refuses: tuple[CommandKind, ...] = ()
+
+    def __call__(self) -> None:
+        for message in self.broker.messages(COMMANDS)[self.answered :] if self.runs else ():
+            self.answered += 1
+            command = decode(message.value or b"", TrackingCommand)
+            refused = command.volume == "a" and command.kind in self.refuses
+            self.answer(message.position, command, RejectReason.OUT_OF_RANGE if refused else None)
+
+    def answer(self, position: int, command: TrackingCommand, reason: RejectReason | None = None) -> None:
+        names = (command.volume, command.host, command.session)
+        if reason is None and position % 2:
+            numbers = (np.array([position], np.int64), np.array([command.sequence], np.int64))
+            self.say(AcceptedBatch(0, 7, *names, *numbers))
+        else:
+            code = StatusCode.ACCEPTED if reason is None else StatusCode.REJECTED
+            self.say(CommandStatus(0, position, code, reason, "told so.", 7, *names, command.sequence))
+
+    def say(self, event: object) -> None:
+        self.broker.append(STATUS, 0, b"", event if isinstance(event, bytes) else encode(event))
+
+
+class Reader(MemoryReader):
+    """Before each look the node works."""
+
+    def __init__(self, broker: MemoryBroker, work: Callable[[], None]) -> None:
+        super().__init__(broker)
+        self._work = work
+
+    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+        self._work()
+        return super().poll(timeout_s, most)
+
+
+@dataclass
+class Rig:
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    folder: MemoryFolder = field(default_factory=MemoryFolder)
+    devices: MemoryDevices = field(default_factory=MemoryDevices)
+    clock: Clock = field(default_factory=Clock)
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    reports: list[str] = field(default_factory=list)
+    sessions: int = 0
+
+    def __post_init__(self) -> None:
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+        self.node = NodeModel(self.broker)
+        for name in ("a", "b"):
+            self.devices.create(f"memory://{name}", SIZE)
+            self.volumes[name] = Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}")
+
+    def host(self, publisher: MemoryPublisher | None = None) -> Host:
+        self.sessions += 1
+        session = str(UUID(int=self.sessions))
+        statuses = StatusPorts(Reader(self.broker, self.node), self.broker)
+        ports = HostPorts(self.folder, publisher or self.broker.publisher(), self.clock, self.devices, statuses)
+        return Host("h", ports, SETTINGS, self.volumes, new_session=lambda: session, report=self.reports.append)
+
+    def open(self, host: Host, name: str = "a") -> TrackedVolume:
+        return host.open(self.volumes[name], self.devices(f"memory://{name}", writable=True), True)
+
+    def hot(self, name: str = "a") -> set[int]:
+        return set(read_leftover(self.folder).regions.get(name, ()))
+
+    def write(self, volume: TrackedVolume, *regions: int) -> None:
+        for region in regions:
+            volume.pwrite(b"x", region * REGION)
+
+    def closed(self, name: str = "a") -> int:
+        """How many sessions were closed on the volume."""
+        commands = [decode(m.value or b"", TrackingCommand) for m in self.broker.messages(COMMANDS)]
+        return sum(c.volume == name and c.kind is CommandKind.SESSION_CLOSE for c in commands)
+
+    def marked(self) -> list[str]:
+        commands = [decode(m.value or b"", TrackingCommand) for m in self.broker.messages(COMMANDS)]
+        return [
+            f"{c.volume} {extent.offset // REGION}+{extent.length // REGION}"
+            for c in commands
+            if c.kind is CommandKind.MARK_DIRTY
+            for extent in c.extents
+        ]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_region_leaves_when_the_node_has_recorded_its_writes(rig: Rig) -> None:
+    host = rig.host()
+    volume = rig.open(host)
+    rig.write(volume, 0, 1, 2)
+    volume.flush()
+    rig.node.runs = False
+    host.tick(rig.clock.monotonic_s() + 1)
+    with pytest.raises(KafkaFailed, match="the node hasn't recorded them within 60 s"):
+        rig.write(volume, 3)
+    assert rig.hot() == {0, 1, 2}
+    rig.node.runs = True
+    rig.write(volume, 4)
+    assert rig.hot() == {1, 2, 4}
+    host.close()
+    assert read_leftover(rig.folder).volumes == frozenset()
+
+
+def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_never_recorded(rig: Rig) -> None:
+    host = rig.host()
+    volume = rig.open(host)
+    rig.node.runs = False
+    for number in range(50):
+        rig.write(volume, number % 3)
+        host.tick(rig.clock.monotonic_s() + 1)
+    with pytest.raises(KafkaFailed, match="Is a node running"):
+        host.close()
+    assert rig.hot() == {0, 1, 2}
+    with pytest.raises(KafkaFailed):
+        rig.host()
+    assert rig.hot() == {0, 1, 2}
+    rig.node.runs = True
+    rig.host()
+    assert rig.marked() == ["a 0+3", "a 0+3"]
+    assert rig.hot() == set()
+
+
+def test_a_volume_opens_without_a_node_where_nothing_is_owed(rig: Rig) -> None:
+    rig.node.runs = False
+    rig.write(rig.open(rig.host()), 0)
+    assert rig.hot() == {0}
+
+
+def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other_volume(rig: Rig) -> None:
+    host = rig.host()
+    bad, good = rig.open(host, "a"), rig.open(host, "b")
+    rig.node.refuses = (CommandKind.WRITES,)
+    rig.write(bad, 0)
+    with pytest.raises(BadInput, match=r"REJECTED \(OUT_OF_RANGE\): told so \(volume a, partition 0, position 2\)"):
+        host.drain()
+    for operation in (lambda: rig.write(bad, 5), bad.flush):
+        with pytest.raises(BadInput, match="OUT_OF_RANGE"):
+            operation()
+    rig.write(good, *range(9))
+    with pytest.raises(BadInput, match="OUT_OF_RANGE"):
+        host.close()
+    assert (rig.hot("a"), rig.hot("b")) == ({0}, set())
+    assert (len(rig.reports), rig.closed()) == (1, 0)
+    rig.node.refuses = ()
+    rig.host()
+    assert (rig.marked(), rig.hot("a")) == (["a 0+1"], set())
+
+
+def test_a_session_isnt_closed_on_a_volume_of_which_a_write_is_refused_at_the_very_end(rig: Rig) -> None:
+    host = rig.host()
+    rig.write(rig.open(host, "a"), 0)
+    rig.write(rig.open(host, "b"), 0)
+    rig.node.refuses = (CommandKind.WRITES,)
+    with pytest.raises(BadInput, match="OUT_OF_RANGE"):
+        host.close()
+    assert (rig.hot("a"), rig.closed("a"), rig.closed("b")) == ({0}, 0, 1)
+
+
+def test_writes_wait_where_too_many_commands_do(rig: Rig) -> None:
+    host = rig.host()
+    volume = rig.open(host)
+    assert host._outbox._confirmations is not None
+    host._outbox._confirmations._most = 2
+    host.drain()
+    rig.node.runs = False
+    for _ in range(2):
+        rig.write(volume, 0)
+        host.tick(rig.clock.monotonic_s() + 1)
+    with pytest.raises(KafkaFailed, match="Is a node running"):
+        rig.write(volume, 0)
+    rig.node.runs = True
+    rig.write(volume, 0)
+
+
+@pytest.mark.parametrize("kind", [CommandKind.MARK_DIRTY, CommandKind.SESSION_CLOSE])
+def test_what_is_owed_stays_where_the_node_refuses_it(rig: Rig, kind: CommandKind) -> None:
+    host = rig.host()
+    rig.write(rig.open(host, "a"), 0)
+    rig.write(rig.open(host, "b"), 1)
+    host.abandon()
+    rig.folder.kill()
+    rig.node.refuses = (kind,)
+    host = rig.host()
+    assert (rig.hot("a"), rig.hot("b"), len(rig.reports)) == ({0}, set(), 1)
+    assert (rig.closed("a") > 0) is (kind is CommandKind.SESSION_CLOSE)
+    with pytest.raises(BadInput, match="OUT_OF_RANGE"):
+        rig.open(host, "a")
+    rig.open(host, "b")
+
+
+def test_a_command_that_the_node_cannot_read_ends_the_host(rig: Rig) -> None:
+    host = rig.host()
+    volume = rig.open(host)
+    rig.node.runs = False
+    rig.write(volume, 0)
+    host.tick(rig.clock.monotonic_s() + 1)
+    position = rig.broker.end_position(COMMANDS, 0) - 2  # a heartbeat follows
+    rig.node.say(CommandStatus(0, position, StatusCode.REJECTED, "UNDECODABLE", "schema unknown", 7))
+    host.tick(rig.clock.monotonic_s())
+    with pytest.raises(BadInput, match="UNDECODABLE"):
+        rig.write(volume, 1)
+    assert rig.hot() == {0}
+
+
+def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
+    host = rig.host()
+    volume = rig.open(host)
+    rig.node.runs = False
+    rig.write(volume, 0)
+    host.tick(rig.clock.monotonic_s() + 1)
+    end = rig.broker.end_position(COMMANDS, 0)
+    numbers = (np.arange(end, dtype=np.int64), np.arange(end, dtype=np.int64))
+    rig.node.say(AcceptedBatch(0, 7, "a", "another", "s", *numbers))
+    rig.node.say(b"no status at all")
+    for position in range(end + 5):
+        rig.node.say(CommandStatus(0, position, StatusCode.ACCEPTED, None, "", 7, "a", "another", "s", 0))
+        rig.node.say(CommandStatus(0, position + 100, StatusCode.REJECTED, "UNDECODABLE", "", 7))
+    with pytest.raises(KafkaFailed, match="2 commands are published"):
+        host.drain()
+    rig.node.runs = True
+    host.drain()
+    for message in rig.broker.messages(STATUS):  # the node was killed, and answers everything again
+        rig.broker.append(STATUS, 0, b"", message.value)
+    host.close()
+    assert read_leftover(rig.folder).volumes == frozenset()
+
+
+def test_retired_volumes_are_not_opened(rig: Rig) -> None:
+    rig.volumes["a"] = Volume("a", "g", SIZE, 4096, 0, -1, True, "memory://a", state=VolumeState.RETIRED)
+    with pytest.raises(BadUse, match="retired"):
+        rig.open(rig.host())
+
+
+# What happens to one partition, in order: p published (its number is known later), k its number is known, a answered,
+# r refused; with the position, regions behind it | regions released at the end, refusals
+ORDERS = """
+p k5:x a5                     | x
+p k5:x                        |
+p a5 k5:x                     | x
+p p a5 a6 k5:x k6:y           | x y
+p p k5:x a6 k6:y              |
+p p k5:x a6 k6:y a5           | x y
+p k5:x p k6:x a5              |
+p k5:x p k6:x a6              |
+p k5:x p k6:x a5 a6           | x
+p k5:x a5 a5 p k7:x           |
+p a3 k5:x                     |
+p k5:x a5 p k7:y a5           | x
+p k5:x p k6:y a5 p k7:z a6    | x y
+p k5:x p k6:y p k7:z a6 a7 a5 | x y z
+p k5:x r5                     | x 5
+p r5 k5:x                     | x 5
+p r4 k5:x                     |
+"""
+
+
+@pytest.mark.parametrize("case", ORDERS.strip().splitlines())
+def test_statuses_in_any_order(case: str) -> None:
+    events, expected = (part.split() for part in case.split("|"))
+    broker = MemoryBroker()
+    broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+    waiting = Confirmations(StatusPorts(broker.reader(), broker), STATUS, "h")
+    waiting.watch(0)
+    regions: dict[str, HotRegion] = {}
+    refused: list[CommandStatus] = []
+    for event in events:
+        number, _, names = event[1:].partition(":")
+        if event[0] == "p":
+            waiting.publishing(0)
+        elif event[0] == "k":
+            batch = [regions.setdefault(name, HotRegion("v", ord(name))) for name in names]
+            for region in batch:
+                region.unacknowledged += 1
+            refused += waiting.published(0, int(number), batch)
+        else:
+            code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
+            NodeModel(broker).say(CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0))
+            refused += waiting.take(waiting.read(0))
+    released = sorted(name for name, region in regions.items() if region.unacknowledged == 0)
+    assert [*released, *(str(status.position) for status in refused)] == expected
+    assert all(region.unacknowledged >= 0 for region in regions.values())
+
+
+def test_memory_is_bounded_however_long_the_node_is_away() -> None:
+    broker = MemoryBroker()
+    broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+    waiting = Confirmations(StatusPorts(broker.reader(), broker), STATUS, "h", most=5000)
+    waiting.watch(0)
+    region = HotRegion("v", 0)
+    for position in range(5000):
+        assert not waiting.is_full
+        waiting.publishing(0)
+        region.unacknowledged += 1
+        waiting.published(0, position, (region,))
+    assert waiting.is_full
+    assert region.unacknowledged == 1
+    assert waiting.waiting({0: 4999}) == 5000
+    waiting.publishing(0)
+    for position in range(5000, 12_000):
+        NodeModel(broker).say(CommandStatus(0, position, StatusCode.REJECTED, None, "", 7))
+    while messages := waiting.read(0):
+        waiting.take(messages)
+    assert broker.end_position(STATUS, 0) == 7000  # what it hasn't read yet waits in Kafka
+    waiting.published(0, 20_000, ())
+    assert waiting.read(0)

@@ -1,0 +1,123 @@
+"""What of the changelog counts for a reader, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+from notation import record
+
+from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
+from mirrorlog.codec import encode
+from mirrorlog.errors import BadInput
+from mirrorlog.log_reader import LogReader
+from mirrorlog.ports.streams import Message
+from mirrorlog.topics import Topics
+from mirrorlog.tracking_log import Watermark, moment_key, record_key, watermark_key
+
+TOPIC = Topics().changelog
+
+
+class BusyReader(MemoryReader):
+    """One message a poll; `before` is done before each."""
+
+    def __init__(self, broker: MemoryBroker, before: Callable[[], object]) -> None:
+        super().__init__(broker)
+        self.before = before
+
+    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+        self.before()
+        return super().poll(timeout_s, 1)
+
+
+class World:
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.broker.create(Topics().specs(single_copy=True), 1)
+        self.flushed = -1
+
+    def put(self, text: str) -> None:
+        """`4..9` is a record, `W9` a watermark."""
+        if text.startswith("W"):
+            self.broker.append(TOPIC, 0, watermark_key(0), encode(Watermark(0, int(text[1:]), 0)))
+        else:
+            found = record(text, "1")
+            self.broker.append(TOPIC, 0, record_key(found), encode(found))
+
+    def flush(self) -> None:
+        self.put(f"{self.flushed}..{self.flushed + 1}")
+        self.flushed += 1
+        self.put(f"W{self.flushed}")
+
+    def reader(self, before: Callable[[], object] = lambda: None) -> LogReader:
+        return LogReader(BusyReader(self.broker, before), self.broker, TOPIC)
+
+
+def test_what_no_watermark_follows_doesnt_count() -> None:
+    world = World()
+    for text in ("-1..4", "W4", "4..9"):
+        world.put(text)
+    log = world.reader()
+    for _ in range(5):
+        log.poll(0)
+    assert log.caught_up()
+    assert (log.watermarks[0].through, [g[0].through for g in log.logs["v"].whole()]) == (4, [4])
+
+
+def test_nothing_counts_before_the_end_was_reached() -> None:
+    world = World()
+    for _ in range(4):
+        world.flush()
+    log = world.reader()
+    for _ in range(7):
+        assert log.poll(0) == set()
+        assert not log.caught_up()
+    log.poll(0)
+    assert log.caught_up()
+    assert log.watermarks[0].through == 3
+
+
+def test_a_reader_that_never_meets_the_end_gets_on_all_the_same() -> None:
+    world = World()
+    polls = iter(range(10**6))
+    log = world.reader(lambda: world.flush() if next(polls) % 2 == 0 else None)
+    for _ in range(200):
+        log.poll(0)
+    assert log.caught_up()
+    assert log.watermarks[0].through >= 60
+    assert log.logs["v"].hole(-1, log.watermarks[0].through) is None
+
+
+def test_a_watermark_of_a_worker_that_lost_the_partition_takes_nothing_back() -> None:
+    world = World()
+    for text in ("-1..9", "W9", "W4"):
+        world.put(text)
+    log = world.reader()
+    for _ in range(3):
+        log.poll(0)
+    world.put("W5")
+    log.poll(0)
+    assert log.watermarks[0].through == 9
+
+
+def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_loud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.broker.append(TOPIC, 0, moment_key(0, 5_000_000), encode(Watermark(0, 1, 5_000_000)))
+    for key in (b"\x01?new", b"\x01?other", b"\x07r"):
+        world.broker.append(TOPIC, 0, key, b"what a newer node writes")
+    world.put("-1..4")
+    world.broker.append(TOPIC, 0, record_key(record("4..9")), b"junk")
+    world.put("W9")
+    log = world.reader()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(8):
+            log.poll(0)
+    assert [g[0].through for g in log.logs["v"].whole()] == [4]
+    assert caplog.text.count("a newer node writes it") == 2
+    assert "a log record is damaged" in caplog.text
+    world.broker.append(TOPIC, 0, watermark_key(0), b"junk")
+    with pytest.raises(BadInput):
+        log.poll(0)

@@ -1,0 +1,447 @@
+"""The node's HTTP over a log in memory: pages, errors, who may answer, and what a request may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_world import MemoryView, Worker, listening, until
+from logs import Log
+from notation import command, volume
+
+from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
+from mirrorlog.changed.points import Point, parse_point
+from mirrorlog.changed.query import changed_blocks
+from mirrorlog.errors import BadUse
+from mirrorlog.streams.web.listen import listen, member_name
+from mirrorlog.streams.web.openapi import openapi
+from mirrorlog.volumes import Volume
+
+BLOCK = 4096
+
+
+def log_of(*texts: str, of: Volume | None = None, flush: int = 2) -> Log:
+    """A log of these writes, one a second."""
+    log = Log([of or volume()])
+    log.publish(
+        [command(text, sequence=n, first_at_us=n * 10**6, last_at_us=n * 10**6) for n, text in enumerate(texts)]
+    )
+    for _ in range(0, len(texts), flush):
+        log.flush(flush)
+    return log
+
+
+WRITES = [f"{2 * n * BLOCK}+{BLOCK}" if n % 3 else f"z{2 * n * BLOCK}+{2 * BLOCK}" for n in range(9)]
+"""Runs with gaps, and some of zeros that touch their neighbour."""
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(limited())
+
+
+def printed(log: Log, name: str, since: str = "origin", until: str = "now", offset: int = 0) -> str:
+    """What the command line prints."""
+    points: list[Point] = [parse_point(each, 0) for each in (since, until)]
+    return "".join(render(changed_blocks("v", *points, log.ports(), 0), name, offset))
+
+
+def joined(name: str, pages: list[dict[str, Any]]) -> Any:
+    """The listings of all pages as one."""
+    if name != "ebs":
+        return [entry for page in pages for entry in page["listing"]]
+    return [entry for page in pages for entry in page["listing"]["ChangedBlocks"]]
+
+
+@pytest.mark.parametrize("name", JSON_FORMATS)
+def test_the_pages_together_are_the_listing_whatever_their_size(name: str) -> None:
+    log = log_of(*WRITES)
+    whole = json.loads(printed(log, name))
+    whole = whole["ChangedBlocks"] if name == "ebs" else whole
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            for limit in (1, 2, 3, len(whole) - 1, len(whole), len(whole) + 1):
+                pages = await worker.pages(f"/v1/volumes/v/changed?format={name}&limit={limit}")
+                assert joined(name, pages) == whole
+                assert len(pages) == max(-(-len(whole) // limit), 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_stream_is_what_the_command_line_prints_byte_for_byte(name: str) -> None:
+    log = log_of(*WRITES)
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            for offset in (0, 5000):
+                path = f"/v1/volumes/v/changed?format={name}&limit=0&since=@0&offset={offset}"
+                assert await worker.text(path) == printed(log, name, "@0", offset=offset)
+            async with worker.client.get(f"/v1/volumes/v/changed?format={name}&limit=0") as answer:
+                assert (answer.headers["Mirrorlog-Since"], answer.headers["Mirrorlog-Until"]) == ("-1", "8")
+
+    run(test)
+
+
+def test_further_pages_are_of_the_same_question_while_writes_go_on() -> None:
+    log = log_of(*WRITES)
+    whole = json.loads(printed(log, "json"))
+
+    def write() -> None:
+        log.publish([command(f"0+{30 * BLOCK}", sequence=log.next)])
+        log.flush(1)
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            pages = await worker.pages("/v1/volumes/v/changed?limit=2", between=write)
+            assert joined("json", pages) == whole
+            assert {(page["since"], page["until"]) for page in pages} == {(-1, 8)}
+            now = await worker.json("/v1/volumes/v/changed")
+            assert now["until"] > 8
+            assert now["listing"] != whole
+
+    run(test)
+
+
+def test_a_page_needs_no_reading_when_the_one_before_it_was_asked_for() -> None:
+    log = log_of(*WRITES)
+    views = 0
+
+    class Counted(MemoryView):
+        def __init__(self, rows: Mapping[bytes, bytes]) -> None:
+            nonlocal views
+            views += 1
+            super().__init__(rows)
+
+    async def test() -> None:
+        worker = Worker(log, view=Counted)
+        async with listening(worker):
+            assert len(await worker.pages("/v1/volumes/v/changed?limit=2")) > 3
+            assert views == 1
+
+    run(test)
+
+
+# path behind /v1/volumes | status | what the error says
+ERRORS = """
+/w/changed                      | 404 | there is no volume 'w'
+/v/changed?since=yesterday      | 400 | is no point
+/v/changed?since=@5&until=@4    | 400 | lies after
+/v/changed?since=barrier:b      | 400 | no barrier
+/v/changed?since=@0             | 410 | begins later
+/v/changed?since=1969-12-31     | 410 | doesn't reach back
+/v/changed?since=@1&until=@99&wait=0 | 503 | isn't complete through position 99
+/v/changed?format=xml           | 400 | no format 'xml'
+/v/changed?format=csv&limit=5   | 400 | doesn't come in pages
+/v/changed?limit=-1             | 400 | limit can't be
+/v/changed?limit=10001          | 400 | limit can't be
+/v/changed?limit=1e3            | 400 | limit can't be
+/v/changed?limit=%D9%A3         | 400 | limit can't be
+/v/changed?offset=8YiB          | 400 | unit of size
+/v/changed?offset=2MiB          | 400 | lies outside
+/v/changed?offset=2MiB&limit=0  | 400 | lies outside
+/v/changed?sinc=@5              | 400 | no parameter 'sinc'
+/v/changed?since=@5&since=@6    | 400 | more than once
+/v/changed?wait=long            | 400 | isn't a duration
+?limit=0                        | 400 | limit can't be 0
+/v                              | 404 | Not Found
+"""
+
+
+@pytest.mark.parametrize("case", ERRORS.strip("\n").splitlines())
+def test_errors_are_objects_as_on_the_command_line(case: str) -> None:
+    path, status, says = (part.strip() for part in case.split("|"))
+    log = log_of(*WRITES, of=volume(origin_position=1))
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            error = await worker.json(f"/v1/volumes{path}", int(status))
+            assert says in error["what"]
+            assert sorted(error) == ["code", "message_type", "next", "what", "where"]
+            if status == "410":
+                assert "from position 1 on" in error["next"]
+            # The worker goes on.
+            assert (await worker.json("/v1/volumes/v/changed"))["until"] == 8
+
+    run(test)
+
+
+def test_any_worker_answers_for_any_volume() -> None:
+    log = log_of(*WRITES)
+
+    async def test() -> None:
+        has, hasnt = Worker(log), Worker(log, has=[], view=forbidden)
+        hasnt.serving.begin([1])
+        async with listening(has, hasnt):
+            for path in ("/v1/volumes/v/changed?limit=2", "/v1/volumes/v/changed?limit=0", "/v1/volumes"):
+                assert await has.text(path) == await hasnt.text(path)
+            assert await has.pages("/v1/volumes/v/changed?limit=2") == await hasnt.pages(
+                "/v1/volumes/v/changed?limit=2"
+            )
+            assert (await hasnt.json("/v1/volumes"))["volumes"][0]["worker"] == has.url
+            error = await hasnt.json("/v1/volumes/v/changed?since=@-1&until=@99&wait=0", 503)
+            assert "isn't complete" in error["what"]
+
+    run(test)
+
+
+def forbidden(_: Mapping[bytes, bytes]) -> MemoryView:
+    """A standby has the rows, and mustn't answer from them."""
+    raise AssertionError("a standby's copy was read")
+
+
+def test_a_worker_that_recovers_a_standby_and_a_second_hop_dont_answer() -> None:
+    log = log_of(*WRITES)
+    path = "/v1/volumes/v/changed"
+
+    async def test() -> None:
+        recovers, other = Worker(log, has=[], view=forbidden), Worker(log, has=[], view=forbidden)
+        async with listening(recovers, other):
+            # Whoever is asked believes that the partition is the other's: without the mark they would go on for ever.
+            recovers.owners, other.owners = {0: other.url}, {0: recovers.url}
+            for _ in range(2):
+                assert "no worker answers" in (await recovers.json(path, 503))["what"]
+            recovers.owners = {0: recovers.url}
+            assert "no worker answers" in (await recovers.json(path, 503))["what"]
+            recovers.owners = {0: "off://other"}
+            assert "no worker answers" in (await recovers.json(path, 503))["what"]
+            assert (await recovers.json("/v1/volumes"))["volumes"][0]["worker"] is None
+            assert (await recovers.json("/healthz", 503))["status"] == "recovering"
+
+    run(test)
+
+
+def test_a_worker_that_is_away_is_said() -> None:
+    log = log_of(*WRITES)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    async def test() -> None:
+        worker = Worker(log, has=[], owners={0: f"http://127.0.0.1:{port}"})
+        async with listening(worker):
+            error = await worker.json("/v1/volumes/v/changed", 503)
+            assert (error["code"], error["where"]) == ("NodeUnavailable", f"http://127.0.0.1:{port}")
+
+    run(test)
+
+
+def test_a_rebalance_ends_a_question_and_the_table_is_let_go() -> None:
+    log = log_of(*WRITES)
+    opened: list[MemoryView] = []
+
+    async def test() -> None:
+        class Moving(MemoryView):
+            def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+                opened.append(self)
+                worker.serving.end()
+                return super().scan(prefix)
+
+        worker = Worker(log, view=Moving)
+        async with listening(worker):
+            assert "is being moved" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
+            worker.serving.begin([0])
+        assert opened[0]._rows is None
+
+    run(test)
+
+
+def test_the_table_is_let_go_before_commands_are_replayed() -> None:
+    log = log_of(*WRITES, flush=9)
+    opened: list[MemoryView] = []
+    held: list[bool] = []
+
+    class Noted(MemoryView):
+        def __init__(self, rows: Mapping[bytes, bytes]) -> None:
+            super().__init__(rows)
+            opened.append(self)
+
+    async def test() -> None:
+        worker = Worker(log, view=Noted)
+        async with listening(worker):
+            log.on_poll(lambda: held.append(any(view._rows is not None for view in opened)))
+            assert (await worker.json("/v1/volumes/v/changed?since=@2&until=@5"))["changed_blocks"] > 0
+        assert (len(opened), opened[0]._rows) == (1, None)
+        assert held == [False] * len(held) != []
+
+    run(test)
+
+
+def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_client_that_goes_frees_its_place() -> None:
+    log = log_of(*WRITES)
+    log.publish([command("0+1", sequence=9)])  # nobody folds it: a question about now waits
+
+    async def test() -> None:
+        worker = Worker(log, most=2, wait_s=600)
+        async with listening(worker):
+            waiting = [asyncio.create_task(worker.client.get("/v1/volumes/v/changed")) for _ in range(2)]
+            await until(lambda: len(worker.places._taken) == 2)
+            assert "2 questions are being answered" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
+            assert (await worker.json("/healthz"))["partitions"] == [0]
+            for task in waiting:
+                task.cancel()
+            await until(lambda: not worker.places._taken)
+            assert (await worker.json("/v1/volumes/v/changed?until=@8"))["next"] is None
+
+    run(test)
+
+
+def test_a_listing_that_breaks_off_is_no_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = log_of(*WRITES)
+
+    def broken(*_: object) -> Iterator[str]:
+        yield "0 4096\n" * 20_000
+        raise ValueError("planted")
+
+    monkeypatch.setattr("mirrorlog.streams.web.server.render", broken)
+
+    async def test() -> None:
+        has, hasnt = Worker(log), Worker(log, has=[])
+        async with listening(has, hasnt):
+            for worker in (has, hasnt):
+                with pytest.raises(Exception, match=r"payload|disconnected|reset"):
+                    await worker.text("/v1/volumes/v/changed?format=extentlist")
+            assert (await has.json("/v1/volumes/v/changed"))["until"] == 8
+
+    run(test)
+
+
+def test_a_token_is_asked_for_by_whatever_tells_of_volumes() -> None:
+    log = log_of(*WRITES)
+
+    async def test() -> None:
+        has, hasnt = Worker(log, token="sésame"), Worker(log, has=[], token="sésame")
+        async with listening(has, hasnt):
+            right = {"Authorization": "Bearer sésame"}
+            for worker in (has, hasnt):
+                for path in ("/v1/volumes", "/v1/volumes/v/changed"):
+                    for wrong in ({}, {"Authorization": "Bearer sesame"}, {"Authorization": "sésame"}):
+                        assert (await worker.json(path, 401, **wrong))["code"] == "NotAllowed"
+                    await worker.json(path, 200, **right)
+                await worker.json("/healthz", 200 if worker is has else 503)
+
+    run(test)
+
+
+def test_volumes_come_in_pages() -> None:
+    log = Log([volume(name) for name in "cab"])
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            first = await worker.json("/v1/volumes?limit=2")
+            assert ([each["volume"] for each in first["volumes"]], first["next"]) == (["a", "b"], "b")
+            second = await worker.json("/v1/volumes?limit=2&after=b")
+            assert ([each["volume"] for each in second["volumes"]], second["next"]) == (["c"], None)
+
+    run(test)
+
+
+def test_the_description_is_of_what_is_answered() -> None:
+    log = log_of(*WRITES)
+    schemas = openapi()["components"]["schemas"]
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            assert await worker.json("/openapi.json") == openapi()
+            page = await worker.json("/v1/volumes/v/changed?limit=1")
+            listed = await worker.json("/v1/volumes")
+            for answer, name in (
+                (page, "Page"),
+                (listed, "Volumes"),
+                (await worker.json("/healthz"), "Health"),
+                (await worker.json("/v1/volumes/w/changed", 404), "Error"),
+            ):
+                assert sorted(answer) == sorted(schemas[name]["required"])
+            described = schemas["Volumes"]["properties"]["volumes"]["items"]
+            assert sorted(listed["volumes"][0]) == sorted(described["required"])
+            parameters = [
+                each["name"] for each in openapi()["paths"]["/v1/volumes/{volume}/changed"]["get"]["parameters"]
+            ]
+            allowed = (await worker.json("/v1/volumes/v/changed?x=1", 400))["next"]
+            assert allowed == f"There are {', '.join(parameters[1:])}."
+            text = await worker.text("/docs")
+            assert "://" not in text.replace("<!doctype html>", "")
+            async with worker.client.post("/v1/volumes") as answer:
+                assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+    run(test)
+
+
+# address | token | what it comes to
+LISTEN = """
+off            |   | nothing
+127.0.0.1:0    |   | http://127.0.0.1:
+localhost:0    |   | http://127.0.0.1:
+[::1]:0        |   | http://[::1]:
+0.0.0.0:0      |   | no token is set
+[::]:0         |   | no token is set
+0.0.0.0:0      | t | http://
+127.0.0.1      |   | is no address
+127.0.0.1:-1   |   | is no address
+127.0.0.1:99999|   | is no address
+:80            |   | is no address
+nowhere.invalid:0 | | can't listen
+192.0.2.1:0    | t | can't listen
+"""
+
+
+@pytest.mark.parametrize("case", LISTEN.strip("\n").splitlines())
+def test_where_it_listens(case: str) -> None:
+    address, token, expected = (part.strip() for part in case.split("|"))
+    if address.startswith("[::1]") and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    try:
+        found = listen(address, token)
+    except BadUse as error:
+        assert expected in error.what
+        return
+    if found is None:
+        assert expected == "nothing"
+        return
+    found.socket.close()
+    assert found.url.startswith(expected)
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_taken_address_is_said_and_a_free_port_is_remembered(tmp_path: Path) -> None:
+    hint = tmp_path / "http-port"
+    first = listen("127.0.0.1:0", "", remembered=hint)
+    assert first is not None
+    with pytest.raises(BadUse, match=r"can't listen at .* in use"):
+        listen(first.url.removeprefix("http://"), "")
+    other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered one is taken
+    assert other is not None
+    assert other.url != first.url
+    assert member_name("n", other) != member_name("n", first)
+    first.socket.close()
+    other.socket.close()
+    again = listen("127.0.0.1:0", "", remembered=hint)
+    assert again is not None
+    assert again.url == other.url
+    again.socket.close()
+    hint.write_text("no port")
+    fresh = listen("127.0.0.1:0", "", "http://node-1:80/", remembered=hint)
+    assert fresh is not None
+    assert fresh.url == "http://node-1:80"
+    fresh.socket.close()

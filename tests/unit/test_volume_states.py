@@ -1,0 +1,147 @@
+"""The life of a volume: every event in every state, and what each does to the description."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from notation import GENERATION, OTHER_GENERATION, command, volume
+
+from mirrorlog.commands import CommandKind, RejectReason, TrackingCommand
+from mirrorlog.extents import MAX_BYTE
+from mirrorlog.volume_states import TABLE, apply, grown_by, transition
+from mirrorlog.volumes import EarlierSize, Volume, VolumeState
+
+MIB = 1 << 20
+
+# event | in ACTIVE | in RETIRED | in UNKNOWN: the state behind it; '!' it is refused, '?' it is flagged, '*' described anew
+EVENTS = """
+WRITES         | ACTIVE   | RETIRED? | UNKNOWN
+MARK_DIRTY     | ACTIVE   | RETIRED? | UNKNOWN
+RAW            | ACTIVE   | RETIRED? | UNKNOWN
+SESSION_OPEN   | ACTIVE   | RETIRED? | UNKNOWN
+SESSION_CLOSE  | ACTIVE   | RETIRED  | UNKNOWN
+HEARTBEAT      | ACTIVE   | RETIRED  | UNKNOWN
+BARRIER        | ACTIVE   | RETIRED  | UNKNOWN
+RESIZE         | ACTIVE*  | RETIRED! | UNKNOWN!
+RETIRE         | RETIRED* | RETIRED  | UNKNOWN!
+NEW_GENERATION | ACTIVE*  | RETIRED! | UNKNOWN!
+UNKNOWN        | ACTIVE!  | RETIRED! | UNKNOWN!
+"""
+ROWS = [[word.strip() for word in line.split("|")] for line in EVENTS.strip().splitlines()]
+CASES = [
+    (state, row[0], expected)
+    for row in ROWS
+    for state, expected in zip(("ACTIVE", "RETIRED", "UNKNOWN"), row[1:], strict=True)
+]
+
+
+def said(kind: CommandKind, **more: object) -> TrackingCommand:
+    content: dict[str, object] = {"size_bytes": 2 * MIB} if kind is CommandKind.RESIZE else {}
+    content |= {"new_generation": OTHER_GENERATION} if kind is CommandKind.NEW_GENERATION else {}
+    return command("", kind=kind, **(content | more))
+
+
+def test_the_cases_are_all_there_are() -> None:
+    pairs = {(state.value, kind.value) for state in VolumeState for kind in CommandKind}
+    assert {(state, kind) for state, kind, _ in CASES} == pairs
+    assert {(state.value, kind.value) for state, row in TABLE.items() for kind in row} == pairs
+
+
+@pytest.mark.parametrize(("state", "kind", "expected"), CASES)
+def test_every_event_in_every_state(state: str, kind: str, expected: str) -> None:
+    before = volume(state=VolumeState(state), described_position=3)
+    found = transition(before, said(CommandKind(kind)), 7)
+    assert found.volume.state.value == expected.rstrip("!?*")
+    assert (found.refusal is not None) is expected.endswith("!")
+    assert bool(found.remark) is expected.endswith("?")
+    assert found.volume == (before if not expected.endswith("*") else found.volume)
+    assert found.volume.described_position == (7 if expected.endswith("*") else 3)
+
+
+def test_a_resize_grows_and_remembers_the_size_before() -> None:
+    before = volume(size_bytes=MIB)
+    grown = apply(before, said(CommandKind.RESIZE), 7)
+    assert grown == replace(before, size_bytes=2 * MIB, described_position=7, earlier_sizes=(EarlierSize(7, MIB),))
+    again = apply(grown, said(CommandKind.RESIZE, size_bytes=3 * MIB), 9)
+    assert [again.size_at(position) for position in (6, 7, 8, 9, 99)] == [MIB, 2 * MIB, 2 * MIB, 3 * MIB, 3 * MIB]
+    assert [again.as_of(position).size_bytes for position in (6, 8, 9)] == [MIB, 2 * MIB, 3 * MIB]
+
+
+# commands as position:what, one after the other; then read again from the first on, some of them or all
+HISTORIES = ["7:2", "7:2 9:3", "7:2 9:g", "7:g 9:G", "7:2 9:r", "7:g 9:3 11:r"]
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_what_is_read_again_changes_nothing_and_is_judged_as_it_was(history: str) -> None:
+    events = [_event(word) for word in history.split()]
+    described, first = volume(size_bytes=MIB), []
+    for position, event in events:
+        found = transition(described, event, position)
+        first.append((found.remark, found.refusal, grown_by(found.volume, event, position)))
+        described = found.volume
+    for start in range(len(events)):
+        for number, (position, event) in list(enumerate(events))[start:]:
+            found = transition(described, event, position)
+            assert found.volume == described, f"{position} took something back"
+            assert (found.remark, found.refusal, grown_by(described, event, position)) == first[number]
+
+
+def _event(word: str) -> tuple[int, TrackingCommand]:
+    position, what = word.split(":")
+    generations = {"g": OTHER_GENERATION, "G": OTHER_GENERATION.replace("2", "3")}
+    if what in generations:
+        return int(position), said(CommandKind.NEW_GENERATION, new_generation=generations[what])
+    if what == "r":
+        return int(position), said(CommandKind.RETIRE)
+    return int(position), said(CommandKind.RESIZE, size_bytes=int(what) * MIB)
+
+
+def test_a_new_generation_begins_behind_its_command() -> None:
+    before = volume(size_bytes=MIB)
+    renewed = apply(before, said(CommandKind.NEW_GENERATION, last_at_us=99), 7)
+    assert (renewed.generation, renewed.origin_position, renewed.initially_zeroed) == (OTHER_GENERATION, 7, False)
+    assert (renewed.created_at_us, renewed.size_bytes, renewed.state) == (99, MIB, VolumeState.ACTIVE)
+    assert apply(renewed, said(CommandKind.NEW_GENERATION), 9) == renewed
+
+
+# size asked for, extents as the sender knew the grown region | what comes of it for a volume of 1 MiB
+SIZES = """
+2097152 1048576+1048576 | 2097152
+2097152                 | 2097152
+1048576                 | 1048576 already
+524288                  | SHRINKING
+524288  0+4096          | SHRINKING
+524288  262144+262144   | 1048576 already
+0                       | MALFORMED_COMMAND
+-4096                   | MALFORMED_COMMAND
+9223372036854775807     | 9223372036854775807
+"""
+
+
+@pytest.mark.parametrize("case", SIZES.strip().splitlines())
+def test_sizes(case: str) -> None:
+    (size, *extents), expected = (part.split() for part in case.split("|"))
+    event = command(" ".join(extents), kind=CommandKind.RESIZE, size_bytes=int(size))
+    found = transition(volume(size_bytes=MIB), event, 7)
+    assert MAX_BYTE == 9223372036854775807
+    if found.refusal is not None:
+        assert [found.refusal.reason.value] == expected
+        assert found.refusal.text.rstrip().endswith(".")
+        assert found.volume.size_bytes == MIB
+        return
+    assert [str(found.volume.size_bytes), *(["already"] if found.remark else [])] == expected
+
+
+@pytest.mark.parametrize("generation", [None, "", "x", OTHER_GENERATION.upper().replace("2", "A")])
+def test_a_generation_that_no_site_could_keep_is_refused(generation: str | None) -> None:
+    found = transition(volume(), said(CommandKind.NEW_GENERATION, new_generation=generation), 7)
+    assert found.refusal is not None
+    assert found.refusal.reason is RejectReason.MALFORMED_COMMAND
+    assert found.volume.generation == GENERATION
+
+
+def test_a_retired_volume_was_active_for_what_came_before() -> None:
+    retired: Volume = apply(volume(), said(CommandKind.RETIRE), 7)
+    assert transition(retired, said(CommandKind.WRITES), 6).remark == ""
+    assert "position 7" in transition(retired, said(CommandKind.WRITES), 8).remark

@@ -1,0 +1,170 @@
+"""A host's side of the commands topic, by hand: commands sent in sequence, and when each was answered."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from notation import command
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.codec import encode
+from mirrorlog.commands import StatusCode
+from mirrorlog.extents import U8, U64, ExtentColumns
+from mirrorlog.settings import Settings
+from mirrorlog.statuses import read_statuses
+from mirrorlog.volumes import Volume
+
+DEADLINE_S = 60.0
+
+
+def make_volumes(settings: Settings, sizes: Mapping[str, int], primaries: Path | None = None) -> dict[str, Volume]:
+    """Describes new volumes of 4 KiB blocks; with random bytes in a file of the folder `primaries`, if one is given."""
+    admin, publisher = KafkaAdmin(settings.kafka_client()), KafkaPublisher(settings.kafka_client())
+    count = admin.partitions(settings.topics.commands)
+    ends = [admin.end_position(settings.topics.commands, partition) for partition in range(count)]
+    found = {}
+    for name, size in sizes.items():
+        file = (primaries or Path("/none")) / f"{name}.img"
+        if primaries is not None:
+            primaries.mkdir(exist_ok=True)
+            file.write_bytes(os.urandom(size))
+        found[name] = describe(name, size, 4096, file.as_uri(), ends, 1)
+    for volume in found.values():
+        publish_volume(publisher, settings.topics, volume)
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    admin.close()
+    return found
+
+
+def names_in_each(partitions: int, each: int = 1) -> list[str]:
+    """Names of volumes, `each` for every partition."""
+    ends = [0] * partitions
+    found: dict[int, list[str]] = {partition: [] for partition in range(partitions)}
+    number = 0
+    while any(len(names) < each for names in found.values()):
+        name = f"v{number}"
+        names = found[describe(name, 4096, 4096, "file:///none", ends, 1).partition]
+        if len(names) < each:
+            names.append(name)
+        number += 1
+    return [name for names in found.values() for name in names]
+
+
+class Writer:
+    """One session that writes to some volumes, seeded: writes, zeroes and discards of random blocks, in sequence."""
+
+    def __init__(self, settings: Settings, volumes: Mapping[str, Volume], seed: int = 1) -> None:
+        self.topic, self.volumes, self._random = settings.topics.commands, dict(volumes), np.random.default_rng(seed)
+        self._publisher = KafkaPublisher(settings.kafka_client())
+        self._sequences = dict.fromkeys(volumes, 0)
+        self.sent = 0
+        self.sent_at: dict[tuple[int, int], float] = {}
+        """By partition and position of a command that was acknowledged, when it was sent (monotonic seconds)."""
+
+    def send(self, name: str, count: int, extents: int = 20, skip: int = 0) -> None:
+        """Queues commands of the volume; `skip` leaves sequence numbers out before the first."""
+        self._sequences[name] += skip
+        for _ in range(count):
+            self.send_extents(name, self._extents(self.volumes[name], extents))
+
+    def send_extents(self, name: str, extents: ExtentColumns) -> None:
+        """Queues one command with these extents."""
+        volume, number = self.volumes[name], self._sequences[name]
+        self._sequences[name] += 1
+        event = command(name=name, sequence=number, generation=volume.generation, session="writer")
+        self.send_bytes(volume.partition, encode(replace(event, extents=extents)))
+
+    def send_bytes(self, partition: int, value: bytes) -> None:
+        """Queues an event as it is."""
+        sent_at = time.monotonic()
+
+        def acknowledged(position: int) -> None:
+            self.sent_at[partition, position] = sent_at
+
+        self._publisher.publish(self.topic, partition, b"k", value, acknowledged)
+        self._publisher.poll(0)
+        self.sent += 1
+
+    def _extents(self, volume: Volume, count: int) -> ExtentColumns:
+        offsets = self._random.integers(0, volume.size_bytes, count)
+        lengths = np.minimum(self._random.integers(1, 20_000, count), volume.size_bytes - offsets)
+        kinds = self._random.choice(np.array([0, 0, 0, 1, 2], U8), count)
+        return ExtentColumns(offsets.astype(U64), lengths.astype(U64), kinds)
+
+    def flush(self) -> None:
+        """Returns when everything is acknowledged."""
+        self._publisher.flush(DEADLINE_S)
+
+    def close(self) -> None:
+        """Lets go of the client."""
+        self.flush()
+        self._publisher.close()
+
+    @contextmanager
+    def at_full_speed(self, pace_s: float = 0.0) -> Iterator[None]:
+        """Writes to all its volumes in turn, from a thread of its own, while the block runs."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.is_set():
+                for name in self.volumes:
+                    self.send(name, 1)
+                if pace_s:
+                    stop.wait(pace_s)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(DEADLINE_S)
+            self.flush()
+
+
+class Answers:
+    """The statuses of all partitions, with the time at which each came."""
+
+    def __init__(self, settings: Settings) -> None:
+        admin = KafkaAdmin(settings.kafka_client())
+        self._reader = KafkaReader(settings.kafka_client())
+        self._reader.assign(settings.topics.status, dict.fromkeys(range(admin.partitions(settings.topics.status))))
+        admin.close()
+        self.came_at: dict[tuple[int, int], list[float]] = {}
+        self.codes: dict[tuple[int, int], list[StatusCode]] = {}
+
+    def poll(self, timeout_s: float) -> None:
+        """Takes what is there."""
+        for message in self._reader.poll(timeout_s):
+            now = time.monotonic()
+            for status in read_statuses(message.value or b""):
+                place = (status.partition, status.position)
+                self.came_at.setdefault(place, []).append(now)
+                self.codes.setdefault(place, []).append(status.code)
+
+    def wait_for(self, places: Iterable[tuple[int, int]], deadline_s: float = DEADLINE_S) -> None:
+        """Returns when each of these commands has a status."""
+        until = time.monotonic() + deadline_s
+        waiting = set(places)
+        while waiting := waiting - self.came_at.keys():
+            assert time.monotonic() < until, f"{len(waiting)} commands aren't answered, the first {min(waiting)}"
+            self.poll(0.2)
+
+    def largest_gap_s(self, since: float, until: float) -> float:
+        """The longest time in which no status came."""
+        times = sorted({since, until, *(at for each in self.came_at.values() for at in each if since <= at <= until)})
+        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
+
+    def close(self) -> None:
+        """Lets go of the client."""
+        self._reader.close()
