@@ -60,9 +60,8 @@ class CommandColumns:
 
     def extents_of(self, rows: I64) -> ExtentColumns:
         """The extents of those rows, one event after the other. ValueError for a kind that isn't one."""
-        return ExtentColumns.unpack(
-            *(self._joined(name, rows) for name in _COLUMNS if name != "kinds"), self._kinds(rows)
-        )
+        offsets, lengths = self._joined("offsets", rows), self._joined("lengths", rows)
+        return ExtentColumns.unpack(offsets, lengths, self._kinds(rows))
 
     def _joined(self, name: str, rows: I64) -> bytes:
         starts, ends = self._ranges[name]

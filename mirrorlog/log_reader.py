@@ -14,18 +14,26 @@ from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.tracking_log import (
     NOTHING,
     LogRecord,
+    RecordKey,
     SessionBeat,
     VolumeHead,
     VolumeLog,
     Watermark,
     key_kind,
+    read_record_key,
 )
 
 log = logging.getLogger("mirrorlog.site")
 
 _POLLS_WITHOUT_END: Final = 20
-Entry: TypeAlias = LogRecord | VolumeHead | SessionBeat
-_READ: Final[tuple[type[Entry | Watermark], ...]] = (LogRecord, VolumeHead, SessionBeat, Watermark)
+Entry: TypeAlias = LogRecord | VolumeHead | SessionBeat | RecordKey
+"""A RecordKey: the log drops the record."""
+_READ: Final[tuple[type[LogRecord | VolumeHead | SessionBeat | Watermark], ...]] = (
+    LogRecord,
+    VolumeHead,
+    SessionBeat,
+    Watermark,
+)
 
 
 @dataclass(slots=True)
@@ -53,13 +61,22 @@ class LogReader:
     were in the changelog before the tombstones of the parts: whoever missed a part has its roll-up at the next end. Where
     the end runs ahead, it is asked for, and what was read before the question counts when it is reached.
 
+    What the log drops a site keeps for as long as it needs it: what a record says stays true, and parts say it more finely
+    than their roll-up. With `drops` the reader drops it too, whether the cleaner has been there or not.
+
     beats: by partition and session, what the session knew as acknowledged at its last heartbeat for all its volumes.
     """
 
     def __init__(
-        self, reader: TopicReader, admin: TopicAdmin, topic: str, partitions: Sequence[int] | None = None
+        self,
+        reader: TopicReader,
+        admin: TopicAdmin,
+        topic: str,
+        partitions: Sequence[int] | None = None,
+        *,
+        drops: bool = False,
     ) -> None:
-        self._reader, self._admin, self._topic = reader, admin, topic
+        self._reader, self._admin, self._topic, self._drops = reader, admin, topic, drops
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
         self._behind = {partition: admin.end_position(topic, partition) for partition in partitions}
         self._unsettled: dict[int, _Unsettled] = defaultdict(_Unsettled)
@@ -91,7 +108,11 @@ class LogReader:
         return touched
 
     def _take(self, message: Message, wanted: Callable[[LogRecord], bool]) -> None:
-        if message.key is None or message.value is None:
+        if message.key is None:
+            return
+        if message.value is None:
+            if self._drops and key_kind(message.key) is LogRecord:
+                self._unsettled[message.partition].entries.append(read_record_key(message.key))
             return
         entry = self._entry(message.key, message.value, message)
         unsettled = self._unsettled[message.partition]
@@ -110,6 +131,8 @@ class LogReader:
         reached = self._reader.reached(self._topic, partition)
         if self._reader.at_end(self._topic, partition):
             mark, count, read = unsettled.mark, unsettled.before_mark, reached
+            while count < len(unsettled.entries) and isinstance(unsettled.entries[count], RecordKey):
+                count += 1  # what is dropped is held by what counts now, or by nothing
             unsettled.mark = None
         elif unsettled.asked is not None and reached >= unsettled.asked[0]:
             _, mark, count, read = unsettled.asked
@@ -124,7 +147,7 @@ class LogReader:
         if known is None or mark.through >= known.through:
             self.watermarks[partition] = mark
         settled, unsettled.entries = unsettled.entries[:count], unsettled.entries[count:]
-        unsettled.before_mark -= count
+        unsettled.before_mark = max(0, unsettled.before_mark - count)
         unsettled.polls, unsettled.asked = 0, None
         return self._count(partition, settled, wanted)
 
@@ -136,13 +159,17 @@ class LogReader:
                 beats[each.session] = max(each.acknowledged_position, beats.get(each.session, NOTHING))
                 continue
             touched.add(each.volume)
-            if isinstance(each, VolumeHead):
+            if isinstance(each, RecordKey):
+                self.logs[each.volume].drop(each)
+            elif isinstance(each, VolumeHead):
                 self.logs[each.volume].add_head(each)
             elif wanted(each):
                 self.logs[each.volume].add(each)
         return touched
 
-    def _entry(self, key: bytes, value: bytes, message: Message) -> Entry | Watermark | None:
+    def _entry(
+        self, key: bytes, value: bytes, message: Message
+    ) -> LogRecord | VolumeHead | SessionBeat | Watermark | None:
         """What a row says; None where it isn't for a reader of the log."""
         named = key_kind(key)
         kind = next((each for each in _READ if each is named), None)

@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     recorded them. With `recorded`, a host that can't reach a node waits for it where it needs room, and at its end."""
     region_bytes: int = Field(default=4 << 20, ge=512)
     hot_regions: int = Field(default=1024, ge=1)
+    host_away_s: float = Field(default=2.0, gt=0)
+    """Kafka is away once it has acknowledged nothing for so long, though commands wait for it (docs/decisions/host-spool.md)."""
+    host_queue_bytes: int = Field(default=16 << 20, ge=1)
+    """Commands that wait for Kafka in memory; what is more goes to the spool in the state folder."""
+    host_spool_bytes: int = Field(default=256 << 20, ge=0)
+    """How much of the disk the spool may take; 0: there is none."""
+    host_when_full: Literal["widen", "fail"] = "widen"
+    """When neither the spool nor the activity log has room while Kafka is away: whole regions, in the end the whole volume,
+    count as dirty, and writes go on (widen); or a write waits for Kafka, a minute at most, and fails."""
 
     node_name: str = "node"
     """Of the worker, and of its folder under the state folder. Each of a group has its own, and keeps it: so a restart

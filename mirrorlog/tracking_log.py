@@ -281,6 +281,13 @@ class VolumeLog:
         if record.tier and len(group) == record.parts:
             self._rolled_up.append(key)
 
+    def drop(self, key: RecordKey) -> None:
+        """Takes a record, or a part of one, away."""
+        for group in [g for g in self._groups if (g.tier, g.after, g.through) == (key.tier, key.after, key.through)]:
+            self._groups[group].pop(key.part, None)
+            if not self._groups[group]:
+                del self._groups[group]
+
     def add_head(self, head: VolumeHead) -> None:
         """Takes the volume's head."""
         self.head = head if self.head is None else self.head.merged(head)

@@ -7,9 +7,9 @@ a power cut can't tear one, so every slot that fails its checksum is damage.
     header   magic 8s, version u16, slot bytes u16, slots u32, region bytes u64, session (UUID)   … CRC-32
     slot     sequence u64 (from 1, without gaps), session (UUID), bytes of entries u16, entries   … CRC-32
     entry    operation u8, bytes of the name u8, the volume's name, then as the operation has it
-             a session (UUID: OPENED, LOST) or a region number (u64: HOT, COOL) or nothing (SETTLED)
+             a session (UUID: OPENED, LOST), a region number (u64: HOT, COOL), two record numbers (u64 each: SPOOL) or nothing
 
-All little-endian; CRC-32 (zlib) over the 508 bytes before it.
+All little-endian; CRC-32 (zlib) over the 508 bytes before it. Version 1 had the operations up to LOST; it is read as well.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from uuid import UUID
 
 SLOT_BYTES: Final = 512
 MAGIC: Final = b"MLACTLOG"
-VERSION: Final = 1
+VERSION: Final = 2
+_READABLE: Final = (1, 2)
 
 _HEADER: Final = struct.Struct("<8sHHIQ16s")
 _SLOT: Final = struct.Struct("<Q16sH")
 _ENTRY: Final = struct.Struct("<BB")
 _REGION: Final = struct.Struct("<Q")
+_RECORDS: Final = struct.Struct("<QQ")
 _CRC: Final = struct.Struct("<I")
 _ROOM: Final = SLOT_BYTES - _SLOT.size - _CRC.size
 _BLANK: Final = bytes(SLOT_BYTES)
@@ -45,6 +47,10 @@ class Op(IntEnum):
     HOT = 3  # the region may hold writes that aren't in Kafka
     COOL = 4  # it holds none any more
     LOST = 5  # the session's log was damaged: it may have been open on any volume that this log doesn't vouch for
+    WIDE = 6  # the whole volume may hold writes that aren't in Kafka; that says more than its hot regions did: they are gone
+    NARROW = 7  # it is only the regions that became hot since
+    SPOOLED = 8  # some of the volume's commands are in the spool alone, and the regions that they name may have cooled
+    SPOOL = 9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Entry:
     volume: str = ""
     session: str = ""
     region: int = 0
+    records: tuple[int, int] = (1, 0)
 
 
 @dataclass(slots=True)
@@ -62,25 +69,44 @@ class VolumeState:
     """What the log says of one volume.
 
     vouched: everything that this host did to the volume before `sessions` and `regions` is published. A volume that
-    isn't vouched for is dirty as a whole.
+    isn't vouched for is dirty as a whole, and so is one that is `wide`. spooled: some of it is named in the spool alone.
     """
 
     vouched: bool = False
     sessions: set[str] = field(default_factory=set)
     regions: set[int] = field(default_factory=set)
+    wide: bool = False
+    spooled: bool = False
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether something of the volume may not be published."""
+        return bool(self.sessions or self.regions or self.wide or self.spooled)
+
+    @property
+    def is_dirty_as_a_whole(self) -> bool:
+        """Whether no region says enough."""
+        return self.wide or not self.vouched
 
 
 @dataclass(slots=True)
 class LogState:
-    """What all entries together say. Writing and reading a log both come here, so they can't disagree."""
+    """What all entries together say. Writing and reading a log both come here, so they can't disagree.
+
+    spool: (first, last) of the records that regions may have cooled on account of; none where the first is above the last.
+    """
 
     volumes: dict[str, VolumeState] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    spool: tuple[int, int] = (1, 0)
 
     def apply(self, entry: Entry) -> None:
         """Take one entry."""
         if entry.op is Op.LOST:
             self.lost.add(entry.session)
+            return
+        if entry.op is Op.SPOOL:
+            self._spool(entry.records)
             return
         volume = self.volumes.setdefault(entry.volume, VolumeState())
         match entry.op:
@@ -92,15 +118,34 @@ class LogState:
                 volume.regions.add(entry.region)
             case Op.COOL:
                 volume.regions.discard(entry.region)
+            case Op.WIDE:
+                volume.wide = True
+                volume.regions.clear()
+            case Op.NARROW:
+                volume.wide = False
+            case Op.SPOOLED:
+                volume.spooled = True
 
     def entries(self) -> Iterator[Entry]:
         """Entries that say all of it anew."""
         yield from (Entry(Op.LOST, session=session) for session in sorted(self.lost))
+        if self.spool[0] <= self.spool[1]:
+            yield Entry(Op.SPOOL, records=self.spool)
         for name, volume in self.volumes.items():
             if volume.vouched:
                 yield Entry(Op.SETTLED, name)
             yield from (Entry(Op.OPENED, name, session=session) for session in sorted(volume.sessions))
+            if volume.wide:
+                yield Entry(Op.WIDE, name)
+            if volume.spooled:
+                yield Entry(Op.SPOOLED, name)
             yield from (Entry(Op.HOT, name, region=region) for region in sorted(volume.regions))
+
+    def _spool(self, records: tuple[int, int]) -> None:
+        self.spool = records
+        if records[0] > records[1]:
+            for volume in self.volumes.values():
+                volume.spooled = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +166,12 @@ class Leftover:
     @property
     def volumes(self) -> frozenset[str]:
         """The volumes for which something is owed: after a clean close there is none."""
-        return frozenset(name for name, volume in self.state.volumes.items() if volume.sessions or volume.regions)
+        return frozenset(name for name, volume in self.state.volumes.items() if volume.is_owed)
 
     @property
     def whole(self) -> frozenset[str]:
         """Those of `volumes` that are dirty as a whole."""
-        return frozenset(name for name in self.volumes if not self.state.volumes[name].vouched)
+        return frozenset(name for name in self.volumes if self.state.volumes[name].is_dirty_as_a_whole)
 
     @property
     def regions(self) -> Mapping[str, frozenset[int]]:
@@ -193,6 +238,7 @@ def _salvaged(data: bytes) -> Leftover:
         for entry in slot.entries:
             if entry.op is Op.LOST:
                 state.lost.add(entry.session)
+            if not entry.volume:
                 continue
             volume = state.volumes.setdefault(entry.volume, VolumeState())
             volume.sessions |= {slot.session, entry.session} - {""}
@@ -208,7 +254,7 @@ def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
     """(session, region bytes). ValueError where it isn't sound, or, for a whole file, the file's size isn't what it says."""
     body = _unsealed(data[:SLOT_BYTES])
     magic, version, slot_bytes, slots, region_bytes, session = _HEADER.unpack_from(body)
-    if (magic, version, slot_bytes) != (MAGIC, VERSION, SLOT_BYTES) or region_bytes <= 0:
+    if (magic, slot_bytes) != (MAGIC, SLOT_BYTES) or version not in _READABLE or region_bytes <= 0:
         raise ValueError("not an activity log of this version")
     if whole and len(data) != SLOT_BYTES * (1 + slots):
         raise ValueError("the file isn't as long as its header says")
@@ -254,6 +300,8 @@ def _pack_entry(entry: Entry) -> bytes:
         return packed + UUID(entry.session).bytes
     if entry.op in (Op.HOT, Op.COOL):
         return packed + _REGION.pack(entry.region)
+    if entry.op is Op.SPOOL:
+        return packed + _RECORDS.pack(*entry.records)
     return packed
 
 
@@ -265,15 +313,18 @@ def _unpack_entries(payload: bytes) -> Iterator[Entry]:
             op, length = _ENTRY.unpack_from(payload, at)
             at += _ENTRY.size + length
             name = payload[at - length : at].decode()
-            session, region = "", 0
+            session, region, records = "", 0, (1, 0)
             if op in (Op.OPENED, Op.LOST):
                 session = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
             elif op in (Op.HOT, Op.COOL):
                 (region,) = _REGION.unpack_from(payload, at)
                 at += _REGION.size
+            elif op == Op.SPOOL:
+                records = _RECORDS.unpack_from(payload, at)
+                at += _RECORDS.size
             if at > len(payload):
                 raise ValueError("an entry is cut off")
-            yield Entry(Op(op), name, session, region)
+            yield Entry(Op(op), name, session, region, records)
     except struct.error as error:
         raise ValueError("an entry is cut off") from error

@@ -38,7 +38,8 @@ def inherited(leftover: Leftover, region_bytes: int, known: Container[str]) -> L
     for name, volume in leftover.state.volumes.items():
         if name in owing or (volume.vouched and name in known):
             regions = _rescaled(volume.regions, leftover.region_bytes, region_bytes)
-            state.volumes[name] = VolumeState(volume.vouched and not leftover.damaged, set(volume.sessions), regions)
+            vouched = volume.vouched and not leftover.damaged
+            state.volumes[name] = VolumeState(vouched, set(volume.sessions), regions, volume.wide)
     return state
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -23,10 +25,14 @@ class _File:
 
 
 class MemoryFolder:
-    """StateFolder in memory. `hook` is called before each operation with its name; what it raises, that raises."""
+    """StateFolder in memory. `hook` is called before each operation with its name; what it raises, that raises.
+
+    full: asked for the name of a file that is made or grows; where it says yes, the disk is full (ENOSPC).
+    """
 
     def __init__(self) -> None:
         self.hook: Callable[[str], None] = lambda _: None
+        self.full: Callable[[str], bool] = lambda _: False
         self._now: Names = {}
         self._durable: Names = {}
         self._unsynced: list[Names] = []
@@ -73,11 +79,20 @@ class MemoryFolder:
         file = self._now.get(name)
         return None if file is None else bytes(file.now)
 
+    def names(self) -> list[str]:
+        self.hook("names")
+        return list(self._now)
+
     def create(self, name: str) -> StateFile:
         self.hook("create")
+        self.check_room(name)
         file = _File()
         self._renamed({**self._now, name: file})
-        return _MemoryFile(self, file, self._crashes)
+        return _MemoryFile(self, name, file, self._crashes)
+
+    def remove(self, name: str) -> None:
+        self.hook("remove")
+        self._renamed({each: file for each, file in self._now.items() if each != name})
 
     def rename(self, old: str, new: str) -> None:
         self.hook("rename")
@@ -93,6 +108,12 @@ class MemoryFolder:
     def close(self) -> None:
         self._locked = False
 
+    def check_room(self, name: str) -> None:
+        """DeviceFailed where the disk is full for that file."""
+        if self.full(name):
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise DeviceFailed(f"writing failed: {cause.strerror}", where=name, next="Free space.") from cause
+
     def alive(self, crashes: int) -> bool:
         """Whether no crash has happened since there were `crashes`."""
         return crashes == self._crashes
@@ -103,14 +124,21 @@ class MemoryFolder:
 
 
 class _MemoryFile:
-    def __init__(self, folder: MemoryFolder, file: _File, crashes: int) -> None:
+    def __init__(self, folder: MemoryFolder, name: str, file: _File, crashes: int) -> None:
         self._folder: Final = folder
+        self._name: Final = name
         self._file: Final = file
         self._crashes: Final = crashes
         self._closed = False
 
+    def pread(self, offset: int, length: int) -> bytes:
+        self._begin("pread")
+        return bytes(self._file.now[offset : offset + length])
+
     def pwrite(self, offset: int, data: bytes) -> None:
         self._begin("pwrite")
+        if offset + len(data) > len(self._file.now):
+            self._folder.check_room(self._name)
         _write(self._file.now, offset, data)
         self._file.unsynced.append((offset, bytes(data)))
 

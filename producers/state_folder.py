@@ -15,6 +15,10 @@ from mirrorlog.errors import DeviceFailed
 class StateFile(Protocol):
     """A file open for writing. DeviceFailed where it can't be written."""
 
+    def pread(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes: fewer at the end of the file."""
+        ...
+
     def pwrite(self, offset: int, data: bytes) -> None:
         """Writes all of `data`; durable after the next sync()."""
         ...
@@ -39,8 +43,16 @@ class StateFolder(Protocol):
         """The whole file; None where there is none."""
         ...
 
+    def names(self) -> list[str]:
+        """The names of the files there are."""
+        ...
+
     def create(self, name: str) -> StateFile:
         """A new empty file; one of that name is emptied."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """There is no such file any more; durable after the next sync(). Harmless where there was none."""
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -92,8 +104,16 @@ class DiskFolder:
             return (self._path / name).read_bytes()
         return None
 
+    def names(self) -> list[str]:
+        with _named("listing", self._path):
+            return [path.name for path in self._path.iterdir() if path.is_file()]
+
     def create(self, name: str) -> StateFile:
         return _DiskFile(self._path / name)
+
+    def remove(self, name: str) -> None:
+        with _named("removing", self._path / name):
+            (self._path / name).unlink(missing_ok=True)
 
     def rename(self, old: str, new: str) -> None:
         with _named("renaming", self._path / old):
@@ -114,6 +134,10 @@ class _DiskFile:
         self._path: Final = path
         with _named("creating", path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with _named("reading", self._path):
+            return os.pread(self._fd, length, offset)
 
     def pwrite(self, offset: int, data: bytes) -> None:
         with _named("writing", self._path):

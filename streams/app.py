@@ -146,7 +146,12 @@ def _follow_assignments(app: faust.App, gate: CommitGate, loops: PartitionLoops,
     async def assigned(_app: Any, assigned: set[TP], **_: Any) -> None:
         forget(assigned)
 
+    async def stopping(_app: Any, **_: Any) -> None:
+        # Before the producer stops: a flush that can't send any more would take that for an error.
+        loops.stop()
+
     signals: Any = app
+    signals.on_before_shutdown.connect(stopping, weak=False)
     signals.on_partitions_revoked.connect(revoked, weak=False)
     signals.on_partitions_assigned.connect(assigned, weak=False)
 
@@ -190,7 +195,7 @@ def _install_agent(app: faust.App, settings: Settings, loops: PartitionLoops, ha
                 size_bytes = sum(len(value) for value in batch.values if value is not None)
                 loops.put(Fetched(batch, size_bytes, partial(stream.ack, event)))
             # An exception that left this body would acknowledge what wasn't processed: the process ends instead.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 halt(error)
 
     app.agent(commands, name="mirrorlog.fold")(fold_commands)

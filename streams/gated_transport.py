@@ -55,17 +55,17 @@ class GatedConsumer(driver.Consumer):
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        await self.wait(self.backlog.room)
-        records, active = await super()._wait_next_records(timeout)
-        for tp in records or ():
-            if tp.topic == self.gate.topic:
-                records[tp] = [_Together(records[tp])]
-        return records, active
+        room: Any = self.backlog.room  # ends when there is room, and when the consumer is stopped
+        await self.wait(room)
+        found, active = await super()._wait_next_records(timeout)
+        if found is None:
+            return None, active
+        return {tp: [_Together(each)] if tp.topic == self.gate.topic else each for tp, each in found.items()}, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, _Together):
             return super()._to_message(tp, record)
-        message = super()._to_message(tp, record.records[-1])
+        message: Any = super()._to_message(tp, record.records[-1])
         message.key = None
         message.value = Batch(
             tp.topic,
@@ -74,7 +74,7 @@ class GatedConsumer(driver.Consumer):
             [each.key for each in record.records],
             [each.value for each in record.records],
         )
-        return message
+        return message  # type: ignore[no-any-return]
 
 
 def gated_transport(gate: CommitGate, backlog: Backlog) -> type[driver.Transport]:

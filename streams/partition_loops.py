@@ -80,10 +80,12 @@ class PartitionLoops:
                 loop.task = asyncio.create_task(self._run(partition, loop), name=f"mirrorlog-partition-{partition}")
 
     def put(self, fetched: Fetched) -> None:
-        """Hands a fetched batch to its partition's loop."""
-        self.start([fetched.batch.partition])
-        self._backlog.add(fetched.size_bytes)
-        self._loops[fetched.batch.partition].queue.put_nowait(fetched)
+        """Hands a fetched batch to its partition's loop. A partition without one isn't this worker's any more: the batch
+        is dropped, and whoever has the partition next reads it."""
+        loop = self._loops.get(fetched.batch.partition)
+        if loop is not None:
+            self._backlog.add(fetched.size_bytes)
+            loop.queue.put_nowait(fetched)
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Ends loops where they are (None: all). What they hold isn't committed: whoever has the partition next reads it."""

@@ -21,7 +21,7 @@ from mirrorlog.streams.app import NodeParts, build_app, group_name
 from mirrorlog.streams.beginnings import Start
 from mirrorlog.streams.kafka_options import untranslated
 from mirrorlog.streams.recovery import Changelog
-from mirrorlog.streams.web.listen import listen
+from mirrorlog.streams.web.listen import Listening, listen
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -56,19 +56,22 @@ def _site_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
     return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
 
 
+def _listen(settings: Settings) -> tuple[Listening | None, str | None]:
+    """The node's socket for HTTP, and its address; None where it has none."""
+    folder = settings.state_dir / settings.node_name
+    folder.mkdir(parents=True, exist_ok=True)
+    found = listen(settings.node_http, settings.node_http_token, settings.node_http_advertised, folder / "http-port")
+    return found, found.url if found else None
+
+
 def run_node(
-    settings: Settings, ready: Callable[[Sequence[int], str | None], None], failed: Callable[[BaseException], None]
+    settings: Settings, ready: Callable[[str | None, Sequence[int]], None], failed: Callable[[BaseException], None]
 ) -> NoReturn:
     """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error).
 
-    ready: is given the partitions that the worker has, and its address; again after each rebalance.
+    ready: is given the worker's address and the partitions that it has; again after each rebalance.
     """
-    folder = settings.state_dir / settings.node_name
-    folder.mkdir(parents=True, exist_ok=True)
-    listening = listen(
-        settings.node_http, settings.node_http_token, settings.node_http_advertised, folder / "http-port"
-    )
-    url = listening.url if listening else None
+    listening, url = _listen(settings)
     topic, group = settings.topics.commands, group_name(settings)
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     positions = admin.committed_positions(group, topic)
@@ -126,7 +129,7 @@ def run_node(
         missed,
         SystemClock(),
         halt,
-        lambda here: ready(here, url),
+        partial(ready, url),
         partial(_site_reports, settings, admin),
         listening,
     )

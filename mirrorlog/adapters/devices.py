@@ -181,8 +181,7 @@ class FileDevice:
             )
         self._sync(os.fdatasync)
 
-    def allocated(self) -> Iterator[tuple[int, int]]:
-        start = 0
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         while start < self._size_bytes:
             try:
                 data = self._seek(start, os.SEEK_DATA)

@@ -106,13 +106,13 @@ class MemoryDevice:
                 raise
             self._disk.flush()
 
-    def allocated(self) -> Iterator[tuple[int, int]]:
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         with self._disk.lock:
             self._check_open(0)
-            pages = sorted(self._disk.now.pages)
-        start = end = 0
+            pages = sorted(page for page in self._disk.now.pages if (page + 1) * PAGE_BYTES > start)
+        end = start
         for page in pages:
-            if page * PAGE_BYTES != end:
+            if page * PAGE_BYTES > end:
                 if end > start:
                     yield start, end - start
                 start = page * PAGE_BYTES

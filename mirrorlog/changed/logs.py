@@ -53,7 +53,7 @@ class TopicLogs:
         until_s = self._clock.monotonic_s() + patience_s
         reader = self._open_reader()
         try:
-            log = LogReader(reader, self._admin, self._topic, [volume.partition])
+            log = LogReader(reader, self._admin, self._topic, [volume.partition], drops=True)
             while True:
                 log.poll(0.2, is_wanted)
                 mark = log.watermarks.get(volume.partition)

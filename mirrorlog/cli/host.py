@@ -15,19 +15,19 @@ from mirrorlog.adapters.devices import FileDevice, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog, describe, publish_volume
 from mirrorlog.cli.context import Invocation, invocation
+from mirrorlog.cli.hosting import opened_primary, opening, statuses
+from mirrorlog.cli.serve import serve
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.confirmation import StatusPorts
-from mirrorlog.producers.host import Host, HostPorts, Opening
+from mirrorlog.producers.host import Host, HostPorts
 from mirrorlog.producers.replay import Replay, ReplayProgress
 from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.traces import AUTO, open_trace, survey
-from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
-from mirrorlog.volumes import Volume
 
 app = typer.Typer(no_args_is_help=True, help="Hosts: what writes to volumes.")
+app.command()(serve)
 
 
 @app.command()
@@ -61,10 +61,13 @@ def replay(
         catalog, new = _volumes(call, publisher, sizes, folder.absolute(), block_bytes, stack)
         host_folder = DiskFolder(call.settings.state_dir / "host" / name)
         clock = SystemClock()
-        ports = HostPorts(host_folder, publisher, clock, open_device, _statuses(call.settings, stack))
+        ports = HostPorts(host_folder, publisher, clock, open_device, statuses(call.settings, stack))
         host = Host(name, ports, call.settings, catalog, report=call.output.say)
         stack.enter_context(host)
-        openings = [_opening(catalog[volume], volume in new, stack) for volume in sizes]
+        openings = [
+            opening(catalog[volume], opened_primary(catalog[volume].primary, stack), new=volume in new)
+            for volume in sizes
+        ]
         volumes = host.open_all(openings)
         call.output.message("ready", {"volumes": len(volumes)})
         result = Replay(host, trace.name, trace.requests(), volumes, host_folder, clock, speed=speed, stop=stopped).run(
@@ -79,28 +82,12 @@ def replay(
         raise typer.Exit(int(ExitCode.INTERRUPTED))
 
 
-def _statuses(settings: Settings, stack: ExitStack) -> StatusPorts | None:
-    if settings.host_confirm == "published":
-        return None
-    reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
-    stack.callback(admin.close)
-    stack.callback(reader.close)
-    return StatusPorts(reader, admin)
-
-
 def _allow_open_files() -> None:
     """Two for each volume: thousands of volumes need more than the 1,024 that many systems begin with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _opening(volume: Volume, new: bool, stack: ExitStack) -> Opening:
-    """A primary without a byte in it was never written to: a host that died before it opened it left nothing unknown."""
-    device = stack.enter_context(open_device(volume.primary, writable=True))
-    empty = volume.initially_zeroed and next(device.allocated(), None) is None
-    return Opening(volume, device, newly_created=new or empty)
 
 
 def _volumes(

@@ -35,7 +35,7 @@ def node(
 
     logging.getLogger("stamina").setLevel(logging.WARNING)  # who holds back says so
 
-    def ready(partitions: Sequence[int], url: str | None) -> None:
+    def ready(url: str | None, partitions: Sequence[int]) -> None:
         call.output.message("ready", {"partitions": list(partitions), "http": url})
         place = f"; {url}/docs" if url else ""
         call.output.say(f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{place}")

@@ -46,8 +46,9 @@ class BlockDevice(Protocol):
         """
         ...
 
-    def allocated(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the ranges that may hold data, ascending and apart; all between them reads as zeros.
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the ranges from `start` on that may hold data, ascending and apart; all between them reads
+        as zeros.
 
         The whole device where nothing better is known. What is written meanwhile may be missing.
         """

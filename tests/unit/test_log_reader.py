@@ -89,6 +89,18 @@ def test_a_reader_that_never_meets_the_end_gets_on_all_the_same() -> None:
     assert log.logs["v"].hole(-1, log.watermarks[0].through) is None
 
 
+def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
+    world = World()
+    for text in ("-1..4", "4..9", "W9"):
+        world.put(text)
+    for text in ("-1..4", "4..9"):
+        world.broker.append(TOPIC, 0, record_key(record(text)), None)
+    kept, dropped = (LogReader(world.broker.reader(), world.broker, TOPIC, drops=drops) for drops in (False, True))
+    for log in (kept, dropped):
+        log.poll(0)
+    assert [[g[0].through for g in log.logs["v"].whole()] for log in (kept, dropped)] == [[4, 9], []]
+
+
 def test_a_watermark_of_a_worker_that_lost_the_partition_takes_nothing_back() -> None:
     world = World()
     for text in ("-1..9", "W9", "W4"):

@@ -1,0 +1,133 @@
+"""`mirrorlog host serve`: a volume as an NBD export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from mirrorlog.adapters.devices import open_device
+from mirrorlog.adapters.kafka import KafkaPublisher
+from mirrorlog.cli.context import Invocation, invocation
+from mirrorlog.cli.hosting import opened_primary, opening, statuses
+from mirrorlog.cli.lookup import volumes_now
+from mirrorlog.cli.stopping import stop_flag
+from mirrorlog.errors import BadUse
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.host import Host, HostPorts
+from mirrorlog.producers.nbd.export import Export, RelayExport, Through
+from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
+from mirrorlog.producers.state_folder import DiskFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.volumes import Volume
+
+TICK_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is served, and how."""
+
+    volume: Volume
+    primary: str
+    host: str
+    through: Through
+    read_only: bool
+    threads: int
+
+
+def serve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="VOLUME")],
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="A Unix socket to serve at; without it and --port, nbd/VOLUME.sock in the state folder."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="A TCP port; 0 is a free one.")] = None,
+    address: Annotated[str, typer.Option(help="What to listen at with --port.")] = "127.0.0.1",
+    host_name: Annotated[
+        str | None,
+        typer.Option("--host", help="Name of the host, which keeps its state under it. Default: nbd-VOLUME."),
+    ] = None,
+    primary: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where this host reaches the primary, if not as described.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Clients can't write.")] = False,
+    through: Annotated[
+        Through,
+        typer.Option(help="filter: nbdkit's file plugin under a native filter; plugin: every request comes to Python."),
+    ] = Through.AUTO,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Requests of one connection at a time.")] = 16,
+    tls: Annotated[TlsMode, typer.Option(help="See nbdkit-tls(1), as for the next three.")] = TlsMode.OFF,
+    tls_certificates: Annotated[Path | None, typer.Option(help="Folder of certificates.")] = None,
+    tls_psk: Annotated[Path | None, typer.Option(help="File of pre-shared keys.")] = None,
+    tls_verify_peer: Annotated[bool, typer.Option("--tls-verify-peer", help="Clients need certificates.")] = False,
+) -> None:
+    """Serve a volume over NBD, through nbdkit: whatever is written to it is tracked. Until stopped."""
+    call = invocation(context)
+    nbdkit_path()
+    if socket is not None and port is not None:
+        raise BadUse("--socket and --port exclude each other", next="Name one.")
+    place = Place(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
+    if port is not None:
+        place = Place(None, address, port or free_port(address))
+    volumes = volumes_now(call.settings)
+    if name not in volumes:
+        raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
+    volume = volumes[name]
+    served = Served(volume, primary or volume.primary, host_name or f"nbd-{name}", through, read_only, threads)
+    security = Tls(tls, tls_certificates, tls_psk, tls_verify_peer)
+    _serve(call, served, volumes, place, security, stop_flag())
+
+
+def _serve(
+    call: Invocation,
+    served: Served,
+    volumes: dict[str, Volume],
+    place: Place,
+    security: Tls,
+    stopped: Callable[[], bool],
+) -> None:
+    """From the host's session to its end. What comes up first goes down last:
+
+    1. The host opens the volume: what its last session left behind is published.
+    2. What stands behind the export is there, then nbdkit: clients can connect.
+    3. Until it is stopped: batches and heartbeats leave when they are due.
+    4. nbdkit ends: no request is under way.
+    5. The volume is flushed, published and closed; then the session.
+    """
+    settings = call.settings
+    folder = settings.state_dir / "host" / served.host
+    with ExitStack() as stack:
+        publisher = KafkaPublisher(settings.kafka_client())
+        stack.callback(publisher.close)
+        ports = HostPorts(DiskFolder(folder), publisher, SystemClock(), open_device, statuses(settings, stack))
+        device = opened_primary(served.primary, stack)
+        host = stack.enter_context(Host(served.host, ports, settings, volumes, report=call.output.say))  # 1
+        tracked = host.open_all([opening(served.volume, device)])[served.volume.volume]
+        export = _export(served, folder, tracked, device)
+        stack.callback(export.close)
+        nbdkit = Nbdkit(
+            *(export.served, place, security, folder / "nbdkit.pid"),
+            read_only=served.read_only,
+            threads=served.threads,
+            pass_fds=export.pass_fds,
+        )  # 2
+        stack.callback(nbdkit.stop)  # 4, 5
+        uri = place.uri(tls=security.mode is not TlsMode.OFF)
+        call.output.message("ready", {"volume": served.volume.volume, "uri": uri, "through": export.through})
+        call.output.say(f"{served.volume.volume} is served at {uri}")
+        while not stopped():  # 3
+            nbdkit.check()
+            host.pause(TICK_S)
+    call.output.message("result", {"commands": host.commands, "last_positions": dict(host.last_positions)})
+    call.output.say(f"stopped; {host.commands} commands")
+
+
+def _export(served: Served, folder: Path, tracked: TrackedVolume, device: BlockDevice) -> Export:
+    return RelayExport(folder, tracked, device)

@@ -1,0 +1,166 @@
+"""blktrace's own files (blktrace(8)): one for each CPU, or all of them in one stream (`blktrace -d DEVICE -o -`).
+
+include/uapi/linux/blktrace_api.h, in the byte order of the machine that recorded, `pdu_len` bytes after each event:
+
+    version 7, 48 bytes   u32 magic, u32 sequence, u64 time (ns), u64 sector (of 512 bytes), u32 bytes, u32 action, u32 pid,
+                          u32 device, u32 cpu, u16 error, u16 pdu_len
+    version 8, 64 bytes   u32 magic, u32 sequence, u64 time, u64 sector, u32 bytes, u32 pid, u64 action, u32 device, u32 cpu,
+                          u16 error, u16 pdu_len, 12 bytes unused
+
+A request is queued (Q) once, as for blkparse's text. What Q doesn't tell makes the whole volume dirty:
+- a passed-through command that carries data to the device (SG_IO, NVMe ioctl): it isn't queued, only issued;
+- a write of no bytes that isn't a flush (a reset of a zone);
+- events that are missing: the kernel numbers those of each CPU, and drops them where blktrace doesn't keep up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+from mirrorlog.producers.importers.change import Source, Span
+from mirrorlog.producers.importers.reading import Reading
+from mirrorlog.producers.importers.recordings import from_requests
+from mirrorlog.producers.traces import RequestKind, TracedRequest
+from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, transfer
+
+_MAGIC: Final = 0x65617400
+_BODIES: Final = {7: "IQQIIIIIHH", 8: "IQQIIQIIHH12x"}
+_WRITE, _FLUSH, _PASSED_THROUGH, _NOTIFY, _DISCARD = (1 << bit for bit in (1, 2, 9, 10, 13))
+_QUEUED: Final = 1
+_ISSUED: Final = 7
+_TIMESTAMP: Final = 1
+ByteOrder = Literal["little", "big"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. act: what happened, without the mark of a cgroup; of: bits, what it happened to."""
+
+    sequence: int
+    time_ns: int
+    sector: int
+    bytes: int
+    act: int
+    of: int
+    device: int
+    cpu: int
+    data: bytes
+    order: ByteOrder
+
+    @property
+    def device_name(self) -> str:
+        """Major and minor number (kdev_t.h: the lower 20 bits are the minor one)."""
+        return f"{self.device >> 20}-{self.device & 0xFFFFF}"
+
+    def says_time(self) -> bool:
+        """Whether its data is the time of day."""
+        return bool(self.of & _NOTIFY) and self.act == _TIMESTAMP and len(self.data) >= 8
+
+    def wall_clock_us(self) -> int:
+        """Microseconds from 1970 to where the events' times count from; its data are seconds and nanoseconds, the last 8 bytes."""
+        seconds, nanoseconds = (int.from_bytes(each, self.order) for each in (self.data[-8:-4], self.data[-4:]))
+        return (seconds * 1_000_000_000 + nanoseconds - self.time_ns) // 1000
+
+
+def blktrace(
+    paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False
+) -> Source:
+    """paths: the files of all CPUs; they are read one after the other, for the order of writes changes nothing.
+
+    volume: what is dirty where all of it is.
+    """
+    doubts: list[str] = []
+    files = [Reading(path, "blktrace", doubts) for path in paths]
+    epoch_us = next((event.wall_clock_us() for event in _events(files) if event.says_time()), None)
+
+    def requests() -> Iterator[TracedRequest]:
+        last: dict[tuple[int, int], int] = {}
+        for reading in files:
+            for event in _events([reading]):
+                yield from _lost(event, last, reading, volume)
+                yield from _requested(event, reading, volume)
+
+    early_us = None if epoch_us is None else -epoch_us
+    return from_requests("blktrace", requests, doubts, device, discard_zeroes, early_us)
+
+
+def _events(files: Sequence[Reading]) -> Iterator[Event]:
+    for reading in files:
+        reading.record = reading.byte = 0
+        with reading.opened() as stream:
+            yield from _read(reading, stream)
+
+
+def _read(reading: Reading, stream: BinaryIO) -> Iterator[Event]:
+    order, size = None, 0
+    while True:
+        reading.byte += size
+        reading.record += 1
+        head = stream.read(4)
+        if not head:
+            if order is None:
+                raise Malformed("the file is empty")
+            return
+        order = _order(head)
+        version = int.from_bytes(head, order) & 0xFF
+        if version not in _BODIES:
+            raise Malformed(f"version {version} of blktrace's events is unknown, 7 and 8 are read")
+        body = struct.Struct(("<" if order == "little" else ">") + _BODIES[version])
+        content = stream.read(body.size)
+        if len(content) < body.size:
+            raise Malformed("the file ends in the middle of an event")
+        sequence, time_ns, sector, count, *rest, device, cpu, _, data_bytes = body.unpack(content)
+        action = rest[0] if version == 7 else rest[1]
+        data = stream.read(data_bytes)
+        if len(data) < data_bytes:
+            raise Malformed("the file ends in the middle of an event's data")
+        size = 4 + body.size + data_bytes
+        yield Event(
+            sequence, time_ns, sector, count, action & 0xFF, action >> 16, device & 0xFFFFFFFF, cpu, data, order
+        )
+
+
+def _order(head: bytes) -> ByteOrder:
+    orders: tuple[ByteOrder, ...] = ("little", "big")
+    for order in orders:
+        if len(head) == 4 and int.from_bytes(head, order) & 0xFFFFFF00 == _MAGIC:
+            return order
+    raise Malformed("no event of blktrace begins here", next="Is it blkparse's text? Then import blkparse.")
+
+
+def _lost(
+    event: Event, last: dict[tuple[int, int], int], reading: Reading, size_bytes: int
+) -> Iterator[TracedRequest]:
+    """The whole volume, where events before this one are missing. What notes something has no number."""
+    if event.of & _NOTIFY:
+        return
+    place = (event.device, event.cpu)
+    expected = (last.get(place, event.sequence - 1) + 1) & 0xFFFFFFFF
+    last[place] = event.sequence
+    if event.sequence != expected:
+        reading.doubt(
+            f"events of CPU {event.cpu} are missing: blktrace didn't keep up (its -b and -n help). The whole volume is dirty"
+        )
+        yield _anywhere(event, volume)
+
+
+def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedRequest]:
+    if not event.of & (_WRITE | _DISCARD) or event.of & _NOTIFY:
+        return
+    if event.act == _ISSUED and event.of & _PASSED_THROUGH:
+        reading.doubt("a command was passed through to the device, and where it wrote isn't told: the whole volume is dirty")
+        yield _anywhere(event, volume)
+    elif event.act == _QUEUED and event.bytes:
+        kind = RequestKind.DISCARD if event.of & _DISCARD else RequestKind.WRITE
+        yield from transfer(event.device_name, kind, event.sector * SECTOR_BYTES, event.bytes, event.time_ns // 1000)
+    elif event.act == _QUEUED and not event.of & _FLUSH:
+        reading.doubt("a write of no bytes that is no flush (the reset of a zone): the whole volume is dirty")
+        yield _anywhere(event, volume)
+
+
+def _anywhere(event: Event, volume: Span) -> TracedRequest:
+    return TracedRequest(event.device_name, RequestKind.WRITE, volume.offset, volume.length, event.time_ns // 1000)

@@ -1,0 +1,195 @@
+"""Files to import: where the reading is, what is wrong there, and how lines and JSON lists are taken apart in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import MAX_BYTE
+from mirrorlog.producers.traces.request import Malformed, shown
+
+STDIN: Final = Path("-")
+MAX_LINE_BYTES: Final = 4096
+MAX_ENTRY_BYTES: Final = 1 << 16
+"""Of one entry of a JSON list, or of one tag: the longest that a tool writes has a few hundred bytes."""
+CHUNK_BYTES: Final = 1 << 16
+_MOST_DOUBTS: Final = 20
+
+
+class Reading:
+    """One file while it is read. record: which line, entry or event, from 1; byte: where it begins.
+
+    doubts: see Source; the same text is kept once.
+    """
+
+    def __init__(self, path: Path, kind: str, doubts: list[str]) -> None:
+        self.record = self.byte = 0
+        self._path, self._kind, self._doubts = path, kind, doubts
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file. Whatever is wrong with it becomes BadInput with its place."""
+        try:
+            with self._path.open("rb") as stream:
+                yield stream
+        except Malformed as error:
+            place = f", record {self.record}, byte {self.byte}" if self.record else ""
+            raise BadInput(
+                f"reading a source of the kind {self._kind}: {error}",
+                where=f"{self._path}{place}",
+                next=error.next or f"Check that the file is whole and of the kind {self._kind}. Nothing was published.",
+            ) from error
+        except OSError as error:
+            raise BadInput(f"the file can't be read: {error.strerror or error}", where=str(self._path)) from error
+
+    def doubt(self, text: str) -> None:
+        """Something was taken for dirty, in doubt."""
+        if text not in self._doubts and len(self._doubts) < _MOST_DOUBTS:
+            self._doubts.append(text)
+
+    def lines(self, stream: BinaryIO) -> Iterator[bytes]:
+        """The lines that aren't blank, without their ends. The last must have one: a number that was cut is a number too."""
+        line = b""
+        while True:
+            self.record += 1
+            self.byte += len(line)
+            line = stream.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MAX_LINE_BYTES:
+                raise Malformed(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+            if not line.endswith(b"\n"):
+                raise Malformed(f"the line {shown(line)} doesn't end: the file was cut off")
+            if text := line.rstrip(b"\r\n"):
+                yield text
+
+    def entries(self, stream: BinaryIO) -> Iterator[Mapping[str, Any]]:
+        """The objects of a JSON list (RFC 8259), one at a time, however they are laid out."""
+        text = _Json(stream)
+        if text.token() != "[":
+            raise Malformed("it doesn't begin with '[': a JSON list is expected")
+        separator = text.token(unless_value=True)
+        while separator != "]":
+            self.record += 1
+            self.byte = text.offset
+            entry = text.value()
+            if not isinstance(entry, dict):
+                raise Malformed("an entry of the list isn't an object")
+            yield entry
+            separator = text.token()
+            if separator not in (",", "]"):
+                self.byte = text.offset
+                raise Malformed("the list ends before its ']'" if not separator else "neither ',' nor ']' after an entry")
+        if text.token():
+            raise Malformed("something follows the list")
+
+
+class _Json:
+    """A JSON text in a window. It is read as Latin-1, so that characters are bytes: what isn't ASCII is in names only."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._window, self._at, self._before = stream, "", 0, 0
+
+    @property
+    def offset(self) -> int:
+        """Where the next token begins."""
+        return self._before + self._at
+
+    def token(self, *, unless_value: bool = False) -> str:
+        """The next character that isn't space, "" at the end. With `unless_value` only "]" is taken, anything else stays."""
+        while True:
+            while self._at < len(self._window) and self._window[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._window):
+                break
+            if not self._more():
+                return ""
+        found = self._window[self._at]
+        if found == "]" or not unless_value:
+            self._at += 1
+        return found
+
+    def value(self) -> Any:
+        """The value that begins at the next token."""
+        self.token(unless_value=True)
+        while True:
+            try:
+                found, self._at = _DECODER.raw_decode(self._window, self._at)
+                return found
+            except json.JSONDecodeError as error:
+                if len(self._window) - self._at > MAX_ENTRY_BYTES:
+                    raise Malformed(f"an entry that isn't JSON, or has more than {MAX_ENTRY_BYTES:,} bytes") from error
+                if not self._more():
+                    raise Malformed(f"the entry isn't whole JSON: {error.msg}") from error
+            except (RecursionError, ValueError) as error:
+                raise Malformed("the entry has a value that no tool writes") from error
+
+    def _more(self) -> bool:
+        chunk = self._stream.read(CHUNK_BYTES)
+        self._before += self._at
+        self._window, self._at = self._window[self._at :] + chunk.decode("latin-1"), 0
+        return bool(chunk)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def whole_number(entry: Mapping[str, Any], name: str) -> int:
+    """The byte count or address under `name`."""
+    found = entry.get(name)
+    if type(found) is not int or not 0 <= found <= MAX_BYTE:
+        raise Malformed(f"'{name}' of the entry is {json.dumps(found)[:60]} and not a whole number from 0 to {MAX_BYTE}")
+    return found
+
+
+def flag(entry: Mapping[str, Any], name: str) -> bool:
+    """The truth value under `name`."""
+    found = entry.get(name)
+    if not isinstance(found, bool):
+        raise Malformed(f"'{name}' of the entry is {json.dumps(found)[:60]} and neither true nor false")
+    return found
+
+
+@contextmanager
+def readable_twice(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The paths of regular files with these contents: what can be read only once (-, a pipe) is kept in a file meanwhile.
+
+    The first pass proves a source sound before the second publishes it.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(_kept(path)) for path in paths]
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[Path]:
+    try:
+        mode = stat.S_IFIFO if path == STDIN else path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise BadInput("this is a directory", where=str(path), next="Name a file, or - for the standard input.")
+        if stat.S_ISREG(mode):
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(prefix="mirrorlog-import-") as kept:
+            with sys.stdin.buffer if path == STDIN else path.open("rb") as stream:
+                shutil.copyfileobj(stream, kept, 1 << 20)
+            kept.flush()
+            yield Path(kept.name)
+    except OSError as error:
+        raise BadInput(
+            f"the source can't be read: {os.strerror(error.errno) if error.errno else error}",
+            where=str(path),
+            next=f"Check its path and its permissions, and for a pipe the room in {tempfile.gettempdir()}.",
+        ) from error

@@ -1,0 +1,149 @@
+"""nbdkit's side of the relay: a plugin in nbdkit's own Python that hands every request to the process of the host.
+
+It runs in whatever Python the distribution built nbdkit with, so it uses nothing but the standard library, and knows
+nothing of mirrorlog. relay.py is the other side and has the format.
+
+    nbdkit python producers/nbd/plugin.py relay=/path/of/a/socket
+"""
+
+# ruff: noqa: ARG001 - nbdkit says which arguments a callback has
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import threading
+from typing import Any
+
+import nbdkit
+
+API_VERSION = 2
+
+REQUEST = struct.Struct("<B7xQQ")  # operation, offset, length
+REPLY = struct.Struct("<I4xQ")  # errno, length of what follows
+SIZE, READ, WRITE, FLUSH, TRIM, ZERO, EXTENTS = range(7)
+EXTENT = struct.Struct("<QQI4x")  # offset, length, type: HOLE | ZERO, 0 for data
+
+address = ""
+mine = threading.local()
+
+
+def thread_model() -> int:
+    model: int = nbdkit.THREAD_MODEL_PARALLEL
+    return model
+
+
+def config(key: str, value: str) -> None:
+    global address  # noqa: PLW0603 - a plugin's functions share nothing else
+    if key != "relay":
+        raise ValueError(f"unknown parameter {key}")
+    address = value
+
+
+def config_complete() -> None:
+    if not address:
+        raise ValueError("relay=SOCKET is missing")
+
+
+def open(readonly: bool) -> bool:
+    return bool(readonly)
+
+
+def get_size(handle: bool) -> int:
+    size: int = struct.unpack("<Q", call(SIZE))[0]
+    return size
+
+
+def can_write(handle: bool) -> bool:
+    return not handle
+
+
+def can_flush(handle: bool) -> bool:
+    return True
+
+
+def can_fua(handle: bool) -> int:
+    fua: int = nbdkit.FUA_EMULATE  # a flush after the write
+    return fua
+
+
+def can_trim(handle: bool) -> bool:
+    return True
+
+
+def can_zero(handle: bool) -> bool:
+    return True
+
+
+def can_fast_zero(handle: bool) -> bool:
+    return False
+
+
+def can_multi_conn(handle: bool) -> bool:
+    return True  # a flush covers all that ended before, on whichever connection
+
+
+def can_extents(handle: bool) -> bool:
+    return True
+
+
+def pread(handle: bool, buffer: bytearray, offset: int, flags: int) -> None:
+    buffer[:] = call(READ, offset, len(buffer))
+
+
+def pwrite(handle: bool, buffer: bytearray, offset: int, flags: int) -> None:
+    call(WRITE, offset, len(buffer), buffer)
+
+
+def flush(handle: bool, flags: int) -> None:
+    call(FLUSH)
+
+
+def trim(handle: bool, count: int, offset: int, flags: int) -> None:
+    call(TRIM, offset, count)
+
+
+def zero(handle: bool, count: int, offset: int, flags: int) -> None:
+    call(ZERO, offset, count)
+
+
+def extents(handle: bool, count: int, offset: int, flags: int) -> list[tuple[Any, ...]]:
+    return list(EXTENT.iter_unpack(call(EXTENTS, offset, count)))
+
+
+def call(operation: int, offset: int = 0, length: int = 0, data: bytes | bytearray = b"") -> bytearray:
+    """One request; each of nbdkit's threads has a connection of its own."""
+    try:
+        connection = getattr(mine, "connection", None)
+        if connection is None:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(address)
+            mine.connection = connection
+        send(connection, REQUEST.pack(operation, offset, length), data)
+        code, size = REPLY.unpack(receive(connection, REPLY.size))
+        answer = receive(connection, size)
+    except OSError as error:
+        nbdkit.set_error(errno.EIO)
+        raise RuntimeError(f"the host is gone: {error}") from error
+    if code:
+        nbdkit.set_error(code)
+        raise RuntimeError(answer.decode())
+    return answer
+
+
+def send(connection: socket.socket, head: bytes, data: bytes | bytearray) -> None:
+    sent = connection.sendmsg([head, data])
+    if sent < len(head) + len(data):
+        connection.sendall((head + bytes(data))[sent:])
+
+
+def receive(connection: socket.socket, size: int) -> bytearray:
+    parts = bytearray(size)
+    view, got = memoryview(parts), 0
+    while got < size:
+        more = connection.recv_into(view[got:])
+        if not more:
+            raise ConnectionError("it closed the connection")
+        got += more
+    return parts

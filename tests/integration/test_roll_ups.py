@@ -1,0 +1,84 @@
+"""Roll-ups and retention with a real broker, node and site."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from running import DEADLINE_S, Outcome, host_result, host_writes
+
+from mirrorlog.cli.log import read_changelog
+from mirrorlog.cli.run import Run
+from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
+from mirrorlog.tracking_log import LogRecord
+
+pytestmark = pytest.mark.integration
+
+TRACE = demo_trace_path()
+QUICK = {"node_tiers_s": (1, 2, 4), "node_keep_s": {"second": 0, "minute": 0, "hour": 0}}
+
+
+def cli(run: Run, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
+    environment = {**os.environ, **run.settings.as_environment(), **more}
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+
+
+def wait_for_records(run: Run, partition: int, last: int, enough: Callable[[list[LogRecord]], bool]) -> None:
+    """Returns when the log is complete through position `last`, and its records are `enough`."""
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        found, through = read_changelog(run.settings, partition)
+        if through >= last and enough(found):
+            return
+        assert time.monotonic() < until, [(each.tier, each.after, each.through) for each in found]
+        run.check()
+
+
+@pytest.mark.parametrize("world", [QUICK], indirect=True)
+def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> None:
+    node = world.start_node()
+    world.wait_ready("node")
+    world.start_host(TRACE, "auto")
+    world.start_site("early")
+    host_writes(world, 500)
+    node.kill()
+    node.start()
+    last = host_result(world)["last_positions"]
+    volume = Outcome(world).volumes["demo"]
+    wait_for_records(
+        world, volume.partition, last["demo"], lambda found: bool(found) and all(each.tier for each in found)
+    )
+    world.start_site("late")
+    outcome = Outcome(world)
+    outcome.wait_consistent("early", last)
+    outcome.wait_consistent("late", last)
+    assert outcome.identical("early")
+    assert outcome.identical("late")
+    assert outcome.dirty_blocks(last) == count_dirty_blocks(open_trace(TRACE), 4096)["demo"]
+    checked = cli(world, "log", "rebuild", "--check", "--all")
+    assert checked.returncode == 0, checked.stdout
+    shown = [json.loads(line) for line in cli(world, "log", "show", "demo").stdout.splitlines()]
+    assert {each["tier"] for each in shown} <= {"minute", "hour", "day"}
+
+
+@pytest.mark.parametrize("world", [QUICK | {"node_keep_s": QUICK["node_keep_s"] | {"day": 3}}], indirect=True)
+def test_past_retention_the_answer_is_from_when_on_the_log_can_answer(world: Run) -> None:
+    world.start_node()
+    world.wait_ready("node")
+    world.start_host(TRACE, "auto")
+    last = host_result(world)["last_positions"]["demo"]
+    volume = Outcome(world).volumes["demo"]
+    wait_for_records(world, volume.partition, last, lambda found: not found)
+    asked = cli(world, "changed", "demo")
+    error = json.loads(asked.stdout.splitlines()[-1])
+    assert (asked.returncode, error["code"]) == (3, "OutOfRetention")
+    assert "The log can answer from position " in error["next"]
+    position = error["next"].split("--since @")[1].rstrip(".")
+    assert int(position) > 0
+    assert cli(world, "changed", "demo", "--since", f"@{position}").returncode == 0
