@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A test's time is never a reason to fail: the machine may be busy.
+settings.register_profile("mirrorlog", deadline=None)
+settings.load_profile("mirrorlog")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
