@@ -8,13 +8,16 @@ PYTEST_ARGS ?= -n 2
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-log-size bench-peers
+.PHONY: demo test test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
 
 test: setup ## the whole suite
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: setup ## what takes minutes and isn't in the suite
+	$(BIN)/pytest -m slow
 
 check: setup ## format, lint, types; the architecture rules are tests/unit/test_architecture.py
 	$(BIN)/ruff format --check .

@@ -4,64 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from mirrorlog.extents import U8, U64, ExtentColumns, ExtentKind
 from mirrorlog.producers.hot_regions import HotRegion
 
+Flight: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
+"""A write that has begun: its data may be on the primary, or not, or in part: kind, offset, length, when it began (µs), its
+regions. A plain tuple, for there is one for each write."""
+
 
 @dataclass(slots=True, eq=False)
-class Flight:
-    """A write that has begun: its data may be on the primary, or not, or in part."""
-
-    kind: ExtentKind
-    offset: int
-    length: int
-    at_us: int
-    regions: list[HotRegion]
-
-
-@dataclass(slots=True)
 class Batch:
-    """Extents of writes that have ended, one for each write: merging them would lose the count that audits report.
+    """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once."""
 
-    opened_s: when the first came, by the monotonic clock; None while there is none.
-    """
-
-    opened_s: float | None = None
-    offsets: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    kinds: list[ExtentKind] = field(default_factory=list)
-    times_us: list[int] = field(default_factory=list)
-    regions: set[HotRegion] = field(default_factory=set)
+    flights: list[Flight] = field(default_factory=list)
+    regions: list[HotRegion] = field(default_factory=list)
 
     def add(self, flight: Flight) -> None:
         """Takes a write that has ended; its regions wait for this batch's acknowledgement."""
-        self.offsets.append(flight.offset)
-        self.lengths.append(flight.length)
-        self.kinds.append(flight.kind)
-        self.times_us.append(flight.at_us)
-        for region in flight.regions:
-            if region not in self.regions:
-                self.regions.add(region)
+        self.flights.append(flight)
+        for region in flight[4]:
+            if region.counted is not self:
+                region.counted = self
                 region.unacknowledged += 1
+                self.regions.append(region)
 
-    def closed_with(self, in_flight: Collection[Flight]) -> ClosedBatch:
+    def closed_with(self, in_flight: Iterable[Flight]) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8)."""
-        times = [*self.times_us, *(flight.at_us for flight in in_flight)]
-        return ClosedBatch(
-            _columns(
-                [*self.offsets, *(flight.offset for flight in in_flight)],
-                [*self.lengths, *(flight.length for flight in in_flight)],
-                [*self.kinds, *(flight.kind for flight in in_flight)],
-            ),
-            min(times, default=None),
-            max(times, default=None),
-        )
+        return closed([*self.flights, *in_flight])
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.flights)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +49,15 @@ class ClosedBatch:
     last_at_us: int | None = None
 
 
-def _columns(offsets: list[int], lengths: list[int], kinds: list[ExtentKind]) -> ExtentColumns:
+def closed(flights: Collection[Flight]) -> ClosedBatch:
+    """These writes."""
+    if not flights:
+        return ClosedBatch(_columns((), (), ()))
+    kinds, offsets, lengths, times_us, _ = zip(*flights, strict=True)
+    return ClosedBatch(_columns(offsets, lengths, kinds), min(times_us), max(times_us))
+
+
+def _columns(offsets: Collection[int], lengths: Collection[int], kinds: Collection[ExtentKind]) -> ExtentColumns:
     return ExtentColumns(np.array(offsets, U64), np.array(lengths, U64), np.array(kinds, U8) if any(kinds) else None)
 
 
@@ -93,4 +77,9 @@ def region_batches(numbers: Iterable[int], region_bytes: int, size_bytes: int, m
             lengths.append(length)
     for start in range(0, len(offsets), most):
         end = start + most
-        yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], []))
+        yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], ()))
+
+
+def whole_volume(size_bytes: int) -> ClosedBatch:
+    """All of it."""
+    return ClosedBatch(_columns((0,), (size_bytes,), ()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-RegionKey: TypeAlias = tuple[str, int]
 FLUSHED_AHEAD: Final = 64
 """When a flush is needed to make room, it is made for as many regions at once, so that it isn't needed for each."""
+WHOLE: Final = -1
+"""Number of the region that is the whole volume."""
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +17,8 @@ class HotRegion:
     """One region of the activity log.
 
     in_flight: writes that have begun and not ended. unacknowledged: batches that hold a write of the region and aren't
-    acknowledged. last_write: which of the volume's writes, counted as they end, was the last in it.
+    acknowledged. last_write: which of the volume's writes, counted as they end, was the last in it. used: the higher, the
+    later a write began in it. counted: the last batch that counts as one of those unacknowledged.
     """
 
     volume: str
@@ -25,11 +26,8 @@ class HotRegion:
     in_flight: int = 0
     unacknowledged: int = 0
     last_write: int = 0
-
-    @property
-    def key(self) -> RegionKey:
-        """What it is found by."""
-        return self.volume, self.number
+    used: int = 0
+    counted: object = None
 
 
 def release(regions: Iterable[HotRegion]) -> None:
@@ -88,67 +86,85 @@ def plan_room(oldest_first: Iterable[HotRegion], durable: Mapping[str, int], sur
     return DrainFirst() if waiting else Leave(leaving)
 
 
-@dataclass(slots=True)
-class HotRegions:
-    """At most `limit` regions, and those that writes in flight need; the one used longest ago is the first to leave.
+@dataclass(slots=True, eq=False)
+class VolumeRegions:
+    """The hot regions of one volume, by number, and the one that is all of it, where there is one.
 
-    stuck: volumes whose primary can't be flushed any more. Their regions never leave, and take no room from the others.
+    finished: writes that have ended; durable: how many of them the last flush covered. is_stuck: its primary can't be flushed
+    any more, or a command was refused. Its regions never leave, and take no room from others.
     """
 
+    name: str
+    hot: dict[int, HotRegion] = field(default_factory=dict)
+    whole: HotRegion | None = None
+    finished: int = 0
+    durable: int = 0
+    is_stuck: bool = False
+
+    def all(self) -> Iterator[HotRegion]:
+        """Every one of them."""
+        yield from self.hot.values()
+        if self.whole is not None:
+            yield self.whole
+
+    def widened(self) -> HotRegion:
+        """The region that is all of the volume, in the place of the others."""
+        self.hot.clear()
+        self.whole = self.whole or HotRegion(self.name, WHOLE)
+        self.whole.last_write = self.finished
+        return self.whole
+
+
+@dataclass(slots=True)
+class HotRegions:
+    """At most `limit` regions, and those that writes in flight need, and one that is the whole for each volume."""
+
     limit: int
-    stuck: set[str] = field(default_factory=set)
-    finished: dict[str, int] = field(default_factory=dict)
-    durable: dict[str, int] = field(default_factory=dict)
-    _regions: OrderedDict[RegionKey, HotRegion] = field(default_factory=OrderedDict)
+    volumes: dict[str, VolumeRegions] = field(default_factory=dict)
+    _used: int = 0
 
-    def missing(self, volume: str, numbers: Iterable[int]) -> list[int]:
+    def missing(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[int]:
         """Those that aren't hot."""
-        return [number for number in numbers if (volume, number) not in self._regions]
+        return [number for number in numbers if number not in volume.hot]
 
-    def plan(self, volume: str, numbers: Sequence[int], missing: int) -> RoomPlan:
+    def plan(self, volume: VolumeRegions, numbers: Collection[int], missing: int) -> RoomPlan:
         """How to make room for `missing` more; the regions `numbers` of the volume stay."""
-        stuck = sum(region.volume in self.stuck for region in self._regions.values()) if self.stuck else 0
-        surplus = len(self._regions) - stuck + missing - self.limit
+        able = [each for each in self.volumes.values() if not each.is_stuck]
+        surplus = sum(len(each.hot) for each in able) + missing - self.limit
         if surplus <= 0:
             return Leave(())
-        wanted = {(volume, number) for number in numbers}
-        others = (r for key, r in self._regions.items() if key not in wanted and r.volume not in self.stuck)
-        return plan_room(others, self.durable, surplus)
+        others = [
+            region
+            for each in able
+            for region in each.hot.values()
+            if each is not volume or region.number not in numbers
+        ]
+        others.sort(key=lambda region: region.used)
+        return plan_room(others, {each.name: each.durable for each in able}, surplus)
 
-    def begin(self, volume: str, numbers: Iterable[int]) -> list[HotRegion]:
+    def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> tuple[HotRegion, ...]:
         """A write begins in these regions: they are hot, and the last to leave."""
-        begun = []
-        for number in numbers:
-            key = (volume, number)
-            region = self._regions.get(key)
-            if region is None:
-                region = self._regions[key] = HotRegion(volume, number)
-            else:
-                self._regions.move_to_end(key)
+        begun = tuple(volume.hot.get(number) or HotRegion(volume.name, number) for number in numbers)
+        for region in begun:
+            volume.hot[region.number] = region
             region.in_flight += 1
-            begun.append(region)
+            region.used = self.next_use()
         return begun
 
-    def end(self, volume: str, regions: Iterable[HotRegion]) -> None:
-        """That write has ended, well or not."""
-        self.finished[volume] += 1
-        for region in regions:
-            region.in_flight -= 1
-            region.last_write = self.finished[volume]
+    def next_use(self) -> int:
+        """For HotRegion.used."""
+        self._used += 1
+        return self._used
 
     def leave(self, regions: Iterable[HotRegion]) -> None:
         """These leave."""
         for region in regions:
-            del self._regions[region.key]
+            volume = self.volumes[region.volume]
+            if region.number == WHOLE:
+                volume.whole = None
+            else:
+                del volume.hot[region.number]
 
-    def admit_volume(self, volume: str) -> None:
-        """A volume without hot regions."""
-        self.finished[volume] = self.durable[volume] = 0
-
-    def drop_volumes(self, volumes: Collection[str]) -> None:
-        """The volumes are settled: none of their regions is hot any more."""
-        self.leave([region for region in self._regions.values() if region.volume in volumes])
-        self.stuck.difference_update(volumes)
-
-    def __len__(self) -> int:
-        return len(self._regions)
+    def widest(self) -> VolumeRegions:
+        """The volume with the most hot regions."""
+        return max(self.volumes.values(), key=lambda volume: 0 if volume.is_stuck else len(volume.hot))

@@ -1,9 +1,10 @@
-"""A session's tracking commands on their way to Kafka."""
+"""A session's tracking commands: made, put in order, and what becomes of them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from threading import Lock, RLock
 from typing import Final
 
@@ -13,12 +14,35 @@ from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
+from mirrorlog.producers.activity_format import Entry
+from mirrorlog.producers.backlog import Backlog, Limits
 from mirrorlog.producers.batch import ClosedBatch
 from mirrorlog.producers.confirmation import Confirmations, by_volume
 from mirrorlog.producers.hot_regions import HotRegion, release
+from mirrorlog.producers.spool import Record, Spool
 from mirrorlog.volumes import Volume
 
 NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
+_STATUS_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose commands they are, and where they go."""
+
+    topic: str
+    host: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reactions:
+    """What the outbox calls, with the lock held: to have entries in the activity log, durably; with a volume of which the
+    node refused a command; with volumes of which nobody knows any more what waiting commands name."""
+
+    note: Callable[[Iterable[Entry]], None]
+    on_rejected: Callable[[str, BadInput], None]
+    on_lost: Callable[[Collection[str]], None]
 
 
 class Outbox:
@@ -30,37 +54,44 @@ class Outbox:
     `lock` is reentrant, for a publisher may run callbacks while it publishes; they run with the lock held.
 
     A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node has recorded it.
-    rejected: by volume, the node's first refusal of one of its commands.
+    rejected: by volume, the node's first refusal of one of its commands. is_open: False while no write may begin: see check()
+    and is_full.
     """
 
     def __init__(
         self,
+        sender: Sender,
         publisher: Publisher,
-        topic: str,
-        host: str,
-        session: str,
+        spool: Spool,
         clock: Clock,
+        limits: Limits,
         deadline_s: float,
+        reactions: Reactions,
         confirmations: Confirmations | None = None,
-        on_rejected: Callable[[str, BadInput], None] = lambda *_: None,
     ) -> None:
         self.lock: Final = RLock()
-        self.session: Final = session
+        self.session: Final = sender.session
         self.commands = 0
         self.extents = 0
         self.last_positions: Final[dict[str, int]] = {}
         self.rejected: Final[dict[str, BadInput]] = {}
-        self._publisher: Final = publisher
-        self._topic: Final = topic
-        self._host: Final = host
+        self.is_open = True
+        self._host: Final = sender.host
         self._clock: Final = clock
+        self._limits: Final = limits
         self._deadline_s: Final = deadline_s
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
-        self._on_rejected: Final = on_rejected
+        self._confirmed_s = clock.monotonic_s()
+        self._on_rejected: Final = reactions.on_rejected
         self._reading: Final = Lock()
+        self._backlog: Final = Backlog(
+            *(publisher, sender.topic, clock, self.lock, limits, spool, reactions.note, self._on_giving),
+            *(self._on_acknowledged, reactions.on_lost),
+            release_saved=confirmations is None,
+        )
 
     def send(
         self,
@@ -70,34 +101,55 @@ class Outbox:
         *,
         note: str | None = None,
         for_session: str | None = None,
-        regions: Collection[HotRegion] = (),
     ) -> None:
-        """Queues one command. `regions` are released, with the lock held, when it is acknowledged.
+        """offer(), and KafkaFailed where there is no room.
 
         for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
         """
+        if not self.offer(volume, kind, batch, note=note, for_session=for_session):
+            raise self._no_room()
 
-        def acknowledged(position: int) -> None:
-            self.last_positions[volume.volume] = max(position, self.last_positions.get(volume.volume, 0))
-            if self._confirmations is None:
-                release(regions)
-            else:
-                self._hear(self._confirmations.published(volume.partition, position, regions))
-
+    def offer(
+        self,
+        volume: Volume,
+        kind: CommandKind,
+        batch: ClosedBatch = NO_EXTENTS,
+        *,
+        note: str | None = None,
+        for_session: str | None = None,
+        regions: Collection[HotRegion] = (),
+    ) -> bool:
+        """Takes one command; False where there is room for it neither in memory nor in the spool, and nothing was done.
+        `regions` are released, with the lock held, when it is acknowledged, or durable in the spool: see save().
+        """
         self.check()
-        if self._confirmations is not None:
-            if not self._confirmations.watches(volume.partition):
-                with self._reading:
-                    self._confirmations.watch(volume.partition)
-            self._confirmations.publishing(volume.partition)
+        if self._confirmations is not None and not self._confirmations.watches(volume.partition):
+            with self._reading:
+                self._confirmations.watch(volume.partition)
         command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
-        self._publish(volume.partition, command, acknowledged)
+        return self._take(volume.partition, command, regions)
 
     def speak_for_all(self, partition: int, kind: CommandKind, *, for_session: str | None = None) -> None:
         """Queues a heartbeat, or the session's end, for all its volumes in the partition: before it, everything that the
-        session holds for any of them was sent, without letting go of the lock in between.
+        session holds for any of them was sent, without letting go of the lock in between. KafkaFailed as for send().
         """
-        self._publish(partition, self._command("", "", partition, kind, NO_EXTENTS, None, for_session), lambda _: None)
+        self.check()
+        if not self._take(partition, self._command("", "", partition, kind, NO_EXTENTS, None, for_session), ()):
+            raise self._no_room()
+
+    def resend(self, record: Record) -> None:
+        """Queues a command as an earlier session made it, once the client has room; KafkaFailed at the deadline."""
+        until_s = self._clock.monotonic_s() + self._deadline_s
+        while not self.is_clear:
+            if self._clock.monotonic_s() > until_s:
+                raise self._no_room()
+            self.poll(_STATUS_S)
+        with self.lock:
+            if self._confirmations is not None and not self._confirmations.watches(record.partition):
+                with self._reading:
+                    self._confirmations.watch(record.partition)
+            self._guarded(self._backlog.offer, record.partition, record.volume, record.value, ())
+            self.commands += 1
 
     def _command(
         self,
@@ -124,27 +176,31 @@ class Outbox:
             note=note,
         )
 
-    def _publish(self, partition: int, command: TrackingCommand, on_acknowledged: Callable[[int], None]) -> None:
-        def acknowledged(position: int) -> None:
-            with self.lock:
-                self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))
-                on_acknowledged(position)
-
-        self.check()
-        try:
-            self._publisher.publish(self._topic, partition, command.volume.encode(), encode(command), acknowledged)
-        except KafkaFailed as error:
-            self._refused = error
-            raise
+    def _take(self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]) -> bool:
+        if not self._guarded(self._backlog.offer, partition, command.volume, encode(command), regions):
+            return False
         if command.session == self.session:
             self._sequences[command.volume, partition] += 1
         self.commands += 1
         self.extents += len(command.extents)
+        return True
 
     @property
     def is_full(self) -> bool:
         """Whether so many commands wait for the node that writes should, too."""
         return self._confirmations is not None and self._confirmations.is_full
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether a command would go straight to Kafka."""
+        return self._backlog.is_clear and not self.is_full
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Kafka, or the node where that must confirm, has been silent for long though commands wait for it."""
+        if self._backlog.is_away or self._confirmations is None or not self._confirmations.is_waiting:
+            return self._backlog.is_away
+        return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
 
     def check(self) -> None:
         """KafkaFailed once the broker has refused a command for good, BadInput once the node couldn't read one: no more
@@ -154,12 +210,12 @@ class Outbox:
 
     def poll(self, timeout_s: float) -> None:
         """Takes acknowledgements, waiting up to `timeout_s` for one."""
-        try:
-            self._publisher.poll(timeout_s)
-        except KafkaFailed as error:
-            self._refused = error
-            raise
+        self._guarded(self._backlog.poll, timeout_s)
         self._take_statuses(0)
+
+    def save(self) -> bool:
+        """Kafka is away: see Backlog.save(). Whether any region needn't wait any more."""
+        return self._guarded(self._backlog.save)
 
     def wait(self) -> None:
         """Returns when every command sent before the call is acknowledged, or rejected; KafkaFailed when that takes longer
@@ -178,12 +234,70 @@ class Outbox:
                     next="Is a node running? What they name stays in the activity log, and is published again as dirty "
                     "when the host starts again.",
                 )
-            self._take_statuses(0.05)
+            self._take_statuses(_STATUS_S)
             self.check()
+
+    def wait_unless_away(self) -> bool:
+        """wait(), given up as soon as is_away; whether everything is acknowledged."""
+        last = self._backlog.last
+        if not self._guarded(self._backlog.wait, last, self._deadline_s, or_away=True):
+            return False
+        with self.lock:
+            through = {} if self._confirmations is None else self._confirmations.positions()
+        while self._left(through):
+            if self.is_away:
+                return False
+            self._take_statuses(_STATUS_S)
+            self.check()
+        return True
 
     def wait_published(self) -> None:
         """Returns when all in-sync replicas have every command sent; KafkaFailed when that takes longer than the deadline."""
-        self._publisher.flush(self._deadline_s)
+        if not self._guarded(self._backlog.wait, self._backlog.last, self._deadline_s):
+            raise KafkaFailed(
+                f"commands weren't acknowledged within {self._deadline_s:g} s",
+                next="Check that the broker runs. What they name stays in the activity log.",
+            )
+
+    def close(self) -> None:
+        """Lets go of the spool's files."""
+        self._backlog.close()
+
+    def _guarded(self, call: Callable[..., bool | None], *arguments: object, **more: object) -> bool:
+        """What the call answers. A refusal is for good."""
+        self.check()
+        try:
+            return bool(call(*arguments, **more))
+        except KafkaFailed as error:
+            self._refuse(error)
+            raise
+
+    def _refuse(self, error: KafkaFailed | BadInput) -> None:
+        self._refused = self._refused or error
+        self.is_open = False
+
+    def _no_room(self) -> KafkaFailed:
+        return KafkaFailed(
+            "Kafka is away, and there is no room for one more command",
+            next="Check that the broker runs; host_queue_bytes and host_spool_bytes are how much may wait for it.",
+        )
+
+    def _on_giving(self, record: Record) -> None:
+        if self._confirmations is not None and record.volume:
+            self._confirmations.publishing(record.partition)
+
+    def _on_acknowledged(self, record: Record, position: int, regions: Collection[HotRegion]) -> None:
+        partition, volume = record.partition, record.volume
+        self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))
+        if not volume:
+            return
+        self.last_positions[volume] = max(position, self.last_positions.get(volume, 0))
+        if self._confirmations is None:
+            release(regions)
+        else:
+            if not self._confirmations.is_waiting:
+                self._confirmed_s = self._clock.monotonic_s()
+            self._hear(self._confirmations.published(partition, position, regions))
 
     def _left(self, through: dict[int, int]) -> int:
         with self.lock:
@@ -196,19 +310,23 @@ class Outbox:
             with self._reading:
                 messages = self._confirmations.read(timeout_s)
         except OutOfRetention as error:
-            self._refused = KafkaFailed(
+            refusal = KafkaFailed(
                 "statuses are gone, so it can't be told which commands the node has recorded",
                 where=error.where,
                 next="Start the host again: what isn't confirmed is published again as dirty.",
             )
-            raise self._refused from error
-        with self.lock:
-            self._hear(self._confirmations.take(messages))
+            self._refuse(refusal)
+            raise refusal from error
+        if messages:
+            with self.lock:
+                self._confirmed_s = self._clock.monotonic_s()
+                self._hear(self._confirmations.take(messages))
 
     def _hear(self, refused: list[CommandStatus]) -> None:
         for volume, error in by_volume(refused).items():
             if volume is None:
-                self._refused = self._refused or error
+                self._refuse(error)
             elif volume not in self.rejected:
                 self.rejected[volume] = error
                 self._on_rejected(volume, error)
+        self.is_open = self._refused is None and not self.is_full

@@ -40,9 +40,8 @@ _HEADER_BYTES: Final = _HEADER.size + _CRC.size
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One command: `value` are its bytes for `partition`; number from 1."""
+    """One command: `value` are its bytes for `partition`."""
 
-    number: int
     partition: int
     volume: str
     value: bytes
@@ -69,8 +68,8 @@ class _Part:
 class Spool:
     """One session's. The caller sees to it that one thread at a time is in here.
 
-    last: number of the last record; kept: that of the first one that is still on the disk; taken: of the last one that
-    take() gave. Once a sync has failed it takes no more: nobody knows what the disk holds.
+    Records are numbered from 1 as they come. last: number of the last one; kept: of the first one that is still on the
+    disk; taken: of the last one that take() gave. Once a sync has failed it takes no more: nobody knows what the disk holds.
     """
 
     def __init__(self, folder: StateFolder, session: str, most_bytes: int) -> None:
@@ -88,23 +87,22 @@ class Spool:
         return not self._parts
 
     def append(self, record: Record) -> bool:
-        """Whether there was room for it; `record` has the number after the last one's, or any where the spool is empty."""
+        """Whether there was room for it."""
         size = record.size_bytes
         taken_bytes = sum(part.end for part in self._parts)
         if self._failed or taken_bytes + size + _HEADER_BYTES > self._most_bytes:
             return False
         try:
             if not self._parts or self._parts[-1].end + size > self._most_bytes // FILES:
-                self._parts.append(self._new_part(record.number))
+                self._parts.append(self._new_part(self.last + 1))
             part = self._parts[-1]
             part.is_synced = False
-            part.file.pwrite(part.end, _pack(record, part.seed))
+            part.file.pwrite(part.end, _pack(self.last + 1, record, part.seed))
         except DeviceFailed:
             return False
-        if len(self._parts) == 1 and part.end == _HEADER_BYTES:
-            self.kept, self.taken = record.number, record.number - 1
         part.end += size
-        part.last = self.last = record.number
+        self.last += 1
+        part.last = self.last
         return True
 
     def take(self) -> Record:
@@ -112,19 +110,18 @@ class Spool:
         part = next(part for part in self._parts if part.last > self.taken)
         head = part.file.pread(part.at, _RECORD.size)
         size = _record_bytes(head) if len(head) == _RECORD.size else 0
-        record = _unpack(part.file.pread(part.at, size), part.seed)
-        if record is None or record.number != self.taken + 1:
+        record = _unpack(part.file.pread(part.at, size), part.seed, self.taken + 1)
+        if record is None:
             raise StateDamaged("the host's spool is damaged", where=f"{part.name}, offset {part.at}")
         self.taken += 1
         part.at += size
         return record
 
-    def skip(self, number: int) -> None:
-        """Those through `number` needn't be taken; they were just appended, to an empty spool."""
+    def skip(self) -> None:
+        """Those that are there needn't be taken."""
         for part in self._parts:
-            if part.last <= number:
-                part.at = part.end
-        self.taken = number
+            part.at = part.end
+        self.taken = self.last
 
     def sync(self) -> bool:
         """Whether all records are durable now."""
@@ -176,24 +173,22 @@ class Spool:
         return _Part(name, file, zlib.crc32(body), first - 1, _HEADER_BYTES, _HEADER_BYTES)
 
 
-def read_spool(folder: StateFolder, session: str | None) -> Iterator[Record]:
-    """What `session` left behind, in order, up to the first that isn't sound."""
+def read_spool(folder: StateFolder, session: str | None, first: int) -> Iterator[tuple[int, Record]]:
+    """What `session` left behind, numbered, from the record `first` on or a little before, up to the first that isn't sound."""
+    sound = [(header, name) for name in sorted(_names(folder)) if (header := _read_header(_content(folder, name)))]
+    mine = [(header, name) for header, name in sound if header[0] == session]
+    begin = max((n for n, (header, _) in enumerate(mine) if header[1] <= first), default=0)
     expected: int | None = None
-    for name in sorted(_names(folder)):
-        data = _content(folder, name)
-        header = _read_header(data)
-        if header is None or header[0] != session:
-            continue
-        _, first, seed = header
-        if expected not in (None, first):
+    for (_, number, seed), name in mine[begin:]:
+        if expected not in (None, number):
             return
-        expected, at = first, _HEADER_BYTES
+        expected, at, data = number, _HEADER_BYTES, _content(folder, name)
         while at < len(data):
             size = _record_bytes(data[at : at + _RECORD.size]) if at + _RECORD.size <= len(data) else 0
-            record = _unpack(data[at : at + size], seed)
-            if record is None or record.number != expected:
+            record = _unpack(data[at : at + size], seed, expected)
+            if record is None:
                 return
-            yield record
+            yield expected, record
             expected, at = expected + 1, at + size
 
 
@@ -230,22 +225,19 @@ def _record_bytes(head: bytes) -> int:
     return _RECORD.size + int(name_bytes) + int(value_bytes) + _CRC.size
 
 
-def _pack(record: Record, seed: int) -> bytes:
+def _pack(number: int, record: Record, seed: int) -> bytes:
     name = record.volume.encode()
-    body = _RECORD.pack(len(name), len(record.value), record.number, record.partition) + name + record.value
+    body = _RECORD.pack(len(name), len(record.value), number, record.partition) + name + record.value
     return body + _CRC.pack(zlib.crc32(body, seed))
 
 
-def _unpack(data: bytes, seed: int) -> Record | None:
-    """None where the bytes aren't one sound record."""
+def _unpack(data: bytes, seed: int, number: int) -> Record | None:
+    """None where the bytes aren't the one sound record of that number."""
     if len(data) < _RECORD.size + _CRC.size or _record_bytes(data[: _RECORD.size]) != len(data):
         return None
     body = data[: -_CRC.size]
-    if _CRC.pack(zlib.crc32(body, seed)) != data[len(body) :]:
+    name_bytes, _, found, partition = _RECORD.unpack_from(body)
+    if found != number or _CRC.pack(zlib.crc32(body, seed)) != data[len(body) :]:
         return None
-    name_bytes, _, number, partition = _RECORD.unpack_from(body)
     name_end = _RECORD.size + name_bytes
-    try:
-        return Record(number, partition, body[_RECORD.size : name_end].decode(), body[name_end:])
-    except UnicodeDecodeError:
-        return None
+    return Record(partition, body[_RECORD.size : name_end].decode(), body[name_end:])

@@ -95,6 +95,11 @@ class DiskFolder:
         self._path: Final = path
         self._lock_fd = -1
 
+    @property
+    def lock_fd(self) -> int:
+        """What holds the lock: a child process that inherits it holds it too."""
+        return self._lock_fd
+
     def lock(self) -> None:
         with _named("making the folder", self._path):
             self._lock_fd = hold_folder(self._path)

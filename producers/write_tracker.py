@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from threading import Condition
@@ -27,6 +27,7 @@ class OpenVolume:
     """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight is a set that keeps its order.
 
     failed: why its primary can't be flushed any more, or what the node refused; no write begins from then on.
+    refresh: where another process writes, brings `batch` and `in_flight` up to date; called with the lock held.
     """
 
     volume: Volume
@@ -35,6 +36,7 @@ class OpenVolume:
     in_flight: dict[Flight, None] = field(default_factory=dict)
     closing: bool = False
     failed: DeviceFailed | BadInput | None = None
+    refresh: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -115,6 +117,45 @@ class WriteTracker:
                     return flight
             self._make_room(plan)
 
+    def lease(self, opened: OpenVolume, numbers: Sequence[int]) -> list[HotRegion]:
+        """The regions, durable in the activity log, where they stay until they are given back: another process may begin
+        writes in them (nbd/gate.py)."""
+        while True:
+            with self.lock:
+                self._check(opened)
+                missing = self._hot.missing(opened.name, numbers)
+                plan = self._plan(opened.name, numbers, missing)
+                if isinstance(plan, Leave):
+                    self._exchange(opened.name, plan, missing)
+                    return self._hot.begin(opened.name, numbers)
+            self._make_room(plan)
+
+    def give_back(self, regions: Iterable[HotRegion]) -> None:
+        """No write that this volume's `refresh` hasn't told of is in them, and none begins."""
+        with self.lock:
+            for region in regions:
+                region.in_flight -= 1
+
+    def landed(self, opened: OpenVolume, ended: Batch, regions: Collection[HotRegion]) -> None:
+        """Writes of another process, which have ended, join the open batch. For `refresh`: the lock is held."""
+        self._hot.land(opened.name, len(ended), regions)
+        if opened.batch.opened_s is None:
+            opened.batch.opened_s = self._timers.lingering[opened.name] = self._clock.monotonic_s()
+        opened.batch.extend(ended, regions)
+
+    def gather(self, opened: OpenVolume) -> None:
+        """Hears of what another process wrote; the batch leaves at once where it is full."""
+        with self.lock:
+            opened.refresh()
+            if len(opened.batch) >= self._settings.host_batch_extents:
+                self._send(opened)
+
+    def fail(self, opened: OpenVolume, error: DeviceFailed) -> None:
+        """What was written and not flushed may be lost: it stays hot, and no write begins any more."""
+        with self.lock:
+            opened.failed = error
+            self._hot.stuck.add(opened.name)
+
     def reject(self, name: str, error: BadInput) -> None:
         """The node refused a command of the volume: what it named stays hot, and no write begins on the volume any more."""
         with self.lock:
@@ -144,15 +185,15 @@ class WriteTracker:
         try:
             opened.device.flush()
         except DeviceFailed as error:
-            with self.lock:
-                opened.failed = error
-                self._hot.stuck.add(opened.name)
+            self.fail(opened, error)
             raise
         with self.lock:
             self._hot.durable[opened.name] = max(finished, self._hot.durable[opened.name])
 
     def tick(self, now_s: float) -> None:
         """Sends what is due, and takes acknowledgements."""
+        for opened in list(self.volumes.values()):
+            self.gather(opened)
         with self.lock:
             now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
             for name in now.batches:
@@ -164,6 +205,8 @@ class WriteTracker:
     def drain(self) -> None:
         """Everything that ended before is acknowledged when it returns."""
         with self.lock:
+            for opened in self.volumes.values():
+                opened.refresh()
             for name in list(self._timers.lingering):
                 self._send(self.volumes[name])
         self._outbox.wait()
@@ -223,6 +266,7 @@ class WriteTracker:
 
     def _send(self, opened: OpenVolume) -> None:
         """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last."""
+        opened.refresh()
         batch = opened.batch
         closed = batch.closed_with(opened.in_flight)
         self._outbox.send(opened.volume, CommandKind.WRITES, closed, regions=batch.regions)
@@ -230,10 +274,17 @@ class WriteTracker:
         self._timers.lingering.pop(opened.name, None)
 
     def _beat(self, partition: int) -> None:
-        """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held."""
+        """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held.
+
+        What it says is acknowledged was so before: another process begins writes without the lock, and an acknowledgement
+        that comes while the batches are published may be of a time when such a write had begun that none of them names.
+        """
+        acknowledged = self._outbox.acknowledged_position(partition)
         for opened in self.volumes.values():
-            if opened.volume.partition == partition and (opened.batch or opened.in_flight):
-                self._send(opened)
-        self._outbox.speak_for_all(partition, CommandKind.HEARTBEAT)
+            if opened.volume.partition == partition:
+                opened.refresh()
+                if opened.batch or opened.in_flight:
+                    self._send(opened)
+        self._outbox.speak_for_all(partition, CommandKind.HEARTBEAT, acknowledged=acknowledged)
         del self._timers.beaten[partition]
         self._timers.beaten[partition] = self._clock.monotonic_s()

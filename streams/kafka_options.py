@@ -14,7 +14,6 @@ _PLAIN: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "client.id": ("broker_client_id", str),
     "compression.type": ("producer_compression_type", str),
     "compression.codec": ("producer_compression_type", str),
-    "group.instance.id": ("consumer_group_instance_id", str),
     "metadata.max.age.ms": ("consumer_metadata_max_age_ms", int),
     "check.crcs": ("broker_check_crcs", lambda text: text.lower() == "true"),
 }

@@ -73,19 +73,20 @@ class PartitionLoops:
         self._loops: dict[int, _Loop] = {}
 
     def start(self, partitions: Iterable[int]) -> None:
-        """Begins the loops of partitions that haven't one: they are tended also where no command comes."""
-        for partition in partitions:
-            if partition not in self._loops:
-                loop = self._loops[partition] = _Loop()
+        """Begins the loops of the partitions that this worker has, and ends all others: they are tended also where no
+        command comes."""
+        mine = set(partitions)
+        self.stop(self._loops.keys() - mine)
+        for partition in mine:
+            loop = self._loops.setdefault(partition, _Loop())
+            if loop.task is None:
                 loop.task = asyncio.create_task(self._run(partition, loop), name=f"mirrorlog-partition-{partition}")
 
     def put(self, fetched: Fetched) -> None:
-        """Hands a fetched batch to its partition's loop. A partition without one isn't this worker's any more: the batch
-        is dropped, and whoever has the partition next reads it."""
-        loop = self._loops.get(fetched.batch.partition)
-        if loop is not None:
-            self._backlog.add(fetched.size_bytes)
-            loop.queue.put_nowait(fetched)
+        """Hands a fetched batch to its partition's loop. Before that begins the batch waits, and nothing is done with the
+        partition: it may not be this worker's any more, or its table isn't there yet."""
+        self._backlog.add(fetched.size_bytes)
+        self._loops.setdefault(fetched.batch.partition, _Loop()).queue.put_nowait(fetched)
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Ends loops where they are (None: all). What they hold isn't committed: whoever has the partition next reads it."""
@@ -124,13 +125,17 @@ class PartitionLoops:
         taken, pace = [first], self._pace
         commands, size_bytes = len(first.batch.positions), first.size_bytes
         until = asyncio.get_running_loop().time() + pace.flush_s
-        while commands < pace.commands and size_bytes < pace.size_bytes:
-            following = await _next(queue, until - asyncio.get_running_loop().time())
-            if following is None:
-                break
-            taken.append(following)
-            commands += len(following.batch.positions)
-            size_bytes += following.size_bytes
+        try:
+            while commands < pace.commands and size_bytes < pace.size_bytes:
+                following = await _next(queue, until - asyncio.get_running_loop().time())
+                if following is None:
+                    break
+                taken.append(following)
+                commands += len(following.batch.positions)
+                size_bytes += following.size_bytes
+        except asyncio.CancelledError:
+            self._backlog.add(-size_bytes)  # dropped
+            raise
         return taken
 
 

@@ -3,9 +3,10 @@
 Faust assigns partitions and standbys; what it does to bring their tables up to the changelog isn't used
 (docs/decisions/recovery.md). For each partition:
 
-1. Whether the table may be trusted: its rows came from this changelog, and it isn't ahead of it. Otherwise it is made anew:
-   what it holds beyond the changelog no site would ever read (invariant 3).
-2. Rows are read from where the table is, and written in their order, with the position.
+1. Whether the table may be trusted: its rows came from this changelog, it isn't ahead of it, and the last row that it took
+   is still there as it was, unless compaction took it. Otherwise it is made anew: what it holds beside the changelog no
+   site would ever read (invariant 3).
+2. Rows are read from the table's position on, and written in their order, with the position.
 3. A partition to work on: when the table has reached the end that the changelog had, commands are folded.
    A standby: for ever, until the next rebalance.
 """
@@ -17,7 +18,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -50,6 +51,9 @@ class Changelog:
 class Store(Protocol):
     """The tables on this worker, by partition."""
 
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """The row's value."""
+
     def position(self, partition: int) -> int | None:
         """Of the last row of the changelog that the table holds."""
 
@@ -71,9 +75,13 @@ def distrust(position: int | None, origin: str | None, identity: str, first: int
         return "its rows came from another changelog"
     if position >= end:
         return f"it is at position {position}, and the changelog ends at {end}"
-    if position + 1 < first:
+    if position < first:
         return f"it is at position {position}, and the changelog is kept from {first} on"
     return None
+
+
+class _MadeAnew(Exception):
+    """A table turned out to be of another history and was emptied: it is read from the beginning."""
 
 
 class Follower:
@@ -84,11 +92,13 @@ class Follower:
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
         """Returns when the tables hold all that the changelog held when it was called."""
-        if not partitions:
-            return
-        async with self._reading(partitions) as (ends, poll, reached):
-            while any(reached(partition) < end for partition, end in ends.items()):
-                self._take(await poll())
+        reached_end = not partitions
+        while not reached_end:
+            with suppress(_MadeAnew):
+                async with self._reading(partitions) as (ends, poll, reached):
+                    while any(reached(partition) < end for partition, end in ends.items()):
+                        self._take(await poll())
+                reached_end = True
 
     async def stand_by(self, partitions: Sequence[int]) -> None:
         """Follows until it is cancelled; what goes wrong is said, and tried again: it must not end who works."""
@@ -97,6 +107,8 @@ class Follower:
                 async with self._reading(partitions) as (_, poll, _reached):
                     while True:
                         self._take(await poll())
+            except _MadeAnew:
+                continue
             except MirrorlogError as error:
                 log.warning("standing by for partitions %s: %s", sorted(partitions), error)
             await asyncio.sleep(_AGAIN_S)
@@ -132,18 +144,31 @@ class Follower:
         """Where to read on; None: from the oldest row."""
         position, origin = self._store.position(partition), self._store.origin(partition)
         why = distrust(position, origin, identity, first, end)
+        if why is not None or position is None:
+            self._make_anew(partition, identity, why)
+            return None
+        return position
+
+    def _make_anew(self, partition: int, origin: str, why: str | None) -> None:
         if why is not None:
             log.warning("the table of partition %d is read anew from the changelog: %s", partition, why)
-        if why is not None or position is None:
-            self._store.begin(partition, identity)
-            return None
-        return position + 1
+        self._store.begin(partition, origin)
+
+    def _check_last(self, message: Message) -> None:
+        """The row at the table's position is the last that the table took: it must hold it as it is."""
+        partition, key = message.partition, message.key
+        if message.position == self._store.position(partition) and key is not None:
+            if self._store.get(partition, key) != message.value:
+                why = f"the row at position {message.position} isn't the one that it took there"
+                self._make_anew(partition, self._store.origin(partition) or "", why)
+                raise _MadeAnew
 
     def _take(self, messages: Sequence[Message]) -> None:
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)
         for partition, found in by_partition.items():
+            self._check_last(found[0])
             rows = [(message.key, message.value) for message in found if message.key is not None]
             self._store.write(partition, rows, [message.position for message in found if message.key is not None])
 

@@ -64,6 +64,21 @@ def _listen(settings: Settings) -> tuple[Listening | None, str | None]:
     return found, found.url if found else None
 
 
+def _missed(settings: Settings, admin: KafkaAdmin, partition: int, first: int, end: int) -> str | None:
+    topic = settings.topics.commands
+    if admin.first_position(topic, partition) > first:
+        return "were deleted before the node recorded them"
+    reader = KafkaReader(settings.kafka_client())
+    reader.assign(topic, {partition: first})
+    try:
+        while reader.reached(topic, partition) < end:
+            if any(message.position < end for message in reader.poll(0.5)):
+                return "were passed over by the stream"
+    finally:
+        reader.close()
+    return None
+
+
 def run_node(
     settings: Settings, ready: Callable[[str | None, Sequence[int]], None], failed: Callable[[BaseException], None]
 ) -> NoReturn:
@@ -93,19 +108,6 @@ def run_node(
     def start_of(partition: int) -> Start:
         return Start(*admin.bounds(topic, partition), committed(partition))
 
-    def missed(partition: int, first: int, end: int) -> str | None:
-        if admin.first_position(topic, partition) > first:
-            return "were deleted before the node recorded them"
-        reader = KafkaReader(settings.kafka_client())
-        reader.assign(topic, {partition: first})
-        try:
-            while reader.reached(topic, partition) < end:
-                if any(message.position < end for message in reader.poll(0.5)):
-                    return "were passed over by the stream"
-        finally:
-            reader.close()
-        return None
-
     def halt(error: BaseException) -> NoReturn:
         failed(error)
         if not isinstance(error, MirrorlogError):
@@ -126,7 +128,7 @@ def run_node(
         ),
         start_of,
         committed,
-        missed,
+        partial(_missed, settings, admin),
         SystemClock(),
         halt,
         partial(ready, url),

@@ -52,6 +52,6 @@ def host_writes(run: Run, at_least: int) -> None:
     )
 
 
-def host_result(run: Run) -> dict[str, Any]:
+def host_result(run: Run, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
     """Returns when the host is done: its result."""
-    return run.wait_for(lambda m: m.part == "host" and m.message_type == "result", DEADLINE_S)
+    return run.wait_for(lambda m: m.part == "host" and m.message_type == "result", deadline_s)

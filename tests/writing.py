@@ -61,12 +61,15 @@ def names_in_each(partitions: int, each: int = 1) -> list[str]:
 
 
 class Writer:
-    """One session that writes to some volumes, seeded: writes, zeroes and discards of random blocks, in sequence."""
+    """Writes to some volumes, seeded: writes, zeroes and discards of random blocks; as one session, in sequence, or as none."""
 
-    def __init__(self, settings: Settings, volumes: Mapping[str, Volume], seed: int = 1) -> None:
+    def __init__(
+        self, settings: Settings, volumes: Mapping[str, Volume], seed: int = 1, session: str | None = "writer"
+    ) -> None:
         self.topic, self.volumes, self._random = settings.topics.commands, dict(volumes), np.random.default_rng(seed)
         self._publisher = KafkaPublisher(settings.kafka_client())
         self._sequences = dict.fromkeys(volumes, 0)
+        self._session = session
         self.sent = 0
         self.sent_at: dict[tuple[int, int], float] = {}
         """By partition and position of a command that was acknowledged, when it was sent (monotonic seconds)."""
@@ -81,7 +84,9 @@ class Writer:
         """Queues one command with these extents."""
         volume, number = self.volumes[name], self._sequences[name]
         self._sequences[name] += 1
-        event = command(name=name, sequence=number, generation=volume.generation, session="writer")
+        if self._session is None:
+            number = -1
+        event = command(name=name, sequence=number, generation=volume.generation, session=self._session or "none")
         self.send_bytes(volume.partition, encode(replace(event, extents=extents)))
 
     def send_bytes(self, partition: int, value: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli import broker, changed, command, demo, host, log, node, site, topics, volume
+from mirrorlog.cli import broker, changed, command, demo, host, importing, log, node, site, topics, volume
 from mirrorlog.cli.context import Invocation, settings_from
 from mirrorlog.cli.output import Output
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
@@ -30,6 +30,7 @@ app.add_typer(volume.app, name="volume")
 app.add_typer(host.app, name="host")
 app.add_typer(site.app, name="site")
 app.add_typer(command.app, name="command")
+app.add_typer(importing.app, name="import")
 app.add_typer(log.app, name="log")
 app.add_typer(topics.app, name="topics")
 app.add_typer(broker.app, name="broker")

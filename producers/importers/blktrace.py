@@ -10,7 +10,8 @@ include/uapi/linux/blktrace_api.h, in the byte order of the machine that recorde
 A request is queued (Q) once, as for blkparse's text. What Q doesn't tell makes the whole volume dirty:
 - a passed-through command that carries data to the device (SG_IO, NVMe ioctl): it isn't queued, only issued;
 - a write of no bytes that isn't a flush (a reset of a zone);
-- events that are missing: the kernel numbers those of each CPU, and drops them where blktrace doesn't keep up.
+- a gap in the numbers of a CPU's events. Before Linux 6.19 events that the kernel itself dropped have none (`__blk_add_trace`):
+  only blktrace tells of those, when it ends.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Event:
     sequence: int
     time_ns: int
     sector: int
-    bytes: int
+    length: int
     act: int
     of: int
     device: int
@@ -61,38 +62,36 @@ class Event:
         return bool(self.of & _NOTIFY) and self.act == _TIMESTAMP and len(self.data) >= 8
 
     def wall_clock_us(self) -> int:
-        """Microseconds from 1970 to where the events' times count from; its data are seconds and nanoseconds, the last 8 bytes."""
+        """Microseconds from 1970 to where the events' times count from. The data ends with seconds and nanoseconds, u32."""
         seconds, nanoseconds = (int.from_bytes(each, self.order) for each in (self.data[-8:-4], self.data[-4:]))
         return (seconds * 1_000_000_000 + nanoseconds - self.time_ns) // 1000
 
 
-def blktrace(
-    paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False
-) -> Source:
+def blktrace(paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False) -> Source:
     """paths: the files of all CPUs; they are read one after the other, for the order of writes changes nothing.
 
     volume: what is dirty where all of it is.
     """
     doubts: list[str] = []
     files = [Reading(path, "blktrace", doubts) for path in paths]
-    epoch_us = next((event.wall_clock_us() for event in _events(files) if event.says_time()), None)
+    epoch_us = next(filter(None, map(_epoch_us, files)), None)
 
     def requests() -> Iterator[TracedRequest]:
         last: dict[tuple[int, int], int] = {}
         for reading in files:
-            for event in _events([reading]):
-                yield from _lost(event, last, reading, volume)
-                yield from _requested(event, reading, volume)
+            with reading.opened() as stream:
+                for event in _read(reading, stream):
+                    yield from _lost(event, last, reading, volume)
+                    yield from _requested(event, reading, volume)
 
     early_us = None if epoch_us is None else -epoch_us
     return from_requests("blktrace", requests, doubts, device, discard_zeroes, early_us)
 
 
-def _events(files: Sequence[Reading]) -> Iterator[Event]:
-    for reading in files:
-        reading.record = reading.byte = 0
-        with reading.opened() as stream:
-            yield from _read(reading, stream)
+def _epoch_us(reading: Reading) -> int | None:
+    """Where the times of all files count from, if this one says it."""
+    with reading.opened() as stream:
+        return next((event.wall_clock_us() for event in _read(reading, stream) if event.says_time()), None)
 
 
 def _read(reading: Reading, stream: BinaryIO) -> Iterator[Event]:
@@ -132,9 +131,7 @@ def _order(head: bytes) -> ByteOrder:
     raise Malformed("no event of blktrace begins here", next="Is it blkparse's text? Then import blkparse.")
 
 
-def _lost(
-    event: Event, last: dict[tuple[int, int], int], reading: Reading, size_bytes: int
-) -> Iterator[TracedRequest]:
+def _lost(event: Event, last: dict[tuple[int, int], int], reading: Reading, volume: Span) -> Iterator[TracedRequest]:
     """The whole volume, where events before this one are missing. What notes something has no number."""
     if event.of & _NOTIFY:
         return
@@ -143,7 +140,7 @@ def _lost(
     last[place] = event.sequence
     if event.sequence != expected:
         reading.doubt(
-            f"events of CPU {event.cpu} are missing: blktrace didn't keep up (its -b and -n help). The whole volume is dirty"
+            f"events of CPU {event.cpu} are missing: the whole volume is dirty (larger buffers help: blktrace -b, -n)"
         )
         yield _anywhere(event, volume)
 
@@ -152,11 +149,13 @@ def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedR
     if not event.of & (_WRITE | _DISCARD) or event.of & _NOTIFY:
         return
     if event.act == _ISSUED and event.of & _PASSED_THROUGH:
-        reading.doubt("a command was passed through to the device, and where it wrote isn't told: the whole volume is dirty")
+        reading.doubt(
+            "a command was passed through to the device, and where it wrote isn't told: the whole volume is dirty"
+        )
         yield _anywhere(event, volume)
-    elif event.act == _QUEUED and event.bytes:
+    elif event.act == _QUEUED and event.length:
         kind = RequestKind.DISCARD if event.of & _DISCARD else RequestKind.WRITE
-        yield from transfer(event.device_name, kind, event.sector * SECTOR_BYTES, event.bytes, event.time_ns // 1000)
+        yield from transfer(event.device_name, kind, event.sector * SECTOR_BYTES, event.length, event.time_ns // 1000)
     elif event.act == _QUEUED and not event.of & _FLUSH:
         reading.doubt("a write of no bytes that is no flush (the reset of a zone): the whole volume is dirty")
         yield _anywhere(event, volume)

@@ -1,9 +1,9 @@
 """fio's I/O logs (HOWTO, "Trace file format v2" and "v3"; iolog.c): what fio's `write_iolog` writes.
 
-    fio version 3 iolog
-    162 /dev/vdb write 249856 4096          microseconds since fio began, file, action, offset, length; version 2 has no time
-    201 /dev/vdb sync 1970176 0             also datasync and others: no bytes change
-    30 /dev/vdb add                         also open, close
+fio version 3 iolog
+162 /dev/vdb write 249856 4096          microseconds since fio began, file, action, offset, length; version 2 has no time
+201 /dev/vdb sync 1970176 0             also datasync and others: no bytes change
+30 /dev/vdb add                         also open, close
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def rbd_diff(path: Path) -> Source:
     def meaning(entry: Mapping[str, Any], _: Reading) -> ChangeKind:
         exists = entry.get("exists")
         if exists not in ("true", "false"):
-            raise Malformed(f"'exists' of the entry is {str(exists)[:40]!r} and neither \"true\" nor \"false\"")
+            raise Malformed(f'\'exists\' of the entry is {str(exists)[:40]!r} and neither "true" nor "false"')
         return ChangeKind.DIRTY if exists == "true" else ChangeKind.ZERO
 
     return _listed("rbd-diff", path, "offset", meaning)

@@ -1,4 +1,4 @@
-"""Files to import: where the reading is, what is wrong there, and how lines and JSON lists are taken apart in bounded memory."""
+"""Files to import: where the reading is, what is wrong there, and lines and JSON lists taken apart in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Reading:
     """
 
     def __init__(self, path: Path, kind: str, doubts: list[str]) -> None:
-        self.record = self.byte = 0
+        self.record, self.byte = 0, 0
         self._path, self._kind, self._doubts = path, kind, doubts
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The file. Whatever is wrong with it becomes BadInput with its place."""
+        """The file, from its beginning. Whatever is wrong with it becomes BadInput with its place."""
+        self.record = self.byte = 0
         try:
             with self._path.open("rb") as stream:
                 yield stream
@@ -46,7 +47,7 @@ class Reading:
             raise BadInput(
                 f"reading a source of the kind {self._kind}: {error}",
                 where=f"{self._path}{place}",
-                next=error.next or f"Check that the file is whole and of the kind {self._kind}. Nothing was published.",
+                next=error.next or f"Check that the file is whole and of the kind {self._kind}.",
             ) from error
         except OSError as error:
             raise BadInput(f"the file can't be read: {error.strerror or error}", where=str(self._path)) from error
@@ -88,7 +89,9 @@ class Reading:
             separator = text.token()
             if separator not in (",", "]"):
                 self.byte = text.offset
-                raise Malformed("the list ends before its ']'" if not separator else "neither ',' nor ']' after an entry")
+                raise Malformed(
+                    "the list ends before its ']'" if not separator else "neither ',' nor ']' after an entry"
+                )
         if text.token():
             raise Malformed("something follows the list")
 
@@ -151,7 +154,9 @@ def whole_number(entry: Mapping[str, Any], name: str) -> int:
     """The byte count or address under `name`."""
     found = entry.get(name)
     if type(found) is not int or not 0 <= found <= MAX_BYTE:
-        raise Malformed(f"'{name}' of the entry is {json.dumps(found)[:60]} and not a whole number from 0 to {MAX_BYTE}")
+        raise Malformed(
+            f"'{name}' of the entry is {json.dumps(found)[:60]} and not a whole number from 0 to {MAX_BYTE}"
+        )
     return found
 
 

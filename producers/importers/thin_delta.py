@@ -6,8 +6,8 @@
         <different> <range begin="8" … length="2"/> … </different>      with --verbose
 
 thin_delta(8), src/thin/delta_visitor.rs of version 1, thin-provisioning/thin_delta.cc of version 0.9. All but `same` is dirty:
-`left_only` was unmapped if the left one is the older, but the file doesn't say which is, and not whether an external origin shows
-through.
+`left_only` was unmapped if the left one is the older, but the file doesn't say which is, nor whether an external origin
+shows through.
 """
 
 from __future__ import annotations

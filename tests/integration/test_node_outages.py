@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from doomed_node import POINTS
-from folding import DEADLINE_S, Proof, changelog_rows, read_all
+from folding import DEADLINE_S, Event, Proof, changelog_rows, read_all, table_folder
+from notation import record
+from rocksdict import Options, Rdict
+from running import Outcome, host_result, host_writes
 from writing import Answers, Writer, make_volumes
 
-from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.cli.parts import stop_all
 from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode
+from mirrorlog.codec import decode, encode
 from mirrorlog.commands import StatusCode
+from mirrorlog.errors import PartFailed
 from mirrorlog.leash import leashed
-from mirrorlog.tracking_log import Watermark, watermark_key
+from mirrorlog.producers.traces import demo_trace_path
+from mirrorlog.progress import Rung
+from mirrorlog.tracking_log import Watermark, record_key, watermark_key
 
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
+TRACE = demo_trace_path()
 ONE_PARTITION = {"partitions": 1, "node_http": "off"}
 
 
@@ -99,7 +110,15 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
 
 @pytest.mark.parametrize(
     "world",
-    [ONE_PARTITION | {"node_backlog_bytes": 4 * MIB, "kafka": {"client.id": "throttled"}}],
+    [
+        ONE_PARTITION
+        | {
+            "node_backlog_bytes": MIB,
+            "node_fetch_bytes": MIB,
+            "node_flush_bytes": MIB,
+            "kafka": {"client.id": "throttled"},
+        }
+    ],
     indirect=True,
     ids=[""],
 )
@@ -116,10 +135,10 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
     node = psutil.Process(world.parts["node"].pid)
     before = node.memory_info().rss
     kafka_configs(
-        world, "--entity-type", "clients", "--entity-name", "throttled", "--add-config", "producer_byte_rate=15000"
+        world, "--entity-type", "clients", "--entity-name", "throttled", "--add-config", "producer_byte_rate=30000"
     )
     try:
-        writer.send("v", 4000, extents=1000)
+        writer.send("v", 3000, extents=1000)
         writer.flush()
         most, slow_until = before, time.monotonic() + 8
         while time.monotonic() < slow_until:
@@ -127,7 +146,6 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
             most = max(most, node.memory_info().rss)
             assert committed(world) <= complete_through(world) + 1
             world.check()
-        slow_answers = len(answers.came_at)
         assert len(answers.came_at) < writer.sent
     finally:
         kafka_configs(
@@ -136,9 +154,8 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
     answers.wait_for(writer.sent_at)
     most = max(most, node.memory_info().rss)
     size = sum(len(event.value or b"") for event in read_all(world.settings, world.settings.topics.commands, 0))
-    assert size > 60 * MIB
-    assert most - before < 60 * MIB, f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands"
-    print(f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands", slow_answers, writer.sent)
+    assert size > 45 * MIB
+    assert most - before < 30 * MIB, f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands"
     assert list(answers.came_at) == sorted(answers.came_at)
     Proof(world.settings).all({0: "node"})
 
@@ -151,3 +168,182 @@ def kafka_configs(run: Run, *arguments: str) -> None:
         runtime.command(*tool, *arguments), capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("away", ["paused", "killed"])
+@pytest.mark.parametrize("away_s", [12, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_broker_that_was_away_is_taken_up_again_by_all(
+    away: str, away_s: float, run: Run, record_property: Callable[[str, object], None]
+) -> None:
+    """Longer than a session of the node and its requests: host, node and site come back by themselves."""
+    run.start_node()
+    run.start_site("site-a")
+    run.wait_ready("node", "site-a")
+    started = {name: part.pid for name, part in run.parts.items()}
+    run.start_host(TRACE, "auto", "--speed", f"{4 / away_s:.3f}")
+    host_writes(run, 300)
+    broker = run.broker
+    assert broker is not None and broker.pid is not None
+    progress: list[int] = []
+    if away == "paused":
+        psutil.Process(broker.pid).suspend()
+    else:
+        broker.kill()
+    until = time.monotonic() + away_s
+    while time.monotonic() < until:
+        progress += [m.fields["writes"] for m in run.listen() if m.part == "host" and m.message_type == "progress"]
+        for part in run.parts.values():
+            part.check()
+    if away == "paused":
+        psutil.Process(broker.pid).resume()
+    else:
+        broker.start()
+    back_at = time.monotonic()
+    assert progress[-1] > progress[0], "the host didn't go on writing"
+
+    result = host_result(run, away_s + DEADLINE_S)
+    outcome = Outcome(run)
+    outcome.wait_consistent("site-a", result["last_positions"])
+    record_property("host's first and last write meanwhile", f"{progress[0]}, {progress[-1]}")
+    record_property("consistent after it was back for s", round(time.monotonic() - back_at, 1))
+    assert outcome.identical("site-a")
+    assert outcome.reports["demo"].rung is Rung.CHANGED
+    assert {name: run.parts[name].pid for name in started} == started
+    Proof(run.settings).all({outcome.volumes["demo"].partition: "node"})
+
+
+def some_log(world: Run, primaries: Path | None = None) -> Writer:
+    """A volume, some of it written in several flushes and recorded; the node is stopped then."""
+    writer = Writer(world.settings, make_volumes(world.settings, {"v": 8 * MIB}, primaries), session=None)
+    answers = Answers(world.settings)
+    world.start_node()
+    for _ in range(4):
+        writer.send("v", 5)
+        writer.flush()
+        answers.wait_for(writer.sent_at)
+    answers.close()
+    stop(world)
+    return writer
+
+
+def stop(world: Run) -> None:
+    """Stops the node in good order."""
+    node = world.parts["node"]
+    stop_all([node])
+    assert node.exit_code == 0, node.log_file.read_text()
+
+
+def go_on(world: Run, writer: Writer) -> Proof:
+    """Writes a little more, starts the node, and proves everything."""
+    writer.send("v", 5)
+    writer.flush()
+    world.start_node()
+    answers = Answers(world.settings)
+    answers.wait_for(writer.sent_at)
+    answers.close()
+    proof = Proof(world.settings)
+    proof.all({0: "node"})
+    return proof
+
+
+def said(world: Run) -> str:
+    """What the node wrote for people."""
+    return world.parts["node"].log_file.read_text()
+
+
+one_partition = pytest.mark.parametrize("world", [ONE_PARTITION], indirect=True, ids=[""])
+
+
+@one_partition
+def test_a_table_that_was_deleted_is_read_again(world: Run) -> None:
+    writer = some_log(world)
+    shutil.rmtree(world.folder / "node")
+    go_on(world, writer)
+
+
+@one_partition
+@pytest.mark.parametrize("position", ["beyond the end", "within"])
+def test_a_table_ahead_of_the_changelog_is_not_trusted(position: str, world: Run) -> None:
+    """It holds rows that the changelog lost, or never had: bits that no site would read."""
+    writer = some_log(world)
+    changelog = world.settings.topics.changelog
+    end = ends_at(world, changelog)
+    table = Rdict(str(table_folder(world.settings, "node", 0)), options=Options(raw_mode=True))
+    surplus = record("3..7", "1 2 3")
+    table[record_key(surplus)] = encode(surplus)
+    table[b"__faust\0offset__"] = str(end + 5).encode()
+    table.close()
+    if position == "within":  # the changelog has grown meanwhile, by another worker's hand
+        beside = world.settings.model_copy(update={"node_name": "beside"})
+        world.start_node("beside")
+        answers = Answers(beside)
+        while ends_at(world, changelog) <= end + 10:
+            writer.send("v", 1)
+            writer.flush()
+            answers.wait_for(writer.sent_at)
+        answers.close()
+        stop_all([world.parts.pop("beside")])
+    go_on(world, writer)
+    why = "isn't the one that it took" if position == "within" else "and the changelog ends at"
+    assert why in said(world)
+
+
+@one_partition
+def test_a_changelog_that_lost_its_end_gets_it_again(world: Run) -> None:
+    """The topic was made anew from a part of its records: what was committed and isn't in it is folded again."""
+    writer = some_log(world)
+    kept = changelog_made_anew(world, keep_marks=2)
+    go_on(world, writer)
+    assert "its rows came from another changelog" in said(world)
+    assert f"the log ends at position {kept}, before the {20} that was committed" in said(world)
+
+
+@one_partition
+def test_a_changelog_that_lost_what_no_command_tells_any_more_stops_the_node(world: Run) -> None:
+    writer = some_log(world)
+    writer.close()
+    kept = changelog_made_anew(world, keep_marks=1)
+    client = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
+    for future in client.delete_records([TopicPartition(world.settings.topics.commands, 0, kept + 3)]).values():
+        future.result(DEADLINE_S)
+    world.start_node()
+    with pytest.raises(PartFailed) as stopped:
+        world.wait_for(lambda _: False, DEADLINE_S)
+    assert world.parts["node"].exit_code == 3
+    assert f"the log ends at position {kept} and the commands are kept from {kept + 3} on" in stopped.value.what
+    assert "Renew the generation" in stopped.value.next
+
+
+def ends_at(world: Run, topic: str) -> int:
+    """The position that the topic's next message will have."""
+    admin = KafkaAdmin(world.settings.kafka_client())
+    try:
+        return admin.end_position(topic, 0)
+    finally:
+        admin.close()
+
+
+def changelog_made_anew(world: Run, keep_marks: int) -> int:
+    """Removes the changelog and makes it again from its first records; through which position the log is complete then."""
+    topic = world.settings.topics.changelog
+    kept: list[Event] = []
+    through = -1
+    for event in read_all(world.settings, topic, 0):
+        kept.append(event)
+        if event.key == watermark_key(0) and event.value is not None:
+            through, keep_marks = decode(event.value, Watermark).through, keep_marks - 1
+            if not keep_marks:
+                break
+    admin = KafkaAdmin(world.settings.kafka_client())
+    admin.delete([topic])
+    until = time.monotonic() + DEADLINE_S
+    while topic in admin.names(topic):
+        assert time.monotonic() < until
+    admin.create([spec for spec in world.settings.topics.specs(single_copy=True) if spec.name == topic], 1)
+    admin.close()
+    publisher = KafkaPublisher(world.settings.kafka_client())
+    for event in kept:
+        publisher.publish(topic, 0, event.key or b"", event.value)  # type: ignore[arg-type]
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    return through

@@ -1,0 +1,191 @@
+"""Changes as a source tells them, made to fit a volume: moved, held against its size, joined, dated and put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from mirrorlog.commands import CommandKind
+from mirrorlog.errors import BadInput
+from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.producers.batch import ClosedBatch
+from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
+from mirrorlog.volumes import Volume
+
+_EXTENT_KINDS: Final = {
+    ChangeKind.DIRTY: ExtentKind.WRITE,
+    ChangeKind.WRITE: ExtentKind.WRITE,
+    ChangeKind.ZERO: ExtentKind.ZERO,
+    ChangeKind.DISCARD: ExtentKind.DISCARD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a source is held against a volume.
+
+    shift: added to the source's addresses, in bytes.
+    clip: what lies outside the volume is counted and left out; else it is an error.
+    partial: a map may say less than the whole volume; else that is an error, for nobody knows what it leaves out.
+    began_us: microseconds since 1970: when the recording's first change was, or since when the map counts.
+    """
+
+    shift: int = 0
+    clip: bool = False
+    partial: bool = False
+    began_us: int | None = None
+
+
+def span(volume: Volume, terms: Terms) -> Span:
+    """Where the volume lies in the source's addresses."""
+    return Span(-terms.shift, volume.size_bytes)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an import amounts to.
+
+    commands: with extents. extents, bytes: named, overlaps twice. zero_bytes: of those, what reads as zeros.
+    outside_extents, outside_bytes: left out, because they lie outside the volume.
+    """
+
+    commands: int = 0
+    extents: int = 0
+    bytes: int = 0
+    zero_bytes: int = 0
+    outside_extents: int = 0
+    outside_bytes: int = 0
+
+    def take(self, change: Change) -> None:
+        """Counts a change that is published."""
+        self.extents += 1
+        self.bytes += change.length
+        if change.kind in (ChangeKind.ZERO, ChangeKind.DISCARD):
+            self.zero_bytes += change.length
+
+
+def commands(
+    source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally
+) -> Iterator[tuple[CommandKind, ClosedBatch]]:
+    """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `tally`.
+
+    BadInput, at the change that is wrong, for a source that is broken or doesn't fit.
+    """
+    changes = _fitted(source, volume, terms, tally)
+    if source.joins:
+        changes = _joined(changes)
+    batches = {CommandKind.WRITES: _Batch(), CommandKind.MARK_DIRTY: _Batch()}
+    for change in _dated(changes, source, terms, now_us):
+        tally.take(change)
+        kind = CommandKind.MARK_DIRTY if change.kind is ChangeKind.DIRTY else CommandKind.WRITES
+        batches[kind].add(change)
+        if len(batches[kind].extents) >= most:
+            yield kind, batches[kind].closed(terms, now_us)
+            batches[kind] = _Batch()
+            tally.commands += 1
+    for kind, batch in batches.items():
+        if batch.extents:
+            yield kind, batch.closed(terms, now_us)
+            tally.commands += 1
+
+
+@dataclass(slots=True)
+class _Batch:
+    extents: list[Extent] = field(default_factory=list)
+    times_us: list[int] = field(default_factory=list)
+
+    def add(self, change: Change) -> None:
+        self.extents.append(Extent(change.offset, change.length, _EXTENT_KINDS[change.kind]))
+        if change.at_us is not None:
+            self.times_us.append(change.at_us)
+
+    def closed(self, terms: Terms, now_us: int) -> ClosedBatch:
+        """A change without a time was made between the beginning of the map, if that is known, and now."""
+        times = self.times_us or [now_us if terms.began_us is None else min(terms.began_us, now_us), now_us]
+        return ClosedBatch(ExtentColumns.of(self.extents), min(times), max(times))
+
+
+def _fitted(source: Source, volume: Volume, terms: Terms, tally: Tally) -> Iterator[Change]:
+    """Only what changed, in the volume's addresses."""
+    changes: Iterator[Change] = (replace(each, offset=each.offset + terms.shift) for each in source.changes())
+    if source.whole and not terms.partial:
+        changes = _covering(changes, source, volume)
+    for count, change in enumerate(changes, start=1):
+        if change.kind is not ChangeKind.UNCHANGED:
+            yield from _inside(change, source, volume, terms, tally, count)
+
+
+def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iterator[Change]:
+    """The changes of a map that says something of every byte of the volume, once."""
+    first = reached = 0
+    for count, change in enumerate(changes, start=1):
+        if count == 1:
+            first = reached = change.offset
+        if change.offset != reached:
+            raise _misfit(
+                source, count, f"a range begins at byte {change.offset}, and the one before ends at {reached}"
+            )
+        reached = change.end
+        yield change
+    if first > 0 or reached < volume.size_bytes:
+        raise BadInput(
+            f"the map says nothing of a part of the volume: it reaches from byte {first} to {reached}",
+            where=f"volume {volume.volume} of {volume.size_bytes} bytes",
+            next="Is it the right volume, and the whole map? If only what the map covers is meant, say --partial.",
+        )
+
+
+def _inside(change: Change, source: Source, volume: Volume, terms: Terms, tally: Tally, count: int) -> Iterator[Change]:
+    start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
+    outside = change.length - max(end - start, 0)
+    if outside and not terms.clip:
+        raise _misfit(
+            source,
+            count,
+            f"{change.length} bytes from byte {change.offset} on aren't all inside volume {volume.volume} "
+            f"of {volume.size_bytes} bytes",
+        )
+    if outside:
+        tally.outside_extents += 1
+        tally.outside_bytes += outside
+    if end > start:
+        yield replace(change, offset=start, length=end - start)
+
+
+def _misfit(source: Source, count: int, what: str) -> BadInput:
+    return BadInput(
+        f"the source doesn't fit: {what}",
+        where=f"{source.name}, range {count}",
+        next="Is it the right volume? --offset-shift moves the addresses, --clip leaves out what lies outside.",
+    )
+
+
+def _joined(changes: Iterable[Change]) -> Iterator[Change]:
+    """Neighbours of a kind as one."""
+    last: Change | None = None
+    for change in changes:
+        if last is not None and last.kind is change.kind and last.end == change.offset:
+            last = replace(last, length=last.length + change.length)
+            continue
+        if last is not None:
+            yield last
+        last = change
+    if last is not None:
+        yield last
+
+
+def _dated(changes: Iterable[Change], source: Source, terms: Terms, now_us: int) -> Iterator[Change]:
+    """Times counted from 1970. Those that count from nobody knows when, and those to come, become now: `changed --since` may
+    name a block too many, never one too few."""
+    first_us: int | None = None
+    for change in changes:
+        if change.at_us is None:
+            yield change
+            continue
+        first_us = change.at_us if first_us is None else first_us
+        if terms.began_us is not None:
+            at_us = terms.began_us + change.at_us - first_us
+        else:
+            at_us = change.at_us if source.dated else now_us
+        yield replace(change, at_us=max(min(at_us, now_us), 0))

@@ -1,0 +1,98 @@
+/* The host's side of ring.h, and the writer's for tests: what ring.py calls. */
+#include "ring.h"
+
+int
+ml_ring_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length, uint64_t at_us,
+               uint64_t *position)
+{
+  return ml_begin (ring, kind, offset, length, at_us, position);
+}
+
+int
+ml_ring_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
+{
+  return ml_may_write (ring, offset, length);
+}
+
+void
+ml_ring_end (struct ml_ring *ring, uint64_t position, uint32_t state, uint32_t kind)
+{
+  ml_end (ring, position, state, kind);
+}
+
+/* H2. */
+void
+ml_ring_heat (struct ml_ring *ring, uint64_t region)
+{
+  atomic_store_explicit (ml_hot (ring, region), 1, memory_order_release);
+}
+
+/* C1. */
+void
+ml_ring_cool (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
+{
+  for (uint64_t i = 0; i < count; i++)
+    atomic_store_explicit (ml_hot (ring, regions[i]), 0, memory_order_relaxed);
+  atomic_thread_fence (memory_order_seq_cst);
+}
+
+void
+ml_ring_fail (struct ml_ring *ring, uint32_t code)
+{
+  atomic_store_explicit (&ring->failed, code, memory_order_seq_cst);
+}
+
+uint32_t
+ml_ring_failed (struct ml_ring *ring)
+{
+  return atomic_load_explicit (&ring->failed, memory_order_seq_cst);
+}
+
+/* Whether anything has begun that collect would see. */
+int
+ml_ring_stirred (struct ml_ring *ring)
+{
+  return atomic_load_explicit (&ring->head, memory_order_acquire)
+         != atomic_load_explicit (&ring->tail, memory_order_relaxed);
+}
+
+static struct ml_extent
+extent_of (const struct ml_slot *slot, uint64_t kind)
+{
+  return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind };
+}
+
+/* B1 and C2: ended slots are taken into `ended`, those in flight are copied into `flying`; each has room for `slots`.
+ * orphaned: the writers are dead, and what they had in flight has ended.
+ */
+void
+ml_ring_collect (struct ml_ring *ring, int orphaned, struct ml_extent *ended, uint64_t *ended_count,
+                 struct ml_extent *flying, uint64_t *flying_count)
+{
+  uint64_t tail = atomic_load_explicit (&ring->tail, memory_order_relaxed);
+  uint64_t head = atomic_load_explicit (&ring->head, memory_order_acquire);
+  int behind = 0;
+
+  *ended_count = *flying_count = 0;
+  for (uint64_t position = tail; position != head; position++) {
+    struct ml_slot *slot = ml_slot (ring, position);
+    uint32_t state = atomic_load_explicit (&slot->state, memory_order_acquire);
+
+    /* What isn't done yet, a zero too, holds nobody knows what: a write. */
+    if (state == ML_IN_FLIGHT && !orphaned)
+      flying[(*flying_count)++] = extent_of (slot, ML_WRITE);
+    else if (state == ML_IN_FLIGHT || state == ML_ENDED)
+      ended[(*ended_count)++] = extent_of (slot, state == ML_ENDED ? slot->kind : ML_WRITE);
+    if (state == ML_ENDED || state == ML_VOID || (state == ML_IN_FLIGHT && orphaned))
+      state = ML_TAKEN;
+    if (state == ML_TAKEN && !behind) {
+      atomic_store_explicit (&slot->state, ML_FREE, memory_order_relaxed);
+      tail = position + 1;
+    } else {
+      behind = 1;
+      if (state == ML_TAKEN)
+        atomic_store_explicit (&slot->state, ML_TAKEN, memory_order_relaxed);
+    }
+  }
+  atomic_store_explicit (&ring->tail, tail, memory_order_release);
+}

@@ -1,0 +1,135 @@
+"""Sources for importers, written from their documented formats, and what an import of one says, in one line."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from notation import volume
+
+from mirrorlog.commands import CommandKind
+from mirrorlog.producers.batch import ClosedBatch
+from mirrorlog.producers.importers import (
+    Source,
+    Span,
+    Tally,
+    Terms,
+    blktrace,
+    commands,
+    extent_list,
+    fio_log,
+    nbdinfo,
+    qemu_map,
+    rbd_diff,
+    recording,
+    thin_delta,
+)
+from mirrorlog.volumes import Volume
+
+NOW_US = 2_000_000_000_000_000
+MIB = 1 << 20
+WHOLE = Span(0, MIB)
+TERMS = Terms()
+KINDS = (
+    "blktrace",
+    "blkparse",
+    "fio",
+    "vscsi",
+    "msr",
+    "tencent",
+    "qemu-map",
+    "nbdinfo",
+    "rbd-diff",
+    "thin-delta",
+    "extentlist",
+)
+
+
+def source(kind: str, path: Path, lies: Span = WHOLE, **options: object) -> Source:
+    """The source in a file, for a volume that lies there."""
+    match kind:
+        case "blktrace":
+            return blktrace([path], lies, **options)  # type: ignore[arg-type]
+        case "fio":
+            return fio_log(path, **options)  # type: ignore[arg-type]
+        case "qemu-map":
+            return qemu_map(path, **options)  # type: ignore[arg-type]
+        case "nbdinfo":
+            return nbdinfo(path)
+        case "rbd-diff":
+            return rbd_diff(path)
+        case "extentlist":
+            return extent_list(path)
+        case "thin-delta":
+            return thin_delta(path, lies)
+        case _:
+            return recording(kind, path, **options)  # type: ignore[arg-type]
+
+
+def batches(
+    of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500
+) -> Iterator[tuple[CommandKind, ClosedBatch]]:
+    """What is to be published of it."""
+    return commands(of, volume("v", size_bytes), terms, NOW_US, most, Tally())
+
+
+def said(of: Source, size_bytes: int = MIB, terms: Terms = TERMS) -> str:
+    """`d0+4096 z8192+4096`: m may differ, w written, z zeroed, d discarded; a command is followed by a bar."""
+    letters = {CommandKind.MARK_DIRTY: "mmm", CommandKind.WRITES: "wzd"}
+    return " ".join(
+        " ".join(f"{letters[kind][each.kind]}{each.offset}+{each.length}" for each in batch.extents) + " |"
+        for kind, batch in batches(of, size_bytes, terms)
+    )
+
+
+def event(
+    sequence: int,
+    action: int,
+    sector: int = 0,
+    length: int = 0,
+    *,
+    device: int = 8 << 20,
+    cpu: int = 0,
+    time_ns: int = 0,
+    data: bytes = b"",
+    version: int = 7,
+    order: str = "<",
+) -> bytes:
+    """One event of blktrace; `action` as the kernel's header builds it (blktrace_api.h)."""
+    magic = 0x65617400 | version
+    if version == 7:
+        head = (magic, sequence, time_ns, sector, length, action, 1, device, cpu, 0, len(data))
+        return struct.pack(order + "IIQQIIIIIHH", *head) + data
+    head = (magic, sequence, time_ns, sector, length, 1, action, device, cpu, 0, len(data))
+    return struct.pack(order + "IIQQIIQIIHH12x", *head) + data
+
+
+def tc(bit: int) -> int:
+    """BLK_TC_ACT(1 << bit)."""
+    return 1 << bit + 16
+
+
+Q_WRITE = 1 | tc(4) | tc(1)
+Q_DISCARD = Q_WRITE | tc(13)
+Q_READ = 1 | tc(4) | tc(0)
+Q_FLUSH = Q_WRITE | tc(2)
+TIMESTAMP = 1 | tc(10)
+
+
+def blocks_of(of: Source, described: Volume, terms: Terms = TERMS) -> tuple[set[int], set[int]]:
+    """(blocks that an import dirties, blocks that one of its zeros covers whole), byte by byte."""
+    dirty, zeroed = set[int](), set[int]()
+    for kind, batch in batches(of, described.size_bytes, terms):
+        for extent in batch.extents:
+            size = described.block_size
+            dirty.update(range(extent.offset // size, -(-extent.end // size)))
+            if kind is CommandKind.WRITES and extent.kind:
+                last = described.blocks if extent.end == described.size_bytes else extent.end // size
+                zeroed.update(range(-(-extent.offset // size), last))
+    return dirty, zeroed
+
+
+def lines(rows: Iterable[str]) -> bytes:
+    """Lines of text, each with its end."""
+    return "".join(f"{row}\n" for row in rows).encode()

@@ -1,0 +1,380 @@
+"""What each field of a source means: golden inputs, written by hand from the documented formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from import_cases import (
+    MIB,
+    NOW_US,
+    Q_DISCARD,
+    Q_FLUSH,
+    Q_READ,
+    Q_WRITE,
+    TIMESTAMP,
+    batches,
+    event,
+    lines,
+    said,
+    source,
+    tc,
+)
+
+from mirrorlog.errors import BadInput, BadUse
+from mirrorlog.producers.importers import Span, Terms, blktrace
+
+K = 1024
+
+
+def written(folder: Path, content: bytes | str) -> Path:
+    path = folder / "source"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# depth present zero data, of 64 KiB each, then what is said of the first: - nothing, m may differ, z zeros
+QEMU = """
+0 true  false true  "offset": 0 | m
+0 true  true  false             | z
+0 true  true  true  "offset": 0 | z
+1 true  false true  "offset": 0 | -
+1 true  true  false             | -
+0 false true  false             | -
+0 false false false             | m
+0 false false false "offset": 0 | -
+0 -     false true  "offset": 0 | m
+0 -     true  false             | z
+0 -     false false             | m
+"""
+
+
+@pytest.mark.parametrize("case", QEMU.strip().splitlines())
+def test_a_qemu_map_says_what_its_newest_layer_holds(tmp_path: Path, case: str) -> None:
+    row, expected = case.split("|")
+    depth, present, zero, data, *offset = row.split(maxsplit=4)
+    some = "" if present == "-" else f'"present": {present}, '
+    fields = f'"depth": {depth}, {some}"zero": {zero}, "data": {data}' + "".join(f", {each}" for each in offset)
+    path = written(tmp_path, f'[{{ "start": 0, "length": 65536, {fields}}}]\n')
+    text = said(source("qemu-map", path), 65536)
+    assert text == {"-": ""}.get(expected.strip(), f"{expected.strip()}0+65536 |")
+
+
+X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true, "zero": false, "data": true, "offset": 0},
+{ "start": 65536, "length": 131072, "depth": 0, "present": false, "zero": false, "data": false},
+{ "start": 196608, "length": 851968, "depth": 0, "present": true, "zero": false, "data": true, "offset": 196608}]
+"""
+
+
+def test_a_map_of_an_x_dirty_bitmap_is_read_as_one_or_named_in_doubt_but_never_the_other_way_round(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, X_DIRTY_BITMAP)
+    assert said(source("qemu-map", path, dirty_bitmap=True)) == "m65536+131072 |"
+    told = source("qemu-map", path)
+    assert said(told) == "m0+1048576 |"
+    assert "--dirty-bitmap" in told.doubts[0]
+
+
+def test_more_layers_of_a_chain(tmp_path: Path) -> None:
+    rows = ", ".join(
+        f'{{"start": {n * K}, "length": {K}, "depth": {n}, "present": true, "zero": false, "data": true}}'
+        for n in range(4)
+    )
+    path = written(tmp_path, f"[{rows}]")
+    assert [said(source("qemu-map", path, layers=n), 4 * K) for n in (1, 2, 4)] == [
+        "m0+1024 |",
+        "m0+2048 |",
+        "m0+4096 |",
+    ]
+
+
+# type, description, what is said
+NBD = """
+0 clean           | -
+1 dirty           | m
+1 local           | m
+0 absent          | -
+2 backing depth 2 | -
+1                 | m
+0                 | m
+5 flavour         | m
+0 dirty           | error
+1 clean           | error
+0 data            | error
+3 hole,zero       | error
+"""
+
+
+@pytest.mark.parametrize("case", NBD.strip().splitlines())
+def test_a_map_of_nbdinfo_is_told_by_its_descriptions(tmp_path: Path, case: str) -> None:
+    row, expected = (each.strip() for each in case.split("|"))
+    kind, _, description = row.partition(" ")
+    some = f', "description": "{description}"' if description else ""
+    path = written(tmp_path, f'[\n{{ "offset": 0, "length": 1048576, "type": {kind}{some}}}\n]\n')
+    if expected == "error":
+        with pytest.raises(BadInput, match=f"{path}, record 1, byte 2"):
+            said(source("nbdinfo", path))
+    else:
+        assert said(source("nbdinfo", path)) == {"-": ""}.get(expected, "m0+1048576 |")
+
+
+def test_rbd_diff(tmp_path: Path) -> None:
+    text = '[{"offset":0,"length":4096,"exists":"true"},{"offset":4096,"length":4096,"exists":"true"},'
+    path = written(tmp_path, text + '{"offset":65536,"length":8192,"exists":"false"}]')
+    assert said(source("rbd-diff", path)) == "z65536+8192 | m0+8192 |"
+
+
+THIN = """<superblock uuid="" time="1" transaction="1" data_block_size="128" nr_data_blocks="9">
+  <diff left="1" right="2">
+    <same begin="0" length="2"/>
+    <different begin="2" length="1"/>
+    <left_only begin="3" length="1"/>
+    <right_only begin="6" length="1"/>
+  </diff>
+</superblock>
+"""
+THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_block_size="128" nr_data_blocks="9">
+  <diff left_root="7" right="2">
+    <same> <range begin="0" data_begin="0" length="2"/> </same>
+    <different> <range begin="2" left_data_begin="2" right_data_begin="9" length="1"/> </different>
+    <left_only> <range begin="3" data_begin="3" length="1"/> </left_only>
+    <right_only> <range begin="6" data_begin="3" length="1"/></right_only>
+  </diff>
+</superblock>
+"""
+
+
+@pytest.mark.parametrize("text", [THIN, THIN_VERBOSE])
+def test_thin_delta_in_both_its_forms(tmp_path: Path, text: str) -> None:
+    lies = Span(0, 6 * 65536 + 100)  # the last block reaches behind the end of the volume
+    assert said(source("thin-delta", written(tmp_path, text), lies), lies.length) == "m131072+131072 m393216+100 |"
+
+
+EXTENTS = "0 4096\n  8K 1k hole\n\n1M 512 hole,zero\r\n8s 1s 0\n2097152 1b zero\n"
+
+
+def test_an_extent_list(tmp_path: Path) -> None:
+    path = written(tmp_path, EXTENTS)
+    assert said(source("extentlist", path), 4 * MIB) == "z1048576+512 z2097152+1 | m0+4096 m8192+1024 m4096+512 |"
+
+
+FIO_3 = """fio version 3 iolog
+0 /dev/vdb add
+1 /dev/vdb open
+2 /dev/vdb read 0 512
+30 /dev/vdb write 4096 4096
+31 /dev/vdb sync 4096 0
+40 /dev/vdb trim 65536 4096
+50 /dev/vdb close
+"""
+FIO_2 = """fio version 2 iolog
+/dev/vdb add
+/dev/vdb open
+/dev/vdb write 4096 4096
+/dev/vdb wait 1000 0
+/dev/vdb trim 65536 4096
+/dev/vdb close
+"""
+
+
+@pytest.mark.parametrize("text", [FIO_2, FIO_3])
+def test_both_versions_of_fios_log(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    assert said(source("fio", path)) == "w4096+4096 w65536+4096 |"
+    assert said(source("fio", path, discard_zeroes=True)) == "w4096+4096 d65536+4096 |"
+
+
+BLKTRACE = b"".join(
+    (
+        event(0, TIMESTAMP, time_ns=1_000, data=(1_700_000_000).to_bytes(4, "little") + (5_000).to_bytes(4, "little")),
+        event(0, tc(10), data=b"dd" + bytes(14)),
+        event(7, Q_WRITE, 8, 4096, time_ns=3_000_000_000),
+        event(8, Q_READ, 0, 4096),
+        event(9, 15 | tc(4) | tc(1), 2048, 4096, data=bytes(16)),
+        event(10, 7 | tc(6) | tc(1), 8, 4096),
+        event(11, Q_FLUSH),
+        event(12, Q_DISCARD | 1 << 8, 128, 65536, time_ns=4_000_000_000, data=bytes(8)),
+    )
+)
+
+
+def test_blktrace_counts_what_was_queued_at_the_time_of_day(tmp_path: Path) -> None:
+    path = written(tmp_path, BLKTRACE)
+    assert said(source("blktrace", path)) == "w4096+4096 w65536+65536 |"
+    (_, batch), *_ = batches(source("blktrace", path))
+    assert (batch.first_at_us, batch.last_at_us) == (1_700_000_003_000_004, 1_700_000_004_000_004)
+
+
+@pytest.mark.parametrize(("version", "order"), [(7, ">"), (8, "<"), (8, ">")])
+def test_versions_and_byte_orders_of_blktrace(tmp_path: Path, version: int, order: str) -> None:
+    content = b"".join(event(n, Q_WRITE, 8 * n, 512, version=version, order=order, data=b"x" * n) for n in (1, 2, 3))
+    path = written(tmp_path, content)
+    assert said(source("blktrace", path)) == "w4096+512 w8192+512 w12288+512 |"
+
+
+def test_the_files_of_all_cpus_are_one_recording(tmp_path: Path) -> None:
+    paths = [tmp_path / f"vdb.blktrace.{cpu}" for cpu in (0, 1)]
+    time = (1_700_000_000).to_bytes(4, "little") + bytes(4)
+    paths[0].write_bytes(event(1, Q_WRITE, 0, 512))
+    paths[1].write_bytes(event(0, TIMESTAMP, data=time) + event(9, Q_WRITE, 8, 512, cpu=1))
+    (_, batch), *_ = batches(blktrace(paths, Span(0, MIB)))
+    assert [each.offset for each in batch.extents] == [0, 4096]
+    assert batch.first_at_us == 1_700_000_000_000_000
+
+
+# what doesn't tell where it wrote
+UNTOLD = {
+    "lost": event(1, Q_WRITE, 8, 512) + event(3, Q_READ, 0, 512),
+    "zone": event(1, Q_WRITE, 8, 512) + event(2, Q_WRITE, 64, 0),
+    "passed": event(1, Q_WRITE, 8, 512) + event(2, 7 | tc(6) | tc(1) | tc(9), 0, 0, data=bytes(16)),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_where_blktrace_doesnt_tell_the_whole_volume_is_dirty(tmp_path: Path, case: str) -> None:
+    found = source("blktrace", written(tmp_path, UNTOLD[case]), Span(4096, MIB))
+    assert said(found, MIB, Terms(shift=-4096)) == f"w0+512 w0+{MIB} |"
+    assert "the whole volume is dirty" in found.doubts[0]
+
+
+MSR = "116444736010000000,src,1,Write,4096,512,9\n116444736030000000,src,1,Write,8192,512,9\n"
+TENCENT = "1538323200,8,1,1,7\n1538323199,16,1,1,7\n"
+BLKPARSE = "8,0 0 1 0.000000000 1 Q W 8 + 1 [d]\n8,0 0 2 5.000000000 1 Q W 16 + 1 [d]\n"
+
+# kind, content, --began in seconds, first and last time in seconds (now: what counts from nobody knows when)
+TIMES = [
+    ("msr", MSR, None, 1, 3),
+    ("tencent", TENCENT, None, 1538323199, 1538323200),
+    ("blkparse", BLKPARSE, None, NOW_US / 1e6, NOW_US / 1e6),
+    ("blkparse", BLKPARSE, 100, 100, 105),
+    ("msr", MSR, 100, 100, 102),
+    ("tencent", TENCENT, 0, 0, 0),
+    ("rbd-diff", '[{"offset":0,"length":1,"exists":"true"}]', None, NOW_US / 1e6, NOW_US / 1e6),
+    ("rbd-diff", '[{"offset":0,"length":1,"exists":"true"}]', 100, 100, NOW_US / 1e6),
+    ("tencent", "9999999999,8,1,1,7\n", None, NOW_US / 1e6, NOW_US / 1e6),
+]
+
+
+@pytest.mark.parametrize("case", TIMES, ids=str)
+def test_times(tmp_path: Path, case: tuple[str, str, int | None, float, float]) -> None:
+    kind, content, began_s, first_s, last_s = case
+    terms = Terms(began_us=None if began_s is None else began_s * 1_000_000)
+    ((_, batch),) = batches(source(kind, written(tmp_path, content)), terms=terms)
+    assert (batch.first_at_us, batch.last_at_us) == (first_s * 1e6, last_s * 1e6)
+
+
+def test_of_several_devices_one_has_to_be_named(tmp_path: Path) -> None:
+    path = written(tmp_path, BLKPARSE + "8,16 0 3 5.000000000 1 Q W 24 + 1 [d]\n")
+    with pytest.raises(BadUse, match=r"8-0, 8-16.*--device"):
+        said(source("blkparse", path))
+    assert said(source("blkparse", path, device="8-16")) == "w12288+512 |"
+    with pytest.raises(BadUse, match=r"'sda'.*8-0, 8-16"):
+        said(source("blkparse", path, device="sda"))
+
+
+def listed(*rows: str) -> bytes:
+    return lines(rows)
+
+
+# a list of extents for a volume of 1 MiB, and the terms
+FITS = [
+    ("4096 4096", Terms(shift=4096), "m8192+4096 |"),
+    ("8192 4096", Terms(shift=-4096), "m4096+4096 |"),
+    ("0 8192", Terms(shift=-4096, clip=True), "m0+4096 |"),
+    ("1044480 8192", Terms(clip=True), "m1044480+4096 |"),
+    ("2M 4096", Terms(clip=True), ""),
+    ("0 8192", Terms(shift=-4096), "8192 bytes from byte -4096 on aren't all inside volume v"),
+    ("1044480 8192", Terms(), "8192 bytes from byte 1044480 on aren't all inside volume v"),
+]
+
+
+@pytest.mark.parametrize(("row", "terms", "expected"), FITS, ids=str)
+def test_addresses_are_moved_and_held_against_the_volume(tmp_path: Path, row: str, terms: Terms, expected: str) -> None:
+    found = source("extentlist", written(tmp_path, listed("0 0", row)))
+    if "aren't" in expected:
+        with pytest.raises(BadInput, match=expected):
+            said(found, MIB, terms)
+    else:
+        assert said(found, MIB, terms) == expected
+
+
+# ranges as start+length, * dirty
+PARTS = {
+    "0+512 *512+512": None,
+    "*0+512": "reaches from byte 0 to 512",
+    "*512+512": "reaches from byte 512 to 1024",
+    "": "reaches from byte 0 to 0",
+    "*0+512 768+256": "begins at byte 768, and the one before ends at 512",
+    "*0+512 *0+512": "begins at byte 0, and the one before ends at 512",
+    "*0+512 512+1024": None,
+}
+
+
+@pytest.mark.parametrize("ranges", PARTS)
+def test_a_map_must_say_something_of_the_whole_volume(tmp_path: Path, ranges: str) -> None:
+    rows = []
+    for word in ranges.split():
+        offset, length = word.lstrip("*").split("+")
+        kind = int(word.startswith("*"))
+        description = ("clean", "dirty")[kind]
+        rows.append(f'{{"offset": {offset}, "length": {length}, "type": {kind}, "description": "{description}"}}')
+    found = source("nbdinfo", written(tmp_path, f"[{', '.join(rows)}]"))
+    if (message := PARTS[ranges]) is None:
+        said(found, 1024)
+    else:
+        with pytest.raises(BadInput, match=message):
+            said(found, 1024)
+    said(found, 1024, Terms(partial=True))
+
+
+# kind, what is wrong, where, what is told
+BROKEN = [
+    ("qemu-map", "", "byte 0|source", "doesn't begin with '\\['"),
+    ("qemu-map", '[{"start": 0, "length": 1', "record 1, byte 1", "isn't whole JSON"),
+    ("qemu-map", '[{"start": 0, "length": 1, "depth": 0, "zero": 1, "data": true}]', "record 1, byte 1", "'zero'"),
+    ("qemu-map", '[{"start": true, "length": 1, "depth": 0, "zero": false, "data": true}]', "record 1", "'start'"),
+    ("nbdinfo", '[{"offset": 0, "length": 5.5, "type": 1}]', "record 1", "'length'"),
+    ("nbdinfo", '[{"offset": -1, "length": 5, "type": 1}]', "record 1", "'offset'"),
+    ("nbdinfo", '[{"size": 10, "percent": 100, "type": 0, "description": "clean"}]', "record 1", "'offset'"),
+    ("nbdinfo", '[\n{"offset": 0, "length": 1, "type": 1}\n{', "record 1, byte 40", "neither ',' nor"),
+    ("nbdinfo", '[{"offset": NaN, "length": 1, "type": 1}]', "record 1, byte 1", "value that no tool writes"),
+    ("nbdinfo", "[" + '{"a":' * 20_000, "record 1, byte 1", "value that no tool writes|isn't JSON"),
+    ("nbdinfo", '[{"offset": ' + "9" * 5000 + "}]", "record 1, byte 1", "value that no tool writes"),
+    ("rbd-diff", "[1]", "record 1, byte 1", "isn't an object"),
+    ("rbd-diff", "[] x", "source", "something follows the list"),
+    ("rbd-diff", '[{"offset":0,"length":1,"exists":true}]', "record 1", "'exists'"),
+    ("rbd-diff", '[{"offset":9223372036854775807,"length":1,"exists":"true"}]', "record 1", "end above byte"),
+    ("thin-delta", THIN[:150], "record 3, byte 1", "isn't whole XML"),
+    ("thin-delta", THIN.replace("128", "0"), "record 1, byte 0", "data_block_size is 0"),
+    ("thin-delta", THIN.replace('data_block_size="128"', ""), "record 1", "data_block_size ''"),
+    ("thin-delta", THIN.replace('length="2"', 'length="-2"'), "record 3, byte 117", "length '-2'"),
+    ("thin-delta", THIN.replace("<same", "<samey"), "record 3", "<samey> in <diff>"),
+    ("thin-delta", f"<!DOCTYPE a [<!ENTITY b 'c'>]>{THIN}", "record 1", "document type"),
+    ("thin-delta", '<superblock data_block_size="128"/>', "source", "no <diff>"),
+    ("thin-delta", "<a><a>", "record 1", "<a> in <>"),
+    ("extentlist", "0 4096\n8192 40", "record 2, byte 7", "doesn't end"),
+    ("extentlist", "0 4096 sparse\n", "record 1, byte 0", "no type"),
+    ("extentlist", "0 4q\n", "record 1", "isn't a size"),
+    ("extentlist", "0 8E\n", "record 1", "end above byte"),
+    ("fio", FIO_3.replace("version 3", "version 4"), "record 1", "not with"),
+    ("fio", FIO_3.replace("trim", "copy"), "record 7, byte 125", "no action of fio"),
+    ("fio", FIO_3[:-1], "record 8", "doesn't end"),
+    ("fio", FIO_3.replace("30 ", "x "), "record 5", "timestamp 'x'"),
+    ("blktrace", b"", "record 1", "is empty"),
+    ("blktrace", BLKTRACE[:-1], "record 8, byte 368", "middle of an event's data"),
+    ("blktrace", BLKTRACE[:60], "record 2, byte 56", "middle of an event"),
+    ("blktrace", BLKPARSE, "record 1, byte 0", "no event of blktrace.*import blkparse"),
+    ("blktrace", event(1, Q_WRITE, version=7).replace(b"\x07\x74", b"\x09\x74", 1), "record 1", "version 9"),
+    ("blktrace", event(1, Q_WRITE, 1 << 60, 512), "record 1", "ends above"),
+    ("blkparse", "8,0 0 1 0.0 what\n", "record 1", "neither an event"),
+]
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: f"{case[0]}: {case[3]}")
+def test_what_is_broken_is_told_with_its_place(tmp_path: Path, case: tuple[str, bytes | str, str, str]) -> None:
+    kind, content, where, what = case
+    with pytest.raises(BadInput, match=what) as error:
+        said(source(kind, written(tmp_path, content)))
+    assert any(each in error.value.where for each in where.split("|")), error.value.where
+    assert error.value.next
