@@ -168,7 +168,7 @@ class NotingReader:
 
     def __init__(self, reader: KafkaReader, note: Callable[[Message], None]) -> None:
         self._reader, self._note = reader, note
-        self.assign, self.reached, self.close = reader.assign, reader.reached, reader.close
+        self.assign, self.reached, self.at_end, self.close = reader.assign, reader.reached, reader.at_end, reader.close
 
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """What the reader polls."""

@@ -50,7 +50,9 @@ class Op(IntEnum):
     WIDE = 6  # the whole volume may hold writes that aren't in Kafka; that says more than its hot regions did: they are gone
     NARROW = 7  # it is only the regions that became hot since
     SPOOLED = 8  # some of the volume's commands are in the spool alone, and the regions that they name may have cooled
-    SPOOL = 9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
+    SPOOL = (
+        9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from functools import partial
 from threading import RLock
 from typing import Final
 
-from mirrorlog.errors import KafkaFailed, MirrorlogError
+from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.activity_format import Entry, Op
@@ -82,7 +82,7 @@ class Backlog:
         limits: Limits,
         spool: Spool,
         note: Callable[[Iterable[Entry]], None],
-        on_giving: Callable[[int], None],
+        on_giving: Callable[[Record], None],
         on_acknowledged: Acknowledged,
         on_lost: Callable[[Collection[str]], None],
         *,
@@ -162,7 +162,9 @@ class Backlog:
         if not self._release_saved or not self._spill() or self._spool.is_empty or not self._spool.sync():  # 1, 2
             return False
         self._noted = (self._first_needed(), self._spool.last)
-        self._note([Entry(Op.SPOOL, records=self._noted), *(Entry(Op.SPOOLED, name) for name in sorted(self._names))])  # 3
+        self._note(
+            [Entry(Op.SPOOL, records=self._noted), *(Entry(Op.SPOOLED, name) for name in sorted(self._names))]
+        )  # 3
         released = 0
         for sent in self._sent.values():
             released += len(sent.regions)
@@ -175,7 +177,10 @@ class Backlog:
         return released > 0  # 4
 
     def poll(self, timeout_s: float) -> None:
-        """Takes acknowledgements, waiting up to `timeout_s` for one; hands on what waits. KafkaFailed where the broker refuses."""
+        """Takes acknowledgements, waiting up to `timeout_s` for one, and hands on what waits.
+
+        KafkaFailed where the broker refuses.
+        """
         self._publisher.poll(timeout_s)
         if not self._spool.is_empty:
             with self._lock:
@@ -215,7 +220,7 @@ class Backlog:
         self._sent[number] = sent
         record = sent.record
         self._sent_bytes += len(record.value)
-        self._on_giving(record.partition)
+        self._on_giving(record)
         acknowledged = partial(self._acknowledged, number)
         self._publisher.publish(self._topic, record.partition, record.volume.encode(), record.value, acknowledged)
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from mirrorlog.extents import U8, U64, ExtentColumns, ExtentKind
+from mirrorlog.extents import U8, U64, Extent, ExtentColumns, ExtentKind
 from mirrorlog.producers.hot_regions import HotRegion
 
-Flight: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
-"""A write that has begun: its data may be on the primary, or not, or in part: kind, offset, length, when it began (µs), its
-regions. A plain tuple, for there is one for each write."""
+
+class Flight(NamedTuple):
+    """A write that has begun: its data may be on the primary, or not, or in part. at_us: when it began."""
+
+    kind: ExtentKind
+    offset: int
+    length: int
+    at_us: int
+    regions: tuple[HotRegion, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +32,16 @@ class Batch:
     def add(self, flight: Flight) -> None:
         """Takes a write that has ended; its regions wait for this batch's acknowledgement."""
         self.flights.append(flight)
-        for region in flight[4]:
+        for region in flight.regions:
             if region.counted is not self:
-                region.counted = self
-                region.unacknowledged += 1
-                self.regions.append(region)
+                self.hold(region)
+
+    def hold(self, region: HotRegion) -> None:
+        """The region waits for this batch's acknowledgement, whatever it held before; once is enough."""
+        if region.counted is not self:
+            region.counted = self
+            region.unacknowledged += 1
+            self.regions.append(region)
 
     def closed_with(self, in_flight: Iterable[Flight]) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8)."""
@@ -78,6 +89,16 @@ def region_batches(numbers: Iterable[int], region_bytes: int, size_bytes: int, m
     for start in range(0, len(offsets), most):
         end = start + most
         yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], ()))
+
+
+def dirty_regions(
+    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[Flight]
+) -> ClosedBatch:
+    """One batch of these regions, and of what is in flight."""
+    regions = [
+        extent for each in region_batches(numbers, region_bytes, size_bytes, size_bytes) for extent in each.extents
+    ]
+    return ClosedBatch(ExtentColumns.of([*regions, *(Extent(offset, length) for _, offset, length, _, _ in in_flight)]))
 
 
 def whole_volume(size_bytes: int) -> ClosedBatch:

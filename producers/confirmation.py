@@ -76,6 +76,11 @@ class Confirmations:
         """Whether so many commands wait that no more should be published."""
         return self._waiting >= self._most
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any command waits for its status."""
+        return self._waiting > 0
+
     def watches(self, partition: int) -> bool:
         """Whether statuses of the partition are read."""
         return partition in self._partitions

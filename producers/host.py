@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
@@ -16,12 +16,15 @@ from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.activity_format import Entry, Op, VolumeState
 from mirrorlog.producers.activity_log import SLOTS, ActivityLog, inherited, read_leftover
-from mirrorlog.producers.batch import region_batches
+from mirrorlog.producers.backlog import Limits
+from mirrorlog.producers.batch import region_batches, whole_volume
 from mirrorlog.producers.confirmation import Confirmations, StatusPorts
-from mirrorlog.producers.outbox import Outbox
+from mirrorlog.producers.outbox import Outbox, Reactions, Sender
+from mirrorlog.producers.recovery import SpoolLeft
+from mirrorlog.producers.spool import Spool, remove_spool
 from mirrorlog.producers.state_folder import StateFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.producers.write_tracker import WIDENED, OpenVolume, WriteTracker
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
 
@@ -81,11 +84,14 @@ class Host:
         """Starts the session. Whatever happens between two of these steps, the next start repeats them and loses nothing.
 
         1. The folder is locked: the session before is dead, nothing of it is in flight.
-        2. Its activity log is read. A log that isn't there, or is damaged, vouches for no volume.
-        3. This session's log takes its place, durably. It says all that the old one owes, and that this session is open,
-           too, on the volumes that step 4 publishes for.
+        2. Its activity log is read, and its spool. A log that isn't there, or is damaged, vouches for no volume; a spool that
+           doesn't hold what the log counts on makes every volume dirty that it was to name writes of.
+        3. This session's log takes its place, durably. It says all that the old one owes, the regions of all that the spool
+           names, and that this session is open, too, on the volumes that step 4 publishes for. The spool isn't needed any
+           more: it only tells more exactly what is dirty.
         4. What is owed is published and forgotten: see _settle(). Volumes that aren't in `volumes`, or whose primary
            can't be flushed, are told to `report` and stay in the log, until a later start or open() can settle them.
+        5. The old spool is removed.
 
         volumes: every volume there is, by name. deadline_s: how long an acknowledgement is waited for. log_slots: how many
         additions the activity log takes, about, before it is written anew.
@@ -103,22 +109,30 @@ class Host:
                 report("the activity log is damaged: every volume that isn't newly created counts as dirty")
             self.session: Final = new_session()
             state = inherited(leftover, settings.region_bytes, volumes)
+            spool = SpoolLeft(ports.folder, leftover)
+            for lost in spool.lost:
+                report(f"volume {lost} counts as dirty as a whole: the host's spool is damaged")
+                state.volumes[lost].vouched = False
             settling = [volumes[name] for name in sorted(leftover.volumes) if name in volumes]
             for volume in settling:
                 state.volumes[volume.volume].sessions.add(self.session)
+            owed = {name: replace(each, regions=set(each.regions)) for name, each in state.volumes.items()}
+            spool.cover(state, settings.region_bytes, settings.hot_regions)
             self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state, log_slots)  # 3
             undo.callback(self._log.close)
-            topic = settings.topics.commands
-            confirmations = self._confirmations(name)
-            self._outbox: Final = Outbox(
-                *(ports.publisher, topic, name, self.session, ports.clock, deadline_s, confirmations, self._rejected)
-            )
-            self._tracker: Final = WriteTracker(self._log, self._outbox, ports.clock, settings)
+            self._outbox: Final = self._make_outbox(name, deadline_s)
+            undo.callback(self._outbox.close)
+            self._tracker: Final = WriteTracker(self._log, self._outbox, ports.clock, settings, report)
             for unknown in sorted(leftover.volumes.difference(volumes)):
                 report(
                     f"volume {unknown} may hold unpublished writes, but it isn't known: they stay in the activity log"
                 )
-            self._settle([volume for volume in settling if self._made_durable(volume)], reopened=False)  # 4
+            durable = {volume.volume: volume for volume in settling if self._made_durable(volume)}
+            for record in spool.records():
+                if record.volume in durable:
+                    self._outbox.resend(record)
+            self._settle(list(durable.values()), owed, reopened=False)  # 4
+            remove_spool(ports.folder)  # 5
             undo.pop_all()
 
     @property
@@ -159,7 +173,7 @@ class Host:
         with self._tracker.lock:
             for opening in wanted.values():
                 self._outbox.send(opening.volume, CommandKind.SESSION_OPEN)  # 4
-        self._settle(owing, reopened=True)
+        self._settle(owing, self._log.state.volumes, reopened=True)
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]
@@ -192,6 +206,7 @@ class Host:
 
     def abandon(self) -> None:
         """Lets go of the state folder, as a crash does: the next start publishes what was hot."""
+        self._outbox.close()
         self._log.close()
         self._ports.folder.close()
 
@@ -237,7 +252,7 @@ class Host:
             for opened in flushed.values():
                 self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
             for partition in self._tracker.partitions() - self._tracker.partitions(without=flushed):
-                self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE)
+                self._outbox.end_for_all(partition)
         self._outbox.wait()
         self._pass_over_rejected(flushed, failures)
         with self._tracker.lock:
@@ -253,9 +268,9 @@ class Host:
             del flushed[name]
             failures.append(self._outbox.rejected[name])
 
-    def _settle(self, volumes: Collection[Volume], *, reopened: bool) -> None:
+    def _settle(self, volumes: Collection[Volume], states: Mapping[str, VolumeState], *, reopened: bool) -> None:
         """Publishes what the activity log owes for these volumes, whose primaries are flushed: what a site reads there
-        now, no power cut takes back.
+        now, no power cut takes back. states: by volume; what the spool names was sent already.
 
         1. MARK_DIRTY of the regions that were hot, or of the whole volume: acknowledged.
         2. SESSION_CLOSE of each session that is open on it, of this one too unless it is `reopened`, and one for all
@@ -268,7 +283,7 @@ class Host:
         if not volumes:
             self._outbox.wait_published()
             return
-        owed = {volume.volume: self._log.state.volumes[volume.volume] for volume in volumes}
+        owed = {volume.volume: states[volume.volume] for volume in volumes}
         with self._tracker.lock:
             for volume in volumes:
                 self._mark_dirty(volume, owed[volume.volume])  # 1
@@ -278,7 +293,7 @@ class Host:
             for volume in volumes:
                 self._close_sessions(volume, owed[volume.volume], reopened)  # 2
             for session, partition in self._ended(volumes):
-                self._outbox.speak_for_all(partition, CommandKind.SESSION_CLOSE, for_session=session)
+                self._outbox.end_for_all(partition, for_session=session)
         self._outbox.wait()
         volumes = self._taken(volumes)
         with self._tracker.lock:
@@ -288,6 +303,23 @@ class Host:
 
     def _taken(self, volumes: Collection[Volume]) -> list[Volume]:
         return [volume for volume in volumes if volume.volume not in self._outbox.rejected]
+
+    def _make_outbox(self, name: str, deadline_s: float) -> Outbox:
+        settings, ports = self._settings, self._ports
+        return Outbox(
+            Sender(settings.topics.commands, name, self.session),
+            ports.publisher,
+            Spool(ports.folder, self.session, settings.host_spool_bytes),
+            ports.clock,
+            Limits(settings.host_queue_bytes, settings.host_away_s),
+            deadline_s,
+            Reactions(self._log.append, self._rejected, self._lost),
+            self._confirmations(name),
+        )
+
+    def _lost(self, names: Collection[str]) -> None:
+        self._report("the host's spool can't be read")
+        self._tracker.widen(names)
 
     def _confirmations(self, name: str) -> Confirmations | None:
         if self._settings.host_confirm == "published":
@@ -301,16 +333,14 @@ class Host:
         self._tracker.reject(name, error)
 
     def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
-        regions, region_bytes = owed.regions, self._settings.region_bytes
-        note = "recovered: hot when a session ended without a close"
-        if not owed.vouched:
-            regions, region_bytes = {0}, volume.size_bytes
-            note = "recovered: the host's activity log doesn't vouch for the volume's past"
-            self._report(
-                f"volume {volume.volume} counts as dirty as a whole: the activity log doesn't vouch for its past"
-            )
-        for batch in region_batches(regions, region_bytes, volume.size_bytes, self._settings.host_batch_extents):
-            self._outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=note)
+        if not owed.is_dirty_as_a_whole:
+            most, note = self._settings.host_batch_extents, "recovered: hot when a session ended without a close"
+            for batch in region_batches(owed.regions, self._settings.region_bytes, volume.size_bytes, most):
+                self._outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=note)
+            return
+        note = "recovered: the host's activity log doesn't vouch for the volume's past" if not owed.vouched else WIDENED
+        self._report(f"volume {volume.volume} counts as dirty as a whole: {note}")
+        self._outbox.send(volume, CommandKind.MARK_DIRTY, whole_volume(volume.size_bytes), note=note)
 
     def _close_sessions(self, volume: Volume, owed: VolumeState, reopened: bool) -> None:
         others = owed.sessions if owed.vouched else owed.sessions | self._log.state.lost
@@ -364,11 +394,10 @@ class Host:
 
     def _owes(self, name: str) -> bool:
         state = self._log.state.volumes[name]
-        return not state.vouched or bool(state.regions) or state.sessions != {self.session}
+        return state.is_dirty_as_a_whole or state.spooled or bool(state.regions) or state.sessions != {self.session}
 
     def _admit(self, opening: Opening) -> TrackedVolume:
-        opened = OpenVolume(opening.volume, opening.device)
-        self._tracker.admit(opened)
+        opened = self._tracker.admit(opening.volume, opening.device)
         handle = TrackedVolume(opened, self._tracker, lambda name: self._close_volumes([name]))
         self._handles[opening.volume.volume] = handle
         return handle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -101,15 +101,9 @@ class VolumeRegions:
     durable: int = 0
     is_stuck: bool = False
 
-    def all(self) -> Iterator[HotRegion]:
-        """Every one of them."""
-        yield from self.hot.values()
-        if self.whole is not None:
-            yield self.whole
-
     def widened(self) -> HotRegion:
-        """The region that is all of the volume, in the place of the others."""
-        self.hot.clear()
+        """The region that is all of the volume, in the place of all others but those that writes are in flight in."""
+        self.hot = {number: region for number, region in self.hot.items() if region.in_flight}
         self.whole = self.whole or HotRegion(self.name, WHOLE)
         self.whole.last_write = self.finished
         return self.whole
@@ -142,9 +136,9 @@ class HotRegions:
         others.sort(key=lambda region: region.used)
         return plan_room(others, {each.name: each.durable for each in able}, surplus)
 
-    def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> tuple[HotRegion, ...]:
+    def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
         """A write begins in these regions: they are hot, and the last to leave."""
-        begun = tuple(volume.hot.get(number) or HotRegion(volume.name, number) for number in numbers)
+        begun = [volume.hot.get(number) or HotRegion(volume.name, number) for number in numbers]
         for region in begun:
             volume.hot[region.number] = region
             region.in_flight += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock, RLock
 from typing import Final
 
@@ -54,8 +54,8 @@ class Outbox:
     `lock` is reentrant, for a publisher may run callbacks while it publishes; they run with the lock held.
 
     A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node has recorded it.
-    rejected: by volume, the node's first refusal of one of its commands. is_open: False while no write may begin: see check()
-    and is_full.
+    rejected: by volume, the node's first refusal of one of its commands. is_open: False while a write should wait (is_full, or
+    its caller says so), or may not begin at all: see check().
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Outbox:
         self._host: Final = sender.host
         self._clock: Final = clock
         self._limits: Final = limits
-        self._deadline_s: Final = deadline_s
+        self.deadline_s: Final = deadline_s
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
         self._refused: KafkaFailed | BadInput | None = None
@@ -129,17 +129,28 @@ class Outbox:
         command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
         return self._take(volume.partition, command, regions)
 
-    def speak_for_all(self, partition: int, kind: CommandKind, *, for_session: str | None = None) -> None:
-        """Queues a heartbeat, or the session's end, for all its volumes in the partition: before it, everything that the
-        session holds for any of them was sent, without letting go of the lock in between. KafkaFailed as for send().
+    def acknowledged_position(self, partition: int) -> int | None:
+        """Of the session's last command there that is acknowledged."""
+        return self._acknowledged.get(partition)
+
+    def beat(self, partition: int, acknowledged: int | None) -> bool:
+        """Queues a heartbeat for all the session's volumes in the partition; whether there was room. Before it, everything
+        that the session holds for any of them was sent, without letting go of the lock in between.
+
+        acknowledged: what was so when the session began to gather that.
         """
-        self.check()
-        if not self._take(partition, self._command("", "", partition, kind, NO_EXTENTS, None, for_session), ()):
+        command = self._command("", "", partition, CommandKind.HEARTBEAT, NO_EXTENTS, None, None)
+        return self._take(partition, replace(command, acknowledged_position=acknowledged), ())
+
+    def end_for_all(self, partition: int, *, for_session: str | None = None) -> None:
+        """Queues the session's end for all its volumes in the partition, after that of each. KafkaFailed as for send()."""
+        command = self._command("", "", partition, CommandKind.SESSION_CLOSE, NO_EXTENTS, None, for_session)
+        if not self._take(partition, command, ()):
             raise self._no_room()
 
     def resend(self, record: Record) -> None:
         """Queues a command as an earlier session made it, once the client has room; KafkaFailed at the deadline."""
-        until_s = self._clock.monotonic_s() + self._deadline_s
+        until_s = self._clock.monotonic_s() + self.deadline_s
         while not self.is_clear:
             if self._clock.monotonic_s() > until_s:
                 raise self._no_room()
@@ -179,6 +190,7 @@ class Outbox:
     def _take(self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]) -> bool:
         if not self._guarded(self._backlog.offer, partition, command.volume, encode(command), regions):
             return False
+        self.is_open = not self.is_full
         if command.session == self.session:
             self._sequences[command.volume, partition] += 1
         self.commands += 1
@@ -225,11 +237,11 @@ class Outbox:
             return
         with self.lock:
             through = self._confirmations.positions()
-        until_s = self._clock.monotonic_s() + self._deadline_s
+        until_s = self._clock.monotonic_s() + self.deadline_s
         while left := self._left(through):
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
-                    f"{left} commands are published, but the node hasn't recorded them within {self._deadline_s:g} s",
+                    f"{left} commands are published, but the node hasn't recorded them within {self.deadline_s:g} s",
                     where=", ".join(f"partition {number}, up to {last}" for number, last in through.items()),
                     next="Is a node running? What they name stays in the activity log, and is published again as dirty "
                     "when the host starts again.",
@@ -240,7 +252,7 @@ class Outbox:
     def wait_unless_away(self) -> bool:
         """wait(), given up as soon as is_away; whether everything is acknowledged."""
         last = self._backlog.last
-        if not self._guarded(self._backlog.wait, last, self._deadline_s, or_away=True):
+        if not self._guarded(self._backlog.wait, last, self.deadline_s, or_away=True):
             return False
         with self.lock:
             through = {} if self._confirmations is None else self._confirmations.positions()
@@ -253,9 +265,9 @@ class Outbox:
 
     def wait_published(self) -> None:
         """Returns when all in-sync replicas have every command sent; KafkaFailed when that takes longer than the deadline."""
-        if not self._guarded(self._backlog.wait, self._backlog.last, self._deadline_s):
+        if not self._guarded(self._backlog.wait, self._backlog.last, self.deadline_s):
             raise KafkaFailed(
-                f"commands weren't acknowledged within {self._deadline_s:g} s",
+                f"commands weren't acknowledged within {self.deadline_s:g} s",
                 next="Check that the broker runs. What they name stays in the activity log.",
             )
 

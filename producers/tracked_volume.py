@@ -17,15 +17,21 @@ class TrackedVolume:
     """Any number of threads may call it; a range that two of them write at once holds a mix of both, as on any disk.
 
     Errors of a write: DeviceFailed where it lies outside the volume (nothing was touched), where the primary or the
-    activity log failed; KafkaFailed where the broker refuses commands for good, or doesn't answer before the deadline when
-    the activity log has to wait for it; BadUse once it is closed. Whatever it raises, the range may have been written: it
-    is in the tracking log or in the activity log.
+    activity log failed; KafkaFailed where the broker refuses commands for good, or where there is no room while it is away
+    and host_when_full is "fail"; BadUse once it is closed. Whatever it raises, the range may have been written: it is in the
+    tracking log or in the activity log.
     """
 
     def __init__(self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]) -> None:
         self._opened: Final = opened
         self._tracker: Final = tracker
         self._close: Final = close
+        # What each write needs, looked up once.
+        self._begin: Final = tracker.begin
+        self._end: Final = tracker.end
+        self._write: Final = opened.device.pwrite
+        self._most_bytes: Final = tracker.most_bytes
+        self._size_bytes: Final = opened.volume.size_bytes
 
     @property
     def volume(self) -> Volume:
@@ -49,10 +55,19 @@ class TrackedVolume:
 
     def pwrite(self, data: Data, offset: int) -> None:
         """Writes all of `data`; durable on the primary after the next flush()."""
-        view = memoryview(data).cast("B")
-        for start, length in self._pieces(offset, len(view)):
-            part = view[start - offset : start - offset + length]
-            self._change(ExtentKind.WRITE, start, length, partial(self._opened.device.pwrite, start, part))
+        view = data if isinstance(data, bytes) else memoryview(data).cast("B")
+        length = len(view)
+        most = self._most_bytes
+        if 0 < length <= most - offset % most and 0 <= offset <= self._size_bytes - length:
+            flight = self._begin(self._opened, ExtentKind.WRITE, offset, length)  # as in _change()
+            try:
+                self._write(offset, view)
+            finally:
+                self._end(self._opened, flight)
+            return
+        for start, piece in self._pieces(offset, length):
+            part = memoryview(view)[start - offset : start - offset + piece]
+            self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part))
 
     def zero(self, length: int, offset: int) -> None:
         """The range reads as zeros."""
@@ -89,16 +104,16 @@ class TrackedVolume:
         4. Its extent joins the open batch, and it is no longer in flight. That is so when step 3 raised, too: nobody
            knows then what the range holds, and unknown is dirty.
         """
-        flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
+        flight = self._begin(self._opened, kind, offset, length)  # 1, 2
         try:
             write()  # 3
         finally:
-            self._tracker.end(self._opened, flight)  # 4
+            self._end(self._opened, flight)  # 4
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """(offset, length) of parts that the activity log has room for; mostly one, the whole."""
         self._check_range(offset, length)
-        most, end = self._tracker.most_bytes, offset + length
+        most, end = self._most_bytes, offset + length
         while offset < end:
             piece_end = min(offset - offset % most + most, end)
             yield offset, piece_end - offset

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from threading import Condition
-from typing import Final
+from typing import Final, TypeVar
 
 from mirrorlog.commands import CommandKind
-from mirrorlog.errors import BadInput, BadUse, DeviceFailed
+from mirrorlog.errors import BadInput, BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.extents import ExtentKind
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.activity_format import Entry, Op
 from mirrorlog.producers.activity_log import ActivityLog
-from mirrorlog.producers.batch import Batch, Flight
-from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegions, Leave, RoomPlan
+from mirrorlog.producers.batch import Batch, ClosedBatch, Flight, dirty_regions, whole_volume
+from mirrorlog.producers.hot_regions import (
+    WHOLE,
+    DrainFirst,
+    FlushFirst,
+    HotRegion,
+    HotRegions,
+    Leave,
+    RoomPlan,
+    VolumeRegions,
+)
 from mirrorlog.producers.outbox import Outbox
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
 
+WIDENED: Final = "Kafka was away and the host had no room for addresses"
+Entered = TypeVar("Entered")
+_new: Final = tuple.__new__
+"""A Flight in a third of the time that its class takes."""
+MOST_EXTENTS: Final = 60_000
+"""Of one command: just below a message of 1 MiB."""
+
 
 @dataclass(slots=True, eq=False)
 class OpenVolume:
-    """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight is a set that keeps its order.
+    """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight: by identity, in the order of their beginnings.
 
     failed: why its primary can't be flushed any more, or what the node refused; no write begins from then on.
-    refresh: where another process writes, brings `batch` and `in_flight` up to date; called with the lock held.
+
+    widened: regions of which only that they are dirty is known: no command could be kept that names the writes. Until the
+    one that marks them is sent, all further writes of the volume go there, too. is_wide: they are the whole volume, and
+    writes need no region of their own.
+
+    refresh: has `in_flight` and the batch tell what another process writes; see WriteTracker.lend().
     """
 
     volume: Volume
     device: BlockDevice
+    regions: VolumeRegions
     batch: Batch = field(default_factory=Batch)
-    in_flight: dict[Flight, None] = field(default_factory=dict)
+    in_flight: dict[int, Flight] = field(default_factory=dict)
     closing: bool = False
     failed: DeviceFailed | BadInput | None = None
+    widened: set[HotRegion] = field(default_factory=set)
+    is_wide: bool = False
     refresh: Callable[[], None] = lambda: None
 
     @property
@@ -75,60 +101,123 @@ def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> Du
 
 
 class WriteTracker:
-    """Any number of threads may call it. One lock covers all that it keeps; data is written and flushed outside of it."""
+    """Any number of threads may call it. One lock covers all that it keeps; data is written and flushed outside of it.
 
-    def __init__(self, log: ActivityLog, outbox: Outbox, clock: Clock, settings: Settings) -> None:
+    While Kafka is away a write that finds no room in the activity log doesn't wait for it, but takes the next rung
+    (docs/decisions/host-spool.md): the spool is made durable, so that regions may leave; the volume with the most regions
+    counts as dirty as a whole. See make_room() and widen().
+    """
+
+    def __init__(
+        self, log: ActivityLog, outbox: Outbox, clock: Clock, settings: Settings, report: Callable[[str], None]
+    ) -> None:
         self.lock: Final = outbox.lock
         self.volumes: Final[dict[str, OpenVolume]] = {}
+        self.most_bytes: Final = settings.region_bytes * settings.hot_regions
+        """Writes are cut at multiples of it, so that one write's regions fit in the activity log."""
         self._log: Final = log
         self._outbox: Final = outbox
         self._clock: Final = clock
         self._settings: Final = settings
+        self._report: Final = report
+        self._region_bytes: Final = settings.region_bytes
+        self._batch_extents: Final = settings.host_batch_extents
+        self._now_us: Final = clock.now_us
         self._hot: Final = HotRegions(settings.hot_regions)
+        self._next_use: Final = self._hot.next_use
         self._timers: Final = Timers()
+        self._widened: Final[dict[str, OpenVolume]] = {}
+        self._foreign: Final[dict[str, OpenVolume]] = {}
         self._landed: Final = Condition(self.lock)
 
-    @property
-    def most_bytes(self) -> int:
-        """Writes are cut at multiples of it, so that one write's regions fit in the activity log."""
-        return self._settings.region_bytes * self._settings.hot_regions
-
-    def admit(self, opened: OpenVolume) -> None:
+    def admit(self, volume: Volume, device: BlockDevice) -> OpenVolume:
         """Its SESSION_OPEN is acknowledged: writes may begin."""
+        name = volume.volume
         with self.lock:
-            opened.failed = self._outbox.rejected.get(opened.name)
-            self.volumes[opened.name] = opened
-            self._hot.admit_volume(opened.name)
-            self._timers.beaten.setdefault(opened.volume.partition, self._clock.monotonic_s())
+            opened = OpenVolume(volume, device, VolumeRegions(name), failed=self._outbox.rejected.get(name))
+            self.volumes[name] = opened
+            self._hot.volumes[name] = opened.regions
+            self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
+            return opened
 
     def begin(self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int) -> Flight:
         """A write may touch its data from now on: its regions are durable in the activity log, and it is in flight."""
-        size = self._settings.region_bytes
-        numbers = range(offset // size, (offset + length - 1) // size + 1)
-        while True:
-            with self.lock:
-                self._check(opened)
-                missing = self._hot.missing(opened.name, numbers)
-                plan = self._plan(opened.name, numbers, missing)
-                if isinstance(plan, Leave):
-                    self._exchange(opened.name, plan, missing)
-                    flight = Flight(kind, offset, length, self._clock.now_us(), self._hot.begin(opened.name, numbers))
-                    opened.in_flight[flight] = None
-                    return flight
-            self._make_room(plan)
+        size = self._region_bytes
+        first, last = offset // size, (offset + length - 1) // size
+        at_us = self._now_us()
+        with self.lock:
+            region = opened.regions.hot.get(first)
+            is_open = self._outbox.is_open and opened.failed is None and not opened.closing
+            if region is not None and first == last and is_open:  # so it is for most writes
+                region.in_flight += 1
+                region.used = self._next_use()
+                flight = _new(Flight, (kind, offset, length, at_us, (region,)))
+                opened.in_flight[id(flight)] = flight
+                return flight
+        take_off = partial(self._take_off, opened, kind, offset, length)
+        return self._enter(opened, range(first, last + 1), take_off)
 
-    def lease(self, opened: OpenVolume, numbers: Sequence[int]) -> list[HotRegion]:
-        """The regions, durable in the activity log, where they stay until they are given back: another process may begin
-        writes in them (nbd/gate.py)."""
-        while True:
-            with self.lock:
-                self._check(opened)
-                missing = self._hot.missing(opened.name, numbers)
-                plan = self._plan(opened.name, numbers, missing)
-                if isinstance(plan, Leave):
-                    self._exchange(opened.name, plan, missing)
-                    return self._hot.begin(opened.name, numbers)
-            self._make_room(plan)
+    def end(self, opened: OpenVolume, flight: Flight) -> None:
+        """It has ended, well or not: it joins the open batch, which leaves at once where it is full."""
+        with self.lock:
+            regions, batch = opened.regions, opened.batch
+            finished = regions.finished = regions.finished + 1
+            for region in flight.regions:
+                region.in_flight -= 1
+                region.last_write = finished
+            if not batch.flights:
+                self._linger(opened)
+            batch.add(flight)
+            del opened.in_flight[id(flight)]
+            if opened.closing:
+                self._landed.notify_all()
+            if len(batch.flights) >= self._batch_extents:
+                self._send(opened)
+
+    def reject(self, name: str, error: BadInput) -> None:
+        """The node refused a command of the volume: what it named stays hot, and no write begins on the volume any more."""
+        with self.lock:
+            if name in self.volumes:
+                self.volumes[name].regions.is_stuck = True
+                self.volumes[name].failed = error
+
+    def flush(self, opened: OpenVolume) -> None:
+        """Writes that ended before are durable on the primary. Once that failed no write begins on the volume."""
+        with self.lock:
+            if opened.failed is not None:
+                raise opened.failed
+            finished = opened.regions.finished
+        try:
+            opened.device.flush()
+        except DeviceFailed as error:
+            self.fail(opened, error)
+            raise
+        with self.lock:
+            opened.regions.durable = max(finished, opened.regions.durable)
+
+    def fail(self, opened: OpenVolume, error: DeviceFailed) -> None:
+        """What was written and not flushed may be lost: it stays hot, and no write begins any more."""
+        with self.lock:
+            opened.failed = error
+            opened.regions.is_stuck = True
+
+    def lend(self, opened: OpenVolume, refresh: Callable[[], None] | None) -> None:
+        """Another process writes to the primary from now on, and `refresh` hears of it; None: no more."""
+        with self.lock:
+            opened.refresh = refresh or (lambda: None)
+            self._foreign.pop(opened.name, None)
+            if refresh is not None:
+                self._foreign[opened.name] = opened
+
+    def lease(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion]:
+        """What stands for these regions in the activity log, durably, until it is given back: another process may begin
+        writes in them (nbd/gate.py). One for each; where the volume is dirty as a whole that is the same for all."""
+        return self._enter(opened, numbers, list)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether writes may begin, as far as it isn't a single volume's matter: where not, lease() waits, or says why."""
+        return self._outbox.is_open
 
     def give_back(self, regions: Iterable[HotRegion]) -> None:
         """No write that this volume's `refresh` hasn't told of is in them, and none begins."""
@@ -136,80 +225,52 @@ class WriteTracker:
             for region in regions:
                 region.in_flight -= 1
 
-    def landed(self, opened: OpenVolume, ended: Batch, regions: Collection[HotRegion]) -> None:
-        """Writes of another process, which have ended, join the open batch. For `refresh`: the lock is held."""
-        self._hot.land(opened.name, len(ended), regions)
-        if opened.batch.opened_s is None:
-            opened.batch.opened_s = self._timers.lingering[opened.name] = self._clock.monotonic_s()
-        opened.batch.extend(ended, regions)
+    def landed(self, opened: OpenVolume, ended: Sequence[Flight], regions: Collection[HotRegion]) -> None:
+        """Writes of another process, which have ended in these regions, join the open batch. For `refresh`: the lock is
+        held."""
+        self._linger(opened)
+        opened.regions.finished += len(ended)
+        opened.batch.flights.extend(ended)
+        for region in regions:
+            region.last_write = opened.regions.finished
+            region.used = self._next_use()
+            opened.batch.hold(region)
 
     def gather(self, opened: OpenVolume) -> None:
         """Hears of what another process wrote; the batch leaves at once where it is full."""
         with self.lock:
             opened.refresh()
-            if len(opened.batch) >= self._settings.host_batch_extents:
+            if len(opened.batch) >= self._batch_extents:
                 self._send(opened)
-
-    def fail(self, opened: OpenVolume, error: DeviceFailed) -> None:
-        """What was written and not flushed may be lost: it stays hot, and no write begins any more."""
-        with self.lock:
-            opened.failed = error
-            self._hot.stuck.add(opened.name)
-
-    def reject(self, name: str, error: BadInput) -> None:
-        """The node refused a command of the volume: what it named stays hot, and no write begins on the volume any more."""
-        with self.lock:
-            self._hot.stuck.add(name)
-            if name in self.volumes:
-                self.volumes[name].failed = error
-
-    def end(self, opened: OpenVolume, flight: Flight) -> None:
-        """It has ended, well or not: it joins the open batch, which leaves at once where it is full."""
-        with self.lock:
-            self._hot.end(opened.name, flight.regions)
-            if opened.batch.opened_s is None:
-                opened.batch.opened_s = self._timers.lingering[opened.name] = self._clock.monotonic_s()
-            opened.batch.add(flight)
-            del opened.in_flight[flight]
-            if opened.closing:
-                self._landed.notify_all()
-            if len(opened.batch) >= self._settings.host_batch_extents:
-                self._send(opened)
-
-    def flush(self, opened: OpenVolume) -> None:
-        """Writes that ended before are durable on the primary. Once that failed no write begins on the volume."""
-        with self.lock:
-            if opened.failed is not None:
-                raise opened.failed
-            finished = self._hot.finished[opened.name]
-        try:
-            opened.device.flush()
-        except DeviceFailed as error:
-            self.fail(opened, error)
-            raise
-        with self.lock:
-            self._hot.durable[opened.name] = max(finished, self._hot.durable[opened.name])
 
     def tick(self, now_s: float) -> None:
         """Sends what is due, and takes acknowledgements."""
-        for opened in list(self.volumes.values()):
+        for opened in list(self._foreign.values()):
             self.gather(opened)
         with self.lock:
             now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
             for name in now.batches:
                 self._send(self.volumes[name])
+            self._narrow_all()
             for partition in now.heartbeats:
                 self._beat(partition)
         self._outbox.poll(0)
 
     def drain(self) -> None:
-        """Everything that ended before is acknowledged when it returns."""
-        with self.lock:
-            for opened in self.volumes.values():
-                opened.refresh()
-            for name in list(self._timers.lingering):
-                self._send(self.volumes[name])
-        self._outbox.wait()
+        """Everything that ended before is acknowledged when it returns; KafkaFailed when that takes too long."""
+        until_s = self._clock.monotonic_s() + 2 * self._outbox.deadline_s
+        while True:
+            self._send_lingering()
+            self._outbox.wait()
+            with self.lock:
+                if not any(opened.widened for opened in self._widened.values()):
+                    return
+                self._narrow_all()
+            if self._clock.monotonic_s() > until_s:
+                raise KafkaFailed(
+                    "what was widened while Kafka was away couldn't be published", next="Is a write stuck?"
+                )
+            self._outbox.poll(0.01)
 
     def ground(self, opened: OpenVolume) -> None:
         """No write begins any more, and none is in flight when it returns."""
@@ -220,9 +281,11 @@ class WriteTracker:
     def dismiss(self, names: Collection[str]) -> None:
         """Nothing of these volumes is in flight or unpublished: the session has nothing to do with them any more."""
         with self.lock:
-            self._hot.drop_volumes(names)
             for name in names:
                 del self.volumes[name]
+                del self._hot.volumes[name]
+                self._widened.pop(name, None)
+                self._foreign.pop(name, None)
                 self._timers.lingering.pop(name, None)
             for partition in self._timers.beaten.keys() - self.partitions():
                 del self._timers.beaten[partition]
@@ -231,6 +294,39 @@ class WriteTracker:
         """Those in which volumes are open, some of them left out."""
         return {opened.volume.partition for name, opened in self.volumes.items() if name not in without}
 
+    def widen(self, names: Collection[str]) -> None:
+        """These volumes, those of them that are open, are dirty as a whole: of what was to name their writes nothing is
+        needed any more.
+
+        1. The activity log says so, durably; their regions leave it, but for those that writes are in flight in.
+        2. From now on their writes need no region of their own.
+        """
+        opened = [self.volumes[name] for name in names if name in self.volumes]
+        in_flight = [region for each in opened for region in each.regions.hot.values() if region.in_flight]
+        hot = (Entry(Op.HOT, region.volume, region=region.number) for region in in_flight)
+        self._log.append([*(Entry(Op.WIDE, each.name) for each in opened), *hot])  # 1
+        for each in opened:
+            each.is_wide = True  # 2
+            self._set_aside(each, each.regions.widened())
+            self._report(f"volume {each.name} counts as dirty as a whole: {WIDENED}")
+
+    def _enter(self, opened: OpenVolume, numbers: Sequence[int], then: Callable[[list[HotRegion]], Entered]) -> Entered:
+        """Has these regions in the activity log, durably, each with one more in flight, and calls `then` with them."""
+        while True:
+            with self.lock:
+                self._check(opened)
+                plan = self._plan(opened, numbers)
+                if isinstance(plan, Leave):
+                    return then(self._exchange(opened, plan, numbers))
+            self._make_room(opened, plan, numbers)
+
+    def _take_off(
+        self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int, regions: Iterable[HotRegion]
+    ) -> Flight:
+        flight = Flight(kind, offset, length, self._now_us(), tuple(regions))
+        opened.in_flight[id(flight)] = flight
+        return flight
+
     def _check(self, opened: OpenVolume) -> None:
         self._outbox.check()
         if opened.closing:
@@ -238,53 +334,152 @@ class WriteTracker:
         if opened.failed is not None:
             raise opened.failed
 
-    def _exchange(self, name: str, plan: Leave, missing: Sequence[int]) -> None:
-        """Those leave, these are hot: durable in the activity log."""
-        self._hot.leave(plan.regions)
+    def _plan(self, opened: OpenVolume, numbers: Sequence[int]) -> RoomPlan:
+        if opened.is_wide:
+            return Leave(())
+        if not self._outbox.is_open:
+            return DrainFirst()
+        missing = len(self._hot.missing(opened.regions, numbers))
+        return self._hot.plan(opened.regions, numbers, missing) if missing else Leave(())
+
+    def _exchange(self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]) -> list[HotRegion]:
+        """Those leave, these are hot: durable in the activity log. A volume that is dirty as a whole has that in it."""
+        whole = opened.regions.whole
+        if opened.is_wide and whole is not None:
+            whole.in_flight += len(numbers)
+            return [whole] * len(numbers)
+        missing = self._hot.missing(opened.regions, numbers)
         if missing:
             cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
-            self._log.append([*cool, *(Entry(Op.HOT, name, region=number) for number in missing)])
+            self._log.append([*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)])
+        self._hot.leave(plan.regions)
+        return self._hot.begin(opened.regions, numbers)
 
-    def _plan(self, name: str, numbers: Sequence[int], missing: Sequence[int]) -> RoomPlan:
-        if self._outbox.is_full:
-            return DrainFirst()
-        return self._hot.plan(name, numbers, len(missing)) if missing else Leave(())
+    def _make_room(self, opened: OpenVolume, plan: FlushFirst | DrainFirst, numbers: Sequence[int]) -> None:
+        """While Kafka acknowledges, a write waits for it. While it is away:
 
-    def _make_room(self, plan: FlushFirst | DrainFirst) -> None:
-        if isinstance(plan, DrainFirst):
-            self.drain()
+        1. Everything unacknowledged is saved in the spool, durably: then regions may leave.
+        2. Where that lets none go, because the spool is full or none may stand for a region, the volume with the most
+           regions counts as dirty as a whole; or the write fails, if it is asked for.
+        """
+        if isinstance(plan, FlushFirst):
+            for each in self._opened(plan.volumes):
+                with suppress(DeviceFailed):  # its regions are stuck; whoever writes to it or flushes it hears of it
+                    self.flush(each)
             return
-        for opened in self._opened(plan.volumes):
-            try:
-                self.flush(opened)
-            except DeviceFailed:
-                continue  # its regions are stuck; whoever writes to it, flushes it or closes it hears of it
+        self._send_lingering()
+        is_away = not self._outbox.wait_unless_away()
+        with self.lock:
+            self._narrow_all()
+            if not is_away or not isinstance(self._plan(opened, numbers), DrainFirst):
+                return
+            if self._outbox.save():  # 1
+                return
+            if self._settings.host_when_full == "widen":
+                widest = self._hot.widest()  # 2
+                self.widen([widest.name if widest.hot else opened.name])
+                return
+        self._outbox.wait()
 
     def _opened(self, names: frozenset[str]) -> list[OpenVolume]:
         with self.lock:
             return [self.volumes[name] for name in sorted(names) if name in self.volumes]
 
+    def _send_lingering(self) -> None:
+        with self.lock:
+            for opened in self._foreign.values():
+                opened.refresh()
+            for name in list(self._timers.lingering):
+                self._send(self.volumes[name])
+
     def _send(self, opened: OpenVolume) -> None:
-        """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last."""
+        """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last.
+
+        Where the command finds no room, the regions of its writes are what is kept of them; or the batch stays open, and no
+        write begins, where that is asked for.
+        """
         opened.refresh()
         batch = opened.batch
-        closed = batch.closed_with(opened.in_flight)
-        self._outbox.send(opened.volume, CommandKind.WRITES, closed, regions=batch.regions)
+        if opened.widened:
+            self._set_aside(opened)
+            return
+        now = batch.closed_with(opened.in_flight.values())
+        if self._outbox.offer(opened.volume, CommandKind.WRITES, now, regions=batch.regions):
+            self._begin_batch(opened)
+        elif self._settings.host_when_full == "widen":
+            self._set_aside(opened)
+        else:
+            self._outbox.is_open = False  # until a command finds room
+
+    def _linger(self, opened: OpenVolume) -> None:
+        self._timers.lingering.setdefault(opened.name, self._clock.monotonic_s())
+
+    def _begin_batch(self, opened: OpenVolume) -> None:
         opened.batch = Batch()
         self._timers.lingering.pop(opened.name, None)
 
+    def _set_aside(self, opened: OpenVolume, *more: HotRegion) -> None:
+        """The open batch is forgotten but for its regions: they are widened, and so are `more`."""
+        for region in more:
+            region.unacknowledged += 1
+        for region in (*opened.batch.regions, *more):
+            if region in opened.widened:
+                region.unacknowledged -= 1
+            else:
+                opened.widened.add(region)
+        self._begin_batch(opened)
+        self._widened[opened.name] = opened
+
+    def _narrow_all(self) -> None:
+        for opened in list(self._widened.values()):
+            self._narrow(opened)
+            if not opened.widened and opened.regions.whole is None:
+                del self._widened[opened.name]
+
+    def _narrow(self, opened: OpenVolume) -> None:
+        """One step back, where it can be taken.
+
+        1. Once Kafka is back, MARK_DIRTY of what is widened, and of what is in flight: it names all that is unpublished.
+           It is sent once at a time: what was sent before of these regions is acknowledged.
+        2. From now on writes are named again, in regions of their own.
+        3. When it is acknowledged, and the primary was flushed after the last of these writes, the activity log says
+           that the volume isn't dirty as a whole.
+        """
+        if opened.widened and self._outbox.is_clear:
+            opened.refresh()
+            self._set_aside(opened)
+            if all(region.unacknowledged == 1 for region in opened.widened):
+                marks, kind = self._marks(opened), CommandKind.MARK_DIRTY
+                if self._outbox.offer(opened.volume, kind, marks, note=WIDENED, regions=opened.widened):  # 1
+                    opened.widened, opened.is_wide = set(), False  # 2
+        whole, durable = opened.regions.whole, opened.regions.durable
+        if whole and not (opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable):
+            with suppress(DeviceFailed):  # the next write that needs the activity log hears of it
+                self._log.append([Entry(Op.NARROW, opened.name)])  # 3
+                self._hot.leave([whole])
+
+    def _marks(self, opened: OpenVolume) -> ClosedBatch:
+        """In one command: a site that knows of it may believe that nothing before it is unpublished (invariant 8)."""
+        numbers, size_bytes = {region.number for region in opened.widened}, opened.volume.size_bytes
+        if WHOLE in numbers or len(numbers) + len(opened.in_flight) > MOST_EXTENTS:
+            return whole_volume(size_bytes)
+        return dirty_regions(numbers, self._region_bytes, size_bytes, opened.in_flight.values())
+
     def _beat(self, partition: int) -> None:
-        """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held.
+        """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held. None
+        while Kafka is away, or while something is widened.
 
         What it says is acknowledged was so before: another process begins writes without the lock, and an acknowledgement
         that comes while the batches are published may be of a time when such a write had begun that none of them names.
         """
+        opened = [each for each in self.volumes.values() if each.volume.partition == partition]
         acknowledged = self._outbox.acknowledged_position(partition)
-        for opened in self.volumes.values():
-            if opened.volume.partition == partition:
-                opened.refresh()
-                if opened.batch or opened.in_flight:
-                    self._send(opened)
-        self._outbox.speak_for_all(partition, CommandKind.HEARTBEAT, acknowledged=acknowledged)
-        del self._timers.beaten[partition]
-        self._timers.beaten[partition] = self._clock.monotonic_s()
+        for each in opened:
+            each.refresh()
+            if (each.batch or each.in_flight) and self._outbox.is_clear:
+                self._send(each)
+        if not self._outbox.is_clear or any(each.widened for each in opened):
+            return
+        if self._outbox.beat(partition, acknowledged):
+            del self._timers.beaten[partition]
+            self._timers.beaten[partition] = self._clock.monotonic_s()

@@ -168,7 +168,7 @@ def _when_recovered(
                 "partition %d: the log ends at position %d, before the %d that was committed: the commands from %d on are "
                 "folded again", partition, through, start.committed, position,
             )  # fmt: skip
-        gate.begin(partition, position)
+        gate.begin(partition, position, goes_back=position < (start.committed or 0))
 
     async def recovered() -> None:
         here = sorted(tp.partition for tp in app.assignor.assigned_actives() if tp.topic == gate.topic)

@@ -43,10 +43,12 @@ class GatedConsumer(driver.Consumer):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         # Where the log lost what was committed its partition begins below: those commands are folded again.
         found = dict(await super().seek_to_committed())
-        begins = {tp: self.gate.committable(tp.partition) for tp in found if tp.topic == self.gate.topic}
-        back = {tp: begin for tp, begin in begins.items() if begin is not None and begin < (found[tp] or 0)}
+        mine = [tp for tp in found if tp.topic == self.gate.topic and self.gate.goes_back(tp.partition)]
+        back = {tp: self.gate.expects(tp.partition) for tp in mine}
         if back:
             await self.seek_wait(back)
+        for tp in back:
+            self.gate.went_back(tp.partition)
         return found | back
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
@@ -60,7 +62,12 @@ class GatedConsumer(driver.Consumer):
         found, active = await super()._wait_next_records(timeout)
         if found is None:
             return None, active
-        return {tp: [_Together(each)] if tp.topic == self.gate.topic else each for tp, each in found.items()}, active
+        return {tp: handed for tp, each in found.items() if (handed := self._handed_on(tp, each))}, active
+
+    def _handed_on(self, tp: TP, records: Sequence[Any]) -> Sequence[Any]:
+        if tp.topic != self.gate.topic:
+            return records
+        return [] if self.gate.goes_back(tp.partition) else [_Together(records)]
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, _Together):

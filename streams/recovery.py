@@ -157,11 +157,12 @@ class Follower:
     def _check_last(self, message: Message) -> None:
         """The row at the table's position is the last that the table took: it must hold it as it is."""
         partition, key = message.partition, message.key
-        if message.position == self._store.position(partition) and key is not None:
-            if self._store.get(partition, key) != message.value:
-                why = f"the row at position {message.position} isn't the one that it took there"
-                self._make_anew(partition, self._store.origin(partition) or "", why)
-                raise _MadeAnew
+        if key is None or message.position != self._store.position(partition):
+            return
+        if self._store.get(partition, key) != message.value:
+            why = f"the row at position {message.position} isn't the one that it took there"
+            self._make_anew(partition, self._store.origin(partition) or "", why)
+            raise _MadeAnew
 
     def _take(self, messages: Sequence[Message]) -> None:
         by_partition: dict[int, list[Message]] = defaultdict(list)

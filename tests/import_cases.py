@@ -9,8 +9,8 @@ from pathlib import Path
 from notation import volume
 
 from mirrorlog.commands import CommandKind
-from mirrorlog.producers.batch import ClosedBatch
 from mirrorlog.producers.importers import (
+    Content,
     Source,
     Span,
     Tally,
@@ -67,9 +67,7 @@ def source(kind: str, path: Path, lies: Span = WHOLE, **options: object) -> Sour
             return recording(kind, path, **options)  # type: ignore[arg-type]
 
 
-def batches(
-    of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500
-) -> Iterator[tuple[CommandKind, ClosedBatch]]:
+def batches(of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500) -> Iterator[Content]:
     """What is to be published of it."""
     return commands(of, volume("v", size_bytes), terms, NOW_US, most, Tally())
 
@@ -78,8 +76,8 @@ def said(of: Source, size_bytes: int = MIB, terms: Terms = TERMS) -> str:
     """`d0+4096 z8192+4096`: m may differ, w written, z zeroed, d discarded; a command is followed by a bar."""
     letters = {CommandKind.MARK_DIRTY: "mmm", CommandKind.WRITES: "wzd"}
     return " ".join(
-        " ".join(f"{letters[kind][each.kind]}{each.offset}+{each.length}" for each in batch.extents) + " |"
-        for kind, batch in batches(of, size_bytes, terms)
+        " ".join(f"{letters[content.kind][each.kind]}{each.offset}+{each.length}" for each in content.extents) + " |"
+        for content in batches(of, size_bytes, terms)
     )
 
 
@@ -120,11 +118,11 @@ TIMESTAMP = 1 | tc(10)
 def blocks_of(of: Source, described: Volume, terms: Terms = TERMS) -> tuple[set[int], set[int]]:
     """(blocks that an import dirties, blocks that one of its zeros covers whole), byte by byte."""
     dirty, zeroed = set[int](), set[int]()
-    for kind, batch in batches(of, described.size_bytes, terms):
-        for extent in batch.extents:
+    for content in batches(of, described.size_bytes, terms):
+        for extent in content.extents:
             size = described.block_size
             dirty.update(range(extent.offset // size, -(-extent.end // size)))
-            if kind is CommandKind.WRITES and extent.kind:
+            if content.kind is CommandKind.WRITES and extent.kind:
                 last = described.blocks if extent.end == described.size_bytes else extent.end // size
                 zeroed.update(range(-(-extent.offset // size), last))
     return dirty, zeroed
@@ -133,3 +131,8 @@ def blocks_of(of: Source, described: Volume, terms: Terms = TERMS) -> tuple[set[
 def lines(rows: Iterable[str]) -> bytes:
     """Lines of text, each with its end."""
     return "".join(f"{row}\n" for row in rows).encode()
+
+
+def listed_changes(changes: Iterable[tuple[int, int, bool]]) -> bytes:
+    """An extent list of (offset, length, whether it reads as zeros)."""
+    return lines(f"{offset} {length} {'hole,zero' if zero else ''}" for offset, length, zero in changes)

@@ -15,13 +15,14 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import AtTime, parse_point
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.lookup import volume_named
-from mirrorlog.commands import CommandKind, StatusCode
+from mirrorlog.commands import StatusCode
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.batch import ClosedBatch
 from mirrorlog.producers.importers import (
     Answers,
+    Content,
     Published,
+    Session,
     Source,
     Span,
     Tally,
@@ -31,7 +32,6 @@ from mirrorlog.producers.importers import (
     extent_list,
     fio_log,
     nbdinfo,
-    publish,
     qemu_map,
     rbd_diff,
     readable_twice,
@@ -39,7 +39,6 @@ from mirrorlog.producers.importers import (
     span,
     thin_delta,
 )
-from mirrorlog.producers.outbox import Outbox
 from mirrorlog.units import format_size, parse_duration_s, parse_size
 from mirrorlog.volumes import Volume
 
@@ -48,7 +47,6 @@ app = typer.Typer(
     help="Track a volume by what others record of it, or keep of it. docs/import.md has each kind.",
 )
 
-_DEADLINE_S: Final = 60.0
 _PROGRESS_S: Final = 1.0
 Make = Callable[[Sequence[Path], Span], Source]
 """The source in these files, for a volume that lies there in its addresses."""
@@ -238,7 +236,7 @@ def _import(context: typer.Context, kind: str, name: str, files: Sequence[Path],
         source = make(copies, span(volume, terms))
         for _ in commands(source, volume, terms, now_us, most, tally):  # 1
             pass
-        session = _Session(call, volume, kind, options.host)
+        session = _Import(call, volume, kind, options.host)
         if tally.extents and not options.dry_run:
             said = _same_again(lambda again: commands(source, volume, terms, now_us, most, again), tally)
             found, answers = session.run(said, str(files[0]), patience_s)  # 2, 3
@@ -257,9 +255,7 @@ def _naming(names: dict[Path, Path]) -> Iterator[None]:
         raise BadInput(error.what, where=where, next=error.next) from error
 
 
-def _same_again(
-    again: Callable[[Tally], Iterator[tuple[CommandKind, ClosedBatch]]], planned: Tally
-) -> Iterator[tuple[CommandKind, ClosedBatch]]:
+def _same_again(again: Callable[[Tally], Iterator[Content]], planned: Tally) -> Iterator[Content]:
     """The second pass. A source that says something else than before isn't taken for done."""
     tally = Tally()
     yield from again(tally)
@@ -267,8 +263,8 @@ def _same_again(
         raise BadInput("the source changed while it was imported", next="Import it again when nobody writes to it.")
 
 
-class _Session:
-    """The session of one import."""
+class _Import:
+    """One import's session, with its clients."""
 
     def __init__(self, call: Invocation, volume: Volume, kind: str, host: str | None) -> None:
         self.id = str(uuid4())
@@ -277,9 +273,7 @@ class _Session:
         self._call, self._clock = call, SystemClock()
         self._told_s = self._clock.monotonic_s()
 
-    def run(
-        self, said: Iterator[tuple[CommandKind, ClosedBatch]], file: str, patience_s: float | None
-    ) -> tuple[Published, Answers | None]:
+    def run(self, said: Iterator[Content], file: str, patience_s: float | None) -> tuple[Published, Answers | None]:
         """Publishes, and waits for the node's answers for `patience_s` where that isn't None."""
         client, topics = self._call.settings.kafka_client(), self._call.settings.topics
         answers = None
@@ -293,9 +287,9 @@ class _Session:
                 answers = Answers(reader, self.volume, self.id)
                 answers.watch(admin, topics.status)
             self._call.output.message("session", {"session": self.id, "host": self.host, "volume": self.volume.volume})
-            outbox = Outbox(publisher, topics.commands, self.host, self.id, self._clock, _DEADLINE_S)
+            session = Session(publisher, topics.commands, self.volume, self.host, self.id, self._clock)
             try:
-                found = publish(outbox, self.volume, said, f"import of {self.kind} {file}"[:200], self._progress)
+                found = session.publish(said, f"import of {self.kind} {file}"[:200], self._progress)
             except BaseException:
                 self._call.output.say(
                     f"The import was cut off, and its session {self.id} may stay open: while it is, no site calls the volume "
@@ -316,7 +310,7 @@ class _Session:
 
 def _tell(
     call: Invocation,
-    session: _Session,
+    session: _Import,
     options: Options,
     doubts: Sequence[str],
     tally: Tally,

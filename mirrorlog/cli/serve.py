@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.adapters.devices import open_device
+from mirrorlog.adapters.devices import open_device, path_of
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.hosting import opened_primary, opening, statuses
@@ -20,7 +20,8 @@ from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.nbd.export import Export, RelayExport, Through
+from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
+from mirrorlog.producers.nbd.native import built
 from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
 from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
@@ -106,11 +107,12 @@ def _serve(
     with ExitStack() as stack:
         publisher = KafkaPublisher(settings.kafka_client())
         stack.callback(publisher.close)
-        ports = HostPorts(DiskFolder(folder), publisher, SystemClock(), open_device, statuses(settings, stack))
+        state = DiskFolder(folder)
+        ports = HostPorts(state, publisher, SystemClock(), open_device, statuses(settings, stack))
         device = opened_primary(served.primary, stack)
         host = stack.enter_context(Host(served.host, ports, settings, volumes, report=call.output.say))  # 1
         tracked = host.open_all([opening(served.volume, device)])[served.volume.volume]
-        export = _export(served, folder, tracked, device)
+        export = _export(call, served, state, tracked, device)
         stack.callback(export.close)
         nbdkit = Nbdkit(
             *(export.served, place, security, folder / "nbdkit.pid"),
@@ -119,15 +121,26 @@ def _serve(
             pass_fds=export.pass_fds,
         )  # 2
         stack.callback(nbdkit.stop)  # 4, 5
+        export.started()
         uri = place.uri(tls=security.mode is not TlsMode.OFF)
         call.output.message("ready", {"volume": served.volume.volume, "uri": uri, "through": export.through})
         call.output.say(f"{served.volume.volume} is served at {uri}")
         while not stopped():  # 3
+            export.check()
             nbdkit.check()
             host.pause(TICK_S)
     call.output.message("result", {"commands": host.commands, "last_positions": dict(host.last_positions)})
     call.output.say(f"stopped; {host.commands} commands")
 
 
-def _export(served: Served, folder: Path, tracked: TrackedVolume, device: BlockDevice) -> Export:
-    return RelayExport(folder, tracked, device)
+def _export(call: Invocation, served: Served, state: DiskFolder, tracked: TrackedVolume, device: BlockDevice) -> Export:
+    """Through the filter where it can be had; otherwise through the plugin, and that is said."""
+    if served.through is not Through.PLUGIN:
+        try:
+            native = built(call.settings.cache_dir)
+            return FilterExport(native, tracked, path_of(served.primary), state.lock_fd, call.settings, call.output.say)
+        except BadUse as error:
+            if served.through is Through.FILTER:
+                raise
+            call.output.say(f"Serving through nbdkit's Python plugin, which is many times slower: {error}")
+    return RelayExport(call.settings.state_dir / "host" / served.host, tracked, device)

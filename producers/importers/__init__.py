@@ -8,9 +8,9 @@ from __future__ import annotations
 from mirrorlog.producers.importers.blktrace import blktrace
 from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
 from mirrorlog.producers.importers.fio import fio_log
-from mirrorlog.producers.importers.fitting import Tally, Terms, commands, span
+from mirrorlog.producers.importers.fitting import Content, Tally, Terms, commands, span
 from mirrorlog.producers.importers.maps import extent_list, nbdinfo, qemu_map, rbd_diff
-from mirrorlog.producers.importers.publishing import Answers, Published, publish
+from mirrorlog.producers.importers.publishing import Answers, Published, Session
 from mirrorlog.producers.importers.reading import readable_twice
 from mirrorlog.producers.importers.recordings import recording
 from mirrorlog.producers.importers.thin_delta import thin_delta
@@ -19,7 +19,9 @@ __all__ = [
     "Answers",
     "Change",
     "ChangeKind",
+    "Content",
     "Published",
+    "Session",
     "Source",
     "Span",
     "Tally",
@@ -29,7 +31,6 @@ __all__ = [
     "extent_list",
     "fio_log",
     "nbdinfo",
-    "publish",
     "qemu_map",
     "rbd_diff",
     "readable_twice",

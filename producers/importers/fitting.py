@@ -9,7 +9,6 @@ from typing import Final
 from mirrorlog.commands import CommandKind
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
-from mirrorlog.producers.batch import ClosedBatch
 from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
 from mirrorlog.volumes import Volume
 
@@ -65,9 +64,17 @@ class Tally:
             self.zero_bytes += change.length
 
 
-def commands(
-    source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally
-) -> Iterator[tuple[CommandKind, ClosedBatch]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What one command says: WRITES or MARK_DIRTY; the times of the first and the last change, microseconds since 1970."""
+
+    kind: CommandKind
+    extents: ExtentColumns
+    first_at_us: int
+    last_at_us: int
+
+
+def commands(source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally) -> Iterator[Content]:
     """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `tally`.
 
     BadInput, at the change that is wrong, for a source that is broken or doesn't fit.
@@ -81,12 +88,12 @@ def commands(
         kind = CommandKind.MARK_DIRTY if change.kind is ChangeKind.DIRTY else CommandKind.WRITES
         batches[kind].add(change)
         if len(batches[kind].extents) >= most:
-            yield kind, batches[kind].closed(terms, now_us)
+            yield batches[kind].closed(kind, terms, now_us)
             batches[kind] = _Batch()
             tally.commands += 1
     for kind, batch in batches.items():
         if batch.extents:
-            yield kind, batch.closed(terms, now_us)
+            yield batch.closed(kind, terms, now_us)
             tally.commands += 1
 
 
@@ -100,10 +107,10 @@ class _Batch:
         if change.at_us is not None:
             self.times_us.append(change.at_us)
 
-    def closed(self, terms: Terms, now_us: int) -> ClosedBatch:
+    def closed(self, kind: CommandKind, terms: Terms, now_us: int) -> Content:
         """A change without a time was made between the beginning of the map, if that is known, and now."""
         times = self.times_us or [now_us if terms.began_us is None else min(terms.began_us, now_us), now_us]
-        return ClosedBatch(ExtentColumns.of(self.extents), min(times), max(times))
+        return Content(kind, ExtentColumns.of(self.extents), min(times), max(times))
 
 
 def _fitted(source: Source, volume: Volume, terms: Terms, tally: Tally) -> Iterator[Change]:

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mirrorlog.bitmaps import BitMap64
-from mirrorlog.commands import CommandKind, StatusCode
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, StatusCode, TrackingCommand
 from mirrorlog.errors import BadInput, KafkaFailed
+from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import TopicAdmin, TopicReader
-from mirrorlog.producers.batch import ClosedBatch
-from mirrorlog.producers.outbox import Outbox
+from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.producers.importers.fitting import Content
 from mirrorlog.statuses import read_statuses
 from mirrorlog.volumes import Volume
 
+_DEADLINE_S: Final = 60.0
 _REFUSALS_KEPT: Final = 3
 
 
@@ -29,38 +31,73 @@ class Published:
     last_position: int
 
 
-def publish(
-    outbox: Outbox,
-    volume: Volume,
-    commands: Iterable[tuple[CommandKind, ClosedBatch]],
-    note: str,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Published:
-    """Publishes an import as the session of `outbox`. All of it is in Kafka when this returns.
+class Session:
+    """One import's session on one volume. Unlike a host's it keeps nothing on disk: what isn't published is in the source."""
 
-    1. SESSION_OPEN is acknowledged: from now on no site calls the volume consistent.
-    2. The commands are published, in order.
-    3. They are acknowledged.
-    4. SESSION_CLOSE is acknowledged: nothing is held back any more.
+    def __init__(self, publisher: Publisher, topic: str, volume: Volume, host: str, session: str, clock: Clock) -> None:
+        self.volume, self.session = volume, session
+        self.commands = self.extents = 0
+        self._publisher, self._topic, self._host, self._clock = publisher, topic, host, clock
+        self._acknowledged: int | None = None
 
-    Cut off between 1 and 4, the session stays open in the log: what was published counts, what wasn't isn't taken for done.
-    To import again changes nothing but what was missing, for the log is a union (invariant 3); then the session that was
-    cut off is closed by hand. Errors: KafkaFailed, and what `commands` raises.
-    """
-    with outbox.lock:
-        outbox.send(volume, CommandKind.SESSION_OPEN, note=note)
-    outbox.wait_published()  # 1
-    first_position = outbox.last_positions[volume.volume]
-    for kind, batch in commands:
-        with outbox.lock:
-            outbox.send(volume, kind, batch, note=note if kind is CommandKind.MARK_DIRTY else None)  # 2
-        outbox.poll(0)
-        progress(outbox.extents)
-    outbox.wait_published()  # 3
-    with outbox.lock:
-        outbox.send(volume, CommandKind.SESSION_CLOSE, note=note)
-    outbox.wait_published()  # 4
-    return Published(outbox.commands, first_position, outbox.last_positions[volume.volume])
+    def publish(
+        self, contents: Iterable[Content], note: str, progress: Callable[[int], None] = lambda _: None
+    ) -> Published:
+        """Publishes an import. All of it is in Kafka when this returns.
+
+        1. SESSION_OPEN is acknowledged: from now on no site calls the volume consistent.
+        2. The commands are published, in order.
+        3. They are acknowledged.
+        4. SESSION_CLOSE is acknowledged: nothing is held back any more.
+
+        Cut off between 1 and 4, the session stays open in the log: what was published counts, what wasn't isn't taken for
+        done. To import again changes nothing but what was missing, for the log is a union (invariant 3); then the session
+        that was cut off is closed by hand.
+
+        progress: called with the extents so far. Errors: KafkaFailed, and what `contents` raises.
+        """
+        first_position = self._send_and_wait(self._empty(CommandKind.SESSION_OPEN), note)  # 1
+        for content in contents:
+            self._send(content, note if content.kind is CommandKind.MARK_DIRTY else None)  # 2
+            self._publisher.poll(0)
+            progress(self.extents)
+        self._publisher.flush(_DEADLINE_S)  # 3
+        last_position = self._send_and_wait(self._empty(CommandKind.SESSION_CLOSE), note)  # 4
+        return Published(self.commands, first_position, last_position)
+
+    def _empty(self, kind: CommandKind) -> Content:
+        now_us = self._clock.now_us()
+        return Content(kind, ExtentColumns.of(()), now_us, now_us)
+
+    def _send_and_wait(self, content: Content, note: str) -> int:
+        self._send(content, note)
+        self._publisher.flush(_DEADLINE_S)
+        assert self._acknowledged is not None, "a flush without an error acknowledges everything"
+        return self._acknowledged
+
+    def _send(self, content: Content, note: str | None) -> None:
+        volume = self.volume
+        command = TrackingCommand(
+            volume=volume.volume,
+            generation=volume.generation,
+            host=self._host,
+            session=self.session,
+            sequence=self.commands,
+            kind=content.kind,
+            extents=content.extents,
+            first_at_us=content.first_at_us,
+            last_at_us=content.last_at_us,
+            acknowledged_position=self._acknowledged,
+            note=note,
+        )
+        self._publisher.publish(
+            self._topic, volume.partition, volume.volume.encode(), encode(command), self._on_acknowledged
+        )
+        self.commands += 1
+        self.extents += len(content.extents)
+
+    def _on_acknowledged(self, position: int) -> None:
+        self._acknowledged = position if self._acknowledged is None else max(position, self._acknowledged)
 
 
 @dataclass(slots=True)

@@ -88,7 +88,7 @@ class Reading:
             yield entry
             separator = text.token()
             if separator not in (",", "]"):
-                self.byte = text.offset
+                self.byte = text.offset - len(separator)
                 raise Malformed(
                     "the list ends before its ']'" if not separator else "neither ',' nor ']' after an entry"
                 )

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.nbd.server import INSTALL, nbdkit_path
+from mirrorlog.producers.nbd.gate import Gate, Porter
+from mirrorlog.producers.nbd.native import Native
 from mirrorlog.producers.nbd.relay import Relay
+from mirrorlog.producers.nbd.ring import Geometry, Ring
 from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.settings import Settings
+
+Report: TypeAlias = Callable[[str], None]
 
 
 class Through(StrEnum):
@@ -41,6 +48,14 @@ class Export(Protocol):
     @property
     def pass_fds(self) -> Sequence[int]:
         """Descriptors that nbdkit inherits."""
+        ...
+
+    def started(self) -> None:
+        """nbdkit runs, and has inherited what it needs."""
+        ...
+
+    def check(self) -> None:
+        """Raises what went wrong here since."""
         ...
 
     def close(self) -> None:
@@ -71,10 +86,63 @@ class RelayExport:
     def pass_fds(self) -> Sequence[int]:
         return [self._folder_fd]
 
+    def started(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         self._relay.close()
         self._path.unlink(missing_ok=True)
         os.close(self._folder_fd)
+
+
+class FilterExport:
+    """nbdkit's file plugin writes by itself, under a native filter that asks only where it must (ring.h)."""
+
+    through: Final = Through.FILTER
+
+    def __init__(
+        self, native: Native, volume: TrackedVolume, primary: Path, lock_fd: int, settings: Settings, report: Report
+    ) -> None:
+        """lock_fd: of the host's state folder: no other session begins while nbdkit may still write."""
+        tracker, opened = volume.books
+        geometry = Geometry(
+            size_bytes=volume.size_bytes,
+            region_bytes=settings.region_bytes,
+            most_bytes=tracker.most_bytes,
+            poke_every=settings.host_batch_extents,
+        )
+        self._filter: Final = native.filter
+        self._primary: Final = primary.absolute()
+        self._lock_fd: Final = lock_fd
+        self._ring: Final = Ring(native.ring, geometry)
+        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._gate: Final = Gate(tracker, opened, self._ring, settings.hot_regions)
+        self._porter: Final = Porter(self._gate, lambda: tracker.gather(opened), ours, report)
+
+    @property
+    def served(self) -> Sequence[str]:
+        ours = [f"ring={self._ring.fd}", f"control={self._theirs.fileno()}"]
+        return [f"--filter={self._filter}", "file", f"file={self._primary}", *ours]
+
+    @property
+    def pass_fds(self) -> Sequence[int]:
+        return [self._ring.fd, self._theirs.fileno(), self._lock_fd]
+
+    def started(self) -> None:
+        self._theirs.close()  # so that its end is heard
+
+    def check(self) -> None:
+        if self._porter.error is not None:
+            raise self._porter.error
+
+    def close(self) -> None:
+        self._theirs.close()
+        self._porter.close()
+        self._gate.close()
+        self._ring.close()
 
 
 def check_python_plugin() -> None:

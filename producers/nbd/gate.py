@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import repeat
 from threading import Thread
 from typing import Final
 
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.batch import Batch, Flight
-from mirrorlog.producers.hot_regions import HotRegion
+from mirrorlog.producers.batch import Flight
+from mirrorlog.producers.hot_regions import WHOLE, HotRegion
 from mirrorlog.producers.nbd.ring import MESSAGE, MISS, Extents, Ring, regions_of
 from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
 
 TAKEN_BACK_AHEAD: Final = 64
-"""When regions must be taken back to make room, so many are, so that it isn't needed for each."""
+"""When leases must be taken back to make room, so many are, so that it isn't needed for each."""
 _KINDS: Final = tuple(ExtentKind)
 
 
+@dataclass(frozen=True, slots=True)
+class _TakenBack:
+    """Leases that nobody begins a write under any more; those that did have ended once the ring's tail is at `until`."""
+
+    until: int
+    leases: Mapping[int, HotRegion]
+
+
 class Gate:
-    """A lease is a region that is in the activity log and stays there: nbdkit may begin writes in it without a word.
+    """A lease is a region of the activity log that stays there: nbdkit may begin writes in it without a word.
 
     There are at most `limit` of them, and those that writes in flight need; the one written to longest ago is the first
     to be taken back. Given back, it is one of the tracker's hot regions like any other.
@@ -35,17 +45,20 @@ class Gate:
         self._ring: Final = ring
         self._limit: Final = limit
         self._leases: Final[OrderedDict[int, HotRegion]] = OrderedDict()
+        self._taken_back: Final[deque[_TakenBack]] = deque()
+        self._flights: dict[int, Flight] = {}
         tracker.lend(opened, self.refresh)
 
     def admit(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Writes to these (offset, length) may begin: H1 and H2. One thread at a time; it may wait for a flush or Kafka."""
         wanted = {number for offset, length in ranges for number in self._ring.geometry.numbers(offset, length)}
-        missing = sorted(wanted - self._leases.keys())
-        self._take_back(len(self._leases) + len(missing) - self._limit, wanted)
+        with self._tracker.lock:
+            missing = sorted(wanted - self._leases.keys())
+            self._make_room(len(missing), wanted)
         leased = self._tracker.lease(self._opened, missing)  # H1
         with self._tracker.lock:
             self._leases.update(zip(missing, leased, strict=True))
-            self._ring.heat(wanted)  # H2
+            self._ring.heat(wanted & self._leases.keys())  # H2
 
     def refresh(self, *, orphaned: bool = False) -> None:
         """What nbdkit has ended joins the batch, what it has in flight is known (B1). With the tracker's lock held.
@@ -53,50 +66,60 @@ class Gate:
         orphaned: nbdkit is dead, and what it had in flight has ended.
         """
         self._share_failure()
-        if self._ring.stirred or self._opened.in_flight:
-            ended, flying = self._ring.collect(orphaned=orphaned)
-            self._opened.in_flight = {
-                Flight(ExtentKind.WRITE, offset, length, at_us, []): None
-                for offset, length, at_us, _ in flying.tolist()
-            }
-            if len(ended):
-                self._land(ended)
+        if not self._ring.stirred and not self._flights:
+            self._give_back()
+            return
+        ended, flying = self._ring.collect(orphaned=orphaned)
+        if len(ended):
+            regions = self._regions(ended)
+            self._tracker.landed(self._opened, _flights(ended, tuple(regions)), regions)
+        for key in self._flights:
+            del self._opened.in_flight[key]
+        regions = self._regions(flying)
+        self._flights = {id(flight): flight for flight in _flights(flying, tuple(regions))}
+        self._opened.in_flight.update(self._flights)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Nobody writes without asking while writes may not begin; a lease on a whole volume ends with its being whole."""
+        if not self._tracker.is_open:
+            self._take_back(list(self._leases))
+        elif self._opened.regions.whole is not None and not self._opened.is_wide:
+            self._take_back([number for number, region in self._leases.items() if region.number == WHOLE])
+        while self._taken_back and self._taken_back[0].until <= self._ring.tail:
+            self._tracker.give_back(self._taken_back.popleft().leases.values())  # C3
+
+    def _take_back(self, numbers: Sequence[int]) -> None:
+        """No write begins in these regions any more without asking: C1 and C2. With the tracker's lock held."""
+        if not numbers:
+            return
+        until = self._ring.cool(numbers)
+        self._taken_back.append(_TakenBack(until, {number: self._leases.pop(number) for number in numbers}))
 
     def close(self) -> None:
         """nbdkit is dead: all that it wrote is known to the tracker when this returns, and nothing is in flight."""
         with self._tracker.lock:
             self.refresh(orphaned=True)
-            self._tracker.give_back(self._leases.values())
-            self._leases.clear()
+            held = [self._leases, *(each.leases for each in self._taken_back)]
+            self._tracker.give_back(region for leases in held for region in leases.values())
             self._tracker.lend(self._opened, None)
 
-    def _land(self, ended: Extents) -> None:
-        regions = []
-        for number in regions_of(ended, self._ring.geometry.region_bytes):
-            regions.append(self._leases[number])
-            self._leases.move_to_end(number)
-        offsets, lengths, times = (ended[name].tolist() for name in ("offset", "length", "at_us"))
-        kinds = [_KINDS[kind] for kind in ended["kind"].tolist()]
-        self._tracker.landed(self._opened, Batch(None, offsets, lengths, kinds, times), regions)
+    def _regions(self, extents: Extents) -> list[HotRegion]:
+        """Under whose leases these writes can be: one that was taken back meanwhile, one that was given anew."""
+        found: dict[int, HotRegion] = {}
+        for number in regions_of(extents, self._ring.geometry.region_bytes):
+            for leases in (self._leases, *(each.leases for each in self._taken_back)):
+                if number in leases:
+                    found[id(leases[number])] = leases[number]
+            if number in self._leases:
+                self._leases.move_to_end(number)
+        return list(found.values())
 
-    def _take_back(self, surplus: int, wanted: set[int]) -> None:
-        """Gives back `surplus` leases and some more, where there is a surplus: C1 to C3. None that is wanted."""
-        if surplus <= 0:
-            return
-        with self._tracker.lock:
+    def _make_room(self, missing: int, wanted: set[int]) -> None:
+        surplus = len(self._leases) + missing - self._limit
+        if missing and surplus > 0:
             ahead = max(surplus, min(TAKEN_BACK_AHEAD, self._limit // 4))
-            oldest = [number for number in self._leases if number not in wanted][:ahead]
-            self._ring.cool(oldest)  # C1
-            self.refresh()  # C2
-            in_flight = {
-                number for flight in self._opened.in_flight for number in self._numbers(flight) if number in self._leases
-            }
-            self._ring.heat(in_flight.intersection(oldest))
-            cold = [number for number in oldest if number not in in_flight]
-            self._tracker.give_back([self._leases.pop(number) for number in cold])  # C3
-
-    def _numbers(self, flight: Flight) -> range:
-        return self._ring.geometry.numbers(flight.offset, flight.length)
+            self._take_back([number for number in self._leases if number not in wanted][:ahead])
 
     def _share_failure(self) -> None:
         """A volume that has failed on one side fails on the other."""
@@ -106,7 +129,16 @@ class Gate:
         elif self._ring.failed:
             where = f"volume {self._opened.name}"
             advice = "Look at the kernel log and at the device, then start the host again."
-            self._tracker.fail(self._opened, DeviceFailed("nbdkit couldn't flush the primary", where=where, next=advice))
+            self._tracker.fail(
+                self._opened, DeviceFailed("nbdkit couldn't flush the primary", where=where, next=advice)
+            )
+
+
+def _flights(extents: Extents, regions: tuple[HotRegion, ...]) -> list[Flight]:
+    """As the tracker has them; each with all the regions, for what becomes of these is decided for all at once."""
+    kinds = [_KINDS[kind] for kind in extents["kind"].tolist()]
+    columns = (extents[name].tolist() for name in ("offset", "length", "at_us"))
+    return [Flight._make(each) for each in zip(kinds, *columns, repeat(regions), strict=False)]
 
 
 class Porter:

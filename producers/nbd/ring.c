@@ -27,13 +27,20 @@ ml_ring_heat (struct ml_ring *ring, uint64_t region)
   atomic_store_explicit (ml_hot (ring, region), 1, memory_order_release);
 }
 
-/* C1. */
-void
+/* C1 and C2: what `tail` must get to. */
+uint64_t
 ml_ring_cool (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
 {
   for (uint64_t i = 0; i < count; i++)
     atomic_store_explicit (ml_hot (ring, regions[i]), 0, memory_order_relaxed);
   atomic_thread_fence (memory_order_seq_cst);
+  return atomic_load_explicit (&ring->head, memory_order_relaxed);
+}
+
+uint64_t
+ml_ring_tail (struct ml_ring *ring)
+{
+  return atomic_load_explicit (&ring->tail, memory_order_relaxed);
 }
 
 void
@@ -62,7 +69,7 @@ extent_of (const struct ml_slot *slot, uint64_t kind)
   return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind };
 }
 
-/* B1 and C2: ended slots are taken into `ended`, those in flight are copied into `flying`; each has room for `slots`.
+/* B1: ended slots are taken into `ended`, those in flight are copied into `flying`; each has room for `slots`.
  * orphaned: the writers are dead, and what they had in flight has ended.
  */
 void

@@ -21,9 +21,9 @@
  * The host takes a region back:
  *
  *   C1  Its byte says cold. Full fence.
- *   C2  Collect. Where a slot that is IN_FLIGHT touches the region, its byte says hot again, and it stays.
- *   C3  From here on it is a region without a write in flight: it leaves the activity log once what it holds is
- *       acknowledged and durable.
+ *   C2  Read `head`. Until `tail` gets there, the region stays in the activity log whatever else is known of it.
+ *   C3  From then on no write of nbdkit's is in it that the host doesn't know: it leaves the activity log once what it
+ *       holds is acknowledged and durable.
  *
  * The host closes a batch:
  *
@@ -31,9 +31,9 @@
  *   B2  The command leaves, before the lock is let go.
  *
  * Why no write slips through.
- * - Invariant 1, W3 and W4 against C1 to C3: a store, a full fence and a load on either side (Dekker). Of the two fences
- *   one comes first (C11 7.17.3, paragraph 11). If W3's, then the host sees IN_FLIGHT at C2, or ENDED, and the region stays
- *   or is known to hold the write. If C1's, then the writer sees cold at W3, and asks.
+ * - Invariant 1, W1 to W4 against C1 to C3: a store, a full fence and a load on either side (Dekker). Of the two fences
+ *   one comes first (C11 7.17.3, paragraph 11). If W3's, then the host sees the claim of W1 at C2, and waits until the slot
+ *   was taken. If C1's, then the writer sees cold at W3, and asks.
  * - Hot is read with acquire and written with release, after the activity log was synced: who sees hot writes to a region
  *   that is durable there.
  * - Invariant 8: whose data a site can have read has said IN_FLIGHT, behind a fence, before. A position claimed whose slot

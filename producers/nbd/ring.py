@@ -63,6 +63,7 @@ class Ring:
             )
         self.geometry: Final = geometry
         self._library: Final = ctypes.CDLL(str(library))
+        self._library.ml_ring_cool.restype = self._library.ml_ring_tail.restype = ctypes.c_uint64
         self.fd: Final = os.memfd_create("mirrorlog-ring")
         size = HEADER_BYTES + SLOT_BYTES * geometry.slots + geometry.regions
         os.ftruncate(self.fd, size)
@@ -80,10 +81,15 @@ class Ring:
         for region in regions:
             self._library.ml_ring_heat(self._at, ctypes.c_uint64(region))
 
-    def cool(self, regions: Iterable[int]) -> None:
-        """No write begins there any more without asking (C1). Collect before anything is concluded from it."""
+    def cool(self, regions: Iterable[int]) -> int:
+        """No write begins there any more without asking (C1). All that had begun are taken once `tail` is there (C2)."""
         numbers = np.fromiter(regions, np.uint64)
-        self._library.ml_ring_cool(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers)))
+        return int(self._library.ml_ring_cool(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers))))
+
+    @property
+    def tail(self) -> int:
+        """All writes below that position are taken."""
+        return int(self._library.ml_ring_tail(self._at))
 
     def collect(self, *, orphaned: bool = False) -> tuple[Extents, Extents]:
         """(writes that have ended and weren't taken before, writes in flight).
@@ -142,5 +148,7 @@ def regions_of(extents: Extents, region_bytes: int) -> Iterator[int]:
         first = extents["offset"] // np.uint64(region_bytes)
         last = (extents["offset"] + extents["length"] - np.uint64(1)) // np.uint64(region_bytes)
         several = first != last
-        spans = [np.arange(low, high + 1, dtype=np.uint64) for low, high in zip(first[several], last[several], strict=True)]
+        spans = [
+            np.arange(low, high + 1, dtype=np.uint64) for low, high in zip(first[several], last[several], strict=True)
+        ]
         yield from np.unique(np.concatenate([first, *spans])).tolist()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from confluent_kafka import TopicPartition
@@ -25,13 +27,15 @@ from writing import Answers, Writer, make_volumes
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.rehearsal import prepare
 from mirrorlog.cli.parts import stop_all
+from mirrorlog.cli.proof import ProgressFollower
 from mirrorlog.cli.run import Run
 from mirrorlog.codec import decode, encode
 from mirrorlog.commands import StatusCode
-from mirrorlog.errors import PartFailed
+from mirrorlog.errors import KafkaFailed, PartFailed
+from mirrorlog.extents import ExtentColumns
 from mirrorlog.leash import leashed
 from mirrorlog.producers.traces import demo_trace_path
-from mirrorlog.progress import Rung
+from mirrorlog.progress import Rung, SiteProgress
 from mirrorlog.tracking_log import Watermark, record_key, watermark_key
 
 pytestmark = pytest.mark.integration
@@ -228,7 +232,7 @@ def some_log(world: Run, primaries: Path | None = None) -> Writer:
 
 def stop(world: Run) -> None:
     """Stops the node in good order."""
-    node = world.parts["node"]
+    node = world.parts.pop("node")
     stop_all([node])
     assert node.exit_code == 0, node.log_file.read_text()
 
@@ -248,7 +252,7 @@ def go_on(world: Run, writer: Writer) -> Proof:
 
 def said(world: Run) -> str:
     """What the node wrote for people."""
-    return world.parts["node"].log_file.read_text()
+    return (world.folder / "node.log").read_text()
 
 
 one_partition = pytest.mark.parametrize("world", [ONE_PARTITION], indirect=True, ids=[""])
@@ -347,3 +351,101 @@ def changelog_made_anew(world: Run, keep_marks: int) -> int:
     publisher.flush(DEADLINE_S)
     publisher.close()
     return through
+
+
+ROLLED_UP_AT_ONCE = {"node_tiers_s": (1, 2, 4), "node_keep_s": {"second": 0, "minute": 0, "hour": 0}}
+CLEANED_AT_ONCE = {
+    "segment.ms": "300",
+    "max.compaction.lag.ms": "300",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "0",
+}
+
+
+@pytest.mark.parametrize("world", [ONE_PARTITION | ROLLED_UP_AT_ONCE], indirect=True, ids=[""])
+def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: Run) -> None:
+    changelog = world.settings.topics.changelog
+    kafka_configs(world, "--entity-type", "brokers", "--entity-default", "--add-config", "log.cleaner.backoff.ms=100")
+    configs = ",".join(f"{name}={value}" for name, value in CLEANED_AT_ONCE.items())
+    kafka_configs(world, "--entity-type", "topics", "--entity-name", changelog, "--add-config", configs)
+    writer = Writer(
+        world.settings, make_volumes(world.settings, {"v": 64 * MIB}, world.folder / "primary"), session=None
+    )
+    answers, sites = Answers(world.settings), ProgressFollower(world.settings)
+    world.start_node()
+    site = world.start_site("site-a")
+
+    def write() -> None:
+        writer.send("v", 3, extents=5)
+        writer.flush()
+        answers.wait_for(writer.sent_at)
+
+    write()
+    wait_applied(world, sites, "site-a", writer.sent - 1)
+    site.signal(signal.SIGSTOP)
+    cleaned, until = 0, time.monotonic() + DEADLINE_S
+    while cleaned < 200:  # of what the site hasn't read
+        assert time.monotonic() < until, f"{cleaned} of {ends_at(world, changelog)} records are gone"
+        write()
+        cleaned = ends_at(world, changelog) - sum(1 for _ in read_all(world.settings, changelog, 0))
+    site.signal(signal.SIGCONT)
+    world.start_site("late")
+    for _ in range(10):
+        write()
+    proof = Proof(world.settings)
+    changed = np.flatnonzero(proof.folded["v"].changed)
+    for name in ("site-a", "late"):
+        report = wait_applied(world, sites, name, writer.sent - 1)
+        assert report.rung is Rung.CHANGED
+        assert report.blocks_copied < 3 * len(changed) < (64 * MIB) // 4096
+        primary, secondary = (np.fromfile(world.folder / each / "v.img", "V4096") for each in ("primary", name))
+        assert (primary[changed] == secondary[changed]).all()
+    sites.close()
+    answers.close()
+    proof.all({0: "node"})
+
+
+def wait_applied(world: Run, sites: ProgressFollower, site: str, position: int) -> SiteProgress:
+    """Returns when the site has applied the log through the position: its report."""
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        report = sites.reports.get((site, "v"))
+        if report is not None and (report.applied_position or -1) >= position:
+            return report
+        assert time.monotonic() < until, report
+        sites.poll(0.2)
+        world.check()
+
+
+@one_partition
+@pytest.mark.parametrize("table", ["kept", "lost"])
+def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, world: Run) -> None:
+    writer = some_log(world, world.folder / "primary")
+    sites = ProgressFollower(world.settings)
+    world.start_site("site-a")
+    copied = wait_applied(world, sites, "site-a", writer.sent - 1).blocks_copied
+    before = {name: blocks.sets() for name, blocks in Proof(world.settings).folded.items()}
+    assert copied == len(before["v"][0])
+    if table == "lost":
+        shutil.rmtree(world.folder / "node")
+    admin = KafkaAdmin(world.settings.kafka_client())
+    until = time.monotonic() + DEADLINE_S
+    while committed(world):
+        assert time.monotonic() < until
+        with suppress(KafkaFailed):  # while the group still takes the stopped node for a member
+            admin.commit(f"{world.settings.topic_prefix}node", world.settings.topics.commands, {0: 0})
+    admin.close()
+
+    one = np.array([4096], np.uint64)
+    writer.send_extents("v", ExtentColumns(one * 5, one))
+    writer.flush()
+    answers = Answers(world.settings)
+    world.start_node()
+    while len(answers.came_at) < writer.sent or not all(len(each) > 1 for each in list(answers.came_at.values())[:-1]):
+        answers.poll(0.2)
+        assert time.monotonic() < until + DEADLINE_S
+    answers.close()
+    report = wait_applied(world, sites, "site-a", writer.sent - 1)
+    assert report.blocks_copied <= copied + 1
+    sites.close()
+    Proof(world.settings).all({0: "node"})

@@ -25,7 +25,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume, VolumeState
 
 SIZE, REGION = 100_000, 10_000
-SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded")
+SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded", host_when_full="fail")
 COMMANDS, STATUS = SETTINGS.topics.commands, SETTINGS.topics.status
 
 

@@ -189,9 +189,9 @@ def test_what_a_volume_without_primary_owes_is_kept_until_it_is_opened(rig: Rig)
 def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
     waits = []
     publisher = rig.broker.publisher()
-    flush = publisher.flush
+    poll = publisher.poll
     host = rig.host(publisher)
-    publisher.flush = lambda deadline_s: (waits.append(1), flush(deadline_s))[1]  # type: ignore[method-assign]
+    publisher.poll = lambda timeout_s: (waits.append(1), poll(timeout_s))[1]  # type: ignore[method-assign]
     host.open_all(Opening(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values())
     assert (len(waits), rig.told()) == (1, "a s1 open · b s1 open · c s1 open")
 

@@ -35,7 +35,7 @@ class CommandDeserializer(Deserializer):
         self._newest = versions[-1]
         self._begun = False
 
-    def __call__(self, value: bytes, ctx: SerializationContext) -> Any:  # noqa: ARG002
+    def __call__(self, value: bytes, ctx: SerializationContext) -> Any:
         if not self._begun:
             self._begun = True
             print(json.dumps({"message_type": "begun"}), flush=True)

@@ -1,0 +1,250 @@
+"""What is exported and imported again is the same, and damage is found, whatever the values and however the bytes arrive."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from import_cases import KINDS, MIB, Q_DISCARD, Q_WRITE, batches, blocks_of, event, lines, said, source
+from notation import volume
+
+from mirrorlog.bitmaps import BitMap64
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import render
+from mirrorlog.errors import BadInput, BadUse
+from mirrorlog.producers.importers import Span, Terms
+from mirrorlog.producers.importers.reading import Reading
+from mirrorlog.producers.traces.request import Malformed
+
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+BLOCK = 4096
+EXPORTS = {"qemu-map": "qemu-map", "nbdinfo": "nbdinfo", "rbd": "rbd-diff", "extentlist": "extentlist"}
+
+
+@pytest.mark.parametrize("exported", EXPORTS)
+@in_one_folder
+@given(
+    st.sets(st.integers(0, 40), max_size=30),
+    st.sets(st.integers(0, 40), max_size=10),
+    st.sampled_from([1, 100, BLOCK]),
+)
+def test_what_changed_is_exported_and_imported_again(
+    tmp_path: Path, exported: str, changed: set[int], zeroed: set[int], tail: int
+) -> None:
+    described = volume(size_bytes=40 * BLOCK + tail)
+    answer = ChangedBlocks(described, -1, 9, BitMap64(changed), BitMap64(zeroed & changed), ("h",), 1, 2, 3)
+    path = tmp_path / "exported"
+    path.write_text("".join(render(answer, exported)))
+    dirty, zeros = blocks_of(source(EXPORTS[exported], path), described)
+    assert dirty == changed
+    assert zeros == (zeroed & changed if exported in ("qemu-map", "rbd") else set())
+
+
+extents = st.integers(0, MIB // 512 - 1).flatmap(
+    lambda first: st.tuples(st.just(first), st.integers(1, MIB // 512 - first))
+)
+
+
+def fio(changes: list[tuple[int, int, bool]]) -> bytes:
+    rows = (f"{n} /v {'trim' if d else 'write'} {s * 512} {c * 512}" for n, (s, c, d) in enumerate(changes))
+    return lines(["fio version 3 iolog", "0 /v add", *rows])
+
+
+def blktrace(changes: list[tuple[int, int, bool]]) -> bytes:
+    rows = enumerate(changes, start=1)
+    return b"".join(event(n, Q_DISCARD if d else Q_WRITE, s, c * 512, data=b"x" * (n % 3)) for n, (s, c, d) in rows)
+
+
+def blkparse(changes: list[tuple[int, int, bool]]) -> bytes:
+    return lines(f"8,0 0 1 0.000000000 1 Q {'D' if d else 'WS'} {s} + {c} [p]" for s, c, d in changes)
+
+
+RECORDINGS = {"fio": fio, "blktrace": blktrace, "blkparse": blkparse}
+
+
+@pytest.mark.parametrize("kind", RECORDINGS)
+@in_one_folder
+@given(changes=st.lists(st.tuples(extents, st.booleans()), min_size=1, max_size=30), zeroes=st.booleans())
+def test_every_write_of_a_recording_is_said_once_in_its_order(
+    tmp_path: Path, kind: str, changes: list[tuple[tuple[int, int], bool]], zeroes: bool
+) -> None:
+    encode: Callable[[list[tuple[int, int, bool]]], bytes] = RECORDINGS[kind]
+    path = tmp_path / "recording"
+    path.write_bytes(encode([(start, count, discard) for (start, count), discard in changes]))
+    letters = ["d" if discard and zeroes else "w" for _, discard in changes]
+    expected = [f"{a}{start * 512}+{count * 512}" for a, ((start, count), _) in zip(letters, changes, strict=True)]
+    assert said(source(kind, path, discard_zeroes=zeroes)).split()[:-1] == expected
+
+
+ranges = st.lists(st.tuples(st.sampled_from(["same", "different", "left_only", "right_only"]), st.integers(1, 5)))
+
+
+@in_one_folder
+@given(ranges, st.booleans(), st.integers(1, 3), st.integers(0, 511))
+def test_thin_delta_names_all_but_what_is_the_same(
+    tmp_path: Path, found: list[tuple[str, int]], verbose: bool, sectors: int, missing: int
+) -> None:
+    begin, rows, dirty = 0, [], set[int]()
+    for name, length in found:
+        row = f'begin="{begin}" length="{length}"/>'
+        rows.append(f"<{name}><range {row}</{name}>" if verbose else f"<{name} {row}")
+        dirty |= set(range(begin, begin + length)) if name != "same" else set()
+        begin += length
+    text = f'<superblock data_block_size="{sectors}"><diff left="1" right="2">{"".join(rows)}</diff></superblock>'
+    path = tmp_path / "delta.xml"
+    path.write_text(text)
+    size = max(begin * sectors * 512 - missing, 512)
+    named = source("thin-delta", path, Span(0, size))
+    said_bytes = [
+        byte
+        for content in batches(named, size)
+        for each in content.extents
+        for byte in range(each.offset // 512, -(-each.end // 512))
+    ]
+    assert set(said_bytes) == {block * sectors + n for block in dirty for n in range(sectors)}
+
+
+VALID = {
+    "blktrace": b"".join(event(n, Q_WRITE, 8 * n, 512, data=b"x" * n) for n in (1, 2, 3)),
+    "blkparse": b"8,0 0 1 0.000000000 1 Q WS 8 + 8 [p]\n8,0 0 1 0.000000000 1 Q D 16 + 8 [p]\n",
+    "fio": b"fio version 3 iolog\n0 /v add\n1 /v write 4096 512\n2 /v trim 8192 512\n",
+    "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, 0x2A, 0x0100, 8 * n, 9) for n in (1, 2)),
+    "msr": b"128166372003061629,hm,1,Write,8192,512,413\n128166372003061630,hm,1,Write,4096,512,54\n",
+    "tencent": b"1538323200,8,8,1,1058\n1538323199,16,8,1,1058\n",
+    "qemu-map": b'[{"start": 0, "length": 1048576, "depth": 0, "present": true, "zero": false, "data": true}]',
+    "nbdinfo": b'[\n{ "offset": 0, "length": 1048576, "type": 1, "description": "dirty"}\n]',
+    "rbd-diff": b'[{"offset":0,"length":4096,"exists":"true"},{"offset":8192,"length":4096,"exists":"false"}]',
+    "thin-delta": b'<superblock data_block_size="8"><diff><different begin="2" length="1"/></diff></superblock>',
+    "extentlist": b"0 4096\n8192 4096 hole,zero\n",
+}
+CUT_SHOWS = sorted(set(KINDS) - {"blkparse", "msr", "tencent"})
+"""Of the others, which the replay reads, a last line that is cut off may be a line still."""
+
+
+@pytest.mark.parametrize("kind", CUT_SHOWS)
+def test_a_file_that_was_cut_off_is_never_taken_for_whole(tmp_path: Path, kind: str) -> None:
+    """But for one that ends where a record does, in the formats that have no end."""
+    content = VALID[kind]
+    path = tmp_path / "cut"
+    path.write_bytes(content)
+    whole = said(source(kind, path))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        try:
+            part = said(source(kind, path))
+        except BadInput:
+            continue
+        assert kind in ("blktrace", "fio", "vscsi", "extentlist")
+        assert whole.startswith(part.removesuffix("|")) or kind == "extentlist"
+        assert kind in ("blktrace", "vscsi") or content[:length].endswith(b"\n") or not length
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_one_folder
+@given(data=st.data(), mask=st.integers(1, 255))
+def test_any_byte_changed_is_bad_input_or_another_source(
+    tmp_path: Path, kind: str, data: st.DataObject, mask: int
+) -> None:
+    content = bytearray(VALID[kind])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= mask
+    said_or_told(tmp_path / "changed", kind, bytes(content))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_one_folder
+@given(content=st.binary(max_size=200))
+def test_any_bytes(tmp_path: Path, kind: str, content: bytes) -> None:
+    said_or_told(tmp_path / "any", kind, content)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from(
+    ["start", "offset", "length", "depth", "present", "zero", "data", "type", "description", "exists"]
+)
+
+
+@pytest.mark.parametrize("kind", ["qemu-map", "nbdinfo", "rbd-diff"])
+@in_one_folder
+@given(entries=st.lists(st.dictionaries(names, json_values), max_size=3))
+def test_any_json(tmp_path: Path, kind: str, entries: list[dict[str, object]]) -> None:
+    said_or_told(tmp_path / "any", kind, json.dumps(entries).encode())
+
+
+def said_or_told(path: Path, kind: str, content: bytes) -> None:
+    path.write_bytes(content)
+    try:
+        said(source(kind, path), terms=Terms(clip=True, partial=True))
+    except BadInput as error:
+        assert str(path) in error.where or kind in error.where
+        assert error.next
+    except BadUse:
+        pass  # two devices
+
+
+@in_one_folder
+@given(
+    st.lists(st.dictionaries(st.text(max_size=8), json_values, max_size=4), max_size=8),
+    st.integers(1, 40),
+    st.sampled_from([None, 0, 3]),
+    st.booleans(),
+)
+def test_a_json_list_is_read_in_pieces_of_any_size(
+    tmp_path: Path, entries: list[dict[str, object]], piece: int, indent: int | None, escaped: bool
+) -> None:
+    text = json.dumps(entries, indent=indent, ensure_ascii=True).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mirrorlog.producers.importers.reading.CHUNK_BYTES", piece)
+        reading = Reading(tmp_path, "k", [])
+        try:
+            found = list(reading.entries(io.BytesIO(text)))
+        except Malformed:
+            assert "NaN" in text.decode() or "Infinity" in text.decode()
+            return
+    assert json.dumps(found) == json.dumps(entries)
+
+
+class Endless(io.RawIOBase):
+    """A stream that goes on for ever; it counts what is taken of it."""
+
+    def __init__(self, head: bytes, rest: bytes) -> None:
+        self._head, self._rest, self.taken = head, rest, 0
+
+    def read(self, size: int = -1) -> bytes:
+        found = (self._head + self._rest * (size // len(self._rest) + 1))[:size]
+        self._head = b""
+        self.taken += len(found)
+        return found
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self.read(size or -1)
+
+
+# what never ends
+ENDLESS = {
+    "qemu-map": (b'[{"start": "', b"x"),
+    "nbdinfo": (b'[{"a": [', b"[1],"),
+    "rbd-diff": (b"[" + b'{"a":', b'{"a":'),
+    "thin-delta": (b'<superblock data_block_size="', b"1"),
+    "extentlist": (b"0 ", b"1"),
+    "fio": (b"", b"fio"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_never_ends_is_told_in_bounded_memory(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Endless(*ENDLESS[kind])
+    (tmp_path / "endless").touch()
+    monkeypatch.setattr(Path, "open", lambda *_: stream)
+    with pytest.raises(BadInput):
+        said(source(kind, tmp_path / "endless"))
+    assert stream.taken < 1 << 20

@@ -1,0 +1,129 @@
+"""An import's session, on Kafka in memory with a log folded by the real planner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from import_cases import batches, listed_changes, source
+from logs import Log
+from notation import command, volume
+
+from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
+from mirrorlog.changed.points import Now, Origin
+from mirrorlog.changed.query import changed_blocks
+from mirrorlog.codec import decode, encode
+from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.importers import Answers, Content, Published, Session
+
+V = volume()
+BLOCKS = range(0, 40, 3)
+
+
+def kinds(log: Log, name: str) -> list[CommandKind]:
+    found = (decode(each.value or b"", TrackingCommand) for each in log.broker.messages(log.topics.commands))
+    return [each.kind for each in found if each.session == name]
+
+
+def session(log: Log, name: str, publisher: MemoryPublisher | None = None) -> Session:
+    ports = publisher or log.broker.publisher(), log.topics.commands
+    return Session(*ports, V, f"import:{name}", name, SystemClock())
+
+
+def some(tmp_path: Path, most: int = 4) -> Iterator[Content]:
+    (tmp_path / "list").write_bytes(listed_changes((4096 * block, 4096, block % 2 == 0) for block in BLOCKS))
+    return batches(source("extentlist", tmp_path / "list"), most=most)
+
+
+def dirty(log: Log) -> set[int]:
+    """What the log says."""
+    log.flush(10_000)
+    return set(changed_blocks("v", Origin(), Now(), log.ports()).changed)
+
+
+def test_an_import_is_a_session_from_its_opening_to_its_close(tmp_path: Path) -> None:
+    log = Log([V])
+    log.publish([command(session="other")])
+    found = session(log, "s").publish(some(tmp_path), "import of extentlist list")
+    said = kinds(log, "s")
+    assert (said[0], said[-1]) == (CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE)
+    assert set(said[1:-1]) == {CommandKind.WRITES, CommandKind.MARK_DIRTY}
+    assert found == Published(len(said), 1, len(said))
+    sequences = [decode(m.value or b"", TrackingCommand).sequence for m in log.broker.messages(log.topics.commands)]
+    assert sequences[1:] == list(range(len(said)))
+    assert dirty(log) == set(BLOCKS)
+    assert not any(each.is_open for each in log.heads["v"].sessions if each.session == "s")
+
+
+class Cut(MemoryPublisher):
+    """A publisher whose broker goes away for good after so many messages."""
+
+    def __init__(self, broker: MemoryBroker, after: int) -> None:
+        super().__init__(broker)
+        self._left = after
+
+    def poll(self, timeout_s: float) -> None:
+        take, self._queue = self._queue[: self._left], self._queue[self._left :]
+        self._left -= len(take)
+        rest, self._queue = self._queue, take
+        super().poll(timeout_s)
+        self._queue = rest
+
+    def flush(self, deadline_s: float) -> None:
+        self.poll(0)
+        if self._queue:
+            raise KafkaFailed("away")
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(tmp_path: Path, after: int) -> None:
+    log = Log([V])
+    with pytest.raises(KafkaFailed):
+        session(log, "s", Cut(log.broker, after)).publish(some(tmp_path), "n")
+    assert len(kinds(log, "s")) == after
+    dirty(log)
+    assert [each.is_open for each in log.heads["v"].sessions] == [True]
+    session(log, "t").publish(some(tmp_path), "n")
+    log.publish([command(session="s", sequence=-1, kind=CommandKind.SESSION_CLOSE)])
+    assert dirty(log) == set(BLOCKS)
+    assert not any(each.is_open for each in log.heads["v"].sessions)
+
+
+def test_a_source_that_fails_on_the_second_pass_leaves_its_session_open(tmp_path: Path) -> None:
+    def failing() -> Iterator[Content]:
+        yield from list(some(tmp_path))[:1]
+        raise OSError
+
+    log = Log([V])
+    with pytest.raises(OSError):
+        session(log, "s").publish(failing(), "n")
+    assert CommandKind.SESSION_CLOSE not in kinds(log, "s")
+
+
+def status(position: int, session: str | None, code: StatusCode = StatusCode.ACCEPTED) -> CommandStatus:
+    reason = "OUT_OF_RANGE" if code is StatusCode.REJECTED else None
+    return CommandStatus(0, position, code, reason, "text", 1, "v", "h", session, 0)
+
+
+def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
+    log = Log([V])
+    topic = log.topics.status
+
+    def answer(*events: CommandStatus | AcceptedBatch | bytes) -> None:
+        for each in events:
+            log.broker.append(topic, 0, b"v", each if isinstance(each, bytes) else encode(each))
+
+    answer(status(0, "s", StatusCode.REJECTED))  # of before
+    answers = Answers(log.broker.reader(), V, "s")
+    answers.watch(log.broker, topic)
+    answer(status(1, "s"), status(2, "other"), status(3, "s", StatusCode.REJECTED), b"not an event", status(3, "s"))
+    answer(AcceptedBatch(0, 1, "v", "h", "s", np.array([3, 4, 5], np.int64), np.array([1, 2, 3], np.int64)))
+    answers.wait(4, 1.0, SystemClock())
+    assert answers.counts == {StatusCode.ACCEPTED: 3, StatusCode.REJECTED: 1}
+    assert answers.refusals == ["OUT_OF_RANGE at position 3: text"]
+    with pytest.raises(KafkaFailed, match="answered 4 of its 5"):
+        answers.wait(5, 0.0, SystemClock())
