@@ -128,9 +128,10 @@ class Host:
                     f"volume {unknown} may hold unpublished writes, but it isn't known: they stay in the activity log"
                 )
             durable = {volume.volume: volume for volume in settling if self._made_durable(volume)}
-            for record in spool.records():
-                if record.volume in durable:
-                    self._outbox.resend(record)
+            with self._tracker.lock:
+                for record in spool.records():
+                    if record.volume in durable:
+                        self._outbox.resend(record)
             self._settle(list(durable.values()), owed, reopened=False)  # 4
             remove_spool(ports.folder)  # 5
             undo.pop_all()

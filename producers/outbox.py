@@ -102,12 +102,11 @@ class Outbox:
         note: str | None = None,
         for_session: str | None = None,
     ) -> None:
-        """offer(), and KafkaFailed where there is no room.
+        """offer(), again until there is room; KafkaFailed at the deadline.
 
         for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
         """
-        if not self.offer(volume, kind, batch, note=note, for_session=for_session):
-            raise self._no_room()
+        self._until_taken(lambda: self.offer(volume, kind, batch, note=note, for_session=for_session))
 
     def offer(
         self,
@@ -145,22 +144,27 @@ class Outbox:
     def end_for_all(self, partition: int, *, for_session: str | None = None) -> None:
         """Queues the session's end for all its volumes in the partition, after that of each. KafkaFailed as for send()."""
         command = self._command("", "", partition, CommandKind.SESSION_CLOSE, NO_EXTENTS, None, for_session)
-        if not self._take(partition, command, ()):
-            raise self._no_room()
+        self._until_taken(lambda: self._take(partition, command, ()))
 
     def resend(self, record: Record) -> None:
-        """Queues a command as an earlier session made it, once the client has room; KafkaFailed at the deadline."""
+        """Queues a command as an earlier session made it, once the client has room: never in the spool. With the lock held;
+        KafkaFailed at the deadline."""
+        if self._confirmations is not None and not self._confirmations.watches(record.partition):
+            with self._reading:
+                self._confirmations.watch(record.partition)
+        content = (record.partition, record.volume, record.value, ())
+        self._until_taken(lambda: self.is_clear and self._guarded(self._backlog.offer, *content))
+        self.commands += 1
+
+    def _until_taken(self, offer: Callable[[], bool]) -> None:
         until_s = self._clock.monotonic_s() + self.deadline_s
-        while not self.is_clear:
+        while not offer():
             if self._clock.monotonic_s() > until_s:
-                raise self._no_room()
+                raise KafkaFailed(
+                    "Kafka is away, and there is no room for one more command",
+                    next="Check that the broker runs; host_queue_bytes and host_spool_bytes are how much may wait for it.",
+                )
             self.poll(_STATUS_S)
-        with self.lock:
-            if self._confirmations is not None and not self._confirmations.watches(record.partition):
-                with self._reading:
-                    self._confirmations.watch(record.partition)
-            self._guarded(self._backlog.offer, record.partition, record.volume, record.value, ())
-            self.commands += 1
 
     def _command(
         self,
@@ -287,12 +291,6 @@ class Outbox:
     def _refuse(self, error: KafkaFailed | BadInput) -> None:
         self._refused = self._refused or error
         self.is_open = False
-
-    def _no_room(self) -> KafkaFailed:
-        return KafkaFailed(
-            "Kafka is away, and there is no room for one more command",
-            next="Check that the broker runs; host_queue_bytes and host_spool_bytes are how much may wait for it.",
-        )
 
     def _on_giving(self, record: Record) -> None:
         if self._confirmations is not None and record.volume:

@@ -16,6 +16,7 @@ from mirrorlog.catalog import Catalog
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
 from mirrorlog.streams.acknowledged import Outgoing, send_all
+from mirrorlog.streams.assignment import EvenAssignor
 from mirrorlog.streams.batch import Batch
 from mirrorlog.streams.beginnings import Start, plan_beginning
 from mirrorlog.streams.commit_gate import CommitGate
@@ -67,6 +68,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         datadir=settings.state_dir / settings.node_name,
         store="rocksdb://",
         TableManager=FollowedTables,
+        PartitionAssignor=EvenAssignor,
         table_standby_replicas=settings.node_standbys,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -168,7 +170,7 @@ def _when_recovered(
                 "partition %d: the log ends at position %d, before the %d that was committed: the commands from %d on are "
                 "folded again", partition, through, start.committed, position,
             )  # fmt: skip
-        gate.begin(partition, position, goes_back=position < (start.committed or 0))
+        gate.begin(partition, position)
 
     async def recovered() -> None:
         here = sorted(tp.partition for tp in app.assignor.assigned_actives() if tp.topic == gate.topic)

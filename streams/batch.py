@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,6 +45,16 @@ class Batch:
             _chained(each.keys for each in batches),
             _chained(each.values for each in batches),
         )
+
+    def split_after(self, position: int) -> list[Batch]:
+        """What is at `position` and before it, and what follows; one of them alone where there is no other."""
+        row = bisect_right(self.positions, position)
+        if row in (0, len(self.positions)):
+            return [self]
+        return [
+            Batch(self.topic, self.partition, self.positions[part], self.keys[part], self.values[part])
+            for part in (slice(row), slice(row, None))
+        ]
 
     def message(self, row: int) -> Message:
         """One event."""

@@ -16,22 +16,11 @@ class CommitGate:
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self._next: dict[int, int] = {}
-        self._goes_back: set[int] = set()
 
-    def begin(self, partition: int, position: int, *, goes_back: bool = False) -> None:
+    def begin(self, partition: int, position: int) -> None:
         """The partition was assigned, and its commands are folded from `position` on: the first that its group hasn't
-        committed, or one before it (`goes_back`)."""
+        committed, or one before it."""
         self._next[partition] = position
-        if goes_back:
-            self._goes_back.add(partition)
-
-    def goes_back(self, partition: int) -> bool:
-        """Whether the consumer still has to go back to where the partition begins: what it fetches until then isn't next."""
-        return partition in self._goes_back
-
-    def went_back(self, partition: int) -> None:
-        """It did."""
-        self._goes_back.discard(partition)
 
     def knows(self, partition: int) -> bool:
         """Whether `begin` was called since the partition was assigned."""
@@ -41,7 +30,6 @@ class CommitGate:
         """The partitions went to another worker, or come back and begin anew."""
         for partition in partitions:
             self._next.pop(partition, None)
-            self._goes_back.discard(partition)
 
     def expects(self, partition: int) -> int:
         """The position that the partition's next flush must begin at, or below: what lies between would be passed over."""

@@ -43,12 +43,10 @@ class GatedConsumer(driver.Consumer):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         # Where the log lost what was committed its partition begins below: those commands are folded again.
         found = dict(await super().seek_to_committed())
-        mine = [tp for tp in found if tp.topic == self.gate.topic and self.gate.goes_back(tp.partition)]
-        back = {tp: self.gate.expects(tp.partition) for tp in mine}
+        mine = [tp for tp in found if tp.topic == self.gate.topic and self.gate.knows(tp.partition)]
+        back = {tp: begin for tp in mine if (begin := self.gate.expects(tp.partition)) < (found[tp] or 0)}
         if back:
             await self.seek_wait(back)
-        for tp in back:
-            self.gate.went_back(tp.partition)
         return found | back
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
@@ -62,12 +60,7 @@ class GatedConsumer(driver.Consumer):
         found, active = await super()._wait_next_records(timeout)
         if found is None:
             return None, active
-        return {tp: handed for tp, each in found.items() if (handed := self._handed_on(tp, each))}, active
-
-    def _handed_on(self, tp: TP, records: Sequence[Any]) -> Sequence[Any]:
-        if tp.topic != self.gate.topic:
-            return records
-        return [] if self.gate.goes_back(tp.partition) else [_Together(records)]
+        return {tp: [_Together(each)] if tp.topic == self.gate.topic else each for tp, each in found.items()}, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, _Together):

@@ -82,7 +82,10 @@ class Node:
             # Whoever had the partition before may have described its volumes anew.
             await asyncio.to_thread(self._catalog.refresh)
         await self._check_follow(partition, batch.positions)
-        await self._log.flush(await self._plan(batch))
+        # What the log holds already isn't folded together with what is new: a site that has the one would be told to copy
+        # it again for the other.
+        for part in batch.split_after(self._log.complete_through(partition)):
+            await self._log.flush(await self._plan(part))
 
     async def tend(self, partition: int) -> float:
         """A little work on the partition's log, between two batches; in how many seconds at the latest there is more."""

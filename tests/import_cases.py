@@ -31,19 +31,6 @@ NOW_US = 2_000_000_000_000_000
 MIB = 1 << 20
 WHOLE = Span(0, MIB)
 TERMS = Terms()
-KINDS = (
-    "blktrace",
-    "blkparse",
-    "fio",
-    "vscsi",
-    "msr",
-    "tencent",
-    "qemu-map",
-    "nbdinfo",
-    "rbd-diff",
-    "thin-delta",
-    "extentlist",
-)
 
 
 def source(kind: str, path: Path, lies: Span = WHOLE, **options: object) -> Source:
@@ -136,3 +123,42 @@ def lines(rows: Iterable[str]) -> bytes:
 def listed_changes(changes: Iterable[tuple[int, int, bool]]) -> bytes:
     """An extent list of (offset, length, whether it reads as zeros)."""
     return lines(f"{offset} {length} {'hole,zero' if zero else ''}" for offset, length, zero in changes)
+
+
+VALID = {
+    "blktrace": b"".join(event(n, Q_WRITE, 8 * n, 512, data=b"x" * n) for n in (1, 2, 3)),
+    "blkparse": b"8,0 0 1 0.000000000 1 Q WS 8 + 8 [p]\n8,0 0 1 0.000000000 1 Q D 16 + 8 [p]\n",
+    "fio": b"fio version 3 iolog\n0 /v add\n1 /v write 4096 512\n2 /v trim 8192 512\n",
+    "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, 0x2A, 0x0100, 8 * n, 9) for n in (1, 2)),
+    "msr": b"128166372003061629,hm,1,Write,8192,512,413\n128166372003061630,hm,1,Write,4096,512,54\n",
+    "tencent": b"1538323200,8,8,1,1058\n1538323199,16,8,1,1058\n",
+    "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true, "zero": false, "data": true, "offset": 0},
+{"start": 8192, "length": 4096, "depth": 0, "present": true, "zero": true, "data": false},
+{"start": 12288, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true, "offset": 4096},
+{"start": 16384, "length": 1032192, "depth": 0, "present": false, "zero": true, "data": false}]
+""",
+    "nbdinfo": b"""[
+{ "offset": 0, "length": 4096, "type": 0, "description": "clean"},
+{ "offset": 4096, "length": 8192, "type": 1, "description": "dirty"},
+{ "offset": 12288, "length": 1036288, "type": 0, "description": "clean"}
+]""",
+    "rbd-diff": b'[{"offset":0,"length":4096,"exists":"true"},{"offset":8192,"length":4096,"exists":"false"}]',
+    "thin-delta": b'<superblock data_block_size="8"><diff><different begin="2" length="1"/></diff></superblock>',
+    "extentlist": b"0 4096\n8192 4096 hole,zero\n",
+}
+"""A source of each kind, of a device of 1 MiB."""
+VALID_BLOCKS = {
+    "blktrace": {1, 2, 3},
+    "blkparse": {1, 2},
+    "fio": {1, 2},
+    "vscsi": {1, 2},
+    "msr": {1, 2},
+    "tencent": {1, 2},
+    "qemu-map": {2, 3},
+    "nbdinfo": {1, 2},
+    "rbd-diff": {0, 2},
+    "thin-delta": {2},
+    "extentlist": {0, 2},
+}
+"""The blocks of 4 KiB that it names, counted by hand."""
+KINDS = tuple(VALID)

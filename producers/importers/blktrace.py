@@ -146,7 +146,7 @@ def _lost(event: Event, last: dict[tuple[int, int], int], reading: Reading, volu
 
 
 def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedRequest]:
-    if not event.of & (_WRITE | _DISCARD) or event.of & _NOTIFY:
+    if not event.of & _WRITE:  # a discard is one, too
         return
     if event.act == _ISSUED and event.of & _PASSED_THROUGH:
         reading.doubt(

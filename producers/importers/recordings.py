@@ -50,7 +50,7 @@ def from_requests(
 
     def changes() -> Iterator[Change]:
         devices: dict[str, None] = {}
-        chosen = device
+        chosen, found = device, False
         for request in requests():
             if request.kind not in _KINDS:
                 continue
@@ -58,6 +58,7 @@ def from_requests(
             if len(devices) < _MOST_DEVICES:
                 devices[request.volume] = None
             if request.volume == chosen:
+                found = True
                 at_us = max(request.time_us - (early_us or 0), 0)
                 yield Change(_kind(request.kind, discard_zeroes), request.offset, request.length, at_us)
             elif device is None:
@@ -65,7 +66,7 @@ def from_requests(
                     f"the recording has writes to several devices: {', '.join(devices)}, maybe more",
                     next="Name one with --device.",
                 )
-        if chosen not in devices and devices:
+        if devices and not found:
             raise BadUse(
                 f"the recording has no write to a device '{chosen}'", next=f"It has some to: {', '.join(devices)}."
             )

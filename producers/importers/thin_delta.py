@@ -120,4 +120,4 @@ class _Document:
         raise Malformed("a document type: thin_delta writes none, and entities could be hidden in it")
 
     def _note_place(self) -> None:
-        self._reading.record, self._reading.byte = self._parser.CurrentLineNumber, self._parser.CurrentByteIndex
+        self._reading.record, self._reading.byte = self._parser.CurrentLineNumber, max(self._parser.CurrentByteIndex, 0)

@@ -7,7 +7,6 @@ what the built files are called by.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -61,7 +60,7 @@ def _build(cache_dir: Path, part: str, version: str) -> Path:
             (Path(folder) / name).write_bytes(content)
         made = Path(folder) / "made.so"
         _run(compiler, *FLAGS, "-o", str(made), str(Path(folder) / f"{part}.c"))
-        os.replace(made, target)  # whole or not at all, whoever else builds it now
+        made.replace(target)  # whole or not at all, whoever else builds it now
     return target
 
 

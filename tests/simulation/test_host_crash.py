@@ -4,6 +4,9 @@ The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an
 two extents, a broker in memory that gets some of what a dying host had queued; now and then the host learns of a volume
 only after its start. Every call through a port counts as one step or more (a data write as three, its halves apart), and
 the run is repeated with a crash at each step in turn. Sites copy what the commands name.
+
+With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the client's queue, a dozen, a few
+or none in the spool, whose disk is full at times: so all rungs of docs/decisions/host-spool.md are taken, up and down.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ SECTORS = 32
 SETTINGS = Settings(
     region_bytes=2 * SECTOR, hot_regions=3, host_batch_extents=2, host_linger_s=0.1, host_heartbeat_s=1.0
 )
+OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
 VOLUMES = {name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name) for name in ("left", "right")}
 
@@ -163,12 +167,14 @@ class Publisher:
         self.queue.append((key, value, on_acknowledged))  # type: ignore[arg-type]
 
     def poll(self, timeout_s: float) -> None:
+        if self.world.is_away:
+            self.world.clock.now_s += timeout_s
+            return
         for _ in range(self.world.random.randint(0, len(self.queue))):
             self.deliver()
 
     def flush(self, deadline_s: float) -> None:
-        while self.queue:
-            self.deliver()
+        raise NotImplementedError
 
     def deliver(self) -> None:
         self.world.steps("deliver")
@@ -191,12 +197,18 @@ class Publisher:
 
 
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, outages: bool = False) -> None:
         self.random = Random(seed)
+        self.settings = SETTINGS
+        self.back_at_s = 0.0
+        self.rungs: set[str] = set()
+        if outages:
+            self.settings = SETTINGS.model_copy(update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]})
         self.clock = Clock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
         self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
+        self.folder.full = lambda name: outages and "spool" in name and self.random.random() < 0.1
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = {name: MemoryDevice(SECTORS * SECTOR, address=name) for name in VOLUMES}
@@ -208,7 +220,7 @@ class World:
         self.heads: dict[str, VolumeHead] = {}
         self.beats: dict[str, int] = {}
         self.contents: dict[tuple[str, int, bytes], Write] = {}
-        self.script = list(scripted(Random(seed)))
+        self.script = list(scripted(Random(seed), outages))
         self.position = 0
         self.sessions = 0
         self.fails = False
@@ -217,6 +229,10 @@ class World:
         self.came_late = False
         self.host: Host | None = None
 
+    @property
+    def is_away(self) -> bool:
+        return self.clock.now_s < self.back_at_s
+
     def session(self, crash_at: int | None, mode: str = "kill") -> int:
         """One session, from its start to its close or its crash; how many steps it took."""
         self.steps = Steps(crash_at, self.look)
@@ -224,7 +240,9 @@ class World:
         ports = HostPorts(self.folder, publisher, self.clock, self.open_device)
         try:
             known = {name: VOLUMES[name] for name in VOLUMES if self.random.random() < 0.8}
-            host = self.host = Host("host", ports, SETTINGS, known, new_session=self.new_session, log_slots=8)
+            host = self.host = Host(
+                "host", ports, self.settings, known, new_session=self.new_session, log_slots=8, report=self.heard
+            )
             volumes = host.open_all(
                 Opening(volume, Device(self, self.devices[name].reopen()), newly_created=self.sessions == 1)
                 for name, volume in VOLUMES.items()
@@ -255,9 +273,15 @@ class World:
                 volumes[name].close()
                 device = Device(self, self.devices[name].reopen())
                 volumes[name] = host.open(VOLUMES[name], device, newly_created=False)
+            case "away":
+                self.back_at_s = self.clock.now_s + count * 2
             case "tick":
                 self.clock.now_s += first / 10
                 host.tick(self.clock.now_s)
+        self.rungs |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
+
+    def heard(self, report: str) -> None:
+        self.rungs |= {rung for rung in ("counts as dirty as a whole", "spool is damaged") if rung in report}
 
     def write(self, volume: TrackedVolume, first: int, count: int) -> None:
         name = volume.volume.volume
@@ -356,15 +380,17 @@ class World:
         self.power_cut() if mode == "power" else self.folder.kill()
         if mode == "damage":
             self.folder.damage(FILE_NAME, self.damaged)
+        if mode == "spool":
+            for name in [name for name in self.folder._now if "spool" in name]:
+                if self.random.random() < 0.5:
+                    self.folder.damage(name, lambda data: _spoilt(data, self.random))
 
     def damaged(self, log: bytes) -> bytes | None:
         """One bit has flipped, or the log is gone: with it the name of the session, so nobody can ever close that."""
         self.log_was = "gone" if self.random.random() < 0.2 else "flipped"
         if self.log_was == "gone":
             return None
-        content = bytearray(log)
-        content[self.random.randrange(len(log.rstrip(b"\0")))] ^= 1 << self.random.randrange(8)
-        return bytes(content)
+        return _flipped(log, self.random)
 
     def power_cut(self) -> None:
         keep = self.random if self.random.random() < 0.7 else None
@@ -402,15 +428,28 @@ class World:
                 assert not differing, f"sectors {differing} of {name} differ and no command names them"
 
 
+def _flipped(data: bytes, random: Random) -> bytes:
+    content = bytearray(data)
+    if content:
+        content[random.randrange(max(len(data.rstrip(b"\0")), 1))] ^= 1 << random.randrange(8)
+    return bytes(content)
+
+
+def _spoilt(data: bytes, random: Random) -> bytes | None:
+    """A bit has flipped, the end is missing, or all of it."""
+    return random.choice((_flipped(data, random), data[: random.randrange(len(data) + 1)], None))
+
+
 def sectors(command: TrackingCommand) -> set[int]:
     return {sector for extent in command.extents for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
 
 
-def scripted(random: Random) -> Iterator[tuple[str, str, int, int]]:
-    """(what, volume, first sector, sectors); for a tick the first number is tenths of seconds."""
-    kinds = ("write", "fail", "zero", "trim", "flush", "reopen", "tick")
+def scripted(random: Random, outages: bool) -> Iterator[tuple[str, str, int, int]]:
+    """(what, volume, first sector, sectors); for a tick the first number is tenths of seconds, Kafka is away for twice so many
+    seconds as there are sectors."""
+    kinds = ("write", "fail", "zero", "trim", "flush", "reopen", "tick", "away")
     for _ in range(20):
-        what = random.choices(kinds, (60, 4, 4, 4, 6, 2, 20))[0]
+        what = random.choices(kinds, (60, 4, 4, 4, 6, 2, 20, 15 if outages else 0))[0]
         first = random.choice((random.randrange(SECTORS - 1), random.randrange(4)))
         longest = SECTORS if what in ("zero", "trim") else 4
         count = random.randint(1, min(longest, SECTORS - first))
@@ -420,11 +459,23 @@ def scripted(random: Random) -> Iterator[tuple[str, str, int, int]]:
 @pytest.mark.parametrize("mode", ["kill", "power", "damage"])
 @pytest.mark.parametrize("seed", range(2))
 def test_no_write_is_forgotten_wherever_the_host_crashes(seed: int, mode: str) -> None:
-    undisturbed = World(seed)
+    crash_everywhere(seed, mode, outages=False)
+
+
+@pytest.mark.parametrize("mode", ["kill", "power", "spool"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_write_is_forgotten_while_kafka_is_away(seed: int, mode: str) -> None:
+    crash_everywhere(seed, mode, outages=True)
+
+
+def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> set[str]:
+    """The rungs that were taken."""
+    undisturbed = World(seed, outages)
     steps = undisturbed.session(None)
     undisturbed.check_end()
-    for crash_at in range(1, steps + 1):
-        world = World(seed)
+    rungs = set(undisturbed.rungs)
+    for crash_at in range(1, steps + 1, every):
+        world = World(seed, outages)
         try:
             world.session(crash_at, mode)
             if world.steps.dead:
@@ -437,3 +488,5 @@ def test_no_write_is_forgotten_wherever_the_host_crashes(seed: int, mode: str) -
             world.check_end()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}") from error
+        rungs |= world.rungs
+    return rungs

@@ -79,6 +79,35 @@ class Cut(MemoryPublisher):
             raise KafkaFailed("away")
 
 
+class Refusing(MemoryPublisher):
+    """A publisher of which the broker refuses the third message for good; it is heard of at the next flush."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self._published = 0
+
+    def publish(self, *message: object) -> None:  # type: ignore[override]
+        self._published += 1
+        if self._published != 3:
+            super().publish(*message)  # type: ignore[arg-type]
+
+    def poll(self, timeout_s: float) -> None:
+        pass
+
+    def flush(self, deadline_s: float) -> None:
+        super().poll(0)
+        if self._published >= 3:
+            raise KafkaFailed("refused")
+
+
+def test_a_session_that_misses_a_command_isnt_closed(tmp_path: Path) -> None:
+    log = Log([V])
+    with pytest.raises(KafkaFailed, match="refused"):
+        session(log, "s", Refusing(log.broker)).publish(some(tmp_path), "n")
+    assert len(kinds(log, "s")) == 4
+    assert CommandKind.SESSION_CLOSE not in kinds(log, "s")
+
+
 @pytest.mark.parametrize("after", range(1, 6))
 def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(tmp_path: Path, after: int) -> None:
     log = Log([V])

@@ -273,6 +273,12 @@ def test_of_several_devices_one_has_to_be_named(tmp_path: Path) -> None:
         said(source("blkparse", path, device="sda"))
 
 
+def test_the_device_that_is_named_may_come_late(tmp_path: Path) -> None:
+    rows = (f"1538323200,{n},1,1,{n}" for n in range(50))
+    path = written(tmp_path, lines(rows))
+    assert said(source("tencent", path, device="vol49")) == "w25088+512 |"
+
+
 def listed(*rows: str) -> bytes:
     return lines(rows)
 
@@ -341,6 +347,7 @@ BROKEN = [
     ("nbdinfo", '[{"offset": NaN, "length": 1, "type": 1}]', "record 1, byte 1", "value that no tool writes"),
     ("nbdinfo", "[" + '{"a":' * 20_000, "record 1, byte 1", "value that no tool writes|isn't JSON"),
     ("nbdinfo", '[{"offset": ' + "9" * 5000 + "}]", "record 1, byte 1", "value that no tool writes"),
+    ("rbd-diff", "[" + " " * 70_000 + "1]", "record 1, byte 70001", "isn't an object"),
     ("rbd-diff", "[1]", "record 1, byte 1", "isn't an object"),
     ("rbd-diff", "[] x", "source", "something follows the list"),
     ("rbd-diff", '[{"offset":0,"length":1,"exists":true}]', "record 1", "'exists'"),
@@ -352,6 +359,7 @@ BROKEN = [
     ("thin-delta", THIN.replace("<same", "<samey"), "record 3", "<samey> in <diff>"),
     ("thin-delta", f"<!DOCTYPE a [<!ENTITY b 'c'>]>{THIN}", "record 1", "document type"),
     ("thin-delta", '<superblock data_block_size="128"/>', "source", "no <diff>"),
+    ("thin-delta", "", "record 1, byte 0", "isn't whole XML"),
     ("thin-delta", "<a><a>", "record 1", "<a> in <>"),
     ("extentlist", "0 4096\n8192 40", "record 2, byte 7", "doesn't end"),
     ("extentlist", "0 4096 sparse\n", "record 1, byte 0", "no type"),

@@ -1,0 +1,149 @@
+"""Several workers share the partitions: one takes over from another, one more comes, one goes. Nothing is lost, and it is quick."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+from folding import Proof
+from running import DEADLINE_S
+from writing import Answers, Writer, make_volumes, names_in_each
+
+from mirrorlog.cli.parts import stop_all
+from mirrorlog.cli.run import Run
+
+pytestmark = pytest.mark.integration
+
+MIB = 1 << 20
+WITHIN_S = 15.0
+Record = Callable[[str, object], None]
+
+
+class Workers:
+    """The workers of a run, and which partitions each has, as their `ready` messages tell."""
+
+    def __init__(self, run: Run, *names: str) -> None:
+        self.run, self.held = run, {name: list[int]() for name in names}
+        for name in names:
+            run.start_node(name)
+
+    def start(self, name: str) -> None:
+        """One more."""
+        self.held[name] = []
+        self.run.start_node(name)
+
+    def holder(self, partition: int) -> str:
+        """Who has it."""
+        (found,) = [name for name, held in self.held.items() if partition in held]
+        return found
+
+    def holders(self) -> dict[int, str]:
+        """By partition."""
+        return {partition: name for name, held in self.held.items() for partition in held}
+
+    def settle(self, meanwhile: Callable[[float], None] | None = None) -> None:
+        """Returns when they have all partitions between them, and each as many as another, give or take one."""
+        until = time.monotonic() + DEADLINE_S
+
+        def settled() -> bool:
+            sizes = [len(held) for held in self.held.values()]
+            all_held = sorted(partition for held in self.held.values() for partition in held)
+            return max(sizes) - min(sizes) <= 1 and all_held == list(range(self.run.settings.partitions))
+
+        while not settled():
+            assert time.monotonic() < until, self.held
+            if meanwhile is not None:
+                meanwhile(0.05)
+            for message in self.run.listen(0.05):
+                if message.message_type == "ready" and message.part in self.held:
+                    self.held[message.part] = message.fields["partitions"]
+            self.run.check()
+
+
+def grow_log(writer: Writer, answers: Answers, size_bytes: int) -> None:
+    """Writes until the changelog holds about that much: scattered extents, so that a record is as large as its command."""
+    for _ in range(size_bytes // 40_000 // len(writer.volumes)):
+        for name in writer.volumes:
+            writer.send(name, 1, extents=5000)
+        writer.flush()
+    answers.wait_for(writer.sent_at)
+
+
+NO_HTTP = {"node_http": "off"}
+
+
+@pytest.mark.parametrize(
+    "world", [NO_HTTP | {"node_standbys": n} for n in (0, 1)], indirect=True, ids=["no standby", "standby"]
+)
+def test_one_of_three_workers_is_killed_and_the_others_answer_within_15_s(world: Run, record_property: Record) -> None:
+    volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4), 1 << 38))
+    writer, answers = Writer(world.settings, volumes), Answers(world.settings)
+    workers = Workers(world, "node-1", "node-2", "node-3")
+    workers.settle()
+    grow_log(writer, answers, 20 * MIB)
+    with writer.at_full_speed(pace_s=0.05):
+        killed = workers.holder(0)
+        lost = workers.held.pop(killed)
+        world.parts.pop(killed).kill()
+        killed_at = time.monotonic()
+        answered_at = wait_answered_since(writer, answers, lost, killed_at)
+        record_property("from the kill to the first answer in all its partitions, s", round(answered_at - killed_at, 2))
+        workers.settle(answers.poll)
+    assert answered_at - killed_at < WITHIN_S
+    answers.wait_for(writer.sent_at)
+    proof = Proof(world.settings)
+    proof.all(workers.holders())
+    if world.settings.node_standbys:  # each of the two has what the other works on
+        for partition, name in workers.holders().items():
+            (other,) = workers.held.keys() - {name}
+            proof.of_a_table(other, partition)
+    writer.close()
+    answers.close()
+
+
+@pytest.mark.parametrize("world", [NO_HTTP], indirect=True, ids=[""])
+def test_workers_come_and_go_while_a_host_writes_and_it_is_answered_all_the_time(
+    world: Run, record_property: Record
+) -> None:
+    volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4, each=2), 1 << 30))
+    writer, answers = Writer(world.settings, volumes), Answers(world.settings)
+    workers = Workers(world, "node-1", "node-2")
+    workers.settle()
+    with writer.at_full_speed(pace_s=0.005):
+        while len(answers.came_at) < 500:
+            answers.poll(0.2)
+        began = time.monotonic()
+        workers.start("node-3")
+        workers.settle(answers.poll)
+        came = time.monotonic()
+        assert sorted(map(len, workers.held.values())) == [1, 1, 2]
+        del workers.held["node-1"]
+        stopped = world.parts.pop("node-1")
+        stop_all([stopped])
+        assert stopped.exit_code == 0
+        workers.settle(answers.poll)
+        wait_answered_since(writer, answers, [0, 1, 2, 3], time.monotonic())
+        went = time.monotonic()
+    answers.wait_for(writer.sent_at)
+    coming_s, going_s = answers.largest_gap_s(began, came), answers.largest_gap_s(came, went)
+    record_property("largest time without an answer while one came, and while one went, s", [coming_s, going_s])
+    assert coming_s < WITHIN_S and going_s < WITHIN_S
+    Proof(world.settings).all(workers.holders())
+    writer.close()
+    answers.close()
+
+
+def wait_answered_since(writer: Writer, answers: Answers, partitions: list[int], since: float) -> float:
+    """When in each of the partitions a command that was sent later was answered."""
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        answers.poll(0.05)
+        first: dict[int, float] = {}
+        for place, came_at in answers.came_at.items():
+            if writer.sent_at.get(place, 0) > since:
+                first[place[0]] = min(came_at[0], first.get(place[0], math.inf))
+        if all(partition in first for partition in partitions):
+            return max(first[partition] for partition in partitions)
+        assert time.monotonic() < until, first

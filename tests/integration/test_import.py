@@ -1,0 +1,105 @@
+"""`mirrorlog import` of each kind by the real command line, and the log held against a fold and counts of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folding import fold, read_all
+from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
+from running import DEADLINE_S
+
+from mirrorlog.changed.formats import all_stretches
+from mirrorlog.cli.changed import ask
+from mirrorlog.cli.lookup import volume_named
+from mirrorlog.cli.run import Run
+from mirrorlog.producers.traces import RequestKind, TracedRequest, write_trace
+
+pytestmark = pytest.mark.integration
+
+BLOCK = 4096
+APART = 10
+"""Blocks: each source is moved to a place of its own."""
+
+
+class Shell:
+    """The command line on a run's settings."""
+
+    def __init__(self, run: Run) -> None:
+        self.environment = {**os.environ, **run.settings.as_environment()}
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> Any:
+        """The last JSON that it printed; it must end with `code`."""
+        command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, input=stdin, timeout=DEADLINE_S, check=False, env=self.environment
+        )
+        assert done.returncode == code, done.stderr.decode()
+        text = done.stdout.decode()
+        return json.loads(text if text.startswith("[\n") else text.splitlines()[-1])
+
+
+def blocks(listing: list[dict[str, Any]]) -> set[int]:
+    return {
+        block
+        for each in listing
+        if each["dirty"]
+        for block in range(each["start"] // BLOCK, -(-(each["start"] + each["length"]) // BLOCK))
+    }
+
+
+def changed_between(run: Run, after: int, through: int) -> set[int]:
+    answer = ask(run.settings, "v", f"@{after}", f"@{through}", DEADLINE_S)
+    return blocks([{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_stretches(answer)])
+
+
+def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_path: Path) -> None:
+    world.start_node()
+    world.wait_ready("node")
+    shell = Shell(world)
+    shell("volume", "create", "v", "--size", "1MiB")
+    kinds = {kind: (VALID[kind], VALID_BLOCKS[kind]) for kind in KINDS}
+    write_trace(tmp_path / "m.mltrace", [TracedRequest("x", RequestKind.ZERO, BLOCK, BLOCK, 1)])
+    kinds["mirrorlog"] = (tmp_path / "m.mltrace").read_bytes(), {1}
+    everything = set[int]()
+    for number, (kind, (content, named)) in enumerate(kinds.items()):
+        path = tmp_path / f"source.{kind}"
+        path.write_bytes(content)
+        more = ["--partial"] if kind in ("qemu-map", "nbdinfo") else []
+        more += ["--offset-shift", str(number * APART * BLOCK), "--wait", "60s"]
+        found = shell("import", kind, "v", "-" if number % 2 else str(path), *more, stdin=content)
+        expected = {number * APART + block for block in named}
+        assert found["refused"] == 0
+        assert found["statuses"] == {"ACCEPTED": found["commands"]}, kind
+        assert changed_between(world, found["first_position"] - 1, found["last_position"]) == expected, kind
+        everything |= expected
+
+    # Nothing is published by a dry run, nor of a source that is broken at its end or doesn't fit.
+    described = volume_named(world.settings, "v")
+    events = len(list(read_all(world.settings, world.settings.topics.commands, described.partition)))
+    dry = shell("import", "extentlist", "v", "-", "--dry-run", stdin=VALID["extentlist"])
+    assert (dry["dry_run"], dry["extents"], dry["session"], dry["first_position"]) == (True, 2, None, None)
+    error = shell("import", "nbdinfo", "v", "-", stdin=VALID["nbdinfo"][:-1], code=2)
+    assert "the standard input, record 3" in error["where"]
+    assert "aren't all inside" in shell("import", "extentlist", "v", "-", stdin=b"0 4096\n1M 1\n", code=2)["what"]
+    assert "no volume 'w'" in shell("import", "extentlist", "w", "-", stdin=b"0 4096\n", code=2)["what"]
+    assert len(list(read_all(world.settings, world.settings.topics.commands, described.partition))) == events
+
+    # The files of two CPUs; and again: a union.
+    cpus = [tmp_path / f"trace.blktrace.{cpu}" for cpu in (0, 1)]
+    for cpu, path in enumerate(cpus):
+        path.write_bytes(event(1, Q_WRITE, 8 * (200 + cpu), 512, cpu=cpu))
+    for _ in range(2):
+        shell("import", "blktrace", "v", *map(str, cpus), "--host", "db-1", "--wait", "60s")
+    everything |= {200, 201}
+
+    listing = shell("changed", "v", "--json")
+    assert blocks(listing) == everything
+    assert "db-1" in {host for each in listing for host in each["hosts"]}
+    dirty, _ = fold(world.settings, {"v": described}, described.partition)["v"].sets()
+    assert set(dirty) == everything

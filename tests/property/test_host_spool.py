@@ -1,0 +1,103 @@
+"""The spool gives back what it took, in order, and never takes damage for an end that the activity log counts on."""
+
+from __future__ import annotations
+
+from random import Random
+from uuid import UUID
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirrorlog.producers.activity_format import Entry, Leftover, LogState, Op
+from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.recovery import SpoolLeft
+from mirrorlog.producers.spool import Record, Spool, read_spool, remove_spool
+
+SESSION, OTHER = str(UUID(int=1)), str(UUID(int=2))
+RECORDS = st.builds(Record, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300))
+
+
+def left_by(folder: MemoryFolder, first: int, last: int) -> SpoolLeft:
+    """What the next session makes of it, where the activity log counts on the records from `first` through `last`."""
+    state = LogState()
+    state.apply(Entry(Op.SPOOL, records=(first, last)))
+    for name in ("a", "b"):
+        state.apply(Entry(Op.SETTLED, name))
+        state.apply(Entry(Op.SPOOLED, name))
+    return SpoolLeft(folder, Leftover(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state))
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(RECORDS, st.just("take"), st.just("drop")), max_size=60), st.integers(200, 4000))
+def test_a_spool_is_a_queue_within_its_bounds(steps: list[Record | str], most_bytes: int) -> None:
+    folder = MemoryFolder()
+    spool, model, refused = Spool(folder, SESSION, most_bytes), list[Record](), 0
+    for step in steps:
+        if step == "take" and spool.last > spool.taken:
+            assert spool.take() == model[spool.taken - 1]
+        elif step == "drop":
+            spool.drop(spool.droppable(spool.taken + 1))
+        elif isinstance(step, Record):
+            if spool.append(step):
+                model.append(step)
+            else:
+                refused += 1
+        assert sum(len(folder.read(name) or b"") for name in folder.names()) <= most_bytes
+    while spool.last > spool.taken:
+        assert spool.take() == model[spool.taken - 1]
+    assert [record for _, record in read_spool(folder, SESSION, 1)] == model[spool.kept - 1 :]
+    assert refused == 0 or sum(record.size_bytes for record in model) + 400 > most_bytes // 8
+    spool.drop(spool.last + 1)
+    assert spool.is_empty
+    assert folder.names() == []
+
+
+@settings(deadline=None)
+@given(st.lists(RECORDS, min_size=1, max_size=20), st.data())
+def test_whatever_happens_to_it_what_must_be_there_is_there_or_missed(records: list[Record], data: st.DataObject) -> None:
+    folder, random = MemoryFolder(), Random(data.draw(st.integers(0, 1000), label="seed"))
+    spool = Spool(folder, SESSION, 2000)
+    synced = 0
+    kept = [record for record in records if spool.append(record)][: data.draw(st.integers(0, 20), label="synced")]
+    if kept and data.draw(st.booleans(), label="sync"):
+        assert spool.sync()
+        synced = spool.last
+    spool.append(Record(0, "a", b"late"))
+    folder.crash(random if data.draw(st.booleans(), label="some of the rest survives") else None)
+    names = folder.names()
+    if names and data.draw(st.booleans(), label="damage"):
+        name = data.draw(st.sampled_from(names), label="file")
+        bit = data.draw(st.integers(0, 8 * len(folder.read(name) or b" ") - 1), label="bit")
+        kind = data.draw(st.sampled_from(("flip", "cut", "gone")), label="kind")
+        folder.damage(name, lambda content: _damaged(content, bit, kind))
+    found = [record for _, record in read_spool(folder, SESSION, 1)]
+    whole = [record for record in records if record in found or True]
+    assert found == whole[: len(found)] or found[:-1] == whole[: len(found) - 1]
+    left = left_by(folder, 1, synced)
+    assert bool(left.lost) == (len(found) < synced)
+    assert not left.lost or left.lost == ["a", "b"]
+
+
+def _damaged(content: bytes, bit: int, kind: str) -> bytes | None:
+    if kind == "gone":
+        return None
+    if kind == "cut":
+        return content[: bit // 8]
+    changed = bytearray(content)
+    if changed:
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_spool_of_another_session_counts_for_nothing() -> None:
+    folder = MemoryFolder()
+    old = Spool(folder, OTHER, 4000)
+    for number in range(40):
+        old.append(Record(0, "a", bytes([number]) * 60))
+    mine = Spool(folder, SESSION, 4000)
+    mine.append(Record(0, "a", b"mine"))
+    assert [record.value for _, record in read_spool(folder, SESSION, 1)] == [b"mine"]
+    assert not left_by(folder, 1, 1).lost
+    assert left_by(folder, 1, 2).lost
+    remove_spool(folder)
+    assert folder.names() == []
