@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.extents import ExtentColumns
+
+IMPORTED: Final = "import:"
+"""How the name of a host begins whose commands carry times of another place (mirrorlog import)."""
 
 
 class CommandKind(StrEnum):

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     region_bytes: int = Field(default=4 << 20, ge=512)
     hot_regions: int = Field(default=1024, ge=1)
     host_away_s: float = Field(default=2.0, gt=0)
-    """Kafka is away once it has acknowledged nothing for so long, though commands wait for it (docs/decisions/host-spool.md)."""
+    """Kafka is away once it has acknowledged nothing for so long, though commands wait (docs/decisions/host-spool.md)."""
     host_queue_bytes: int = Field(default=16 << 20, ge=1)
     """Commands that wait for Kafka in memory; what is more goes to the spool in the state folder."""
     host_spool_bytes: int = Field(default=256 << 20, ge=0)

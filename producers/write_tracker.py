@@ -472,14 +472,15 @@ class WriteTracker:
         What it says is acknowledged was so before: another process begins writes without the lock, and an acknowledgement
         that comes while the batches are published may be of a time when such a write had begun that none of them names.
         """
+        if not self._outbox.is_clear:
+            return
         opened = [each for each in self.volumes.values() if each.volume.partition == partition]
         acknowledged = self._outbox.acknowledged_position(partition)
         for each in opened:
             each.refresh()
-            if (each.batch or each.in_flight) and self._outbox.is_clear:
+            if each.batch or each.in_flight:
                 self._send(each)
-        if not self._outbox.is_clear or any(each.widened for each in opened):
+        if any(each.widened for each in opened) or not self._outbox.beat(partition, acknowledged):
             return
-        if self._outbox.beat(partition, acknowledged):
-            del self._timers.beaten[partition]
-            self._timers.beaten[partition] = self._clock.monotonic_s()
+        del self._timers.beaten[partition]
+        self._timers.beaten[partition] = self._clock.monotonic_s()

@@ -41,13 +41,14 @@ class GatedConsumer(driver.Consumer):
         return self.gate.committable(tp.partition)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        # Where the log lost what was committed its partition begins below: those commands are folded again.
+        # The gate knows better: where the log lost what was committed its partition begins below. And aiokafka doesn't go to
+        # a committed position that is 0: what was fetched and dropped in a rebalance would be passed over.
         found = dict(await super().seek_to_committed())
         mine = [tp for tp in found if tp.topic == self.gate.topic and self.gate.knows(tp.partition)]
-        back = {tp: begin for tp in mine if (begin := self.gate.expects(tp.partition)) < (found[tp] or 0)}
-        if back:
-            await self.seek_wait(back)
-        return found | back
+        begins = {tp: self.gate.expects(tp.partition) for tp in mine}
+        if begins:
+            await self.seek_wait(begins)
+        return found | begins
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # Between the last positions of two batches lies a batch, not a gap. Of real ones the node asks what they were.

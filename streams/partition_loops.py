@@ -143,6 +143,8 @@ async def _next(queue: asyncio.Queue[Fetched], wait_s: float) -> Fetched | None:
     if not queue.empty():
         return queue.get_nowait()
     try:
-        return await asyncio.wait_for(queue.get(), max(wait_s, 0.0))
+        # Not wait_for: before Python 3.12 it passes over a cancellation that comes together with the result.
+        async with asyncio.timeout(max(wait_s, 0.0)):
+            return await queue.get()
     except TimeoutError:
         return None

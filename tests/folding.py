@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +66,39 @@ def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
         consumer.close()
 
 
-@dataclass(slots=True)
-class Blocks:
-    """What the commands say of one volume: a bool for each block."""
+class Marked:
+    """Blocks of a volume: at each, how many of the ranges that were added begin there, less those that have ended."""
 
-    changed: npt.NDArray[np.bool_]
-    zeroed: npt.NDArray[np.bool_]
+    def __init__(self, count: int) -> None:
+        self._edges = np.zeros(count + 1, np.int32)
+
+    def add(self, firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
+        """Adds the ranges [first, end)."""
+        real = firsts < ends
+        np.add.at(self._edges, firsts[real], 1)
+        np.add.at(self._edges, ends[real], -1)
+
+    def blocks(self) -> npt.NDArray[np.int64]:
+        """Those in any range, ascending."""
+        return np.flatnonzero(np.cumsum(self._edges)[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What the commands say of one volume."""
+
+    changed: Marked
+    zeroed: Marked
 
     def sets(self) -> tuple[BitMap64, BitMap64]:
         """Both, as sets."""
-        return (BitMap64(np.flatnonzero(self.changed).tolist()), BitMap64(np.flatnonzero(self.zeroed).tolist()))
+        return (BitMap64(array("Q", self.changed.blocks())), BitMap64(array("Q", self.zeroed.blocks())))
 
 
-def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> dict[str, Blocks]:
+def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> dict[str, Folded]:
     """The commands of one partition, folded one at a time. All extents lie inside their volumes."""
     found = {
-        name: Blocks(*(np.zeros(-(-each.size_bytes // each.block_size), np.bool_) for _ in range(2)))
+        name: Folded(*(Marked(-(-each.size_bytes // each.block_size)) for _ in range(2)))
         for name, each in volumes.items()
         if each.partition == partition
     }
@@ -96,20 +114,11 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
         offsets, lengths = command.extents.offsets.astype(np.int64), command.extents.lengths.astype(np.int64)
         ends, size = offsets + lengths, volume.block_size
         assert ends.max() <= volume.size_bytes and event.position > volume.origin_position
-        _set(blocks.changed, offsets // size, -(-ends // size))
+        blocks.changed.add(offsets // size, -(-ends // size))
         if command.extents.kinds is not None and command.kind is CommandKind.WRITES:
             zeros = command.extents.kinds != ExtentKind.WRITE
-            _set(blocks.zeroed, -(-offsets[zeros] // size), ends[zeros] // size)
+            blocks.zeroed.add(-(-offsets[zeros] // size), ends[zeros] // size)
     return found
-
-
-def _set(blocks: npt.NDArray[np.bool_], firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
-    """Sets the blocks of the ranges [first, end): at each block, how many have begun and not ended."""
-    real = firsts < ends
-    edges = np.zeros(len(blocks) + 1, np.int64)
-    np.add.at(edges, firsts[real], 1)
-    np.add.at(edges, ends[real], -1)
-    blocks |= np.cumsum(edges)[:-1] > 0
 
 
 def table_rows(path: Path) -> dict[bytes, bytes]:
@@ -147,10 +156,10 @@ class Proof:
         self.partitions = range(admin.partitions(settings.topics.commands))
         self.ends = {p: admin.end_position(settings.topics.commands, p) for p in self.partitions}
         admin.close()
-        self._folded: dict[str, Blocks] = {}
+        self._folded: dict[str, Folded] = {}
 
     @property
-    def folded(self) -> dict[str, Blocks]:
+    def folded(self) -> dict[str, Folded]:
         """The commands, folded; once."""
         if not self._folded:
             for partition in self.partitions:

@@ -135,7 +135,7 @@ VALID = {
     "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true, "zero": false, "data": true, "offset": 0},
 {"start": 8192, "length": 4096, "depth": 0, "present": true, "zero": true, "data": false},
 {"start": 12288, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true, "offset": 4096},
-{"start": 16384, "length": 1032192, "depth": 0, "present": false, "zero": true, "data": false}]
+{"start": 16384, "length": 1032192, "depth": 1, "present": false, "zero": true, "data": false}]
 """,
     "nbdinfo": b"""[
 { "offset": 0, "length": 4096, "type": 0, "description": "clean"},

@@ -22,7 +22,7 @@ from mirrorlog.changed.fold import ChangedBlocks, Fold
 from mirrorlog.changed.logs import LogView, VolumeLogs
 from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
 from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import IMPORTED, CommandKind, TrackingCommand
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.extraction import extract, named
@@ -213,7 +213,10 @@ class _Query:
         records = [group[0] for group in _cover(self._log.whole(), base, self._mark)]
         known_from = self._volume.created_at_us
         if base > self._volume.origin_position:
-            known_from = min((record.first_at_us for record in records), default=point.at_us + 1)
+            # What is gone was written before the oldest record that is kept, and not before any: a later record may hold
+            # the times of a host whose clock is wrong. Those of an import say nothing about when commands came.
+            dated = (record for record in records if not any(host.startswith(IMPORTED) for host in record.hosts))
+            known_from = next((record.first_at_us for record in dated), point.at_us + 1)
         if point.at_us < known_from:
             raise self._out("the log doesn't reach back to that time", format_time(point.at_us), base)
         return point.at_us, base, records
@@ -262,7 +265,8 @@ class _Query:
         if base == self._volume.origin_position:
             times = [self._volume.created_at_us] if self._volume.created_at_us else []
         else:
-            times = [group[0].first_at_us for group in _cover(self._log.whole(), base, self._mark)]
+            kept = [group[0] for group in _cover(self._log.whole(), base, self._mark)]
+            times = [r.first_at_us for r in kept if not any(host.startswith(IMPORTED) for host in r.hosts)][:1]
         time = format_time(min(times)) if times else None
         return OutOfRetention(
             what,

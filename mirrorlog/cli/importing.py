@@ -15,7 +15,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import AtTime, parse_point
 from mirrorlog.cli.context import Invocation, invocation
 from mirrorlog.cli.lookup import volume_named
-from mirrorlog.commands import StatusCode
+from mirrorlog.commands import IMPORTED, StatusCode
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.importers import (
@@ -268,7 +268,7 @@ class _Import:
 
     def __init__(self, call: Invocation, volume: Volume, kind: str, host: str | None) -> None:
         self.id = str(uuid4())
-        self.host = host or f"import:{kind}:{self.id[:8]}"
+        self.host = host or f"{IMPORTED}{kind}:{self.id[:8]}"
         self.volume, self.kind = volume, kind
         self._call, self._clock = call, SystemClock()
         self._told_s = self._clock.monotonic_s()

@@ -115,7 +115,9 @@ class _Batch:
 
 def _fitted(source: Source, volume: Volume, terms: Terms, tally: Tally) -> Iterator[Change]:
     """Only what changed, in the volume's addresses."""
-    changes: Iterator[Change] = (replace(each, offset=each.offset + terms.shift) for each in source.changes())
+    changes = source.changes()
+    if terms.shift:
+        changes = (replace(each, offset=each.offset + terms.shift) for each in changes)
     if source.whole and not terms.partial:
         changes = _covering(changes, source, volume)
     for count, change in enumerate(changes, start=1):
@@ -145,17 +147,18 @@ def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iter
 
 def _inside(change: Change, source: Source, volume: Volume, terms: Terms, tally: Tally, count: int) -> Iterator[Change]:
     start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
-    outside = change.length - max(end - start, 0)
-    if outside and not terms.clip:
+    if end - start == change.length:
+        yield change
+        return
+    if not terms.clip:
         raise _misfit(
             source,
             count,
             f"{change.length} bytes from byte {change.offset} on aren't all inside volume {volume.volume} "
             f"of {volume.size_bytes} bytes",
         )
-    if outside:
-        tally.outside_extents += 1
-        tally.outside_bytes += outside
+    tally.outside_extents += 1
+    tally.outside_bytes += change.length - max(end - start, 0)
     if end > start:
         yield replace(change, offset=start, length=end - start)
 

@@ -12,8 +12,7 @@ from mirrorlog.producers.importers.change import Change, ChangeKind, Source
 from mirrorlog.producers.importers.reading import Reading, flag, whole_number
 from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, shown
 
-_ALLOCATION: Final = frozenset({"data", "hole", "zero", "hole,zero"})
-_UNCHANGED_BEHIND: Final = re.compile(r"absent|backing depth [0-9]+")
+_OF_ALLOCATION: Final = re.compile(r"data|hole|zero|hole,zero|local|absent|backing depth [0-9]+")
 _SIZE: Final = re.compile(rb"([0-9]{1,20})([bBkKmMgGtTpPeEsS]?)")
 _UNITS: Final = {b"s": SECTOR_BYTES, b"b": 1, b"": 1} | {
     bytes([letter]): 1 << 10 * power for power, letter in enumerate(b"kmgtpe", start=1)
@@ -25,62 +24,59 @@ _ZEROS: Final = (b"zero", b"hole,zero", b"zero,hole", b"2", b"3")
 def qemu_map(path: Path, *, layers: int = 1, dirty_bitmap: bool = False) -> Source:
     """`qemu-img map --output=json IMAGE`: a list of MapEntry (qapi/block-core.json), from the first byte to the last.
 
-    As a rule it is of an overlay, and what the overlay holds changed since the one below was the newest: `depth` counts
-    from it, and `layers` of them are meant. An entry of them that is `present` is dirty, and reads as zeros where it says
-    `zero`. One that isn't `present` and reads as zeros is in no layer. qemu before 6.1 doesn't say `present`: then it is dirty.
+    As a rule it is of an overlay: what the overlay holds was written since it was made. `depth` counts the layers from the
+    newest, and `layers` of them are meant. What reads as zeros in them changed too, `present` or not: nothing tells a hole
+    from what was discarded there.
 
     dirty_bitmap: the map was made over NBD with `x-dirty-bitmap` (block-core.json, BlockdevOptionsNbd), which puts the
     bitmap in the place of base:allocation. Its dirty ranges come out as neither data nor zeros, and not `present`
-    (img_map in qemu-img.c; tried with 7.2). Without being told, such an entry is dirty all the same, but for those
-    that have an `offset`: qemu-img never gives one there, `mirrorlog changed --format qemu-map` does.
+    (get_block_status in qemu-img.c; tried with 7.2). Without being told, such an entry is dirty all the same, but for
+    those that have an `offset`: qemu-img never gives one there, `mirrorlog changed --format qemu-map` does for what
+    didn't change.
     """
 
     def meaning(entry: Mapping[str, Any], reading: Reading) -> ChangeKind:
         data, zero = flag(entry, "data"), flag(entry, "zero")
-        present = flag(entry, "present") if "present" in entry else None
+        depth = whole_number(entry, "depth")
         if dirty_bitmap:
+            if zero or depth:
+                raise Malformed("a dirty bitmap has neither zeros nor layers: this map is of an image")
             return ChangeKind.UNCHANGED if data else ChangeKind.DIRTY
-        if whole_number(entry, "depth") >= layers:
+        if depth >= layers:
             return ChangeKind.UNCHANGED
-        if present is None and not data:
-            reading.doubt("entries don't say whether they are present (qemu before 6.1): those are dirty")
-        if not data and not zero:
-            if present is False and "offset" in entry:
-                return ChangeKind.UNCHANGED
-            reading.doubt(
-                "entries are neither data nor zeros: those are dirty. If the map is of an x-dirty-bitmap, say "
-                "--dirty-bitmap: then what it calls data is clean"
-            )
-            return ChangeKind.DIRTY
-        if present is False:
+        if data or zero:
+            return ChangeKind.ZERO if zero else ChangeKind.DIRTY
+        if entry.get("present") is False and "offset" in entry:
             return ChangeKind.UNCHANGED
-        return ChangeKind.ZERO if zero else ChangeKind.DIRTY
+        reading.doubt(
+            "entries are neither data nor zeros: those are dirty. If the map is of an x-dirty-bitmap, say "
+            "--dirty-bitmap: then what it calls data is clean"
+        )
+        return ChangeKind.DIRTY
 
     return _listed("qemu-map", path, "start", meaning, whole=True)
 
 
 def nbdinfo(path: Path) -> Source:
-    """`nbdinfo --map=qemu:dirty-bitmap:NAME --json URI` or `--map=qemu:allocation-depth` (nbdinfo(1), "Map"; info/map.c).
+    """`nbdinfo --map=qemu:dirty-bitmap:NAME --json URI` (nbdinfo(1), "Map"; info/map.c in libnbd).
 
     The list doesn't name its context; `description` tells it. A dirty bitmap's type is 1 where it is dirty and 0 where it is
-    clean (qemu, docs/interop/nbd.rst). Of the allocation depth, 1 is `local`: the newest layer holds it. A map of
-    base:allocation says nothing of changes and is refused. Without a description that is known a range is dirty.
+    clean (qemu, docs/interop/nbd.rst). Maps of base:allocation and qemu:allocation-depth say what is allocated and are
+    refused. Without a description that is known a range is dirty.
     """
 
     def meaning(entry: Mapping[str, Any], reading: Reading) -> ChangeKind:
         kind, description = whole_number(entry, "type"), str(entry.get("description", ""))
-        if description in _ALLOCATION:
+        if _OF_ALLOCATION.fullmatch(description):
             raise Malformed(
-                f"this is a map of base:allocation ('{description}'): it says what is allocated, not what changed",
+                f"this map has '{description}' in it: it says what is allocated, not what changed",
                 next="Make it with nbdinfo --map=qemu:dirty-bitmap:NAME --json.",
             )
-        if {"clean": 0, "dirty": 1, "local": 1, "absent": 0}.get(description, kind) != kind:
+        if {"clean": 0, "dirty": 1}.get(description, kind) != kind:
             raise Malformed(f"type {kind} contradicts the description '{description}'")
-        if description == "clean" or _UNCHANGED_BEHIND.fullmatch(description):
-            return ChangeKind.UNCHANGED
-        if description not in ("dirty", "local"):
+        if description not in ("clean", "dirty"):
             reading.doubt("entries have no description that is known: those are dirty, whatever their type")
-        return ChangeKind.DIRTY
+        return ChangeKind.UNCHANGED if description == "clean" else ChangeKind.DIRTY
 
     return _listed("nbdinfo", path, "offset", meaning, whole=True)
 

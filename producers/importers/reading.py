@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
 import sys
@@ -76,23 +75,21 @@ class Reading:
     def entries(self, stream: BinaryIO) -> Iterator[Mapping[str, Any]]:
         """The objects of a JSON list (RFC 8259), one at a time, however they are laid out."""
         text = _Json(stream)
-        if text.token() != "[":
+        if text.take() != "[":
             raise Malformed("it doesn't begin with '[': a JSON list is expected")
-        separator = text.token(unless_value=True)
-        while separator != "]":
-            self.record += 1
-            self.byte = text.offset
+        separator = text.take() if text.peek() == "]" else ","
+        while separator == ",":
+            text.peek()
+            self.record, self.byte = self.record + 1, text.offset
             entry = text.value()
             if not isinstance(entry, dict):
                 raise Malformed("an entry of the list isn't an object")
             yield entry
-            separator = text.token()
-            if separator not in (",", "]"):
-                self.byte = text.offset - len(separator)
-                raise Malformed(
-                    "the list ends before its ']'" if not separator else "neither ',' nor ']' after an entry"
-                )
-        if text.token():
+            separator = text.take()
+        if separator != "]":
+            self.byte = text.offset - len(separator)
+            raise Malformed("neither ',' nor ']' after an entry" if separator else "the list ends before its ']'")
+        if text.take():
             raise Malformed("something follows the list")
 
 
@@ -104,26 +101,27 @@ class _Json:
 
     @property
     def offset(self) -> int:
-        """Where the next token begins."""
+        """Where the reading is: a byte of the file."""
         return self._before + self._at
 
-    def token(self, *, unless_value: bool = False) -> str:
-        """The next character that isn't space, "" at the end. With `unless_value` only "]" is taken, anything else stays."""
+    def peek(self) -> str:
+        """The next character that isn't space, "" at the end; it stays."""
         while True:
             while self._at < len(self._window) and self._window[self._at] in " \t\r\n":
                 self._at += 1
             if self._at < len(self._window):
-                break
+                return self._window[self._at]
             if not self._more():
                 return ""
-        found = self._window[self._at]
-        if found == "]" or not unless_value:
-            self._at += 1
+
+    def take(self) -> str:
+        """The same, taken."""
+        found = self.peek()
+        self._at += len(found)
         return found
 
     def value(self) -> Any:
-        """The value that begins at the next token."""
-        self.token(unless_value=True)
+        """The value that begins where peek() stopped."""
         while True:
             try:
                 found, self._at = _DECODER.raw_decode(self._window, self._at)
@@ -180,21 +178,21 @@ def readable_twice(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _kept(path: Path) -> Iterator[Path]:
-    try:
-        mode = stat.S_IFIFO if path == STDIN else path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise BadInput("this is a directory", where=str(path), next="Name a file, or - for the standard input.")
-        if stat.S_ISREG(mode):
-            yield path
-            return
-        with tempfile.NamedTemporaryFile(prefix="mirrorlog-import-") as kept:
-            with sys.stdin.buffer if path == STDIN else path.open("rb") as stream:
-                shutil.copyfileobj(stream, kept, 1 << 20)
-            kept.flush()
-            yield Path(kept.name)
-    except OSError as error:
-        raise BadInput(
-            f"the source can't be read: {os.strerror(error.errno) if error.errno else error}",
-            where=str(path),
-            next=f"Check its path and its permissions, and for a pipe the room in {tempfile.gettempdir()}.",
-        ) from error
+    with ExitStack() as stack:
+        try:
+            mode = stat.S_IFIFO if path == STDIN else path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise BadInput("this is a directory", where=str(path), next="Name a file, or - for the standard input.")
+            if not stat.S_ISREG(mode):
+                kept = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mirrorlog-import-"))
+                with sys.stdin.buffer if path == STDIN else path.open("rb") as stream:
+                    shutil.copyfileobj(stream, kept, 1 << 20)
+                kept.flush()
+                path = Path(kept.name)
+        except OSError as error:
+            raise BadInput(
+                f"the source can't be read: {error.strerror or error}",
+                where=str(path),
+                next=f"Check its path and its permissions, and for a pipe the room in {tempfile.gettempdir()}.",
+            ) from error
+        yield path

@@ -119,12 +119,14 @@ tracked_get_size (nbdkit_next *next, void *handle)
   return below < 0 ? below : (int64_t) ring->size_bytes;
 }
 
-/* nbdkit sends a flush after the write: so a flush that fails is told from a write that fails. */
+/* Carried out here, as a flush after the write: so a flush that fails is told from a write that fails. */
 static int
 tracked_can_fua (nbdkit_next *next, void *handle)
 {
+  int can = next->can_flush (next);
+
   (void) handle;
-  return next->can_flush (next) == 1 ? NBDKIT_FUA_EMULATE : NBDKIT_FUA_NONE;
+  return can < 0 ? -1 : can ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
 }
 
 /* A discard is carried out as a zero that may make a hole: afterwards the range reads as zeros, as the log says of it. */
@@ -223,6 +225,17 @@ piece (uint64_t offset, uint64_t end)
 }
 
 static int
+tracked_flush (nbdkit_next *next, void *handle, uint32_t flags, int *err)
+{
+  int failed = next->flush (next, flags, err);
+
+  (void) handle;
+  if (failed)
+    atomic_store (&ring->failed, EIO);  /* what wasn't durable may be lost: no write begins any more */
+  return failed;
+}
+
+static int
 tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count, uint64_t offset, uint32_t flags,
                 int *err)
 {
@@ -230,15 +243,14 @@ tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count
   uint64_t position, end = offset + count;
   int failed = 0;
 
-  (void) handle;
   for (uint32_t length; !failed && offset < end; offset += length, data += length) {
     length = piece (offset, end);
     if ((*err = begin (ML_WRITE, offset, length, &position)))
       return -1;
-    failed = next->pwrite (next, data, length, offset, flags, err);  /* W4 */
+    failed = next->pwrite (next, data, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
     ml_end (ring, position, ML_ENDED, ML_WRITE);
   }
-  return failed;
+  return failed || !(flags & NBDKIT_FLAG_FUA) ? failed : tracked_flush (next, handle, 0, err);
 }
 
 static int
@@ -251,10 +263,10 @@ zeroed (nbdkit_next *next, uint32_t kind, uint32_t count, uint64_t offset, uint3
     length = piece (offset, end);
     if ((*err = begin (kind, offset, length, &position)))
       return -1;
-    failed = next->zero (next, length, offset, flags, err);  /* W4 */
+    failed = next->zero (next, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
     ml_end (ring, position, ML_ENDED, failed ? ML_WRITE : kind);
   }
-  return failed;
+  return failed || !(flags & NBDKIT_FLAG_FUA) ? failed : tracked_flush (next, NULL, 0, err);
 }
 
 static int
@@ -275,17 +287,6 @@ tracked_trim (nbdkit_next *next, void *handle, uint32_t count, uint64_t offset, 
     return 0;
   /* A discard is only a hint: where zeroing would be slow it is left undone, and is in the log as a write. */
   return fast && (*err == ENOTSUP || *err == EOPNOTSUPP) ? 0 : -1;
-}
-
-static int
-tracked_flush (nbdkit_next *next, void *handle, uint32_t flags, int *err)
-{
-  int failed = next->flush (next, flags, err);
-
-  (void) handle;
-  if (failed)
-    atomic_store (&ring->failed, EIO);  /* what wasn't durable may be lost: no write begins any more */
-  return failed;
 }
 
 static struct nbdkit_filter filter = {

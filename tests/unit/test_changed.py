@@ -245,3 +245,14 @@ def test_where_the_commands_are_gone_only_whole_records_can_be_answered() -> Non
     assert list(ask(log, AtTime(2_000_000), AtTime(4_000_000)).changed) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(OutOfRetention, match="no barrier 'b' is in the commands that are kept"):
         ask(log, "barrier:b")
+
+
+@pytest.mark.parametrize("host", ["h2", "import:fio:1"])
+def test_old_times_behind_the_edge_of_retention_dont_make_a_hole_look_answered(host: str) -> None:
+    commands = [at(0, 1000), at(2, 2000), at(4, 2000)]
+    commands.insert(1 if host.startswith("import:") else 3, at(6, 10, host=host, session="t"))
+    log = folded(commands, "1 1 1 1")
+    log.lose_records([0])
+    with pytest.raises(OutOfRetention):
+        ask(log, AtTime(500 * 10**6))
+    assert ask(log, AtTime(2000 * 10**6)).since >= 0

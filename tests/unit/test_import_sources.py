@@ -40,9 +40,12 @@ QEMU = """
 0 true  true  true  "offset": 0 | z
 1 true  false true  "offset": 0 | -
 1 true  true  false             | -
-0 false true  false             | -
+0 false true  false             | z
+1 false true  false             | -
+0 false false true              | m
 0 false false false             | m
 0 false false false "offset": 0 | -
+0 true  false false "offset": 0 | m
 0 -     false true  "offset": 0 | m
 0 -     true  false             | z
 0 -     false false             | m
@@ -74,6 +77,13 @@ def test_a_map_of_an_x_dirty_bitmap_is_read_as_one_or_named_in_doubt_but_never_t
     told = source("qemu-map", path)
     assert said(told) == "m0+1048576 |"
     assert "--dirty-bitmap" in told.doubts[0]
+    for of_an_image in (
+        X_DIRTY_BITMAP.replace('"zero": false', '"zero": true', 1),
+        X_DIRTY_BITMAP.replace('depth": 0', 'depth": 1'),
+    ):
+        path.write_text(of_an_image)
+        with pytest.raises(BadInput, match="this map is of an image"):
+            said(source("qemu-map", path, dirty_bitmap=True))
 
 
 def test_more_layers_of_a_chain(tmp_path: Path) -> None:
@@ -93,9 +103,9 @@ def test_more_layers_of_a_chain(tmp_path: Path) -> None:
 NBD = """
 0 clean           | -
 1 dirty           | m
-1 local           | m
-0 absent          | -
-2 backing depth 2 | -
+1 local           | error
+0 absent          | error
+2 backing depth 2 | error
 1                 | m
 0                 | m
 5 flavour         | m

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from mirrorlog.streams.batch import Batch
 from mirrorlog.streams.partition_loops import Backlog, Fetched, Pace, PartitionLoops
 
@@ -97,6 +99,28 @@ def test_what_comes_before_the_loop_begins_waits_and_isnt_lost() -> None:
         await asyncio.sleep(0)
         assert world.work.recorded == [(0, [5])]  # dropped when it turned out not to be this worker's
         world.loops.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_loop_that_is_ended_when_a_batch_comes_ends(turns: int) -> None:
+    async def test() -> None:
+        world = World()
+        world.loops.start([0])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        world.work.hold = {0}
+        world.put(0, 1)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        world.loops.stop()
+        world.work.hold = set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.work.recorded == []
+        assert world.backlog._held_bytes == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(test)
 

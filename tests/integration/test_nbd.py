@@ -1,0 +1,293 @@
+"""Real NBD clients write through `mirrorlog host serve`; two sites follow, and are compared byte for byte."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from running import Outcome, host_result
+
+from mirrorlog.adapters.devices import FileDevice
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
+from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.cli.parts import Part
+from mirrorlog.cli.run import Run
+from mirrorlog.settings import inherited_environment, load_settings
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed"),
+]
+
+MIB = 1 << 20
+SIZE = 48 * MIB
+SITES = ("site-a", "site-b")
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def run(shared_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A node and two sites for all tests here; few regions may be hot, so that they come and go."""
+    folder = tmp_path_factory.mktemp("nbd")
+    given = {
+        "state_dir": folder / "state",
+        "topic_prefix": f"n{zlib.crc32(str(folder).encode()):08x}.",
+        "bootstrap_servers": shared_broker.bootstrap_servers,
+        "region_bytes": MIB,
+        "hot_regions": 8,
+    }
+    with Run(folder / "run", load_settings(None, given), own_broker=False) as started:
+        started.start_broker()
+        started.start_node()
+        for site in SITES:
+            started.start_site(site)
+        started.wait_ready("node", *SITES)
+        yield started
+
+
+class Served:
+    """A volume of its own, served until it is stopped."""
+
+    def __init__(self, run: Run, name: str, *options: str) -> None:
+        self.run, self.name, self.options = run, name, options
+        self.primary = run.folder / "primary" / f"{name}.img"
+        self.socket = run.folder / f"{name}.sock"
+        self.primary.parent.mkdir(exist_ok=True)
+        FileDevice.create(self.primary, SIZE).close()
+        admin, publisher = KafkaAdmin(run.settings.kafka_client()), KafkaPublisher(run.settings.kafka_client())
+        topic = run.settings.topics.commands
+        ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
+        publish_volume(publisher, run.settings.topics, describe(name, SIZE, 4096, self.primary.as_uri(), ends, 1))
+        publisher.flush(DEADLINE_S)
+        publisher.close()
+        admin.close()
+        self.uri = self.start()
+
+    def start(self) -> str:
+        """Its URI, once clients can connect."""
+        arguments = ["host", "serve", self.name, "--socket", str(self.socket), *self.options]
+        environment = {**inherited_environment(), **self.run.settings.as_environment()}
+        self.part = Part("host", arguments, environment, self.run.folder / f"{self.name}.log", self.run.messages)
+        self.run.parts["host"] = self.part
+        self.part.start()
+        ready = self.run.wait_for(lambda m: m.part == "host" and m.message_type == "ready", DEADLINE_S)
+        self.through = ready["through"]
+        return str(ready["uri"])
+
+    @property
+    def nbdkit(self) -> psutil.Process:
+        [found] = [each for each in psutil.Process(self.part.pid).children() if each.name() == "nbdkit"]
+        return found
+
+    def kill(self, who: str) -> None:
+        """kill -9; what is left ends by itself."""
+        victims = [self.nbdkit] if who == "nbdkit" else [psutil.Process(self.part.pid)]
+        victims += [self.nbdkit] if who == "both" else []
+        nbdkit = self.nbdkit
+        for victim in victims:
+            victim.kill()
+        self.part.wait(DEADLINE_S)
+        psutil.wait_procs([nbdkit], timeout=DEADLINE_S)
+        assert not nbdkit.is_running()
+        del self.run.parts["host"]
+
+    def stop(self) -> dict[str, int]:
+        """The last positions, after a clean end."""
+        self.part.signal(signal.SIGTERM)
+        positions = host_result(self.run)["last_positions"]
+        self.part.wait(DEADLINE_S)
+        assert self.part.exit_code == 0
+        del self.run.parts["host"]
+        assert not self.socket.exists()
+        return dict(positions)
+
+    def check_sites(self) -> None:
+        """Stops, then both sites have proved themselves consistent, and equal the primary."""
+        positions = self.stop()
+        outcome = Outcome(self.run)
+        outcome.volumes = {self.name: outcome.volumes[self.name]}
+        for site in SITES:
+            outcome.wait_consistent(site, positions)
+            assert outcome.identical(site)
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} isn't installed")
+    return found
+
+
+def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, timeout=120, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A disk of data, holes and zeros."""
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+        for start in range(0, SIZE, 5 * MIB):
+            file.seek(start)
+            file.write(os.urandom(MIB + 512 * (start // MIB)) + bytes(8192))
+    return path
+
+
+@contextmanager
+def fused(uri: str, folder: Path) -> Iterator[Path]:
+    """The export as a file."""
+    nbdfuse = tool("nbdfuse")
+    if not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0:
+        pytest.skip("no /dev/fuse for this user")
+    (folder / "mnt").mkdir()
+    with subprocess.Popen([nbdfuse, folder / "mnt", uri]) as process:
+        file = folder / "mnt" / "nbd"
+        try:
+            wait_until(file.exists)
+            yield file
+        finally:
+            call("umount", folder / "mnt")
+            process.wait(30)
+
+
+@contextmanager
+def mounted(file: Path, folder: Path) -> Iterator[Path]:
+    """The file's ext4, mounted."""
+    (folder / "fs").mkdir()
+    done = call("mount", "-o", "loop", file, folder / "fs", check=False)
+    if done.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder / "fs"
+    finally:
+        call("umount", folder / "fs")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        threading.Event().wait(0.02)
+
+
+@pytest.mark.parametrize("through", ["filter", "plugin"])
+def test_nbdcopy(run: Run, image: Path, tmp_path: Path, through: str) -> None:
+    nbdcopy, nbdinfo = tool("nbdcopy"), tool("nbdinfo")
+    served = Served(run, f"copy-{through}", "--through", through)
+    features = call(nbdinfo, served.uri).stdout
+    for feature in ("flush", "fua", "trim", "zero", "multi_conn"):
+        assert f"can_{feature}: true" in features
+    assert "base:allocation" in features
+    call(nbdcopy, image, served.uri)
+    call(nbdcopy, served.uri, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == image.read_bytes()
+    holes = [line for line in call(nbdinfo, "--map", served.uri).stdout.splitlines() if "hole,zero" in line]
+    assert len(holes) > 3
+    served.check_sites()
+
+
+def test_qemu_img_and_qemu_io(run: Run, image: Path) -> None:
+    qemu_img, qemu_io = tool("qemu-img"), tool("qemu-io")
+    served = Served(run, "qemu")
+    call(qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, served.uri)
+    does = ["write -P 7 4k 1M", "write -f -P 9 10M 100k", "write -z 20M 3M", "write -z -u 30M 3M", "discard 8M 5M"]
+    does += ["aio_write -P 3 40M 64k", "aio_write -P 4 40M 512", "aio_flush", "flush", "read -P 7 4k 1M"]
+    done = call(qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri)
+    assert "verification failed" not in done.stdout
+    assert "Identical" in call(qemu_img, "compare", "-f", "raw", "-F", "raw", served.uri, served.primary).stdout
+    served.check_sites()
+
+
+def test_fio_verifies_what_it_wrote(run: Run) -> None:
+    fio = tool("fio")
+    if "nbd" not in call(fio, "--enghelp").stdout.split():
+        pytest.skip("this fio has no nbd engine")
+    served = Served(run, "fio")
+    call(fio, *fio_job(served.uri, "16m"))
+    served.check_sites()
+
+
+def fio_job(uri: str, size: str) -> list[str]:
+    job = "--name=job --ioengine=nbd --rw=randrw --rwmixwrite=80 --bsrange=512-64k --bs_unaligned=0 --iodepth=16".split()
+    verify = "--verify=crc32c --verify_backlog=64 --fsync=100 --allow_file_create=0 --output-format=terse".split()
+    return [*job, *verify, f"--size={size}", f"--uri={uri}"]
+
+
+def test_a_file_system_with_a_database(run: Run, tmp_path: Path) -> None:
+    mke2fs, debugfs = tool("mke2fs"), tool("debugfs")
+    served = Served(run, "fs")
+    with fused(served.uri, tmp_path) as file:
+        call(mke2fs, "-q", "-F", "-t", "ext4", file)
+        (tmp_path / "word").write_text("a word\n" * 5000)
+        call(debugfs, "-w", "-R", f"write {tmp_path / 'word'} word", file)
+        with mounted(file, tmp_path) as folder:
+            with sqlite3.connect(folder / "base.db", isolation_level=None) as base:
+                base.execute("PRAGMA journal_mode = WAL")
+                base.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
+                for number in range(60):
+                    base.execute("INSERT INTO t (v) VALUES (?)", (os.urandom(1000 + 200 * number),))
+                base.execute("DELETE FROM t WHERE k % 3 = 0")
+                base.execute("VACUUM")
+            base.close()
+            (folder / "word").unlink()
+            call("fstrim", folder, check=False)
+    served.check_sites()
+    for site in SITES:
+        found = tmp_path / f"{site}.db"
+        call(debugfs, "-R", f"dump base.db {found}", run.folder / site / "fs.img")
+        with sqlite3.connect(found) as base:
+            assert base.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert base.execute("SELECT count(*) FROM t").fetchone() == (40,)
+        base.close()
+
+
+@pytest.mark.parametrize("who", ["nbdkit", "host", "both"])
+def test_killed_in_the_middle_and_served_again(run: Run, who: str) -> None:
+    qemu_img = tool("qemu-img")
+    served = Served(run, f"killed-{who}")
+    bench = [qemu_img, "bench", "-w", "-d", "16", "-s", "20480", "-c", "200000", "-t", "none", "-f", "raw", served.uri]
+    with subprocess.Popen(bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        wait_until(lambda: served.nbdkit.io_counters().write_chars > 60 * MIB)
+        served.kill(who)
+        assert client.wait(30) != 0
+    served.start()
+    call(tool("qemu-io"), "-f", "raw", "-c", "write -P 5 1M 1M", "-c", "flush", served.uri)
+    served.check_sites()
+
+
+def test_who_may_not_write_cannot(run: Run) -> None:
+    qemu_io, nbdinfo = tool("qemu-io"), tool("nbdinfo")
+    served = Served(run, "calm", "--read-only")
+    assert "is_read_only: true" in call(nbdinfo, served.uri).stdout
+    assert call(qemu_io, "-f", "raw", "-c", "write 0 4k", served.uri, check=False).returncode != 0
+    second = [sys.executable, "-m", "mirrorlog", "--json", "host", "serve", "calm", "--socket", str(served.socket)]
+    environment = {**os.environ, **run.settings.as_environment()}
+    done = subprocess.run(second, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "another process keeps its state" in done.stdout
+    served.check_sites()
+
+
+def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mirrorlog", "host", "serve", "v"]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "apt install nbdkit" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
