@@ -269,7 +269,7 @@ class Backlog:
             self._noted = (below, max(self._noted[1], below - 1))
             self._note([Entry(Op.SPOOL, records=self._noted)])  # 1
         self._spool.drop(below)  # 2
-        if self._spool.is_empty:
+        if below > self._spool.last:
             self._names.clear()
 
     def _lose(self) -> None:

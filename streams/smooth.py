@@ -21,6 +21,8 @@ from mirrorlog.tracking_log import SessionHead, VolumeHead
 from mirrorlog.volumes import Volume, VolumeState
 
 _NAME_AT_MOST = 255
+_ANSWERED_AT_MOST = 10_000
+"""Commands that one event answers: 160 KB, far below a message of 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +50,7 @@ class Smooth:
     last_at_us: int
 
     def accepted(self, partition: int, now_us: int) -> list[AcceptedBatch]:
-        """The replies."""
+        """The replies: events of bounded size."""
         return [
             AcceptedBatch(
                 partition=partition,
@@ -56,10 +58,11 @@ class Smooth:
                 volume=self.volume.volume,
                 host=each.head.host,
                 session=each.head.session,
-                positions=each.positions,
-                sequences=each.sequences,
+                positions=each.positions[start : start + _ANSWERED_AT_MOST],
+                sequences=each.sequences[start : start + _ANSWERED_AT_MOST],
             )
             for each in self.sessions
+            for start in range(0, len(each.positions), _ANSWERED_AT_MOST)
         ]
 
 

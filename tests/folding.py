@@ -207,20 +207,20 @@ class Proof:
                     f"{missing} are missing, {surplus} too many: {sorted(differing)[:3]}"
                 )
 
-    def by_rebuild(self, *workers: str) -> None:
-        """`mirrorlog log rebuild --check --all` with each worker's tables."""
-        for worker in workers:
-            settings = self.settings.model_copy(update={"node_name": worker})
-            done = run_cli(settings, "log", "rebuild", "--check", "--all")
-            assert done.returncode == 0, (worker, done.stdout, done.stderr)
-            assert json.loads(done.stdout.splitlines()[-1])["ok"] is True
+    def by_rebuild(self, worker: str) -> None:
+        """`mirrorlog log rebuild --check --all` with a worker's tables."""
+        settings = self.settings.model_copy(update={"node_name": worker})
+        done = run_cli(settings, "log", "rebuild", "--check", "--all")
+        assert done.returncode == 0, (worker, done.stdout, done.stderr)
+        assert json.loads(done.stdout.splitlines()[-1])["ok"] is True
 
     def all(self, holders: Mapping[int, str]) -> None:
-        """The changelog, the table of each partition's worker, and what `log rebuild` says of them."""
+        """The changelog, the table of each partition's worker, and what `log rebuild` says of the changelog and of the
+        tables of one of them."""
         self.of_the_changelog()
         for partition, worker in holders.items():
             self.of_a_table(worker, partition)
-        self.by_rebuild(*sorted(set(holders.values())))
+        self.by_rebuild(min(holders.values()))
 
 
 def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -82,7 +82,7 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_within_15_s(world:
     writer, answers = Writer(world.settings, volumes), Answers(world.settings)
     workers = Workers(world, "node-1", "node-2", "node-3")
     workers.settle()
-    grow_log(writer, answers, 20 * MIB)
+    grow_log(writer, answers, 8 * MIB)
     with writer.at_full_speed(pace_s=0.05):
         killed = workers.holder(0)
         lost = workers.held.pop(killed)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -75,6 +76,13 @@ class Served:
         publisher.close()
         admin.close()
         self.uri = self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.run.parts.pop("host", None) is not None:
+            self.part.kill()
 
     def start(self) -> str:
         """Its URI, once clients can connect."""
@@ -189,99 +197,122 @@ def wait_until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("through", ["filter", "plugin"])
 def test_nbdcopy(run: Run, image: Path, tmp_path: Path, through: str) -> None:
     nbdcopy, nbdinfo = tool("nbdcopy"), tool("nbdinfo")
-    served = Served(run, f"copy-{through}", "--through", through)
-    features = call(nbdinfo, served.uri).stdout
-    for feature in ("flush", "fua", "trim", "zero", "multi_conn"):
-        assert f"can_{feature}: true" in features
-    assert "base:allocation" in features
-    call(nbdcopy, image, served.uri)
-    call(nbdcopy, served.uri, tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == image.read_bytes()
-    holes = [line for line in call(nbdinfo, "--map", served.uri).stdout.splitlines() if "hole,zero" in line]
-    assert len(holes) > 3
-    served.check_sites()
+    with Served(run, f"copy-{through}", "--through", through) as served:
+        features = call(nbdinfo, served.uri).stdout
+        for feature in ("flush", "fua", "trim", "zero", "multi_conn"):
+            assert f"can_{feature}: true" in features
+        assert "base:allocation" in features
+        call(nbdcopy, image, served.uri)
+        call(nbdcopy, served.uri, tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == image.read_bytes()
+        holes = [line for line in call(nbdinfo, "--map", served.uri).stdout.splitlines() if "hole,zero" in line]
+        assert len(holes) > 3
+        served.check_sites()
 
 
 def test_qemu_img_and_qemu_io(run: Run, image: Path) -> None:
     qemu_img, qemu_io = tool("qemu-img"), tool("qemu-io")
-    served = Served(run, "qemu")
-    call(qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, served.uri)
-    does = ["write -P 7 4k 1M", "write -f -P 9 10M 100k", "write -z 20M 3M", "write -z -u 30M 3M", "discard 8M 5M"]
-    does += ["aio_write -P 3 40M 64k", "aio_write -P 4 40M 512", "aio_flush", "flush", "read -P 7 4k 1M"]
-    done = call(qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri)
-    assert "verification failed" not in done.stdout
-    assert "Identical" in call(qemu_img, "compare", "-f", "raw", "-F", "raw", served.uri, served.primary).stdout
-    served.check_sites()
+    with Served(run, "qemu") as served:
+        call(qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, served.uri)
+        does = ["write -P 7 4k 1M", "write -f -P 9 10M 100k", "write -z 20M 3M", "write -z -u 30M 3M", "discard 8M 5M"]
+        does += ["aio_write -P 3 40M 64k", "aio_write -P 4 40M 512", "aio_flush", "flush", "read -P 7 4k 1M"]
+        done = call(qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri)
+        assert "verification failed" not in done.stdout
+        assert "identical" in call(qemu_img, "compare", "-f", "raw", "-F", "raw", served.uri, served.primary).stdout
+        served.check_sites()
 
 
 def test_fio_verifies_what_it_wrote(run: Run) -> None:
     fio = tool("fio")
     if "nbd" not in call(fio, "--enghelp").stdout.split():
         pytest.skip("this fio has no nbd engine")
-    served = Served(run, "fio")
-    call(fio, *fio_job(served.uri, "16m"))
-    served.check_sites()
+    with Served(run, "fio") as served:
+        call(fio, *fio_job(served.uri, "16m"))
+        served.check_sites()
 
 
 def fio_job(uri: str, size: str) -> list[str]:
-    job = "--name=job --ioengine=nbd --rw=randrw --rwmixwrite=80 --bsrange=512-64k --bs_unaligned=0 --iodepth=16".split()
-    verify = "--verify=crc32c --verify_backlog=64 --fsync=100 --allow_file_create=0 --output-format=terse".split()
+    job = [
+        "--name=job",
+        "--ioengine=nbd",
+        "--rw=randrw",
+        "--rwmixwrite=80",
+        "--bsrange=512-64k",
+        "--bs_unaligned=0",
+        "--iodepth=16",
+    ]
+    verify = ["--verify=crc32c", "--verify_backlog=64", "--fsync=100", "--allow_file_create=0", "--output-format=terse"]
     return [*job, *verify, f"--size={size}", f"--uri={uri}"]
 
 
 def test_a_file_system_with_a_database(run: Run, tmp_path: Path) -> None:
     mke2fs, debugfs = tool("mke2fs"), tool("debugfs")
-    served = Served(run, "fs")
-    with fused(served.uri, tmp_path) as file:
-        call(mke2fs, "-q", "-F", "-t", "ext4", file)
-        (tmp_path / "word").write_text("a word\n" * 5000)
-        call(debugfs, "-w", "-R", f"write {tmp_path / 'word'} word", file)
-        with mounted(file, tmp_path) as folder:
-            with sqlite3.connect(folder / "base.db", isolation_level=None) as base:
-                base.execute("PRAGMA journal_mode = WAL")
-                base.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
-                for number in range(60):
-                    base.execute("INSERT INTO t (v) VALUES (?)", (os.urandom(1000 + 200 * number),))
-                base.execute("DELETE FROM t WHERE k % 3 = 0")
-                base.execute("VACUUM")
+    with Served(run, "fs") as served:
+        with fused(served.uri, tmp_path) as file:
+            call(mke2fs, "-q", "-F", "-t", "ext4", file)
+            (tmp_path / "word").write_text("a word\n" * 5000)
+            call(debugfs, "-w", "-R", f"write {tmp_path / 'word'} word", file)
+            with mounted(file, tmp_path) as folder:
+                with sqlite3.connect(folder / "base.db", isolation_level=None) as base:
+                    base.execute("PRAGMA journal_mode = WAL")
+                    base.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
+                    for number in range(60):
+                        base.execute("INSERT INTO t (v) VALUES (?)", (os.urandom(1000 + 200 * number),))
+                    base.execute("DELETE FROM t WHERE k % 3 = 0")
+                    base.execute("VACUUM")
+                base.close()
+                (folder / "word").unlink()
+                call("fstrim", folder, check=False)
+        served.check_sites()
+        for site in SITES:
+            found = tmp_path / f"{site}.db"
+            call(debugfs, "-R", f"dump base.db {found}", run.folder / site / "fs.img")
+            with sqlite3.connect(found) as base:
+                assert base.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                assert base.execute("SELECT count(*) FROM t").fetchone() == (40,)
             base.close()
-            (folder / "word").unlink()
-            call("fstrim", folder, check=False)
-    served.check_sites()
-    for site in SITES:
-        found = tmp_path / f"{site}.db"
-        call(debugfs, "-R", f"dump base.db {found}", run.folder / site / "fs.img")
-        with sqlite3.connect(found) as base:
-            assert base.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            assert base.execute("SELECT count(*) FROM t").fetchone() == (40,)
-        base.close()
 
 
 @pytest.mark.parametrize("who", ["nbdkit", "host", "both"])
 def test_killed_in_the_middle_and_served_again(run: Run, who: str) -> None:
     qemu_img = tool("qemu-img")
-    served = Served(run, f"killed-{who}")
-    bench = [qemu_img, "bench", "-w", "-d", "16", "-s", "20480", "-c", "200000", "-t", "none", "-f", "raw", served.uri]
-    with subprocess.Popen(bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
-        wait_until(lambda: served.nbdkit.io_counters().write_chars > 60 * MIB)
-        served.kill(who)
-        assert client.wait(30) != 0
-    served.start()
-    call(tool("qemu-io"), "-f", "raw", "-c", "write -P 5 1M 1M", "-c", "flush", served.uri)
-    served.check_sites()
+    with Served(run, f"killed-{who}") as served:
+        bench = [
+            qemu_img,
+            "bench",
+            "-w",
+            "-d",
+            "16",
+            "-s",
+            "16384",
+            "-c",
+            "200000",
+            "-t",
+            "none",
+            "-f",
+            "raw",
+            served.uri,
+        ]
+        with subprocess.Popen(bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+            wait_until(lambda: served.nbdkit.io_counters().write_chars > 60 * MIB)
+            served.kill(who)
+            assert client.wait(30) != 0
+        served.start()
+        call(tool("qemu-io"), "-f", "raw", "-c", "write -P 5 1M 1M", "-c", "flush", served.uri)
+        served.check_sites()
 
 
 def test_who_may_not_write_cannot(run: Run) -> None:
     qemu_io, nbdinfo = tool("qemu-io"), tool("nbdinfo")
-    served = Served(run, "calm", "--read-only")
-    assert "is_read_only: true" in call(nbdinfo, served.uri).stdout
-    assert call(qemu_io, "-f", "raw", "-c", "write 0 4k", served.uri, check=False).returncode != 0
-    second = [sys.executable, "-m", "mirrorlog", "--json", "host", "serve", "calm", "--socket", str(served.socket)]
-    environment = {**os.environ, **run.settings.as_environment()}
-    done = subprocess.run(second, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "another process keeps its state" in done.stdout
-    served.check_sites()
+    with Served(run, "calm", "--read-only") as served:
+        assert "is_read_only: true" in call(nbdinfo, served.uri).stdout
+        assert call(qemu_io, "-f", "raw", "-c", "write 0 4k", served.uri, check=False).returncode != 0
+        second = [sys.executable, "-m", "mirrorlog", "--json", "host", "serve", "calm", "--socket", str(served.socket)]
+        environment = {**os.environ, **run.settings.as_environment()}
+        done = subprocess.run(second, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "another process keeps its state" in done.stdout
+        served.check_sites()
 
 
 def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:

@@ -112,3 +112,10 @@ def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> Non
     one, other = (plan(values, 0, {}, smoothly, 900_000) for smoothly in (True, False))
     assert statuses(one) == statuses(other)
     assert bool(one.packed) is (sequences == "0 1 2")
+
+
+def test_very_many_commands_are_answered_by_events_that_a_topic_takes() -> None:
+    values = [encode(command("0+1", "v", sequence=n)) for n in range(70_000)]
+    found = plan(values, 0, {}, True, 900_000)
+    assert [each.sequence for each in statuses(found)] == list(range(70_000))
+    assert max(len(encode(each)) for each in found.accepted) < 900_000
