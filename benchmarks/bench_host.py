@@ -1,235 +1,128 @@
-"""What tracking costs the one who writes: a tracked volume beside the same writes without it, publishing to a live broker.
+"""What tracking costs a host, beside the same writes without it.
 
-    python benchmarks/bench_host.py [--cases pwrite_4k_random,…] [--repeat 5] [--short] [--save] [--dir FOLDER]
+    python benchmarks/bench_host.py [--cases nbd_4k,…] [--repeat 5] [--short] [--save]
 
-pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite on the same descriptor's file, 4 KiB or 64 KiB, random or
-sequential, with _fsync a flush after each 32 writes. The file is 256 MiB, written once before, so that all is in the page cache
-and nothing is allocated. A repeat is some rounds of each in turn, plain and tracked, with the same data and addresses; a
-round's time is divided by its writes, and a repeat is the medians of its rounds. A thread ticks each 5 ms, as a host's does;
-its time on the CPU is in the figures, for it takes the interpreter away from the writer.
+nbd_4k: writes of 4 KiB, 16 at a time, by `qemu-img bench` through an NBD export, each export on an image of 256 MiB whose
+blocks are all allocated and written to once before the clock starts; mirrorlog publishes to a live broker. Repeats are
+interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin.
 
-The last line of stdout is one JSON object: by case the microseconds a write, plain and tracked, their ratio (tracked over
-plain) and their difference, medians over the repeats.
+The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from bench_node import say
 from cluster import Cluster
+from nbd_exports import exports, requests_per_s
+from pinned import ProgramFailed
 from results import finish, machine
 
-from mirrorlog.adapters.devices import FileDevice, open_device
-from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.catalog import describe
-from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.volumes import Volume
-
-_FILE_BYTES: Final = 256 << 20
-_BYTES_A_ROUND: Final = 64 << 20
-_MOST_WRITES: Final = 4000
-_TICK_S: Final = 0.005
-_FLUSH_EACH: Final = 32
-_KIB: Final = 1024
-LIMITS: Final = {"64k": ("ratio", 1.10), "4k": ("more_us", 5.0)}
-"""What a case of that size may cost: tracked over plain, or microseconds more a write."""
-
-Round = Callable[[Sequence[int], bytes], None]
+NBD_BYTES: Final = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Microseconds a write in one repeat."""
+@dataclass(slots=True)
+class Bench:
+    """What the cases share, and what they found."""
 
-    plain_us: float
-    tracked_us: float
+    cluster: Cluster
+    folder: Path
+    repeat: int
+    short: bool
+    runs: dict[str, tuple[str, list[float]]] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
+    def note(self, name: str, unit: str, value: float) -> None:
+        """One run of one contestant."""
+        self.runs.setdefault(name, (unit, []))[1].append(value)
+        say(f"{name:28} {value:12,.0f} {unit}")
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the cases write to: the same file, as a tracked volume and as a descriptor. rounds: of each kind in a repeat."""
-
-    volume: TrackedVolume
-    fd: int
-    rounds: int
-
-
-class PwriteCase:
-    """One size, one order, with or without a flush after each 32 writes."""
-
-    def __init__(self, size: int, random: bool, flushes: bool) -> None:
-        self._size, self._random, self._flushes = size, random, flushes
-        self._writes = min(_BYTES_A_ROUND // size, _MOST_WRITES) // (8 if flushes else 1)
-
-    def run(self, world: World, seed: int) -> Written:
-        """One repeat."""
-        random = Random(seed)
-        data = random.randbytes(self._size)
-        plain: list[float] = []
-        tracked: list[float] = []
-        for number in range(world.rounds):
-            offsets = self._offsets(random)
-            pair = [(plain, self._plain(world.fd)), (tracked, self._tracked(world.volume))]
-            for times, write in pair if number % 2 else reversed(pair):
-                times.append(_timed(write, offsets, data))
-        return Written(median(plain), median(tracked))
-
-    def _offsets(self, random: Random) -> list[int]:
-        places = _FILE_BYTES // self._size
-        if self._random:
-            return [random.randrange(places) * self._size for _ in range(self._writes)]
-        first = random.randrange(places - self._writes + 1)
-        return [(first + number) * self._size for number in range(self._writes)]
-
-    def _plain(self, fd: int) -> Round:
-        def write(offsets: Sequence[int], data: bytes) -> None:
-            pwrite = os.pwrite
-            for offset in offsets:
-                pwrite(fd, data, offset)
-
-        def write_and_flush(offsets: Sequence[int], data: bytes) -> None:
-            for number, offset in enumerate(offsets, start=1):
-                os.pwrite(fd, data, offset)
-                if number % _FLUSH_EACH == 0:
-                    os.fdatasync(fd)
-
-        return write_and_flush if self._flushes else write
-
-    def _tracked(self, volume: TrackedVolume) -> Round:
-        def write(offsets: Sequence[int], data: bytes) -> None:
-            pwrite = volume.pwrite
-            for offset in offsets:
-                pwrite(data, offset)
-
-        def write_and_flush(offsets: Sequence[int], data: bytes) -> None:
-            for number, offset in enumerate(offsets, start=1):
-                volume.pwrite(data, offset)
-                if number % _FLUSH_EACH == 0:
-                    volume.flush()
-
-        return write_and_flush if self._flushes else write
+    def median(self, name: str) -> float:
+        """Of all runs of a contestant."""
+        return median(self.runs[name][1])
 
 
-CASES: Final[Mapping[str, PwriteCase]] = {
-    f"pwrite_{size}k_{order}{'_fsync' if flushes else ''}": PwriteCase(size * _KIB, order == "random", flushes)
-    for flushes in (False, True)
-    for size in (4, 64)
-    for order in ("random", "sequential")
-}
+Case: TypeAlias = Callable[[Bench], None]
 
 
-def _timed(write: Round, offsets: Sequence[int], data: bytes) -> float:
-    began = time.perf_counter()
-    write(offsets, data)
-    return (time.perf_counter() - began) / len(offsets) * 1e6
+def nbd_4k(bench: Bench) -> None:
+    """See above."""
+    if shutil.which("nbdkit") is None or shutil.which("qemu-img") is None:
+        bench.skipped.append("nbd_4k: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils")
+        return
+    found, skipped = exports(bench.cluster, bench.folder, NBD_BYTES)
+    bench.skipped += skipped
+    options = {"-d": 16, "-s": 4096}
+    sweep = NBD_BYTES // 4096
+    for _ in range(bench.repeat):
+        for name, serving in found.items():
+            is_slow = name == "mirrorlog_plugin"
+            count = sweep // 8 if is_slow or bench.short else 2 * sweep
+            with serving() as uri:
+                requests_per_s(uri, count if is_slow else sweep, options)
+                bench.note(f"nbd_4k_{name}", "requests/s", requests_per_s(uri, count, options))
+    plain = bench.median("nbd_4k_file")
+    for name in found.keys() - {"file"}:
+        bench.ratios[f"nbd_4k_{name}"] = round(bench.median(f"nbd_4k_{name}") / plain, 3)
+    bench.ratios["nbd_4k"] = bench.ratios.pop("nbd_4k_mirrorlog")
 
 
-@contextmanager
-def tracked_file(cluster: Cluster, folder: Path, rounds: int) -> Iterator[World]:
-    """A volume on a file of a host that publishes to the cluster, and a thread that ticks."""
-    settings = cluster.settings("bench.", folder, 1)
-    cluster.make_topics(settings)
-    path = folder / "primary.img"
-    with path.open("wb") as file:
-        for _ in range(_FILE_BYTES >> 20):
-            file.write(os.urandom(1 << 20))
-        file.flush()
-        os.fsync(file.fileno())
-    volume = describe("bench", _FILE_BYTES, 4096, path.as_uri(), [0], SystemClock().now_us())
-    cluster.describe(settings, [volume])
-    with ExitStack() as stack:
-        publisher = KafkaPublisher(settings.kafka_client())
-        stack.callback(publisher.close)
-        device = stack.enter_context(FileDevice(path, writable=True))
-        fd = os.open(path, os.O_RDWR)
-        stack.callback(os.close, fd)
-        ports = HostPorts(DiskFolder(folder / "host"), publisher, SystemClock(), open_device)
-        known: dict[str, Volume] = {volume.volume: volume}
-        host = stack.enter_context(Host("bench", ports, settings, known))
-        tracked = host.open(volume, device, newly_created=True)
-        stop = threading.Event()
-        ticking = threading.Thread(target=_tick, args=(host, stop))
-        ticking.start()
-        try:
-            yield World(tracked, fd, rounds)
-        finally:
-            stop.set()
-            ticking.join()
-
-
-def _tick(host: Host, stop: threading.Event) -> None:
-    while not stop.wait(_TICK_S):
-        host.tick(time.monotonic())
-
-
-def figures(runs: Sequence[Written]) -> dict[str, Any]:
-    """Medians over the repeats; the ratio and the difference are of one repeat each."""
-    return {
-        "plain_us": round(median(run.plain_us for run in runs), 2),
-        "tracked_us": round(median(run.tracked_us for run in runs), 2),
-        "ratio": round(median(run.tracked_us / run.plain_us for run in runs), 3),
-        "more_us": round(median(run.tracked_us - run.plain_us for run in runs), 2),
-        "runs": [[round(run.plain_us, 2), round(run.tracked_us, 2)] for run in runs],
-    }
-
-
-def failures(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The cases that cost more than they may."""
-    found = []
-    for name, case in cases.items():
-        what, limit = LIMITS[name.split("_")[1]]
-        if case[what] > limit:
-            found.append(f"{name}: {what} is {case[what]}, above {limit}")
-    return found
+CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k}
 
 
 def main() -> int:
-    """Runs the cases in turn, repeat by repeat."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--cases", default=",".join(CASES), help="names, separated by commas")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=10, help="of each kind in a repeat")
-    parser.add_argument("--short", action="store_true", help="a quick look: nothing is kept")
-    parser.add_argument("--save", action="store_true")
-    parser.add_argument("--dir", type=Path, help="where the file and the state lie; a temporary folder otherwise")
-    arguments = parser.parse_args()
-    names = arguments.cases.split(",")
-    if unknown := sorted(set(names) - CASES.keys()):
-        parser.error(f"there is no case {', '.join(unknown)}")
-    repeat, rounds = (2, 4) if arguments.short else (arguments.repeat, arguments.rounds)
-    runs: dict[str, list[Written]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as folder, Cluster(Path(folder)) as cluster:
-        with tracked_file(cluster, Path(folder), rounds) as world:
-            for number in range(repeat):
-                for name in names:
-                    runs[name].append(CASES[name].run(world, number))
-                    print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
-    cases = {name: figures(each) for name, each in runs.items()}
-    result = {
-        "bench": "host",
-        "short": arguments.short,
-        "repeat": repeat,
-        "machine": machine(),
-        "cases": cases,
-        "ratios": {name: case["ratio"] for name, case in cases.items()},
-        "failures": failures(cases),
+    """1 where a contestant failed."""
+    parser = argparse.ArgumentParser(description="What tracking costs a host.")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--repeat", type=int, help="runs of each contestant (default 5)")
+    parser.add_argument("--dir", type=Path, help="where the folder with all data is made; removed afterwards")
+    parser.add_argument("--short", action="store_true", help="a quick look: one short run of each")
+    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    given = parser.parse_args()
+    if unknown := set(given.cases.split(",")) - CASES.keys():
+        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    failures: list[str] = []
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)))
+        cluster = cleanup.enter_context(Cluster(folder))
+        bench = Bench(cluster, folder, given.repeat or (1 if given.short else 5), given.short)
+        for name in given.cases.split(","):
+            try:
+                CASES[name](bench)
+            except ProgramFailed as error:
+                say(f"FAILED {name}: {error}")
+                failures.append(f"{name}: {error}")
+    for line in bench.skipped:
+        say(f"######## not measured here: {line}")
+    return finish(_result(bench, failures, short=given.short), save=given.save)
+
+
+def _result(bench: Bench, failures: list[str], *, short: bool) -> dict[str, Any]:
+    cases = {
+        name: {"median": round(median(values)), "unit": unit, "runs": [round(value) for value in values]}
+        for name, (unit, values) in bench.runs.items()
     }
-    return finish(result, save=arguments.save)
+    return {
+        "bench": "host",
+        "cases": cases,
+        "ratios": bench.ratios,
+        "repeat": bench.repeat,
+        "skipped": bench.skipped,
+        "failures": failures,
+        "short": short,
+        "machine": machine(),
+    }
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     node_flush_commands: int = Field(default=50_000, ge=1)
     node_flush_bytes: int = Field(default=16 << 20, ge=1)
     """Or at so many commands, or at so many bytes of them, of one partition."""
-    node_backlog_bytes: int = Field(default=64 << 20, ge=1)
+    node_backlog_bytes: int = Field(default=128 << 20, ge=1)
     """Above so many bytes that aren't in the log yet, of all partitions together, no more commands are fetched."""
     node_fetch_bytes: int = Field(default=4 << 20, ge=1 << 20)
     """Fetched of one partition at once."""

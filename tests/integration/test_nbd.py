@@ -232,17 +232,9 @@ def test_fio_verifies_what_it_wrote(run: Run) -> None:
 
 
 def fio_job(uri: str, size: str) -> list[str]:
-    job = [
-        "--name=job",
-        "--ioengine=nbd",
-        "--rw=randrw",
-        "--rwmixwrite=80",
-        "--bsrange=512-64k",
-        "--bs_unaligned=0",
-        "--iodepth=16",
-    ]
-    verify = ["--verify=crc32c", "--verify_backlog=64", "--fsync=100", "--allow_file_create=0", "--output-format=terse"]
-    return [*job, *verify, f"--size={size}", f"--uri={uri}"]
+    kind = ["--name=job", "--ioengine=nbd", "--rw=randrw", "--rwmixwrite=80", "--bsrange=512-64k", "--iodepth=16"]
+    verify = ["--verify=crc32c", "--verify_backlog=64", "--fsync=100", "--allow_file_create=0"]
+    return [*kind, *verify, f"--size={size}", f"--uri={uri}"]
 
 
 def test_a_file_system_with_a_database(run: Run, tmp_path: Path) -> None:
