@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """A batch leaves for Kafka at the latest after that time."""
     host_batch_extents: int = Field(default=500, ge=1, le=60_000)
     """A batch leaves at that many extents: 60,000 are just below a message of 1 MiB."""
+    host_nbd_batch_extents: int = Field(default=8192, ge=1, le=32_768)
+    """The same for what NBD clients write (docs/nbd.md): they don't wait for a batch, so it may grow, and costs less then."""
     host_heartbeat_s: float = Field(default=1.0, gt=0)
     host_confirm: Literal["published", "recorded"] = "published"
     """When a region may leave the activity log: once Kafka has the commands that name its writes, or once the node has

@@ -50,7 +50,8 @@ class OpenVolume:
     one that marks them is sent, all further writes of the volume go there, too. is_wide: they are the whole volume, and
     writes need no region of their own.
 
-    refresh: has `in_flight` and the batch tell what another process writes; see WriteTracker.lend().
+    refresh: has `in_flight` and the batch tell what another process writes; see WriteTracker.lend(). batch_extents: its batch
+    leaves at that many.
     """
 
     volume: Volume
@@ -63,6 +64,7 @@ class OpenVolume:
     widened: set[HotRegion] = field(default_factory=set)
     is_wide: bool = False
     refresh: Callable[[], None] = lambda: None
+    batch_extents: int = 0
 
     @property
     def name(self) -> str:
@@ -203,6 +205,7 @@ class WriteTracker:
 
     def lend(self, opened: OpenVolume, refresh: Callable[[], None] | None) -> None:
         """Another process writes to the primary from now on, and `refresh` hears of it; None: no more."""
+        opened.batch_extents = self._settings.host_nbd_batch_extents
         with self.lock:
             opened.refresh = refresh or (lambda: None)
             self._foreign.pop(opened.name, None)
@@ -240,7 +243,7 @@ class WriteTracker:
         """Hears of what another process wrote; the batch leaves at once where it is full."""
         with self.lock:
             opened.refresh()
-            if len(opened.batch) >= self._batch_extents:
+            if len(opened.batch) >= opened.batch_extents:
                 self._send(opened)
 
     def tick(self, now_s: float) -> None:

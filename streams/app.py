@@ -100,7 +100,8 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
     app.transport = gated_transport(gate, backlog)(app.conf.broker_consumer, app)
     options = {"block_cache_size": settings.node_block_cache_bytes}
     store = FaustStore(app, settings.topics.changelog, options)
-    app.tables.follower, app.tables.halt = Follower(store, parts.changelog), parts.halt
+    tables: Any = app.tables
+    tables.follower, tables.halt = Follower(store, parts.changelog), parts.halt
 
     async def send(messages: Sequence[Outgoing]) -> list[int]:
         return await send_all(app.producer, messages, settings.patience_s)

@@ -6,7 +6,7 @@ partitions a third worker gets nothing. Here all have equally many, give or take
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ def _has_table(before: Share, partition: int) -> bool:
     return partition in before.standby or partition in before.active
 
 
-class EvenAssignor(PartitionAssignor):  # type: ignore[misc]
+class EvenAssignor(PartitionAssignor):
     """Faust's assignor with `share` in the place of its choice. All its topics have equally many partitions."""
 
     _before: Mapping[str, Any] = {}
@@ -77,7 +77,7 @@ class EvenAssignor(PartitionAssignor):  # type: ignore[misc]
         super().__init__(app, replicas=0)
         self._wanted_standbys = replicas
 
-    def _update_member_urls(self, clients_metadata: Mapping[str, Any]) -> None:
+    def _update_member_urls(self, clients_metadata: MutableMapping[str, Any]) -> None:
         super()._update_member_urls(clients_metadata)
         self._before = {member: metadata.assignment for member, metadata in clients_metadata.items()}
 

@@ -27,7 +27,7 @@ from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.volumes import Volume
 
-TICK_S: Final = 0.01
+TICK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)

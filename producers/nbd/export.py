@@ -16,7 +16,7 @@ from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.nbd.gate import Gate, Porter
 from mirrorlog.producers.nbd.native import Native
 from mirrorlog.producers.nbd.relay import Relay
-from mirrorlog.producers.nbd.ring import Geometry, Ring
+from mirrorlog.producers.nbd.ring import SLOTS, Geometry, Ring
 from mirrorlog.producers.nbd.server import INSTALL, nbdkit_path
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
@@ -112,7 +112,7 @@ class FilterExport:
             size_bytes=volume.size_bytes,
             region_bytes=settings.region_bytes,
             most_bytes=tracker.most_bytes,
-            poke_every=settings.host_batch_extents,
+            poke_every=min(settings.host_nbd_batch_extents, SLOTS // 4),
         )
         self._filter: Final = native.filter
         self._primary: Final = primary.absolute()

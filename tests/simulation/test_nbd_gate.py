@@ -26,7 +26,7 @@ from mirrorlog.extents import ExtentKind
 from mirrorlog.producers.activity_format import read_log
 from mirrorlog.producers.activity_log import FILE_NAME
 from mirrorlog.producers.contents import fill
-from mirrorlog.producers.host import Host, HostPorts, Opening
+from mirrorlog.producers.host import Host, HostPorts
 from mirrorlog.producers.memory_folder import MemoryFolder
 from mirrorlog.producers.nbd.gate import Gate
 from mirrorlog.producers.nbd.native import built_ring
@@ -40,7 +40,7 @@ SECTOR = 512
 SECTORS = 16
 REGION = 2
 SETTINGS = Settings(
-    region_bytes=REGION * SECTOR, hot_regions=3, host_batch_extents=4, host_linger_s=0.2, host_heartbeat_s=0.1
+    region_bytes=REGION * SECTOR, hot_regions=3, host_nbd_batch_extents=4, host_linger_s=0.2, host_heartbeat_s=0.1
 )
 NO_ROOM = {"host_away_s": 0.1, "host_queue_bytes": 1, "host_spool_bytes": 0, "hot_regions": 2}
 """Kafka is away, and at once the volume counts as dirty as a whole."""
@@ -283,7 +283,7 @@ class World:
         self.named.append({sector for low, high in extents for sector in range(low, high)})
         self.fold(position, command)
         for copies, secondary, dirty in self.secondaries:
-            dirty |= self.named[-1]
+            dirty.update(self.named[-1])
             if self.random.random() < copies:
                 self.copy(secondary, dirty)
         if self.head is not None:
@@ -403,7 +403,9 @@ class World:
         self.device.crash(self.random)
         primary = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
         for _, secondary, _ in self.secondaries:
-            differing = [s for s in range(SECTORS) if secondary[s * SECTOR :][:SECTOR] != primary[s * SECTOR :][:SECTOR]]
+            differing = [
+                s for s in range(SECTORS) if secondary[s * SECTOR :][:SECTOR] != primary[s * SECTOR :][:SECTOR]
+            ]
             assert not differing, f"sectors {differing} differ and no command names them"
 
 

@@ -1,0 +1,122 @@
+"""What serves an image over NBD: mirrorlog, nbdkit by itself and with its log filter, QEMU with a dirty bitmap."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cluster import Cluster
+from pinned import ProgramFailed
+
+from mirrorlog.adapters.kafka import KafkaPublisher
+from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.cli.parts import Part, PartMessage
+from mirrorlog.leash import leashed
+from mirrorlog.settings import inherited_environment
+
+START_S: Final = 30.0
+PIECE_BYTES: Final = 8 << 20
+Serving: TypeAlias = Callable[[], AbstractContextManager[str]]
+"""Serves an image of its own while the context lasts: its URI."""
+
+
+def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, Serving], list[str]]:
+    """(what can be served here, what can't and why)."""
+    image = folder / "image"
+    make_image(image, size_bytes)
+    found: dict[str, Serving] = {
+        "file": lambda: nbdkit(folder, "file", str(image)),
+        "mirrorlog": lambda: mirrorlog(cluster, folder, size_bytes, "filter"),
+        "log_filter": lambda: nbdkit(folder, "--filter=log", "file", str(image), "logfile=/dev/null"),
+        "mirrorlog_plugin": lambda: mirrorlog(cluster, folder, size_bytes, "plugin"),
+    }
+    if shutil.which("qemu-nbd") is None:
+        return found, ["QEMU: apt install qemu-utils"]
+    qcow2 = folder / "image.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-S", "0", str(image), str(qcow2)], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--add", str(qcow2), "b"], check=True)
+    return {
+        **found,
+        "qemu_raw": lambda: qemu_nbd(folder, image, "raw"),
+        "qemu_bitmap": lambda: qemu_nbd(folder, qcow2, "qcow2"),
+    }, []
+
+
+def make_image(path: Path, size_bytes: int) -> None:
+    """A file of zeros with every block in its place, so that no contestant pays for finding one."""
+    with path.open("wb") as file:
+        for start in range(0, size_bytes, PIECE_BYTES):
+            file.write(bytes(min(PIECE_BYTES, size_bytes - start)))
+
+
+@contextmanager
+def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str) -> Iterator[str]:
+    """`mirrorlog host serve`, publishing to the broker."""
+    settings = cluster.settings("nbd.", folder / "state", 4)
+    cluster.make_topics(settings)
+    primary = folder / f"{through}.img"
+    if not primary.exists():
+        make_image(primary, size_bytes)
+        ends = [cluster.ends(settings.topics.commands)[number] for number in range(4)]
+        publisher = KafkaPublisher(settings.kafka_client())
+        publish_volume(publisher, settings.topics, describe(through, size_bytes, 4096, primary.as_uri(), ends, 1))
+        publisher.flush(START_S)
+        publisher.close()
+    messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
+    command = ["host", "serve", through, "--through", through, "--socket", str(folder / "m.sock")]
+    environment = {**inherited_environment(), **settings.as_environment()}
+    part = Part("host", command, environment, folder / f"{through}.log", messages)
+    part.start()
+    try:
+        while (message := messages.get(timeout=START_S)).message_type != "ready":
+            part.check()
+        yield str(message.fields["uri"])
+        part.check()
+    finally:
+        part.signal(signal.SIGTERM)
+        part.wait()
+
+
+def nbdkit(folder: Path, *served: str) -> AbstractContextManager[str]:
+    """nbdkit by itself."""
+    return _served(folder / "n.sock", ["nbdkit", "--foreground", "--unix", str(folder / "n.sock"), *served])
+
+
+def qemu_nbd(folder: Path, image: Path, image_format: str) -> AbstractContextManager[str]:
+    """QEMU; bitmaps that are in the image are kept up to date, in memory."""
+    command = ["qemu-nbd", "--persistent", "--socket", str(folder / "q.sock"), "--format", image_format, str(image)]
+    return _served(folder / "q.sock", command)
+
+
+@contextmanager
+def _served(socket: Path, command: list[str]) -> Iterator[str]:
+    socket.unlink(missing_ok=True)
+    with subprocess.Popen(leashed(command), stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + START_S
+            while not socket.exists():
+                if process.poll() is not None or time.monotonic() > until:
+                    raise ProgramFailed(f"{command[0]} doesn't serve")
+                time.sleep(0.02)
+            yield f"nbd+unix:///?socket={socket}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def requests_per_s(uri: str, count: int, options: Mapping[str, int]) -> float:
+    """Writes of `qemu-img bench` a second; `options` are its own."""
+    more = [word for name, value in options.items() for word in (name, str(value))]
+    command = ["qemu-img", "bench", "-w", "-t", "none", "-f", "raw", "-c", str(count), *more, uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ProgramFailed(f"qemu-img bench failed: {done.stderr.strip()}")
+    seconds = done.stdout.partition("Run completed in")[2].split()[0]
+    return count / float(seconds)
