@@ -5,6 +5,8 @@
 nbd_4k: writes of 4 KiB, 16 at a time, by `qemu-img bench` through an NBD export, each export on an image of 256 MiB whose
 blocks are all allocated and written to once before the clock starts; mirrorlog publishes to a live broker. Repeats are
 interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin.
+nbd_4k_regions: the worst that a client can do: each write is in another region, and there are twice as many as may be hot, in a
+file of one hole of 8 GiB.
 
 The last line of stdout is one JSON object.
 """
@@ -24,11 +26,13 @@ from typing import Any, Final, TypeAlias
 
 from bench_node import say
 from cluster import Cluster
-from nbd_exports import exports, requests_per_s
+from nbd_exports import exports, requests_per_s, sparse_exports
 from pinned import ProgramFailed
 from results import finish, machine
 
 NBD_BYTES: Final = 256 << 20
+SPARSE_BYTES: Final = 8 << 30
+REGION_BYTES: Final = 4 << 20
 
 
 @dataclass(slots=True)
@@ -58,8 +62,7 @@ Case: TypeAlias = Callable[[Bench], None]
 
 def nbd_4k(bench: Bench) -> None:
     """See above."""
-    if shutil.which("nbdkit") is None or shutil.which("qemu-img") is None:
-        bench.skipped.append("nbd_4k: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils")
+    if not _has_tools(bench, "nbd_4k"):
         return
     found, skipped = exports(bench.cluster, bench.folder, NBD_BYTES)
     bench.skipped += skipped
@@ -78,7 +81,29 @@ def nbd_4k(bench: Bench) -> None:
     bench.ratios["nbd_4k"] = bench.ratios.pop("nbd_4k_mirrorlog")
 
 
-CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k}
+def nbd_4k_regions(bench: Bench) -> None:
+    """See above."""
+    if not _has_tools(bench, "nbd_4k_regions"):
+        return
+    options = {"-d": 16, "-s": 4096, "-S": REGION_BYTES + 4096}
+    regions = SPARSE_BYTES // REGION_BYTES
+    for _ in range(bench.repeat):
+        for name, serving in sparse_exports(bench.cluster, bench.folder, SPARSE_BYTES).items():
+            with serving() as uri:
+                requests_per_s(uri, regions, options)
+                bench.note(f"nbd_4k_regions_{name}", "requests/s", requests_per_s(uri, regions, options))
+    plain, tracked = bench.median("nbd_4k_regions_file"), bench.median("nbd_4k_regions_mirrorlog")
+    bench.ratios["nbd_4k_regions"] = round(tracked / plain, 3)
+
+
+def _has_tools(bench: Bench, case: str) -> bool:
+    found = shutil.which("nbdkit") is not None and shutil.which("qemu-img") is not None
+    if not found:
+        bench.skipped.append(f"{case}: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils")
+    return found
+
+
+CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k, "nbd_4k_regions": nbd_4k_regions}
 
 
 def main() -> int:

@@ -28,7 +28,8 @@ Serving: TypeAlias = Callable[[], AbstractContextManager[str]]
 
 
 def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, Serving], list[str]]:
-    """(what can be served here, what can't and why)."""
+    """(what can be served here, what can't and why). Every block of the images is in its place, so that no contestant pays
+    for finding one."""
     image = folder / "image"
     make_image(image, size_bytes)
     found: dict[str, Serving] = {
@@ -49,30 +50,42 @@ def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, 
     }, []
 
 
-def make_image(path: Path, size_bytes: int) -> None:
-    """A file of zeros with every block in its place, so that no contestant pays for finding one."""
+def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, Serving]:
+    """The file plugin and mirrorlog, on files of one hole."""
+    image = folder / "sparse"
+    make_image(image, size_bytes, sparse=True)
+    return {
+        "file": lambda: nbdkit(folder, "file", str(image)),
+        "mirrorlog": lambda: mirrorlog(cluster, folder, size_bytes, "filter", sparse=True),
+    }
+
+
+def make_image(path: Path, size_bytes: int, *, sparse: bool = False) -> None:
+    """A file of zeros."""
     with path.open("wb") as file:
-        for start in range(0, size_bytes, PIECE_BYTES):
+        file.truncate(size_bytes)
+        for start in range(0, 0 if sparse else size_bytes, PIECE_BYTES):
             file.write(bytes(min(PIECE_BYTES, size_bytes - start)))
 
 
 @contextmanager
-def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str) -> Iterator[str]:
+def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str, *, sparse: bool = False) -> Iterator[str]:
     """`mirrorlog host serve`, publishing to the broker."""
+    name = f"{through}-sparse" if sparse else through
     settings = cluster.settings("nbd.", folder / "state", 4)
     cluster.make_topics(settings)
-    primary = folder / f"{through}.img"
+    primary = folder / f"{name}.img"
     if not primary.exists():
-        make_image(primary, size_bytes)
+        make_image(primary, size_bytes, sparse=sparse)
         ends = [cluster.ends(settings.topics.commands)[number] for number in range(4)]
         publisher = KafkaPublisher(settings.kafka_client())
-        publish_volume(publisher, settings.topics, describe(through, size_bytes, 4096, primary.as_uri(), ends, 1))
+        publish_volume(publisher, settings.topics, describe(name, size_bytes, 4096, primary.as_uri(), ends, 1))
         publisher.flush(START_S)
         publisher.close()
     messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
-    command = ["host", "serve", through, "--through", through, "--socket", str(folder / "m.sock")]
+    command = ["host", "serve", name, "--through", through, "--socket", str(folder / "m.sock")]
     environment = {**inherited_environment(), **settings.as_environment()}
-    part = Part("host", command, environment, folder / f"{through}.log", messages)
+    part = Part("host", command, environment, folder / f"{name}.log", messages)
     part.start()
     try:
         while (message := messages.get(timeout=START_S)).message_type != "ready":

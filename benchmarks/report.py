@@ -103,7 +103,38 @@ def volumes(result: Result) -> str:
     return f"{machine_line(result)}\n\n{table(head, rows)}"
 
 
-TABLES: Final[Mapping[str, Callable[[Result], str]]] = {"node": node, "recovery": recovery, "volumes": volumes}
+_HOST_ROWS: Final = {
+    "nbd_4k_file": "nbdkit's file plugin",
+    "nbd_4k_mirrorlog": "**mirrorlog**",
+    "nbd_4k_log_filter": "nbdkit's file plugin under its log filter",
+    "nbd_4k_mirrorlog_plugin": "mirrorlog without a compiler (`--through plugin`)",
+    "nbd_4k_qemu_raw": "qemu-nbd, a raw file",
+    "nbd_4k_qemu_bitmap": "qemu-nbd, qcow2 with a dirty bitmap",
+    "nbd_4k_regions_file": "each write in another region: nbdkit's file plugin",
+    "nbd_4k_regions_mirrorlog": "each write in another region: mirrorlog",
+}
+
+
+def host(result: Result) -> str:
+    """The table of bench_host.py, its NBD cases."""
+    rows = []
+    for name, label in _HOST_ROWS.items():
+        if name not in result["cases"]:
+            continue
+        case = result["cases"][name]
+        plain = result["cases"]["nbd_4k_regions_file" if "regions" in name else "nbd_4k_file"]
+        spread = f"{min(case['runs']):,} – {max(case['runs']):,}"
+        rows.append([label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"])
+    head = ["export", "requests/s", "slowest – fastest", "of the file plugin's"]
+    return f"Medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}"
+
+
+TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
+    "node": node,
+    "recovery": recovery,
+    "volumes": volumes,
+    "host": host,
+}
 
 
 def rewritten(page: str, name: str, content: str) -> str:
