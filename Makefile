@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-log-size bench-peers
+.PHONY: demo test test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -40,6 +40,10 @@ bench-recovery: setup ## a worker whose disk is lost
 
 bench-volumes: setup ## ten thousand volumes, ten of them in use
 	$(BIN)/python benchmarks/bench_idle_volumes.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-host: setup ## what tracking costs a host, beside the same writes without it
+	$(BIN)/python benchmarks/bench_host.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 bench-log-size: setup ## bytes that the log costs: of the changelog a write, of the state after 30 days

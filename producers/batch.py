@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,11 +22,15 @@ class Flight(NamedTuple):
     regions: tuple[HotRegion, ...]
 
 
+PlainFlight: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
+"""The same without the names: it is made in a third of the time. On the runway there is one for each write, without regions."""
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once."""
 
-    flights: list[Flight] = field(default_factory=list)
+    flights: list[PlainFlight] = field(default_factory=list)
     regions: list[HotRegion] = field(default_factory=list)
 
     def add(self, flight: Flight) -> None:
@@ -43,7 +47,7 @@ class Batch:
             region.unacknowledged += 1
             self.regions.append(region)
 
-    def closed_with(self, in_flight: Iterable[Flight]) -> ClosedBatch:
+    def closed_with(self, in_flight: Iterable[PlainFlight]) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8)."""
         return closed([*self.flights, *in_flight])
 
@@ -60,7 +64,7 @@ class ClosedBatch:
     last_at_us: int | None = None
 
 
-def closed(flights: Collection[Flight]) -> ClosedBatch:
+def closed(flights: Collection[PlainFlight]) -> ClosedBatch:
     """These writes."""
     if not flights:
         return ClosedBatch(_columns((), (), ()))
@@ -92,7 +96,7 @@ def region_batches(numbers: Iterable[int], region_bytes: int, size_bytes: int, m
 
 
 def dirty_regions(
-    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[Flight]
+    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[PlainFlight]
 ) -> ClosedBatch:
     """One batch of these regions, and of what is in flight."""
     regions = [

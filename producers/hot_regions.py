@@ -101,9 +101,9 @@ class VolumeRegions:
     durable: int = 0
     is_stuck: bool = False
 
-    def widened(self) -> HotRegion:
-        """The region that is all of the volume, in the place of all others but those that writes are in flight in."""
-        self.hot = {number: region for number, region in self.hot.items() if region.in_flight}
+    def widen(self, kept: dict[int, HotRegion]) -> HotRegion:
+        """One region that is all of the volume takes the place of all others but these."""
+        self.hot = kept
         self.whole = self.whole or HotRegion(self.name, WHOLE)
         self.whole.last_write = self.finished
         return self.whole
@@ -121,8 +121,10 @@ class HotRegions:
         """Those that aren't hot."""
         return [number for number in numbers if number not in volume.hot]
 
-    def plan(self, volume: VolumeRegions, numbers: Collection[int], missing: int) -> RoomPlan:
-        """How to make room for `missing` more; the regions `numbers` of the volume stay."""
+    def plan(
+        self, volume: VolumeRegions, numbers: Collection[int], missing: int, busy: Mapping[str, Collection[int]]
+    ) -> RoomPlan:
+        """How to make room for `missing` more; the regions `numbers` of the volume stay, and the `busy` ones, by volume."""
         able = [each for each in self.volumes.values() if not each.is_stuck]
         surplus = sum(len(each.hot) for each in able) + missing - self.limit
         if surplus <= 0:
@@ -131,7 +133,7 @@ class HotRegions:
             region
             for each in able
             for region in each.hot.values()
-            if each is not volume or region.number not in numbers
+            if (each is not volume or region.number not in numbers) and region.number not in busy.get(each.name, ())
         ]
         others.sort(key=lambda region: region.used)
         return plan_room(others, {each.name: each.durable for each in able}, surplus)
@@ -159,6 +161,7 @@ class HotRegions:
             else:
                 del volume.hot[region.number]
 
-    def widest(self) -> VolumeRegions:
-        """The volume with the most hot regions."""
-        return max(self.volumes.values(), key=lambda volume: 0 if volume.is_stuck else len(volume.hot))
+    def put_back(self, regions: Iterable[HotRegion]) -> None:
+        """They don't leave after all."""
+        for region in regions:
+            self.volumes[region.volume].hot[region.number] = region

@@ -55,7 +55,7 @@ class Outbox:
 
     A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node has recorded it.
     rejected: by volume, the node's first refusal of one of its commands. is_open: False while a write should wait (is_full, or
-    its caller says so), or may not begin at all: see check().
+    its caller says so), or may not begin at all: see check(). on_open: called, with the lock held, when that changes.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Outbox:
         self.extents = 0
         self.last_positions: Final[dict[str, int]] = {}
         self.rejected: Final[dict[str, BadInput]] = {}
-        self.is_open = True
+        self.on_open: Callable[[], None] = lambda: None
+        self._is_open = True
         self._host: Final = sender.host
         self._clock: Final = clock
         self._limits: Final = limits
@@ -202,6 +203,17 @@ class Outbox:
         return True
 
     @property
+    def is_open(self) -> bool:
+        """Whether a write may begin."""
+        return self._is_open
+
+    @is_open.setter
+    def is_open(self, is_open: bool) -> None:
+        if is_open != self._is_open:
+            self._is_open = is_open
+            self.on_open()
+
+    @property
     def is_full(self) -> bool:
         """Whether so many commands wait for the node that writes should, too."""
         return self._confirmations is not None and self._confirmations.is_full
@@ -289,8 +301,9 @@ class Outbox:
             raise
 
     def _refuse(self, error: KafkaFailed | BadInput) -> None:
-        self._refused = self._refused or error
-        self.is_open = False
+        with self.lock:
+            self._refused = self._refused or error
+            self.is_open = False
 
     def _on_giving(self, record: Record) -> None:
         if self._confirmations is not None and record.volume:

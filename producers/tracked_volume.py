@@ -27,10 +27,12 @@ class TrackedVolume:
         self._tracker: Final = tracker
         self._close: Final = close
         # What each write needs, looked up once.
-        self._begin: Final = tracker.begin
-        self._end: Final = tracker.end
+        self._runway: Final = opened.runway
+        self._stir: Final = tracker.stir
+        self._now_us: Final = tracker.now_us
         self._write: Final = opened.device.pwrite
-        self._most_bytes: Final = tracker.most_bytes
+        self._region_bytes: Final = tracker.region_bytes
+        self._batch_extents: Final = tracker.batch_extents
         self._size_bytes: Final = opened.volume.size_bytes
 
     @property
@@ -56,16 +58,22 @@ class TrackedVolume:
     def pwrite(self, data: Data, offset: int) -> None:
         """Writes all of `data`; durable on the primary after the next flush()."""
         view = data if isinstance(data, bytes) else memoryview(data).cast("B")
-        length = len(view)
-        most = self._most_bytes
-        if 0 < length <= most - offset % most and 0 <= offset <= self._size_bytes - length:
-            flight = self._begin(self._opened, ExtentKind.WRITE, offset, length)  # as in _change()
-            try:
-                self._write(offset, view)
-            finally:
-                self._end(self._opened, flight)
-            return
-        for start, piece in self._pieces(offset, length):
+        end, size = offset + len(view), self._region_bytes
+        number = offset // size
+        if offset < end <= self._size_bytes and (end - 1) // size == number:
+            runway = self._runway
+            flight = (ExtentKind.WRITE, offset, end - offset, self._now_us(), ())
+            runway.flying[id(flight)] = flight  # W1
+            if number in runway.gate:  # W2
+                try:
+                    self._write(offset, view)  # W3
+                finally:
+                    runway.landed.append(flight)  # W4
+                    if runway.stirred_s is None or len(runway.landed) >= self._batch_extents:
+                        self._stir(self._opened)
+                return
+            del runway.flying[id(flight)]
+        for start, piece in self._pieces(offset, len(view)):
             part = memoryview(view)[start - offset : start - offset + piece]
             self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part))
 
@@ -78,6 +86,11 @@ class TrackedVolume:
         """The range isn't needed any more; it reads as zeros."""
         for start, piece in self._pieces(offset, length):
             self._change(ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece))
+
+    def check(self) -> None:
+        """Raises why no write may begin any more, where that is so."""
+        if self._opened.failed is not None:
+            raise self._opened.failed
 
     def flush(self) -> None:
         """Writes that ended before the call are durable on the primary when it returns. Publishes nothing."""
@@ -96,7 +109,7 @@ class TrackedVolume:
         self.close()
 
     def _change(self, kind: ExtentKind, offset: int, length: int, write: Callable[[], None]) -> None:
-        """The order of a write (invariants 1 and 8).
+        """The order of a write (invariants 1 and 8); runway.py has that of a write that takes no lock.
 
         1. Its regions are durable in the activity log: after a crash they are published as dirty.
         2. It is registered as in flight: from now on whatever batch closes names it, for a reader may see its data.
@@ -104,16 +117,16 @@ class TrackedVolume:
         4. Its extent joins the open batch, and it is no longer in flight. That is so when step 3 raised, too: nobody
            knows then what the range holds, and unknown is dirty.
         """
-        flight = self._begin(self._opened, kind, offset, length)  # 1, 2
+        flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
         try:
             write()  # 3
         finally:
-            self._end(self._opened, flight)  # 4
+            self._tracker.end(self._opened, flight)  # 4
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """(offset, length) of parts that the activity log has room for; mostly one, the whole."""
         self._check_range(offset, length)
-        most, end = self._most_bytes, offset + length
+        most, end = self._tracker.most_bytes, offset + length
         while offset < end:
             piece_end = min(offset - offset % most + most, end)
             yield offset, piece_end - offset

@@ -17,7 +17,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.activity_format import Entry, Op
 from mirrorlog.producers.activity_log import ActivityLog
-from mirrorlog.producers.batch import Batch, ClosedBatch, Flight, dirty_regions, whole_volume
+from mirrorlog.producers.batch import Batch, ClosedBatch, Flight, PlainFlight, dirty_regions, whole_volume
 from mirrorlog.producers.hot_regions import (
     WHOLE,
     DrainFirst,
@@ -29,20 +29,20 @@ from mirrorlog.producers.hot_regions import (
     VolumeRegions,
 )
 from mirrorlog.producers.outbox import Outbox
+from mirrorlog.producers.runway import Runway
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
 
 WIDENED: Final = "Kafka was away and the host had no room for addresses"
 Entered = TypeVar("Entered")
-_new: Final = tuple.__new__
-"""A Flight in a third of the time that its class takes."""
 MOST_EXTENTS: Final = 60_000
 """Of one command: just below a message of 1 MiB."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenVolume:
-    """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight: by identity, in the order of their beginnings.
+    """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight: by identity, in the order of their beginnings,
+    but for those that are on the runway.
 
     failed: why its primary can't be flushed any more, or what the node refused; no write begins from then on.
 
@@ -58,6 +58,7 @@ class OpenVolume:
     device: BlockDevice
     regions: VolumeRegions
     batch: Batch = field(default_factory=Batch)
+    runway: Runway = field(default_factory=Runway)
     in_flight: dict[int, Flight] = field(default_factory=dict)
     closing: bool = False
     failed: DeviceFailed | BadInput | None = None
@@ -103,7 +104,8 @@ def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> Du
 
 
 class WriteTracker:
-    """Any number of threads may call it. One lock covers all that it keeps; data is written and flushed outside of it.
+    """Any number of threads may call it. One lock covers all that it keeps; data is written and flushed outside of it. Most
+    writes begin and end without the lock: runway.py has the protocol.
 
     While Kafka is away a write that finds no room in the activity log doesn't wait for it, but takes the next rung
     (docs/decisions/host-spool.md): the spool is made durable, so that regions may leave; the volume with the most regions
@@ -122,15 +124,17 @@ class WriteTracker:
         self._clock: Final = clock
         self._settings: Final = settings
         self._report: Final = report
-        self._region_bytes: Final = settings.region_bytes
-        self._batch_extents: Final = settings.host_batch_extents
-        self._now_us: Final = clock.now_us
+        self.region_bytes: Final = settings.region_bytes
+        self.batch_extents: Final = settings.host_batch_extents
+        self.now_us: Final = clock.now_us
         self._hot: Final = HotRegions(settings.hot_regions)
         self._next_use: Final = self._hot.next_use
         self._timers: Final = Timers()
         self._widened: Final[dict[str, OpenVolume]] = {}
         self._foreign: Final[dict[str, OpenVolume]] = {}
+        self._stirred: Final[dict[str, OpenVolume]] = {}
         self._landed: Final = Condition(self.lock)
+        outbox.on_open = self._open_gates
 
     def admit(self, volume: Volume, device: BlockDevice) -> OpenVolume:
         """Its SESSION_OPEN is acknowledged: writes may begin."""
@@ -140,24 +144,14 @@ class WriteTracker:
             self.volumes[name] = opened
             self._hot.volumes[name] = opened.regions
             self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
+            self._open_gate(opened)
             return opened
 
     def begin(self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int) -> Flight:
         """A write may touch its data from now on: its regions are durable in the activity log, and it is in flight."""
-        size = self._region_bytes
-        first, last = offset // size, (offset + length - 1) // size
-        at_us = self._now_us()
-        with self.lock:
-            region = opened.regions.hot.get(first)
-            is_open = self._outbox.is_open and opened.failed is None and not opened.closing
-            if region is not None and first == last and is_open:  # so it is for most writes
-                region.in_flight += 1
-                region.used = self._next_use()
-                flight = _new(Flight, (kind, offset, length, at_us, (region,)))
-                opened.in_flight[id(flight)] = flight
-                return flight
-        take_off = partial(self._take_off, opened, kind, offset, length)
-        return self._enter(opened, range(first, last + 1), take_off)
+        size = self.region_bytes
+        numbers = range(offset // size, (offset + length - 1) // size + 1)
+        return self._enter(opened, numbers, partial(self._take_off, opened, kind, offset, length))
 
     def end(self, opened: OpenVolume, flight: Flight) -> None:
         """It has ended, well or not: it joins the open batch, which leaves at once where it is full."""
@@ -167,27 +161,35 @@ class WriteTracker:
             for region in flight.regions:
                 region.in_flight -= 1
                 region.last_write = finished
-            if not batch.flights:
-                self._linger(opened)
+            self._linger(opened, self._clock.monotonic_s())
             batch.add(flight)
             del opened.in_flight[id(flight)]
             if opened.closing:
                 self._landed.notify_all()
-            if len(batch.flights) >= self._batch_extents:
+            if len(batch.flights) >= self.batch_extents:
+                self._send(opened)
+
+    def stir(self, opened: OpenVolume) -> None:
+        """Something has landed on the runway: the batch leaves at once where it is full, otherwise a tick sees to it."""
+        with self.lock:
+            opened.runway.stirred_s = self._clock.monotonic_s()
+            self._stirred[opened.name] = opened
+            if len(opened.runway.landed) >= self.batch_extents:
+                self._collect(opened)
                 self._send(opened)
 
     def reject(self, name: str, error: BadInput) -> None:
         """The node refused a command of the volume: what it named stays hot, and no write begins on the volume any more."""
         with self.lock:
             if name in self.volumes:
-                self.volumes[name].regions.is_stuck = True
-                self.volumes[name].failed = error
+                self.fail(self.volumes[name], error)
 
     def flush(self, opened: OpenVolume) -> None:
         """Writes that ended before are durable on the primary. Once that failed no write begins on the volume."""
         with self.lock:
             if opened.failed is not None:
                 raise opened.failed
+            self._collect(opened)
             finished = opened.regions.finished
         try:
             opened.device.flush()
@@ -197,11 +199,12 @@ class WriteTracker:
         with self.lock:
             opened.regions.durable = max(finished, opened.regions.durable)
 
-    def fail(self, opened: OpenVolume, error: DeviceFailed) -> None:
-        """What was written and not flushed may be lost: it stays hot, and no write begins any more."""
+    def fail(self, opened: OpenVolume, error: DeviceFailed | BadInput) -> None:
+        """What was written, and not flushed or not recorded, may be lost: it stays hot, and no write begins any more."""
         with self.lock:
             opened.failed = error
             opened.regions.is_stuck = True
+            self._open_gate(opened)
 
     def lend(self, opened: OpenVolume, refresh: Callable[[], None] | None) -> None:
         """Another process writes to the primary from now on, and `refresh` hears of it; None: no more."""
@@ -228,10 +231,16 @@ class WriteTracker:
             for region in regions:
                 region.in_flight -= 1
 
-    def landed(self, opened: OpenVolume, ended: Sequence[Flight], regions: Collection[HotRegion]) -> None:
-        """Writes of another process, which have ended in these regions, join the open batch. For `refresh`: the lock is
-        held."""
-        self._linger(opened)
+    def landed(
+        self,
+        opened: OpenVolume,
+        ended: Sequence[PlainFlight],
+        regions: Collection[HotRegion],
+        since_s: float | None = None,
+    ) -> None:
+        """Writes that have ended in these regions, the first since `since_s` (now), join the open batch. For `refresh`: the
+        lock is held."""
+        self._linger(opened, self._clock.monotonic_s() if since_s is None else since_s)
         opened.regions.finished += len(ended)
         opened.batch.flights.extend(ended)
         for region in regions:
@@ -251,6 +260,7 @@ class WriteTracker:
         for opened in list(self._foreign.values()):
             self.gather(opened)
         with self.lock:
+            self._collect_all()
             now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
             for name in now.batches:
                 self._send(self.volumes[name])
@@ -279,7 +289,11 @@ class WriteTracker:
         """No write begins any more, and none is in flight when it returns."""
         with self._landed:
             opened.closing = True
-            self._landed.wait_for(lambda: not opened.in_flight)
+            self._open_gate(opened)
+            self._collect(opened)
+            while opened.in_flight or opened.runway.flying:
+                self._landed.wait(0.001 if opened.runway.flying else None)  # those on the runway tell nobody
+                self._collect(opened)
 
     def dismiss(self, names: Collection[str]) -> None:
         """Nothing of these volumes is in flight or unpublished: the session has nothing to do with them any more."""
@@ -289,6 +303,7 @@ class WriteTracker:
                 del self._hot.volumes[name]
                 self._widened.pop(name, None)
                 self._foreign.pop(name, None)
+                self._stirred.pop(name, None)
                 self._timers.lingering.pop(name, None)
             for partition in self._timers.beaten.keys() - self.partitions():
                 del self._timers.beaten[partition]
@@ -301,17 +316,25 @@ class WriteTracker:
         """These volumes, those of them that are open, are dirty as a whole: of what was to name their writes nothing is
         needed any more.
 
-        1. The activity log says so, durably; their regions leave it, but for those that writes are in flight in.
-        2. From now on their writes need no region of their own.
+        1. No write of theirs begins on the runway.
+        2. The activity log says so, durably; their regions leave it, but for those that writes are in flight in.
+        3. From now on their writes need no region of their own.
         """
         opened = [self.volumes[name] for name in names if name in self.volumes]
-        in_flight = [region for each in opened for region in each.regions.hot.values() if region.in_flight]
-        hot = (Entry(Op.HOT, region.volume, region=region.number) for region in in_flight)
-        self._log.append([*(Entry(Op.WIDE, each.name) for each in opened), *hot])  # 1
+        kept: dict[str, dict[int, HotRegion]] = {}
         for each in opened:
-            each.is_wide = True  # 2
-            self._set_aside(each, each.regions.widened())
-            self._report(f"volume {each.name} counts as dirty as a whole: {WIDENED}")
+            each.runway.gate = {}  # 1
+            self._collect(each)
+            kept[each.name] = self._kept(each)
+        hot = (Entry(Op.HOT, name, region=number) for name, regions in kept.items() for number in regions)
+        try:
+            self._log.append([*(Entry(Op.WIDE, each.name) for each in opened), *hot])  # 2
+            for each in opened:
+                each.is_wide = True  # 3
+                self._set_aside(each, each.regions.widen(kept[each.name]))
+                self._report(f"volume {each.name} counts as dirty as a whole: {WIDENED}")
+        finally:
+            self._open_gates()
 
     def _enter(self, opened: OpenVolume, numbers: Sequence[int], then: Callable[[list[HotRegion]], Entered]) -> Entered:
         """Has these regions in the activity log, durably, each with one more in flight, and calls `then` with them."""
@@ -320,13 +343,16 @@ class WriteTracker:
                 self._check(opened)
                 plan = self._plan(opened, numbers)
                 if isinstance(plan, Leave):
-                    return then(self._exchange(opened, plan, numbers))
+                    regions = self._exchange(opened, plan, numbers)
+                    if regions is None:
+                        continue
+                    return then(regions)
             self._make_room(opened, plan, numbers)
 
     def _take_off(
         self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int, regions: Iterable[HotRegion]
     ) -> Flight:
-        flight = Flight(kind, offset, length, self._now_us(), tuple(regions))
+        flight = Flight(kind, offset, length, self.now_us(), tuple(regions))
         opened.in_flight[id(flight)] = flight
         return flight
 
@@ -343,20 +369,59 @@ class WriteTracker:
         if not self._outbox.is_open:
             return DrainFirst()
         missing = len(self._hot.missing(opened.regions, numbers))
-        return self._hot.plan(opened.regions, numbers, missing) if missing else Leave(())
+        if not missing:
+            return Leave(())
+        self._collect_all()
+        busy = {name: each.runway.numbers(self.region_bytes) for name, each in self._flying()}
+        return self._hot.plan(opened.regions, numbers, missing, busy)
 
-    def _exchange(self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]) -> list[HotRegion]:
-        """Those leave, these are hot: durable in the activity log. A volume that is dirty as a whole has that in it."""
+    def _exchange(self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]) -> list[HotRegion] | None:
+        """Those leave, these are hot: durable in the activity log. A volume that is dirty as a whole has that in it.
+
+        None where one of those can't leave any more: a write has begun in it.
+        """
         whole = opened.regions.whole
         if opened.is_wide and whole is not None:
             whole.in_flight += len(numbers)
             return [whole] * len(numbers)
+        self._hot.leave(plan.regions)  # C1
+        if any(region.number in each.runway.numbers(self.region_bytes) for region, each in self._left(plan)):
+            self._hot.put_back(plan.regions)  # C2
+            return None
         missing = self._hot.missing(opened.regions, numbers)
         if missing:
             cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
-            self._log.append([*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)])
-        self._hot.leave(plan.regions)
+            self._log.append([*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)])  # C3, H1
         return self._hot.begin(opened.regions, numbers)
+
+    def _flying(self) -> list[tuple[str, OpenVolume]]:
+        return [(name, each) for name, each in self.volumes.items() if each.runway.flying]
+
+    def _left(self, plan: Leave) -> list[tuple[HotRegion, OpenVolume]]:
+        return [(region, self.volumes[region.volume]) for region in plan.regions]
+
+    def _open_gates(self) -> None:
+        for opened in self.volumes.values():
+            self._open_gate(opened)
+
+    def _open_gate(self, opened: OpenVolume) -> None:
+        """Writes may begin on the runway where nothing speaks against it."""
+        is_shut = opened.closing or opened.failed is not None or opened.is_wide or not self._outbox.is_open
+        opened.runway.gate = {} if is_shut else opened.regions.hot
+
+    def _collect_all(self) -> None:
+        for opened in list(self._stirred.values()):
+            self._collect(opened)
+
+    def _collect(self, opened: OpenVolume) -> None:
+        """What has landed on the runway joins the open batch."""
+        self._stirred.pop(opened.name, None)
+        since_s = opened.runway.stirred_s
+        ended = opened.runway.take()
+        if ended:
+            hot, size = opened.regions.hot, self.region_bytes
+            regions = [hot[number] for number in {flight[1] // size for flight in ended}]
+            self.landed(opened, ended, regions, since_s)
 
     def _make_room(self, opened: OpenVolume, plan: FlushFirst | DrainFirst, numbers: Sequence[int]) -> None:
         """While Kafka acknowledges, a write waits for it. While it is away:
@@ -379,10 +444,22 @@ class WriteTracker:
             if self._outbox.save():  # 1
                 return
             if self._settings.host_when_full == "widen":
-                widest = self._hot.widest()  # 2
-                self.widen([widest.name if widest.hot else opened.name])
+                self.widen([self._widest(opened)])  # 2
                 return
         self._outbox.wait()
+
+    def _widest(self, opened: OpenVolume) -> str:
+        """The volume that gives up most regions when it is widened; `opened` where none does: it needs none then."""
+        gained = {name: len(each.regions.hot) - len(self._kept(each)) for name, each in self.volumes.items()}
+        widest = max(gained, key=lambda name: gained[name])
+        return widest if gained[widest] else opened.name
+
+    def _kept(self, opened: OpenVolume) -> dict[int, HotRegion]:
+        """The regions that must stay: writes are in flight in them, or nothing leaves that volume any more."""
+        if opened.regions.is_stuck:
+            return opened.regions.hot
+        busy = opened.runway.numbers(self.region_bytes)
+        return {n: region for n, region in opened.regions.hot.items() if region.in_flight or n in busy}
 
     def _opened(self, names: frozenset[str]) -> list[OpenVolume]:
         with self.lock:
@@ -392,6 +469,7 @@ class WriteTracker:
         with self.lock:
             for opened in self._foreign.values():
                 opened.refresh()
+            self._collect_all()
             for name in list(self._timers.lingering):
                 self._send(self.volumes[name])
 
@@ -402,11 +480,12 @@ class WriteTracker:
         write begins, where that is asked for.
         """
         opened.refresh()
+        self._collect(opened)
         batch = opened.batch
         if opened.widened:
             self._set_aside(opened)
             return
-        now = batch.closed_with(opened.in_flight.values())
+        now = batch.closed_with([*opened.in_flight.values(), *opened.runway.in_flight()])
         if self._outbox.offer(opened.volume, CommandKind.WRITES, now, regions=batch.regions):
             self._begin_batch(opened)
         elif self._settings.host_when_full == "widen":
@@ -414,8 +493,8 @@ class WriteTracker:
         else:
             self._outbox.is_open = False  # until a command finds room
 
-    def _linger(self, opened: OpenVolume) -> None:
-        self._timers.lingering.setdefault(opened.name, self._clock.monotonic_s())
+    def _linger(self, opened: OpenVolume, since_s: float) -> None:
+        self._timers.lingering.setdefault(opened.name, since_s)
 
     def _begin_batch(self, opened: OpenVolume) -> None:
         opened.batch = Batch()
@@ -450,11 +529,13 @@ class WriteTracker:
         """
         if opened.widened and self._outbox.is_clear:
             opened.refresh()
+            self._collect(opened)
             self._set_aside(opened)
             if all(region.unacknowledged == 1 for region in opened.widened):
                 marks, kind = self._marks(opened), CommandKind.MARK_DIRTY
                 if self._outbox.offer(opened.volume, kind, marks, note=WIDENED, regions=opened.widened):  # 1
-                    opened.widened, opened.is_wide = set(), False  # 2
+                    opened.widened, opened.is_wide = set(), False
+                    self._open_gate(opened)  # 2
         whole, durable = opened.regions.whole, opened.regions.durable
         if whole and not (opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable):
             with suppress(DeviceFailed):  # the next write that needs the activity log hears of it
@@ -464,9 +545,10 @@ class WriteTracker:
     def _marks(self, opened: OpenVolume) -> ClosedBatch:
         """In one command: a site that knows of it may believe that nothing before it is unpublished (invariant 8)."""
         numbers, size_bytes = {region.number for region in opened.widened}, opened.volume.size_bytes
-        if WHOLE in numbers or len(numbers) + len(opened.in_flight) > MOST_EXTENTS:
+        in_flight = [*opened.in_flight.values(), *opened.runway.in_flight()]
+        if WHOLE in numbers or len(numbers) + len(in_flight) > MOST_EXTENTS:
             return whole_volume(size_bytes)
-        return dirty_regions(numbers, self._region_bytes, size_bytes, opened.in_flight.values())
+        return dirty_regions(numbers, self.region_bytes, size_bytes, in_flight)
 
     def _beat(self, partition: int) -> None:
         """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held. None
@@ -481,7 +563,8 @@ class WriteTracker:
         acknowledged = self._outbox.acknowledged_position(partition)
         for each in opened:
             each.refresh()
-            if each.batch or each.in_flight:
+            self._collect(each)
+            if each.batch or each.in_flight or each.runway.flying:
                 self._send(each)
         if any(each.widened for each in opened) or not self._outbox.beat(partition, acknowledged):
             return

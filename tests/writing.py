@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -166,9 +167,11 @@ class Answers:
             self.poll(0.2)
 
     def largest_gap_s(self, since: float, until: float) -> float:
-        """The longest time in which no status came."""
-        times = sorted({since, until, *(at for each in self.came_at.values() for at in each if since <= at <= until)})
-        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
+        """The longest time in which a partition was without a status."""
+        times: dict[int, list[float]] = defaultdict(lambda: [since, until])
+        for (partition, _), came_at in self.came_at.items():
+            times[partition] += [at for at in came_at if since <= at <= until]
+        return max(later - earlier for each in times.values() for earlier, later in pairwise(sorted(each)))
 
     def close(self) -> None:
         """Lets go of the client."""

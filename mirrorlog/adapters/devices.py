@@ -147,6 +147,12 @@ class FileDevice:
         return data
 
     def pwrite(self, offset: int, data: Data) -> None:
+        if isinstance(data, bytes) and self._writable and 0 <= offset <= self._size_bytes - len(data):
+            try:
+                if os.pwrite(self._fd, data, offset) == len(data):  # most writes; what is cut short is written again
+                    return
+            except OSError as error:
+                raise self._failure("writing", offset, error) from error
         rest = memoryview(data).cast("B")
         self._check_write(offset, len(rest))
         while rest:

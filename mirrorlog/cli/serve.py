@@ -98,7 +98,7 @@ def _serve(
 
     1. The host opens the volume: what its last session left behind is published.
     2. What stands behind the export is there, then nbdkit: clients can connect.
-    3. Until it is stopped: batches and heartbeats leave when they are due.
+    3. Until it is stopped, or no write may begin any more: batches and heartbeats leave when they are due.
     4. nbdkit ends: no request is under way.
     5. The volume is flushed, published and closed; then the session.
     """
@@ -128,6 +128,7 @@ def _serve(
         while not stopped():  # 3
             export.check()
             nbdkit.check()
+            tracked.check()
             host.pause(TICK_S)
     call.output.message("result", {"commands": host.commands, "last_positions": dict(host.last_positions)})
     call.output.say(f"stopped; {host.commands} commands")

@@ -132,6 +132,9 @@ def test_allocated_names_what_holds_data_and_little_else(rig: Rig) -> None:
         )
         assert found[-1][0] + found[-1][1] <= TIB
         assert sum(length for _, length in found) < 1 << 20
+        middle = found[1][0] + 1
+        assert list(device.allocated(middle)) == [(middle, found[1][1] - 1), *found[2:]]
+        assert list(device.allocated(TIB)) == []
         device.zero(4096, TIB - 4096)
         assert list(device.allocated()) == [(0, 4096)]
 

@@ -307,6 +307,18 @@ def test_who_may_not_write_cannot(run: Run) -> None:
         served.check_sites()
 
 
+def test_tls_is_nbdkits_own(run: Run, tmp_path: Path) -> None:
+    nbdinfo = tool("nbdinfo")
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{os.urandom(32).hex()}\n")
+    with Served(run, "secret", "--tls", "require", "--tls-psk", str(keys)) as served:
+        assert served.uri.startswith("nbds+unix://")
+        assert call(nbdinfo, served.uri.replace("nbds", "nbd"), check=False).returncode != 0
+        found = call(nbdinfo, f"{served.uri.replace('://', '://alice@')}&tls-psk-file={keys}")
+        assert "with TLS" in found.stdout
+        served.check_sites()
+
+
 def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mirrorlog", "host", "serve", "v"]
     environment = {**os.environ, "PATH": str(tmp_path)}

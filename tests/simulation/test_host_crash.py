@@ -124,18 +124,19 @@ class Device:
 
     def pwrite(self, offset: int, data: memoryview) -> None:
         half = len(data) // 2
-        self.world.in_flight = {(self.inner.address, (offset + at) // SECTOR) for at in range(0, len(data), SECTOR)}
+        mine = {(self.inner.address, (offset + at) // SECTOR) for at in range(0, len(data), SECTOR)}
+        self.world.in_flight.append(mine)
         self.world.steps("before the write")
         self.inner.pwrite(offset, data[:half])
         self.world.meanwhile()
         self.world.steps("amid the write")
         if self.world.fails:
             self.world.fails = False
-            self.world.in_flight = set()
+            self.world.in_flight.remove(mine)
             raise DeviceFailed("planned")
         self.inner.pwrite(offset + half, data[half:])
         self.world.steps("after the write")
-        self.world.in_flight = set()
+        self.world.in_flight.remove(mine)
 
     def zero(self, offset: int, length: int) -> None:
         self.world.steps("before the zero")
@@ -215,7 +216,8 @@ class World:
         self.sites = [Site(1.0), Site(0.0), Site(0.3)]
         self.looks: list[Look] = []
         self.writes: list[Write] = []
-        self.in_flight: set[tuple[str, int]] = set()
+        self.in_flight: list[set[tuple[str, int]]] = []
+        self.volumes: dict[str, TrackedVolume] = {}
         self.commands: list[tuple[int, TrackingCommand]] = []
         self.heads: dict[str, VolumeHead] = {}
         self.beats: dict[str, int] = {}
@@ -243,7 +245,7 @@ class World:
             host = self.host = Host(
                 "host", ports, self.settings, known, new_session=self.new_session, log_slots=8, report=self.heard
             )
-            volumes = host.open_all(
+            self.volumes = volumes = host.open_all(
                 Opening(volume, Device(self, self.devices[name].reopen()), newly_created=self.sessions == 1)
                 for name, volume in VOLUMES.items()
             )
@@ -294,7 +296,10 @@ class World:
             volume.pwrite(data, first * SECTOR)
 
     def meanwhile(self) -> None:
-        """Time passes while a write is in flight: another thread ticks."""
+        """Time passes while a write is in flight: another thread writes, or ticks."""
+        name, sector = self.random.choice(list(VOLUMES)), self.random.randrange(SECTORS)
+        if len(self.in_flight) == 1 and (name, sector) not in self.in_flight[0] and self.random.random() < 0.3:
+            self.write(self.volumes[name], sector, 1)
         if self.host is not None and self.random.random() < 0.3:
             for _ in range(4):
                 self.look()
@@ -328,7 +333,7 @@ class World:
         for sector in range(SECTORS):
             write = self.contents.get((name, sector, data[sector * SECTOR : (sector + 1) * SECTOR]))
             if write is not None:
-                seen.append((sector, write, (name, sector) in self.in_flight))
+                seen.append((sector, write, any((name, sector) in each for each in self.in_flight)))
         self.looks.append(Look(name, self.broker.end_position(TOPIC, 0), seen))
 
     def check_looks(self, position: int) -> None:
@@ -374,7 +379,7 @@ class World:
 
     def crash(self, publisher: Publisher, mode: str) -> None:
         publisher.die()
-        self.in_flight = set()
+        self.in_flight = []
         if self.random.random() < 0.5:
             self.sites[1].copy(self.devices)
         self.power_cut() if mode == "power" else self.folder.kill()

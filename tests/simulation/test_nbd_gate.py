@@ -9,9 +9,12 @@ step. Sites copy what the commands name.
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -440,3 +443,20 @@ def test_no_write_of_nbdkit_is_forgotten_whoever_dies(mode: str) -> None:
     if mode == "away":
         assert sum(world.widened for world in worlds) > 5
         assert sum(world.set_aside for world in worlds) > 500
+
+
+@needs_a_compiler
+def test_real_threads_on_a_real_ring(tmp_path: Path) -> None:
+    """What one thread can't show: a region given up too early, a write lost or counted twice. ring_stress.c says how."""
+    source = files("mirrorlog.producers.nbd")
+    for name in ("ring.h", "ring.c"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    shutil.copy(Path(__file__).parents[1] / "ring_stress.c", tmp_path)
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
+    subprocess.run(
+        [compiler, "-std=gnu11", "-O2", "-pthread", "-o", "stress", "ring_stress.c"], cwd=tmp_path, check=True
+    )
+    done = subprocess.run([tmp_path / "stress", "1"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    let_through, left = map(int, done.stdout.split())
+    assert min(let_through, left) > 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -104,6 +104,17 @@ class Rig:
         volume = self.host.open(self.volumes[name], self.devices(f"memory://{name}", writable=True), newly_created=True)
         self.told()
         return volume
+
+    def meanwhile(self, operation: str, do: Callable[[], object], name: str = "a") -> None:
+        """Once, while the primary is at that operation, with no lock held: as another thread."""
+        disk = self.devices.devices[f"memory://{name}"]
+
+        def hook(found: str, _: int, __: int) -> None:
+            if found == operation and disk.hook is not None:
+                disk.hook = None
+                do()
+
+        disk.hook = hook
 
     def opened(self, name: str = "a") -> OpenVolume:
         return self.host._tracker.volumes[name]
@@ -289,12 +300,14 @@ def test_no_heartbeat_promises_what_waits(rig: Rig) -> None:
     rig.host._tracker.end(rig.opened(), flight)
 
 
-def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(rig: Rig) -> None:
+@pytest.mark.parametrize("is_hot", [False, True], ids=["with the lock", "on the runway"])
+def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(rig: Rig, is_hot: bool) -> None:
     """Its region is used again once the volume is narrow: it must be in the activity log then."""
     volume = away(rig, host_spool_bytes=0)
-    flight = rig.host._tracker.begin(rig.opened(), ExtentKind.WRITE, 7 * REGION, 5)
-    rig.write(volume, range(6))
-    rig.host._tracker.end(rig.opened(), flight)
+    rig.write(volume, [7] * is_hot)
+    rig.meanwhile("pwrite", lambda: rig.write(volume, range(6)))
+    rig.write(volume, [7])
+    assert rig.opened().is_wide
     rig.back()
     volume.flush()
     rig.back()
@@ -341,6 +354,18 @@ def test_a_full_disk_under_the_activity_log_stops_only_writes_to_new_regions(rig
     rig.folder.full = lambda _: False
     rig.crash()
     assert "a s2 dirty 0+10000" in rig.told()
+
+
+def test_no_volume_is_widened_that_the_activity_log_cannot_name(rig: Rig) -> None:
+    volume = away(rig, host_spool_bytes=0)
+    rig.write(volume, range(3))
+    rig.folder.full = lambda name: name == f"{FILE_NAME}.new"
+    rig.host._log._capacity = rig.host._log._used
+    for _ in range(2):
+        with pytest.raises(DeviceFailed):
+            rig.write(volume, [5])
+    rig.write(volume, range(3))
+    assert bytes(volume.pread(5 * REGION, 1)) == b"\0"
 
 
 def test_commands_keep_their_order_whoever_is_faster(rig: Rig) -> None:

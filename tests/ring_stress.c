@@ -1,0 +1,93 @@
+/* Real threads on a real ring: writers that don't ask, and a host that takes regions back and gives them again.
+ *
+ * `logged` stands for the activity log: a writer that is let through must find its region there, before and after its data.
+ * Prints how many writes were let through and how often a region left; exits 1 where a writer found its region gone, or the
+ * host counted other writes than the writers did. argv: seconds. Includes ring.c, which test_nbd_gate.py puts beside it.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "ring.c"
+
+#define WRITERS 3
+#define REGIONS 4
+#define SLOTS 64
+
+static struct ml_ring *ring;
+static _Atomic int logged[REGIONS];
+static _Atomic int stop, slipped;
+static _Atomic uint64_t let_through;
+
+static void *
+write_on (void *seed)
+{
+  unsigned random = (unsigned) (uintptr_t) seed;
+  uint64_t position;
+
+  while (!atomic_load_explicit (&stop, memory_order_relaxed)) {
+    random = random * 1664525u + 1013904223u;
+    uint64_t region = (random >> 16) % REGIONS;
+    if (ml_begin (ring, ML_WRITE, region, 1, 0, &position)) {
+      sched_yield ();
+      continue;
+    }
+    if (ml_may_write (ring, region, 1)) {
+      int there = atomic_load_explicit (&logged[region], memory_order_relaxed);
+      for (volatile int i = 0; i < 20; i++)
+        ;
+      if (!there || !atomic_load_explicit (&logged[region], memory_order_relaxed))
+        atomic_store (&slipped, 1);
+      atomic_fetch_add_explicit (&let_through, 1, memory_order_relaxed);
+      ml_end (ring, position, ML_ENDED, ML_WRITE);
+    } else
+      ml_end (ring, position, ML_VOID, ML_WRITE);
+  }
+  return NULL;
+}
+
+int
+main (int argc, char **argv)
+{
+  static struct ml_extent ended[SLOTS], flying[SLOTS];
+  uint64_t ended_count, flying_count, taken = 0, left = 0;
+  time_t until = time (NULL) + (argc > 1 ? atoi (argv[1]) : 1);
+  pthread_t writers[WRITERS];
+
+  ring = aligned_alloc (64, sizeof *ring + SLOTS * sizeof (struct ml_slot) + 64);
+  *ring = (struct ml_ring){ .magic = ML_MAGIC, .slots = SLOTS, .region_bytes = 1, .size_bytes = REGIONS, .regions = REGIONS };
+  for (int i = 0; i < SLOTS; i++)
+    ring->slot[i] = (struct ml_slot){ 0 };
+  for (uint64_t region = 0; region < REGIONS; region++)
+    *ml_hot (ring, region) = logged[region] = 1;
+  for (uintptr_t i = 0; i < WRITERS; i++)
+    pthread_create (&writers[i], NULL, write_on, (void *) (i + 1));
+  for (uint64_t turn = 0; time (NULL) < until; turn++) {
+    uint64_t region = turn % REGIONS;
+    for (volatile int i = 0; i < (int) (turn % 97); i++)
+      ;
+    uint64_t begun = ml_ring_cool (ring, &region, 1);
+    do {
+      ml_ring_collect (ring, 0, ended, &ended_count, flying, &flying_count);
+      taken += ended_count;
+    } while (ml_ring_tail (ring) < begun);
+    atomic_store (&logged[region], 0);
+    left++;
+    for (volatile int i = 0; i < 20; i++)
+      ;
+    atomic_store (&logged[region], 1);
+    ml_ring_heat (ring, region);
+  }
+  atomic_store (&stop, 1);
+  for (int i = 0; i < WRITERS; i++)
+    pthread_join (writers[i], NULL);
+  ml_ring_collect (ring, 0, ended, &ended_count, flying, &flying_count);
+  taken += ended_count;
+  printf ("%lu %lu\n", (unsigned long) let_through, (unsigned long) left);
+  if (slipped || taken != let_through)
+    fprintf (stderr, "slipped %d, let through %lu, taken %lu\n", slipped, (unsigned long) let_through, (unsigned long) taken);
+  return slipped || taken != let_through;
+}

@@ -1,0 +1,152 @@
+"""The runway's protocol, one interleaving at a time: what another thread does between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.adapters.memory_devices import MemoryDevices
+from mirrorlog.codec import decode
+from mirrorlog.commands import TrackingCommand
+from mirrorlog.errors import BadUse
+from mirrorlog.extents import ExtentKind
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.activity_log import read_leftover
+from mirrorlog.producers.host import Host, HostPorts
+from mirrorlog.producers.hot_regions import HotRegion
+from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.runway import Runway
+from mirrorlog.settings import Settings
+from mirrorlog.volumes import Volume
+
+REGION = 10_000
+SETTINGS = Settings(region_bytes=REGION, hot_regions=2, host_batch_extents=4)
+
+
+@dataclass
+class Rig:
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    folder: MemoryFolder = field(default_factory=MemoryFolder)
+    devices: MemoryDevices = field(default_factory=MemoryDevices)
+
+    def __post_init__(self) -> None:
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+        self.devices.create("memory://a", 10 * REGION)
+        self.description = Volume("a", "g", 10 * REGION, 4096, 0, -1, True, "memory://a")
+        ports = HostPorts(self.folder, self.broker.publisher(), SystemClock(), self.devices)
+        self.host = Host("h", ports, SETTINGS, {"a": self.description})
+        self.volume = self.host.open(self.description, self.devices("memory://a", writable=True), newly_created=True)
+        self.opened = self.host._tracker.volumes["a"]
+
+    def write(self, *regions: int) -> None:
+        for number in regions:
+            self.volume.pwrite(b"x" * 10, number * REGION)
+
+    def during(self, operation: str, do: Callable[[], object]) -> None:
+        """Once, when the primary is at that operation."""
+        disk = self.devices.devices["memory://a"]
+
+        def hook(found: str, _: int, __: int) -> None:
+            if found == operation and disk.hook is not None:
+                disk.hook = None
+                do()
+
+        disk.hook = hook
+
+    def named(self) -> list[str]:
+        messages = self.broker.messages(SETTINGS.topics.commands)
+        commands = [decode(message.value or b"", TrackingCommand) for message in messages]
+        return [" ".join(f"{e.offset}+{e.length}" for e in command.extents) for command in commands if command.extents]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_hot_region_is_written_to_without_the_lock(rig: Rig) -> None:
+    rig.write(3)
+    rig.host._tracker.lock.acquire()
+    began = []
+    rig.during("pwrite", lambda: began.append(len(rig.opened.runway.flying)))
+    rig.write(3)
+    assert began == [1]
+    assert not rig.opened.in_flight
+    rig.host._tracker.lock.release()
+    rig.host.drain()
+    assert rig.named() == ["30000+10 30000+10"]
+
+
+def test_what_flies_is_named_by_every_batch_that_closes(rig: Rig) -> None:
+    rig.write(3)
+    rig.during("pwrite", rig.host.drain)
+    rig.write(3)
+    rig.host.drain()
+    assert rig.named() == ["30000+10 30000+10", "30000+10"]
+
+
+def test_a_region_that_is_flown_in_stays_in_the_activity_log(rig: Rig) -> None:
+    rig.write(3)
+
+    def others() -> None:
+        for number in (4, 5, 6):
+            rig.write(number)
+            rig.volume.flush()
+        assert 3 in read_leftover(rig.folder).regions["a"]
+
+    rig.during("pwrite", others)
+    rig.write(3)
+    rig.volume.flush()
+    rig.write(7, 8)
+    assert 3 not in read_leftover(rig.folder).regions["a"]
+
+
+class Racing(dict[int, HotRegion]):
+    """A gate out of which a region is taken just after a writer has found it there."""
+
+    def __init__(self, content: dict[int, HotRegion], runway: Runway) -> None:
+        super().__init__(content)
+        self.runway, self.flight = runway, (ExtentKind.WRITE, 3 * REGION, 10, 1, ())
+
+    def __delitem__(self, number: int) -> None:
+        if number == 3:
+            self.runway.flying[id(self.flight)] = self.flight
+        super().__delitem__(number)
+
+
+def test_a_write_that_begins_while_its_region_is_taken_back_keeps_it(rig: Rig) -> None:
+    rig.write(3, 4)
+    rig.volume.flush()
+    racing = Racing(rig.opened.regions.hot, rig.opened.runway)
+    rig.opened.regions.hot = rig.opened.runway.gate = racing
+    rig.write(5)
+    assert read_leftover(rig.folder).regions["a"] == {3, 5}
+    assert set(racing) == {3, 5}
+
+
+def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
+    rig.write(3)
+    late: list[str] = []
+
+    def close() -> None:
+        rig.opened.closing = True
+        rig.host._tracker._open_gate(rig.opened)
+        with pytest.raises(BadUse, match="is closed"):
+            rig.write(3)
+        late.append("refused")
+
+    rig.during("pwrite", close)
+    rig.write(3)
+    rig.volume.close()
+    assert late == ["refused"]
+    assert rig.named()[-1].split()[-1] == "30000+10"
+    assert not read_leftover(rig.folder).volumes
+
+
+def test_a_full_batch_leaves_without_a_tick(rig: Rig) -> None:
+    rig.write(3, 3, 3, 3, 3, 3, 3, 3, 3)
+    rig.host._outbox.poll(0)
+    assert [len(each.split()) for each in rig.named()] == [5, 4]

@@ -1,0 +1,71 @@
+"""The NBD export without nbdkit: what the relay says of holes, where a server listens, what is said where parts are missing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from mirrorlog.adapters.memory_devices import PAGE_BYTES, MemoryDevice
+from mirrorlog.errors import BadUse
+from mirrorlog.producers.nbd.native import built
+from mirrorlog.producers.nbd.relay import extents
+from mirrorlog.producers.nbd.server import Place, Tls, TlsMode, clear_socket
+
+# pages with data | asked for | extents: d for data, h for a hole, in pages
+RANGES = """
+          | 0 8 | h0-8
+0 1 5     | 0 8 | d0-2 h2-5 d5-6 h6-8
+0 1 5     | 1 5 | d1-2 h2-5 d5-6
+3         | 3 1 | d3-4
+7         | 0 8 | h0-7 d7-8
+0 1 2     | 4 2 | h4-6
+"""
+
+
+@pytest.mark.parametrize("case", RANGES.strip("\n").splitlines())
+def test_extents_cover_the_range_without_gaps(case: str) -> None:
+    pages, asked, wanted = (part.split() for part in case.split("|"))
+    device = MemoryDevice(8 * PAGE_BYTES)
+    for page in pages:
+        device.pwrite(int(page) * PAGE_BYTES, b"x" * PAGE_BYTES)
+    offset, length = (int(each) * PAGE_BYTES for each in asked)
+    found = [
+        f"{'h' if kind else 'd'}{start // PAGE_BYTES}-{(start + size) // PAGE_BYTES}"
+        for start, size, kind in extents(device, offset, length)
+    ]
+    assert found == wanted
+
+
+def test_places_have_uris_that_clients_read() -> None:
+    assert Place(Path("/run/a b.sock")).uri(tls=False) == "nbd+unix:///?socket=/run/a%20b.sock"
+    assert Place(None, "::1", 7).uri(tls=True) == "nbds://[::1]:7"
+    psk = Tls(TlsMode.REQUIRE, psk=Path("/keys"), verify_peer=True)
+    assert psk.options() == ["--tls=require", "--tls-psk=/keys", "--tls-verify-peer"]
+
+
+def test_a_dead_servers_socket_goes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        server.listen()
+        with pytest.raises(BadUse, match="another server listens"):
+            clear_socket(path)
+    clear_socket(path)
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(BadUse, match="isn't a socket"):
+        clear_socket(path)
+    with pytest.raises(BadUse, match="107 bytes"):
+        clear_socket(Path("/" + "x" * 107))
+
+
+@pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
+def test_without_a_compiler_the_filter_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nbdkit").symlink_to(str(shutil.which("nbdkit")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadUse, match=r"no C compiler.*apt install"):
+        built(tmp_path / "cache")

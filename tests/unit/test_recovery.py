@@ -1,0 +1,160 @@
+"""A table follows the changelog, and one that is of another history is read anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import pytest
+from notation import volume
+
+from mirrorlog.adapters.memory import MemoryBroker
+from mirrorlog.errors import OutOfRetention
+from mirrorlog.streams.beginnings import Start, plan_beginning
+from mirrorlog.streams.recovery import Changelog, Follower
+from mirrorlog.topics import TopicSpec
+
+Row = tuple[bytes, bytes | None]
+
+
+class Store:
+    """Tables in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[bytes, bytes]] = {}
+        self.positions: dict[int, int] = {}
+        self.origins: dict[int, str] = {}
+        self.made_anew: list[int] = []
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows[partition].get(key)
+
+    def position(self, partition: int) -> int | None:
+        return self.positions.get(partition)
+
+    def origin(self, partition: int) -> str | None:
+        return self.origins.get(partition)
+
+    def begin(self, partition: int, origin: str) -> None:
+        self.made_anew.append(partition)
+        self.rows[partition] = {}
+        self.positions.pop(partition, None)
+        self.origins[partition] = origin
+
+    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        for key, value in rows:
+            self.rows[partition].pop(key, None)
+            if value is not None:
+                self.rows[partition][key] = value
+        self.positions[partition] = positions[-1]
+
+
+class World:
+    """A changelog of two partitions and a follower."""
+
+    def __init__(self) -> None:
+        self.broker, self.store, self.identity = MemoryBroker(), Store(), "first"
+        self.broker.create([TopicSpec("log", {})], 2)
+        changelog = Changelog("log", self.broker.reader, self.bounds, lambda: self.identity)
+        self.follower = Follower(self.store, changelog)
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        return self.broker.first_position("log", partition), self.broker.end_position("log", partition)
+
+    def append(self, text: str, partition: int = 0) -> None:
+        """`a1 b2 a-` → rows a=1, b=2, and a removed."""
+        for word in text.split():
+            value = None if word[1:] == "-" else word[1:].encode()
+            self.broker.append("log", partition, word[:1].encode(), value)
+
+    def catch_up(self, *partitions: int) -> None:
+        asyncio.run(self.follower.catch_up(partitions))
+
+    def table(self, partition: int = 0) -> str:
+        return " ".join(f"{key.decode()}{value.decode()}" for key, value in sorted(self.store.rows[partition].items()))
+
+
+def test_a_table_takes_what_is_there_and_later_what_is_new() -> None:
+    world = World()
+    world.append("a1 b2 a- c3")
+    world.append("z9", partition=1)
+    world.catch_up(0, 1)
+    assert (world.table(), world.table(1)) == ("b2 c3", "z9")
+    world.append("b- d4")
+    world.catch_up(0, 1)
+    assert (world.table(), world.table(1)) == ("c3 d4", "z9")
+    assert world.store.made_anew == [0, 1]  # at the first time
+    world.broker.compact("log", 0)
+    world.append("e5")
+    world.catch_up(0)
+    assert (world.table(), world.store.made_anew) == ("c3 d4 e5", [0, 1])
+
+
+# what became of the changelog `a1 b2 c3` of which a table had taken everything
+@pytest.mark.parametrize("case", ["another topic", "ends earlier", "ends earlier and grew", "begins later"])
+def test_a_table_that_the_changelog_does_not_bear_out_is_read_anew(case: str) -> None:
+    world = World()
+    world.append("a1 b2 c3")
+    world.catch_up(0)
+    found = world.broker.partition("log", 0)
+    if case == "another topic":
+        world.identity = "second"
+    if case.startswith("ends earlier"):
+        found.messages, found.end = found.messages[:1], 1
+    if case == "ends earlier and grew":
+        world.append("d4 e5 f6")
+    if case == "begins later":
+        world.append("d4 e5 f6")
+        world.broker.trim("log", 0, 4)
+    wanted = {"another topic": "a1 b2 c3", "ends earlier": "a1", "begins later": "e5 f6"}.get(case, "a1 d4 e5 f6")
+    world.catch_up(0)
+    assert world.table() == wanted
+    assert len(made_anew := list(world.store.made_anew)) > 1
+    world.catch_up(0)
+    assert (world.table(), world.store.made_anew) == (wanted, made_anew)
+
+
+def test_a_standby_follows_until_it_is_told_to_stop() -> None:
+    world = World()
+
+    async def test() -> None:
+        following = asyncio.create_task(world.follower.stand_by([0, 1]))
+        for text in ("a1 b2", "a- c3"):
+            world.append(text)
+            async with asyncio.timeout(10):
+                while world.store.position(0) != world.bounds(0)[1] - 1:
+                    await asyncio.sleep(0)
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+    asyncio.run(test())
+    assert world.table() == "b2 c3"
+
+
+# first kept, committed, the log is complete through | where the volume's history begins | the partition begins at
+BEGINNINGS = """
+0  0 -1 | -1 | 0
+0  5  4 | -1 | 5
+0  5  8 | -1 | 5
+0  5  2 | -1 | 3
+2  5  1 | -1 | 2
+3  5  1 | -1 | lost
+3  5  1 |  2 | 3
+3  3 -1 |  2 | 3
+3  3 -1 |  1 | lost
+"""
+
+
+@pytest.mark.parametrize("case", BEGINNINGS.strip().splitlines())
+def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_committed(case: str) -> None:
+    given, origin, expected = (part.strip() for part in case.split("|"))
+    first, committed, through = (int(each) for each in given.split())
+    volumes = [volume(origin_position=int(origin)), volume("other", origin_position=-1, partition=1)]
+    start = Start(first, 9, committed)
+    if expected == "lost":
+        with pytest.raises(OutOfRetention, match="lost for the volumes v"):
+            plan_beginning("t", 0, start, through, volumes)
+    else:
+        assert plan_beginning("t", 0, start, through, volumes) == int(expected)
