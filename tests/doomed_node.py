@@ -51,6 +51,8 @@ class Doom:
             return
         self.sent.set(None)
         if point != "gate open":
+            # Twice: the first may only wait for one that had begun before.
+            await self.consumer.commit()
             await self.consumer.commit()
         self.die()
 

@@ -35,7 +35,7 @@ class World:
     def __init__(self, run: Run, stack: ExitStack) -> None:
         self.run = run
         self.settings = run.settings.model_copy(
-            update={"host_confirm": "recorded", "region_bytes": REGION, "hot_regions": 2}
+            update={"host_confirm": "recorded", "region_bytes": REGION, "hot_regions": 2, "host_when_full": "fail"}
         )
         client = self.settings.kafka_client()
         self.stack, self.publisher, self.admin = stack, KafkaPublisher(client), KafkaAdmin(client)
