@@ -8,7 +8,7 @@ from functools import partial
 from threading import RLock
 from typing import Final
 
-from mirrorlog.errors import MirrorlogError
+from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.activity_format import Entry, Op
@@ -266,15 +266,22 @@ class Backlog:
         if below == self._spool.kept:
             return
         if self._noted[0] <= self._noted[1]:
-            self._noted = (below, max(self._noted[1], below - 1))
-            self._note([Entry(Op.SPOOL, records=self._noted)])  # 1
+            noted = (below, max(self._noted[1], below - 1))
+            try:
+                self._note([Entry(Op.SPOOL, records=noted)])  # 1
+            except DeviceFailed:
+                return  # the next write that needs the activity log hears of it
+            self._noted = noted
         self._spool.drop(below)  # 2
         if below > self._spool.last:
             self._names.clear()
 
     def _lose(self) -> None:
         """What waits can't be read: nobody knows what it names."""
-        self._on_lost(sorted(self._names))
+        try:
+            self._on_lost(sorted(self._names))
+        except DeviceFailed:
+            return  # nothing may be forgotten that the activity log can't say instead
         for sent in self._sent.values():
             sent.spooled = 0
         self._held.clear()

@@ -33,6 +33,7 @@ _FIRST_REQUEST_S: Final = 2.0
 _AWAY: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._DESTROY,  # of one broker: the cluster has just told of others, or of none
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
         KafkaError._UNKNOWN_PARTITION,

@@ -15,7 +15,7 @@ from running import DEADLINE_S, Outcome, host_result, host_writes
 from mirrorlog.cli.log import read_changelog
 from mirrorlog.cli.run import Run
 from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
-from mirrorlog.tracking_log import LogRecord
+from mirrorlog.tracking_log import NOTHING, LogRecord
 
 pytestmark = pytest.mark.integration
 
@@ -47,10 +47,13 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     world.start_host(TRACE, "auto")
     world.start_site("early")
     host_writes(world, 500)
+    volume = Outcome(world).volumes["demo"]
+    wait_for_records(world, volume.partition, NOTHING, bool)
     node.kill()
     node.start()
     last = host_result(world)["last_positions"]
-    volume = Outcome(world).volumes["demo"]
+    marked = cli(world, "command", "send", "demo", "--barrier", "a record behind the first, which alone is no roll-up")
+    assert marked.returncode == 0, marked.stdout
     wait_for_records(
         world, volume.partition, last["demo"], lambda found: bool(found) and all(each.tier for each in found)
     )
