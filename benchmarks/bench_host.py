@@ -7,6 +7,7 @@ blocks are all allocated and written to once before the clock starts; mirrorlog 
 interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin.
 nbd_4k_regions: the worst that a client can do: each write is in another region, and there are twice as many as may be hot, in a
 file of one hole of 8 GiB.
+pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py); the ratio is of times, tracked over plain.
 
 The last line of stdout is one JSON object.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeAlias
 
+import pwrite_cases
 from bench_node import say
 from cluster import Cluster
 from nbd_exports import exports, requests_per_s, sparse_exports
@@ -103,7 +105,7 @@ def _has_tools(bench: Bench, case: str) -> bool:
     return found
 
 
-CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k, "nbd_4k_regions": nbd_4k_regions}
+CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k, "nbd_4k_regions": nbd_4k_regions, **pwrite_cases.CASES}
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from mirrorlog.producers.hot_regions import HotRegion
 
 
 class Flight(NamedTuple):
-    """A write that has begun: its data may be on the primary, or not, or in part. at_us: when it began."""
+    """A write that has begun: its data may be on the primary, or not, or in part. at_us: a time shortly before that."""
 
     kind: ExtentKind
     offset: int
@@ -57,11 +57,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedBatch:
-    """Extents, and when the first and the last of their writes began; None where there are none."""
+    """Extents, and a time at which none of their writes had begun; now, where that is None, as for the last of them."""
 
     extents: ExtentColumns
     first_at_us: int | None = None
-    last_at_us: int | None = None
 
 
 def closed(flights: Collection[PlainFlight]) -> ClosedBatch:
@@ -69,7 +68,7 @@ def closed(flights: Collection[PlainFlight]) -> ClosedBatch:
     if not flights:
         return ClosedBatch(_columns((), (), ()))
     kinds, offsets, lengths, times_us, _ = zip(*flights, strict=True)
-    return ClosedBatch(_columns(offsets, lengths, kinds), min(times_us), max(times_us))
+    return ClosedBatch(_columns(offsets, lengths, kinds), min(times_us))
 
 
 def _columns(offsets: Collection[int], lengths: Collection[int], kinds: Collection[ExtentKind]) -> ExtentColumns:

@@ -187,7 +187,7 @@ class Outbox:
             kind=kind,
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
-            last_at_us=now_us if batch.last_at_us is None else batch.last_at_us,
+            last_at_us=now_us,
             acknowledged_position=self._acknowledged.get(partition),
             note=note,
         )

@@ -28,6 +28,13 @@ from mirrorlog.producers.batch import PlainFlight
 from mirrorlog.producers.hot_regions import HotRegion
 
 
+@dataclass(slots=True)
+class Moment:
+    """The time by the clock that people read, as of the last tick: asking it for each write would cost as much as the rest."""
+
+    us: int
+
+
 @dataclass(slots=True, eq=False)
 class Runway:
     """One volume's. gate: its hot regions by number; none while its writes must ask. flying: by identity."""

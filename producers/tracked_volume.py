@@ -12,6 +12,8 @@ from mirrorlog.ports.devices import Data, check_range
 from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
 from mirrorlog.volumes import Volume
 
+_WRITE: Final = ExtentKind.WRITE
+
 
 class TrackedVolume:
     """Any number of threads may call it; a range that two of them write at once holds a mix of both, as on any disk.
@@ -29,7 +31,7 @@ class TrackedVolume:
         # What each write needs, looked up once.
         self._runway: Final = opened.runway
         self._stir: Final = tracker.stir
-        self._now_us: Final = tracker.now_us
+        self._moment: Final = tracker.moment
         self._write: Final = opened.device.pwrite
         self._region_bytes: Final = tracker.region_bytes
         self._batch_extents: Final = tracker.batch_extents
@@ -62,7 +64,7 @@ class TrackedVolume:
         number = offset // size
         if offset < end <= self._size_bytes and (end - 1) // size == number:
             runway = self._runway
-            flight = (ExtentKind.WRITE, offset, end - offset, self._now_us(), ())
+            flight = (_WRITE, offset, end - offset, self._moment.us, ())
             runway.flying[id(flight)] = flight  # W1
             if number in runway.gate:  # W2
                 try:

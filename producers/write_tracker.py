@@ -29,7 +29,7 @@ from mirrorlog.producers.hot_regions import (
     VolumeRegions,
 )
 from mirrorlog.producers.outbox import Outbox
-from mirrorlog.producers.runway import Runway
+from mirrorlog.producers.runway import Moment, Runway
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
 
@@ -126,7 +126,7 @@ class WriteTracker:
         self._report: Final = report
         self.region_bytes: Final = settings.region_bytes
         self.batch_extents: Final = settings.host_batch_extents
-        self.now_us: Final = clock.now_us
+        self.moment: Final = Moment(clock.now_us())
         self._hot: Final = HotRegions(settings.hot_regions)
         self._next_use: Final = self._hot.next_use
         self._timers: Final = Timers()
@@ -144,6 +144,7 @@ class WriteTracker:
             self.volumes[name] = opened
             self._hot.volumes[name] = opened.regions
             self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
+            self.moment.us = self._clock.now_us()
             self._open_gate(opened)
             return opened
 
@@ -257,6 +258,7 @@ class WriteTracker:
 
     def tick(self, now_s: float) -> None:
         """Sends what is due, and takes acknowledgements."""
+        self.moment.us = self._clock.now_us()
         for opened in list(self._foreign.values()):
             self.gather(opened)
         with self.lock:
@@ -352,7 +354,7 @@ class WriteTracker:
     def _take_off(
         self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int, regions: Iterable[HotRegion]
     ) -> Flight:
-        flight = Flight(kind, offset, length, self.now_us(), tuple(regions))
+        flight = Flight(kind, offset, length, self.moment.us, tuple(regions))
         opened.in_flight[id(flight)] = flight
         return flight
 

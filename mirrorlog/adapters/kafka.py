@@ -104,7 +104,13 @@ class _Client:
 
         def is_away(error: Exception) -> bool:
             self._hear()
-            return isinstance(error, KafkaException) and error.args[0].code() in _AWAY and not self._is_refused()
+            if not isinstance(error, KafkaException) or error.args[0].code() not in _AWAY or self._is_refused():
+                return False
+            if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                # librdkafka believes for minutes what a broker said that had just come back, and didn't lead anything yet.
+                with suppress(KafkaException):
+                    self.raw.list_topics(timeout=_FIRST_REQUEST_S)
+            return True
 
         try:
             for attempt in stamina.retry_context(
