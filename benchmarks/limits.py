@@ -78,6 +78,7 @@ def run(topic: str, ends: dict[int, int], batch: int, step: Step) -> None:
             "enable.auto.commit": False,
             "fetch.message.max.bytes": 4 << 20,
             "queued.max.messages.kbytes": 65536,
+            "fetch.queue.backoff.ms": 10,
         }
     )
     left = sum(ends.values())

@@ -2,11 +2,14 @@
 
     MirrorlogError                      what was done, where, what to do next
     ├── BadUse                          a wrong option, an unknown name, a contradiction in the request       exit 2
-    │   └── BadInput                    a file, an event or a message that isn't what it claims to be         exit 2
+    │   ├── BadInput                    a file, an event or a message that isn't what it claims to be         exit 2
+    │   ├── UnknownVolume               there is no volume of that name                                       exit 2
+    │   └── NotAllowed                  the request doesn't carry the node's token                            exit 2
     ├── OutOfRetention                  the log no longer reaches that far (a hole, a trim, a generation)     exit 3
     ├── DifferenceFound                 a check ran to its end and the two sides differ                       exit 4
     ├── StateDamaged                    mirrorlog's own durable state fails its checksum or its version       exit 1
     ├── DeviceFailed                    a volume, or a file that stands for one, can't be read or written     exit 1
+    ├── NodeUnavailable                 the node can't answer now: questions, a rebalance, a worker away      exit 1
     ├── KafkaFailed                     the broker refused, or didn't answer before the deadline              exit 1
     │   └── ChangelogRefused            a log record wasn't acknowledged: the node stops, it never goes on    exit 1
     └── PartFailed                      a process of a run (broker, node, host, site) ended by itself         exit 1
@@ -73,6 +76,14 @@ class BadInput(BadUse):
     """A file, an event or a message that isn't what it claims to be."""
 
 
+class UnknownVolume(BadUse):
+    """There is no volume of that name."""
+
+
+class NotAllowed(BadUse):
+    """The request doesn't carry the node's token."""
+
+
 class OutOfRetention(MirrorlogError):
     """The log no longer reaches that far."""
 
@@ -91,6 +102,10 @@ class StateDamaged(MirrorlogError):
 
 class DeviceFailed(MirrorlogError):
     """A volume, or a file that stands for one, can't be read or written."""
+
+
+class NodeUnavailable(MirrorlogError):
+    """The node can't answer now: too many questions, a rebalance, a worker that is away."""
 
 
 class KafkaFailed(MirrorlogError):

@@ -220,6 +220,7 @@ class KafkaReader:
                 "fetch.wait.max.ms": 50,
                 "fetch.message.max.bytes": QUARANTINE_MAX_BYTES,
                 "queued.max.messages.kbytes": 65536,
+                "fetch.queue.backoff.ms": 10,  # once that is full; by default a second, in which nothing is read
                 **settings,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,

@@ -6,28 +6,22 @@ import json
 from typing import Any, Final
 
 from mirrorlog import errors
-from mirrorlog.errors import BadInput, BadUse, KafkaFailed, MirrorlogError, OutOfRetention
+from mirrorlog.errors import (
+    BadInput,
+    BadUse,
+    KafkaFailed,
+    MirrorlogError,
+    NodeUnavailable,
+    NotAllowed,
+    OutOfRetention,
+    UnknownVolume,
+)
 
 SINCE_HEADER: Final = "Mirrorlog-Since"
 UNTIL_HEADER: Final = "Mirrorlog-Until"
 """The positions that the question came to: a stream's; a page has them in its body."""
 FORWARDED_HEADER: Final = "Mirrorlog-Forwarded"
 """A worker passed the request on: the one that gets it answers by itself or not at all."""
-
-
-class NodeUnavailable(MirrorlogError):
-    """The node can't answer now: too many questions, a rebalance, a worker that is away."""
-
-
-class UnknownVolume(BadUse):
-    """There is no volume of that name."""
-
-
-class NotAllowed(BadUse):
-    """The request doesn't carry the node's token."""
-
-
-_OURS: Final = {each.__name__: each for each in (NodeUnavailable, UnknownVolume, NotAllowed)}
 
 
 def status_of(error: MirrorlogError) -> int:
@@ -59,7 +53,7 @@ def error_of(status: int, body: bytes, where: str) -> MirrorlogError:
             f"the answer is HTTP status {status}, and not mirrorlog's", where=where, next="Check the node's address."
         )
     code = str(told.get("code"))
-    kind = _OURS.get(code) or getattr(errors, code, None)
+    kind = getattr(errors, code, None)
     if not (isinstance(kind, type) and issubclass(kind, MirrorlogError)):
         kind = BadUse if 400 <= status < 500 else MirrorlogError
     return kind(what, where=place, next=advice)

@@ -12,8 +12,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import stamina
 
-from mirrorlog.changed.http import NodeUnavailable, error_of
-from mirrorlog.errors import BadUse
+from mirrorlog.changed.http import error_of
+from mirrorlog.errors import BadUse, NodeUnavailable
 
 _CHUNK_BYTES: Final = 1 << 16
 _SILENCE_S: Final = 120.0

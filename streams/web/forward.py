@@ -14,7 +14,8 @@ from typing import Final, Self
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
 from yarl import URL
 
-from mirrorlog.changed.http import FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER, NodeUnavailable
+from mirrorlog.changed.http import FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.errors import NodeUnavailable
 
 log = logging.getLogger("mirrorlog.node.http")
 _AT_ONCE: Final = 32

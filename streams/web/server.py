@@ -21,14 +21,11 @@ from mirrorlog.changed.http import (
     FORWARDED_HEADER,
     SINCE_HEADER,
     UNTIL_HEADER,
-    NodeUnavailable,
-    NotAllowed,
-    UnknownVolume,
     status_of,
 )
 from mirrorlog.changed.points import format_time
 from mirrorlog.changed.query import QueryPorts, changed_blocks
-from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, NotAllowed, UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.web.answers import Answers
 from mirrorlog.streams.web.desks import Desks

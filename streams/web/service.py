@@ -9,7 +9,7 @@ import faust
 from aiohttp import web
 from mode import Service
 
-from mirrorlog.changed.http import NodeUnavailable
+from mirrorlog.errors import NodeUnavailable
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
 from mirrorlog.streams.faust_store import FaustStore

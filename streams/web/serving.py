@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from mirrorlog.changed.http import NodeUnavailable
+from mirrorlog.errors import NodeUnavailable
 
 
 class Serving:

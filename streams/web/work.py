@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from mirrorlog.changed.http import NodeUnavailable
+from mirrorlog.errors import NodeUnavailable
 
 T = TypeVar("T")
 _SLICE_S: Final = 0.004

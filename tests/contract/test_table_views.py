@@ -13,9 +13,8 @@ import pytest
 from http_world import MemoryView
 from notation import record, volume
 
-from mirrorlog.changed.http import NodeUnavailable
 from mirrorlog.codec import encode
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.errors import KafkaFailed, NodeUnavailable
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_store import FaustStore
 from mirrorlog.streams.web.service import _open_view

@@ -174,8 +174,7 @@ def kafka_configs(run: Run, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("away", ["paused", "killed"])
-@pytest.mark.parametrize("away_s", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("away", "away_s"), [("paused", 12), ("killed", 60)])
 def test_a_broker_that_was_away_is_taken_up_again_by_all(
     away: str, away_s: float, run: Run, record_property: Callable[[str, object], None]
 ) -> None:
