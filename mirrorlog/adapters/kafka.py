@@ -35,6 +35,7 @@ _AWAY: Final = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._DESTROY,  # of one broker: the cluster has just told of others, or of none
         KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError._UNKNOWN_TOPIC,

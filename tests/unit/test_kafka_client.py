@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from mirrorlog.adapters.kafka import _Client
@@ -25,6 +26,28 @@ class Stubborn:
         if not self.refreshed:
             raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
         return 7
+
+
+class Away:
+    """A librdkafka client whose first question isn't answered."""
+
+    def __init__(self, settings: Any, logger: Any) -> None:
+        self.asked, self.code = 0, settings["code"]
+
+    def poll(self, _timeout: float) -> None:
+        return None
+
+    def end(self, _within_s: float) -> int:
+        self.asked += 1
+        if self.asked == 1:
+            raise KafkaException(KafkaError(self.code))
+        return 7
+
+
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT])
+def test_what_a_broker_that_is_away_did_not_answer_is_asked_again(code: int) -> None:
+    client = _Client(Away, {"code": code})
+    assert client.ask(client.raw.end, 5.0, "asking", "here") == 7
 
 
 def test_a_client_that_believes_in_no_partition_is_made_to_look_again() -> None:
