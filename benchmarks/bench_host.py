@@ -4,7 +4,9 @@
 
 nbd_4k: writes of 4 KiB, 16 at a time, by `qemu-img bench` through an NBD export, each export on an image of 256 MiB whose
 blocks are all allocated and written to once before the clock starts; mirrorlog publishes to a live broker. Repeats are
-interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin.
+interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin. Beside it: nbdkit with its log
+filter; QEMU without a bitmap, with one that is kept in a qcow2 image (qemu-nbd), and with one in memory on the raw image
+(qemu-storage-daemon).
 nbd_4k_regions: the worst that a client can do: each write is in another region, and there are twice as many as may be hot, in a
 file of one hole of 8 GiB.
 pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py); the ratio is of times, tracked over plain.

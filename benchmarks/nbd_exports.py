@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -38,8 +39,15 @@ def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, 
         "log_filter": lambda: nbdkit(folder, "--filter=log", "file", str(image), "logfile=/dev/null"),
         "mirrorlog_plugin": lambda: mirrorlog(cluster, folder, size_bytes, "plugin"),
     }
+    skipped = []
+    if shutil.which("qemu-storage-daemon") is None:
+        skipped.append(
+            "QEMU's storage daemon with a dirty bitmap: apt install --no-install-recommends qemu-system-common"
+        )
+    else:
+        found["qemu_storage_bitmap"] = lambda: qemu_storage_daemon(folder, image)
     if shutil.which("qemu-nbd") is None:
-        return found, ["QEMU: apt install qemu-utils"]
+        return found, [*skipped, "QEMU: apt install qemu-utils"]
     qcow2 = folder / "image.qcow2"
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-S", "0", str(image), str(qcow2)], check=True)
     subprocess.run(["qemu-img", "bitmap", "--add", str(qcow2), "b"], check=True)
@@ -47,7 +55,7 @@ def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, 
         **found,
         "qemu_raw": lambda: qemu_nbd(folder, image, "raw"),
         "qemu_bitmap": lambda: qemu_nbd(folder, qcow2, "qcow2"),
-    }, []
+    }, skipped
 
 
 def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, Serving]:
@@ -108,11 +116,33 @@ def qemu_nbd(folder: Path, image: Path, image_format: str) -> AbstractContextMan
     return _served(folder / "q.sock", command)
 
 
+def qemu_storage_daemon(folder: Path, image: Path) -> AbstractContextManager[str]:
+    """QEMU on the raw image, with a dirty bitmap in memory, made before the export."""
+    socket = folder / "d.sock"
+    nodes = [f"driver=file,node-name=file,filename={image}", "driver=raw,node-name=disk,file=file"]
+    command = [
+        *("qemu-storage-daemon", "--chardev", "stdio,id=control", "--monitor", "chardev=control"),
+        *(word for node in nodes for word in ("--blockdev", node)),
+        *("--nbd-server", f"addr.type=unix,addr.path={socket}"),
+    ]
+    orders: list[tuple[str, dict[str, object]]] = [
+        ("qmp_capabilities", {}),
+        ("block-dirty-bitmap-add", {"node": "disk", "name": "changed"}),
+        ("block-export-add", {"type": "nbd", "id": "disk", "node-name": "disk", "name": "", "writable": True}),
+    ]
+    return _served(socket, command, [{"execute": name, "arguments": given} for name, given in orders])
+
+
 @contextmanager
-def _served(socket: Path, command: list[str]) -> Iterator[str]:
+def _served(socket: Path, command: list[str], orders: Sequence[Mapping[str, object]] = ()) -> Iterator[str]:
+    """orders: sent to its standard input, each answered there with a line (QEMU Machine Protocol)."""
     socket.unlink(missing_ok=True)
-    with subprocess.Popen(leashed(command), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        leashed(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
+            for order in orders:
+                _obeyed(process, order)
             until = time.monotonic() + START_S
             while not socket.exists():
                 if process.poll() is not None or time.monotonic() > until:
@@ -122,6 +152,20 @@ def _served(socket: Path, command: list[str]) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
+
+
+def _obeyed(process: subprocess.Popen[str], order: Mapping[str, object]) -> None:
+    """Lines that are no answer are events."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        answer = json.loads(line)
+        if "return" in answer:
+            return
+        if "error" in answer:
+            raise ProgramFailed(f"QEMU refused {order['execute']}: {answer['error']['desc']}")
+    raise ProgramFailed("QEMU ended")
 
 
 def requests_per_s(uri: str, count: int, options: Mapping[str, int]) -> float:

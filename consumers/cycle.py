@@ -7,6 +7,8 @@ State of the secondary, from what is kept durably (SecondaryState) and from the 
     CONSISTENT ──── the log names blocks in (applied, W] ──▶ BEHIND ── restore changed ──▶ SYNCING ──▶ SETTLING
     SETTLING ─┬─ prove: settled at W, nothing that was read appears in (applied, W] ──▶ CONSISTENT or BEHIND
               └─ the log names more ── restore changed ──▶ SYNCING
+    CONSISTENT ─┬─ what changed in (applied, W] came by the fork ── prove, or follow while a host doesn't know it yet
+                └─ a host doesn't know yet what became of a forked write ──▶ SETTLING
     any ─── a hole in the log, or another generation ──▶ restore allocated/full (loud) ──▶ SYNCING
     any ─── an error of a device ──▶ STOPPED, tried again later; the others go on
     any ─── the volume is retired ──▶ RETIRED: what the secondary holds stays, and what it is worth
@@ -17,6 +19,16 @@ Rules:
 - "Settled at W": every open session closed a batch after the site's last read, and the log holds it (invariant 8).
 - The next cycle may begin before the last one is proved; what was read since the last proof stays suspect. Only a copy
   of everything is proved first, because everything is suspect.
+- A cycle copies what the secondary has missed in (applied, W], and again what is suspect and appears in (applied, W],
+  missed or not: a forked write may have come between the site's reading and its writing. Without a fork all that changed
+  was missed, and the second is part of the first (docs/decisions/forked-writes.md).
+- What is suspect is told by positions, never as less than what was read: all that was missed in (suspect_after, applied],
+  and all that changed up to changed_through; everything where that range has a hole. suspect_after lies as low as the
+  records reach that were taken: they name the same blocks then, whatever they are rolled up to later.
+- While a host doesn't know yet what became of a write at this secondary (OPEN), nothing new is claimed; nor before the
+  log is settled since the site began: the secondary may have lost forked writes that weren't flushed, and a host says so
+  in the batch that it closes then.
+- With a fork a secondary that has missed something may hold newer writes beside it: it equals the primary at no position.
 """
 
 from __future__ import annotations
@@ -28,7 +40,7 @@ from typing import TypeAlias
 from mirrorlog.bitmaps import BitMap64
 from mirrorlog.consumers.secondary_state import SecondaryState
 from mirrorlog.progress import Rung, SiteState
-from mirrorlog.tracking_log import VolumeLog
+from mirrorlog.site_log import SiteLog
 from mirrorlog.volumes import Volume
 
 
@@ -37,13 +49,14 @@ class View:
     """What the site knows of one volume beside what it keeps.
 
     watermark: the log was read completely through it; None before the first.
-    read_end: end of the commands topic asked after the last read of the primary; None until it was asked.
+    read_end: end of the commands topic, asked since the site began and after its last cycle, reads and writes; None until
+    it was asked.
     beats: by session, the position that it knew as acknowledged at its last heartbeat in the volume's partition.
     secondary_zeroed: the secondary is known to read as zeros from end to end.
     """
 
     volume: Volume
-    log: VolumeLog
+    log: SiteLog
     watermark: int | None
     read_end: int | None
     secondary_zeroed: bool
@@ -79,6 +92,13 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """Nothing is missing up to a position, but a host doesn't know all of it yet: keep `state`."""
+
+    state: SecondaryState
+
+
+@dataclass(frozen=True, slots=True)
 class Rest:
     """Nothing to do until the log says more."""
 
@@ -86,7 +106,7 @@ class Rest:
     reason: str | None = None
 
 
-Step: TypeAlias = Begin | Restore | Prove | Rest
+Step: TypeAlias = Begin | Restore | Prove | Follow | Rest
 
 
 def next_step(kept: SecondaryState | None, view: View) -> Step:
@@ -105,7 +125,7 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
     reached = max(kept.applied_position, kept.cycle_through or kept.applied_position)
     if mark is None or mark < reached:
         if reached == volume.origin_position:
-            return Rest(_resting(kept))
+            return Rest(_resting(kept, is_sure=view.log.fork is None))
         return Rest(SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}")
     if hole := view.log.hole(kept.applied_position, mark):
         reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
@@ -114,28 +134,70 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
 
 
 def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
-    pending = view.log.changed(applied, mark)
-    settled = _settled(view, mark)
-    if kept.cycle_through is None and kept.suspect_after is not None and settled:
-        if not pending:
+    log, is_idle, is_suspect = view.log, kept.cycle_through is None, kept.suspect_after is not None
+    missed = log.missed(applied, mark)
+    changed = missed if log.fork is None else log.changed(applied, mark)
+    settled = is_idle and _settled(view, mark)
+    # Without a fork `again` is a part of what was missed, and matters for the proof alone.
+    copied = _copied(kept, applied, log) if changed and (settled or log.fork is not None) else BitMap64()
+    again = changed if copied is None else changed & copied
+    if is_suspect and settled and not again:
+        if not missed and not log.has_open:
             return Prove(_consistent(kept, mark))
-        # Where the log no longer has all of what was read, nothing can be proved by it.
-        read_again = (
-            view.log.hole(kept.suspect_after, applied) or view.log.changed(kept.suspect_after, applied) & pending
-        )
-        if not _is_copy_of_all(kept) and not read_again:
+        if missed and log.fork is None:
             return Prove(_consistent(kept, applied))
-    if not pending and kept.cycle_through is None:
-        return Rest(_resting(kept))
-    if kept.cycle_through is None and _is_copy_of_all(kept) and not settled:
+    if is_idle and not missed and not again:
+        is_sure = not log.has_open and (settled or log.fork is None)
+        if log.fork is None or is_suspect or not changed:
+            return Rest(_resting(kept, is_sure))
+        return Prove(_consistent(kept, mark)) if is_sure else Follow(replace(kept, applied_position=mark))
+    if is_idle and _is_copy_of_all(kept) and not settled:
         return Rest(SiteState.SETTLING)
-    proved = kept.suspect_after is None or (settled and kept.cycle_through is None)
-    suspect_after = applied if proved else kept.suspect_after
+    suspect_after, changed_through = _suspect(kept, applied, mark, log, settled, (missed, changed, again), copied)
     running = replace(
-        kept, suspect_after=suspect_after, cycle_through=mark, consistent_position=None, rung=Rung.CHANGED
+        kept,
+        suspect_after=suspect_after,
+        changed_through=changed_through,
+        cycle_through=mark,
+        consistent_position=None,
+        rung=Rung.CHANGED,
     )
     done = replace(running, applied_position=mark, cycle_through=None)
-    return Restore(Rung.CHANGED, running, done, pending, None)
+    return Restore(Rung.CHANGED, running, done, missed | again, None)
+
+
+def _copied(kept: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None:
+    """The blocks read since the last proof, or more: none is left out. None: any of the volume's."""
+    after = kept.suspect_after
+    if after is None:
+        return BitMap64()
+    changed_through = after if kept.changed_through is None else kept.changed_through
+    is_hole = log.volume.hole(after, changed_through) or log.missed_hole(changed_through, applied)
+    if is_hole or _is_copy_of_all(kept):
+        return None
+    return log.changed(after, changed_through) | log.missed(changed_through, applied)
+
+
+def _suspect(
+    kept: SecondaryState,
+    applied: int,
+    mark: int,
+    log: SiteLog,
+    settled: bool,
+    blocks: tuple[BitMap64, BitMap64, BitMap64],
+    copied: BitMap64 | None,
+) -> tuple[int, int | None]:
+    """suspect_after and changed_through from the next cycle on. blocks: what it missed, what changed, what is read again."""
+    missed, changed, again = blocks
+    suspect_after, changed_through = kept.suspect_after, kept.changed_through
+    if suspect_after is None or (settled and again.issubset(missed)):
+        suspect_after, changed_through = applied, None
+    elif settled and (copied is None or len(changed) < len(copied)):
+        # What isn't read again is proved. Both sets hold what is: the smaller is told.
+        suspect_after, changed_through = applied, mark
+    elif copied is None and log.fork is not None:
+        changed_through = mark
+    return (suspect_after if log.fork is None else min(suspect_after, log.reach(applied, mark))), changed_through
 
 
 def _copy_all(view: View, reason: str) -> Step:
@@ -154,7 +216,8 @@ def _settled(view: View, mark: int) -> bool:
     """Whether the log through `mark` holds every write that the site may have seen half of (invariant 8)."""
     if view.read_end is None or mark < view.read_end - 1:
         return False
-    return view.log.head is None or view.log.head.settled_after(view.read_end, view.beats)
+    head = view.log.volume.head
+    return head is None or head.settled_after(view.read_end, view.beats)
 
 
 def _is_copy_of_all(kept: SecondaryState) -> bool:
@@ -166,12 +229,14 @@ def _consistent(kept: SecondaryState, position: int) -> SecondaryState:
         kept,
         applied_position=position,
         suspect_after=None,
+        changed_through=None,
         consistent_position=position,
         rung=kept.rung or Rung.CHANGED,
     )
 
 
-def _resting(kept: SecondaryState) -> SiteState:
+def _resting(kept: SecondaryState, is_sure: bool) -> SiteState:
+    """is_sure: no host may still tell that the secondary has missed something up to the watermark."""
     if kept.cycle_through is not None:
         return SiteState.SYNCING
-    return SiteState.SETTLING if kept.suspect_after is not None else SiteState.CONSISTENT
+    return SiteState.CONSISTENT if is_sure and kept.suspect_after is None else SiteState.SETTLING

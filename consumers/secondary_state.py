@@ -23,6 +23,8 @@ class SecondaryState:
     applied_position:    the secondary holds every change up to it, durably; None: never in sync.
     suspect_after:       what changed in (suspect_after, applied_position] was read from a moving primary and isn't
                          proved consistent yet; None: nothing is suspect.
+    changed_through:     of what is suspect, all that changed up to it may have been read, and behind it what the secondary
+                         had missed; None: none but what it had missed (docs/decisions/forked-writes.md).
     cycle_through:       a cycle that applies up to it is running, so the secondary is inconsistent; None: none runs.
     consistent_position: the secondary equals the primary as of it; None: it equals the primary as of no position.
     rung:                of the running cycle, or of the last one; None: there was none.
@@ -40,12 +42,13 @@ class SecondaryState:
     consistent_position: int | None = None
     rung: str | None = None
     updated_at_us: int = 0
+    changed_through: int | None = None
 
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
         if str(UUID(self.generation)) != self.generation:
             raise ValueError(f"'{self.generation}' isn't a UUID in canonical form")
-        for name in ("applied_position", "suspect_after", "cycle_through", "consistent_position"):
+        for name in ("applied_position", "suspect_after", "cycle_through", "consistent_position", "changed_through"):
             _check_number(name, getattr(self, name), BEFORE_THE_LOG)
         _check_number("updated_at_us", self.updated_at_us, 0)
         if self.rung not in (None, *RUNGS):
@@ -60,6 +63,8 @@ class SecondaryState:
                 raise ValueError(f"{name} {position} reaches past applied_position {applied}")
         if self.consistent_position is not None and (self.cycle_through is not None or self.suspect_after is not None):
             raise ValueError("a secondary with a running cycle or with suspect blocks is consistent at no position")
+        if self.changed_through is not None and self.suspect_after is None:
+            raise ValueError("nothing is suspect, so nothing of it was read")
         if self.cycle_through is None:
             return
         if self.rung is None or (applied is not None and self.cycle_through < applied):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from mirrorlog.catalog import Catalog
 from mirrorlog.codec import encode
-from mirrorlog.consumers.cycle import Begin, Prove, Rest, Restore, View, next_step
+from mirrorlog.consumers.cycle import Begin, Follow, Prove, Rest, Restore, View, next_step
 from mirrorlog.consumers.restoration import Copied, restore_all, restore_changed
 from mirrorlog.consumers.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -18,7 +18,16 @@ from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin
 from mirrorlog.progress import Rung, SiteProgress, SiteState
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import NOTHING, LogRecord, Watermark
+from mirrorlog.site_log import SiteLog
+from mirrorlog.tracking_log import (
+    NOTHING,
+    ForkHead,
+    LogRecord,
+    VolumeLog,
+    Watermark,
+    missed_log,
+    split_log_name,
+)
 from mirrorlog.volumes import Volume
 
 log = logging.getLogger("mirrorlog.site")
@@ -44,6 +53,13 @@ class Secondary:
     seen_mark: Watermark | None = None
     reported_at_s: float = float("-inf")
     reported: SiteProgress | None = None
+
+    @property
+    def is_following(self) -> bool:
+        """Whether it rests with nothing suspect, and is only not sure of what hosts will say of their forked writes."""
+        kept = self.kept
+        is_idle = kept is not None and kept.suspect_after is kept.cycle_through is None
+        return is_idle and self.resting.state is SiteState.SETTLING
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +97,9 @@ class Site:
         if any(self._is_described_anew(name) for name in touched):
             self._ports.catalog.refresh()
         for name in touched & self.secondaries.keys():
-            self._ports.log.logs[name].forget_parts(_apart(self.secondaries[name]))
+            apart = _apart(self.secondaries[name], self._log(name).fork)
+            for log in self._logs(name):
+                log.forget_parts(apart)
         touched |= self._follow_catalog() | self._ask_ends()
         self._restless |= touched
         if not self._ports.log.caught_up():
@@ -100,7 +118,7 @@ class Site:
         return known is None or (head is not None and head.described_position > known.described_position)
 
     def _wanted(self, record: LogRecord) -> bool:
-        known = self.secondaries.get(record.volume)
+        known = self.secondaries.get(split_log_name(record.volume)[0])
         return known is None or record.through > _needed_after(known)
 
     def _follow_catalog(self) -> set[str]:
@@ -116,6 +134,8 @@ class Site:
         secondary = known or Secondary(volume, None, False)
         secondary.volume = volume
         self.secondaries[volume.volume] = secondary
+        if known is None:
+            self._read_since_asked.add(volume.volume)
         try:
             damaged = known is None and not self._load(secondary)
             if volume.is_retired:
@@ -124,8 +144,6 @@ class Site:
                 self._ports.make_secondary(volume)
             with self._ports.open_secondary(volume) as device:
                 secondary.zeroed = not damaged and next(device.allocated(), None) is None
-            if secondary.kept is not None and secondary.kept.suspect_after is not None:
-                self._read_since_asked.add(volume.volume)
         except DeviceFailed as error:
             self._stop(secondary, error)
 
@@ -171,7 +189,7 @@ class Site:
                 if isinstance(step, Rest):
                     secondary.resting = step
             cycles += [(secondary, step) for secondary, step in steps if isinstance(step, Restore)]
-            settled = [(secondary, step.state) for secondary, step in steps if isinstance(step, Begin | Prove)]
+            settled = [(secondary, step.state) for secondary, step in steps if isinstance(step, Begin | Prove | Follow)]
             self._keep(settled)
             looking = [secondary for secondary, _ in settled]
         if cycles:
@@ -193,8 +211,16 @@ class Site:
         volume = secondary.volume
         mark = self._ports.log.watermarks.get(volume.partition)
         through = None if mark is None else mark.through
-        log, beats = self._ports.log.logs[volume.volume], self._ports.log.beats[volume.partition]
+        log, beats = self._log(volume.volume), self._ports.log.beats[volume.partition]
         return View(volume, log, through, secondary.read_end, secondary.zeroed, beats)
+
+    def _log(self, name: str) -> SiteLog:
+        return SiteLog(*self._logs(name), self.name)
+
+    def _logs(self, name: str) -> tuple[VolumeLog, VolumeLog]:
+        """The volume's log, and that of what the site has missed of it."""
+        logs = self._ports.log.logs
+        return logs[name], logs[missed_log(name, self.name)]
 
     def _restore(self, cycles: Sequence[tuple[Secondary, Restore]]) -> None:
         """One cycle of each. The order keeps a secondary's word good (invariants 6 and 8):
@@ -255,7 +281,8 @@ class Site:
             self._forget(secondary)
 
     def _forget(self, secondary: Secondary) -> None:
-        self._ports.log.logs[secondary.volume.volume].forget_through(_needed_after(secondary))
+        for log in self._logs(secondary.volume.volume):
+            log.forget_through(_needed_after(secondary))
 
     def _report(self, secondary: Secondary) -> bool:
         """Publishes the secondary's state: at once where it is newly proved, otherwise at the pace of the settings.
@@ -281,13 +308,18 @@ class Site:
         mark = view.watermark
         applied = kept.applied_position if kept and kept.generation == volume.generation else None
         since = volume.origin_position if applied is None else applied
-        pending = len(view.log.changed(since, mark)) if mark is not None else 0
-        oldest_us = view.log.oldest_at_us(since, mark) if mark is not None else None
+        pending = len(view.log.missed(since, mark)) if mark is not None else 0
+        oldest_us = view.log.oldest_missed_at_us(since, mark) if mark is not None else None
         now_us = self._ports.clock.now_us()
         consistent = kept.consistent_position if kept else None
         if secondary.resting.state is SiteState.CONSISTENT and not pending and mark is not None:
             # Nothing of the volume lies above the applied position: what holds there holds at the watermark.
             applied = consistent = max(mark, since)
+        elif secondary.is_following and not pending and mark is not None:
+            applied = max(mark, since)
+        if secondary.resting.state is SiteState.STOPPED and consistent is not None and pending:
+            # A host that hears of the watermark may fork again: not before it is kept that the secondary is behind.
+            mark = applied
         return SiteProgress(
             site=self.name,
             volume=volume.volume,
@@ -315,10 +347,11 @@ def _needed_after(secondary: Secondary) -> int:
     return kept.applied_position if kept.suspect_after is None else min(kept.suspect_after, kept.applied_position)
 
 
-def _apart(secondary: Secondary) -> list[int]:
+def _apart(secondary: Secondary, fork: ForkHead | None) -> list[int]:
     """The positions at which the site takes the log apart: what lies on one side of one has nothing to do with the other."""
     kept = secondary.kept
-    positions = (kept.applied_position, kept.suspect_after) if kept else ()
+    positions = [kept.applied_position, kept.suspect_after, kept.changed_through] if kept else []
+    positions += [fork.after] if fork else []
     return [secondary.volume.origin_position, *(each for each in positions if each is not None)]
 
 

@@ -1,8 +1,9 @@
 """Where a site keeps what it knows about its secondaries: one small file per volume; memory in tests.
 
-Format, version 1: one line of JSON (RFC 8259), keys sorted, no spaces, ASCII: the fields of SecondaryState, `format`,
+Format, version 2: one line of JSON (RFC 8259), keys sorted, no spaces, ASCII: the fields of SecondaryState, `format`,
 `version`, and `crc32`: CRC-32 (ISO 3309, zlib.crc32) of that line without its `crc32`. A file that differs from this in
-any byte is damaged, so that no reader has to guess what it meant.
+any byte is damaged, so that no reader has to guess what it meant. Version 1 has no `changed_through`, and is written
+where there is none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 from mirrorlog.volumes import check_volume_name
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_STATE_BYTES: Final = 1 << 16
 """Many times what a state takes: a larger file isn't one, and isn't read."""
 BATCH: Final = 64
@@ -35,6 +36,9 @@ BATCH: Final = 64
 def encode_state(state: SecondaryState) -> bytes:
     """The bytes of `state` on disk."""
     payload = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(state)}
+    if state.changed_through is None:
+        payload["version"] = 1
+        del payload["changed_through"]
     return _line({**payload, "crc32": zlib.crc32(_line(payload))})
 
 
@@ -46,10 +50,12 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
         _damaged("it isn't JSON", where)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         _damaged("it isn't the state of a secondary", where)
-    if document.get("version") != FORMAT_VERSION:
+    if document.get("version") not in (1, FORMAT_VERSION):
         _damaged(f"its format version {str(document.get('version'))[:20]} isn't known to this release", where)
     try:
-        state = SecondaryState(**{field.name: document[field.name] for field in fields(SecondaryState)})
+        without = {"changed_through"} if document["version"] == 1 else set()
+        names = {field.name for field in fields(SecondaryState)} - without
+        state = SecondaryState(**{name: document[name] for name in names})
         intact = encode_state(state) == content  # covers the checksum, and whatever a JSON parser is lenient about
     except (KeyError, TypeError, ValueError, AttributeError, BadUse):
         intact = False

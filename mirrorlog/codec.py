@@ -26,6 +26,7 @@ from mirrorlog.commands import (
     AcceptedBatch,
     CommandKind,
     CommandStatus,
+    ForkOutcomes,
     Quarantined,
     RawCommand,
     StatusCode,
@@ -36,7 +37,7 @@ from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
 from mirrorlog.packed_record import PackedRecord
 from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark, record_key
+from mirrorlog.tracking_log import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark, record_key
 from mirrorlog.volumes import EarlierSize, Volume, VolumeState
 
 Event = TypeVar("Event")
@@ -162,14 +163,16 @@ def _contracts() -> Mapping[type, _Contract]:
 
 def _command_fields(command: TrackingCommand) -> Fields:
     columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
-    raw = [_plain(each) for each in command.raw]
-    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns | {"raw": raw}
+    lists = {"raw": [_plain(each) for each in command.raw], "forks": [_plain(each) for each in command.forks]}
+    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns | lists
 
 
 def _command(record: Fields) -> TrackingCommand:
     extents = ExtentColumns.unpack(record.pop("offsets"), record.pop("lengths"), record.pop("kinds"))
     raw = tuple(RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"]) for each in record["raw"])
-    return TrackingCommand(**record | {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw})
+    forks = tuple(ForkOutcomes(**each) for each in record["forks"])
+    typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
+    return TrackingCommand(**record | typed)
 
 
 def _record_fields(record: LogRecord) -> Fields:
@@ -203,11 +206,14 @@ def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
 
 
 def _head_fields(head: VolumeHead) -> Fields:
-    return _plain(head) | {"sessions": [_plain(session) for session in head.sessions]}
+    forks = {site: _plain(fork) for site, fork in sorted(head.forks.items())}
+    return _plain(head) | {"sessions": [_plain(session) for session in head.sessions], "forks": forks}
 
 
 def _head(record: Fields) -> VolumeHead:
-    return VolumeHead(**record | {"sessions": tuple(SessionHead(**each) for each in record["sessions"])})
+    sessions = tuple(SessionHead(**each | {"open_forks": tuple(each["open_forks"])}) for each in record["sessions"])
+    forks = {site: ForkHead(**each) for site, each in record["forks"].items()}
+    return VolumeHead(**record | {"sessions": sessions, "forks": forks})
 
 
 def _volume_fields(volume: Volume) -> Fields:

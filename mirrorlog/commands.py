@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 import numpy as np
@@ -50,6 +50,26 @@ class RawCommand:
     data: bytes = b""
 
 
+class ForkOutcome(IntEnum):
+    """What became of an extent at a secondary to which the host sent the write itself. The numbers are on the wire: they
+    never change their meaning, and any other counts as MISSED."""
+
+    MISSED = 0  # it failed, or wasn't tried
+    HAS = 1  # it is durable there: the secondary was flushed behind the write, before the batch was closed
+    OPEN = 2  # it isn't known yet; the session names the extent again
+
+
+@dataclass(frozen=True, slots=True)
+class ForkOutcomes:
+    """What became of a command's extents at the secondary of one site.
+
+    outcomes: a ForkOutcome (u8) for each extent, in their order; empty where the secondary has them all.
+    """
+
+    site: str
+    outcomes: bytes = b""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackingCommand:
     """One batch of extents (or a barrier, …) from one session of one host for one volume.
@@ -68,6 +88,8 @@ class TrackingCommand:
     note: a barrier's name, or why a range was marked dirty.
     raw, logical_block_bytes: commands from the wire, and the unit of their addresses; beside or instead of extents.
     size_bytes, new_generation: what a RESIZE and a NEW_GENERATION ask for; 0 and None in any other.
+    forks: of each secondary to which the host sends the writes itself; one that isn't named has missed every extent
+    (docs/decisions/forked-writes.md).
     """
 
     volume: str
@@ -85,6 +107,7 @@ class TrackingCommand:
     logical_block_bytes: int = 0
     size_bytes: int = 0
     new_generation: str | None = None
+    forks: tuple[ForkOutcomes, ...] = ()
 
 
 class StatusCode(StrEnum):

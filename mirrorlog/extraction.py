@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.commands import TrackingCommand
-from mirrorlog.extents import MAX_BYTE, ExtentColumns
+from mirrorlog.commands import CommandKind, ForkOutcome, TrackingCommand
+from mirrorlog.extents import MAX_BYTE, U8, ExtentColumns
 from mirrorlog.volume_states import grown_by
-from mirrorlog.volumes import Volume
+from mirrorlog.volumes import VOLUME_NAME, Volume
 from mirrorlog.wire import Interpreted, Verdict, interpret
+
+MOST_FORKS: Final = 32
+"""Sites that one command may name, and of which the log keeps apart what they have missed."""
+_WITH_OUTCOMES: Final = (
+    CommandKind.WRITES,
+    CommandKind.HEARTBEAT,
+    CommandKind.BARRIER,
+    CommandKind.SESSION_OPEN,
+    CommandKind.SESSION_CLOSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +96,47 @@ def _said(found: list[Interpreted], verdict: Verdict) -> str:
     texts = [f"raw command {number}: {each.text}" for number, each in enumerate(found) if each.verdict is verdict]
     more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     return "; ".join(texts[:3]) + more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forks:
+    """What a command says of the secondaries to which its host sends the writes itself.
+
+    missed: by site, for each extent whether the secondary has missed it; a site that isn't there has missed them all.
+    open_sites: those with an outcome that the session will tell later, sorted. malformed: what contradicts itself.
+    """
+
+    missed: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    open_sites: tuple[str, ...] = ()
+    malformed: str = ""
+
+    def missed_by(self, site: str, extents: ExtentColumns) -> ExtentColumns:
+        """Those of the command's extents that the site's secondary has missed."""
+        missed = self.missed.get(site)
+        if missed is None or missed.all():
+            return extents
+        kinds = None if extents.kinds is None else extents.kinds[missed]
+        return ExtentColumns(extents.offsets[missed], extents.lengths[missed], kinds)
+
+
+def forks_of(command: TrackingCommand, *, is_whole: bool) -> Forks:
+    """What a command says of forks. is_whole: nothing of it was refused or clipped.
+
+    Where it isn't, or the extents aren't writes as the host made them, everything is missed. So is what is OPEN when
+    nobody will name it again: the command belongs to no session, or ends it.
+    """
+    if len(command.forks) > MOST_FORKS:
+        return Forks(malformed=f"{len(command.forks)} forks, and at most {MOST_FORKS} are known")
+    count, missed, open_sites = len(command.extents), {}, []
+    believed = is_whole and not command.raw and command.kind in _WITH_OUTCOMES
+    named_again = command.sequence >= 0 and command.kind is not CommandKind.SESSION_CLOSE
+    for fork in command.forks:
+        if not VOLUME_NAME.fullmatch(fork.site):
+            return Forks(malformed=f"a fork of '{fork.site[:60]}', which can't be a site")
+        if fork.site in missed or len(fork.outcomes) not in (0, count):
+            return Forks(malformed=f"{len(fork.outcomes)} outcomes of site {fork.site} for {count} extents")
+        outcomes = np.frombuffer(fork.outcomes or bytes([ForkOutcome.HAS]) * count, U8)
+        is_open = (outcomes == ForkOutcome.OPEN) & (believed and named_again)
+        missed[fork.site] = ~((outcomes == ForkOutcome.HAS) & believed | is_open)
+        open_sites += [fork.site] if is_open.any() else []
+    return Forks(missed, tuple(sorted(open_sites)))

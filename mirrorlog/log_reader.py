@@ -21,6 +21,7 @@ from mirrorlog.tracking_log import (
     Watermark,
     key_kind,
     read_record_key,
+    split_log_name,
 )
 
 log = logging.getLogger("mirrorlog.site")
@@ -64,6 +65,8 @@ class LogReader:
     What the log drops a site keeps for as long as it needs it: what a record says stays true, and parts say it more finely
     than their roll-up. With `drops` the reader drops it too, whether the cleaner has been there or not.
 
+    Of the logs of what sites have missed it keeps those of `site`, and none of the others.
+
     beats: by partition and session, what the session knew as acknowledged at its last heartbeat for all its volumes.
     """
 
@@ -75,8 +78,9 @@ class LogReader:
         partitions: Sequence[int] | None = None,
         *,
         drops: bool = False,
+        site: str | None = None,
     ) -> None:
-        self._reader, self._admin, self._topic, self._drops = reader, admin, topic, drops
+        self._reader, self._admin, self._topic, self._drops, self._site = reader, admin, topic, drops, site
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
         self._behind = {partition: admin.end_position(topic, partition) for partition in partitions}
         self._unsettled: dict[int, _Unsettled] = defaultdict(_Unsettled)
@@ -121,7 +125,7 @@ class LogReader:
             if unsettled.mark is None or entry.through >= unsettled.mark.through:
                 unsettled.mark = entry
             unsettled.before_mark = len(unsettled.entries)
-        elif entry is not None and (not isinstance(entry, LogRecord) or wanted(entry)):
+        elif entry is not None and (not isinstance(entry, LogRecord) or self._is_kept(entry, wanted)):
             unsettled.entries.append(entry)
 
     def _settle(self, partition: int, unsettled: _Unsettled, wanted: Callable[[LogRecord], bool]) -> set[str]:
@@ -158,7 +162,7 @@ class LogReader:
                 beats = self.beats[partition]
                 beats[each.session] = max(each.acknowledged_position, beats.get(each.session, NOTHING))
                 continue
-            touched.add(each.volume)
+            touched.add(split_log_name(each.volume)[0])
             if isinstance(each, RecordKey):
                 self.logs[each.volume].drop(each)
             elif isinstance(each, VolumeHead):
@@ -166,6 +170,9 @@ class LogReader:
             elif wanted(each):
                 self.logs[each.volume].add(each)
         return touched
+
+    def _is_kept(self, record: LogRecord, wanted: Callable[[LogRecord], bool]) -> bool:
+        return split_log_name(record.volume)[1] in (None, self._site) and wanted(record)
 
     def _entry(
         self, key: bytes, value: bytes, message: Message

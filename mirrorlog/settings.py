@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     host_when_full: Literal["widen", "fail"] = "widen"
     """When neither the spool nor the activity log has room while Kafka is away: whole regions, in the end the whole volume,
     count as dirty, and writes go on (widen); or a write waits for Kafka, a minute at most, and fails."""
+    host_fork_timeout_s: float = Field(default=10.0, gt=0)
+    """A secondary that takes longer for a forked write, or for a flush, goes out of the fork (docs/forked-writes.md)."""
+    host_fork_queue_bytes: int = Field(default=64 << 20, ge=1)
+    """Data that waits for one secondary; more puts it out of the fork, unless the writer waits for all of them (sync)."""
+    host_fork_retry_s: float = Field(default=5.0, gt=0)
+    """A secondary that is out of the fork is opened again after that time."""
 
     node_name: str = "node"
     """Of the worker, and of its folder under the state folder. Each of a group has its own, and keeps it: so a restart

@@ -35,15 +35,19 @@ class SiteReports:
         end = self._admin.end_position(self._topic, _PARTITION)
         until_s = self._clock.monotonic_s() + self._patience_s
         while self._reader.reached(self._topic, _PARTITION) < end:
-            for message in self._reader.poll(0.1):
-                if message.key is not None:
-                    self._take(message.key, message.value)
+            self.poll(0.1)
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
                     f"the sites' reports couldn't be read within {self._patience_s:g} s",
                     where=f"topic {self._topic}, up to position {end}",
                     next="Check that the broker answers.",
                 )
+
+    def poll(self, timeout_s: float = 0) -> None:
+        """Takes what has come, waiting up to `timeout_s` for something."""
+        for message in self._reader.poll(timeout_s):
+            if message.key is not None:
+                self._take(message.key, message.value)
 
     def _take(self, key: bytes, value: bytes | None) -> None:
         try:

@@ -59,6 +59,7 @@ class SessionHead:
     opened_position: of its first command. last_position: of its last command that wasn't a SESSION_CLOSE.
     closed_position: of its SESSION_CLOSE.
     acknowledged_position: the highest that one of its commands knew as acknowledged.
+    open_forks: sites of which its command at last_position left an outcome OPEN, sorted: merging takes that of the later.
 
     A command behind the close opens the session again (unknown is dirty), unless it says that it knew nothing from there on:
     then it was on its way when its host died, and the log names all that it wrote (docs/decisions/late-commands.md).
@@ -72,6 +73,7 @@ class SessionHead:
     acknowledged_position: int = NOTHING
     last_sequence: int = NOTHING
     last_at_us: int = 0
+    open_forks: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -90,7 +92,27 @@ class SessionHead:
             max(self.acknowledged_position, other.acknowledged_position),
             max(self.last_sequence, other.last_sequence),
             max(self.last_at_us, other.last_at_us),
+            tuple(sorted({*self._open_at(other), *other._open_at(self)})),
         )
+
+    def _open_at(self, other: SessionHead) -> tuple[str, ...]:
+        """Its open forks, where its last command isn't before that of `other`."""
+        return self.open_forks if self.last_position >= other.last_position else ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForkHead:
+    """Where the log of what one site has missed begins and ends; merging takes the lower begin, the higher end.
+
+    after: it says all that the site has missed behind this position. through: where its last record ends.
+    """
+
+    after: int
+    through: int
+
+    def merged(self, other: ForkHead) -> ForkHead:
+        """Commutative and idempotent."""
+        return ForkHead(min(self.after, other.after), max(self.through, other.through))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,7 @@ class VolumeHead:
     """The newest of a volume: the last position that held a command for it, and its sessions.
 
     described_position: of the description by which the log was written. Whoever has an older one reads a newer first.
+    forks: by site, the logs of what sites have missed (missed_log).
     """
 
     volume: str
@@ -105,16 +128,22 @@ class VolumeHead:
     through: int
     sessions: tuple[SessionHead, ...] = ()
     described_position: int = NOTHING
+    forks: Mapping[str, ForkHead] = field(default_factory=dict)
 
     def merged(self, other: VolumeHead) -> VolumeHead:
-        """The union of the sessions, each merged; the higher position and its generation."""
+        """The union of the sessions and of the forks, each merged; the higher position and its generation."""
         sessions = {each.session: each for each in self.sessions}
         for each in other.sessions:
             known = sessions.get(each.session)
             sessions[each.session] = each if known is None else known.merged(each)
         newer = self if self.through >= other.through else other
         described = max(self.described_position, other.described_position)
-        return replace(newer, sessions=tuple(sessions.values()), described_position=described)
+        forks = merged_forks(self.forks, other.forks)
+        return replace(newer, sessions=tuple(sessions.values()), described_position=described, forks=forks)
+
+    def has_open(self, site: str) -> bool:
+        """Whether an open session doesn't know yet what became of one of its writes at the site."""
+        return any(site in each.open_forks for each in self.sessions if each.is_open)
 
     def settled_after(self, end_position: int, beats: Mapping[str, int]) -> bool:
         """Whether no host can hold an unpublished write that was made before the topic ended at `end_position`.
@@ -127,6 +156,11 @@ class VolumeHead:
             for each in self.sessions
             if each.is_open
         )
+
+
+def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> dict[str, ForkHead]:
+    """The sites of both."""
+    return {**one, **{site: fork.merged(one[site]) if site in one else fork for site, fork in other.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +193,20 @@ class Moment:
 
     partition: int
     at_us: int
+
+
+def missed_log(volume: str, site: str) -> str:
+    """The name under which the log keeps what `site` has missed of `volume`: a log like that of a volume.
+
+    No volume has it: theirs hold no '@'.
+    """
+    return f"{volume}@{site}"
+
+
+def split_log_name(name: str) -> tuple[str, str | None]:
+    """The volume and the site of a missed log; the volume and None for the log of a volume."""
+    volume, at, site = name.partition("@")
+    return volume, site if at else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +369,15 @@ class VolumeLog:
                 if all(part.changed.issubset(held) for part in self._groups[each].values()):
                     del self._groups[each]
 
-    def hole(self, after: int, through: int) -> Hole | None:
+    def hole(self, after: int, through: int, chain_end: int | None = None) -> Hole | None:
         """The first stretch of `(after, through]` that isn't proved covered (invariant 5); None where all of it is.
 
         Records are chained: each begins where the one before ended, or earlier. What follows the last record is
-        covered by the watermark: the caller passes one as `through`.
+        covered by the watermark: the caller passes one as `through`. chain_end: where the last record ends; None: the
+        head tells it.
         """
+        if chain_end is None:
+            chain_end = NOTHING if self.head is None else self.head.through
         reach = after
         for key in sorted(self._between(after, through), key=lambda key: (key.after, key.through)):
             if len(self._groups[key]) < key.parts:
@@ -334,8 +385,8 @@ class VolumeLog:
             if key.after > reach:
                 return Hole(reach, key.after)
             reach = max(reach, key.through)
-        if self.head is not None and reach < self.head.through <= through:
-            return Hole(reach, self.head.through)  # the chain goes further than the records that are there
+        if reach < chain_end <= through:
+            return Hole(reach, chain_end)  # the chain goes further than the records that are there
         incomplete = [
             key.through for key, got in self._groups.items() if len(got) < key.parts and reach < key.through <= through
         ]
@@ -344,6 +395,10 @@ class VolumeLog:
     def changed(self, after: int, through: int) -> BitMap64:
         """Blocks that may have changed in `(after, through]`: all of every record that is needed (rounded outwards)."""
         return union(record.changed for record in self._needed(after, through))
+
+    def reach(self, after: int, through: int) -> int:
+        """How far down the records reach that say what changed in `(after, through]`."""
+        return min((record.after for record in self._needed(after, through)), default=after)
 
     def oldest_at_us(self, after: int, through: int) -> int | None:
         """When the first write of `(after, through]` was made, by its host's clock; None where there is none."""
@@ -368,7 +423,7 @@ class VolumeLog:
             gaps = _left(gaps, [key for key in taken if len(self._groups[key]) == key.parts])
 
     def _between(self, after: int, through: int) -> list[_Group]:
-        return [key for key in self._groups if key.through > after and key.after < through]
+        return [key for key in self._groups if key.through > after and key.after < through] if after < through else []
 
 
 def _left(gaps: Sequence[tuple[int, int]], taken: Sequence[_Group]) -> list[tuple[int, int]]:

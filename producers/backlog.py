@@ -195,7 +195,7 @@ class Backlog:
         while True:
             with self._lock:
                 self.feed()
-                if self._is_acknowledged(through):
+                if self.is_acknowledged(through):
                     return True
                 left_s = until_s - self._clock.monotonic_s()
                 if left_s <= 0 or (or_away and self.is_away):
@@ -206,7 +206,8 @@ class Backlog:
         """Lets go of the spool's files."""
         self._spool.close()
 
-    def _is_acknowledged(self, through: int) -> bool:
+    def is_acknowledged(self, through: int) -> bool:
+        """Whether all commands through that number are, or lost with the spool."""
         return self.last - self.waiting >= through and next(iter(self._sent), through + 1) > through
 
     def _has_room(self, size: int) -> bool:

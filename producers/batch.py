@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from mirrorlog.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.extents import U8, U64, Extent, ExtentColumns, ExtentKind
 from mirrorlog.producers.hot_regions import HotRegion
 
@@ -25,17 +26,24 @@ class Flight(NamedTuple):
 PlainFlight: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
 """The same without the names: it is made in a third of the time. On the runway there is one for each write, without regions."""
 
+Outcomes: TypeAlias = Mapping[str, ForkOutcome]
+"""Of one forked write, by site. A site that isn't there has missed it."""
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once."""
+    """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once. outcomes:
+    one for each of the flights, where the volume is forked."""
 
     flights: list[PlainFlight] = field(default_factory=list)
     regions: list[HotRegion] = field(default_factory=list)
+    outcomes: list[Outcomes] = field(default_factory=list)
 
-    def add(self, flight: Flight) -> None:
+    def add(self, flight: Flight, outcomes: Outcomes | None = None) -> None:
         """Takes a write that has ended; its regions wait for this batch's acknowledgement."""
         self.flights.append(flight)
+        if outcomes is not None:
+            self.outcomes.append(outcomes)
         for region in flight.regions:
             if region.counted is not self:
                 self.hold(region)
@@ -47,9 +55,10 @@ class Batch:
             region.unacknowledged += 1
             self.regions.append(region)
 
-    def closed_with(self, in_flight: Iterable[PlainFlight]) -> ClosedBatch:
-        """What the command says: these extents and those of the writes in flight at this moment (invariant 8)."""
-        return closed([*self.flights, *in_flight])
+    def closed_with(self, in_flight: Iterable[PlainFlight], outcomes: Iterable[Outcomes] = ()) -> ClosedBatch:
+        """What the command says: these extents and those of the writes in flight at this moment (invariant 8). outcomes: of
+        these, where the volume is forked."""
+        return replace(closed([*self.flights, *in_flight]), forks=fork_columns([*self.outcomes, *outcomes]))
 
     def __len__(self) -> int:
         return len(self.flights)
@@ -57,10 +66,22 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedBatch:
-    """Extents, and a time at which none of their writes had begun; now, where that is None, as for the last of them."""
+    """Extents, and a time at which none of their writes had begun; now, where that is None, as for the last of them. forks:
+    what became of each at secondaries; none where they have all missed all."""
 
     extents: ExtentColumns
     first_at_us: int | None = None
+    forks: tuple[ForkOutcomes, ...] = ()
+
+
+def fork_columns(outcomes: Sequence[Outcomes]) -> tuple[ForkOutcomes, ...]:
+    """The same by site, as a command says it: in the order of the sites' names."""
+    missed, has = ForkOutcome.MISSED, ForkOutcome.HAS
+    found = []
+    for site in sorted({site for each in outcomes for site in each}):
+        column = [each.get(site, missed) for each in outcomes]
+        found.append(ForkOutcomes(site, b"" if all(each is has for each in column) else bytes(column)))
+    return tuple(found)
 
 
 def closed(flights: Collection[PlainFlight]) -> ClosedBatch:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from mirrorlog.commands import CommandKind
 from mirrorlog.errors import BadInput, BadUse, MirrorlogError
+from mirrorlog.open_sessions import SessionPorts, open_before
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.streams import Publisher
@@ -19,6 +20,9 @@ from mirrorlog.producers.activity_log import SLOTS, ActivityLog, inherited, read
 from mirrorlog.producers.backlog import Limits
 from mirrorlog.producers.batch import region_batches, whole_volume
 from mirrorlog.producers.confirmation import Confirmations, StatusPorts
+from mirrorlog.producers.fence import others_open, refusal
+from mirrorlog.producers.fork_plans import ForkPlan
+from mirrorlog.producers.forks import ForkPorts
 from mirrorlog.producers.outbox import Outbox, Reactions, Sender
 from mirrorlog.producers.recovery import SpoolLeft
 from mirrorlog.producers.spool import Spool, remove_spool
@@ -26,6 +30,7 @@ from mirrorlog.producers.state_folder import StateFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.producers.write_tracker import WIDENED, OpenVolume, WriteTracker
 from mirrorlog.settings import Settings
+from mirrorlog.units import format_size
 from mirrorlog.volumes import Volume
 
 DEADLINE_S: Final = 60.0
@@ -35,7 +40,9 @@ DEADLINE_S: Final = 60.0
 class HostPorts:
     """The world outside of a host. One StateFolder belongs to one host name for good: its past lies there.
 
-    statuses: the node's answers, needed where the settings say that commands are confirmed when they are recorded.
+    statuses: the node's answers, needed where the settings say that commands are confirmed when they are recorded. forks:
+    needed where a volume is forked.
+    sessions: how to find out who else has a volume open; without it nobody is asked.
     """
 
     folder: StateFolder
@@ -43,6 +50,8 @@ class HostPorts:
     clock: Clock
     open_device: DeviceOpener
     statuses: StatusPorts | None = None
+    sessions: SessionPorts | None = None
+    forks: ForkPorts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +60,16 @@ class Opening:
 
     newly_created: no one can have written to it before this host. Where that is False and the activity log doesn't vouch
     for the volume (it was missing or damaged, or the volume was never opened through it) the whole volume is dirty: a
-    tracker may have been off.
+    tracker may have been off. take_over: sessions of other hosts that are gone for good. on_close: what TrackedVolume.close()
+    does, instead of closing the volume alone. forks: the secondaries that its writes go to, too.
     """
 
     volume: Volume
     device: BlockDevice
     newly_created: bool
+    take_over: Collection[str] = ()
+    on_close: Callable[[], None] | None = None
+    forks: ForkPlan | None = None
 
 
 class Host:
@@ -159,10 +172,12 @@ class Host:
         1. Nothing is open already or retired, and each primary is as large as its volume: else BadUse, and nothing was done.
         2. The activity log says, durably, that the session is open on each; it vouches for those newly created.
         3. The primaries of the volumes for which something is owed are flushed.
-        4. SESSION_OPEN of each is published; with what is owed: see _settle(). Acknowledged, writes may begin.
+        4. SESSION_OPEN of each is published, acknowledged.
+        5. No other host that was earlier has one of them open: see _stand_alone(). Otherwise the sessions end again.
+        6. What is owed is published: see _settle(). Acknowledged, writes may begin.
 
-        Errors: those of step 1; DeviceFailed, KafkaFailed, and BadInput where the node refused a command: none is open
-        then, and what was owed still is.
+        Errors: those of step 1, and BadUse where another host has one open; DeviceFailed, KafkaFailed, and BadInput where
+        the node refused a command: none is open then, and what was owed still is.
         """
         wanted = {opening.volume.volume: opening for opening in openings}
         self._check(wanted.values())  # 1
@@ -174,7 +189,14 @@ class Host:
         with self._tracker.lock:
             for opening in wanted.values():
                 self._outbox.send(opening.volume, CommandKind.SESSION_OPEN)  # 4
-        self._settle(owing, self._log.state.volumes, reopened=True)
+        if self._ports.sessions is not None:
+            try:
+                self._stand_alone(wanted, self._ports.sessions)  # 5
+            except MirrorlogError:
+                with suppress(MirrorlogError):  # it stays in the activity log then, and the next start closes it
+                    self._withdraw(wanted)
+                raise
+        self._settle(owing, self._log.state.volumes, reopened=True)  # 6
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]
@@ -207,6 +229,7 @@ class Host:
 
     def abandon(self) -> None:
         """Lets go of the state folder, as a crash does: the next start publishes what was hot."""
+        self._tracker.let_go()
         self._outbox.close()
         self._log.close()
         self._ports.folder.close()
@@ -222,6 +245,52 @@ class Host:
             return
         with suppress(MirrorlogError):  # the error that ended the session is the one to hear of
             self.close()
+
+    def _stand_alone(self, openings: Mapping[str, Opening], sessions: SessionPorts) -> None:
+        """BadUse where another session may write to one of the volumes, unless it is `shared`, or that one is to be taken over.
+
+        Of two hosts that open at once, the one whose SESSION_OPEN has the lower position finds nobody, and the other finds
+        it: nothing but the order in the partition decides. Taking over, the primary is flushed first, as in _settle():
+
+        1. The whole volume is marked dirty, acknowledged: only the other host's activity log knew what it hadn't published.
+        2. Its session is closed: sites wait for it no longer.
+        """
+        self._outbox.wait_published()
+        clock, topics = self._ports.clock, self._settings.topics
+        volumes = {name: opening.volume for name, opening in openings.items()}
+        states, positions = self._log.state.volumes, self._outbox.last_positions
+        others = others_open(
+            {name: positions[name] for name in volumes},
+            volumes,
+            {name: states[name].sessions | self._log.state.lost for name in volumes},
+            lambda wanted: open_before(wanted, volumes, sessions, topics, clock),
+        )
+        taken = [each for each in others if each.session in openings[each.volume].take_over]
+        if len(taken) < len(others):
+            raise refusal([each for each in others if each not in taken])
+        for name in {each.volume for each in taken}:
+            openings[name].device.flush()
+            self._report(f"volume {name} counts as dirty as a whole: it was taken over")
+            with self._tracker.lock:
+                note = "taken over from a host that is gone"
+                self._outbox.send(
+                    volumes[name], CommandKind.MARK_DIRTY, whole_volume(volumes[name].size_bytes), note=note
+                )  # 1
+        self._outbox.wait_published()
+        with self._tracker.lock:
+            for each in taken:
+                volume, note = volumes[each.volume], f"taken over from host '{each.host}'"
+                self._outbox.send(volume, CommandKind.SESSION_CLOSE, for_session=each.session, note=note)  # 2
+        self._outbox.wait_published()
+
+    def _withdraw(self, openings: Mapping[str, Opening]) -> None:
+        """Nothing was written: the session ends on these volumes. What was owed for one before still is."""
+        with self._tracker.lock:
+            for opening in openings.values():
+                self._outbox.send(opening.volume, CommandKind.SESSION_CLOSE)
+        self._outbox.wait_published()
+        with self._tracker.lock:
+            self._log.append([Entry(Op.SETTLED, name) for name in openings if not self._owes(name)])
 
     def _close_volumes(self, names: Collection[str]) -> None:
         """The end of a session on some volumes.
@@ -336,6 +405,11 @@ class Host:
     def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
         if not owed.is_dirty_as_a_whole:
             most, note = self._settings.host_batch_extents, "recovered: hot when a session ended without a close"
+            if owed.regions:
+                size_bytes = min(len(owed.regions) * self._settings.region_bytes, volume.size_bytes)
+                self._report(
+                    f"volume {volume.volume}: a session ended without a close; up to {format_size(size_bytes)} count as dirty"
+                )
             for batch in region_batches(owed.regions, self._settings.region_bytes, volume.size_bytes, most):
                 self._outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=note)
             return
@@ -385,6 +459,19 @@ class Host:
                     where=f"volume {name}",
                     next="Grow the primary.",
                 )
+            if opening.forks is not None:
+                self._check_forks(opening.volume)
+
+    def _check_forks(self, volume: Volume) -> None:
+        where = f"volume {volume.volume}"
+        if volume.shared:
+            raise BadUse(
+                "a shared volume can't be forked: nobody orders the writes of two hosts",
+                where=where,
+                next="Leave --fork out: its sites follow the log.",
+            )
+        if self._ports.forks is None:
+            raise BadUse("a volume is forked, but this host has nothing to write to secondaries with", where=where)
 
     def _session_opens(self, openings: Collection[Opening]) -> Iterable[Entry]:
         for opening in openings:
@@ -398,7 +485,9 @@ class Host:
         return state.is_dirty_as_a_whole or state.spooled or bool(state.regions) or state.sessions != {self.session}
 
     def _admit(self, opening: Opening) -> TrackedVolume:
-        opened = self._tracker.admit(opening.volume, opening.device)
-        handle = TrackedVolume(opened, self._tracker, lambda name: self._close_volumes([name]))
+        opened = self._tracker.admit(opening.volume, opening.device, opening.forks, self._ports.forks)
+        close = opening.on_close
+        on_close = (lambda _: close()) if close else (lambda name: self._close_volumes([name]))
+        handle = TrackedVolume(opened, self._tracker, on_close)
         self._handles[opening.volume.volume] = handle
         return handle

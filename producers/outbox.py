@@ -129,6 +129,15 @@ class Outbox:
         command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
         return self._take(volume.partition, command, regions)
 
+    @property
+    def last_number(self) -> int:
+        """Of the command taken last: they are counted from 1."""
+        return self._backlog.last
+
+    def is_acknowledged(self, number: int) -> bool:
+        """Whether all commands through that number are, or lost with the spool (Reactions.on_lost)."""
+        return self._backlog.is_acknowledged(number)
+
     def acknowledged_position(self, partition: int) -> int | None:
         """Of the session's last command there that is acknowledged."""
         return self._acknowledged.get(partition)
@@ -190,6 +199,7 @@ class Outbox:
             last_at_us=now_us,
             acknowledged_position=self._acknowledged.get(partition),
             note=note,
+            forks=batch.forks,
         )
 
     def _take(self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]) -> bool:

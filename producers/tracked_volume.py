@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, Unpack
 
 from mirrorlog.extents import ExtentKind
 from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.producers.volume_file import VolumeFile
 from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
+
+if TYPE_CHECKING:
+    from mirrorlog.producers.volume_session import How
 
 _WRITE: Final = ExtentKind.WRITE
 
 
 class TrackedVolume:
     """Any number of threads may call it; a range that two of them write at once holds a mix of both, as on any disk.
+
+    Arguments come in the order of os.pwrite(2) and libnbd: what or how much, then where. fua (force unit access): what is
+    written is durable on the primary when the call returns.
 
     Errors of a write: DeviceFailed where it lies outside the volume (nothing was touched), where the primary or the
     activity log failed; KafkaFailed where the broker refuses commands for good, or where there is no room while it is away
@@ -37,6 +45,17 @@ class TrackedVolume:
         self._batch_extents: Final = tracker.batch_extents
         self._size_bytes: Final = opened.volume.size_bytes
 
+    @classmethod
+    def open(cls, name: str, settings: Settings | None = None, **how: Unpack[How]) -> TrackedVolume:
+        """open_volume(): the volume with a host of its own (volume_session.py, docs/host-api.md)."""
+        from mirrorlog.producers.volume_session import open_volume  # which stands on this module
+
+        return open_volume(name, settings, **how)
+
+    def as_file(self) -> VolumeFile:
+        """The volume as a raw file of Python's io, at offset 0; there may be any number of them."""
+        return VolumeFile(self)
+
     @property
     def volume(self) -> Volume:
         """Its description."""
@@ -52,12 +71,12 @@ class TrackedVolume:
         """For whoever lets another process write to the primary, and keeps the books for it (nbd/gate.py)."""
         return self._tracker, self._opened
 
-    def pread(self, offset: int, length: int) -> Data:
+    def pread(self, length: int, offset: int) -> Data:
         """Exactly `length` bytes from the primary."""
         self._check_range(offset, length)
         return self._opened.device.pread(offset, length)
 
-    def pwrite(self, data: Data, offset: int) -> None:
+    def pwrite(self, data: Data, offset: int, *, fua: bool = False) -> None:
         """Writes all of `data`; durable on the primary after the next flush()."""
         view = data if isinstance(data, bytes) else memoryview(data).cast("B")
         end, size = offset + len(view), self._region_bytes
@@ -73,21 +92,29 @@ class TrackedVolume:
                     runway.landed.append(flight)  # W4
                     if runway.stirred_s is None or len(runway.landed) >= self._batch_extents:
                         self._stir(self._opened)
+                if fua:
+                    self.flush()
                 return
             del runway.flying[id(flight)]
         for start, piece in self._pieces(offset, len(view)):
             part = memoryview(view)[start - offset : start - offset + piece]
-            self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part))
+            self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part), part)
+        if fua:
+            self.flush()
 
-    def zero(self, length: int, offset: int) -> None:
+    def zero(self, length: int, offset: int, *, fua: bool = False) -> None:
         """The range reads as zeros."""
         for start, piece in self._pieces(offset, length):
             self._change(ExtentKind.ZERO, start, piece, partial(self._opened.device.zero, start, piece))
+        if fua:
+            self.flush()
 
-    def trim(self, length: int, offset: int) -> None:
+    def trim(self, length: int, offset: int, *, fua: bool = False) -> None:
         """The range isn't needed any more; it reads as zeros."""
         for start, piece in self._pieces(offset, length):
             self._change(ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece))
+        if fua:
+            self.flush()
 
     def check(self) -> None:
         """Raises why no write may begin any more, where that is so."""
@@ -95,8 +122,9 @@ class TrackedVolume:
             raise self._opened.failed
 
     def flush(self) -> None:
-        """Writes that ended before the call are durable on the primary when it returns. Publishes nothing."""
-        self._tracker.flush(self._opened)
+        """Writes that ended before the call are durable on the primary when it returns, and on as many of its secondaries in
+        the fork as the mode waits for. Publishes nothing."""
+        self._tracker.flush_all(self._opened)
 
     def close(self) -> None:
         """Host.close() for this volume alone. Closing twice is harmless."""
@@ -110,8 +138,11 @@ class TrackedVolume:
     ) -> None:
         self.close()
 
-    def _change(self, kind: ExtentKind, offset: int, length: int, write: Callable[[], None]) -> None:
-        """The order of a write (invariants 1 and 8); runway.py has that of a write that takes no lock.
+    def _change(
+        self, kind: ExtentKind, offset: int, length: int, write: Callable[[], None], data: Data | None = None
+    ) -> None:
+        """The order of a write (invariants 1 and 8); runway.py has that of a write that takes no lock, forks.py that of one
+        that goes to secondaries, too.
 
         1. Its regions are durable in the activity log: after a crash they are published as dirty.
         2. It is registered as in flight: from now on whatever batch closes names it, for a reader may see its data.
@@ -120,10 +151,12 @@ class TrackedVolume:
            knows then what the range holds, and unknown is dirty.
         """
         flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
+        landed = False
         try:
             write()  # 3
+            landed = True
         finally:
-            self._tracker.end(self._opened, flight)  # 4
+            self._tracker.end(self._opened, flight, data, landed=landed)  # 4
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """(offset, length) of parts that the activity log has room for; mostly one, the whole."""

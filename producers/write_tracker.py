@@ -14,10 +14,12 @@ from mirrorlog.commands import CommandKind
 from mirrorlog.errors import BadInput, BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.extents import ExtentKind
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.producers.activity_format import Entry, Op
 from mirrorlog.producers.activity_log import ActivityLog
-from mirrorlog.producers.batch import Batch, ClosedBatch, Flight, PlainFlight, dirty_regions, whole_volume
+from mirrorlog.producers.batch import Batch, ClosedBatch, Flight, Outcomes, PlainFlight, dirty_regions, whole_volume
+from mirrorlog.producers.fork_plans import ForkPlan
+from mirrorlog.producers.forks import ForkPorts, Forks, Surroundings
 from mirrorlog.producers.hot_regions import (
     WHOLE,
     DrainFirst,
@@ -50,6 +52,8 @@ class OpenVolume:
     one that marks them is sent, all further writes of the volume go there, too. is_wide: they are the whole volume, and
     writes need no region of their own.
 
+    forks: where its writes go, too (forks.py); none of them begins on the runway then.
+
     refresh: has `in_flight` and the batch tell what another process writes; see WriteTracker.lend(). batch_extents: its batch
     leaves at that many.
     """
@@ -64,6 +68,7 @@ class OpenVolume:
     failed: DeviceFailed | BadInput | None = None
     widened: set[HotRegion] = field(default_factory=set)
     is_wide: bool = False
+    forks: Forks | None = None
     refresh: Callable[[], None] = lambda: None
     batch_extents: int = 0
 
@@ -133,11 +138,14 @@ class WriteTracker:
         self._widened: Final[dict[str, OpenVolume]] = {}
         self._foreign: Final[dict[str, OpenVolume]] = {}
         self._stirred: Final[dict[str, OpenVolume]] = {}
+        self._forked: Final[dict[str, OpenVolume]] = {}
         self._landed: Final = Condition(self.lock)
         outbox.on_open = self._open_gates
 
-    def admit(self, volume: Volume, device: BlockDevice) -> OpenVolume:
-        """Its SESSION_OPEN is acknowledged: writes may begin."""
+    def admit(
+        self, volume: Volume, device: BlockDevice, forks: ForkPlan | None = None, ports: ForkPorts | None = None
+    ) -> OpenVolume:
+        """Its SESSION_OPEN is acknowledged: writes may begin. ports: where it is forked."""
         name = volume.volume
         with self.lock:
             opened = OpenVolume(volume, device, VolumeRegions(name), failed=self._outbox.rejected.get(name))
@@ -145,6 +153,8 @@ class WriteTracker:
             self._hot.volumes[name] = opened.regions
             self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
             self.moment.us = self._clock.now_us()
+            if forks is not None and ports is not None:
+                self._fork(opened, forks, ports)
             self._open_gate(opened)
             return opened
 
@@ -152,23 +162,48 @@ class WriteTracker:
         """A write may touch its data from now on: its regions are durable in the activity log, and it is in flight."""
         size = self.region_bytes
         numbers = range(offset // size, (offset + length - 1) // size + 1)
-        return self._enter(opened, numbers, partial(self._take_off, opened, kind, offset, length))
+        if opened.forks is not None:
+            with self.lock:
+                opened.forks.enter(offset, length)
+        try:
+            return self._enter(opened, numbers, partial(self._take_off, opened, kind, offset, length))
+        except BaseException:
+            if opened.forks is not None:
+                with self.lock:
+                    opened.forks.leave(offset, length)
+            raise
 
-    def end(self, opened: OpenVolume, flight: Flight) -> None:
-        """It has ended, well or not: it joins the open batch, which leaves at once where it is full."""
+    def end(self, opened: OpenVolume, flight: Flight, data: Data | None = None, *, landed: bool = False) -> None:
+        """It has ended, well or not: it joins the open batch, which leaves at once where it is full.
+
+        data, landed: of a forked volume, what was written, and whether it has ended well: then it goes to the secondaries,
+        and joins the batch when it is known what became of it there. Returns when so many have it as the mode says.
+        """
         with self.lock:
-            regions, batch = opened.regions, opened.batch
-            finished = regions.finished = regions.finished + 1
-            for region in flight.regions:
-                region.in_flight -= 1
-                region.last_write = finished
-            self._linger(opened, self._clock.monotonic_s())
-            batch.add(flight)
-            del opened.in_flight[id(flight)]
-            if opened.closing:
-                self._landed.notify_all()
-            if len(batch.flights) >= self.batch_extents:
-                self._send(opened)
+            forks = opened.forks
+            if forks is None:
+                self._join(opened, flight)
+                self._send_full(opened)
+                return
+            write = forks.ended(flight, data, landed=landed)
+            self._send_full(opened)
+            forks.wait_for(write)
+
+    def _join(self, opened: OpenVolume, flight: Flight, outcomes: Outcomes | None = None) -> None:
+        regions = opened.regions
+        finished = regions.finished = regions.finished + 1
+        for region in flight.regions:
+            region.in_flight -= 1
+            region.last_write = finished
+        self._linger(opened, self._clock.monotonic_s())
+        opened.batch.add(flight, outcomes)
+        del opened.in_flight[id(flight)]
+        if opened.closing:
+            self._landed.notify_all()
+
+    def _send_full(self, opened: OpenVolume) -> None:
+        if len(opened.batch.flights) >= self.batch_extents:
+            self._send(opened)
 
     def stir(self, opened: OpenVolume) -> None:
         """Something has landed on the runway: the batch leaves at once where it is full, otherwise a tick sees to it."""
@@ -200,6 +235,18 @@ class WriteTracker:
         with self.lock:
             opened.regions.durable = max(finished, opened.regions.durable)
 
+    def flush_all(self, opened: OpenVolume) -> None:
+        """flush(), and the same of as many secondaries in the fork as its mode says."""
+        forks = opened.forks
+        if forks is None or not forks.is_waited_for:
+            self.flush(opened)
+            return
+        with self.lock:
+            asked = forks.ask_flush()
+        self.flush(opened)
+        with self.lock:
+            forks.wait_flushed(asked)
+
     def fail(self, opened: OpenVolume, error: DeviceFailed | BadInput) -> None:
         """What was written, and not flushed or not recorded, may be lost: it stays hot, and no write begins any more."""
         with self.lock:
@@ -208,7 +255,10 @@ class WriteTracker:
             self._open_gate(opened)
 
     def lend(self, opened: OpenVolume, refresh: Callable[[], None] | None) -> None:
-        """Another process writes to the primary from now on, and `refresh` hears of it; None: no more."""
+        """Another process writes to the primary from now on, and `refresh` hears of it; None: no more. BadUse where the volume
+        is forked: nobody would send what it writes to the secondaries."""
+        if opened.forks is not None:
+            raise BadUse("a forked volume is written to by its host alone", where=f"volume {opened.name}")
         opened.batch_extents = self._settings.host_nbd_batch_extents
         with self.lock:
             opened.refresh = refresh or (lambda: None)
@@ -261,6 +311,8 @@ class WriteTracker:
         self.moment.us = self._clock.now_us()
         for opened in list(self._foreign.values()):
             self.gather(opened)
+        for opened in list(self._forked.values()):
+            self._tend(opened, now_s)
         with self.lock:
             self._collect_all()
             now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
@@ -274,6 +326,10 @@ class WriteTracker:
     def drain(self) -> None:
         """Everything that ended before is acknowledged when it returns; KafkaFailed when that takes too long."""
         until_s = self._clock.monotonic_s() + 2 * self._outbox.deadline_s
+        with self.lock:
+            for forked in list(self._forked.values()):
+                if forked.forks is not None:
+                    forked.forks.settle()
         while True:
             self._send_lingering()
             self._outbox.wait()
@@ -288,11 +344,15 @@ class WriteTracker:
             self._outbox.poll(0.01)
 
     def ground(self, opened: OpenVolume) -> None:
-        """No write begins any more, and none is in flight when it returns."""
+        """No write begins any more, and none is in flight when it returns; but for forked ones of which the call hasn't
+        returned by the deadline. With these the volume has failed, and its session stays open, as after a crash."""
         with self._landed:
             opened.closing = True
             self._open_gate(opened)
             self._collect(opened)
+            if opened.forks is not None:
+                self._ground_forked(opened, opened.forks)
+                return
             while opened.in_flight or opened.runway.flying:
                 self._landed.wait(0.001 if opened.runway.flying else None)  # those on the runway tell nobody
                 self._collect(opened)
@@ -306,9 +366,18 @@ class WriteTracker:
                 self._widened.pop(name, None)
                 self._foreign.pop(name, None)
                 self._stirred.pop(name, None)
+                if (forked := self._forked.pop(name, None)) is not None and forked.forks is not None:
+                    forked.forks.close()
                 self._timers.lingering.pop(name, None)
             for partition in self._timers.beaten.keys() - self.partitions():
                 del self._timers.beaten[partition]
+
+    def let_go(self) -> None:
+        """The session ends, as by a crash: no call to a secondary begins any more."""
+        with self.lock:
+            for forked in self._forked.values():
+                if forked.forks is not None:
+                    forked.forks.close()
 
     def partitions(self, *, without: Collection[str] = ()) -> set[int]:
         """Those in which volumes are open, some of them left out."""
@@ -334,6 +403,8 @@ class WriteTracker:
             for each in opened:
                 each.is_wide = True  # 3
                 self._set_aside(each, each.regions.widen(kept[each.name]))
+                if each.forks is not None:
+                    each.forks.forget()
                 self._report(f"volume {each.name} counts as dirty as a whole: {WIDENED}")
         finally:
             self._open_gates()
@@ -409,6 +480,7 @@ class WriteTracker:
     def _open_gate(self, opened: OpenVolume) -> None:
         """Writes may begin on the runway where nothing speaks against it."""
         is_shut = opened.closing or opened.failed is not None or opened.is_wide or not self._outbox.is_open
+        is_shut = is_shut or opened.forks is not None
         opened.runway.gate = {} if is_shut else opened.regions.hot
 
     def _collect_all(self) -> None:
@@ -487,9 +559,13 @@ class WriteTracker:
         if opened.widened:
             self._set_aside(opened)
             return
-        now = batch.closed_with([*opened.in_flight.values(), *opened.runway.in_flight()])
+        if opened.forks is None:
+            now = batch.closed_with([*opened.in_flight.values(), *opened.runway.in_flight()])
+        else:
+            now = opened.forks.closed(batch, opened.in_flight.values(), self.moment.us)
         if self._outbox.offer(opened.volume, CommandKind.WRITES, now, regions=batch.regions):
             self._begin_batch(opened)
+            self._named(opened)
         elif self._settings.host_when_full == "widen":
             self._set_aside(opened)
         else:
@@ -501,6 +577,50 @@ class WriteTracker:
     def _begin_batch(self, opened: OpenVolume) -> None:
         opened.batch = Batch()
         self._timers.lingering.pop(opened.name, None)
+
+    def _fork(self, opened: OpenVolume, plan: ForkPlan, ports: ForkPorts) -> None:
+        around = Surroundings(
+            *(ports, self.lock, self._clock, self._settings, self._report),
+            on_known=partial(self._join, opened),
+        )
+        opened.forks = Forks(opened.volume, plan, around, self._outbox.last_positions.get(opened.name, -1))
+        self._forked[opened.name] = opened
+
+    def _tend(self, opened: OpenVolume, now_s: float) -> None:
+        """What is due at the secondaries; the batch leaves once it is known what became of its writes there."""
+        forks = opened.forks
+        if forks is None:
+            return
+        forks.poll(now_s)
+        with self.lock:
+            forks.tick(now_s, self._outbox.last_positions.get(opened.name, -1), self._outbox.is_acknowledged)
+            if forks.is_ripe and opened.batch:
+                self._send(opened)
+            forks.is_ripe = False
+
+    def _ground_forked(self, opened: OpenVolume, forks: Forks) -> None:
+        until_s: float | None = None
+        while opened.in_flight:
+            forks.settle()
+            if not opened.in_flight or not forks.are_hung(opened.in_flight.values()):
+                forks.wait()
+                continue
+            if until_s is None:
+                until_s = self._clock.monotonic_s() + self._outbox.deadline_s
+                self._report(f"volume {opened.name} waits for writes to a secondary that haven't returned")
+            if self._clock.monotonic_s() >= until_s:
+                error = DeviceFailed(
+                    "a write to a secondary hasn't returned, so the session can't be closed",
+                    where=f"volume {opened.name}",
+                    next="Look at the secondary. When the host starts again, what may be unpublished is published as dirty.",
+                )
+                self.fail(opened, error)
+                return
+            forks.wait()
+
+    def _named(self, opened: OpenVolume, *, with_held: bool = True) -> None:
+        if opened.forks is not None:
+            opened.forks.named(self._outbox.last_number, with_held=with_held)
 
     def _set_aside(self, opened: OpenVolume, *more: HotRegion) -> None:
         """The open batch is forgotten but for its regions: they are widened, and so are `more`."""
@@ -537,6 +657,7 @@ class WriteTracker:
                 marks, kind = self._marks(opened), CommandKind.MARK_DIRTY
                 if self._outbox.offer(opened.volume, kind, marks, note=WIDENED, regions=opened.widened):  # 1
                     opened.widened, opened.is_wide = set(), False
+                    self._named(opened, with_held=False)
                     self._open_gate(opened)  # 2
         whole, durable = opened.regions.whole, opened.regions.durable
         if whole and not (opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable):
@@ -566,7 +687,8 @@ class WriteTracker:
         for each in opened:
             each.refresh()
             self._collect(each)
-            if each.batch or each.in_flight or each.runway.flying:
+            is_holding = each.forks is not None and each.forks.is_holding
+            if each.batch or each.in_flight or each.runway.flying or is_holding:
                 self._send(each)
         if any(each.widened for each in opened) or not self._outbox.beat(partition, acknowledged):
             return

@@ -13,12 +13,22 @@ from mirrorlog.bitmaps import BitMap64, pack, touched, union, zeroed
 from mirrorlog.block_arrays import blocks_of
 from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, Quarantined, StatusCode, TrackingCommand
 from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.extraction import MOST_FORKS
 from mirrorlog.packed_record import PackedRecord, pack_record
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.response import Answer, speaks_for_all
 from mirrorlog.streams.smooth import Smooth, heads_after
 from mirrorlog.streams.standing import Standing, standing
-from mirrorlog.tracking_log import NOTHING, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log import (
+    NOTHING,
+    ForkHead,
+    LogRecord,
+    SessionBeat,
+    SessionHead,
+    VolumeHead,
+    Watermark,
+    missed_log,
+)
 from mirrorlog.volumes import Volume
 
 _CLOSED_SESSIONS_KEPT: Final = 8
@@ -77,14 +87,19 @@ def plan_flush(
     standings: dict[int, Standing] = {}
     marks: list[TrackingCommand] = []
     for name, group in by_volume.items():
-        record = _fold(group, _chained_after(_newest(group), heads.get(name), first), last)
-        records.extend(split(record, record_max_bytes) if record else ())
-        sessions = {each.session: each for each in heads[name].sessions} if name in heads else {}
+        known, volume = heads.get(name), _newest(group)
+        after = _chained_after(volume, known, first)
+        record = _fold(volume, group, [answer.extents for answer in group], after, last)
+        if record is not None:
+            records.extend(split(replace(record, zeroed=_zeroed(group)), record_max_bytes))
+        missed, forks = _fold_missed(volume, group, known, after, span)
+        records.extend(part for each in missed for part in split(each, record_max_bytes))
+        sessions = {each.session: each for each in known.sessions} if known else {}
         for answer in group:
             found = standings[answer.message.position] = _take_part(sessions, answer)
             if found.missing:
                 marks.append(_mark(answer, found.missing, now_us))
-        new_heads.append(_advance(_newest(group), heads.get(name), last if record else None, sessions))
+        new_heads.append(_advance(volume, known, last if record else None, sessions, forks))
     packed: list[PackedRecord] = []
     for way in smooth:
         known = heads.get(way.volume.volume)
@@ -92,7 +107,7 @@ def plan_flush(
         packed.extend(each for each in parts if isinstance(each, PackedRecord))
         records.extend(each for each in parts if isinstance(each, LogRecord))
         sessions = heads_after(known, way)
-        new_heads.append(_advance(way.volume, known, last if parts else None, sessions))
+        new_heads.append(_advance(way.volume, known, last if parts else None, sessions, {}))  # it has no forks
     beats = _beats(answers)
     accepted = Standing(StatusCode.ACCEPTED)
     return FlushPlan(
@@ -122,6 +137,8 @@ def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
     if command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE:
         update = _session(answer)
         known = sessions.get(command.session)
+        if known is not None and found.code is StatusCode.DUPLICATE:  # it tells of what was told since, again
+            update = replace(update, open_forks=tuple(sorted({*known.open_forks, *update.open_forks})))
         sessions[command.session] = update if known is None else known.merged(update)
     return found
 
@@ -180,14 +197,16 @@ def _chain_end(volume: Volume, head: VolumeHead | None) -> int:
     return head.through if head and head.generation == volume.generation else volume.origin_position
 
 
-def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None:
-    """The record of one volume; None where its commands held no extent (heartbeats cost no record)."""
-    volume = _newest(group)
-    extents = concatenate([answer.extents for answer in group])
+def _fold(
+    volume: Volume, group: Sequence[Answer], parts: Sequence[ExtentColumns], after: int, through: int
+) -> LogRecord | None:
+    """The record of one volume but for its zeros, `parts` being what each command names; None where that is nothing
+    (heartbeats cost no record)."""
+    extents = concatenate(parts)
     changed = touched(extents, volume.block_size)
     if not changed:
         return None
-    commands = [answer.command for answer in group if answer.command and len(answer.extents)]
+    commands = [answer.command for answer, part in zip(group, parts, strict=True) if answer.command and len(part)]
     return LogRecord(
         volume=volume.volume,
         generation=volume.generation,
@@ -196,7 +215,7 @@ def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None
         through=through,
         block_size=volume.block_size,
         changed=changed,
-        zeroed=_zeroed(group),
+        zeroed=BitMap64(),
         first_at_us=min(command.first_at_us for command in commands),
         last_at_us=max(command.last_at_us for command in commands),
         commands=len(commands),
@@ -204,6 +223,38 @@ def _fold(group: Sequence[Answer], after: int, through: int) -> LogRecord | None
         bytes_written=int(extents.lengths.sum()),
         hosts=tuple(sorted({command.host for command in commands})),
     )
+
+
+def _fold_missed(
+    volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int, span: Span
+) -> tuple[list[LogRecord], dict[str, ForkHead]]:
+    """The records of what each site has missed, and the heads of these logs behind the batch.
+
+    A log begins where the volume's own record does, in the batch that names its site first. Each is a chain of its own: a
+    record begins where the last one of the same site ended. They say nothing of zeros: what was zeroed and missed may
+    have been written since, and not missed.
+    """
+    records, forks = [], _forks_before(volume, group, head, after)
+    for site, fork in forks.items():
+        if span.last <= fork.after:
+            continue  # read again, from before the site was named
+        parts = [answer.missed_by(site) for answer in group]
+        record = _fold(volume, group, parts, min(fork.through, span.first - 1), span.last)
+        if record is not None:
+            records.append(replace(record, volume=missed_log(volume.volume, site)))
+            forks[site] = replace(fork, through=max(fork.through, span.last))
+    return records, forks
+
+
+def _forks_before(volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int) -> dict[str, ForkHead]:
+    """The sites that are known or named, the first MOST_FORKS of them: the others copy what the volume's log says."""
+    forks = dict(head.forks) if head else {}
+    if head and head.generation != volume.generation:
+        forks = {site: replace(each, through=_chain_end(volume, head)) for site, each in forks.items()}
+    for site in (site for answer in group for site in answer.forks.missed):
+        if site not in forks and len(forks) < MOST_FORKS:
+            forks[site] = ForkHead(after, after)
+    return forks
 
 
 def _zeroed(group: Sequence[Answer]) -> BitMap64:
@@ -254,13 +305,17 @@ def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
 
 
 def _advance(
-    volume: Volume, head: VolumeHead | None, record_through: int | None, sessions: Mapping[str, SessionHead]
+    volume: Volume,
+    head: VolumeHead | None,
+    record_through: int | None,
+    sessions: Mapping[str, SessionHead],
+    forks: Mapping[str, ForkHead],
 ) -> VolumeHead:
     """The volume's head after the batch. Its `through` moves only with a record: it is the end of the chain."""
     base = _chain_end(volume, head)
     through = base if record_through is None else max(base, record_through)
     kept = _worth_keeping(list(sessions.values()))
-    return VolumeHead(volume.volume, volume.generation, through, kept, volume.described_position)
+    return VolumeHead(volume.volume, volume.generation, through, kept, volume.described_position, forks)
 
 
 def _session(answer: Answer) -> SessionHead:
@@ -276,6 +331,7 @@ def _session(answer: Answer) -> SessionHead:
         acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
         last_sequence=command.sequence,
         last_at_us=command.last_at_us,
+        open_forks=answer.forks.open_sites,
     )
 
 

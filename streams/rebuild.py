@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from mirrorlog.bitmaps import BitMap64, fingerprint, runs, touched, union, zeroed
 from mirrorlog.commands import TrackingCommand
 from mirrorlog.extents import MAX_BYTE
+from mirrorlog.extraction import MOST_FORKS
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.tracking_log import TIERS, LogRecord, RecordKey
+from mirrorlog.streams.response import Answer, check, read_command
+from mirrorlog.tracking_log import TIERS, LogRecord, RecordKey, missed_log, split_log_name
 from mirrorlog.volumes import Volume
 
 DETAILED: Final = 20
@@ -135,13 +136,15 @@ def compare(
     again: Callable[[], Iterable[LogRecord]],
     through: int = MAX_BYTE,
 ) -> Iterator[Difference]:
-    """Differences between the commands of one partition, in order, and the records of its volumes, of whatever tier.
+    """Differences between the commands of one partition, in order, and the records of its volumes, of whatever tier; the
+    records of what each site has missed among them.
 
     Records that begin before the first message aren't judged: a part of their commands is gone; nor are those of which a
     part is missing: they say nothing to a reader either. again: the records, for each difference that is told in detail.
     Memory: a digest for each part of a record, and a bitmap for each record that is open at a position.
     """
     waiting = claims.by_volume(through)
+    sites = _Sites(waiting)
     open_records: dict[str, list[_Open]] = defaultdict(list)
     judge = _Judge(again, where)
     first: int | None = None
@@ -153,21 +156,55 @@ def compare(
         command = read_command(message)
         name = command.volume if isinstance(command, TrackingCommand) else ""
         answer = check(message, command, volumes.get(name))
-        if answer.volume is None or not len(answer.extents):
+        if answer.volume is None:
             continue
-        yield from judge.close(open_records[name], message.position)
-        _open(waiting.get(name), open_records[name], message.position)
-        blocks = touched(answer.extents, answer.volume.block_size)
-        zeros = zeroed(answer.extents, answer.volume.block_size, answer.volume.size_bytes)
-        if blocks and not open_records[name]:
-            what = "no record covers the command"
-            yield Difference(name, where, 0, message.position - 1, message.position, blocks, BitMap64(), what)
-        for each in open_records[name]:
-            each.folded |= blocks
-            each.folded_zeroed |= zeros
+        sites.take(name, answer)
+        for log, blocks, zeros in _folded(name, answer, sites) if len(answer.extents) else ():
+            yield from judge.close(open_records[log], message.position)
+            _open(waiting.get(log), open_records[log], message.position)
+            if blocks and not open_records[log] and sites.is_due(log):
+                what = "no record covers the command"
+                yield Difference(log, where, 0, message.position - 1, message.position, blocks, BitMap64(), what)
+            for each in open_records[log]:
+                each.folded |= blocks
+                each.folded_zeroed |= zeros
     for name in {*waiting, *open_records}:
         _open(waiting.get(name), open_records[name], None)
         yield from judge.close(open_records[name], None)
+
+
+class _Sites:
+    """The missed logs of each volume: those that have records, and those that a command has begun."""
+
+    def __init__(self, logs: Iterable[str]) -> None:
+        self._of: dict[str, dict[str, None]] = defaultdict(dict)
+        self._begun: dict[str, dict[str, None]] = defaultdict(dict)
+        for volume, site in map(split_log_name, logs):
+            if site is not None:
+                self._of[volume][site] = None
+
+    def take(self, volume: str, answer: Answer) -> None:
+        begun = self._begun[volume]
+        for site in answer.forks.missed:
+            if site in begun or len(begun) < MOST_FORKS:
+                begun[site] = self._of[volume][site] = None
+
+    def of(self, volume: str) -> Iterable[str]:
+        return self._of[volume]
+
+    def is_due(self, log: str) -> bool:
+        """Whether the log must cover the command."""
+        volume, site = split_log_name(log)
+        return site is None or site in self._begun[volume]
+
+
+def _folded(volume: str, answer: Answer, sites: _Sites) -> Iterator[tuple[str, BitMap64, BitMap64]]:
+    """What a command says to each log of its volume: name, changed, zeroed."""
+    assert answer.volume is not None
+    block_size, size_bytes = answer.volume.block_size, answer.volume.size_bytes
+    yield volume, touched(answer.extents, block_size), zeroed(answer.extents, block_size, size_bytes)
+    for site in sites.of(volume):
+        yield missed_log(volume, site), touched(answer.missed_by(site), block_size), BitMap64()
 
 
 def _open(waiting: deque[_Open] | None, opened: list[_Open], position: int | None) -> None:

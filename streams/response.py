@@ -21,7 +21,7 @@ from mirrorlog.commands import (
 )
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import ExtentColumns
-from mirrorlog.extraction import extract, named
+from mirrorlog.extraction import Forks, extract, forks_of, named
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.standing import Standing
 from mirrorlog.volume_states import DESCRIBING, transition
@@ -35,10 +35,10 @@ _NAME_AT_MOST: Final = 255
 class Answer:
     """What becomes of one event.
 
-    volume is None where nothing of it is recorded; extents are those to fold, clipped. forward_to names the partition
-    where the volume's commands belong, if it isn't this one. described: the volume's description that this command made, to be
-    published before the command is recorded. by_description: a newer description of the volume could change the answer: it
-    is looked up before anything is refused.
+    volume is None where nothing of it is recorded; extents are those to fold, clipped; forks tells which of them some
+    secondaries have already. forward_to names the partition where the volume's commands belong, if it isn't this one.
+    described: the volume's description that this command made, to be published before the command is recorded.
+    by_description: a newer description of the volume could change the answer: it is looked up before anything is refused.
     """
 
     message: Message
@@ -46,6 +46,7 @@ class Answer:
     refusal: Refusal | None
     volume: Volume | None = None
     extents: ExtentColumns = field(default=_NO_EXTENTS)
+    forks: Forks = field(default_factory=Forks)
     remark: str = ""
     forward_to: int | None = None
     by_description: bool = False
@@ -66,6 +67,10 @@ class Answer:
             session=command.session if command else None,
             sequence=command.sequence if command else None,
         )
+
+    def missed_by(self, site: str) -> ExtentColumns:
+        """Those of the extents to fold that the site's secondary has missed."""
+        return self.forks.missed_by(site, self.extents)
 
     def quarantined(self, now_us: int) -> Quarantined | None:
         """The refused event with its bytes; None where nothing is refused."""
@@ -126,6 +131,10 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
         refusal = Refusal(RejectReason.MALFORMED_COMMAND, f"{said.malformed}; the rest is recorded")
     elif refusal is None and found.objection is not None:
         refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
+    forks = forks_of(command, is_whole=refusal is None)
+    if refusal is None and forks.malformed:
+        text = f"{forks.malformed}; the extents are recorded as missed by every fork"
+        refusal = Refusal(RejectReason.MALFORMED_COMMAND, text)
     stale = command.generation != volume.generation
     remarks = [change.remark] if change.remark else []
     remarks += [f"recorded, though it names generation {command.generation}"] if stale else []
@@ -136,6 +145,7 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
         refusal,
         volume,
         taken,
+        forks,
         "; ".join(remarks),
         by_description=found.objection is not None or (refusal is not None and command.kind in DESCRIBING),
         described=change.volume if change.volume.described_position == message.position else None,

@@ -87,6 +87,8 @@ def smooth_volumes(
         volume = described.get(name)
         if volume is None or volume.partition != partition or volume.state is not VolumeState.ACTIVE:
             continue
+        if name in heads and heads[name].forks:  # what each site has missed is folded one command at a time
+            continue
         if positions[0] <= volume.described_position:  # read again: each is judged by the volume as it was then
             continue
         rows = np.sort(np.concatenate([rows_of[number] for number in numbers]))

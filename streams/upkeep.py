@@ -58,6 +58,7 @@ from mirrorlog.tracking_log import (
     moments_prefix,
     read_record_key,
     record_key,
+    split_log_name,
     tier_prefix,
 )
 from mirrorlog.volumes import Volume
@@ -539,7 +540,7 @@ class RollUps:
 
     def _retain(self, partition: int, mine: _Partition, due: Mapping[str, tuple[int, int]], reports: Reports) -> Job:
         for volume, (cut, past) in due.items():
-            described, said = self._volumes.get(volume), reports.of(volume)
+            described, said = self._described(volume), reports.of(split_log_name(volume)[0])
             found = limit(described, cut, past, said)
             dropped, left = [], []
             for tier in range(self._top + 1):
@@ -569,8 +570,12 @@ class RollUps:
             self._warned_s[name] = now_s
             log.warning(text, report.volume, report.site, *words)
 
+    def _described(self, volume: str) -> Volume | None:
+        """A missed log is kept as that of its volume is."""
+        return self._volumes.get(split_log_name(volume)[0])
+
     def _words(self, volume: str) -> Mapping[str, float]:
-        described = self._volumes.get(volume)
+        described = self._described(volume)
         return {} if described is None else described.keep_s
 
     def _kept_once_held_s(self, volume: str, tier: int) -> float:

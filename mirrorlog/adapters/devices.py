@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mirrorlog.adapters.folders import sync_folder
@@ -23,6 +26,13 @@ FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 ZEROS_AT_ONCE_BYTES: Final = 1 << 20
 SCHEMES: Final = ("file",)
+
+HELD_BYTE: Final = 300
+QEMU_USED: Final = 100  # RAW_LOCK_PERM_BASE
+QEMU_UNSHARED: Final = 200  # RAW_LOCK_SHARED_BASE
+QEMU_WRITE: Final = 1  # the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE
+QEMU_RESIZE: Final = 3
+_FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
 
 _ADVICE: Final = {
     errno.ENOSPC: "Free space where it lies, then repeat.",
@@ -37,17 +47,60 @@ _ADVICE: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """What an address names. direct: past the page cache (O_DIRECT)."""
+
+    path: Path
+    direct: bool = False
+
+    @property
+    def uri(self) -> str:
+        """It as a URI, from whatever folder it is read."""
+        return self.path.absolute().as_uri() + ("?direct=1" if self.direct else "")
+
+
 def open_device(address: str, *, writable: bool) -> BlockDevice:
-    """Open `file:///absolute/path` (RFC 8089) or a plain path. BadUse for any other scheme."""
-    return FileDevice(path_of(address), writable=writable)
+    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path. BadUse for any other scheme."""
+    return _opened(file_address(address), writable=writable)
+
+
+def open_primary(address: str, *, exclusive: bool, direct: bool = False) -> FileDevice:
+    """What open_device() opens, for writing. exclusive: nobody else on this machine writes to it, see hold_image().
+
+    BadUse where somebody does.
+    """
+    found = file_address(address)
+    device = _opened(replace(found, direct=direct or found.direct), writable=True)
+    try:
+        if exclusive:
+            hold_image(device.fileno(), device.address)
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _opened(address: FileAddress, *, writable: bool) -> FileDevice:
+    if address.direct:
+        from mirrorlog.adapters.direct import DirectDevice  # which stands on this module
+
+        return DirectDevice(address.path, writable=writable)
+    return FileDevice(address.path, writable=writable)
 
 
 def path_of(address: str) -> Path:
     """The path that a file address or a plain path names; BadUse where it names none."""
+    return file_address(address).path
+
+
+def file_address(address: str) -> FileAddress:
+    """What a file address or a plain path names; BadUse where it names nothing."""
     if not address or "\0" in address:
         raise BadUse(f"{address!r} isn't the address of a device", next="Write file:///absolute/path or a plain path.")
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/", address):
-        return Path(address)
+        return FileAddress(Path(address))
+    address, query, option = address.partition("?")
     scheme = address.partition(":")[0].lower()
     if scheme not in SCHEMES:
         raise BadUse(
@@ -57,13 +110,19 @@ def path_of(address: str) -> Path:
         )
     parts = urlsplit(address)
     path = os.fsdecode(unquote_to_bytes(parts.path))
-    if parts.netloc not in ("", "localhost") or "?" in address or "#" in address or len(path) < 2 or "\0" in path:
+    if parts.netloc not in ("", "localhost") or "#" in address + option or len(path) < 2 or "\0" in path:
         raise BadUse(
             "this file address names no path of this machine",
             where=address,
             next="Write file:///absolute/path, with %3F for ? and %23 for #.",
         )
-    return Path(path)
+    if query and option != "direct=1":
+        raise BadUse(
+            f"a file address has no option '{option}'",
+            where=address,
+            next="Write file:///absolute/path?direct=1 to go past the page cache; %3F for a ? in a path.",
+        )
+    return FileAddress(Path(path), direct=bool(query))
 
 
 class FileDevice:
@@ -71,6 +130,9 @@ class FileDevice:
 
     Positions are passed with each call (pread, pwrite), so threads share nothing but the descriptor.
     """
+
+    FLAGS: ClassVar = 0
+    """Of open(2), beside the usual."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.address: Final = str(path)
@@ -85,7 +147,7 @@ class FileDevice:
                     where=self.address,
                     next="Name one of these.",
                 )
-            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS)
             self._size_bytes = os.lseek(self._fd, 0, os.SEEK_END)  # st_size of a block device is 0
         except OSError as error:
             self.close()
@@ -129,6 +191,10 @@ class FileDevice:
     def size_bytes(self) -> int:
         return self._size_bytes
 
+    def fileno(self) -> int:
+        """The descriptor; locks that were taken hold for whoever inherits it."""
+        return self._fd
+
     def pread(self, offset: int, length: int) -> bytes:
         check_range(self.address, self._size_bytes, offset, length)
         try:
@@ -167,13 +233,7 @@ class FileDevice:
 
     def zero(self, offset: int, length: int) -> None:
         self._check_write(offset, length)
-        if length == 0:
-            return
-        try:
-            punched = _punch_hole(self._fd, offset, length)
-        except OSError as error:
-            raise self._failure("punching a hole", offset, error) from error
-        if not punched:
+        if length and not self._punch(offset, length):
             zeros = memoryview(bytes(min(length, ZEROS_AT_ONCE_BYTES)))
             for start in range(offset, offset + length, len(zeros)):
                 self.pwrite(start, zeros[: offset + length - start])
@@ -248,6 +308,13 @@ class FileDevice:
             )
         check_range(self.address, self._size_bytes, offset, length)
 
+    def _punch(self, offset: int, length: int) -> bool:
+        """Whether the range is a hole now; False where that can't be had."""
+        try:
+            return _punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise self._failure("punching a hole", offset, error) from error
+
     def _seek(self, offset: int, whence: int) -> int:
         """lseek for what it answers; the position that it sets is used by nobody."""
         return os.lseek(self._fd, offset, whence)
@@ -271,6 +338,47 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
         where=f"{address}, offset {offset}",
         next=_ADVICE.get(error.errno or 0, "Look at the kernel log and at the device, then repeat."),
     )
+
+
+def hold_image(fd: int, address: str) -> None:
+    """Keeps other writers on this machine off a file or block device until the descriptor is closed wherever it is inherited.
+
+    Advisory locks of the open file description (fcntl(2), F_OFD_SETLK): one byte that a mirrorlog host alone takes, which
+    decides between two of them; then the bytes by which QEMU keeps images apart (block/file-posix.c, raw_apply_lock_bytes):
+    at 100 + p a shared lock tells that permission p is used, at 200 + p that nobody else may use it. So QEMU doesn't write
+    to the primary beside a host, nor a host beside QEMU. Does nothing where the file system has no locks.
+    BadUse where somebody writes to it.
+    """
+    try:
+        _lock(fd, fcntl.F_WRLCK, HELD_BYTE)
+        for permission in (QEMU_WRITE, QEMU_RESIZE):
+            _lock(fd, fcntl.F_RDLCK, QEMU_USED + permission)
+            _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + permission)
+        is_free = all(
+            _is_unlocked(fd, base + permission)
+            for base in (QEMU_USED, QEMU_UNSHARED)
+            for permission in (QEMU_WRITE, QEMU_RESIZE)
+        )
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return
+        is_free = False
+    if not is_free:
+        raise BadUse(
+            "another process on this machine writes to the primary: a mirrorlog host, or QEMU",
+            where=address,
+            next="Stop it (`fuser -v` shows who has it open). Two hosts at once need a volume that is `shared`.",
+        )
+
+
+def _lock(fd: int, kind: int, byte: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+def _is_unlocked(fd: int, byte: int) -> bool:
+    """Whether nobody else has any lock on the byte."""
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    return int(_FLOCK.unpack(found)[0]) == fcntl.F_UNLCK
 
 
 @cache

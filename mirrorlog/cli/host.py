@@ -15,7 +15,8 @@ from mirrorlog.adapters.devices import FileDevice, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog, describe, publish_volume
 from mirrorlog.cli.context import Invocation, invocation
-from mirrorlog.cli.hosting import opened_primary, opening, statuses
+from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_plans, fork_ports
+from mirrorlog.cli.hosting import opened_primary, opening, sessions, statuses
 from mirrorlog.cli.serve import serve
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import ExitCode
@@ -43,6 +44,8 @@ def replay(
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="1 as recorded, 2 twice as fast; without, at once.")
     ] = None,
+    fork: ForkOption = None,
+    fork_mode: ForkModeOption = "async",
 ) -> None:
     """Replay a recording through tracked volumes. Started again after a crash, it goes on where it was."""
     call = invocation(context)
@@ -61,11 +64,19 @@ def replay(
         catalog, new = _volumes(call, publisher, sizes, folder.absolute(), block_bytes, stack)
         host_folder = DiskFolder(call.settings.state_dir / "host" / name)
         clock = SystemClock()
-        ports = HostPorts(host_folder, publisher, clock, open_device, statuses(call.settings, stack))
+        answers, others = statuses(call.settings, stack), sessions(call.settings, stack)
+        plans = fork_plans(fork or (), fork_mode, [catalog[volume] for volume in sizes])
+        forks = fork_ports(call, plans, stack)
+        ports = HostPorts(host_folder, publisher, clock, open_device, answers, others, forks)
         host = Host(name, ports, call.settings, catalog, report=call.output.say)
         stack.enter_context(host)
         openings = [
-            opening(catalog[volume], opened_primary(catalog[volume].primary, stack), new=volume in new)
+            opening(
+                catalog[volume],
+                opened_primary(catalog[volume], stack),
+                new=volume in new,
+                forks=plans.get(volume),
+            )
             for volume in sizes
         ]
         volumes = host.open_all(openings)

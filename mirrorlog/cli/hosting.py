@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 
-from mirrorlog.adapters.devices import open_device
+from mirrorlog.adapters.devices import FileDevice, open_primary
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.open_sessions import SessionPorts
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.confirmation import StatusPorts
+from mirrorlog.producers.fork_plans import ForkPlan
 from mirrorlog.producers.host import Opening
 from mirrorlog.settings import Settings
 from mirrorlog.volumes import Volume
@@ -23,12 +26,27 @@ def statuses(settings: Settings, stack: ExitStack) -> StatusPorts | None:
     return StatusPorts(reader, admin)
 
 
-def opened_primary(address: str, stack: ExitStack) -> BlockDevice:
-    """The primary, open for writing until the stack is left."""
-    return stack.enter_context(open_device(address, writable=True))
+def sessions(settings: Settings, stack: ExitStack) -> SessionPorts:
+    """How a host finds out who else has its volumes open."""
+    client = settings.kafka_client()
+    admin = KafkaAdmin(client)
+    stack.callback(admin.close)
+    return SessionPorts(lambda: KafkaReader(client), admin)
 
 
-def opening(volume: Volume, device: BlockDevice, *, new: bool = False) -> Opening:
+def opened_primary(volume: Volume, stack: ExitStack, address: str | None = None) -> FileDevice:
+    """The primary, open for writing until the stack is left, for this process alone unless the volume is shared."""
+    return stack.enter_context(open_primary(address or volume.primary, exclusive=not volume.shared))
+
+
+def opening(
+    volume: Volume,
+    device: BlockDevice,
+    *,
+    new: bool = False,
+    take_over: Collection[str] = (),
+    forks: ForkPlan | None = None,
+) -> Opening:
     """A primary without a byte in it was never written to: a host that died before it opened it left nothing unknown."""
     empty = volume.initially_zeroed and next(device.allocated(), None) is None
-    return Opening(volume, device, newly_created=new or empty)
+    return Opening(volume, device, newly_created=new or empty, take_over=take_over, forks=forks)

@@ -19,7 +19,7 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
 from mirrorlog.streams.rebuild import Claims, Difference, compare, shown
 from mirrorlog.streams.table_files import table_partitions, table_records
-from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key
+from mirrorlog.tracking_log import TIERS, LogRecord, RecordKey, Watermark, key_kind, read_record_key, split_log_name
 from mirrorlog.volumes import Volume
 
 app = typer.Typer(no_args_is_help=True, help="The tracking log itself.")
@@ -28,10 +28,13 @@ _DIFFERENCES_SHOWN = 20
 
 
 @app.command()
-def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME")]) -> None:
-    """Show the records of a volume: days, hours, minutes, then what wasn't rolled up yet; each tier oldest first."""
+def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME[@SITE]")]) -> None:
+    """Show the records of a volume: days, hours, minutes, then what wasn't rolled up yet; each tier oldest first.
+
+    VOLUME@SITE: those of what the site has missed, where a host sends its writes there too.
+    """
     call = invocation(context)
-    description = volume_named(call.settings, volume)
+    description = volume_named(call.settings, split_log_name(volume)[0])
     table = Table("TIER", "AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
     records, _ = read_changelog(call.settings, description.partition)
     mine = (record for record in records if record.volume == volume)
@@ -115,16 +118,19 @@ def _as_fields(difference: Difference) -> dict[str, object]:
 
 
 def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume]) -> Iterator[Difference]:
+    def is_of(record: LogRecord | RecordKey) -> bool:
+        return split_log_name(record.volume)[0] in volumes
+
     claims, through = Claims(), -1
     for message in changelog_now(call.settings, partition):
         kind = key_kind(message.key or b"")
         if kind is Watermark and message.value is not None:
             through = max(through, decode(message.value, Watermark).through)
-        if kind is LogRecord and (key := read_record_key(message.key or b"")).volume in volumes:
+        if kind is LogRecord and is_of(key := read_record_key(message.key or b"")):
             claims.drop(key) if message.value is None else claims.add(decode(message.value, LogRecord))
 
     def in_changelog() -> Iterable[LogRecord]:
-        return (record for record in read_changelog(call.settings, partition)[0] if record.volume in volumes)
+        return (record for record in read_changelog(call.settings, partition)[0] if is_of(record))
 
     commands = _commands(call.settings, partition, through)
     yield from compare(commands, volumes, claims, "changelog", in_changelog, through)
@@ -134,7 +140,7 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
         return
 
     def in_table() -> Iterable[LogRecord]:
-        return (record for record in table_records(table) if record.volume in volumes)
+        return (record for record in table_records(table) if is_of(record))
 
     commands = _commands(call.settings, partition, through)
     yield from compare(commands, volumes, Claims(in_table()), "table", in_table, through)

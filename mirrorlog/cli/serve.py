@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,24 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.adapters.devices import open_device, path_of
+from mirrorlog.adapters.devices import file_address, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.cli.context import Invocation, invocation
-from mirrorlog.cli.hosting import opened_primary, opening, statuses
+from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_plans, fork_ports
+from mirrorlog.cli.hosting import opened_primary, opening, sessions, statuses
 from mirrorlog.cli.lookup import volumes_now
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.fork_plans import ForkPlan
 from mirrorlog.producers.host import Host, HostPorts
 from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
 from mirrorlog.producers.nbd.native import built
 from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
 from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.volume_session import host_name
 from mirrorlog.volumes import Volume
 
 TICK_S: Final = 0.02
@@ -40,6 +43,8 @@ class Served:
     through: Through
     read_only: bool
     threads: int
+    take_over: Collection[str] = ()
+    forks: ForkPlan | None = None
 
 
 def serve(
@@ -51,9 +56,9 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="A TCP port; 0 is a free one.")] = None,
     address: Annotated[str, typer.Option(help="What to listen at with --port.")] = "127.0.0.1",
-    host_name: Annotated[
+    named: Annotated[
         str | None,
-        typer.Option("--host", help="Name of the host, which keeps its state under it. Default: nbd-VOLUME."),
+        typer.Option("--host", help="Name of the host, which keeps its state under it. Default: host-VOLUME."),
     ] = None,
     primary: Annotated[
         str | None, typer.Option(metavar="URI", help="Where this host reaches the primary, if not as described.")
@@ -64,6 +69,14 @@ def serve(
         typer.Option(help="filter: nbdkit's file plugin under a native filter; plugin: every request comes to Python."),
     ] = Through.AUTO,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Requests of one connection at a time.")] = 16,
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SESSION", help="A session of another host that is gone for good. The whole volume is dirty."
+        ),
+    ] = None,
+    fork: ForkOption = None,
+    fork_mode: ForkModeOption = "async",
     tls: Annotated[TlsMode, typer.Option(help="See nbdkit-tls(1), as for the next three.")] = TlsMode.OFF,
     tls_certificates: Annotated[Path | None, typer.Option(help="Folder of certificates.")] = None,
     tls_psk: Annotated[Path | None, typer.Option(help="File of pre-shared keys.")] = None,
@@ -81,7 +94,22 @@ def serve(
     if name not in volumes:
         raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
     volume = volumes[name]
-    served = Served(volume, primary or volume.primary, host_name or f"nbd-{name}", through, read_only, threads)
+    plans = fork_plans(fork or (), fork_mode, [volume])
+    if plans and through is Through.FILTER:
+        raise BadUse(
+            "the native filter writes by itself, and sends nothing to secondaries",
+            next="Leave --through out, or --fork: without it the sites copy what the log names.",
+        )
+    served = Served(
+        volume,
+        primary or volume.primary,
+        named or host_name(name),
+        Through.PLUGIN if plans else through,
+        read_only,
+        threads,
+        take_over or (),
+        plans.get(name),
+    )
     security = Tls(tls, tls_certificates, tls_psk, tls_verify_peer)
     _serve(call, served, volumes, place, security, stop_flag())
 
@@ -108,17 +136,20 @@ def _serve(
         publisher = KafkaPublisher(settings.kafka_client())
         stack.callback(publisher.close)
         state = DiskFolder(folder)
-        ports = HostPorts(state, publisher, SystemClock(), open_device, statuses(settings, stack))
-        device = opened_primary(served.primary, stack)
+        answers, others = statuses(settings, stack), sessions(settings, stack)
+        forks = fork_ports(call, {} if served.forks is None else {served.volume.volume: served.forks}, stack)
+        ports = HostPorts(state, publisher, SystemClock(), open_device, answers, others, forks)
+        device = opened_primary(served.volume, stack, served.primary)
         host = stack.enter_context(Host(served.host, ports, settings, volumes, report=call.output.say))  # 1
-        tracked = host.open_all([opening(served.volume, device)])[served.volume.volume]
+        wanted = opening(served.volume, device, take_over=served.take_over, forks=served.forks)
+        tracked = host.open_all([wanted])[served.volume.volume]
         export = _export(call, served, state, tracked, device)
         stack.callback(export.close)
         nbdkit = Nbdkit(
             *(export.served, place, security, folder / "nbdkit.pid"),
             read_only=served.read_only,
             threads=served.threads,
-            pass_fds=export.pass_fds,
+            pass_fds=[*export.pass_fds, device.fileno()],  # nobody else writes to the primary while nbdkit may
         )  # 2
         stack.callback(nbdkit.stop)  # 4, 5
         export.started()
@@ -138,6 +169,9 @@ def _export(call: Invocation, served: Served, state: DiskFolder, tracked: Tracke
     """Through the filter where it can be had; otherwise through the plugin, and that is said."""
     if served.through is not Through.PLUGIN:
         try:
+            if file_address(served.primary).direct:
+                what, advice = "nbdkit's file plugin can't go past the page cache", "Leave ?direct=1 out to be faster."
+                raise BadUse(what, where=served.primary, next=advice)
             native = built(call.settings.cache_dir)
             return FilterExport(native, tracked, path_of(served.primary), state.lock_fd, call.settings, call.output.say)
         except BadUse as error:

@@ -72,7 +72,7 @@ def build_site(name: str, folder: Path, settings: Settings) -> Site:
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client, settings.patience_s)
     ports = SitePorts(
-        log=LogReader(KafkaReader(client), admin, topics.changelog),
+        log=LogReader(KafkaReader(client), admin, topics.changelog, site=name),
         catalog=Catalog(KafkaReader(client), admin, topics, clock, settings.patience_s),
         admin=admin,
         publisher=KafkaPublisher(client),

@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.devices import FileDevice, open_device, path_of
+from mirrorlog.adapters.devices import FileAddress, FileDevice, file_address, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import describe, publish_volume
 from mirrorlog.changed.points import format_time
@@ -69,8 +69,8 @@ def create(
     secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep(keep or [])
     if name in volumes_now(call.settings):
         raise BadUse("there is such a volume already", where=f"volume {name}", next="See `mirrorlog volume show`.")
-    path = path_of(primary) if primary else call.settings.state_dir / "primary" / f"{name}.img"
-    address = path.absolute().as_uri()
+    default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
+    address = (file_address(primary) if primary else default).uri
     zeroed = _make_primary(address, size_bytes)  # before anybody hears of the volume
     described = _describe(call.settings, name, size_bytes, block_bytes, address)
     volume = replace(described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared)

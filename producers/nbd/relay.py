@@ -116,7 +116,7 @@ class Relay:
             case Operation.SIZE:
                 return struct.pack("<Q", self._volume.size_bytes)
             case Operation.READ:
-                return self._volume.pread(offset, length)
+                return self._volume.pread(length, offset)
             case Operation.WRITE:
                 self._volume.pwrite(data, offset)
             case Operation.FLUSH:

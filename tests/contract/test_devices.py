@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 import pytest
 
 from mirrorlog.adapters import devices
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.devices import FileDevice, open_device, open_primary
+from mirrorlog.adapters.direct import DirectDevice
 from mirrorlog.adapters.memory_devices import MemoryDevice, MemoryDevices, failing
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 
-SIZE = 3 * 4096 + 100
+SIZE = 3 * 4096 + 512
 TIB = 1 << 40
 
 
@@ -47,6 +52,17 @@ class FileRig:
         patch.setattr(os, "fdatasync", fail_once)
 
 
+class DirectRig(FileRig):
+    def create(self, size_bytes: int) -> BlockDevice:
+        try:
+            return DirectDevice.create(self.path, size_bytes)
+        except BadUse as error:
+            return pytest.skip(str(error))
+
+    def reopen(self, *, writable: bool = True) -> BlockDevice:
+        return open_device(f"{self.path.as_uri()}?direct=1", writable=writable)
+
+
 class MemoryRig:
     device: MemoryDevice
 
@@ -61,9 +77,10 @@ class MemoryRig:
         self.device.hook = failing(1, "flush")
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "direct", "memory"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    return FileRig(tmp_path) if request.param == "file" else MemoryRig()
+    rigs = {"file": lambda: FileRig(tmp_path), "direct": lambda: DirectRig(tmp_path), "memory": MemoryRig}
+    return rigs[request.param]()
 
 
 def test_a_new_device_is_zeros(rig: Rig) -> None:
@@ -326,7 +343,10 @@ def test_addresses_of_files(address: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "a\0b", "file:///a%00b", "file://elsewhere/a", "file://", "file:///", "file:///a?b", "nbd://a/b", "x://"],
+    [
+        *("", "a\0b", "file:///a%00b", "file://elsewhere/a", "file://", "file:///", "nbd://a/b", "x://"),
+        *("file:///a?b", "file:///a?", "file:///a?direct=1&b", "file:///a?direct=1#b", "file:///a#b"),
+    ],
 )
 def test_addresses_of_nothing(address: str) -> None:
     with pytest.raises(BadUse) as caught:
@@ -356,3 +376,72 @@ def test_both_openers_keep_to_the_port(tmp_path: Path) -> None:
             opener(f"{prefix}b", writable=False)
         with pytest.raises(BadUse):
             opener("rbd://pool/image", writable=False)
+
+
+@pytest.mark.parametrize("address", ["file:///a%20b", "file:///a%3Fb?direct=1"])
+def test_an_address_is_what_it_was(address: str) -> None:
+    assert devices.file_address(address).uri == address
+
+
+def test_a_part_of_a_block_and_all_of_it_are_written_at_once(tmp_path: Path) -> None:
+    """Who writes a few bytes past the page cache reads and writes back the rest of their block."""
+    rig, stopped = DirectRig(tmp_path), Event()
+    with rig.create(2 * 4096) as device, ThreadPoolExecutor(2) as pool:
+
+        def write_the_edge() -> None:
+            while not stopped.is_set():
+                device.pwrite(4000, b"e" * 192)  # the end of one block, the beginning of the next
+
+        pool.submit(write_the_edge)
+        lost = 0
+        try:
+            for number in range(200):
+                data = bytes([number + 1]) * 4096
+                device.pwrite(0, data)
+                lost += device.pread(0, 4000) != data[:4000]
+        finally:
+            stopped.set()
+        assert lost == 0
+
+
+def test_past_the_page_cache_only_whole_blocks(tmp_path: Path) -> None:
+    DirectRig(tmp_path).create(4096).close()
+    FileDevice.create(tmp_path / "odd", 4096 + 100).close()
+    with pytest.raises(BadUse, match="4196 bytes aren't a multiple"):
+        open_device(f"{(tmp_path / 'odd').as_uri()}?direct=1", writable=True)
+
+
+def test_one_writer_on_a_machine(tmp_path: Path) -> None:
+    FileDevice.create(tmp_path / "volume", SIZE).close()
+    address = str(tmp_path / "volume")
+    with open_primary(address, exclusive=True):
+        for held in (address, (tmp_path / "volume").as_uri()):
+            with pytest.raises(BadUse, match="another process on this machine"):
+                open_primary(held, exclusive=True)
+        open_device(address, writable=False).close()  # sites read it
+        open_primary(address, exclusive=False).close()  # a volume that is shared
+    open_primary(address, exclusive=True).close()
+
+
+@pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils isn't installed")
+def test_qemu_and_a_host_keep_each_other_off(tmp_path: Path) -> None:
+    FileDevice.create(tmp_path / "volume", 1 << 20).close()
+    command = ["qemu-io", "-f", "raw", str(tmp_path / "volume"), "-c", "write 0 512"]
+    with open_primary(str(tmp_path / "volume"), exclusive=True):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "lock" in done.stderr) == (1, True)
+    socket = tmp_path / "socket"
+    serving = ["qemu-nbd", "--persistent", "--format=raw", f"--socket={socket}", str(tmp_path / "volume")]
+    with subprocess.Popen(serving) as qemu:
+        try:
+            until = time.monotonic() + 30
+            asking = ["qemu-img", "info", f"nbd+unix:///?socket={socket}"]
+            while subprocess.run(
+                asking, capture_output=True, check=False
+            ).returncode:  # it listens before it opens the image
+                assert qemu.poll() is None and time.monotonic() < until
+            with pytest.raises(BadUse, match="QEMU"):
+                open_primary(str(tmp_path / "volume"), exclusive=True)
+        finally:
+            qemu.terminate()
+    open_primary(str(tmp_path / "volume"), exclusive=True).close()

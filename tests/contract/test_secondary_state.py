@@ -116,7 +116,8 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=2), "version 2"),
+        (sealed(version=3), "version 3"),
+        (sealed(version=2), "checksum"),
         (sealed(format="other"), "isn't the state"),
         (sealed(volume="vol2"), "'vol2'"),
         (sealed(surplus=1), "checksum"),

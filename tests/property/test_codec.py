@@ -18,6 +18,7 @@ from mirrorlog.codec import decode, encode, schema_fingerprint
 from mirrorlog.commands import (
     CommandKind,
     CommandStatus,
+    ForkOutcomes,
     Quarantined,
     RawCommand,
     StatusCode,
@@ -27,7 +28,7 @@ from mirrorlog.commands import (
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import U64, Extent, ExtentColumns
 from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.volumes import EarlierSize, Volume, VolumeState
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -47,7 +48,8 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
     raw = st.builds(RawCommand, st.sampled_from(list(WireProtocol)), st.binary(max_size=20), st.binary(max_size=20))
     people = [draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT)]
     wire = [tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))]
-    return TrackingCommand(*fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT))
+    forks = st.lists(st.builds(ForkOutcomes, TEXT, st.binary(max_size=20)), max_size=3).map(tuple)
+    return TrackingCommand(*fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT), draw(forks))
 
 
 def same(one: object, two: object) -> bool:
@@ -79,7 +81,7 @@ EVENTS = [
         *("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
         *(VolumeState.RETIRED, {"day": 400 * 86400}, True, 9, (EarlierSize(9, 1 << 30),)),
     ),
-    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5),), 6),
+    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5, ("a", "b")),), 6, {"a": ForkHead(3, 7)}),
     Watermark(2, 9, 7),
     SessionBeat("s", "h", 9, 8, 7),
     CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
@@ -140,10 +142,12 @@ site_progress.v2    64a76d5c4a9cafaa
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
+tracking_command.v4 970e83fe19473df9
 volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
+volume_head.v3      33c768f079d377d1
 watermark.v1        36842d27c2729176
 """
 
@@ -172,8 +176,19 @@ def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
     )
 
 
+def test_a_head_from_before_forks_has_none() -> None:
+    before = schema_of("volume_head.v2")
+    session = {"session": "s", "host": "h", "opened_position": 0, "last_position": 1, "closed_position": -1}
+    session |= {"acknowledged_position": 0, "last_sequence": 4, "last_at_us": 5}
+    out = BytesIO()
+    fields = {"volume": "v", "generation": GENERATION, "through": 9, "sessions": [session], "described_position": 2}
+    fastavro.schemaless_writer(out, before, fields)
+    found = decode(b"\xc3\x01" + schema_fingerprint(before) + out.getvalue(), VolumeHead)
+    assert found == VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, -1, 0, 4, 5),), 2)
+
+
 def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
-    before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 3))
+    before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 4))
     resize = TrackingCommand(
         "v", GENERATION, "h", "s", 0, CommandKind.RESIZE, ExtentColumns.of([Extent(4096, 512)]), 1, 2, size_bytes=4608
     )

@@ -11,7 +11,7 @@ from notation import GENERATION
 
 from mirrorlog.codec import decode, encode
 from mirrorlog.columnar import CommandColumns, decode_columns
-from mirrorlog.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.commands import CommandKind, ForkOutcomes, RawCommand, TrackingCommand, WireProtocol
 from mirrorlog.errors import BadInput
 from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 
@@ -35,7 +35,13 @@ ODD = st.tuples(
     PLAIN,
     st.sampled_from(
         [{"kind": k} for k in CommandKind if k is not CommandKind.WRITES]
-        + [{"note": ""}, {"note": "x"}, {"raw": (RawCommand(WireProtocol.NBD, b"12"),)}, {"new_generation": "g"}]
+        + [
+            {"forks": (ForkOutcomes("a"),)},
+            {"note": ""},
+            {"note": "x"},
+            {"raw": (RawCommand(WireProtocol.NBD, b"12"),)},
+            {"new_generation": "g"},
+        ]
     ),
 ).map(lambda pair: replace(pair[0], **pair[1]))
 
@@ -69,7 +75,7 @@ def test_what_is_plain_is_what_the_codec_gives(commands: list[TrackingCommand], 
     for row in np.flatnonzero(columns.plain).tolist():
         expected = decode(values[row] or b"", TrackingCommand)
         assert same(columns, row, expected)
-        assert (expected.note, expected.raw, expected.new_generation) == (None, (), None)
+        assert (expected.note, expected.raw, expected.new_generation, expected.forks) == (None, (), None, ())
         assert expected.kind is CommandKind.WRITES or (expected.kind in QUIET and not len(expected.extents))
 
 

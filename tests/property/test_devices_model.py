@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrorlog.adapters.devices import FileDevice
+from mirrorlog.adapters.direct import DirectDevice
 from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 
-SIZE = 20_000
+SIZE = 19_968
 places = st.integers(0, SIZE) | st.sampled_from([0, 4096, 8192, 16_384, SIZE])
 operations = st.lists(st.tuples(st.sampled_from(["pwrite", "zero", "flush"]), places, places), max_size=12)
 
@@ -43,12 +45,21 @@ def check(device: BlockDevice, model: bytearray, start: int, end: int) -> None:
     assert model.count(0, behind, SIZE) == SIZE - behind
 
 
-@pytest.mark.parametrize("kind", ["file", "memory"])
+def made(kind: str, path: Path) -> BlockDevice:
+    if kind == "memory":
+        return MemoryDevice(SIZE)
+    try:
+        return {"file": FileDevice, "direct": DirectDevice}[kind].create(path, SIZE)
+    except BadUse as error:
+        return pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", ["file", "direct", "memory"])
 @settings(max_examples=100, deadline=None)
 @given(steps=operations, ends=st.tuples(places, places))
 def test_a_device_is_a_bytearray(kind: str, steps: list[tuple[str, int, int]], ends: tuple[int, int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        device: BlockDevice = FileDevice.create(Path(folder) / "v", SIZE) if kind == "file" else MemoryDevice(SIZE)
+        device = made(kind, Path(folder) / "v")
         model = bytearray(SIZE)
         with device:
             for fill, step in enumerate(steps, start=1):

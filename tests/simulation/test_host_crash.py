@@ -23,7 +23,8 @@ from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevice
 from mirrorlog.codec import decode
 from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.errors import DeviceFailed
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.open_sessions import SessionPorts
 from mirrorlog.producers.activity_log import FILE_NAME
 from mirrorlog.producers.contents import fill
 from mirrorlog.producers.host import Host, HostPorts, Opening
@@ -239,16 +240,14 @@ class World:
         """One session, from its start to its close or its crash; how many steps it took."""
         self.steps = Steps(crash_at, self.look)
         publisher = Publisher(self)
-        ports = HostPorts(self.folder, publisher, self.clock, self.open_device)
+        others = SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
+        ports = HostPorts(self.folder, publisher, self.clock, self.open_device, sessions=others)
         try:
             known = {name: VOLUMES[name] for name in VOLUMES if self.random.random() < 0.8}
             host = self.host = Host(
                 "host", ports, self.settings, known, new_session=self.new_session, log_slots=8, report=self.heard
             )
-            self.volumes = volumes = host.open_all(
-                Opening(volume, Device(self, self.devices[name].reopen()), newly_created=self.sessions == 1)
-                for name, volume in VOLUMES.items()
-            )
+            self.volumes = volumes = self.open_all(host)
             while self.position < len(self.script):
                 self.position += 1
                 self.perform(host, volumes, *self.script[self.position - 1])
@@ -257,6 +256,21 @@ class World:
             self.crash(publisher, mode)
         self.host = None
         return self.steps.count
+
+    def open_all(self, host: Host) -> dict[str, TrackedVolume]:
+        """No host is ever kept off its own volume: a session of its own that it doesn't know, or that a late command opened
+        again, is the only one that it meets."""
+        is_new = self.sessions == 1
+        try:
+            return host.open_all(
+                Opening(volume, Device(self, self.devices[name].reopen()), is_new) for name, volume in VOLUMES.items()
+            )
+        except BadUse:
+            assert self.came_late or self.log_was != "sound"
+        dead = {command.session for _, command in self.commands}
+        return host.open_all(
+            Opening(volume, Device(self, self.devices[name].reopen()), is_new, dead) for name, volume in VOLUMES.items()
+        )
 
     def perform(
         self, host: Host, volumes: dict[str, TrackedVolume], what: str, name: str, first: int, count: int

@@ -21,7 +21,7 @@ from mirrorlog.adapters.memory_devices import MemoryDevice
 from mirrorlog.bitmaps import BitMap64, pack
 from mirrorlog.catalog import Catalog, publish_volume
 from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
 from mirrorlog.consumers.site import Site, SitePorts
 from mirrorlog.consumers.state_files import MemorySecondaryStates
 from mirrorlog.errors import DeviceFailed
@@ -120,10 +120,14 @@ class HostModel:
         for name in self.volumes:
             self.send(name, CommandKind.SESSION_CLOSE, [])
 
-    def send(self, name: str, kind: CommandKind, extents: Sequence[Extent]) -> int:
+    def send(
+        self, name: str, kind: CommandKind, extents: Sequence[Extent], forks: tuple[ForkOutcomes, ...] = ()
+    ) -> int:
         known = None if self.acknowledged < 0 else self.acknowledged
         columns = ExtentColumns.of(extents)
-        event = TrackingCommand(name, GENERATION, "h", "s", self.sequences[name], kind, columns, 1, 2, known)
+        event = TrackingCommand(
+            name, GENERATION, "h", "s", self.sequences[name], kind, columns, 1, 2, known, forks=forks
+        )
         self.sequences[name] += 1
         self.acknowledged = self.broker.append(self.topic, 0, name.encode(), encode(event))
         return self.acknowledged
@@ -248,7 +252,7 @@ class SiteModel:
         clock = TestClock()
         self.reader = SlowReader(self.broker, self.random)
         ports = SitePorts(
-            log=LogReader(self.reader, self.broker, topics.changelog),
+            log=LogReader(self.reader, self.broker, topics.changelog, site="a"),
             catalog=Catalog(self.broker.reader(), self.broker, topics, clock),
             admin=self.broker,
             publisher=self.publisher,
@@ -514,6 +518,58 @@ def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
     for _ in range(200):
         world.site.site.turn(0)
     world.finish()
+    world.check_end()
+
+
+def test_a_forked_volume_from_host_to_site() -> None:
+    """The node, its roll-ups, the reader and the site as they are: what came by the fork isn't copied, nor after a restart."""
+    world = World(11, node_keep_s=dict.fromkeys(TIERS[:3], 0))
+    for primary in world.host.primaries.values():
+        primary.hook = None
+    world.settle()
+    secondary = world.site.site.secondaries["v"]
+
+    def write(block: int, outcome: ForkOutcome) -> None:
+        world.host.version += 1
+        devices = [
+            world.host.primaries["v"],
+            *([world.site.devices["v"].reopen()] if outcome is ForkOutcome.HAS else []),
+        ]
+        for device in devices:
+            device.pwrite(block * BLOCK, content(world.host.version))
+            device.flush()
+        world.host.history["v"].append((world.host.acknowledged + 1, block, world.host.version))
+        forks = (ForkOutcomes("a", bytes([outcome])), ForkOutcomes("b", bytes([ForkOutcome.MISSED])))
+        world.host.send("v", CommandKind.WRITES, [Extent(block * BLOCK, BLOCK)], forks)
+        world.node.step(50)
+        world.node.commit()
+        world.site.site.turn(0)
+
+    def beat() -> None:
+        for _ in range(3):
+            world.host.heartbeat()
+            world.node.step(50)
+            world.site.site.turn(0)
+
+    for block in range(20):
+        write(block, ForkOutcome.HAS if block % 4 else ForkOutcome.MISSED)
+    write(21, ForkOutcome.OPEN)
+    assert secondary.resting.state in (SiteState.SETTLING, SiteState.SYNCING)
+    write(21, ForkOutcome.HAS)
+    beat()
+    world.settle()
+    assert secondary.blocks_copied == 5
+    assert world.site.site.progress(secondary).behind_blocks == 0
+    assert "v@b" not in world.site.site._ports.log.logs
+    for _ in range(600):
+        world.node.tend()
+    world.compact_all()
+    names = Counter(read_record_key(key).volume for key in world.node.rows if key_kind(key) is LogRecord)
+    assert names["v@a"] <= len(TIERS) and names["v@b"] <= len(TIERS)
+    world.site.crash()
+    beat()
+    world.settle()
+    assert world.site.site.secondaries["v"].blocks_copied == 0
     world.check_end()
 
 

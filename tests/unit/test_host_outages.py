@@ -350,7 +350,7 @@ def test_a_full_disk_under_the_activity_log_stops_only_writes_to_new_regions(rig
         rig.write(volume, [1])
     assert isinstance(failed.value.__cause__, OSError)
     rig.write(volume, [0])
-    assert bytes(volume.pread(REGION, 1)) == b"\0"
+    assert bytes(volume.pread(1, REGION)) == b"\0"
     rig.folder.full = lambda _: False
     rig.crash()
     assert "a s2 dirty 0+10000" in rig.told()
@@ -365,7 +365,7 @@ def test_no_volume_is_widened_that_the_activity_log_cannot_name(rig: Rig) -> Non
         with pytest.raises(DeviceFailed):
             rig.write(volume, [5])
     rig.write(volume, range(3))
-    assert bytes(volume.pread(5 * REGION, 1)) == b"\0"
+    assert bytes(volume.pread(1, 5 * REGION)) == b"\0"
 
 
 def test_commands_keep_their_order_whoever_is_faster(rig: Rig) -> None:

@@ -115,7 +115,7 @@ def test_a_session_from_its_opening_to_its_close(rig: Rig) -> None:
         host.tick(1.0)
         assert rig.told() == "* s1 beat"
         volume.pwrite(b"z", 50)
-        assert bytes(volume.pread(48, 4)) == bytes(2) + b"z" + bytes(1)
+        assert bytes(volume.pread(4, 48)) == bytes(2) + b"z" + bytes(1)
     assert rig.told() == "a s1 writes 50+1 · a s1 close · * s1 close"
     host.close()
     leftover = read_leftover(rig.folder)
@@ -213,7 +213,7 @@ def test_a_range_outside_is_refused_before_anything_is_touched(rig: Rig, offset:
     with pytest.raises(DeviceFailed, match="volume a, offset"):
         volume.pwrite(b"xy", offset)
     assert not read_leftover(rig.folder).regions
-    assert bytes(volume.pread(0, SIZE)) == bytes(SIZE)
+    assert bytes(volume.pread(SIZE, 0)) == bytes(SIZE)
 
 
 def test_a_failed_write_is_named(rig: Rig) -> None:
@@ -260,7 +260,7 @@ def test_no_write_begins_once_the_broker_refused_a_command(rig: Rig) -> None:
         host.tick(0.2)
     with pytest.raises(KafkaFailed):
         volume.pwrite(b"y", 20_000)
-    assert bytes(volume.pread(20_000, 1)) == b"\0"
+    assert bytes(volume.pread(1, 20_000)) == b"\0"
     with pytest.raises(KafkaFailed):
         host.close()
     assert read_leftover(rig.folder).regions == {"a": {0}}
@@ -276,7 +276,7 @@ def test_no_write_begins_that_the_activity_log_cannot_remember(rig: Rig) -> None
             volume.pwrite(b"y", 20_000)
         rig.folder.hook = lambda _: None
     volume.pwrite(b"z", 1)
-    assert bytes(volume.pread(0, 2) + volume.pread(20_000, 1)) == b"xz\0"
+    assert bytes(volume.pread(2, 0) + volume.pread(1, 20_000)) == b"xz\0"
 
 
 def _broken(operation: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from notation import GENERATION, OTHER_GENERATION, command, message, record, volume
 
 from mirrorlog.bitmaps import BitMap64, pack
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import CommandKind, ForkOutcomes, TrackingCommand
+from mirrorlog.extraction import MOST_FORKS
 from mirrorlog.streams.log import FlushPlan, Span, plan_flush, split
 from mirrorlog.streams.response import check, read_command
-from mirrorlog.tracking_log import SessionHead, VolumeHead, VolumeLog
+from mirrorlog.tracking_log import ForkHead, SessionHead, VolumeHead, VolumeLog
 from mirrorlog.volumes import Volume
 
 
@@ -116,3 +118,65 @@ def test_a_large_record_is_split_by_block_range_and_covers_only_as_a_whole() -> 
     assert log.hole(-1, 9) is None
     assert log.changed(-1, 9) == whole.changed
     assert split(record("-1..9", "1 2 3"), 20_000)[0].changed == BitMap64([1, 2, 3])
+
+
+# extents of each command, of its forks, flush by flush | the records | where the missed logs begin and end
+FORKED = """
+0+1 8192+1 a=HM | v -1..0=0,2 v@a -1..0=2 | a -1..0
+0+1 8192+1 a=HO | v -1..0=0,2 | a -1..-1
+0+1 a= | v -1..0=0 | a -1..-1
+0+1 a=? | v -1..0=0 v@a -1..0=0 | a -1..0
+0+1 a=H / 0+1 b=H | v -1..0=0 v 0..1=0 v@a -1..1=0 | a -1..1 b 0..0
+0+1 a=M / 0+1 a=H / 4096+1 a=M | v -1..0=0 v@a -1..0=0 v 0..1=0 v 1..2=1 v@a 0..2=1 | a -1..2
+0+1 / 0+1 a=H | v -1..0=0 v 0..1=0 | a 0..0
+0+1 a=HH | v -1..0=0 |
+0+1 a=H,a=H | v -1..0=0 |
+0+1 4294967296+1 a=HH | v -1..0=0 v@a -1..0=0 | a -1..0
+"""
+
+
+@pytest.mark.parametrize("case", FORKED.strip().splitlines())
+def test_what_each_site_missed_is_a_chain_of_its_own(case: str) -> None:
+    given, records, begun = (part.strip() for part in case.split("|"))
+    heads: dict[str, VolumeHead] = {}
+    found = []
+    for position, text in enumerate(given.split("/")):
+        named = [word for word in text.split() if "=" in word]
+        outcomes = {"M": 0, "H": 1, "O": 2, "?": 9}
+        forks = tuple(
+            ForkOutcomes(site, bytes(outcomes[each] for each in told))
+            for site, told in (fork.split("=") for word in named for fork in word.split(","))
+        )
+        extents = " ".join(word for word in text.split() if "=" not in word)
+        plan = flush(position, [command(extents, sequence=position, forks=forks)], heads, v=volume())
+        found += [f"{r.volume} {r.after}..{r.through}={','.join(map(str, r.changed))}" for r in plan.records]
+        heads = {each.volume: each for each in plan.heads}
+    assert " ".join(found) == records
+    assert [f"{site} {each.after}..{each.through}" for site, each in heads["v"].forks.items()] == (
+        [" ".join(pair) for pair in zip(*[iter(begun.split())] * 2, strict=True)]
+    )
+
+
+def test_outcomes_that_contradict_the_extents_are_answered_and_count_for_nothing() -> None:
+    head = {"v": VolumeHead("v", GENERATION, -1, forks={"a": ForkHead(-1, -1)})}
+    for forks in ((ForkOutcomes("a", b"\1\1"),), (ForkOutcomes("a"), ForkOutcomes("a")), (ForkOutcomes("a@b"),)):
+        plan = flush(0, [command("0+1", forks=forks)], head, v=volume())
+        assert [(r.volume, list(r.changed)) for r in plan.records] == [("v", [0]), ("v@a", [0])]
+        assert [(each.code.value, each.reason) for each in plan.statuses] == [("REJECTED", "MALFORMED_COMMAND")]
+        assert plan.heads[0].forks.keys() == {"a"}
+
+
+def test_no_more_sites_get_a_log_of_their_own_than_are_bearable() -> None:
+    commands = [command("0+1", forks=tuple(ForkOutcomes(f"s{n}{m}") for m in range(20))) for n in range(9)]
+    assert len(flush(0, commands, v=volume()).heads[0].forks) == MOST_FORKS
+
+
+def test_a_session_leaves_open_what_its_last_command_left() -> None:
+    def of(*outcomes: bytes, again: bool = False) -> tuple[str, ...]:
+        commands = [
+            command("0+1", sequence=0 if again else number, forks=(ForkOutcomes("a", each),))
+            for number, each in enumerate(outcomes)
+        ]
+        return flush(0, commands, v=volume()).heads[0].sessions[0].open_forks
+
+    assert (of(b"\2"), of(b"\2", b"\1"), of(b"\1", b"\2"), of(b"\2", b"\1", again=True)) == (("a",), (), ("a",), ("a",))

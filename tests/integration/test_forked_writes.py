@@ -1,0 +1,220 @@
+"""Forked writes with a real broker, node and sites: what the fork brought isn't copied, what it missed is, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+from running import DEADLINE_S, Outcome, host_result
+
+from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.catalog import describe, publish_volume
+from mirrorlog.cli.parts import Part, PartMessage
+from mirrorlog.cli.run import Run
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.producers.fork_calls import ThreadWorkers
+from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan
+from mirrorlog.producers.fork_states import ForkState
+from mirrorlog.producers.forks import ForkPorts
+from mirrorlog.producers.host import Host, HostPorts, Opening
+from mirrorlog.producers.state_folder import DiskFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.settings import inherited_environment
+from mirrorlog.site_reports import SiteReports
+from mirrorlog.volumes import Volume
+
+pytestmark = pytest.mark.integration
+
+BLOCK, BLOCKS = 4096, 4096
+SIZE = BLOCK * BLOCKS
+
+
+class Flaky(FileDevice):
+    """A secondary that fails while `is_broken` says so."""
+
+    is_broken: Callable[[], bool]
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        if self.is_broken():
+            super().pwrite(offset, bytes(data)[: len(data) // 2])
+            raise DeviceFailed("broken by the test", where=f"{self.address}, offset {offset}")
+        super().pwrite(offset, data)
+
+
+def started(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
+    """A node, two sites, and a volume with its primary."""
+    for start in (run.start_node, lambda: run.start_site("site-a"), lambda: run.start_site("site-b")):
+        start()
+    run.wait_ready("node", "site-a", "site-b")
+    client, topic = run.settings.kafka_client(), run.settings.topics.commands
+    publisher, admin = KafkaPublisher(client), KafkaAdmin(client)
+    ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
+    path = run.folder / "primary" / "v.img"
+    path.parent.mkdir()
+    device = stack.enter_context(FileDevice.create(path, SIZE))
+    volume = describe("v", SIZE, BLOCK, path.as_uri(), ends, SystemClock().now_us())
+    publish_volume(publisher, run.settings.topics, volume)
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    admin.close()
+    return volume, device
+
+
+def copied(run: Run, last_positions: Mapping[str, int]) -> dict[str, int]:
+    """Blocks that each site has copied, once both are proved to be what the primary is."""
+    outcome, found = Outcome(run), {}
+    for site in ("site-a", "site-b"):
+        outcome.wait_consistent(site, last_positions)
+        assert outcome.identical(site)
+        found[site] = outcome.reports["v"].blocks_copied
+    return found
+
+
+class World:
+    """One volume, two sites, and in this process a host that forks to site-a."""
+
+    def __init__(self, run: Run, mode: str, stack: ExitStack) -> None:
+        self.run, self.random, self.is_broken = run, Random(1), False
+        self.states: list[ForkState] = []
+        volume, device = started(run, stack)
+        settings = run.settings.model_copy(
+            update={"region_bytes": 16 * BLOCK, "hot_regions": 8, "host_fork_retry_s": 0.2}
+        )
+        client, clock = settings.kafka_client(), SystemClock()
+        publisher, admin, reader = KafkaPublisher(client), KafkaAdmin(client), KafkaReader(client)
+        for each in (publisher, admin, reader):
+            stack.callback(each.close)
+        forks = ForkPorts(self.open, ThreadWorkers(), SiteReports(reader, admin, settings.topics, clock), self.hear)
+        folder = DiskFolder(run.folder / "host")
+        self.host = Host("h", HostPorts(folder, publisher, clock, open_device, forks=forks), settings, {"v": volume})
+        plan = ForkPlan({"site-a": str(run.folder / "site-a" / "v.img")}, ForkMode.parse(mode))
+        self.volume: TrackedVolume = self.host.open_all([Opening(volume, device, True, forks=plan)])["v"]
+        self.wait(ForkState.IN)
+
+    def open(self, address: str, *, writable: bool) -> BlockDevice:
+        device = Flaky(Path(address), writable=writable)
+        device.is_broken = lambda: self.is_broken
+        return device
+
+    def hear(self, news: ForkNews) -> None:
+        self.states.append(news.state)
+
+    def wait(self, state: ForkState, *, writing: bool = False) -> None:
+        """Until the secondary is there; writes may go on."""
+        self.states.clear()
+        until = time.monotonic() + DEADLINE_S
+        while state not in self.states:
+            assert time.monotonic() < until, f"the secondary isn't {state}: {self.states}"
+            self.run.check()
+            if writing:
+                self.write(1)
+            self.host.pause(0.01)
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            block, length = self.random.randrange(BLOCKS - 4), self.random.choice((100, BLOCK, 3 * BLOCK))
+            offset = block * BLOCK + self.random.randrange(2) * 512
+            match self.random.random():
+                case value if value < 0.05:
+                    self.volume.zero(length, offset)
+                case value if value < 0.1:
+                    self.volume.trim(length, offset)
+                case _:
+                    self.volume.pwrite(os.urandom(length), offset)
+            if self.random.random() < 0.05:
+                self.volume.flush()
+
+    def finish(self) -> dict[str, int]:
+        """See copied()."""
+        self.host.close()
+        return copied(self.run, self.host.last_positions)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as entered:
+        yield entered
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_what_is_forked_is_not_copied(world: Run, mode: str, stack: ExitStack) -> None:
+    forked = World(world, mode, stack)
+    for _ in range(10):
+        forked.write(50)
+        forked.host.pause(0.02)
+    found = forked.finish()
+    assert found["site-a"] == 0
+    assert found["site-b"] > 100
+
+
+def test_a_secondary_that_fails_and_comes_back_while_writes_go_on(world: Run, stack: ExitStack) -> None:
+    forked = World(world, "sync", stack)
+    forked.write(200)
+    forked.host.pause(0.02)
+    for _ in range(2):
+        forked.is_broken = True
+        forked.write(50)
+        assert ForkState.OUT in forked.states or ForkState.HUNG in forked.states
+        forked.is_broken = False
+        forked.wait(ForkState.IN, writing=True)
+        forked.write(100)
+    found = forked.finish()
+    assert 0 < found["site-a"] < found["site-b"]
+
+
+@pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
+def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> None:
+    """Through `mirrorlog host serve`, which says when the secondary is in the fork."""
+    _, device = started(world, stack)
+    device.close()
+    secondary, source = world.folder / "site-a" / "v.img", world.folder / "source.img"
+    source.write_bytes(os.urandom(SIZE))
+    arguments = [
+        "host",
+        "serve",
+        "v",
+        "--socket",
+        str(world.folder / "v.sock"),
+        "--fork",
+        f"site-a={secondary.as_uri()}",
+    ]
+    environment = {**inherited_environment(), **world.settings.as_environment()}
+    refused = subprocess.run(
+        [sys.executable, "-m", "mirrorlog", *arguments, "--through", "filter"],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert (refused.returncode, b"native filter" in refused.stderr) == (2, True)
+    host = Part("host", [*arguments, "--fork-mode", "sync"], environment, world.folder / "host.log", world.messages)
+    world.parts["host"] = host
+    host.start()
+    uri = ""
+
+    def is_in(message: PartMessage) -> bool:
+        nonlocal uri
+        if message.message_type == "ready" and message.part == "host":
+            uri = str(message.fields["uri"])
+            assert message.fields["through"] == "plugin"
+        return message.message_type == "fork" and message.fields["state"] == "IN"
+
+    said = world.wait_for(is_in, DEADLINE_S)
+    assert (said["volume"], said["site"]) == ("v", "site-a")
+    subprocess.run(["nbdcopy", "--flush", str(source), uri], check=True, timeout=DEADLINE_S)
+    assert secondary.read_bytes() == source.read_bytes()  # acknowledged is there, in this mode
+    host.signal(signal.SIGTERM)
+    found = copied(world, host_result(world)["last_positions"])
+    assert (found["site-a"], found["site-b"]) == (0, BLOCKS)
+    assert "site-a is in the fork" in host.log_file.read_text()

@@ -1,0 +1,654 @@
+"""A forked volume: no block of a secondary differs from the primary without the log naming it as missed, and a site that says
+that its secondary is consistent is right, wherever the host crashes.
+
+The world: one volume of 12 KiB on a primary and on the secondaries of two sites, in memory; regions of 1 KiB of which three
+may be hot; a broker that gets some of what a dying host had queued. Secondaries fail half-way through a write, hang and let a
+write land long after, go away and come back, lose their power. Sites follow the rules of docs/decisions/forked-writes.md,
+one sector a step, while the host writes. Each call through a port counts as one step or more, and the run is repeated with a
+crash at each step in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from threading import Condition
+from uuid import UUID
+
+import pytest
+from forking import Reports, report
+
+from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.codec import decode
+from mirrorlog.commands import CommandKind, ForkOutcome, TrackingCommand
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.producers.contents import fill
+from mirrorlog.producers.fork_calls import Call, CallKind, Hand
+from mirrorlog.producers.fork_plans import ForkMode, ForkPlan
+from mirrorlog.producers.forks import ForkPorts
+from mirrorlog.producers.host import Host, HostPorts, Opening
+from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.progress import SiteState
+from mirrorlog.settings import Settings
+from mirrorlog.tracking_log import SessionHead, VolumeHead
+from mirrorlog.volumes import Volume
+
+SECTOR, SECTORS = 512, 24
+SIZE = SECTOR * SECTORS
+SITES = ("x", "y")
+SETTINGS = Settings(
+    region_bytes=2 * SECTOR,
+    hot_regions=3,
+    host_batch_extents=3,
+    host_linger_s=0.1,
+    host_heartbeat_s=1.0,
+    host_fork_timeout_s=1.0,
+    host_fork_retry_s=0.5,
+    host_fork_queue_bytes=8 * SECTOR,
+)
+TOPIC = SETTINGS.topics.commands
+VOLUME = Volume("v", "g", SIZE, SECTOR, 0, -1, True, "v")
+
+
+class Crashed(BaseException):
+    """The process is gone: nothing of it runs any further."""
+
+
+@dataclass
+class Steps:
+    """Counts the steps of one session; at step `crash_at`, and from then on, nothing happens any more."""
+
+    crash_at: int | None
+    count: int = 0
+    dead: bool = False
+
+    def __call__(self, *_: object) -> None:
+        if not self.dead:
+            self.count += 1
+            self.dead = self.count == self.crash_at
+        if self.dead:
+            raise Crashed
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+    ticks: int = 0
+
+    def now_us(self) -> int:
+        self.ticks += 1
+        return self.ticks
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+def read(device: MemoryDevice) -> list[bytes]:
+    data = device.reopen(writable=False).pread(0, SIZE)
+    return [data[at : at + SECTOR] for at in range(0, SIZE, SECTOR)]
+
+
+class Primary:
+    """Its writes take three steps, and other things happen amid them."""
+
+    def __init__(self, world: World, inner: MemoryDevice) -> None:
+        self.world, self.inner, self.size_bytes = world, inner, inner.size_bytes
+
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        half = len(data) // 2
+        touched = set(range(offset // SECTOR, (offset + len(data)) // SECTOR))
+        self.world.in_flight.append(touched)
+        self.world.steps("before the write")
+        self.inner.pwrite(offset, data[:half])
+        self.world.meanwhile()
+        self.world.steps("amid the write")
+        if self.world.fails:
+            self.world.fails = False
+            self.world.wild |= touched
+            self.world.in_flight.remove(touched)
+            raise DeviceFailed("planned")
+        self.inner.pwrite(offset + half, data[half:])
+        self.world.in_flight.remove(touched)
+        self.world.ended(touched)
+        self.world.steps("after the write")
+
+    def zero(self, offset: int, length: int) -> None:
+        self.world.steps("before the zero")
+        self.inner.zero(offset, length)
+        self.world.ended(set(range(offset // SECTOR, (offset + length) // SECTOR)))
+        self.world.steps("after the zero")
+
+    def flush(self) -> None:
+        self.world.steps("before the flush")
+        self.inner.flush()
+        self.world.steps("after the flush")
+
+    def __enter__(self) -> Primary:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class Publisher:
+    """Delivers some of what is queued when it is polled."""
+
+    world: World
+    queue: list[tuple[bytes, Callable[[int], None]]] = field(default_factory=list)
+
+    def publish(self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None) -> None:
+        self.world.steps("publish")
+        self.queue.append((value, on_acknowledged))  # type: ignore[arg-type]
+
+    def poll(self, timeout_s: float) -> None:
+        for _ in range(self.world.random.randint(0, len(self.queue))):
+            self.world.steps("deliver")
+            value, acknowledged = self.queue.pop(0)
+            position = self.world.append(value)
+            self.world.steps("acknowledge")
+            acknowledged(position)
+
+    def flush(self, deadline_s: float) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Worker:
+    """Makes the calls of one secondary, a step at a time."""
+
+    world: World
+    hand: Hand
+    site: str
+    call: Call | None = None
+    is_half: bool = False
+    stuck_until_s: float = 0.0
+
+    def step(self) -> bool:
+        world, call = self.world, self.call
+        if call is None:
+            with self.hand.work:
+                self.call = self.hand.take()
+            self.is_half = False
+            return self.call is not None
+        if world.clock.now_s < self.stuck_until_s:
+            return False
+        if world.is_calm or world.random.random() > 0.03:
+            failure = self.go_on(call)
+        elif world.random.random() < 0.5:
+            self.stuck_until_s = world.clock.now_s + world.random.randint(1, 30) / 10
+            return True
+        else:
+            failure = "planned"
+        if failure != "":
+            self.call = None
+            with self.hand.work:
+                self.hand.finish(call, failure)
+        return True
+
+    def go_on(self, call: Call) -> str | None:
+        """What call.perform() says; "" where it isn't done."""
+        world = self.world
+        world.steps("before a call")
+        if call.kind is CallKind.OPEN and world.clock.now_s < world.away_until_s[self.site]:
+            return "away"
+        if call.kind is CallKind.WRITE and call.data is not None and not self.is_half:
+            assert call.write is not None and call.device is not None
+            half = len(call.data) // 2
+            try:
+                call.device.pwrite(call.write.flight.offset, call.data[:half])
+            except DeviceFailed as error:
+                return str(error)
+            self.is_half = True
+            return ""
+        failure = call.perform()
+        world.steps("after a call")
+        return failure
+
+    def die(self) -> None:
+        """What the kernel had begun it may finish."""
+        if self.call is not None and self.call.kind is CallKind.WRITE and self.world.random.random() < 0.5:
+            self.call.perform()
+
+
+class Workers:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.all: list[Worker] = []
+
+    def employ(self, hand: Hand) -> None:
+        self.all.append(Worker(self.world, hand, hand.site))  # type: ignore[attr-defined]
+
+    def wait(self, changed: Condition, timeout_s: float) -> None:
+        self.world.clock.now_s += timeout_s
+        self.world.others()
+
+
+@dataclass
+class Site:
+    """A site as docs/decisions/forked-writes.md has it, a step at a time. What is kept: applied, suspect_after, through,
+    consistent; the rest goes with a crash."""
+
+    world: World
+    name: str
+    applied: int = -1
+    suspect_after: int | None = None
+    through: int | None = None
+    consistent: int | None = -1
+    mark: int = -1
+    read_end: int | None = None
+    copying: list[int] | None = None
+    buffer: dict[int, bytes] = field(default_factory=dict)
+    written: int = 0
+    copied_sectors: int = 0
+
+    @property
+    def disk(self) -> MemoryDevice:
+        return self.world.disks[self.name]
+
+    def changed(self, after: int, through: int) -> set[int]:
+        return {each for command in self.world.commands[after + 1 : through + 1] for each in sectors(command)}
+
+    def missed(self, after: int, through: int) -> set[int]:
+        return {each for command in self.world.commands[after + 1 : through + 1] for each in missed(command, self.name)}
+
+    def copied(self) -> set[int]:
+        return set() if self.suspect_after is None else self.missed(self.suspect_after, self.applied)
+
+    def pending(self, mark: int) -> set[int]:
+        return self.missed(self.applied, mark) | (self.changed(self.applied, mark) & self.copied())
+
+    def step(self) -> None:
+        if self.copying is not None:
+            self.copy()
+            return
+        self.mark = self.world.random.randint(self.mark, len(self.world.commands) - 1)
+        self.mark = max(self.mark, self.through or -1)
+        while self.decide():
+            pass
+        self.tell()
+
+    def decide(self) -> bool:
+        """Whether to look again."""
+        world, mark = self.world, self.mark
+        pending = self.pending(mark)
+        settled = (
+            self.read_end is not None
+            and mark >= self.read_end - 1
+            and world.heads[mark + 1].settled_after(self.read_end, world.beats[mark + 1])
+            and not world.heads[mark + 1].has_open(self.name)
+        )
+        if self.through is None and self.suspect_after is not None and settled:
+            if not pending:
+                self.applied, self.consistent, self.suspect_after = mark, mark, None
+                return True
+            if not self.copied() & self.changed(self.applied, mark):
+                self.consistent, self.suspect_after = self.applied, None
+                return True
+        if self.consistent is not None and not pending and settled:
+            self.applied = self.consistent = mark
+        if pending or self.through is not None:
+            again = self.changed(self.applied, mark) & self.copied()
+            proved = self.suspect_after is None or (
+                settled and self.through is None and again <= self.missed(self.applied, mark)
+            )
+            self.suspect_after = self.applied if proved else self.suspect_after
+            self.through, self.consistent, self.read_end = mark, None, None
+            self.copying, self.buffer, self.written = sorted(pending), {}, 0
+        return False
+
+    def copy(self) -> None:
+        assert self.copying is not None
+        if len(self.buffer) < len(self.copying):
+            sector = self.copying[len(self.buffer)]
+            self.buffer[sector] = read(self.world.primary)[sector]
+        elif self.written < len(self.copying):
+            sector = self.copying[self.written]
+            self.disk.reopen().pwrite(sector * SECTOR, self.buffer[sector])
+            self.written += 1
+            self.copied_sectors += 1
+        else:
+            self.disk.reopen().flush()
+            assert self.through is not None
+            self.applied, self.through, self.copying = self.through, None, None
+            self.read_end = len(self.world.commands)
+            self.tell()
+
+    def crash(self) -> None:
+        """Its process ends, and begins again: it asks where the commands end before it claims anything new."""
+        self.copying, self.read_end = None, len(self.world.commands)
+
+    def lose_power(self, keep: Random | None) -> None:
+        """With that it may have lost forked writes: it claims nothing before the log is settled since."""
+        self.crash()
+        self.disk.crash(keep)
+        self.consistent = None
+        self.suspect_after = self.applied if self.suspect_after is None else self.suspect_after
+
+    def tell(self) -> None:
+        rests = not self.pending(self.mark) and self.consistent is not None
+        state = SiteState.SYNCING if self.copying is not None else SiteState.SETTLING
+        self.world.reports.by_site[self.name] = report(
+            *(self.name, "v"),
+            watermark=self.mark,
+            applied=self.mark if rests else self.applied,
+            consistent=self.mark if rests else self.consistent,
+            state=SiteState.CONSISTENT if rests else state,
+            at_us=self.world.clock.now_us(),
+        )
+
+
+class World:
+    def __init__(self, seed: int, mode: str, *, calm: bool = False) -> None:
+        self.random = Random(seed)
+        self.mode = ForkMode.parse(mode)
+        self.is_calm = calm
+        patient = {"host_fork_queue_bytes": 1 << 20, "host_fork_timeout_s": 1000.0}
+        self.settings = SETTINGS.model_copy(update=patient) if calm else SETTINGS
+        self.clock = Clock()
+        self.steps = Steps(None)
+        self.folder = MemoryFolder()
+        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
+        self.primary = MemoryDevice(SIZE, address="v")
+        self.disks = {site: MemoryDevice(SIZE, address=site) for site in SITES}
+        self.away_until_s = dict.fromkeys(SITES, 0.0)
+        self.reports = Reports()
+        self.commands: list[TrackingCommand] = []
+        self.heads = [VolumeHead("v", "g", -1)]
+        self.beats: list[dict[str, int]] = [{}]
+        self.sites = [Site(self, name) for name in SITES]
+        self.history: list[list[list[bytes]]] = [[read(self.primary)]]
+        self.ended_us: list[tuple[int, set[int]]] = [(0, set())]
+        self.wild: set[int] = set()
+        self.in_flight: list[set[int]] = []
+        self.writes = 0
+        self.fails = False
+        self.sessions = 0
+        self.position = 0
+        self.script = list(scripted(Random(seed), calm))
+        self.host: Host | None = None
+        self.volume: TrackedVolume | None = None
+        self.workers = Workers(self)
+        self.joined = 0
+
+    def session(self, crash_at: int | None, mode: str = "kill") -> int:
+        """One session, from its start to its close or its crash; how many steps it took."""
+        self.steps = Steps(crash_at)
+        publisher = Publisher(self)
+        self.workers = Workers(self)
+        forks = ForkPorts(self.open_secondary, self.workers, self.reports, self.hear)
+        ports = HostPorts(self.folder, publisher, self.clock, self.open_primary, forks=forks)
+        try:
+            host = Host("host", ports, self.settings, {"v": VOLUME}, new_session=self.new_session, log_slots=8)
+            plan = ForkPlan({site: site for site in SITES}, self.mode)
+            device = Primary(self, self.primary.reopen())
+            opening = Opening(VOLUME, device, newly_created=self.sessions == 1, forks=plan)  # type: ignore[arg-type]
+            self.volume = host.open_all([opening])["v"]
+            self.host = host
+            while self.position < len(self.script):
+                self.position += 1
+                self.perform(*self.script[self.position - 1])
+                self.others()
+            host.close()
+        except Crashed:
+            self.crash(publisher, mode)
+        except DeviceFailed as error:  # a write hung at the end: the session is left open, as by a crash
+            assert "hasn't returned" in str(error)
+            self.steps.dead = True
+            self.crash(publisher, "kill")
+        self.host = self.volume = None
+        return self.steps.count
+
+    def perform(self, what: str, first: int, count: int) -> None:
+        assert self.volume is not None and self.host is not None
+        match what:
+            case "write" | "fail":
+                self.fails = what == "fail"
+                self.write(first, count)
+            case "zero":
+                self.volume.zero(count * SECTOR, first * SECTOR)
+            case "trim":
+                self.volume.trim(count * SECTOR, first * SECTOR)
+            case "flush":
+                self.volume.flush()
+            case "tick":
+                self.clock.now_s += first / 10
+                self.host.tick(self.clock.now_s)
+
+    def write(self, first: int, count: int) -> None:
+        assert self.volume is not None
+        self.writes += 1
+        data = fill("v", first * SECTOR, count * SECTOR, self.writes)
+        with suppress(DeviceFailed):
+            self.volume.pwrite(data, first * SECTOR)
+
+    def meanwhile(self) -> None:
+        """Amid a write to the primary: another thread writes, or ticks; secondaries and sites go on."""
+        sector = self.random.randrange(SECTORS)
+        if len(self.in_flight) == 1 and sector not in self.in_flight[0] and self.random.random() < 0.2:
+            self.write(sector, 1)
+        if self.host is not None and self.random.random() < 0.3:
+            self.clock.now_s += self.random.choice((0.1, 1.1))
+            self.host.tick(self.clock.now_s)
+        self.others()
+
+    def others(self) -> None:
+        """Secondaries, sites and the rest of the world go on, without the host's lock."""
+        for _ in range(self.random.randint(0, 12)):
+            worker = self.random.choice(self.workers.all) if self.workers.all else None
+            if worker is not None and self.random.random() < 0.6:
+                worker.step()
+            else:
+                self.random.choice(self.sites).step()
+            self.check_claims()
+        if self.is_calm or self.random.random() > 0.05:
+            return
+        site = self.random.choice(self.sites)
+        match self.random.choice(("away", "power", "site")):
+            case "away":
+                self.away_until_s[site.name] = self.clock.now_s + self.random.randint(1, 20) / 10
+            case "power":
+                site.lose_power(self.random)
+            case "site":
+                site.crash()
+
+    def hear(self, news: object) -> None:
+        self.joined += str(news.state) == "IN"  # type: ignore[attr-defined]
+
+    def ended(self, touched: set[int]) -> None:
+        """A write has ended on the primary; another may have got half-way."""
+        before, now = self.history[-1][-1], read(self.primary)
+        self.history[-1].append([(now if sector in touched else before)[sector] for sector in range(SECTORS)])
+        self.ended_us.append((self.clock.now_us(), touched))
+
+    def append(self, value: bytes) -> int:
+        """And what the node keeps of the sessions then."""
+        command, position = decode(value, TrackingCommand), len(self.commands)
+        self.commands.append(command)
+        closed = command.kind is CommandKind.SESSION_CLOSE
+        acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
+        head, beats = self.heads[-1], dict(self.beats[-1])
+        if command.volume:
+            session = SessionHead(
+                command.session,
+                command.host,
+                last_position=-1 if closed else position,
+                closed_position=position if closed else -1,
+                acknowledged_position=acknowledged,
+                open_forks=tuple(fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes),
+            )
+            head = head.merged(VolumeHead("v", "g", position, (session,)))
+        else:
+            beats.pop(command.session, None)
+            if not closed:
+                beats[command.session] = acknowledged
+        self.heads.append(head)
+        self.beats.append(beats)
+        return position
+
+    def crash(self, publisher: Publisher, mode: str) -> None:
+        for value, _ in publisher.queue[: self.random.randint(0, len(publisher.queue))]:
+            self.append(value)
+        for worker in self.workers.all:
+            worker.die()
+        self.wild |= {sector for touched in self.in_flight for sector in touched}
+        self.in_flight = []
+        if mode == "kill":
+            self.folder.kill()
+            return
+        keep = self.random if self.random.random() < 0.7 else None
+        self.folder.crash(keep)
+        self.primary.crash(keep)
+        self.history.append([read(self.primary)])
+        self.ended_us = [(self.clock.now_us(), set())]
+        if mode == "all":
+            for site in self.sites:
+                site.lose_power(keep)
+
+    def open_primary(self, address: str, *, writable: bool) -> Primary:
+        return Primary(self, self.primary.reopen(writable=writable))
+
+    def open_secondary(self, address: str, *, writable: bool) -> MemoryDevice:
+        return self.disks[address].reopen(writable=writable)
+
+    def new_session(self) -> str:
+        self.sessions += 1
+        return str(UUID(int=self.sessions))
+
+    def check_claims(self) -> None:
+        """A secondary that its site calls consistent as of a position is the primary at some moment, but for one write that is
+        under way; and that moment isn't before one that a command up to there tells of."""
+        for site in self.sites:
+            if site.consistent is None:
+                continue
+            found, least = read(site.disk), self.told_through(site.consistent)
+            epochs = [(moments, least if moments is self.history[-1] else 0) for moments in self.history]
+            assert any(self.is_moment(found, moments[least:]) for moments, least in epochs), (
+                f"{site.name} is called consistent as of {site.consistent}, and is the primary of no moment from {least} on"
+            )
+
+    def told_through(self, position: int) -> int:
+        """How many of the writes since the last loss of power commands up to there name, which were closed after their end."""
+        for index in range(len(self.ended_us) - 1, 0, -1):
+            ended_us, touched = self.ended_us[index]
+            if any(each.last_at_us > ended_us and touched <= sectors(each) for each in self.commands[: position + 1]):
+                return index
+        return 0
+
+    def is_moment(self, found: list[bytes], moments: list[list[bytes]]) -> bool:
+        sure = [sector for sector in range(SECTORS) if sector not in self.wild]
+        pairs = zip(moments, [*moments[1:], *moments[-1:]], strict=True)
+        return any(all(_between(found[s], now[s], then[s]) for s in sure) for now, then in pairs)
+
+    def check_end(self) -> None:
+        """Every sector that differs is one that its site knows to copy; having done so all is the same, also without power."""
+        last = len(self.commands) - 1
+        for site in self.sites:
+            site.crash()
+            primary, secondary = read(self.primary), read(site.disk)
+            differing = {sector for sector in range(SECTORS) if primary[sector] != secondary[sector]}
+            assert differing <= site.pending(last), (
+                f"sectors {sorted(differing - site.pending(last))} at {site.name} differ and no command names them as missed"
+            )
+            for _ in range(6 * SECTORS):
+                site.mark = last
+                site.step()
+            assert (site.consistent, site.suspect_after) == (last, None) or not site.pending(last)
+            site.disk.crash()
+            self.primary.crash()
+            assert read(site.disk) == read(self.primary), f"{site.name} differs in the end"
+
+
+def _between(found: bytes, now: bytes, then: bytes) -> bool:
+    """Whether it is the one, the other, or torn between them."""
+    half = SECTOR // 2
+    return found in (now, then) or found in (then[:half] + now[half:], now[:half] + then[half:])
+
+
+def sectors(command: TrackingCommand) -> set[int]:
+    return {sector for extent in command.extents for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+
+
+def missed(command: TrackingCommand, site: str) -> set[int]:
+    for fork in command.forks:
+        if fork.site == site:
+            outcomes = fork.outcomes or bytes([ForkOutcome.HAS]) * len(command.extents)
+            kept = [
+                extent for extent, each in zip(command.extents, outcomes, strict=True) if each == ForkOutcome.MISSED
+            ]
+            return {sector for extent in kept for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+    return sectors(command)
+
+
+def scripted(random: Random, calm: bool) -> Iterator[tuple[str, int, int]]:
+    """(what, first sector, sectors); for a tick the first number is tenths of seconds."""
+    if calm:
+        yield from [("tick", 3, 0)] * 12
+    kinds = ("write", "fail", "zero", "trim", "flush", "tick")
+    for _ in range(40):
+        what = random.choices(kinds, (60, 0 if calm else 3, 4, 4, 6, 30))[0]
+        first = random.randrange(SECTORS - 1)
+        yield what, random.choice((0, 1, 2, 6)) if what == "tick" else first, random.randint(1, min(4, SECTORS - first))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
+def test_what_is_forked_is_never_copied(mode: str) -> None:
+    world = World(1, mode, calm=True)
+    world.session(None)
+    world.check_end()
+    assert world.joined == 2
+    assert [site.copied_sectors for site in world.sites] == [0, 0]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
+def test_secondaries_that_fail_hang_and_come_back(mode: str) -> None:
+    joined = 0
+    for seed in range(100, 125):
+        world = World(seed, mode)
+        try:
+            world.session(None)
+            while world.steps.dead:  # a write hung until the end
+                world.session(None)
+            world.check_end()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {mode}: {error}") from error
+        joined += world.joined
+    assert joined > 2 * 25  # some have come back
+
+
+@pytest.mark.parametrize("crash", ["kill", "power", "all"])
+@pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
+def test_nothing_is_missed_that_the_log_does_not_say(mode: str, crash: str) -> None:
+    crash_everywhere(3, mode, crash, every=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crash", ["kill", "power", "all"])
+@pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
+@pytest.mark.parametrize("seed", range(4, 8))
+def test_the_same_for_long(seed: int, mode: str, crash: str) -> None:
+    crash_everywhere(seed, mode, crash)
+
+
+def crash_everywhere(seed: int, mode: str, crash: str, *, every: int = 1) -> None:
+    """A crash at each step, or at some of them."""
+    steps = World(seed, mode).session(None)
+    for crash_at in range(1, steps + 1, every):
+        world = World(seed, mode)
+        try:
+            world.session(crash_at, crash)
+            if world.steps.dead:
+                world.session(
+                    world.random.choice((None, world.random.randint(1, 60))), world.random.choice(("kill", "power"))
+                )
+            while world.steps.dead:
+                world.session(None)
+            world.check_end()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {mode}, {crash} at step {crash_at} of {steps}: {error}") from error

@@ -1,0 +1,752 @@
+"""Forked writes, seeded: a host that writes to the primary and to the secondaries of two sites, the node that folds what
+it says, and the sites that copy what they missed, block by block, each in the other's way.
+
+The host is a model of the rules in docs/decisions/forked-writes.md; the fold (plan_flush) and the sites' decisions
+(next_step) are the real ones. Every step is one of: a write begins, reaches the primary, ends; a forked write reaches its
+secondary, returns, fails, hangs; a secondary is flushed, loses power, goes out of the fork and comes back; a batch is
+closed; the host dies; the node flushes, is cut off, reads again, rolls up; a site reads a block, writes one, keeps, dies.
+
+Checked after every step: what a site claims to be consistent holds all that the log named up to there, and no write
+without those that had ended when it began. Checked at the end of every run: all are equal, and the sites know it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from notation import GENERATION
+
+from mirrorlog.bitmaps import union
+from mirrorlog.codec import encode
+from mirrorlog.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
+from mirrorlog.consumers import cycle
+from mirrorlog.consumers.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
+from mirrorlog.consumers.secondary_state import SecondaryState
+from mirrorlog.consumers.site import Secondary, _apart, _needed_after
+from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.ports.streams import Message
+from mirrorlog.progress import SiteState
+from mirrorlog.site_log import SiteLog
+from mirrorlog.streams.log import Span, plan_flush
+from mirrorlog.streams.response import check, read_command
+from mirrorlog.tracking_log import (
+    NOTHING,
+    LogRecord,
+    VolumeHead,
+    VolumeLog,
+    Watermark,
+    head_key,
+    record_key,
+    split_log_name,
+    watermark_key,
+)
+from mirrorlog.volumes import Volume
+
+BLOCK, BLOCKS, SITES = 512, 6, ("a", "b")
+VOLUME = Volume("v", GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, "memory:p")
+MISSED, HAS, OPEN = ForkOutcome.MISSED, ForkOutcome.HAS, ForkOutcome.OPEN
+
+
+@dataclass(eq=False)
+class Write:
+    """One write. ended_at: when the host heard of its end; outcomes: by site, None while it isn't known."""
+
+    version: int
+    blocks: tuple[int, ...]
+    began_at: int
+    landed: bool = False
+    ended_at: int | None = None
+    overlaps: bool = False
+    outcomes: dict[str, ForkOutcome | None] = field(default_factory=dict)
+
+
+class Disk:
+    """Blocks by the version of what was written there last; what isn't flushed is lost with the power."""
+
+    def __init__(self) -> None:
+        self.now = dict.fromkeys(range(BLOCKS), 0)
+        self.durable = dict(self.now)
+
+    def write(self, block: int, version: int) -> None:
+        self.now[block] = version
+
+    def flush(self) -> None:
+        self.durable = dict(self.now)
+
+    def lose_power(self, random: Random) -> None:
+        for block in range(BLOCKS):
+            if random.random() < 0.5:
+                self.now[block] = self.durable[block]
+        self.durable = dict(self.now)
+
+
+@dataclass(eq=False)
+class Fork:
+    """One secondary as the host sees it. queue: in the order in which the writes ended on the primary.
+
+    joining: writes are queued, and wait for the site's word that it knows what was missed before. held: a block that is
+    named as missed by each command since held_at. named_at: by there all that was missed is named. returned: in the
+    cache of the secondary. durable: flushed. hanging: calls that haven't returned.
+    """
+
+    site: str
+    disk: Disk
+    is_in: bool = False
+    joining: bool = False
+    named_at: int | None = None
+    held: int | None = None
+    held_at: int | None = None
+    queue: deque[Write] = field(default_factory=deque)
+    sending: Write | None = None
+    landed: bool = False
+    returned: list[Write] = field(default_factory=list)
+    hanging: list[tuple[Write, bool]] = field(default_factory=list)
+    is_cut: bool = False
+
+
+class World:
+    """Everything. calm: nothing fails, overlaps or dies. bugs: rules that are broken on purpose."""
+
+    def __init__(self, seed: int, *, calm: bool = False, bugs: frozenset[str] = frozenset()) -> None:
+        self.random, self.calm, self.bugs, self.now = Random(seed), calm, bugs, 0
+        self.primary = Disk()
+        self.disks = {site: Disk() for site in SITES}
+        self.writes: list[Write] = []
+        self.version, self.holds_block = 0, self.random.random() < 0.5
+        self.landed = {block: [0] for block in range(BLOCKS)}
+        self.commands: list[TrackingCommand] = []
+        self.as_of: list[dict[int, int]] = []
+        self.node = Node(self)
+        self.sites = {site: Site(self, site, disk) for site, disk in self.disks.items()}
+        self.sessions = 0
+        self.paces = {name: self.random.choice((0.1, 1, 1, 4)) for name in (*USUAL, *FAULTS)}
+        self.paces["come_back"] *= self.random.choice((0.1, 1, 1, 3)) if not calm else 1
+        self.open_session()
+
+    # The host
+
+    def open_session(self) -> None:
+        self.sessions += 1
+        self.sequence, self.acknowledged = 0, len(self.commands) - 1 if self.commands else None
+        self.flying: list[Write] = []
+        self.unnamed: list[Write] = []
+        self.forks = {site: Fork(site, self.disks[site]) for site in SITES}
+        opened = self.send(CommandKind.SESSION_OPEN, [], [ForkOutcomes(site) for site in SITES])
+        for fork in self.forks.values():
+            fork.named_at = opened
+        if self.calm:
+            self.let_all_in()
+
+    def send(self, kind: CommandKind, blocks: list[int], forks: list[ForkOutcomes], sequence: int | None = None) -> int:
+        columns = ExtentColumns.of(Extent(block * BLOCK + 8, 8) for block in blocks)
+        number = self.sequence if sequence is None else sequence
+        command = TrackingCommand(
+            *("v", GENERATION, "h", str(self.sessions), number, kind, columns, 1, 2, self.acknowledged),
+            forks=tuple(forks),
+        )
+        self.commands.append(command)
+        before = self.as_of[-1] if self.as_of else dict.fromkeys(range(BLOCKS), 0)
+        # What is in flight may or may not have reached the primary: it counts when its end is told.
+        done = {b: w.version for w in self.unnamed if w.ended_at is not None for b in w.blocks}
+        self.as_of.append({b: self.later(b, before[b], done.get(b, 0)) for b in range(BLOCKS)})
+        self.sequence += number >= 0
+        self.acknowledged = len(self.commands) - 1
+        return self.acknowledged
+
+    def later(self, block: int, *versions: int) -> int:
+        return max(versions, key=lambda version: self.age(block, version))
+
+    def age(self, block: int, version: int) -> int:
+        """The higher, the newer: by the order in which the primary took them."""
+        return self.landed[block].index(version) if version in self.landed[block] else -1
+
+    def begin(self) -> None:
+        if len(self.flying) > 4:
+            return
+        first = self.random.randrange(BLOCKS)
+        blocks = tuple(range(first, min(first + self.random.randint(1, 3), BLOCKS)))
+        hit = [each for each in self.flying if {*each.blocks} & {*blocks}]
+        if hit and self.calm:
+            return
+        self.version += 1
+        write = Write(self.version, blocks, self.now, overlaps=bool(hit))
+        for each in hit:
+            each.overlaps = True
+        self.writes.append(write)
+        self.flying.append(write)
+        self.unnamed.append(write)
+
+    def land(self) -> None:
+        waiting = [each for each in self.flying if not each.landed]
+        if waiting:
+            self.land_on_primary(self.random.choice(waiting))
+
+    def land_on_primary(self, write: Write) -> None:
+        write.landed = True
+        for block in write.blocks:
+            self.primary.write(block, write.version)
+            self.landed[block].append(write.version)
+
+    def end(self) -> None:
+        landed = [each for each in self.flying if each.landed]
+        if not landed:
+            return
+        write = self.random.choice(landed)
+        self.flying.remove(write)
+        write.ended_at = self.now
+        for site, fork in self.forks.items():
+            is_forked = (fork.is_in or fork.joining) and not write.overlaps
+            write.outcomes[site] = None if is_forked else MISSED
+            if is_forked:
+                fork.queue.append(write)
+
+    def fork_step(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.is_cut and (fork.is_in or fork.joining):
+            self.put_out(fork)
+        elif fork.is_in and fork.sending is None and fork.queue:
+            fork.sending, fork.landed = fork.queue.popleft(), False
+        elif fork.sending is not None and not fork.landed:
+            for block in fork.sending.blocks:
+                fork.disk.write(block, fork.sending.version)
+            fork.landed = True
+        elif fork.sending is not None:
+            fork.returned.append(fork.sending)
+            fork.sending = None
+            if "has_without_flush" in self.bugs:
+                self.know(fork)
+
+    def fork_fails(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.is_in:
+            if fork.sending is not None and not fork.is_cut and self.random.random() < 0.5:
+                for block in fork.sending.blocks[: self.random.randint(0, len(fork.sending.blocks))]:
+                    fork.disk.write(block, fork.sending.version)
+            self.put_out(fork)
+
+    def fork_hangs(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.sending is not None and not fork.is_cut:
+            fork.hanging.append((fork.sending, fork.landed))
+            self.put_out(fork)
+
+    def hanging_returns(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.hanging:
+            write, landed = fork.hanging[0]
+            if landed or self.random.random() < 0.3 or fork.is_cut:
+                fork.hanging.pop(0)
+                if write not in self.unnamed:
+                    self.unnamed.append(write)  # once more: its site copies it again after whatever landed
+            else:
+                fork.hanging[0] = (write, True)
+                for block in write.blocks:
+                    fork.disk.write(block, write.version)
+
+    def put_out(self, fork: Fork) -> None:
+        for write in (*fork.queue, *fork.returned, *([fork.sending] if fork.sending else ())):
+            write.outcomes[fork.site] = MISSED
+        fork.queue.clear()
+        fork.returned, fork.sending, fork.is_in, fork.joining, fork.named_at = [], None, False, False, None
+        fork.held = fork.held_at = None
+
+    def know(self, fork: Fork) -> None:
+        for write in fork.returned:
+            write.outcomes[fork.site] = HAS
+        fork.returned = []
+
+    def flush_fork(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.is_in and fork.is_cut:
+            self.put_out(fork)
+        elif fork.is_in:
+            fork.disk.flush()
+            self.know(fork)
+
+    def come_back(self) -> None:
+        fork = self.forks[self.random.choice(SITES)]
+        if fork.is_in or fork.is_cut or fork.hanging:
+            return
+        if "rejoin_at_once" in self.bugs:
+            fork.is_in = True
+        elif self.holds_block:
+            self.come_back_behind_a_block(fork)
+        else:
+            self.come_back_with_a_queue(fork)
+
+    def come_back_with_a_queue(self, fork: Fork) -> None:
+        """It queues what ends from now on, until all that was missed before is named and known at the site."""
+        if not fork.joining:
+            fork.joining, fork.named_at = True, None
+        elif fork.named_at is not None and self.sites[fork.site].reported >= fork.named_at:
+            fork.is_in, fork.joining = True, False
+
+    def come_back_behind_a_block(self, fork: Fork) -> None:
+        """A block that was missed is named as missed with each command, until the site has begun to copy it, and once more
+        after that: by then all that was missed is named."""
+        site = self.sites[fork.site]
+        missed = [w for w in self.unnamed if w.outcomes.get(fork.site) is MISSED]
+        applied, consistent, state = site.told
+        if not missed and fork.held is None:
+            fork.is_in = fork.named_at is not None and min(site.reported, applied) >= fork.named_at
+        elif fork.held is None:
+            fork.held, fork.held_at = missed[-1].blocks[0], None
+        elif fork.held_at is not None and site.reported >= fork.held_at and not consistent:
+            fork.is_in = state is SiteState.SYNCING or applied >= fork.held_at
+
+    def outcome(self, write: Write, fork: Fork) -> ForkOutcome:
+        if fork.site not in write.outcomes and not (fork.is_in or fork.joining):
+            return MISSED
+        return (
+            known
+            if (known := write.outcomes.get(fork.site)) is not None
+            else (HAS if "open_is_has" in self.bugs else OPEN)
+        )
+
+    def close_batch(self) -> None:
+        """Names what was written since, and what is in flight: what isn't known of every secondary is named again."""
+        named = list(self.unnamed)
+        hanging = {site: {id(w) for w, _ in fork.hanging} for site, fork in self.forks.items()}
+        for fork in self.forks.values():
+            named += [w for w, _ in fork.hanging if w not in named and "hung_isnt_named" not in self.bugs]
+        self.random.shuffle(named)
+        found: dict[str, list[int]] = {site: [] for site in SITES}
+        blocks: list[int] = []
+        for write in named:
+            blocks += write.blocks
+            for site, fork in self.forks.items():
+                outcome = MISSED if id(write) in hanging[site] else self.outcome(write, fork)
+                found[site] += [outcome] * len(write.blocks)
+        for held in (each for each in self.forks.values() if each.held is not None):
+            blocks.append(held.held)
+            for fork in self.forks.values():
+                found[fork.site].append(OPEN if fork is not held and (fork.is_in or fork.joining) else MISSED)
+        forks = [
+            ForkOutcomes(site, b"" if all(o == HAS for o in each) else bytes(each)) for site, each in found.items()
+        ]
+        kind = CommandKind.WRITES if blocks else CommandKind.HEARTBEAT
+        position = self.send(kind, blocks, forks)
+        self.unnamed = [w for w in self.unnamed if w.ended_at is None or None in w.outcomes.values()]
+        for fork in self.forks.values():
+            if fork.named_at is None or MISSED in found[fork.site]:
+                fork.named_at = position
+            if fork.held is not None and fork.held_at is None:
+                fork.held_at = position
+            if fork.is_in:
+                fork.held = fork.held_at = None
+
+    def host_dies(self) -> None:
+        """What it hadn't told is marked for everybody; then a new session begins."""
+        for write in self.flying:
+            if not write.landed and self.random.random() < 0.5:
+                self.land_on_primary(write)
+        marked = {block for write in self.unnamed for block in write.blocks}
+        for fork in self.forks.values():
+            marked |= {block for write, _ in fork.hanging for block in write.blocks}
+        for write in (*self.flying, *self.unnamed):
+            write.ended_at = None  # nobody was told
+        self.unnamed = []
+        extra = {self.random.randrange(BLOCKS) for _ in range(2)}
+        position = self.send(CommandKind.MARK_DIRTY, sorted(marked | extra), [], -1)
+        self.as_of[position] = {b: self.landed[b][-1] if b in marked else v for b, v in self.as_of[position].items()}
+        self.send(CommandKind.SESSION_CLOSE, [], [], -1)
+        self.open_session()
+
+    @property
+    def is_quiet(self) -> bool:
+        busy = any(f.queue or f.sending or f.returned or f.hanging or f.held is not None for f in self.forks.values())
+        return not self.unnamed and not busy
+
+    # Faults of secondaries, and the rest
+
+    def secondary_loses_power(self) -> None:
+        site = self.random.choice(SITES)
+        self.disks[site].lose_power(self.random)
+        self.sites[site].die()
+        fork = self.forks[site]
+        self.sites[site].is_torn = fork.is_cut = True
+
+    def secondary_answers(self) -> None:
+        for fork in self.forks.values():
+            if fork.is_cut and not fork.is_in and not fork.joining:
+                fork.is_cut = False
+
+    def node_flushes(self) -> None:
+        self.node.flush()
+
+    def node_rolls_up(self) -> None:
+        self.node.roll_up()
+
+    def site_steps(self) -> None:
+        self.sites[self.random.choice(SITES)].step()
+
+    def node_is_cut_off(self) -> None:
+        self.node.flush(cut_off=True)
+
+    def site_forgets(self) -> None:
+        """Its state is damaged: it copies everything, from a primary that moves, beside the fork."""
+        site = self.sites[self.random.choice(SITES)]
+        site.kept = None
+        site.die()
+
+    def site_dies(self) -> None:
+        self.sites[self.random.choice(SITES)].die()
+
+    def act(self) -> None:
+        self.now += 1
+        names = list(USUAL if self.calm else {**USUAL, **FAULTS})
+        (name,) = self.random.choices(names, [self.paces[each] * {**USUAL, **FAULTS}[each] for each in names])
+        getattr(self, name)()
+        self.check()
+
+    def check(self) -> None:
+        for site in self.sites.values():
+            site.check()
+
+    def run(self, rounds: int) -> None:
+        for _ in range(rounds):
+            for _ in range(self.random.randint(20, 150)):
+                self.act()
+            self.come_to_rest()
+
+    def let_all_in(self) -> None:
+        """The sites know of the session, and all secondaries are in the fork."""
+        for _ in range(400):
+            self.now += 1
+            self.random.choice(
+                [self.node.flush, self.come_back, self.close_batch, *(s.step for s in self.sites.values())]
+            )()
+        assert all(fork.is_in for fork in self.forks.values())
+
+    def come_to_rest(self) -> None:
+        """Nobody writes for a while: then all is equal, and the sites know it."""
+        if not self.calm and self.random.random() < 0.5:
+            getattr(self, self.random.choice(list(FAULTS)))()
+        steps = ["land", "end", "fork_step", "flush_fork", "close_batch", "come_back", "secondary_answers"]
+        steps += ["node_flushes", "site_steps", "site_steps", "site_steps", "site_steps"]
+        hangs_for = self.random.choice((0, 400))
+        for number in range(3000):
+            self.now += 1
+            if not self.flying and self.is_quiet:
+                break
+            getattr(self, self.random.choice([*steps, "hanging_returns"] if number >= hangs_for else steps))()
+            self.check()
+        else:
+            pytest.fail("the host doesn't come to rest")
+        ends = self.random.random() < 0.3
+        self.let_sites_rest(ends)
+        for site in self.sites.values():
+            assert site.resting is SiteState.CONSISTENT, f"{site.name}: {site.resting}, {site.kept}"
+            assert site.disk.now == self.primary.now, site.name
+        self.writes = []
+        self.landed = {block: [version] for block, version in self.primary.now.items()}
+        if ends:
+            self.open_session()
+
+    def let_sites_rest(self, ends: bool) -> None:
+        """Until they have heard all; the session goes on telling that it lives, or ends."""
+        if ends:
+            self.send(CommandKind.SESSION_CLOSE, [], [])
+        for number in range(900):
+            if number % 20 == 0 and not ends:
+                self.close_batch()
+            while self.node.done < len(self.commands) - 1:
+                self.node.flush()
+            for site in self.sites.values():
+                site.step()
+            self.check()
+            if all(site.has_heard_all for site in self.sites.values()):
+                break
+
+
+USUAL = {
+    "begin": 12,
+    "land": 12,
+    "end": 12,
+    "fork_step": 40,
+    "flush_fork": 4,
+    "close_batch": 4,
+    "come_back": 12,
+    "node_flushes": 12,
+    "site_steps": 40,
+    "node_rolls_up": 1,
+}
+FAULTS = {
+    "fork_fails": 1,
+    "fork_hangs": 3,
+    "hanging_returns": 0.7,
+    "host_dies": 0.3,
+    "secondary_loses_power": 2,
+    "secondary_answers": 8,
+    "node_is_cut_off": 1,
+    "site_dies": 0.7,
+    "site_forgets": 0.3,
+}
+
+
+class Node:
+    """plan_flush, a table that survives or is recovered from the changelog, and roll-ups."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.committed, self.done = world, 0, NOTHING
+        self.changelog: list[tuple[bytes, object]] = []
+        self.table: dict[bytes, object] = {}
+
+    def put(self, key: bytes, row: object) -> None:
+        self.changelog.append((key, row))
+        if row is None:
+            self.table.pop(key, None)
+        else:
+            self.table[key] = row
+
+    @property
+    def complete_through(self) -> int:
+        mark = self.table.get(watermark_key(0))
+        return mark.through if isinstance(mark, Watermark) else NOTHING
+
+    def flush(self, cut_off: bool = False) -> None:
+        start, end = self.done + 1, len(self.world.commands)
+        if start >= end:
+            return
+        last = self.world.random.randrange(start, end)
+        for first, final in self.parts(start, last):
+            rows = self.plan(first, final)
+            if cut_off:
+                for row in rows[: self.world.random.randrange(len(rows))]:
+                    self.put(*row)
+                self.done = self.committed - 1
+                return
+            for row in rows:
+                self.put(*row)
+            self.done = final
+        if self.world.random.random() < 0.6:
+            self.committed = self.done + 1
+
+    def parts(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """As Node.record does: what the log holds already isn't folded together with what is new."""
+        through = self.complete_through
+        if first <= through < last:
+            yield first, through
+            yield through + 1, last
+        else:
+            yield first, last
+
+    def plan(self, first: int, last: int) -> list[tuple[bytes, object]]:
+        answers = []
+        for position in range(first, last + 1):
+            message = Message("c", 0, position, b"v", encode(self.world.commands[position]))
+            answers.append(check(message, read_command(message), VOLUME))
+        head = self.table.get(head_key("v"))
+        heads = {"v": head} if isinstance(head, VolumeHead) else {}
+        plan = plan_flush(Span(0, first, last), answers, (), heads, 9, 900, self.complete_through)
+        assert not plan.quarantined
+        rows: list[tuple[bytes, object]] = [(record_key(each), each) for each in plan.records]
+        rows += [(head_key(each.volume), each) for each in plan.heads]
+        return [*rows, (watermark_key(0), plan.watermark)]
+
+    def roll_up(self) -> None:
+        """Some records of one log that follow each other become one of the next tier."""
+        records = [row for row in self.table.values() if isinstance(row, LogRecord)]
+        if not records:
+            return
+        chosen = self.world.random.choice(records)
+        mine = [r for r in records if (r.volume, r.tier) == (chosen.volume, chosen.tier) and r.through <= self.done]
+        chain: list[LogRecord] = []
+        for each in sorted(mine, key=lambda r: (r.after, -r.through)):
+            if not chain or each.after <= max(r.through for r in chain):
+                chain.append(each)
+        if chosen.tier == 3 or len(chain) < 2:
+            return
+        whole = replace(
+            chain[0],
+            tier=chosen.tier + 1,
+            through=max(r.through for r in chain),
+            changed=union(r.changed for r in chain),
+        )
+        self.put(record_key(whole), whole)
+        self.put(watermark_key(0), self.table[watermark_key(0)])
+        for each in chain:
+            self.put(record_key(each), None)
+
+
+class Site:
+    """next_step, executed a block at a time; what it keeps and its disk survive."""
+
+    def __init__(self, world: World, name: str, disk: Disk) -> None:
+        self.world, self.name, self.disk = world, name, disk
+        self.kept: SecondaryState | None = None
+        self.reported = NOTHING
+        self.told: tuple[int, bool, SiteState] = NOTHING, True, SiteState.WAITING
+        self.copied = 0
+        self.is_torn = False  # it lost power, and claims nothing before its site has heard of it
+        self.start()
+
+    def start(self) -> None:
+        self.read_from, self.mark = 0, None
+        self.volume_log, self.missed_log = VolumeLog(), VolumeLog()
+        self.read_end: int | None = None
+        self.resting: SiteState | None = None
+        self.rested_at: int | None = None
+        self.work: Iterator[None] = iter(())
+        self.is_fresh = True
+        self.asks = True
+
+    def die(self) -> None:
+        self.start()
+
+    @property
+    def log(self) -> SiteLog:
+        return SiteLog(self.volume_log, self.missed_log, self.name)
+
+    def read(self) -> None:
+        """All rows through the last watermark; a site that begins anew reads what compaction has left."""
+        changelog = self.world.node.changelog
+        marks = [number for number, (_, row) in enumerate(changelog) if isinstance(row, Watermark)]
+        if not marks:
+            return
+        rows = changelog[self.read_from : marks[-1] + 1]
+        if self.is_fresh and self.world.random.random() < 0.7:
+            rows = list({key: (key, row) for key, row in rows}.values())
+        self.read_from, self.is_fresh = marks[-1] + 1, False
+        needed = _needed_after(Secondary(VOLUME, self.kept, False))
+        for _, row in rows:
+            if isinstance(row, VolumeHead):
+                self.volume_log.add_head(row)
+            elif isinstance(row, Watermark):
+                self.mark = row.through if self.mark is None else max(self.mark, row.through)
+            elif isinstance(row, LogRecord) and row.through > needed:
+                site = split_log_name(row.volume)[1]
+                if site in (None, self.name):
+                    (self.volume_log if site is None else self.missed_log).add(row)
+        apart = _apart(Secondary(VOLUME, self.kept, False), self.log.fork)
+        for log in (self.volume_log, self.missed_log):
+            log.forget_parts(apart)
+
+    def step(self) -> None:
+        """A little work."""
+        if next(self.work, StopIteration) is StopIteration:
+            self.work = self.turn()
+
+    def turn(self) -> Iterator[None]:
+        self.read()
+        if self.asks:
+            self.read_end, self.asks = len(self.world.commands), False
+        yield
+        while True:
+            zeroed = not any(self.disk.now.values())
+            step: Step = self.world_step(View(VOLUME, self.log, self.mark, self.read_end, zeroed))
+            if isinstance(step, Begin | Prove | Follow):
+                self.keep(step.state)
+                yield
+                continue
+            break
+        if isinstance(step, Rest):
+            self.resting, self.rested_at = step.state, self.mark
+            self.is_torn &= step.state is not SiteState.CONSISTENT
+            self.report()
+        else:
+            yield from self.restore(step)
+
+    def world_step(self, view: View) -> Step:
+        step = next_step(self.kept, view)
+        if "no_second_term" in self.world.bugs and isinstance(step, Restore) and step.blocks is not None:
+            assert self.kept is not None and self.kept.applied_position is not None and view.watermark is not None
+            return replace(step, blocks=view.log.missed(self.kept.applied_position, view.watermark))
+        return step
+
+    def restore(self, step: Restore) -> Iterator[None]:
+        self.resting, self.read_end = SiteState.SYNCING, None
+        self.keep(step.running)
+        self.report()
+        yield
+        for block in list(step.blocks) if step.blocks is not None else range(BLOCKS):
+            version = self.world.primary.now[block]
+            yield
+            self.disk.write(block, version)
+            self.copied += 1
+            yield
+        self.disk.flush()
+        yield
+        self.keep(step.done)
+        yield
+        self.asks = True
+
+    @property
+    def has_heard_all(self) -> bool:
+        return self.resting is SiteState.CONSISTENT and self.rested_at == len(self.world.commands) - 1
+
+    def report(self) -> None:
+        if self.mark is not None and self.kept is not None and self.resting is not None:
+            applied = NOTHING if self.kept.applied_position is None else self.kept.applied_position
+            if self.resting is not SiteState.SYNCING and self.kept.suspect_after is None:
+                applied = max(applied, self.mark)
+            self.reported, self.told = self.mark, (applied, self.kept.consistent_position is not None, self.resting)
+
+    def keep(self, state: SecondaryState) -> None:
+        self.kept = state
+        for log in (self.volume_log, self.missed_log):
+            log.forget_through(_needed_after(Secondary(VOLUME, state, False)))
+
+    def check(self) -> None:
+        """What it claims holds: nothing that the log named is missing, and no write is there without those before it."""
+        if self.kept is None or self.kept.consistent_position is None or self.is_torn:
+            return
+        held = self.disk.now
+        position = self.kept.consistent_position
+        if self.resting is SiteState.CONSISTENT and self.rested_at is not None:
+            position = max(position, self.rested_at)
+        if position >= 0:
+            for block, version in self.world.as_of[position].items():
+                assert self.world.later(block, version, held[block]) == held[block], f"{self.name}: {block} is older"
+        missing = [
+            w.ended_at
+            for w in self.world.writes
+            if w.ended_at is not None
+            and not w.overlaps
+            and any(self.world.age(b, w.version) > self.world.age(b, held[b]) for b in w.blocks)
+        ]
+        there = [w.began_at for w in self.world.writes if w.landed and any(held[b] == w.version for b in w.blocks)]
+        if missing and there:
+            assert max(there) < min(missing), f"{self.name} has a newer write beside an older block"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_order_of_writes_forks_copies_and_faults_ends_identical(seed: int) -> None:
+    World(seed).run(10)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_where_nothing_fails_a_site_copies_nothing(seed: int) -> None:
+    world = World(seed, calm=True)
+    world.run(5)
+    assert [site.copied for site in world.sites.values()] == [0, 0]
+
+
+# Rules that are broken on purpose, and the first seed that finds it: they are looked for from there on.
+BROKEN = {
+    "no_second_term": 27,  # what changed behind the fork's back isn't copied again
+    "open_is_has": 0,
+    "claims_while_open": 0,
+    "proves_unsettled": 32,
+    "has_without_flush": 15,
+    "hung_isnt_named": 30,
+    "rejoin_at_once": 32,
+}
+
+
+@pytest.mark.parametrize("bug", BROKEN)
+def test_a_broken_rule_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bug == "claims_while_open":
+        monkeypatch.setattr(SiteLog, "has_open", property(lambda _: False))
+    if bug == "proves_unsettled":
+        monkeypatch.setattr(cycle, "_settled", lambda *_: True)
+    for seed in range(BROKEN[bug], BROKEN[bug] + 100):
+        try:
+            World(seed, bugs=frozenset({bug})).run(10)
+        except AssertionError:
+            return
+    pytest.fail("nothing found it")
