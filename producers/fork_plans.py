@@ -12,6 +12,7 @@ from mirrorlog.extents import ExtentKind
 from mirrorlog.producers.batch import Flight, Outcomes, PlainFlight
 from mirrorlog.producers.fork_states import ForkState
 from mirrorlog.progress import Rung, SiteProgress, SiteState
+from mirrorlog.volumes import Volume
 
 MOST_OPEN: Final = 16_384
 """Writes of one secondary whose outcome isn't known: all of them must fit in one command."""
@@ -52,6 +53,33 @@ class ForkPlan:
 
     secondaries: Mapping[str, str]
     mode: ForkMode
+
+
+def fork_plans(given: Sequence[str], mode: str, volumes: Collection[Volume]) -> dict[str, ForkPlan]:
+    """By volume; none where no fork is given. given: each `SITE` or `SITE=URI`; {volume} in it stands for the volume's name.
+
+    BadUse where a secondary has no address, or two volumes have one.
+    """
+    parsed = ForkMode.parse(mode)
+    plans = {each.volume: ForkPlan(dict(_secondary(fork, each) for fork in given), parsed) for each in volumes}
+    addresses = [address for plan in plans.values() for address in plan.secondaries.values()]
+    if twice := sorted({address for address in addresses if addresses.count(address) > 1}):
+        raise BadUse(
+            "two secondaries have one address", where=twice[0], next="Write {volume} where their names differ."
+        )
+    return plans if given else {}
+
+
+def _secondary(fork: str, volume: Volume) -> tuple[str, str]:
+    site, is_given, address = fork.partition("=")
+    if not is_given:
+        address = volume.secondaries.get(site, "")
+    if not site or not address:
+        raise BadUse(
+            f"volume {volume.volume} has no address for a secondary at '{site[:220]}'",
+            next="Name it as SITE=URI, or when the volume is created (--secondary SITE=URI).",
+        )
+    return site, address.replace("{volume}", volume.volume)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from threading import Event, Lock, Thread
 from typing import Final, TypedDict, Unpack
@@ -17,10 +17,14 @@ from mirrorlog.errors import BadUse, DeviceFailed, MirrorlogError
 from mirrorlog.open_sessions import SessionPorts
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.confirmation import StatusPorts
+from mirrorlog.producers.fork_calls import ThreadWorkers
+from mirrorlog.producers.fork_plans import ForkNews, fork_plans
+from mirrorlog.producers.forks import ForkPorts
 from mirrorlog.producers.host import Host, HostPorts, Opening
 from mirrorlog.producers.state_folder import DiskFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings, load_settings
+from mirrorlog.site_reports import SiteReports
 
 log = logging.getLogger("mirrorlog.host")
 TICK_S: Final = 0.01
@@ -34,6 +38,8 @@ class How(TypedDict, total=False):
     primary: where this machine reaches the primary, if not as described. direct: with O_DIRECT, past the page cache.
     take_over: sessions of other hosts that are gone for good; the whole volume is dirty then. report: what people should hear
     of; the log `mirrorlog.host` unless it is given.
+    forks: secondaries that its writes go to, too, each SITE or SITE=URI; fork_mode: sync, async or 'quorum N'
+    (docs/forked-writes.md).
     """
 
     host: str
@@ -41,11 +47,24 @@ class How(TypedDict, total=False):
     direct: bool
     take_over: Collection[str]
     report: Callable[[str], None]
+    forks: Sequence[str]
+    fork_mode: str
 
 
 def host_name(volume: str) -> str:
     """The host on this machine that writes to the volume, whatever it is that writes: one activity log vouches for it."""
     return f"host-{volume}"
+
+
+def kafka_fork_ports(settings: Settings, hear: Callable[[ForkNews], None], stack: ExitStack) -> ForkPorts:
+    """What a host with forked volumes needs, until the stack is closed."""
+    client = settings.kafka_client()
+    admin = KafkaAdmin(client)
+    stack.callback(admin.close)
+    reader = KafkaReader(client)
+    stack.callback(reader.close)
+    reports = SiteReports(reader, admin, settings.topics, SystemClock())
+    return ForkPorts(open_device, ThreadWorkers(), reports, hear)
 
 
 def open_volume(name: str, settings: Settings | None = None, **how: Unpack[How]) -> TrackedVolume:
@@ -97,17 +116,19 @@ class _VolumeSession:
                 reader = KafkaReader(client)
                 stack.callback(reader.close)
                 statuses = StatusPorts(reader, admin)
+            forks = fork_plans(how.get("forks", ()), how.get("fork_mode", "async"), [volume])
             host = how.get("host", host_name(name))
             ports = HostPorts(
                 DiskFolder(settings.state_dir / "host" / host),
                 *(publisher, clock, open_device),
                 statuses=statuses,
                 sessions=SessionPorts(lambda: KafkaReader(client), admin),
+                forks=kafka_fork_ports(settings, lambda _: None, stack) if forks else None,
             )
             self._host: Final = Host(host, ports, settings, dict(volumes), report=self._report)
             stack.push(self._end)
             is_new = volume.initially_zeroed and next(device.allocated(), None) is None
-            opening = Opening(volume, device, is_new, how.get("take_over", ()), self.close)
+            opening = Opening(volume, device, is_new, how.get("take_over", ()), self.close, forks.get(name))
             self.volume: Final = self._host.open_all([opening])[name]  # 3
             self._ticker.start()  # 4
             self._stack: Final = stack.pop_all()

@@ -15,12 +15,13 @@ from mirrorlog.adapters.devices import FileDevice, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.catalog import Catalog, describe, publish_volume
 from mirrorlog.cli.context import Invocation, invocation
-from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_plans, fork_ports
+from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_ports
 from mirrorlog.cli.hosting import opened_primary, opening, sessions, statuses
 from mirrorlog.cli.serve import serve
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.fork_plans import fork_plans
 from mirrorlog.producers.host import Host, HostPorts
 from mirrorlog.producers.replay import Replay, ReplayProgress
 from mirrorlog.producers.state_folder import DiskFolder

@@ -13,14 +13,14 @@ import typer
 from mirrorlog.adapters.devices import file_address, open_device, path_of
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.cli.context import Invocation, invocation
-from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_plans, fork_ports
+from mirrorlog.cli.forking import ForkModeOption, ForkOption, fork_ports
 from mirrorlog.cli.hosting import opened_primary, opening, sessions, statuses
 from mirrorlog.cli.lookup import volumes_now
 from mirrorlog.cli.stopping import stop_flag
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.producers.fork_plans import ForkPlan
+from mirrorlog.producers.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.host import Host, HostPorts
 from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
 from mirrorlog.producers.nbd.native import built

@@ -24,6 +24,7 @@ from mirrorlog.cli.run import Run
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.producers import open_volume
 from mirrorlog.producers.fork_calls import ThreadWorkers
 from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan
 from mirrorlog.producers.fork_states import ForkState
@@ -218,3 +219,28 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
     found = copied(world, host_result(world)["last_positions"])
     assert (found["site-a"], found["site-b"]) == (0, BLOCKS)
     assert "site-a is in the fork" in host.log_file.read_text()
+
+
+def test_a_program_forks_through_the_python_api(run: Run) -> None:
+    with ExitStack() as stack:
+        described, device = started(run, stack)
+        device.close()
+        secondary = run.folder / "site-a" / "v.img"
+        until, number = time.monotonic() + DEADLINE_S, 0
+        with open_volume("v", run.settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync") as volume:
+            while True:
+                data, offset = os.urandom(BLOCK), number % 64 * BLOCK
+                volume.pwrite(data, offset)
+                with secondary.open("rb") as file:
+                    file.seek(offset)
+                    if file.read(BLOCK) == data:  # before any site can have heard of it
+                        break
+                assert time.monotonic() < until
+                number += 1
+            for block in range(64, 364):
+                volume.pwrite(os.urandom(BLOCK), block * BLOCK)
+        admin = KafkaAdmin(run.settings.kafka_client())
+        stack.callback(admin.close)
+        end = admin.end_position(run.settings.topics.commands, described.partition)
+        found = copied(run, {"v": end - 1})
+        assert found["site-b"] - found["site-a"] > 200

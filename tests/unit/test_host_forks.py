@@ -18,13 +18,12 @@ from forking import HandWorkers, Reports, report
 from mirrorlog.adapters.devices import FileDevice, open_device
 from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevice, MemoryDevices, failing
-from mirrorlog.cli.forking import fork_plans
 from mirrorlog.codec import decode
 from mirrorlog.commands import CommandKind, TrackingCommand
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.activity_log import read_leftover
 from mirrorlog.producers.fork_calls import Call, CallKind, ThreadWorkers
-from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan, Missed, may_join
+from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan, Missed, fork_plans, may_join
 from mirrorlog.producers.fork_states import TRANSITIONS, ForkEvent, ForkState
 from mirrorlog.producers.forks import ForkPorts
 from mirrorlog.producers.host import Host, HostPorts, Opening
