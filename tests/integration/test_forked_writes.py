@@ -226,21 +226,20 @@ def test_a_program_forks_through_the_python_api(run: Run) -> None:
         described, device = started(run, stack)
         device.close()
         secondary = run.folder / "site-a" / "v.img"
-        until, number = time.monotonic() + DEADLINE_S, 0
+
+        def is_forked(volume: TrackedVolume, block: int) -> bool:
+            data = os.urandom(BLOCK)
+            volume.pwrite(data, block * BLOCK)
+            with secondary.open("rb") as file:  # before a site has heard of it, but for one that reads just now
+                file.seek(block * BLOCK)
+                return file.read(BLOCK) == data
+
+        until = time.monotonic() + DEADLINE_S
         with open_volume("v", run.settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync") as volume:
-            while True:
-                data, offset = os.urandom(BLOCK), number % 64 * BLOCK
-                volume.pwrite(data, offset)
-                with secondary.open("rb") as file:
-                    file.seek(offset)
-                    if file.read(BLOCK) == data:  # before any site can have heard of it
-                        break
+            while not all(is_forked(volume, block) for block in range(50)):
                 assert time.monotonic() < until
-                number += 1
-            for block in range(64, 364):
-                volume.pwrite(os.urandom(BLOCK), block * BLOCK)
+            assert all(is_forked(volume, block) for block in range(50, 300))
         admin = KafkaAdmin(run.settings.kafka_client())
         stack.callback(admin.close)
         end = admin.end_position(run.settings.topics.commands, described.partition)
-        found = copied(run, {"v": end - 1})
-        assert found["site-b"] - found["site-a"] > 200
+        assert copied(run, {"v": end - 1})["site-b"] >= 300
