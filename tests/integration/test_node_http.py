@@ -50,10 +50,9 @@ class Writer:
         positions: list[int] = []
         for block in blocks:
             self.written[volume.volume].add(block)
-            text = f"{block * BLOCK}+{BLOCK}"
-            event = command(
-                text, volume.volume, generation=volume.generation, sequence=-1, first_at_us=time.time_ns() // 1000
-            )
+            text, now_us = f"{block * BLOCK}+{BLOCK}", time.time_ns() // 1000
+            times = {"first_at_us": now_us, "last_at_us": now_us}
+            event = command(text, volume.volume, generation=volume.generation, sequence=-1, **times)
             self.publisher.publish(
                 self.topics.commands, volume.partition, volume.volume.encode(), encode(event), positions.append
             )
