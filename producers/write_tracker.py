@@ -547,8 +547,9 @@ class WriteTracker:
             for name in list(self._timers.lingering):
                 self._send(self.volumes[name])
 
-    def _send(self, opened: OpenVolume) -> None:
-        """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last.
+    def _send(self, opened: OpenVolume) -> bool:
+        """Closes the batch, names what is in flight, publishes: with the lock held from the first to the last. Whether all
+        that the session held for the volume is on its way.
 
         Where the command finds no room, the regions of its writes are what is kept of them; or the batch stays open, and no
         write begins, where that is asked for.
@@ -558,7 +559,7 @@ class WriteTracker:
         batch = opened.batch
         if opened.widened:
             self._set_aside(opened)
-            return
+            return False
         if opened.forks is None:
             now = batch.closed_with([*opened.in_flight.values(), *opened.runway.in_flight()])
         else:
@@ -566,10 +567,12 @@ class WriteTracker:
         if self._outbox.offer(opened.volume, CommandKind.WRITES, now, regions=batch.regions):
             self._begin_batch(opened)
             self._named(opened)
-        elif self._settings.host_when_full == "widen":
+            return True
+        if self._settings.host_when_full == "widen":
             self._set_aside(opened)
         else:
             self._outbox.is_open = False  # until a command finds room
+        return False
 
     def _linger(self, opened: OpenVolume, since_s: float) -> None:
         self._timers.lingering.setdefault(opened.name, since_s)
@@ -675,7 +678,7 @@ class WriteTracker:
 
     def _beat(self, partition: int) -> None:
         """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held. None
-        while Kafka is away, or while something is widened.
+        while Kafka is away, or while something is widened or finds no room.
 
         What it says is acknowledged was so before: another process begins writes without the lock, and an acknowledgement
         that comes while the batches are published may be of a time when such a write had begun that none of them names.
@@ -688,8 +691,9 @@ class WriteTracker:
             each.refresh()
             self._collect(each)
             is_holding = each.forks is not None and each.forks.is_holding
-            if each.batch or each.in_flight or each.runway.flying or is_holding:
-                self._send(each)
+            is_due = each.batch or each.in_flight or each.runway.flying or is_holding
+            if is_due and not self._send(each):
+                return
         if any(each.widened for each in opened) or not self._outbox.beat(partition, acknowledged):
             return
         del self._timers.beaten[partition]

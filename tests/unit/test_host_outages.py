@@ -285,6 +285,21 @@ def test_where_it_is_asked_for_a_write_fails_instead(rig: Rig) -> None:
     assert not read_leftover(rig.folder).volumes
 
 
+def test_no_heartbeat_promises_what_found_no_room(rig: Rig) -> None:
+    volume = away(
+        rig, host_spool_bytes=0, host_when_full="fail", host_batch_extents=1000, host_queue_bytes=1500, host_away_s=9.0
+    )
+    rig.write(volume, [0])
+    rig.tick(0.2)  # it is on its way; what follows is too large to go beside it, and a heartbeat isn't
+    for number in range(100):
+        volume.pwrite(b"x", 2 * number)
+    rig.tick(1.0)
+    rig.publisher.deliver(2)
+    assert rig.told() == writes(0)
+    rig.back()
+    assert rig.told().startswith("a s1 writes 0+1 2+1")
+
+
 def test_no_heartbeat_promises_what_waits(rig: Rig) -> None:
     volume = away(rig, host_spool_bytes=0, host_queue_bytes=300)
     rig.write(volume, [0, 1, 2] * 3)
