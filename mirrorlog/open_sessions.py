@@ -17,11 +17,12 @@ from mirrorlog.topics import Topics
 from mirrorlog.tracking_log import (
     NOTHING,
     SessionBeat,
-    SessionHead,
     VolumeHead,
     Watermark,
     head_key,
     key_kind,
+    session_head,
+    speaks_for_session,
 )
 from mirrorlog.volumes import Volume
 
@@ -113,27 +114,10 @@ class _Known:
             command = decode(message.value or b"", TrackingCommand)
             if command.kind is CommandKind.HEARTBEAT:
                 self.beats[command.session] = command.last_at_us
-            said = session_told(command, message.position)
-            if said is not None and command.volume in self.heads:
+            if command.volume in self.heads and speaks_for_session(command):
                 head = self.heads[command.volume]
+                said = session_head(command, message.position)
                 self.heads[command.volume] = head.merged(replace(head, sessions=(said,)))
-
-
-def session_told(command: TrackingCommand, position: int) -> SessionHead | None:
-    """What a command tells of its session; None where it speaks for none."""
-    closes = command.kind is CommandKind.SESSION_CLOSE
-    if command.sequence < 0 and not closes:
-        return None
-    return SessionHead(
-        session=command.session,
-        host=command.host,
-        opened_position=NOTHING if closes else position,
-        last_position=NOTHING if closes else position,
-        closed_position=position if closes else NOTHING,
-        acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
-        last_sequence=command.sequence,
-        last_at_us=command.last_at_us,
-    )
 
 
 def _reach(head: VolumeHead) -> int:

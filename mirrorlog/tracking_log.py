@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from mirrorlog.bitmaps import BitMap64, union
+from mirrorlog.commands import CommandKind, TrackingCommand
 
 NOTHING: Final = -1
 """The position before the first one."""
@@ -156,6 +157,27 @@ class VolumeHead:
             for each in self.sessions
             if each.is_open
         )
+
+
+def speaks_for_session(command: TrackingCommand) -> bool:
+    """Whether the command says anything of its session in the volume."""
+    return command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE
+
+
+def session_head(command: TrackingCommand, position: int, open_forks: tuple[str, ...] = ()) -> SessionHead:
+    """What a command that speaks for its session says of it."""
+    closes = command.kind is CommandKind.SESSION_CLOSE
+    return SessionHead(
+        session=command.session,
+        host=command.host,
+        opened_position=NOTHING if closes else position,
+        last_position=NOTHING if closes else position,
+        closed_position=position if closes else NOTHING,
+        acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
+        last_sequence=command.sequence,
+        last_at_us=command.last_at_us,
+        open_forks=open_forks,
+    )
 
 
 def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> dict[str, ForkHead]:

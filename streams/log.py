@@ -28,6 +28,8 @@ from mirrorlog.tracking_log import (
     VolumeHead,
     Watermark,
     missed_log,
+    session_head,
+    speaks_for_session,
 )
 from mirrorlog.volumes import Volume
 
@@ -134,8 +136,8 @@ def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
     command = answer.command
     assert command is not None
     found = standing(sessions, command, answer.message.position)
-    if command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE:
-        update = _session(answer)
+    if speaks_for_session(command):
+        update = session_head(command, answer.message.position, answer.forks.open_sites)
         known = sessions.get(command.session)
         if known is not None and found.code is StatusCode.DUPLICATE:  # it tells of what was told since, again
             update = replace(update, open_forks=tuple(sorted({*known.open_forks, *update.open_forks})))
@@ -316,23 +318,6 @@ def _advance(
     through = base if record_through is None else max(base, record_through)
     kept = _worth_keeping(list(sessions.values()))
     return VolumeHead(volume.volume, volume.generation, through, kept, volume.described_position, forks)
-
-
-def _session(answer: Answer) -> SessionHead:
-    command, position = answer.command, answer.message.position
-    assert command is not None
-    closes = command.kind is CommandKind.SESSION_CLOSE
-    return SessionHead(
-        session=command.session,
-        host=command.host,
-        opened_position=NOTHING if closes else position,
-        last_position=NOTHING if closes else position,
-        closed_position=position if closes else NOTHING,
-        acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
-        last_sequence=command.sequence,
-        last_at_us=command.last_at_us,
-        open_forks=answer.forks.open_sites,
-    )
 
 
 def _worth_keeping(sessions: Sequence[SessionHead]) -> tuple[SessionHead, ...]:
