@@ -108,6 +108,7 @@ _HOST_ROWS: Final = {
     "nbd_4k_mirrorlog": "**mirrorlog**",
     "nbd_4k_log_filter": "nbdkit's file plugin under its log filter",
     "nbd_4k_mirrorlog_plugin": "mirrorlog without a compiler (`--through plugin`)",
+    "nbd_4k_qemu_storage_bitmap": "qemu-storage-daemon, a raw file with a dirty bitmap in memory",
     "nbd_4k_qemu_raw": "qemu-nbd, a raw file",
     "nbd_4k_qemu_bitmap": "qemu-nbd, qcow2 with a dirty bitmap",
     "nbd_4k_regions_file": "each write in another region: nbdkit's file plugin",
@@ -116,7 +117,7 @@ _HOST_ROWS: Final = {
 
 
 def host(result: Result) -> str:
-    """The table of bench_host.py, its NBD cases."""
+    """The tables of bench_host.py: its NBD cases, and pwrite."""
     rows = []
     for name, label in _HOST_ROWS.items():
         if name not in result["cases"]:
@@ -126,7 +127,17 @@ def host(result: Result) -> str:
         spread = f"{min(case['runs']):,} – {max(case['runs']):,}"
         rows.append([label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"])
     head = ["export", "requests/s", "slowest – fastest", "of the file plugin's"]
-    return f"Medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}"
+    return f"Medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
+
+
+def _pwrites(result: Result) -> str:
+    rows = []
+    for name in (name.removesuffix("_tracked") for name in result["cases"] if name.endswith("_tracked")):
+        plain, tracked = (result["cases"][f"{name}_{way}"]["median"] / 1000 for way in ("plain", "tracked"))
+        _, size, order, *flushed = name.split("_")
+        label = f"{size.replace('k', ' KiB')}, {order}{', a flush after each 32' if flushed else ''}"
+        rows.append([label, f"{plain:.1f}", f"{tracked:.1f}", f"{tracked - plain:.1f}", f"{tracked / plain:.2f}"])
+    return table(["pwrite", "plain, µs", "tracked, µs", "more, µs", "tracked over plain"], rows)
 
 
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
