@@ -12,6 +12,13 @@ from mirrorlog.volumes import Volume
 
 GENERATION = "11111111-1111-4111-8111-111111111111"
 OTHER_GENERATION = "22222222-2222-4222-8222-222222222222"
+SHORT_KINDS = {
+    CommandKind.SESSION_OPEN: "open",
+    CommandKind.SESSION_CLOSE: "close",
+    CommandKind.HEARTBEAT: "beat",
+    CommandKind.MARK_DIRTY: "dirty",
+    CommandKind.WRITES: "writes",
+}
 KINDS = {"w": ExtentKind.WRITE, "z": ExtentKind.ZERO, "d": ExtentKind.DISCARD}
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
@@ -47,19 +48,6 @@ class Crash(BaseException):
     """kill -9."""
 
 
-@dataclass
-class Clock:
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        self.now_s += 10
-        return self.now_s
-
-
-# What is said, in order. The zero covers the old last block whole; 'outside' is refused by the size of its time.
 RESIZE = command(f"{OLD}+{NEW - OLD}", kind=CommandKind.RESIZE, sequence=-1, size_bytes=NEW)
 SCRIPT = {
     "inside": command(f"0+1 z{4 * BLOCK}+512", sequence=0),
@@ -106,7 +94,7 @@ class World:
         for message in self.broker.messages(TOPICS.changelog):
             self._put(message.key or b"", message.value)
         gate = CommitGate(TOPICS.commands)
-        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, Clock())
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, HandClock(look_s=10))
         node = self.node(gate, catalog)
         self.steps, self.crash_at = 0, crash_at
         messages = [m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed]
@@ -116,7 +104,7 @@ class World:
 
     def node(self, gate: CommitGate, catalog: Catalog) -> Node:
         table, begins = LogTable(self._send, self, TOPICS, gate), lambda _: self.committed
-        return Node(table, gate, catalog, begins, lambda *_: "", Clock(), 9999, NoUpkeep())
+        return Node(table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoUpkeep())
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:
         found = []
@@ -144,7 +132,7 @@ class World:
             self.rows[key] = value
 
     def described(self) -> Volume:
-        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, Clock())
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, HandClock(look_s=10))
         catalog.refresh()
         return catalog["v"]
 
@@ -161,14 +149,14 @@ class World:
     def site(self) -> Site:
         ports = SitePorts(
             log=LogReader(self.broker.reader(), self.broker, TOPICS.changelog),
-            catalog=Catalog(SlowReader(self.broker), self.broker, TOPICS, Clock()),
+            catalog=Catalog(SlowReader(self.broker), self.broker, TOPICS, HandClock(look_s=10)),
             admin=self.broker,
             publisher=self.broker.publisher(),
             states=MemorySecondaryStates(),
             open_primary=lambda _: self.primary.reopen(writable=False),
             open_secondary=self._open_secondary,
             make_secondary=lambda _: None,
-            clock=Clock(),
+            clock=HandClock(look_s=10),
         )
         return Site("a", ports, SETTINGS)
 
@@ -256,7 +244,7 @@ def test_a_description_that_comes_late_takes_nothing_back() -> None:
 
 def test_another_worker_takes_the_description_over() -> None:
     world = World([SCRIPT["inside"]])
-    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, Clock())
+    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, HandClock(look_s=10))
     catalog.refresh()  # long before it gets the partition
     world.run(10)
     for event in (SCRIPT["renew"], SCRIPT["renewed"]):

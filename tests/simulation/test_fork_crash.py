@@ -18,6 +18,7 @@ from threading import Condition
 from uuid import UUID
 
 import pytest
+from clocks import CountingClock, Crashed, Steps
 from forking import Reports, report
 
 from mirrorlog.adapters.memory_devices import MemoryDevice
@@ -33,7 +34,7 @@ from mirrorlog.producers.memory_folder import MemoryFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.progress import SiteState
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import SessionHead, VolumeHead
+from mirrorlog.tracking_log import VolumeHead, session_head
 from mirrorlog.volumes import Volume
 
 SECTOR, SECTORS = 512, 24
@@ -51,39 +52,6 @@ SETTINGS = Settings(
 )
 TOPIC = SETTINGS.topics.commands
 VOLUME = Volume("v", "g", SIZE, SECTOR, 0, -1, True, "v")
-
-
-class Crashed(BaseException):
-    """The process is gone: nothing of it runs any further."""
-
-
-@dataclass
-class Steps:
-    """Counts the steps of one session; at step `crash_at`, and from then on, nothing happens any more."""
-
-    crash_at: int | None
-    count: int = 0
-    dead: bool = False
-
-    def __call__(self, *_: object) -> None:
-        if not self.dead:
-            self.count += 1
-            self.dead = self.count == self.crash_at
-        if self.dead:
-            raise Crashed
-
-
-@dataclass
-class Clock:
-    now_s: float = 0.0
-    ticks: int = 0
-
-    def now_us(self) -> int:
-        self.ticks += 1
-        return self.ticks
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 def read(device: MemoryDevice) -> list[bytes]:
@@ -351,7 +319,7 @@ class World:
         self.is_calm = calm
         patient = {"host_fork_queue_bytes": 1 << 20, "host_fork_timeout_s": 1000.0}
         self.settings = SETTINGS.model_copy(update=patient) if calm else SETTINGS
-        self.clock = Clock()
+        self.clock = CountingClock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
         self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
@@ -475,14 +443,8 @@ class World:
         acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
         head, beats = self.heads[-1], dict(self.beats[-1])
         if command.volume:
-            session = SessionHead(
-                command.session,
-                command.host,
-                last_position=-1 if closed else position,
-                closed_position=position if closed else -1,
-                acknowledged_position=acknowledged,
-                open_forks=tuple(fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes),
-            )
+            open_forks = tuple(fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes)
+            session = session_head(command, position, open_forks)
             head = head.merged(VolumeHead("v", "g", position, (session,)))
         else:
             beats.pop(command.session, None)

@@ -18,6 +18,7 @@ from random import Random
 from uuid import UUID
 
 import pytest
+from clocks import CountingClock, Crashed, Steps
 
 from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevice
@@ -31,7 +32,7 @@ from mirrorlog.producers.host import Host, HostPorts, Opening
 from mirrorlog.producers.memory_folder import MemoryFolder
 from mirrorlog.producers.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import SessionHead, VolumeHead
+from mirrorlog.tracking_log import VolumeHead, session_head
 from mirrorlog.volumes import Volume
 
 SECTOR = 512
@@ -42,42 +43,6 @@ SETTINGS = Settings(
 OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
 VOLUMES = {name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name) for name in ("left", "right")}
-
-
-class Crashed(BaseException):
-    """The process is gone: nothing of it runs any further."""
-
-
-@dataclass
-class Steps:
-    """Counts the steps of one session; at step `crash_at`, and from then on, nothing happens any more."""
-
-    crash_at: int | None
-    seen: Callable[[], None] = lambda: None
-    count: int = 0
-    dead: bool = False
-
-    def __call__(self, *_: object) -> None:
-        if not self.dead:
-            self.seen()
-            self.count += 1
-            self.dead = self.count == self.crash_at
-        if self.dead:
-            raise Crashed
-
-
-@dataclass
-class Clock:
-    now_s: float = 0.0
-    ticks: int = 0
-
-    def now_us(self) -> int:
-        """Each answer differs, so that a command's times tell which writes it can know of."""
-        self.ticks += 1
-        return self.ticks
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -206,7 +171,7 @@ class World:
         self.rungs: set[str] = set()
         if outages:
             self.settings = SETTINGS.model_copy(update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]})
-        self.clock = Clock()
+        self.clock = CountingClock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
         self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
@@ -380,14 +345,7 @@ class World:
             if not closed:
                 self.beats[command.session] = acknowledged
             return
-        session = SessionHead(
-            command.session,
-            command.host,
-            last_position=-1 if closed else position,
-            closed_position=position if closed else -1,
-            acknowledged_position=acknowledged,
-        )
-        head = VolumeHead(command.volume, command.generation, position, (session,))
+        head = VolumeHead(command.volume, command.generation, position, (session_head(command, position),))
         known = self.heads.get(command.volume)
         self.heads[command.volume] = head if known is None else known.merged(head)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 import pytest
+from clocks import Crashed, HandClock
 
 from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevices
@@ -23,28 +23,10 @@ SIZE = 32 << 10
 SETTINGS = Settings(region_bytes=4096, hot_regions=3, host_batch_extents=4)
 
 
-class Crashed(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Clock:
-    """Each look at it takes a little time; waiting takes what is asked for."""
-
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        self.now_s += 0.002
-        return self.now_s
-
-
 class World:
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)
-        self.clock = Clock()
+        self.clock = HandClock(look_s=0.002)
         self.folder = MemoryFolder()
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from clocks import HandClock
 from notation import GENERATION
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
@@ -46,20 +47,6 @@ BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
 
 class Crash(BaseException):
     """kill -9: nothing may catch it on its way."""
-
-
-class TestClock:
-    __test__ = False
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        self.now_s += 0.3
-        return self.now_s
 
 
 class Fuse:
@@ -147,7 +134,7 @@ class NodeModel:
         self.broker, self.settings, self.fuse, self.random = broker, settings, fuse, random
         self.committed = 0
         self.rows: dict[bytes, bytes] = {}
-        self.clock = TestClock()
+        self.clock = HandClock(look_s=0.3)
         self.start()
 
     def left_behind(self) -> NodeModel:
@@ -169,7 +156,7 @@ class NodeModel:
         self.gate = CommitGate(self.settings.topics.commands)
         self.gate.begin(0, self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
-        catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, TestClock())
+        catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, HandClock(look_s=0.3))
         periods = Periods(self.settings.node_tiers_s, self.settings.node_keep_s, None, 45)
         roll_ups = RollUps(table, catalog, self.reports, self.clock, periods)
         begins, lost = (lambda _: self.committed), (lambda *_: "were lost")
@@ -249,7 +236,7 @@ class SiteModel:
 
     def start(self) -> None:
         topics = self.settings.topics
-        clock = TestClock()
+        clock = HandClock(look_s=0.3)
         self.reader = SlowReader(self.broker, self.random)
         ports = SitePorts(
             log=LogReader(self.reader, self.broker, topics.changelog, site="a"),

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from clocks import CountingClock, Crashed
 
 from mirrorlog.adapters.memory_devices import MemoryDevice
 from mirrorlog.codec import decode
@@ -36,7 +37,7 @@ from mirrorlog.producers.nbd.native import built_ring
 from mirrorlog.producers.nbd.ring import Geometry, Ring
 from mirrorlog.producers.write_tracker import OpenVolume
 from mirrorlog.settings import Settings, load_settings
-from mirrorlog.tracking_log import SessionHead, VolumeHead
+from mirrorlog.tracking_log import VolumeHead, session_head
 from mirrorlog.volumes import Volume
 
 SECTOR = 512
@@ -53,10 +54,6 @@ WRITES = 80
 needs_a_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler to build the ring with"
 )
-
-
-class Crashed(BaseException):
-    """The host is gone."""
 
 
 @dataclass(eq=False)
@@ -157,24 +154,12 @@ class Device:
         pass
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s, self.ticks = 0.0, 0
-
-    def now_us(self) -> int:
-        self.ticks += 1
-        return self.ticks
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-
 class World:
     def __init__(self, library: Any, seed: int, mode: str) -> None:
         self.mode, self.back_s = mode, 0.0
         self.widened = self.set_aside = 0
         self.settings = SETTINGS.model_copy(update=NO_ROOM if mode == "away" else {})
-        self.library, self.random, self.clock = library, Random(seed), Clock()
+        self.library, self.random, self.clock = library, Random(seed), CountingClock()
         self.folder = MemoryFolder()
         self.folder.hook = lambda _: self.step(8)
         self.device = MemoryDevice(SECTORS * SECTOR, address="v")
@@ -301,14 +286,7 @@ class World:
             if not closed:
                 self.beats[command.session] = acknowledged
             return
-        session = SessionHead(
-            command.session,
-            command.host,
-            last_position=-1 if closed else position,
-            closed_position=position if closed else -1,
-            acknowledged_position=acknowledged,
-        )
-        head = VolumeHead("v", "generation", position, (session,))
+        head = VolumeHead("v", "generation", position, (session_head(command, position),))
         self.head = head if self.head is None else self.head.merged(head)
 
     def check_looks(self, head: VolumeHead) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from clocks import HandClock
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.adapters.memory_devices import MemoryDevices
@@ -27,20 +28,6 @@ from mirrorlog.volumes import Volume, VolumeState
 SIZE, REGION = 100_000, 10_000
 SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded", host_when_full="fail")
 COMMANDS, STATUS = SETTINGS.topics.commands, SETTINGS.topics.status
-
-
-@dataclass
-class Clock:
-    """Each look at it takes a little time."""
-
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        self.now_s += 0.01
-        return self.now_s
 
 
 @dataclass
@@ -89,7 +76,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: Clock = field(default_factory=Clock)
+    clock: HandClock = field(default_factory=lambda: HandClock(look_s=0.01))
     volumes: dict[str, Volume] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
+from notation import SHORT_KINDS
 
 from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevices
@@ -26,12 +27,6 @@ from mirrorlog.volumes import Volume
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3)
 TOPICS = SETTINGS.topics
-SHORT = {
-    CommandKind.SESSION_OPEN: "open",
-    CommandKind.SESSION_CLOSE: "close",
-    CommandKind.MARK_DIRTY: "dirty",
-    CommandKind.WRITES: "writes",
-}
 
 
 class Clock:
@@ -96,7 +91,7 @@ class Rig:
 
 def _told(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
-    return " ".join([f"s{UUID(command.session).int}", SHORT[command.kind], *extents])
+    return " ".join([f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ from threading import Event, Thread
 from uuid import UUID
 
 import pytest
+from clocks import HandClock
 from forking import HandWorkers, Reports, report
+from notation import SHORT_KINDS
 
 from mirrorlog.adapters.devices import FileDevice, open_device
 from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.adapters.memory_devices import MemoryDevice, MemoryDevices, failing
 from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import TrackingCommand
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.activity_log import read_leftover
 from mirrorlog.producers.fork_calls import Call, CallKind, ThreadWorkers
@@ -43,24 +45,6 @@ SETTINGS = Settings(
     host_fork_queue_bytes=1000,
     host_fork_retry_s=5.0,
 )
-SHORT = {
-    CommandKind.SESSION_OPEN: "open",
-    CommandKind.SESSION_CLOSE: "close",
-    CommandKind.HEARTBEAT: "beat",
-    CommandKind.MARK_DIRTY: "dirty",
-    CommandKind.WRITES: "writes",
-}
-
-
-@dataclass
-class Clock:
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -70,7 +54,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: Clock = field(default_factory=Clock)
+    clock: HandClock = field(default_factory=HandClock)
     workers: HandWorkers = field(default_factory=HandWorkers)
     reports: Reports = field(default_factory=Reports)
     said: list[str] = field(default_factory=list)
@@ -141,7 +125,7 @@ def _told(command: TrackingCommand) -> str:
     for fork in command.forks:
         outcomes = fork.outcomes or bytes([1]) * len(extents)
         forks.append(f"{fork.site}:{''.join('MHO'[each] for each in outcomes)}")
-    return " ".join([SHORT[command.kind], *extents, *forks])
+    return " ".join([SHORT_KINDS[command.kind], *extents, *forks])
 
 
 @pytest.fixture

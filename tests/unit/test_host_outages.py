@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
+from clocks import HandClock
+from notation import SHORT_KINDS
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
 from mirrorlog.adapters.memory_devices import MemoryDevices
 from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import TrackingCommand
 from mirrorlog.errors import DeviceFailed, KafkaFailed
 from mirrorlog.extents import ExtentKind
 from mirrorlog.producers.activity_log import FILE_NAME, read_leftover
@@ -31,30 +33,12 @@ SETTINGS = Settings(
     host_away_s=2.0,
     host_queue_bytes=1,
 )
-SHORT = {
-    CommandKind.SESSION_OPEN: "open",
-    CommandKind.SESSION_CLOSE: "close",
-    CommandKind.HEARTBEAT: "beat",
-    CommandKind.MARK_DIRTY: "dirty",
-    CommandKind.WRITES: "writes",
-}
-
-
-@dataclass
-class Clock:
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 class Publisher(MemoryPublisher):
     """Delivers nothing while it is away; then whoever waits sees time pass."""
 
-    def __init__(self, broker: MemoryBroker, clock: Clock) -> None:
+    def __init__(self, broker: MemoryBroker, clock: HandClock) -> None:
         super().__init__(broker)
         self.clock, self.is_away = clock, False
 
@@ -79,7 +63,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: Clock = field(default_factory=Clock)
+    clock: HandClock = field(default_factory=HandClock)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0
     seen: int = 0
@@ -151,7 +135,7 @@ class Rig:
 
 def _told(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
-    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT[command.kind], *extents])
+    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
 
 
 def writes(*regions: int) -> str:

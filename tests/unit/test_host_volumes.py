@@ -8,11 +8,13 @@ from threading import Barrier, Thread
 from uuid import UUID
 
 import pytest
+from clocks import HandClock
+from notation import SHORT_KINDS
 
 from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
 from mirrorlog.adapters.memory_devices import MemoryDevices, failing
 from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.commands import TrackingCommand
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.extents import ExtentKind
 from mirrorlog.producers.activity_log import FILE_NAME, read_leftover
@@ -24,25 +26,7 @@ from mirrorlog.volumes import Volume
 
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3, host_batch_extents=4, host_linger_s=0.1, host_heartbeat_s=1.0)
-SHORT = {
-    CommandKind.SESSION_OPEN: "open",
-    CommandKind.SESSION_CLOSE: "close",
-    CommandKind.HEARTBEAT: "beat",
-    CommandKind.MARK_DIRTY: "dirty",
-    CommandKind.WRITES: "writes",
-}
 KINDS = {ExtentKind.WRITE: "", ExtentKind.ZERO: "z", ExtentKind.DISCARD: "d"}
-
-
-@dataclass
-class Clock:
-    now_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -52,7 +36,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: Clock = field(default_factory=Clock)
+    clock: HandClock = field(default_factory=HandClock)
     volumes: dict[str, Volume] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0
@@ -88,7 +72,7 @@ class Rig:
 
 def _told(command: TrackingCommand) -> str:
     extents = [f"{KINDS[extent.kind]}{extent.offset}+{extent.length}" for extent in command.extents]
-    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT[command.kind], *extents])
+    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
 
 
 @pytest.fixture

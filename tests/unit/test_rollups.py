@@ -10,6 +10,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
 from mirrorlog.bitmaps import BitMap64, pack, union
@@ -133,17 +134,6 @@ def test_a_holder_is_the_lowest_record_above_that_covers_all() -> None:
     assert [holders.holder(each) for each in asked] == [found[0], found[2], found[2], None, None, None]
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.s = 1_000_000.0
-
-    def now_us(self) -> int:
-        return int(self.s * 1e6)
-
-    def monotonic_s(self) -> float:
-        return self.s
-
-
 class FakeTable:
     """Rows of partition 0, and in which order they were written: `+`/`-` tier after..through, `W` for a watermark."""
 
@@ -205,7 +195,7 @@ class Desk:
     def __init__(
         self, keep_s: Mapping[str, float] | None = None, past_s: float | None = None, record_max_bytes: int = 900_000
     ) -> None:
-        self.table, self.clock, self.reports = FakeTable(), FakeClock(), FakeReports()
+        self.table, self.clock, self.reports = FakeTable(), HandClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         nothing_kept = {"second": 0.0, "minute": 0.0, "hour": 0.0}
         self.periods = Periods((60, 3600, 86_400), keep_s or nothing_kept, past_s, record_max_bytes)
@@ -230,7 +220,7 @@ class Desk:
         self.table.done = ""
         self.work()
         for _ in range(steps):
-            self.clock.s += seconds / steps
+            self.clock.now_s += seconds / steps
             self.work()
         return self.table.done.strip()
 
@@ -348,7 +338,7 @@ def test_ten_thousand_volumes_at_one_tick_are_worked_off_in_turns() -> None:
     for number in range(600):
         for text in ("-1..4", "4..9"):
             desk.table.flush(text, "1", volume=f"v{number}")
-    desk.clock.s += 60
+    desk.clock.now_s += 60
     turns = 0
     while not asyncio.run(desk.roll_ups.turn(0)):
         turns += 1
