@@ -27,8 +27,10 @@ def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
     tracked = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY).split("\0")
     for name in filter(None, tracked):
         source, target = REPOSITORY / name, tmp_path / "source" / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
+        elif source.is_file():
             target.write_bytes(source.read_bytes())
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, cwd=tmp_path / "source")
     (wheel,) = tmp_path.glob("*.whl")
