@@ -28,10 +28,10 @@ from results import finish, machine
 from workload import Workload, writes
 
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import encode
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import encode
+from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.settings import Settings
-from mirrorlog.statuses import read_statuses
 from mirrorlog.topics import Topics
 
 WORKERS: Final = ("node-1", "node-2", "node-3")

@@ -30,9 +30,9 @@ from pinned import Pinned, ProgramFailed, split_cores
 from results import finish, machine
 from workload import Publication, Workload, writes
 
-from mirrorlog.codec import decode, encode
-from mirrorlog.tracking_log import Watermark, watermark_key
-from mirrorlog.volumes import Volume
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.records import Watermark, watermark_key
 
 _IN_USE: Final = 10
 _EXTENTS: Final = 500

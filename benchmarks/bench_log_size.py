@@ -31,24 +31,32 @@ import numpy as np
 import numpy.typing as npt
 from sortedcontainers import SortedDict
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.catalog import Catalog, publish_volume
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.extents import ExtentColumns
-from mirrorlog.progress import SiteProgress
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.settings import Settings
-from mirrorlog.streams.acknowledged import Outgoing
-from mirrorlog.streams.batch import Batch
-from mirrorlog.streams.commit_gate import CommitGate
-from mirrorlog.streams.log_table import LogTable, Row
-from mirrorlog.streams.node import Node
-from mirrorlog.streams.retention import DEFAULT_KEEP_S
-from mirrorlog.streams.rollups import pieces
-from mirrorlog.streams.upkeep import Periods, RollUps
-from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key, record_key, watermark_key
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.streams.compaction.compactor import Periods, RollUps
+from mirrorlog.streams.compaction.retention import DEFAULT_KEEP_S
+from mirrorlog.streams.compaction.rollups import pieces
+from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.tracking_log.records import (
+    TIERS,
+    LogRecord,
+    Watermark,
+    key_kind,
+    read_record_key,
+    record_key,
+    watermark_key,
+)
 
 VOLUME_BYTES, BLOCK = 1 << 40, 4096
 BLOCKS = VOLUME_BYTES // BLOCK

@@ -32,7 +32,7 @@ from rocksdict import AccessType, Options, Rdict
 from workload import Workload
 
 from mirrorlog.settings import Settings
-from mirrorlog.streams.table_files import table_partitions
+from mirrorlog.streams.table.table_files import table_partitions
 
 _FOLD_S: Final = 600.0
 _RECOVER_S: Final = 600.0

@@ -15,12 +15,12 @@ from workload import Publication
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.rehearsal import prepare
-from mirrorlog.catalog import publish_volume
+from mirrorlog.broker.first_start import prepare
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
+from mirrorlog.reading.catalog import publish_volume
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.topics import TopicSpec
-from mirrorlog.volumes import Volume
 
 _DEADLINE_S: Final = 60.0
 _LOG_APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}

@@ -25,12 +25,12 @@ from results import Run
 from workload import Blocks, Workload
 
 from mirrorlog.adapters.kafka import KafkaReader
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.codec import decode
-from mirrorlog.log_reader import LogReader
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.ports.streams import Message
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import Watermark, watermark_key
+from mirrorlog.tracking_log.records import Watermark, watermark_key
 
 HERE: Final = Path(__file__).resolve().parent
 STREAMS: Final = HERE / "peers" / "kafka-streams"

@@ -18,12 +18,12 @@ from typing import Final
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
-from mirrorlog.bitmaps import BitMap64, touched, union
-from mirrorlog.block_arrays import Blocks, blocks_of
-from mirrorlog.codec import decode
-from mirrorlog.columnar import CommandColumns, decode_columns
-from mirrorlog.commands import TrackingCommand
-from mirrorlog.extents import ExtentColumns
+from mirrorlog.codec.command_columns import CommandColumns, decode_columns
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64, touched, union
+from mirrorlog.domain.block_arrays import Blocks, blocks_of
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.settings import load_settings
 
 Step = Callable[[Sequence[bytes]], None]

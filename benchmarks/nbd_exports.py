@@ -17,9 +17,9 @@ from cluster import Cluster
 from pinned import ProgramFailed
 
 from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.parts import Part, PartMessage
-from mirrorlog.leash import leashed
+from mirrorlog.processes.child_processes import Part, PartMessage
+from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment
 
 START_S: Final = 30.0

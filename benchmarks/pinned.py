@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from mirrorlog.leash import leashed
+from mirrorlog.processes.dies_with_parent import leashed
 
 _SAMPLE_S: Final = 0.02
 _STOP_S: Final = 20.0

@@ -22,13 +22,13 @@ from typing import Final, Protocol
 
 from cluster import Cluster
 
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.catalog import describe
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import describe
 
 FILE_BYTES: Final = 128 << 20
 ROUND_BYTES: Final = 64 << 20

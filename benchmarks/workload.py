@@ -15,11 +15,11 @@ from uuid import NAMESPACE_OID, uuid5
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.extents import U64, ExtentColumns
-from mirrorlog.partitioning import partition_of
-from mirrorlog.volumes import Volume
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import U64, ExtentColumns
+from mirrorlog.domain.partitioning import partition_of
+from mirrorlog.domain.volumes import Volume
 
 Blocks: TypeAlias = npt.NDArray[np.uint32]
 """Block numbers of one volume, ascending, each once."""

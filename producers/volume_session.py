@@ -10,21 +10,21 @@ from contextlib import ExitStack
 from threading import Event, Lock, Thread
 from typing import Final, TypedDict, Unpack
 
-from mirrorlog.adapters.devices import open_device, open_primary
+from mirrorlog.adapters.file_device import open_device, open_primary
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.catalog import Catalog
 from mirrorlog.errors import BadUse, DeviceFailed, MirrorlogError
-from mirrorlog.open_sessions import SessionPorts
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.confirmation import StatusPorts
-from mirrorlog.producers.fork_calls import ThreadWorkers
-from mirrorlog.producers.fork_plans import ForkNews, fork_plans
-from mirrorlog.producers.forks import ForkPorts
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.forks.fork_calls import ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkNews, fork_plans
+from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.publishing.confirmations import StatusPorts
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.open_sessions import SessionPorts
+from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings, load_settings
-from mirrorlog.site_reports import SiteReports
 
 log = logging.getLogger("mirrorlog.host")
 TICK_S: Final = 0.01

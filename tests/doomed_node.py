@@ -84,8 +84,8 @@ def wrap(doom: Doom) -> None:
     """Puts the doom between the node's parts."""
     from faust.stores.rocksdb import Store
 
-    from mirrorlog.streams import app
-    from mirrorlog.streams.gated_transport import GatedConsumer
+    from mirrorlog.streams.faust_worker import app
+    from mirrorlog.streams.faust_worker.gated_transport import GatedConsumer
 
     made, set_persisted_offset = GatedConsumer.__init__, Store.set_persisted_offset
 

@@ -22,15 +22,15 @@ from confluent_kafka import Consumer, TopicPartition
 from rocksdict import AccessType, Options, Rdict
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.bitmaps import BitMap64, union
-from mirrorlog.cli.lookup import volumes_now
-from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import ExtentKind
-from mirrorlog.log_reader import LogReader
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
 
 DEADLINE_S = 60.0
 _OF_FAUST = b"__faust\0"

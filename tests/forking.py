@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 
-from mirrorlog.producers.fork_calls import Call, Hand
-from mirrorlog.progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.producers.forks.fork_calls import Call, Hand
 
 
 @dataclass

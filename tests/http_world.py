@@ -11,14 +11,14 @@ from typing import Any
 from aiohttp import ClientSession, web
 from logs import Log
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.catalog import Catalog
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.streams.web.desks import Desk, Desks
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.streams.web.client_pool import Desk, Desks
 from mirrorlog.streams.web.listen import listen
+from mirrorlog.streams.web.partition_ownership import Serving
+from mirrorlog.streams.web.query_threads import Places
 from mirrorlog.streams.web.server import WebParts, build_web
-from mirrorlog.streams.web.serving import Serving
-from mirrorlog.streams.web.work import Places
 from mirrorlog.topics import Topics
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from notation import volume
 
-from mirrorlog.commands import CommandKind
+from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.importers import (
     Content,
     Source,
@@ -25,7 +26,6 @@ from mirrorlog.producers.importers import (
     recording,
     thin_delta,
 )
-from mirrorlog.volumes import Volume
 
 NOW_US = 2_000_000_000_000_000
 MIB = 1 << 20

@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 from notation import message
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
-from mirrorlog.catalog import Catalog, publish_volume
 from mirrorlog.changed.logs import TopicLogs
 from mirrorlog.changed.query import QueryPorts
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, TopicReader
-from mirrorlog.progress import SiteProgress
-from mirrorlog.streams.log import Span, plan_flush
-from mirrorlog.streams.log_table import changelog_rows
-from mirrorlog.streams.response import check, read_command
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
+from mirrorlog.streams.fold.flush_plan import Span, plan_flush
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log import LogRecord, VolumeHead, watermark_key
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.records import LogRecord, VolumeHead, watermark_key
 
 
 class Log:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
-from mirrorlog.tracking_log import LogRecord
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.records import LogRecord
 
 GENERATION = "11111111-1111-4111-8111-111111111111"
 OTHER_GENERATION = "22222222-2222-4222-8222-222222222222"

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mirrorlog.cli.lookup import volumes_now
-from mirrorlog.cli.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
-from mirrorlog.cli.run import Run
-from mirrorlog.progress import SiteProgress
+from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.domain.site_progress import SiteProgress
 
 DEADLINE_S = 90.0
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from notation import extents
 
-from mirrorlog.commands import WireProtocol
-from mirrorlog.extents import Extent
-from mirrorlog.wire import Interpreted, Verdict, interpret
+from mirrorlog.domain.commands import WireProtocol
+from mirrorlog.domain.extents import Extent
+from mirrorlog.domain.wire import Interpreted, Verdict, interpret
 
 SIZE = 1 << 30
 WORDS = {"read-only": Verdict.READ_ONLY, "whole": Verdict.WHOLE_VOLUME, "malformed": Verdict.MALFORMED}

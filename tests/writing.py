@@ -16,13 +16,13 @@ import numpy as np
 from notation import command
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.codec import encode
-from mirrorlog.commands import StatusCode
-from mirrorlog.extents import U8, U64, ExtentColumns
+from mirrorlog.codec.events import encode
+from mirrorlog.codec.status_batches import read_statuses
+from mirrorlog.domain.commands import StatusCode
+from mirrorlog.domain.extents import U8, U64, ExtentColumns
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import Settings
-from mirrorlog.statuses import read_statuses
-from mirrorlog.volumes import Volume
 
 DEADLINE_S = 60.0
 

@@ -21,7 +21,7 @@ from mirrorlog.broker import ports
 from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, few_words
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
-from mirrorlog.leash import leashed
+from mirrorlog.processes.dies_with_parent import leashed
 
 ASK_WITHIN_S: Final = 0.25
 KILLED_WITHIN_S: Final = 10.0

@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.bitmaps import BitMap64, touched, union, zeroed
-from mirrorlog.commands import CommandKind, TrackingCommand
-from mirrorlog.extents import ExtentColumns, ExtentKind
-from mirrorlog.tracking_log import LogRecord
-from mirrorlog.volumes import Volume
+from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns, ExtentKind
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.records import LogRecord
 
 _SMALL_SET: Final = 1 << 16
 _PILE_AT_MOST: Final = 1 << 20

@@ -25,9 +25,9 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from mirrorlog.bitmaps import BitMap64, runs
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.points import format_time
+from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.errors import BadUse
 from mirrorlog.units import format_size
 

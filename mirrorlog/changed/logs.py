@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
-from mirrorlog.tracking_log import NOTHING, LogRecord, VolumeLog
-from mirrorlog.volumes import Volume
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.tracking_log.records import NOTHING, LogRecord, VolumeLog
 
 
 class LogView(Protocol):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.errors import BadUse
-from mirrorlog.extents import MAX_BYTE
 from mirrorlog.units import parse_duration_s
 
 _POSITION: Final = re.compile(r"@?([0-9]{1,19}|-1)")

@@ -17,21 +17,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from mirrorlog.catalog import Catalog
 from mirrorlog.changed.fold import ChangedBlocks, Fold
 from mirrorlog.changed.logs import LogView, VolumeLogs
 from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
-from mirrorlog.codec import decode
-from mirrorlog.commands import IMPORTED, CommandKind, TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import IMPORTED, CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.extraction import extract, named
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
-from mirrorlog.extents import ExtentColumns
-from mirrorlog.extraction import extract, named
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
-from mirrorlog.progress import SiteProgress
+from mirrorlog.reading.catalog import Catalog
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log import Hole, LogRecord, VolumeLog
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.records import Hole, LogRecord, VolumeLog
 
 Event = TypeVar("Event")
 _BARRIER_STEP: Final = 10_000

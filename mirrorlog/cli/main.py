@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli import broker, changed, command, demo, host, importing, log, node, site, topics, volume
-from mirrorlog.cli.context import Invocation, settings_from
-from mirrorlog.cli.output import Output
+from mirrorlog.cli.commands import broker, changed, command, host, import_, log, node, site, topics, volume
+from mirrorlog.cli.demo import command as demo
+from mirrorlog.cli.support.context import Invocation, settings_from
+from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app.add_typer(volume.app, name="volume")
 app.add_typer(host.app, name="host")
 app.add_typer(site.app, name="site")
 app.add_typer(command.app, name="command")
-app.add_typer(importing.app, name="import")
+app.add_typer(import_.app, name="import")
 app.add_typer(log.app, name="log")
 app.add_typer(topics.app, name="topics")
 app.add_typer(broker.app, name="broker")

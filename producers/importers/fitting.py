@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from mirrorlog.commands import CommandKind
+from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
-from mirrorlog.volumes import Volume
 
 _EXTENT_KINDS: Final = {
     ChangeKind.DIRTY: ExtentKind.WRITE,

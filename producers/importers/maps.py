@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorlog.extents import MAX_BYTE
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.producers.importers.change import Change, ChangeKind, Source
 from mirrorlog.producers.importers.reading import Reading, flag, whole_number
 from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, shown

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, StatusCode, TrackingCommand
+from mirrorlog.codec.events import encode
+from mirrorlog.codec.status_batches import read_statuses
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, StatusCode, TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
-from mirrorlog.extents import ExtentColumns
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.producers.importers.fitting import Content
-from mirrorlog.statuses import read_statuses
-from mirrorlog.volumes import Volume
 
 _DEADLINE_S: Final = 60.0
 _REFUSALS_KEPT: Final = 3

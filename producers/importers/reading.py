@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import MAX_BYTE
 from mirrorlog.producers.traces.request import Malformed, shown
 
 STDIN: Final = Path("-")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-from mirrorlog.extents import MAX_BYTE
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
 from mirrorlog.producers.importers.reading import CHUNK_BYTES, MAX_ENTRY_BYTES, Reading
 from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, number

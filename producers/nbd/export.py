@@ -18,7 +18,7 @@ from mirrorlog.producers.nbd.native import Native
 from mirrorlog.producers.nbd.relay import Relay
 from mirrorlog.producers.nbd.ring import SLOTS, Geometry, Ring
 from mirrorlog.producers.nbd.server import INSTALL, nbdkit_path
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 
 Report: TypeAlias = Callable[[str], None]

@@ -12,12 +12,12 @@ from itertools import repeat
 from threading import Thread
 from typing import Final
 
+from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed, MirrorlogError
-from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.batch import Flight
-from mirrorlog.producers.hot_regions import WHOLE, HotRegion
+from mirrorlog.producers.batches.batch import Flight
+from mirrorlog.producers.batches.hot_regions import WHOLE, HotRegion
 from mirrorlog.producers.nbd.ring import MESSAGE, MISS, Extents, Ring, regions_of
-from mirrorlog.producers.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
 
 TAKEN_BACK_AHEAD: Final = 64
 """When leases must be taken back to make room, so many are, so that it isn't needed for each."""

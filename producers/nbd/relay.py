@@ -23,7 +23,7 @@ from typing import Final
 
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.ports.devices import BlockDevice, Data
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 
 REQUEST: Final = struct.Struct("<B7xQQ")
 REPLY: Final = struct.Struct("<I4xQ")

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import BadUse
-from mirrorlog.extents import ExtentKind
 
 MAGIC: Final = 0x31474E49524C4D
 HEADER_BYTES: Final = 256

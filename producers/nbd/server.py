@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import quote
 
 from mirrorlog.errors import BadUse, PartFailed
-from mirrorlog.leash import leashed
+from mirrorlog.processes.dies_with_parent import leashed
 
 INSTALL: Final = "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
 READY_S: Final = 30.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mirrorlog.extents import MAX_BYTE
+from mirrorlog.domain.extents import MAX_BYTE
 
 SECTOR_BYTES: Final = 512
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

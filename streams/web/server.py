@@ -25,18 +25,18 @@ from mirrorlog.changed.http import (
 )
 from mirrorlog.changed.points import format_time
 from mirrorlog.changed.query import QueryPorts, changed_blocks
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, NotAllowed, UnknownVolume
 from mirrorlog.ports.clock import Clock
-from mirrorlog.streams.web.answers import Answers
-from mirrorlog.streams.web.desks import Desks
+from mirrorlog.streams.web.client_pool import Desks
 from mirrorlog.streams.web.forward import Forwarder
 from mirrorlog.streams.web.openapi import openapi
+from mirrorlog.streams.web.page_cache import Answers
+from mirrorlog.streams.web.partition_ownership import Serving
+from mirrorlog.streams.web.query_threads import Place, Places
 from mirrorlog.streams.web.question import Question, read_question, read_volumes_page
-from mirrorlog.streams.web.serving import Serving
 from mirrorlog.streams.web.table_logs import TableLogs, TableView
-from mirrorlog.streams.web.work import Place, Places
 from mirrorlog.topics import Topics
-from mirrorlog.volumes import Volume
 
 log = logging.getLogger("mirrorlog.node.http")
 _CHUNK_CHARACTERS: Final = 1 << 16

@@ -12,13 +12,13 @@ from mode import Service
 from mirrorlog.errors import NodeUnavailable
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
-from mirrorlog.streams.faust_store import FaustStore
-from mirrorlog.streams.web.desks import Desks, kafka_desk
+from mirrorlog.streams.faust_worker.faust_store import FaustStore
+from mirrorlog.streams.web.client_pool import Desks, kafka_desk
 from mirrorlog.streams.web.listen import Listening
+from mirrorlog.streams.web.partition_ownership import Serving
+from mirrorlog.streams.web.query_threads import Places
 from mirrorlog.streams.web.rocks_view import RocksView
 from mirrorlog.streams.web.server import WebParts, build_web
-from mirrorlog.streams.web.serving import Serving
-from mirrorlog.streams.web.work import Places
 
 _BROKER_PATIENCE_S: Final = 5.0
 """How long a question waits for a broker that is away: the client asks again."""

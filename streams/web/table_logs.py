@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from mirrorlog.bitmaps import BitMap64
 from mirrorlog.changed.logs import LogView, incomplete
-from mirrorlog.codec import decode
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
-from mirrorlog.tracking_log import (
+from mirrorlog.tracking_log.records import (
     NOTHING,
     LogRecord,
     VolumeHead,
@@ -23,7 +24,6 @@ from mirrorlog.tracking_log import (
     record_prefix,
     watermark_key,
 )
-from mirrorlog.volumes import Volume
 
 log = logging.getLogger("mirrorlog.node")
 _LOOK_AGAIN_S: Final = 0.05

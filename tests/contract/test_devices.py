@@ -15,12 +15,12 @@ from typing import Protocol
 
 import pytest
 
-from mirrorlog.adapters import devices
-from mirrorlog.adapters.devices import FileDevice, open_device, open_primary
-from mirrorlog.adapters.direct import DirectDevice
-from mirrorlog.adapters.memory_devices import MemoryDevice, MemoryDevices, failing
+from mirrorlog.adapters import file_device
+from mirrorlog.adapters.direct_device import DirectDevice
+from mirrorlog.adapters.file_device import FileDevice, open_device, open_primary
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
+from mirrorlog.simulation.memory_devices import MemoryDevice, MemoryDevices, failing
 
 SIZE = 3 * 4096 + 512
 TIB = 1 << 40
@@ -268,8 +268,8 @@ def test_a_file_cut_short_is_told_from_zeros(tmp_path: Path) -> None:
 
 
 def test_where_no_hole_can_be_punched_zeros_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_punch_hole", lambda *_: False)
-    monkeypatch.setattr(devices, "ZEROS_AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr(file_device, "_punch_hole", lambda *_: False)
+    monkeypatch.setattr(file_device, "ZEROS_AT_ONCE_BYTES", 1000)
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
         device.zero(10, 4321)
@@ -338,7 +338,7 @@ def test_create_makes_the_file_durable_and_then_its_entry(tmp_path: Path, monkey
     ],
 )
 def test_addresses_of_files(address: str, path: str) -> None:
-    assert devices.path_of(address) == Path(path)
+    assert file_device.path_of(address) == Path(path)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_both_openers_keep_to_the_port(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["file:///a%20b", "file:///a%3Fb?direct=1"])
 def test_an_address_is_what_it_was(address: str) -> None:
-    assert devices.file_address(address).uri == address
+    assert file_device.file_address(address).uri == address
 
 
 def test_a_part_of_a_block_and_all_of_it_are_written_at_once(tmp_path: Path) -> None:

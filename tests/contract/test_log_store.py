@@ -8,8 +8,8 @@ from pathlib import Path
 import faust
 import pytest
 
-from mirrorlog.streams.faust_store import FaustStore
-from mirrorlog.streams.log_table import LocalStore, Row
+from mirrorlog.streams.faust_worker.faust_store import FaustStore
+from mirrorlog.streams.table.log_table import LocalStore, Row
 
 
 class InMemory:

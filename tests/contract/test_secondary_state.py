@@ -14,8 +14,8 @@ from typing import Protocol
 
 import pytest
 
-from mirrorlog.consumers.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.consumers.state_files import MemorySecondaryStates, SecondaryStateFiles, encode_state
+from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.consumers.state.state_files import MemorySecondaryStates, SecondaryStateFiles, encode_state
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 GENERATION = "6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.rehearsal import prepare
-from mirrorlog.catalog import Catalog, describe, publish_volume
+from mirrorlog.broker.first_start import prepare
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.reading.catalog import Catalog, describe, publish_volume
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics, TopicSpec
 
 DEADLINE_S = 30.0

@@ -13,13 +13,13 @@ import pytest
 from http_world import MemoryView
 from notation import record, volume
 
-from mirrorlog.codec import encode
+from mirrorlog.codec.events import encode
 from mirrorlog.errors import KafkaFailed, NodeUnavailable
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.streams.faust_store import FaustStore
+from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.web.service import _open_view
 from mirrorlog.streams.web.table_logs import TableLogs, TableView
-from mirrorlog.tracking_log import VolumeHead, Watermark, head_key, record_key, record_prefix, watermark_key
+from mirrorlog.tracking_log.records import VolumeHead, Watermark, head_key, record_key, record_prefix, watermark_key
 
 Row = tuple[bytes, bytes | None]
 

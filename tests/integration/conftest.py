@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.rehearsal import prepare
-from mirrorlog.cli.run import Run
+from mirrorlog.broker.first_start import prepare
+from mirrorlog.cli.demo.run import Run
 from mirrorlog.settings import Settings, load_settings
 
 

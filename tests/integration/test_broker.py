@@ -24,10 +24,10 @@ from confluent_kafka.cimpl import NewTopic
 from mirrorlog.broker import ports
 from mirrorlog.broker.control import BrokerState, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.broker.first_start import prepare
 from mirrorlog.broker.runtime import Runtime, recorded_class_path, resolve_runtime
 from mirrorlog.errors import KafkaFailed, PartFailed
-from mirrorlog.leash import leashed
+from mirrorlog.processes.dies_with_parent import leashed
 from mirrorlog.settings import Settings
 
 pytestmark = pytest.mark.integration

@@ -14,14 +14,14 @@ from notation import volume as small_volume
 from running import DEADLINE_S, Outcome, host_result
 
 from mirrorlog.adapters.kafka import KafkaReader
-from mirrorlog.bitmaps import BitMap64
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
-from mirrorlog.volumes import Volume
 
 pytestmark = pytest.mark.integration
 

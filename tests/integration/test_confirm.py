@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from running import DEADLINE_S
 
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.proof import dirty_blocks_of_log
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.proof import dirty_blocks_of_log
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.activity_log import read_leftover
-from mirrorlog.producers.confirmation import StatusPorts
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.volumes import Volume
+from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.publishing.confirmations import StatusPorts
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import describe, publish_volume
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ import pytest
 from running import Outcome, host_result
 
 from mirrorlog.broker import ports
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import demo_trace_path
 from mirrorlog.settings import load_settings
 

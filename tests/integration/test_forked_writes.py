@@ -16,25 +16,25 @@ from random import Random
 import pytest
 from running import DEADLINE_S, Outcome, host_result
 
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.parts import Part, PartMessage
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.processes.child_processes import Part, PartMessage
 from mirrorlog.producers import open_volume
-from mirrorlog.producers.fork_calls import ThreadWorkers
-from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan
-from mirrorlog.producers.fork_states import ForkState
-from mirrorlog.producers.forks import ForkPorts
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.forks.fork_calls import ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan
+from mirrorlog.producers.forks.fork_states import ForkState
+from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import inherited_environment
-from mirrorlog.site_reports import SiteReports
-from mirrorlog.volumes import Volume
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ from folding import Proof
 from running import DEADLINE_S
 from writing import Answers, Writer, make_volumes, names_in_each
 
-from mirrorlog.cli.parts import stop_all
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.processes.child_processes import stop_all
 
 pytestmark = pytest.mark.integration
 

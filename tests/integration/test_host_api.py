@@ -15,15 +15,15 @@ from random import Random
 import pytest
 from running import DEADLINE_S
 
-from mirrorlog.adapters.devices import FileDevice
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.lookup import read_now
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.lookup import read_now
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import BadUse
 from mirrorlog.producers import TrackedVolume, open_volume
+from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment
 
 pytestmark = pytest.mark.integration
@@ -96,7 +96,7 @@ def test_threads_write_and_every_block_is_named(world: Run, primary: Path, direc
 
 INTERRUPTED = """
 import mirrorlog.producers.volume_session as session
-from mirrorlog.extents import ExtentKind
+from mirrorlog.domain.extents import ExtentKind
 session.GROUND_S = 0.1
 with session.open_volume("vol1") as volume:
     volume.pwrite(b"x", 1 << 20)

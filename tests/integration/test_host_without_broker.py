@@ -13,17 +13,17 @@ from random import Random
 
 import pytest
 
-from mirrorlog.adapters.devices import FileDevice, open_device
+from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
-from mirrorlog.catalog import describe
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.volumes import Volume
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import describe
 
 pytestmark = pytest.mark.integration
 

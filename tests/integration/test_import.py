@@ -15,9 +15,9 @@ from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
 from running import DEADLINE_S
 
 from mirrorlog.changed.formats import all_stretches
-from mirrorlog.cli.changed import ask
-from mirrorlog.cli.lookup import volume_named
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.commands.changed import ask
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.lookup import volume_named
 from mirrorlog.producers.traces import RequestKind, TracedRequest, write_trace
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from running import Outcome, host_result, host_writes
 
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace, survey
 
 pytestmark = pytest.mark.integration

@@ -20,12 +20,12 @@ import psutil
 import pytest
 from running import Outcome, host_result
 
-from mirrorlog.adapters.devices import FileDevice
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.parts import Part
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.processes.child_processes import Part
+from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
 
 pytestmark = [

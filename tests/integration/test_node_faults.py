@@ -16,18 +16,18 @@ from notation import command
 from running import DEADLINE_S, Outcome
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.log import read_changelog
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, CommandStatus, Quarantined, StatusCode
+from mirrorlog.cli.commands.log import read_changelog
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.codec.status_batches import read_statuses
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, CommandStatus, Quarantined, StatusCode
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
-from mirrorlog.log_reader import LogReader
-from mirrorlog.statuses import read_statuses
+from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
-from mirrorlog.tracking_log import VolumeHead, VolumeLog, record_key
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.records import VolumeHead, VolumeLog, record_key
 
 pytestmark = pytest.mark.integration
 

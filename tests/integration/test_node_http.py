@@ -18,10 +18,10 @@ from notation import command
 from running import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.catalog import describe, publish_volume
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import encode
-from mirrorlog.volumes import Volume
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.catalog import describe, publish_volume
 
 pytestmark = pytest.mark.integration
 

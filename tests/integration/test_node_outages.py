@@ -25,18 +25,18 @@ from running import Outcome, host_result, host_writes
 from writing import Answers, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.broker.rehearsal import prepare
-from mirrorlog.cli.parts import stop_all
-from mirrorlog.cli.proof import ProgressFollower
-from mirrorlog.cli.run import Run
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import StatusCode
+from mirrorlog.broker.first_start import prepare
+from mirrorlog.cli.demo.proof import ProgressFollower
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import StatusCode
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.site_progress import Rung, SiteProgress
 from mirrorlog.errors import KafkaFailed, PartFailed
-from mirrorlog.extents import ExtentColumns
-from mirrorlog.leash import leashed
+from mirrorlog.processes.child_processes import stop_all
+from mirrorlog.processes.dies_with_parent import leashed
 from mirrorlog.producers.traces import demo_trace_path
-from mirrorlog.progress import Rung, SiteProgress
-from mirrorlog.tracking_log import Watermark, record_key, watermark_key
+from mirrorlog.tracking_log.records import Watermark, record_key, watermark_key
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import pytest
 from running import DEADLINE_S, Outcome, host_result, host_writes
 
-from mirrorlog.cli.log import read_changelog
-from mirrorlog.cli.run import Run
+from mirrorlog.cli.commands.log import read_changelog
+from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import RequestKind, count_dirty_blocks, demo_trace_path, open_trace
-from mirrorlog.tracking_log import NOTHING, LogRecord
+from mirrorlog.tracking_log.records import NOTHING, LogRecord
 
 pytestmark = pytest.mark.integration
 

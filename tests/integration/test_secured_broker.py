@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.serialization import (
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.broker import ports
 from mirrorlog.broker.embedded import end_process
-from mirrorlog.broker.rehearsal import prepare
+from mirrorlog.broker.first_start import prepare
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.leash import leashed
+from mirrorlog.processes.dies_with_parent import leashed
 from mirrorlog.settings import Settings
 
 pytestmark = pytest.mark.integration

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from running import DEADLINE_S
 
-from mirrorlog.cli.proof import ProgressFollower
-from mirrorlog.cli.run import Run
-from mirrorlog.progress import SiteProgress, SiteState
+from mirrorlog.cli.demo.proof import ProgressFollower
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.bitmaps import BitMap64, fingerprint, pack, runs, touched, union, unpack, zeroed
-from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.bitmaps import BitMap64, fingerprint, pack, runs, touched, union, unpack, zeroed
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 
 BLOCK, SIZE = 8, 1003
 """A small volume with a partial last block."""

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorlog.bitmaps import BitMap64, pack, touched
-from mirrorlog.block_arrays import blocks_of, pack_blocks
-from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.domain.bitmaps import BitMap64, pack, touched
+from mirrorlog.domain.block_arrays import blocks_of, pack_blocks
+from mirrorlog.domain.extents import Extent, ExtentColumns
 
 BLOCK = 4096
 NEAR = st.integers(0, 1 << 19)

@@ -16,10 +16,10 @@ from mirrorlog.changed.formats import JSON_FORMATS, render
 from mirrorlog.changed.http import status_of
 from mirrorlog.changed.points import AtPosition, AtTime, parse_point
 from mirrorlog.changed.query import changed_blocks
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
-from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
-from mirrorlog.volumes import Volume
 
 BLOCK, SIZE = 512, 20 * 512 + 100
 """A small volume with a partial last block. Extents may reach behind its end."""

@@ -7,8 +7,8 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.bitmaps import BitMap64
 from mirrorlog.changed import fold
+from mirrorlog.domain.bitmaps import BitMap64
 
 
 @given(st.lists(st.sets(st.integers(0, 2**40), max_size=8), max_size=20), st.integers(0, 8), st.integers(0, 12))

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from notation import GENERATION
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.codec import decode, encode, schema_fingerprint
-from mirrorlog.commands import (
+from mirrorlog.codec.events import decode, encode, schema_fingerprint
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import (
     CommandKind,
     CommandStatus,
     ForkOutcomes,
@@ -25,11 +25,11 @@ from mirrorlog.commands import (
     TrackingCommand,
     WireProtocol,
 )
+from mirrorlog.domain.extents import U64, Extent, ExtentColumns
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import U64, Extent, ExtentColumns
-from mirrorlog.progress import Rung, SiteProgress, SiteState
-from mirrorlog.tracking_log import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
-from mirrorlog.volumes import EarlierSize, Volume, VolumeState
+from mirrorlog.tracking_log.records import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)

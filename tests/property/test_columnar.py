@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from notation import GENERATION
 
-from mirrorlog.codec import decode, encode
-from mirrorlog.columnar import CommandColumns, decode_columns
-from mirrorlog.commands import CommandKind, ForkOutcomes, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.codec.command_columns import CommandColumns, decode_columns
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import CommandKind, ForkOutcomes, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import Extent, ExtentColumns, ExtentKind
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 NAME = st.one_of(st.sampled_from(["", "v", "wé"]), st.text(max_size=80))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mirrorlog.consumers import compare
-from mirrorlog.consumers.compare import Comparison, compare_files
+from mirrorlog.consumers.verify import compare
+from mirrorlog.consumers.verify.compare import Comparison, compare_files
 from mirrorlog.errors import BadUse, DeviceFailed
 
 PAGE = 4096

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorlog.adapters.devices import FileDevice
-from mirrorlog.adapters.direct import DirectDevice
-from mirrorlog.adapters.memory_devices import MemoryDevice
+from mirrorlog.adapters.direct_device import DirectDevice
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SIZE = 19_968
 places = st.integers(0, SIZE) | st.sampled_from([0, 4096, 8192, 16_384, SIZE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.producers.contents import SECTOR_BYTES, fill
+from mirrorlog.producers.replay.contents import SECTOR_BYTES, fill
 
 
 @given(

@@ -8,10 +8,10 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorlog.producers.activity_format import Entry, Leftover, LogState, Op
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.recovery import SpoolLeft
-from mirrorlog.producers.spool import Record, Spool, read_spool, remove_spool
+from mirrorlog.producers.durable.activity_format import Entry, Leftover, LogState, Op
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.durable.spool import Record, Spool, read_spool, remove_spool
+from mirrorlog.producers.durable.spool_recovery import SpoolLeft
 
 SESSION, OTHER = str(UUID(int=1)), str(UUID(int=2))
 RECORDS = st.builds(Record, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from import_cases import KINDS, MIB, Q_DISCARD, Q_WRITE, VALID, batches, blocks_of, event, lines, said, source
 from notation import volume
 
-from mirrorlog.bitmaps import BitMap64
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.producers.importers import Span, Terms
 from mirrorlog.producers.importers.reading import Reading

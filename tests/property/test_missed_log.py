@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from notation import command, message, volume
 
-from mirrorlog.bitmaps import BitMap64, fingerprint
-from mirrorlog.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
-from mirrorlog.site_log import SiteLog
-from mirrorlog.streams.log import Span, plan_flush
-from mirrorlog.streams.rebuild import Claims, compare
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.tracking_log import LogRecord, VolumeHead, VolumeLog, missed_log
+from mirrorlog.domain.bitmaps import BitMap64, fingerprint
+from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
+from mirrorlog.streams.fold.flush_plan import Span, plan_flush
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.tracking_log.records import LogRecord, VolumeHead, VolumeLog, missed_log
+from mirrorlog.tracking_log.site_log import SiteLog
 
 SITES, BLOCK, VOLUME = ("a", "b"), 4096, volume("v")
 KINDS = st.sampled_from([CommandKind.WRITES] * 6 + [CommandKind.MARK_DIRTY, CommandKind.SESSION_OPEN])

@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.codec import decode, encode
-from mirrorlog.columnar import decode_columns
-from mirrorlog.commands import CommandKind, CommandStatus, TrackingCommand
+from mirrorlog.codec.command_columns import decode_columns
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.codec.status_batches import expand
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, CommandStatus, TrackingCommand
 from mirrorlog.ports.streams import Message
-from mirrorlog.statuses import expand
-from mirrorlog.streams.batch import Batch
-from mirrorlog.streams.log import FlushPlan, Span, plan_flush
-from mirrorlog.streams.log_table import changelog_rows
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.streams.smooth import smooth_volumes
-from mirrorlog.tracking_log import LogRecord, VolumeHead, key_kind
+from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.bulk_fold import smooth_volumes
+from mirrorlog.streams.fold.flush_plan import FlushPlan, Span, plan_flush
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.table.log_table import changelog_rows
+from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
 
 VOLUMES = {"v": volume("v"), "w": volume("w"), "elsewhere": volume("elsewhere", partition=1)}
 NAMES = st.sampled_from(["v", "v", "w", "elsewhere", "nobody"])

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.errors import BadInput
-from mirrorlog.extents import MAX_BYTE
 from mirrorlog.producers.traces import (
     FORMATS,
     RequestKind,

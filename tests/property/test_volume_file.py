@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.adapters.memory_devices import MemoryDevice
 from mirrorlog.ports.devices import Data
-from mirrorlog.producers.volume_file import VolumeFile
+from mirrorlog.producers.writes.volume_file import VolumeFile
+from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SIZE = 1000
 STEPS = st.lists(

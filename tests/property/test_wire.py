@@ -15,10 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from notation import volume
 
-from mirrorlog.commands import WireProtocol
-from mirrorlog.extents import MAX_BYTE, Extent, ExtentColumns, ExtentKind
-from mirrorlog.extraction import extract
-from mirrorlog.wire import Verdict, interpret, nbd, nvme, scsi
+from mirrorlog.domain.commands import WireProtocol
+from mirrorlog.domain.extents import MAX_BYTE, Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.extraction import extract
+from mirrorlog.domain.wire import Verdict, interpret, nbd, nvme, scsi
 
 SIZE = 1 << 50
 U16, U32, U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1

@@ -15,27 +15,27 @@ import pytest
 from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
-from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.catalog import Catalog, publish_volume
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
-from mirrorlog.consumers.site import Site, SitePorts
-from mirrorlog.consumers.state_files import MemorySecondaryStates
-from mirrorlog.log_reader import LogReader
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.codec.status_batches import read_statuses
+from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.state.state_files import MemorySecondaryStates
+from mirrorlog.domain.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
-from mirrorlog.progress import SiteState
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.statuses import read_statuses
-from mirrorlog.streams.acknowledged import Outgoing
-from mirrorlog.streams.batch import Batch
-from mirrorlog.streams.commit_gate import CommitGate
-from mirrorlog.streams.log_table import LogTable, Row
-from mirrorlog.streams.node import Node
-from mirrorlog.streams.rebuild import Claims, compare
-from mirrorlog.tracking_log import LogRecord, VolumeHead, key_kind
-from mirrorlog.volumes import EarlierSize, Volume, VolumeState
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
 
 SETTINGS = Settings()
 TOPICS = SETTINGS.topics

@@ -21,21 +21,21 @@ import pytest
 from clocks import CountingClock, Crashed, Steps
 from forking import Reports, report
 
-from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, ForkOutcome, TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.contents import fill
-from mirrorlog.producers.fork_calls import Call, CallKind, Hand
-from mirrorlog.producers.fork_plans import ForkMode, ForkPlan
-from mirrorlog.producers.forks import ForkPorts
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.progress import SiteState
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, Hand
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
+from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.replay.contents import fill
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import VolumeHead, session_head
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR, SECTORS = 512, 24
 SIZE = SECTOR * SECTORS

@@ -20,20 +20,20 @@ from random import Random
 import pytest
 from notation import GENERATION
 
-from mirrorlog.bitmaps import union
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
-from mirrorlog.consumers import cycle
-from mirrorlog.consumers.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
-from mirrorlog.consumers.secondary_state import SecondaryState
-from mirrorlog.consumers.site import Secondary, _apart, _needed_after
-from mirrorlog.extents import Extent, ExtentColumns
+from mirrorlog.codec.events import encode
+from mirrorlog.consumers.resync import cycle
+from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
+from mirrorlog.consumers.resync.site import Secondary, _apart, _needed_after
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.bitmaps import union
+from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
-from mirrorlog.progress import SiteState
-from mirrorlog.site_log import SiteLog
-from mirrorlog.streams.log import Span, plan_flush
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.tracking_log import (
+from mirrorlog.streams.fold.flush_plan import Span, plan_flush
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.tracking_log.records import (
     NOTHING,
     LogRecord,
     VolumeHead,
@@ -44,7 +44,7 @@ from mirrorlog.tracking_log import (
     split_log_name,
     watermark_key,
 )
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.site_log import SiteLog
 
 BLOCK, BLOCKS, SITES = 512, 6, ("a", "b")
 VOLUME = Volume("v", GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, "memory:p")

@@ -20,20 +20,20 @@ from uuid import UUID
 import pytest
 from clocks import CountingClock, Crashed, Steps
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.open_sessions import SessionPorts
-from mirrorlog.producers.activity_log import FILE_NAME
-from mirrorlog.producers.contents import fill
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.activity_log import FILE_NAME
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.replay.contents import fill
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import VolumeHead, session_head
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR = 512
 SECTORS = 32

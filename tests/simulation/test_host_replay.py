@@ -8,16 +8,16 @@ from random import Random
 import pytest
 from clocks import Crashed, HandClock
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.adapters.memory_devices import MemoryDevices
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
-from mirrorlog.producers.contents import fill
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.replay.contents import fill
+from mirrorlog.producers.replay.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
 from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevices
 
 SIZE = 32 << 10
 SETTINGS = Settings(region_bytes=4096, hot_regions=3, host_batch_extents=4)

@@ -17,30 +17,30 @@ import pytest
 from clocks import HandClock
 from notation import GENERATION
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
-from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.bitmaps import BitMap64, pack
-from mirrorlog.catalog import Catalog, publish_volume
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
-from mirrorlog.consumers.site import Site, SitePorts
-from mirrorlog.consumers.state_files import MemorySecondaryStates
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.state.state_files import MemorySecondaryStates
+from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.extents import Extent, ExtentColumns
-from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
-from mirrorlog.progress import Rung, SiteState
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings, load_settings
-from mirrorlog.site_reports import SiteReports
-from mirrorlog.streams.acknowledged import Outgoing
-from mirrorlog.streams.batch import Batch
-from mirrorlog.streams.commit_gate import CommitGate
-from mirrorlog.streams.log_table import LogTable, Row
-from mirrorlog.streams.node import Node
-from mirrorlog.streams.upkeep import Periods, RollUps
-from mirrorlog.tracking_log import TIERS, LogRecord, Watermark, key_kind, read_record_key
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.streams.compaction.compactor import Periods, RollUps
+from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.tracking_log.records import TIERS, LogRecord, Watermark, key_kind, read_record_key
 
 BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
 

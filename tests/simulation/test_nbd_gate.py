@@ -22,23 +22,23 @@ from uuid import UUID
 import pytest
 from clocks import CountingClock, Crashed
 
-from mirrorlog.adapters.memory_devices import MemoryDevice
-from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
-from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.activity_format import read_log
-from mirrorlog.producers.activity_log import FILE_NAME
-from mirrorlog.producers.contents import fill
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.memory_folder import MemoryFolder
+from mirrorlog.producers.durable.activity_format import read_log
+from mirrorlog.producers.durable.activity_log import FILE_NAME
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.nbd.gate import Gate
 from mirrorlog.producers.nbd.native import built_ring
 from mirrorlog.producers.nbd.ring import Geometry, Ring
-from mirrorlog.producers.write_tracker import OpenVolume
+from mirrorlog.producers.replay.contents import fill
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings, load_settings
-from mirrorlog.tracking_log import VolumeHead, session_head
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR = 512
 SECTORS = 16

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from mirrorlog.streams.assignment import Share, share
+from mirrorlog.streams.faust_worker.assignment import Share, share
 
 
 def parse(text: str) -> dict[str, Share]:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mirrorlog.codec import decode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

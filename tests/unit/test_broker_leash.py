@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mirrorlog import leash
+from mirrorlog.processes import dies_with_parent as leash
 
 
 def test_the_leash_wraps_a_command_for_this_process() -> None:

@@ -11,12 +11,12 @@ from notation import OTHER_GENERATION, command, record, volume
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.points import AtPosition, AtTime, Now, Origin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
-from mirrorlog.codec import encode
-from mirrorlog.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
-from mirrorlog.progress import SiteProgress, SiteState
-from mirrorlog.tracking_log import Watermark, record_key, watermark_key
-from mirrorlog.volumes import Volume
+from mirrorlog.tracking_log.records import Watermark, record_key, watermark_key
 
 NOW_US = 1_000_000_000
 

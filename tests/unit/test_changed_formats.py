@@ -9,9 +9,9 @@ from itertools import islice
 import pytest
 from notation import volume
 
-from mirrorlog.bitmaps import BitMap64, runs
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import EBS_PAGE, FORMATS, JSON_FORMATS, render
+from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.errors import BadUse
 
 SIZE = 7 * 4096 + 100

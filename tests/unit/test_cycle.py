@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
-from mirrorlog.consumers.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
-from mirrorlog.consumers.secondary_state import SecondaryState
-from mirrorlog.progress import Rung
-from mirrorlog.site_log import SiteLog
-from mirrorlog.tracking_log import ForkHead, SessionHead, VolumeHead, VolumeLog
+from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
+from mirrorlog.tracking_log.site_log import SiteLog
 
 # kept: - or applied/suspect_after/cycle_through/rung, '.' for none; g: other generation
 # log: records as span=blocks; W watermark, E end asked after the last read, A acknowledged by the session, X it is closed

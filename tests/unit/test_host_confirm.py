@@ -10,20 +10,27 @@ import numpy as np
 import pytest
 from clocks import HandClock
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher, MemoryReader
-from mirrorlog.adapters.memory_devices import MemoryDevices
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, RejectReason, StatusCode, TrackingCommand
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import (
+    AcceptedBatch,
+    CommandKind,
+    CommandStatus,
+    RejectReason,
+    StatusCode,
+    TrackingCommand,
+)
+from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.streams import Message
-from mirrorlog.producers.activity_log import read_leftover
-from mirrorlog.producers.confirmation import Confirmations, StatusPorts
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.hot_regions import HotRegion
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume, VolumeState
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
+from mirrorlog.simulation.memory_devices import MemoryDevices
 
 SIZE, REGION = 100_000, 10_000
 SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded", host_when_full="fail")

@@ -11,19 +11,19 @@ from random import Random
 
 import pytest
 
-from mirrorlog.adapters.devices import FileDevice, open_device
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.activity_format import SLOT_BYTES
-from mirrorlog.producers.activity_log import FILE_NAME
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.state_folder import DiskFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.activity_format import SLOT_BYTES
+from mirrorlog.producers.durable.activity_log import FILE_NAME
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 
 SECTOR, SIZE = 512, 64 * 512
 SETTINGS = Settings(region_bytes=SECTOR, hot_regions=4, host_batch_extents=3, host_away_s=0.01, host_queue_bytes=300)

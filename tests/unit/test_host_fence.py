@@ -9,20 +9,20 @@ from uuid import UUID
 import pytest
 from notation import SHORT_KINDS
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.adapters.memory_devices import MemoryDevices
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import CommandKind, TrackingCommand
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
-from mirrorlog.extents import ExtentColumns
-from mirrorlog.open_sessions import SessionPorts
-from mirrorlog.producers.activity_log import read_leftover
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log import SessionHead, VolumeHead, Watermark, head_key, watermark_key
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.tracking_log.records import SessionHead, VolumeHead, Watermark, head_key, watermark_key
 
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3)

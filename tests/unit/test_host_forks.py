@@ -17,23 +17,23 @@ from clocks import HandClock
 from forking import HandWorkers, Reports, report
 from notation import SHORT_KINDS
 
-from mirrorlog.adapters.devices import FileDevice, open_device
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.adapters.memory_devices import MemoryDevice, MemoryDevices, failing
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.activity_log import read_leftover
-from mirrorlog.producers.fork_calls import Call, CallKind, ThreadWorkers
-from mirrorlog.producers.fork_plans import ForkMode, ForkNews, ForkPlan, Missed, fork_plans, may_join
-from mirrorlog.producers.fork_states import TRANSITIONS, ForkEvent, ForkState
-from mirrorlog.producers.forks import ForkPorts
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.progress import Rung, SiteState
+from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan, Missed, fork_plans, may_join
+from mirrorlog.producers.forks.fork_states import TRANSITIONS, ForkEvent, ForkState
+from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevice, MemoryDevices, failing
 
 SIZE = 100_000
 SETTINGS = Settings(

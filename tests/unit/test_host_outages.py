@@ -10,19 +10,19 @@ import pytest
 from clocks import HandClock
 from notation import SHORT_KINDS
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
-from mirrorlog.adapters.memory_devices import MemoryDevices
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed
-from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.activity_log import FILE_NAME, read_leftover
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
-from mirrorlog.producers.write_tracker import OpenVolume
+from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
+from mirrorlog.simulation.memory_devices import MemoryDevices
 
 SIZE, REGION = 100_000, 10_000
 SETTINGS = Settings(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.batch import Batch, Flight, region_batches
-from mirrorlog.producers.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room, release
-from mirrorlog.producers.write_tracker import Due, Timers, due
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.producers.batches.batch import Batch, Flight, region_batches
+from mirrorlog.producers.batches.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room, release
+from mirrorlog.producers.writes.write_tracker import Due, Timers, due
 
 # Regions, the oldest first, by what keeps them: = nothing, w a write in flight, a an unacknowledged batch, f a flush
 # | how many must leave | the plan: which leave, or what comes first

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mirrorlog.adapters.memory import MemoryBroker
-from mirrorlog.adapters.memory_devices import MemoryDevices
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.extents import ExtentKind
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.activity_log import read_leftover
-from mirrorlog.producers.host import Host, HostPorts
-from mirrorlog.producers.hot_regions import HotRegion
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.runway import Runway
+from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.batches.lock_free_writes import Runway
+from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevices
 
 REGION = 10_000
 SETTINGS = Settings(region_bytes=REGION, hot_regions=2, host_batch_extents=4)

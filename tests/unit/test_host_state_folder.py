@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.state_folder import DiskFolder, StateFolder, replace_file
+from mirrorlog.producers.durable.disk_folder import DiskFolder, StateFolder, replace_file
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
 
 
 @pytest.fixture(params=["disk", "memory"])

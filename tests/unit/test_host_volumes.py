@@ -11,18 +11,18 @@ import pytest
 from clocks import HandClock
 from notation import SHORT_KINDS
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
-from mirrorlog.adapters.memory_devices import MemoryDevices, failing
-from mirrorlog.codec import decode
-from mirrorlog.commands import TrackingCommand
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
-from mirrorlog.extents import ExtentKind
-from mirrorlog.producers.activity_log import FILE_NAME, read_leftover
-from mirrorlog.producers.host import Host, HostPorts, Opening
-from mirrorlog.producers.memory_folder import MemoryFolder
-from mirrorlog.producers.tracked_volume import TrackedVolume
+from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
+from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
-from mirrorlog.volumes import Volume
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
+from mirrorlog.simulation.memory_devices import MemoryDevices, failing
 
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3, host_batch_extents=4, host_linger_s=0.1, host_heartbeat_s=1.0)

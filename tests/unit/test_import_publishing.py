@@ -11,14 +11,14 @@ from import_cases import batches, listed_changes, source
 from logs import Log
 from notation import command, volume
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryPublisher
 from mirrorlog.changed.points import Now, Origin
 from mirrorlog.changed.query import changed_blocks
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import AcceptedBatch, CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import AcceptedBatch, CommandKind, CommandStatus, StatusCode, TrackingCommand
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.importers import Answers, Content, Published, Session
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 
 V = volume()
 BLOCKS = range(0, 40, 3)

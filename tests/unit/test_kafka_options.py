@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from mirrorlog.errors import BadUse
-from mirrorlog.streams.kafka_options import faust_settings, untranslated
+from mirrorlog.streams.faust_worker.kafka_options import faust_settings, untranslated
 
 SERVERS = "one:9092, two:9093"
 

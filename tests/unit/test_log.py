@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from notation import GENERATION, OTHER_GENERATION, command, message, record, volume
 
-from mirrorlog.bitmaps import BitMap64, pack
-from mirrorlog.commands import CommandKind, ForkOutcomes, TrackingCommand
-from mirrorlog.extraction import MOST_FORKS
-from mirrorlog.streams.log import FlushPlan, Span, plan_flush, split
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.tracking_log import ForkHead, SessionHead, VolumeHead, VolumeLog
-from mirrorlog.volumes import Volume
+from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
+from mirrorlog.domain.extraction import MOST_FORKS
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.streams.fold.flush_plan import FlushPlan, Span, plan_flush, split
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
 
 
 def flush(

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from notation import record
 
-from mirrorlog.adapters.memory import MemoryBroker, MemoryReader
-from mirrorlog.codec import encode
+from mirrorlog.codec.events import encode
 from mirrorlog.errors import BadInput
-from mirrorlog.log_reader import LogReader
 from mirrorlog.ports.streams import Message
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log import Watermark, moment_key, record_key, watermark_key
+from mirrorlog.tracking_log.records import Watermark, moment_key, record_key, watermark_key
 
 TOPIC = Topics().changelog
 

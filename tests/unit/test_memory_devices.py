@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from mirrorlog.adapters.memory_devices import MemoryDevice, failing
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.simulation.memory_devices import MemoryDevice, failing
 
 SIZE = 8192
 

@@ -17,10 +17,10 @@ from notation import command, volume
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
 from mirrorlog.changed.points import Point, parse_point
 from mirrorlog.changed.query import changed_blocks
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.streams.web.listen import listen, member_name
 from mirrorlog.streams.web.openapi import openapi
-from mirrorlog.volumes import Volume
 
 BLOCK = 4096
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from mirrorlog.errors import OutOfRetention
-from mirrorlog.streams.commit_gate import CommitGate
-from mirrorlog.streams.node import Node
-from mirrorlog.streams.worker import Start, plan_starts
+from mirrorlog.streams.faust_worker.worker import Start, plan_starts
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.fold_batch import Node
 
 # oldest kept, end, committed | what is committed before the start, or why the node stops
 STARTS = """

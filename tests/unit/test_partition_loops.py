@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mirrorlog.streams.batch import Batch
-from mirrorlog.streams.partition_loops import Backlog, Fetched, Pace, PartitionLoops
+from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
+from mirrorlog.streams.fold.batch import Batch
 
 
 class Work:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from notation import command, message, record, volume
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.streams.rebuild import Claims, compare
-from mirrorlog.tracking_log import LogRecord
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.tracking_log.records import LogRecord
 
 # commands as position=extents | records as span=blocks | differences as after..through missing/surplus
 CASES = """

@@ -9,10 +9,10 @@ from contextlib import suppress
 import pytest
 from notation import volume
 
-from mirrorlog.adapters.memory import MemoryBroker
 from mirrorlog.errors import OutOfRetention
-from mirrorlog.streams.beginnings import Start, plan_beginning
-from mirrorlog.streams.recovery import Changelog, Follower
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.streams.faust_worker.faust_recovery import Changelog, Follower
+from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
 from mirrorlog.topics import TopicSpec
 
 Row = tuple[bytes, bytes | None]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from notation import OTHER_GENERATION, command, extents, message, volume
 
-from mirrorlog.bitmaps import touched
-from mirrorlog.codec import decode, encode
-from mirrorlog.commands import (
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.bitmaps import touched
+from mirrorlog.domain.commands import (
     CommandKind,
     CommandStatus,
     Quarantined,
@@ -18,10 +18,10 @@ from mirrorlog.commands import (
     TrackingCommand,
     WireProtocol,
 )
-from mirrorlog.extents import Extent
-from mirrorlog.extraction import extract
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.streams.standing import Standing
+from mirrorlog.domain.extents import Extent
+from mirrorlog.domain.extraction import extract
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.session_order import Standing
 
 SIZE = 1 << 20
 

@@ -13,15 +13,16 @@ import pytest
 from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
-from mirrorlog.bitmaps import BitMap64, pack, union
-from mirrorlog.codec import decode, encode
-from mirrorlog.progress import SiteProgress, SiteState
-from mirrorlog.streams import rollups
-from mirrorlog.streams.moments import position_at, sound, superfluous
-from mirrorlog.streams.retention import Limit, kept_at_all_s, kept_once_held_s, limit
-from mirrorlog.streams.rollups import Entry, Holders, Source, chains, header, is_within, pieces, united
-from mirrorlog.streams.upkeep import Periods, RollUps, Row
-from mirrorlog.tracking_log import (
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.bitmaps import BitMap64, pack, union
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.streams.compaction import rollups
+from mirrorlog.streams.compaction.compactor import Periods, RollUps, Row
+from mirrorlog.streams.compaction.position_times import position_at, sound, superfluous
+from mirrorlog.streams.compaction.retention import Limit, kept_at_all_s, kept_once_held_s, limit
+from mirrorlog.streams.compaction.rollups import Entry, Holders, Source, chains, header, is_within, pieces, united
+from mirrorlog.tracking_log.records import (
     Hole,
     LogRecord,
     VolumeHead,
@@ -31,7 +32,6 @@ from mirrorlog.tracking_log import (
     read_record_key,
     record_key,
 )
-from mirrorlog.volumes import Volume
 
 
 def entry_of(each: LogRecord) -> Entry:
@@ -315,7 +315,7 @@ def test_a_damaged_record_or_one_with_a_part_missing_stays_and_the_others_go_on(
 
 @pytest.mark.parametrize("held", [64, 2])
 def test_a_large_record_becomes_parts_in_turns_of_little_work(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirrorlog.streams.upkeep._PIECES_HELD", held)
+    monkeypatch.setattr("mirrorlog.streams.compaction.compactor._PIECES_HELD", held)
     desk = Desk(record_max_bytes=1000)
     desk.work()
     random = Random(2)

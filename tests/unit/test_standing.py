@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from notation import command, message, volume
 
-from mirrorlog.commands import CommandKind, StatusCode
-from mirrorlog.streams.log import Span, plan_flush
-from mirrorlog.streams.response import check, read_command
-from mirrorlog.streams.standing import standing
-from mirrorlog.tracking_log import SessionHead
+from mirrorlog.domain.commands import CommandKind, StatusCode
+from mirrorlog.streams.fold.flush_plan import Span, plan_flush
+from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.session_order import standing
+from mirrorlog.tracking_log.records import SessionHead
 
 # sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
 CASES = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorlog.commands import RejectReason, StatusCode
+from mirrorlog.domain.commands import RejectReason, StatusCode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "statuses.md").read_text("utf-8")
 

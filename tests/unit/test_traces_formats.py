@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.errors import BadInput, BadUse
-from mirrorlog.extents import MAX_BYTE
 from mirrorlog.producers.traces import (
     FORMATS,
     RequestKind,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from notation import GENERATION, record
 
-from mirrorlog.bitmaps import BitMap64
-from mirrorlog.tracking_log import (
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.tracking_log.records import (
     Hole,
     LogRecord,
     Moment,

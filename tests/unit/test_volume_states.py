@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
-from mirrorlog.commands import CommandKind, RejectReason, TrackingCommand
-from mirrorlog.extents import MAX_BYTE
-from mirrorlog.volume_states import TABLE, apply, grown_by, transition
-from mirrorlog.volumes import EarlierSize, Volume, VolumeState
+from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
+from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.domain.volume_states import TABLE, apply, grown_by, transition
+from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from wire_vectors import check, vectors
 
-from mirrorlog.commands import WireProtocol
+from mirrorlog.domain.commands import WireProtocol
 
 # header | payload | expected
 VECTORS = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from wire_vectors import check, vectors
 
-from mirrorlog.commands import WireProtocol
+from mirrorlog.domain.commands import WireProtocol
 
 # entry | data | expected, for any logical block size B
 VECTORS = """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from wire_vectors import SIZE, check, raw, vectors
 
-from mirrorlog.commands import WireProtocol
-from mirrorlog.extents import Extent, ExtentKind
-from mirrorlog.wire import Verdict, interpret
+from mirrorlog.domain.commands import WireProtocol
+from mirrorlog.domain.extents import Extent, ExtentKind
+from mirrorlog.domain.wire import Verdict, interpret
 
 # CDB | data | expected, for any logical block size B
 VECTORS = """

@@ -1,0 +1,196 @@
+"""Where a site keeps what it knows about its secondaries: one small file per volume; memory in tests.
+
+Format, version 2: one line of JSON (RFC 8259), keys sorted, no spaces, ASCII: the fields of SecondaryState, `format`,
+`version`, and `crc32`: CRC-32 (ISO 3309, zlib.crc32) of that line without its `crc32`. A file that differs from this in
+any byte is damaged, so that no reader has to guess what it meant. Version 1 has no `changed_through`, and is written
+where there is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, fields
+from io import FileIO
+from pathlib import Path
+from random import Random
+from typing import Final, NoReturn, TypeAlias
+
+from mirrorlog.adapters.folders import make_folder, sync_folder
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.volumes import check_volume_name
+from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+
+FORMAT: Final = "mirrorlog.secondary_state"
+FORMAT_VERSION: Final = 2
+MAX_STATE_BYTES: Final = 1 << 16
+"""Many times what a state takes: a larger file isn't one, and isn't read."""
+BATCH: Final = 64
+"""States that one journal commit of the file system makes durable; also the files open at a time."""
+
+
+def encode_state(state: SecondaryState) -> bytes:
+    """The bytes of `state` on disk."""
+    payload = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(state)}
+    if state.changed_through is None:
+        payload["version"] = 1
+        del payload["changed_through"]
+    return _line({**payload, "crc32": zlib.crc32(_line(payload))})
+
+
+def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
+    """The state of `volume` in these bytes; StateDamaged, naming `where`, unless encode_state() made every byte."""
+    try:
+        document = json.loads(content[:MAX_STATE_BYTES])
+    except (ValueError, RecursionError):
+        _damaged("it isn't JSON", where)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        _damaged("it isn't the state of a secondary", where)
+    if document.get("version") not in (1, FORMAT_VERSION):
+        _damaged(f"its format version {str(document.get('version'))[:20]} isn't known to this release", where)
+    try:
+        without = {"changed_through"} if document["version"] == 1 else set()
+        names = {field.name for field in fields(SecondaryState)} - without
+        state = SecondaryState(**{name: document[name] for name in names})
+        intact = encode_state(state) == content  # covers the checksum, and whatever a JSON parser is lenient about
+    except (KeyError, TypeError, ValueError, AttributeError, BadUse):
+        intact = False
+    if not intact:
+        _damaged("it fails its checksum, or contradicts itself", where)
+    if state.volume != volume:
+        _damaged(f"it is the state of the volume '{state.volume}'", where)
+    return state
+
+
+class SecondaryStateFiles:
+    """SecondaryStateStore in a folder: VOLUME.json, while it is written .VOLUME.tmp (no volume begins with a dot)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder and its entries durable: a predecessor may have died between steps 4 and 5 of save()."""
+        self.folder: Final = folder.absolute()
+        try:
+            make_folder(self.folder)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise _failed("making the folder of states", self.folder, error) from error
+
+    def path(self, volume: str) -> Path:
+        """The file of a volume. BadUse for a name that can't be one."""
+        return self.folder / f"{check_volume_name(volume)}.json"
+
+    def load(self, volume: str) -> SecondaryState | None:
+        path = self.path(volume)
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_STATE_BYTES + 1)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self.folder.is_dir():
+                return None
+            raise _failed("reading the state of a secondary", path, error) from error
+        return decode_state(content, volume, str(path))
+
+    def save(self, state: SecondaryState) -> None:
+        self.save_all([state])
+
+    def save_all(self, states: Sequence[SecondaryState]) -> None:
+        """Replace the states of volumes, BATCH of them at a time.
+
+        1. Encode all states, so that what can't be a state fails before any file is touched.
+        2. Write each whole to .VOLUME.tmp, over what a crash may have left there.
+        3. Make each of these durable: a name must never lead to bytes that aren't.
+        4. Rename each over VOLUME.json; from here on load() finds the new state.
+        5. Make the renames durable in the folder; only now have the states been saved.
+        """
+        contents = {state.volume: encode_state(state) for state in states}
+        for start in range(0, len(states), BATCH):
+            self._replace({state.volume: contents[state.volume] for state in states[start : start + BATCH]})
+
+    def _replace(self, contents: Mapping[str, bytes]) -> None:
+        temporaries = {volume: self.folder / f".{volume}.tmp" for volume in contents}
+        try:
+            with ExitStack() as stack:
+                files = [stack.enter_context(path.open("wb", buffering=0)) for path in temporaries.values()]
+                for file, content in zip(files, contents.values(), strict=True):
+                    _write(file, content)
+                for file in files:
+                    os.fsync(file.fileno())
+            for volume, temporary in temporaries.items():
+                temporary.replace(self.path(volume))
+            sync_folder(self.folder)
+        except OSError as error:
+            for temporary in temporaries.values():
+                with suppress(OSError):
+                    temporary.unlink()
+            where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder
+            raise _failed("saving the state of secondaries", where, error) from error
+
+
+Hook: TypeAlias = Callable[[str, str], None]
+"""Called with (step, volume) before each step of a save: "write", "rename", "sync"; it may raise."""
+
+
+class MemorySecondaryStates:
+    """SecondaryStateStore in memory, with the steps of the files: `contents` is what load() finds, by volume."""
+
+    def __init__(self) -> None:
+        self.contents: Final[dict[str, bytes]] = {}
+        self._durable: dict[str, bytes] = {}
+        self.hook: Hook | None = None
+
+    def load(self, volume: str) -> SecondaryState | None:
+        content = self.contents.get(check_volume_name(volume))
+        return None if content is None else decode_state(content, volume, f"memory, {volume}")
+
+    def save_all(self, states: Sequence[SecondaryState]) -> None:
+        for state in states:
+            self.save(state)
+
+    def save(self, state: SecondaryState) -> None:
+        content = encode_state(state)
+        self._before("write", state.volume)
+        self._before("rename", state.volume)
+        self.contents[state.volume] = content
+        self._before("sync", state.volume)
+        self._durable[state.volume] = content
+
+    def crash(self, keep: Random | None = None) -> None:
+        """Power off, power on: a save that didn't return is gone or, with `keep`, may have got through by its draw."""
+        if keep is not None:
+            self._durable |= {volume: content for volume, content in self.contents.items() if keep.getrandbits(1)}
+        self.contents.clear()
+        self.contents.update(self._durable)
+
+    def _before(self, step: str, volume: str) -> None:
+        if self.hook is not None:
+            self.hook(step, volume)
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    if file.write(content) != len(content):
+        raise OSError(errno.ENOSPC, "only a part was written")
+    if hasattr(os, "posix_fadvise"):  # begins to write it out, so that the first fsync commits the whole batch
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _line(document: dict[str, object]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _damaged(why: str, where: str) -> NoReturn:
+    raise StateDamaged(
+        f"the state of a secondary can't be trusted: {why}",
+        where=where,
+        next="Nothing is guessed: move this file away and resync the volume by the rung 'full'.",
+    )
+
+
+def _failed(doing: str, path: Path, error: OSError) -> DeviceFailed:
+    return DeviceFailed(
+        f"{doing} failed: {error.strerror or error}",
+        where=str(path),
+        next="Give this user access and free space there, then start the site again.",
+    )

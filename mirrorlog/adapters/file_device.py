@@ -1,0 +1,407 @@
+"""Devices that are files or block devices of this machine, and the opener of addresses."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Final, Self
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from mirrorlog.adapters.folders import sync_folder
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.devices import BlockDevice, Data, check_range
+
+FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+ZEROS_AT_ONCE_BYTES: Final = 1 << 20
+SCHEMES: Final = ("file",)
+
+HELD_BYTE: Final = 300
+QEMU_USED: Final = 100  # RAW_LOCK_PERM_BASE
+QEMU_UNSHARED: Final = 200  # RAW_LOCK_SHARED_BASE
+QEMU_WRITE: Final = 1  # the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE
+QEMU_RESIZE: Final = 3
+_FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
+
+_ADVICE: Final = {
+    errno.ENOSPC: "Free space where it lies, then repeat.",
+    errno.EDQUOT: "Raise the quota or free space where it lies, then repeat.",
+    errno.EFBIG: "Put it on a file system that holds files of this size.",
+    errno.EIO: "The storage reports an error: look at the kernel log, replace what is broken, then resync.",
+    errno.ENOENT: "Check the address; create the volume's file first.",
+    errno.EACCES: "Grant this user access to it.",
+    errno.EPERM: "Grant this user access to it.",
+    errno.EROFS: "Mount its file system for writing.",
+    errno.EBADF: "Open the device again.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """What an address names. direct: past the page cache (O_DIRECT)."""
+
+    path: Path
+    direct: bool = False
+
+    @property
+    def uri(self) -> str:
+        """It as a URI, from whatever folder it is read."""
+        return self.path.absolute().as_uri() + ("?direct=1" if self.direct else "")
+
+
+def open_device(address: str, *, writable: bool) -> BlockDevice:
+    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path. BadUse for any other scheme."""
+    return _opened(file_address(address), writable=writable)
+
+
+def open_primary(address: str, *, exclusive: bool, direct: bool = False) -> FileDevice:
+    """What open_device() opens, for writing. exclusive: nobody else on this machine writes to it, see hold_image().
+
+    BadUse where somebody does.
+    """
+    found = file_address(address)
+    device = _opened(replace(found, direct=direct or found.direct), writable=True)
+    try:
+        if exclusive:
+            hold_image(device.fileno(), device.address)
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _opened(address: FileAddress, *, writable: bool) -> FileDevice:
+    if address.direct:
+        from mirrorlog.adapters.direct_device import DirectDevice  # which stands on this module
+
+        return DirectDevice(address.path, writable=writable)
+    return FileDevice(address.path, writable=writable)
+
+
+def path_of(address: str) -> Path:
+    """The path that a file address or a plain path names; BadUse where it names none."""
+    return file_address(address).path
+
+
+def file_address(address: str) -> FileAddress:
+    """What a file address or a plain path names; BadUse where it names nothing."""
+    if not address or "\0" in address:
+        raise BadUse(f"{address!r} isn't the address of a device", next="Write file:///absolute/path or a plain path.")
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/", address):
+        return FileAddress(Path(address))
+    address, query, option = address.partition("?")
+    scheme = address.partition(":")[0].lower()
+    if scheme not in SCHEMES:
+        raise BadUse(
+            f"no device is opened by the scheme '{scheme}'",
+            where=address,
+            next=f"Known schemes: {', '.join(SCHEMES)}; or give a plain path.",
+        )
+    parts = urlsplit(address)
+    path = os.fsdecode(unquote_to_bytes(parts.path))
+    if parts.netloc not in ("", "localhost") or "#" in address + option or len(path) < 2 or "\0" in path:
+        raise BadUse(
+            "this file address names no path of this machine",
+            where=address,
+            next="Write file:///absolute/path, with %3F for ? and %23 for #.",
+        )
+    if query and option != "direct=1":
+        raise BadUse(
+            f"a file address has no option '{option}'",
+            where=address,
+            next="Write file:///absolute/path?direct=1 to go past the page cache; %3F for a ? in a path.",
+        )
+    return FileAddress(Path(path), direct=bool(query))
+
+
+class FileDevice:
+    """BlockDevice over a regular file or a block device.
+
+    Positions are passed with each call (pread, pwrite), so threads share nothing but the descriptor.
+    """
+
+    FLAGS: ClassVar = 0
+    """Of open(2), beside the usual."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.address: Final = str(path)
+        self._fd = -1
+        self._writable: Final = writable
+        self._flush_failed = False
+        try:
+            mode = path.stat().st_mode  # before opening, for opening a FIFO would wait
+            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+                raise BadUse(
+                    "only a regular file or a block device can stand for a volume",
+                    where=self.address,
+                    next="Name one of these.",
+                )
+            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS)
+            self._size_bytes = os.lseek(self._fd, 0, os.SEEK_END)  # st_size of a block device is 0
+        except OSError as error:
+            self.close()
+            raise self._failure("opening", 0, error) from error
+        self._is_block_device: Final = stat.S_ISBLK(mode)
+
+    @classmethod
+    def create(cls, path: Path, size_bytes: int) -> FileDevice:
+        """A new sparse file of zeros, open for writing. BadUse where there is something already.
+
+        1. Create the file; never open one that exists.
+        2. Give it its size and make that durable.
+        3. Make the entry in its folder durable.
+        Where 2 or 3 fails the file is removed again.
+        """
+        if size_bytes < 0:
+            raise BadUse(f"a device can't have {size_bytes} bytes", where=str(path), next="Give its size in bytes.")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise BadUse(
+                "there is something under the name of the new volume file, and it is never overwritten",
+                where=str(path),
+                next="Choose another path, or remove it if it isn't needed.",
+            ) from error
+        except OSError as error:
+            raise _failure("creating", str(path), 0, error) from error
+        try:
+            os.ftruncate(fd, size_bytes)
+            os.fsync(fd)
+            sync_folder(path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()
+            raise _failure("creating", str(path), size_bytes, error) from error
+        finally:
+            os.close(fd)
+        return cls(path, writable=True)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def fileno(self) -> int:
+        """The descriptor; locks that were taken hold for whoever inherits it."""
+        return self._fd
+
+    def pread(self, offset: int, length: int) -> bytes:
+        check_range(self.address, self._size_bytes, offset, length)
+        try:
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    raise DeviceFailed(
+                        f"the device ended while it was read, {length - len(data)} bytes too early",
+                        where=f"{self.address}, offset {offset + len(data)}",
+                        next="It was made smaller since it was opened: give it back its size, then resync.",
+                    )
+                data += more
+        except OSError as error:
+            raise self._failure("reading", offset, error) from error
+        return data
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        if isinstance(data, bytes) and self._writable and 0 <= offset <= self._size_bytes - len(data):
+            try:
+                if os.pwrite(self._fd, data, offset) == len(data):  # most writes; what is cut short is written again
+                    return
+            except OSError as error:
+                raise self._failure("writing", offset, error) from error
+        rest = memoryview(data).cast("B")
+        self._check_write(offset, len(rest))
+        while rest:
+            try:
+                written = os.pwrite(self._fd, rest, offset)
+                if written == 0:
+                    raise OSError(errno.EIO, "nothing was written")
+            except OSError as error:
+                raise self._failure("writing", offset, error) from error
+            offset += written
+            rest = rest[written:]
+
+    def zero(self, offset: int, length: int) -> None:
+        self._check_write(offset, length)
+        if length and not self._punch(offset, length):
+            zeros = memoryview(bytes(min(length, ZEROS_AT_ONCE_BYTES)))
+            for start in range(offset, offset + length, len(zeros)):
+                self.pwrite(start, zeros[: offset + length - start])
+
+    def flush(self) -> None:
+        if self._flush_failed:
+            raise DeviceFailed(
+                "an earlier flush failed, so what was written since the one before it may be lost",
+                where=f"{self.address}, offset 0",
+                next="Open the device again and write that again.",
+            )
+        self._sync(os.fdatasync)
+
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        while start < self._size_bytes:
+            try:
+                data = self._seek(start, os.SEEK_DATA)
+                hole = self._seek(data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # no data behind `start`
+                    return
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise self._failure("looking for data", start, error) from error
+                data, hole = start, self._size_bytes
+            if data < self._size_bytes:
+                yield data, min(hole, self._size_bytes) - data
+            start = hole
+
+    def resize(self, size_bytes: int) -> None:
+        if size_bytes < self._size_bytes:
+            raise BadUse(
+                f"a device of {self._size_bytes} bytes can't be made smaller, to {size_bytes}",
+                where=self.address,
+                next="Create a new volume of that size.",
+            )
+        self._check_write(0, 0)
+        try:
+            found_bytes = self._seek(0, os.SEEK_END)  # somebody else may have grown it: never cut that off
+            if found_bytes < size_bytes and self._is_block_device:
+                raise DeviceFailed(
+                    f"this block device has {found_bytes} bytes, not {size_bytes}",
+                    where=f"{self.address}, offset {found_bytes}",
+                    next="Grow it with the tool that made it (lvextend, for example), then repeat.",
+                )
+            if found_bytes < size_bytes:
+                os.ftruncate(self._fd, size_bytes)
+        except OSError as error:
+            raise self._failure("growing", size_bytes, error) from error
+        self._sync(os.fsync)
+        self._size_bytes = size_bytes
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1  # a late call gets EBADF, never another file's descriptor
+        if fd >= 0:
+            with suppress(OSError):  # what matters was flushed; Linux frees the descriptor in any case
+                os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_write(self, offset: int, length: int) -> None:
+        if not self._writable:
+            raise DeviceFailed(
+                "the device was opened for reading only",
+                where=f"{self.address}, offset {offset}",
+                next="Open it for writing.",
+            )
+        check_range(self.address, self._size_bytes, offset, length)
+
+    def _punch(self, offset: int, length: int) -> bool:
+        """Whether the range is a hole now; False where that can't be had."""
+        try:
+            return _punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise self._failure("punching a hole", offset, error) from error
+
+    def _seek(self, offset: int, whence: int) -> int:
+        """lseek for what it answers; the position that it sets is used by nobody."""
+        return os.lseek(self._fd, offset, whence)
+
+    def _sync(self, sync: Callable[[int], None]) -> None:
+        try:
+            if self._fd < 0:  # which os.fsync refuses with a ValueError
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            sync(self._fd)
+        except OSError as error:
+            self._flush_failed = True
+            raise self._failure("flushing", 0, error) from error
+
+    def _failure(self, doing: str, offset: int, error: OSError) -> DeviceFailed:
+        return _failure(doing, self.address, offset, error)
+
+
+def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFailed:
+    return DeviceFailed(
+        f"{doing} failed: {error.strerror or error}",
+        where=f"{address}, offset {offset}",
+        next=_ADVICE.get(error.errno or 0, "Look at the kernel log and at the device, then repeat."),
+    )
+
+
+def hold_image(fd: int, address: str) -> None:
+    """Keeps other writers on this machine off a file or block device until the descriptor is closed wherever it is inherited.
+
+    Advisory locks of the open file description (fcntl(2), F_OFD_SETLK): one byte that a mirrorlog host alone takes, which
+    decides between two of them; then the bytes by which QEMU keeps images apart (block/file-posix.c, raw_apply_lock_bytes):
+    at 100 + p a shared lock tells that permission p is used, at 200 + p that nobody else may use it. So QEMU doesn't write
+    to the primary beside a host, nor a host beside QEMU. Does nothing where the file system has no locks.
+    BadUse where somebody writes to it.
+    """
+    try:
+        _lock(fd, fcntl.F_WRLCK, HELD_BYTE)
+        for permission in (QEMU_WRITE, QEMU_RESIZE):
+            _lock(fd, fcntl.F_RDLCK, QEMU_USED + permission)
+            _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + permission)
+        is_free = all(
+            _is_unlocked(fd, base + permission)
+            for base in (QEMU_USED, QEMU_UNSHARED)
+            for permission in (QEMU_WRITE, QEMU_RESIZE)
+        )
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return
+        is_free = False
+    if not is_free:
+        raise BadUse(
+            "another process on this machine writes to the primary: a mirrorlog host, or QEMU",
+            where=address,
+            next="Stop it (`fuser -v` shows who has it open). Two hosts at once need a volume that is `shared`.",
+        )
+
+
+def _lock(fd: int, kind: int, byte: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+def _is_unlocked(fd: int, byte: int) -> bool:
+    """Whether nobody else has any lock on the byte."""
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    return int(_FLOCK.unpack(found)[0]) == fcntl.F_UNLCK
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    """fallocate(2), which os lacks; None where the C library lacks it too."""
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        call.restype = ctypes.c_int
+    return call
+
+
+def _punch_hole(fd: int, offset: int, length: int) -> bool:
+    """True once the range is a hole, False where that can't be had there, OSError where it failed."""
+    fallocate = _fallocate()
+    if fallocate is None:
+        return False
+    while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
+        code = ctypes.get_errno()
+        # EINVAL: a block device whose sectors the range doesn't begin and end at.
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return True

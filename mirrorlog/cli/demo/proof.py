@@ -1,0 +1,95 @@
+"""What proves a run right: the tracking log read back, the trace counted apart, the files compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.codec.events import decode
+from mirrorlog.consumers.verify.compare import compare_files
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import Settings
+
+
+def dirty_blocks_of_log(
+    settings: Settings, volumes: Mapping[str, Volume], last_positions: Mapping[str, int], deadline_s: float
+) -> dict[str, int]:
+    """Blocks that the tracking log names, by volume, once it is complete through the last position of each.
+
+    KafkaFailed where it isn't before the deadline; OutOfRetention where it has a hole (invariant 5).
+    """
+    reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
+    log = LogReader(reader, admin, settings.topics.changelog)
+    until = time.monotonic() + deadline_s
+
+    def complete(volume: Volume) -> bool:
+        mark = log.watermarks.get(volume.partition)
+        return mark is not None and mark.through >= last_positions.get(volume.volume, -1)
+
+    try:
+        while not all(complete(volume) for volume in volumes.values()):
+            if time.monotonic() > until:
+                raise KafkaFailed("the log isn't complete", next="Is the node running? See node.log.")
+            log.poll(0.2)
+        return {name: _dirty(volume, log) for name, volume in volumes.items()}
+    finally:
+        reader.close()
+        admin.close()
+
+
+def _dirty(volume: Volume, log: LogReader) -> int:
+    through = log.watermarks[volume.partition].through
+    if hole := log.logs[volume.volume].hole(volume.origin_position, through):
+        where = f"volume {volume.volume}, positions ({hole.after}, {hole.through}]"
+        raise OutOfRetention("the log has a hole", where=where, next="Rebuild the log from the commands.")
+    return len(log.logs[volume.volume].changed(volume.origin_position, through))
+
+
+class ProgressFollower:
+    """The newest report of each secondary, from the progress topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._reader = KafkaReader(settings.kafka_client())
+        self._reader.assign(settings.topics.progress, {0: None})
+        self.reports: dict[tuple[str, str], SiteProgress] = {}
+
+    def poll(self, timeout_s: float) -> None:
+        """Takes what is there."""
+        for message in self._reader.poll(timeout_s):
+            if message.value is not None:
+                report = decode(message.value, SiteProgress)
+                self.reports[report.site, report.volume] = report
+
+    def waiting(self, site: str, positions: Mapping[str, int]) -> list[str]:
+        """Volumes that the site hasn't proved consistent at or above the position that each must reach."""
+
+        def done(volume: str, position: int) -> bool:
+            report = self.reports.get((site, volume))
+            return report is not None and (report.consistent_position or -1) >= position
+
+        return [volume for volume, position in positions.items() if not done(volume, position)]
+
+    def of(self, site: str) -> list[SiteProgress]:
+        """The site's reports."""
+        return [report for (name, _), report in self.reports.items() if name == site]
+
+    def close(self) -> None:
+        """Lets go of the reader."""
+        self._reader.close()
+
+
+def differing_volumes(
+    pairs: Mapping[str, tuple[Path, Path]], block_size: int, progress: Callable[[int], None]
+) -> dict[str, int]:
+    """Blocks that differ, for each volume of (primary, secondary) files that aren't the same byte for byte."""
+    found = {}
+    for volume, (primary, secondary) in pairs.items():
+        comparison = compare_files(primary, secondary, block_size=block_size, progress=progress)
+        if not comparison.identical:
+            found[volume] = comparison.different_blocks
+    return found

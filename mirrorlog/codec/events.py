@@ -1,0 +1,250 @@
+"""Events and bytes: Avro, by the contracts in schemas/. The one place that names fastavro.
+
+Events are in Avro's single-object encoding (Avro 1.11 specification, "Single-object encoding"): 0xC3 0x01, the CRC-64-AVRO
+fingerprint of the writer's schema (8 bytes, little-endian), the record. Every version of a contract that ever landed
+stays in schemas/ as `name.vN.avsc`, so that bytes written by any of them stay readable; the newest one is written.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, Final, TypeVar, cast
+
+import fastavro
+import numpy as np
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from mirrorlog.domain.bitmaps import pack, unpack
+from mirrorlog.domain.commands import (
+    AcceptedBatch,
+    CommandKind,
+    CommandStatus,
+    ForkOutcomes,
+    Quarantined,
+    RawCommand,
+    StatusCode,
+    TrackingCommand,
+    WireProtocol,
+)
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
+from mirrorlog.errors import BadInput
+from mirrorlog.tracking_log.packed_record import PackedRecord
+from mirrorlog.tracking_log.records import (
+    ForkHead,
+    LogRecord,
+    SessionBeat,
+    SessionHead,
+    VolumeHead,
+    Watermark,
+    record_key,
+)
+
+Event = TypeVar("Event")
+Fields = dict[str, Any]
+
+_MARKER: Final = b"\xc3\x01"
+_HEADER_BYTES: Final = 10
+_I64: Final = np.dtype("<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Contract:
+    """A dataclass and its Avro record: `name` of the schema files, and the two ways between fields and object."""
+
+    name: str
+    to_fields: Callable[[Any], Fields]
+    from_fields: Callable[[Fields], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    contract: _Contract
+    event_type: type
+    writer_schema: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    """Every contract, loaded: headers and schemas to write by type, readers by header."""
+
+    writers: Mapping[type, tuple[bytes, Any, _Contract]]
+    readers: Mapping[bytes, _Reader]
+
+
+def encode(event: object) -> bytes:
+    """Single-object bytes of an event by its newest contract."""
+    header, schema, contract = _registry().writers[type(event)]
+    out = BytesIO()
+    out.write(header)
+    fastavro.schemaless_writer(out, schema, contract.to_fields(event))
+    return out.getvalue()
+
+
+def decode(data: bytes, expected: type[Event]) -> Event:
+    """The event in `data`, which must be an `expected` (`object`: any event); BadInput, saying why, for any other bytes."""
+    reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
+    if reader is None:
+        raise BadInput(
+            _unknown_header(data), next="Send Avro single-object encoding by a schema of this release or older."
+        )
+    if not issubclass(reader.event_type, expected):
+        raise BadInput(f"it is a {reader.event_type.__name__}, not a {expected.__name__}")
+    newest = _registry().writers[reader.event_type][1]
+    source = BytesIO(data)
+    source.seek(_HEADER_BYTES)
+    try:
+        # Told of a second schema, fastavro compares the two each time: only where they differ.
+        other = None if newest is reader.writer_schema else newest
+        record = cast(Fields, fastavro.schemaless_reader(source, reader.writer_schema, other))
+        if source.tell() != len(data):
+            raise ValueError(f"{len(data) - source.tell()} bytes follow the record")
+        return cast(Event, reader.contract.from_fields(record))
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
+
+
+def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:
+    """The first bytes of every event by the contract that is written, and its fields as in the schema."""
+    header, schema, _ = _registry().writers[event_type]
+    return header, cast(Sequence[Fields], schema["fields"])
+
+
+def _unknown_header(data: bytes) -> str:
+    if data[:2] != _MARKER:
+        return f"{len(data)} bytes don't begin with Avro's single-object marker"
+    return f"schema fingerprint {data[2:_HEADER_BYTES].hex()} is unknown"
+
+
+@cache
+def _registry() -> _Registry:
+    """Loads schemas/ once; the newest version of each contract is the one with the highest number."""
+    writers: dict[type, tuple[bytes, Any, _Contract]] = {}
+    readers: dict[bytes, _Reader] = {}
+    names = sorted(entry.name for entry in files("mirrorlog.schemas").iterdir() if entry.name.endswith(".avsc"))
+    for event_type, contract in _contracts().items():
+        versions = [name for name in names if name.split(".")[0] == contract.name]
+        for name in sorted(versions, key=lambda name: int(name.split(".")[1].removeprefix("v"))):
+            schema = fastavro.parse_schema(json.loads(files("mirrorlog.schemas").joinpath(name).read_text("utf-8")))
+            header = _MARKER + schema_fingerprint(schema)
+            readers.setdefault(header, _Reader(contract, event_type, schema))
+            writers[event_type] = (header, schema, contract)
+    return _Registry(writers, readers)
+
+
+def schema_fingerprint(schema: Any) -> bytes:
+    """CRC-64-AVRO of the schema's parsing canonical form, little-endian (Avro 1.11, "Schema Fingerprints")."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+def _plain(event: Any) -> Fields:
+    return {each.name: getattr(event, each.name) for each in fields(event)}
+
+
+def _contracts() -> Mapping[type, _Contract]:
+    return {
+        TrackingCommand: _Contract("tracking_command", _command_fields, _command),
+        LogRecord: _Contract("log_record", _record_fields, _record),
+        PackedRecord: _Contract("log_record", _packed_fields, _record),
+        VolumeHead: _Contract("volume_head", _head_fields, _head),
+        SessionBeat: _Contract("session_beat", _plain, lambda f: SessionBeat(**f)),
+        Watermark: _Contract("watermark", _plain, lambda f: Watermark(**f)),
+        Volume: _Contract("volume", _volume_fields, _volume),
+        CommandStatus: _Contract(
+            "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
+        ),
+        AcceptedBatch: _Contract("accepted_batch", _batch_fields, _batch),
+        Quarantined: _Contract("quarantined", _plain, lambda f: Quarantined(**f)),
+        SiteProgress: _Contract("site_progress", _plain, _progress),
+    }
+
+
+def _command_fields(command: TrackingCommand) -> Fields:
+    columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
+    lists = {"raw": [_plain(each) for each in command.raw], "forks": [_plain(each) for each in command.forks]}
+    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns | lists
+
+
+def _command(record: Fields) -> TrackingCommand:
+    extents = ExtentColumns.unpack(record.pop("offsets"), record.pop("lengths"), record.pop("kinds"))
+    raw = tuple(RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"]) for each in record["raw"])
+    forks = tuple(ForkOutcomes(**each) for each in record["forks"])
+    typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
+    return TrackingCommand(**record | typed)
+
+
+def _record_fields(record: LogRecord) -> Fields:
+    changed, zeroed = pack(record.changed), pack(record.zeroed)
+    checksum = _record_crc32(record, changed, zeroed)
+    return _plain(record) | {"changed": changed, "zeroed": zeroed, "crc32": checksum}
+
+
+def _packed_fields(packed: PackedRecord) -> Fields:
+    checksum = _record_crc32(packed.header, packed.changed, packed.zeroed)
+    return _plain(packed.header) | {"changed": packed.changed, "zeroed": packed.zeroed, "crc32": checksum}
+
+
+def _record(fields: Fields) -> LogRecord:
+    changed, zeroed, expected = fields["changed"], fields["zeroed"], fields.pop("crc32")
+    bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed)}
+    record = LogRecord(**fields | bitmaps | {"hosts": tuple(fields["hosts"])})
+    if _record_crc32(record, changed, zeroed) != expected:
+        raise BadInput(
+            "a log record fails its checksum",
+            where=f"volume {record.volume}, positions ({record.after}, {record.through}]",
+            next="Rebuild the log from the commands.",
+        )
+    return record
+
+
+def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
+    """Over all that a reader acts on: the key, parts, block size, generation, both bitmaps. Not over what is for people."""
+    where = record_key(record) + struct.pack(">HQ", record.parts, record.block_size) + record.generation.encode()
+    return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(where)))
+
+
+def _head_fields(head: VolumeHead) -> Fields:
+    forks = {site: _plain(fork) for site, fork in sorted(head.forks.items())}
+    return _plain(head) | {"sessions": [_plain(session) for session in head.sessions], "forks": forks}
+
+
+def _head(record: Fields) -> VolumeHead:
+    sessions = tuple(SessionHead(**each | {"open_forks": tuple(each["open_forks"])}) for each in record["sessions"])
+    forks = {site: ForkHead(**each) for site, each in record["forks"].items()}
+    return VolumeHead(**record | {"sessions": sessions, "forks": forks})
+
+
+def _volume_fields(volume: Volume) -> Fields:
+    return _plain(volume) | {"earlier_sizes": [_plain(each) for each in volume.earlier_sizes]}
+
+
+def _volume(record: Fields) -> Volume:
+    sizes = tuple(EarlierSize(**each) for each in record["earlier_sizes"])
+    return Volume(**record | {"state": VolumeState(record["state"]), "earlier_sizes": sizes})
+
+
+def _batch_fields(batch: AcceptedBatch) -> Fields:
+    columns = {"positions": batch.positions, "sequences": batch.sequences}
+    return _plain(batch) | {name: column.astype(_I64).tobytes() for name, column in columns.items()}
+
+
+def _batch(record: Fields) -> AcceptedBatch:
+    positions, sequences = np.frombuffer(record["positions"], _I64), np.frombuffer(record["sequences"], _I64)
+    if len(positions) != len(sequences):
+        raise ValueError(f"columns disagree: {len(positions)} positions, {len(sequences)} sequences")
+    return AcceptedBatch(**record | {"positions": positions, "sequences": sequences})
+
+
+def _progress(record: Fields) -> SiteProgress:
+    rung = record["rung"]
+    return SiteProgress(**record | {"state": SiteState(record["state"]), "rung": None if rung is None else Rung(rung)})

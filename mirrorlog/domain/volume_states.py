@@ -1,0 +1,181 @@
+"""The life of a volume: what each command means to it, in each state.
+
+| state   | writes, marks, raw, opens | beats, closes, barriers | RESIZE  | RETIRE   | NEW_GENERATION | unknown kinds |
+|---------|---------------------------|-------------------------|---------|----------|----------------|---------------|
+| ACTIVE  | recorded                  | recorded                | grows   | RETIRED  | renewed        | refused       |
+| RETIRED | recorded and flagged      | recorded                | refused | recorded | refused        | refused       |
+| UNKNOWN | recorded                  | recorded                | refused | refused  | refused        | refused       |
+
+Rules:
+- What a command names is recorded in every state, refused or not (invariant 11).
+- A grown region is dirty (invariant 1): from the size that the volume had to the new one, whatever the sender knew of it.
+- Positions decide, never the order of reading (invariant 10): a command at or below the position of the description is in it
+  already and changes nothing, and it is judged by the state and the size that the volume had at its position. So a replay says
+  the same as the first time, and takes back nothing newer.
+- Volumes only grow, and a retired one stays so.
+- UNKNOWN is a state that a newer mirrorlog wrote: this one keeps its hands off the description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+from uuid import UUID
+
+from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, TrackingCommand
+from mirrorlog.domain.extents import MAX_BYTE, Extent
+from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
+
+DESCRIBING: Final = (CommandKind.RESIZE, CommandKind.RETIRE, CommandKind.NEW_GENERATION)
+"""The kinds that change a volume's description."""
+
+
+class Effect(Enum):
+    """What a command does to its volume, beside being recorded."""
+
+    NONE = auto()
+    FLAG = auto()
+    GROW = auto()
+    RETIRE = auto()
+    RENEW = auto()
+    REFUSE_RETIRED = auto()
+    REFUSE_STATE = auto()
+    REFUSE_KIND = auto()
+
+
+_SAME: Final[Mapping[CommandKind, Effect]] = {
+    CommandKind.WRITES: Effect.NONE,
+    CommandKind.MARK_DIRTY: Effect.NONE,
+    CommandKind.RAW: Effect.NONE,
+    CommandKind.SESSION_OPEN: Effect.NONE,
+    CommandKind.SESSION_CLOSE: Effect.NONE,
+    CommandKind.HEARTBEAT: Effect.NONE,
+    CommandKind.BARRIER: Effect.NONE,
+    CommandKind.UNKNOWN: Effect.REFUSE_KIND,
+}
+_FLAGGED: Final = (CommandKind.WRITES, CommandKind.MARK_DIRTY, CommandKind.RAW, CommandKind.SESSION_OPEN)
+
+TABLE: Final[Mapping[VolumeState, Mapping[CommandKind, Effect]]] = {
+    VolumeState.ACTIVE: {
+        **_SAME,
+        CommandKind.RESIZE: Effect.GROW,
+        CommandKind.RETIRE: Effect.RETIRE,
+        CommandKind.NEW_GENERATION: Effect.RENEW,
+    },
+    VolumeState.RETIRED: {
+        **_SAME,
+        **dict.fromkeys(_FLAGGED, Effect.FLAG),
+        CommandKind.RESIZE: Effect.REFUSE_RETIRED,
+        CommandKind.RETIRE: Effect.NONE,
+        CommandKind.NEW_GENERATION: Effect.REFUSE_RETIRED,
+    },
+    VolumeState.UNKNOWN: {**_SAME, **dict.fromkeys(DESCRIBING, Effect.REFUSE_STATE)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a command does. volume: its description behind the command, the same object where nothing changes."""
+
+    volume: Volume
+    remark: str = ""
+    refusal: Refusal | None = None
+
+
+def transition(volume: Volume, command: TrackingCommand, position: int) -> Transition:
+    """What `command`, at `position`, does to the volume that `volume` describes."""
+    match TABLE[state_before(volume, position)][command.kind]:
+        case Effect.NONE:
+            return Transition(volume)
+        case Effect.FLAG:
+            return Transition(
+                volume, f"recorded, though the volume was retired at position {volume.described_position}"
+            )
+        case Effect.GROW:
+            return _grow(volume, command, position)
+        case Effect.RETIRE:
+            return _change(volume, position, state=VolumeState.RETIRED)
+        case Effect.RENEW:
+            return _renew(volume, command, position)
+        case Effect.REFUSE_RETIRED:
+            text = f"the volume was retired at position {volume.described_position}. Create a new one."
+            return _refuse(volume, RejectReason.VOLUME_RETIRED, text)
+        case Effect.REFUSE_STATE:
+            text = "the volume is in a state that this node doesn't know. Upgrade the node, then send it again."
+            return _refuse(volume, RejectReason.UNKNOWN_STATE, text)
+        case Effect.REFUSE_KIND:
+            text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
+            return _refuse(volume, RejectReason.UNKNOWN_KIND, text)
+
+
+def apply(volume: Volume, command: TrackingCommand, position: int) -> Volume:
+    """The volume's description behind the command."""
+    return transition(volume, command, position).volume
+
+
+def state_before(volume: Volume, position: int) -> VolumeState:
+    """The state in which a command at `position` meets the volume."""
+    if volume.is_retired and position <= volume.described_position:
+        return VolumeState.ACTIVE
+    return volume.state
+
+
+def grown_by(volume: Volume, command: TrackingCommand, position: int) -> list[Extent]:
+    """What a RESIZE at `position` made part of the volume; `volume` is its description, of then or later."""
+    before, now = volume.size_at(position - 1), volume.size_at(position)
+    return [Extent(before, now - before)] if command.kind is CommandKind.RESIZE and now > before else []
+
+
+def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition:
+    before, wanted = volume.size_at(position - 1), command.size_bytes
+    if not 0 < wanted <= MAX_BYTE:
+        text = f"{wanted} bytes can't be a volume's size. Send one from 1 B to 8 EiB."
+        return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
+    if wanted > before:
+        earlier = (*volume.earlier_sizes, EarlierSize(position, before))
+        return _change(volume, position, size_bytes=wanted, earlier_sizes=earlier)
+    if wanted < before and not any(extent.end == wanted for extent in command.extents):
+        text = (
+            f"the volume has {before} bytes and can't be made smaller, to {wanted}: its secondaries and backups may hold "
+            "what would be cut off. Create a smaller volume, copy what is to stay, and retire this one."
+        )
+        return _refuse(volume, RejectReason.SHRINKING, text)
+    # Another RESIZE came between: the sender knew a smaller volume, and wanted it to grow.
+    return Transition(volume, f"the volume has {before} bytes already")
+
+
+def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transition:
+    generation = command.new_generation or ""
+    if not _is_uuid(generation):
+        text = f"'{generation[:60]}' can't be a generation. Send a new UUID in its canonical form."
+        return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
+    if generation == volume.generation:
+        return Transition(volume)
+    return _change(
+        volume,
+        position,
+        generation=generation,
+        origin_position=position,
+        initially_zeroed=False,
+        created_at_us=command.last_at_us,
+    )
+
+
+def _change(volume: Volume, position: int, **changes: object) -> Transition:
+    """The description changed by the command at `position`, unless it is in there already."""
+    if position <= volume.described_position:
+        return Transition(volume)
+    return Transition(replace(volume, described_position=position, **changes))  # type: ignore[arg-type]
+
+
+def _refuse(volume: Volume, reason: RejectReason, text: str) -> Transition:
+    return Transition(volume, refusal=Refusal(reason, text))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,55 @@
+"""NBD requests (NetworkBlockDevice/nbd, doc/proto.md, "Transmission phase"), in network byte order.
+
+Simple header ("Request message"), 28 bytes: u32 magic, u16 command flags, u16 type, u64 cookie, u64 offset, u32 length.
+Extended header (branch extension-ext-header, the same section), 32 bytes: another magic, and a u64 length.
+Offsets and lengths are bytes. Types: "Request types".
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+
+_HEADERS: Final = {
+    bytes.fromhex("25609513"): struct.Struct(">4xHH8xQI"),  # NBD_REQUEST_MAGIC
+    bytes.fromhex("21e41c71"): struct.Struct(">4xHH8xQQ"),  # NBD_EXTENDED_REQUEST_MAGIC
+}
+_READ_ONLY: Final = {
+    0: "READ",
+    2: "DISC",
+    3: "FLUSH",
+    5: "CACHE",
+    7: "BLOCK_STATUS",
+}
+_CHANGES: Final = {
+    1: ExtentKind.WRITE,  # WRITE
+    4: ExtentKind.DISCARD,  # TRIM: what the range reads as afterwards is undefined
+    6: ExtentKind.ZERO,  # WRITE_ZEROES: reads as zeros, also where it punches a hole
+}
+_WRITE: Final = 1
+_PAYLOAD_LEN: Final = 1 << 5
+"""Extended headers: `length` counts a payload; without the flag, the bytes of the export that the command is about."""
+
+
+def interpret(command: bytes) -> Interpreted:
+    """One request header without its payload."""
+    if not command:
+        return malformed("no bytes of an NBD request")
+    header = next((header for magic, header in _HEADERS.items() if magic.startswith(command[:4])), None)
+    if header is None:
+        return malformed(f"NBD magic {command[:4].hex()} is unknown: a server ends the connection")
+    if len(command) != header.size:
+        return whole_volume(
+            f"NBD request of {len(command)} bytes: its header has {header.size}, and comes without payload"
+        )
+    flags, kind, offset, length = header.unpack(command)
+    if kind in _READ_ONLY:
+        return read_only()
+    if kind not in _CHANGES:
+        return whole_volume(f"NBD request type {kind} is unknown")
+    if flags & _PAYLOAD_LEN and kind != _WRITE:
+        return whole_volume(f"NBD request type {kind} with a payload names its range in a way that isn't known")
+    return records([extent(offset, length, 1, _CHANGES[kind])])

@@ -1,0 +1,106 @@
+"""NVMe commands of an I/O queue (NVM Command Set Specification 1.0c, section 3.2; Base 2.0, "Submission Queue Entry").
+
+A submission queue entry has 64 bytes, little-endian: the opcode in byte 0, CDW10 from byte 40 on. The commands' logical
+block counts are zero-based, those of Dataset Management's ranges aren't. Commands of an admin queue have other meanings for the
+same opcodes (Format NVM, Sanitize): they don't belong here, mark the volume dirty for them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+
+_ENTRY: Final = struct.Struct("<40xQII8x")  # CDW10 and 11 as one number, CDW12, CDW13
+_READ_ONLY: Final = {
+    0x00: "Flush",
+    0x02: "Read",
+    0x05: "Compare",
+    0x0C: "Verify",
+    0x0D: "Reservation Register",
+    0x0E: "Reservation Report",
+    0x11: "Reservation Acquire",
+    0x12: "I/O Management Receive",
+    0x15: "Reservation Release",
+    0x18: "Cancel",  # what it cancels was interpreted by itself
+    0x7A: "Zone Management Receive",
+}
+_DEALLOCATE: Final = 1 << 25  # DEAC, Write Zeroes CDW12
+_NAMESPACE_ZEROES: Final = (
+    1 << 23
+)  # NSZ, Write Zeroes CDW12 (NVM Command Set 1.1): the whole namespace, whatever the range
+_ATTRIBUTE_DEALLOCATE: Final = 1 << 2  # AD, Dataset Management CDW11; the other attributes are hints
+_RANGE: Final = struct.Struct("<4xIQ")  # Dataset Management: context attributes, length in blocks, starting block
+_SOURCES: Final = {  # Copy: where the zero-based count lies in a source range, by descriptor format
+    0: struct.Struct("<16xH14x"),
+    1: struct.Struct("<16xH22x"),  # with longer tags of protection information
+    2: struct.Struct("<16xH14x"),  # 2 and 3 (NVM Command Set 1.1): as 0 and 1, from another namespace with blocks of
+    3: struct.Struct("<16xH22x"),  # the same size
+}
+
+
+def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpreted:
+    """Write (3.2.6) and Write Uncorrectable (3.2.7): CDW10-11 the first block, CDW12 bits 15:00 the blocks."""
+    first, dword12, _ = _ENTRY.unpack(command)
+    return records([extent(first, (dword12 & 0xFFFF) + 1, block_bytes)])
+
+
+def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpreted:
+    """Write Zeroes (3.2.8): addresses as those of Write."""
+    first, dword12, _ = _ENTRY.unpack(command)
+    if dword12 & _NAMESPACE_ZEROES:
+        return whole_volume("Write Zeroes of the whole namespace")
+    kind = ExtentKind.DISCARD if dword12 & _DEALLOCATE else ExtentKind.ZERO
+    return records([extent(first, (dword12 & 0xFFFF) + 1, block_bytes, kind)])
+
+
+def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
+    """Dataset Management (3.2.3): CDW10 bits 07:00 the ranges, zero-based; they come as data, 16 bytes each."""
+    dwords, _, _ = _ENTRY.unpack(command)
+    if not (dwords >> 32) & _ATTRIBUTE_DEALLOCATE:
+        return read_only()
+    size = ((dwords & 0xFF) + 1) * _RANGE.size
+    if len(data) < size:
+        return whole_volume(f"Dataset Management came with {len(data)} bytes of its {size} bytes of ranges")
+    ranges = _RANGE.iter_unpack(data[:size])
+    return records(extent(first, count, block_bytes, ExtentKind.DISCARD) for count, first in ranges)
+
+
+def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
+    """Copy (3.2.2): to CDW10-11 on, one after the other, CDW12 bits 07:00 source ranges, zero-based, of format bits 11:08."""
+    first, dword12, _ = _ENTRY.unpack(command)
+    source = _SOURCES.get((dword12 >> 8) & 0xF)
+    if source is None:
+        return whole_volume(f"Copy with source ranges of format {(dword12 >> 8) & 0xF}, which is unknown")
+    size = ((dword12 & 0xFF) + 1) * source.size
+    if len(data) < size:
+        return whole_volume(f"Copy came with {len(data)} bytes of its {size} bytes of source ranges")
+    return records([extent(first, sum(count + 1 for (count,) in source.iter_unpack(data[:size])), block_bytes)])
+
+
+_CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpreted]]] = {
+    0x01: _write,
+    0x04: _write,  # Write Uncorrectable: the blocks can't be read until they are written again
+    0x08: _write_zeroes,
+    0x09: _dataset_management,
+    0x19: _copy,
+}
+
+
+def interpret(command: bytes, data: bytes, block_bytes: int, _size_bytes: int) -> Interpreted:
+    """One submission queue entry and the data that the host let the controller fetch."""
+    if not command:
+        return malformed("no bytes of an NVMe command")
+    if len(command) > 64:
+        return whole_volume(f"NVMe command of {len(command)} bytes: send one entry of 64 bytes at a time")
+    opcode = command[0]
+    if opcode in _READ_ONLY:
+        return read_only()
+    if opcode not in _CHANGES:
+        return whole_volume(f"NVMe opcode {opcode:02x}h isn't one whose blocks are known")
+    if len(command) < 64:
+        return whole_volume(f"NVMe command {opcode:02x}h was cut to {len(command)} of 64 bytes")
+    return _CHANGES[opcode](command, data, block_bytes)

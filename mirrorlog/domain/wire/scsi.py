@@ -1,0 +1,309 @@
+"""SCSI CDBs for a direct access block device, big-endian.
+
+Layouts: SBC-4, clause 5, and SPC-5, clause 6, each under the name of its command; what those dropped (WRITE(6), XDWRITE,
+WRITE LONG with data, RELADR): the same clauses of SBC-2 and SBC-3. Their subclauses change their numbers with each edition.
+
+Tables name a command by its opcode (one byte), by opcode and service action of byte 1 bits 4-0 (two bytes), or, for a variable
+length CDB, by opcode and service action of bytes 8-9 (three bytes). What neither table names may change any block.
+Protection information (WRPROTECT) changes no number of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+
+_CDB_BYTES: Final = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
+"""By group code, bits 7-5 of the opcode (SPC-5, GROUP CODE field). Group 3 has its own forms, 6 and 7 are vendor specific."""
+_VARIABLE: Final = 0x7F
+_VARIABLE_BYTES: Final = 32
+"""All the variable length CDBs in the tables: ADDITIONAL CDB LENGTH, byte 7, is 18h."""
+_TRANSPORT_BYTES: Final = 16
+"""Transports carry a CDB in a field of this size (FCP, iSCSI, SRP): what follows a shorter one there means nothing."""
+_WITH_SERVICE_ACTION: Final = frozenset((0x83, 0x84, 0x94, 0x95, 0x9D, 0x9E, 0x9F, 0xA3, 0xA4, 0xA9, 0xAB))
+
+_READ_ONLY: Final = {
+    0x00: "TEST UNIT READY",
+    0x03: "REQUEST SENSE",
+    0x08: "READ(6)",
+    0x0B: "SEEK(6)",
+    0x12: "INQUIRY",
+    0x16: "RESERVE(6)",
+    0x17: "RELEASE(6)",
+    0x1A: "MODE SENSE(6)",
+    0x1C: "RECEIVE DIAGNOSTIC RESULTS",
+    0x1E: "PREVENT ALLOW MEDIUM REMOVAL",
+    0x25: "READ CAPACITY(10)",
+    0x28: "READ(10)",
+    0x2B: "SEEK(10)",
+    0x2F: "VERIFY(10)",
+    0x34: "PRE-FETCH(10)",
+    0x35: "SYNCHRONIZE CACHE(10)",
+    0x37: "READ DEFECT DATA(10)",
+    0x3C: "READ BUFFER(10)",
+    0x3E: "READ LONG(10)",
+    0x4C: "LOG SELECT",
+    0x4D: "LOG SENSE",
+    0x52: "XDREAD(10)",
+    0x56: "RESERVE(10)",
+    0x57: "RELEASE(10)",
+    0x5A: "MODE SENSE(10)",
+    0x5E: "PERSISTENT RESERVE IN",
+    0x5F: "PERSISTENT RESERVE OUT",
+    0x88: "READ(16)",
+    0x8C: "READ ATTRIBUTE",
+    0x8F: "VERIFY(16)",
+    0x90: "PRE-FETCH(16)",
+    0x91: "SYNCHRONIZE CACHE(16)",
+    0x9B: "READ BUFFER(16)",
+    0xA0: "REPORT LUNS",
+    0xA2: "SECURITY PROTOCOL IN",
+    0xA8: "READ(12)",
+    0xAF: "VERIFY(12)",
+    0xB7: "READ DEFECT DATA(12)",
+    **{0x8400 + action: "RECEIVE COPY RESULTS and its kin" for action in (0x00, 0x01, *range(0x03, 0x09))},
+    0x9500: "REPORT ZONES",
+    # Service action in: 18h to 1Ah remove elements and rebuild, and are not here.
+    0x9E10: "READ CAPACITY(16)",
+    0x9E11: "READ LONG(16)",
+    0x9E12: "GET LBA STATUS(16)",
+    0x9E13: "REPORT REFERRALS",
+    0x9E14: "STREAM CONTROL",
+    0x9E15: "BACKGROUND CONTROL",
+    0x9E16: "GET STREAM STATUS",
+    0x9E17: "GET PHYSICAL ELEMENT STATUS",
+    0xA305: "REPORT IDENTIFYING INFORMATION",
+    0xA30A: "REPORT TARGET PORT GROUPS",
+    0xA30B: "REPORT ALIASES",
+    0xA30C: "REPORT SUPPORTED OPERATION CODES",
+    0xA30D: "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+    0xA30E: "REPORT PRIORITY",
+    0xA30F: "REPORT TIMESTAMP",
+    0xA406: "SET IDENTIFYING INFORMATION",
+    0xA40A: "SET TARGET PORT GROUPS",
+    0xA40B: "CHANGE ALIASES",
+    0xA40E: "SET PRIORITY",
+    0xA40F: "SET TIMESTAMP",
+    0xAB01: "READ MEDIA SERIAL NUMBER",
+    0x7F0003: "XDREAD(32)",
+    0x7F0009: "READ(32)",
+    0x7F000A: "VERIFY(32)",
+    0x7F0012: "GET LBA STATUS(32)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    cdb: bytes
+    data: bytes
+    block_bytes: int
+    size_bytes: int
+
+    def field(self, at: int, width: int) -> int:
+        return int.from_bytes(self.cdb[at : at + width], "big")
+
+    def records(self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE) -> Interpreted:
+        return records([extent(first, count, self.block_bytes, kind)])
+
+
+def _write_6(command: _Command) -> Interpreted:
+    """WRITE(6) (SBC-3): 21 bits of address, under a LUN in SCSI-2; 0 blocks are 256."""
+    return command.records(command.field(1, 3) & 0x1FFFFF, command.field(4, 1) or 256)
+
+
+def _write(command: _Command, lba: tuple[int, int], count: tuple[int, int]) -> Interpreted:
+    """Address and number of blocks, each a field of (first byte, bytes). RELADR only has a meaning in 10 and 12 bytes."""
+    if _relative(command):
+        return whole_volume("a relative address (RELADR, SCSI-2)")
+    return command.records(command.field(*lba), command.field(*count))
+
+
+def _relative(command: _Command) -> bool:
+    return command.cdb[0] >> 5 in (1, 2, 5) and bool(command.cdb[1] & 0x01)
+
+
+def _write_same(command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]) -> Interpreted:
+    """WRITE SAME(10), (16) and (32) (SBC-4): 0 blocks reach to the end of the medium."""
+    if _relative(command):
+        return whole_volume("a relative address (RELADR, SCSI-2)")
+    first, blocks = command.field(*lba), command.field(*count)
+    kind = _same_kind(command, command.cdb[flags_at])
+    if blocks:
+        return command.records(first, blocks, kind)
+    offset = first * command.block_bytes
+    if offset >= command.size_bytes:
+        return malformed(f"WRITE SAME from block {first} to the end of a medium of {command.size_bytes} bytes")
+    return records([extent(offset, command.size_bytes - offset, 1, kind)])
+
+
+def _same_kind(command: _Command, flags: int) -> ExtentKind:
+    """Zeros only where that is proved: by NDOB (bit 0, there is no data), or by the block that came as data.
+
+    UNMAP (bit 3) alone proves nothing: a device writes the block instead of unmapping wherever unmapping wouldn't read back
+    as that block. PBDATA and LBDATA (bits 2 and 1, SBC-2) put addresses into the blocks.
+    """
+    size, block = command.block_bytes, command.data[: command.block_bytes]
+    zeros = bool(flags & 0x01) or block.count(0) == size
+    if flags & 0x06 or not zeros:
+        return ExtentKind.WRITE
+    return ExtentKind.DISCARD if flags & 0x08 else ExtentKind.ZERO
+
+
+def _unmap(command: _Command) -> Interpreted:
+    """UNMAP (SBC-4): the parameter list has a header of 8 bytes and descriptors of 16.
+
+    Takes every whole descriptor that both lengths allow; a device that refuses an inconsistent list changes fewer.
+    """
+    length, data = command.field(7, 2), command.data
+    if 0 < length < 8:
+        return malformed(f"UNMAP with a parameter list of {length} bytes: its header alone has 8")
+    if len(data) < length:
+        return whole_volume(f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list")
+    described = min(int.from_bytes(data[2:4], "big"), length - 8) if length else 0
+    return _descriptors(command, 8, 16, described // 16, ExtentKind.DISCARD)
+
+
+def _write_scattered(command: _Command, count_at: int) -> Interpreted:
+    """WRITE SCATTERED(16) and (32) (SBC-4): a header of 32 bytes, descriptors of 32, then the blocks."""
+    count = command.field(count_at, 2)
+    if len(command.data) < 32 * (count + 1) and count:
+        return whole_volume(f"WRITE SCATTERED came with {len(command.data)} bytes, too few for {count} descriptors")
+    return _descriptors(command, 32, 32, count, ExtentKind.WRITE)
+
+
+def _descriptors(command: _Command, at: int, width: int, count: int, kind: ExtentKind) -> Interpreted:
+    """Each begins with u64 address and u32 number of blocks."""
+    rows = (command.data[start : start + 12] for start in range(at, at + count * width, width))
+    return records(
+        extent(int.from_bytes(row[:8], "big"), int.from_bytes(row[8:], "big"), command.block_bytes, kind)
+        for row in rows
+    )
+
+
+def _write_long(command: _Command, lba: tuple[int, int]) -> Interpreted:
+    """WRITE LONG(10) and (16) (SBC-3): one block; with PBLOCK (byte 1 bit 5) a physical one, of unknown size."""
+    if command.cdb[1] & 0x20 or _relative(command):
+        return whole_volume("WRITE LONG of a physical block, or to a relative address")
+    return command.records(command.field(*lba), 1)
+
+
+def _mode_select(command: _Command, length: tuple[int, int], descriptors: tuple[int, int]) -> Interpreted:
+    """MODE SELECT(6) and (10) (SPC-5): a block descriptor can change the size and the number of the blocks."""
+    at, width = descriptors
+    if not command.field(*length):
+        return read_only()
+    if len(command.data) < at + width or any(command.data[at : at + width]):
+        return whole_volume("MODE SELECT with block descriptors, or without the data that would tell")
+    return read_only()
+
+
+def _start_stop_unit(command: _Command) -> Interpreted:
+    """START STOP UNIT (SBC-4): with LOEJ (byte 4 bit 1) another medium may be there afterwards."""
+    return whole_volume("START STOP UNIT loads or ejects the medium") if command.cdb[4] & 0x02 else read_only()
+
+
+def _send_diagnostic(command: _Command) -> Interpreted:
+    """SEND DIAGNOSTIC (SPC-5): UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium."""
+    if command.cdb[1] & 0x03 or command.field(3, 2):
+        return whole_volume("SEND DIAGNOSTIC with a test that may write, or with parameters")
+    return read_only()
+
+
+_Reader = Callable[[_Command], Interpreted]
+_10: Final[_Reader] = partial(_write, lba=(2, 4), count=(7, 2))
+_12: Final[_Reader] = partial(_write, lba=(2, 4), count=(6, 4))
+_16: Final[_Reader] = partial(_write, lba=(2, 8), count=(10, 4))
+_16_SHORT: Final[_Reader] = partial(_write, lba=(2, 8), count=(12, 2))
+_32: Final[_Reader] = partial(_write, lba=(12, 8), count=(28, 4))
+
+_READERS: Final[dict[int, _Reader]] = {
+    0x0A: _write_6,
+    0x15: partial(_mode_select, length=(4, 1), descriptors=(3, 1)),
+    0x1B: _start_stop_unit,
+    0x1D: _send_diagnostic,
+    0x2A: _10,  # WRITE(10)
+    0x2E: _10,  # WRITE AND VERIFY(10)
+    0x3F: partial(_write_long, lba=(2, 4)),
+    0x41: partial(_write_same, flags_at=1, lba=(2, 4), count=(7, 2)),
+    0x42: _unmap,
+    0x50: _10,  # XDWRITE(10)
+    0x51: _10,  # XPWRITE(10)
+    0x53: _10,  # XDWRITEREAD(10)
+    0x55: partial(_mode_select, length=(7, 2), descriptors=(6, 2)),
+    0x89: partial(_write, lba=(2, 8), count=(13, 1)),  # COMPARE AND WRITE
+    0x8A: _16,  # WRITE(16)
+    0x8B: _16,  # ORWRITE(16)
+    0x8E: _16,  # WRITE AND VERIFY(16)
+    0x93: partial(_write_same, flags_at=1, lba=(2, 8), count=(10, 4)),
+    0x9A: _16_SHORT,  # WRITE STREAM(16)
+    0x9C: _16_SHORT,  # WRITE ATOMIC(16)
+    0x9F11: partial(_write_long, lba=(2, 8)),
+    0x9F12: partial(_write_scattered, count_at=8),
+    0xAA: _12,  # WRITE(12)
+    0xAE: _12,  # WRITE AND VERIFY(12)
+    0x7F0004: _32,  # XDWRITE(32)
+    0x7F0006: _32,  # XPWRITE(32)
+    0x7F0007: _32,  # XDWRITEREAD(32)
+    0x7F000B: _32,  # WRITE(32)
+    0x7F000C: _32,  # WRITE AND VERIFY(32)
+    0x7F000D: partial(_write_same, flags_at=10, lba=(12, 8), count=(28, 4)),
+    0x7F000E: _32,  # ORWRITE(32)
+    0x7F000F: _32,  # WRITE ATOMIC(32)
+    0x7F0010: _32,  # WRITE STREAM(32)
+    0x7F0011: partial(_write_scattered, count_at=16),
+}
+_WHOLE: Final = {
+    0x04: "FORMAT UNIT",
+    0x07: "REASSIGN BLOCKS",
+    0x3B: "WRITE BUFFER",
+    0x48: "SANITIZE",
+    0x7E: "extended CDB",
+    0x85: "ATA PASS-THROUGH(16)",
+    0x8300: "EXTENDED COPY(LID1)",
+    0x8301: "EXTENDED COPY(LID4)",
+    0x8310: "POPULATE TOKEN",
+    0x8311: "WRITE USING TOKEN",
+    0x9E18: "REMOVE ELEMENT AND TRUNCATE",
+    0x9E19: "RESTORE ELEMENTS AND REBUILD",
+    0xA1: "ATA PASS-THROUGH(12)",
+    0xB5: "SECURITY PROTOCOL OUT",
+}
+"""Only for the text: what isn't here has the same verdict."""
+
+
+def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Interpreted:
+    """One CDB, alone or with the padding of its transport, and the data-out buffer."""
+    if not cdb:
+        return malformed("no bytes of a CDB")
+    code, length = _code(cdb), _length(cdb)
+    if any(cdb[max(length, _TRANSPORT_BYTES) :]):
+        return whole_volume(f"CDB {code:02x}h has {length} bytes and {len(cdb)} came: send one at a time")
+    if code in _READ_ONLY:
+        return read_only()
+    reader = _READERS.get(code)
+    if reader is None:
+        return whole_volume(f"SCSI {_WHOLE.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known")
+    if len(cdb) < length or (cdb[0] == _VARIABLE and length != _VARIABLE_BYTES):
+        return whole_volume(f"CDB {code:02x}h was cut, or isn't of its usual length: {len(cdb)} bytes")
+    return reader(_Command(cdb, data, block_bytes, size_bytes))
+
+
+def _code(cdb: bytes) -> int:
+    """The tables' name of the command; the opcode alone, which they don't have, where the service action was cut off."""
+    opcode = cdb[0]
+    if opcode == _VARIABLE and len(cdb) >= 10:
+        return opcode << 16 | int.from_bytes(cdb[8:10], "big")
+    if opcode in _WITH_SERVICE_ACTION and len(cdb) >= 2:
+        return opcode << 8 | cdb[1] & 0x1F
+    return opcode
+
+
+def _length(cdb: bytes) -> int:
+    if cdb[0] == _VARIABLE:
+        return 8 + cdb[7] if len(cdb) > 7 else 10
+    return _CDB_BYTES.get(cdb[0] >> 5, len(cdb))

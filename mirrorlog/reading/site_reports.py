@@ -1,0 +1,66 @@
+"""What sites and backups last reported of each volume, as `mirrorlog.progress` tells: whoever is registered there still
+needs the log after its position."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.errors import BadInput, KafkaFailed
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import TopicAdmin, TopicReader
+from mirrorlog.topics import Topics
+
+log = logging.getLogger("mirrorlog.node")
+_PARTITION = 0
+
+
+class SiteReports:
+    """Reports by volume; `refresh` brings them up to date."""
+
+    def __init__(
+        self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock, patience_s: float = 30.0
+    ) -> None:
+        self._reader, self._admin, self._topic, self._clock = reader, admin, topics.progress, clock
+        self._patience_s = patience_s
+        self._volumes: dict[bytes, str] = {}
+        self._reports: dict[str, dict[bytes, SiteProgress]] = defaultdict(dict)
+        reader.assign(self._topic, {_PARTITION: None})
+
+    def refresh(self) -> None:
+        """Reads every report published before the call; KafkaFailed where that takes longer than the patience."""
+        end = self._admin.end_position(self._topic, _PARTITION)
+        until_s = self._clock.monotonic_s() + self._patience_s
+        while self._reader.reached(self._topic, _PARTITION) < end:
+            self.poll(0.1)
+            if self._clock.monotonic_s() > until_s:
+                raise KafkaFailed(
+                    f"the sites' reports couldn't be read within {self._patience_s:g} s",
+                    where=f"topic {self._topic}, up to position {end}",
+                    next="Check that the broker answers.",
+                )
+
+    def poll(self, timeout_s: float = 0) -> None:
+        """Takes what has come, waiting up to `timeout_s` for something."""
+        for message in self._reader.poll(timeout_s):
+            if message.key is not None:
+                self._take(message.key, message.value)
+
+    def _take(self, key: bytes, value: bytes | None) -> None:
+        try:
+            report = None if value is None else decode(value, SiteProgress)
+        except BadInput as error:
+            log.error("a site's report can't be read, its last one stands: %s (key %r)", error, key[:80])
+            return
+        if (known := self._volumes.pop(key, None)) is not None:
+            del self._reports[known][key]
+        if report is not None:
+            self._volumes[key] = report.volume
+            self._reports[report.volume][key] = report
+
+    def of(self, volume: str) -> Sequence[SiteProgress]:
+        """The last report of each site that has the volume."""
+        return list(self._reports[volume].values()) if volume in self._reports else []

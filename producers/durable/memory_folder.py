@@ -1,0 +1,162 @@
+"""A state folder in memory that loses what wasn't synced, as a machine does when its power goes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.producers.durable.disk_folder import StateFile
+
+SECTOR_BYTES: Final = 512
+
+Names = dict[str, "_File"]
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    now: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    unsynced: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+class MemoryFolder:
+    """StateFolder in memory. `hook` is called before each operation with its name; what it raises, that raises.
+
+    full: asked for the name of a file that is made or grows; where it says yes, the disk is full (ENOSPC).
+    """
+
+    def __init__(self) -> None:
+        self.hook: Callable[[str], None] = lambda _: None
+        self.full: Callable[[str], bool] = lambda _: False
+        self._now: Names = {}
+        self._durable: Names = {}
+        self._unsynced: list[Names] = []
+        self._locked = False
+        self._crashes = 0
+
+    def kill(self) -> None:
+        """The process ends: the kernel keeps everything but the lock."""
+        self._locked = False
+        self._crashes += 1
+
+    def crash(self, keep: Random | None = None) -> None:
+        """Power off, power on. With `keep` each sector that wasn't synced survives or not, and of the changes of names
+        the first few do."""
+        self.kill()
+        if keep is not None and self._unsynced:
+            self._durable = ([self._durable, *self._unsynced])[keep.randint(0, len(self._unsynced))]
+        for file in self._durable.values():
+            for offset, data in file.unsynced if keep is not None else ():
+                for start in range(0, len(data), SECTOR_BYTES):
+                    if keep is not None and keep.getrandbits(1):
+                        _write(file.durable, offset + start, data[start : start + SECTOR_BYTES])
+            file.unsynced.clear()
+            file.now = bytearray(file.durable)
+        self._now = dict(self._durable)
+        self._unsynced.clear()
+
+    def damage(self, name: str, change: Callable[[bytes], bytes | None]) -> None:
+        """What is on the disk changes by itself; None: the file is gone. Does nothing where there is no such file."""
+        file = self._now.pop(name, None)
+        self._durable.pop(name, None)
+        content = None if file is None else change(bytes(file.now))
+        if content is not None:
+            self._now[name] = self._durable[name] = _File(bytearray(content), bytearray(content))
+
+    def lock(self) -> None:
+        self.hook("lock")
+        if self._locked:
+            raise BadUse("another process keeps its state in this folder", where="memory", next="Stop it.")
+        self._locked = True
+
+    def read(self, name: str) -> bytes | None:
+        self.hook("read")
+        file = self._now.get(name)
+        return None if file is None else bytes(file.now)
+
+    def names(self) -> list[str]:
+        self.hook("names")
+        return list(self._now)
+
+    def create(self, name: str) -> StateFile:
+        self.hook("create")
+        self.check_room(name)
+        file = _File()
+        self._renamed({**self._now, name: file})
+        return _MemoryFile(self, name, file, self._crashes)
+
+    def remove(self, name: str) -> None:
+        self.hook("remove")
+        self._renamed({each: file for each, file in self._now.items() if each != name})
+
+    def rename(self, old: str, new: str) -> None:
+        self.hook("rename")
+        names = dict(self._now)
+        names[new] = names.pop(old)
+        self._renamed(names)
+
+    def sync(self) -> None:
+        self.hook("sync folder")
+        self._durable = dict(self._now)
+        self._unsynced.clear()
+
+    def close(self) -> None:
+        self._locked = False
+
+    def check_room(self, name: str) -> None:
+        """DeviceFailed where the disk is full for that file."""
+        if self.full(name):
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise DeviceFailed(f"writing failed: {cause.strerror}", where=name, next="Free space.") from cause
+
+    def alive(self, crashes: int) -> bool:
+        """Whether no crash has happened since there were `crashes`."""
+        return crashes == self._crashes
+
+    def _renamed(self, names: Names) -> None:
+        self._now = names
+        self._unsynced.append(names)
+
+
+class _MemoryFile:
+    def __init__(self, folder: MemoryFolder, name: str, file: _File, crashes: int) -> None:
+        self._folder: Final = folder
+        self._name: Final = name
+        self._file: Final = file
+        self._crashes: Final = crashes
+        self._closed = False
+
+    def pread(self, offset: int, length: int) -> bytes:
+        self._begin("pread")
+        return bytes(self._file.now[offset : offset + length])
+
+    def pwrite(self, offset: int, data: bytes) -> None:
+        self._begin("pwrite")
+        if offset + len(data) > len(self._file.now):
+            self._folder.check_room(self._name)
+        _write(self._file.now, offset, data)
+        self._file.unsynced.append((offset, bytes(data)))
+
+    def sync(self) -> None:
+        self._begin("sync")
+        self._file.durable = bytearray(self._file.now)
+        self._file.unsynced.clear()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _begin(self, operation: str) -> None:
+        if self._closed or not self._folder.alive(self._crashes):
+            raise DeviceFailed("the file is closed, or its machine crashed", where="memory", next="Open it again.")
+        self._folder.hook(operation)
+
+
+def _write(content: bytearray, offset: int, data: bytes) -> None:
+    if len(content) < offset + len(data):
+        content.extend(bytes(offset + len(data) - len(content)))
+    content[offset : offset + len(data)] = data

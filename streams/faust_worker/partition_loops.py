@@ -1,0 +1,150 @@
+"""One loop for each partition that this worker has: what was fetched becomes batches, and one batch after the other a flush.
+
+Partitions don't wait for each other: while one waits for its acknowledgements, another folds. What was fetched and isn't
+recorded yet is bounded in bytes for all of them together: above that nothing more is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mirrorlog.streams.fold.batch import Batch
+
+
+class Backlog:
+    """Bytes that were fetched and aren't recorded yet. `room` is set while more may be fetched."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._held_bytes = most_bytes, 0
+        self.room = asyncio.Event()
+        self.room.set()
+
+    def add(self, size_bytes: int) -> None:
+        """Counts what was fetched (below 0: what was recorded or dropped)."""
+        self._held_bytes += size_bytes
+        if self._held_bytes < self._most_bytes:
+            self.room.set()
+        else:
+            self.room.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A batch as it was fetched. recorded: called when its commands are in the log."""
+
+    batch: Batch
+    size_bytes: int
+    recorded: Callable[[], Awaitable[None]]
+
+
+class Work(Protocol):
+    """What a loop does."""
+
+    async def record(self, batch: Batch) -> None:
+        """Makes the batch durable in the log."""
+
+    async def tend(self, partition: int) -> float:
+        """Looks after the partition's log between two batches; in how many seconds at the latest it wants to again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A batch is closed `flush_s` after its first event came, or at so many commands or bytes."""
+
+    flush_s: float
+    commands: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Loop:
+    queue: asyncio.Queue[Fetched] = field(default_factory=asyncio.Queue)
+    task: asyncio.Task[None] | None = None
+
+
+class PartitionLoops:
+    """The loops of this worker. `halt` ends the process: an error that escaped would let commands pass unrecorded."""
+
+    def __init__(self, work: Work, backlog: Backlog, pace: Pace, halt: Callable[[BaseException], None]) -> None:
+        self._work, self._backlog, self._pace, self._halt = work, backlog, pace, halt
+        self._loops: dict[int, _Loop] = {}
+
+    def start(self, partitions: Iterable[int]) -> None:
+        """Begins the loops of the partitions that this worker has, and ends all others: they are tended also where no
+        command comes."""
+        mine = set(partitions)
+        self.stop(self._loops.keys() - mine)
+        for partition in mine:
+            loop = self._loops.setdefault(partition, _Loop())
+            if loop.task is None:
+                loop.task = asyncio.create_task(self._run(partition, loop), name=f"mirrorlog-partition-{partition}")
+
+    def put(self, fetched: Fetched) -> None:
+        """Hands a fetched batch to its partition's loop. Before that begins the batch waits, and nothing is done with the
+        partition: it may not be this worker's any more, or its table isn't there yet."""
+        self._backlog.add(fetched.size_bytes)
+        self._loops.setdefault(fetched.batch.partition, _Loop()).queue.put_nowait(fetched)
+
+    def stop(self, partitions: Iterable[int] | None = None) -> None:
+        """Ends loops where they are (None: all). What they hold isn't committed: whoever has the partition next reads it."""
+        for partition in list(self._loops if partitions is None else partitions):
+            loop = self._loops.pop(partition, None)
+            if loop is None:
+                continue
+            if loop.task is not None:
+                loop.task.cancel()
+            while not loop.queue.empty():
+                self._backlog.add(-loop.queue.get_nowait().size_bytes)
+
+    async def _run(self, partition: int, loop: _Loop) -> None:
+        try:
+            wait_s = await self._work.tend(partition)
+            while True:
+                taken = await self._take(loop.queue, wait_s)
+                try:
+                    if taken:
+                        await self._work.record(Batch.joined([each.batch for each in taken]))
+                        for each in taken:
+                            await each.recorded()
+                finally:
+                    self._backlog.add(-sum(each.size_bytes for each in taken))
+                wait_s = await self._work.tend(partition)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            self._halt(error)
+
+    async def _take(self, queue: asyncio.Queue[Fetched], wait_s: float) -> list[Fetched]:
+        """What comes within the pace from the first on; nothing where none came within `wait_s`."""
+        first = await _next(queue, wait_s)
+        if first is None:
+            return []
+        taken, pace = [first], self._pace
+        commands, size_bytes = len(first.batch.positions), first.size_bytes
+        until = asyncio.get_running_loop().time() + pace.flush_s
+        try:
+            while commands < pace.commands and size_bytes < pace.size_bytes:
+                following = await _next(queue, until - asyncio.get_running_loop().time())
+                if following is None:
+                    break
+                taken.append(following)
+                commands += len(following.batch.positions)
+                size_bytes += following.size_bytes
+        except asyncio.CancelledError:
+            self._backlog.add(-size_bytes)  # dropped
+            raise
+        return taken
+
+
+async def _next(queue: asyncio.Queue[Fetched], wait_s: float) -> Fetched | None:
+    if not queue.empty():
+        return queue.get_nowait()
+    try:
+        # Not wait_for: before Python 3.12 it passes over a cancellation that comes together with the result.
+        async with asyncio.timeout(max(wait_s, 0.0)):
+            return await queue.get()
+    except TimeoutError:
+        return None
