@@ -10,7 +10,7 @@ import pytest
 
 from mirrorlog.domain.commands import RejectReason, StatusCode
 
-PAGE = (Path(__file__).parents[2] / "docs" / "statuses.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "statuses.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("heading", "values"), [("Codes", StatusCode), ("Reasons of a `REJECTED`", RejectReason)])

@@ -31,7 +31,7 @@ from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.records import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
+SCHEMAS = Path(__file__).parents[3] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)
 POSITION = st.integers(-1, 2**63 - 1)
 TEXT = st.text(max_size=20)
