@@ -59,7 +59,9 @@ class Host:
         self._sequence += 1
         now_us = time.time_ns() // 1000
         for volume in self._volumes:
-            command = writes(volume, self._sequence, np.array([1], np.uint32), (now_us, now_us), None)
+            command = writes(
+                volume, self._sequence, np.array([1], np.uint32), (now_us, now_us), None
+            )
             self._publish(volume.partition, volume.volume.encode(), encode(command))
 
     def _publish(self, partition: int, key: bytes, value: bytes) -> None:
@@ -96,7 +98,9 @@ def settled(run: Run, partitions: int) -> dict[str, list[int]]:
                 held[message.part] = message.fields["partitions"]
         run.check()
         everyone = all(held.get(name) for name in run.parts)
-        return everyone and sorted(number for each in held.values() for number in each) == list(range(partitions))
+        return everyone and sorted(number for each in held.values() for number in each) == list(
+            range(partitions)
+        )
 
     wait_for(is_settled, _ANSWER_S, "the workers didn't share the partitions")
     return held
@@ -108,7 +112,9 @@ def hand_over(run: Run, cluster: Cluster, workload: Workload) -> float:
     (holder,) = [name for name, partitions in held.items() if 0 in partitions]
     topic = run.settings.topics.status
     host = Host(run.settings, workload)
-    host.read_answers({partition: cluster.admin.end_position(topic, partition) for partition in held[holder]})
+    host.read_answers(
+        {partition: cluster.admin.end_position(topic, partition) for partition in held[holder]}
+    )
     killed_at = time.monotonic()
     run.parts.pop(holder).kill()
     waiting, written_at = set(held[holder]), 0.0
@@ -118,7 +124,9 @@ def hand_over(run: Run, cluster: Cluster, workload: Workload) -> float:
         if now - written_at >= _EACH_S:
             host.write()
             written_at = now
-        waiting -= {partition for partition, sent_at in host.answered(0.01).items() if sent_at > killed_at}
+        waiting -= {
+            partition for partition, sent_at in host.answered(0.01).items() if sent_at > killed_at
+        }
         run.check()
     took_s = time.monotonic() - killed_at
     host.close()
@@ -148,7 +156,9 @@ def measure(cluster: Cluster, extents: int, standbys: int, name: str) -> dict[st
         changelog = sum(_size(run.settings, partition) for partition in range(workload.partitions))
         took_s = hand_over(run, cluster, workload)
     cluster.delete_topics([spec.name for spec in settings.topics.specs(single_copy=True)])
-    say(f"{standbys} standbys, {changelog / 1e6:.0f} MB of changelog: unanswered for {took_s:.2f} s")
+    say(
+        f"{standbys} standbys, {changelog / 1e6:.0f} MB of changelog: unanswered for {took_s:.2f} s"
+    )
     return {"unanswered_s": round(took_s, 2), "changelog_bytes": changelog}
 
 
@@ -177,11 +187,15 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     """1 where a partition wasn't answered any more."""
-    parser = argparse.ArgumentParser(description="How long a killed worker's partitions go unanswered.")
+    parser = argparse.ArgumentParser(
+        description="How long a killed worker's partitions go unanswered."
+    )
     parser.add_argument("--extents", help="random writes in the log (default 40M)")
     parser.add_argument("--repeat", type=int, help="runs of each case (default 3)")
     parser.add_argument("--short", action="store_true", help="a quick look: 2M extents, once")
-    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    parser.add_argument(
+        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+    )
     given = parser.parse_args()
     extents = number(given.extents or ("2M" if given.short else "40M"))
     runs: dict[str, list[dict[str, Any]]] = {"no_standby": [], "standby": []}
@@ -196,7 +210,13 @@ def main() -> int:
                 except TimeoutError as error:
                     failures.append(f"{name}: {error}")
     cases = {} if failures else {name: figures(found) for name, found in runs.items()}
-    result = {"bench": "handover", "cases": cases, "failures": failures, "short": given.short, "machine": machine()}
+    result = {
+        "bench": "handover",
+        "cases": cases,
+        "failures": failures,
+        "short": given.short,
+        "machine": machine(),
+    }
     return finish(result, save=given.save)
 
 

@@ -95,7 +95,9 @@ def nbd_4k_regions(bench: Bench) -> None:
         for name, serving in sparse_exports(bench.cluster, bench.folder, SPARSE_BYTES).items():
             with serving() as uri:
                 requests_per_s(uri, regions, options)
-                bench.note(f"nbd_4k_regions_{name}", "requests/s", requests_per_s(uri, regions, options))
+                bench.note(
+                    f"nbd_4k_regions_{name}", "requests/s", requests_per_s(uri, regions, options)
+                )
     plain, tracked = bench.median("nbd_4k_regions_file"), bench.median("nbd_4k_regions_mirrorlog")
     bench.ratios["nbd_4k_regions"] = round(tracked / plain, 3)
 
@@ -103,11 +105,17 @@ def nbd_4k_regions(bench: Bench) -> None:
 def _has_tools(bench: Bench, case: str) -> bool:
     found = shutil.which("nbdkit") is not None and shutil.which("qemu-img") is not None
     if not found:
-        bench.skipped.append(f"{case}: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils")
+        bench.skipped.append(
+            f"{case}: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils"
+        )
     return found
 
 
-CASES: Final[Mapping[str, Case]] = {"nbd_4k": nbd_4k, "nbd_4k_regions": nbd_4k_regions, **pwrite_cases.CASES}
+CASES: Final[Mapping[str, Case]] = {
+    "nbd_4k": nbd_4k,
+    "nbd_4k_regions": nbd_4k_regions,
+    **pwrite_cases.CASES,
+}
 
 
 def main() -> int:
@@ -115,15 +123,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What tracking costs a host.")
     parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
     parser.add_argument("--repeat", type=int, help="runs of each contestant (default 5)")
-    parser.add_argument("--dir", type=Path, help="where the folder with all data is made; removed afterwards")
+    parser.add_argument(
+        "--dir", type=Path, help="where the folder with all data is made; removed afterwards"
+    )
     parser.add_argument("--short", action="store_true", help="a quick look: one short run of each")
-    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    parser.add_argument(
+        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+    )
     given = parser.parse_args()
     if unknown := set(given.cases.split(",")) - CASES.keys():
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     failures: list[str] = []
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)))
+        folder = Path(
+            cleanup.enter_context(
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)
+            )
+        )
         cluster = cleanup.enter_context(Cluster(folder))
         bench = Bench(cluster, folder, given.repeat or (1 if given.short else 5), given.short)
         for name in given.cases.split(","):
@@ -139,7 +155,11 @@ def main() -> int:
 
 def _result(bench: Bench, failures: list[str], *, short: bool) -> dict[str, Any]:
     cases = {
-        name: {"median": round(median(values)), "unit": unit, "runs": [round(value) for value in values]}
+        name: {
+            "median": round(median(values)),
+            "unit": unit,
+            "runs": [round(value) for value in values],
+        }
         for name, (unit, values) in bench.runs.items()
     }
     return {

@@ -59,10 +59,14 @@ class Node:
 
     def __init__(self, cluster: Cluster, count: int, core: int) -> None:
         self._cluster, self._core = cluster, core
-        self._workload = Workload(count * _EXTENTS, _EXTENTS, time.time_ns() // 1000, volume_count=count)
+        self._workload = Workload(
+            count * _EXTENTS, _EXTENTS, time.time_ns() // 1000, volume_count=count
+        )
         self._folder = cluster.folder / f"volumes-{count}"
         self._folder.mkdir()
-        self._settings = cluster.settings(f"volumes-{count}.", self._folder / "state", self._workload.partitions)
+        self._settings = cluster.settings(
+            f"volumes-{count}.", self._folder / "state", self._workload.partitions
+        )
         self._topics = self._settings.topics
         cluster.make_topics(self._settings)
         cluster.describe(self._settings, self._workload.volumes())
@@ -81,13 +85,20 @@ class Node:
             before, began_s = self._changelog_ends(), time.time()
             time.sleep(_IDLE_S)
             ended_s = time.time()
-            found.idle_cpu_s_per_s = (program.cpu_s(ended_s) - program.cpu_s(began_s)) / (ended_s - began_s)
-            found.idle_changelog_bytes_per_s = self._changelog_since(before)[0] / (ended_s - began_s)
+            found.idle_cpu_s_per_s = (program.cpu_s(ended_s) - program.cpu_s(began_s)) / (
+                ended_s - began_s
+            )
+            found.idle_changelog_bytes_per_s = self._changelog_since(before)[0] / (
+                ended_s - began_s
+            )
             before, began_s = self._changelog_ends(), time.time()
             found.flush_s = [self._round(program) for _ in range(rounds)]
             found.round_cpu_s = (program.cpu_s(time.time()) - program.cpu_s(began_s)) / rounds
             size_bytes, messages = self._changelog_since(before)
-            found.round_changelog_bytes, found.round_changelog_messages = size_bytes / rounds, messages / rounds
+            found.round_changelog_bytes, found.round_changelog_messages = (
+                size_bytes / rounds,
+                messages / rounds,
+            )
             found.resident_bytes, found.peak_bytes = program.resident_bytes()
         return found
 
@@ -104,7 +115,11 @@ class Node:
         for volume in self._in_use:
             blocks = self._dice.integers(0, volume.blocks, _EXTENTS, dtype=np.uint32)
             command = writes(volume, self._sequence, blocks, (now_us, now_us), None)
-            publications.append(Publication(volume.partition, volume.volume.encode(), encode(command), now_us // 1000))
+            publications.append(
+                Publication(
+                    volume.partition, volume.volume.encode(), encode(command), now_us // 1000
+                )
+            )
         before = self._changelog_ends()
         self._cluster.publish(self._topics.commands, publications, "lz4")
         acknowledged_s = time.time()
@@ -117,7 +132,9 @@ class Node:
             if decode(message.value, Watermark).through >= ends[message.partition] - 1:
                 taken_us.append(message.at_us)
         if not taken_us:
-            raise ProgramFailed("the commands of a round are committed, and no watermark holds them")
+            raise ProgramFailed(
+                "the commands of a round are committed, and no watermark holds them"
+            )
         return max(taken_us) / 1e6 - acknowledged_s
 
     def _ends(self) -> dict[int, int]:
@@ -141,23 +158,35 @@ def figures(node: Node, runs: Sequence[Measured]) -> dict[str, Any]:
         "resident_bytes": max(each.resident_bytes for each in runs),
         "peak_bytes": max(node.first_peak_bytes, *(each.peak_bytes for each in runs)),
         "idle_cpu_s_per_s": round(median(each.idle_cpu_s_per_s for each in runs), 4),
-        "idle_changelog_bytes_per_s": round(median(each.idle_changelog_bytes_per_s for each in runs), 1),
+        "idle_changelog_bytes_per_s": round(
+            median(each.idle_changelog_bytes_per_s for each in runs), 1
+        ),
         "flush_s": round(median(second for each in runs for second in each.flush_s), 4),
         "flush_cpu_s": round(median(each.round_cpu_s for each in runs), 4),
         "flush_changelog_bytes": round(median(each.round_changelog_bytes for each in runs)),
-        "flush_changelog_messages": round(median(each.round_changelog_messages for each in runs), 1),
+        "flush_changelog_messages": round(
+            median(each.round_changelog_messages for each in runs), 1
+        ),
     }
 
 
 def main() -> int:
     """1 where a node failed."""
     parser = argparse.ArgumentParser(description="What volumes cost that nobody writes to.")
-    parser.add_argument("--volumes", type=int, help="how many there are beside the ten in use (default 10000)")
+    parser.add_argument(
+        "--volumes", type=int, help="how many there are beside the ten in use (default 10000)"
+    )
     parser.add_argument("--rounds", type=int, help="of writes (default 40)")
     parser.add_argument("--repeat", type=int, help="runs of each node (default 5)")
-    parser.add_argument("--dir", type=Path, help="where the folder with the broker's data is made; removed afterwards")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        help="where the folder with the broker's data is made; removed afterwards",
+    )
     parser.add_argument("--short", action="store_true", help="a quick look: one run of 5 rounds")
-    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    parser.add_argument(
+        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+    )
     given = parser.parse_args()
     counts = (_IN_USE, given.volumes or 10_000)
     rounds = given.rounds or (5 if given.short else 40)
@@ -166,7 +195,11 @@ def main() -> int:
     runs: dict[int, list[Measured]] = {count: [] for count in counts}
     failures: list[str] = []
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)))
+        folder = Path(
+            cleanup.enter_context(
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)
+            )
+        )
         cluster = cleanup.enter_context(Cluster(folder))
         nodes = {count: Node(cluster, count, core) for count in counts}
         for _ in range(given.repeat or (1 if given.short else 5)):
@@ -182,8 +215,18 @@ def main() -> int:
                     f"flush {median(found.flush_s):.3f} s, {found.round_cpu_s:.4f} CPU s, "
                     f"{found.round_changelog_bytes:,.0f} bytes"
                 )
-    cases = {} if failures else {f"volumes_{count}": figures(nodes[count], each) for count, each in runs.items()}
-    result = {"bench": "volumes", "cases": cases, "in_use": _IN_USE, "rounds": rounds, "failures": failures}
+    cases = (
+        {}
+        if failures
+        else {f"volumes_{count}": figures(nodes[count], each) for count, each in runs.items()}
+    )
+    result = {
+        "bench": "volumes",
+        "cases": cases,
+        "in_use": _IN_USE,
+        "rounds": rounds,
+        "failures": failures,
+    }
     return finish({**result, "short": given.short, "machine": machine()}, save=given.save)
 
 

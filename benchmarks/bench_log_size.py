@@ -99,7 +99,9 @@ class Changelog:
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         return list(self.rows.irange(start, end, inclusive=(True, False)))[:most]
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
@@ -108,7 +110,11 @@ class Changelog:
 
     def records(self, tier: int) -> int:
         """Bytes of the tier's records in the state."""
-        mine = [key for key in self.rows if key_kind(key) is LogRecord and read_record_key(key).tier == tier]
+        mine = [
+            key
+            for key in self.rows
+            if key_kind(key) is LogRecord and read_record_key(key).tier == tier
+        ]
         return sum(len(key) + len(self.rows[key]) for key in mine)
 
 
@@ -142,7 +148,12 @@ class Bench:
         table = LogTable(self.log.send, self.log, settings.topics, gate)
         catalog = Catalog(broker.reader(), broker, settings.topics, self.clock)
         catalog.refresh()
-        periods = Periods(settings.node_tiers_s, dict.fromkeys(TIERS[:3], 0.0), None, settings.node_record_max_bytes)
+        periods = Periods(
+            settings.node_tiers_s,
+            dict.fromkeys(TIERS[:3], 0.0),
+            None,
+            settings.node_record_max_bytes,
+        )
         self.roll_ups = RollUps(table, catalog, _NoSites, self.clock, periods)
         self.node = Node(
             table,
@@ -170,11 +181,21 @@ class Bench:
     async def flush(self) -> None:
         values: list[bytes | None] = []
         for _ in range(int(WRITES_A_SECOND * FLUSH_S) // EXTENTS_A_COMMAND):
-            offsets = self.random.integers(0, BLOCKS, EXTENTS_A_COMMAND).astype(np.uint64) * np.uint64(BLOCK)
+            offsets = self.random.integers(0, BLOCKS, EXTENTS_A_COMMAND).astype(
+                np.uint64
+            ) * np.uint64(BLOCK)
             extents = ExtentColumns(offsets, np.full(EXTENTS_A_COMMAND, BLOCK, np.uint64))
             at_us, number = self.clock.now_us(), self.position + len(values)
             command = TrackingCommand(
-                VOLUME.volume, GENERATION, "host-01", "5e55", number, CommandKind.WRITES, extents, at_us, at_us
+                VOLUME.volume,
+                GENERATION,
+                "host-01",
+                "5e55",
+                number,
+                CommandKind.WRITES,
+                extents,
+                at_us,
+                at_us,
             )
             values.append(encode(command))
         positions = range(self.position, self.position + len(values))
@@ -184,7 +205,11 @@ class Bench:
 
     def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
         """A record drawn, not folded: cut and encoded as RollUps does, and noticed as a flush's would be."""
-        found = [piece for piece in pieces(_stretches(changed), Settings().node_record_max_bytes) if piece]
+        found = [
+            piece
+            for piece in pieces(_stretches(changed), Settings().node_record_max_bytes)
+            if piece
+        ]
         for number, (blocks, zeroed) in enumerate(found):
             record = LogRecord(
                 VOLUME.volume,
@@ -246,7 +271,9 @@ async def hour() -> tuple[Counter[str], int, int, float, float]:
     bench = Bench()
     a_minute = 60 * WRITES_A_SECOND
     for number in range(60):
-        bench.put(1, number * 1200 - 1, number * 1200 + 1199, drawn(bench.random, a_minute), a_minute)
+        bench.put(
+            1, number * 1200 - 1, number * 1200 + 1199, drawn(bench.random, a_minute), a_minute
+        )
     held = bench.log.records(1)
     bench.log.rows[watermark_key(0)] = encode(Watermark(0, 60 * 1200 - 1, bench.clock.now_us()))
     await bench.tend()
@@ -264,7 +291,13 @@ def main() -> None:
     hour_sent, minutes_held, hour_held, hour_took_s, turn_hour_s = asyncio.run(hour())
     print(f"an hour of minutes: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     bench = Bench()
-    bench.put(3, -1, 24 * 72_000 - 1, drawn(bench.random, 86_400 * WRITES_A_SECOND), 86_400 * WRITES_A_SECOND)
+    bench.put(
+        3,
+        -1,
+        24 * 72_000 - 1,
+        drawn(bench.random, 86_400 * WRITES_A_SECOND),
+        86_400 * WRITES_A_SECOND,
+    )
     day_held, day_parts = bench.log.records(3), len(bench.log.rows)
     hour_parts = -(-hour_held // Settings().node_record_max_bytes)
 
@@ -287,7 +320,11 @@ def main() -> None:
     for name, each in state.items():
         print(f"state, {name:<31} {each / 2**20:8.1f} MiB", file=sys.stderr)
     cases = {
-        "changelog_bytes_a_write": {"median": round(total, 3), "unit": "B", "limit": LIMIT_BYTES_A_WRITE},
+        "changelog_bytes_a_write": {
+            "median": round(total, 3),
+            "unit": "B",
+            "limit": LIMIT_BYTES_A_WRITE,
+        },
         "state_after_30_days": {"median": round(size / 2**20, 1), "unit": "MiB"},
         "hour_roll_up": {"median": round(hour_took_s, 2), "unit": "s"},
         "longest_turn": {"median": round(max(turn_minute_s, turn_hour_s), 3), "unit": "s"},

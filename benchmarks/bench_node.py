@@ -84,15 +84,29 @@ class Given:
 def given_by(arguments: Sequence[str]) -> Given:
     """The command line, read."""
     usual = [name for name in CASES if name not in _ONLY_WHEN_ASKED]
-    parser = argparse.ArgumentParser(description="How fast commands become a log, side by side with peers.")
-    parser.add_argument("--extents", type=number, help="of the cases with 500 a command (default 100M)")
-    parser.add_argument("--single-extents", type=number, help="of those with one a command (default: a fiftieth)")
+    parser = argparse.ArgumentParser(
+        description="How fast commands become a log, side by side with peers."
+    )
+    parser.add_argument(
+        "--extents", type=number, help="of the cases with 500 a command (default 100M)"
+    )
+    parser.add_argument(
+        "--single-extents", type=number, help="of those with one a command (default: a fiftieth)"
+    )
     parser.add_argument("--repeat", type=int, help="runs of each case (default 5)")
     parser.add_argument("--cases", default=",".join(usual), help=f"some of {','.join(CASES)}")
-    parser.add_argument("--compression", default="lz4", help="of the commands (default lz4, as hosts do)")
-    parser.add_argument("--dir", type=Path, help="where the folder with the broker's data is made; removed afterwards")
+    parser.add_argument(
+        "--compression", default="lz4", help="of the commands (default lz4, as hosts do)"
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        help="where the folder with the broker's data is made; removed afterwards",
+    )
     parser.add_argument("--short", action="store_true", help="a quick look: 2M extents, once")
-    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    parser.add_argument(
+        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+    )
     found = parser.parse_args(arguments)
     cases = found.cases.split(",")
     if unknown := set(cases) - set(CASES):
@@ -100,7 +114,9 @@ def given_by(arguments: Sequence[str]) -> Given:
     extents = found.extents or (2_000_000 if found.short else 100_000_000)
     single = found.single_extents or max(extents // 50, 16)
     repeat = found.repeat or (1 if found.short else 5)
-    return Given(extents, single, repeat, cases, found.compression, found.dir, found.short, found.save)
+    return Given(
+        extents, single, repeat, cases, found.compression, found.dir, found.short, found.save
+    )
 
 
 class Bench:
@@ -124,7 +140,9 @@ class Bench:
             self._cluster.make_topics(settings)
             self._cluster.describe(settings, workload.volumes())
             say(f"publishing {workload.extents:,} extents, {size} a command")
-            self._cluster.publish(settings.topics.commands, workload.publications(), self._given.compression)
+            self._cluster.publish(
+                settings.topics.commands, workload.publications(), self._given.compression
+            )
             ends = self._cluster.ends(settings.topics.commands)
             assert ends == workload.ends(), f"the topic ends at {ends}, not at {workload.ends()}"
             self._expected[size] = workload.folded()
@@ -178,12 +196,21 @@ def main() -> int:
     cases, skipped = there(given.cases)
     load_before = os.getloadavg()[0]
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.folder)))
+        folder = Path(
+            cleanup.enter_context(
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.folder)
+            )
+        )
         bench = Bench(given, cleanup.enter_context(Cluster(folder)), core)
         bench.prepare(cases)
         bench.run(cases)
         if bench.failures and (kept := sorted(folder.glob(f"*/{contestants.LOG_FILE}"))):
-            say("\n".join(f"--- {path.parent.name}\n{path.read_text('utf-8', 'replace')[-3000:]}" for path in kept))
+            say(
+                "\n".join(
+                    f"--- {path.parent.name}\n{path.read_text('utf-8', 'replace')[-3000:]}"
+                    for path in kept
+                )
+            )
     found = figures(bench.runs)
     compared = [ratios(found, of, to) for of, to in _COMPARED.items()]
     result = {

@@ -129,7 +129,9 @@ def recover(state: State, core: int) -> None:
     )
     if (found := rows_of_table(state.settings)) != state.rows:
         differing = {key for key in {*found, *state.rows} if found.get(key) != state.rows.get(key)}
-        raise ProgramFailed(f"{len(differing)} rows of the recovered table differ from the changelog")
+        raise ProgramFailed(
+            f"{len(differing)} rows of the recovered table differ from the changelog"
+        )
 
 
 def figures(state: State, nothing: State) -> dict[str, Any]:
@@ -154,18 +156,33 @@ def figures(state: State, nothing: State) -> dict[str, Any]:
 def main() -> int:
     """1 where a recovered table differs from the changelog."""
     parser = argparse.ArgumentParser(description="How fast a worker whose disk is lost comes back.")
-    parser.add_argument("--extents", help="sizes of the state, in random writes (default 10M,40M,160M)")
+    parser.add_argument(
+        "--extents", help="sizes of the state, in random writes (default 10M,40M,160M)"
+    )
     parser.add_argument("--repeat", type=int, help="recoveries of each size (default 5)")
-    parser.add_argument("--dir", type=Path, help="where the folder with the broker's data is made; removed afterwards")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        help="where the folder with the broker's data is made; removed afterwards",
+    )
     parser.add_argument("--short", action="store_true", help="a quick look: 4M extents, once")
-    parser.add_argument("--save", action="store_true", help="keep a good, full result for docs/performance.md")
+    parser.add_argument(
+        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+    )
     given = parser.parse_args()
-    sizes = [number(each) for each in (given.extents or ("4M" if given.short else "10M,40M,160M")).split(",")]
+    sizes = [
+        number(each)
+        for each in (given.extents or ("4M" if given.short else "10M,40M,160M")).split(",")
+    ]
     core, others = split_cores()
     os.sched_setaffinity(0, others)
     failures: list[str] = []
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)))
+        folder = Path(
+            cleanup.enter_context(
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)
+            )
+        )
         cluster = cleanup.enter_context(Cluster(folder))
         states = [fold(cluster, size, core) for size in (_NEXT_TO_NOTHING, *sizes)]
         for _ in range(given.repeat or (1 if given.short else 5)):
@@ -175,8 +192,18 @@ def main() -> int:
                 except (ProgramFailed, TimeoutError) as error:
                     say(f"FAILED {state.extents}: {error}")
                     failures.append(f"{state.extents}: {error}")
-    cases = {} if failures else {f"extents_{each.extents}": figures(each, states[0]) for each in states[1:]}
-    result = {"bench": "recovery", "cases": cases, "failures": failures, "short": given.short, "machine": machine()}
+    cases = (
+        {}
+        if failures
+        else {f"extents_{each.extents}": figures(each, states[0]) for each in states[1:]}
+    )
+    result = {
+        "bench": "recovery",
+        "cases": cases,
+        "failures": failures,
+        "short": given.short,
+        "machine": machine(),
+    }
     return finish(result, save=given.save)
 
 

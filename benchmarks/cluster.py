@@ -54,13 +54,18 @@ class Cluster:
 
     def settings(self, prefix: str, state_dir: Path, partitions: int) -> Settings:
         """Settings of a node whose topics begin with `prefix`."""
-        given: dict[str, Any] = {"bootstrap_servers": self.servers, "topic_prefix": prefix, "state_dir": state_dir}
+        given: dict[str, Any] = {
+            "bootstrap_servers": self.servers,
+            "topic_prefix": prefix,
+            "state_dir": state_dir,
+        }
         return load_settings(None, given | {"partitions": partitions})
 
     def make_topics(self, settings: Settings) -> None:
         """Those of mirrorlog that aren't there, as mirrorlog makes them; the changelog tells when it took each message."""
         self.admin.create(
-            [_stamped(spec, settings) for spec in settings.topics.specs(single_copy=True)], settings.partitions
+            [_stamped(spec, settings) for spec in settings.topics.specs(single_copy=True)],
+            settings.partitions,
         )
 
     def make_changelog(self, name: str, partitions: int) -> None:
@@ -97,7 +102,12 @@ class Cluster:
             while True:
                 try:
                     producer.produce(
-                        topic, each.value, each.key, each.partition, on_delivery=delivered, timestamp=each.at_ms
+                        topic,
+                        each.value,
+                        each.key,
+                        each.partition,
+                        on_delivery=delivered,
+                        timestamp=each.at_ms,
                     )
                     break
                 except BufferError:
@@ -142,12 +152,17 @@ class Cluster:
         except KafkaException:
             return {}
         return {
-            each.partition: each.offset for each in found.topic_partitions if each.topic == topic and each.offset >= 0
+            each.partition: each.offset
+            for each in found.topic_partitions
+            if each.topic == topic and each.offset >= 0
         }
 
     def ends(self, topic: str) -> dict[int, int]:
         """By partition, the position behind the last message."""
-        return {number: self.admin.end_position(topic, number) for number in range(self.admin.partitions(topic))}
+        return {
+            number: self.admin.end_position(topic, number)
+            for number in range(self.admin.partitions(topic))
+        }
 
     def read(
         self, settings: Settings, topic: str, positions: Mapping[int, int | None] | None = None
@@ -168,7 +183,12 @@ class NotingReader:
 
     def __init__(self, reader: KafkaReader, note: Callable[[Message], None]) -> None:
         self._reader, self._note = reader, note
-        self.assign, self.reached, self.at_end, self.close = reader.assign, reader.reached, reader.at_end, reader.close
+        self.assign, self.reached, self.at_end, self.close = (
+            reader.assign,
+            reader.reached,
+            reader.at_end,
+            reader.close,
+        )
 
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """What the reader polls."""
@@ -184,7 +204,9 @@ def _stamped(spec: TopicSpec, settings: Settings) -> TopicSpec:
     return replace(spec, config={**spec.config, **_LOG_APPEND_TIME})
 
 
-def wait_for(condition: Callable[[], bool], deadline_s: float, what: str, every_s: float = 0.05) -> None:
+def wait_for(
+    condition: Callable[[], bool], deadline_s: float, what: str, every_s: float = 0.05
+) -> None:
     """Returns when the condition holds; TimeoutError at the deadline."""
     until = time.monotonic() + deadline_s
     while not condition():

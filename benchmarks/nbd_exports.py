@@ -28,7 +28,9 @@ Serving: TypeAlias = Callable[[], AbstractContextManager[str]]
 """Serves an image of its own while the context lasts: its URI."""
 
 
-def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, Serving], list[str]]:
+def exports(
+    cluster: Cluster, folder: Path, size_bytes: int
+) -> tuple[dict[str, Serving], list[str]]:
     """(what can be served here, what can't and why). Every block of the images is in its place, so that no contestant pays
     for finding one."""
     image = folder / "image"
@@ -36,7 +38,9 @@ def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, 
     found: dict[str, Serving] = {
         "file": lambda: nbdkit(folder, "file", str(image)),
         "mirrorlog": lambda: mirrorlog(cluster, folder, size_bytes, "filter"),
-        "log_filter": lambda: nbdkit(folder, "--filter=log", "file", str(image), "logfile=/dev/null"),
+        "log_filter": lambda: nbdkit(
+            folder, "--filter=log", "file", str(image), "logfile=/dev/null"
+        ),
         "mirrorlog_plugin": lambda: mirrorlog(cluster, folder, size_bytes, "plugin"),
     }
     skipped = []
@@ -49,7 +53,9 @@ def exports(cluster: Cluster, folder: Path, size_bytes: int) -> tuple[dict[str, 
     if shutil.which("qemu-nbd") is None:
         return found, [*skipped, "QEMU: apt install qemu-utils"]
     qcow2 = folder / "image.qcow2"
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-S", "0", str(image), str(qcow2)], check=True)
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", "-S", "0", str(image), str(qcow2)], check=True
+    )
     subprocess.run(["qemu-img", "bitmap", "--add", str(qcow2), "b"], check=True)
     return {
         **found,
@@ -77,7 +83,9 @@ def make_image(path: Path, size_bytes: int, *, sparse: bool = False) -> None:
 
 
 @contextmanager
-def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str, *, sparse: bool = False) -> Iterator[str]:
+def mirrorlog(
+    cluster: Cluster, folder: Path, size_bytes: int, through: str, *, sparse: bool = False
+) -> Iterator[str]:
     """`mirrorlog host serve`, publishing to the broker."""
     name = f"{through}-sparse" if sparse else through
     settings = cluster.settings("nbd.", folder / "state", 4)
@@ -87,7 +95,9 @@ def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str, *, 
         make_image(primary, size_bytes, sparse=sparse)
         ends = [cluster.ends(settings.topics.commands)[number] for number in range(4)]
         publisher = KafkaPublisher(settings.kafka_client())
-        publish_volume(publisher, settings.topics, describe(name, size_bytes, 4096, primary.as_uri(), ends, 1))
+        publish_volume(
+            publisher, settings.topics, describe(name, size_bytes, 4096, primary.as_uri(), ends, 1)
+        )
         publisher.flush(START_S)
         publisher.close()
     messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
@@ -107,12 +117,22 @@ def mirrorlog(cluster: Cluster, folder: Path, size_bytes: int, through: str, *, 
 
 def nbdkit(folder: Path, *served: str) -> AbstractContextManager[str]:
     """nbdkit by itself."""
-    return _served(folder / "n.sock", ["nbdkit", "--foreground", "--unix", str(folder / "n.sock"), *served])
+    return _served(
+        folder / "n.sock", ["nbdkit", "--foreground", "--unix", str(folder / "n.sock"), *served]
+    )
 
 
 def qemu_nbd(folder: Path, image: Path, image_format: str) -> AbstractContextManager[str]:
     """QEMU; bitmaps that are in the image are kept up to date, in memory."""
-    command = ["qemu-nbd", "--persistent", "--socket", str(folder / "q.sock"), "--format", image_format, str(image)]
+    command = [
+        "qemu-nbd",
+        "--persistent",
+        "--socket",
+        str(folder / "q.sock"),
+        "--format",
+        image_format,
+        str(image),
+    ]
     return _served(folder / "q.sock", command)
 
 
@@ -128,17 +148,28 @@ def qemu_storage_daemon(folder: Path, image: Path) -> AbstractContextManager[str
     orders: list[tuple[str, dict[str, object]]] = [
         ("qmp_capabilities", {}),
         ("block-dirty-bitmap-add", {"node": "disk", "name": "changed"}),
-        ("block-export-add", {"type": "nbd", "id": "disk", "node-name": "disk", "name": "", "writable": True}),
+        (
+            "block-export-add",
+            {"type": "nbd", "id": "disk", "node-name": "disk", "name": "", "writable": True},
+        ),
     ]
-    return _served(socket, command, [{"execute": name, "arguments": given} for name, given in orders])
+    return _served(
+        socket, command, [{"execute": name, "arguments": given} for name, given in orders]
+    )
 
 
 @contextmanager
-def _served(socket: Path, command: list[str], orders: Sequence[Mapping[str, object]] = ()) -> Iterator[str]:
+def _served(
+    socket: Path, command: list[str], orders: Sequence[Mapping[str, object]] = ()
+) -> Iterator[str]:
     """orders: sent to its standard input, each answered there with a line (QEMU Machine Protocol)."""
     socket.unlink(missing_ok=True)
     with subprocess.Popen(
-        leashed(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        leashed(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         try:
             for order in orders:

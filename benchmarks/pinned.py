@@ -38,7 +38,9 @@ def split_cores() -> tuple[int, list[int]]:
     """The core of the programs under test, and those of the broker and of the bench."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise ProgramFailed("the bench needs two cores: one for the program under test, one for the broker")
+        raise ProgramFailed(
+            "the bench needs two cores: one for the program under test, one for the broker"
+        )
     return cores[-1], cores[:-1]
 
 
@@ -46,7 +48,12 @@ class Pinned:
     """Runs `command` on `core`, with every thread of it, until it is stopped or killed. Times are of time.time()."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log_file: Path, core: int
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        core: int,
     ) -> None:
         self._name, self._log_file = name, log_file
         self.started_at_s = time.time()
@@ -61,7 +68,9 @@ class Pinned:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._listen, self._sample)]
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._listen, self._sample)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -80,7 +89,9 @@ class Pinned:
         """ProgramFailed where it has ended."""
         if (code := self._process.poll()) is not None:
             lines = self._log_file.read_text("utf-8", "replace").splitlines()
-            raise ProgramFailed(f"{self._name} ended with exit code {code}; its last words: {' | '.join(lines[-5:])}")
+            raise ProgramFailed(
+                f"{self._name} ended with exit code {code}; its last words: {' | '.join(lines[-5:])}"
+            )
 
     def wait_said(self, message_type: str, deadline_s: float) -> Said:
         """The first line of that type."""
@@ -93,7 +104,9 @@ class Pinned:
                         return said
                 seen = len(self._said)
                 if time.monotonic() > until:
-                    raise ProgramFailed(f"{self._name} didn't say '{message_type}' within {deadline_s:g} s")
+                    raise ProgramFailed(
+                        f"{self._name} didn't say '{message_type}' within {deadline_s:g} s"
+                    )
                 if not self._heard.wait(0.2) and seen == len(self._said):
                     self.check()
 
@@ -108,7 +121,11 @@ class Pinned:
     def resident_bytes(self) -> tuple[int, int]:
         """Memory that is resident now, and the most that ever was (proc(5), VmRSS and VmHWM)."""
         lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
-        found = {line.split()[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+        found = {
+            line.split()[0]: int(line.split()[1]) * 1024
+            for line in lines
+            if line.startswith(("VmRSS", "VmHWM"))
+        }
         return found["VmRSS:"], found["VmHWM:"]
 
     def wait(self) -> None:

@@ -72,15 +72,22 @@ class PwriteCase:
                 bench.note(f"{self._name}_plain", "ns", plain)
                 bench.note(f"{self._name}_tracked", "ns", tracked)
         (folder / "primary").unlink()
-        bench.ratios[self._name] = round(bench.median(f"{self._name}_tracked") / bench.median(f"{self._name}_plain"), 3)
+        bench.ratios[self._name] = round(
+            bench.median(f"{self._name}_tracked") / bench.median(f"{self._name}_plain"), 3
+        )
 
-    def _repeat(self, random: Random, rounds: int, volume: TrackedVolume, fd: int) -> tuple[float, float]:
+    def _repeat(
+        self, random: Random, rounds: int, volume: TrackedVolume, fd: int
+    ) -> tuple[float, float]:
         data = random.randbytes(self._size)
         plain: list[float] = []
         tracked: list[float] = []
         for number in range(rounds):
             offsets = self._offsets(random)
-            pair = [(plain, partial(os.pwrite, fd), partial(os.fdatasync, fd)), (tracked, volume.pwrite, volume.flush)]
+            pair = [
+                (plain, partial(os.pwrite, fd), partial(os.fdatasync, fd)),
+                (tracked, volume.pwrite, volume.flush),
+            ]
             for times, write, flush in pair if number % 2 else reversed(pair):
                 times.append(self._timed(write, flush, data, offsets))
         return median(plain), median(tracked)

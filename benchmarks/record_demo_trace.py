@@ -32,7 +32,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.producers.traces import RequestKind, TracedRequest, demo_trace_path, open_trace, survey, write_trace
+from mirrorlog.producers.traces import (
+    RequestKind,
+    TracedRequest,
+    demo_trace_path,
+    open_trace,
+    survey,
+    write_trace,
+)
 
 DISK_SIZE: Final = "1G"
 VOLUME: Final = "demo"
@@ -50,7 +57,9 @@ _KINDS: Final = {"Write": RequestKind.WRITE, "Zero": RequestKind.ZERO, "Trim": R
 
 
 def run(*command: object) -> str:
-    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run(
+        [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 def recorded(log: Path) -> Iterator[TracedRequest]:
@@ -74,7 +83,14 @@ def mounted(cleanup: ExitStack, folder: Path) -> Path:
     disk, tree = folder / "nbd" / "disk", folder / "tree"
     disk.parent.mkdir()
     tree.mkdir()
-    server = ["nbdkit", "--exit-with-parent", "--filter=log", "memory", DISK_SIZE, f"logfile={folder / 'log'}"]
+    server = [
+        "nbdkit",
+        "--exit-with-parent",
+        "--filter=log",
+        "memory",
+        DISK_SIZE,
+        f"logfile={folder / 'log'}",
+    ]
     fuse = subprocess.Popen(["nbdfuse", str(disk), "[", *server, "]"])
     cleanup.callback(fuse.wait, timeout=START_DEADLINE_S)
     deadline = time.monotonic() + START_DEADLINE_S
@@ -115,14 +131,18 @@ def keep_orders(tree: Path, dice: random.Random) -> None:
     with closing(sqlite3.connect(tree / "orders.db", isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, item TEXT, state TEXT)")
+        database.execute(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER, item TEXT, state TEXT)"
+        )
         database.execute("CREATE INDEX of_customer ON orders (customer)")
         for _ in range(450):
             database.execute("BEGIN")
             for _ in range(dice.randrange(5, 60)):
                 row = (dice.randrange(5_000), dice.randbytes(dice.randrange(20, 200)).hex(), "open")
                 database.execute("INSERT INTO orders (customer, item, state) VALUES (?, ?, ?)", row)
-            database.execute("UPDATE orders SET state = 'paid' WHERE customer = ?", (dice.randrange(5_000),))
+            database.execute(
+                "UPDATE orders SET state = 'paid' WHERE customer = ?", (dice.randrange(5_000),)
+            )
             database.execute("COMMIT")
         database.execute("DELETE FROM orders WHERE id % 3 = 0")
         database.execute("VACUUM")
@@ -149,11 +169,15 @@ def wear(tree: Path, dice: random.Random) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Record the workload that `mirrorlog demo` replays.")
+    parser = argparse.ArgumentParser(
+        description="Record the workload that `mirrorlog demo` replays."
+    )
     parser.add_argument("--output", type=Path, default=demo_trace_path())
     output: Path = parser.parse_args().output
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        sys.exit(f"missing programs: {', '.join(missing)}; the packages are named at the top of this file")
+        sys.exit(
+            f"missing programs: {', '.join(missing)}; the packages are named at the top of this file"
+        )
     if os.geteuid():
         sys.exit("mounting needs root: unshare --mount python benchmarks/record_demo_trace.py")
     dice = random.Random(20_030_101)

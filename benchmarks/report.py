@@ -40,7 +40,8 @@ def machine_line(result: Result) -> str:
     """Where it was measured."""
     found = result["machine"]
     software = ", ".join(
-        f"{name} {found[name]}" for name in ("kafka", "java", "python", "numpy", "pyroaring", "aiokafka")
+        f"{name} {found[name]}"
+        for name in ("kafka", "java", "python", "numpy", "pyroaring", "aiokafka")
     )
     return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}; {software}."
 
@@ -57,9 +58,7 @@ def node(result: Result) -> str:
         spread = f"{min(runs):.2f} – {max(runs):.2f}"
         rows.append([label, f"{rate['median'] / 1e6:.2f}", spread, f"{cpu['median']:.3f}"])
     head = ["case", "million extents/s", "slowest – fastest", "CPU s per million"]
-    said = (
-        f"{result['extents']:,} extents (one a command: {result['single_extents']:,}), medians of {result['repeat']}. "
-    )
+    said = f"{result['extents']:,} extents (one a command: {result['single_extents']:,}), medians of {result['repeat']}. "
     return f"{said}{machine_line(result)}\n\n{table(head, rows)}"
 
 
@@ -79,7 +78,14 @@ def recovery(result: Result) -> str:
         for each in result["cases"].values()
     ]
     head = [
-        *("changelog", "writes", "ready with its disk, s", "without, s", "of it recovery, s", "MB/s of changelog"),
+        *(
+            "changelog",
+            "writes",
+            "ready with its disk, s",
+            "without, s",
+            "of it recovery, s",
+            "MB/s of changelog",
+        ),
         *("CPU s of recovery", "most resident, MB"),
     ]
     return f"{machine_line(result)}\n\n{table(head, rows)}"
@@ -90,15 +96,26 @@ def volumes(result: Result) -> str:
     columns = list(result["cases"].values())
     labels: dict[str, tuple[str, Callable[[Any], str]]] = {
         "resident_bytes": ("resident, MB", lambda value: f"{value / 1e6:.0f}"),
-        "peak_bytes": ("at most, also while each volume is written once, MB", lambda value: f"{value / 1e6:.0f}"),
+        "peak_bytes": (
+            "at most, also while each volume is written once, MB",
+            lambda value: f"{value / 1e6:.0f}",
+        ),
         "idle_cpu_s_per_s": ("nobody writes: share of a core", lambda value: f"{value:.1%}"),
-        "idle_changelog_bytes_per_s": ("nobody writes: bytes of changelog a second", lambda value: f"{value:.0f}"),
-        "flush_s": ("flush, from acknowledged commands to the watermark, s", lambda value: f"{value:.3f}"),
+        "idle_changelog_bytes_per_s": (
+            "nobody writes: bytes of changelog a second",
+            lambda value: f"{value:.0f}",
+        ),
+        "flush_s": (
+            "flush, from acknowledged commands to the watermark, s",
+            lambda value: f"{value:.3f}",
+        ),
         "flush_cpu_s": ("flush, CPU s", lambda value: f"{value:.4f}"),
         "flush_changelog_bytes": ("flush, bytes of changelog", lambda value: f"{value:,}"),
         "flush_changelog_messages": ("flush, messages of changelog", lambda value: f"{value:.0f}"),
     }
-    rows = [[label, *(shown(each[name]) for each in columns)] for name, (label, shown) in labels.items()]
+    rows = [
+        [label, *(shown(each[name]) for each in columns)] for name, (label, shown) in labels.items()
+    ]
     head = ["", *(f"{int(name.split('_')[1]):,} volumes" for name in result["cases"])]
     return f"{machine_line(result)}\n\n{table(head, rows)}"
 
@@ -125,18 +142,34 @@ def host(result: Result) -> str:
         case = result["cases"][name]
         plain = result["cases"]["nbd_4k_regions_file" if "regions" in name else "nbd_4k_file"]
         spread = f"{min(case['runs']):,} – {max(case['runs']):,}"
-        rows.append([label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"])
+        rows.append(
+            [label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"]
+        )
     head = ["export", "requests/s", "slowest – fastest", "of the file plugin's"]
     return f"Medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
 
 
 def _pwrites(result: Result) -> str:
     rows = []
-    for name in (name.removesuffix("_tracked") for name in result["cases"] if name.endswith("_tracked")):
-        plain, tracked = (result["cases"][f"{name}_{way}"]["median"] / 1000 for way in ("plain", "tracked"))
+    for name in (
+        name.removesuffix("_tracked") for name in result["cases"] if name.endswith("_tracked")
+    ):
+        plain, tracked = (
+            result["cases"][f"{name}_{way}"]["median"] / 1000 for way in ("plain", "tracked")
+        )
         _, size, order, *flushed = name.split("_")
-        label = f"{size.replace('k', ' KiB')}, {order}{', a flush after each 32' if flushed else ''}"
-        rows.append([label, f"{plain:.1f}", f"{tracked:.1f}", f"{tracked - plain:.1f}", f"{tracked / plain:.2f}"])
+        label = (
+            f"{size.replace('k', ' KiB')}, {order}{', a flush after each 32' if flushed else ''}"
+        )
+        rows.append(
+            [
+                label,
+                f"{plain:.1f}",
+                f"{tracked:.1f}",
+                f"{tracked - plain:.1f}",
+                f"{tracked / plain:.2f}",
+            ]
+        )
     return table(["pwrite", "plain, µs", "tracked, µs", "more, µs", "tracked over plain"], rows)
 
 

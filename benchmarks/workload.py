@@ -89,7 +89,10 @@ class Workload:
 
     def folded(self) -> dict[str, Blocks]:
         """What every log of these commands must come to, by volume."""
-        return {volume.volume: np.unique(self.written(index)) for index, volume in enumerate(self.volumes())}
+        return {
+            volume.volume: np.unique(self.written(index))
+            for index, volume in enumerate(self.volumes())
+        }
 
     def publications(self) -> Iterator[Publication]:
         """Every command, in the order in which they are published."""
@@ -102,9 +105,13 @@ class Workload:
             for volume, blocks in zip(volumes, written, strict=True):
                 known = ends[volume.partition] - 1 - _IN_FLIGHT
                 times = (self._at_us(first), self._at_us(last))
-                command = writes(volume, sequence, blocks[first:last], times, known if known >= 0 else None)
+                command = writes(
+                    volume, sequence, blocks[first:last], times, known if known >= 0 else None
+                )
                 ends[volume.partition] += 1
-                yield Publication(volume.partition, volume.volume.encode(), encode(command), times[1] // 1000)
+                yield Publication(
+                    volume.partition, volume.volume.encode(), encode(command), times[1] // 1000
+                )
 
     def ends(self) -> dict[int, int]:
         """By partition, the position behind the last command."""
@@ -119,7 +126,11 @@ class Workload:
 
 
 def writes(
-    volume: Volume, sequence: int, blocks: npt.NDArray[np.uint32], times_us: tuple[int, int], known: int | None
+    volume: Volume,
+    sequence: int,
+    blocks: npt.NDArray[np.uint32],
+    times_us: tuple[int, int],
+    known: int | None,
 ) -> TrackingCommand:
     """A command for these blocks, each written whole; the first one of the session opens it. times_us: of first and last."""
     return TrackingCommand(
@@ -130,7 +141,8 @@ def writes(
         sequence=sequence,
         kind=CommandKind.WRITES if sequence else CommandKind.SESSION_OPEN,
         extents=ExtentColumns(
-            blocks.astype(U64) * U64.type(volume.block_size), np.full(len(blocks), volume.block_size, U64)
+            blocks.astype(U64) * U64.type(volume.block_size),
+            np.full(len(blocks), volume.block_size, U64),
         ),
         first_at_us=times_us[0],
         last_at_us=times_us[1],

@@ -38,8 +38,12 @@ class Settings(BaseSettings):
     patience_s: float = Field(default=300.0, ge=1)
     """How long the node and the sites hold back and try again while the cluster is away, before they stop."""
 
-    state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_state_dir("mirrorlog", appauthor=False)))
-    cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("mirrorlog", appauthor=False)))
+    state_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_state_dir("mirrorlog", appauthor=False))
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir("mirrorlog", appauthor=False))
+    )
 
     host_linger_s: float = Field(default=0.1, gt=0)
     """A batch leaves for Kafka at the latest after that time."""
@@ -123,7 +127,9 @@ class Settings(BaseSettings):
     @classmethod
     def _of_tiers(cls, keep_s: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(keep_s) - set(TIERS)):
-            raise ValueError(f"there is no tier {', '.join(unknown)}: the tiers are {', '.join(TIERS)}")
+            raise ValueError(
+                f"there is no tier {', '.join(unknown)}: the tiers are {', '.join(TIERS)}"
+            )
         return keep_s
 
     @property
@@ -136,7 +142,9 @@ class Settings(BaseSettings):
         prefix = str(self.model_config["env_prefix"])
         plain = self.model_dump(mode="json")
         return {
-            f"{prefix}{name.upper()}": json.dumps(value) if isinstance(value, dict | list) else str(value)
+            f"{prefix}{name.upper()}": json.dumps(value)
+            if isinstance(value, dict | list)
+            else str(value)
             for name, value in plain.items()
             if value is not None
         }
@@ -154,7 +162,9 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadUse(f"the configuration can't be read: {error}", where=str(path)) from error
     prefix = str(Settings.model_config["env_prefix"])
-    from_environment = {name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)}
+    from_environment = {
+        name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)
+    }
     kept = {name: value for name, value in from_file.items() if name not in from_environment}
     try:
         return Settings(**kept | given)
@@ -162,7 +172,8 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise BadUse(
-            f"setting '{name}': {first['msg']}", next="Correct it in the file, in MIRRORLOG_* or on the command line."
+            f"setting '{name}': {first['msg']}",
+            next="Correct it in the file, in MIRRORLOG_* or on the command line.",
         ) from error
 
 

@@ -64,7 +64,10 @@ class Topics:
         days = 24 * 3600 * 1000
         return [
             TopicSpec(self.volumes, {**_COMPACTED, **durable}, one_partition=True),
-            TopicSpec(self.commands, {"cleanup.policy": "delete", "retention.ms": str(365 * days), **durable}),
+            TopicSpec(
+                self.commands,
+                {"cleanup.policy": "delete", "retention.ms": str(365 * days), **durable},
+            ),
             TopicSpec(self.status, {"cleanup.policy": "delete", "retention.ms": str(days)}),
             TopicSpec(
                 self.quarantine,

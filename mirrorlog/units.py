@@ -41,7 +41,9 @@ def parse_duration_s(text: str) -> float:
     number, unit = _split(text, "duration", "500ms, 30s, 5min, 2h or 7d")
     factor = DURATION_UNITS_S.get(unit.lower())
     if factor is None:
-        raise BadUse(f"'{text}' names no unit of time", next="Write it like 500ms, 30s, 5min, 2h or 7d.")
+        raise BadUse(
+            f"'{text}' names no unit of time", next="Write it like 500ms, 30s, 5min, 2h or 7d."
+        )
     return float(number) * factor
 
 

@@ -56,7 +56,9 @@ def host_name(volume: str) -> str:
     return f"host-{volume}"
 
 
-def kafka_fork_ports(settings: Settings, hear: Callable[[ForkNews], None], stack: ExitStack) -> ForkPorts:
+def kafka_fork_ports(
+    settings: Settings, hear: Callable[[ForkNews], None], stack: ExitStack
+) -> ForkPorts:
     """What a host with forked volumes needs, until the stack is closed."""
     client = settings.kafka_client()
     admin = KafkaAdmin(client)
@@ -102,7 +104,8 @@ class _VolumeSession:
             volumes.refresh()  # 1
             if name not in volumes:
                 raise BadUse(
-                    f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are."
+                    f"there is no volume '{name[:220]}'",
+                    next="`mirrorlog volume list` shows those there are.",
                 )
             volume = volumes[name]
             address = how.get("primary", volume.primary)
@@ -128,7 +131,9 @@ class _VolumeSession:
             self._host: Final = Host(host, ports, settings, dict(volumes), report=self._report)
             stack.push(self._end)
             is_new = volume.initially_zeroed and next(device.allocated(), None) is None
-            opening = Opening(volume, device, is_new, how.get("take_over", ()), self.close, forks.get(name))
+            opening = Opening(
+                volume, device, is_new, how.get("take_over", ()), self.close, forks.get(name)
+            )
             self.volume: Final = self._host.open_all([opening])[name]  # 3
             self._ticker.start()  # 4
             self._stack: Final = stack.pop_all()
@@ -179,6 +184,8 @@ class _VolumeSession:
                     self._report(self._told)
             except Exception as error:
                 tracker, opened = self.volume.books
-                failure = DeviceFailed(f"the host's own thread failed: {error!r}", where=f"volume {opened.name}")
+                failure = DeviceFailed(
+                    f"the host's own thread failed: {error!r}", where=f"volume {opened.name}"
+                )
                 tracker.fail(opened, failure)
                 raise

@@ -35,7 +35,12 @@ from mirrorlog.settings import Settings
 DEADLINE_S = 60.0
 _OF_FAUST = b"__faust\0"
 """How the keys begin that a table has beside its rows."""
-_WITHOUT_EXTENTS = {CommandKind.HEARTBEAT, CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE, CommandKind.BARRIER}
+_WITHOUT_EXTENTS = {
+    CommandKind.HEARTBEAT,
+    CommandKind.SESSION_OPEN,
+    CommandKind.SESSION_CLOSE,
+    CommandKind.BARRIER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,9 @@ class Event:
 
 def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
     """Every message that the partition holds now."""
-    consumer = Consumer({**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True})
+    consumer = Consumer(
+        {**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True}
+    )
     try:
         first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
         consumer.assign([TopicPartition(topic, partition, first)])
@@ -92,7 +99,10 @@ class Folded:
 
     def sets(self) -> tuple[BitMap64, BitMap64]:
         """Both, as sets."""
-        return (BitMap64(array("Q", self.changed.blocks())), BitMap64(array("Q", self.zeroed.blocks())))
+        return (
+            BitMap64(array("Q", self.changed.blocks())),
+            BitMap64(array("Q", self.zeroed.blocks())),
+        )
 
 
 def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> dict[str, Folded]:
@@ -111,7 +121,10 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
             continue
         assert command.kind in (CommandKind.WRITES, CommandKind.MARK_DIRTY), command.kind
         volume, blocks = volumes[command.volume], found[command.volume]
-        offsets, lengths = command.extents.offsets.astype(np.int64), command.extents.lengths.astype(np.int64)
+        offsets, lengths = (
+            command.extents.offsets.astype(np.int64),
+            command.extents.lengths.astype(np.int64),
+        )
         ends, size = offsets + lengths, volume.block_size
         assert ends.max() <= volume.size_bytes and event.position > volume.origin_position
         blocks.changed.add(offsets // size, -(-ends // size))
@@ -125,7 +138,11 @@ def table_rows(path: Path) -> dict[bytes, bytes]:
     """The rows of one partition's RocksDB folder."""
     table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
     try:
-        return {bytes(key): bytes(value) for key, value in table.items() if not bytes(key).startswith(_OF_FAUST)}
+        return {
+            bytes(key): bytes(value)
+            for key, value in table.items()
+            if not bytes(key).startswith(_OF_FAUST)
+        }
     finally:
         table.close()
 
@@ -168,7 +185,10 @@ class Proof:
 
     def of_the_changelog(self) -> None:
         """A site reads what the commands say, block for block, without a hole, and to their end."""
-        reader, admin = KafkaReader(self.settings.kafka_client()), KafkaAdmin(self.settings.kafka_client())
+        reader, admin = (
+            KafkaReader(self.settings.kafka_client()),
+            KafkaAdmin(self.settings.kafka_client()),
+        )
         log = LogReader(reader, admin, self.settings.topics.changelog)
         until = time.monotonic() + DEADLINE_S
 
@@ -177,7 +197,9 @@ class Proof:
             return mark is not None and mark.through >= end - 1
 
         while not all(end == 0 or complete(partition, end) for partition, end in self.ends.items()):
-            assert time.monotonic() < until, f"complete through {log.watermarks}, the commands end at {self.ends}"
+            assert time.monotonic() < until, (
+                f"complete through {log.watermarks}, the commands end at {self.ends}"
+            )
             log.poll(0.2)
         reader.close()
         admin.close()
@@ -201,7 +223,10 @@ class Proof:
                 return
             if time.monotonic() > until:
                 differing = [key for key in {*wanted, *found} if wanted.get(key) != found.get(key)]
-                surplus, missing = len(found.keys() - wanted.keys()), len(wanted.keys() - found.keys())
+                surplus, missing = (
+                    len(found.keys() - wanted.keys()),
+                    len(wanted.keys() - found.keys()),
+                )
                 raise AssertionError(
                     f"{worker}'s table of partition {partition}: {len(differing)} of {len(wanted)} rows differ, "
                     f"{missing} are missing, {surplus} too many: {sorted(differing)[:3]}"

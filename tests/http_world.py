@@ -98,7 +98,9 @@ class Worker:
             assert (answer.status == 503) == ("Retry-After" in answer.headers)
             return found
 
-    async def pages(self, path: str, between: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+    async def pages(
+        self, path: str, between: Callable[[], object] = lambda: None
+    ) -> list[dict[str, Any]]:
         """All pages of a listing, by the Link header."""
         found: list[dict[str, Any]] = []
         following: str | None = path
@@ -121,7 +123,9 @@ async def listening(*workers: Worker) -> AsyncIterator[None]:
             found = listen("127.0.0.1:0", "")
             assert found is not None
             worker.url = found.url
-            runner = web.AppRunner(build_web(worker.parts()), handler_cancellation=True, shutdown_timeout=1)
+            runner = web.AppRunner(
+                build_web(worker.parts()), handler_cancellation=True, shutdown_timeout=1
+            )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, found.socket).start()

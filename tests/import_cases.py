@@ -54,7 +54,9 @@ def source(kind: str, path: Path, lies: Span = WHOLE, **options: object) -> Sour
             return recording(kind, path, **options)  # type: ignore[arg-type]
 
 
-def batches(of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500) -> Iterator[Content]:
+def batches(
+    of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500
+) -> Iterator[Content]:
     """What is to be published of it."""
     return commands(of, volume("v", size_bytes), terms, NOW_US, most, Tally())
 
@@ -63,7 +65,11 @@ def said(of: Source, size_bytes: int = MIB, terms: Terms = TERMS) -> str:
     """`d0+4096 z8192+4096`: m may differ, w written, z zeroed, d discarded; a command is followed by a bar."""
     letters = {CommandKind.MARK_DIRTY: "mmm", CommandKind.WRITES: "wzd"}
     return " ".join(
-        " ".join(f"{letters[content.kind][each.kind]}{each.offset}+{each.length}" for each in content.extents) + " |"
+        " ".join(
+            f"{letters[content.kind][each.kind]}{each.offset}+{each.length}"
+            for each in content.extents
+        )
+        + " |"
         for content in batches(of, size_bytes, terms)
     )
 
@@ -110,7 +116,9 @@ def blocks_of(of: Source, described: Volume, terms: Terms = TERMS) -> tuple[set[
             size = described.block_size
             dirty.update(range(extent.offset // size, -(-extent.end // size)))
             if content.kind is CommandKind.WRITES and extent.kind:
-                last = described.blocks if extent.end == described.size_bytes else extent.end // size
+                last = (
+                    described.blocks if extent.end == described.size_bytes else extent.end // size
+                )
                 zeroed.update(range(-(-extent.offset // size), last))
     return dirty, zeroed
 
@@ -122,7 +130,9 @@ def lines(rows: Iterable[str]) -> bytes:
 
 def listed_changes(changes: Iterable[tuple[int, int, bool]]) -> bytes:
     """An extent list of (offset, length, whether it reads as zeros)."""
-    return lines(f"{offset} {length} {'hole,zero' if zero else ''}" for offset, length, zero in changes)
+    return lines(
+        f"{offset} {length} {'hole,zero' if zero else ''}" for offset, length, zero in changes
+    )
 
 
 VALID = {

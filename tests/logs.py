@@ -46,7 +46,9 @@ class Log:
     def publish(self, commands: Sequence[TrackingCommand | bytes]) -> None:
         """Appends commands, or bytes that aren't one."""
         for each in commands:
-            self.broker.append(self.topics.commands, 0, b"k", each if isinstance(each, bytes) else encode(each))
+            self.broker.append(
+                self.topics.commands, 0, b"k", each if isinstance(each, bytes) else encode(each)
+            )
 
     def flush(self, count: int, record_max_bytes: int = 900_000) -> None:
         """Folds the next `count` events that are there."""
@@ -82,7 +84,9 @@ class Log:
 
     def report(self, progress: SiteProgress) -> None:
         """A site's report."""
-        self.broker.append(self.topics.progress, 0, f"{progress.site} {progress.volume}".encode(), encode(progress))
+        self.broker.append(
+            self.topics.progress, 0, f"{progress.site} {progress.volume}".encode(), encode(progress)
+        )
 
     def on_poll(self, act: Callable[[], object]) -> None:
         """Runs `act` whenever somebody polls."""

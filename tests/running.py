@@ -24,14 +24,20 @@ class Outcome:
 
     def dirty_blocks(self, last_positions: Mapping[str, int]) -> int:
         """Blocks that the log names, once it is complete through these positions."""
-        return sum(dirty_blocks_of_log(self.run.settings, self.volumes, last_positions, DEADLINE_S).values())
+        return sum(
+            dirty_blocks_of_log(
+                self.run.settings, self.volumes, last_positions, DEADLINE_S
+            ).values()
+        )
 
     def wait_consistent(self, site: str, last_positions: Mapping[str, int]) -> None:
         """Returns when the site has proved every volume consistent at these positions."""
         follower = ProgressFollower(self.run.settings)
         until = time.monotonic() + DEADLINE_S
         while waiting := follower.waiting(site, last_positions):
-            assert time.monotonic() < until, f"{site} isn't consistent: {follower.reports.get((site, waiting[0]))}"
+            assert time.monotonic() < until, (
+                f"{site} isn't consistent: {follower.reports.get((site, waiting[0]))}"
+            )
             follower.poll(0.2)
             self.run.check()
         self.reports = {report.volume: report for report in follower.of(site)}
@@ -40,7 +46,10 @@ class Outcome:
     def identical(self, site: str) -> bool:
         """Whether every secondary equals its primary byte for byte."""
         folder = self.run.folder
-        pairs = {name: (folder / "primary" / f"{name}.img", folder / site / f"{name}.img") for name in self.volumes}
+        pairs = {
+            name: (folder / "primary" / f"{name}.img", folder / site / f"{name}.img")
+            for name in self.volumes
+        }
         assert pairs
         return differing_volumes(pairs, 4096, lambda _: None) == {}
 
@@ -48,7 +57,10 @@ class Outcome:
 def host_writes(run: Run, at_least: int) -> None:
     """Returns when the host has made that many writes."""
     run.wait_for(
-        lambda m: m.part == "host" and m.message_type == "progress" and m.fields["writes"] >= at_least, DEADLINE_S
+        lambda m: (
+            m.part == "host" and m.message_type == "progress" and m.fields["writes"] >= at_least
+        ),
+        DEADLINE_S,
     )
 
 

@@ -13,7 +13,11 @@ from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.wire import Interpreted, Verdict, interpret
 
 SIZE = 1 << 30
-WORDS = {"read-only": Verdict.READ_ONLY, "whole": Verdict.WHOLE_VOLUME, "malformed": Verdict.MALFORMED}
+WORDS = {
+    "read-only": Verdict.READ_ONLY,
+    "whole": Verdict.WHOLE_VOLUME,
+    "malformed": Verdict.MALFORMED,
+}
 
 
 def raw(text: str) -> bytes:
@@ -27,7 +31,9 @@ def vectors(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if "|" in line]
 
 
-def expected(text: str, block_bytes: int, size_bytes: int = SIZE) -> tuple[Verdict, tuple[Extent, ...]]:
+def expected(
+    text: str, block_bytes: int, size_bytes: int = SIZE
+) -> tuple[Verdict, tuple[Extent, ...]]:
     """What the right column stands for."""
     if text in WORDS:
         whole = (Extent(0, size_bytes),) if text == "whole" else ()

@@ -27,7 +27,9 @@ from mirrorlog.settings import Settings
 DEADLINE_S = 60.0
 
 
-def make_volumes(settings: Settings, sizes: Mapping[str, int], primaries: Path | None = None) -> dict[str, Volume]:
+def make_volumes(
+    settings: Settings, sizes: Mapping[str, int], primaries: Path | None = None
+) -> dict[str, Volume]:
     """Describes new volumes of 4 KiB blocks; with random bytes in a file of the folder `primaries`, if one is given."""
     admin, publisher = KafkaAdmin(settings.kafka_client()), KafkaPublisher(settings.kafka_client())
     count = admin.partitions(settings.topics.commands)
@@ -65,9 +67,17 @@ class Writer:
     """Writes to some volumes, seeded: writes, zeroes and discards of random blocks; as one session, in sequence, or as none."""
 
     def __init__(
-        self, settings: Settings, volumes: Mapping[str, Volume], seed: int = 1, session: str | None = "writer"
+        self,
+        settings: Settings,
+        volumes: Mapping[str, Volume],
+        seed: int = 1,
+        session: str | None = "writer",
     ) -> None:
-        self.topic, self.volumes, self._random = settings.topics.commands, dict(volumes), np.random.default_rng(seed)
+        self.topic, self.volumes, self._random = (
+            settings.topics.commands,
+            dict(volumes),
+            np.random.default_rng(seed),
+        )
         self._publisher = KafkaPublisher(settings.kafka_client())
         self._sequences = dict.fromkeys(volumes, 0)
         self._session = session
@@ -87,7 +97,12 @@ class Writer:
         self._sequences[name] += 1
         if self._session is None:
             number = -1
-        event = command(name=name, sequence=number, generation=volume.generation, session=self._session or "none")
+        event = command(
+            name=name,
+            sequence=number,
+            generation=volume.generation,
+            session=self._session or "none",
+        )
         self.send_bytes(volume.partition, encode(replace(event, extents=extents)))
 
     def send_bytes(self, partition: int, value: bytes) -> None:
@@ -144,7 +159,9 @@ class Answers:
     def __init__(self, settings: Settings) -> None:
         admin = KafkaAdmin(settings.kafka_client())
         self._reader = KafkaReader(settings.kafka_client())
-        self._reader.assign(settings.topics.status, dict.fromkeys(range(admin.partitions(settings.topics.status))))
+        self._reader.assign(
+            settings.topics.status, dict.fromkeys(range(admin.partitions(settings.topics.status)))
+        )
         admin.close()
         self.came_at: dict[tuple[int, int], list[float]] = {}
         self.codes: dict[tuple[int, int], list[StatusCode]] = {}
@@ -163,7 +180,9 @@ class Answers:
         until = time.monotonic() + deadline_s
         waiting = set(places)
         while waiting := waiting - self.came_at.keys():
-            assert time.monotonic() < until, f"{len(waiting)} commands aren't answered, the first {min(waiting)}"
+            assert time.monotonic() < until, (
+                f"{len(waiting)} commands aren't answered, the first {min(waiting)}"
+            )
             self.poll(0.2)
 
     def largest_gap_s(self, since: float, until: float) -> float:
@@ -171,7 +190,9 @@ class Answers:
         times: dict[int, list[float]] = defaultdict(lambda: [since, until])
         for (partition, _), came_at in self.came_at.items():
             times[partition] += [at for at in came_at if since <= at <= until]
-        return max(later - earlier for each in times.values() for earlier, later in pairwise(sorted(each)))
+        return max(
+            later - earlier for each in times.values() for earlier, later in pairwise(sorted(each))
+        )
 
     def close(self) -> None:
         """Lets go of the client."""

@@ -113,20 +113,30 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
     """The next step for one secondary."""
     volume, mark = view.volume, view.watermark
     if volume.is_retired:
-        return Rest(SiteState.RETIRED, f"the volume was retired at position {volume.described_position}")
+        return Rest(
+            SiteState.RETIRED, f"the volume was retired at position {volume.described_position}"
+        )
     if kept is None:
         if volume.initially_zeroed and view.secondary_zeroed:
-            return Begin(_consistent(SecondaryState(volume.volume, volume.generation), volume.origin_position))
+            return Begin(
+                _consistent(
+                    SecondaryState(volume.volume, volume.generation), volume.origin_position
+                )
+            )
         return _copy_all(view, "nothing is known of the secondary's contents")
     if kept.generation != volume.generation:
-        return _copy_all(view, f"the generation changed from {kept.generation} to {volume.generation}")
+        return _copy_all(
+            view, f"the generation changed from {kept.generation} to {volume.generation}"
+        )
     if kept.applied_position is None:
         return _copy_all(view, "the initial copy wasn't finished")
     reached = max(kept.applied_position, kept.cycle_through or kept.applied_position)
     if mark is None or mark < reached:
         if reached == volume.origin_position:
             return Rest(_resting(kept, is_sure=view.log.fork is None))
-        return Rest(SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}")
+        return Rest(
+            SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}"
+        )
     if hole := view.log.hole(kept.applied_position, mark):
         reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
         return _copy_all(view, reason)
@@ -139,7 +149,9 @@ def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
     changed = missed if log.fork is None else log.changed(applied, mark)
     settled = is_idle and _settled(view, mark)
     # Without a fork `again` is a part of what was missed, and matters for the proof alone.
-    copied = _copied(kept, applied, log) if changed and (settled or log.fork is not None) else BitMap64()
+    copied = (
+        _copied(kept, applied, log) if changed and (settled or log.fork is not None) else BitMap64()
+    )
     again = changed if copied is None else changed & copied
     if is_suspect and settled and not again:
         if not missed and not log.has_open:
@@ -150,10 +162,16 @@ def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
         is_sure = not log.has_open and (settled or log.fork is None)
         if log.fork is None or is_suspect or not changed:
             return Rest(_resting(kept, is_sure))
-        return Prove(_consistent(kept, mark)) if is_sure else Follow(replace(kept, applied_position=mark))
+        return (
+            Prove(_consistent(kept, mark))
+            if is_sure
+            else Follow(replace(kept, applied_position=mark))
+        )
     if is_idle and _is_copy_of_all(kept) and not settled:
         return Rest(SiteState.SETTLING)
-    suspect_after, changed_through = _suspect(kept, applied, mark, log, settled, (missed, changed, again), copied)
+    suspect_after, changed_through = _suspect(
+        kept, applied, mark, log, settled, (missed, changed, again), copied
+    )
     running = replace(
         kept,
         suspect_after=suspect_after,
@@ -197,7 +215,9 @@ def _suspect(
         suspect_after, changed_through = applied, mark
     elif copied is None and log.fork is not None:
         changed_through = mark
-    return (suspect_after if log.fork is None else min(suspect_after, log.reach(applied, mark))), changed_through
+    return (
+        suspect_after if log.fork is None else min(suspect_after, log.reach(applied, mark))
+    ), changed_through
 
 
 def _copy_all(view: View, reason: str) -> Step:

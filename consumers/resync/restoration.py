@@ -25,7 +25,12 @@ Progress = Callable[[int, int], None]
 
 
 def restore_changed(
-    primary: BlockDevice, secondary: BlockDevice, volume: Volume, blocks: BitMap64, run_bytes: int, progress: Progress
+    primary: BlockDevice,
+    secondary: BlockDevice,
+    volume: Volume,
+    blocks: BitMap64,
+    run_bytes: int,
+    progress: Progress,
 ) -> Copied:
     """Copies `blocks`, in runs of up to `run_bytes`. Nothing is durable before the secondary is flushed."""
     most = max(1, run_bytes // volume.block_size)
@@ -66,7 +71,9 @@ def _block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, i
     start = end = 0
     for offset, length in primary.allocated():
         first = offset // volume.block_size * volume.block_size
-        last = min(-(-(offset + length) // volume.block_size) * volume.block_size, volume.size_bytes)
+        last = min(
+            -(-(offset + length) // volume.block_size) * volume.block_size, volume.size_bytes
+        )
         if first > end:
             if end > start:
                 yield start, end - start

@@ -104,7 +104,9 @@ class Site:
         self._restless |= touched
         if not self._ports.log.caught_up():
             return
-        restless = [self.secondaries[name] for name in sorted(self._restless & self.secondaries.keys())]
+        restless = [
+            self.secondaries[name] for name in sorted(self._restless & self.secondaries.keys())
+        ]
         due = [each for each in restless if each.volume.volume in touched or self._has_news(each)]
         for start in range(0, len(due), _AT_ONCE):
             self._advance(due[start : start + _AT_ONCE])
@@ -115,7 +117,9 @@ class Site:
     def _is_described_anew(self, name: str) -> bool:
         """Whether the log was written by a newer description than the site has: of another size, or another generation."""
         known, head = self._ports.catalog.get(name), self._ports.log.logs[name].head
-        return known is None or (head is not None and head.described_position > known.described_position)
+        return known is None or (
+            head is not None and head.described_position > known.described_position
+        )
 
     def _wanted(self, record: LogRecord) -> bool:
         known = self.secondaries.get(split_log_name(record.volume)[0])
@@ -170,7 +174,10 @@ class Site:
         """
         topic = self._settings.topics.commands
         waiting = [self.secondaries[name] for name in self._read_since_asked]
-        ends = {partition: self._ports.admin.end_position(topic, partition) for partition in _partitions(waiting)}
+        ends = {
+            partition: self._ports.admin.end_position(topic, partition)
+            for partition in _partitions(waiting)
+        }
         for secondary in waiting:
             secondary.read_end = ends[secondary.volume.partition]
         asked, self._read_since_asked = self._read_since_asked, set()
@@ -178,18 +185,27 @@ class Site:
 
     def _advance(self, secondaries: Sequence[Secondary]) -> None:
         """One step further with each: what the state store keeps in common it keeps for all of them at once."""
-        looking = [each for each in secondaries if self._ports.clock.monotonic_s() >= each.retry_at_s]
+        looking = [
+            each for each in secondaries if self._ports.clock.monotonic_s() >= each.retry_at_s
+        ]
         for secondary in looking:
             secondary.retry_at_s = 0.0
             secondary.seen_mark = self._ports.log.watermarks.get(secondary.volume.partition)
         cycles: list[tuple[Secondary, Restore]] = []
         while looking:
-            steps = [(secondary, next_step(secondary.kept, self._view(secondary))) for secondary in looking]
+            steps = [
+                (secondary, next_step(secondary.kept, self._view(secondary)))
+                for secondary in looking
+            ]
             for secondary, step in steps:
                 if isinstance(step, Rest):
                     secondary.resting = step
             cycles += [(secondary, step) for secondary, step in steps if isinstance(step, Restore)]
-            settled = [(secondary, step.state) for secondary, step in steps if isinstance(step, Begin | Prove | Follow)]
+            settled = [
+                (secondary, step.state)
+                for secondary, step in steps
+                if isinstance(step, Begin | Prove | Follow)
+            ]
             self._keep(settled)
             looking = [secondary for secondary, _ in settled]
         if cycles:
@@ -198,7 +214,10 @@ class Site:
     def _report_and_let_rest(self, secondary: Secondary) -> None:
         if secondary.resting.state is SiteState.CONSISTENT:
             secondary.reason = None
-        if self._report(secondary) and secondary.resting.state in (SiteState.CONSISTENT, SiteState.RETIRED):
+        if self._report(secondary) and secondary.resting.state in (
+            SiteState.CONSISTENT,
+            SiteState.RETIRED,
+        ):
             self._restless.discard(secondary.volume.volume)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
@@ -263,7 +282,10 @@ class Site:
 
         volume, run_bytes = secondary.volume, self._settings.site_copy_bytes
         self._report(secondary)
-        with self._ports.open_primary(volume) as primary, self._ports.open_secondary(volume) as device:
+        with (
+            self._ports.open_primary(volume) as primary,
+            self._ports.open_secondary(volume) as device,
+        ):
             secondary.zeroed = False
             if step.blocks is None:
                 copied = restore_all(primary, device, volume, run_bytes, progress)
@@ -344,7 +366,11 @@ def _needed_after(secondary: Secondary) -> int:
     kept = secondary.kept
     if kept is None or kept.applied_position is None:
         return NOTHING
-    return kept.applied_position if kept.suspect_after is None else min(kept.suspect_after, kept.applied_position)
+    return (
+        kept.applied_position
+        if kept.suspect_after is None
+        else min(kept.suspect_after, kept.applied_position)
+    )
 
 
 def _apart(secondary: Secondary, fork: ForkHead | None) -> list[int]:

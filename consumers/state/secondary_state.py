@@ -48,7 +48,13 @@ class SecondaryState:
         check_volume_name(self.volume)
         if str(UUID(self.generation)) != self.generation:
             raise ValueError(f"'{self.generation}' isn't a UUID in canonical form")
-        for name in ("applied_position", "suspect_after", "cycle_through", "consistent_position", "changed_through"):
+        for name in (
+            "applied_position",
+            "suspect_after",
+            "cycle_through",
+            "consistent_position",
+            "changed_through",
+        ):
             _check_number(name, getattr(self, name), BEFORE_THE_LOG)
         _check_number("updated_at_us", self.updated_at_us, 0)
         if self.rung not in (None, *RUNGS):
@@ -61,18 +67,26 @@ class SecondaryState:
             position = getattr(self, name)
             if position is not None and (applied is None or position > applied):
                 raise ValueError(f"{name} {position} reaches past applied_position {applied}")
-        if self.consistent_position is not None and (self.cycle_through is not None or self.suspect_after is not None):
-            raise ValueError("a secondary with a running cycle or with suspect blocks is consistent at no position")
+        if self.consistent_position is not None and (
+            self.cycle_through is not None or self.suspect_after is not None
+        ):
+            raise ValueError(
+                "a secondary with a running cycle or with suspect blocks is consistent at no position"
+            )
         if self.changed_through is not None and self.suspect_after is None:
             raise ValueError("nothing is suspect, so nothing of it was read")
         if self.cycle_through is None:
             return
         if self.rung is None or (applied is not None and self.cycle_through < applied):
-            raise ValueError(f"a cycle from {applied} through {self.cycle_through} by the rung {self.rung} can't be")
+            raise ValueError(
+                f"a cycle from {applied} through {self.cycle_through} by the rung {self.rung} can't be"
+            )
 
 
 def _check_number(name: str, value: object, least: int) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63):
+    if value is not None and (
+        not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63
+    ):
         raise ValueError(f"{name} can't be {value!r}")
 
 

@@ -51,12 +51,17 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         _damaged("it isn't the state of a secondary", where)
     if document.get("version") not in (1, FORMAT_VERSION):
-        _damaged(f"its format version {str(document.get('version'))[:20]} isn't known to this release", where)
+        _damaged(
+            f"its format version {str(document.get('version'))[:20]} isn't known to this release",
+            where,
+        )
     try:
         without = {"changed_through"} if document["version"] == 1 else set()
         names = {field.name for field in fields(SecondaryState)} - without
         state = SecondaryState(**{name: document[name] for name in names})
-        intact = encode_state(state) == content  # covers the checksum, and whatever a JSON parser is lenient about
+        intact = (
+            encode_state(state) == content
+        )  # covers the checksum, and whatever a JSON parser is lenient about
     except (KeyError, TypeError, ValueError, AttributeError, BadUse):
         intact = False
     if not intact:
@@ -107,13 +112,18 @@ class SecondaryStateFiles:
         """
         contents = {state.volume: encode_state(state) for state in states}
         for start in range(0, len(states), BATCH):
-            self._replace({state.volume: contents[state.volume] for state in states[start : start + BATCH]})
+            self._replace(
+                {state.volume: contents[state.volume] for state in states[start : start + BATCH]}
+            )
 
     def _replace(self, contents: Mapping[str, bytes]) -> None:
         temporaries = {volume: self.folder / f".{volume}.tmp" for volume in contents}
         try:
             with ExitStack() as stack:
-                files = [stack.enter_context(path.open("wb", buffering=0)) for path in temporaries.values()]
+                files = [
+                    stack.enter_context(path.open("wb", buffering=0))
+                    for path in temporaries.values()
+                ]
                 for file, content in zip(files, contents.values(), strict=True):
                     _write(file, content)
                 for file in files:
@@ -160,7 +170,9 @@ class MemorySecondaryStates:
     def crash(self, keep: Random | None = None) -> None:
         """Power off, power on: a save that didn't return is gone or, with `keep`, may have got through by its draw."""
         if keep is not None:
-            self._durable |= {volume: content for volume, content in self.contents.items() if keep.getrandbits(1)}
+            self._durable |= {
+                volume: content for volume, content in self.contents.items() if keep.getrandbits(1)
+            }
         self.contents.clear()
         self.contents.update(self._durable)
 
@@ -172,7 +184,9 @@ class MemorySecondaryStates:
 def _write(file: FileIO, content: bytes) -> None:
     if file.write(content) != len(content):
         raise OSError(errno.ENOSPC, "only a part was written")
-    if hasattr(os, "posix_fadvise"):  # begins to write it out, so that the first fsync commits the whole batch
+    if hasattr(
+        os, "posix_fadvise"
+    ):  # begins to write it out, so that the first fsync commits the whole batch
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -44,7 +44,12 @@ class Comparison:
 
 
 def compare_files(
-    left: Path, right: Path, *, block_size: int, progress: Callable[[int], None] | None = None, most: int = 20
+    left: Path,
+    right: Path,
+    *,
+    block_size: int,
+    progress: Callable[[int], None] | None = None,
+    most: int = 20,
 ) -> Comparison:
     """Compare two regular files or block devices that nobody writes to meanwhile.
 
@@ -109,7 +114,11 @@ class _Side:
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-                raise BadUse("only regular files and block devices can be compared", where=str(path), next="Name one.")
+                raise BadUse(
+                    "only regular files and block devices can be compared",
+                    where=str(path),
+                    next="Name one.",
+                )
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             return cls(path, fd, os.lseek(fd, 0, os.SEEK_END))
@@ -153,11 +162,15 @@ class _Side:
 
 def _unreadable(path: Path, offset: int, why: str) -> DeviceFailed:
     return DeviceFailed(
-        f"comparing failed: {why}", where=f"{path}, offset {offset}", next="Make the file readable, then compare again."
+        f"comparing failed: {why}",
+        where=f"{path}, offset {offset}",
+        next="Make the file readable, then compare again.",
     )
 
 
-def _pieces(lefts: Iterator[tuple[int, int]], rights: Iterator[tuple[int, int]]) -> Iterator[_Piece]:
+def _pieces(
+    lefts: Iterator[tuple[int, int]], rights: Iterator[tuple[int, int]]
+) -> Iterator[_Piece]:
     """What either side holds, ascending, cut wherever a side changes between data and hole."""
     nowhere = (1 << 64, 1 << 64)
     left, right = next(lefts, nowhere), next(rights, nowhere)
@@ -225,7 +238,10 @@ class _Differences:
         self._last_block = block
         self.blocks += 1
         if len(self.first) < self.most:
-            self.first.append(start + next(at for at, (a, b) in enumerate(zip(left, right, strict=True)) if a != b))
+            self.first.append(
+                start
+                + next(at for at, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
+            )
 
 
 @dataclass(slots=True)
@@ -238,6 +254,10 @@ class _Meter:
 
     def reach(self, offset: int) -> None:
         moved = offset - self.reported_bytes
-        if self.report is not None and moved > 0 and (moved >= self.size_bytes // REPORTS or offset == self.size_bytes):
+        if (
+            self.report is not None
+            and moved > 0
+            and (moved >= self.size_bytes // REPORTS or offset == self.size_bytes)
+        ):
             self.report(moved)
             self.reported_bytes = offset

@@ -73,8 +73,12 @@ class DirectDevice(FileDevice):
                 view = self._buffers.mine[: last - first]
                 for block in sorted({first, last - self._alignment}):
                     if block < start or block + self._alignment > start + piece:
-                        self._read_into(view[block - first : block - first + self._alignment], block)
-                view[start - first : start - first + piece] = rest[start - offset : start - offset + piece]
+                        self._read_into(
+                            view[block - first : block - first + self._alignment], block
+                        )
+                view[start - first : start - first + piece] = rest[
+                    start - offset : start - offset + piece
+                ]
                 self._write_from(view, first)
 
     def zero(self, offset: int, length: int) -> None:
@@ -148,7 +152,11 @@ class DirectDevice(FileDevice):
                     self.close()
                     raise self._failure("reading", alignment, error) from error
         self.close()
-        raise BadUse("nothing can be read past the page cache", where=self.address, next="Open it without `direct`.")
+        raise BadUse(
+            "nothing can be read past the page cache",
+            where=self.address,
+            next="Open it without `direct`.",
+        )
 
 
 def _pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
@@ -191,4 +199,6 @@ class _Ranges:
 
     def _is_first(self, me: object, first: int, last: int) -> bool:
         earlier = takewhile(lambda each: each is not me, self._came)
-        return not any(first < self._came[each][1] and self._came[each][0] < last for each in earlier)
+        return not any(
+            first < self._came[each][1] and self._came[each][0] < last for each in earlier
+        )

@@ -97,7 +97,10 @@ def path_of(address: str) -> Path:
 def file_address(address: str) -> FileAddress:
     """What a file address or a plain path names; BadUse where it names nothing."""
     if not address or "\0" in address:
-        raise BadUse(f"{address!r} isn't the address of a device", next="Write file:///absolute/path or a plain path.")
+        raise BadUse(
+            f"{address!r} isn't the address of a device",
+            next="Write file:///absolute/path or a plain path.",
+        )
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/", address):
         return FileAddress(Path(address))
     address, query, option = address.partition("?")
@@ -110,7 +113,12 @@ def file_address(address: str) -> FileAddress:
         )
     parts = urlsplit(address)
     path = os.fsdecode(unquote_to_bytes(parts.path))
-    if parts.netloc not in ("", "localhost") or "#" in address + option or len(path) < 2 or "\0" in path:
+    if (
+        parts.netloc not in ("", "localhost")
+        or "#" in address + option
+        or len(path) < 2
+        or "\0" in path
+    ):
         raise BadUse(
             "this file address names no path of this machine",
             where=address,
@@ -147,7 +155,9 @@ class FileDevice:
                     where=self.address,
                     next="Name one of these.",
                 )
-            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS)
+            self._fd = os.open(
+                path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS
+            )
             self._size_bytes = os.lseek(self._fd, 0, os.SEEK_END)  # st_size of a block device is 0
         except OSError as error:
             self.close()
@@ -164,7 +174,11 @@ class FileDevice:
         Where 2 or 3 fails the file is removed again.
         """
         if size_bytes < 0:
-            raise BadUse(f"a device can't have {size_bytes} bytes", where=str(path), next="Give its size in bytes.")
+            raise BadUse(
+                f"a device can't have {size_bytes} bytes",
+                where=str(path),
+                next="Give its size in bytes.",
+            )
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
@@ -213,9 +227,15 @@ class FileDevice:
         return data
 
     def pwrite(self, offset: int, data: Data) -> None:
-        if isinstance(data, bytes) and self._writable and 0 <= offset <= self._size_bytes - len(data):
+        if (
+            isinstance(data, bytes)
+            and self._writable
+            and 0 <= offset <= self._size_bytes - len(data)
+        ):
             try:
-                if os.pwrite(self._fd, data, offset) == len(data):  # most writes; what is cut short is written again
+                if os.pwrite(self._fd, data, offset) == len(
+                    data
+                ):  # most writes; what is cut short is written again
                     return
             except OSError as error:
                 raise self._failure("writing", offset, error) from error
@@ -271,7 +291,9 @@ class FileDevice:
             )
         self._check_write(0, 0)
         try:
-            found_bytes = self._seek(0, os.SEEK_END)  # somebody else may have grown it: never cut that off
+            found_bytes = self._seek(
+                0, os.SEEK_END
+            )  # somebody else may have grown it: never cut that off
             if found_bytes < size_bytes and self._is_block_device:
                 raise DeviceFailed(
                     f"this block device has {found_bytes} bytes, not {size_bytes}",
@@ -288,14 +310,19 @@ class FileDevice:
     def close(self) -> None:
         fd, self._fd = self._fd, -1  # a late call gets EBADF, never another file's descriptor
         if fd >= 0:
-            with suppress(OSError):  # what matters was flushed; Linux frees the descriptor in any case
+            with suppress(
+                OSError
+            ):  # what matters was flushed; Linux frees the descriptor in any case
                 os.close(fd)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -336,7 +363,9 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
     return DeviceFailed(
         f"{doing} failed: {error.strerror or error}",
         where=f"{address}, offset {offset}",
-        next=_ADVICE.get(error.errno or 0, "Look at the kernel log and at the device, then repeat."),
+        next=_ADVICE.get(
+            error.errno or 0, "Look at the kernel log and at the device, then repeat."
+        ),
     )
 
 

@@ -51,7 +51,9 @@ _AWAY: Final = frozenset(
 )
 """What a broker answers, or doesn't, while it is away, elects a leader or has only just made the topic."""
 _CHECK: Final = "Check bootstrap.servers, security.protocol and that the broker runs."
-_CHECK_RIGHTS: Final = "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
+_CHECK_RIGHTS: Final = (
+    "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
+)
 
 
 _REFUSED: Final = frozenset(
@@ -76,7 +78,10 @@ class _Client:
     """
 
     def __init__(
-        self, make: Callable[..., Any], settings: Mapping[str, Any], hear: Callable[[], object] | None = None
+        self,
+        make: Callable[..., Any],
+        settings: Mapping[str, Any],
+        hear: Callable[[], object] | None = None,
     ) -> None:
         self._said: KafkaError | None = None
         # librdkafka's log lines go to Python's logging: while a broker is away it writes twenty a second.
@@ -84,12 +89,16 @@ class _Client:
         try:
             self.raw: Any = make({**settings, "error_cb": self._note}, logger=log)
         except (KafkaException, ValueError, TypeError) as error:
-            raise BadUse(f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka].") from error
+            raise BadUse(
+                f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka]."
+            ) from error
         self._hear = hear or (lambda: self.raw.poll(0))
         self._servers = str(settings.get("bootstrap.servers"))
 
     def _note(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows every other one, and says nothing of why
+        if (
+            error.code() != KafkaError._ALL_BROKERS_DOWN
+        ):  # follows every other one, and says nothing of why
             self._said = error
 
     def _is_refused(self) -> bool:
@@ -97,7 +106,9 @@ class _Client:
         said = self._said
         return said is not None and (said.code() in _REFUSED or "SSL alert number" in said.str())
 
-    def ask(self, question: Callable[[float], Any], patience_s: float, doing: str, where: str) -> Any:
+    def ask(
+        self, question: Callable[[float], Any], patience_s: float, doing: str, where: str
+    ) -> Any:
         """The answer; asked again while the cluster is away, KafkaFailed after `patience_s` or where it refuses.
 
         question: is given how long it may take, in seconds; the first ones are short, for a refusal is heard after each.
@@ -105,7 +116,11 @@ class _Client:
 
         def is_away(error: Exception) -> bool:
             self._hear()
-            if not isinstance(error, KafkaException) or error.args[0].code() not in _AWAY or self._is_refused():
+            if (
+                not isinstance(error, KafkaException)
+                or error.args[0].code() not in _AWAY
+                or self._is_refused()
+            ):
                 return False
             if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
                 # librdkafka believes for minutes what a broker said that had just come back, and didn't lead anything yet.
@@ -134,7 +149,10 @@ class _Client:
         """KafkaFailed where the cluster refuses this client now; a refusal that has passed is forgotten."""
         if self._is_refused():
             self.ask(
-                lambda within_s: self.raw.list_topics(timeout=within_s), _REQUEST_S, "talking to Kafka", self._servers
+                lambda within_s: self.raw.list_topics(timeout=within_s),
+                _REQUEST_S,
+                "talking to Kafka",
+                self._servers,
             )
 
 
@@ -158,7 +176,12 @@ class KafkaPublisher:
         )
 
     def publish(
-        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Acknowledged | None = None
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Queues one message; blocks while the queue is full."""
 
@@ -182,7 +205,9 @@ class KafkaPublisher:
             except BufferError:
                 self._client.raw.poll(0.1)
             except KafkaException as error:
-                raise KafkaFailed(f"Kafka refused a message: {error}", where=f"topic {topic}", next=_CHECK) from error
+                raise KafkaFailed(
+                    f"Kafka refused a message: {error}", where=f"topic {topic}", next=_CHECK
+                ) from error
 
     def poll(self, timeout_s: float) -> None:
         """Runs the callbacks that are due."""
@@ -194,7 +219,9 @@ class KafkaPublisher:
         left = self._client.raw.flush(deadline_s)
         self._raise_refusal()
         if left:
-            raise KafkaFailed(f"{left} messages weren't acknowledged within {deadline_s:g} s", next=_CHECK)
+            raise KafkaFailed(
+                f"{left} messages weren't acknowledged within {deadline_s:g} s", next=_CHECK
+            )
 
     def close(self) -> None:
         """Lets go of the client; what isn't acknowledged may be lost."""
@@ -244,14 +271,22 @@ class KafkaReader:
         try:
             self._client.raw.incremental_assign(added)
         except KafkaException as error:
-            raise KafkaFailed(f"reading can't begin: {error}", where=f"topic {topic}", next=_CHECK) from error
+            raise KafkaFailed(
+                f"reading can't begin: {error}", where=f"topic {topic}", next=_CHECK
+            ) from error
 
     def _first(self, topic: str, partition: int) -> int:
         def question(within_s: float) -> int:
-            return int(self._client.raw.get_watermark_offsets(TopicPartition(topic, partition), timeout=within_s)[0])
+            return int(
+                self._client.raw.get_watermark_offsets(
+                    TopicPartition(topic, partition), timeout=within_s
+                )[0]
+            )
 
         where = f"topic {topic}, partition {partition}"
-        return int(self._client.ask(question, self._patience_s, "asking for the oldest position", where))
+        return int(
+            self._client.ask(question, self._patience_s, "asking for the oldest position", where)
+        )
 
     def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
         """Up to `most` messages, in order per partition."""
@@ -284,7 +319,9 @@ class KafkaReader:
             self._at_end.discard((raw.topic(), raw.partition()))
             kind, at_ms = raw.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
-            return Message(raw.topic(), raw.partition(), raw.offset(), raw.key(), raw.value(), at_us)
+            return Message(
+                raw.topic(), raw.partition(), raw.offset(), raw.key(), raw.value(), at_us
+            )
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have taken the last messages away: the end is reached all the same.
             self._reached[raw.topic(), raw.partition()] = raw.offset()
@@ -293,9 +330,14 @@ class KafkaReader:
         where = f"topic {raw.topic()}, partition {raw.partition()}, position {raw.offset()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise OutOfRetention(
-                "the topic no longer holds the position to go on from", where=where, next="A resync is needed."
+                "the topic no longer holds the position to go on from",
+                where=where,
+                next="A resync is needed.",
             )
-        if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+        if error.retriable() or error.code() in (
+            KafkaError._ALL_BROKERS_DOWN,
+            KafkaError._TRANSPORT,
+        ):
             return None
         raise KafkaFailed(f"reading failed: {error.str()}", where=where, next=_CHECK)
 
@@ -318,7 +360,12 @@ class KafkaAdmin:
     def wait_ready(self, deadline_s: float) -> None:
         """Returns when a broker answers; KafkaFailed at the deadline."""
         where = str(self._settings.get("bootstrap.servers"))
-        self._admin.ask(lambda _: self._admin.raw.list_topics(timeout=2.0), deadline_s, "asking for a broker", where)
+        self._admin.ask(
+            lambda _: self._admin.raw.list_topics(timeout=2.0),
+            deadline_s,
+            "asking for a broker",
+            where,
+        )
 
     def brokers(self) -> int:
         """How many brokers the cluster has."""
@@ -328,10 +375,14 @@ class KafkaAdmin:
         """Makes the topics that aren't there, in `copies` of which all but one must be in sync; others stay as they are."""
         durable = {"min.insync.replicas": str(max(1, copies - 1))}
         wanted = [
-            NewTopic(s.name, 1 if s.one_partition else partitions, copies, config={**durable, **s.config})
+            NewTopic(
+                s.name, 1 if s.one_partition else partitions, copies, config={**durable, **s.config}
+            )
             for s in specs
         ]
-        for name, future in self._admin.raw.create_topics(wanted, request_timeout=_REQUEST_S).items():
+        for name, future in self._admin.raw.create_topics(
+            wanted, request_timeout=_REQUEST_S
+        ).items():
             try:
                 future.result(timeout=_REQUEST_S)
             except KafkaException as error:
@@ -355,7 +406,9 @@ class KafkaAdmin:
             if led != names:
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
 
-        self._admin.ask(question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names)))
+        self._admin.ask(
+            question, self._patience_s, "waiting for the topics' leaders", ", ".join(sorted(names))
+        )
 
     def names(self, prefix: str) -> set[str]:
         """The topics that begin with `prefix`."""
@@ -365,17 +418,25 @@ class KafkaAdmin:
         """Removes topics with everything in them."""
         if not topics:
             return
-        for name, future in self._admin.raw.delete_topics(list(topics), request_timeout=_REQUEST_S).items():
+        for name, future in self._admin.raw.delete_topics(
+            list(topics), request_timeout=_REQUEST_S
+        ).items():
             try:
                 future.result(timeout=_REQUEST_S)
             except KafkaException as error:
-                raise KafkaFailed(f"the topic can't be removed: {error}", where=f"topic {name}", next=_CHECK) from error
+                raise KafkaFailed(
+                    f"the topic can't be removed: {error}", where=f"topic {name}", next=_CHECK
+                ) from error
 
     def partitions(self, topic: str) -> int:
         """How many partitions; KafkaFailed where there is no such topic."""
         found = self._list().topics.get(topic)
         if found is None or found.error is not None:
-            raise KafkaFailed("there is no such topic", where=f"topic {topic}", next="Run `mirrorlog topics create`.")
+            raise KafkaFailed(
+                "there is no such topic",
+                where=f"topic {topic}",
+                next="Run `mirrorlog topics create`.",
+            )
         return len(found.partitions)
 
     def end_position(self, topic: str, partition: int) -> int:
@@ -395,14 +456,18 @@ class KafkaAdmin:
             return asker.raw.committed(wanted, timeout=within_s)
 
         try:
-            found = asker.ask(question, self._patience_s, "asking for committed positions", f"group {group}")
+            found = asker.ask(
+                question, self._patience_s, "asking for committed positions", f"group {group}"
+            )
         finally:
             asker.raw.close()
         return {each.partition: each.offset if each.offset >= 0 else None for each in found}
 
     def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Commits positions for a group that has no members; KafkaFailed where it has."""
-        wanted = [TopicPartition(topic, partition, position) for partition, position in positions.items()]
+        wanted = [
+            TopicPartition(topic, partition, position) for partition, position in positions.items()
+        ]
         client = self._member(group)
 
         def question(_: float) -> Any:
@@ -422,20 +487,30 @@ class KafkaAdmin:
 
         def question(within_s: float) -> str:
             wanted = TopicCollection([topic])
-            found = self._admin.raw.describe_topics(wanted, request_timeout=within_s)[topic].result(within_s + 1)
+            found = self._admin.raw.describe_topics(wanted, request_timeout=within_s)[topic].result(
+                within_s + 1
+            )
             return str(found.topic_id)
 
-        return str(self._admin.ask(question, self._patience_s, "asking for the topic's id", f"topic {topic}"))
+        return str(
+            self._admin.ask(
+                question, self._patience_s, "asking for the topic's id", f"topic {topic}"
+            )
+        )
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The oldest position that is kept, and the one that the next message will have."""
 
         def question(within_s: float) -> tuple[int, int]:
-            low, high = self._asker.raw.get_watermark_offsets(TopicPartition(topic, partition), timeout=within_s)
+            low, high = self._asker.raw.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=within_s
+            )
             return int(low), int(high)
 
         where = f"topic {topic}, partition {partition}"
-        low, high = self._asker.ask(question, self._patience_s, "asking where the topic begins and ends", where)
+        low, high = self._asker.ask(
+            question, self._patience_s, "asking where the topic begins and ends", where
+        )
         return low, high
 
     def _list(self) -> Any:

@@ -50,7 +50,9 @@ def broker_status(state_dir: Path) -> BrokerStatus:
             started_at = datetime.fromtimestamp(process.create_time(), UTC)
             answer = answering_cluster(quiet_client(record.bootstrap_servers), ASK_WITHIN_S)
             return BrokerStatus(
-                state=BrokerState.RUNNING if answer == folder.cluster_id() else BrokerState.NOT_ANSWERING,
+                state=BrokerState.RUNNING
+                if answer == folder.cluster_id()
+                else BrokerState.NOT_ANSWERING,
                 bootstrap_servers=record.bootstrap_servers,
                 pid=process.pid,
                 started_at=started_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -59,7 +61,13 @@ def broker_status(state_dir: Path) -> BrokerStatus:
                 log=str(folder.log_file),
             )
     return BrokerStatus(
-        BrokerState.STOPPED, None, None, None, None, state_dir=str(folder.path), log=str(folder.log_file)
+        BrokerState.STOPPED,
+        None,
+        None,
+        None,
+        None,
+        state_dir=str(folder.path),
+        log=str(folder.log_file),
     )
 
 

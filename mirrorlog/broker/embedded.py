@@ -30,7 +30,9 @@ KILLED_WITHIN_S: Final = 10.0
 def new_cluster_id() -> str:
     """A random UUID in URL-safe base64 without padding, as org.apache.kafka.common.Uuid writes one: never with a '-' first,
     which a command line would take for an option."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith(
+        "-"
+    ):
         pass
     return text
 
@@ -42,7 +44,9 @@ class EmbeddedBroker:
     called `start` ends: start it from the main thread. Without, it runs on in a session of its own.
     """
 
-    def __init__(self, state_dir: Path, runtime: Runtime, *, port: int | None = None, leash: bool = True) -> None:
+    def __init__(
+        self, state_dir: Path, runtime: Runtime, *, port: int | None = None, leash: bool = True
+    ) -> None:
         if port is not None and not 0 < port < 65536:
             raise BadUse(f"{port} is no port", next="A port is a number from 1 to 65535.")
         self.folder = BrokerFolder(state_dir)
@@ -82,7 +86,10 @@ class EmbeddedBroker:
         is left then. BadUse where it runs already.
         """
         if self.is_running:
-            raise BadUse(f"the embedded Kafka with process id {self.pid} runs already", where=str(self.folder.path))
+            raise BadUse(
+                f"the embedded Kafka with process id {self.pid} runs already",
+                where=str(self.folder.path),
+            )
         deadline = time.monotonic() + deadline_s
         try:
             lock = self.folder.lock()
@@ -90,7 +97,9 @@ class EmbeddedBroker:
                 record = self._take_ports()
                 self.folder.lay_out(record)
                 self._format(deadline)
-                logged_bytes = self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
+                logged_bytes = (
+                    self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
+                )
                 self._spawn(record, lock)
             finally:
                 os.close(lock)
@@ -126,7 +135,10 @@ class EmbeddedBroker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -156,7 +168,14 @@ class EmbeddedBroker:
         if self.folder.cluster_id() is not None:
             return
         cluster_id = new_cluster_id()
-        arguments = ("format", "--standalone", "--cluster-id", cluster_id, "--config", "server.properties")
+        arguments = (
+            "format",
+            "--standalone",
+            "--cluster-id",
+            cluster_id,
+            "--config",
+            "server.properties",
+        )
         try:
             done = subprocess.run(
                 self._command("kafka.tools.StorageTool", *arguments),
@@ -179,7 +198,10 @@ class EmbeddedBroker:
             )
 
     def _command(self, main_class: str, *arguments: str) -> list[str]:
-        settings = (f"-Djava.io.tmpdir={self.folder.path / 'tmp'}", "-Dlog4j2.configurationFile=log4j2.properties")
+        settings = (
+            f"-Djava.io.tmpdir={self.folder.path / 'tmp'}",
+            "-Dlog4j2.configurationFile=log4j2.properties",
+        )
         runtime = replace(self._runtime, jvm_options=(*self._runtime.jvm_options, *settings))
         command = runtime.command(main_class, *arguments)
         return leashed(command) if self._leash else command
@@ -211,12 +233,20 @@ class EmbeddedBroker:
                     next="The log says more.",
                 )
             if time.monotonic() > deadline:
-                other = f"the cluster {answer} does instead" if answer else "it runs but doesn't answer"
-                raise self._no_answer(f"{other}; its last words: {self.folder.last_words(logged_bytes)}")
+                other = (
+                    f"the cluster {answer} does instead" if answer else "it runs but doesn't answer"
+                )
+                raise self._no_answer(
+                    f"{other}; its last words: {self.folder.last_words(logged_bytes)}"
+                )
 
     def _how_it_ended(self) -> str:
         status = self._process.poll() if self._process else None
-        return f"signal {-status}" if isinstance(status, int) and status < 0 else f"exit status {status}"
+        return (
+            f"signal {-status}"
+            if isinstance(status, int) and status < 0
+            else f"exit status {status}"
+        )
 
     def _no_answer(self, why: str) -> KafkaFailed:
         return KafkaFailed(

@@ -46,7 +46,9 @@ def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
             try:
                 _rehearse(runtime, startup_cache)
             except (MirrorlogError, OSError) as error:
-                _log.warning("no startup cache for the embedded Kafka, its starts take longer: %s", error)
+                _log.warning(
+                    "no startup cache for the embedded Kafka, its starts take longer: %s", error
+                )
     return resolve_runtime(cache_dir)
 
 

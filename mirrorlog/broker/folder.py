@@ -70,7 +70,10 @@ def parse_record(text: str, where: str) -> BrokerRecord:
             raise ValueError("of another version")
         record = BrokerRecord(**fields)
         numbers = (record.port, record.controller_port, record.pid or 1)
-        if not all(type(number) is int and number > 0 for number in numbers) or max(numbers[:2]) > 65535:
+        if (
+            not all(type(number) is int and number > 0 for number in numbers)
+            or max(numbers[:2]) > 65535
+        ):
             raise ValueError("its numbers can't be")
         float(record.created_s or 0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,7 +113,9 @@ class BrokerFolder:
 
     def remember(self, record: BrokerRecord) -> None:
         """Replace what the folder remembers."""
-        replace_text(self.path / "broker.json", json.dumps({"version": RECORD_VERSION, **asdict(record)}))
+        replace_text(
+            self.path / "broker.json", json.dumps({"version": RECORD_VERSION, **asdict(record)})
+        )
 
     def lock(self) -> int:
         """The folder's lock, as an open file to be handed to the broker and then closed here.
@@ -142,7 +147,9 @@ class BrokerFolder:
     def lay_out(self, record: BrokerRecord) -> None:
         """Write what Kafka reads at its start, and make the folders it writes to."""
         log4j = files("mirrorlog.broker").joinpath("log4j2.properties").read_text(encoding="utf-8")
-        replace_text(self.path / "server.properties", server_properties(record.port, record.controller_port))
+        replace_text(
+            self.path / "server.properties", server_properties(record.port, record.controller_port)
+        )
         replace_text(self.path / "log4j2.properties", log4j)
         (self.path / "log").mkdir(exist_ok=True)
         shutil.rmtree(self.path / "tmp", ignore_errors=True)
@@ -165,7 +172,11 @@ class BrokerFolder:
 
 def few_words(lines: Sequence[str]) -> str:
     """The last lines that complain, or else the last lines, without the frames of stack traces."""
-    lines = [line.strip() for line in lines if line.strip() and not line.strip().startswith(("at ", "... "))]
+    lines = [
+        line.strip()
+        for line in lines
+        if line.strip() and not line.strip().startswith(("at ", "... "))
+    ]
     complaints = [line for line in lines if " INFO " not in line]
     return " | ".join((complaints or lines)[-LAST_LINES:]) or "nothing"
 

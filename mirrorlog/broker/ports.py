@@ -38,7 +38,9 @@ def choose_free(taken: Container[int] = ()) -> int:
         port = random.randrange(LOWEST, _first_ephemeral())
         if port not in taken and is_free(port):
             return port
-    raise KafkaFailed(f"no free port found for the embedded Kafka in {TRIES} tries", next="Name one with --port.")
+    raise KafkaFailed(
+        f"no free port found for the embedded Kafka in {TRIES} tries", next="Name one with --port."
+    )
 
 
 def _first_ephemeral() -> int:

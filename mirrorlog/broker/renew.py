@@ -61,12 +61,21 @@ def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
     kafka.scope = "compile"
     inputs, transitive = resolver.resolve([kafka])
     if resolver.missed:
-        raise KafkaFailed(f"resolving Kafka {kafka_version} missed {'; '.join(resolver.missed)}", next="Run it again.")
+        raise KafkaFailed(
+            f"resolving Kafka {kafka_version} missed {'; '.join(resolver.missed)}",
+            next="Run it again.",
+        )
     needed = [
-        dependency.artifact for dependency in (*inputs, *transitive) if dependency.scope in ("compile", "runtime")
+        dependency.artifact
+        for dependency in (*inputs, *transitive)
+        if dependency.scope in ("compile", "runtime")
     ]
-    log4j_version = next(artifact.version for artifact in needed if artifact.artifactId == "log4j-api")
-    binding = context.create_dependency(f"org.apache.logging.log4j:log4j-slf4j-impl:{log4j_version}").artifact
+    log4j_version = next(
+        artifact.version for artifact in needed if artifact.artifactId == "log4j-api"
+    )
+    binding = context.create_dependency(
+        f"org.apache.logging.log4j:log4j-slf4j-impl:{log4j_version}"
+    ).artifact
     return {
         f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}": hashlib.sha256(
             artifact.resolve().read_bytes()
@@ -82,7 +91,9 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         jars = resolve(version, Path(scratch))
     lines = "".join(f'    "{coordinate}": "{sha256}",\n' for coordinate, sha256 in jars.items())
-    table = f'KAFKA_VERSION: Final = "{version}"\n\nJARS: Final[Mapping[str, str]] = {{\n{lines}}}\n'
+    table = (
+        f'KAFKA_VERSION: Final = "{version}"\n\nJARS: Final[Mapping[str, str]] = {{\n{lines}}}\n'
+    )
     doc = '"""Maven coordinate `group:artifact:version` → SHA-256 of the jar, in hexadecimal."""\n'
     Path(artifacts.__file__).write_text(HEADER + table + doc, encoding="utf-8")
 

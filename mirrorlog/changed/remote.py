@@ -29,7 +29,9 @@ def remote_listing(
     told them; NodeUnavailable where it doesn't answer, or breaks off.
     """
     if urlsplit(node).scheme not in ("http", "https") or not urlsplit(node).hostname:
-        raise BadUse(f"'{node[:60]}' is no node's address", next="Write it like http://127.0.0.1:8460.")
+        raise BadUse(
+            f"'{node[:60]}' is no node's address", next="Write it like http://127.0.0.1:8460."
+        )
     query = urlencode({**parameters, "limit": "0"})
     url = f"{node.rstrip('/')}/v1/volumes/{quote(volume, safe='')}/changed?{query}"
     request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -53,13 +55,17 @@ def remote_listing(
 
 def _open(request: Request, node: str) -> http.client.HTTPResponse:
     try:
-        response: http.client.HTTPResponse = build_opener(ProxyHandler({})).open(request, timeout=_SILENCE_S)
+        response: http.client.HTTPResponse = build_opener(ProxyHandler({})).open(
+            request, timeout=_SILENCE_S
+        )
     except HTTPError as error:
         with error:
             raise error_of(error.code, error.read(_ERROR_AT_MOST), node) from None
     except (URLError, OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise NodeUnavailable(
-            f"the node doesn't answer: {reason}", where=node, next="Check its address, and that it runs."
+            f"the node doesn't answer: {reason}",
+            where=node,
+            next="Check its address, and that it runs.",
         ) from error
     return response

@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli.commands import broker, changed, command, host, import_, log, node, site, topics, volume
+from mirrorlog.cli.commands import (
+    broker,
+    changed,
+    command,
+    host,
+    import_,
+    log,
+    node,
+    site,
+    topics,
+    volume,
+)
 from mirrorlog.cli.demo import command as demo
 from mirrorlog.cli.support.context import Invocation, settings_from
 from mirrorlog.cli.support.output import Output
@@ -40,28 +51,43 @@ app.add_typer(broker.app, name="broker")
 @app.callback()
 def options(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings, TOML.", metavar="FILE")] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Settings, TOML.", metavar="FILE")
+    ] = None,
     client_file: Annotated[
         Path | None, typer.Option("-F", help="Kafka client settings, key=value.", metavar="FILE")
     ] = None,
     client_options: Annotated[
-        list[str] | None, typer.Option("-X", help="One Kafka client setting by librdkafka's name.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(
+            "-X", help="One Kafka client setting by librdkafka's name.", metavar="KEY=VALUE"
+        ),
     ] = None,
     bootstrap_servers: Annotated[
-        str | None, typer.Option("--bootstrap-servers", help="The Kafka cluster.", metavar="HOST:PORT,…")
+        str | None,
+        typer.Option("--bootstrap-servers", help="The Kafka cluster.", metavar="HOST:PORT,…"),
     ] = None,
-    state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Where state lives.", metavar="DIR")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="Where state lives.", metavar="DIR")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, text on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No text.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log lines, and tracebacks of errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Log lines, and tracebacks of errors.")
+    ] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours.")] = False,
 ) -> None:
     """Reads the global options."""
     # librdkafka writes twenty lines a second while a broker is away; what matters of them becomes an error of ours.
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(name)s: %(message)s",
+    )
     for noisy in ("mirrorlog.kafka", "stamina"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
-    settings = settings_from(config, client_file, client_options or [], bootstrap_servers, state_dir)
+    settings = settings_from(
+        config, client_file, client_options or [], bootstrap_servers, state_dir
+    )
     context.obj = Invocation(settings, Output(json=json, quiet=quiet, no_color=no_color), verbose)
 
 
@@ -75,7 +101,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(int(ExitCode.INTERRUPTED))
     except MirrorlogError as error:
-        tell(error, as_json="--json" in arguments, verbose="-v" in arguments or "--verbose" in arguments)
+        tell(
+            error,
+            as_json="--json" in arguments,
+            verbose="-v" in arguments or "--verbose" in arguments,
+        )
         sys.exit(int(exit_code_of(error)))
     except Exception as error:
         if hasattr(error, "show"):  # click's own: a wrong option, a missing argument

@@ -115,7 +115,10 @@ class _Lockstep:
 
     def _places(self) -> I64:
         """Where each row is read next, in the joined bytes."""
-        if not self._whole and ((self.at + _VARINT_BYTES > self._seen) & (self._seen < self.sizes)).any():
+        if (
+            not self._whole
+            and ((self.at + _VARINT_BYTES > self._seen) & (self._seen < self.sizes)).any()
+        ):
             self._look()
         return np.minimum(self.at + self._shift, self._last)
 
@@ -191,7 +194,13 @@ def decode_columns(values: Sequence[bytes | None]) -> CommandColumns:
     return CommandColumns(values, step.sound, senders, sender, numbers, counts, ranges)
 
 
-def _read(step: _Lockstep, name: str, kind: Any, numbers: dict[str, I64], ranges: dict[str, tuple[I64, I64]]) -> None:
+def _read(
+    step: _Lockstep,
+    name: str,
+    kind: Any,
+    numbers: dict[str, I64],
+    ranges: dict[str, tuple[I64, I64]],
+) -> None:
     """One field of every row. What a plain command doesn't have must be empty: null, or no items."""
     match kind:
         case "string" | "bytes":
@@ -225,7 +234,9 @@ def _count_extents(step: _Lockstep, ranges: dict[str, tuple[I64, I64]]) -> I64:
     return np.asarray(counts, np.int64)
 
 
-def _senders(values: Sequence[bytes | None], step: _Lockstep, ends: I64) -> tuple[tuple[Sender, ...], I64]:
+def _senders(
+    values: Sequence[bytes | None], step: _Lockstep, ends: I64
+) -> tuple[tuple[Sender, ...], I64]:
     """The names are the first fields of the contract: rows whose first bytes are alike have one sender."""
     found: dict[bytes, int] = {}
     senders: list[Sender] = []
@@ -247,7 +258,10 @@ def _name(prefix: bytes, senders: list[Sender]) -> int:
     """The index of a new sender; -1 where a name isn't UTF-8."""
     step = _Lockstep([prefix])
     try:
-        names = [prefix[int(begin[0]) : int(end[0])].decode() for begin, end in (step.span() for _ in _NAMES)]
+        names = [
+            prefix[int(begin[0]) : int(end[0])].decode()
+            for begin, end in (step.span() for _ in _NAMES)
+        ]
     except UnicodeDecodeError:
         return -1
     senders.append(Sender(*names))

@@ -94,7 +94,8 @@ def decode(data: bytes, expected: type[Event]) -> Event:
     reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
     if reader is None:
         raise BadInput(
-            _unknown_header(data), next="Send Avro single-object encoding by a schema of this release or older."
+            _unknown_header(data),
+            next="Send Avro single-object encoding by a schema of this release or older.",
         )
     if not issubclass(reader.event_type, expected):
         raise BadInput(f"it is a {reader.event_type.__name__}, not a {expected.__name__}")
@@ -111,7 +112,9 @@ def decode(data: bytes, expected: type[Event]) -> Event:
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]) from error
+        raise BadInput(
+            f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]
+        ) from error
 
 
 def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:
@@ -131,11 +134,15 @@ def _registry() -> _Registry:
     """Loads schemas/ once; the newest version of each contract is the one with the highest number."""
     writers: dict[type, tuple[bytes, Any, _Contract]] = {}
     readers: dict[bytes, _Reader] = {}
-    names = sorted(entry.name for entry in files("mirrorlog.schemas").iterdir() if entry.name.endswith(".avsc"))
+    names = sorted(
+        entry.name for entry in files("mirrorlog.schemas").iterdir() if entry.name.endswith(".avsc")
+    )
     for event_type, contract in _contracts().items():
         versions = [name for name in names if name.split(".")[0] == contract.name]
         for name in sorted(versions, key=lambda name: int(name.split(".")[1].removeprefix("v"))):
-            schema = fastavro.parse_schema(json.loads(files("mirrorlog.schemas").joinpath(name).read_text("utf-8")))
+            schema = fastavro.parse_schema(
+                json.loads(files("mirrorlog.schemas").joinpath(name).read_text("utf-8"))
+            )
             header = _MARKER + schema_fingerprint(schema)
             readers.setdefault(header, _Reader(contract, event_type, schema))
             writers[event_type] = (header, schema, contract)
@@ -171,13 +178,25 @@ def _contracts() -> Mapping[type, _Contract]:
 
 def _command_fields(command: TrackingCommand) -> Fields:
     columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
-    lists = {"raw": [_plain(each) for each in command.raw], "forks": [_plain(each) for each in command.forks]}
-    return {name: value for name, value in _plain(command).items() if name != "extents"} | columns | lists
+    lists = {
+        "raw": [_plain(each) for each in command.raw],
+        "forks": [_plain(each) for each in command.forks],
+    }
+    return (
+        {name: value for name, value in _plain(command).items() if name != "extents"}
+        | columns
+        | lists
+    )
 
 
 def _command(record: Fields) -> TrackingCommand:
-    extents = ExtentColumns.unpack(record.pop("offsets"), record.pop("lengths"), record.pop("kinds"))
-    raw = tuple(RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"]) for each in record["raw"])
+    extents = ExtentColumns.unpack(
+        record.pop("offsets"), record.pop("lengths"), record.pop("kinds")
+    )
+    raw = tuple(
+        RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"])
+        for each in record["raw"]
+    )
     forks = tuple(ForkOutcomes(**each) for each in record["forks"])
     typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
     return TrackingCommand(**record | typed)
@@ -191,7 +210,11 @@ def _record_fields(record: LogRecord) -> Fields:
 
 def _packed_fields(packed: PackedRecord) -> Fields:
     checksum = _record_crc32(packed.header, packed.changed, packed.zeroed)
-    return _plain(packed.header) | {"changed": packed.changed, "zeroed": packed.zeroed, "crc32": checksum}
+    return _plain(packed.header) | {
+        "changed": packed.changed,
+        "zeroed": packed.zeroed,
+        "crc32": checksum,
+    }
 
 
 def _record(fields: Fields) -> LogRecord:
@@ -209,17 +232,27 @@ def _record(fields: Fields) -> LogRecord:
 
 def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
     """Over all that a reader acts on: the key, parts, block size, generation, both bitmaps. Not over what is for people."""
-    where = record_key(record) + struct.pack(">HQ", record.parts, record.block_size) + record.generation.encode()
+    where = (
+        record_key(record)
+        + struct.pack(">HQ", record.parts, record.block_size)
+        + record.generation.encode()
+    )
     return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(where)))
 
 
 def _head_fields(head: VolumeHead) -> Fields:
     forks = {site: _plain(fork) for site, fork in sorted(head.forks.items())}
-    return _plain(head) | {"sessions": [_plain(session) for session in head.sessions], "forks": forks}
+    return _plain(head) | {
+        "sessions": [_plain(session) for session in head.sessions],
+        "forks": forks,
+    }
 
 
 def _head(record: Fields) -> VolumeHead:
-    sessions = tuple(SessionHead(**each | {"open_forks": tuple(each["open_forks"])}) for each in record["sessions"])
+    sessions = tuple(
+        SessionHead(**each | {"open_forks": tuple(each["open_forks"])})
+        for each in record["sessions"]
+    )
     forks = {site: ForkHead(**each) for site, each in record["forks"].items()}
     return VolumeHead(**record | {"sessions": sessions, "forks": forks})
 
@@ -239,12 +272,20 @@ def _batch_fields(batch: AcceptedBatch) -> Fields:
 
 
 def _batch(record: Fields) -> AcceptedBatch:
-    positions, sequences = np.frombuffer(record["positions"], _I64), np.frombuffer(record["sequences"], _I64)
+    positions, sequences = (
+        np.frombuffer(record["positions"], _I64),
+        np.frombuffer(record["sequences"], _I64),
+    )
     if len(positions) != len(sequences):
-        raise ValueError(f"columns disagree: {len(positions)} positions, {len(sequences)} sequences")
+        raise ValueError(
+            f"columns disagree: {len(positions)} positions, {len(sequences)} sequences"
+        )
     return AcceptedBatch(**record | {"positions": positions, "sequences": sequences})
 
 
 def _progress(record: Fields) -> SiteProgress:
     rung = record["rung"]
-    return SiteProgress(**record | {"state": SiteState(record["state"]), "rung": None if rung is None else Rung(rung)})
+    return SiteProgress(
+        **record
+        | {"state": SiteState(record["state"]), "rung": None if rung is None else Rung(rung)}
+    )

@@ -59,12 +59,16 @@ def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> Bit
     return result
 
 
-def _expand(firsts: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _expand(
+    firsts: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
     """Every block of the ranges, sorted, some more than once: what the bitmap's constructor takes fastest."""
     if not len(firsts):
         return firsts
     starts = np.cumsum(counts) - counts
-    within = np.arange(int(counts.sum()), dtype=np.uint64) - np.repeat(starts, counts.astype(np.int64))
+    within = np.arange(int(counts.sum()), dtype=np.uint64) - np.repeat(
+        starts, counts.astype(np.int64)
+    )
     found = np.repeat(firsts, counts.astype(np.int64)) + within
     found.sort()  # np.unique hashes and takes ten times as long
     return found
@@ -118,7 +122,9 @@ def fingerprint(blocks: BitMap64) -> bytes:
 
 def _window_runs(blocks: BitMap64) -> Iterator[tuple[int, int]]:
     for firsts, lasts in _windows(blocks):
-        yield from ((first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True))
+        yield from (
+            (first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+        )
 
 
 def _windows(blocks: BitMap64) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
@@ -128,9 +134,14 @@ def _windows(blocks: BitMap64) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDA
     last = blocks.max()
     start = blocks.min()
     while True:
-        window = np.array((blocks & BitMap64(range(start, start + _WINDOW))).to_array(), dtype=np.uint64)
+        window = np.array(
+            (blocks & BitMap64(range(start, start + _WINDOW))).to_array(), dtype=np.uint64
+        )
         breaks = np.flatnonzero(np.diff(window) > 1)
-        yield window[np.concatenate(([0], breaks + 1))], window[np.concatenate((breaks, [len(window) - 1]))]
+        yield (
+            window[np.concatenate(([0], breaks + 1))],
+            window[np.concatenate((breaks, [len(window) - 1]))],
+        )
         if last < start + _WINDOW:
             return
         start = blocks.next_set_bit(start + _WINDOW)

@@ -37,7 +37,9 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
     if not len(firsts):
         return firsts
     narrow = int(lasts.max()) < 1 << 32
-    firsts, lasts = (firsts.astype(np.uint32), lasts.astype(np.uint32)) if narrow else (firsts, lasts)
+    firsts, lasts = (
+        (firsts.astype(np.uint32), lasts.astype(np.uint32)) if narrow else (firsts, lasts)
+    )
     further = lasts - firsts
     if further.any():
         total = int(further.sum(dtype=np.uint64)) + len(firsts)
@@ -53,7 +55,9 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
 
 def _expanded(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks:
     ends = np.cumsum(counts)
-    within = np.arange(total, dtype=firsts.dtype) - np.repeat((ends - counts).astype(firsts.dtype), counts)
+    within = np.arange(total, dtype=firsts.dtype) - np.repeat(
+        (ends - counts).astype(firsts.dtype), counts
+    )
     return np.repeat(firsts, counts) + within
 
 

@@ -124,14 +124,20 @@ class StatusCode(StrEnum):
 class RejectReason(StrEnum):
     """Why a command was refused, whole or in part: a closed list, explained in docs/statuses.md."""
 
-    UNDECODABLE = "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
+    UNDECODABLE = (
+        "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
+    )
     UNKNOWN_KIND = "UNKNOWN_KIND"  # a kind that this node is too old for
     UNKNOWN_VOLUME = "UNKNOWN_VOLUME"  # no such volume, or not in this partition
-    MALFORMED_COMMAND = "MALFORMED_COMMAND"  # a part of it contradicts itself; the others are recorded
+    MALFORMED_COMMAND = (
+        "MALFORMED_COMMAND"  # a part of it contradicts itself; the others are recorded
+    )
     OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
     SHRINKING = "SHRINKING"  # a RESIZE to fewer bytes
     VOLUME_RETIRED = "VOLUME_RETIRED"  # a RESIZE or NEW_GENERATION of a retired volume
-    UNKNOWN_STATE = "UNKNOWN_STATE"  # a change of a volume that is in a state that this node is too old for
+    UNKNOWN_STATE = (
+        "UNKNOWN_STATE"  # a change of a volume that is in a state that this node is too old for
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,19 +65,29 @@ class ExtentColumns:
     @classmethod
     def unpack(cls, offsets: bytes, lengths: bytes, kinds: bytes) -> ExtentColumns:
         """Columns from their bytes on the wire; `kinds` is empty where all are writes. ValueError where they disagree."""
-        if len(offsets) % 8 or len(lengths) != len(offsets) or len(kinds) not in (0, len(offsets) // 8):
+        if (
+            len(offsets) % 8
+            or len(lengths) != len(offsets)
+            or len(kinds) not in (0, len(offsets) // 8)
+        ):
             raise ValueError(
                 f"columns disagree: {len(offsets)} bytes of offsets, {len(lengths)} of lengths, {len(kinds)} of kinds"
             )
         if kinds and max(kinds) > max(ExtentKind):
             raise ValueError(f"extent kind {max(kinds)} is unknown")
         return cls(
-            np.frombuffer(offsets, U64), np.frombuffer(lengths, U64), np.frombuffer(kinds, U8) if kinds else None
+            np.frombuffer(offsets, U64),
+            np.frombuffer(lengths, U64),
+            np.frombuffer(kinds, U8) if kinds else None,
         )
 
     def pack(self) -> tuple[bytes, bytes, bytes]:
         """(offsets, lengths, kinds) as they are on the wire."""
-        return self.offsets.tobytes(), self.lengths.tobytes(), b"" if self.kinds is None else self.kinds.tobytes()
+        return (
+            self.offsets.tobytes(),
+            self.lengths.tobytes(),
+            b"" if self.kinds is None else self.kinds.tobytes(),
+        )
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -48,15 +48,21 @@ def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
     if inside.all():
         return Extraction(extents, None)
     # Neither sum can overflow: both terms are at most 2^63 - 1 where it is looked at.
-    possible = (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
+    possible = (
+        (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
+    )
     kept = possible & (offsets < size)
     clipped = np.minimum(lengths[kept], size - offsets[kept])
     kinds = None if extents.kinds is None else extents.kinds[kept]
     taken = ExtentColumns(offsets[kept], clipped, kinds)
-    return Extraction(taken, _objection(extents, ~inside, int((inside & (lengths > 0)).sum()), volume))
+    return Extraction(
+        taken, _objection(extents, ~inside, int((inside & (lengths > 0)).sum()), volume)
+    )
 
 
-def _objection(extents: ExtentColumns, outside: npt.NDArray[np.bool_], whole: int, volume: Volume) -> str:
+def _objection(
+    extents: ExtentColumns, outside: npt.NDArray[np.bool_], whole: int, volume: Volume
+) -> str:
     first = int(np.flatnonzero(outside)[0])
     return (
         f"{int(outside.sum())} of {len(extents)} extents reach outside volume {volume.volume} of "
@@ -86,14 +92,23 @@ def named(command: TrackingCommand, volume: Volume, position: int) -> Named:
     if not command.raw:
         return Named(command.extents)
     found = [
-        interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes) for r in command.raw
+        interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes)
+        for r in command.raw
     ]
-    extents = ExtentColumns.of([*command.extents, *(extent for each in found for extent in each.extents)])
-    return Named(extents, *(_said(found, verdict) for verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED)))
+    extents = ExtentColumns.of(
+        [*command.extents, *(extent for each in found for extent in each.extents)]
+    )
+    return Named(
+        extents, *(_said(found, verdict) for verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))
+    )
 
 
 def _said(found: list[Interpreted], verdict: Verdict) -> str:
-    texts = [f"raw command {number}: {each.text}" for number, each in enumerate(found) if each.verdict is verdict]
+    texts = [
+        f"raw command {number}: {each.text}"
+        for number, each in enumerate(found)
+        if each.verdict is verdict
+    ]
     more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     return "; ".join(texts[:3]) + more
 
@@ -134,7 +149,9 @@ def forks_of(command: TrackingCommand, *, is_whole: bool) -> Forks:
         if not VOLUME_NAME.fullmatch(fork.site):
             return Forks(malformed=f"a fork of '{fork.site[:60]}', which can't be a site")
         if fork.site in missed or len(fork.outcomes) not in (0, count):
-            return Forks(malformed=f"{len(fork.outcomes)} outcomes of site {fork.site} for {count} extents")
+            return Forks(
+                malformed=f"{len(fork.outcomes)} outcomes of site {fork.site} for {count} extents"
+            )
         outcomes = np.frombuffer(fork.outcomes or bytes([ForkOutcome.HAS]) * count, U8)
         is_open = (outcomes == ForkOutcome.OPEN) & (believed and named_again)
         missed[fork.site] = ~((outcomes == ForkOutcome.HAS) & believed | is_open)

@@ -11,7 +11,9 @@ class SiteState(StrEnum):
 
     WAITING = "WAITING"  # the log says nothing about the volume yet
     SYNCING = "SYNCING"  # a resync runs: the secondary is inconsistent
-    SETTLING = "SETTLING"  # applied, but blocks were read from a moving primary: not yet proved consistent
+    SETTLING = (
+        "SETTLING"  # applied, but blocks were read from a moving primary: not yet proved consistent
+    )
     BEHIND = "BEHIND"  # consistent at an older position, and the log names newer changes
     CONSISTENT = "CONSISTENT"  # equals the primary as of the applied position, and the log names nothing newer
     STOPPED = "STOPPED"  # an error keeps it where it is; `reason` says which

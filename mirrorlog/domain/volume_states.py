@@ -55,7 +55,12 @@ _SAME: Final[Mapping[CommandKind, Effect]] = {
     CommandKind.BARRIER: Effect.NONE,
     CommandKind.UNKNOWN: Effect.REFUSE_KIND,
 }
-_FLAGGED: Final = (CommandKind.WRITES, CommandKind.MARK_DIRTY, CommandKind.RAW, CommandKind.SESSION_OPEN)
+_FLAGGED: Final = (
+    CommandKind.WRITES,
+    CommandKind.MARK_DIRTY,
+    CommandKind.RAW,
+    CommandKind.SESSION_OPEN,
+)
 
 TABLE: Final[Mapping[VolumeState, Mapping[CommandKind, Effect]]] = {
     VolumeState.ACTIVE: {
@@ -91,7 +96,8 @@ def transition(volume: Volume, command: TrackingCommand, position: int) -> Trans
             return Transition(volume)
         case Effect.FLAG:
             return Transition(
-                volume, f"recorded, though the volume was retired at position {volume.described_position}"
+                volume,
+                f"recorded, though the volume was retired at position {volume.described_position}",
             )
         case Effect.GROW:
             return _grow(volume, command, position)
@@ -100,7 +106,9 @@ def transition(volume: Volume, command: TrackingCommand, position: int) -> Trans
         case Effect.RENEW:
             return _renew(volume, command, position)
         case Effect.REFUSE_RETIRED:
-            text = f"the volume was retired at position {volume.described_position}. Create a new one."
+            text = (
+                f"the volume was retired at position {volume.described_position}. Create a new one."
+            )
             return _refuse(volume, RejectReason.VOLUME_RETIRED, text)
         case Effect.REFUSE_STATE:
             text = "the volume is in a state that this node doesn't know. Upgrade the node, then send it again."
@@ -125,7 +133,11 @@ def state_before(volume: Volume, position: int) -> VolumeState:
 def grown_by(volume: Volume, command: TrackingCommand, position: int) -> list[Extent]:
     """What a RESIZE at `position` made part of the volume; `volume` is its description, of then or later."""
     before, now = volume.size_at(position - 1), volume.size_at(position)
-    return [Extent(before, now - before)] if command.kind is CommandKind.RESIZE and now > before else []
+    return (
+        [Extent(before, now - before)]
+        if command.kind is CommandKind.RESIZE and now > before
+        else []
+    )
 
 
 def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition:

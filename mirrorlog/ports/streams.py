@@ -29,7 +29,12 @@ class Publisher(Protocol):
     """Publishes with acks=all, idempotently and in order per partition; retries for as long as it takes."""
 
     def publish(
-        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Acknowledged | None = None
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Queues one message; blocks while the queue is full. KafkaFailed where the broker refuses for good."""
 

@@ -40,7 +40,11 @@ class Part:
         messages: queue.SimpleQueue[PartMessage],
     ) -> None:
         self.name, self.log_file = name, log_file
-        self._arguments, self._environment, self._messages = list(arguments), dict(environment), messages
+        self._arguments, self._environment, self._messages = (
+            list(arguments),
+            dict(environment),
+            messages,
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._last_error: Mapping[str, Any] = {}
@@ -50,7 +54,11 @@ class Part:
         command = leashed([sys.executable, "-m", "mirrorlog", "--json", *self._arguments])
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
         self._listener.start()

@@ -25,7 +25,12 @@ class Catalog(Mapping[str, Volume]):
     """
 
     def __init__(
-        self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock, patience_s: float = 30.0
+        self,
+        reader: TopicReader,
+        admin: TopicAdmin,
+        topics: Topics,
+        clock: Clock,
+        patience_s: float = 30.0,
     ) -> None:
         self._reader, self._admin, self._topic, self._clock = reader, admin, topics.volumes, clock
         self._patience_s = patience_s
@@ -75,7 +80,9 @@ class Catalog(Mapping[str, Volume]):
         self._reader.close()
 
 
-def describe(name: str, size_bytes: int, block_size: int, primary: str, ends: Sequence[int], now_us: int) -> Volume:
+def describe(
+    name: str, size_bytes: int, block_size: int, primary: str, ends: Sequence[int], now_us: int
+) -> Volume:
     """A new volume, all zeros. `ends`: where the commands topic ends now, by partition: its history begins there."""
     check_volume_name(name)
     check_geometry(size_bytes, block_size)

@@ -80,7 +80,13 @@ class LogReader:
         drops: bool = False,
         site: str | None = None,
     ) -> None:
-        self._reader, self._admin, self._topic, self._drops, self._site = reader, admin, topic, drops, site
+        self._reader, self._admin, self._topic, self._drops, self._site = (
+            reader,
+            admin,
+            topic,
+            drops,
+            site,
+        )
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
         self._behind = {partition: admin.end_position(topic, partition) for partition in partitions}
         self._unsettled: dict[int, _Unsettled] = defaultdict(_Unsettled)
@@ -95,13 +101,17 @@ class LogReader:
 
         Before, a watermark that was read is one of the past: to act on it would copy blocks that change again later on.
         """
-        reached = [p for p, end in self._behind.items() if self._reader.reached(self._topic, p) >= end]
+        reached = [
+            p for p, end in self._behind.items() if self._reader.reached(self._topic, p) >= end
+        ]
         for partition in reached:
             if self._unsettled[partition].mark is None:
                 del self._behind[partition]
         return not self._behind
 
-    def poll(self, timeout_s: float, wanted: Callable[[LogRecord], bool] = lambda _: True) -> set[str]:
+    def poll(
+        self, timeout_s: float, wanted: Callable[[LogRecord], bool] = lambda _: True
+    ) -> set[str]:
         """Takes what is there; the volumes of which something new is known. Records not `wanted` aren't kept."""
         for message in self._reader.poll(timeout_s):
             self._take(message, wanted)
@@ -125,17 +135,23 @@ class LogReader:
             if unsettled.mark is None or entry.through >= unsettled.mark.through:
                 unsettled.mark = entry
             unsettled.before_mark = len(unsettled.entries)
-        elif entry is not None and (not isinstance(entry, LogRecord) or self._is_kept(entry, wanted)):
+        elif entry is not None and (
+            not isinstance(entry, LogRecord) or self._is_kept(entry, wanted)
+        ):
             unsettled.entries.append(entry)
 
-    def _settle(self, partition: int, unsettled: _Unsettled, wanted: Callable[[LogRecord], bool]) -> set[str]:
+    def _settle(
+        self, partition: int, unsettled: _Unsettled, wanted: Callable[[LogRecord], bool]
+    ) -> set[str]:
         """Lets what is before the watermark count, if the reader is at the end, or at one that was asked for since."""
         assert unsettled.mark is not None
         unsettled.polls += 1
         reached = self._reader.reached(self._topic, partition)
         if self._reader.at_end(self._topic, partition):
             mark, count, read = unsettled.mark, unsettled.before_mark, reached
-            while count < len(unsettled.entries) and isinstance(unsettled.entries[count], RecordKey):
+            while count < len(unsettled.entries) and isinstance(
+                unsettled.entries[count], RecordKey
+            ):
                 count += 1  # what is dropped is held by what counts now, or by nothing
             unsettled.mark = None
         elif unsettled.asked is not None and reached >= unsettled.asked[0]:
@@ -155,12 +171,16 @@ class LogReader:
         unsettled.polls, unsettled.asked = 0, None
         return self._count(partition, settled, wanted)
 
-    def _count(self, partition: int, settled: Iterable[Entry], wanted: Callable[[LogRecord], bool]) -> set[str]:
+    def _count(
+        self, partition: int, settled: Iterable[Entry], wanted: Callable[[LogRecord], bool]
+    ) -> set[str]:
         touched = set()
         for each in settled:
             if isinstance(each, SessionBeat):
                 beats = self.beats[partition]
-                beats[each.session] = max(each.acknowledged_position, beats.get(each.session, NOTHING))
+                beats[each.session] = max(
+                    each.acknowledged_position, beats.get(each.session, NOTHING)
+                )
                 continue
             touched.add(split_log_name(each.volume)[0])
             if isinstance(each, RecordKey):
@@ -184,7 +204,8 @@ class LogReader:
             if named is None and key[:2] not in self._unknown_kinds:
                 self._unknown_kinds.add(key[:2])
                 log.warning(
-                    "the log has rows that this mirrorlog doesn't know (%s…): a newer node writes it", key[:2].hex()
+                    "the log has rows that this mirrorlog doesn't know (%s…): a newer node writes it",
+                    key[:2].hex(),
                 )
             return None
         try:
@@ -193,5 +214,10 @@ class LogReader:
             if kind is not LogRecord:
                 raise
             # It is a hole then, and that is found and said; other volumes go on.
-            log.error("a log record is damaged: %s (partition %d, %d)", error, message.partition, message.position)
+            log.error(
+                "a log record is damaged: %s (partition %d, %d)",
+                error,
+                message.partition,
+                message.position,
+            )
             return None

@@ -54,7 +54,11 @@ class OpenSession:
 
 
 def open_before(
-    positions: Mapping[str, int], volumes: Mapping[str, Volume], ports: SessionPorts, topics: Topics, clock: Clock
+    positions: Mapping[str, int],
+    volumes: Mapping[str, Volume],
+    ports: SessionPorts,
+    topics: Topics,
+    clock: Clock,
 ) -> list[OpenSession]:
     """The sessions that are open on these volumes and began before `positions` (by volume; each is acknowledged).
 
@@ -69,18 +73,26 @@ def open_before(
     found: list[OpenSession] = []
     clients = (ports, topics, clock)
     for partition in sorted({volumes[name].partition for name in positions}):
-        mine = {name: position for name, position in positions.items() if volumes[name].partition == partition}
+        mine = {
+            name: position
+            for name, position in positions.items()
+            if volumes[name].partition == partition
+        }
         known = _read(partition, [volumes[name] for name in mine], *clients)
         for name, position in mine.items():
             for session in known.heads[name].sessions:
                 if session.is_open and NOTHING < session.opened_position < position:
                     opened_at_us = (
-                        _time_of(partition, session.opened_position, *clients) if len(found) < DATED else None
+                        _time_of(partition, session.opened_position, *clients)
+                        if len(found) < DATED
+                        else None
                     )
                     last_at_us = max(session.last_at_us, known.beats[session.session])
                     found.append(
                         OpenSession(
-                            *(name, session.session, session.host, session.opened_position), opened_at_us, last_at_us
+                            *(name, session.session, session.host, session.opened_position),
+                            opened_at_us,
+                            last_at_us,
                         )
                     )
     return found
@@ -100,7 +112,9 @@ class _Known:
             return
         if name is not None:
             head = decode(message.value, VolumeHead)
-            if _reach(head) >= _reach(self.heads[name]):  # a worker that lost the partition may still send an old one
+            if _reach(head) >= _reach(
+                self.heads[name]
+            ):  # a worker that lost the partition may still send an old one
                 self.heads[name] = head
         elif key_kind(message.key) is Watermark:
             self.watermark = max(self.watermark, decode(message.value, Watermark).through)
@@ -122,18 +136,35 @@ class _Known:
 
 def _reach(head: VolumeHead) -> int:
     """The last position that the head knows of: it only grows from one head of a volume to the next."""
-    return max((max(each.last_position, each.closed_position) for each in head.sessions), default=NOTHING)
+    return max(
+        (max(each.last_position, each.closed_position) for each in head.sessions), default=NOTHING
+    )
 
 
-def _read(partition: int, volumes: list[Volume], ports: SessionPorts, topics: Topics, clock: Clock) -> _Known:
-    known = _Known({each.volume: VolumeHead(each.volume, each.generation, NOTHING) for each in volumes})
+def _read(
+    partition: int, volumes: list[Volume], ports: SessionPorts, topics: Topics, clock: Clock
+) -> _Known:
+    known = _Known(
+        {each.volume: VolumeHead(each.volume, each.generation, NOTHING) for each in volumes}
+    )
     names = {head_key(each.volume): each.volume for each in volumes}
-    ends = {topic: ports.admin.end_position(topic, partition) for topic in (topics.changelog, topics.commands)}  # 1
-    for message in _messages(ports, topics.changelog, partition, None, ends[topics.changelog], clock):  # 2
+    ends = {
+        topic: ports.admin.end_position(topic, partition)
+        for topic in (topics.changelog, topics.commands)
+    }  # 1
+    for message in _messages(
+        ports, topics.changelog, partition, None, ends[topics.changelog], clock
+    ):  # 2
         known.take_row(names.get(message.key or b""), message)
-    after = min(each.origin_position for each in volumes) if known.watermark == NOTHING else known.watermark
+    after = (
+        min(each.origin_position for each in volumes)
+        if known.watermark == NOTHING
+        else known.watermark
+    )
     keys = {each.volume.encode() for each in volumes} | {b""}
-    for message in _messages(ports, topics.commands, partition, after + 1, ends[topics.commands], clock):  # 3
+    for message in _messages(
+        ports, topics.commands, partition, after + 1, ends[topics.commands], clock
+    ):  # 3
         if (message.key or b"") in keys:
             known.take_command(message)
     return known
@@ -161,9 +192,13 @@ def _messages(
                 )
 
 
-def _time_of(partition: int, position: int, ports: SessionPorts, topics: Topics, clock: Clock) -> int | None:
+def _time_of(
+    partition: int, position: int, ports: SessionPorts, topics: Topics, clock: Clock
+) -> int | None:
     """When the command at that position came; None where it isn't kept any more."""
     with suppress(OutOfRetention):
-        command = next(_messages(ports, topics.commands, partition, position, position + 1, clock), None)
+        command = next(
+            _messages(ports, topics.commands, partition, position, position + 1, clock), None
+        )
         return command.at_us if command else None
     return None

@@ -22,7 +22,12 @@ class SiteReports:
     """Reports by volume; `refresh` brings them up to date."""
 
     def __init__(
-        self, reader: TopicReader, admin: TopicAdmin, topics: Topics, clock: Clock, patience_s: float = 30.0
+        self,
+        reader: TopicReader,
+        admin: TopicAdmin,
+        topics: Topics,
+        clock: Clock,
+        patience_s: float = 30.0,
     ) -> None:
         self._reader, self._admin, self._topic, self._clock = reader, admin, topics.progress, clock
         self._patience_s = patience_s
@@ -53,7 +58,9 @@ class SiteReports:
         try:
             report = None if value is None else decode(value, SiteProgress)
         except BadInput as error:
-            log.error("a site's report can't be read, its last one stands: %s (key %r)", error, key[:80])
+            log.error(
+                "a site's report can't be read, its last one stands: %s (key %r)", error, key[:80]
+            )
             return
         if (known := self._volumes.pop(key, None)) is not None:
             del self._reports[known][key]

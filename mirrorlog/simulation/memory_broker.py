@@ -73,18 +73,26 @@ class MemoryBroker:
         latest = {message.key: message for message in found.messages}
         end = found.end if below is None else below
         found.messages = [
-            m for m in found.messages if m.position >= end or (latest[m.key] is m and m.value is not None)
+            m
+            for m in found.messages
+            if m.position >= end or (latest[m.key] is m and m.value is not None)
         ]
 
     def partition(self, topic: str, partition: int) -> _Partition:
         """One partition; KafkaFailed where there is none."""
         if (topic, partition) not in self._partitions:
-            raise KafkaFailed("there is no such partition", where=f"topic {topic}, partition {partition}")
+            raise KafkaFailed(
+                "there is no such partition", where=f"topic {topic}, partition {partition}"
+            )
         return self._partitions[topic, partition]
 
     def messages(self, topic: str) -> list[Message]:
         """Everything kept of a topic, partition by partition."""
-        return [m for number in range(self.partitions(topic)) for m in self.partition(topic, number).messages]
+        return [
+            m
+            for number in range(self.partitions(topic))
+            for m in self.partition(topic, number).messages
+        ]
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> int:
         """Appends at once; the position."""
@@ -104,7 +112,12 @@ class MemoryPublisher:
         self._queue: list[tuple[str, int, bytes, bytes, Acknowledged | None]] = []
 
     def publish(
-        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Acknowledged | None = None
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Queues one message."""
         self._queue.append((topic, partition, key, value, on_acknowledged))
@@ -146,8 +159,13 @@ class MemoryReader:
         for (topic, number), position in self._next.items():
             partition = self._broker.partition(topic, number)
             if not partition.first <= position <= partition.end:
-                raise OutOfRetention("the topic no longer holds the position", where=f"{topic}/{number} at {position}")
-            new = [message for message in partition.messages if message.position >= position][: most - len(taken)]
+                raise OutOfRetention(
+                    "the topic no longer holds the position",
+                    where=f"{topic}/{number} at {position}",
+                )
+            new = [message for message in partition.messages if message.position >= position][
+                : most - len(taken)
+            ]
             taken.extend(new)
             if new:
                 self._next[topic, number] = new[-1].position + 1

@@ -98,7 +98,9 @@ class MemoryDevice:
         with self._disk.lock:
             self._check_open(0)
             if self._opened_in != self._disk.history:
-                raise self._failed("an earlier flush failed", 0, "Open the device again and write that again.")
+                raise self._failed(
+                    "an earlier flush failed", 0, "Open the device again and write that again."
+                )
             try:
                 self._begin("flush", 0, 0)
             except BaseException:
@@ -123,7 +125,9 @@ class MemoryDevice:
     def resize(self, size_bytes: int) -> None:
         with self._disk.lock:
             if size_bytes < self.size_bytes:
-                raise BadUse(f"a device of {self.size_bytes} bytes can't be made smaller", where=self.address)
+                raise BadUse(
+                    f"a device of {self.size_bytes} bytes can't be made smaller", where=self.address
+                )
             self._begin("resize", 0, 0)
             self._disk.size_bytes = size_bytes
 
@@ -134,21 +138,28 @@ class MemoryDevice:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _begin(self, operation: str, offset: int, length: int) -> None:
         self._check_open(offset)
         if not self._writable and operation in ("pwrite", "zero", "resize"):
-            raise self._failed("the device was opened for reading only", offset, "Open it for writing.")
+            raise self._failed(
+                "the device was opened for reading only", offset, "Open it for writing."
+            )
         check_range(self.address, self.size_bytes, offset, length)
         if self._disk.hook is not None:
             self._disk.hook(operation, offset, length)
 
     def _check_open(self, offset: int) -> None:
         if self._closed or self._opened_in.crashes != self._disk.history.crashes:
-            raise self._failed("the device is closed, or its machine crashed", offset, "Open the device again.")
+            raise self._failed(
+                "the device is closed, or its machine crashed", offset, "Open the device again."
+            )
 
     def _failed(self, what: str, offset: int, next_step: str) -> DeviceFailed:
         return DeviceFailed(what, where=f"{self.address}, offset {offset}", next=next_step)
@@ -163,15 +174,23 @@ class MemoryDevices:
     def create(self, address: str, size_bytes: int) -> MemoryDevice:
         """A new device of zeros. BadUse where there is one already."""
         if not re.fullmatch(r"memory://.+", address) or address in self.devices:
-            raise BadUse("a new device in memory needs an address of its own", where=address, next="memory://name")
+            raise BadUse(
+                "a new device in memory needs an address of its own",
+                where=address,
+                next="memory://name",
+            )
         self.devices[address] = MemoryDevice(size_bytes, address=address)
         return self.devices[address]
 
     def __call__(self, address: str, *, writable: bool) -> MemoryDevice:
         if not address.startswith("memory://"):
-            raise BadUse("no device is opened by this address", where=address, next="Known schemes: memory.")
+            raise BadUse(
+                "no device is opened by this address", where=address, next="Known schemes: memory."
+            )
         if address not in self.devices:
-            raise DeviceFailed("there is no such device", where=f"{address}, offset 0", next="Create it first.")
+            raise DeviceFailed(
+                "there is no such device", where=f"{address}, offset 0", next="Create it first."
+            )
         return self.devices[address].reopen(writable=writable)
 
 
@@ -187,9 +206,16 @@ class _Change:
         """Its parts in these pages, by sector."""
         for page in pages:
             for sector in range(page * PAGE_BYTES, (page + 1) * PAGE_BYTES, SECTOR_BYTES):
-                start, end = max(sector, self.offset), min(sector + SECTOR_BYTES, self.offset + self.length)
+                start, end = (
+                    max(sector, self.offset),
+                    min(sector + SECTOR_BYTES, self.offset + self.length),
+                )
                 if start < end:
-                    data = None if self.data is None else self.data[start - self.offset : end - self.offset]
+                    data = (
+                        None
+                        if self.data is None
+                        else self.data[start - self.offset : end - self.offset]
+                    )
                     yield _Change(start, end - start, data)
 
 
@@ -229,7 +255,9 @@ class _Pages:
                 del self.pages[page]
                 continue
             part = (
-                bytes(end - start) if change.data is None else change.data[start - change.offset : end - change.offset]
+                bytes(end - start)
+                if change.data is None
+                else change.data[start - change.offset : end - change.offset]
             )
             content = self.pages.setdefault(page, bytearray(PAGE_BYTES))
             content[start - page * PAGE_BYTES : end - page * PAGE_BYTES] = part
@@ -285,7 +313,11 @@ class _Disk:
 
     def _keep_some(self, change: _Change, keep: Random) -> None:
         whole = change.data is not None
-        pages = _touched(change.offset, change.length) if whole else self.durable.present(change.offset, change.length)
+        pages = (
+            _touched(change.offset, change.length)
+            if whole
+            else self.durable.present(change.offset, change.length)
+        )
         for sector in change.sectors(pages):
             if keep.getrandbits(1):
                 self.durable.apply(sector)

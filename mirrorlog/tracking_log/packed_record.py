@@ -23,11 +23,14 @@ class PackedRecord:
         return replace(self.header, changed=unpack(self.changed), zeroed=unpack(self.zeroed))
 
 
-def pack_record(header: LogRecord, changed: Blocks, zeroed: BitMap64, max_bytes: int) -> list[PackedRecord]:
+def pack_record(
+    header: LogRecord, changed: Blocks, zeroed: BitMap64, max_bytes: int
+) -> list[PackedRecord]:
     """The record in parts by block range, each with bitmaps of at most `max_bytes`; in one where it is small enough."""
     pieces = list(_pieces(changed, zeroed, max_bytes))
     return [
-        PackedRecord(replace(header, part=number, parts=len(pieces)), *piece) for number, piece in enumerate(pieces)
+        PackedRecord(replace(header, part=number, parts=len(pieces)), *piece)
+        for number, piece in enumerate(pieces)
     ]
 
 
@@ -41,7 +44,9 @@ def _pieces(changed: Blocks, zeroed: BitMap64, max_bytes: int) -> Iterator[tuple
     first_of_high = int(high[0])
     # What is zeroed is changed too: a record's zeroed blocks lie where its changed ones do.
     yield from _pieces(low, zeroed & _range(0, first_of_high) if zeroed else zeroed, max_bytes)
-    yield from _pieces(high, zeroed & _range(first_of_high, int(high[-1]) + 1) if zeroed else zeroed, max_bytes)
+    yield from _pieces(
+        high, zeroed & _range(first_of_high, int(high[-1]) + 1) if zeroed else zeroed, max_bytes
+    )
 
 
 def _range(first: int, end: int) -> BitMap64:

@@ -87,7 +87,10 @@ class SessionHead:
         return SessionHead(
             self.session,
             self.host,
-            min((each for each in (self.opened_position, other.opened_position) if each > NOTHING), default=NOTHING),
+            min(
+                (each for each in (self.opened_position, other.opened_position) if each > NOTHING),
+                default=NOTHING,
+            ),
             max(self.last_position, other.last_position),
             max(self.closed_position, other.closed_position),
             max(self.acknowledged_position, other.acknowledged_position),
@@ -140,7 +143,9 @@ class VolumeHead:
         newer = self if self.through >= other.through else other
         described = max(self.described_position, other.described_position)
         forks = merged_forks(self.forks, other.forks)
-        return replace(newer, sessions=tuple(sessions.values()), described_position=described, forks=forks)
+        return replace(
+            newer, sessions=tuple(sessions.values()), described_position=described, forks=forks
+        )
 
     def has_open(self, site: str) -> bool:
         """Whether an open session doesn't know yet what became of one of its writes at the site."""
@@ -164,7 +169,9 @@ def speaks_for_session(command: TrackingCommand) -> bool:
     return command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE
 
 
-def session_head(command: TrackingCommand, position: int, open_forks: tuple[str, ...] = ()) -> SessionHead:
+def session_head(
+    command: TrackingCommand, position: int, open_forks: tuple[str, ...] = ()
+) -> SessionHead:
     """What a command that speaks for its session says of it."""
     closes = command.kind is CommandKind.SESSION_CLOSE
     return SessionHead(
@@ -173,7 +180,9 @@ def session_head(command: TrackingCommand, position: int, open_forks: tuple[str,
         opened_position=NOTHING if closes else position,
         last_position=NOTHING if closes else position,
         closed_position=position if closes else NOTHING,
-        acknowledged_position=NOTHING if command.acknowledged_position is None else command.acknowledged_position,
+        acknowledged_position=NOTHING
+        if command.acknowledged_position is None
+        else command.acknowledged_position,
         last_sequence=command.sequence,
         last_at_us=command.last_at_us,
         open_forks=open_forks,
@@ -182,7 +191,10 @@ def session_head(command: TrackingCommand, position: int, open_forks: tuple[str,
 
 def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> dict[str, ForkHead]:
     """The sites of both."""
-    return {**one, **{site: fork.merged(one[site]) if site in one else fork for site, fork in other.items()}}
+    return {
+        **one,
+        **{site: fork.merged(one[site]) if site in one else fork for site, fork in other.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +340,11 @@ class _Group(NamedTuple):
     generation: str
 
     def is_inside(self, other: _Group) -> bool:
-        return self.generation == other.generation and other.after <= self.after and self.through <= other.through
+        return (
+            self.generation == other.generation
+            and other.after <= self.after
+            and self.through <= other.through
+        )
 
 
 @dataclass(slots=True)
@@ -353,7 +369,11 @@ class VolumeLog:
 
     def drop(self, key: RecordKey) -> None:
         """Takes a record, or a part of one, away."""
-        for group in [g for g in self._groups if (g.tier, g.after, g.through) == (key.tier, key.after, key.through)]:
+        for group in [
+            g
+            for g in self._groups
+            if (g.tier, g.after, g.through) == (key.tier, key.after, key.through)
+        ]:
             self._groups[group].pop(key.part, None)
             if not self._groups[group]:
                 del self._groups[group]
@@ -386,7 +406,9 @@ class VolumeLog:
                 self._rolled_up.append(key)
                 continue
             inside = [each for each in self._groups if each.tier < key.tier and each.is_inside(key)]
-            held = union(part.changed for part in self._groups[key].values()) if inside else BitMap64()
+            held = (
+                union(part.changed for part in self._groups[key].values()) if inside else BitMap64()
+            )
             for each in inside:
                 if all(part.changed.issubset(held) for part in self._groups[each].values()):
                     del self._groups[each]
@@ -410,7 +432,9 @@ class VolumeLog:
         if reach < chain_end <= through:
             return Hole(reach, chain_end)  # the chain goes further than the records that are there
         incomplete = [
-            key.through for key, got in self._groups.items() if len(got) < key.parts and reach < key.through <= through
+            key.through
+            for key, got in self._groups.items()
+            if len(got) < key.parts and reach < key.through <= through
         ]
         return Hole(reach, min(incomplete)) if incomplete else None
 
@@ -438,14 +462,20 @@ class VolumeLog:
             by_tier[key.tier].append(key)
         for tier in sorted(by_tier):
             taken = [
-                key for key in by_tier[tier] if any(key.after < end and key.through > start for start, end in gaps)
+                key
+                for key in by_tier[tier]
+                if any(key.after < end and key.through > start for start, end in gaps)
             ]
             for key in taken:
                 yield from self._groups[key].values()
             gaps = _left(gaps, [key for key in taken if len(self._groups[key]) == key.parts])
 
     def _between(self, after: int, through: int) -> list[_Group]:
-        return [key for key in self._groups if key.through > after and key.after < through] if after < through else []
+        return (
+            [key for key in self._groups if key.through > after and key.after < through]
+            if after < through
+            else []
+        )
 
 
 def _left(gaps: Sequence[tuple[int, int]], taken: Sequence[_Group]) -> list[tuple[int, int]]:

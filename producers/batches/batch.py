@@ -55,10 +55,14 @@ class Batch:
             region.unacknowledged += 1
             self.regions.append(region)
 
-    def closed_with(self, in_flight: Iterable[PlainFlight], outcomes: Iterable[Outcomes] = ()) -> ClosedBatch:
+    def closed_with(
+        self, in_flight: Iterable[PlainFlight], outcomes: Iterable[Outcomes] = ()
+    ) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8). outcomes: of
         these, where the volume is forked."""
-        return replace(closed([*self.flights, *in_flight]), forks=fork_columns([*self.outcomes, *outcomes]))
+        return replace(
+            closed([*self.flights, *in_flight]), forks=fork_columns([*self.outcomes, *outcomes])
+        )
 
     def __len__(self) -> int:
         return len(self.flights)
@@ -80,7 +84,9 @@ def fork_columns(outcomes: Sequence[Outcomes]) -> tuple[ForkOutcomes, ...]:
     found = []
     for site in sorted({site for each in outcomes for site in each}):
         column = [each.get(site, missed) for each in outcomes]
-        found.append(ForkOutcomes(site, b"" if all(each is has for each in column) else bytes(column)))
+        found.append(
+            ForkOutcomes(site, b"" if all(each is has for each in column) else bytes(column))
+        )
     return tuple(found)
 
 
@@ -92,11 +98,17 @@ def closed(flights: Collection[PlainFlight]) -> ClosedBatch:
     return ClosedBatch(_columns(offsets, lengths, kinds), min(times_us))
 
 
-def _columns(offsets: Collection[int], lengths: Collection[int], kinds: Collection[ExtentKind]) -> ExtentColumns:
-    return ExtentColumns(np.array(offsets, U64), np.array(lengths, U64), np.array(kinds, U8) if any(kinds) else None)
+def _columns(
+    offsets: Collection[int], lengths: Collection[int], kinds: Collection[ExtentKind]
+) -> ExtentColumns:
+    return ExtentColumns(
+        np.array(offsets, U64), np.array(lengths, U64), np.array(kinds, U8) if any(kinds) else None
+    )
 
 
-def region_batches(numbers: Iterable[int], region_bytes: int, size_bytes: int, most: int) -> Iterator[ClosedBatch]:
+def region_batches(
+    numbers: Iterable[int], region_bytes: int, size_bytes: int, most: int
+) -> Iterator[ClosedBatch]:
     """The bytes of these regions that lie inside the volume, neighbours joined, in batches of up to `most` extents."""
     offsets: list[int] = []
     lengths: list[int] = []
@@ -120,9 +132,15 @@ def dirty_regions(
 ) -> ClosedBatch:
     """One batch of these regions, and of what is in flight."""
     regions = [
-        extent for each in region_batches(numbers, region_bytes, size_bytes, size_bytes) for extent in each.extents
+        extent
+        for each in region_batches(numbers, region_bytes, size_bytes, size_bytes)
+        for extent in each.extents
     ]
-    return ClosedBatch(ExtentColumns.of([*regions, *(Extent(offset, length) for _, offset, length, _, _ in in_flight)]))
+    return ClosedBatch(
+        ExtentColumns.of(
+            [*regions, *(Extent(offset, length) for _, offset, length, _, _ in in_flight)]
+        )
+    )
 
 
 def whole_volume(size_bytes: int) -> ClosedBatch:

@@ -58,7 +58,9 @@ class DrainFirst:
 RoomPlan: TypeAlias = Leave | FlushFirst | DrainFirst
 
 
-def plan_room(oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int) -> RoomPlan:
+def plan_room(
+    oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int
+) -> RoomPlan:
     """How `surplus` (1 or more) regions can leave, those that were used longest ago first.
 
     A region may leave once all its writes are acknowledged **and** durable on the primary: a power cut that takes back a
@@ -82,7 +84,9 @@ def plan_room(oldest_first: Iterable[HotRegion], durable: Mapping[str, int], sur
             if len(leaving) == surplus:
                 return Leave(leaving)
     if unflushed:
-        return FlushFirst(frozenset(region.volume for region in unflushed[: max(surplus, FLUSHED_AHEAD)]))
+        return FlushFirst(
+            frozenset(region.volume for region in unflushed[: max(surplus, FLUSHED_AHEAD)])
+        )
     return DrainFirst() if waiting else Leave(leaving)
 
 
@@ -122,7 +126,11 @@ class HotRegions:
         return [number for number in numbers if number not in volume.hot]
 
     def plan(
-        self, volume: VolumeRegions, numbers: Collection[int], missing: int, busy: Mapping[str, Collection[int]]
+        self,
+        volume: VolumeRegions,
+        numbers: Collection[int],
+        missing: int,
+        busy: Mapping[str, Collection[int]],
     ) -> RoomPlan:
         """How to make room for `missing` more; the regions `numbers` of the volume stay, and the `busy` ones, by volume."""
         able = [each for each in self.volumes.values() if not each.is_stuck]
@@ -133,7 +141,8 @@ class HotRegions:
             region
             for each in able
             for region in each.hot.values()
-            if (each is not volume or region.number not in numbers) and region.number not in busy.get(each.name, ())
+            if (each is not volume or region.number not in numbers)
+            and region.number not in busy.get(each.name, ())
         ]
         others.sort(key=lambda region: region.used)
         return plan_room(others, {each.name: each.durable for each in able}, surplus)

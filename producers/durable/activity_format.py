@@ -40,9 +40,7 @@ _BLANK: Final = bytes(SLOT_BYTES)
 class Op(IntEnum):
     """What an entry says. The numbers are on disk: they never change their meaning."""
 
-    SETTLED = (
-        1  # nothing is owed for the volume: no region is hot, no session is open; from now on the log vouches for it
-    )
+    SETTLED = 1  # nothing is owed for the volume: no region is hot, no session is open; from now on the log vouches for it
     OPENED = 2  # the session may have published commands for the volume
     HOT = 3  # the region may hold writes that aren't in Kafka
     COOL = 4  # it holds none any more
@@ -50,9 +48,7 @@ class Op(IntEnum):
     WIDE = 6  # the whole volume may hold writes that aren't in Kafka; that says more than its hot regions did: they are gone
     NARROW = 7  # it is only the regions that became hot since
     SPOOLED = 8  # some of the volume's commands are in the spool alone, and the regions that they name may have cooled
-    SPOOL = (
-        9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
-    )
+    SPOOL = 9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +132,9 @@ class LogState:
         for name, volume in self.volumes.items():
             if volume.vouched:
                 yield Entry(Op.SETTLED, name)
-            yield from (Entry(Op.OPENED, name, session=session) for session in sorted(volume.sessions))
+            yield from (
+                Entry(Op.OPENED, name, session=session) for session in sorted(volume.sessions)
+            )
             if volume.wide:
                 yield Entry(Op.WIDE, name)
             if volume.spooled:
@@ -173,12 +171,18 @@ class Leftover:
     @property
     def whole(self) -> frozenset[str]:
         """Those of `volumes` that are dirty as a whole."""
-        return frozenset(name for name in self.volumes if self.state.volumes[name].is_dirty_as_a_whole)
+        return frozenset(
+            name for name in self.volumes if self.state.volumes[name].is_dirty_as_a_whole
+        )
 
     @property
     def regions(self) -> Mapping[str, frozenset[int]]:
         """The dirty regions, by volume."""
-        return {name: frozenset(volume.regions) for name, volume in self.state.volumes.items() if volume.regions}
+        return {
+            name: frozenset(volume.regions)
+            for name, volume in self.state.volumes.items()
+            if volume.regions
+        }
 
 
 def pack_log(state: LogState, session: str, region_bytes: int, slots: int) -> tuple[bytes, int]:

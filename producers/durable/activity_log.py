@@ -48,7 +48,9 @@ def _rescaled(regions: Iterable[int], old_bytes: int, new_bytes: int) -> set[int
     if old_bytes == new_bytes:
         return set(regions)
     return {
-        new for old in regions for new in range(old * old_bytes // new_bytes, -(-(old + 1) * old_bytes // new_bytes))
+        new
+        for old in regions
+        for new in range(old * old_bytes // new_bytes, -(-(old + 1) * old_bytes // new_bytes))
     }
 
 
@@ -56,7 +58,12 @@ class ActivityLog:
     """One session's log. The caller sees to it that one thread at a time is in here."""
 
     def __init__(
-        self, folder: StateFolder, session: str, region_bytes: int, state: LogState, slots: int = SLOTS
+        self,
+        folder: StateFolder,
+        session: str,
+        region_bytes: int,
+        state: LogState,
+        slots: int = SLOTS,
     ) -> None:
         """Puts a new log that says `state` in the place of the old one; a crash leaves the one or the other."""
         self._folder: Final = folder

@@ -71,7 +71,9 @@ class MemoryFolder:
     def lock(self) -> None:
         self.hook("lock")
         if self._locked:
-            raise BadUse("another process keeps its state in this folder", where="memory", next="Stop it.")
+            raise BadUse(
+                "another process keeps its state in this folder", where="memory", next="Stop it."
+            )
         self._locked = True
 
     def read(self, name: str) -> bytes | None:
@@ -112,7 +114,9 @@ class MemoryFolder:
         """DeviceFailed where the disk is full for that file."""
         if self.full(name):
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise DeviceFailed(f"writing failed: {cause.strerror}", where=name, next="Free space.") from cause
+            raise DeviceFailed(
+                f"writing failed: {cause.strerror}", where=name, next="Free space."
+            ) from cause
 
     def alive(self, crashes: int) -> bool:
         """Whether no crash has happened since there were `crashes`."""
@@ -152,7 +156,9 @@ class _MemoryFile:
 
     def _begin(self, operation: str) -> None:
         if self._closed or not self._folder.alive(self._crashes):
-            raise DeviceFailed("the file is closed, or its machine crashed", where="memory", next="Open it again.")
+            raise DeviceFailed(
+                "the file is closed, or its machine crashed", where="memory", next="Open it again."
+            )
         self._folder.hook(operation)
 
 

@@ -112,7 +112,9 @@ class Spool:
         size = _record_bytes(head) if len(head) == _RECORD.size else 0
         record = _unpack(part.file.pread(part.at, size), part.seed, self.taken + 1)
         if record is None:
-            raise StateDamaged("the host's spool is damaged", where=f"{part.name}, offset {part.at}")
+            raise StateDamaged(
+                "the host's spool is damaged", where=f"{part.name}, offset {part.at}"
+            )
         self.taken += 1
         part.at += size
         return record
@@ -151,7 +153,9 @@ class Spool:
             part = self._parts.popleft()
             self.kept = part.last + 1
             part.file.close()
-            with suppress(DeviceFailed):  # what is left there is no part of a later spool: its session differs
+            with suppress(
+                DeviceFailed
+            ):  # what is left there is no part of a later spool: its session differs
                 self._folder.remove(part.name)
 
     def close(self) -> None:
@@ -173,9 +177,15 @@ class Spool:
         return _Part(name, file, zlib.crc32(body), first - 1, _HEADER_BYTES, _HEADER_BYTES)
 
 
-def read_spool(folder: StateFolder, session: str | None, first: int) -> Iterator[tuple[int, Record]]:
+def read_spool(
+    folder: StateFolder, session: str | None, first: int
+) -> Iterator[tuple[int, Record]]:
     """What `session` left behind, numbered, from the record `first` on or a little before, up to the first that isn't sound."""
-    sound = [(header, name) for name in sorted(_names(folder)) if (header := _read_header(_content(folder, name)))]
+    sound = [
+        (header, name)
+        for name in sorted(_names(folder))
+        if (header := _read_header(_content(folder, name)))
+    ]
     mine = [(header, name) for header, name in sound if header[0] == session]
     begin = max((n for n, (header, _) in enumerate(mine) if header[1] <= first), default=0)
     expected: int | None = None
@@ -184,7 +194,9 @@ def read_spool(folder: StateFolder, session: str | None, first: int) -> Iterator
             return
         expected, at, data = number, _HEADER_BYTES, _content(folder, name)
         while at < len(data):
-            size = _record_bytes(data[at : at + _RECORD.size]) if at + _RECORD.size <= len(data) else 0
+            size = (
+                _record_bytes(data[at : at + _RECORD.size]) if at + _RECORD.size <= len(data) else 0
+            )
             record = _unpack(data[at : at + size], seed, expected)
             if record is None:
                 return
@@ -212,7 +224,10 @@ def _content(folder: StateFolder, name: str) -> bytes:
 def _read_header(data: bytes) -> tuple[str, int, int] | None:
     """(session, number of the first record, checksum); None where it isn't sound."""
     body = data[: _HEADER.size]
-    if len(data) < _HEADER_BYTES or _CRC.pack(zlib.crc32(body)) != data[_HEADER.size : _HEADER_BYTES]:
+    if (
+        len(data) < _HEADER_BYTES
+        or _CRC.pack(zlib.crc32(body)) != data[_HEADER.size : _HEADER_BYTES]
+    ):
         return None
     magic, version, session, first = _HEADER.unpack(body)
     if (magic, version) != (MAGIC, VERSION):
@@ -227,7 +242,9 @@ def _record_bytes(head: bytes) -> int:
 
 def _pack(number: int, record: Record, seed: int) -> bytes:
     name = record.volume.encode()
-    body = _RECORD.pack(len(name), len(record.value), number, record.partition) + name + record.value
+    body = (
+        _RECORD.pack(len(name), len(record.value), number, record.partition) + name + record.value
+    )
     return body + _CRC.pack(zlib.crc32(body, seed))
 
 

@@ -26,7 +26,9 @@ class SpoolLeft:
         self._session: Final = None if leftover.damaged else leftover.session
         self.lost: Sequence[str] = ()
         if not leftover.damaged and self._first <= self._last and not self._is_whole():
-            self.lost = sorted(name for name, volume in leftover.state.volumes.items() if volume.spooled)
+            self.lost = sorted(
+                name for name, volume in leftover.state.volumes.items() if volume.spooled
+            )
 
     def records(self) -> Iterator[Record]:
         """The commands in it, in order, as far as they are sound; Kafka may have the first of them."""

@@ -38,7 +38,8 @@ class ForkMode:
             case ["quorum", count] if count.isdecimal() and 1 <= int(count) < _ALL:
                 return cls(f"quorum {int(count)}", int(count))
         raise BadUse(
-            f"'{text[:100]}' is no mode of forked writes", next="Name sync, async or 'quorum N' with N from 1 on."
+            f"'{text[:100]}' is no mode of forked writes",
+            next="Name sync, async or 'quorum N' with N from 1 on.",
         )
 
     @property
@@ -61,11 +62,16 @@ def fork_plans(given: Sequence[str], mode: str, volumes: Collection[Volume]) -> 
     BadUse where a secondary has no address, or two volumes have one.
     """
     parsed = ForkMode.parse(mode)
-    plans = {each.volume: ForkPlan(dict(_secondary(fork, each) for fork in given), parsed) for each in volumes}
+    plans = {
+        each.volume: ForkPlan(dict(_secondary(fork, each) for fork in given), parsed)
+        for each in volumes
+    }
     addresses = [address for plan in plans.values() for address in plan.secondaries.values()]
     if twice := sorted({address for address in addresses if addresses.count(address) > 1}):
         raise BadUse(
-            "two secondaries have one address", where=twice[0], next="Write {volume} where their names differ."
+            "two secondaries have one address",
+            where=twice[0],
+            next="Write {volume} where their names differ.",
         )
     return plans if given else {}
 
@@ -105,10 +111,15 @@ class ForkedWrite:
 
     def outcomes(self) -> Outcomes:
         """By site, as they are now; whoever isn't there has missed it."""
-        return {**dict.fromkeys(self.has, ForkOutcome.HAS), **dict.fromkeys(self.open, ForkOutcome.OPEN)}
+        return {
+            **dict.fromkeys(self.has, ForkOutcome.HAS),
+            **dict.fromkeys(self.open, ForkOutcome.OPEN),
+        }
 
 
-def is_full(mode: ForkMode, queued_bytes: int, open_writes: int, size_bytes: int, limit_bytes: int) -> bool:
+def is_full(
+    mode: ForkMode, queued_bytes: int, open_writes: int, size_bytes: int, limit_bytes: int
+) -> bool:
     """Whether a secondary goes out of the fork rather than take one more write. A single one is taken however large it is."""
     if open_writes >= MOST_OPEN:
         return True
@@ -190,9 +201,18 @@ def may_join(missed: Missed, generation: str, report: SiteProgress | None) -> bo
     if report is None or is_copied_anew(generation, report):
         return False
     watermark, applied = report.watermark or 0, report.applied_position or 0
-    if not missed.unnamed and missed.naming is None and applied >= missed.known_at and watermark >= missed.known_at:
+    if (
+        not missed.unnamed
+        and missed.naming is None
+        and applied >= missed.known_at
+        and watermark >= missed.known_at
+    ):
         return True
-    if missed.held_at is None or watermark < missed.held_at or report.consistent_position is not None:
+    if (
+        missed.held_at is None
+        or watermark < missed.held_at
+        or report.consistent_position is not None
+    ):
         return False
     return report.state is SiteState.SYNCING or applied >= missed.held_at
 
@@ -213,7 +233,9 @@ def held_flights(held: Iterable[tuple[int, int]], at_us: int) -> list[PlainFligh
     return [(ExtentKind.WRITE, offset, length, at_us, ()) for offset, length in held]
 
 
-def outcomes_of(flight: PlainFlight, writes: Mapping[int, ForkedWrite], sites_in: Collection[str]) -> Outcomes:
+def outcomes_of(
+    flight: PlainFlight, writes: Mapping[int, ForkedWrite], sites_in: Collection[str]
+) -> Outcomes:
     """Of a flight that hasn't ended; writes: by the identity of their flights. One that is on its way to the primary is open
     for all in the fork."""
     write = writes.get(id(flight))
@@ -231,7 +253,14 @@ class ForkNews:
     text: str | None
 
 
-def news(volume: str, site: str, before: ForkState, state: ForkState, reason: str | None, told: str | None) -> ForkNews:
+def news(
+    volume: str,
+    site: str,
+    before: ForkState,
+    state: ForkState,
+    reason: str | None,
+    told: str | None,
+) -> ForkNews:
     """What to say of a change; told: the reason that was said last, which isn't said again."""
     text = None
     if state is ForkState.IN:

@@ -80,7 +80,13 @@ class Secondary:
     """One secondary of one volume. The lock covers all of it."""
 
     def __init__(
-        self, site: str, volume: Volume, address: str, around: Surroundings, holds_up: bool, known_at: int
+        self,
+        site: str,
+        volume: Volume,
+        address: str,
+        around: Surroundings,
+        holds_up: bool,
+        known_at: int,
     ) -> None:
         """holds_up: the writer waits for each of its writes. known_at: see Missed."""
         self.site: Final = site
@@ -206,7 +212,9 @@ class Secondary:
         """It is out of the fork: `failed`, what waits, what isn't flushed and what is under way is missed."""
         call = self._in_hand
         self._move(ForkEvent.FAILED if call is None else ForkEvent.GIVEN_UP, reason)
-        self._retry_at_s = self._around.clock.monotonic_s() + self._around.settings.host_fork_retry_s
+        self._retry_at_s = (
+            self._around.clock.monotonic_s() + self._around.settings.host_fork_retry_s
+        )
         self._drop(failed)
 
     def _drop(self, failed: ForkedWrite | None = None) -> None:
@@ -217,7 +225,11 @@ class Secondary:
             call.write.hung.add(self.site)
             failed = call.write
         waiting = [each.write for each in self._queue]
-        missed = [*self._unflushed, *([failed] if failed else []), *(write for write in waiting if write is not None)]
+        missed = [
+            *self._unflushed,
+            *([failed] if failed else []),
+            *(write for write in waiting if write is not None),
+        ]
         self._queue.clear()
         self._unflushed.clear()
         self._queued_bytes = 0
@@ -237,7 +249,9 @@ class Secondary:
             return
         took_s = now_s - (call.since_s if self._holds_up or self._in_hand is None else call.began_s)
         if took_s >= self._around.settings.host_fork_timeout_s:
-            self.leave(f"{call.kind.name.lower()} took longer than {self._around.settings.host_fork_timeout_s:g} s")
+            self.leave(
+                f"{call.kind.name.lower()} took longer than {self._around.settings.host_fork_timeout_s:g} s"
+            )
 
     def look(self, now_s: float, report: SiteProgress | None) -> None:
         """One step further with it, where one can be taken; report: the last of its site."""
@@ -252,7 +266,9 @@ class Secondary:
             case ForkState.JOINING:
                 self.missed.hold(self._volume.block_size)
             case ForkState.IN if report is not None and self._joined is not None:
-                if is_copied_anew(self._volume.generation, report) or is_anew_since(self._joined, report):
+                if is_copied_anew(self._volume.generation, report) or is_anew_since(
+                    self._joined, report
+                ):
                     self.leave("its site has begun to copy it from nothing")
                 self._joined = report
 
@@ -304,7 +320,9 @@ class Forks:
     def enter(self, offset: int, length: int) -> None:
         """Returns when no other write of that range is on its way to the primary; from then on this one is."""
         mine = range(offset, offset + length)
-        while any(mine.start < other.stop and other.start < mine.stop for other in self._to_primary):
+        while any(
+            mine.start < other.stop and other.start < mine.stop for other in self._to_primary
+        ):
             self.wait()
         self._to_primary.append(mine)
 
@@ -325,7 +343,9 @@ class Forks:
             if (
                 each.is_in
                 and landed
-                and is_full(self._mode, each.queued_bytes, each.open_writes, size_bytes, limit_bytes)
+                and is_full(
+                    self._mode, each.queued_bytes, each.open_writes, size_bytes, limit_bytes
+                )
             ):
                 each.leave(f"more than {limit_bytes} bytes, or too many writes, wait for it")
             if each.is_in and landed:
@@ -388,9 +408,15 @@ class Forks:
         """What a command says."""
         sites_in = [each.site for each in self.secondaries if each.is_in]
         outcomes = [outcomes_of(flight, self._writes, sites_in) for flight in in_flight]
-        holding = [(each.site, each.missed.held) for each in self.secondaries if each.missed.held is not None]
+        holding = [
+            (each.site, each.missed.held)
+            for each in self.secondaries
+            if each.missed.held is not None
+        ]
         held = held_flights((extent for _, extent in holding), at_us)
-        has = [{site: ForkOutcome.HAS for site in sites_in if site != holder} for holder, _ in holding]
+        has = [
+            {site: ForkOutcome.HAS for site in sites_in if site != holder} for holder, _ in holding
+        ]
         return batch.closed_with([*in_flight, *held], [*outcomes, *has])
 
     def named(self, number: int, *, with_held: bool = True) -> None:
@@ -413,7 +439,9 @@ class Forks:
         except MirrorlogError as error:
             if str(error) != self._told:
                 self._told = str(error)
-                self._around.report(f"volume {self._volume.volume}: the sites' reports can't be read: {error}")
+                self._around.report(
+                    f"volume {self._volume.volume}: the sites' reports can't be read: {error}"
+                )
 
     def tick(self, now_s: float, position: int, is_acknowledged: Callable[[int], bool]) -> None:
         """What is due: see Secondary; a flush before the next batch. position: the volume's highest acknowledged one."""
@@ -422,7 +450,10 @@ class Forks:
             each.missed.acknowledged(position, is_acknowledged)
             each.expire(now_s)
             each.look(now_s, report_of(each.site, reports))
-        if self._stirred_s is not None and now_s - self._stirred_s >= self._around.settings.host_linger_s:
+        if (
+            self._stirred_s is not None
+            and now_s - self._stirred_s >= self._around.settings.host_linger_s
+        ):
             self.ask_flush()
 
     def close(self) -> None:

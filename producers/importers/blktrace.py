@@ -63,11 +63,15 @@ class Event:
 
     def wall_clock_us(self) -> int:
         """Microseconds from 1970 to where the events' times count from. The data ends with seconds and nanoseconds, u32."""
-        seconds, nanoseconds = (int.from_bytes(each, self.order) for each in (self.data[-8:-4], self.data[-4:]))
+        seconds, nanoseconds = (
+            int.from_bytes(each, self.order) for each in (self.data[-8:-4], self.data[-4:])
+        )
         return (seconds * 1_000_000_000 + nanoseconds - self.time_ns) // 1000
 
 
-def blktrace(paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False) -> Source:
+def blktrace(
+    paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False
+) -> Source:
     """paths: the files of all CPUs; they are read one after the other, for the order of writes changes nothing.
 
     volume: what is dirty where all of it is.
@@ -91,7 +95,9 @@ def blktrace(paths: Sequence[Path], volume: Span, *, device: str | None = None, 
 def _epoch_us(reading: Reading) -> int | None:
     """Where the times of all files count from, if this one says it."""
     with reading.opened() as stream:
-        return next((event.wall_clock_us() for event in _read(reading, stream) if event.says_time()), None)
+        return next(
+            (event.wall_clock_us() for event in _read(reading, stream) if event.says_time()), None
+        )
 
 
 def _read(reading: Reading, stream: BinaryIO) -> Iterator[Event]:
@@ -119,7 +125,16 @@ def _read(reading: Reading, stream: BinaryIO) -> Iterator[Event]:
             raise Malformed("the file ends in the middle of an event's data")
         size = 4 + body.size + data_bytes
         yield Event(
-            sequence, time_ns, sector, count, action & 0xFF, action >> 16, device & 0xFFFFFFFF, cpu, data, order
+            sequence,
+            time_ns,
+            sector,
+            count,
+            action & 0xFF,
+            action >> 16,
+            device & 0xFFFFFFFF,
+            cpu,
+            data,
+            order,
         )
 
 
@@ -128,10 +143,14 @@ def _order(head: bytes) -> ByteOrder:
     for order in orders:
         if len(head) == 4 and int.from_bytes(head, order) & 0xFFFFFF00 == _MAGIC:
             return order
-    raise Malformed("no event of blktrace begins here", next="Is it blkparse's text? Then import blkparse.")
+    raise Malformed(
+        "no event of blktrace begins here", next="Is it blkparse's text? Then import blkparse."
+    )
 
 
-def _lost(event: Event, last: dict[tuple[int, int], int], reading: Reading, volume: Span) -> Iterator[TracedRequest]:
+def _lost(
+    event: Event, last: dict[tuple[int, int], int], reading: Reading, volume: Span
+) -> Iterator[TracedRequest]:
     """The whole volume, where events before this one are missing. What notes something has no number."""
     if event.of & _NOTIFY:
         return
@@ -155,11 +174,21 @@ def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedR
         yield _anywhere(event, volume)
     elif event.act == _QUEUED and event.length:
         kind = RequestKind.DISCARD if event.of & _DISCARD else RequestKind.WRITE
-        yield from transfer(event.device_name, kind, event.sector * SECTOR_BYTES, event.length, event.time_ns // 1000)
+        yield from transfer(
+            event.device_name,
+            kind,
+            event.sector * SECTOR_BYTES,
+            event.length,
+            event.time_ns // 1000,
+        )
     elif event.act == _QUEUED and not event.of & _FLUSH:
-        reading.doubt("a write of no bytes that is no flush (the reset of a zone): the whole volume is dirty")
+        reading.doubt(
+            "a write of no bytes that is no flush (the reset of a zone): the whole volume is dirty"
+        )
         yield _anywhere(event, volume)
 
 
 def _anywhere(event: Event, volume: Span) -> TracedRequest:
-    return TracedRequest(event.device_name, RequestKind.WRITE, volume.offset, volume.length, event.time_ns // 1000)
+    return TracedRequest(
+        event.device_name, RequestKind.WRITE, volume.offset, volume.length, event.time_ns // 1000
+    )

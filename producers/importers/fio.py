@@ -20,7 +20,9 @@ from mirrorlog.producers.traces.request import Malformed, number, shown, transfe
 
 _VERSIONS: Final = {b"fio version 2 iolog": 2, b"fio version 3 iolog": 3}
 _CHANGING: Final = {b"write": RequestKind.WRITE, b"trim": RequestKind.DISCARD}
-_CHANGELESS: Final = frozenset({b"read", b"wait", b"sync", b"datasync", b"syncfs", b"sync_file_range"})
+_CHANGELESS: Final = frozenset(
+    {b"read", b"wait", b"sync", b"datasync", b"syncfs", b"sync_file_range"}
+)
 _OF_FILES: Final = frozenset({b"add", b"open", b"close"})
 
 
@@ -40,7 +42,9 @@ def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
     header = next(lines, b"")
     version = _VERSIONS.get(header)
     if version is None:
-        raise Malformed(f"the file begins with {shown(header)} and not with 'fio version 3 iolog' or 2")
+        raise Malformed(
+            f"the file begins with {shown(header)} and not with 'fio version 3 iolog' or 2"
+        )
     for line in lines:
         fields = line.split()
         time_us = number(fields.pop(0), "timestamp") if version == 3 else 0
@@ -51,4 +55,6 @@ def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
         name, action, offset, length = fields
         if action in _CHANGING:
             file = name.decode("utf-8", "backslashreplace")
-            yield from transfer(file, _CHANGING[action], number(offset, "offset"), number(length, "length"), time_us)
+            yield from transfer(
+                file, _CHANGING[action], number(offset, "offset"), number(length, "length"), time_us
+            )

@@ -74,7 +74,9 @@ class Content:
     last_at_us: int
 
 
-def commands(source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally) -> Iterator[Content]:
+def commands(
+    source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally
+) -> Iterator[Content]:
     """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `tally`.
 
     BadInput, at the change that is wrong, for a source that is broken or doesn't fit.
@@ -109,7 +111,10 @@ class _Batch:
 
     def closed(self, kind: CommandKind, terms: Terms, now_us: int) -> Content:
         """A change without a time was made between the beginning of the map, if that is known, and now."""
-        times = self.times_us or [now_us if terms.began_us is None else min(terms.began_us, now_us), now_us]
+        times = self.times_us or [
+            now_us if terms.began_us is None else min(terms.began_us, now_us),
+            now_us,
+        ]
         return Content(kind, ExtentColumns.of(self.extents), min(times), max(times))
 
 
@@ -133,7 +138,9 @@ def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iter
             first = reached = change.offset
         if change.offset != reached:
             raise _misfit(
-                source, count, f"a range begins at byte {change.offset}, and the one before ends at {reached}"
+                source,
+                count,
+                f"a range begins at byte {change.offset}, and the one before ends at {reached}",
             )
         reached = change.end
         yield change
@@ -145,7 +152,9 @@ def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iter
         )
 
 
-def _inside(change: Change, source: Source, volume: Volume, terms: Terms, tally: Tally, count: int) -> Iterator[Change]:
+def _inside(
+    change: Change, source: Source, volume: Volume, terms: Terms, tally: Tally, count: int
+) -> Iterator[Change]:
     start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
     if end - start == change.length:
         yield change
@@ -185,7 +194,9 @@ def _joined(changes: Iterable[Change]) -> Iterator[Change]:
         yield last
 
 
-def _dated(changes: Iterable[Change], source: Source, terms: Terms, now_us: int) -> Iterator[Change]:
+def _dated(
+    changes: Iterable[Change], source: Source, terms: Terms, now_us: int
+) -> Iterator[Change]:
     """Times counted from 1970. Those that count from nobody knows when, and those to come, become now: `changed --since` may
     name a block too many, never one too few."""
     first_us: int | None = None

@@ -40,7 +40,9 @@ def qemu_map(path: Path, *, layers: int = 1, dirty_bitmap: bool = False) -> Sour
         depth = whole_number(entry, "depth")
         if dirty_bitmap:
             if zero or depth:
-                raise Malformed("a dirty bitmap has neither zeros nor layers: this map is of an image")
+                raise Malformed(
+                    "a dirty bitmap has neither zeros nor layers: this map is of an image"
+                )
             return ChangeKind.UNCHANGED if data else ChangeKind.DIRTY
         if depth >= layers:
             return ChangeKind.UNCHANGED
@@ -75,7 +77,9 @@ def nbdinfo(path: Path) -> Source:
         if {"clean": 0, "dirty": 1}.get(description, kind) != kind:
             raise Malformed(f"type {kind} contradicts the description '{description}'")
         if description not in ("clean", "dirty"):
-            reading.doubt("entries have no description that is known: those are dirty, whatever their type")
+            reading.doubt(
+                "entries have no description that is known: those are dirty, whatever their type"
+            )
         return ChangeKind.UNCHANGED if description == "clean" else ChangeKind.DIRTY
 
     return _listed("nbdinfo", path, "offset", meaning, whole=True)
@@ -90,7 +94,9 @@ def rbd_diff(path: Path) -> Source:
     def meaning(entry: Mapping[str, Any], _: Reading) -> ChangeKind:
         exists = entry.get("exists")
         if exists not in ("true", "false"):
-            raise Malformed(f'\'exists\' of the entry is {str(exists)[:40]!r} and neither "true" nor "false"')
+            raise Malformed(
+                f'\'exists\' of the entry is {str(exists)[:40]!r} and neither "true" nor "false"'
+            )
         return ChangeKind.DIRTY if exists == "true" else ChangeKind.ZERO
 
     return _listed("rbd-diff", path, "offset", meaning)
@@ -114,7 +120,9 @@ def extent_list(path: Path) -> Source:
                 if kind not in (*_DATA, *_ZEROS):
                     raise Malformed(f"{shown(kind)} is no type of an extent")
                 offset, length = _nbdkit_size(fields[0]), _nbdkit_size(fields[1])
-                yield from _named(ChangeKind.ZERO if kind in _ZEROS else ChangeKind.DIRTY, offset, length)
+                yield from _named(
+                    ChangeKind.ZERO if kind in _ZEROS else ChangeKind.DIRTY, offset, length
+                )
 
     return Source("extentlist", changes, doubts)
 

@@ -34,14 +34,25 @@ class Published:
 class Session:
     """One import's session on one volume. Unlike a host's it keeps nothing on disk: what isn't published is in the source."""
 
-    def __init__(self, publisher: Publisher, topic: str, volume: Volume, host: str, session: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        topic: str,
+        volume: Volume,
+        host: str,
+        session: str,
+        clock: Clock,
+    ) -> None:
         self.volume, self.session = volume, session
         self.commands = self.extents = 0
         self._publisher, self._topic, self._host, self._clock = publisher, topic, host, clock
         self._acknowledged: int | None = None
 
     def publish(
-        self, contents: Iterable[Content], note: str, progress: Callable[[int], None] = lambda _: None
+        self,
+        contents: Iterable[Content],
+        note: str,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> Published:
         """Publishes an import. All of it is in Kafka when this returns.
 
@@ -91,13 +102,19 @@ class Session:
             note=note,
         )
         self._publisher.publish(
-            self._topic, volume.partition, volume.volume.encode(), encode(command), self._on_acknowledged
+            self._topic,
+            volume.partition,
+            volume.volume.encode(),
+            encode(command),
+            self._on_acknowledged,
         )
         self.commands += 1
         self.extents += len(content.extents)
 
     def _on_acknowledged(self, position: int) -> None:
-        self._acknowledged = position if self._acknowledged is None else max(position, self._acknowledged)
+        self._acknowledged = (
+            position if self._acknowledged is None else max(position, self._acknowledged)
+        )
 
 
 @dataclass(slots=True)
@@ -116,7 +133,9 @@ class Answers:
 
     def watch(self, admin: TopicAdmin, topic: str) -> None:
         """Statuses are read from here on."""
-        self.reader.assign(topic, {self.volume.partition: admin.end_position(topic, self.volume.partition)})
+        self.reader.assign(
+            topic, {self.volume.partition: admin.end_position(topic, self.volume.partition)}
+        )
 
     def wait(self, commands: int, deadline_s: float, clock: Clock) -> None:
         """Returns when so many commands have their status; KafkaFailed at the deadline."""
@@ -142,4 +161,6 @@ class Answers:
                 self._answered.add(status.position)
                 self.counts[status.code] += 1
                 if status.code is StatusCode.REJECTED and len(self.refusals) < _REFUSALS_KEPT:
-                    self.refusals.append(f"{status.reason} at position {status.position}: {status.text}")
+                    self.refusals.append(
+                        f"{status.reason} at position {status.position}: {status.text}"
+                    )

@@ -49,7 +49,9 @@ class Reading:
                 next=error.next or f"Check that the file is whole and of the kind {self._kind}.",
             ) from error
         except OSError as error:
-            raise BadInput(f"the file can't be read: {error.strerror or error}", where=str(self._path)) from error
+            raise BadInput(
+                f"the file can't be read: {error.strerror or error}", where=str(self._path)
+            ) from error
 
     def doubt(self, text: str) -> None:
         """Something was taken for dirty, in doubt."""
@@ -88,7 +90,11 @@ class Reading:
             separator = text.take()
         if separator != "]":
             self.byte = text.offset - len(separator)
-            raise Malformed("neither ',' nor ']' after an entry" if separator else "the list ends before its ']'")
+            raise Malformed(
+                "neither ',' nor ']' after an entry"
+                if separator
+                else "the list ends before its ']'"
+            )
         if text.take():
             raise Malformed("something follows the list")
 
@@ -128,7 +134,9 @@ class _Json:
                 return found
             except json.JSONDecodeError as error:
                 if len(self._window) - self._at > MAX_ENTRY_BYTES:
-                    raise Malformed(f"an entry that isn't JSON, or has more than {MAX_ENTRY_BYTES:,} bytes") from error
+                    raise Malformed(
+                        f"an entry that isn't JSON, or has more than {MAX_ENTRY_BYTES:,} bytes"
+                    ) from error
                 if not self._more():
                     raise Malformed(f"the entry isn't whole JSON: {error.msg}") from error
             except (RecursionError, ValueError) as error:
@@ -162,7 +170,9 @@ def flag(entry: Mapping[str, Any], name: str) -> bool:
     """The truth value under `name`."""
     found = entry.get(name)
     if not isinstance(found, bool):
-        raise Malformed(f"'{name}' of the entry is {json.dumps(found)[:60]} and neither true nor false")
+        raise Malformed(
+            f"'{name}' of the entry is {json.dumps(found)[:60]} and neither true nor false"
+        )
     return found
 
 
@@ -182,7 +192,11 @@ def _kept(path: Path) -> Iterator[Path]:
         try:
             mode = stat.S_IFIFO if path == STDIN else path.stat().st_mode
             if stat.S_ISDIR(mode):
-                raise BadInput("this is a directory", where=str(path), next="Name a file, or - for the standard input.")
+                raise BadInput(
+                    "this is a directory",
+                    where=str(path),
+                    next="Name a file, or - for the standard input.",
+                )
             if not stat.S_ISREG(mode):
                 kept = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mirrorlog-import-"))
                 with sys.stdin.buffer if path == STDIN else path.open("rb") as stream:

@@ -22,7 +22,9 @@ _CLOCKS: Final[dict[str, int]] = {"tencent": 0, "msr": FILETIME_EPOCH_US}
 _MOST_DEVICES: Final = 20
 
 
-def recording(name: str, path: Path, *, device: str | None = None, discard_zeroes: bool = False) -> Source:
+def recording(
+    name: str, path: Path, *, device: str | None = None, discard_zeroes: bool = False
+) -> Source:
     """A recording of the format `name`; see from_requests()."""
     early_us = _CLOCKS.get(name)
 
@@ -60,7 +62,9 @@ def from_requests(
             if request.volume == chosen:
                 found = True
                 at_us = max(request.time_us - (early_us or 0), 0)
-                yield Change(_kind(request.kind, discard_zeroes), request.offset, request.length, at_us)
+                yield Change(
+                    _kind(request.kind, discard_zeroes), request.offset, request.length, at_us
+                )
             elif device is None:
                 raise BadUse(
                     f"the recording has writes to several devices: {', '.join(devices)}, maybe more",
@@ -68,7 +72,8 @@ def from_requests(
                 )
         if devices and not found:
             raise BadUse(
-                f"the recording has no write to a device '{chosen}'", next=f"It has some to: {', '.join(devices)}."
+                f"the recording has no write to a device '{chosen}'",
+                next=f"It has some to: {', '.join(devices)}.",
             )
 
     return Source(name, changes, doubts, joins=False, dated=early_us is not None)

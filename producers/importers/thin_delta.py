@@ -87,12 +87,16 @@ class _Document:
             raise Malformed(f"<{name[:40]}> in <{parent}> isn't what thin_delta writes")
         self._path.append(name)
         if name == "superblock":
-            self._block_bytes = self._number(attributes, "data_block_size", _MAX_BLOCK_SECTORS) * SECTOR_BYTES
+            self._block_bytes = (
+                self._number(attributes, "data_block_size", _MAX_BLOCK_SECTORS) * SECTOR_BYTES
+            )
             if not self._block_bytes:
                 raise Malformed("data_block_size is 0")
         elif name == "diff":
             self._diffs += 1
-        elif name == "range" or attributes:  # with --verbose the ranges are inside, and the element has none
+        elif (
+            name == "range" or attributes
+        ):  # with --verbose the ranges are inside, and the element has none
             self._range(parent if name == "range" else name, attributes)
 
     def _end(self, _: str) -> None:
@@ -117,7 +121,12 @@ class _Document:
 
     def _refuse_doctype(self, *_: object) -> None:
         self._note_place()
-        raise Malformed("a document type: thin_delta writes none, and entities could be hidden in it")
+        raise Malformed(
+            "a document type: thin_delta writes none, and entities could be hidden in it"
+        )
 
     def _note_place(self) -> None:
-        self._reading.record, self._reading.byte = self._parser.CurrentLineNumber, max(self._parser.CurrentByteIndex, 0)
+        self._reading.record, self._reading.byte = (
+            self._parser.CurrentLineNumber,
+            max(self._parser.CurrentByteIndex, 0),
+        )

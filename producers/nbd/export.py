@@ -104,7 +104,13 @@ class FilterExport:
     through: Final = Through.FILTER
 
     def __init__(
-        self, native: Native, volume: TrackedVolume, primary: Path, lock_fd: int, settings: Settings, report: Report
+        self,
+        native: Native,
+        volume: TrackedVolume,
+        primary: Path,
+        lock_fd: int,
+        settings: Settings,
+        report: Report,
     ) -> None:
         """lock_fd: of the host's state folder: no other session begins while nbdkit may still write."""
         tracker, opened = volume.books
@@ -147,6 +153,8 @@ class FilterExport:
 
 def check_python_plugin() -> None:
     """BadUse where nbdkit has no Python plugin."""
-    done = subprocess.run([nbdkit_path(), "python", "--dump-plugin"], capture_output=True, check=False)
+    done = subprocess.run(
+        [nbdkit_path(), "python", "--dump-plugin"], capture_output=True, check=False
+    )
     if done.returncode != 0:
         raise BadUse("nbdkit's Python plugin isn't installed", next=f"{INSTALL}.")

@@ -51,7 +51,11 @@ class Gate:
 
     def admit(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Writes to these (offset, length) may begin: H1 and H2. One thread at a time; it may wait for a flush or Kafka."""
-        wanted = {number for offset, length in ranges for number in self._ring.geometry.numbers(offset, length)}
+        wanted = {
+            number
+            for offset, length in ranges
+            for number in self._ring.geometry.numbers(offset, length)
+        }
         with self._tracker.lock:
             missing = sorted(wanted - self._leases.keys())
             self._make_room(len(missing), wanted)
@@ -85,7 +89,9 @@ class Gate:
         if not self._tracker.is_open:
             self._take_back(list(self._leases))
         elif self._opened.regions.whole is not None and not self._opened.is_wide:
-            self._take_back([number for number, region in self._leases.items() if region.number == WHOLE])
+            self._take_back(
+                [number for number, region in self._leases.items() if region.number == WHOLE]
+            )
         while self._taken_back and self._taken_back[0].until <= self._ring.tail:
             self._tracker.give_back(self._taken_back.popleft().leases.values())  # C3
 
@@ -94,7 +100,9 @@ class Gate:
         if not numbers:
             return
         until = self._ring.cool(numbers)
-        self._taken_back.append(_TakenBack(until, {number: self._leases.pop(number) for number in numbers}))
+        self._taken_back.append(
+            _TakenBack(until, {number: self._leases.pop(number) for number in numbers})
+        )
 
     def close(self) -> None:
         """nbdkit is dead: all that it wrote is known to the tracker when this returns, and nothing is in flight."""
@@ -130,7 +138,8 @@ class Gate:
             where = f"volume {self._opened.name}"
             advice = "Look at the kernel log and at the device, then start the host again."
             self._tracker.fail(
-                self._opened, DeviceFailed("nbdkit couldn't flush the primary", where=where, next=advice)
+                self._opened,
+                DeviceFailed("nbdkit couldn't flush the primary", where=where, next=advice),
             )
 
 
@@ -148,7 +157,11 @@ class Porter:
     """
 
     def __init__(
-        self, gate: Gate, gather: Callable[[], None], control: socket.socket, report: Callable[[str], None]
+        self,
+        gate: Gate,
+        gather: Callable[[], None],
+        control: socket.socket,
+        report: Callable[[str], None],
     ) -> None:
         self._gate: Final = gate
         self._gather: Final = gather

@@ -48,7 +48,11 @@ def built_ring(cache_dir: Path) -> Path:
 def _build(cache_dir: Path, part: str, version: str) -> Path:
     source = {name: (files("mirrorlog.producers.nbd") / name).read_bytes() for name in SOURCES}
     said = "\0".join([version, platform.machine(), *FLAGS]).encode() + b"\0".join(source.values())
-    target = cache_dir / "nbd" / f"mirrorlog-{part}-{hashlib.blake2b(said, digest_size=8).hexdigest()}.so"
+    target = (
+        cache_dir
+        / "nbd"
+        / f"mirrorlog-{part}-{hashlib.blake2b(said, digest_size=8).hexdigest()}.so"
+    )
     if target.exists():
         return target
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
@@ -65,11 +69,18 @@ def _build(cache_dir: Path, part: str, version: str) -> Path:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
-        reason = next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {done.returncode}")
+        reason = next(
+            (line for line in lines if "error" in line),
+            lines[-1] if lines else f"exit {done.returncode}",
+        )
         raise BadUse(
-            f"nbdkit's native filter can't be built or loaded: {reason.strip()}", where=command[0], next=f"{INSTALL}."
+            f"nbdkit's native filter can't be built or loaded: {reason.strip()}",
+            where=command[0],
+            next=f"{INSTALL}.",
         )
     return done.stdout

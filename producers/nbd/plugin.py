@@ -112,7 +112,9 @@ def extents(handle: bool, count: int, offset: int, flags: int) -> list[tuple[Any
     return list(EXTENT.iter_unpack(call(EXTENTS, offset, count)))
 
 
-def call(operation: int, offset: int = 0, length: int = 0, data: bytes | bytearray = b"") -> bytearray:
+def call(
+    operation: int, offset: int = 0, length: int = 0, data: bytes | bytearray = b""
+) -> bytearray:
     """One request; each of nbdkit's threads has a connection of its own."""
     try:
         connection = getattr(mine, "connection", None)

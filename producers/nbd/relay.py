@@ -81,7 +81,9 @@ class Relay:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            thread = Thread(target=self._serve, args=(connection,), name="nbd requests", daemon=True)
+            thread = Thread(
+                target=self._serve, args=(connection,), name="nbd requests", daemon=True
+            )
             with self._lock:
                 if self._closed:
                     connection.close()

@@ -68,7 +68,13 @@ class Ring:
         size = HEADER_BYTES + SLOT_BYTES * geometry.slots + geometry.regions
         os.ftruncate(self.fd, size)
         self._memory: Final = mmap.mmap(self.fd, size)
-        numbers = (geometry.slots, geometry.region_bytes, geometry.size_bytes, geometry.most_bytes, geometry.regions)
+        numbers = (
+            geometry.slots,
+            geometry.region_bytes,
+            geometry.size_bytes,
+            geometry.most_bytes,
+            geometry.regions,
+        )
         self._memory[:64] = struct.pack("<8Q", MAGIC, *numbers, geometry.poke_every, 0)
         self._first: Final = ctypes.c_char.from_buffer(self._memory)
         self._at: Final = ctypes.c_void_p(ctypes.addressof(self._first))
@@ -84,7 +90,9 @@ class Ring:
     def cool(self, regions: Iterable[int]) -> int:
         """No write begins there any more without asking (C1). All that had begun are taken once `tail` is there (C2)."""
         numbers = np.fromiter(regions, np.uint64)
-        return int(self._library.ml_ring_cool(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers))))
+        return int(
+            self._library.ml_ring_cool(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers)))
+        )
 
     @property
     def tail(self) -> int:
@@ -98,7 +106,13 @@ class Ring:
         """
         ended, flying = self._counts
         self._library.ml_ring_collect(
-            *(self._at, int(orphaned), self._ended.ctypes, ctypes.byref(ended), self._flying.ctypes),
+            *(
+                self._at,
+                int(orphaned),
+                self._ended.ctypes,
+                ctypes.byref(ended),
+                self._flying.ctypes,
+            ),
             ctypes.byref(flying),
         )
         return self._ended[: ended.value].copy(), self._flying[: flying.value].copy()
@@ -121,18 +135,30 @@ class Ring:
         """W1 and W2: its position; None where the ring is full."""
         position = ctypes.c_uint64()
         code = self._library.ml_ring_begin(
-            *(self._at, int(kind), ctypes.c_uint64(offset), ctypes.c_uint64(length), ctypes.c_uint64(at_us)),
+            *(
+                self._at,
+                int(kind),
+                ctypes.c_uint64(offset),
+                ctypes.c_uint64(length),
+                ctypes.c_uint64(at_us),
+            ),
             ctypes.byref(position),
         )
         return None if code else position.value
 
     def may_write(self, offset: int, length: int) -> bool:
         """W3."""
-        return bool(self._library.ml_ring_may_write(self._at, ctypes.c_uint64(offset), ctypes.c_uint64(length)))
+        return bool(
+            self._library.ml_ring_may_write(
+                self._at, ctypes.c_uint64(offset), ctypes.c_uint64(length)
+            )
+        )
 
     def end(self, position: int, kind: ExtentKind, *, touched: bool = True) -> None:
         """W5, or VOID."""
-        self._library.ml_ring_end(self._at, ctypes.c_uint64(position), 2 if touched else 3, int(kind))
+        self._library.ml_ring_end(
+            self._at, ctypes.c_uint64(position), 2 if touched else 3, int(kind)
+        )
 
     def close(self) -> None:
         """Lets go of the segment; nbdkit's mapping stays as long as it lives."""
@@ -149,6 +175,7 @@ def regions_of(extents: Extents, region_bytes: int) -> Iterator[int]:
         last = (extents["offset"] + extents["length"] - np.uint64(1)) // np.uint64(region_bytes)
         several = first != last
         spans = [
-            np.arange(low, high + 1, dtype=np.uint64) for low, high in zip(first[several], last[several], strict=True)
+            np.arange(low, high + 1, dtype=np.uint64)
+            for low, high in zip(first[several], last[several], strict=True)
         ]
         yield from np.unique(np.concatenate([first, *spans])).tolist()

@@ -19,7 +19,9 @@ from urllib.parse import quote
 from mirrorlog.errors import BadUse, PartFailed
 from mirrorlog.processes.dies_with_parent import leashed
 
-INSTALL: Final = "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
+INSTALL: Final = (
+    "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
+)
 READY_S: Final = 30.0
 STOP_S: Final = 20.0
 SUN_PATH_BYTES: Final = 107
@@ -114,7 +116,15 @@ class Nbdkit:
             clear_socket(place.socket.absolute())
         pid_file.unlink(missing_ok=True)
         command = [
-            *(nbdkit_path(), "--foreground", "--newstyle", "--threads", str(threads), "--pidfile", str(pid_file)),
+            *(
+                nbdkit_path(),
+                "--foreground",
+                "--newstyle",
+                "--threads",
+                str(threads),
+                "--pidfile",
+                str(pid_file),
+            ),
             *(["--readonly"] if read_only else []),
             *place.options(),
             *tls.options(),
@@ -122,7 +132,11 @@ class Nbdkit:
         ]
         # In a session of its own: Ctrl-C at a terminal is for the host, which stops it in order.
         self._process: Final = subprocess.Popen(
-            leashed(command), stdin=subprocess.DEVNULL, stdout=2, pass_fds=pass_fds, start_new_session=True
+            leashed(command),
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=pass_fds,
+            start_new_session=True,
         )
         self._place: Final = place
         until = time.monotonic() + READY_S
@@ -145,7 +159,10 @@ class Nbdkit:
         """PartFailed where it ended by itself."""
         code = self._process.poll()
         if code is not None:
-            raise PartFailed(f"nbdkit ended with exit code {code}", next="See what it said, then start the host again.")
+            raise PartFailed(
+                f"nbdkit ended with exit code {code}",
+                next="See what it said, then start the host again.",
+            )
 
     def stop(self) -> None:
         """It takes no more requests, ends those under way, and ends; at the deadline it is killed."""
@@ -176,11 +193,19 @@ def clear_socket(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise BadUse("there is something that isn't a socket", where=str(path), next="Name another with --socket.")
+            raise BadUse(
+                "there is something that isn't a socket",
+                where=str(path),
+                next="Name another with --socket.",
+            )
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
                 return
-        raise BadUse("another server listens there", where=str(path), next="Stop it, or name another with --socket.")
+        raise BadUse(
+            "another server listens there",
+            where=str(path),
+            next="Stop it, or name another with --socket.",
+        )

@@ -20,7 +20,12 @@ from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
 
-RECORDED: Final = (StatusCode.ACCEPTED, StatusCode.DUPLICATE, StatusCode.STALE_SESSION, StatusCode.SEQUENCE_GAP)
+RECORDED: Final = (
+    StatusCode.ACCEPTED,
+    StatusCode.DUPLICATE,
+    StatusCode.STALE_SESSION,
+    StatusCode.SEQUENCE_GAP,
+)
 MOST_WAITING: Final = 1 << 20
 """Commands that may wait for a status, and statuses for their command, before writes wait, or the statuses."""
 
@@ -95,7 +100,9 @@ class Confirmations:
         """A command is on its way."""
         self._partitions[partition].unplaced += 1
 
-    def published(self, partition: int, position: int, regions: Collection[HotRegion]) -> list[CommandStatus]:
+    def published(
+        self, partition: int, position: int, regions: Collection[HotRegion]
+    ) -> list[CommandStatus]:
         """It is in Kafka, and waits for its status; the status, where that is a refusal and came already."""
         found = self._partitions[partition]
         found.unplaced -= 1
@@ -104,13 +111,21 @@ class Confirmations:
         self._waiting += 1
         status = found.early.get(position)
         # Positions of a session rise: what is below this one was another's.
-        found.early = {at: each for at, each in found.early.items() if at > position} if found.unplaced else {}
+        found.early = (
+            {at: each for at, each in found.early.items() if at > position}
+            if found.unplaced
+            else {}
+        )
         return [] if status is None else self._answered(found, status)
 
     def read(self, timeout_s: float) -> Sequence[Message]:
         """Statuses that are there, for take(); none while too many are early."""
         early = sum(len(each.early) for each in self._partitions.values())
-        return () if not self._partitions or early >= self._most else self._ports.reader.poll(timeout_s)
+        return (
+            ()
+            if not self._partitions or early >= self._most
+            else self._ports.reader.poll(timeout_s)
+        )
 
     def take(self, messages: Sequence[Message]) -> list[CommandStatus]:
         """Takes statuses; those that are refusals of this session's commands."""
@@ -127,7 +142,9 @@ class Confirmations:
     def waiting(self, through: Mapping[int, int]) -> int:
         """How many commands at or below these positions wait for their status."""
         waves = ((self._partitions[number], last) for number, last in through.items() if last >= 0)
-        return sum(wave.positions.rank(last) for each, last in waves for wave in (each.first, each.second))
+        return sum(
+            wave.positions.rank(last) for each, last in waves for wave in (each.first, each.second)
+        )
 
     def _statuses(self, message: Message) -> Iterable[CommandStatus]:
         try:
@@ -137,7 +154,11 @@ class Confirmations:
         if isinstance(event, AcceptedBatch):
             return expand(event) if event.host == self._host else ()
         # An event that the node can't read has no host's name in its status.
-        return (event,) if isinstance(event, CommandStatus) and event.host in (self._host, None) else ()
+        return (
+            (event,)
+            if isinstance(event, CommandStatus) and event.host in (self._host, None)
+            else ()
+        )
 
     def _take(self, found: _Partition, status: CommandStatus) -> list[CommandStatus]:
         if status.position > found.last:
@@ -152,7 +173,9 @@ class Confirmations:
         for wave in waves:
             wave.positions.discard(status.position)
             self._waiting -= 1
-        while not found.first.positions and (found.first.regions or found.second.positions or found.second.regions):
+        while not found.first.positions and (
+            found.first.regions or found.second.positions or found.second.regions
+        ):
             release(found.first.regions)
             found.first, found.second = found.second, _Wave()
         return [status] if waves and status.code not in RECORDED else []

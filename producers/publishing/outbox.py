@@ -89,7 +89,16 @@ class Outbox:
         self._on_rejected: Final = reactions.on_rejected
         self._reading: Final = Lock()
         self._backlog: Final = Backlog(
-            *(publisher, sender.topic, clock, self.lock, limits, spool, reactions.note, self._on_giving),
+            *(
+                publisher,
+                sender.topic,
+                clock,
+                self.lock,
+                limits,
+                spool,
+                reactions.note,
+                self._on_giving,
+            ),
             *(self._on_acknowledged, reactions.on_lost),
             release_saved=confirmations is None,
         )
@@ -107,7 +116,9 @@ class Outbox:
 
         for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
         """
-        self._until_taken(lambda: self.offer(volume, kind, batch, note=note, for_session=for_session))
+        self._until_taken(
+            lambda: self.offer(volume, kind, batch, note=note, for_session=for_session)
+        )
 
     def offer(
         self,
@@ -126,7 +137,9 @@ class Outbox:
         if self._confirmations is not None and not self._confirmations.watches(volume.partition):
             with self._reading:
                 self._confirmations.watch(volume.partition)
-        command = self._command(volume.volume, volume.generation, volume.partition, kind, batch, note, for_session)
+        command = self._command(
+            volume.volume, volume.generation, volume.partition, kind, batch, note, for_session
+        )
         return self._take(volume.partition, command, regions)
 
     @property
@@ -153,7 +166,9 @@ class Outbox:
 
     def end_for_all(self, partition: int, *, for_session: str | None = None) -> None:
         """Queues the session's end for all its volumes in the partition, after that of each. KafkaFailed as for send()."""
-        command = self._command("", "", partition, CommandKind.SESSION_CLOSE, NO_EXTENTS, None, for_session)
+        command = self._command(
+            "", "", partition, CommandKind.SESSION_CLOSE, NO_EXTENTS, None, for_session
+        )
         self._until_taken(lambda: self._take(partition, command, ()))
 
     def resend(self, record: Record) -> None:
@@ -202,8 +217,12 @@ class Outbox:
             forks=batch.forks,
         )
 
-    def _take(self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]) -> bool:
-        if not self._guarded(self._backlog.offer, partition, command.volume, encode(command), regions):
+    def _take(
+        self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]
+    ) -> bool:
+        if not self._guarded(
+            self._backlog.offer, partition, command.volume, encode(command), regions
+        ):
             return False
         self.is_open = not self.is_full
         if command.session == self.session:
@@ -236,7 +255,11 @@ class Outbox:
     @property
     def is_away(self) -> bool:
         """Whether Kafka, or the node where that must confirm, has been silent for long though commands wait for it."""
-        if self._backlog.is_away or self._confirmations is None or not self._confirmations.is_waiting:
+        if (
+            self._backlog.is_away
+            or self._confirmations is None
+            or not self._confirmations.is_waiting
+        ):
             return self._backlog.is_away
         return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
 
@@ -268,7 +291,9 @@ class Outbox:
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
                     f"{left} commands are published, but the node hasn't recorded them within {self.deadline_s:g} s",
-                    where=", ".join(f"partition {number}, up to {last}" for number, last in through.items()),
+                    where=", ".join(
+                        f"partition {number}, up to {last}" for number, last in through.items()
+                    ),
                     next="Is a node running? What they name stays in the activity log, and is published again as dirty "
                     "when the host starts again.",
                 )
@@ -301,7 +326,9 @@ class Outbox:
         """Lets go of the spool's files."""
         self._backlog.close()
 
-    def _guarded(self, call: Callable[..., bool | None], *arguments: object, **more: object) -> bool:
+    def _guarded(
+        self, call: Callable[..., bool | None], *arguments: object, **more: object
+    ) -> bool:
         """What the call answers. A refusal is for good."""
         self.check()
         try:
@@ -319,7 +346,9 @@ class Outbox:
         if self._confirmations is not None and record.volume:
             self._confirmations.publishing(record.partition)
 
-    def _on_acknowledged(self, record: Record, position: int, regions: Collection[HotRegion]) -> None:
+    def _on_acknowledged(
+        self, record: Record, position: int, regions: Collection[HotRegion]
+    ) -> None:
         partition, volume = record.partition, record.volume
         self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))
         if not volume:

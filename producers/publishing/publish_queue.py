@@ -120,9 +120,13 @@ class Backlog:
     @property
     def is_away(self) -> bool:
         """Whether something waits for an acknowledgement, and for long."""
-        return bool(self._sent) and self._clock.monotonic_s() - self._progress_s >= self._limits.away_s
+        return (
+            bool(self._sent) and self._clock.monotonic_s() - self._progress_s >= self._limits.away_s
+        )
 
-    def offer(self, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]) -> bool:
+    def offer(
+        self, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]
+    ) -> bool:
         """Takes one command; False, and nothing was done, where there is no room."""
         record = Record(partition, volume, value)
         if not self.waiting and self._has_room(len(value)):
@@ -159,11 +163,19 @@ class Backlog:
         3. The activity log says so, durably: which records there must be, and for which volumes.
         4. The regions are released.
         """
-        if not self._release_saved or not self._spill() or self._spool.is_empty or not self._spool.sync():  # 1, 2
+        if (
+            not self._release_saved
+            or not self._spill()
+            or self._spool.is_empty
+            or not self._spool.sync()
+        ):  # 1, 2
             return False
         self._noted = (self._first_needed(), self._spool.last)
         self._note(
-            [Entry(Op.SPOOL, records=self._noted), *(Entry(Op.SPOOLED, name) for name in sorted(self._names))]
+            [
+                Entry(Op.SPOOL, records=self._noted),
+                *(Entry(Op.SPOOLED, name) for name in sorted(self._names)),
+            ]
         )  # 3
         released = 0
         for sent in self._sent.values():
@@ -223,7 +235,9 @@ class Backlog:
         self._sent_bytes += len(record.value)
         self._on_giving(record)
         acknowledged = partial(self._acknowledged, number)
-        self._publisher.publish(self._topic, record.partition, record.volume.encode(), record.value, acknowledged)
+        self._publisher.publish(
+            self._topic, record.partition, record.volume.encode(), record.value, acknowledged
+        )
 
     def _acknowledged(self, number: int, position: int) -> None:
         with self._lock:
@@ -238,7 +252,9 @@ class Backlog:
 
     def _first_needed(self) -> int:
         """The first record of the spool that isn't acknowledged."""
-        return next((sent.spooled for sent in self._sent.values() if sent.spooled), self._spool.taken + 1)
+        return next(
+            (sent.spooled for sent in self._sent.values() if sent.spooled), self._spool.taken + 1
+        )
 
     def _spill(self) -> bool:
         """Whether everything that isn't acknowledged is in the spool, in order."""

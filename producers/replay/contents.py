@@ -18,7 +18,9 @@ SECTOR_BYTES: Final = 512
 
 _WORD: Final = np.dtype("<u8")
 _MASK: Final = (1 << 64) - 1
-_VERSION_STEP: Final = 0xD1342543DE82EF95  # odd, like the next: 64-bit multipliers of Steele and Vigna
+_VERSION_STEP: Final = (
+    0xD1342543DE82EF95  # odd, like the next: 64-bit multipliers of Steele and Vigna
+)
 _SECTOR_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _LOW_BITS: Final = np.uint64(0x0101010101010101)
 _SHIFTS: Final = (np.uint64(30), np.uint64(27), np.uint64(31))

@@ -92,7 +92,11 @@ class Replay:
         The volumes stay open. Errors: those of TrackedVolume and of the requests' iterator; BadUse for a request to a
         volume that isn't open.
         """
-        index, writes, written = self._saved.next_request, self._saved.writes, self._saved.bytes_written
+        index, writes, written = (
+            self._saved.next_request,
+            self._saved.writes,
+            self._saved.bytes_written,
+        )
         stopped = False
         for request in islice(self._requests, index, None):
             self._keep_pace(request)
@@ -101,7 +105,9 @@ class Replay:
                 written += request.length
             self._perform(request, writes)
             index += 1
-            self._now = replace(self._saved, next_request=index, writes=writes, bytes_written=written)
+            self._now = replace(
+                self._saved, next_request=index, writes=writes, bytes_written=written
+            )
             if index - self._saved.next_request >= self._checkpoint_requests:
                 self._save()
             self._tick(progress)
@@ -111,7 +117,9 @@ class Replay:
         self._host.drain()
         progress(ReplayProgress(index, writes, written))
         host = self._host
-        return ReplayResult(writes, written, host.extents, host.commands, dict(host.last_positions), not stopped)
+        return ReplayResult(
+            writes, written, host.extents, host.commands, dict(host.last_positions), not stopped
+        )
 
     def _perform(self, request: TracedRequest, version: int) -> None:
         volume = self._volumes.get(request.volume)
@@ -152,7 +160,9 @@ class Replay:
         self._host.tick(now_s)
         if now_s - self._progressed_s >= PROGRESS_S:
             self._progressed_s = now_s
-            progress(ReplayProgress(self._now.next_request, self._now.writes, self._now.bytes_written))
+            progress(
+                ReplayProgress(self._now.next_request, self._now.writes, self._now.bytes_written)
+            )
 
     def _keep_pace(self, request: TracedRequest) -> None:
         """Waits until it is the request's turn. A time that goes back waits for nothing: the order is the file's."""

@@ -17,7 +17,10 @@ _SHOWN: Final = 3
 
 
 def others_open(
-    openings: Mapping[str, int], volumes: Mapping[str, Volume], mine: Mapping[str, Collection[str]], ask: AskOpen
+    openings: Mapping[str, int],
+    volumes: Mapping[str, Volume],
+    mine: Mapping[str, Collection[str]],
+    ask: AskOpen,
 ) -> list[OpenSession]:
     """Sessions of other hosts that may write to one of the volumes.
 
@@ -26,7 +29,11 @@ def others_open(
     """
     wanted = {name: position for name, position in openings.items() if not volumes[name].shared}
     found = ask(wanted) if wanted else []
-    return [each for each in found if each.session not in mine[each.volume] and not each.host.startswith(IMPORTED)]
+    return [
+        each
+        for each in found
+        if each.session not in mine[each.volume] and not each.host.startswith(IMPORTED)
+    ]
 
 
 def refusal(others: Collection[OpenSession]) -> BadUse:

@@ -119,7 +119,9 @@ class Host:
             undo.callback(ports.folder.close)
             leftover = read_leftover(ports.folder)  # 2
             if leftover.damaged:
-                report("the activity log is damaged: every volume that isn't newly created counts as dirty")
+                report(
+                    "the activity log is damaged: every volume that isn't newly created counts as dirty"
+                )
             self.session: Final = new_session()
             state = inherited(leftover, settings.region_bytes, volumes)
             spool = SpoolLeft(ports.folder, leftover)
@@ -129,13 +131,20 @@ class Host:
             settling = [volumes[name] for name in sorted(leftover.volumes) if name in volumes]
             for volume in settling:
                 state.volumes[volume.volume].sessions.add(self.session)
-            owed = {name: replace(each, regions=set(each.regions)) for name, each in state.volumes.items()}
+            owed = {
+                name: replace(each, regions=set(each.regions))
+                for name, each in state.volumes.items()
+            }
             spool.cover(state, settings.region_bytes, settings.hot_regions)
-            self._log: Final = ActivityLog(ports.folder, self.session, settings.region_bytes, state, log_slots)  # 3
+            self._log: Final = ActivityLog(
+                ports.folder, self.session, settings.region_bytes, state, log_slots
+            )  # 3
             undo.callback(self._log.close)
             self._outbox: Final = self._make_outbox(name, deadline_s)
             undo.callback(self._outbox.close)
-            self._tracker: Final = WriteTracker(self._log, self._outbox, ports.clock, settings, report)
+            self._tracker: Final = WriteTracker(
+                self._log, self._outbox, ports.clock, settings, report
+            )
             for unknown in sorted(leftover.volumes.difference(volumes)):
                 report(
                     f"volume {unknown} may hold unpublished writes, but it isn't known: they stay in the activity log"
@@ -193,7 +202,9 @@ class Host:
             try:
                 self._stand_alone(wanted, self._ports.sessions)  # 5
             except MirrorlogError:
-                with suppress(MirrorlogError):  # it stays in the activity log then, and the next start closes it
+                with suppress(
+                    MirrorlogError
+                ):  # it stays in the activity log then, and the next start closes it
                     self._withdraw(wanted)
                 raise
         self._settle(owing, self._log.state.volumes, reopened=True)  # 6
@@ -238,7 +249,10 @@ class Host:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()
@@ -274,13 +288,18 @@ class Host:
             with self._tracker.lock:
                 note = "taken over from a host that is gone"
                 self._outbox.send(
-                    volumes[name], CommandKind.MARK_DIRTY, whole_volume(volumes[name].size_bytes), note=note
+                    volumes[name],
+                    CommandKind.MARK_DIRTY,
+                    whole_volume(volumes[name].size_bytes),
+                    note=note,
                 )  # 1
         self._outbox.wait_published()
         with self._tracker.lock:
             for each in taken:
                 volume, note = volumes[each.volume], f"taken over from host '{each.host}'"
-                self._outbox.send(volume, CommandKind.SESSION_CLOSE, for_session=each.session, note=note)  # 2
+                self._outbox.send(
+                    volume, CommandKind.SESSION_CLOSE, for_session=each.session, note=note
+                )  # 2
         self._outbox.wait_published()
 
     def _withdraw(self, openings: Mapping[str, Opening]) -> None:
@@ -333,12 +352,16 @@ class Host:
         if failures:
             raise failures[0]
 
-    def _pass_over_rejected(self, flushed: dict[str, OpenVolume], failures: list[MirrorlogError]) -> None:
+    def _pass_over_rejected(
+        self, flushed: dict[str, OpenVolume], failures: list[MirrorlogError]
+    ) -> None:
         for name in [name for name in flushed if name in self._outbox.rejected]:
             del flushed[name]
             failures.append(self._outbox.rejected[name])
 
-    def _settle(self, volumes: Collection[Volume], states: Mapping[str, VolumeState], *, reopened: bool) -> None:
+    def _settle(
+        self, volumes: Collection[Volume], states: Mapping[str, VolumeState], *, reopened: bool
+    ) -> None:
         """Publishes what the activity log owes for these volumes, whose primaries are flushed: what a site reads there
         now, no power cut takes back. states: by volume; what the spool names was sent already.
 
@@ -368,7 +391,11 @@ class Host:
         volumes = self._taken(volumes)
         with self._tracker.lock:
             settled = [Entry(Op.SETTLED, volume.volume) for volume in volumes]  # 3
-            opened = [Entry(Op.OPENED, volume.volume, session=self.session) for volume in volumes if reopened]
+            opened = [
+                Entry(Op.OPENED, volume.volume, session=self.session)
+                for volume in volumes
+                if reopened
+            ]
             self._log.append([*settled, *opened])
 
     def _taken(self, volumes: Collection[Volume]) -> list[Volume]:
@@ -395,7 +422,9 @@ class Host:
         if self._settings.host_confirm == "published":
             return None
         if self._ports.statuses is None:
-            raise BadUse("commands are to be confirmed when they are recorded, but nobody reads the statuses")
+            raise BadUse(
+                "commands are to be confirmed when they are recorded, but nobody reads the statuses"
+            )
         return Confirmations(self._ports.statuses, self._settings.topics.status, name)
 
     def _rejected(self, name: str, error: BadInput) -> None:
@@ -404,23 +433,36 @@ class Host:
 
     def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
         if not owed.is_dirty_as_a_whole:
-            most, note = self._settings.host_batch_extents, "recovered: hot when a session ended without a close"
+            most, note = (
+                self._settings.host_batch_extents,
+                "recovered: hot when a session ended without a close",
+            )
             if owed.regions:
                 size_bytes = min(len(owed.regions) * self._settings.region_bytes, volume.size_bytes)
                 self._report(
                     f"volume {volume.volume}: a session ended without a close; up to {format_size(size_bytes)} count as dirty"
                 )
-            for batch in region_batches(owed.regions, self._settings.region_bytes, volume.size_bytes, most):
+            for batch in region_batches(
+                owed.regions, self._settings.region_bytes, volume.size_bytes, most
+            ):
                 self._outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=note)
             return
-        note = "recovered: the host's activity log doesn't vouch for the volume's past" if not owed.vouched else WIDENED
+        note = (
+            "recovered: the host's activity log doesn't vouch for the volume's past"
+            if not owed.vouched
+            else WIDENED
+        )
         self._report(f"volume {volume.volume} counts as dirty as a whole: {note}")
-        self._outbox.send(volume, CommandKind.MARK_DIRTY, whole_volume(volume.size_bytes), note=note)
+        self._outbox.send(
+            volume, CommandKind.MARK_DIRTY, whole_volume(volume.size_bytes), note=note
+        )
 
     def _close_sessions(self, volume: Volume, owed: VolumeState, reopened: bool) -> None:
         others = owed.sessions if owed.vouched else owed.sessions | self._log.state.lost
         for session in sorted(others - {self.session}):
-            self._outbox.send(volume, CommandKind.SESSION_CLOSE, for_session=session, note="recovered")
+            self._outbox.send(
+                volume, CommandKind.SESSION_CLOSE, for_session=session, note="recovered"
+            )
         if not reopened:
             self._outbox.send(volume, CommandKind.SESSION_CLOSE)
 
@@ -428,11 +470,19 @@ class Host:
         """(session, partition) of the old sessions that are open on none but these volumes, as far as a sound log can say."""
         partitions = {volume.volume: volume.partition for volume in settling}
         everywhere = self._log.state.volumes
-        elsewhere = {s for name, state in everywhere.items() if name not in partitions for s in state.sessions}
+        elsewhere = {
+            s
+            for name, state in everywhere.items()
+            if name not in partitions
+            for s in state.sessions
+        }
         return {
             (session, partition)
             for name, partition in partitions.items()
-            for session in everywhere[name].sessions - elsewhere - self._log.state.lost - {self.session}
+            for session in everywhere[name].sessions
+            - elsewhere
+            - self._log.state.lost
+            - {self.session}
         }
 
     def _made_durable(self, volume: Volume) -> bool:
@@ -441,7 +491,9 @@ class Host:
             with self._ports.open_device(volume.primary, writable=False) as device:
                 device.flush()
         except MirrorlogError as error:
-            self._report(f"volume {volume.volume} may hold unpublished writes, which stay in the activity log: {error}")
+            self._report(
+                f"volume {volume.volume} may hold unpublished writes, which stay in the activity log: {error}"
+            )
             return False
         return True
 
@@ -449,7 +501,9 @@ class Host:
         for opening in openings:
             name, size_bytes = opening.volume.volume, opening.volume.size_bytes
             if name in self._handles:
-                raise BadUse("the volume is open already", where=f"volume {name}", next="Close it first.")
+                raise BadUse(
+                    "the volume is open already", where=f"volume {name}", next="Close it first."
+                )
             if opening.volume.is_retired:
                 where = f"volume {name}, position {opening.volume.described_position}"
                 raise BadUse("the volume is retired", where=where, next="Create a new one.")
@@ -471,7 +525,10 @@ class Host:
                 next="Leave --fork out: its sites follow the log.",
             )
         if self._ports.forks is None:
-            raise BadUse("a volume is forked, but this host has nothing to write to secondaries with", where=where)
+            raise BadUse(
+                "a volume is forked, but this host has nothing to write to secondaries with",
+                where=where,
+            )
 
     def _session_opens(self, openings: Collection[Opening]) -> Iterable[Entry]:
         for opening in openings:
@@ -482,10 +539,17 @@ class Host:
 
     def _owes(self, name: str) -> bool:
         state = self._log.state.volumes[name]
-        return state.is_dirty_as_a_whole or state.spooled or bool(state.regions) or state.sessions != {self.session}
+        return (
+            state.is_dirty_as_a_whole
+            or state.spooled
+            or bool(state.regions)
+            or state.sessions != {self.session}
+        )
 
     def _admit(self, opening: Opening) -> TrackedVolume:
-        opened = self._tracker.admit(opening.volume, opening.device, opening.forks, self._ports.forks)
+        opened = self._tracker.admit(
+            opening.volume, opening.device, opening.forks, self._ports.forks
+        )
         close = opening.on_close
         on_close = (lambda _: close()) if close else (lambda name: self._close_volumes([name]))
         handle = TrackedVolume(opened, self._tracker, on_close)

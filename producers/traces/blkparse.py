@@ -47,7 +47,9 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         event = _EVENT.fullmatch(line)
         if event is None:
             if not _SUMMARY.fullmatch(line) and not _NOTE.fullmatch(line):
-                raise Malformed(f"{shown(line)} is neither an event of blkparse nor part of its summary")
+                raise Malformed(
+                    f"{shown(line)} is neither an event of blkparse nor part of its summary"
+                )
         elif event[5] == b"Q":
             major, minor, seconds, nanoseconds, _, rwbs, rest = event.groups()
             volume = f"{int(major)}-{int(minor)}"

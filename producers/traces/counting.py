@@ -65,7 +65,10 @@ def count_dirty_blocks(trace: Trace, block_size: int) -> dict[str, int]:
         if index % _UNITE_EVERY == 0:
             for volume in ranges:
                 ranges[volume] = _united(ranges[volume])
-    return {volume: sum(last - first + 1 for first, last in _united(those)) for volume, those in ranges.items()}
+    return {
+        volume: sum(last - first + 1 for first, last in _united(those))
+        for volume, those in ranges.items()
+    }
 
 
 def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

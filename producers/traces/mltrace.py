@@ -85,4 +85,6 @@ def _encode(request: TracedRequest) -> bytes:
     return line
 
 
-FORMAT: Final = TraceFormat("mirrorlog", lambda head: _ANY_HEADER.match(head) is not None, _read, sealed=True)
+FORMAT: Final = TraceFormat(
+    "mirrorlog", lambda head: _ANY_HEADER.match(head) is not None, _read, sealed=True
+)

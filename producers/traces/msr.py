@@ -36,9 +36,13 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         # A host is never made safe, only refused: two hosts must not become one volume.
         volume = f"{host.decode('ascii', 'replace')}-{number(disk, 'disk')}"
         if not VOLUME_NAME.fullmatch(volume):
-            raise Malformed(f"host {shown(host)} has other characters than letters, digits, '.', '_' and '-'")
+            raise Malformed(
+                f"host {shown(host)} has other characters than letters, digits, '.', '_' and '-'"
+            )
         time_us = number(time, "time") // 10
-        yield from transfer(volume, _KINDS[kind], number(offset, "offset"), number(size, "size"), time_us)
+        yield from transfer(
+            volume, _KINDS[kind], number(offset, "offset"), number(size, "size"), time_us
+        )
 
 
 FORMAT: Final = TraceFormat("msr", any_line(_LINE), _read)

@@ -20,7 +20,8 @@ from mirrorlog.producers.traces.request import Malformed, RequestKind, TracedReq
 
 AUTO: Final = "auto"
 FORMATS: Final = {
-    form.name: form for form in (vscsi.FORMAT, msr.FORMAT, tencent.FORMAT, blkparse.FORMAT, mltrace.FORMAT)
+    form.name: form
+    for form in (vscsi.FORMAT, msr.FORMAT, tencent.FORMAT, blkparse.FORMAT, mltrace.FORMAT)
 }
 HEAD_BYTES: Final = 1 << 16
 """As much is looked at to tell the format."""
@@ -52,7 +53,11 @@ class Trace:
         place = Place(self.path, self.format)
         form = FORMATS[self.format]
         with place.named(), _opened(self.path) as (stream, _):
-            framed = place.blocks(stream, form.record_bytes) if form.record_bytes else place.lines(stream)
+            framed = (
+                place.blocks(stream, form.record_bytes)
+                if form.record_bytes
+                else place.lines(stream)
+            )
             volumes: set[str] = set()
             changes = False
             for request in form.read(framed, _volume_name(self.path)):
@@ -72,7 +77,9 @@ def open_trace(path: Path, format: str = AUTO) -> Trace:
     isn't recognised; BadUse where no format has that name.
     """
     if format not in (AUTO, *FORMATS):
-        raise BadUse(f"'{format}' is no format of a trace", next=f"Formats: {AUTO}, {', '.join(FORMATS)}.")
+        raise BadUse(
+            f"'{format}' is no format of a trace", next=f"Formats: {AUTO}, {', '.join(FORMATS)}."
+        )
     place = Place(path, format)
     with place.named(), _opened(path) as (stream, compressed):
         place.record = 1
@@ -91,7 +98,9 @@ def _recognised(head: bytes) -> str:
     for form in FORMATS.values():
         if form.recognises(head):
             return form.name
-    raise Malformed("the file is of no format that is known", next=f"Name its format: {', '.join(FORMATS)}.")
+    raise Malformed(
+        "the file is of no format that is known", next=f"Name its format: {', '.join(FORMATS)}."
+    )
 
 
 class Place:
@@ -132,7 +141,9 @@ class Place:
             if not block:
                 return
             if len(block) < size_bytes:
-                raise Malformed(f"the file ends after {len(block)} of a record's {size_bytes} bytes")
+                raise Malformed(
+                    f"the file ends after {len(block)} of a record's {size_bytes} bytes"
+                )
             yield block
 
     @contextmanager
@@ -146,7 +157,11 @@ class Place:
             raise self._bad(f"the compressed data is damaged or cut off: {error}") from error
         except OSError as error:
             # gzip and bz2 tell of damage by an OSError of their own, without a number.
-            what = "the compressed data is damaged" if error.errno is None else "the file can't be read"
+            what = (
+                "the compressed data is damaged"
+                if error.errno is None
+                else "the file can't be read"
+            )
             advice = "" if error.errno is None else "Check its path and its permissions."
             raise self._bad(f"{what}: {error.strerror or error}", advice) from error
 

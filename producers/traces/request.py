@@ -74,7 +74,9 @@ class Malformed(Exception):
         self.next = next
 
 
-def transfer(volume: str, kind: RequestKind, offset: int, length: int, time_us: int) -> Iterator[TracedRequest]:
+def transfer(
+    volume: str, kind: RequestKind, offset: int, length: int, time_us: int
+) -> Iterator[TracedRequest]:
     """The request, its address checked; nothing where it moves no bytes, as SCSI allows (SBC-4, transfer length 0)."""
     if offset + length > MAX_BYTE:
         raise Malformed(f"a {kind} of {length} bytes at byte {offset} ends above byte {MAX_BYTE}")
@@ -104,7 +106,9 @@ def fields(line: bytes, names: tuple[str, ...]) -> list[bytes]:
     """The fields of a CSV line, as many as there are names."""
     found = line.split(b",")
     if len(found) != len(names):
-        raise Malformed(f"{shown(line)} has {len(found)} of the {len(names)} fields {', '.join(names)}")
+        raise Malformed(
+            f"{shown(line)} has {len(found)} of the {len(names)} fields {', '.join(names)}"
+        )
     return found
 
 
@@ -115,4 +119,6 @@ def shown(field: bytes) -> str:
 
 def any_line(pattern: re.Pattern[bytes]) -> Callable[[bytes], bool]:
     """Recognises a text format by one line that has its shape: the first line may be the broken one."""
-    return lambda head: any(pattern.fullmatch(line.rstrip(b"\r")) for line in head.split(b"\n")[:64])
+    return lambda head: any(
+        pattern.fullmatch(line.rstrip(b"\r")) for line in head.split(b"\n")[:64]
+    )

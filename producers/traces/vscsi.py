@@ -30,7 +30,8 @@ _KINDS: Final = {
 def _recognises(head: bytes) -> bool:
     whole = head[: len(head) - len(head) % _RECORD.size]
     return any(
-        opcode in _KINDS and version == _VERSION for _, opcode, version, _, _ in _RECORD.iter_unpack(whole[: 64 * 32])
+        opcode in _KINDS and version == _VERSION
+        for _, opcode, version, _, _ in _RECORD.iter_unpack(whole[: 64 * 32])
     )
 
 
@@ -38,7 +39,9 @@ def _read(records: Iterator[bytes], volume: str) -> Iterator[TracedRequest]:
     for record in records:
         length, opcode, version, block, time_us = _RECORD.unpack(record)
         if version != _VERSION:
-            raise Malformed(f"version 0x{version:04x} of a vscsi record is unknown, 0x{_VERSION:04x} is read")
+            raise Malformed(
+                f"version 0x{version:04x} of a vscsi record is unknown, 0x{_VERSION:04x} is read"
+            )
         kind = _KINDS.get(opcode)
         if kind is None:
             raise Malformed(f"SCSI opcode 0x{opcode:02x} is neither a read nor a write")

@@ -32,7 +32,9 @@ class TrackedVolume:
     tracking log or in the activity log.
     """
 
-    def __init__(self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]) -> None:
+    def __init__(
+        self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]
+    ) -> None:
         self._opened: Final = opened
         self._tracker: Final = tracker
         self._close: Final = close
@@ -105,14 +107,18 @@ class TrackedVolume:
     def zero(self, length: int, offset: int, *, fua: bool = False) -> None:
         """The range reads as zeros."""
         for start, piece in self._pieces(offset, length):
-            self._change(ExtentKind.ZERO, start, piece, partial(self._opened.device.zero, start, piece))
+            self._change(
+                ExtentKind.ZERO, start, piece, partial(self._opened.device.zero, start, piece)
+            )
         if fua:
             self.flush()
 
     def trim(self, length: int, offset: int, *, fua: bool = False) -> None:
         """The range isn't needed any more; it reads as zeros."""
         for start, piece in self._pieces(offset, length):
-            self._change(ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece))
+            self._change(
+                ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece)
+            )
         if fua:
             self.flush()
 
@@ -134,12 +140,20 @@ class TrackedVolume:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _change(
-        self, kind: ExtentKind, offset: int, length: int, write: Callable[[], None], data: Data | None = None
+        self,
+        kind: ExtentKind,
+        offset: int,
+        length: int,
+        write: Callable[[], None],
+        data: Data | None = None,
     ) -> None:
         """The order of a write (invariants 1 and 8); runway.py has that of a write that takes no lock, forks.py that of one
         that goes to secondaries, too.

@@ -112,7 +112,11 @@ def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> Du
     """
     return Due(
         list(takewhile(lambda name: now_s - timers.lingering[name] >= linger_s, timers.lingering)),
-        list(takewhile(lambda partition: now_s - timers.beaten[partition] >= heartbeat_s, timers.beaten)),
+        list(
+            takewhile(
+                lambda partition: now_s - timers.beaten[partition] >= heartbeat_s, timers.beaten
+            )
+        ),
     )
 
 
@@ -126,7 +130,12 @@ class WriteTracker:
     """
 
     def __init__(
-        self, log: ActivityLog, outbox: Outbox, clock: Clock, settings: Settings, report: Callable[[str], None]
+        self,
+        log: ActivityLog,
+        outbox: Outbox,
+        clock: Clock,
+        settings: Settings,
+        report: Callable[[str], None],
     ) -> None:
         self.lock: Final = outbox.lock
         self.volumes: Final[dict[str, OpenVolume]] = {}
@@ -151,12 +160,18 @@ class WriteTracker:
         outbox.on_open = self._open_gates
 
     def admit(
-        self, volume: Volume, device: BlockDevice, forks: ForkPlan | None = None, ports: ForkPorts | None = None
+        self,
+        volume: Volume,
+        device: BlockDevice,
+        forks: ForkPlan | None = None,
+        ports: ForkPorts | None = None,
     ) -> OpenVolume:
         """Its SESSION_OPEN is acknowledged: writes may begin. ports: where it is forked."""
         name = volume.volume
         with self.lock:
-            opened = OpenVolume(volume, device, VolumeRegions(name), failed=self._outbox.rejected.get(name))
+            opened = OpenVolume(
+                volume, device, VolumeRegions(name), failed=self._outbox.rejected.get(name)
+            )
             self.volumes[name] = opened
             self._hot.volumes[name] = opened.regions
             self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
@@ -174,14 +189,18 @@ class WriteTracker:
             with self.lock:
                 opened.forks.enter(offset, length)
         try:
-            return self._enter(opened, numbers, partial(self._take_off, opened, kind, offset, length))
+            return self._enter(
+                opened, numbers, partial(self._take_off, opened, kind, offset, length)
+            )
         except BaseException:
             if opened.forks is not None:
                 with self.lock:
                     opened.forks.leave(offset, length)
             raise
 
-    def end(self, opened: OpenVolume, flight: Flight, data: Data | None = None, *, landed: bool = False) -> None:
+    def end(
+        self, opened: OpenVolume, flight: Flight, data: Data | None = None, *, landed: bool = False
+    ) -> None:
         """It has ended, well or not: it joins the open batch, which leaves at once where it is full.
 
         data, landed: of a forked volume, what was written, and whether it has ended well: then it goes to the secondaries,
@@ -266,7 +285,9 @@ class WriteTracker:
         """Another process writes to the primary from now on, and `refresh` hears of it; None: no more. BadUse where the volume
         is forked: nobody would send what it writes to the secondaries."""
         if opened.forks is not None:
-            raise BadUse("a forked volume is written to by its host alone", where=f"volume {opened.name}")
+            raise BadUse(
+                "a forked volume is written to by its host alone", where=f"volume {opened.name}"
+            )
         opened.batch_extents = self._settings.host_nbd_batch_extents
         with self.lock:
             opened.refresh = refresh or (lambda: None)
@@ -323,7 +344,9 @@ class WriteTracker:
             self._tend(opened, now_s)
         with self.lock:
             self._collect_all()
-            now = due(self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s)
+            now = due(
+                self._timers, now_s, self._settings.host_linger_s, self._settings.host_heartbeat_s
+            )
             for name in now.batches:
                 self._send(self.volumes[name])
             self._narrow_all()
@@ -347,7 +370,8 @@ class WriteTracker:
                 self._narrow_all()
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
-                    "what was widened while Kafka was away couldn't be published", next="Is a write stuck?"
+                    "what was widened while Kafka was away couldn't be published",
+                    next="Is a write stuck?",
                 )
             self._outbox.poll(0.01)
 
@@ -362,7 +386,9 @@ class WriteTracker:
                 self._ground_forked(opened, opened.forks)
                 return
             while opened.in_flight or opened.runway.flying:
-                self._landed.wait(0.001 if opened.runway.flying else None)  # those on the runway tell nobody
+                self._landed.wait(
+                    0.001 if opened.runway.flying else None
+                )  # those on the runway tell nobody
                 self._collect(opened)
 
     def dismiss(self, names: Collection[str]) -> None:
@@ -374,7 +400,9 @@ class WriteTracker:
                 self._widened.pop(name, None)
                 self._foreign.pop(name, None)
                 self._stirred.pop(name, None)
-                if (forked := self._forked.pop(name, None)) is not None and forked.forks is not None:
+                if (
+                    forked := self._forked.pop(name, None)
+                ) is not None and forked.forks is not None:
                     forked.forks.close()
                 self._timers.lingering.pop(name, None)
             for partition in self._timers.beaten.keys() - self.partitions():
@@ -389,7 +417,9 @@ class WriteTracker:
 
     def partitions(self, *, without: Collection[str] = ()) -> set[int]:
         """Those in which volumes are open, some of them left out."""
-        return {opened.volume.partition for name, opened in self.volumes.items() if name not in without}
+        return {
+            opened.volume.partition for name, opened in self.volumes.items() if name not in without
+        }
 
     def widen(self, names: Collection[str]) -> None:
         """These volumes, those of them that are open, are dirty as a whole: of what was to name their writes nothing is
@@ -405,7 +435,11 @@ class WriteTracker:
             each.runway.gate = {}  # 1
             self._collect(each)
             kept[each.name] = self._kept(each)
-        hot = (Entry(Op.HOT, name, region=number) for name, regions in kept.items() for number in regions)
+        hot = (
+            Entry(Op.HOT, name, region=number)
+            for name, regions in kept.items()
+            for number in regions
+        )
         try:
             self._log.append([*(Entry(Op.WIDE, each.name) for each in opened), *hot])  # 2
             for each in opened:
@@ -417,7 +451,9 @@ class WriteTracker:
         finally:
             self._open_gates()
 
-    def _enter(self, opened: OpenVolume, numbers: Sequence[int], then: Callable[[list[HotRegion]], Entered]) -> Entered:
+    def _enter(
+        self, opened: OpenVolume, numbers: Sequence[int], then: Callable[[list[HotRegion]], Entered]
+    ) -> Entered:
         """Has these regions in the activity log, durably, each with one more in flight, and calls `then` with them."""
         while True:
             with self.lock:
@@ -431,7 +467,12 @@ class WriteTracker:
             self._make_room(opened, plan, numbers)
 
     def _take_off(
-        self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int, regions: Iterable[HotRegion]
+        self,
+        opened: OpenVolume,
+        kind: ExtentKind,
+        offset: int,
+        length: int,
+        regions: Iterable[HotRegion],
     ) -> Flight:
         flight = Flight(kind, offset, length, self.moment.us, tuple(regions))
         opened.in_flight[id(flight)] = flight
@@ -440,7 +481,9 @@ class WriteTracker:
     def _check(self, opened: OpenVolume) -> None:
         self._outbox.check()
         if opened.closing:
-            raise BadUse("the volume is closed", where=f"volume {opened.name}", next="Open it again.")
+            raise BadUse(
+                "the volume is closed", where=f"volume {opened.name}", next="Open it again."
+            )
         if opened.failed is not None:
             raise opened.failed
 
@@ -456,7 +499,9 @@ class WriteTracker:
         busy = {name: each.runway.numbers(self.region_bytes) for name, each in self._flying()}
         return self._hot.plan(opened.regions, numbers, missing, busy)
 
-    def _exchange(self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]) -> list[HotRegion] | None:
+    def _exchange(
+        self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]
+    ) -> list[HotRegion] | None:
         """Those leave, these are hot: durable in the activity log. A volume that is dirty as a whole has that in it.
 
         None where one of those can't leave any more: a write has begun in it.
@@ -466,13 +511,18 @@ class WriteTracker:
             whole.in_flight += len(numbers)
             return [whole] * len(numbers)
         self._hot.leave(plan.regions)  # C1
-        if any(region.number in each.runway.numbers(self.region_bytes) for region, each in self._left(plan)):
+        if any(
+            region.number in each.runway.numbers(self.region_bytes)
+            for region, each in self._left(plan)
+        ):
             self._hot.put_back(plan.regions)  # C2
             return None
         missing = self._hot.missing(opened.regions, numbers)
         if missing:
             cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
-            self._log.append([*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)])  # C3, H1
+            self._log.append(
+                [*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)]
+            )  # C3, H1
         return self._hot.begin(opened.regions, numbers)
 
     def _flying(self) -> list[tuple[str, OpenVolume]]:
@@ -487,7 +537,12 @@ class WriteTracker:
 
     def _open_gate(self, opened: OpenVolume) -> None:
         """Writes may begin on the runway where nothing speaks against it."""
-        is_shut = opened.closing or opened.failed is not None or opened.is_wide or not self._outbox.is_open
+        is_shut = (
+            opened.closing
+            or opened.failed is not None
+            or opened.is_wide
+            or not self._outbox.is_open
+        )
         is_shut = is_shut or opened.forks is not None
         opened.runway.gate = {} if is_shut else opened.regions.hot
 
@@ -505,7 +560,9 @@ class WriteTracker:
             regions = [hot[number] for number in {flight[1] // size for flight in ended}]
             self.landed(opened, ended, regions, since_s)
 
-    def _make_room(self, opened: OpenVolume, plan: FlushFirst | DrainFirst, numbers: Sequence[int]) -> None:
+    def _make_room(
+        self, opened: OpenVolume, plan: FlushFirst | DrainFirst, numbers: Sequence[int]
+    ) -> None:
         """While Kafka acknowledges, a write waits for it. While it is away:
 
         1. Everything unacknowledged is saved in the spool, durably: then regions may leave.
@@ -514,7 +571,9 @@ class WriteTracker:
         """
         if isinstance(plan, FlushFirst):
             for each in self._opened(plan.volumes):
-                with suppress(DeviceFailed):  # its regions are stuck; whoever writes to it or flushes it hears of it
+                with suppress(
+                    DeviceFailed
+                ):  # its regions are stuck; whoever writes to it or flushes it hears of it
                     self.flush(each)
             return
         self._send_lingering()
@@ -532,7 +591,10 @@ class WriteTracker:
 
     def _widest(self, opened: OpenVolume) -> str:
         """The volume that gives up most regions when it is widened; `opened` where none does: it needs none then."""
-        gained = {name: len(each.regions.hot) - len(self._kept(each)) for name, each in self.volumes.items()}
+        gained = {
+            name: len(each.regions.hot) - len(self._kept(each))
+            for name, each in self.volumes.items()
+        }
         widest = max(gained, key=lambda name: gained[name])
         return widest if gained[widest] else opened.name
 
@@ -541,7 +603,9 @@ class WriteTracker:
         if opened.regions.is_stuck:
             return opened.regions.hot
         busy = opened.runway.numbers(self.region_bytes)
-        return {n: region for n, region in opened.regions.hot.items() if region.in_flight or n in busy}
+        return {
+            n: region for n, region in opened.regions.hot.items() if region.in_flight or n in busy
+        }
 
     def _opened(self, names: frozenset[str]) -> list[OpenVolume]:
         with self.lock:
@@ -594,7 +658,9 @@ class WriteTracker:
             *(ports, self.lock, self._clock, self._settings, self._report),
             on_known=partial(self._join, opened),
         )
-        opened.forks = Forks(opened.volume, plan, around, self._outbox.last_positions.get(opened.name, -1))
+        opened.forks = Forks(
+            opened.volume, plan, around, self._outbox.last_positions.get(opened.name, -1)
+        )
         self._forked[opened.name] = opened
 
     def _tend(self, opened: OpenVolume, now_s: float) -> None:
@@ -604,7 +670,11 @@ class WriteTracker:
             return
         forks.poll(now_s)
         with self.lock:
-            forks.tick(now_s, self._outbox.last_positions.get(opened.name, -1), self._outbox.is_acknowledged)
+            forks.tick(
+                now_s,
+                self._outbox.last_positions.get(opened.name, -1),
+                self._outbox.is_acknowledged,
+            )
             if forks.is_ripe and opened.batch:
                 self._send(opened)
             forks.is_ripe = False
@@ -618,7 +688,9 @@ class WriteTracker:
                 continue
             if until_s is None:
                 until_s = self._clock.monotonic_s() + self._outbox.deadline_s
-                self._report(f"volume {opened.name} waits for writes to a secondary that haven't returned")
+                self._report(
+                    f"volume {opened.name} waits for writes to a secondary that haven't returned"
+                )
             if self._clock.monotonic_s() >= until_s:
                 error = DeviceFailed(
                     "a write to a secondary hasn't returned, so the session can't be closed",
@@ -666,12 +738,16 @@ class WriteTracker:
             self._set_aside(opened)
             if all(region.unacknowledged == 1 for region in opened.widened):
                 marks, kind = self._marks(opened), CommandKind.MARK_DIRTY
-                if self._outbox.offer(opened.volume, kind, marks, note=WIDENED, regions=opened.widened):  # 1
+                if self._outbox.offer(
+                    opened.volume, kind, marks, note=WIDENED, regions=opened.widened
+                ):  # 1
                     opened.widened, opened.is_wide = set(), False
                     self._named(opened, with_held=False)
                     self._open_gate(opened)  # 2
         whole, durable = opened.regions.whole, opened.regions.durable
-        if whole and not (opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable):
+        if whole and not (
+            opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable
+        ):
             with suppress(DeviceFailed):  # the next write that needs the activity log hears of it
                 self._log.append([Entry(Op.NARROW, opened.name)])  # 3
                 self._hot.leave([whole])

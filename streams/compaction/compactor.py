@@ -46,7 +46,12 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.compaction import position_times as at
-from mirrorlog.streams.compaction.retention import kept_at_all_s, kept_once_held_s, limit, needs_after
+from mirrorlog.streams.compaction.retention import (
+    kept_at_all_s,
+    kept_once_held_s,
+    limit,
+    needs_after,
+)
 from mirrorlog.streams.compaction.rollups import (
     Blocks,
     Entry,
@@ -114,7 +119,9 @@ class Table(Protocol):
     def get(self, partition: int, key: bytes) -> bytes | None:
         """A row's value."""
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         """The first `most` keys from `start` on and below `end`, in their order."""
 
     def complete_through(self, partition: int) -> int:
@@ -243,13 +250,19 @@ class RollUps:
             elif step is not None:
                 rows.append(step)
                 size_bytes += len(step[1] or b"")
-            if size_bytes >= _SEND_BYTES or len(rows) >= _SEND_ROWS or self._clock.monotonic_s() >= until_s:
+            if (
+                size_bytes >= _SEND_BYTES
+                or len(rows) >= _SEND_ROWS
+                or self._clock.monotonic_s() >= until_s
+            ):
                 break
         await self._table.append(partition, rows)
         return self._rest_s(mine)
 
     def _begin(self) -> _Partition:
-        ticks = {tier: self._next_s(period) for tier, period in enumerate(self._periods.tiers_s, start=1)}
+        ticks = {
+            tier: self._next_s(period) for tier, period in enumerate(self._periods.tiers_s, start=1)
+        }
         return _Partition(ticks, self._clock.monotonic_s())
 
     def _next_s(self, period_s: float) -> float:
@@ -259,7 +272,11 @@ class RollUps:
     def _rest_s(self, mine: _Partition) -> float:
         if mine.job is not None or not mine.surveyed or mine.queue or mine.retain:
             return 0.0
-        dues = [*mine.next_tick_s.values(), mine.next_moment_s, *(sweep.due_s for sweep in mine.sweeps[:1])]
+        dues = [
+            *mine.next_tick_s.values(),
+            mine.next_moment_s,
+            *(sweep.due_s for sweep in mine.sweeps[:1]),
+        ]
         return max(0.0, min(dues) - self._clock.monotonic_s())
 
     def _take_flushed(self, partition: int, mine: _Partition) -> None:
@@ -282,7 +299,9 @@ class RollUps:
                 mine.next_tick_s[tier] = self._next_s(self._periods.tiers_s[tier - 1])
                 if volumes := list(mine.waiting.pop(tier, ())):
                     mine.queue.append((tier, volumes))
-        if mine.sweeps and mine.sweeps[0].due_s <= now_s:  # before what would roll up the holders themselves
+        if (
+            mine.sweeps and mine.sweeps[0].due_s <= now_s
+        ):  # before what would roll up the holders themselves
             return self._sweep(partition, mine, now_s)
         if mine.queue:
             tier, volumes = mine.queue[0]
@@ -308,9 +327,15 @@ class RollUps:
             log.error("%s is damaged in the table and stays as it is: %s", key, error)
             raise _Damaged(key) from error
 
-    def _entries(self, partition: int, volume: str, tier: int, after: int, through: int | None = None) -> list[Entry]:
+    def _entries(
+        self, partition: int, volume: str, tier: int, after: int, through: int | None = None
+    ) -> list[Entry]:
         """The tier's records that begin in `[after, through)`; None: to the last."""
-        end = _behind(tier_prefix(volume, tier)) if through is None else first_key_after(volume, tier, through)
+        end = (
+            _behind(tier_prefix(volume, tier))
+            if through is None
+            else first_key_after(volume, tier, through)
+        )
         keys = self._table.keys(partition, first_key_after(volume, tier, after), end)
         return entries(read_record_key(key) for key in keys)
 
@@ -322,7 +347,9 @@ class RollUps:
             first = replace(first, changed=BitMap64(), zeroed=BitMap64())
         return Source(entry, first, size_bytes)
 
-    def _united(self, partition: int, volume: str, sources: Sequence[Source]) -> Iterator[Blocks | None]:
+    def _united(
+        self, partition: int, volume: str, sources: Sequence[Source]
+    ) -> Iterator[Blocks | None]:
         def parts(source: Source) -> Iterator[LogRecord]:
             if source.first.changed:
                 return iter([source.first])
@@ -335,7 +362,10 @@ class RollUps:
     def _survey(self, partition: int, mine: _Partition) -> Job:
         """What is there: read once when the partition comes, keys alone."""
         prefix = moments_prefix(partition)
-        rows = {key: self._table.get(partition, key) for key in self._table.keys(partition, prefix, _behind(prefix))}
+        rows = {
+            key: self._table.get(partition, key)
+            for key in self._table.keys(partition, prefix, _behind(prefix))
+        }
         noted = {key: decode(value or b"", Watermark) for key, value in rows.items()}
         mine.moments = at.sound(list(noted.values()), self._table.complete_through(partition))
         for key, moment in noted.items():
@@ -422,7 +452,9 @@ class RollUps:
         held = Holders(mine.held.get(volume, ()))
         sources, later = [], []
         for entry in self._entries(partition, volume, below, after):
-            if (volume, entry.tier, entry.after, entry.through) in mine.damaged or held.holder(entry) is not None:
+            if (volume, entry.tier, entry.after, entry.through) in mine.damaged or held.holder(
+                entry
+            ) is not None:
                 continue
             if entry.through > complete_through:  # of a flush that a crash cut off: it comes again
                 later.append(entry.after)
@@ -438,7 +470,9 @@ class RollUps:
             mine.unrolled[volume, below] = min(later)
         return [chain for chain in found if len(chain) > 1]
 
-    def _write(self, partition: int, tier: int, volume: str, chain: Sequence[Source]) -> Generator[Step, None, Entry]:
+    def _write(
+        self, partition: int, tier: int, volume: str, chain: Sequence[Source]
+    ) -> Generator[Step, None, Entry]:
         """The rows of one record. Each of its parts says how many there are: a large one is united twice."""
         first: list[Blocks] = []
         parts = 0
@@ -471,7 +505,9 @@ class RollUps:
             volume, whole = sweep.volume, sweep.entry
             mine.held[volume].remove(whole)
             keep_s = self._kept_once_held_s(volume, whole.tier - 1)
-            if keep_s and whole.through > at.position_at(mine.moments, self._clock.now_us() - keep_s * 1e6):
+            if keep_s and whole.through > at.position_at(
+                mine.moments, self._clock.now_us() - keep_s * 1e6
+            ):
                 self._sweep_later(mine, volume, whole, self._next_s(at.EVERY_S))
                 continue
             try:
@@ -494,7 +530,10 @@ class RollUps:
         if not inside:
             return
         proved = False
-        parts, held = self._united(partition, volume, inside), self._united(partition, volume, [holder])
+        parts, held = (
+            self._united(partition, volume, inside),
+            self._united(partition, volume, [holder]),
+        )
         for answer in is_within(parts, held):
             proved = bool(answer)
             yield None
@@ -534,9 +573,16 @@ class RollUps:
         now_us, past_s = self._clock.now_us(), self._periods.keep_past_sites_after_s
         for volume, oldest in mine.oldest.items():
             keep_s = kept_at_all_s(self._top, self._words(volume), self._periods.keep_s)
-            if keep_s is None or (cut := at.position_at(mine.moments, now_us - keep_s * 1e6)) < oldest:
+            if (
+                keep_s is None
+                or (cut := at.position_at(mine.moments, now_us - keep_s * 1e6)) < oldest
+            ):
                 continue
-            past = NOTHING if past_s is None else at.position_at(mine.moments, now_us - (keep_s + past_s) * 1e6)
+            past = (
+                NOTHING
+                if past_s is None
+                else at.position_at(mine.moments, now_us - (keep_s + past_s) * 1e6)
+            )
             due[volume] = (cut, past)
         if not due:
             return None
@@ -545,11 +591,15 @@ class RollUps:
                 reports = self._reports = await asyncio.to_thread(self._make_reports)
             await asyncio.to_thread(reports.refresh)
         except KafkaFailed as error:
-            log.warning("nothing is deleted for its age: where the sites are can't be read: %s", error)
+            log.warning(
+                "nothing is deleted for its age: where the sites are can't be read: %s", error
+            )
             return None
         return self._retain(partition, mine, due, reports)
 
-    def _retain(self, partition: int, mine: _Partition, due: Mapping[str, tuple[int, int]], reports: Reports) -> Job:
+    def _retain(
+        self, partition: int, mine: _Partition, due: Mapping[str, tuple[int, int]], reports: Reports
+    ) -> Job:
         for volume, (cut, past) in due.items():
             described, said = self._described(volume), reports.of(split_log_name(volume)[0])
             found = limit(described, cut, past, said)
@@ -559,7 +609,10 @@ class RollUps:
                 dropped += [entry for entry in begun if entry.through <= found.through]
                 left += [entry.through for entry in begun if entry.through > found.through]
                 following = self._table.keys(
-                    partition, first_key_after(volume, tier, cut), _behind(tier_prefix(volume, tier)), 1
+                    partition,
+                    first_key_after(volume, tier, cut),
+                    _behind(tier_prefix(volume, tier)),
+                    1,
                 )
                 left += [read_record_key(key).through for key in following]
                 yield None

@@ -18,7 +18,9 @@ DEFAULT_KEEP_S: Final[Mapping[str, float]] = {"second": 300.0, "minute": 7200.0,
 """A site that was away for a moment goes on where it was, and doesn't take a whole day again for it."""
 
 
-def kept_once_held_s(tier: int, volume: Mapping[str, float], settings: Mapping[str, float]) -> float:
+def kept_once_held_s(
+    tier: int, volume: Mapping[str, float], settings: Mapping[str, float]
+) -> float:
     """For how long records of a tier below the top are kept when a higher tier holds them.
 
     The volume's word goes before the settings'. A tier is kept at least as long as those below it: it is what proves that
@@ -28,7 +30,9 @@ def kept_once_held_s(tier: int, volume: Mapping[str, float], settings: Mapping[s
     return max(words.get(name, 0.0) for name in TIERS[: tier + 1])
 
 
-def kept_at_all_s(top: int, volume: Mapping[str, float], settings: Mapping[str, float]) -> float | None:
+def kept_at_all_s(
+    top: int, volume: Mapping[str, float], settings: Mapping[str, float]
+) -> float | None:
     """For how long the log is kept; None: for ever. `top`: the highest tier there is."""
     return {**settings, **volume}.get(TIERS[top])
 
@@ -51,7 +55,9 @@ def limit(volume: Volume | None, due: int, overdue: int, reports: Sequence[SiteP
     through = min(due, max(slowest, overdue))
     return Limit(
         through,
-        held_by=tuple(report for report in reports if through < due and needed[id(report)] == slowest),
+        held_by=tuple(
+            report for report in reports if through < due and needed[id(report)] == slowest
+        ),
     )
 
 

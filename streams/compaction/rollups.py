@@ -39,11 +39,16 @@ class Entry:
 
     def is_inside(self, other: Entry) -> bool:
         """Whether `other`, of a higher tier, covers all of it."""
-        return self.tier < other.tier and other.after <= self.after and self.through <= other.through
+        return (
+            self.tier < other.tier and other.after <= self.after and self.through <= other.through
+        )
 
     def keys(self, volume: str) -> list[RecordKey]:
         """The keys of its parts."""
-        return [RecordKey(volume, self.tier, self.after, self.through, number) for number in self.numbers]
+        return [
+            RecordKey(volume, self.tier, self.after, self.through, number)
+            for number in self.numbers
+        ]
 
 
 def entries(keys: Iterable[RecordKey]) -> list[Entry]:
@@ -74,7 +79,9 @@ def chains(sources: Iterable[Source]) -> list[list[Source]]:
     found: list[list[Source]] = []
     reach = size_bytes = 0
     kind: tuple[str, int] | None = None
-    for source in sorted(sources, key=lambda s: (s.first.generation, s.entry.after, -s.entry.through)):
+    for source in sorted(
+        sources, key=lambda s: (s.first.generation, s.entry.after, -s.entry.through)
+    ):
         mine = (source.first.generation, source.first.block_size)
         goes_on = kind == mine and source.entry.after <= reach
         if goes_on and len(found[-1]) < MOST_SOURCES and size_bytes < _SOURCES_BYTES:
@@ -124,7 +131,9 @@ def united(records: Sequence[Iterator[LogRecord]]) -> Iterator[Blocks | None]:
         yield None
     changed, zeroed = BitMap64(), BitMap64()
     while ahead or changed:
-        lowest = min([part.changed.min() for part, _ in ahead] + ([changed.min()] if changed else []))
+        lowest = min(
+            [part.changed.min() for part, _ in ahead] + ([changed.min()] if changed else [])
+        )
         end = (lowest // _STRETCH + 1) * _STRETCH
         while begun := [each for each in ahead if each[0].changed.min() < end]:
             ahead = [each for each in ahead if each[0].changed.min() >= end]
@@ -141,7 +150,11 @@ def united(records: Sequence[Iterator[LogRecord]]) -> Iterator[Blocks | None]:
 
 def _next_of(parts: Iterator[LogRecord]) -> list[tuple[LogRecord, Iterator[LogRecord]]]:
     """The next part that holds a block, and those that follow it."""
-    return [(part, parts) for part in [next((part for part in parts if part.changed), None)] if part is not None]
+    return [
+        (part, parts)
+        for part in [next((part for part in parts if part.changed), None)]
+        if part is not None
+    ]
 
 
 def pieces(stretches: Iterable[Blocks | None], max_bytes: int) -> Iterator[Blocks | None]:
@@ -183,7 +196,9 @@ def _leaves(blocks: Blocks, first: int, width: int, max_bytes: int) -> Iterator[
     yield from _leaves((changed - low, zeroed - low), first + width // 2, width // 2, max_bytes)
 
 
-def is_within(parts: Iterable[Blocks | None], whole: Iterable[Blocks | None]) -> Iterator[bool | None]:
+def is_within(
+    parts: Iterable[Blocks | None], whole: Iterable[Blocks | None]
+) -> Iterator[bool | None]:
     """Whether `whole` holds every block of `parts`, both as `united` gives them: at the end one bool, before it None."""
     held = (stretch for stretch in whole if stretch is not None)
     now = next(held, None)
@@ -208,7 +223,9 @@ class Holders:
             starts, furthest = self._by_tier.setdefault(entry.tier, ([], []))
             starts.append(entry.after)
             # Of those that begin at or before it, the one that reaches furthest.
-            furthest.append(entry if not furthest or entry.through > furthest[-1].through else furthest[-1])
+            furthest.append(
+                entry if not furthest or entry.through > furthest[-1].through else furthest[-1]
+            )
 
     def holder(self, entry: Entry) -> Entry | None:
         """The lowest record above `entry` that covers it; None where there is none."""

@@ -134,7 +134,9 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
     return app
 
 
-def _follow_assignments(app: faust.App, gate: CommitGate, loops: PartitionLoops, roll_ups: RollUps) -> None:
+def _follow_assignments(
+    app: faust.App, gate: CommitGate, loops: PartitionLoops, roll_ups: RollUps
+) -> None:
     def partitions(tps: Iterable[TP]) -> list[int]:
         return [tp.partition for tp in tps if tp.topic == gate.topic]
 
@@ -160,7 +162,12 @@ def _follow_assignments(app: faust.App, gate: CommitGate, loops: PartitionLoops,
 
 
 def _when_recovered(
-    app: faust.App, store: FaustStore, parts: NodeParts, gate: CommitGate, table: LogTable, loops: PartitionLoops
+    app: faust.App,
+    store: FaustStore,
+    parts: NodeParts,
+    gate: CommitGate,
+    table: LogTable,
+    loops: PartitionLoops,
 ) -> None:
     async def begin(partition: int) -> None:
         start = await asyncio.to_thread(parts.start_of, partition)
@@ -174,7 +181,9 @@ def _when_recovered(
         gate.begin(partition, position)
 
     async def recovered() -> None:
-        here = sorted(tp.partition for tp in app.assignor.assigned_actives() if tp.topic == gate.topic)
+        here = sorted(
+            tp.partition for tp in app.assignor.assigned_actives() if tp.topic == gate.topic
+        )
         try:
             # Whoever had a partition before may have described its volumes anew.
             await asyncio.to_thread(parts.catalog.refresh)

@@ -55,13 +55,22 @@ def share(partitions: int, before: Mapping[str, Share], standbys: int) -> dict[s
     return found
 
 
-def _who_stood_by(partition: int, before: Mapping[str, Share], found: Mapping[str, Share]) -> list[str]:
-    return sorted((n for n, mine in before.items() if partition in mine.standby), key=lambda n: len(found[n].active))
+def _who_stood_by(
+    partition: int, before: Mapping[str, Share], found: Mapping[str, Share]
+) -> list[str]:
+    return sorted(
+        (n for n, mine in before.items() if partition in mine.standby),
+        key=lambda n: len(found[n].active),
+    )
 
 
-def _best_standbys(partition: int, before: Mapping[str, Share], found: Mapping[str, Share]) -> list[str]:
+def _best_standbys(
+    partition: int, before: Mapping[str, Share], found: Mapping[str, Share]
+) -> list[str]:
     others = [name for name, mine in found.items() if partition not in mine.active]
-    return sorted(others, key=lambda name: (not _has_table(before[name], partition), len(found[name].standby)))
+    return sorted(
+        others, key=lambda name: (not _has_table(before[name], partition), len(found[name].standby))
+    )
 
 
 def _has_table(before: Share, partition: int) -> bool:
@@ -79,7 +88,9 @@ class EvenAssignor(PartitionAssignor):
 
     def _update_member_urls(self, clients_metadata: MutableMapping[str, Any]) -> None:
         super()._update_member_urls(clients_metadata)
-        self._before = {member: metadata.assignment for member, metadata in clients_metadata.items()}
+        self._before = {
+            member: metadata.assignment for member, metadata in clients_metadata.items()
+        }
 
     def _global_table_standby_assignments(
         self, _chosen: Mapping[str, ClientAssignment], partitions_by_topic: Mapping[str, int]

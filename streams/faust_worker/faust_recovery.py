@@ -67,7 +67,9 @@ class Store(Protocol):
         """All rows, and up to which position of the changelog the table is."""
 
 
-def distrust(position: int | None, origin: str | None, identity: str, first: int, end: int) -> str | None:
+def distrust(
+    position: int | None, origin: str | None, identity: str, first: int, end: int
+) -> str | None:
     """Why a table that is at `position` can't be gone on with; None where it can."""
     if position is None:
         return None
@@ -114,7 +116,9 @@ class Follower:
             await asyncio.sleep(_AGAIN_S)
 
     @asynccontextmanager
-    async def _reading(self, partitions: Sequence[int]) -> AsyncIterator[tuple[dict[int, int], Any, Any]]:
+    async def _reading(
+        self, partitions: Sequence[int]
+    ) -> AsyncIterator[tuple[dict[int, int], Any, Any]]:
         changelog = self._changelog
         # One thread: a reader is never closed while it polls, also where this task is cancelled meanwhile.
         with_thread = ThreadPoolExecutor(1, "mirrorlog-changelog")
@@ -126,7 +130,10 @@ class Follower:
         try:
             identity = await ask(changelog.identity)
             bounds = {partition: await ask(changelog.bounds, partition) for partition in partitions}
-            starts = {partition: self._start(partition, identity, *bounds[partition]) for partition in partitions}
+            starts = {
+                partition: self._start(partition, identity, *bounds[partition])
+                for partition in partitions
+            }
             reader = await ask(changelog.open_reader)
             await ask(reader.assign, changelog.topic, starts)
             taken = reader
@@ -151,7 +158,9 @@ class Follower:
 
     def _make_anew(self, partition: int, origin: str, why: str | None) -> None:
         if why is not None:
-            log.warning("the table of partition %d is read anew from the changelog: %s", partition, why)
+            log.warning(
+                "the table of partition %d is read anew from the changelog: %s", partition, why
+            )
         self._store.begin(partition, origin)
 
     def _check_last(self, message: Message) -> None:
@@ -171,7 +180,9 @@ class Follower:
         for partition, found in by_partition.items():
             self._check_last(found[0])
             rows = [(message.key, message.value) for message in found if message.key is not None]
-            self._store.write(partition, rows, [message.position for message in found if message.key is not None])
+            self._store.write(
+                partition, rows, [message.position for message in found if message.key is not None]
+            )
 
 
 class FollowedTables(TableManager):
@@ -216,11 +227,15 @@ class _Recovery(Recovery):
         app: Any = self.app
         self._stop_standing_by()
         try:
-            await self.tables.follower.catch_up(self._of_tables(app.assignor.assigned_actives()))  # 1
+            await self.tables.follower.catch_up(
+                self._of_tables(app.assignor.assigned_actives())
+            )  # 1
         except Exception as error:  # noqa: BLE001
             self.tables.halt(error)
         if standbys := self._of_tables(app.assignor.assigned_standbys()):
-            self._standing_by = asyncio.create_task(self._stand_by(standbys), name="mirrorlog-standby")
+            self._standing_by = asyncio.create_task(
+                self._stand_by(standbys), name="mirrorlog-standby"
+            )
         await app.on_rebalance_complete.send()  # 2
         self._set_recovery_ended()
         for table in self.tables.values():
@@ -229,7 +244,9 @@ class _Recovery(Recovery):
             return  # another rebalance begins this anew
         assignment = app.consumer.assignment()
         if assignment:
-            await self._wait(app.consumer.perform_seek(), timeout=app.conf.broker_request_timeout)  # 3
+            await self._wait(
+                app.consumer.perform_seek(), timeout=app.conf.broker_request_timeout
+            )  # 3
         app.flow_control.resume()
         commands = {tp for tp in assignment if tp.topic not in self.tables.changelog_topics}
         app.consumer.resume_partitions(commands)  # 4

@@ -29,7 +29,9 @@ class FaustStore:
             "log",
             key_type=bytes,
             value_type=bytes,
-            changelog_topic=app.topic(changelog, key_serializer="raw", value_serializer="raw", compacting=True),
+            changelog_topic=app.topic(
+                changelog, key_serializer="raw", value_serializer="raw", compacting=True
+            ),
             options=dict(options),
         )
 
@@ -39,7 +41,9 @@ class FaustStore:
         value: bytes | None = self.table.data._db_for_partition(partition).get(key)
         return value
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         """The first `most` keys from `start` on and below `end`, in their order.
 
         A list and not an iterator: whoever holds one of RocksDB's keeps Faust from opening the table again.
@@ -47,7 +51,11 @@ class FaustStore:
         rows = self.table.data._db_for_partition(partition).iter()
         rows.seek(start)
         found: list[bytes] = []
-        while rows.valid() and (key := bytes(rows.key())) < end and (most is None or len(found) < most):
+        while (
+            rows.valid()
+            and (key := bytes(rows.key())) < end
+            and (most is None or len(found) < most)
+        ):
             found.append(key)
             rows.next()
         rows.status()  # an error looks like the end until it is asked for
@@ -75,7 +83,11 @@ class FaustStore:
         """All rows in one batch, then the changelog's position: recovery goes on behind it, so it must never be ahead."""
         tp = TP(self._changelog, partition)
         events = [
-            SimpleNamespace(message=SimpleNamespace(tp=tp, partition=partition, offset=position, key=key, value=value))
+            SimpleNamespace(
+                message=SimpleNamespace(
+                    tp=tp, partition=partition, offset=position, key=key, value=value
+                )
+            )
             for (key, value), position in zip(rows, positions, strict=True)
         ]
         self.table.data.apply_changelog_batch(events, to_key=None, to_value=None)

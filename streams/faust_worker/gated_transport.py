@@ -61,7 +61,10 @@ class GatedConsumer(driver.Consumer):
         found, active = await super()._wait_next_records(timeout)
         if found is None:
             return None, active
-        return {tp: [_Together(each)] if tp.topic == self.gate.topic else each for tp, each in found.items()}, active
+        return {
+            tp: [_Together(each)] if tp.topic == self.gate.topic else each
+            for tp, each in found.items()
+        }, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, _Together):

@@ -42,7 +42,9 @@ def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[st
             try:
                 found[target] = convert(value)
             except ValueError as error:
-                raise BadUse(f"{name} can't be '{value[:40]}'", next="Check -X, -F and [kafka].") from error
+                raise BadUse(
+                    f"{name} can't be '{value[:40]}'", next="Check -X, -F and [kafka]."
+                ) from error
     credentials = _credentials(client)
     return found if credentials is None else found | {"broker_credentials": credentials}
 
@@ -64,7 +66,8 @@ def _credentials(client: Mapping[str, str]) -> Any:
         mechanism = client.get("sasl.mechanism", client.get("sasl.mechanisms", ""))
         if mechanism not in _MECHANISMS:
             raise BadUse(
-                f"the node can't speak sasl.mechanism '{mechanism}'", next=f"Use one of {', '.join(_MECHANISMS)}."
+                f"the node can't speak sasl.mechanism '{mechanism}'",
+                next=f"Use one of {', '.join(_MECHANISMS)}.",
             )
         return faust.SASLCredentials(
             username=client.get("sasl.username"),
@@ -72,19 +75,27 @@ def _credentials(client: Mapping[str, str]) -> Any:
             mechanism=mechanism,
             ssl_context=_tls(client) if protocol == "sasl_ssl" else None,
         )
-    raise BadUse(f"security.protocol '{given}' is unknown", next="Use plaintext, ssl, sasl_plaintext or sasl_ssl.")
+    raise BadUse(
+        f"security.protocol '{given}' is unknown",
+        next="Use plaintext, ssl, sasl_plaintext or sasl_ssl.",
+    )
 
 
 def _tls(client: Mapping[str, str]) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem"))
+        context = ssl.create_default_context(
+            cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem")
+        )
         if client.get("ssl.certificate.location"):
             context.load_cert_chain(
-                client["ssl.certificate.location"], client.get("ssl.key.location"), client.get("ssl.key.password")
+                client["ssl.certificate.location"],
+                client.get("ssl.key.location"),
+                client.get("ssl.key.password"),
             )
     except (OSError, ssl.SSLError) as error:
         raise BadUse(
-            f"the TLS settings can't be used: {error}", next="Check ssl.ca.location and the certificate."
+            f"the TLS settings can't be used: {error}",
+            next="Check ssl.ca.location and the certificate.",
         ) from error
     if client.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
         context.check_hostname = False

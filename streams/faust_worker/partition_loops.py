@@ -68,7 +68,9 @@ class _Loop:
 class PartitionLoops:
     """The loops of this worker. `halt` ends the process: an error that escaped would let commands pass unrecorded."""
 
-    def __init__(self, work: Work, backlog: Backlog, pace: Pace, halt: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, work: Work, backlog: Backlog, pace: Pace, halt: Callable[[BaseException], None]
+    ) -> None:
         self._work, self._backlog, self._pace, self._halt = work, backlog, pace, halt
         self._loops: dict[int, _Loop] = {}
 
@@ -80,7 +82,9 @@ class PartitionLoops:
         for partition in mine:
             loop = self._loops.setdefault(partition, _Loop())
             if loop.task is None:
-                loop.task = asyncio.create_task(self._run(partition, loop), name=f"mirrorlog-partition-{partition}")
+                loop.task = asyncio.create_task(
+                    self._run(partition, loop), name=f"mirrorlog-partition-{partition}"
+                )
 
     def put(self, fetched: Fetched) -> None:
         """Hands a fetched batch to its partition's loop. Before that begins the batch waits, and nothing is done with the

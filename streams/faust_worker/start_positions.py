@@ -18,7 +18,9 @@ class Start:
     committed: int | None
 
 
-def plan_beginning(topic: str, partition: int, start: Start, complete_through: int, volumes: Iterable[Volume]) -> int:
+def plan_beginning(
+    topic: str, partition: int, start: Start, complete_through: int, volumes: Iterable[Volume]
+) -> int:
     """The position from which commands are folded: what was committed, or where the log ends if that is before it.
 
     Nothing is committed before the changelog has it. A log that ends before it lost what was acknowledged, or the topic
@@ -32,7 +34,8 @@ def plan_beginning(topic: str, partition: int, start: Start, complete_through: i
     lost = sorted(
         each.volume
         for each in volumes
-        if each.partition == partition and max(each.origin_position, complete_through) + 1 < start.first_kept
+        if each.partition == partition
+        and max(each.origin_position, complete_through) + 1 < start.first_kept
     )
     if lost:
         names = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")

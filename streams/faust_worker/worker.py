@@ -48,7 +48,11 @@ def plan_starts(topic: str, starts: Mapping[int, Start]) -> dict[int, int]:
                 where=where,
                 next="Renew the generation of the partition's volumes, then reset the group.",
             )
-    return {partition: start.first_kept for partition, start in starts.items() if start.committed is None}
+    return {
+        partition: start.first_kept
+        for partition, start in starts.items()
+        if start.committed is None
+    }
 
 
 def _site_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
@@ -60,11 +64,18 @@ def _listen(settings: Settings) -> tuple[Listening | None, str | None]:
     """The node's socket for HTTP, and its address; None where it has none."""
     folder = settings.state_dir / settings.node_name
     folder.mkdir(parents=True, exist_ok=True)
-    found = listen(settings.node_http, settings.node_http_token, settings.node_http_advertised, folder / "http-port")
+    found = listen(
+        settings.node_http,
+        settings.node_http_token,
+        settings.node_http_advertised,
+        folder / "http-port",
+    )
     return found, found.url if found else None
 
 
-def _missed(settings: Settings, admin: KafkaAdmin, partition: int, first: int, end: int) -> str | None:
+def _missed(
+    settings: Settings, admin: KafkaAdmin, partition: int, first: int, end: int
+) -> str | None:
     topic = settings.topics.commands
     if admin.first_position(topic, partition) > first:
         return "were deleted before the node recorded them"
@@ -80,7 +91,9 @@ def _missed(settings: Settings, admin: KafkaAdmin, partition: int, first: int, e
 
 
 def run_node(
-    settings: Settings, ready: Callable[[str | None, Sequence[int]], None], failed: Callable[[BaseException], None]
+    settings: Settings,
+    ready: Callable[[str | None, Sequence[int]], None],
+    failed: Callable[[BaseException], None],
 ) -> NoReturn:
     """Runs until SIGTERM or SIGINT (exit 0), or until something must stop it (`failed` tells, exit by the error).
 
@@ -91,13 +104,23 @@ def run_node(
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     positions = admin.committed_positions(group, topic)
     starts = {
-        partition: Start(*admin.bounds(topic, partition), committed) for partition, committed in positions.items()
+        partition: Start(*admin.bounds(topic, partition), committed)
+        for partition, committed in positions.items()
     }
     if unstarted := plan_starts(topic, starts):
         admin.commit(group, topic, unstarted)
     for name in untranslated(settings.kafka):
-        log.warning("the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't", name)
-    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock(), settings.patience_s)
+        log.warning(
+            "the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't",
+            name,
+        )
+    catalog = Catalog(
+        KafkaReader(settings.kafka_client()),
+        admin,
+        settings.topics,
+        SystemClock(),
+        settings.patience_s,
+    )
     catalog.refresh()
 
     def committed(partition: int) -> int:

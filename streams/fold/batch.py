@@ -52,13 +52,17 @@ class Batch:
         if row in (0, len(self.positions)):
             return [self]
         return [
-            Batch(self.topic, self.partition, self.positions[part], self.keys[part], self.values[part])
+            Batch(
+                self.topic, self.partition, self.positions[part], self.keys[part], self.values[part]
+            )
             for part in (slice(row), slice(row, None))
         ]
 
     def message(self, row: int) -> Message:
         """One event."""
-        return Message(self.topic, self.partition, self.positions[row], self.keys[row], self.values[row])
+        return Message(
+            self.topic, self.partition, self.positions[row], self.keys[row], self.values[row]
+        )
 
 
 def _chained(parts: Iterable[Sequence[Item]]) -> list[Item]:

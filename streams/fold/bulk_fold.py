@@ -85,14 +85,29 @@ def smooth_volumes(
     rows_of = _rows_by_sender(columns)
     for name, numbers in by_volume.items():
         volume = described.get(name)
-        if volume is None or volume.partition != partition or volume.state is not VolumeState.ACTIVE:
+        if (
+            volume is None
+            or volume.partition != partition
+            or volume.state is not VolumeState.ACTIVE
+        ):
             continue
-        if name in heads and heads[name].forks:  # what each site has missed is folded one command at a time
+        if (
+            name in heads and heads[name].forks
+        ):  # what each site has missed is folded one command at a time
             continue
-        if positions[0] <= volume.described_position:  # read again: each is judged by the volume as it was then
+        if (
+            positions[0] <= volume.described_position
+        ):  # read again: each is judged by the volume as it was then
             continue
         rows = np.sort(np.concatenate([rows_of[number] for number in numbers]))
-        way = _way(columns, positions, volume, heads.get(name), [rows_of[number] for number in numbers], rows)
+        way = _way(
+            columns,
+            positions,
+            volume,
+            heads.get(name),
+            [rows_of[number] for number in numbers],
+            rows,
+        )
         if way is not None:
             ways.append(way)
             taken[rows] = True
@@ -124,7 +139,9 @@ def _way(
     except ValueError:
         return None
     size = np.uint64(volume.size_bytes)
-    if not ((extents.offsets <= size) & (extents.lengths <= size - np.minimum(extents.offsets, size))).all():
+    if not (
+        (extents.offsets <= size) & (extents.lengths <= size - np.minimum(extents.offsets, size))
+    ).all():
         return None
     named = rows[columns.extents[rows] > 0]
     numbers = columns.numbers
@@ -133,14 +150,20 @@ def _way(
         extents,
         sessions,
         commands=len(named),
-        hosts=tuple(sorted({columns.senders[each].host for each in set(columns.sender[named].tolist())})),
+        hosts=tuple(
+            sorted({columns.senders[each].host for each in set(columns.sender[named].tolist())})
+        ),
         first_at_us=int(numbers["first_at_us"][named].min()) if len(named) else 0,
         last_at_us=int(numbers["last_at_us"][named].max()) if len(named) else 0,
     )
 
 
 def _sessions(
-    columns: CommandColumns, positions: I64, volume: Volume, head: VolumeHead | None, rows_of_sessions: list[I64]
+    columns: CommandColumns,
+    positions: I64,
+    volume: Volume,
+    head: VolumeHead | None,
+    rows_of_sessions: list[I64],
 ) -> tuple[Spoken, ...] | None:
     """What each session said; None where one isn't simply going on, or two are of one host."""
     known = {each.session: each for each in head.sessions} if head else {}
@@ -152,15 +175,18 @@ def _sessions(
         if (
             sender.generation != volume.generation
             or max(map(len, names)) > _NAME_AT_MOST
-            or any(sender.host == each.head.host or sender.session == each.head.session for each in found)
+            or any(
+                sender.host == each.head.host or sender.session == each.head.session
+                for each in found
+            )
             or sequences[0] < 0
             or (len(sequences) > 1 and not (np.diff(sequences) == 1).all())
         ):
             return None
         first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-        if standing(known, first, int(positions[rows[0]])) != Standing(StatusCode.ACCEPTED) or _replayed(
-            known, sender.session, int(positions[rows[0]])
-        ):
+        if standing(known, first, int(positions[rows[0]])) != Standing(
+            StatusCode.ACCEPTED
+        ) or _replayed(known, sender.session, int(positions[rows[0]])):
             return None
         said = SessionHead(
             session=sender.session,
@@ -172,9 +198,13 @@ def _sessions(
             last_at_us=int(columns.numbers["last_at_us"][rows].max()),
         )
         before = known.get(sender.session)
-        if before is not None and before.closed_position > int(columns.numbers["acknowledged_position"][rows].min()):
+        if before is not None and before.closed_position > int(
+            columns.numbers["acknowledged_position"][rows].min()
+        ):
             return None  # some of them may not know of the close
-        found.append(Spoken(said if before is None else before.merged(said), positions[rows], sequences))
+        found.append(
+            Spoken(said if before is None else before.merged(said), positions[rows], sequences)
+        )
     return tuple(found)
 
 

@@ -116,7 +116,9 @@ def plan_flush(
         packed.extend(each for each in parts if isinstance(each, PackedRecord))
         records.extend(each for each in parts if isinstance(each, LogRecord))
         sessions = heads_after(known, way)
-        new_heads.append(_advance(way.volume, known, last if parts else None, sessions, {}))  # it has no forks
+        new_heads.append(
+            _advance(way.volume, known, last if parts else None, sessions, {})
+        )  # it has no forks
     beats = _beats(answers)
     accepted = Standing(StatusCode.ACCEPTED)
     return FlushPlan(
@@ -131,7 +133,9 @@ def plan_flush(
         forwarded=tuple((a.forward_to, a.message) for a in answers if a.forward_to is not None),
         marks=tuple(marks),
         watermark=Watermark(partition, max(last, complete_through), now_us),
-        statuses=tuple(a.status(now_us, standings.get(a.message.position, accepted)) for a in answers),
+        statuses=tuple(
+            a.status(now_us, standings.get(a.message.position, accepted)) for a in answers
+        ),
         packed=tuple(packed),
         accepted=tuple(each for way in smooth for each in way.accepted(partition, now_us)),
         descriptions=tuple(answer.described for answer in answers if answer.described is not None),
@@ -146,8 +150,12 @@ def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
     if speaks_for_session(command):
         update = session_head(command, answer.message.position, answer.forks.open_sites)
         known = sessions.get(command.session)
-        if known is not None and found.code is StatusCode.DUPLICATE:  # it tells of what was told since, again
-            update = replace(update, open_forks=tuple(sorted({*known.open_forks, *update.open_forks})))
+        if (
+            known is not None and found.code is StatusCode.DUPLICATE
+        ):  # it tells of what was told since, again
+            update = replace(
+                update, open_forks=tuple(sorted({*known.open_forks, *update.open_forks}))
+            )
         sessions[command.session] = update if known is None else known.merged(update)
     return found
 
@@ -180,8 +188,12 @@ def _beats(answers: Sequence[Answer]) -> dict[str, SessionBeat | None]:
         command = answer.command
         if command is None or not speaks_for_all(command):
             continue
-        acknowledged = NOTHING if command.acknowledged_position is None else command.acknowledged_position
-        beat = SessionBeat(command.session, command.host, answer.message.position, acknowledged, command.last_at_us)
+        acknowledged = (
+            NOTHING if command.acknowledged_position is None else command.acknowledged_position
+        )
+        beat = SessionBeat(
+            command.session, command.host, answer.message.position, acknowledged, command.last_at_us
+        )
         found[command.session] = beat if command.kind is CommandKind.HEARTBEAT else None
     return found
 
@@ -207,7 +219,11 @@ def _chain_end(volume: Volume, head: VolumeHead | None) -> int:
 
 
 def _fold(
-    volume: Volume, group: Sequence[Answer], parts: Sequence[ExtentColumns], after: int, through: int
+    volume: Volume,
+    group: Sequence[Answer],
+    parts: Sequence[ExtentColumns],
+    after: int,
+    through: int,
 ) -> LogRecord | None:
     """The record of one volume but for its zeros, `parts` being what each command names; None where that is nothing
     (heartbeats cost no record)."""
@@ -215,7 +231,11 @@ def _fold(
     changed = touched(extents, volume.block_size)
     if not changed:
         return None
-    commands = [answer.command for answer, part in zip(group, parts, strict=True) if answer.command and len(part)]
+    commands = [
+        answer.command
+        for answer, part in zip(group, parts, strict=True)
+        if answer.command and len(part)
+    ]
     return LogRecord(
         volume=volume.volume,
         generation=volume.generation,
@@ -255,11 +275,15 @@ def _fold_missed(
     return records, forks
 
 
-def _forks_before(volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int) -> dict[str, ForkHead]:
+def _forks_before(
+    volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int
+) -> dict[str, ForkHead]:
     """The sites that are known or named, the first MOST_FORKS of them: the others copy what the volume's log says."""
     forks = dict(head.forks) if head else {}
     if head and head.generation != volume.generation:
-        forks = {site: replace(each, through=_chain_end(volume, head)) for site, each in forks.items()}
+        forks = {
+            site: replace(each, through=_chain_end(volume, head)) for site, each in forks.items()
+        }
     for site in (site for answer in group for site in answer.forks.missed):
         if site not in forks and len(forks) < MOST_FORKS:
             forks[site] = ForkHead(after, after)
@@ -273,10 +297,14 @@ def _zeroed(group: Sequence[Answer]) -> BitMap64:
         assert answer.volume is not None
         by_size[answer.volume.size_bytes].append(answer.extents)
     block_size = _newest(group).block_size
-    return union(zeroed(concatenate(parts), block_size, size_bytes) for size_bytes, parts in by_size.items())
+    return union(
+        zeroed(concatenate(parts), block_size, size_bytes) for size_bytes, parts in by_size.items()
+    )
 
 
-def _fold_smooth(way: Smooth, after: int, through: int, max_bytes: int) -> Sequence[PackedRecord | LogRecord]:
+def _fold_smooth(
+    way: Smooth, after: int, through: int, max_bytes: int
+) -> Sequence[PackedRecord | LogRecord]:
     """The parts of a smooth volume's record; none where its commands held no extent."""
     volume, extents = way.volume, way.extents
     blocks = blocks_of(extents, volume.block_size)
@@ -299,7 +327,9 @@ def _fold_smooth(way: Smooth, after: int, through: int, max_bytes: int) -> Seque
     )
     zeros = zeroed(extents, volume.block_size, volume.size_bytes)
     if blocks is None:
-        return split(replace(header, changed=touched(extents, volume.block_size), zeroed=zeros), max_bytes)
+        return split(
+            replace(header, changed=touched(extents, volume.block_size), zeroed=zeros), max_bytes
+        )
     return pack_record(header, blocks, zeros, max_bytes) if len(blocks) else ()
 
 
@@ -307,9 +337,13 @@ def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:
     """All extents in one set of columns."""
     kinds = None
     if any(part.kinds is not None for part in parts):
-        kinds = np.concatenate([np.zeros(len(p), np.uint8) if p.kinds is None else p.kinds for p in parts])
+        kinds = np.concatenate(
+            [np.zeros(len(p), np.uint8) if p.kinds is None else p.kinds for p in parts]
+        )
     return ExtentColumns(
-        np.concatenate([part.offsets for part in parts]), np.concatenate([part.lengths for part in parts]), kinds
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        kinds,
     )
 
 
@@ -324,7 +358,9 @@ def _advance(
     base = _chain_end(volume, head)
     through = base if record_through is None else max(base, record_through)
     kept = _worth_keeping(list(sessions.values()))
-    return VolumeHead(volume.volume, volume.generation, through, kept, volume.described_position, forks)
+    return VolumeHead(
+        volume.volume, volume.generation, through, kept, volume.described_position, forks
+    )
 
 
 def _worth_keeping(sessions: Sequence[SessionHead]) -> tuple[SessionHead, ...]:
@@ -343,7 +379,9 @@ def split(record: LogRecord, max_bytes: int) -> list[LogRecord]:
     ]
 
 
-def _pieces(changed: BitMap64, zero: BitMap64, max_bytes: int) -> Iterator[tuple[BitMap64, BitMap64]]:
+def _pieces(
+    changed: BitMap64, zero: BitMap64, max_bytes: int
+) -> Iterator[tuple[BitMap64, BitMap64]]:
     if len(changed) < 2 or len(pack(changed)) + len(pack(zero)) <= max_bytes:
         yield changed, zero
         return

@@ -71,7 +71,13 @@ class Node:
         record_max_bytes: int,
         upkeep: Upkeep,
     ) -> None:
-        self._log, self._gate, self._catalog, self._committed, self._missed = log, gate, catalog, committed, missed
+        self._log, self._gate, self._catalog, self._committed, self._missed = (
+            log,
+            gate,
+            catalog,
+            committed,
+            missed,
+        )
         self._clock, self._record_max_bytes, self._upkeep = clock, record_max_bytes, upkeep
 
     async def record(self, batch: Batch) -> None:
@@ -94,12 +100,23 @@ class Node:
     async def _plan(self, batch: Batch) -> FlushPlan:
         """What is plain is folded a volume at a time; everything else is answered one command at a time."""
         partition, columns = batch.partition, decode_columns(batch.values)
-        odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
-        spoken_of = {command.volume for command in odd.values() if isinstance(command, TrackingCommand)}
-        heads = self._log.heads(partition, sorted(spoken_of | {sender.volume for sender in columns.senders}))
+        odd = {
+            row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()
+        }
+        spoken_of = {
+            command.volume for command in odd.values() if isinstance(command, TrackingCommand)
+        }
+        heads = self._log.heads(
+            partition, sorted(spoken_of | {sender.volume for sender in columns.senders})
+        )
         positions = np.array(batch.positions, np.int64)
-        smooth, taken = smooth_volumes(columns, positions, partition, self._catalog, heads, spoken_of)
-        odd |= {row: read_command(batch.message(row)) for row in np.flatnonzero(columns.plain & ~taken).tolist()}
+        smooth, taken = smooth_volumes(
+            columns, positions, partition, self._catalog, heads, spoken_of
+        )
+        odd |= {
+            row: read_command(batch.message(row))
+            for row in np.flatnonzero(columns.plain & ~taken).tolist()
+        }
         answers = await self._answers([(batch.message(row), odd[row]) for row in sorted(odd)])
         return plan_flush(
             Span(partition, batch.positions[0], batch.positions[-1]),
@@ -117,7 +134,9 @@ class Node:
         if positions[0] <= expected and positions[-1] - positions[0] == len(positions) - 1:
             return
         for position in positions:
-            if position > expected and (why := await asyncio.to_thread(self._missed, partition, expected, position)):
+            if position > expected and (
+                why := await asyncio.to_thread(self._missed, partition, expected, position)
+            ):
                 raise OutOfRetention(
                     f"commands at positions {expected} to {position - 1} {why}",
                     where=f"topic {self._gate.topic}, partition {partition}",
@@ -125,8 +144,13 @@ class Node:
                 )
             expected = max(expected, position + 1)
 
-    async def _answers(self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]) -> list[Answer]:
-        if any(check(message, command, self._described(command)).by_description for message, command in commands):
+    async def _answers(
+        self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]
+    ) -> list[Answer]:
+        if any(
+            check(message, command, self._described(command)).by_description
+            for message, command in commands
+        ):
             # A volume is described before its first command is sent: reading to the topic's end settles it.
             await asyncio.to_thread(self._catalog.refresh)
         answers = []

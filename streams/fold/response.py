@@ -91,7 +91,9 @@ class Answer:
 def read_command(message: Message) -> TrackingCommand | Refusal:
     """The command in an event's bytes."""
     if message.value is None:
-        return Refusal(RejectReason.UNDECODABLE, "the event has no value: tombstones aren't tracking commands")
+        return Refusal(
+            RejectReason.UNDECODABLE, "the event has no value: tombstones aren't tracking commands"
+        )
     try:
         command = decode(message.value, TrackingCommand)
     except BadInput as error:
@@ -113,11 +115,11 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
         return Answer(message, command, None)
     if volume is None:
         text = f"there is no volume '{command.volume}'. Create it first."
-        return Answer(message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text), by_description=True)
-    if volume.partition != message.partition:
-        remark = (
-            f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
+        return Answer(
+            message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text), by_description=True
         )
+    if volume.partition != message.partition:
+        remark = f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
         return Answer(message, command, None, remark=remark, forward_to=volume.partition)
     change = transition(volume, command, message.position)
     volume = change.volume.as_of(message.position)
@@ -125,7 +127,9 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     found = extract(said.extents, volume)
     taken = found.extents
     if command.kind not in (CommandKind.WRITES, CommandKind.RAW):
-        taken = ExtentColumns(taken.offsets, taken.lengths)  # what may differ isn't known to be zero
+        taken = ExtentColumns(
+            taken.offsets, taken.lengths
+        )  # what may differ isn't known to be zero
     refusal = change.refusal
     if refusal is None and said.malformed:
         refusal = Refusal(RejectReason.MALFORMED_COMMAND, f"{said.malformed}; the rest is recorded")
@@ -147,7 +151,8 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
         taken,
         forks,
         "; ".join(remarks),
-        by_description=found.objection is not None or (refusal is not None and command.kind in DESCRIBING),
+        by_description=found.objection is not None
+        or (refusal is not None and command.kind in DESCRIBING),
         described=change.volume if change.volume.described_position == message.position else None,
     )
 

@@ -30,7 +30,9 @@ class Standing:
     missing: int = 0
 
 
-def standing(sessions: Mapping[str, SessionHead], command: TrackingCommand, position: int) -> Standing:
+def standing(
+    sessions: Mapping[str, SessionHead], command: TrackingCommand, position: int
+) -> Standing:
     """The standing of a command at `position`, `sessions` being those of its volume before it."""
     mine = sessions.get(command.session)
     known_through = max(mine.last_position, mine.closed_position) if mine else NOTHING
@@ -40,7 +42,10 @@ def standing(sessions: Mapping[str, SessionHead], command: TrackingCommand, posi
     if reason := _stale(sessions, mine, command):
         return Standing(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     if command.sequence <= last_sequence:
-        return Standing(StatusCode.DUPLICATE, f"recorded already, or its sequence {command.sequence} was used twice")
+        return Standing(
+            StatusCode.DUPLICATE,
+            f"recorded already, or its sequence {command.sequence} was used twice",
+        )
     missing = command.sequence - last_sequence - 1
     if missing:
         text = (
@@ -51,11 +56,17 @@ def standing(sessions: Mapping[str, SessionHead], command: TrackingCommand, posi
     return Standing(StatusCode.ACCEPTED)
 
 
-def _stale(sessions: Mapping[str, SessionHead], mine: SessionHead | None, command: TrackingCommand) -> str:
+def _stale(
+    sessions: Mapping[str, SessionHead], mine: SessionHead | None, command: TrackingCommand
+) -> str:
     if mine is None:
         return ""
     knew = NOTHING if command.acknowledged_position is None else command.acknowledged_position
     if mine.closed_position > knew:
         return f"its session was closed at position {mine.closed_position}"
-    later = [s for s in sessions.values() if s.host == command.host and s.opened_position > mine.opened_position]
+    later = [
+        s
+        for s in sessions.values()
+        if s.host == command.host and s.opened_position > mine.opened_position
+    ]
     return f"session {later[0].session} of the same host began later" if later else ""

@@ -11,7 +11,15 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import NOTHING, VolumeHead, Watermark, beat_key, head_key, record_key, watermark_key
+from mirrorlog.tracking_log.records import (
+    NOTHING,
+    VolumeHead,
+    Watermark,
+    beat_key,
+    head_key,
+    record_key,
+    watermark_key,
+)
 
 Row: TypeAlias = tuple[bytes, bytes | None]
 """Key and value of the table; None removes the key."""
@@ -25,7 +33,9 @@ class LocalStore(Protocol):
     def get(self, partition: int, key: bytes) -> bytes | None:
         """The row's value."""
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         """The first `most` keys from `start` on and below `end`, in their order."""
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
@@ -42,7 +52,11 @@ class LogTable:
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """The heads of those volumes that have one."""
         found = {volume: self._store.get(partition, head_key(volume)) for volume in volumes}
-        return {volume: decode(value, VolumeHead) for volume, value in found.items() if value is not None}
+        return {
+            volume: decode(value, VolumeHead)
+            for volume, value in found.items()
+            if value is not None
+        }
 
     def complete_through(self, partition: int) -> int:
         """Up to which position the partition's log is complete."""
@@ -53,7 +67,9 @@ class LogTable:
         """A row's value."""
         return self._store.get(partition, key)
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         """The first `most` keys from `start` on and below `end`, in their order."""
         return self._store.keys(partition, start, end, most)
 
@@ -65,7 +81,9 @@ class LogTable:
         """Rows that no flush wrote: acknowledged by the changelog, then in the local store. One call at a time, and none
         beside a flush of the partition: the store tells its place in the changelog by the last one."""
         if rows:
-            positions = await self._send([Outgoing(self._topics.changelog, partition, *row) for row in rows])
+            positions = await self._send(
+                [Outgoing(self._topics.changelog, partition, *row) for row in rows]
+            )
             self._store.write(partition, rows, positions)
 
     async def repeat_watermark(self, partition: int) -> None:
@@ -91,23 +109,44 @@ class LogTable:
         ChangelogRefused where a message isn't acknowledged; nothing behind that step has happened then.
         """
         partition, topics = plan.partition, self._topics
-        aside = [Outgoing(topics.quarantine, 0, each.key, encode(each)) for each in plan.quarantined]
-        aside += [Outgoing(topics.commands, to, message.key, message.value) for to, message in plan.forwarded]
-        aside += [Outgoing(topics.commands, partition, each.volume.encode(), encode(each)) for each in plan.marks]
-        aside += [Outgoing(topics.volumes, 0, each.volume.encode(), encode(each)) for each in plan.descriptions]
+        aside = [
+            Outgoing(topics.quarantine, 0, each.key, encode(each)) for each in plan.quarantined
+        ]
+        aside += [
+            Outgoing(topics.commands, to, message.key, message.value)
+            for to, message in plan.forwarded
+        ]
+        aside += [
+            Outgoing(topics.commands, partition, each.volume.encode(), encode(each))
+            for each in plan.marks
+        ]
+        aside += [
+            Outgoing(topics.volumes, 0, each.volume.encode(), encode(each))
+            for each in plan.descriptions
+        ]
         await self._send(aside)  # 1
         rows = changelog_rows(plan)
-        positions = await self._send([Outgoing(topics.changelog, partition, *row) for row in rows])  # 2
+        positions = await self._send(
+            [Outgoing(topics.changelog, partition, *row) for row in rows]
+        )  # 2
         mark = (watermark_key(partition), encode(plan.watermark))
         positions += await self._send([Outgoing(topics.changelog, partition, *mark)])  # 3
         self._store.write(partition, [*rows, mark], positions)  # 4
         for record in (*plan.records, *(packed.header for packed in plan.packed)):
             self._flushed[partition].setdefault(record.volume, record.after)
         replies = [
-            Outgoing(topics.status, partition, status.volume.encode() if status.volume else None, encode(status))
+            Outgoing(
+                topics.status,
+                partition,
+                status.volume.encode() if status.volume else None,
+                encode(status),
+            )
             for status in plan.statuses
         ]
-        replies += [Outgoing(topics.status, partition, each.volume.encode(), encode(each)) for each in plan.accepted]
+        replies += [
+            Outgoing(topics.status, partition, each.volume.encode(), encode(each))
+            for each in plan.accepted
+        ]
         await self._send(replies)  # 5
         self._gate.durable(partition, plan.last)  # 6
 

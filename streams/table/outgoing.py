@@ -28,7 +28,13 @@ class Sends(Protocol):
     """The part of Faust's producer that is used."""
 
     async def send(
-        self, topic: str, key: bytes | None, value: bytes | None, partition: int | None, timestamp: None, headers: None
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: None,
+        headers: None,
     ) -> Awaitable[Any]:
         """Queues a message; the awaitable gives its offset, or raises, once the broker has answered."""
 
@@ -36,7 +42,9 @@ class Sends(Protocol):
 def _worth_retrying(error: Exception) -> bool:
     """A broker that is away, electing or slow; a refusal (too large, no right, …) stays a refusal."""
     cause = error.__cause__ if isinstance(error, ProducerSendError) else error
-    return isinstance(cause, KafkaTimeoutError) or (isinstance(cause, KafkaError) and bool(cause.retriable))
+    return isinstance(cause, KafkaTimeoutError) or (
+        isinstance(cause, KafkaError) and bool(cause.retriable)
+    )
 
 
 async def send_all(producer: Sends, messages: Sequence[Outgoing], hold_back_s: float) -> list[int]:

@@ -116,7 +116,9 @@ class Claims:
 
     def drop(self, key: RecordKey) -> None:
         """The log dropped it."""
-        if (whole := self._found.get(_Span(key.volume, key.after, key.through, key.tier))) is not None:
+        if (
+            whole := self._found.get(_Span(key.volume, key.after, key.through, key.tier))
+        ) is not None:
             whole.parts.pop(key.part, None)
 
     def by_volume(self, through: int) -> dict[str, deque[_Open]]:
@@ -164,7 +166,9 @@ def compare(
             _open(waiting.get(log), open_records[log], message.position)
             if blocks and not open_records[log] and sites.is_due(log):
                 what = "no record covers the command"
-                yield Difference(log, where, 0, message.position - 1, message.position, blocks, BitMap64(), what)
+                yield Difference(
+                    log, where, 0, message.position - 1, message.position, blocks, BitMap64(), what
+                )
             for each in open_records[log]:
                 each.folded |= blocks
                 each.folded_zeroed |= zeros
@@ -202,7 +206,11 @@ def _folded(volume: str, answer: Answer, sites: _Sites) -> Iterator[tuple[str, B
     """What a command says to each log of its volume: name, changed, zeroed."""
     assert answer.volume is not None
     block_size, size_bytes = answer.volume.block_size, answer.volume.size_bytes
-    yield volume, touched(answer.extents, block_size), zeroed(answer.extents, block_size, size_bytes)
+    yield (
+        volume,
+        touched(answer.extents, block_size),
+        zeroed(answer.extents, block_size, size_bytes),
+    )
     for site in sites.of(volume):
         yield missed_log(volume, site), touched(answer.missed_by(site), block_size), BitMap64()
 
@@ -239,5 +247,12 @@ class _Judge:
             found = union(r.changed if what == "changed" else r.zeroed for r in again)
             missing, surplus = folded - found, found - folded
         return Difference(
-            span.volume, self.where, span.tier, span.after, span.through, missing, surplus, f"'{what}' differs"
+            span.volume,
+            self.where,
+            span.tier,
+            span.after,
+            span.through,
+            missing,
+            surplus,
+            f"'{what}' differs",
         )

@@ -61,7 +61,9 @@ def kafka_desk(settings: Settings, clock: Clock, patience_s: float) -> Desk:
     client = settings.kafka_client()
     admin = KafkaAdmin(client, patience_s)
     try:
-        catalog = Catalog(KafkaReader(client, patience_s), admin, settings.topics, clock, patience_s)
+        catalog = Catalog(
+            KafkaReader(client, patience_s), admin, settings.topics, clock, patience_s
+        )
     except MirrorlogError:
         admin.close()
         raise

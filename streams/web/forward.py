@@ -44,11 +44,16 @@ class Forwarder:
 
     async def __aenter__(self) -> Self:
         timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._silence_s)
-        self._session = ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=DummyCookieJar())
+        self._session = ClientSession(
+            timeout=timeout, auto_decompress=False, cookie_jar=DummyCookieJar()
+        )
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._session is not None
         await self._session.close()
@@ -57,7 +62,9 @@ class Forwarder:
         """The answer of the worker at `owner`, as it comes."""
         assert self._session is not None
         if self._at_once >= _AT_ONCE:
-            raise NodeUnavailable(f"{_AT_ONCE} requests are being passed on", next="Ask again in a moment.")
+            raise NodeUnavailable(
+                f"{_AT_ONCE} requests are being passed on", next="Ask again in a moment."
+            )
         headers = {FORWARDED_HEADER: "1"}
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]

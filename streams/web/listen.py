@@ -35,7 +35,9 @@ def member_name(node_name: str, listening: Listening | None) -> str:
     return f"{node_name}-{zlib.crc32(listening.url.encode()):08x}" if listening else node_name
 
 
-def listen(address: str, token: str, advertised: str = "", remembered: Path | None = None) -> Listening | None:
+def listen(
+    address: str, token: str, advertised: str = "", remembered: Path | None = None
+) -> Listening | None:
     """Binds `HOST:PORT` (port 0: a free one, the remembered one if it is still free); None where the address is `off`.
 
     advertised: the address to tell the group and people, where the bound one means nothing to them.
@@ -44,15 +46,23 @@ def listen(address: str, token: str, advertised: str = "", remembered: Path | No
     if address == "off":
         return None
     if advertised and not advertised.startswith(("http://", "https://")):
-        raise _bad(f"'{advertised[:60]}' is no address to advertise", "Write node_http_advertised as http://HOST:PORT.")
+        raise _bad(
+            f"'{advertised[:60]}' is no address to advertise",
+            "Write node_http_advertised as http://HOST:PORT.",
+        )
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match.group(3)) > 65535:
         raise _bad(f"'{address[:60]}' is no address to listen at")
     host, port = match.group(1) or match.group(2), int(match.group(3))
     try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         if not ipaddress.ip_address(place[0]).is_loopback and not token:
-            raise _bad(f"{address} can be reached from other machines, and no token is set", "Set node_http_token.")
+            raise _bad(
+                f"{address} can be reached from other machines, and no token is set",
+                "Set node_http_token.",
+            )
         bound = _bind(family, str(place[0]), port, None if port else remembered)
     except OSError as error:
         raise _bad(f"the node can't listen at {address}: {error.strerror or error}") from error
@@ -60,11 +70,15 @@ def listen(address: str, token: str, advertised: str = "", remembered: Path | No
     return Listening(bound, advertised.rstrip("/") or _url(bound))
 
 
-def _bind(family: socket.AddressFamily, host: str, port: int, remembered: Path | None) -> socket.socket:
+def _bind(
+    family: socket.AddressFamily, host: str, port: int, remembered: Path | None
+) -> socket.socket:
     if remembered is None:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     with suppress(OSError, ValueError, OverflowError):  # no port is remembered, or it is taken
-        return socket.create_server((host, int(remembered.read_text("ascii"))), family=family, backlog=_BACKLOG)
+        return socket.create_server(
+            (host, int(remembered.read_text("ascii"))), family=family, backlog=_BACKLOG
+        )
     bound = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
     with suppress(OSError):  # a hint: without it the next start takes as long as a session
         remembered.write_text(str(bound.getsockname()[1]), "ascii")
@@ -73,7 +87,13 @@ def _bind(family: socket.AddressFamily, host: str, port: int, remembered: Path |
 
 def _url(bound: socket.socket) -> str:
     found = ipaddress.ip_address(bound.getsockname()[0])
-    name = socket.getfqdn() if found.is_unspecified else f"[{found}]" if found.version == 6 else str(found)
+    name = (
+        socket.getfqdn()
+        if found.is_unspecified
+        else f"[{found}]"
+        if found.version == 6
+        else str(found)
+    )
     return f"http://{name}:{bound.getsockname()[1]}"
 
 

@@ -50,10 +50,21 @@ def _volumes() -> Schema:
         "summary": "The volumes of all partitions, and which worker answers for each",
         "security": [{"token": []}, {}],
         "parameters": [
-            _parameter("after", _text(), "The page begins with the volume after that name: `next` of the page before."),
-            _parameter("limit", _integer(1, PAGE_AT_MOST), f"Volumes on a page; {PAGE_AT_MOST} unless given."),
+            _parameter(
+                "after",
+                _text(),
+                "The page begins with the volume after that name: `next` of the page before.",
+            ),
+            _parameter(
+                "limit",
+                _integer(1, PAGE_AT_MOST),
+                f"Volumes on a page; {PAGE_AT_MOST} unless given.",
+            ),
         ],
-        "responses": {"200": _answer("A page of volumes, by name.", "Volumes"), **_errors(400, 401, 503)},
+        "responses": {
+            "200": _answer("A page of volumes, by name.", "Volumes"),
+            **_errors(400, 401, 503),
+        },
     }
 
 
@@ -70,21 +81,50 @@ def _changed() -> Schema:
         ),
         "security": [{"token": []}, {}],
         "parameters": [
-            {"name": "volume", "in": "path", "required": True, "schema": _text(), "description": "Its name."},
+            {
+                "name": "volume",
+                "in": "path",
+                "required": True,
+                "schema": _text(),
+                "description": "Its name.",
+            },
             _parameter("since", _text("origin"), f"{_POINT}."),
-            _parameter("until", _text("now"), "As `since`. `now` is where the volume's commands end."),
-            _parameter("format", {"enum": list(FORMATS), "default": "json"}, "As `mirrorlog changed --format`."),
-            _parameter("offset", _text("0"), "The byte that the listing begins with; takes units (`1GiB`)."),
-            _parameter("limit", _integer(0, PAGE_AT_MOST), "Entries on a page; 0: no pages, everything is streamed."),
-            _parameter("wait", _text("30s"), "How long to wait for the log to be complete through `until`."),
+            _parameter(
+                "until", _text("now"), "As `since`. `now` is where the volume's commands end."
+            ),
+            _parameter(
+                "format",
+                {"enum": list(FORMATS), "default": "json"},
+                "As `mirrorlog changed --format`.",
+            ),
+            _parameter(
+                "offset", _text("0"), "The byte that the listing begins with; takes units (`1GiB`)."
+            ),
+            _parameter(
+                "limit",
+                _integer(0, PAGE_AT_MOST),
+                "Entries on a page; 0: no pages, everything is streamed.",
+            ),
+            _parameter(
+                "wait", _text("30s"), "How long to wait for the log to be complete through `until`."
+            ),
         ],
         "responses": {
             "200": {
                 "description": "The blocks.",
                 "headers": {
-                    SINCE_HEADER: {"schema": _integer(-1), "description": "Of a stream: the position of `since`."},
-                    UNTIL_HEADER: {"schema": _integer(-1), "description": "Of a stream: the position of `until`."},
-                    "Link": {"schema": _text(), "description": 'Of a page: the next one (`rel="next"`).'},
+                    SINCE_HEADER: {
+                        "schema": _integer(-1),
+                        "description": "Of a stream: the position of `since`.",
+                    },
+                    UNTIL_HEADER: {
+                        "schema": _integer(-1),
+                        "description": "Of a stream: the position of `until`.",
+                    },
+                    "Link": {
+                        "schema": _text(),
+                        "description": 'Of a page: the next one (`rel="next"`).',
+                    },
                 },
                 "content": {
                     "application/json": {"schema": {"$ref": "#/components/schemas/Page"}},
@@ -102,7 +142,10 @@ def _health() -> Schema:
     return {
         "operationId": "health",
         "summary": summary,
-        "responses": {"200": _answer("It does.", "Health"), "503": _answer("It doesn't.", "Health")},
+        "responses": {
+            "200": _answer("It does.", "Health"),
+            "503": _answer("It doesn't.", "Health"),
+        },
     }
 
 
@@ -139,9 +182,13 @@ def _or_null(kind: str) -> Schema:
     return {"type": [kind, "null"]}
 
 
-_ERROR: Final = _object(message_type={"const": "error"}, code=_text(), what=_text(), where=_text(), next=_text())
+_ERROR: Final = _object(
+    message_type={"const": "error"}, code=_text(), what=_text(), where=_text(), next=_text()
+)
 _HEALTH: Final = _object(
-    schema_version={"const": 1}, status={"enum": ["ok", "recovering"]}, partitions=_array(_integer(0))
+    schema_version={"const": 1},
+    status={"enum": ["ok", "recovering"]},
+    partitions=_array(_integer(0)),
 )
 _PAGE: Final = _object(
     schema_version={"const": 1},
@@ -159,7 +206,10 @@ _PAGE: Final = _object(
     format={"enum": list(JSON_FORMATS)},
     offset=_integer(0),
     listing={"description": "An array of the format's entries; of `ebs` its object."},
-    next={"type": ["integer", "null"], "description": "The byte that the next page begins with; null on the last."},
+    next={
+        "type": ["integer", "null"],
+        "description": "The byte that the next page begins with; null on the last.",
+    },
 )
 _VOLUMES: Final = _object(
     schema_version={"const": 1},
@@ -173,7 +223,10 @@ _VOLUMES: Final = _object(
             partition=_integer(0),
             origin_position=_integer(-1),
             created_at=_or_null("string"),
-            worker={"type": ["string", "null"], "description": "Its address; null where none answers at the moment."},
+            worker={
+                "type": ["string", "null"],
+                "description": "Its address; null where none answers at the moment.",
+            },
         )
     ),
     next={"type": ["string", "null"], "description": "`after` of the next page; null on the last."},

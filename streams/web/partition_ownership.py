@@ -44,7 +44,11 @@ class Serving:
 
     def owners(self) -> dict[int, str]:
         """By partition, the address of the worker that has it, as the group knows it; without those that don't listen."""
-        return {number: url for number, url in self._owners().items() if url.startswith(("http://", "https://"))}
+        return {
+            number: url
+            for number, url in self._owners().items()
+            if url.startswith(("http://", "https://"))
+        }
 
     def term(self, partition: int) -> Callable[[], None] | None:
         """A check that raises NodeUnavailable once the partition may have moved; None where it isn't answered here."""

@@ -38,14 +38,19 @@ def read_question(query: MultiMapping[str], now_us: int, wait_at_most_s: float) 
     check_format(name, FORMATS)
     limit = _number(given, "limit", PAGE_AT_MOST if name in JSON_FORMATS else 0)
     if limit and name not in JSON_FORMATS:
-        raise BadUse(f"format '{name}' doesn't come in pages", next=f"Leave limit out; {', '.join(JSON_FORMATS)} do.")
+        raise BadUse(
+            f"format '{name}' doesn't come in pages",
+            next=f"Leave limit out; {', '.join(JSON_FORMATS)} do.",
+        )
     return Question(
         since=parse_point(given.get("since", "origin"), now_us),
         until=parse_point(given.get("until", "now"), now_us),
         format=name,
         offset=parse_size(given.get("offset", "0")),
         limit=limit,
-        wait_s=min(parse_duration_s(given["wait"]), wait_at_most_s) if "wait" in given else wait_at_most_s,
+        wait_s=min(parse_duration_s(given["wait"]), wait_at_most_s)
+        if "wait" in given
+        else wait_at_most_s,
     )
 
 
@@ -61,7 +66,9 @@ def read_volumes_page(query: MultiMapping[str]) -> tuple[str, int]:
 def _once(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
     for name in query:
         if name not in known:
-            raise BadUse(f"there is no parameter '{name[:40]}'", next=f"There are {', '.join(known)}.")
+            raise BadUse(
+                f"there is no parameter '{name[:40]}'", next=f"There are {', '.join(known)}."
+            )
         if len(query.getall(name)) > 1:
             raise BadUse(f"parameter '{name}' is given more than once")
     return dict(query)
@@ -70,5 +77,8 @@ def _once(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
 def _number(given: dict[str, str], name: str, default: int) -> int:
     text = given.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= PAGE_AT_MOST):
-        raise BadUse(f"{name} can't be '{text[:40]}'", next=f"Write 1 to {PAGE_AT_MOST}, or 0 for all at once.")
+        raise BadUse(
+            f"{name} can't be '{text[:40]}'",
+            next=f"Write 1 to {PAGE_AT_MOST}, or 0 for all at once.",
+        )
     return int(text)

@@ -65,7 +65,9 @@ class WebParts:
 def build_web(parts: WebParts) -> web.Application:
     """The application, not listening yet."""
     pages = _Pages(parts)
-    app = web.Application(middlewares=[_told_as_json, _allowed(parts.token)], client_max_size=1 << 10)
+    app = web.Application(
+        middlewares=[_told_as_json, _allowed(parts.token)], client_max_size=1 << 10
+    )
     for path, handler in {
         "/healthz": pages.health,
         "/openapi.json": pages.openapi,
@@ -106,7 +108,9 @@ class _Pages:
         """The same for people; the page asks nobody but this node."""
         page_html = files("mirrorlog.streams.web").joinpath("docs.html").read_text("utf-8")
         policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-        return web.Response(text=page_html, content_type="text/html", headers={"Content-Security-Policy": policy})
+        return web.Response(
+            text=page_html, content_type="text/html", headers={"Content-Security-Policy": policy}
+        )
 
     async def volumes(self, request: web.Request) -> web.Response:
         """The volumes of all partitions, by name."""
@@ -119,7 +123,9 @@ class _Pages:
     def _listed(self, after: str, most: int, workers: Mapping[int, str]) -> bytes:
         with self._parts.desks.desk() as desk:
             desk.catalog.refresh()
-            found = [desk.catalog[name] for name in sorted(desk.catalog) if name > after][: most + 1]
+            found = [desk.catalog[name] for name in sorted(desk.catalog) if name > after][
+                : most + 1
+            ]
         following = found[most - 1].volume if len(found) > most else None
         entries = [_described(volume, workers.get(volume.partition)) for volume in found[:most]]
         return _encoded({"schema_version": 1, "volumes": entries, "next": following})
@@ -133,7 +139,9 @@ class _Pages:
             if in_term := parts.serving.term(volume.partition):
                 answer = self._answers.find(volume, question.since, question.until)
                 if answer is None:
-                    answer = await place.run(partial(self._ask, volume.volume, question, place, in_term))
+                    answer = await place.run(
+                        partial(self._ask, volume.volume, question, place, in_term)
+                    )
                 return await self._tell(request, question, answer, place)
         owner = parts.serving.owners().get(volume.partition)
         if owner in (None, parts.own_url) or FORWARDED_HEADER in request.headers:
@@ -150,10 +158,14 @@ class _Pages:
             desk.catalog.refresh()
             volume = desk.catalog.get(name)
         if volume is None:
-            raise UnknownVolume(f"there is no volume '{name[:220]}'", next="GET /v1/volumes shows those there are.")
+            raise UnknownVolume(
+                f"there is no volume '{name[:220]}'", next="GET /v1/volumes shows those there are."
+            )
         return volume
 
-    def _ask(self, name: str, question: Question, place: Place, in_term: Callable[[], None]) -> ChangedBlocks:
+    def _ask(
+        self, name: str, question: Question, place: Place, in_term: Callable[[], None]
+    ) -> ChangedBlocks:
         """In a thread: the answer is proved as on the command line, and given up where the partition moves."""
 
         def go_on() -> None:
@@ -163,7 +175,9 @@ class _Pages:
         parts = self._parts
         logs = TableLogs(parts.open_view, parts.clock, go_on, place.pause)
         with parts.desks.desk() as desk:
-            ports = QueryPorts(desk.open_reader, desk.admin, desk.catalog, parts.topics, parts.clock, logs, go_on)
+            ports = QueryPorts(
+                desk.open_reader, desk.admin, desk.catalog, parts.topics, parts.clock, logs, go_on
+            )
             return changed_blocks(name, question.since, question.until, ports, question.wait_s)
 
     async def _tell(
@@ -176,8 +190,15 @@ class _Pages:
         if following is None:
             return _json(body)
         self._answers.keep(answer)
-        further = {"since": answer.since, "until": answer.until, "offset": following, "limit": question.limit}
-        return _json(body, {"Link": f'<{request.rel_url.update_query(further)}>; rel="next"'})  # RFC 8288
+        further = {
+            "since": answer.since,
+            "until": answer.until,
+            "offset": following,
+            "limit": question.limit,
+        }
+        return _json(
+            body, {"Link": f'<{request.rel_url.update_query(further)}>; rel="next"'}
+        )  # RFC 8288
 
 
 def _described(volume: Volume, worker: str | None) -> Mapping[str, Any]:
@@ -197,14 +218,20 @@ def _described(volume: Volume, worker: str | None) -> Mapping[str, Any]:
 def _page_of(answer: ChangedBlocks, question: Question) -> tuple[int | None, bytes]:
     """(the byte that the next page begins with, the page)."""
     found = page(answer, question.format, question.offset, question.limit)
-    piece = {"format": question.format, "offset": question.offset, "listing": found.listing, "next": found.next}
+    piece = {
+        "format": question.format,
+        "offset": question.offset,
+        "listing": found.listing,
+        "next": found.next,
+    }
     return found.next, _encoded(_about(answer) | piece)
 
 
 def _about(answer: ChangedBlocks) -> dict[str, Any]:
     volume = answer.volume
     first, last = (
-        None if at is None else format_time(at) for at in (answer.first_write_at_us, answer.last_write_at_us)
+        None if at is None else format_time(at)
+        for at in (answer.first_write_at_us, answer.last_write_at_us)
     )
     return {
         "schema_version": 1,
@@ -223,7 +250,11 @@ def _about(answer: ChangedBlocks) -> dict[str, Any]:
 
 
 async def _stream(
-    request: web.Request, question: Question, answer: ChangedBlocks, chunks: Iterator[str], place: Place
+    request: web.Request,
+    question: Question,
+    answer: ChangedBlocks,
+    chunks: Iterator[str],
+    place: Place,
 ) -> web.StreamResponse:
     """As the command line prints it. Where it breaks off, the connection does too: a short listing is never a whole one."""
     media = f"{_MEDIA.get(question.format, 'text/plain')}; charset=utf-8"
@@ -278,7 +309,9 @@ async def _told_as_json(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except web.HTTPException as error:
         status = error.status
-        told: MirrorlogError = BadUse(f"{request.method} {request.path[:200]}: {error.reason}", next="See /docs.")
+        told: MirrorlogError = BadUse(
+            f"{request.method} {request.path[:200]}: {error.reason}", next="See /docs."
+        )
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
     except MirrorlogError as error:
         status, told = status_of(error), error
@@ -286,7 +319,8 @@ async def _told_as_json(request: web.Request, handler: Handler) -> web.StreamRes
         log.exception("a request failed")
         status = 500
         told = MirrorlogError(
-            f"the node met an error that it doesn't know: {type(error).__name__}", next="See its log."
+            f"the node met an error that it doesn't know: {type(error).__name__}",
+            next="See its log.",
         )
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -300,7 +334,10 @@ def _allowed(token: str) -> Middleware:
         if token and request.path.startswith("/v1/"):
             given = request.headers.get("Authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-                raise NotAllowed("the request doesn't carry the node's token", next="Send Authorization: Bearer TOKEN.")
+                raise NotAllowed(
+                    "the request doesn't carry the node's token",
+                    next="Send Authorization: Bearer TOKEN.",
+                )
         return await handler(request)
 
     return allowed

@@ -30,7 +30,9 @@ class WebService(Service):
     def __init__(self, app: web.Application, listening: Listening) -> None:
         super().__init__()
         # A client that goes away cancels its handler, and so its question (aiohttp: "Peer disconnection").
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+        )
         self._listening = listening
 
     async def on_start(self) -> None:
@@ -43,7 +45,9 @@ class WebService(Service):
         await self._runner.cleanup()
 
 
-def install_web(app: faust.App, settings: Settings, listening: Listening, store: FaustStore, clock: Clock) -> None:
+def install_web(
+    app: faust.App, settings: Settings, listening: Listening, store: FaustStore, clock: Clock
+) -> None:
     """Makes the service a part of the worker: it starts and stops with it, and follows its assignments."""
     serving = Serving(partial(_owners, app, store))
     _follow_group(app, store, serving, settings.topics.commands)
@@ -65,7 +69,9 @@ def _open_view(store: FaustStore, partition: int) -> RocksView:
     """Of a table that is open: a thread never opens one, it might be another worker's by now."""
     table: Any = store.table.data._dbs.get(partition)
     if table is None:
-        raise NodeUnavailable("the partition's table isn't open", where=f"partition {partition}", next="Ask again.")
+        raise NodeUnavailable(
+            "the partition's table isn't open", where=f"partition {partition}", next="Ask again."
+        )
     return RocksView(table)
 
 
@@ -78,7 +84,9 @@ def _follow_group(app: faust.App, store: FaustStore, serving: Serving, topic: st
     async def recovered() -> None:
         here = [tp.partition for tp in app.assignor.assigned_actives() if tp.topic == topic]
         for partition in here:
-            store.table.data._db_for_partition(partition)  # of a partition without a record it may not be open yet
+            store.table.data._db_for_partition(
+                partition
+            )  # of a partition without a record it may not be open yet
         serving.begin(here)
 
     signals: Any = app
@@ -90,4 +98,9 @@ def _follow_group(app: faust.App, store: FaustStore, serving: Serving, topic: st
 def _owners(app: faust.App, store: FaustStore) -> dict[int, str]:
     """By partition, the address of its worker: each tells the group its own, and the assignment tells all."""
     found = app.router.table_metadata(store.table.name)
-    return {number: url for url, topics in found.items() for numbers in topics.values() for number in numbers}
+    return {
+        number: url
+        for url, topics in found.items()
+        for numbers in topics.values()
+        for number in numbers
+    }

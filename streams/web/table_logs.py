@@ -80,7 +80,9 @@ class TableLogs:
 class _Stored:
     """Only what the records say beside their bitmaps is held: a volume's records together may be larger than memory."""
 
-    def __init__(self, view: TableView, volume: Volume, complete_through: int, go_on: Callable[[], None]) -> None:
+    def __init__(
+        self, view: TableView, volume: Volume, complete_through: int, go_on: Callable[[], None]
+    ) -> None:
         self._view, self.complete_through, self.log = view, complete_through, VolumeLog()
         if head := view.get(head_key(volume.volume)):
             self.log.add_head(decode(head, VolumeHead))
@@ -89,7 +91,9 @@ class _Stored:
             try:
                 record = decode(value, LogRecord)
             except BadInput as error:
-                log.error("a log record in the table is damaged: %s", error)  # a hole: that is found, and said
+                log.error(
+                    "a log record in the table is damaged: %s", error
+                )  # a hole: that is found, and said
                 continue
             if record.through > volume.origin_position:
                 self.log.add(replace(record, changed=BitMap64(), zeroed=BitMap64()))

@@ -79,7 +79,11 @@ class MemoryRig:
 
 @pytest.fixture(params=["file", "direct", "memory"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    rigs = {"file": lambda: FileRig(tmp_path), "direct": lambda: DirectRig(tmp_path), "memory": MemoryRig}
+    rigs = {
+        "file": lambda: FileRig(tmp_path),
+        "direct": lambda: DirectRig(tmp_path),
+        "memory": MemoryRig,
+    }
     return rigs[request.param]()
 
 
@@ -100,7 +104,9 @@ def test_what_was_written_is_read(rig: Rig, offset: int, wrap: Callable[[bytes],
         assert device.pread(offset, len(data)) == data
 
 
-@pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, -1), (0, SIZE + 1), (SIZE, 1), (1 << 63, 1), (5, 1 << 64)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 1), (0, -1), (0, SIZE + 1), (SIZE, 1), (1 << 63, 1), (5, 1 << 64)]
+)
 def test_nothing_outside_is_touched(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         operations: list[Callable[[], object]] = [
@@ -126,12 +132,16 @@ def test_the_empty_range_at_the_end_is_inside(rig: Rig) -> None:
         assert device.pread(SIZE, 0) == b""
 
 
-@pytest.mark.parametrize(("offset", "length"), [(0, SIZE), (4096, 4096), (10, 20), (4000, 5000), (SIZE - 1, 1)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, SIZE), (4096, 4096), (10, 20), (4000, 5000), (SIZE - 1, 1)]
+)
 def test_zero_reads_as_zeros_and_spares_its_neighbours(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
         device.zero(offset, length)
-        assert device.pread(0, SIZE) == b"x" * offset + bytes(length) + b"x" * (SIZE - offset - length)
+        assert device.pread(0, SIZE) == b"x" * offset + bytes(length) + b"x" * (
+            SIZE - offset - length
+        )
         assert device.size_bytes == SIZE
 
 
@@ -143,9 +153,14 @@ def test_allocated_names_what_holds_data_and_little_else(rig: Rig) -> None:
             device.pwrite(offset, data)
         found = list(device.allocated())
         for offset, data in pieces.items():
-            assert any(start <= offset and offset + len(data) <= start + length for start, length in found)
+            assert any(
+                start <= offset and offset + len(data) <= start + length for start, length in found
+            )
         assert all(
-            end < start for end, start in zip([a + b for a, b in found], [a for a, _ in found[1:]], strict=False)
+            end < start
+            for end, start in zip(
+                [a + b for a, b in found], [a for a, _ in found[1:]], strict=False
+            )
         )
         assert found[-1][0] + found[-1][1] <= TIB
         assert sum(length for _, length in found) < 1 << 20
@@ -201,7 +216,9 @@ def test_resize_grows_with_zeros_and_never_shrinks(rig: Rig) -> None:
         assert device.size_bytes == 2 * SIZE
 
 
-def test_a_flush_that_failed_is_never_followed_by_one_that_succeeds(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flush_that_failed_is_never_followed_by_one_that_succeeds(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x")
         rig.break_next_flush(monkeypatch)
@@ -226,13 +243,17 @@ def test_threads_share_a_device(rig: Rig) -> None:
             return True
 
         assert all(pool.map(write_and_read, range(64)))
-        assert device.pread(0, 64 * piece) == b"".join(bytes([number + 1]) * piece for number in range(64))
+        assert device.pread(0, 64 * piece) == b"".join(
+            bytes([number + 1]) * piece for number in range(64)
+        )
 
 
 # Files
 
 
-def test_short_reads_and_writes_are_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_and_writes_are_carried_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pread, pwrite = os.pread, os.pwrite
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 7), offset))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:5], offset))
@@ -242,7 +263,9 @@ def test_short_reads_and_writes_are_carried_on(tmp_path: Path, monkeypatch: pyte
         assert device.pread(3, 100) == data
 
 
-@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "Free space"), (errno.EIO, "kernel log")])
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.ENOSPC, "Free space"), (errno.EIO, "kernel log")]
+)
 def test_an_error_says_where_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ) -> None:
@@ -267,7 +290,9 @@ def test_a_file_cut_short_is_told_from_zeros(tmp_path: Path) -> None:
         assert caught.value.where.endswith(", offset 5000")
 
 
-def test_where_no_hole_can_be_punched_zeros_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_hole_can_be_punched_zeros_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file_device, "_punch_hole", lambda *_: False)
     monkeypatch.setattr(file_device, "ZEROS_AT_ONCE_BYTES", 1000)
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
@@ -277,7 +302,9 @@ def test_where_no_hole_can_be_punched_zeros_are_written(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_where_holes_are_not_told_all_is_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_where_holes_are_not_told_all_is_allocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -303,7 +330,9 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["ftruncate", "fsync"])
-def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_create_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "planned")
 
@@ -313,7 +342,9 @@ def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_create_makes_the_file_durable_and_then_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_makes_the_file_durable_and_then_its_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = []
     real = os.fsync
 
@@ -344,8 +375,23 @@ def test_addresses_of_files(address: str, path: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        *("", "a\0b", "file:///a%00b", "file://elsewhere/a", "file://", "file:///", "nbd://a/b", "x://"),
-        *("file:///a?b", "file:///a?", "file:///a?direct=1&b", "file:///a?direct=1#b", "file:///a#b"),
+        *(
+            "",
+            "a\0b",
+            "file:///a%00b",
+            "file://elsewhere/a",
+            "file://",
+            "file:///",
+            "nbd://a/b",
+            "x://",
+        ),
+        *(
+            "file:///a?b",
+            "file:///a?",
+            "file:///a?direct=1&b",
+            "file:///a?direct=1#b",
+            "file:///a#b",
+        ),
     ],
 )
 def test_addresses_of_nothing(address: str) -> None:
@@ -368,7 +414,10 @@ def test_both_openers_keep_to_the_port(tmp_path: Path) -> None:
     memory = MemoryDevices()
     memory.create("memory://a", SIZE).pwrite(0, b"x")
     FileDevice.create(tmp_path / "a", SIZE).pwrite(0, b"x")
-    openers: list[tuple[DeviceOpener, str]] = [(memory, "memory://"), (open_device, f"{tmp_path.as_uri()}/")]
+    openers: list[tuple[DeviceOpener, str]] = [
+        (memory, "memory://"),
+        (open_device, f"{tmp_path.as_uri()}/"),
+    ]
     for opener, prefix in openers:
         with opener(f"{prefix}a", writable=False) as device:
             assert device.pread(0, 2) == b"x\0"
@@ -431,7 +480,13 @@ def test_qemu_and_a_host_keep_each_other_off(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, "lock" in done.stderr) == (1, True)
     socket = tmp_path / "socket"
-    serving = ["qemu-nbd", "--persistent", "--format=raw", f"--socket={socket}", str(tmp_path / "volume")]
+    serving = [
+        "qemu-nbd",
+        "--persistent",
+        "--format=raw",
+        f"--socket={socket}",
+        str(tmp_path / "volume"),
+    ]
     with subprocess.Popen(serving) as qemu:
         try:
             until = time.monotonic() + 30

@@ -21,7 +21,9 @@ class InMemory:
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         return sorted(key for key in self.rows if start <= key < end)[:most]
 
     def write(self, partition: int, rows: list[Row], positions: list[int]) -> None:
@@ -37,11 +39,23 @@ def in_rocksdb(folder: Path) -> LocalStore:
 @pytest.mark.parametrize("make", [in_rocksdb, lambda _: InMemory()], ids=["rocksdb", "memory"])
 def test_rows_by_key(make: Callable[[Path], LocalStore], tmp_path: Path) -> None:
     store = make(tmp_path)
-    names = [b"\x01a", b"\x01r", b"\x01rv\x00\x00", b"\x01rv\x00\x01", b"\x01rv\x01", b"\x01rw", b"\x01s"]
+    names = [
+        b"\x01a",
+        b"\x01r",
+        b"\x01rv\x00\x00",
+        b"\x01rv\x00\x01",
+        b"\x01rv\x01",
+        b"\x01rw",
+        b"\x01s",
+    ]
     store.write(0, [(name, name * 2) for name in reversed(names)], list(range(len(names))))
     store.write(0, [(names[3], None), (names[5], b"new"), (b"missing", None)], [10, 11, 12])
     there = [name for name in names if name != names[3]]
-    assert [store.get(0, name) for name in (names[0], names[3], names[5])] == [names[0] * 2, None, b"new"]
+    assert [store.get(0, name) for name in (names[0], names[3], names[5])] == [
+        names[0] * 2,
+        None,
+        b"new",
+    ]
     assert store.keys(0, b"", b"\xff", 3) == there[:3]
     assert store.keys(0, b"\x01r", b"\x01r\xff") == there[1:5]
     assert store.keys(0, names[2], names[5]) == there[2:4]

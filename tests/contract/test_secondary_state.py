@@ -15,12 +15,20 @@ from typing import Protocol
 import pytest
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.consumers.state.state_files import MemorySecondaryStates, SecondaryStateFiles, encode_state
+from mirrorlog.consumers.state.state_files import (
+    MemorySecondaryStates,
+    SecondaryStateFiles,
+    encode_state,
+)
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 GENERATION = "6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10"
-OLD = SecondaryState("vol1", GENERATION, applied_position=41, consistent_position=41, rung="full", updated_at_us=1)
-NEW = SecondaryState("vol1", GENERATION, applied_position=41, cycle_through=977, rung="changed", updated_at_us=2)
+OLD = SecondaryState(
+    "vol1", GENERATION, applied_position=41, consistent_position=41, rung="full", updated_at_us=1
+)
+NEW = SecondaryState(
+    "vol1", GENERATION, applied_position=41, cycle_through=977, rung="changed", updated_at_us=2
+)
 
 
 class Rig(Protocol):
@@ -61,7 +69,9 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
 
 
 def test_what_was_saved_is_loaded_and_the_rest_is_unknown(rig: Rig) -> None:
-    other = replace(OLD, volume="vol1.tmp", applied_position=None, consistent_position=None, rung=None)
+    other = replace(
+        OLD, volume="vol1.tmp", applied_position=None, consistent_position=None, rung=None
+    )
     for state in (OLD, other, NEW):
         rig.store.save(state)
     many = [replace(OLD, volume=f"v{number}") for number in range(150)]
@@ -83,11 +93,20 @@ def damages(content: bytes) -> Iterator[bytes]:
     """Every truncation, every flipped bit, every byte doubled, lost or made a blank; something behind the end."""
     yield from (content[:length] for length in range(len(content)))
     for at in range(len(content)):
-        yield from (content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :] for bit in range(8))
+        yield from (
+            content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :] for bit in range(8)
+        )
         yield content[:at] + b" " + content[at + 1 :]
         yield content[:at] + content[at : at + 1] + content[at:]
         yield content[:at] + content[at + 1 :]
-    yield from (content + b"\n", content + content, bytes(len(content)), b"[" * 60_000, b"1" * 60_000, b" " * 10**6)
+    yield from (
+        content + b"\n",
+        content + content,
+        bytes(len(content)),
+        b"[" * 60_000,
+        b"1" * 60_000,
+        b" " * 10**6,
+    )
 
 
 def test_any_damage_is_refused(rig: Rig) -> None:
@@ -130,7 +149,9 @@ def sealed(**changes: object) -> bytes:
         (b"null\n", "isn't the state"),
     ],
 )
-def test_a_sound_file_that_is_no_state_of_this_volume_is_refused(rig: Rig, content: bytes, why: str) -> None:
+def test_a_sound_file_that_is_no_state_of_this_volume_is_refused(
+    rig: Rig, content: bytes, why: str
+) -> None:
     assert sealed() == encode_state(OLD)
     rig.put("vol1", content)
     with pytest.raises(StateDamaged, match=why):
@@ -220,7 +241,11 @@ class Disk:
         if rename not in steps:
             return {old}
         renamed = steps.index(rename)
-        contents = {new} if ("fsync", f".{volume}.tmp") in steps[:renamed] else {new, new[: len(new) // 2], b""}
+        contents = (
+            {new}
+            if ("fsync", f".{volume}.tmp") in steps[:renamed]
+            else {new, new[: len(new) // 2], b""}
+        )
         return contents if ("fsync", self.folder.name) in steps[renamed:] else contents | {old}
 
 
@@ -275,7 +300,9 @@ def test_an_end_or_an_error_at_any_call_leaves_old_or_new(
     assert list(tmp_path.iterdir()) == [store.path("vol1")]
 
 
-def test_opening_makes_durable_what_a_dead_predecessor_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_makes_durable_what_a_dead_predecessor_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     SecondaryStateFiles(tmp_path).save(OLD)
     disk = Disk(tmp_path, monkeypatch)
     SecondaryStateFiles(tmp_path)

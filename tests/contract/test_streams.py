@@ -27,7 +27,9 @@ DEADLINE_S = 30.0
 class Cluster:
     """What a test needs of either."""
 
-    def __init__(self, admin: Any, publisher: Callable[[], Publisher], reader: Callable[[], TopicReader]) -> None:
+    def __init__(
+        self, admin: Any, publisher: Callable[[], Publisher], reader: Callable[[], TopicReader]
+    ) -> None:
         self.admin, self.publisher, self.reader = admin, publisher, reader
         self.topic = f"t-{uuid.uuid4().hex[:8]}"
 
@@ -63,7 +65,9 @@ def read(reader: TopicReader, count: int) -> Sequence[Message]:
     return found
 
 
-def test_messages_come_back_in_order_with_the_positions_that_were_acknowledged(cluster: Cluster) -> None:
+def test_messages_come_back_in_order_with_the_positions_that_were_acknowledged(
+    cluster: Cluster,
+) -> None:
     cluster.create()
     publisher, positions = cluster.publisher(), list[int]()
     for number in range(50):
@@ -180,10 +184,18 @@ def test_the_catalog_knows_all_that_was_published_before_it_was_asked(cluster: C
     catalog = Catalog(cluster.reader(), cluster.admin, topics, SystemClock())
     publisher = cluster.publisher()
     for number in range(3):
-        publish_volume(publisher, topics, describe(f"v{number}", 4096 * (number + 1), 4096, "file:///p", [0, 0], 1))
+        publish_volume(
+            publisher,
+            topics,
+            describe(f"v{number}", 4096 * (number + 1), 4096, "file:///p", [0, 0], 1),
+        )
     publisher.flush(DEADLINE_S)
     catalog.refresh()
-    assert {name: volume.size_bytes for name, volume in catalog.items()} == {"v0": 4096, "v1": 8192, "v2": 12288}
+    assert {name: volume.size_bytes for name, volume in catalog.items()} == {
+        "v0": 4096,
+        "v1": 8192,
+        "v2": 12288,
+    }
     publish_volume(publisher, topics, describe("v1", 1 << 20, 4096, "file:///p", [0, 0], 1))
     publisher.flush(DEADLINE_S)
     catalog.refresh()

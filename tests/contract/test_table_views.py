@@ -19,7 +19,14 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.web.service import _open_view
 from mirrorlog.streams.web.table_logs import TableLogs, TableView
-from mirrorlog.tracking_log.records import VolumeHead, Watermark, head_key, record_key, record_prefix, watermark_key
+from mirrorlog.tracking_log.records import (
+    VolumeHead,
+    Watermark,
+    head_key,
+    record_key,
+    record_prefix,
+    watermark_key,
+)
 
 Row = tuple[bytes, bytes | None]
 
@@ -45,7 +52,9 @@ class RocksTable:
     """The node's own store, of an app that isn't started."""
 
     def __init__(self, folder: Path) -> None:
-        app = faust.App("t", store="rocksdb://", datadir=folder, autodiscover=False, web_enabled=False)
+        app = faust.App(
+            "t", store="rocksdb://", datadir=folder, autodiscover=False, web_enabled=False
+        )
         self.store = FaustStore(app, "log", {})
         self.positions = 0
 
@@ -76,13 +85,27 @@ def logs(table: Any, go_on: Callable[[], None] = lambda: None) -> TableLogs:
 
 
 def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -> None:
-    table.write([(record_prefix("v") + b"2", b"b"), (record_prefix("v") + b"1", b"a"), (head_key("v"), b"h")])
     table.write(
-        [(record_prefix("v1") + b"1", b"x"), (record_prefix("u") + b"1", b"y"), (record_prefix("v")[:-1], b"z")]
+        [
+            (record_prefix("v") + b"2", b"b"),
+            (record_prefix("v") + b"1", b"a"),
+            (head_key("v"), b"h"),
+        ]
+    )
+    table.write(
+        [
+            (record_prefix("v1") + b"1", b"x"),
+            (record_prefix("u") + b"1", b"y"),
+            (record_prefix("v")[:-1], b"z"),
+        ]
     )
     view = table.view()
     assert [value for _, value in view.scan(record_prefix("v"))] == [b"a", b"b"]
-    assert (view.get(head_key("v")), view.get(head_key("w")), view.get(b"zzz")) == (b"h", None, None)
+    assert (view.get(head_key("v")), view.get(head_key("w")), view.get(b"zzz")) == (
+        b"h",
+        None,
+        None,
+    )
     assert list(view.scan(b"zzz")) == []
     view.close()
 
@@ -108,7 +131,13 @@ def test_a_batch_is_seen_whole_by_a_thread_while_another_writes(table: Any) -> N
     def look() -> None:
         while not done.is_set():
             view = table.view()
-            seen.append({view.get(b"19"), *(value for key, value in view.scan(b"") if len(key) == 2), view.get(b"00")})
+            seen.append(
+                {
+                    view.get(b"19"),
+                    *(value for key, value in view.scan(b"") if len(key) == 2),
+                    view.get(b"00"),
+                }
+            )
             view.close()
 
     before = sys.getswitchinterval()
@@ -127,7 +156,9 @@ def test_a_batch_is_seen_whole_by_a_thread_while_another_writes(table: Any) -> N
 
 
 @pytest.mark.parametrize("rolled_at", range(1, 6))
-def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(table: Any, rolled_at: int) -> None:
+def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(
+    table: Any, rolled_at: int
+) -> None:
     parts = ["-1..1", "1..3", "3..5"]
     for number, text in enumerate(parts):
         table.write(rows(text, head=5, mark=5, blocks=str(number + 1)))

@@ -22,7 +22,9 @@ def nothing_left_running() -> Iterator[None]:
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child not in before]
     _, alive = psutil.wait_procs(left, timeout=5)
-    names = [f"{child.pid} {' '.join(child.cmdline())[:100]}" for child in alive if child.is_running()]
+    names = [
+        f"{child.pid} {' '.join(child.cmdline())[:100]}" for child in alive if child.is_running()
+    ]
     for child in alive:
         child.kill()
     assert names == []
@@ -37,7 +39,9 @@ def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
 
 
 @pytest.fixture
-def world(shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
+def world(
+    shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Run]:
     """A run on the shared broker, with topics of its own; a test may say more settings as the fixture's parameter."""
     more = getattr(request, "param", {})
     prefix = f"t{zlib.crc32(str(tmp_path).encode()):08x}."

@@ -51,7 +51,9 @@ def broker(tmp_path: Path, runtime: Runtime) -> Iterator[EmbeddedBroker]:
         yield started
 
 
-def client_settings(broker: EmbeddedBroker, **more: str | int) -> dict[str, str | int | float | bool]:
+def client_settings(
+    broker: EmbeddedBroker, **more: str | int
+) -> dict[str, str | int | float | bool]:
     return {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0, **more}
 
 
@@ -60,7 +62,9 @@ def publish(broker: EmbeddedBroker, topic: str, values: list[bytes]) -> None:
     refused: list[object] = []
     producer = Producer(client_settings(broker, acks="all"))
     for value in values:
-        producer.produce(topic, value, on_delivery=lambda error, _: refused.append(error) if error else None)
+        producer.produce(
+            topic, value, on_delivery=lambda error, _: refused.append(error) if error else None
+        )
     assert producer.flush(DEADLINE_S) == 0
     assert refused == []
 
@@ -100,7 +104,9 @@ def test_what_was_acknowledged_outlives_kill_9(broker: EmbeddedBroker) -> None:
     assert read(broker, "kept", 3) == [b"1", b"2", b"3"]
 
 
-def test_stop_leaves_no_process_and_the_folder_keeps_its_port(broker: EmbeddedBroker, runtime: Runtime) -> None:
+def test_stop_leaves_no_process_and_the_folder_keeps_its_port(
+    broker: EmbeddedBroker, runtime: Runtime
+) -> None:
     address, pid = broker.bootstrap_servers, broker.pid
     broker.stop()
     assert not psutil.pid_exists(pid)
@@ -114,7 +120,9 @@ def test_stop_leaves_no_process_and_the_folder_keeps_its_port(broker: EmbeddedBr
 def test_a_second_broker_on_the_folder_is_refused_and_the_first_unharmed(
     broker: EmbeddedBroker, runtime: Runtime
 ) -> None:
-    with pytest.raises(KafkaFailed, match=f"in use by .* process id {broker.pid} at {broker.bootstrap_servers}"):
+    with pytest.raises(
+        KafkaFailed, match=f"in use by .* process id {broker.pid} at {broker.bootstrap_servers}"
+    ):
         EmbeddedBroker(broker.folder.path, runtime).start()
     assert broker_status(broker.folder.path).state is BrokerState.RUNNING
 
@@ -127,7 +135,9 @@ def test_a_port_in_use_is_named(tmp_path: Path, runtime: Runtime) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_an_end_while_starting_is_told_with_the_last_words_of_the_log(broker: EmbeddedBroker) -> None:
+def test_an_end_while_starting_is_told_with_the_last_words_of_the_log(
+    broker: EmbeddedBroker,
+) -> None:
     broker.stop()
     meta = broker.folder.meta_file
     meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
@@ -156,7 +166,9 @@ sys.stdin.read()
 """
 
 
-def test_a_parent_killed_with_kill_9_takes_its_broker_along(tmp_path: Path, cache_dir: Path, runtime: Runtime) -> None:
+def test_a_parent_killed_with_kill_9_takes_its_broker_along(
+    tmp_path: Path, cache_dir: Path, runtime: Runtime
+) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path), str(cache_dir)],
         stdin=subprocess.PIPE,
@@ -175,18 +187,33 @@ def test_a_parent_killed_with_kill_9_takes_its_broker_along(tmp_path: Path, cach
 
 
 def run_cli(state_dir: Path, command: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "mirrorlog", "--json", "--state-dir", str(state_dir), "broker", command]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=DEADLINE_S * 2, check=False)
+    arguments = [
+        sys.executable,
+        "-m",
+        "mirrorlog",
+        "--json",
+        "--state-dir",
+        str(state_dir),
+        "broker",
+        command,
+    ]
+    return subprocess.run(
+        arguments, capture_output=True, text=True, timeout=DEADLINE_S * 2, check=False
+    )
 
 
-def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(tmp_path: Path, runtime: Runtime) -> None:
+def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(
+    tmp_path: Path, runtime: Runtime
+) -> None:
     def run(command: str) -> subprocess.CompletedProcess[str]:
         return run_cli(tmp_path / "with space, comma", command)
 
     try:
         started = json.loads(run("start").stdout)
         assert started["state"] == "running"
-        assert json.loads(run("start").stdout)["pid"] == started["pid"], "one that runs is left as it is"
+        assert json.loads(run("start").stdout)["pid"] == started["pid"], (
+            "one that runs is left as it is"
+        )
         status = run("status")
         assert (status.returncode, json.loads(status.stdout)["pid"]) == (0, started["pid"])
     finally:
@@ -235,7 +262,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     configuration = tmp_path / "jgo.conf"
-    configuration.write_text(f"[repositories]\ncentral = http://{ports.LOOPBACK}:{server.server_port}\n")
+    configuration.write_text(
+        f"[repositories]\ncentral = http://{ports.LOOPBACK}:{server.server_port}\n"
+    )
     monkeypatch.setenv("JGO_CONFIG_FILE", str(configuration))
     monkeypatch.setenv("NO_PROXY", ports.LOOPBACK)
     stamina.set_testing(True, attempts=2)
@@ -249,7 +278,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 JARS = {"g:a:1": hashlib.sha256(b"whole").hexdigest()}
 
 
-def test_a_cold_cache_is_filled_once_and_a_damaged_jar_fetched_again(repository: Repository, tmp_path: Path) -> None:
+def test_a_cold_cache_is_filled_once_and_a_damaged_jar_fetched_again(
+    repository: Repository, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     (jar,) = resolve_runtime(cache, jars=JARS).class_path
     assert jar.read_bytes() == b"whole"
@@ -262,14 +293,18 @@ def test_a_cold_cache_is_filled_once_and_a_damaged_jar_fetched_again(repository:
     assert jar.read_bytes() == b"whole"
 
 
-def test_a_jar_that_is_not_the_pinned_one_is_never_used(repository: Repository, tmp_path: Path) -> None:
+def test_a_jar_that_is_not_the_pinned_one_is_never_used(
+    repository: Repository, tmp_path: Path
+) -> None:
     repository.content = b"other"
     with pytest.raises(KafkaFailed, match=r"g:a:1 .*SHA-256.*run it again"):
         resolve_runtime(tmp_path / "cache", jars=JARS)
     assert recorded_class_path(tmp_path / "cache", JARS) is None
 
 
-def test_without_a_network_the_error_says_what_to_do(repository: Repository, tmp_path: Path) -> None:
+def test_without_a_network_the_error_says_what_to_do(
+    repository: Repository, tmp_path: Path
+) -> None:
     repository.shutdown()
     repository.server_close()
     with pytest.raises(KafkaFailed, match=r"downloading g:a:1 .*HTTPS_PROXY.*--bootstrap-servers"):

@@ -32,7 +32,9 @@ BLOCK = 4096
 def changed(run: Run, *arguments: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "mirrorlog", "changed", "demo", *arguments]
     environment = {**os.environ, **run.settings.as_environment()}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment
+    )
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
@@ -40,7 +42,9 @@ def changed(run: Run, *arguments: str, code: int = 0) -> str:
 def dirty_blocks(run: Run, *arguments: str) -> set[int]:
     """Of a json listing, which must be whole, sorted and without a gap."""
     reached, blocks = 0, set[int]()
-    for entry in json.loads(changed(run, *(arguments if "--json" in arguments else ("--format", "json", *arguments)))):
+    for entry in json.loads(
+        changed(run, *(arguments if "--json" in arguments else ("--format", "json", *arguments)))
+    ):
         assert entry["start"] == reached
         reached += entry["length"]
         if entry["dirty"]:
@@ -58,7 +62,9 @@ def blocks_by_position(run: Run, volume: Volume, last: int) -> dict[int, set[int
         for message in reader.poll(0.5):
             command = decode(message.value or b"", TrackingCommand)
             if command.volume == volume.volume:
-                pairs = zip(command.extents.offsets.tolist(), command.extents.lengths.tolist(), strict=True)
+                pairs = zip(
+                    command.extents.offsets.tolist(), command.extents.lengths.tolist(), strict=True
+                )
                 found[message.position] = {
                     block
                     for offset, length in pairs
@@ -86,7 +92,9 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     low, high = positions[len(positions) // 3], positions[2 * len(positions) // 3]
     after = set[int]().union(*(blocks for position, blocks in commands.items() if position > low))
     assert dirty_blocks(run, "--since", f"@{low}") == after
-    between = set[int]().union(*(blocks for position, blocks in commands.items() if low < position <= high))
+    between = set[int]().union(
+        *(blocks for position, blocks in commands.items() if low < position <= high)
+    )
     assert dirty_blocks(run, "--since", str(low), "--until", str(high)) == between
     assert dirty_blocks(run, "--since", "now") == set()
 
@@ -100,14 +108,24 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
 
 
 @pytest.mark.skipif(
-    not (shutil.which("nbdkit") and shutil.which("nbdinfo")), reason="nbdkit or nbdinfo isn't installed"
+    not (shutil.which("nbdkit") and shutil.which("nbdinfo")),
+    reason="nbdkit or nbdinfo isn't installed",
 )
 def test_nbdkit_takes_the_extent_list_and_nbdinfo_writes_lists_like_ours(tmp_path: Path) -> None:
     size = 5 * BLOCK + 100
     blocks = BitMap64([0, 2, 5])
     answer = ChangedBlocks(small_volume("v", size), -1, 0, blocks, BitMap64(), ("h",), 1, 2, 1)
     (tmp_path / "list").write_text("".join(render(answer, "extentlist")))
-    command = ["nbdkit", "-r", "-U", "-", "--filter=extentlist", "null", str(size), f"extentlist={tmp_path / 'list'}"]
+    command = [
+        "nbdkit",
+        "-r",
+        "-U",
+        "-",
+        "--filter=extentlist",
+        "null",
+        str(size),
+        f"extentlist={tmp_path / 'list'}",
+    ]
     command += ["--run", 'nbdinfo --map --json "$uri"']
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     theirs, ours = json.loads(done.stdout), json.loads("".join(render(answer, "nbdinfo")))

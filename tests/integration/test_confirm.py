@@ -35,14 +35,22 @@ class World:
     def __init__(self, run: Run, stack: ExitStack) -> None:
         self.run = run
         self.settings = run.settings.model_copy(
-            update={"host_confirm": "recorded", "region_bytes": REGION, "hot_regions": 2, "host_when_full": "fail"}
+            update={
+                "host_confirm": "recorded",
+                "region_bytes": REGION,
+                "hot_regions": 2,
+                "host_when_full": "fail",
+            }
         )
         client = self.settings.kafka_client()
         self.stack, self.publisher, self.admin = stack, KafkaPublisher(client), KafkaAdmin(client)
         stack.callback(self.publisher.close)
         stack.callback(self.admin.close)
         topic = self.settings.topics.commands
-        ends = [self.admin.end_position(topic, partition) for partition in range(self.admin.partitions(topic))]
+        ends = [
+            self.admin.end_position(topic, partition)
+            for partition in range(self.admin.partitions(topic))
+        ]
         path = run.folder / "v.img"
         self.device = stack.enter_context(FileDevice.create(path, SIZE))
         self.volume: Volume = describe("v", SIZE, 4096, path.as_uri(), ends, 1)
@@ -98,7 +106,9 @@ def test_a_node_that_stops_and_starts_again_loses_nothing(world: World, run: Run
     host.drain()
     host.close()
     assert read_leftover(world.folder).volumes == frozenset()
-    dirty = dirty_blocks_of_log(world.settings, {"v": world.volume}, host.last_positions, DEADLINE_S)
+    dirty = dirty_blocks_of_log(
+        world.settings, {"v": world.volume}, host.last_positions, DEADLINE_S
+    )
     assert dirty == {"v": 3}
 
 
@@ -113,6 +123,8 @@ def test_what_was_published_but_never_recorded_is_published_again(world: World, 
     run.wait_ready("node")
     again = world.host(deadline_s=DEADLINE_S)
     assert world.hot() == set()
-    dirty = dirty_blocks_of_log(world.settings, {"v": world.volume}, again.last_positions, DEADLINE_S)
+    dirty = dirty_blocks_of_log(
+        world.settings, {"v": world.volume}, again.last_positions, DEADLINE_S
+    )
     assert dirty == {"v": REGION // 4096}
     again.close()

@@ -37,9 +37,21 @@ def engine() -> Iterator[Any]:
 
 
 def demo(bootstrap_servers: str, state_dir: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mirrorlog", "--state-dir", state_dir, "--bootstrap-servers", bootstrap_servers]
+    command = [
+        sys.executable,
+        "-m",
+        "mirrorlog",
+        "--state-dir",
+        state_dir,
+        "--bootstrap-servers",
+        bootstrap_servers,
+    ]
     done = subprocess.run(
-        [*map(str, command), "demo", "--json"], capture_output=True, text=True, timeout=240, check=False
+        [*map(str, command), "demo", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -66,8 +78,18 @@ def compose(engine: Any) -> Iterator[Any]:
     before = everything(engine)
 
     def run(*arguments: str) -> str:
-        command = ["docker", "compose", "--project-directory", str(REPOSITORY), "--project-name", project, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540, check=False)
+        command = [
+            "docker",
+            "compose",
+            "--project-directory",
+            str(REPOSITORY),
+            "--project-name",
+            project,
+            *arguments,
+        ]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=540, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -56,7 +56,11 @@ class Flaky(FileDevice):
 
 def started(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
     """A node, two sites, and a volume with its primary."""
-    for start in (run.start_node, lambda: run.start_site("site-a"), lambda: run.start_site("site-b")):
+    for start in (
+        run.start_node,
+        lambda: run.start_site("site-a"),
+        lambda: run.start_site("site-b"),
+    ):
         start()
     run.wait_ready("node", "site-a", "site-b")
     client, topic = run.settings.kafka_client(), run.settings.topics.commands
@@ -97,11 +101,23 @@ class World:
         publisher, admin, reader = KafkaPublisher(client), KafkaAdmin(client), KafkaReader(client)
         for each in (publisher, admin, reader):
             stack.callback(each.close)
-        forks = ForkPorts(self.open, ThreadWorkers(), SiteReports(reader, admin, settings.topics, clock), self.hear)
+        forks = ForkPorts(
+            self.open,
+            ThreadWorkers(),
+            SiteReports(reader, admin, settings.topics, clock),
+            self.hear,
+        )
         folder = DiskFolder(run.folder / "host")
-        self.host = Host("h", HostPorts(folder, publisher, clock, open_device, forks=forks), settings, {"v": volume})
+        self.host = Host(
+            "h",
+            HostPorts(folder, publisher, clock, open_device, forks=forks),
+            settings,
+            {"v": volume},
+        )
         plan = ForkPlan({"site-a": str(run.folder / "site-a" / "v.img")}, ForkMode.parse(mode))
-        self.volume: TrackedVolume = self.host.open_all([Opening(volume, device, True, forks=plan)])["v"]
+        self.volume: TrackedVolume = self.host.open_all(
+            [Opening(volume, device, True, forks=plan)]
+        )["v"]
         self.wait(ForkState.IN)
 
     def open(self, address: str, *, writable: bool) -> BlockDevice:
@@ -125,7 +141,10 @@ class World:
 
     def write(self, count: int) -> None:
         for _ in range(count):
-            block, length = self.random.randrange(BLOCKS - 4), self.random.choice((100, BLOCK, 3 * BLOCK))
+            block, length = (
+                self.random.randrange(BLOCKS - 4),
+                self.random.choice((100, BLOCK, 3 * BLOCK)),
+            )
             offset = block * BLOCK + self.random.randrange(2) * 512
             match self.random.random():
                 case value if value < 0.05:
@@ -160,7 +179,9 @@ def test_what_is_forked_is_not_copied(world: Run, mode: str, stack: ExitStack) -
     assert found["site-b"] > 100
 
 
-def test_a_secondary_that_fails_and_comes_back_while_writes_go_on(world: Run, stack: ExitStack) -> None:
+def test_a_secondary_that_fails_and_comes_back_while_writes_go_on(
+    world: Run, stack: ExitStack
+) -> None:
     forked = World(world, "sync", stack)
     forked.write(200)
     forked.host.pause(0.02)
@@ -199,7 +220,13 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
         check=False,
     )
     assert (refused.returncode, b"native filter" in refused.stderr) == (2, True)
-    host = Part("host", [*arguments, "--fork-mode", "sync"], environment, world.folder / "host.log", world.messages)
+    host = Part(
+        "host",
+        [*arguments, "--fork-mode", "sync"],
+        environment,
+        world.folder / "host.log",
+        world.messages,
+    )
     world.parts["host"] = host
     host.start()
     uri = ""
@@ -232,12 +259,16 @@ def test_a_program_forks_through_the_python_api(run: Run) -> None:
             volume.pwrite(data, block * BLOCK)
             if not secondary.exists():  # its site makes it
                 return False
-            with secondary.open("rb") as file:  # before a site has heard of it, but for one that reads just now
+            with secondary.open(
+                "rb"
+            ) as file:  # before a site has heard of it, but for one that reads just now
                 file.seek(block * BLOCK)
                 return file.read(BLOCK) == data
 
         until = time.monotonic() + DEADLINE_S
-        with open_volume("v", run.settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync") as volume:
+        with open_volume(
+            "v", run.settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync"
+        ) as volume:
             while not all(is_forked(volume, block) for block in range(50)):
                 assert time.monotonic() < until
             assert all(is_forked(volume, block) for block in range(50, 300))

@@ -50,7 +50,9 @@ class Workers:
         def settled() -> bool:
             sizes = [len(held) for held in self.held.values()]
             all_held = sorted(partition for held in self.held.values() for partition in held)
-            return max(sizes) - min(sizes) <= 1 and all_held == list(range(self.run.settings.partitions))
+            return max(sizes) - min(sizes) <= 1 and all_held == list(
+                range(self.run.settings.partitions)
+            )
 
         while not settled():
             assert time.monotonic() < until, self.held
@@ -75,9 +77,14 @@ NO_HTTP = {"node_http": "off"}
 
 
 @pytest.mark.parametrize(
-    "world", [NO_HTTP | {"node_standbys": n} for n in (0, 1)], indirect=True, ids=["no standby", "standby"]
+    "world",
+    [NO_HTTP | {"node_standbys": n} for n in (0, 1)],
+    indirect=True,
+    ids=["no standby", "standby"],
 )
-def test_one_of_three_workers_is_killed_and_the_others_answer_within_15_s(world: Run, record_property: Record) -> None:
+def test_one_of_three_workers_is_killed_and_the_others_answer_within_15_s(
+    world: Run, record_property: Record
+) -> None:
     volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4), 1 << 34))
     writer, answers = Writer(world.settings, volumes), Answers(world.settings)
     workers = Workers(world, "node-1", "node-2", "node-3")
@@ -89,7 +96,10 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_within_15_s(world:
         killed_at = time.monotonic()
         world.parts.pop(killed).kill()
         answered_at = wait_answered_since(writer, answers, lost, killed_at)
-        record_property("from the kill to the first answer in all its partitions, s", round(answered_at - killed_at, 2))
+        record_property(
+            "from the kill to the first answer in all its partitions, s",
+            round(answered_at - killed_at, 2),
+        )
         workers.settle(answers.poll)
     assert answered_at - killed_at < WITHIN_S
     answers.wait_for(writer.sent_at)
@@ -129,7 +139,8 @@ def test_workers_come_and_go_while_a_host_writes_and_it_is_answered_all_the_time
     answers.wait_for(writer.sent_at)
     coming_s, going_s = answers.largest_gap_s(began, came), answers.largest_gap_s(came, went)
     record_property(
-        "longest that a partition went unanswered while a worker came, and while one went, s", (coming_s, going_s)
+        "longest that a partition went unanswered while a worker came, and while one went, s",
+        (coming_s, going_s),
     )
     assert coming_s < WITHIN_S and going_s < WITHIN_S
     Proof(world.settings).all(workers.holders())
@@ -137,7 +148,9 @@ def test_workers_come_and_go_while_a_host_writes_and_it_is_answered_all_the_time
     answers.close()
 
 
-def wait_answered_since(writer: Writer, answers: Answers, partitions: list[int], since: float) -> float:
+def wait_answered_since(
+    writer: Writer, answers: Answers, partitions: list[int], since: float
+) -> float:
     """When in each of the partitions a command that was sent later was answered."""
     until = time.monotonic() + DEADLINE_S
     while True:

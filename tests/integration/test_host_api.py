@@ -37,10 +37,15 @@ def primary(world: Run, tmp_path: Path) -> Path:
     """Of volume vol1."""
     path = tmp_path / "vol1.img"
     FileDevice.create(path, SIZE).close()
-    admin, publisher = KafkaAdmin(world.settings.kafka_client()), KafkaPublisher(world.settings.kafka_client())
+    admin, publisher = (
+        KafkaAdmin(world.settings.kafka_client()),
+        KafkaPublisher(world.settings.kafka_client()),
+    )
     topic = world.settings.topics.commands
     ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
-    publish_volume(publisher, world.settings.topics, describe("vol1", SIZE, BLOCK, path.as_uri(), ends, 1))
+    publish_volume(
+        publisher, world.settings.topics, describe("vol1", SIZE, BLOCK, path.as_uri(), ends, 1)
+    )
     publisher.flush(DEADLINE_S)
     publisher.close()
     admin.close()
@@ -57,10 +62,14 @@ def named(world: Run) -> set[int]:
     return found
 
 
-def test_the_examples_of_the_documentation_run(world: Run, primary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_documentation_run(
+    world: Run, primary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in world.settings.as_environment().items():
         monkeypatch.setenv(name, value)
-    examples = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "host-api.md").read_text("utf-8"), re.DOTALL)
+    examples = re.findall(
+        r"```python\n(.*?)```", (REPOSITORY / "docs" / "host-api.md").read_text("utf-8"), re.DOTALL
+    )
     assert len(examples) == 2
     for example in examples:
         exec(compile(example, "docs/host-api.md", "exec"), {})
@@ -85,11 +94,17 @@ def test_threads_write_and_every_block_is_named(world: Run, primary: Path, direc
             random = Random(seed)
             for _ in range(100):
                 offset = random.randrange(SIZE // 2) | 1
-                volume.pwrite(random.randbytes(random.randrange(1, 10_000)), offset, fua=random.random() < 0.1)
+                volume.pwrite(
+                    random.randbytes(random.randrange(1, 10_000)), offset, fua=random.random() < 0.1
+                )
 
         assert list(pool.map(write, range(4))) == [None] * 4
     content = primary.read_bytes()
-    written = {number for number in range(SIZE // BLOCK) if any(content[number * BLOCK : (number + 1) * BLOCK])}
+    written = {
+        number
+        for number in range(SIZE // BLOCK)
+        if any(content[number * BLOCK : (number + 1) * BLOCK])
+    }
     assert written <= named(world)
     assert len(named(world)) < SIZE // BLOCK
 
@@ -107,21 +122,29 @@ with session.open_volume("vol1") as volume:
 
 
 @pytest.mark.parametrize("in_flight", [False, True])
-def test_ctrl_c_ends_cleanly_unless_a_write_is_between_two_steps(world: Run, primary: Path, in_flight: bool) -> None:
+def test_ctrl_c_ends_cleanly_unless_a_write_is_between_two_steps(
+    world: Run, primary: Path, in_flight: bool
+) -> None:
     meanwhile = "tracker.begin(opened, ExtentKind.WRITE, 0, 10)" if in_flight else ""
     environment = {**inherited_environment(), **world.settings.as_environment()}
     command = [sys.executable, "-c", INTERRUPTED.format(meanwhile=meanwhile)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+    )
     assert (done.returncode, "KeyboardInterrupt" in done.stderr) == (-signal.SIGINT, True)
     reports: list[str] = []
     open_volume("vol1", world.settings, report=reports.append).close()
     region = world.settings.region_bytes // BLOCK
     assert named(world) == (set(range(region)) if in_flight else {256})
-    assert [report.partition(";")[2] for report in reports] == [" up to 4.0 MiB count as dirty"] * in_flight
+    assert [report.partition(";")[2] for report in reports] == [
+        " up to 4.0 MiB count as dirty"
+    ] * in_flight
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
-def test_another_host_is_refused_whichever_way_it_comes(world: Run, primary: Path, tmp_path: Path) -> None:
+def test_another_host_is_refused_whichever_way_it_comes(
+    world: Run, primary: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "reached-otherwise.img"
     FileDevice.create(elsewhere, SIZE).close()
     with open_volume("vol1", world.settings) as volume:
@@ -130,7 +153,10 @@ def test_another_host_is_refused_whichever_way_it_comes(world: Run, primary: Pat
         for options, reason in (
             ([], "another process on this machine writes to the primary"),
             (["--primary", str(elsewhere)], "another process keeps its state in this folder"),
-            (["--primary", str(elsewhere), "--host", "other"], f"host 'host-vol1', session {session}, since 20"),
+            (
+                ["--primary", str(elsewhere), "--host", "other"],
+                f"host 'host-vol1', session {session}, since 20",
+            ),
         ):
             done = serve(world, *options)
             error = json.loads(done.stdout.splitlines()[-1])
@@ -143,6 +169,19 @@ def test_another_host_is_refused_whichever_way_it_comes(world: Run, primary: Pat
 
 
 def serve(world: Run, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mirrorlog", "--json", "host", "serve", "vol1", "--through", "plugin", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "mirrorlog",
+        "--json",
+        "host",
+        "serve",
+        "vol1",
+        "--through",
+        "plugin",
+        *options,
+    ]
     environment = {**inherited_environment(), **world.settings.as_environment()}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+    )

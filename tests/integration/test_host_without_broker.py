@@ -28,7 +28,12 @@ from mirrorlog.reading.catalog import describe
 pytestmark = pytest.mark.integration
 
 BLOCK, SIZE, DEADLINE_S = 4096, 32 << 20, 60.0
-SMALL = {"region_bytes": 64 << 10, "hot_regions": 64, "host_batch_extents": 50, "host_queue_bytes": 20_000}
+SMALL = {
+    "region_bytes": 64 << 10,
+    "hot_regions": 64,
+    "host_batch_extents": 50,
+    "host_queue_bytes": 20_000,
+}
 
 
 @contextmanager
@@ -57,7 +62,9 @@ class Writers:
         try:
             while not self._stop.is_set():
                 began = time.monotonic()
-                self._volume.pwrite(random.randbytes(BLOCK), random.randrange(SIZE // BLOCK) * BLOCK)
+                self._volume.pwrite(
+                    random.randbytes(BLOCK), random.randrange(SIZE // BLOCK) * BLOCK
+                )
                 self.slowest_s = max(self.slowest_s, time.monotonic() - began)
                 self.written += 1
         except Exception as error:  # noqa: BLE001 - the test's thread tells of it
@@ -91,9 +98,15 @@ def commands(run: Run, volume: Volume) -> list[TrackingCommand]:
     return [command for command in found if command.volume == volume.volume]
 
 
-@pytest.mark.parametrize(("spool_bytes", "crashes"), [(64 << 20, False), (64 << 20, True), (10_000, False), (0, True)])
-def test_hosts_write_on_while_the_broker_is_away(spool_bytes: int, crashes: bool, tmp_path: Path, run: Run) -> None:
-    settings = run.settings.model_copy(update=SMALL | {"host_spool_bytes": spool_bytes, "host_away_s": 0.5})
+@pytest.mark.parametrize(
+    ("spool_bytes", "crashes"), [(64 << 20, False), (64 << 20, True), (10_000, False), (0, True)]
+)
+def test_hosts_write_on_while_the_broker_is_away(
+    spool_bytes: int, crashes: bool, tmp_path: Path, run: Run
+) -> None:
+    settings = run.settings.model_copy(
+        update=SMALL | {"host_spool_bytes": spool_bytes, "host_away_s": 0.5}
+    )
     reports: list[str] = []
     path = tmp_path / "primary"
     volume = describe("v", SIZE, BLOCK, path.as_uri(), [0] * settings.partitions, 1)
@@ -118,7 +131,9 @@ def test_hosts_write_on_while_the_broker_is_away(spool_bytes: int, crashes: bool
                 writers.stop()
                 publisher.close()
                 host.abandon()
-            is_spooled = any(file.name.startswith("spool") for file in (tmp_path / "host").iterdir())
+            is_spooled = any(
+                file.name.startswith("spool") for file in (tmp_path / "host").iterdir()
+            )
         if crashes:
             session()[0].close()
         else:
@@ -128,7 +143,9 @@ def test_hosts_write_on_while_the_broker_is_away(spool_bytes: int, crashes: bool
     assert writers.errors == []
     assert writers.slowest_s < 10.0
     assert is_spooled == (spool_bytes > 0)
-    assert any("counts as dirty as a whole" in report for report in reports) == (spool_bytes < 1 << 20)
+    assert any("counts as dirty as a whole" in report for report in reports) == (
+        spool_bytes < 1 << 20
+    )
     check(path, commands(run, volume), exact=spool_bytes > 1 << 20 and not crashes)
 
 
@@ -145,6 +162,10 @@ def check(path: Path, sent: list[TrackingCommand], *, exact: bool) -> None:
     assert [number for number in range(len(changed)) if changed[number] and not named[number]] == []
     assert not exact or changed == bytes(named)
     for session in {command.session for command in sent}:
-        sequences = [command.sequence for command in sent if command.session == session and command.sequence >= 0]
+        sequences = [
+            command.sequence
+            for command in sent
+            if command.session == session and command.sequence >= 0
+        ]
         fresh = [n for at, n in enumerate(sequences) if n not in sequences[:at]]
         assert fresh == list(range(len(fresh)))

@@ -37,7 +37,12 @@ class Shell:
         """The last JSON that it printed; it must end with `code`."""
         command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
         done = subprocess.run(
-            command, capture_output=True, input=stdin, timeout=DEADLINE_S, check=False, env=self.environment
+            command,
+            capture_output=True,
+            input=stdin,
+            timeout=DEADLINE_S,
+            check=False,
+            env=self.environment,
         )
         assert done.returncode == code, done.stderr.decode()
         text = done.stdout.decode()
@@ -55,7 +60,9 @@ def blocks(listing: list[dict[str, Any]]) -> set[int]:
 
 def changed_between(run: Run, after: int, through: int) -> set[int]:
     answer = ask(run.settings, "v", f"@{after}", f"@{through}", DEADLINE_S)
-    return blocks([{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_stretches(answer)])
+    return blocks(
+        [{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_stretches(answer)]
+    )
 
 
 def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_path: Path) -> None:
@@ -76,19 +83,37 @@ def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_pa
         expected = {number * APART + block for block in named}
         assert found["refused"] == 0
         assert found["statuses"] == {"ACCEPTED": found["commands"]}, kind
-        assert changed_between(world, found["first_position"] - 1, found["last_position"]) == expected, kind
+        assert (
+            changed_between(world, found["first_position"] - 1, found["last_position"]) == expected
+        ), kind
         everything |= expected
 
     # Nothing is published by a dry run, nor of a source that is broken at its end or doesn't fit.
     described = volume_named(world.settings, "v")
-    events = len(list(read_all(world.settings, world.settings.topics.commands, described.partition)))
+    events = len(
+        list(read_all(world.settings, world.settings.topics.commands, described.partition))
+    )
     dry = shell("import", "extentlist", "v", "-", "--dry-run", stdin=VALID["extentlist"])
-    assert (dry["dry_run"], dry["extents"], dry["session"], dry["first_position"]) == (True, 2, None, None)
+    assert (dry["dry_run"], dry["extents"], dry["session"], dry["first_position"]) == (
+        True,
+        2,
+        None,
+        None,
+    )
     error = shell("import", "nbdinfo", "v", "-", stdin=VALID["nbdinfo"][:-1], code=2)
     assert "the standard input, record 3" in error["where"]
-    assert "aren't all inside" in shell("import", "extentlist", "v", "-", stdin=b"0 4096\n1M 1\n", code=2)["what"]
-    assert "no volume 'w'" in shell("import", "extentlist", "w", "-", stdin=b"0 4096\n", code=2)["what"]
-    assert len(list(read_all(world.settings, world.settings.topics.commands, described.partition))) == events
+    assert (
+        "aren't all inside"
+        in shell("import", "extentlist", "v", "-", stdin=b"0 4096\n1M 1\n", code=2)["what"]
+    )
+    assert (
+        "no volume 'w'"
+        in shell("import", "extentlist", "w", "-", stdin=b"0 4096\n", code=2)["what"]
+    )
+    assert (
+        len(list(read_all(world.settings, world.settings.topics.commands, described.partition)))
+        == events
+    )
 
     # The files of two CPUs; and again: a union.
     cpus = [tmp_path / f"trace.blktrace.{cpu}" for cpu in (0, 1)]

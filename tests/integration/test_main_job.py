@@ -22,8 +22,19 @@ pytestmark = pytest.mark.integration
 TRACE = demo_trace_path()
 
 
-def demo(*arguments: str, state_dir: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
-    command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(state_dir), "demo", "--json", *arguments]
+def demo(
+    *arguments: str, state_dir: Path
+) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+    command = [
+        sys.executable,
+        "-m",
+        "mirrorlog",
+        "--state-dir",
+        str(state_dir),
+        "demo",
+        "--json",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     lines = done.stdout.splitlines()
     return done, json.loads(lines[-1]) if lines else {}
@@ -34,10 +45,17 @@ def test_the_demo_ends_identical_and_counts_what_the_trace_counts(tmp_path: Path
     assert done.returncode == 0, done.stderr
     found = survey(open_trace(TRACE))
     dirty = sum(count_dirty_blocks(open_trace(TRACE), 4096).values())
-    assert (result["writes"], result["bytes_written"], result["volumes"]) == (found.writes, found.bytes_written, 1)
+    assert (result["writes"], result["bytes_written"], result["volumes"]) == (
+        found.writes,
+        found.bytes_written,
+        1,
+    )
     assert (result["ok"], result["dirty_blocks"], result["block_size"]) == (True, dirty, 4096)
     live, late = result["sites"]
-    assert all(site["identical"] and site["state"] == "CONSISTENT" and site["lag_s"] == 0 for site in (live, late))
+    assert all(
+        site["identical"] and site["state"] == "CONSISTENT" and site["lag_s"] == 0
+        for site in (live, late)
+    )
     # The late site began when the host had finished: each dirty block once.
     assert (late["blocks_copied"], late["bytes_copied"]) == (dirty, dirty * 4096)
     assert list((tmp_path / "demo").glob("run-*")) == []
@@ -53,7 +71,9 @@ tencent/cloud_storage-sample.bz2    | 25479 209875 2038
 
 
 @pytest.mark.traces
-@pytest.mark.parametrize("case", RECORDINGS.strip().splitlines(), ids=lambda case: case.split("/")[0])
+@pytest.mark.parametrize(
+    "case", RECORDINGS.strip().splitlines(), ids=lambda case: case.split("/")[0]
+)
 def test_real_recordings_end_identical(case: str, recordings: Path, tmp_path: Path) -> None:
     file, numbers = case.split("|")
     writes, dirty, volumes = (int(each) for each in numbers.split())
@@ -95,11 +115,15 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
 
 
 def test_a_part_that_dies_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
-    assert_ends(tmp_path, lambda parts: parts["node"].kill(), code=1, says="node ended with exit code -9")
+    assert_ends(
+        tmp_path, lambda parts: parts["node"].kill(), code=1, says="node ended with exit code -9"
+    )
 
 
 def test_interrupting_the_demo_leaves_nothing(tmp_path: Path) -> None:
-    assert_ends(tmp_path, lambda parts: os.kill(parts["demo"].pid, signal.SIGINT), code=130, says="")
+    assert_ends(
+        tmp_path, lambda parts: os.kill(parts["demo"].pid, signal.SIGINT), code=130, says=""
+    )
 
 
 def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
@@ -112,15 +136,24 @@ def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
     assert list((tmp_path / "demo").glob("run-*")) == []
 
 
-def assert_ends(tmp_path: Path, act: object, *, code: int, says: str, folder_goes: bool = True) -> None:
+def assert_ends(
+    tmp_path: Path, act: object, *, code: int, says: str, folder_goes: bool = True
+) -> None:
     command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path), "demo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("node and sites"):
                 break
         children = psutil.Process(process.pid).children(recursive=True)
-        parts = {word: child for child in children for word in child.cmdline() if word in ("node", "site-a")}
+        parts = {
+            word: child
+            for child in children
+            for word in child.cmdline()
+            if word in ("node", "site-a")
+        }
         parts["demo"] = psutil.Process(process.pid)
         assert len(children) >= 3
         act(parts)  # type: ignore[operator]

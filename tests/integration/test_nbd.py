@@ -68,10 +68,17 @@ class Served:
         self.socket = run.folder / f"{name}.sock"
         self.primary.parent.mkdir(exist_ok=True)
         FileDevice.create(self.primary, SIZE).close()
-        admin, publisher = KafkaAdmin(run.settings.kafka_client()), KafkaPublisher(run.settings.kafka_client())
+        admin, publisher = (
+            KafkaAdmin(run.settings.kafka_client()),
+            KafkaPublisher(run.settings.kafka_client()),
+        )
         topic = run.settings.topics.commands
         ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
-        publish_volume(publisher, run.settings.topics, describe(name, SIZE, 4096, self.primary.as_uri(), ends, 1))
+        publish_volume(
+            publisher,
+            run.settings.topics,
+            describe(name, SIZE, 4096, self.primary.as_uri(), ends, 1),
+        )
         publisher.flush(DEADLINE_S)
         publisher.close()
         admin.close()
@@ -88,16 +95,22 @@ class Served:
         """Its URI, once clients can connect."""
         arguments = ["host", "serve", self.name, "--socket", str(self.socket), *self.options]
         environment = {**inherited_environment(), **self.run.settings.as_environment()}
-        self.part = Part("host", arguments, environment, self.run.folder / f"{self.name}.log", self.run.messages)
+        self.part = Part(
+            "host", arguments, environment, self.run.folder / f"{self.name}.log", self.run.messages
+        )
         self.run.parts["host"] = self.part
         self.part.start()
-        ready = self.run.wait_for(lambda m: m.part == "host" and m.message_type == "ready", DEADLINE_S)
+        ready = self.run.wait_for(
+            lambda m: m.part == "host" and m.message_type == "ready", DEADLINE_S
+        )
         self.through = ready["through"]
         return str(ready["uri"])
 
     @property
     def nbdkit(self) -> psutil.Process:
-        [found] = [each for each in psutil.Process(self.part.pid).children() if each.name() == "nbdkit"]
+        [found] = [
+            each for each in psutil.Process(self.part.pid).children() if each.name() == "nbdkit"
+        ]
         return found
 
     def kill(self, who: str) -> None:
@@ -140,7 +153,9 @@ def tool(name: str) -> str:
 
 
 def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [str(each) for each in command], capture_output=True, text=True, timeout=120, check=False
+    )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -205,7 +220,11 @@ def test_nbdcopy(run: Run, image: Path, tmp_path: Path, through: str) -> None:
         call(nbdcopy, image, served.uri)
         call(nbdcopy, served.uri, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == image.read_bytes()
-        holes = [line for line in call(nbdinfo, "--map", served.uri).stdout.splitlines() if "hole,zero" in line]
+        holes = [
+            line
+            for line in call(nbdinfo, "--map", served.uri).stdout.splitlines()
+            if "hole,zero" in line
+        ]
         assert len(holes) > 3
         served.check_sites()
 
@@ -214,11 +233,30 @@ def test_qemu_img_and_qemu_io(run: Run, image: Path) -> None:
     qemu_img, qemu_io = tool("qemu-img"), tool("qemu-io")
     with Served(run, "qemu") as served:
         call(qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, served.uri)
-        does = ["write -P 7 4k 1M", "write -f -P 9 10M 100k", "write -z 20M 3M", "write -z -u 30M 3M", "discard 8M 5M"]
-        does += ["aio_write -P 3 40M 64k", "aio_write -P 4 40M 512", "aio_flush", "flush", "read -P 7 4k 1M"]
-        done = call(qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri)
+        does = [
+            "write -P 7 4k 1M",
+            "write -f -P 9 10M 100k",
+            "write -z 20M 3M",
+            "write -z -u 30M 3M",
+            "discard 8M 5M",
+        ]
+        does += [
+            "aio_write -P 3 40M 64k",
+            "aio_write -P 4 40M 512",
+            "aio_flush",
+            "flush",
+            "read -P 7 4k 1M",
+        ]
+        done = call(
+            qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri
+        )
         assert "verification failed" not in done.stdout
-        assert "identical" in call(qemu_img, "compare", "-f", "raw", "-F", "raw", served.uri, served.primary).stdout
+        assert (
+            "identical"
+            in call(
+                qemu_img, "compare", "-f", "raw", "-F", "raw", served.uri, served.primary
+            ).stdout
+        )
         served.check_sites()
 
 
@@ -232,7 +270,14 @@ def test_fio_verifies_what_it_wrote(run: Run) -> None:
 
 
 def fio_job(uri: str, size: str) -> list[str]:
-    kind = ["--name=job", "--ioengine=nbd", "--rw=randrw", "--rwmixwrite=80", "--bsrange=512-64k", "--iodepth=16"]
+    kind = [
+        "--name=job",
+        "--ioengine=nbd",
+        "--rw=randrw",
+        "--rwmixwrite=80",
+        "--bsrange=512-64k",
+        "--iodepth=16",
+    ]
     verify = ["--verify=crc32c", "--verify_backlog=64", "--fsync=100", "--allow_file_create=0"]
     return [*kind, *verify, f"--size={size}", f"--uri={uri}"]
 
@@ -249,7 +294,9 @@ def test_a_file_system_with_a_database(run: Run, tmp_path: Path) -> None:
                     base.execute("PRAGMA journal_mode = WAL")
                     base.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
                     for number in range(60):
-                        base.execute("INSERT INTO t (v) VALUES (?)", (os.urandom(1000 + 200 * number),))
+                        base.execute(
+                            "INSERT INTO t (v) VALUES (?)", (os.urandom(1000 + 200 * number),)
+                        )
                     base.execute("DELETE FROM t WHERE k % 3 = 0")
                     base.execute("VACUUM")
                 base.close()
@@ -285,7 +332,9 @@ def test_killed_in_the_middle_and_served_again(run: Run, who: str) -> None:
             "raw",
             served.uri,
         ]
-        with subprocess.Popen(bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        with subprocess.Popen(
+            bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as client:
             wait_until(lambda: served.nbdkit.io_counters().write_chars > 60 * MIB)
             served.kill(who)
             assert client.wait(30) != 0
@@ -298,10 +347,24 @@ def test_who_may_not_write_cannot(run: Run) -> None:
     qemu_io, nbdinfo = tool("qemu-io"), tool("nbdinfo")
     with Served(run, "calm", "--read-only") as served:
         assert "is_read_only: true" in call(nbdinfo, served.uri).stdout
-        assert call(qemu_io, "-f", "raw", "-c", "write 0 4k", served.uri, check=False).returncode != 0
-        second = [sys.executable, "-m", "mirrorlog", "--json", "host", "serve", "calm", "--socket", str(served.socket)]
+        assert (
+            call(qemu_io, "-f", "raw", "-c", "write 0 4k", served.uri, check=False).returncode != 0
+        )
+        second = [
+            sys.executable,
+            "-m",
+            "mirrorlog",
+            "--json",
+            "host",
+            "serve",
+            "calm",
+            "--socket",
+            str(served.socket),
+        ]
         environment = {**os.environ, **run.settings.as_environment()}
-        done = subprocess.run(second, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            second, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 2
         assert "another process on this machine writes to the primary" in done.stdout
         served.check_sites()
@@ -322,7 +385,9 @@ def test_tls_is_nbdkits_own(run: Run, tmp_path: Path) -> None:
 def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mirrorlog", "host", "serve", "v"]
     environment = {**os.environ, "PATH": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
     assert "apt install nbdkit" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from notation import command
 from running import DEADLINE_S, Outcome
 
@@ -47,7 +53,9 @@ def make_volume(run: Run, name: str = "v") -> Volume:
     return volume
 
 
-def publish(run: Run, volume: Volume, values: list[bytes | None], partition: int | None = None) -> list[int]:
+def publish(
+    run: Run, volume: Volume, values: list[bytes | None], partition: int | None = None
+) -> list[int]:
     """Publishes raw events; their positions."""
     publisher = KafkaPublisher(run.settings.kafka_client())
     positions: list[int] = []
@@ -61,7 +69,9 @@ def publish(run: Run, volume: Volume, values: list[bytes | None], partition: int
 
 def limit_messages(run: Run, topic: str, size_bytes: int) -> None:
     """Sets the topic's max.message.bytes."""
-    entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+    entry = ConfigEntry(
+        "max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET
+    )
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     client = AdminClient({"bootstrap.servers": run.settings.bootstrap_servers})
     for future in client.incremental_alter_configs([resource]).values():
@@ -71,15 +81,22 @@ def limit_messages(run: Run, topic: str, size_bytes: int) -> None:
 def committed(run: Run) -> dict[int, int | None]:
     admin = KafkaAdmin(run.settings.kafka_client())
     try:
-        return admin.committed_positions(f"{run.settings.topic_prefix}node", run.settings.topics.commands)
+        return admin.committed_positions(
+            f"{run.settings.topic_prefix}node", run.settings.topics.commands
+        )
     finally:
         admin.close()
 
 
-def test_a_changelog_that_refuses_every_record_stops_the_node_with_nothing_committed(run: Run) -> None:
+def test_a_changelog_that_refuses_every_record_stops_the_node_with_nothing_committed(
+    run: Run,
+) -> None:
     volume = make_volume(run)
     limit_messages(run, run.settings.topics.changelog, 40)
-    values = [encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation)) for n in range(500)]
+    values = [
+        encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation))
+        for n in range(500)
+    ]
     positions = publish(run, volume, values)
     run.start_node()
     with pytest.raises(PartFailed) as stopped:
@@ -126,7 +143,8 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     run.wait_ready("node")
     events = [(value, "UNDECODABLE") for value in UNDECODABLE.values()]
     events += [
-        (encode(command(text, generation=volume.generation, sequence=-1)), "OUT_OF_RANGE") for text in OUTSIDE.values()
+        (encode(command(text, generation=volume.generation, sequence=-1)), "OUT_OF_RANGE")
+        for text in OUTSIDE.values()
     ]
     events += [(encode(command("0+4096", "nobody")), "UNKNOWN_VOLUME")]
     events += [(encode(command("0+4096", kind=CommandKind.UNKNOWN, sequence=-1)), "UNKNOWN_KIND")]
@@ -142,7 +160,8 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
 
     kept = read_until(run, run.settings.topics.quarantine, 0, Quarantined, len(events))
     assert [(each.value, each.reason, each.position) for each in kept] == [
-        (value, reason, position) for (value, reason), position in zip(events, positions[::2], strict=True)
+        (value, reason, position)
+        for (value, reason), position in zip(events, positions[::2], strict=True)
     ]
     # The part of "beyond the end" that lies inside, the unknown kind's extent, and the good one: nothing else.
     assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
@@ -152,9 +171,14 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
     volume = make_volume(run)
     run.start_node()
     run.wait_ready("node")
-    positions = publish(run, volume, [b"junk", encode(command("0+4096 z8192+4096", generation=volume.generation))])
+    positions = publish(
+        run, volume, [b"junk", encode(command("0+4096 z8192+4096", generation=volume.generation))]
+    )
     dirty_set(run, volume, positions[-1])
-    found = {topic: tail(run, topic) for topic in ("volumes", "commands", "status", "quarantine", "log", "progress")}
+    found = {
+        topic: tail(run, topic)
+        for topic in ("volumes", "commands", "status", "quarantine", "log", "progress")
+    }
     events = {topic: [line["event"] for line in lines] for topic, lines in found.items()}
     assert events["volumes"] == ["Volume"]
     assert events["commands"] == ["undecodable", "TrackingCommand"]
@@ -177,7 +201,10 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
     volume = make_volume(run)
     run.start_node()
     run.wait_ready("node")
-    values = [encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation)) for n in range(100)]
+    values = [
+        encode(command(f"{n * 8192}+4096", sequence=n, generation=volume.generation))
+        for n in range(100)
+    ]
     positions = publish(run, volume, values)
     dirty_set(run, volume, positions[-1])
     assert cli(run, "log", "rebuild", "--check", "--all").returncode == 0
@@ -185,7 +212,9 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
     records, _ = read_changelog(run.settings, volume.partition)
     wrong = replace(records[0], changed=records[0].changed ^ BitMap64([0, 999]))
     publisher = KafkaPublisher(run.settings.kafka_client())
-    publisher.publish(run.settings.topics.changelog, volume.partition, record_key(wrong), encode(wrong))
+    publisher.publish(
+        run.settings.topics.changelog, volume.partition, record_key(wrong), encode(wrong)
+    )
     publisher.flush(DEADLINE_S)
     publisher.close()
     done = cli(run, "log", "rebuild", "--check", "v")
@@ -199,7 +228,9 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
 def cli(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
     environment = {**os.environ, **run.settings.as_environment()}
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment
+    )
 
 
 def test_a_command_by_hand_gets_its_status(run: Run) -> None:
@@ -216,7 +247,12 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     sent = [cli(run, "command", "send", "v", *options) for options in said]
     assert [done.returncode for done in sent] == [0, 0, 0, 2]
     statuses = [json.loads(done.stdout.splitlines()[0]) for done in sent]
-    assert [status["code"] for status in statuses] == ["ACCEPTED", "ACCEPTED", "ACCEPTED", "REJECTED"]
+    assert [status["code"] for status in statuses] == [
+        "ACCEPTED",
+        "ACCEPTED",
+        "ACCEPTED",
+        "REJECTED",
+    ]
     assert [status["reason"] for status in statuses] == [None, None, None, "OUT_OF_RANGE"]
     assert dirty_set(run, volume, statuses[-1]["position"]) == BitMap64([1, 3, 256, 257])
     host = encode(command("0+1", session="dead", sequence=0, generation=volume.generation))
@@ -224,8 +260,15 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     closed = cli(run, "command", "send", "v", "--close-session", "dead")
     assert closed.returncode == 0
     head = head_of(run, volume, json.loads(closed.stdout.splitlines()[0])["position"])
-    assert [(each.session, each.host, each.is_open) for each in head.sessions] == [("dead", "h", False)]
-    for options in ((), ("--barrier", "noon", "--raw", raw), ("--raw", "scsi:zz"), ("--write", "5")):
+    assert [(each.session, each.host, each.is_open) for each in head.sessions] == [
+        ("dead", "h", False)
+    ]
+    for options in (
+        (),
+        ("--barrier", "noon", "--raw", raw),
+        ("--raw", "scsi:zz"),
+        ("--write", "5"),
+    ):
         assert cli(run, "command", "send", "v", *options).returncode == 2
     assert cli(run, "command", "send", "nobody", "--write", "0+1").returncode == 2
 
@@ -286,7 +329,10 @@ def head_of(run: Run, volume: Volume, through: int) -> VolumeHead:
 
 def read_log(run: Run, volume: Volume, through: int) -> tuple[VolumeLog, int]:
     """What a site reads of the volume, and through which position: at least `through`."""
-    reader, admin = KafkaReader(run.settings.kafka_client()), KafkaAdmin(run.settings.kafka_client())
+    reader, admin = (
+        KafkaReader(run.settings.kafka_client()),
+        KafkaAdmin(run.settings.kafka_client()),
+    )
     log = LogReader(reader, admin, run.settings.topics.changelog)
     until = time.monotonic() + DEADLINE_S
     while (mark := log.watermarks.get(volume.partition)) is None or mark.through < through:
@@ -298,5 +344,7 @@ def read_log(run: Run, volume: Volume, through: int) -> tuple[VolumeLog, int]:
 
 
 def test_quarantine_takes_the_largest_event() -> None:
-    largest = encode(Quarantined(0, 0, "UNDECODABLE", "x" * 400, 0, b"k" * 1000, os.urandom(1 << 20)))
+    largest = encode(
+        Quarantined(0, 0, "UNDECODABLE", "x" * 400, 0, b"k" * 1000, os.urandom(1 << 20))
+    )
     assert len(largest) < QUARANTINE_MAX_BYTES

@@ -35,11 +35,19 @@ class Writer:
     def __init__(self, run: Run) -> None:
         client, self.topics = run.settings.kafka_client(), run.settings.topics
         admin = KafkaAdmin(client)
-        ends = [admin.end_position(self.topics.commands, number) for number in range(run.settings.partitions)]
+        ends = [
+            admin.end_position(self.topics.commands, number)
+            for number in range(run.settings.partitions)
+        ]
         admin.close()
         self.publisher = KafkaPublisher(client)
-        found = [describe(f"vol-{n}", 1 << 24, BLOCK, "file:none", ends, 1_700_000_000_000_000) for n in range(40)]
-        self.volumes = {each.volume: each for each in {each.partition: each for each in found}.values()}
+        found = [
+            describe(f"vol-{n}", 1 << 24, BLOCK, "file:none", ends, 1_700_000_000_000_000)
+            for n in range(40)
+        ]
+        self.volumes = {
+            each.volume: each for each in {each.partition: each for each in found}.values()
+        }
         self.written: dict[str, set[int]] = {name: set() for name in self.volumes}
         for each in self.volumes.values():
             publish_volume(self.publisher, self.topics, each)
@@ -54,7 +62,11 @@ class Writer:
             times = {"first_at_us": now_us, "last_at_us": now_us}
             event = command(text, volume.volume, generation=volume.generation, sequence=-1, **times)
             self.publisher.publish(
-                self.topics.commands, volume.partition, volume.volume.encode(), encode(event), positions.append
+                self.topics.commands,
+                volume.partition,
+                volume.volume.encode(),
+                encode(event),
+                positions.append,
             )
         self.publisher.flush(DEADLINE_S)
         return max(positions)
@@ -118,7 +130,9 @@ def pages(url: str, between: Callable[[], object] = lambda: None) -> list[dict[s
     while found["next"] is not None:
         between()
         base = url.split("?", maxsplit=1)[0]
-        found, _ = get(f"{base}?since={found['since']}&until={found['until']}&offset={found['next']}&limit=5")
+        found, _ = get(
+            f"{base}?since={found['since']}&until={found['until']}&offset={found['next']}&limit=5"
+        )
         answers.append(found)
     return answers
 
@@ -165,7 +179,10 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
         # Inside a record: the commands at both edges are replayed.
         position = writer.write(volume, *range(100, 160, 2))
         edges = ("--since", str(position - 7), "--until", f"@{position - 2}")
-        told = [changed(run, name, *edges, *more) for more in ([], *(["--node", url] for url in node.urls.values()))]
+        told = [
+            changed(run, name, *edges, *more)
+            for more in ([], *(["--node", url] for url in node.urls.values()))
+        ]
         assert len(set(told)) == 1
         assert json.loads(told[0]) != expected
     listed, _ = get(f"{node.urls['node-1']}/v1/volumes")
@@ -178,7 +195,8 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
     before = set(writer.written[name])
     for url in node.urls.values():
         found = pages(
-            f"{url}/v1/volumes/{name}/changed?limit=5", lambda: writer.write(volume, 500 + len(writer.written[name]))
+            f"{url}/v1/volumes/{name}/changed?limit=5",
+            lambda: writer.write(volume, 500 + len(writer.written[name])),
         )
         assert dirty([entry for page in found for entry in page["listing"]]) == before
         assert len({(page["since"], page["until"]) for page in found}) == 1
@@ -187,10 +205,14 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
     url = node.urls["node-1"]
     assert "from position" in changed(run, name, "--node", url, "--since", "1970-01-01", code=3)
     assert "no volume 'w'" in changed(run, "w", "--node", url, code=2)
-    assert "isn't complete" in changed(run, name, "--node", url, "--until", "@99999", "--wait", "1s", code=1)
+    assert "isn't complete" in changed(
+        run, name, "--node", url, "--until", "@99999", "--wait", "1s", code=1
+    )
 
 
-def test_another_worker_answers_for_one_that_was_killed_and_it_comes_back_where_it_was_or_elsewhere(run: Run) -> None:
+def test_another_worker_answers_for_one_that_was_killed_and_it_comes_back_where_it_was_or_elsewhere(
+    run: Run,
+) -> None:
     writer, node = Writer(run), Node(run)
     for name in WORKERS:
         run.start_node(name)

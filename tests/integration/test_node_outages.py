@@ -50,7 +50,10 @@ def committed(run: Run, partition: int = 0) -> int:
     admin = KafkaAdmin(run.settings.kafka_client())
     try:
         return (
-            admin.committed_positions(f"{run.settings.topic_prefix}node", run.settings.topics.commands)[partition] or 0
+            admin.committed_positions(
+                f"{run.settings.topic_prefix}node", run.settings.topics.commands
+            )[partition]
+            or 0
         )
     finally:
         admin.close()
@@ -106,7 +109,9 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
     Proof(world.settings).all({0: "node"})
     assert StatusCode.REJECTED in answers.codes[0, first]
     # The node's own command: that it is in the topic doesn't follow from a fold of the topic.
-    assert Proof(world.settings).folded["gappy"].changed.blocks().tolist() == list(range(MIB // 4096))
+    assert Proof(world.settings).folded["gappy"].changed.blocks().tolist() == list(
+        range(MIB // 4096)
+    )
     until = time.monotonic() + DEADLINE_S
     while committed(world) < writer.sent:
         assert time.monotonic() < until
@@ -139,7 +144,13 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
     node = psutil.Process(world.parts["node"].pid)
     before = node.memory_info().rss
     kafka_configs(
-        world, "--entity-type", "clients", "--entity-name", "throttled", "--add-config", "producer_byte_rate=30000"
+        world,
+        "--entity-type",
+        "clients",
+        "--entity-name",
+        "throttled",
+        "--add-config",
+        "producer_byte_rate=30000",
     )
     try:
         writer.send("v", 3000, extents=1000)
@@ -153,13 +164,24 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
         assert len(answers.came_at) < writer.sent
     finally:
         kafka_configs(
-            world, "--entity-type", "clients", "--entity-name", "throttled", "--delete-config", "producer_byte_rate"
+            world,
+            "--entity-type",
+            "clients",
+            "--entity-name",
+            "throttled",
+            "--delete-config",
+            "producer_byte_rate",
         )
     answers.wait_for(writer.sent_at)
     most = max(most, node.memory_info().rss)
-    size = sum(len(event.value or b"") for event in read_all(world.settings, world.settings.topics.commands, 0))
+    size = sum(
+        len(event.value or b"")
+        for event in read_all(world.settings, world.settings.topics.commands, 0)
+    )
     assert size > 45 * MIB
-    assert most - before < 30 * MIB, f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands"
+    assert most - before < 30 * MIB, (
+        f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands"
+    )
     assert list(answers.came_at) == sorted(answers.came_at)
     Proof(world.settings).all({0: "node"})
 
@@ -167,9 +189,18 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
 def kafka_configs(run: Run, *arguments: str) -> None:
     """Kafka's own tool, which can set what no client library can."""
     runtime = prepare(run.settings.cache_dir)
-    tool = ("kafka.admin.ConfigCommand", "--bootstrap-server", run.settings.bootstrap_servers, "--alter")
+    tool = (
+        "kafka.admin.ConfigCommand",
+        "--bootstrap-server",
+        run.settings.bootstrap_servers,
+        "--alter",
+    )
     done = subprocess.run(
-        runtime.command(*tool, *arguments), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        runtime.command(*tool, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -194,7 +225,11 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
         broker.kill()
     until = time.monotonic() + away_s
     while time.monotonic() < until:
-        progress += [m.fields["writes"] for m in run.listen() if m.part == "host" and m.message_type == "progress"]
+        progress += [
+            m.fields["writes"]
+            for m in run.listen()
+            if m.part == "host" and m.message_type == "progress"
+        ]
         for part in run.parts.values():
             part.check()
     if away == "paused":
@@ -217,7 +252,9 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
 
 def some_log(world: Run, primaries: Path | None = None) -> Writer:
     """A volume, some of it written in several flushes and recorded; the node is stopped then."""
-    writer = Writer(world.settings, make_volumes(world.settings, {"v": 8 * MIB}, primaries), session=None)
+    writer = Writer(
+        world.settings, make_volumes(world.settings, {"v": 8 * MIB}, primaries), session=None
+    )
     answers = Answers(world.settings)
     world.start_node()
     for _ in range(4):
@@ -307,13 +344,18 @@ def test_a_changelog_that_lost_what_no_command_tells_any_more_stops_the_node(wor
     writer.close()
     kept = changelog_made_anew(world, keep_marks=1)
     client = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
-    for future in client.delete_records([TopicPartition(world.settings.topics.commands, 0, kept + 3)]).values():
+    for future in client.delete_records(
+        [TopicPartition(world.settings.topics.commands, 0, kept + 3)]
+    ).values():
         future.result(DEADLINE_S)
     world.start_node()
     with pytest.raises(PartFailed) as stopped:
         world.wait_for(lambda _: False, DEADLINE_S)
     assert world.parts["node"].exit_code == 3
-    assert f"the log ends at position {kept} and the commands are kept from {kept + 3} on" in stopped.value.what
+    assert (
+        f"the log ends at position {kept} and the commands are kept from {kept + 3} on"
+        in stopped.value.what
+    )
     assert "Renew the generation" in stopped.value.next
 
 
@@ -342,7 +384,9 @@ def changelog_made_anew(world: Run, keep_marks: int) -> int:
     until = time.monotonic() + DEADLINE_S
     while topic in admin.names(topic):
         assert time.monotonic() < until
-    admin.create([spec for spec in world.settings.topics.specs(single_copy=True) if spec.name == topic], 1)
+    admin.create(
+        [spec for spec in world.settings.topics.specs(single_copy=True) if spec.name == topic], 1
+    )
     admin.close()
     publisher = KafkaPublisher(world.settings.kafka_client())
     for event in kept:
@@ -352,7 +396,10 @@ def changelog_made_anew(world: Run, keep_marks: int) -> int:
     return through
 
 
-ROLLED_UP_AT_ONCE = {"node_tiers_s": (1, 2, 4), "node_keep_s": {"second": 0, "minute": 0, "hour": 0}}
+ROLLED_UP_AT_ONCE = {
+    "node_tiers_s": (1, 2, 4),
+    "node_keep_s": {"second": 0, "minute": 0, "hour": 0},
+}
 CLEANED_AT_ONCE = {
     "segment.ms": "300",
     "max.compaction.lag.ms": "300",
@@ -364,11 +411,22 @@ CLEANED_AT_ONCE = {
 @pytest.mark.parametrize("world", [ONE_PARTITION | ROLLED_UP_AT_ONCE], indirect=True, ids=[""])
 def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: Run) -> None:
     changelog = world.settings.topics.changelog
-    kafka_configs(world, "--entity-type", "brokers", "--entity-default", "--add-config", "log.cleaner.backoff.ms=100")
+    kafka_configs(
+        world,
+        "--entity-type",
+        "brokers",
+        "--entity-default",
+        "--add-config",
+        "log.cleaner.backoff.ms=100",
+    )
     configs = ",".join(f"{name}={value}" for name, value in CLEANED_AT_ONCE.items())
-    kafka_configs(world, "--entity-type", "topics", "--entity-name", changelog, "--add-config", configs)
+    kafka_configs(
+        world, "--entity-type", "topics", "--entity-name", changelog, "--add-config", configs
+    )
     writer = Writer(
-        world.settings, make_volumes(world.settings, {"v": 64 * MIB}, world.folder / "primary"), session=None
+        world.settings,
+        make_volumes(world.settings, {"v": 64 * MIB}, world.folder / "primary"),
+        session=None,
     )
     answers, sites = Answers(world.settings), ProgressFollower(world.settings)
     world.start_node()
@@ -384,7 +442,9 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
     site.signal(signal.SIGSTOP)
     cleaned, until = 0, time.monotonic() + DEADLINE_S
     while cleaned < 200:  # of what the site hasn't read
-        assert time.monotonic() < until, f"{cleaned} of {ends_at(world, changelog)} records are gone"
+        assert time.monotonic() < until, (
+            f"{cleaned} of {ends_at(world, changelog)} records are gone"
+        )
         write()
         cleaned = ends_at(world, changelog) - sum(1 for _ in read_all(world.settings, changelog, 0))
     site.signal(signal.SIGCONT)
@@ -397,7 +457,9 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
         report = wait_applied(world, sites, name, writer.sent - 1)
         assert report.rung is Rung.CHANGED
         assert report.blocks_copied < 3 * len(changed) < (64 * MIB) // 4096
-        primary, secondary = (np.fromfile(world.folder / each / "v.img", "V4096") for each in ("primary", name))
+        primary, secondary = (
+            np.fromfile(world.folder / each / "v.img", "V4096") for each in ("primary", name)
+        )
         assert (primary[changed] == secondary[changed]).all()
     sites.close()
     answers.close()
@@ -432,7 +494,9 @@ def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, wo
     while committed(world):
         assert time.monotonic() < until
         with suppress(KafkaFailed):  # while the group still takes the stopped node for a member
-            admin.commit(f"{world.settings.topic_prefix}node", world.settings.topics.commands, {0: 0})
+            admin.commit(
+                f"{world.settings.topic_prefix}node", world.settings.topics.commands, {0: 0}
+            )
     admin.close()
 
     one = np.array([4096], np.uint64)
@@ -440,7 +504,9 @@ def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, wo
     writer.flush()
     answers = Answers(world.settings)
     world.start_node()
-    while len(answers.came_at) < writer.sent or not all(len(each) > 1 for each in list(answers.came_at.values())[:-1]):
+    while len(answers.came_at) < writer.sent or not all(
+        len(each) > 1 for each in list(answers.came_at.values())[:-1]
+    ):
         answers.poll(0.2)
         assert time.monotonic() < until + DEADLINE_S
     answers.close()

@@ -26,10 +26,14 @@ QUICK = {"node_tiers_s": (1, 2, 4), "node_keep_s": {"second": 0, "minute": 0, "h
 def cli(run: Run, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
     environment = {**os.environ, **run.settings.as_environment(), **more}
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment
+    )
 
 
-def wait_for_records(run: Run, partition: int, last: int, enough: Callable[[list[LogRecord]], bool]) -> None:
+def wait_for_records(
+    run: Run, partition: int, last: int, enough: Callable[[list[LogRecord]], bool]
+) -> None:
     """Returns when the log is complete through position `last`, and its records are `enough`."""
     until = time.monotonic() + DEADLINE_S
     while True:
@@ -53,11 +57,16 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     node.start()
     last = host_result(world)["last_positions"]
     # A record that has none behind it isn't rolled up: there is one behind those of the host, which says nothing new.
-    again = next(request for request in open_trace(TRACE).requests() if request.kind is RequestKind.WRITE)
+    again = next(
+        request for request in open_trace(TRACE).requests() if request.kind is RequestKind.WRITE
+    )
     marked = cli(world, "command", "send", "demo", "--write", f"{again.offset}+{again.length}")
     assert marked.returncode == 0, marked.stdout
     wait_for_records(
-        world, volume.partition, last["demo"], lambda found: bool(found) and all(each.tier for each in found)
+        world,
+        volume.partition,
+        last["demo"],
+        lambda found: bool(found) and all(each.tier for each in found),
     )
     world.start_site("late")
     outcome = Outcome(world)
@@ -72,7 +81,9 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     assert {each["tier"] for each in shown} <= {"minute", "hour", "day"}
 
 
-@pytest.mark.parametrize("world", [QUICK | {"node_keep_s": QUICK["node_keep_s"] | {"day": 3}}], indirect=True)
+@pytest.mark.parametrize(
+    "world", [QUICK | {"node_keep_s": QUICK["node_keep_s"] | {"day": 3}}], indirect=True
+)
 def test_past_retention_the_answer_is_from_when_on_the_log_can_answer(world: Run) -> None:
     world.start_node()
     world.wait_ready("node")

@@ -77,7 +77,12 @@ class Secured:
         tls = {"ssl.ca.location": str(self.folder / "ca.pem")}
         if way == "certificate":
             own = str(self.folder / "client.pem")
-            return {**tls, "security.protocol": "SSL", "ssl.certificate.location": own, "ssl.key.location": own}
+            return {
+                **tls,
+                "security.protocol": "SSL",
+                "ssl.certificate.location": own,
+                "ssl.key.location": own,
+            }
         sasl = {"security.protocol": "SASL_SSL", "sasl.mechanism": way}
         return {**tls, **sasl, "sasl.username": USER, "sasl.password": PASSWORD}
 
@@ -87,8 +92,12 @@ class Secured:
 
     def topics(self) -> set[str]:
         """Those of mirrorlog."""
-        admin = AdminClient({"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")})
-        return {name for name in admin.list_topics(timeout=10).topics if name.startswith("mirrorlog")}
+        admin = AdminClient(
+            {"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")}
+        )
+        return {
+            name for name in admin.list_topics(timeout=10).topics if name.startswith("mirrorlog")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +120,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     )
     runtime = prepare(Settings().cache_dir)
     scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
-    storage = ("format", "--standalone", "--cluster-id", "5L6g3nShT-eMCtK--X86sw", "--config", "server.properties")
+    storage = (
+        "format",
+        "--standalone",
+        "--cluster-id",
+        "5L6g3nShT-eMCtK--X86sw",
+        "--config",
+        "server.properties",
+    )
     subprocess.run(
         runtime.command("kafka.tools.StorageTool", *storage, "--add-scram", scram),
         cwd=folder,
@@ -122,7 +138,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     started = Secured(f"127.0.0.1:{login}", f"127.0.0.1:{certificate}", folder)
     with (folder / "output.log").open("wb") as output:
         process = psutil.Popen(
-            leashed(runtime.command("kafka.Kafka", "server.properties")), cwd=folder, stdout=output, stderr=output
+            leashed(runtime.command("kafka.Kafka", "server.properties")),
+            cwd=folder,
+            stdout=output,
+            stderr=output,
         )
     try:
         for attempt in stamina.retry_context(KafkaException, attempts=None, timeout=60):
@@ -153,7 +172,9 @@ def command_line(servers: str, client: Mapping[str, str], state_dir: Path) -> li
     return [*own, "--bootstrap-servers", servers, *options]
 
 
-@pytest.mark.parametrize("given", ["PLAIN by options", "SCRAM-SHA-256 by environment", "certificate by file"])
+@pytest.mark.parametrize(
+    "given", ["PLAIN by options", "SCRAM-SHA-256 by environment", "certificate by file"]
+)
 def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path: Path) -> None:
     way, _, means = given.split()
     servers, client, environment = secured.address(way), secured.client(way), dict(os.environ)
@@ -161,15 +182,24 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
         command = command_line(servers, client, tmp_path)
     elif means == "environment":
         command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path)]
-        environment |= {"MIRRORLOG_BOOTSTRAP_SERVERS": servers, "MIRRORLOG_KAFKA": json.dumps(client)}
+        environment |= {
+            "MIRRORLOG_BOOTSTRAP_SERVERS": servers,
+            "MIRRORLOG_KAFKA": json.dumps(client),
+        }
     else:
         file = tmp_path / "client.properties"
-        lines = (f"{name}={value}" for name, value in {"bootstrap.servers": servers, **client}.items())
+        lines = (
+            f"{name}={value}" for name, value in {"bootstrap.servers": servers, **client}.items()
+        )
         file.write_text("# mine\n" + "\n".join(lines))
         command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path), "-F", str(file)]
     seen: set[str] = set()
     with subprocess.Popen(
-        [*command, "demo", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "demo", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         while process.poll() is None:
             for child in psutil.Process(process.pid).children(recursive=True):
@@ -183,7 +213,9 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
     assert result["ok"]
     assert [site["identical"] for site in result["sites"]] == [True, True]
     # Settings go to the parts through their environment, which their owner alone can read.
-    assert all(any(part in line for line in seen) for part in (" node", " host replay", " site run site-b"))
+    assert all(
+        any(part in line for line in seen) for part in (" node", " host replay", " site run site-b")
+    )
     assert [line for line in seen if PASSWORD in line or "kafka.Kafka" in line] == []
     assert secured.topics() == set()
     assert [left for left in (tmp_path / "demo").iterdir() if left.is_dir()] == []
@@ -200,17 +232,29 @@ the node's password    | PLAIN         | sasl.password=wrong              | node
 """
 
 
-@pytest.mark.parametrize("case", REFUSALS.strip().splitlines(), ids=lambda case: case.split("|")[0].strip())
-def test_what_is_refused_is_said_at_once_and_leaves_nothing(case: str, secured: Secured, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "case", REFUSALS.strip().splitlines(), ids=lambda case: case.split("|")[0].strip()
+)
+def test_what_is_refused_is_said_at_once_and_leaves_nothing(
+    case: str, secured: Secured, tmp_path: Path
+) -> None:
     _, way, change, command, said = (part.strip() for part in case.split("|"))
     name, _, value = change.format(folder=secured.folder).partition("=")
     client = secured.client(way) | {name: value}
     if not value:
-        client = {name: value for name, value in client.items() if "certificate" not in name and "key" not in name}
+        client = {
+            name: value
+            for name, value in client.items()
+            if "certificate" not in name and "key" not in name
+        }
     before = secured.topics()
     # Where a refusal were taken for a cluster that is away, demo would try for 30 s and the node for 300 s.
     done = subprocess.run(
-        [*command_line(secured.address(way), client, tmp_path), command, *(["--json"] if command == "demo" else [])],
+        [
+            *command_line(secured.address(way), client, tmp_path),
+            command,
+            *(["--json"] if command == "demo" else []),
+        ],
         capture_output=True,
         text=True,
         timeout=15,
@@ -230,7 +274,11 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(case: str, secured: 
 
 @pytest.mark.parametrize("role", ["reader", "publisher"])
 def test_a_client_that_only_polls_hears_the_refusal_too(role: str, secured: Secured) -> None:
-    settings = {"bootstrap.servers": secured.login, **secured.client("PLAIN"), "sasl.password": "wrong"}
+    settings = {
+        "bootstrap.servers": secured.login,
+        **secured.client("PLAIN"),
+        "sasl.password": "wrong",
+    }
     client: KafkaReader | KafkaPublisher
     if role == "reader":
         client = KafkaReader(settings)

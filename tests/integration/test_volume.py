@@ -51,7 +51,12 @@ class Shell:
         try:
             while True:
                 report = follower.reports.get(("site-a", "v"))
-                if report and report.state is state and report.watermark is not None and report.watermark >= position:
+                if (
+                    report
+                    and report.state is state
+                    and report.watermark is not None
+                    and report.watermark >= position
+                ):
                     return report
                 assert time.monotonic() < until, report
                 follower.poll(0.2)
@@ -62,7 +67,9 @@ class Shell:
 
 def identical(run: Run, size_bytes: int) -> bool:
     primary, secondary = (run.folder / place / "v.img" for place in ("primary", "site-a"))
-    return primary.stat().st_size == secondary.stat().st_size == size_bytes and same(primary, secondary)
+    return primary.stat().st_size == secondary.stat().st_size == size_bytes and same(
+        primary, secondary
+    )
 
 
 def same(one: Path, two: Path) -> bool:
@@ -79,9 +86,28 @@ def test_a_volume_from_its_making_to_its_end(run: Run) -> None:
     shell = Shell(run)
     run.start_node()
     run.wait_ready("node")
-    made = shell("volume", "create", "v", "--size", "1MiB", "--keep", "day=400d", "--secondary", "b=/b.img", "--shared")
-    assert (made["size_bytes"], made["state"], made["keep_s"]) == (MIB, "ACTIVE", {"day": 400 * 86_400})
-    assert (made["secondaries"], made["shared"], made["initially_zeroed"]) == ({"b": "/b.img"}, True, True)
+    made = shell(
+        "volume",
+        "create",
+        "v",
+        "--size",
+        "1MiB",
+        "--keep",
+        "day=400d",
+        "--secondary",
+        "b=/b.img",
+        "--shared",
+    )
+    assert (made["size_bytes"], made["state"], made["keep_s"]) == (
+        MIB,
+        "ACTIVE",
+        {"day": 400 * 86_400},
+    )
+    assert (made["secondaries"], made["shared"], made["initially_zeroed"]) == (
+        {"b": "/b.img"},
+        True,
+        True,
+    )
     assert [each["volume"] for each in shell("volume", "list")["volumes"]] == ["v"]
     for wrong in (
         ("create", "v", "--size", "1MiB"),
@@ -103,13 +129,21 @@ def test_a_volume_from_its_making_to_its_end(run: Run) -> None:
     assert identical(run, MIB)
 
     grown = shell("volume", "resize", "v", "2MiB")
-    assert (grown["size_bytes"], grown["described_position"]) == (2 * MIB, grown["earlier_sizes"][0]["before_position"])
+    assert (grown["size_bytes"], grown["described_position"]) == (
+        2 * MIB,
+        grown["earlier_sizes"][0]["before_position"],
+    )
     report = shell.wait(SiteState.CONSISTENT, grown["described_position"])
     assert report.bytes_copied == 4096 + MIB  # what the volume gained is dirty as a whole
     assert identical(run, 2 * MIB)
-    assert shell("volume", "resize", "v", "2MiB")["described_position"] == grown["described_position"]
+    assert (
+        shell("volume", "resize", "v", "2MiB")["described_position"] == grown["described_position"]
+    )
     overwrite(run, 2 * MIB - 4, b"last")
-    shell.wait(SiteState.CONSISTENT, shell("command", "send", "v", "--write", f"{2 * MIB - 4}+4")["position"])
+    shell.wait(
+        SiteState.CONSISTENT,
+        shell("command", "send", "v", "--write", f"{2 * MIB - 4}+4")["position"],
+    )
     assert identical(run, 2 * MIB)
 
     overwrite(run, MIB, b"untracked")

@@ -15,7 +15,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=280
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -24,7 +29,9 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.mark.timeout(600)
 def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
     # From a copy of what git tracks: setuptools would reuse what an earlier build left in the tree.
-    tracked = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY).split("\0")
+    tracked = run(
+        "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY
+    ).split("\0")
     for name in filter(None, tracked):
         source, target = REPOSITORY / name, tmp_path / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +39,16 @@ def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
             target.symlink_to(source.readlink())
         elif source.is_file():
             target.write_bytes(source.read_bytes())
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, cwd=tmp_path / "source")
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--wheel",
+        "--outdir",
+        tmp_path,
+        cwd=tmp_path / "source",
+    )
     (wheel,) = tmp_path.glob("*.whl")
     run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     pins = [
@@ -44,5 +60,12 @@ def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
     run(tmp_path / "env/bin/pip", "install", "-q", "-c", tmp_path / "pins", wheel, cwd=tmp_path)
     listed = json.loads(run(tmp_path / "env/bin/pip", "list", "--format", "json", cwd=tmp_path))
     assert not {"pytest", "mypy", "ruff", "hypothesis"} & {each["name"] for each in listed}
-    output = run(tmp_path / "env/bin/mirrorlog", "--state-dir", tmp_path / "state", "demo", "--json", cwd=tmp_path)
+    output = run(
+        tmp_path / "env/bin/mirrorlog",
+        "--state-dir",
+        tmp_path / "state",
+        "demo",
+        "--json",
+        cwd=tmp_path,
+    )
     assert json.loads(output.splitlines()[-1])["ok"] is True

@@ -54,7 +54,9 @@ SCRIPT = {
     "outside": command(f"{OLD}+1", sequence=1),
     "resize": RESIZE,
     "grown": command(f"{6 * BLOCK}+1", sequence=2),
-    "renew": command("", kind=CommandKind.NEW_GENERATION, sequence=-1, new_generation=OTHER_GENERATION),
+    "renew": command(
+        "", kind=CommandKind.NEW_GENERATION, sequence=-1, new_generation=OTHER_GENERATION
+    ),
     "renewed": command(f"{BLOCK}+1", sequence=3, generation=OTHER_GENERATION),
     "close": command("", kind=CommandKind.SESSION_CLOSE, sequence=4, generation=OTHER_GENERATION),
 }
@@ -85,7 +87,9 @@ class World:
         self.rows: dict[bytes, bytes] = {}
         self.committed, self.steps, self.crash_at = 0, 0, -1
         self.primary, self.secondary = MemoryDevice(NEW), MemoryDevice(OLD)
-        self.primary.pwrite(OLD, b"older than the volume" * 100)  # what a grown region held before nobody knows
+        self.primary.pwrite(
+            OLD, b"older than the volume" * 100
+        )  # what a grown region held before nobody knows
 
     def run(self, most: int, crash_at: int = -1, keeps: bool = True) -> None:
         """A node from its start to the end of the commands, or to its crash; it commits only where it ends well."""
@@ -97,14 +101,18 @@ class World:
         catalog = Catalog(self.broker.reader(), self.broker, TOPICS, HandClock(look_s=10))
         node = self.node(gate, catalog)
         self.steps, self.crash_at = 0, crash_at
-        messages = [m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed]
+        messages = [
+            m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed
+        ]
         for start in range(0, len(messages), most):
             asyncio.run(node.record(Batch.of(messages[start : start + most])))
         self.committed = gate.committable(0) or self.committed
 
     def node(self, gate: CommitGate, catalog: Catalog) -> Node:
         table, begins = LogTable(self._send, self, TOPICS, gate), lambda _: self.committed
-        return Node(table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoUpkeep())
+        return Node(
+            table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoUpkeep()
+        )
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:
         found = []
@@ -179,11 +187,20 @@ class World:
             earlier_sizes=(EarlierSize(NAMES.index("resize"), OLD),),
         )
         codes = {name: statuses[position].code for position, name in enumerate(NAMES)}
-        assert codes == {name: StatusCode.REJECTED if name == "outside" else StatusCode.ACCEPTED for name in NAMES}
-        table = [decode(value, LogRecord) for key, value in self.rows.items() if key_kind(key) is LogRecord]
+        assert codes == {
+            name: StatusCode.REJECTED if name == "outside" else StatusCode.ACCEPTED
+            for name in NAMES
+        }
+        table = [
+            decode(value, LogRecord)
+            for key, value in self.rows.items()
+            if key_kind(key) is LogRecord
+        ]
         for records in (list(self.records()), table):
             commands = self.broker.messages(TOPICS.commands)
-            found = list(compare(commands, {"v": described}, Claims(records), "here", partial(iter, records)))
+            found = list(
+                compare(commands, {"v": described}, Claims(records), "here", partial(iter, records))
+            )
             assert found == [], "\n".join(map(str, found))
         dirty = {block for record in self.records() for block in record.changed}
         assert dirty == {0, 1, 4, 5, 6, 7}
@@ -202,7 +219,9 @@ def test_a_site_follows_each_change_while_it_happens() -> None:
         world.run(10)
         follow(site)
         rungs.append(kept.rung if (kept := site.secondaries["v"].kept) else None)
-        assert world.secondary.reopen().size_bytes == (OLD if NAMES.index(name) < NAMES.index("resize") else NEW)
+        assert world.secondary.reopen().size_bytes == (
+            OLD if NAMES.index(name) < NAMES.index("resize") else NEW
+        )
     assert rungs == [*["changed"] * 4, "allocated", "allocated", "changed"]
     assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
     assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW)
@@ -222,14 +241,18 @@ def test_a_node_that_dies_at_any_step_leaves_the_same(most: int) -> None:
         world.check_end()
         follow(site := world.site())
         assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
-        assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW), f"step {crash_at}"
+        assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW), (
+            f"step {crash_at}"
+        )
 
 
 def test_a_grown_region_is_dirty_whatever_the_sender_knew_of_it() -> None:
     for extents in ("", f"{6 * BLOCK}+{2 * BLOCK}", f"{OLD}+{NEW - OLD}"):
         world = World([replace(RESIZE, extents=command(extents).extents)])
         world.run(10)
-        assert {block for record in world.records() for block in record.changed} == {4, 5, 6, 7}, extents
+        assert {block for record in world.records() for block in record.changed} == {4, 5, 6, 7}, (
+            extents
+        )
 
 
 def test_a_description_that_comes_late_takes_nothing_back() -> None:
@@ -271,7 +294,10 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     follow(site)
     assert (world.described().state, world.described().size_bytes) == (VolumeState.RETIRED, OLD)
     status, refused = world.statuses()[2], world.statuses()[3]
-    assert (status.code, status.text) == (StatusCode.ACCEPTED, "recorded, though the volume was retired at position 1")
+    assert (status.code, status.text) == (
+        StatusCode.ACCEPTED,
+        "recorded, though the volume was retired at position 1",
+    )
     assert (refused.code, refused.reason) == (StatusCode.REJECTED, "VOLUME_RETIRED")
     assert 2 in {block for record in world.records() for block in record.changed}
     secondary = site.secondaries["v"]

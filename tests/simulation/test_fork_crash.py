@@ -108,7 +108,9 @@ class Publisher:
     world: World
     queue: list[tuple[bytes, Callable[[int], None]]] = field(default_factory=list)
 
-    def publish(self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None) -> None:
+    def publish(
+        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None
+    ) -> None:
         self.world.steps("publish")
         self.queue.append((value, on_acknowledged))  # type: ignore[arg-type]
 
@@ -181,7 +183,11 @@ class Worker:
 
     def die(self) -> None:
         """What the kernel had begun it may finish."""
-        if self.call is not None and self.call.kind is CallKind.WRITE and self.world.random.random() < 0.5:
+        if (
+            self.call is not None
+            and self.call.kind is CallKind.WRITE
+            and self.world.random.random() < 0.5
+        ):
             self.call.perform()
 
 
@@ -221,13 +227,23 @@ class Site:
         return self.world.disks[self.name]
 
     def changed(self, after: int, through: int) -> set[int]:
-        return {each for command in self.world.commands[after + 1 : through + 1] for each in sectors(command)}
+        return {
+            each
+            for command in self.world.commands[after + 1 : through + 1]
+            for each in sectors(command)
+        }
 
     def missed(self, after: int, through: int) -> set[int]:
-        return {each for command in self.world.commands[after + 1 : through + 1] for each in missed(command, self.name)}
+        return {
+            each
+            for command in self.world.commands[after + 1 : through + 1]
+            for each in missed(command, self.name)
+        }
 
     def copied(self) -> set[int]:
-        return set() if self.suspect_after is None else self.missed(self.suspect_after, self.applied)
+        return (
+            set() if self.suspect_after is None else self.missed(self.suspect_after, self.applied)
+        )
 
     def pending(self, mark: int) -> set[int]:
         return self.missed(self.applied, mark) | (self.changed(self.applied, mark) & self.copied())
@@ -353,7 +369,14 @@ class World:
         forks = ForkPorts(self.open_secondary, self.workers, self.reports, self.hear)
         ports = HostPorts(self.folder, publisher, self.clock, self.open_primary, forks=forks)
         try:
-            host = Host("host", ports, self.settings, {"v": VOLUME}, new_session=self.new_session, log_slots=8)
+            host = Host(
+                "host",
+                ports,
+                self.settings,
+                {"v": VOLUME},
+                new_session=self.new_session,
+                log_slots=8,
+            )
             plan = ForkPlan({site: site for site in SITES}, self.mode)
             device = Primary(self, self.primary.reopen())
             opening = Opening(VOLUME, device, newly_created=self.sessions == 1, forks=plan)  # type: ignore[arg-type]
@@ -366,7 +389,9 @@ class World:
             host.close()
         except Crashed:
             self.crash(publisher, mode)
-        except DeviceFailed as error:  # a write hung at the end: the session is left open, as by a crash
+        except (
+            DeviceFailed
+        ) as error:  # a write hung at the end: the session is left open, as by a crash
             assert "hasn't returned" in str(error)
             self.steps.dead = True
             self.crash(publisher, "kill")
@@ -399,7 +424,11 @@ class World:
     def meanwhile(self) -> None:
         """Amid a write to the primary: another thread writes, or ticks; secondaries and sites go on."""
         sector = self.random.randrange(SECTORS)
-        if len(self.in_flight) == 1 and sector not in self.in_flight[0] and self.random.random() < 0.2:
+        if (
+            len(self.in_flight) == 1
+            and sector not in self.in_flight[0]
+            and self.random.random() < 0.2
+        ):
             self.write(sector, 1)
         if self.host is not None and self.random.random() < 0.3:
             self.clock.now_s += self.random.choice((0.1, 1.1))
@@ -432,7 +461,9 @@ class World:
     def ended(self, touched: set[int]) -> None:
         """A write has ended on the primary; another may have got half-way."""
         before, now = self.history[-1][-1], read(self.primary)
-        self.history[-1].append([(now if sector in touched else before)[sector] for sector in range(SECTORS)])
+        self.history[-1].append(
+            [(now if sector in touched else before)[sector] for sector in range(SECTORS)]
+        )
         self.ended_us.append((self.clock.now_us(), touched))
 
     def append(self, value: bytes) -> int:
@@ -440,10 +471,14 @@ class World:
         command, position = decode(value, TrackingCommand), len(self.commands)
         self.commands.append(command)
         closed = command.kind is CommandKind.SESSION_CLOSE
-        acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
+        acknowledged = (
+            -1 if command.acknowledged_position is None else command.acknowledged_position
+        )
         head, beats = self.heads[-1], dict(self.beats[-1])
         if command.volume:
-            open_forks = tuple(fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes)
+            open_forks = tuple(
+                fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes
+            )
             session = session_head(command, position, open_forks)
             head = head.merged(VolumeHead("v", "g", position, (session,)))
         else:
@@ -490,7 +525,9 @@ class World:
             if site.consistent is None:
                 continue
             found, least = read(site.disk), self.told_through(site.consistent)
-            epochs = [(moments, least if moments is self.history[-1] else 0) for moments in self.history]
+            epochs = [
+                (moments, least if moments is self.history[-1] else 0) for moments in self.history
+            ]
             assert any(self.is_moment(found, moments[least:]) for moments, least in epochs), (
                 f"{site.name} is called consistent as of {site.consistent}, and is the primary of no moment from {least} on"
             )
@@ -499,7 +536,10 @@ class World:
         """How many of the writes since the last loss of power commands up to there name, which were closed after their end."""
         for index in range(len(self.ended_us) - 1, 0, -1):
             ended_us, touched = self.ended_us[index]
-            if any(each.last_at_us > ended_us and touched <= sectors(each) for each in self.commands[: position + 1]):
+            if any(
+                each.last_at_us > ended_us and touched <= sectors(each)
+                for each in self.commands[: position + 1]
+            ):
                 return index
         return 0
 
@@ -514,7 +554,9 @@ class World:
         for site in self.sites:
             site.crash()
             primary, secondary = read(self.primary), read(site.disk)
-            differing = {sector for sector in range(SECTORS) if primary[sector] != secondary[sector]}
+            differing = {
+                sector for sector in range(SECTORS) if primary[sector] != secondary[sector]
+            }
             assert differing <= site.pending(last), (
                 f"sectors {sorted(differing - site.pending(last))} at {site.name} differ and no command names them as missed"
             )
@@ -534,7 +576,11 @@ def _between(found: bytes, now: bytes, then: bytes) -> bool:
 
 
 def sectors(command: TrackingCommand) -> set[int]:
-    return {sector for extent in command.extents for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+    return {
+        sector
+        for extent in command.extents
+        for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))
+    }
 
 
 def missed(command: TrackingCommand, site: str) -> set[int]:
@@ -542,9 +588,15 @@ def missed(command: TrackingCommand, site: str) -> set[int]:
         if fork.site == site:
             outcomes = fork.outcomes or bytes([ForkOutcome.HAS]) * len(command.extents)
             kept = [
-                extent for extent, each in zip(command.extents, outcomes, strict=True) if each == ForkOutcome.MISSED
+                extent
+                for extent, each in zip(command.extents, outcomes, strict=True)
+                if each == ForkOutcome.MISSED
             ]
-            return {sector for extent in kept for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+            return {
+                sector
+                for extent in kept
+                for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))
+            }
     return sectors(command)
 
 
@@ -556,7 +608,11 @@ def scripted(random: Random, calm: bool) -> Iterator[tuple[str, int, int]]:
     for _ in range(40):
         what = random.choices(kinds, (60, 0 if calm else 3, 4, 4, 6, 30))[0]
         first = random.randrange(SECTORS - 1)
-        yield what, random.choice((0, 1, 2, 6)) if what == "tick" else first, random.randint(1, min(4, SECTORS - first))
+        yield (
+            what,
+            random.choice((0, 1, 2, 6)) if what == "tick" else first,
+            random.randint(1, min(4, SECTORS - first)),
+        )
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
@@ -607,10 +663,13 @@ def crash_everywhere(seed: int, mode: str, crash: str, *, every: int = 1) -> Non
             world.session(crash_at, crash)
             if world.steps.dead:
                 world.session(
-                    world.random.choice((None, world.random.randint(1, 60))), world.random.choice(("kill", "power"))
+                    world.random.choice((None, world.random.randint(1, 60))),
+                    world.random.choice(("kill", "power")),
                 )
             while world.steps.dead:
                 world.session(None)
             world.check_end()
         except AssertionError as error:
-            raise AssertionError(f"seed {seed}, {mode}, {crash} at step {crash_at} of {steps}: {error}") from error
+            raise AssertionError(
+                f"seed {seed}, {mode}, {crash} at step {crash_at} of {steps}: {error}"
+            ) from error

@@ -22,7 +22,16 @@ from notation import GENERATION
 
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync import cycle
-from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
+from mirrorlog.consumers.resync.cycle import (
+    Begin,
+    Follow,
+    Prove,
+    Rest,
+    Restore,
+    Step,
+    View,
+    next_step,
+)
 from mirrorlog.consumers.resync.site import Secondary, _apart, _needed_after
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import union
@@ -111,7 +120,9 @@ class Fork:
 class World:
     """Everything. calm: nothing fails, overlaps or dies. bugs: rules that are broken on purpose."""
 
-    def __init__(self, seed: int, *, calm: bool = False, bugs: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, seed: int, *, calm: bool = False, bugs: frozenset[str] = frozenset()
+    ) -> None:
         self.random, self.calm, self.bugs, self.now = Random(seed), calm, bugs, 0
         self.primary = Disk()
         self.disks = {site: Disk() for site in SITES}
@@ -141,11 +152,28 @@ class World:
         if self.calm:
             self.let_all_in()
 
-    def send(self, kind: CommandKind, blocks: list[int], forks: list[ForkOutcomes], sequence: int | None = None) -> int:
+    def send(
+        self,
+        kind: CommandKind,
+        blocks: list[int],
+        forks: list[ForkOutcomes],
+        sequence: int | None = None,
+    ) -> int:
         columns = ExtentColumns.of(Extent(block * BLOCK + 8, 8) for block in blocks)
         number = self.sequence if sequence is None else sequence
         command = TrackingCommand(
-            *("v", GENERATION, "h", str(self.sessions), number, kind, columns, 1, 2, self.acknowledged),
+            *(
+                "v",
+                GENERATION,
+                "h",
+                str(self.sessions),
+                number,
+                kind,
+                columns,
+                1,
+                2,
+                self.acknowledged,
+            ),
             forks=tuple(forks),
         )
         self.commands.append(command)
@@ -224,7 +252,9 @@ class World:
         fork = self.forks[self.random.choice(SITES)]
         if fork.is_in:
             if fork.sending is not None and not fork.is_cut and self.random.random() < 0.5:
-                for block in fork.sending.blocks[: self.random.randint(0, len(fork.sending.blocks))]:
+                for block in fork.sending.blocks[
+                    : self.random.randint(0, len(fork.sending.blocks))
+                ]:
                     fork.disk.write(block, fork.sending.version)
             self.put_out(fork)
 
@@ -241,7 +271,9 @@ class World:
             if landed or self.random.random() < 0.3 or fork.is_cut:
                 fork.hanging.pop(0)
                 if write not in self.unnamed:
-                    self.unnamed.append(write)  # once more: its site copies it again after whatever landed
+                    self.unnamed.append(
+                        write
+                    )  # once more: its site copies it again after whatever landed
             else:
                 fork.hanging[0] = (write, True)
                 for block in write.blocks:
@@ -251,7 +283,13 @@ class World:
         for write in (*fork.queue, *fork.returned, *([fork.sending] if fork.sending else ())):
             write.outcomes[fork.site] = MISSED
         fork.queue.clear()
-        fork.returned, fork.sending, fork.is_in, fork.joining, fork.named_at = [], None, False, False, None
+        fork.returned, fork.sending, fork.is_in, fork.joining, fork.named_at = (
+            [],
+            None,
+            False,
+            False,
+            None,
+        )
         fork.held = fork.held_at = None
 
     def know(self, fork: Fork) -> None:
@@ -312,7 +350,9 @@ class World:
         named = list(self.unnamed)
         hanging = {site: {id(w) for w, _ in fork.hanging} for site, fork in self.forks.items()}
         for fork in self.forks.values():
-            named += [w for w, _ in fork.hanging if w not in named and "hung_isnt_named" not in self.bugs]
+            named += [
+                w for w, _ in fork.hanging if w not in named and "hung_isnt_named" not in self.bugs
+            ]
         self.random.shuffle(named)
         found: dict[str, list[int]] = {site: [] for site in SITES}
         blocks: list[int] = []
@@ -324,13 +364,18 @@ class World:
         for held in (each for each in self.forks.values() if each.held is not None):
             blocks.append(held.held)
             for fork in self.forks.values():
-                found[fork.site].append(OPEN if fork is not held and (fork.is_in or fork.joining) else MISSED)
+                found[fork.site].append(
+                    OPEN if fork is not held and (fork.is_in or fork.joining) else MISSED
+                )
         forks = [
-            ForkOutcomes(site, b"" if all(o == HAS for o in each) else bytes(each)) for site, each in found.items()
+            ForkOutcomes(site, b"" if all(o == HAS for o in each) else bytes(each))
+            for site, each in found.items()
         ]
         kind = CommandKind.WRITES if blocks else CommandKind.HEARTBEAT
         position = self.send(kind, blocks, forks)
-        self.unnamed = [w for w in self.unnamed if w.ended_at is None or None in w.outcomes.values()]
+        self.unnamed = [
+            w for w in self.unnamed if w.ended_at is None or None in w.outcomes.values()
+        ]
         for fork in self.forks.values():
             if fork.named_at is None or MISSED in found[fork.site]:
                 fork.named_at = position
@@ -352,13 +397,18 @@ class World:
         self.unnamed = []
         extra = {self.random.randrange(BLOCKS) for _ in range(2)}
         position = self.send(CommandKind.MARK_DIRTY, sorted(marked | extra), [], -1)
-        self.as_of[position] = {b: self.landed[b][-1] if b in marked else v for b, v in self.as_of[position].items()}
+        self.as_of[position] = {
+            b: self.landed[b][-1] if b in marked else v for b, v in self.as_of[position].items()
+        }
         self.send(CommandKind.SESSION_CLOSE, [], [], -1)
         self.open_session()
 
     @property
     def is_quiet(self) -> bool:
-        busy = any(f.queue or f.sending or f.returned or f.hanging or f.held is not None for f in self.forks.values())
+        busy = any(
+            f.queue or f.sending or f.returned or f.hanging or f.held is not None
+            for f in self.forks.values()
+        )
         return not self.unnamed and not busy
 
     # Faults of secondaries, and the rest
@@ -399,7 +449,9 @@ class World:
     def act(self) -> None:
         self.now += 1
         names = list(USUAL if self.calm else {**USUAL, **FAULTS})
-        (name,) = self.random.choices(names, [self.paces[each] * {**USUAL, **FAULTS}[each] for each in names])
+        (name,) = self.random.choices(
+            names, [self.paces[each] * {**USUAL, **FAULTS}[each] for each in names]
+        )
         getattr(self, name)()
         self.check()
 
@@ -418,7 +470,12 @@ class World:
         for _ in range(400):
             self.now += 1
             self.random.choice(
-                [self.node.flush, self.come_back, self.close_batch, *(s.step for s in self.sites.values())]
+                [
+                    self.node.flush,
+                    self.come_back,
+                    self.close_batch,
+                    *(s.step for s in self.sites.values()),
+                ]
             )()
         assert all(fork.is_in for fork in self.forks.values())
 
@@ -426,14 +483,25 @@ class World:
         """Nobody writes for a while: then all is equal, and the sites know it."""
         if not self.calm and self.random.random() < 0.5:
             getattr(self, self.random.choice(list(FAULTS)))()
-        steps = ["land", "end", "fork_step", "flush_fork", "close_batch", "come_back", "secondary_answers"]
+        steps = [
+            "land",
+            "end",
+            "fork_step",
+            "flush_fork",
+            "close_batch",
+            "come_back",
+            "secondary_answers",
+        ]
         steps += ["node_flushes", "site_steps", "site_steps", "site_steps", "site_steps"]
         hangs_for = self.random.choice((0, 400))
         for number in range(3000):
             self.now += 1
             if not self.flying and self.is_quiet:
                 break
-            getattr(self, self.random.choice([*steps, "hanging_returns"] if number >= hangs_for else steps))()
+            getattr(
+                self,
+                self.random.choice([*steps, "hanging_returns"] if number >= hangs_for else steps),
+            )()
             self.check()
         else:
             pytest.fail("the host doesn't come to rest")
@@ -554,7 +622,11 @@ class Node:
         if not records:
             return
         chosen = self.world.random.choice(records)
-        mine = [r for r in records if (r.volume, r.tier) == (chosen.volume, chosen.tier) and r.through <= self.done]
+        mine = [
+            r
+            for r in records
+            if (r.volume, r.tier) == (chosen.volume, chosen.tier) and r.through <= self.done
+        ]
         chain: list[LogRecord] = []
         for each in sorted(mine, key=lambda r: (r.after, -r.through)):
             if not chain or each.after <= max(r.through for r in chain):
@@ -653,8 +725,16 @@ class Site:
 
     def world_step(self, view: View) -> Step:
         step = next_step(self.kept, view)
-        if "no_second_term" in self.world.bugs and isinstance(step, Restore) and step.blocks is not None:
-            assert self.kept is not None and self.kept.applied_position is not None and view.watermark is not None
+        if (
+            "no_second_term" in self.world.bugs
+            and isinstance(step, Restore)
+            and step.blocks is not None
+        ):
+            assert (
+                self.kept is not None
+                and self.kept.applied_position is not None
+                and view.watermark is not None
+            )
             return replace(step, blocks=view.log.missed(self.kept.applied_position, view.watermark))
         return step
 
@@ -677,14 +757,19 @@ class Site:
 
     @property
     def has_heard_all(self) -> bool:
-        return self.resting is SiteState.CONSISTENT and self.rested_at == len(self.world.commands) - 1
+        return (
+            self.resting is SiteState.CONSISTENT and self.rested_at == len(self.world.commands) - 1
+        )
 
     def report(self) -> None:
         if self.mark is not None and self.kept is not None and self.resting is not None:
             applied = NOTHING if self.kept.applied_position is None else self.kept.applied_position
             if self.resting is not SiteState.SYNCING and self.kept.suspect_after is None:
                 applied = max(applied, self.mark)
-            self.reported, self.told = self.mark, (applied, self.kept.consistent_position is not None, self.resting)
+            self.reported, self.told = (
+                self.mark,
+                (applied, self.kept.consistent_position is not None, self.resting),
+            )
 
     def keep(self, state: SecondaryState) -> None:
         self.kept = state
@@ -701,7 +786,9 @@ class Site:
             position = max(position, self.rested_at)
         if position >= 0:
             for block, version in self.world.as_of[position].items():
-                assert self.world.later(block, version, held[block]) == held[block], f"{self.name}: {block} is older"
+                assert self.world.later(block, version, held[block]) == held[block], (
+                    f"{self.name}: {block} is older"
+                )
         missing = [
             w.ended_at
             for w in self.world.writes
@@ -709,7 +796,11 @@ class Site:
             and not w.overlaps
             and any(self.world.age(b, w.version) > self.world.age(b, held[b]) for b in w.blocks)
         ]
-        there = [w.began_at for w in self.world.writes if w.landed and any(held[b] == w.version for b in w.blocks)]
+        there = [
+            w.began_at
+            for w in self.world.writes
+            if w.landed and any(held[b] == w.version for b in w.blocks)
+        ]
         if missing and there:
             assert max(there) < min(missing), f"{self.name} has a newer write beside an older block"
 

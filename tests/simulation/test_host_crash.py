@@ -38,11 +38,18 @@ from mirrorlog.tracking_log.records import VolumeHead, session_head
 SECTOR = 512
 SECTORS = 32
 SETTINGS = Settings(
-    region_bytes=2 * SECTOR, hot_regions=3, host_batch_extents=2, host_linger_s=0.1, host_heartbeat_s=1.0
+    region_bytes=2 * SECTOR,
+    hot_regions=3,
+    host_batch_extents=2,
+    host_linger_s=0.1,
+    host_heartbeat_s=1.0,
 )
 OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
-VOLUMES = {name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name) for name in ("left", "right")}
+VOLUMES = {
+    name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name)
+    for name in ("left", "right")
+}
 
 
 @dataclass
@@ -128,7 +135,9 @@ class Publisher:
         self.world = world
         self.queue: list[tuple[bytes, bytes, Callable[[int], None]]] = []
 
-    def publish(self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None) -> None:
+    def publish(
+        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None
+    ) -> None:
         assert (topic, partition) == (TOPIC, 0)
         self.world.steps("publish")
         self.queue.append((key, value, on_acknowledged))  # type: ignore[arg-type]
@@ -170,7 +179,9 @@ class World:
         self.back_at_s = 0.0
         self.rungs: set[str] = set()
         if outages:
-            self.settings = SETTINGS.model_copy(update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]})
+            self.settings = SETTINGS.model_copy(
+                update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]}
+            )
         self.clock = CountingClock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
@@ -205,12 +216,20 @@ class World:
         """One session, from its start to its close or its crash; how many steps it took."""
         self.steps = Steps(crash_at, self.look)
         publisher = Publisher(self)
-        others = SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
+        others = (
+            SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
+        )
         ports = HostPorts(self.folder, publisher, self.clock, self.open_device, sessions=others)
         try:
             known = {name: VOLUMES[name] for name in VOLUMES if self.random.random() < 0.8}
             host = self.host = Host(
-                "host", ports, self.settings, known, new_session=self.new_session, log_slots=8, report=self.heard
+                "host",
+                ports,
+                self.settings,
+                known,
+                new_session=self.new_session,
+                log_slots=8,
+                report=self.heard,
             )
             self.volumes = volumes = self.open_all(host)
             while self.position < len(self.script):
@@ -228,17 +247,25 @@ class World:
         is_new = self.sessions == 1
         try:
             return host.open_all(
-                Opening(volume, Device(self, self.devices[name].reopen()), is_new) for name, volume in VOLUMES.items()
+                Opening(volume, Device(self, self.devices[name].reopen()), is_new)
+                for name, volume in VOLUMES.items()
             )
         except BadUse:
             assert self.came_late or self.log_was != "sound"
         dead = {command.session for _, command in self.commands}
         return host.open_all(
-            Opening(volume, Device(self, self.devices[name].reopen()), is_new, dead) for name, volume in VOLUMES.items()
+            Opening(volume, Device(self, self.devices[name].reopen()), is_new, dead)
+            for name, volume in VOLUMES.items()
         )
 
     def perform(
-        self, host: Host, volumes: dict[str, TrackedVolume], what: str, name: str, first: int, count: int
+        self,
+        host: Host,
+        volumes: dict[str, TrackedVolume],
+        what: str,
+        name: str,
+        first: int,
+        count: int,
     ) -> None:
         match what:
             case "write" | "fail":
@@ -262,14 +289,18 @@ class World:
         self.rungs |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
 
     def heard(self, report: str) -> None:
-        self.rungs |= {rung for rung in ("counts as dirty as a whole", "spool is damaged") if rung in report}
+        self.rungs |= {
+            rung for rung in ("counts as dirty as a whole", "spool is damaged") if rung in report
+        }
 
     def write(self, volume: TrackedVolume, first: int, count: int) -> None:
         name = volume.volume.volume
         write = Write(name, first, count, self.clock.now_us())
         data = fill(name, first * SECTOR, count * SECTOR, len(self.writes))
         for sector in range(count):
-            self.contents[name, first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = write
+            self.contents[name, first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = (
+                write
+            )
         self.writes.append(write)
         with suppress(DeviceFailed):
             volume.pwrite(data, first * SECTOR)
@@ -277,7 +308,11 @@ class World:
     def meanwhile(self) -> None:
         """Time passes while a write is in flight: another thread writes, or ticks."""
         name, sector = self.random.choice(list(VOLUMES)), self.random.randrange(SECTORS)
-        if len(self.in_flight) == 1 and (name, sector) not in self.in_flight[0] and self.random.random() < 0.3:
+        if (
+            len(self.in_flight) == 1
+            and (name, sector) not in self.in_flight[0]
+            and self.random.random() < 0.3
+        ):
             self.write(self.volumes[name], sector, 1)
         if self.host is not None and self.random.random() < 0.3:
             for _ in range(4):
@@ -324,14 +359,19 @@ class World:
         settled = [
             look
             for look in self.looks
-            if look.volume in self.heads and self.heads[look.volume].settled_after(look.end, self.beats)
+            if look.volume in self.heads
+            and self.heads[look.volume].settled_after(look.end, self.beats)
         ]
-        commands = [(at, command, sectors(command)) for at, command in self.commands] if settled else []
+        commands = (
+            [(at, command, sectors(command)) for at, command in self.commands] if settled else []
+        )
         for look in settled:
             self.looks.remove(look)
             for sector, write, in_flight in look.seen:
                 assert any(
-                    command.volume == look.volume and command.last_at_us > write.began_us and sector in named
+                    command.volume == look.volume
+                    and command.last_at_us > write.began_us
+                    and sector in named
                     for at, command, named in commands
                     if at >= look.end or not in_flight
                 ), f"sector {sector} of {write} isn't named, yet a site is settled at {position}"
@@ -339,13 +379,17 @@ class World:
     def fold(self, position: int, command: TrackingCommand) -> None:
         """What the node keeps of the sessions."""
         closed = command.kind is CommandKind.SESSION_CLOSE
-        acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
+        acknowledged = (
+            -1 if command.acknowledged_position is None else command.acknowledged_position
+        )
         if not command.volume:
             self.beats.pop(command.session, None)
             if not closed:
                 self.beats[command.session] = acknowledged
             return
-        head = VolumeHead(command.volume, command.generation, position, (session_head(command, position),))
+        head = VolumeHead(
+            command.volume, command.generation, position, (session_head(command, position),)
+        )
         known = self.heads.get(command.volume)
         self.heads[command.volume] = head if known is None else known.merged(head)
 
@@ -400,9 +444,12 @@ class World:
                 differing = [
                     sector
                     for sector in range(SECTORS)
-                    if site.secondaries[name][sector * SECTOR :][:SECTOR] != primary[sector * SECTOR :][:SECTOR]
+                    if site.secondaries[name][sector * SECTOR :][:SECTOR]
+                    != primary[sector * SECTOR :][:SECTOR]
                 ]
-                assert not differing, f"sectors {differing} of {name} differ and no command names them"
+                assert not differing, (
+                    f"sectors {differing} of {name} differ and no command names them"
+                )
 
 
 def _flipped(data: bytes, random: Random) -> bytes:
@@ -418,7 +465,11 @@ def _spoilt(data: bytes, random: Random) -> bytes | None:
 
 
 def sectors(command: TrackingCommand) -> set[int]:
-    return {sector for extent in command.extents for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))}
+    return {
+        sector
+        for extent in command.extents
+        for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))
+    }
 
 
 def scripted(random: Random, outages: bool) -> Iterator[tuple[str, str, int, int]]:
@@ -430,7 +481,12 @@ def scripted(random: Random, outages: bool) -> Iterator[tuple[str, str, int, int
         first = random.choice((random.randrange(SECTORS - 1), random.randrange(4)))
         longest = SECTORS if what in ("zero", "trim") else 4
         count = random.randint(1, min(longest, SECTORS - first))
-        yield what, random.choice(list(VOLUMES)), random.choice((0, 1, 2, 11)) if what == "tick" else first, count
+        yield (
+            what,
+            random.choice(list(VOLUMES)),
+            random.choice((0, 1, 2, 11)) if what == "tick" else first,
+            count,
+        )
 
 
 @pytest.mark.parametrize("mode", ["kill", "power", "damage"])
@@ -458,12 +514,15 @@ def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> 
             if world.steps.dead:
                 # The next session may crash as well, mostly while it recovers, then the power may fail in its turn.
                 world.session(
-                    world.random.choice((None, world.random.randint(1, 40))), world.random.choice(("kill", "power"))
+                    world.random.choice((None, world.random.randint(1, 40))),
+                    world.random.choice(("kill", "power")),
                 )
             if world.steps.dead:
                 world.session(None)
             world.check_end()
         except AssertionError as error:
-            raise AssertionError(f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}") from error
+            raise AssertionError(
+                f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}"
+            ) from error
         rungs |= world.rungs
     return rungs

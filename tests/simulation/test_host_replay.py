@@ -31,7 +31,10 @@ class World:
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = MemoryDevices()
-        self.volumes = {name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}") for name in ("a", "b")}
+        self.volumes = {
+            name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}")
+            for name in ("a", "b")
+        }
         for volume in self.volumes.values():
             self.devices.create(volume.primary, SIZE)
         self.steps = 0
@@ -72,7 +75,15 @@ class World:
             for volume in self.volumes.values()
         )
         replay = Replay(
-            host, trace, iter(requests), volumes, self.folder, self.clock, speed=speed, checkpoint_requests=5, stop=stop
+            host,
+            trace,
+            iter(requests),
+            volumes,
+            self.folder,
+            self.clock,
+            speed=speed,
+            checkpoint_requests=5,
+            stop=stop,
         )
         result = replay.run(progress)
         host.close()
@@ -89,7 +100,10 @@ class World:
     def contents(self) -> dict[str, bytes]:
         for device in self.devices.devices.values():
             device.hook = None
-        return {name: self.devices(v.primary, writable=False).pread(0, SIZE) for name, v in self.volumes.items()}
+        return {
+            name: self.devices(v.primary, writable=False).pread(0, SIZE)
+            for name, v in self.volumes.items()
+        }
 
 
 def requested(seed: int) -> list[TracedRequest]:
@@ -125,11 +139,19 @@ def test_an_interrupted_replay_ends_as_one_that_was_not(seed: int, power: bool) 
 def test_the_nth_write_has_version_n() -> None:
     world = World()
     write = RequestKind.WRITE
-    requests = [TracedRequest("a", write, 10, 700, 0), TracedRequest("a", RequestKind.FLUSH, 0, 0, 1)]
+    requests = [
+        TracedRequest("a", write, 10, 700, 0),
+        TracedRequest("a", RequestKind.FLUSH, 0, 0, 1),
+    ]
     result = world.run([*requests, TracedRequest("b", write, 3, 700, 2)])
     assert world.contents()["a"][10:710] == fill("a", 10, 700, 1)
     assert world.contents()["b"][3:703] == fill("b", 3, 700, 2)
-    assert (result.writes, result.bytes_written, result.extents, result.finished) == (2, 1400, 2, True)
+    assert (result.writes, result.bytes_written, result.extents, result.finished) == (
+        2,
+        1400,
+        2,
+        True,
+    )
     assert result.last_positions.keys() == {"a", "b"}
 
 
@@ -150,7 +172,9 @@ def test_a_checkpoint_that_is_damaged_or_of_another_trace_is_not_used() -> None:
     with pytest.raises(BadUse, match="of the trace trace, not of other"):
         world.run(requested(0), trace="other")
     world.folder.kill()
-    world.folder.damage(CHECKPOINT_NAME, lambda content: content.replace(b'"writes": ', b'"writes": 1'))
+    world.folder.damage(
+        CHECKPOINT_NAME, lambda content: content.replace(b'"writes": ', b'"writes": 1')
+    )
     with pytest.raises(StateDamaged, match="Remove it"):
         world.run(requested(0))
 
@@ -160,10 +184,14 @@ def test_a_request_for_a_volume_that_is_not_open_is_bad_use() -> None:
         World().run([TracedRequest("c", RequestKind.WRITE, 0, 1, 0)])
 
 
-@pytest.mark.parametrize(("speed", "least_s", "most_s"), [(None, 0.0, 0.3), (1.0, 3.0, 3.3), (2.0, 1.5, 1.8)])
+@pytest.mark.parametrize(
+    ("speed", "least_s", "most_s"), [(None, 0.0, 0.3), (1.0, 3.0, 3.3), (2.0, 1.5, 1.8)]
+)
 def test_pace(speed: float | None, least_s: float, most_s: float) -> None:
     """Times may go back; the recording spans three seconds."""
     world = World()
     times = (5_000_000, 6_000_000, 5_500_000, 8_000_000)
-    world.run([TracedRequest("a", RequestKind.WRITE, 0, 1, time_us) for time_us in times], speed=speed)
+    world.run(
+        [TracedRequest("a", RequestKind.WRITE, 0, 1, time_us) for time_us in times], speed=speed
+    )
     assert least_s <= world.clock.now_s <= most_s

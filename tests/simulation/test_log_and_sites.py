@@ -66,11 +66,20 @@ class Fuse:
 class HostModel:
     """Writes to primaries and publishes what it wrote, late; remembers what each block held as of each position."""
 
-    def __init__(self, broker: MemoryBroker, settings: Settings, volumes: dict[str, Volume], random: Random) -> None:
-        self.broker, self.topic, self.volumes, self.random = broker, settings.topics.commands, volumes, random
+    def __init__(
+        self, broker: MemoryBroker, settings: Settings, volumes: dict[str, Volume], random: Random
+    ) -> None:
+        self.broker, self.topic, self.volumes, self.random = (
+            broker,
+            settings.topics.commands,
+            volumes,
+            random,
+        )
         self.primaries = {name: MemoryDevice(BLOCK * BLOCKS) for name in volumes}
         self.open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
-        self.history: dict[str, list[tuple[int, int, int]]] = {name: [] for name in volumes}  # position, block, version
+        self.history: dict[str, list[tuple[int, int, int]]] = {
+            name: [] for name in volumes
+        }  # position, block, version
         self.acknowledged = -1
         self.sequences: Counter[str] = Counter()
         self.lost: set[str] = set()
@@ -87,7 +96,9 @@ class HostModel:
     def publish(self, name: str) -> None:
         batch, self.open_batches[name] = self.open_batches[name], []
         # Of each block only some bytes are named: whoever rounds inwards forgets it (invariant 4).
-        position = self.send(name, CommandKind.WRITES, [Extent(block * BLOCK + 8, 8) for block, _ in batch])
+        position = self.send(
+            name, CommandKind.WRITES, [Extent(block * BLOCK + 8, 8) for block, _ in batch]
+        )
         self.history[name] += [(position, block, version) for block, version in batch]
 
     def lose(self) -> None:
@@ -108,12 +119,26 @@ class HostModel:
             self.send(name, CommandKind.SESSION_CLOSE, [])
 
     def send(
-        self, name: str, kind: CommandKind, extents: Sequence[Extent], forks: tuple[ForkOutcomes, ...] = ()
+        self,
+        name: str,
+        kind: CommandKind,
+        extents: Sequence[Extent],
+        forks: tuple[ForkOutcomes, ...] = (),
     ) -> int:
         known = None if self.acknowledged < 0 else self.acknowledged
         columns = ExtentColumns.of(extents)
         event = TrackingCommand(
-            name, GENERATION, "h", "s", self.sequences[name], kind, columns, 1, 2, known, forks=forks
+            name,
+            GENERATION,
+            "h",
+            "s",
+            self.sequences[name],
+            kind,
+            columns,
+            1,
+            2,
+            known,
+            forks=forks,
         )
         self.sequences[name] += 1
         self.acknowledged = self.broker.append(self.topic, 0, name.encode(), encode(event))
@@ -130,7 +155,9 @@ def content(version: int) -> bytes:
 class NodeModel:
     """The node on a broker in memory. Its store survives a crash, or is lost and recovered from the changelog."""
 
-    def __init__(self, broker: MemoryBroker, settings: Settings, fuse: Fuse, random: Random) -> None:
+    def __init__(
+        self, broker: MemoryBroker, settings: Settings, fuse: Fuse, random: Random
+    ) -> None:
         self.broker, self.settings, self.fuse, self.random = broker, settings, fuse, random
         self.committed = 0
         self.rows: dict[bytes, bytes] = {}
@@ -156,7 +183,9 @@ class NodeModel:
         self.gate = CommitGate(self.settings.topics.commands)
         self.gate.begin(0, self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
-        catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, HandClock(look_s=0.3))
+        catalog = Catalog(
+            self.broker.reader(), self.broker, self.settings.topics, HandClock(look_s=0.3)
+        )
         periods = Periods(self.settings.node_tiers_s, self.settings.node_keep_s, None, 45)
         roll_ups = RollUps(table, catalog, self.reports, self.clock, periods)
         begins, lost = (lambda _: self.committed), (lambda *_: "were lost")
@@ -169,14 +198,20 @@ class NodeModel:
         positions = []
         for message in messages:
             self.fuse.step()
-            positions.append(self.broker.append(message.topic, message.partition or 0, message.key, message.value))
+            positions.append(
+                self.broker.append(
+                    message.topic, message.partition or 0, message.key, message.value
+                )
+            )
         self.fuse.step()
         return positions
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         return sorted(key for key in self.rows if start <= key < end)[:most]
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
@@ -193,7 +228,9 @@ class NodeModel:
     def step(self, most: int) -> bool:
         """One batch; False where there is none."""
         messages: list[Message] = [
-            m for m in self.broker.messages(self.settings.topics.commands) if m.position >= self.position
+            m
+            for m in self.broker.messages(self.settings.topics.commands)
+            if m.position >= self.position
         ][:most]
         if not messages:
             return False
@@ -224,8 +261,16 @@ class SlowReader(MemoryReader):
 class SiteModel:
     """One site; its devices and states lose what wasn't durable when it crashes."""
 
-    def __init__(self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random) -> None:
-        self.broker, self.host, self.settings, self.fuse, self.random = broker, host, settings, fuse, random
+    def __init__(
+        self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random
+    ) -> None:
+        self.broker, self.host, self.settings, self.fuse, self.random = (
+            broker,
+            host,
+            settings,
+            fuse,
+            random,
+        )
         self.devices = {name: MemoryDevice(BLOCK * BLOCKS) for name in host.volumes}
         for device in self.devices.values():
             device.hook = fuse.step
@@ -266,7 +311,9 @@ class SiteModel:
             expected = self.host.as_of(name, kept.consistent_position)
             for block in range(BLOCKS):
                 held = int.from_bytes(device.reopen().pread(block * BLOCK, 8), "big")
-                assert held == expected.get(block, 0), f"{name} block {block}, consistent at {kept.consistent_position}"
+                assert held == expected.get(block, 0), (
+                    f"{name} block {block}, consistent at {kept.consistent_position}"
+                )
 
 
 class World:
@@ -279,7 +326,8 @@ class World:
         self.broker = MemoryBroker()
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)
         self.volumes = {
-            name: Volume(name, GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, f"memory://{name}") for name in NAMES
+            name: Volume(name, GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, f"memory://{name}")
+            for name in NAMES
         }
         publisher = self.broker.publisher()
         for volume in self.volumes.values():
@@ -350,7 +398,10 @@ class World:
         """The site reads on until it rests, or the test fails."""
         for _ in range(200):
             self.site.site.turn(0)
-            if all(each.resting.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()):
+            if all(
+                each.resting.state is SiteState.CONSISTENT
+                for each in self.site.site.secondaries.values()
+            ):
                 return
         pytest.fail("no rest")
 
@@ -392,7 +443,10 @@ class World:
         for _ in range(200):
             self.site.site.turn(0)
             self.site.check_consistency()
-            if all(each.resting.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()):
+            if all(
+                each.resting.state is SiteState.CONSISTENT
+                for each in self.site.site.secondaries.values()
+            ):
                 return
         pytest.fail(f"no rest: {[each.resting for each in self.site.site.secondaries.values()]}")
 
@@ -402,7 +456,9 @@ class World:
             primary = self.host.primaries[name].pread(0, BLOCK * BLOCKS)
             assert self.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary, name
             kept = self.site.states.load(name)
-            assert kept is None or kept.rung == Rung.CHANGED or self.may_copy_all, f"{name}: a hole that is none"
+            assert kept is None or kept.rung == Rung.CHANGED or self.may_copy_all, (
+                f"{name}: a hole that is none"
+            )
         end = self.broker.end_position(self.settings.topics.commands, 0) - 1
         log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
         while not log.caught_up():
@@ -446,12 +502,18 @@ def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> No
             world.node.tend()
         world.compact_all()
         world.check_end()
-        left = {replace(read_record_key(key), part=0) for key in world.node.rows if key_kind(key) is LogRecord}
+        left = {
+            replace(read_record_key(key), part=0)
+            for key in world.node.rows
+            if key_kind(key) is LogRecord
+        }
         assert len(left) <= len(NAMES) * len(TIERS), "one for each volume and tier at most"
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(damaged: bool) -> None:
+def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
+    damaged: bool,
+) -> None:
     world = World(4711)
     for _ in range(30):
         world.host.write()
@@ -467,7 +529,10 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(d
         flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed)) + 20] ^= 1
         changelog.messages.insert(place, replace(lost, value=bytes(flipped)))
     world.finish()
-    assert {each.kept.rung for each in world.site.site.secondaries.values() if each.kept} & {Rung.ALLOCATED, Rung.FULL}
+    assert {each.kept.rung for each in world.site.site.secondaries.values() if each.kept} & {
+        Rung.ALLOCATED,
+        Rung.FULL,
+    }
     for name in NAMES:
         primary = world.host.primaries[name].pread(0, BLOCK * BLOCKS)
         assert world.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary
@@ -526,7 +591,10 @@ def test_a_forked_volume_from_host_to_site() -> None:
             device.pwrite(block * BLOCK, content(world.host.version))
             device.flush()
         world.host.history["v"].append((world.host.acknowledged + 1, block, world.host.version))
-        forks = (ForkOutcomes("a", bytes([outcome])), ForkOutcomes("b", bytes([ForkOutcome.MISSED])))
+        forks = (
+            ForkOutcomes("a", bytes([outcome])),
+            ForkOutcomes("b", bytes([ForkOutcome.MISSED])),
+        )
         world.host.send("v", CommandKind.WRITES, [Extent(block * BLOCK, BLOCK)], forks)
         world.node.step(50)
         world.node.commit()
@@ -551,7 +619,9 @@ def test_a_forked_volume_from_host_to_site() -> None:
     for _ in range(600):
         world.node.tend()
     world.compact_all()
-    names = Counter(read_record_key(key).volume for key in world.node.rows if key_kind(key) is LogRecord)
+    names = Counter(
+        read_record_key(key).volume for key in world.node.rows if key_kind(key) is LogRecord
+    )
     assert names["v@a"] <= len(TIERS) and names["v@b"] <= len(TIERS)
     world.site.crash()
     beat()
@@ -596,12 +666,21 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     while world.node.step(50):
         world.node.commit()
     renewed = Volume(
-        "v", "33333333-3333-4333-8333-333333333333", BLOCK * BLOCKS, BLOCK, 0, world.host.acknowledged, False, "x"
+        "v",
+        "33333333-3333-4333-8333-333333333333",
+        BLOCK * BLOCKS,
+        BLOCK,
+        0,
+        world.host.acknowledged,
+        False,
+        "x",
     )
     publisher = world.broker.publisher()
     publish_volume(publisher, world.settings.topics, renewed)
     publisher.flush(1)
-    world.host.primaries["v"].pwrite(0, content(999_999))  # untracked: that is why the generation was renewed
+    world.host.primaries["v"].pwrite(
+        0, content(999_999)
+    )  # untracked: that is why the generation was renewed
     world.host.history["v"].append((world.host.acknowledged, 0, 999_999))
     world.finish()
     state = world.site.states.load("v")

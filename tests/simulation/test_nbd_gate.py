@@ -44,7 +44,11 @@ SECTOR = 512
 SECTORS = 16
 REGION = 2
 SETTINGS = Settings(
-    region_bytes=REGION * SECTOR, hot_regions=3, host_nbd_batch_extents=4, host_linger_s=0.2, host_heartbeat_s=0.1
+    region_bytes=REGION * SECTOR,
+    hot_regions=3,
+    host_nbd_batch_extents=4,
+    host_linger_s=0.2,
+    host_heartbeat_s=0.1,
 )
 NO_ROOM = {"host_away_s": 0.1, "host_queue_bytes": 1, "host_spool_bytes": 0, "hot_regions": 2}
 """Kafka is away, and at once the volume counts as dirty as a whole."""
@@ -52,7 +56,8 @@ VOLUME = Volume("v", "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, "v")
 WRITES = 80
 
 needs_a_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler to build the ring with"
+    not any(map(shutil.which, ("cc", "gcc", "clang"))),
+    reason="no C compiler to build the ring with",
 )
 
 
@@ -102,7 +107,9 @@ class Publisher:
         self.world = world
         self.queue: list[tuple[bytes, Callable[[int], None]]] = []
 
-    def publish(self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Any = None) -> None:
+    def publish(
+        self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: Any = None
+    ) -> None:
         self.world.step(8)
         self.queue.append((value, on_acknowledged))
         if self.world.random.random() < 0.7:
@@ -174,7 +181,9 @@ class World:
         self.named: list[set[int]] = []
         self.head: VolumeHead | None = None
         self.beats: dict[str, int] = {}
-        self.secondaries = [(copies, bytearray(SECTORS * SECTOR), set[int]()) for copies in (1.0, 0.0, 0.3)]
+        self.secondaries = [
+            (copies, bytearray(SECTORS * SECTOR), set[int]()) for copies in (1.0, 0.0, 0.3)
+        ]
         self.looks: list[Look] = []
         self.settled = self.sessions = self.count = 0
         self.crash_at: int | None = None
@@ -222,7 +231,9 @@ class World:
         offset, length = write.first * SECTOR, write.count * SECTOR
         data = fill("v", offset, length, write.version)
         for sector in range(write.count):
-            self.contents[write.first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = write
+            self.contents[write.first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = (
+                write
+            )
         write.at_us = self.clock.now_us()
         while (position := ring.begin(ExtentKind.WRITE, offset, length, write.at_us)) is None:
             yield
@@ -248,7 +259,9 @@ class World:
         """Invariant 1: the regions are durable in the activity log before the data is written."""
         durable = read_log(bytes(self.folder._durable[FILE_NAME].durable)).state.volumes["v"]
         regions = set(range(write.first // REGION, (write.first + write.count - 1) // REGION + 1))
-        assert durable.wide or regions <= durable.regions, f"{write} begins, but only {durable.regions} are durable"
+        assert durable.wide or regions <= durable.regions, (
+            f"{write} begins, but only {durable.regions} are durable"
+        )
 
     def kill_nbdkit(self) -> None:
         for write in self.writes:
@@ -260,13 +273,18 @@ class World:
 
     def look(self) -> None:
         data = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
-        found = ((sector, self.contents.get((sector, data[sector * SECTOR :][:SECTOR]))) for sector in range(SECTORS))
+        found = (
+            (sector, self.contents.get((sector, data[sector * SECTOR :][:SECTOR])))
+            for sector in range(SECTORS)
+        )
         seen = [(sector, write, not write.ended) for sector, write in found if write is not None]
         self.looks.append(Look(len(self.topic), seen))
 
     def append(self, value: bytes) -> int:
         position, command = len(self.topic), decode(value, TrackingCommand)
-        extents = ((extent.offset // SECTOR, -(-extent.end // SECTOR)) for extent in command.extents)
+        extents = (
+            (extent.offset // SECTOR, -(-extent.end // SECTOR)) for extent in command.extents
+        )
         self.topic.append(command)
         self.named.append({sector for low, high in extents for sector in range(low, high)})
         self.fold(position, command)
@@ -279,7 +297,9 @@ class World:
         return position
 
     def fold(self, position: int, command: TrackingCommand) -> None:
-        acknowledged = -1 if command.acknowledged_position is None else command.acknowledged_position
+        acknowledged = (
+            -1 if command.acknowledged_position is None else command.acknowledged_position
+        )
         closed = command.kind is CommandKind.SESSION_CLOSE
         if not command.volume:
             self.beats.pop(command.session, None)
@@ -304,12 +324,16 @@ class World:
     def copy(self, secondary: bytearray, dirty: set[int]) -> None:
         data = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
         for sector in dirty:
-            secondary[sector * SECTOR : (sector + 1) * SECTOR] = data[sector * SECTOR : (sector + 1) * SECTOR]
+            secondary[sector * SECTOR : (sector + 1) * SECTOR] = data[
+                sector * SECTOR : (sector + 1) * SECTOR
+            ]
         dirty.clear()
 
     # the host
 
-    def session(self, crash_at: int | None = None, kill_at: int | None = None, writes: int = WRITES) -> None:
+    def session(
+        self, crash_at: int | None = None, kill_at: int | None = None, writes: int = WRITES
+    ) -> None:
         self.count, self.crash_at, self.kill_at, self.dead = 0, crash_at, kill_at, False
         publisher = Publisher(self)
         try:
@@ -318,15 +342,25 @@ class World:
             self.crash(publisher)
 
     def serve(self, publisher: Publisher, writes: int) -> None:
-        open_device = lambda address, *, writable: Device(self, self.device.reopen(writable=writable))  # noqa: E731
+        def open_device(_address: str, *, writable: bool) -> Device:
+            return Device(self, self.device.reopen(writable=writable))
+
         ports = HostPorts(self.folder, publisher, self.clock, open_device)
         self.sessions += 1
         new_session = lambda: str(UUID(int=self.sessions))  # noqa: E731
         host = Host(
-            *("host", ports, self.settings, {"v": VOLUME}), new_session=new_session, report=self.hear, log_slots=8
+            *("host", ports, self.settings, {"v": VOLUME}),
+            new_session=new_session,
+            report=self.hear,
+            log_slots=8,
         )
-        volume = host.open(VOLUME, Device(self, self.device.reopen()), newly_created=self.sessions == 1)
-        self.ring = Ring(self.library, Geometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8))
+        volume = host.open(
+            VOLUME, Device(self, self.device.reopen()), newly_created=self.sessions == 1
+        )
+        self.ring = Ring(
+            self.library,
+            Geometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8),
+        )
         tracker, opened = volume.books
         gather = tracker.gather
 
@@ -385,7 +419,9 @@ class World:
         primary = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
         for _, secondary, _ in self.secondaries:
             differing = [
-                s for s in range(SECTORS) if secondary[s * SECTOR :][:SECTOR] != primary[s * SECTOR :][:SECTOR]
+                s
+                for s in range(SECTORS)
+                if secondary[s * SECTOR :][:SECTOR] != primary[s * SECTOR :][:SECTOR]
             ]
             assert not differing, f"sectors {differing} differ and no command names them"
 
@@ -432,9 +468,13 @@ def test_real_threads_on_a_real_ring(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parents[1] / "ring_stress.c", tmp_path)
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
     subprocess.run(
-        [compiler, "-std=gnu11", "-O2", "-pthread", "-o", "stress", "ring_stress.c"], cwd=tmp_path, check=True
+        [compiler, "-std=gnu11", "-O2", "-pthread", "-o", "stress", "ring_stress.c"],
+        cwd=tmp_path,
+        check=True,
     )
-    done = subprocess.run([tmp_path / "stress", "1"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [tmp_path / "stress", "1"], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     let_through, left = map(int, done.stdout.split())
     assert min(let_through, left) > 100

@@ -11,7 +11,9 @@ from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("producers", "streams", "consumers")
-SOURCES = [path for top in ("mirrorlog", "schemas", *ROLES) for path in sorted((ROOT / top).rglob("*.py"))]
+SOURCES = [
+    path for top in ("mirrorlog", "schemas", *ROLES) for path in sorted((ROOT / top).rglob("*.py"))
+]
 PURE = ("domain", "tracking_log", "topics", "units", "errors")
 IO_MODULES = {
     "os",
@@ -79,7 +81,11 @@ def allowed(module: str, imported: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_imports_follow_the_house(path: Path) -> None:
     module = module_of(path)
-    assert [name for name in imports_of(path) if not allowed(module, name) and module != "mirrorlog.__main__"] == []
+    assert [
+        name
+        for name in imports_of(path)
+        if not allowed(module, name) and module != "mirrorlog.__main__"
+    ] == []
 
 
 # module, what it imports, whether it may
@@ -111,7 +117,11 @@ def test_every_package_is_installed() -> None:
 
 
 def test_the_environment_is_read_in_one_place() -> None:
-    readers = {module_of(path) for path in SOURCES if any(n in ("os.environ", "os.getenv") for n in names_of(path))}
+    readers = {
+        module_of(path)
+        for path in SOURCES
+        if any(n in ("os.environ", "os.getenv") for n in names_of(path))
+    }
     assert readers == {"mirrorlog.settings"}
 
 

@@ -26,8 +26,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     yield SimpleNamespace(report=report, results=results, workload=workload)
 
 
-def test_commands_are_a_hosts_and_name_what_the_independent_fold_holds(bench: SimpleNamespace) -> None:
-    work = bench.workload.Workload(600, 10, 10**15, partitions=3, volume_count=4, volume_bytes=1 << 20)
+def test_commands_are_a_hosts_and_name_what_the_independent_fold_holds(
+    bench: SimpleNamespace,
+) -> None:
+    work = bench.workload.Workload(
+        600, 10, 10**15, partitions=3, volume_count=4, volume_bytes=1 << 20
+    )
     sent = [(each.partition, decode(each.value, TrackingCommand)) for each in work.publications()]
     positions = dict.fromkeys(range(3), 0)
     named: dict[str, set[int]] = {}
@@ -62,11 +66,17 @@ def test_figures_are_medians_and_ratios_of_medians(bench: SimpleNamespace) -> No
     cases = bench.results.figures({"a": [run(1, 1), run(4, 3), run(2, 2)], "b": [run(4, 1)]})
     assert cases["a"] == {"median": 1e6, "unit": "extents/s", "runs": [2e6, 5e5, 1e6]}
     assert cases["a_cpu_s_per_million"] == {"median": 1.0, "unit": "s", "runs": [0.5, 1.5, 1.0]}
-    assert bench.results.ratios(cases, "a", ["b", "c"]) == {"a_to_b": 2.0, "a_to_b_cpu_s_per_million": 2.0}
+    assert bench.results.ratios(cases, "a", ["b", "c"]) == {
+        "a_to_b": 2.0,
+        "a_to_b_cpu_s_per_million": 2.0,
+    }
 
 
 def test_the_report_replaces_its_part_and_nothing_else(bench: SimpleNamespace) -> None:
     page = "before\n<!-- node -->\nold\n<!-- /node -->\nafter\n"
-    assert bench.report.rewritten(page, "node", r"new \1") == "before\n<!-- node -->\nnew \\1\n<!-- /node -->\nafter\n"
+    assert (
+        bench.report.rewritten(page, "node", r"new \1")
+        == "before\n<!-- node -->\nnew \\1\n<!-- /node -->\nafter\n"
+    )
     with pytest.raises(ValueError, match="no part <!-- other -->"):
         bench.report.rewritten(page, "other", "x")

@@ -27,4 +27,8 @@ def test_what_is_compacted_is_never_deleted_by_age_and_all_share_the_prefix() ->
         getattr(Topics("p."), name) for name in COMPACTED
     }
     assert all(name.startswith("p.") for name in found)
-    assert all("retention.ms" in config for config in found.values() if config["cleanup.policy"] == "delete")
+    assert all(
+        "retention.ms" in config
+        for config in found.values()
+        if config["cleanup.policy"] == "delete"
+    )

@@ -29,7 +29,10 @@ class CommandDeserializer(Deserializer):
 
     def __init__(self, schemas: Path) -> None:
         super().__init__()
-        files = sorted(schemas.glob("tracking_command.v*.avsc"), key=lambda file: int(file.name.split(".")[1][1:]))
+        files = sorted(
+            schemas.glob("tracking_command.v*.avsc"),
+            key=lambda file: int(file.name.split(".")[1][1:]),
+        )
         versions = [fastavro.parse_schema(json.loads(file.read_text("utf-8"))) for file in files]
         self._written = {b"\xc3\x01" + self._fingerprint(version): version for version in versions}
         self._newest = versions[-1]
@@ -50,7 +53,10 @@ class CommandDeserializer(Deserializer):
 
 def blocks_of(command: dict[str, Any], block_size: int) -> BitMap:
     """Every block that an extent touches, rounded outwards; an extent of no bytes touches none."""
-    offsets, lengths = np.frombuffer(command["offsets"], "<u8"), np.frombuffer(command["lengths"], "<u8")
+    offsets, lengths = (
+        np.frombuffer(command["offsets"], "<u8"),
+        np.frombuffer(command["lengths"], "<u8"),
+    )
     some = lengths > 0
     firsts = offsets[some] // block_size
     counts = (offsets[some] + lengths[some] - 1) // block_size + 1 - firsts
@@ -61,7 +67,11 @@ def blocks_of(command: dict[str, Any], block_size: int) -> BitMap:
 
 
 def main() -> None:
-    settings = {name.removeprefix("PEER_"): value for name, value in os.environ.items() if name.startswith("PEER_")}
+    settings = {
+        name.removeprefix("PEER_"): value
+        for name, value in os.environ.items()
+        if name.startswith("PEER_")
+    }
     block_size = int(settings["BLOCK_SIZE"])
     app = Application(
         settings["SERVERS"],
@@ -73,7 +83,9 @@ def main() -> None:
         loglevel="WARNING",
     )
     commands = app.topic(
-        settings["TOPIC"], key_deserializer="str", value_deserializer=CommandDeserializer(Path(settings["SCHEMAS"]))
+        settings["TOPIC"],
+        key_deserializer="str",
+        value_deserializer=CommandDeserializer(Path(settings["SCHEMAS"])),
     )
 
     def fold(command: dict[str, Any], state: State) -> None:

@@ -19,12 +19,17 @@ from mirrorlog.units import format_size
 
 SCHEMA_VERSION = 1
 
-app = typer.Typer(name="broker", help="The embedded Kafka: one node, on this machine only.", no_args_is_help=True)
+app = typer.Typer(
+    name="broker", help="The embedded Kafka: one node, on this machine only.", no_args_is_help=True
+)
 
 Port = Annotated[
     int | None,
     typer.Option(
-        "--port", min=1, max=65535, help="Listen on this port. The first time a free one is taken, then kept."
+        "--port",
+        min=1,
+        max=65535,
+        help="Listen on this port. The first time a free one is taken, then kept.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -87,7 +92,11 @@ def _print(context: typer.Context, status: BrokerStatus, as_json: bool) -> None:
 def _for_people(status: BrokerStatus) -> str:
     if status.state is BrokerState.STOPPED:
         return f"No broker runs in {status.state_dir}."
-    says = "runs" if status.state is BrokerState.RUNNING else f"runs but doesn't answer (its log: {status.log})"
+    says = (
+        "runs"
+        if status.state is BrokerState.RUNNING
+        else f"runs but doesn't answer (its log: {status.log})"
+    )
     memory = format_size(status.resident_bytes or 0)
     return (
         f"The broker {says}: bootstrap servers {status.bootstrap_servers}, process {status.pid} "

@@ -34,12 +34,15 @@ def changed(
         ),
     ] = "origin",
     until: Annotated[str, typer.Option(help="As --since.")] = "now",
-    output_format: Annotated[str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = None,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}.")
+    ] = None,
     offset: Annotated[str, typer.Option(help="Resume the listing at that byte.")] = "0",
     json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
     wait: Annotated[str, typer.Option(help="How long to wait for the log to get there.")] = "30s",
     node: Annotated[
-        str | None, typer.Option(help="Ask any worker of the node over HTTP, not Kafka.", metavar="URL")
+        str | None,
+        typer.Option(help="Ask any worker of the node over HTTP, not Kafka.", metavar="URL"),
     ] = None,
 ) -> None:
     """Which blocks of a volume changed after one point, through another."""
@@ -48,14 +51,22 @@ def changed(
     name = output_format or ("json" if as_json else "table")
     check_format(name, JSON_FORMATS if as_json else FORMATS)
     if node is None:
-        pieces = render(ask(call.settings, volume, since, until, parse_duration_s(wait)), name, parse_size(offset))
+        pieces = render(
+            ask(call.settings, volume, since, until, parse_duration_s(wait)),
+            name,
+            parse_size(offset),
+        )
     else:
         asked = {"since": since, "until": until, "format": name, "offset": offset, "wait": wait}
-        pieces = remote_listing(node, call.settings.node_http_token, volume, asked, parse_duration_s(wait))
+        pieces = remote_listing(
+            node, call.settings.node_http_token, volume, asked, parse_duration_s(wait)
+        )
     write(pieces, quiet=name == "table" and call.output.quiet)
 
 
-def ask(settings: Settings, volume: str, since: str, until: str, patience_s: float) -> ChangedBlocks:
+def ask(
+    settings: Settings, volume: str, since: str, until: str, patience_s: float
+) -> ChangedBlocks:
     """The answer from real Kafka, with its errors."""
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     now_us = clock.now_us()

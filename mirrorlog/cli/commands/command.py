@@ -17,7 +17,14 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.lookup import volume_named
 from mirrorlog.codec.events import encode
 from mirrorlog.codec.status_batches import read_statuses
-from mirrorlog.domain.commands import CommandKind, CommandStatus, RawCommand, StatusCode, TrackingCommand, WireProtocol
+from mirrorlog.domain.commands import (
+    CommandKind,
+    CommandStatus,
+    RawCommand,
+    StatusCode,
+    TrackingCommand,
+    WireProtocol,
+)
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
@@ -27,7 +34,9 @@ from mirrorlog.units import parse_duration_s, parse_size
 
 app = typer.Typer(no_args_is_help=True, help="Tracking commands by hand.")
 
-_EXTENT_HELP: Final = "OFFSET+LENGTH, sizes with units, as in 1GiB+64KiB; may be given more than once."
+_EXTENT_HELP: Final = (
+    "OFFSET+LENGTH, sizes with units, as in 1GiB+64KiB; may be given more than once."
+)
 Extents = Annotated[list[str] | None, typer.Option(metavar="EXTENT", help=_EXTENT_HELP)]
 
 
@@ -41,14 +50,24 @@ def send(
     mark_dirty: Extents = None,
     raw: Annotated[
         list[str] | None,
-        typer.Option(metavar="PROTOCOL:HEX[:HEX]", help="A command from the wire (scsi, nvme, nbd), and its data."),
+        typer.Option(
+            metavar="PROTOCOL:HEX[:HEX]",
+            help="A command from the wire (scsi, nvme, nbd), and its data.",
+        ),
     ] = None,
-    logical_block: Annotated[str, typer.Option(help="Unit of the addresses in raw SCSI and NVMe commands.")] = "512",
+    logical_block: Annotated[
+        str, typer.Option(help="Unit of the addresses in raw SCSI and NVMe commands.")
+    ] = "512",
     close_session: Annotated[
         str | None,
-        typer.Option(metavar="SESSION", help="It is dead and will never write again: sites stop waiting for it."),
+        typer.Option(
+            metavar="SESSION",
+            help="It is dead and will never write again: sites stop waiting for it.",
+        ),
     ] = None,
-    barrier: Annotated[str | None, typer.Option(metavar="NAME", help="A named point in the volume's history.")] = None,
+    barrier: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A named point in the volume's history.")
+    ] = None,
     timeout: Annotated[str, typer.Option(help="How long the status is waited for.")] = "30s",
 ) -> None:
     """Publish one command that belongs to no session, and wait for the node's status."""
@@ -102,7 +121,9 @@ class Content:
     new_generation: str | None = None
 
 
-def send_command(settings: Settings, volume: Volume, said: Content, deadline_s: float) -> CommandStatus:
+def send_command(
+    settings: Settings, volume: Volume, said: Content, deadline_s: float
+) -> CommandStatus:
     """Publishes the command, acknowledged, and returns the node's reply; KafkaFailed where none comes in time.
 
     1. The end of the status topic is asked: the reply comes behind it.
@@ -112,10 +133,14 @@ def send_command(settings: Settings, volume: Volume, said: Content, deadline_s: 
     client, topics = settings.kafka_client(), settings.topics
     admin, publisher, reader = KafkaAdmin(client), KafkaPublisher(client), KafkaReader(client)
     try:
-        reader.assign(topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)})
+        reader.assign(
+            topics.status, {volume.partition: admin.end_position(topics.status, volume.partition)}
+        )
         positions: list[int] = []
         content = encode(_command(volume, said))
-        publisher.publish(topics.commands, volume.partition, volume.volume.encode(), content, positions.append)
+        publisher.publish(
+            topics.commands, volume.partition, volume.volume.encode(), content, positions.append
+        )
         publisher.flush(deadline_s)
         return _await_status(reader, positions[0], deadline_s)
     finally:
@@ -171,9 +196,13 @@ def _raw(text: str) -> RawCommand:
     protocol, _, rest = text.partition(":")
     command, _, data = rest.partition(":")
     try:
-        return RawCommand(WireProtocol(protocol.upper()), bytes.fromhex(command), bytes.fromhex(data))
+        return RawCommand(
+            WireProtocol(protocol.upper()), bytes.fromhex(command), bytes.fromhex(data)
+        )
     except ValueError as error:
-        raise BadUse(f"'{text[:60]}' isn't a raw command", next="Write it like scsi:2a000000000800000800.") from error
+        raise BadUse(
+            f"'{text[:60]}' isn't a raw command", next="Write it like scsi:2a000000000800000800."
+        ) from error
 
 
 def _extent(text: str, kind: ExtentKind) -> Extent:

@@ -35,15 +35,20 @@ app.command()(serve)
 @app.command()
 def replay(
     context: typer.Context,
-    trace_path: Annotated[Path, typer.Argument(metavar="TRACE", help="A recording of block writes.")],
+    trace_path: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="A recording of block writes.")
+    ],
     folder: Annotated[Path, typer.Option("--dir", help="The volumes' primaries are made here.")],
     trace_format: Annotated[
         str, typer.Option("--format", help="auto, vscsi, msr, tencent, blkparse, mirrorlog.")
     ] = AUTO,
-    block_size: Annotated[str, typer.Option("--block-size", help="Granularity of tracking of new volumes.")] = "4KiB",
+    block_size: Annotated[
+        str, typer.Option("--block-size", help="Granularity of tracking of new volumes.")
+    ] = "4KiB",
     name: Annotated[str, typer.Option(help="Name of the host.")] = "host",
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="1 as recorded, 2 twice as fast; without, at once.")
+        float | None,
+        typer.Option(min=0.001, help="1 as recorded, 2 twice as fast; without, at once."),
     ] = None,
     fork: ForkOption = None,
     fork_mode: ForkModeOption = "async",
@@ -53,7 +58,10 @@ def replay(
     _allow_open_files()
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)
-    sizes = {volume: max(-(-size // block_bytes), 1) * block_bytes for volume, size in survey(trace).volumes.items()}
+    sizes = {
+        volume: max(-(-size // block_bytes), 1) * block_bytes
+        for volume, size in survey(trace).volumes.items()
+    }
     stopped = stop_flag()
 
     def progress(now: ReplayProgress) -> None:
@@ -82,12 +90,22 @@ def replay(
         ]
         volumes = host.open_all(openings)
         call.output.message("ready", {"volumes": len(volumes)})
-        result = Replay(host, trace.name, trace.requests(), volumes, host_folder, clock, speed=speed, stop=stopped).run(
-            progress
-        )
+        result = Replay(
+            host,
+            trace.name,
+            trace.requests(),
+            volumes,
+            host_folder,
+            clock,
+            speed=speed,
+            stop=stopped,
+        ).run(progress)
         host.close()
     # After close(): the sessions' ends are commands too.
-    found = asdict(result) | {"commands": host.commands, "last_positions": dict(host.last_positions)}
+    found = asdict(result) | {
+        "commands": host.commands,
+        "last_positions": dict(host.last_positions),
+    }
     call.output.message("result", found)
     call.output.say(f"{found['writes']} writes in {found['commands']} commands")
     if not result.finished:
@@ -124,10 +142,17 @@ def _volumes(
     catalog.refresh()
     new = set()
     partitions = admin.partitions(settings.topics.commands)
-    ends = [admin.end_position(settings.topics.commands, partition) for partition in range(partitions)]
+    ends = [
+        admin.end_position(settings.topics.commands, partition) for partition in range(partitions)
+    ]
     for name in sizes.keys() - catalog.keys():
         volume = describe(
-            name, sizes[name], block_size, (folder / f"{name}.img").as_uri(), ends, SystemClock().now_us()
+            name,
+            sizes[name],
+            block_size,
+            (folder / f"{name}.img").as_uri(),
+            ends,
+            SystemClock().now_us(),
         )
         path = path_of(volume.primary)
         if not path.exists():

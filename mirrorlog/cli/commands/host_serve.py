@@ -52,35 +52,53 @@ def serve(
     name: Annotated[str, typer.Argument(metavar="VOLUME")],
     socket: Annotated[
         Path | None,
-        typer.Option(help="A Unix socket to serve at; without it and --port, nbd/VOLUME.sock in the state folder."),
+        typer.Option(
+            help="A Unix socket to serve at; without it and --port, nbd/VOLUME.sock in the state folder."
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="A TCP port; 0 is a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="A TCP port; 0 is a free one.")
+    ] = None,
     address: Annotated[str, typer.Option(help="What to listen at with --port.")] = "127.0.0.1",
     named: Annotated[
         str | None,
-        typer.Option("--host", help="Name of the host, which keeps its state under it. Default: host-VOLUME."),
+        typer.Option(
+            "--host", help="Name of the host, which keeps its state under it. Default: host-VOLUME."
+        ),
     ] = None,
     primary: Annotated[
-        str | None, typer.Option(metavar="URI", help="Where this host reaches the primary, if not as described.")
+        str | None,
+        typer.Option(
+            metavar="URI", help="Where this host reaches the primary, if not as described."
+        ),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Clients can't write.")] = False,
     through: Annotated[
         Through,
-        typer.Option(help="filter: nbdkit's file plugin under a native filter; plugin: every request comes to Python."),
+        typer.Option(
+            help="filter: nbdkit's file plugin under a native filter; plugin: every request comes to Python."
+        ),
     ] = Through.AUTO,
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Requests of one connection at a time.")] = 16,
+    threads: Annotated[
+        int, typer.Option(min=1, max=1024, help="Requests of one connection at a time.")
+    ] = 16,
     take_over: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SESSION", help="A session of another host that is gone for good. The whole volume is dirty."
+            metavar="SESSION",
+            help="A session of another host that is gone for good. The whole volume is dirty.",
         ),
     ] = None,
     fork: ForkOption = None,
     fork_mode: ForkModeOption = "async",
-    tls: Annotated[TlsMode, typer.Option(help="See nbdkit-tls(1), as for the next three.")] = TlsMode.OFF,
+    tls: Annotated[
+        TlsMode, typer.Option(help="See nbdkit-tls(1), as for the next three.")
+    ] = TlsMode.OFF,
     tls_certificates: Annotated[Path | None, typer.Option(help="Folder of certificates.")] = None,
     tls_psk: Annotated[Path | None, typer.Option(help="File of pre-shared keys.")] = None,
-    tls_verify_peer: Annotated[bool, typer.Option("--tls-verify-peer", help="Clients need certificates.")] = False,
+    tls_verify_peer: Annotated[
+        bool, typer.Option("--tls-verify-peer", help="Clients need certificates.")
+    ] = False,
 ) -> None:
     """Serve a volume over NBD, through nbdkit: whatever is written to it is tracked. Until stopped."""
     call = invocation(context)
@@ -92,7 +110,10 @@ def serve(
         place = Place(None, address, port or free_port(address))
     volumes = volumes_now(call.settings)
     if name not in volumes:
-        raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
+        raise BadUse(
+            f"there is no volume '{name[:220]}'",
+            next="`mirrorlog volume list` shows those there are.",
+        )
     volume = volumes[name]
     plans = fork_plans(fork or (), fork_mode, [volume])
     if plans and through is Through.FILTER:
@@ -137,10 +158,14 @@ def _serve(
         stack.callback(publisher.close)
         state = DiskFolder(folder)
         answers, others = statuses(settings, stack), sessions(settings, stack)
-        forks = fork_ports(call, {} if served.forks is None else {served.volume.volume: served.forks}, stack)
+        forks = fork_ports(
+            call, {} if served.forks is None else {served.volume.volume: served.forks}, stack
+        )
         ports = HostPorts(state, publisher, SystemClock(), open_device, answers, others, forks)
         device = opened_primary(served.volume, stack, served.primary)
-        host = stack.enter_context(Host(served.host, ports, settings, volumes, report=call.output.say))  # 1
+        host = stack.enter_context(
+            Host(served.host, ports, settings, volumes, report=call.output.say)
+        )  # 1
         wanted = opening(served.volume, device, take_over=served.take_over, forks=served.forks)
         tracked = host.open_all([wanted])[served.volume.volume]
         export = _export(call, served, state, tracked, device)
@@ -149,33 +174,54 @@ def _serve(
             *(export.served, place, security, folder / "nbdkit.pid"),
             read_only=served.read_only,
             threads=served.threads,
-            pass_fds=[*export.pass_fds, device.fileno()],  # nobody else writes to the primary while nbdkit may
+            pass_fds=[
+                *export.pass_fds,
+                device.fileno(),
+            ],  # nobody else writes to the primary while nbdkit may
         )  # 2
         stack.callback(nbdkit.stop)  # 4, 5
         export.started()
         uri = place.uri(tls=security.mode is not TlsMode.OFF)
-        call.output.message("ready", {"volume": served.volume.volume, "uri": uri, "through": export.through})
+        call.output.message(
+            "ready", {"volume": served.volume.volume, "uri": uri, "through": export.through}
+        )
         call.output.say(f"{served.volume.volume} is served at {uri}")
         while not stopped():  # 3
             export.check()
             nbdkit.check()
             tracked.check()
             host.pause(TICK_S)
-    call.output.message("result", {"commands": host.commands, "last_positions": dict(host.last_positions)})
+    call.output.message(
+        "result", {"commands": host.commands, "last_positions": dict(host.last_positions)}
+    )
     call.output.say(f"stopped; {host.commands} commands")
 
 
-def _export(call: Invocation, served: Served, state: DiskFolder, tracked: TrackedVolume, device: BlockDevice) -> Export:
+def _export(
+    call: Invocation, served: Served, state: DiskFolder, tracked: TrackedVolume, device: BlockDevice
+) -> Export:
     """Through the filter where it can be had; otherwise through the plugin, and that is said."""
     if served.through is not Through.PLUGIN:
         try:
             if file_address(served.primary).direct:
-                what, advice = "nbdkit's file plugin can't go past the page cache", "Leave ?direct=1 out to be faster."
+                what, advice = (
+                    "nbdkit's file plugin can't go past the page cache",
+                    "Leave ?direct=1 out to be faster.",
+                )
                 raise BadUse(what, where=served.primary, next=advice)
             native = built(call.settings.cache_dir)
-            return FilterExport(native, tracked, path_of(served.primary), state.lock_fd, call.settings, call.output.say)
+            return FilterExport(
+                native,
+                tracked,
+                path_of(served.primary),
+                state.lock_fd,
+                call.settings,
+                call.output.say,
+            )
         except BadUse as error:
             if served.through is Through.FILTER:
                 raise
-            call.output.say(f"Serving through nbdkit's Python plugin, which is many times slower: {error}")
+            call.output.say(
+                f"Serving through nbdkit's Python plugin, which is many times slower: {error}"
+            )
     return RelayExport(call.settings.state_dir / "host" / served.host, tracked, device)

@@ -53,26 +53,49 @@ Make = Callable[[Sequence[Path], Span], Source]
 
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
 File = Annotated[Path, typer.Argument(metavar="FILE|-", help="- is the standard input.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE|-…", help="Of each CPU, or the stream of all; - is stdin.")]
-Device = Annotated[str | None, typer.Option(help="Whose writes, as the recording calls it: 8-0, /dev/vdb, …")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE|-…", help="Of each CPU, or the stream of all; - is stdin."),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Whose writes, as the recording calls it: 8-0, /dev/vdb, …")
+]
 DiscardZeroes = Annotated[
     bool,
-    typer.Option("--discard-zeroes", help="The device reads as zeros where it was discarded; else a discard is dirty."),
+    typer.Option(
+        "--discard-zeroes",
+        help="The device reads as zeros where it was discarded; else a discard is dirty.",
+    ),
 ]
-Partial = Annotated[bool, typer.Option("--partial", help="The map is of a part: the rest of the volume is unchanged.")]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="The map is of a part: the rest of the volume is unchanged."),
+]
 Began = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="When a recording's first write was, or since when a map counts; as `changed --since`."
+        metavar="TIME",
+        help="When a recording's first write was, or since when a map counts; as `changed --since`.",
     ),
 ]
 Shift = Annotated[
-    str, typer.Option(metavar="SIZE", help="Added to the source's addresses; -1MiB for a partition there.")
+    str,
+    typer.Option(
+        metavar="SIZE", help="Added to the source's addresses; -1MiB for a partition there."
+    ),
 ]
-Clip = Annotated[bool, typer.Option("--clip", help="Leave out what lies outside the volume, and count it.")]
-HostName = Annotated[str | None, typer.Option("--host", help="Who wrote, for audits. Default: import:KIND:SESSION.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, publish nothing.")]
-Wait = Annotated[str | None, typer.Option(metavar="DURATION", help="Wait so long for the node's answers.")]
+Clip = Annotated[
+    bool, typer.Option("--clip", help="Leave out what lies outside the volume, and count it.")
+]
+HostName = Annotated[
+    str | None, typer.Option("--host", help="Who wrote, for audits. Default: import:KIND:SESSION.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read and check everything, publish nothing.")
+]
+Wait = Annotated[
+    str | None, typer.Option(metavar="DURATION", help="Wait so long for the node's answers.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +112,18 @@ class Options:
 
     def terms(self) -> Terms:
         """How the source is held against its volume."""
-        sign, size = (-1, self.offset_shift[1:]) if self.offset_shift.startswith("-") else (1, self.offset_shift)
+        sign, size = (
+            (-1, self.offset_shift[1:])
+            if self.offset_shift.startswith("-")
+            else (1, self.offset_shift)
+        )
         began_us = None
         if self.began is not None:
             point = parse_point(self.began, SystemClock().now_us())
             if not isinstance(point, AtTime):
-                raise BadUse(f"'{self.began}' isn't a time", next="Write 2026-11-22T18:30:00Z or '2h ago'.")
+                raise BadUse(
+                    f"'{self.began}' isn't a time", next="Write 2026-11-22T18:30:00Z or '2h ago'."
+                )
             began_us = point.at_us
         return Terms(sign * parse_size(size), self.clip, self.partial, began_us)
 
@@ -119,7 +148,14 @@ def _recording(kind: str, help: str) -> None:
                 return fio_log(files[0], device=device, discard_zeroes=discard_zeroes)
             return recording(kind, files[0], device=device, discard_zeroes=discard_zeroes)
 
-        _import(context, kind, volume, [file], make, Options(began, offset_shift, clip, host, dry_run, wait))
+        _import(
+            context,
+            kind,
+            volume,
+            [file],
+            make,
+            Options(began, offset_shift, clip, host, dry_run, wait),
+        )
 
 
 def _list_of_changes(kind: str, make: Make, help: str) -> None:
@@ -135,7 +171,14 @@ def _list_of_changes(kind: str, make: Make, help: str) -> None:
         dry_run: DryRun = False,
         wait: Wait = None,
     ) -> None:
-        _import(context, kind, volume, [file], make, Options(began, offset_shift, clip, host, dry_run, wait))
+        _import(
+            context,
+            kind,
+            volume,
+            [file],
+            make,
+            Options(began, offset_shift, clip, host, dry_run, wait),
+        )
 
 
 _recording("blkparse", "What blkparse(1) prints of a block trace.")
@@ -144,12 +187,18 @@ _recording("vscsi", "vscsiStats' binary trace.")
 _recording("msr", "MSR Cambridge CSV.")
 _recording("tencent", "Tencent block storage CSV.")
 _recording("mirrorlog", "mirrorlog's own recordings (*.mltrace).")
-_list_of_changes("rbd-diff", lambda files, _: rbd_diff(files[0]), "rbd diff --from-snap SNAP --format json.")
 _list_of_changes(
-    "thin-delta", lambda files, volume: thin_delta(files[0], volume), "thin_delta's XML, of two thin devices."
+    "rbd-diff", lambda files, _: rbd_diff(files[0]), "rbd diff --from-snap SNAP --format json."
 )
 _list_of_changes(
-    "extentlist", lambda files, _: extent_list(files[0]), "Lines 'offset length type', as nbdkit reads them."
+    "thin-delta",
+    lambda files, volume: thin_delta(files[0], volume),
+    "thin_delta's XML, of two thin devices.",
+)
+_list_of_changes(
+    "extentlist",
+    lambda files, _: extent_list(files[0]),
+    "Lines 'offset length type', as nbdkit reads them.",
 )
 
 
@@ -172,7 +221,14 @@ def import_blktrace(
     def make(copies: Sequence[Path], lies: Span) -> Source:
         return blktrace(copies, lies, device=device, discard_zeroes=discard_zeroes)
 
-    _import(context, "blktrace", volume, files, make, Options(began, offset_shift, clip, host, dry_run, wait))
+    _import(
+        context,
+        "blktrace",
+        volume,
+        files,
+        make,
+        Options(began, offset_shift, clip, host, dry_run, wait),
+    )
 
 
 @app.command("qemu-map")
@@ -180,9 +236,15 @@ def import_qemu_map(
     context: typer.Context,
     volume: Name,
     file: File,
-    layers: Annotated[int, typer.Option(min=1, help="What so many of the newest layers of the chain hold.")] = 1,
+    layers: Annotated[
+        int, typer.Option(min=1, help="What so many of the newest layers of the chain hold.")
+    ] = 1,
     dirty_bitmap: Annotated[
-        bool, typer.Option("--dirty-bitmap", help="The map was made with x-dirty-bitmap: what it calls data is clean.")
+        bool,
+        typer.Option(
+            "--dirty-bitmap",
+            help="The map was made with x-dirty-bitmap: what it calls data is clean.",
+        ),
     ] = False,
     partial: Partial = False,
     began: Began = None,
@@ -219,7 +281,14 @@ def import_nbdinfo(
     _import(context, "nbdinfo", volume, [file], lambda files, _: nbdinfo(files[0]), options)
 
 
-def _import(context: typer.Context, kind: str, name: str, files: Sequence[Path], make: Make, options: Options) -> None:
+def _import(
+    context: typer.Context,
+    kind: str,
+    name: str,
+    files: Sequence[Path],
+    make: Make,
+    options: Options,
+) -> None:
     """1. The whole source is read, and held against the volume: where anything is wrong, nothing was published.
     2. It is read again and published.
     3. The node's answers are waited for, where that was asked.
@@ -238,7 +307,9 @@ def _import(context: typer.Context, kind: str, name: str, files: Sequence[Path],
             pass
         session = _Import(call, volume, kind, options.host)
         if tally.extents and not options.dry_run:
-            said = _same_again(lambda again: commands(source, volume, terms, now_us, most, again), tally)
+            said = _same_again(
+                lambda again: commands(source, volume, terms, now_us, most, again), tally
+            )
             found, answers = session.run(said, str(files[0]), patience_s)  # 2, 3
     _tell(call, session, options, source.doubts, tally, found, answers)
 
@@ -251,7 +322,9 @@ def _naming(names: dict[Path, Path]) -> Iterator[None]:
     except BadInput as error:
         where = error.where
         for copy, name in names.items():
-            where = where.replace(str(copy), "the standard input" if str(name) == "-" else str(name))
+            where = where.replace(
+                str(copy), "the standard input" if str(name) == "-" else str(name)
+            )
         raise BadInput(error.what, where=where, next=error.next) from error
 
 
@@ -260,7 +333,10 @@ def _same_again(again: Callable[[Tally], Iterator[Content]], planned: Tally) -> 
     tally = Tally()
     yield from again(tally)
     if tally != planned:
-        raise BadInput("the source changed while it was imported", next="Import it again when nobody writes to it.")
+        raise BadInput(
+            "the source changed while it was imported",
+            next="Import it again when nobody writes to it.",
+        )
 
 
 class _Import:
@@ -273,7 +349,9 @@ class _Import:
         self._call, self._clock = call, SystemClock()
         self._told_s = self._clock.monotonic_s()
 
-    def run(self, said: Iterator[Content], file: str, patience_s: float | None) -> tuple[Published, Answers | None]:
+    def run(
+        self, said: Iterator[Content], file: str, patience_s: float | None
+    ) -> tuple[Published, Answers | None]:
         """Publishes, and waits for the node's answers for `patience_s` where that isn't None."""
         client, topics = self._call.settings.kafka_client(), self._call.settings.topics
         answers = None
@@ -286,8 +364,12 @@ class _Import:
                 stack.callback(reader.close)
                 answers = Answers(reader, self.volume, self.id)
                 answers.watch(admin, topics.status)
-            self._call.output.message("session", {"session": self.id, "host": self.host, "volume": self.volume.volume})
-            session = Session(publisher, topics.commands, self.volume, self.host, self.id, self._clock)
+            self._call.output.message(
+                "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
+            )
+            session = Session(
+                publisher, topics.commands, self.volume, self.host, self.id, self._clock
+            )
             try:
                 found = session.publish(said, f"import of {self.kind} {file}"[:200], self._progress)
             except BaseException:
@@ -328,15 +410,23 @@ def _tell(
         "session": session.id if found else None,
         "host": session.host if found else None,
         **asdict(tally),
-        "commands": tally.commands + 2 if tally.extents else 0,  # with the session's opening and its close
+        "commands": tally.commands + 2
+        if tally.extents
+        else 0,  # with the session's opening and its close
         "first_position": found.first_position if found else None,
         "last_position": found.last_position if found else None,
-        "statuses": None if answers is None else {str(code): count for code, count in answers.counts.items()},
+        "statuses": None
+        if answers is None
+        else {str(code): count for code, count in answers.counts.items()},
         "refused": refused,
         "doubts": list(doubts),
     }
     call.output.message("result", {"schema_version": 1, **fields})
-    where = f"positions {found.first_position} to {found.last_position}" if found else "nothing was published"
+    where = (
+        f"positions {found.first_position} to {found.last_position}"
+        if found
+        else "nothing was published"
+    )
     outside = f", {tally.outside_extents} outside it left out" if tally.outside_extents else ""
     call.output.say(
         f"{tally.extents} extents ({format_size(tally.bytes)}) in {fields['commands']} commands for volume "

@@ -36,14 +36,27 @@ _DIFFERENCES_SHOWN = 20
 
 
 @app.command()
-def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME[@SITE]")]) -> None:
+def show(
+    context: typer.Context, volume: Annotated[str, typer.Argument(metavar="VOLUME[@SITE]")]
+) -> None:
     """Show the records of a volume: days, hours, minutes, then what wasn't rolled up yet; each tier oldest first.
 
     VOLUME@SITE: those of what the site has missed, where a host sends its writes there too.
     """
     call = invocation(context)
     description = volume_named(call.settings, split_log_name(volume)[0])
-    table = Table("TIER", "AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED", "COMMANDS", "WRITES", "BYTES", "HOSTS")
+    table = Table(
+        "TIER",
+        "AFTER",
+        "THROUGH",
+        "PART",
+        "BLOCKS",
+        "ZEROED",
+        "COMMANDS",
+        "WRITES",
+        "BYTES",
+        "HOSTS",
+    )
     records, _ = read_changelog(call.settings, description.partition)
     mine = (record for record in records if record.volume == volume)
     for record in sorted(mine, key=lambda r: (-r.tier, r.after, r.through, r.part)):
@@ -58,7 +71,9 @@ def show(context: typer.Context, volume: Annotated[str, typer.Argument(metavar="
         after, through, changed, zeroed, commands, writes = (str(each) for each in numbers)
         part = f"{record.part + 1}/{record.parts}"
         size, hosts = str(record.bytes_written), ", ".join(record.hosts)
-        table.add_row(TIERS[record.tier], after, through, part, changed, zeroed, commands, writes, size, hosts)
+        table.add_row(
+            TIERS[record.tier], after, through, part, changed, zeroed, commands, writes, size, hosts
+        )
         names = ("after", "through", "changed_blocks", "zeroed_blocks", "commands", "writes")
         fields = dict(zip(names, numbers, strict=True))
         more = {
@@ -80,7 +95,9 @@ def rebuild(
     context: typer.Context,
     volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]")] = None,
     all_volumes: Annotated[bool, typer.Option("--all", help="Every volume.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Compare only; nothing is written.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare only; nothing is written.")
+    ] = False,
 ) -> None:
     """Fold the commands anew and compare with the changelog, and with this machine's table where there is one.
 
@@ -88,10 +105,15 @@ def rebuild(
     """
     call = invocation(context)
     if not check:
-        raise BadUse("only --check is there: a wrong log is mended by the node, from the commands", next="Add --check.")
+        raise BadUse(
+            "only --check is there: a wrong log is mended by the node, from the commands",
+            next="Add --check.",
+        )
     if (volume is None) is not all_volumes:
         raise BadUse("what is to be checked isn't clear", next="Name one volume, or say --all.")
-    volumes = {volume: volume_named(call.settings, volume)} if volume else volumes_now(call.settings)
+    volumes = (
+        {volume: volume_named(call.settings, volume)} if volume else volumes_now(call.settings)
+    )
     differences = []
     for partition in sorted({each.partition for each in volumes.values()}):
         here = {name: each for name, each in volumes.items() if each.partition == partition}
@@ -99,7 +121,9 @@ def rebuild(
     for difference in differences[:_DIFFERENCES_SHOWN]:
         call.output.message("difference", _as_fields(difference))
         call.output.say(str(difference))
-    call.output.message("result", {"volumes": len(volumes), "differences": len(differences), "ok": not differences})
+    call.output.message(
+        "result", {"volumes": len(volumes), "differences": len(differences), "ok": not differences}
+    )
     if differences:
         raise DifferenceFound(
             f"{len(differences)} records differ from the commands",
@@ -125,7 +149,9 @@ def _as_fields(difference: Difference) -> dict[str, object]:
     }
 
 
-def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume]) -> Iterator[Difference]:
+def _check_partition(
+    call: Invocation, partition: int, volumes: dict[str, Volume]
+) -> Iterator[Difference]:
     def is_of(record: LogRecord | RecordKey) -> bool:
         return split_log_name(record.volume)[0] in volumes
 
@@ -135,7 +161,9 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
         if kind is Watermark and message.value is not None:
             through = max(through, decode(message.value, Watermark).through)
         if kind is LogRecord and is_of(key := read_record_key(message.key or b"")):
-            claims.drop(key) if message.value is None else claims.add(decode(message.value, LogRecord))
+            claims.drop(key) if message.value is None else claims.add(
+                decode(message.value, LogRecord)
+            )
 
     def in_changelog() -> Iterable[LogRecord]:
         return (record for record in read_changelog(call.settings, partition)[0] if is_of(record))
@@ -144,7 +172,9 @@ def _check_partition(call: Invocation, partition: int, volumes: dict[str, Volume
     yield from compare(commands, volumes, claims, "changelog", in_changelog, through)
     table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
-        call.output.say(f"partition {partition}: this machine has no table of it; the changelog alone was compared")
+        call.output.say(
+            f"partition {partition}: this machine has no table of it; the changelog alone was compared"
+        )
         return
 
     def in_table() -> Iterable[LogRecord]:
@@ -162,9 +192,13 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
             entries[message.key] = message.value
         elif message.key is not None:
             entries.pop(message.key, None)
-    marks = [decode(value, Watermark) for key, value in entries.items() if key_kind(key) is Watermark]
+    marks = [
+        decode(value, Watermark) for key, value in entries.items() if key_kind(key) is Watermark
+    ]
     through = max((mark.through for mark in marks), default=-1)
-    records = (decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord)
+    records = (
+        decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord
+    )
     return [record for record in records if record.through <= through], through
 
 

@@ -38,10 +38,14 @@ def node(
     def ready(url: str | None, partitions: Sequence[int]) -> None:
         call.output.message("ready", {"partitions": list(partitions), "http": url})
         place = f"; {url}/docs" if url else ""
-        call.output.say(f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{place}")
+        call.output.say(
+            f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{place}"
+        )
 
     def failed(error: BaseException) -> None:
         tell(error, as_json=call.output.json, verbose=call.verbose)
 
-    settings = call.settings if http is None else call.settings.model_copy(update={"node_http": http})
+    settings = (
+        call.settings if http is None else call.settings.model_copy(update={"node_http": http})
+    )
     run_node(settings, ready, failed)

@@ -32,7 +32,10 @@ app = typer.Typer(no_args_is_help=True, help="Sites: where the secondaries are."
 def run(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the site.", metavar="SITE")],
-    folder: Annotated[Path, typer.Option("--dir", help="Secondaries without an address of their own are made here.")],
+    folder: Annotated[
+        Path,
+        typer.Option("--dir", help="Secondaries without an address of their own are made here."),
+    ],
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     call = invocation(context)

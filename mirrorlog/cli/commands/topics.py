@@ -30,7 +30,9 @@ _SHOWN: Final = 10
 @app.command()
 def create(
     context: typer.Context,
-    partitions: Annotated[int | None, typer.Option(help="Of the commands and of the log; fixed for ever.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option(help="Of the commands and of the log; fixed for ever.")
+    ] = None,
 ) -> None:
     """Make the topics that aren't there yet."""
     call = invocation(context)
@@ -42,7 +44,9 @@ def create(
 @app.command()
 def tail(
     context: typer.Context,
-    topic: Annotated[str, typer.Argument(help="volumes, commands, status, quarantine, log or progress.")],
+    topic: Annotated[
+        str, typer.Argument(help="volumes, commands, status, quarantine, log or progress.")
+    ],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on waiting for more.")] = False,
 ) -> None:
     """Show every event of a topic, decoded, oldest first; JSON Lines with --json."""
@@ -59,7 +63,9 @@ def read_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Mess
     names = {spec.name for spec in settings.topics.specs(single_copy=True)}
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
     if name not in names:
-        raise BadUse(f"there is no topic '{topic}'", next=f"Name one of {', '.join(sorted(names))}.")
+        raise BadUse(
+            f"there is no topic '{topic}'", next=f"Name one of {', '.join(sorted(names))}."
+        )
     return read_now(settings, name, follow=follow)
 
 
@@ -80,7 +86,10 @@ def _plain(event: Any) -> dict[str, Any]:
 
 def _value(value: Any) -> Any:
     if isinstance(value, ExtentColumns):
-        first = [{"offset": e.offset, "length": e.length, "kind": e.kind.name.lower()} for e in islice(value, _SHOWN)]
+        first = [
+            {"offset": e.offset, "length": e.length, "kind": e.kind.name.lower()}
+            for e in islice(value, _SHOWN)
+        ]
         return {"extents": len(value), "first": first}
     if isinstance(value, BitMap64):
         return {"blocks": len(value), "first_runs": list(islice(runs(value), _SHOWN))}

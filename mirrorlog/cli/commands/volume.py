@@ -11,7 +11,13 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.file_device import FileAddress, FileDevice, file_address, open_device, path_of
+from mirrorlog.adapters.file_device import (
+    FileAddress,
+    FileDevice,
+    file_address,
+    open_device,
+    path_of,
+)
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.commands.command import Content, check_taken, send_command
@@ -42,21 +48,30 @@ def create(
     context: typer.Context,
     name: Name,
     size: Annotated[str, typer.Option(help="With a unit, as in 10GiB.")],
-    block_size: Annotated[str, typer.Option(help="Granularity of tracking, a power of two.")] = "4KiB",
+    block_size: Annotated[
+        str, typer.Option(help="Granularity of tracking, a power of two.")
+    ] = "4KiB",
     primary: Annotated[
         str | None,
         typer.Option(
-            metavar="URI", help="Its address; a file is made where there is none. Default: in the state folder."
+            metavar="URI",
+            help="Its address; a file is made where there is none. Default: in the state folder.",
         ),
     ] = None,
     secondary: Annotated[
-        list[str] | None, typer.Option(metavar="SITE=URI", help="Where a site keeps its copy; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="SITE=URI", help="Where a site keeps its copy; may be repeated."),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="TIER=TIME", help=f"How long the log keeps records ({', '.join(TIERS)}), as in day=400d."),
+        typer.Option(
+            metavar="TIER=TIME",
+            help=f"How long the log keeps records ({', '.join(TIERS)}), as in day=400d.",
+        ),
     ] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="Two hosts may write to it at once.")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Two hosts may write to it at once.")
+    ] = False,
 ) -> None:
     """Make a volume, and its primary where that is a file that isn't there yet.
 
@@ -68,12 +83,18 @@ def create(
     check_geometry(size_bytes, block_bytes)
     secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep(keep or [])
     if name in volumes_now(call.settings):
-        raise BadUse("there is such a volume already", where=f"volume {name}", next="See `mirrorlog volume show`.")
+        raise BadUse(
+            "there is such a volume already",
+            where=f"volume {name}",
+            next="See `mirrorlog volume show`.",
+        )
     default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
     address = (file_address(primary) if primary else default).uri
     zeroed = _make_primary(address, size_bytes)  # before anybody hears of the volume
     described = _describe(call.settings, name, size_bytes, block_bytes, address)
-    volume = replace(described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared)
+    volume = replace(
+        described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared
+    )
     _publish(call.settings, volume)
     _show(call, volume, f"volume {name} is made: {format_size(size_bytes)} at {address}")
 
@@ -127,10 +148,14 @@ def resize(
         if device.size_bytes < size_bytes:
             device.resize(size_bytes)
     grown = [Extent(volume.size_bytes, size_bytes - volume.size_bytes)]
-    status = _change(call, volume, Content(CommandKind.RESIZE, grown, size_bytes=size_bytes), timeout)
+    status = _change(
+        call, volume, Content(CommandKind.RESIZE, grown, size_bytes=size_bytes), timeout
+    )
     now = volume_named(call.settings, name)
     _show(
-        call, now, f"volume {name} has {now.size_bytes} bytes from position {status.position} on. {status.text}".strip()
+        call,
+        now,
+        f"volume {name} has {now.size_bytes} bytes from position {status.position} on. {status.text}".strip(),
     )
 
 
@@ -141,9 +166,16 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
     volume = volume_named(call.settings, name)
     behind = _not_consistent(call.settings, name)
     warning = f" Not consistent now, and never again: {', '.join(behind)}." if behind else ""
-    _confirm(f"Sites stop following volume {name} at once, for good; their copies stay as they are.{warning}", yes)
+    _confirm(
+        f"Sites stop following volume {name} at once, for good; their copies stay as they are.{warning}",
+        yes,
+    )
     status = _change(call, volume, Content(CommandKind.RETIRE), timeout)
-    _show(call, volume_named(call.settings, name), f"volume {name} is retired at position {status.position}{warning}")
+    _show(
+        call,
+        volume_named(call.settings, name),
+        f"volume {name} is retired at position {status.position}{warning}",
+    )
 
 
 @app.command()
@@ -159,9 +191,15 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
         "until then has no consistent copy; what changed before now can't be asked any more.",
         yes,
     )
-    status = _change(call, volume, Content(CommandKind.NEW_GENERATION, new_generation=str(uuid4())), timeout)
+    status = _change(
+        call, volume, Content(CommandKind.NEW_GENERATION, new_generation=str(uuid4())), timeout
+    )
     now = volume_named(call.settings, name)
-    _show(call, now, f"volume {name} has generation {now.generation} from position {status.position} on")
+    _show(
+        call,
+        now,
+        f"volume {name} has generation {now.generation} from position {status.position} on",
+    )
 
 
 def _make_primary(address: str, size_bytes: int) -> bool:
@@ -174,15 +212,21 @@ def _make_primary(address: str, size_bytes: int) -> bool:
     with open_device(address, writable=False) as device:
         if device.size_bytes < size_bytes:
             raise BadUse(
-                f"the primary has {device.size_bytes} bytes, the volume {size_bytes}", where=address, next="Grow it."
+                f"the primary has {device.size_bytes} bytes, the volume {size_bytes}",
+                where=address,
+                next="Grow it.",
             )
         return next(device.allocated(), None) is None
 
 
-def _describe(settings: Settings, name: str, size_bytes: int, block_size: int, address: str) -> Volume:
+def _describe(
+    settings: Settings, name: str, size_bytes: int, block_size: int, address: str
+) -> Volume:
     admin, topic = KafkaAdmin(settings.kafka_client()), settings.topics.commands
     try:
-        ends = [admin.end_position(topic, partition) for partition in range(admin.partitions(topic))]
+        ends = [
+            admin.end_position(topic, partition) for partition in range(admin.partitions(topic))
+        ]
     finally:
         admin.close()
     return describe(name, size_bytes, block_size, address, ends, SystemClock().now_us())
@@ -201,7 +245,11 @@ def as_fields(volume: Volume) -> dict[str, Any]:
     """A description as JSON has it."""
     fields = asdict(volume)
     name, created_at_us = fields.pop("volume"), fields.pop("created_at_us")
-    return {"volume": name, **fields, "created_at": format_time(created_at_us) if created_at_us else None}
+    return {
+        "volume": name,
+        **fields,
+        "created_at": format_time(created_at_us) if created_at_us else None,
+    }
 
 
 def _active(settings: Settings, name: str) -> Volume:
@@ -239,7 +287,10 @@ def _not_consistent(settings: Settings, name: str) -> list[str]:
         reports = SiteReports(reader, admin, settings.topics, SystemClock())
         reports.refresh()
         found = [report for report in reports.of(name) if report.state is not SiteState.CONSISTENT]
-        return [f"{report.site} ({report.state}, {format_size(report.behind_bytes)} behind)" for report in found]
+        return [
+            f"{report.site} ({report.state}, {format_size(report.behind_bytes)} behind)"
+            for report in found
+        ]
     finally:
         reader.close()
         admin.close()
@@ -256,5 +307,8 @@ def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
 def _keep(texts: Sequence[str]) -> dict[str, int]:
     keep = _pairs(texts, "TIER=TIME")
     if unknown := sorted(keep.keys() - set(TIERS)):
-        raise BadUse(f"there is no tier {', '.join(unknown)[:100]}", next=f"The tiers are {', '.join(TIERS)}.")
+        raise BadUse(
+            f"there is no tier {', '.join(unknown)[:100]}",
+            next=f"The tiers are {', '.join(TIERS)}.",
+        )
     return {tier: round(parse_duration_s(time)) for tier, time in keep.items()}

@@ -29,7 +29,13 @@ from mirrorlog.cli.support.lookup import volumes_now
 from mirrorlog.domain.volumes import Volume, check_geometry
 from mirrorlog.errors import BadUse, DifferenceFound, MirrorlogError, PartFailed
 from mirrorlog.processes.child_processes import PartMessage
-from mirrorlog.producers.traces import Trace, count_dirty_blocks, demo_trace_path, open_trace, survey
+from mirrorlog.producers.traces import (
+    Trace,
+    count_dirty_blocks,
+    demo_trace_path,
+    open_trace,
+    survey,
+)
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_size
 
@@ -52,34 +58,56 @@ class Plan:
 
 def demo(
     context: typer.Context,
-    trace: Annotated[Path | None, typer.Option(help="A recording; without, the demo's own.", metavar="FILE")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="A recording; without, the demo's own.", metavar="FILE")
+    ] = None,
     trace_format: Annotated[
         str, typer.Option("--format", help="auto, vscsi, msr, tencent, blkparse or mirrorlog.")
     ] = "auto",
-    sites: Annotated[int, typer.Option(min=1, max=16, help="Of two or more, the last joins after the host's end.")] = 2,
-    block_size: Annotated[str, typer.Option("--block-size", help="Granularity of tracking.")] = "4KiB",
-    keep: Annotated[Path | None, typer.Option(help="Work in this folder and keep it.", metavar="DIR")] = None,
+    sites: Annotated[
+        int,
+        typer.Option(min=1, max=16, help="Of two or more, the last joins after the host's end."),
+    ] = 2,
+    block_size: Annotated[
+        str, typer.Option("--block-size", help="Granularity of tracking.")
+    ] = "4KiB",
+    keep: Annotated[
+        Path | None, typer.Option(help="Work in this folder and keep it.", metavar="DIR")
+    ] = None,
     bootstrap_servers: Annotated[
         str | None,
-        typer.Option("--bootstrap-servers", help="Your cluster instead of the demo's.", metavar="HOST:PORT,…"),
+        typer.Option(
+            "--bootstrap-servers", help="Your cluster instead of the demo's.", metavar="HOST:PORT,…"
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object as the last line of stdout.")
+    ] = False,
 ) -> None:
     """The main job in one go: broker, node, host and sites, on a real recording, checked byte for byte."""
     call = invocation(context)
     if json and not call.output.json:
-        call = Invocation(call.settings, type(call.output)(json=True, quiet=call.output.quiet), call.verbose)
+        call = Invocation(
+            call.settings, type(call.output)(json=True, quiet=call.output.quiet), call.verbose
+        )
     settings = call.settings
     own_broker = bootstrap_servers is None and "bootstrap_servers" not in settings.model_fields_set
     if bootstrap_servers is not None:
         settings = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
     if not own_broker:
-        settings = settings.model_copy(update={"topic_prefix": f"{settings.topic_prefix}demo-{uuid.uuid4().hex[:8]}."})
+        settings = settings.model_copy(
+            update={"topic_prefix": f"{settings.topic_prefix}demo-{uuid.uuid4().hex[:8]}."}
+        )
     view = DemoView(call.output)
     plan = make_plan(trace or demo_trace_path(), trace_format, block_size, sites)
     signal.signal(signal.SIGTERM, _interrupt)
-    if own_broker and any(name.startswith(("security.", "sasl.", "ssl.")) for name in settings.kafka):
-        raise BadUse("the demo's own Kafka knows neither TLS nor SASL", next="Name your cluster: --bootstrap-servers.")
+    if own_broker and any(
+        name.startswith(("security.", "sasl.", "ssl.")) for name in settings.kafka
+    ):
+        raise BadUse(
+            "the demo's own Kafka knows neither TLS nor SASL",
+            next="Name your cluster: --bootstrap-servers.",
+        )
     with work_folder(keep, settings.state_dir) as folder, view, ExitStack() as stack:
         if not own_broker and keep is None:
             stack.callback(_remove_topics, settings, view)
@@ -190,12 +218,16 @@ def replay(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
                 bar.reach(message.fields["writes"])
 
         run.start_host(plan.trace.path, plan.trace.format, "--block-size", str(plan.block_size))
-        result = run.wait_for(lambda m: m.part == "host" and m.message_type == "result", _REPLAY_S, heard)
+        result = run.wait_for(
+            lambda m: m.part == "host" and m.message_type == "result", _REPLAY_S, heard
+        )
         bar.reach(plan.writes)
     return result
 
 
-def follow(run: Run, plan: Plan, view: DemoView, follower: ProgressFollower, positions: Mapping[str, int]) -> None:
+def follow(
+    run: Run, plan: Plan, view: DemoView, follower: ProgressFollower, positions: Mapping[str, int]
+) -> None:
     """The sites' stages: until each has proved every volume consistent at the host's last position.
 
     PartFailed where nothing moves any more.
@@ -207,19 +239,28 @@ def follow(run: Run, plan: Plan, view: DemoView, follower: ProgressFollower, pos
                 follower.poll(0.2)
                 run.check()
                 bar.reach(len(positions) - len(waiting))
-                now = sum(report.bytes_copied + (report.watermark or 0) for report in follower.reports.values())
+                now = sum(
+                    report.bytes_copied + (report.watermark or 0)
+                    for report in follower.reports.values()
+                )
                 if now != before:
                     moved_at_s, before = time.monotonic(), now
                 elif time.monotonic() - moved_at_s > _STALL_S:
                     report = follower.reports.get((site, waiting[0]))
-                    raise PartFailed(f"{site} makes no progress", where=f"volume {waiting[0]}: {report}")
+                    raise PartFailed(
+                        f"{site} makes no progress", where=f"volume {waiting[0]}: {report}"
+                    )
             bar.reach(len(positions))
 
 
 def compare(run: Run, plan: Plan, view: DemoView, volumes: Mapping[str, Volume], site: str) -> bool:
     """Whether every secondary of the site equals its primary byte for byte."""
-    pairs = {v: (run.folder / "primary" / f"{v}.img", run.folder / site / f"{v}.img") for v in volumes}
-    with view.stage(f"{site} compared", sum(volume.size_bytes for volume in volumes.values())) as bar:
+    pairs = {
+        v: (run.folder / "primary" / f"{v}.img", run.folder / site / f"{v}.img") for v in volumes
+    }
+    with view.stage(
+        f"{site} compared", sum(volume.size_bytes for volume in volumes.values())
+    ) as bar:
         return not differing_volumes(pairs, plan.block_size, bar.advance)
 
 
@@ -239,7 +280,9 @@ def _site_row(site: str, follower: ProgressFollower, identical: bool) -> dict[st
 def _what_differs(result: Mapping[str, Any], plan: Plan) -> str:
     found = [f"{row['site']} isn't identical" for row in result["sites"] if not row["identical"]]
     if result["dirty_blocks"] != plan.dirty_blocks:
-        found.append(f"the log names {result['dirty_blocks']} blocks, the trace {plan.dirty_blocks}")
+        found.append(
+            f"the log names {result['dirty_blocks']} blocks, the trace {plan.dirty_blocks}"
+        )
     return "; ".join(found)
 
 

@@ -17,7 +17,10 @@ from mirrorlog.settings import Settings
 
 
 def dirty_blocks_of_log(
-    settings: Settings, volumes: Mapping[str, Volume], last_positions: Mapping[str, int], deadline_s: float
+    settings: Settings,
+    volumes: Mapping[str, Volume],
+    last_positions: Mapping[str, int],
+    deadline_s: float,
 ) -> dict[str, int]:
     """Blocks that the tracking log names, by volume, once it is complete through the last position of each.
 
@@ -34,7 +37,9 @@ def dirty_blocks_of_log(
     try:
         while not all(complete(volume) for volume in volumes.values()):
             if time.monotonic() > until:
-                raise KafkaFailed("the log isn't complete", next="Is the node running? See node.log.")
+                raise KafkaFailed(
+                    "the log isn't complete", next="Is the node running? See node.log."
+                )
             log.poll(0.2)
         return {name: _dirty(volume, log) for name, volume in volumes.items()}
     finally:
@@ -46,7 +51,9 @@ def _dirty(volume: Volume, log: LogReader) -> int:
     through = log.watermarks[volume.partition].through
     if hole := log.logs[volume.volume].hole(volume.origin_position, through):
         where = f"volume {volume.volume}, positions ({hole.after}, {hole.through}]"
-        raise OutOfRetention("the log has a hole", where=where, next="Rebuild the log from the commands.")
+        raise OutOfRetention(
+            "the log has a hole", where=where, next="Rebuild the log from the commands."
+        )
     return len(log.logs[volume.volume].changed(volume.origin_position, through))
 
 

@@ -38,7 +38,10 @@ class Run:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         stop_all([part for name, part in self.parts.items() if name != "node"])
         stop_all([part for name, part in self.parts.items() if name == "node"])
@@ -59,7 +62,9 @@ class Run:
             runtime = prepare(self._settings.cache_dir, on_progress=fetched)
             self.broker = EmbeddedBroker(self.folder / "broker", runtime)
             self.broker.start()
-            self._settings = self._settings.model_copy(update={"bootstrap_servers": self.broker.bootstrap_servers})
+            self._settings = self._settings.model_copy(
+                update={"bootstrap_servers": self.broker.bootstrap_servers}
+            )
         make_topics(self._settings, self._settings.partitions)
 
     def start_node(self, name: str = "node") -> Part:
@@ -69,7 +74,10 @@ class Run:
     def start_host(self, trace: Path, trace_format: str, *more: str) -> Part:
         """Starts a host that replays `trace`."""
         volumes = str(self.folder / "primary")
-        return self._start("host", ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes, *more])
+        return self._start(
+            "host",
+            ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes, *more],
+        )
 
     def start_site(self, name: str) -> Part:
         """Starts a site."""
@@ -89,7 +97,11 @@ class Run:
         for name, part in self.parts.items():
             part.check(may_end=name == "host")
         if self.broker is not None and not self.broker.is_running:
-            raise PartFailed("the broker ended by itself", where=str(self.broker.folder.log_file), next="See its log.")
+            raise PartFailed(
+                "the broker ended by itself",
+                where=str(self.broker.folder.log_file),
+                next="See its log.",
+            )
 
     def listen(self, timeout_s: float = 0.1) -> Iterator[PartMessage]:
         """What the parts said; waits up to `timeout_s` for the first."""
@@ -114,7 +126,9 @@ class Run:
                 if wanted(message):
                     return dict(message.fields)
             self.check()
-        raise PartFailed(f"nothing came within {deadline_s:g} s of what was waited for", where=str(self.folder))
+        raise PartFailed(
+            f"nothing came within {deadline_s:g} s of what was waited for", where=str(self.folder)
+        )
 
     def wait_ready(self, *parts: str) -> None:
         """Returns when each of the parts has said that it is ready."""

@@ -9,7 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mirrorlog.cli.support.output import Output
@@ -37,7 +44,9 @@ class Bar:
     def fetched(self, files: int, of: int) -> None:
         """Kafka is being fetched; the first run on a machine does that, and prepares it for quick starts."""
         if files == 1:
-            self._view.output.say(f"fetching Apache Kafka and preparing it, {of} files; this happens once")
+            self._view.output.say(
+                f"fetching Apache Kafka and preparing it, {of} files; this happens once"
+            )
 
     def advance(self, by: int) -> None:
         """It is `by` further."""
@@ -65,7 +74,10 @@ class DemoView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
 

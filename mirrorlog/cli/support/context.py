@@ -43,7 +43,11 @@ def settings_from(
         overrides["state_dir"] = state_dir.absolute()
     settings = load_settings(config, overrides)
     from_file = _client_file(client_file) if client_file else {}
-    client = {**settings.kafka, **from_file, **dict(_pair(option, "-X") for option in client_options)}
+    client = {
+        **settings.kafka,
+        **from_file,
+        **dict(_pair(option, "-X") for option in client_options),
+    }
     if "bootstrap.servers" in client and not bootstrap_servers:
         settings = settings.model_copy(update={"bootstrap_servers": client["bootstrap.servers"]})
     client.pop("bootstrap.servers", None)
@@ -56,11 +60,19 @@ def _client_file(path: Path) -> dict[str, str]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadUse(f"the client's settings can't be read: {error}", where=str(path)) from error
-    return dict(_pair(line, str(path)) for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return dict(
+        _pair(line, str(path))
+        for line in lines
+        if line.strip() and not line.lstrip().startswith("#")
+    )
 
 
 def _pair(text: str, where: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise BadUse(f"'{key[:40]}' isn't key=value", where=where, next="Use librdkafka's names, as in -X acks=all.")
+        raise BadUse(
+            f"'{key[:40]}' isn't key=value",
+            where=where,
+            next="Use librdkafka's names, as in -X acks=all.",
+        )
     return key.strip(), value.strip()

@@ -33,13 +33,20 @@ ForkModeOption: TypeAlias = Annotated[
 ]
 
 
-def fork_ports(call: Invocation, plans: Mapping[str, ForkPlan], stack: ExitStack) -> ForkPorts | None:
+def fork_ports(
+    call: Invocation, plans: Mapping[str, ForkPlan], stack: ExitStack
+) -> ForkPorts | None:
     """What a host needs for these; None where there is none."""
     if not plans:
         return None
 
     def hear(news: ForkNews) -> None:
-        fields = {"volume": news.volume, "site": news.site, "state": news.state, "reason": news.reason}
+        fields = {
+            "volume": news.volume,
+            "site": news.site,
+            "state": news.state,
+            "reason": news.reason,
+        }
         call.output.message("fork", fields)
 
     return kafka_fork_ports(call.settings, hear, stack)

@@ -29,7 +29,10 @@ def volume_named(settings: Settings, name: str) -> Volume:
     """The volume; BadUse where there is none of that name."""
     found = volumes_now(settings).get(name)
     if found is None:
-        raise BadUse(f"there is no volume '{name[:220]}'", next="`mirrorlog volume list` shows those there are.")
+        raise BadUse(
+            f"there is no volume '{name[:220]}'",
+            next="`mirrorlog volume list` shows those there are.",
+        )
     return found
 
 

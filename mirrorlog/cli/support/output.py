@@ -22,7 +22,9 @@ class Output:
 
     def __post_init__(self) -> None:
         stream = sys.stderr if self.json else sys.stdout
-        console = Console(file=stream, quiet=self.quiet, no_color=self.no_color, highlight=False, soft_wrap=True)
+        console = Console(
+            file=stream, quiet=self.quiet, no_color=self.no_color, highlight=False, soft_wrap=True
+        )
         object.__setattr__(self, "console", console)
 
     def say(self, text: str) -> None:

@@ -29,7 +29,9 @@ def interpret(
             read = scsi.interpret if protocol is WireProtocol.SCSI else nvme.interpret
             result = read(command, data, logical_block_bytes if known else 1, size_bytes)
             if result.extents and not known:
-                result = whole_volume(f"logical blocks of {logical_block_bytes} bytes: not a power of two")
+                result = whole_volume(
+                    f"logical blocks of {logical_block_bytes} bytes: not a power of two"
+                )
         case WireProtocol.NBD:
             result = nbd.interpret(command)
         case WireProtocol.UNKNOWN:

@@ -11,7 +11,14 @@ import struct
 from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+from mirrorlog.domain.wire.outcome import (
+    Interpreted,
+    extent,
+    malformed,
+    read_only,
+    records,
+    whole_volume,
+)
 
 _HEADERS: Final = {
     bytes.fromhex("25609513"): struct.Struct(">4xHH8xQI"),  # NBD_REQUEST_MAGIC
@@ -38,7 +45,9 @@ def interpret(command: bytes) -> Interpreted:
     """One request header without its payload."""
     if not command:
         return malformed("no bytes of an NBD request")
-    header = next((header for magic, header in _HEADERS.items() if magic.startswith(command[:4])), None)
+    header = next(
+        (header for magic, header in _HEADERS.items() if magic.startswith(command[:4])), None
+    )
     if header is None:
         return malformed(f"NBD magic {command[:4].hex()} is unknown: a server ends the connection")
     if len(command) != header.size:
@@ -51,5 +60,7 @@ def interpret(command: bytes) -> Interpreted:
     if kind not in _CHANGES:
         return whole_volume(f"NBD request type {kind} is unknown")
     if flags & _PAYLOAD_LEN and kind != _WRITE:
-        return whole_volume(f"NBD request type {kind} with a payload names its range in a way that isn't known")
+        return whole_volume(
+            f"NBD request type {kind} with a payload names its range in a way that isn't known"
+        )
     return records([extent(offset, length, 1, _CHANGES[kind])])

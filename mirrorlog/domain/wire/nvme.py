@@ -12,7 +12,14 @@ from collections.abc import Callable
 from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+from mirrorlog.domain.wire.outcome import (
+    Interpreted,
+    extent,
+    malformed,
+    read_only,
+    records,
+    whole_volume,
+)
 
 _ENTRY: Final = struct.Struct("<40xQII8x")  # CDW10 and 11 as one number, CDW12, CDW13
 _READ_ONLY: Final = {
@@ -32,12 +39,18 @@ _DEALLOCATE: Final = 1 << 25  # DEAC, Write Zeroes CDW12
 _NAMESPACE_ZEROES: Final = (
     1 << 23
 )  # NSZ, Write Zeroes CDW12 (NVM Command Set 1.1): the whole namespace, whatever the range
-_ATTRIBUTE_DEALLOCATE: Final = 1 << 2  # AD, Dataset Management CDW11; the other attributes are hints
-_RANGE: Final = struct.Struct("<4xIQ")  # Dataset Management: context attributes, length in blocks, starting block
+_ATTRIBUTE_DEALLOCATE: Final = (
+    1 << 2
+)  # AD, Dataset Management CDW11; the other attributes are hints
+_RANGE: Final = struct.Struct(
+    "<4xIQ"
+)  # Dataset Management: context attributes, length in blocks, starting block
 _SOURCES: Final = {  # Copy: where the zero-based count lies in a source range, by descriptor format
     0: struct.Struct("<16xH14x"),
     1: struct.Struct("<16xH22x"),  # with longer tags of protection information
-    2: struct.Struct("<16xH14x"),  # 2 and 3 (NVM Command Set 1.1): as 0 and 1, from another namespace with blocks of
+    2: struct.Struct(
+        "<16xH14x"
+    ),  # 2 and 3 (NVM Command Set 1.1): as 0 and 1, from another namespace with blocks of
     3: struct.Struct("<16xH22x"),  # the same size
 }
 
@@ -64,7 +77,9 @@ def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interp
         return read_only()
     size = ((dwords & 0xFF) + 1) * _RANGE.size
     if len(data) < size:
-        return whole_volume(f"Dataset Management came with {len(data)} bytes of its {size} bytes of ranges")
+        return whole_volume(
+            f"Dataset Management came with {len(data)} bytes of its {size} bytes of ranges"
+        )
     ranges = _RANGE.iter_unpack(data[:size])
     return records(extent(first, count, block_bytes, ExtentKind.DISCARD) for count, first in ranges)
 
@@ -74,11 +89,17 @@ def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
     first, dword12, _ = _ENTRY.unpack(command)
     source = _SOURCES.get((dword12 >> 8) & 0xF)
     if source is None:
-        return whole_volume(f"Copy with source ranges of format {(dword12 >> 8) & 0xF}, which is unknown")
+        return whole_volume(
+            f"Copy with source ranges of format {(dword12 >> 8) & 0xF}, which is unknown"
+        )
     size = ((dword12 & 0xFF) + 1) * source.size
     if len(data) < size:
-        return whole_volume(f"Copy came with {len(data)} bytes of its {size} bytes of source ranges")
-    return records([extent(first, sum(count + 1 for (count,) in source.iter_unpack(data[:size])), block_bytes)])
+        return whole_volume(
+            f"Copy came with {len(data)} bytes of its {size} bytes of source ranges"
+        )
+    return records(
+        [extent(first, sum(count + 1 for (count,) in source.iter_unpack(data[:size])), block_bytes)]
+    )
 
 
 _CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpreted]]] = {
@@ -95,7 +116,9 @@ def interpret(command: bytes, data: bytes, block_bytes: int, _size_bytes: int) -
     if not command:
         return malformed("no bytes of an NVMe command")
     if len(command) > 64:
-        return whole_volume(f"NVMe command of {len(command)} bytes: send one entry of 64 bytes at a time")
+        return whole_volume(
+            f"NVMe command of {len(command)} bytes: send one entry of 64 bytes at a time"
+        )
     opcode = command[0]
     if opcode in _READ_ONLY:
         return read_only()

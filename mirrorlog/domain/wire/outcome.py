@@ -15,9 +15,13 @@ _U64_MAX: Final = (1 << 64) - 1
 class Verdict(Enum):
     """How far the bytes were understood. Where a device might have executed what they stand for, doubt is WHOLE_VOLUME."""
 
-    RECORDS = auto()  # the extents hold every block that the command may change; none where it transfers nothing
+    RECORDS = (
+        auto()
+    )  # the extents hold every block that the command may change; none where it transfers nothing
     READ_ONLY = auto()  # changes no block: answered, records nothing
-    WHOLE_VOLUME = auto()  # may change blocks, and which isn't known: all of them are dirty, and the text says why
+    WHOLE_VOLUME = (
+        auto()
+    )  # may change blocks, and which isn't known: all of them are dirty, and the text says why
     MALFORMED = auto()  # no device can have executed it: refused, and the text says why
 
 

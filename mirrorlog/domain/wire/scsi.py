@@ -16,7 +16,14 @@ from functools import partial
 from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.domain.wire.outcome import Interpreted, extent, malformed, read_only, records, whole_volume
+from mirrorlog.domain.wire.outcome import (
+    Interpreted,
+    extent,
+    malformed,
+    read_only,
+    records,
+    whole_volume,
+)
 
 _CDB_BYTES: Final = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
 """By group code, bits 7-5 of the opcode (SPC-5, GROUP CODE field). Group 3 has its own forms, 6 and 7 are vendor specific."""
@@ -25,7 +32,9 @@ _VARIABLE_BYTES: Final = 32
 """All the variable length CDBs in the tables: ADDITIONAL CDB LENGTH, byte 7, is 18h."""
 _TRANSPORT_BYTES: Final = 16
 """Transports carry a CDB in a field of this size (FCP, iSCSI, SRP): what follows a shorter one there means nothing."""
-_WITH_SERVICE_ACTION: Final = frozenset((0x83, 0x84, 0x94, 0x95, 0x9D, 0x9E, 0x9F, 0xA3, 0xA4, 0xA9, 0xAB))
+_WITH_SERVICE_ACTION: Final = frozenset(
+    (0x83, 0x84, 0x94, 0x95, 0x9D, 0x9E, 0x9F, 0xA3, 0xA4, 0xA9, 0xAB)
+)
 
 _READ_ONLY: Final = {
     0x00: "TEST UNIT READY",
@@ -66,7 +75,10 @@ _READ_ONLY: Final = {
     0xA8: "READ(12)",
     0xAF: "VERIFY(12)",
     0xB7: "READ DEFECT DATA(12)",
-    **{0x8400 + action: "RECEIVE COPY RESULTS and its kin" for action in (0x00, 0x01, *range(0x03, 0x09))},
+    **{
+        0x8400 + action: "RECEIVE COPY RESULTS and its kin"
+        for action in (0x00, 0x01, *range(0x03, 0x09))
+    },
     0x9500: "REPORT ZONES",
     # Service action in: 18h to 1Ah remove elements and rebuild, and are not here.
     0x9E10: "READ CAPACITY(16)",
@@ -127,7 +139,9 @@ def _relative(command: _Command) -> bool:
     return command.cdb[0] >> 5 in (1, 2, 5) and bool(command.cdb[1] & 0x01)
 
 
-def _write_same(command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]) -> Interpreted:
+def _write_same(
+    command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]
+) -> Interpreted:
     """WRITE SAME(10), (16) and (32) (SBC-4): 0 blocks reach to the end of the medium."""
     if _relative(command):
         return whole_volume("a relative address (RELADR, SCSI-2)")
@@ -137,7 +151,9 @@ def _write_same(command: _Command, flags_at: int, lba: tuple[int, int], count: t
         return command.records(first, blocks, kind)
     offset = first * command.block_bytes
     if offset >= command.size_bytes:
-        return malformed(f"WRITE SAME from block {first} to the end of a medium of {command.size_bytes} bytes")
+        return malformed(
+            f"WRITE SAME from block {first} to the end of a medium of {command.size_bytes} bytes"
+        )
     return records([extent(offset, command.size_bytes - offset, 1, kind)])
 
 
@@ -163,7 +179,9 @@ def _unmap(command: _Command) -> Interpreted:
     if 0 < length < 8:
         return malformed(f"UNMAP with a parameter list of {length} bytes: its header alone has 8")
     if len(data) < length:
-        return whole_volume(f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list")
+        return whole_volume(
+            f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list"
+        )
     described = min(int.from_bytes(data[2:4], "big"), length - 8) if length else 0
     return _descriptors(command, 8, 16, described // 16, ExtentKind.DISCARD)
 
@@ -172,15 +190,24 @@ def _write_scattered(command: _Command, count_at: int) -> Interpreted:
     """WRITE SCATTERED(16) and (32) (SBC-4): a header of 32 bytes, descriptors of 32, then the blocks."""
     count = command.field(count_at, 2)
     if len(command.data) < 32 * (count + 1) and count:
-        return whole_volume(f"WRITE SCATTERED came with {len(command.data)} bytes, too few for {count} descriptors")
+        return whole_volume(
+            f"WRITE SCATTERED came with {len(command.data)} bytes, too few for {count} descriptors"
+        )
     return _descriptors(command, 32, 32, count, ExtentKind.WRITE)
 
 
-def _descriptors(command: _Command, at: int, width: int, count: int, kind: ExtentKind) -> Interpreted:
+def _descriptors(
+    command: _Command, at: int, width: int, count: int, kind: ExtentKind
+) -> Interpreted:
     """Each begins with u64 address and u32 number of blocks."""
     rows = (command.data[start : start + 12] for start in range(at, at + count * width, width))
     return records(
-        extent(int.from_bytes(row[:8], "big"), int.from_bytes(row[8:], "big"), command.block_bytes, kind)
+        extent(
+            int.from_bytes(row[:8], "big"),
+            int.from_bytes(row[8:], "big"),
+            command.block_bytes,
+            kind,
+        )
         for row in rows
     )
 
@@ -192,19 +219,27 @@ def _write_long(command: _Command, lba: tuple[int, int]) -> Interpreted:
     return command.records(command.field(*lba), 1)
 
 
-def _mode_select(command: _Command, length: tuple[int, int], descriptors: tuple[int, int]) -> Interpreted:
+def _mode_select(
+    command: _Command, length: tuple[int, int], descriptors: tuple[int, int]
+) -> Interpreted:
     """MODE SELECT(6) and (10) (SPC-5): a block descriptor can change the size and the number of the blocks."""
     at, width = descriptors
     if not command.field(*length):
         return read_only()
     if len(command.data) < at + width or any(command.data[at : at + width]):
-        return whole_volume("MODE SELECT with block descriptors, or without the data that would tell")
+        return whole_volume(
+            "MODE SELECT with block descriptors, or without the data that would tell"
+        )
     return read_only()
 
 
 def _start_stop_unit(command: _Command) -> Interpreted:
     """START STOP UNIT (SBC-4): with LOEJ (byte 4 bit 1) another medium may be there afterwards."""
-    return whole_volume("START STOP UNIT loads or ejects the medium") if command.cdb[4] & 0x02 else read_only()
+    return (
+        whole_volume("START STOP UNIT loads or ejects the medium")
+        if command.cdb[4] & 0x02
+        else read_only()
+    )
 
 
 def _send_diagnostic(command: _Command) -> Interpreted:
@@ -282,14 +317,20 @@ def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Int
         return malformed("no bytes of a CDB")
     code, length = _code(cdb), _length(cdb)
     if any(cdb[max(length, _TRANSPORT_BYTES) :]):
-        return whole_volume(f"CDB {code:02x}h has {length} bytes and {len(cdb)} came: send one at a time")
+        return whole_volume(
+            f"CDB {code:02x}h has {length} bytes and {len(cdb)} came: send one at a time"
+        )
     if code in _READ_ONLY:
         return read_only()
     reader = _READERS.get(code)
     if reader is None:
-        return whole_volume(f"SCSI {_WHOLE.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known")
+        return whole_volume(
+            f"SCSI {_WHOLE.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known"
+        )
     if len(cdb) < length or (cdb[0] == _VARIABLE and length != _VARIABLE_BYTES):
-        return whole_volume(f"CDB {code:02x}h was cut, or isn't of its usual length: {len(cdb)} bytes")
+        return whole_volume(
+            f"CDB {code:02x}h was cut, or isn't of its usual length: {len(cdb)} bytes"
+        )
     return reader(_Command(cdb, data, block_bytes, size_bytes))
 
 

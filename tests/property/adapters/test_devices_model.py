@@ -18,7 +18,9 @@ from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SIZE = 19_968
 places = st.integers(0, SIZE) | st.sampled_from([0, 4096, 8192, 16_384, SIZE])
-operations = st.lists(st.tuples(st.sampled_from(["pwrite", "zero", "flush"]), places, places), max_size=12)
+operations = st.lists(
+    st.tuples(st.sampled_from(["pwrite", "zero", "flush"]), places, places), max_size=12
+)
 
 
 def run(device: BlockDevice, model: bytearray, operation: tuple[str, int, int], fill: int) -> None:
@@ -57,7 +59,9 @@ def made(kind: str, path: Path) -> BlockDevice:
 @pytest.mark.parametrize("kind", ["file", "direct", "memory"])
 @settings(max_examples=100, deadline=None)
 @given(steps=operations, ends=st.tuples(places, places))
-def test_a_device_is_a_bytearray(kind: str, steps: list[tuple[str, int, int]], ends: tuple[int, int]) -> None:
+def test_a_device_is_a_bytearray(
+    kind: str, steps: list[tuple[str, int, int]], ends: tuple[int, int]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         device = made(kind, Path(folder) / "v")
         model = bytearray(SIZE)
@@ -82,4 +86,7 @@ def test_a_crash_leaves_each_byte_as_it_was_since_the_last_flush(
     found = device.reopen().pread(0, SIZE)
     if seed is None:
         assert found == versions[0]
-    assert all(byte in candidates for byte, candidates in zip(found, zip(*versions, strict=True), strict=True))
+    assert all(
+        byte in candidates
+        for byte, candidates in zip(found, zip(*versions, strict=True), strict=True)
+    )

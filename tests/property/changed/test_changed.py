@@ -36,33 +36,52 @@ EXTENTS = st.lists(
     ),
     max_size=3,
 )
-KINDS = st.sampled_from([CommandKind.WRITES] * 4 + [CommandKind.MARK_DIRTY, CommandKind.HEARTBEAT, CommandKind.UNKNOWN])
+KINDS = st.sampled_from(
+    [CommandKind.WRITES] * 4 + [CommandKind.MARK_DIRTY, CommandKind.HEARTBEAT, CommandKind.UNKNOWN]
+)
 
 
-def made(name: str, kind: CommandKind, rows: list[Extent], first_us: int, span_us: int) -> TrackingCommand:
+def made(
+    name: str, kind: CommandKind, rows: list[Extent], first_us: int, span_us: int
+) -> TrackingCommand:
     if kind is not CommandKind.WRITES:
-        rows = [] if kind is CommandKind.HEARTBEAT else [Extent(each.offset, each.length) for each in rows]
+        rows = (
+            []
+            if kind is CommandKind.HEARTBEAT
+            else [Extent(each.offset, each.length) for each in rows]
+        )
     columns = ExtentColumns.of(rows)
     host, last_us = f"h{first_us % 3}", first_us + span_us
-    return TrackingCommand(name, volume().generation, host, "s", -1, kind, columns, first_us, last_us)
+    return TrackingCommand(
+        name, volume().generation, host, "s", -1, kind, columns, first_us, last_us
+    )
 
 
 NAMES = st.sampled_from(["v", "v", "v", "w", "nobody"])
 COMMANDS = st.builds(made, NAMES, KINDS, EXTENTS, st.integers(0, 30), st.integers(0, 3))
-EVENTS = st.lists(st.one_of(COMMANDS, COMMANDS, COMMANDS, st.just(b"junk")), min_size=1, max_size=14)
+EVENTS = st.lists(
+    st.one_of(COMMANDS, COMMANDS, COMMANDS, st.just(b"junk")), min_size=1, max_size=14
+)
 FLUSHES = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, 0, 0, 1, 3])), max_size=8)
 """How many events each flush takes, and by how many the node then falls back, as after a crash."""
 
 
 def bytes_of(command: TrackingCommand, kinds: set[ExtentKind]) -> set[int]:
-    return {byte for each in command.extents if each.kind in kinds for byte in range(each.offset, min(each.end, SIZE))}
+    return {
+        byte
+        for each in command.extents
+        if each.kind in kinds
+        for byte in range(each.offset, min(each.end, SIZE))
+    }
 
 
 def blocks_of(found: set[int]) -> set[int]:
     return {byte // BLOCK for byte in found}
 
 
-def folded(events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], origin: int) -> Log:
+def folded(
+    events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], origin: int
+) -> Log:
     mine = [volume(name, SIZE, block_size=BLOCK, origin_position=origin) for name in ("v", "w")]
     log = Log(mine)
     log.publish(events)
@@ -75,7 +94,9 @@ def folded(events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]]
 
 def of_volume(events: list[TrackingCommand | bytes]) -> list[tuple[int, TrackingCommand]]:
     """The volume's commands that dirty something, by position."""
-    mine = [(p, e) for p, e in enumerate(events) if isinstance(e, TrackingCommand) and e.volume == "v"]
+    mine = [
+        (p, e) for p, e in enumerate(events) if isinstance(e, TrackingCommand) and e.volume == "v"
+    ]
     return [(p, e) for p, e in mine if bytes_of(e, set(ExtentKind))]
 
 
@@ -84,7 +105,9 @@ def of_volume(events: list[TrackingCommand | bytes]) -> list[tuple[int, Tracking
 def test_positions_are_exact_at_both_edges(
     events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], data: st.DataObject
 ) -> None:
-    since, until = sorted(data.draw(st.tuples(*[st.integers(-1, len(events) - 1)] * 2), "since, until"))
+    since, until = sorted(
+        data.draw(st.tuples(*[st.integers(-1, len(events) - 1)] * 2), "since, until")
+    )
     origin = data.draw(st.integers(-1, since), "origin")
     log = folded(events, flushes, origin)
     found = changed_blocks("v", AtPosition(since), AtPosition(until), log.ports(), 0)
@@ -111,7 +134,9 @@ def test_times_end_where_their_definition_says(
     first = min((p for p, each in mine if each.last_at_us > times[0]), default=len(events))
     last = max((p for p, each in mine if each.first_at_us <= times[1]), default=-1)
     inside = [each for position, each in mine if first <= position <= last]
-    assert set(found.changed) == blocks_of(set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside)))
+    assert set(found.changed) == blocks_of(
+        set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
+    )
 
 
 POINTS = st.one_of(
@@ -124,7 +149,16 @@ GONE = st.lists(st.integers(0, 7), max_size=2)
 
 
 @settings(max_examples=100, deadline=None)
-@given(EVENTS, FLUSHES, POINTS, POINTS, st.integers(0, 15), GONE, st.integers(1, 5), st.sampled_from(JSON_FORMATS))
+@given(
+    EVENTS,
+    FLUSHES,
+    POINTS,
+    POINTS,
+    st.integers(0, 15),
+    GONE,
+    st.integers(1, 5),
+    st.sampled_from(JSON_FORMATS),
+)
 def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topic(
     events: list[TrackingCommand | bytes],
     flushes: list[tuple[int, int]],
@@ -142,7 +176,11 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
     try:
         answer = changed_blocks("v", parse_point(since, 99), parse_point(until, 99), log.ports(), 0)
         printed = json.loads("".join(render(answer, name)))
-        expected = (answer.since, answer.until, printed["ChangedBlocks"] if name == "ebs" else printed)
+        expected = (
+            answer.since,
+            answer.until,
+            printed["ChangedBlocks"] if name == "ebs" else printed,
+        )
     except MirrorlogError as error:
         expected = (status_of(error), error.as_message())
 
@@ -154,7 +192,10 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
                 if first.status != 200:
                     return first.status, await first.json()
             pages = await hasnt.pages(f"{path}&limit={limit}")
-            lists = [page["listing"]["ChangedBlocks"] if name == "ebs" else page["listing"] for page in pages]
+            lists = [
+                page["listing"]["ChangedBlocks"] if name == "ebs" else page["listing"]
+                for page in pages
+            ]
             (pinned,) = {(page["since"], page["until"]) for page in pages}
             return *pinned, [entry for each in lists for entry in each]
 
@@ -167,10 +208,23 @@ def test_the_log_itself_has_edges_to_be_exact_at() -> None:
     log = Log([mine])
     writes = [
         TrackingCommand(
-            "v", mine.generation, "h", "s", n, CommandKind.WRITES, ExtentColumns.of([Extent(n * BLOCK, 1)]), 0, 0
+            "v",
+            mine.generation,
+            "h",
+            "s",
+            n,
+            CommandKind.WRITES,
+            ExtentColumns.of([Extent(n * BLOCK, 1)]),
+            0,
+            0,
         )
         for n in range(10)
     ]
     log.publish(writes)
     log.flush(10)
-    assert list(changed_blocks("v", AtPosition(2), AtPosition(6), log.ports(), 0).changed) == [3, 4, 5, 6]
+    assert list(changed_blocks("v", AtPosition(2), AtPosition(6), log.ports(), 0).changed) == [
+        3,
+        4,
+        5,
+        6,
+    ]

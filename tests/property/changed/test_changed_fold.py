@@ -11,8 +11,14 @@ from mirrorlog.changed import fold
 from mirrorlog.domain.bitmaps import BitMap64
 
 
-@given(st.lists(st.sets(st.integers(0, 2**40), max_size=8), max_size=20), st.integers(0, 8), st.integers(0, 12))
-def test_a_union_holds_the_blocks_of_all_and_changes_none(sets: list[set[int]], small: int, pile: int) -> None:
+@given(
+    st.lists(st.sets(st.integers(0, 2**40), max_size=8), max_size=20),
+    st.integers(0, 8),
+    st.integers(0, 12),
+)
+def test_a_union_holds_the_blocks_of_all_and_changes_none(
+    sets: list[set[int]], small: int, pile: int
+) -> None:
     given_sets = [BitMap64(each) for each in sets]
     with patch.object(fold, "_SMALL_SET", small), patch.object(fold, "_PILE_AT_MOST", pile):
         union = fold.Union()

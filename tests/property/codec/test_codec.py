@@ -29,7 +29,14 @@ from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
-from mirrorlog.tracking_log.records import ForkHead, LogRecord, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.records import (
+    ForkHead,
+    LogRecord,
+    SessionBeat,
+    SessionHead,
+    VolumeHead,
+    Watermark,
+)
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -41,15 +48,33 @@ BLOCKS = st.sets(st.integers(0, 2**63 - 1), max_size=30).map(BitMap64)
 @st.composite
 def commands(draw: st.DrawFn) -> TrackingCommand:
     count = draw(st.integers(0, 20))
-    u64 = st.lists(st.integers(0, 2**64 - 1), min_size=count, max_size=count).map(lambda v: np.array(v, U64))
-    kinds = st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count).map(lambda v: np.array(v, np.uint8))
+    u64 = st.lists(st.integers(0, 2**64 - 1), min_size=count, max_size=count).map(
+        lambda v: np.array(v, U64)
+    )
+    kinds = st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count).map(
+        lambda v: np.array(v, np.uint8)
+    )
     columns = ExtentColumns(draw(u64), draw(u64), draw(kinds) if count else None)
-    fields = [draw(TEXT), GENERATION, draw(TEXT), draw(TEXT), draw(I64), draw(st.sampled_from(list(CommandKind)))]
-    raw = st.builds(RawCommand, st.sampled_from(list(WireProtocol)), st.binary(max_size=20), st.binary(max_size=20))
+    fields = [
+        draw(TEXT),
+        GENERATION,
+        draw(TEXT),
+        draw(TEXT),
+        draw(I64),
+        draw(st.sampled_from(list(CommandKind))),
+    ]
+    raw = st.builds(
+        RawCommand,
+        st.sampled_from(list(WireProtocol)),
+        st.binary(max_size=20),
+        st.binary(max_size=20),
+    )
     people = [draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT)]
     wire = [tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))]
     forks = st.lists(st.builds(ForkOutcomes, TEXT, st.binary(max_size=20)), max_size=3).map(tuple)
-    return TrackingCommand(*fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT), draw(forks))
+    return TrackingCommand(
+        *fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT), draw(forks)
+    )
 
 
 def same(one: object, two: object) -> bool:
@@ -72,7 +97,9 @@ def test_commands_read_back(command: TrackingCommand) -> None:
 
 @given(BLOCKS, BLOCKS, st.lists(TEXT, max_size=3))
 def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]) -> None:
-    record = LogRecord("v", GENERATION, 1, -1, 9, 4096, changed, zeroed, 1, 2, 3, 4, 5, tuple(hosts), 1, 3)
+    record = LogRecord(
+        "v", GENERATION, 1, -1, 9, 4096, changed, zeroed, 1, 2, 3, 4, 5, tuple(hosts), 1, 3
+    )
     assert same(decode(encode(record), LogRecord), record)
 
 
@@ -81,12 +108,35 @@ EVENTS = [
         *("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
         *(VolumeState.RETIRED, {"day": 400 * 86400}, True, 9, (EarlierSize(9, 1 << 30),)),
     ),
-    VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, 2, 3, 4, 5, ("a", "b")),), 6, {"a": ForkHead(3, 7)}),
+    VolumeHead(
+        "v",
+        GENERATION,
+        9,
+        (SessionHead("s", "h", 0, 1, 2, 3, 4, 5, ("a", "b")),),
+        6,
+        {"a": ForkHead(3, 7)},
+    ),
     Watermark(2, 9, 7),
     SessionBeat("s", "h", 9, 8, 7),
     CommandStatus(0, 9, StatusCode.REJECTED, "UNDECODABLE", "text", 7),
     Quarantined(0, 9, "UNDECODABLE", "text", 7, None, b"\x00"),
-    SiteProgress("a", "v", GENERATION, SiteState.BEHIND, Rung.FULL, 9, None, 10, 1, 4096, 0.5, 2, 8192, 7, "why"),
+    SiteProgress(
+        "a",
+        "v",
+        GENERATION,
+        SiteState.BEHIND,
+        Rung.FULL,
+        9,
+        None,
+        10,
+        1,
+        4096,
+        0.5,
+        2,
+        8192,
+        7,
+        "why",
+    ),
 ]
 
 
@@ -114,7 +164,9 @@ def test_damaged_bytes_are_refused_or_read_and_never_anything_else(
 
 
 @given(BLOCKS.filter(bool), st.data())
-def test_a_flipped_bit_in_what_a_reader_acts_on_is_found(changed: BitMap64, data: st.DataObject) -> None:
+def test_a_flipped_bit_in_what_a_reader_acts_on_is_found(
+    changed: BitMap64, data: st.DataObject
+) -> None:
     record = LogRecord("v", GENERATION, 0, -1, 9, 4096, changed, BitMap64(), 1, 2, 3, 4, 5, ("h",))
     content = bytearray(encode(record))
     content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -123,7 +175,11 @@ def test_a_flipped_bit_in_what_a_reader_acts_on_is_found(changed: BitMap64, data
     except BadInput:
         return
     people = ("first_at_us", "last_at_us", "commands", "writes", "bytes_written", "hosts")
-    assert all(getattr(found, f) == getattr(record, f) for f in record.__dataclass_fields__ if f not in people)
+    assert all(
+        getattr(found, f) == getattr(record, f)
+        for f in record.__dataclass_fields__
+        if f not in people
+    )
 
 
 def test_fingerprints_are_those_of_the_specification() -> None:
@@ -154,7 +210,9 @@ watermark.v1        36842d27c2729176
 
 def test_contracts_that_landed_never_change() -> None:
     found = {
-        path.stem: schema_fingerprint(fastavro.parse_schema(json.loads(path.read_text("utf-8")))).hex()
+        path.stem: schema_fingerprint(
+            fastavro.parse_schema(json.loads(path.read_text("utf-8")))
+        ).hex()
         for path in SCHEMAS.glob("*.avsc")
     }
     assert found == dict(line.split() for line in LANDED.strip().splitlines())
@@ -162,8 +220,19 @@ def test_contracts_that_landed_never_change() -> None:
 
 def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
     first = schema_of("tracking_command.v1")
-    fields = {"volume": "v", "generation": GENERATION, "host": "h", "session": "s", "sequence": 7, "kind": "WRITES"}
-    columns = {"offsets": (4096).to_bytes(8, "little"), "lengths": (512).to_bytes(8, "little"), "kinds": b""}
+    fields = {
+        "volume": "v",
+        "generation": GENERATION,
+        "host": "h",
+        "session": "s",
+        "sequence": 7,
+        "kind": "WRITES",
+    }
+    columns = {
+        "offsets": (4096).to_bytes(8, "little"),
+        "lengths": (512).to_bytes(8, "little"),
+        "kinds": b"",
+    }
     out = BytesIO(b"\xc3\x01" + schema_fingerprint(first))
     out.seek(0, 2)
     fastavro.schemaless_writer(out, first, fields | columns | {"first_at_us": 1, "last_at_us": 2})
@@ -178,10 +247,22 @@ def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
 
 def test_a_head_from_before_forks_has_none() -> None:
     before = schema_of("volume_head.v2")
-    session = {"session": "s", "host": "h", "opened_position": 0, "last_position": 1, "closed_position": -1}
+    session = {
+        "session": "s",
+        "host": "h",
+        "opened_position": 0,
+        "last_position": 1,
+        "closed_position": -1,
+    }
     session |= {"acknowledged_position": 0, "last_sequence": 4, "last_at_us": 5}
     out = BytesIO()
-    fields = {"volume": "v", "generation": GENERATION, "through": 9, "sessions": [session], "described_position": 2}
+    fields = {
+        "volume": "v",
+        "generation": GENERATION,
+        "through": 9,
+        "sessions": [session],
+        "described_position": 2,
+    }
     fastavro.schemaless_writer(out, before, fields)
     found = decode(b"\xc3\x01" + schema_fingerprint(before) + out.getvalue(), VolumeHead)
     assert found == VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, -1, 0, 4, 5),), 2)
@@ -190,7 +271,16 @@ def test_a_head_from_before_forks_has_none() -> None:
 def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
     before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 4))
     resize = TrackingCommand(
-        "v", GENERATION, "h", "s", 0, CommandKind.RESIZE, ExtentColumns.of([Extent(4096, 512)]), 1, 2, size_bytes=4608
+        "v",
+        GENERATION,
+        "h",
+        "s",
+        0,
+        CommandKind.RESIZE,
+        ExtentColumns.of([Extent(4096, 512)]),
+        1,
+        2,
+        size_bytes=4608,
     )
     read = fastavro.schemaless_reader(BytesIO(encode(resize)[10:]), newest, before)
     assert CommandKind(read["kind"]) is CommandKind.UNKNOWN  # type: ignore[index,call-overload]
@@ -199,10 +289,19 @@ def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
 
 def test_a_description_of_the_first_version_is_of_an_active_volume() -> None:
     first = schema_of("volume.v1")
-    fields = {"volume": "v", "generation": GENERATION, "size_bytes": 8192, "block_size": 4096, "partition": 0}
+    fields = {
+        "volume": "v",
+        "generation": GENERATION,
+        "size_bytes": 8192,
+        "block_size": 4096,
+        "partition": 0,
+    }
     out = BytesIO()
     fastavro.schemaless_writer(
-        out, first, fields | {"origin_position": 4, "initially_zeroed": True, "primary": "p", "secondaries": {}}
+        out,
+        first,
+        fields
+        | {"origin_position": 4, "initially_zeroed": True, "primary": "p", "secondaries": {}},
     )
     found = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Volume)
     assert found == Volume("v", GENERATION, 8192, 4096, 0, 4, True, "p")

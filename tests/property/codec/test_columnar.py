@@ -11,13 +11,21 @@ from notation import GENERATION
 
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.commands import CommandKind, ForkOutcomes, RawCommand, TrackingCommand, WireProtocol
+from mirrorlog.domain.commands import (
+    CommandKind,
+    ForkOutcomes,
+    RawCommand,
+    TrackingCommand,
+    WireProtocol,
+)
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.errors import BadInput
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 NAME = st.one_of(st.sampled_from(["", "v", "wé"]), st.text(max_size=80))
-EXTENT = st.builds(Extent, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.sampled_from(ExtentKind))
+EXTENT = st.builds(
+    Extent, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.sampled_from(ExtentKind)
+)
 PLAIN = st.builds(
     TrackingCommand,
     NAME,
@@ -57,7 +65,8 @@ def same(columns: CommandColumns, row: int, command: TrackingCommand) -> bool:
         == (command.volume, command.generation, command.host, command.session)
         and list(extents) == list(command.extents)
         and all(
-            int(column[row]) == (getattr(command, name) if getattr(command, name) is not None else -1)
+            int(column[row])
+            == (getattr(command, name) if getattr(command, name) is not None else -1)
             for name, column in columns.numbers.items()
             if name != "kind"
         )
@@ -65,9 +74,14 @@ def same(columns: CommandColumns, row: int, command: TrackingCommand) -> bool:
 
 
 @given(st.lists(PLAIN | ODD, max_size=12), st.data())
-def test_what_is_plain_is_what_the_codec_gives(commands: list[TrackingCommand], data: st.DataObject) -> None:
+def test_what_is_plain_is_what_the_codec_gives(
+    commands: list[TrackingCommand], data: st.DataObject
+) -> None:
     large = data.draw(st.sampled_from([0, 0, 400, 2000]))  # read through windows, not as a whole
-    commands = [*commands, *(replace(each, extents=many(large, seed)) for seed, each in enumerate(commands) if large)]
+    commands = [
+        *commands,
+        *(replace(each, extents=many(large, seed)) for seed, each in enumerate(commands) if large),
+    ]
     values: list[bytes | None] = [encode(each) for each in commands]
     for _ in range(data.draw(st.integers(0, 3))):
         values.insert(data.draw(st.integers(0, len(values))), data.draw(damaged(values)))
@@ -75,14 +89,23 @@ def test_what_is_plain_is_what_the_codec_gives(commands: list[TrackingCommand], 
     for row in np.flatnonzero(columns.plain).tolist():
         expected = decode(values[row] or b"", TrackingCommand)
         assert same(columns, row, expected)
-        assert (expected.note, expected.raw, expected.new_generation, expected.forks) == (None, (), None, ())
-        assert expected.kind is CommandKind.WRITES or (expected.kind in QUIET and not len(expected.extents))
+        assert (expected.note, expected.raw, expected.new_generation, expected.forks) == (
+            None,
+            (),
+            None,
+            (),
+        )
+        assert expected.kind is CommandKind.WRITES or (
+            expected.kind in QUIET and not len(expected.extents)
+        )
 
 
 def many(count: int, seed: int) -> ExtentColumns:
     random = np.random.default_rng(seed)
     kinds = random.integers(0, 3, count).astype(np.uint8) if seed % 2 else None
-    return ExtentColumns(random.integers(0, 2**63, count, np.uint64), np.full(count, 7, np.uint64), kinds)
+    return ExtentColumns(
+        random.integers(0, 2**63, count, np.uint64), np.full(count, 7, np.uint64), kinds
+    )
 
 
 def damaged(values: list[bytes | None]) -> st.SearchStrategy[bytes | None]:
@@ -93,10 +116,12 @@ def damaged(values: list[bytes | None]) -> st.SearchStrategy[bytes | None]:
     cut = st.tuples(st.sampled_from(whole), st.integers(0, 400) | st.integers(0, 40_000)).map(
         lambda pair: pair[0][: pair[1]]
     )
-    longer = st.tuples(st.sampled_from(whole), st.binary(min_size=1, max_size=3)).map(lambda pair: pair[0] + pair[1])
-    flipped = st.tuples(st.sampled_from(whole), st.integers(0, 400) | st.integers(0, 40_000), st.integers(1, 255)).map(
-        flip
+    longer = st.tuples(st.sampled_from(whole), st.binary(min_size=1, max_size=3)).map(
+        lambda pair: pair[0] + pair[1]
     )
+    flipped = st.tuples(
+        st.sampled_from(whole), st.integers(0, 400) | st.integers(0, 40_000), st.integers(1, 255)
+    ).map(flip)
     return junk | cut | longer | flipped
 
 
@@ -109,7 +134,11 @@ def flip(given: tuple[bytes, int, int]) -> bytes:
 @given(st.lists(PLAIN, min_size=1, max_size=12))
 def test_every_usual_command_is_plain(commands: list[TrackingCommand]) -> None:
     columns = decode_columns([encode(each) for each in commands])
-    assert columns.plain.all() or any(each.sequence in (-(2**63), 2**63 - 1) for each in commands) or is_huge(commands)
+    assert (
+        columns.plain.all()
+        or any(each.sequence in (-(2**63), 2**63 - 1) for each in commands)
+        or is_huge(commands)
+    )
     together = [extent for each in commands for extent in each.extents]
     if columns.plain.all():
         assert list(columns.extents_of(np.arange(len(commands)))) == together
@@ -124,7 +153,15 @@ def is_huge(commands: list[TrackingCommand]) -> bool:
 def test_an_unknown_extent_kind_is_refused_by_both() -> None:
     value = encode(
         TrackingCommand(
-            "v", GENERATION, "h", "s", 0, CommandKind.WRITES, ExtentColumns.of([Extent(7, 7, ExtentKind.DISCARD)]), 1, 2
+            "v",
+            GENERATION,
+            "h",
+            "s",
+            0,
+            CommandKind.WRITES,
+            ExtentColumns.of([Extent(7, 7, ExtentKind.DISCARD)]),
+            1,
+            2,
         )
     )
     wrong = value.replace(b"\x02\x02\x02\x04\x00", b"\x02\x09\x02\x04\x00")

@@ -97,7 +97,13 @@ def expected(left: bytes, right: bytes, block_size: int, most: int) -> tuple[int
     most=st.integers(0, 4),
 )
 @example(
-    left={0: b"a" * SIZE}, right=None, planted=None, cut=5000, block_size=512, read_bytes=1 << 20, most=4
+    left={0: b"a" * SIZE},
+    right=None,
+    planted=None,
+    cut=5000,
+    block_size=512,
+    read_bytes=1 << 20,
+    most=4,
 )  # data on both sides of the end of the smaller file
 @example(left={}, right=None, planted=SIZE - 1, cut=0, block_size=BLOCK, read_bytes=1 << 20, most=1)
 def test_it_finds_what_a_plain_loop_finds(
@@ -116,16 +122,26 @@ def test_it_finds_what_a_plain_loop_finds(
         lay(
             paths[1],
             SIZE - cut,
-            {start: data for start, data in (left if right is None else right).items() if start < SIZE - cut},
+            {
+                start: data
+                for start, data in (left if right is None else right).items()
+                if start < SIZE - cut
+            },
         )
         if planted is not None and planted < SIZE - cut:
             with paths[1].open("r+b") as file:
-                os.pwrite(file.fileno(), bytes([os.pread(file.fileno(), 1, planted)[0] ^ 1]), planted)
+                os.pwrite(
+                    file.fileno(), bytes([os.pread(file.fileno(), 1, planted)[0] ^ 1]), planted
+                )
         blocks, firsts = expected(paths[0].read_bytes(), paths[1].read_bytes(), block_size, most)
         moved: list[int] = []
         for order in (paths, paths[::-1]):
             found = compare_files(*order, block_size=block_size, progress=moved.append, most=most)
-            assert (found.identical, found.different_blocks, found.first_differences) == (not blocks, blocks, firsts)
+            assert (found.identical, found.different_blocks, found.first_differences) == (
+                not blocks,
+                blocks,
+                firsts,
+            )
         assert sum(moved) == 2 * max(path.stat().st_size for path in paths)
 
 
@@ -133,7 +149,11 @@ def test_a_difference_deep_in_a_hole_of_a_huge_volume(pair: tuple[Path, Path]) -
     lay(pair[0], TIB, {12345: b"same", TIB // 3: b"x"})
     lay(pair[1], TIB, {12345: b"same"})
     found = compare_files(*pair, block_size=PAGE)
-    assert (found.identical, found.different_blocks, found.first_differences) == (False, 1, (TIB // 3,))
+    assert (found.identical, found.different_blocks, found.first_differences) == (
+        False,
+        1,
+        (TIB // 3,),
+    )
     assert found.compared_bytes <= 1 << 20
 
 
@@ -145,7 +165,9 @@ def test_a_larger_file_differs_however_much_larger_it_is(pair: tuple[Path, Path]
     )
 
 
-def test_holes_that_cannot_be_told_are_read(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holes_that_cannot_be_told_are_read(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seek = os.lseek
 
     def without_holes(fd: int, offset: int, whence: int) -> int:
@@ -159,11 +181,15 @@ def test_holes_that_cannot_be_told_are_read(pair: tuple[Path, Path], monkeypatch
     assert compare_files(*pair, block_size=PAGE) == Comparison(False, SIZE, 1, (3 * PAGE,))
 
 
-def test_short_reads_are_carried_on(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_are_carried_on(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pread = os.pread
     lay(pair[0], SIZE, {0: b"ab" * 3000})
     lay(pair[1], SIZE, {0: b"ab" * 2999 + b"aX"})
-    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 1001), offset))
+    monkeypatch.setattr(
+        os, "pread", lambda fd, length, offset: pread(fd, min(length, 1001), offset)
+    )
     assert compare_files(*pair, block_size=PAGE).first_differences == (5999,)
 
 
@@ -181,7 +207,9 @@ def test_what_cannot_be_judged_is_refused(pair: tuple[Path, Path], tmp_path: Pat
         compare_files(left, tmp_path / "missing", block_size=PAGE)
 
 
-def test_a_file_that_shrinks_meanwhile_is_an_error(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_shrinks_meanwhile_is_an_error(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in pair:
         lay(path, SIZE, {0: b"a" * SIZE})
     pread = os.pread

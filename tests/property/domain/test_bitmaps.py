@@ -7,7 +7,16 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorlog.domain.bitmaps import BitMap64, fingerprint, pack, runs, touched, union, unpack, zeroed
+from mirrorlog.domain.bitmaps import (
+    BitMap64,
+    fingerprint,
+    pack,
+    runs,
+    touched,
+    union,
+    unpack,
+    zeroed,
+)
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 
 BLOCK, SIZE = 8, 1003
@@ -16,7 +25,10 @@ BLOCK, SIZE = 8, 1003
 EXTENTS = st.lists(
     st.integers(0, SIZE).flatmap(
         lambda offset: st.builds(
-            Extent, st.just(offset), st.integers(0, SIZE - offset), st.sampled_from(list(ExtentKind))
+            Extent,
+            st.just(offset),
+            st.integers(0, SIZE - offset),
+            st.sampled_from(list(ExtentKind)),
         )
     ),
     max_size=12,
@@ -64,9 +76,13 @@ def test_a_set_reads_back_from_its_bytes(blocks: set[int]) -> None:
 
 
 @given(BLOCKS, st.none() | st.integers(1, 9))
-def test_runs_give_every_block_once_in_order_and_are_as_long_as_they_may_be(blocks: set[int], most: int | None) -> None:
+def test_runs_give_every_block_once_in_order_and_are_as_long_as_they_may_be(
+    blocks: set[int], most: int | None
+) -> None:
     found = list(runs(BitMap64(blocks), most=most))
-    assert [block for first, count in found for block in range(first, first + count)] == sorted(blocks)
+    assert [block for first, count in found for block in range(first, first + count)] == sorted(
+        blocks
+    )
     for (first, count), (following, _) in pairwise(found):
         assert first + count < following or count == most
     assert most is None or all(count <= most for _, count in found)
@@ -80,7 +96,9 @@ def test_runs_cross_the_windows_they_are_found_in() -> None:
 
 
 @given(st.sets(st.integers(0, 70_000), max_size=40), st.integers(0, 70_000), st.integers(0, 3000))
-def test_a_fingerprint_tells_what_is_in_a_set_and_not_how_it_came_there(some: set[int], first: int, count: int) -> None:
+def test_a_fingerprint_tells_what_is_in_a_set_and_not_how_it_came_there(
+    some: set[int], first: int, count: int
+) -> None:
     ranged = BitMap64(some)
     ranged.add_range(first, first + count)
     listed = BitMap64([*some, *range(first, first + count)])

@@ -14,7 +14,8 @@ BLOCK = 4096
 NEAR = st.integers(0, 1 << 19)
 FAR = st.integers(0, (1 << 40) - 1)
 EXTENTS = st.lists(
-    st.tuples(st.one_of(NEAR, NEAR.map(lambda n: n * BLOCK), FAR), st.integers(0, 40 * BLOCK)), max_size=60
+    st.tuples(st.one_of(NEAR, NEAR.map(lambda n: n * BLOCK), FAR), st.integers(0, 40 * BLOCK)),
+    max_size=60,
 )
 
 
@@ -40,7 +41,9 @@ def test_the_bytes_are_those_of_the_bitmap(extents: list[tuple[int, int]]) -> No
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 2**32 - 1))
 def test_any_density_packs_alike(count: int, spread: int, seed: int) -> None:
-    blocks = np.unique(np.random.default_rng(seed).integers(0, count * spread, count).astype(np.uint32))
+    blocks = np.unique(
+        np.random.default_rng(seed).integers(0, count * spread, count).astype(np.uint32)
+    )
     assert pack_blocks(blocks) == pack(BitMap64(blocks.tolist()))
 
 

@@ -53,7 +53,9 @@ def cdb_16_short(opcode: int, flags: int, first: int, count: int) -> bytes:
 
 
 def cdb_32(action: int, flags: int, first: int, count: int) -> bytes:
-    return struct.pack(">BB4xBBHBBQIHHI", 0x7F, 0, 0x1F, 24, action, flags, 7, first, U32, U16, U16, count)
+    return struct.pack(
+        ">BB4xBBHBBQIHHI", 0x7F, 0, 0x1F, 24, action, flags, 7, first, U32, U16, U16, count
+    )
 
 
 def compare_and_write(opcode: int, flags: int, first: int, count: int) -> bytes:
@@ -77,13 +79,20 @@ def plain_scsi(draw: st.DrawFn) -> Case:
     first, count = draw(st.integers(0, widest)), draw(st.integers(0, most))
     flags = draw(st.integers(0, 127)) << 1
     return Case(
-        WireProtocol.SCSI, encode(draw(st.sampled_from(codes)), flags, first, count), b"", [(first, count, WRITE)]
+        WireProtocol.SCSI,
+        encode(draw(st.sampled_from(codes)), flags, first, count),
+        b"",
+        [(first, count, WRITE)],
     )
 
 
 @st.composite
 def write_6(draw: st.DrawFn) -> Case:
-    first, count, lun = draw(st.integers(0, (1 << 21) - 1)), draw(st.integers(1, 256)), draw(st.integers(0, 7))
+    first, count, lun = (
+        draw(st.integers(0, (1 << 21) - 1)),
+        draw(st.integers(1, 256)),
+        draw(st.integers(0, 7)),
+    )
     command = struct.pack(">II", 0x0A << 24 | lun << 21 | first, (count & 0xFF) << 24)[:6]
     return Case(WireProtocol.SCSI, command, b"", [(first, count, WRITE)])
 
@@ -91,11 +100,24 @@ def write_6(draw: st.DrawFn) -> Case:
 @st.composite
 def write_same(draw: st.DrawFn) -> Case:
     encode, code, widest, most = draw(st.sampled_from(SAME))
-    first, count, unmap = draw(st.integers(0, widest)), draw(st.integers(1, most)), draw(st.booleans())
+    first, count, unmap = (
+        draw(st.integers(0, widest)),
+        draw(st.integers(1, most)),
+        draw(st.booleans()),
+    )
     ndob = encode is not cdb_10 and draw(st.booleans())
-    data = b"" if ndob else draw(st.sampled_from([bytes(1 << 16), bytes(511) + b"\1" + bytes(1 << 16), b""]))
+    data = (
+        b""
+        if ndob
+        else draw(st.sampled_from([bytes(1 << 16), bytes(511) + b"\1" + bytes(1 << 16), b""]))
+    )
     kind = (DISCARD if unmap else ZERO) if ndob or (data and not any(data)) else WRITE
-    return Case(WireProtocol.SCSI, encode(code, 0xE0 | unmap << 3 | ndob, first, count), data, [(first, count, kind)])
+    return Case(
+        WireProtocol.SCSI,
+        encode(code, 0xE0 | unmap << 3 | ndob, first, count),
+        data,
+        [(first, count, kind)],
+    )
 
 
 RANGES = st.lists(st.tuples(st.integers(0, U64), st.integers(0, U32)), max_size=5)
@@ -128,9 +150,13 @@ def entry(opcode: int, cdw10_11: int, cdw12: int) -> bytes:
 def nvme_entries(draw: st.DrawFn) -> Case:
     first, count = draw(st.integers(0, U64)), draw(st.integers(1, U16 + 1))
     opcode, flags, kind = draw(
-        st.sampled_from([(1, 0xFC00 << 16, WRITE), (4, 0, WRITE), (8, 0, ZERO), (8, 1 << 25, DISCARD)])
+        st.sampled_from(
+            [(1, 0xFC00 << 16, WRITE), (4, 0, WRITE), (8, 0, ZERO), (8, 1 << 25, DISCARD)]
+        )
     )
-    return Case(WireProtocol.NVME, entry(opcode, first, flags | count - 1), b"", [(first, count, kind)])
+    return Case(
+        WireProtocol.NVME, entry(opcode, first, flags | count - 1), b"", [(first, count, kind)]
+    )
 
 
 @st.composite
@@ -158,7 +184,10 @@ def nbd_requests(draw: st.DrawFn) -> Case:
     magic, flags = (0x21E41C71, (kind == 1) << 5) if wide else (0x25609513, 0x13)
     form = ">IHHQQQ" if wide else ">IHHQQI"
     return Case(
-        WireProtocol.NBD, struct.pack(form, magic, flags, kind, U64, offset, length), b"", [(offset, length, what)]
+        WireProtocol.NBD,
+        struct.pack(form, magic, flags, kind, U64, offset, length),
+        b"",
+        [(offset, length, what)],
     )
 
 
@@ -180,7 +209,9 @@ def test_what_was_encoded_is_recorded(case: Case, block_bytes: int) -> None:
     unit = 1 if case.protocol is WireProtocol.NBD else block_bytes
     found = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
     assert found.verdict is Verdict.RECORDS
-    wanted = [Extent(first * unit, count * unit, kind) for first, count, kind in case.ranges if count]
+    wanted = [
+        Extent(first * unit, count * unit, kind) for first, count, kind in case.ranges if count
+    ]
     assert len(found.extents) == len(wanted)
     for extent, true in zip(found.extents, wanted, strict=True):
         if true.end <= U64:
@@ -191,7 +222,9 @@ def test_what_was_encoded_is_recorded(case: Case, block_bytes: int) -> None:
 
 
 @given(st.sampled_from([cdb_10, cdb_16, cdb_32]), st.integers(0, 200), BLOCKS)
-def test_write_same_of_no_blocks_reaches_the_end(encode: Callable[..., bytes], first: int, block_bytes: int) -> None:
+def test_write_same_of_no_blocks_reaches_the_end(
+    encode: Callable[..., bytes], first: int, block_bytes: int
+) -> None:
     code, size_bytes = {cdb_10: 0x41, cdb_16: 0x93, cdb_32: 0x0D}[encode], 100 * block_bytes + 5
     found = interpret(WireProtocol.SCSI, encode(code, 8, first, 0), b"", block_bytes, size_bytes)
     if first <= 100:
@@ -201,17 +234,26 @@ def test_write_same_of_no_blocks_reaches_the_end(encode: Callable[..., bytes], f
 
 
 @given(CHANGES, BLOCKS, st.data())
-def test_a_change_that_was_cut_off_never_says_less(case: Case, block_bytes: int, data: st.DataObject) -> None:
+def test_a_change_that_was_cut_off_never_says_less(
+    case: Case, block_bytes: int, data: st.DataObject
+) -> None:
     assume(any(count for _, count, _ in case.ranges))
     whole = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
     command = case.command[: data.draw(st.integers(1, len(case.command) - 1))]
-    assert interpret(case.protocol, command, case.data, block_bytes, SIZE).verdict is Verdict.WHOLE_VOLUME
+    assert (
+        interpret(case.protocol, command, case.data, block_bytes, SIZE).verdict
+        is Verdict.WHOLE_VOLUME
+    )
     part = interpret(case.protocol, case.command, case.data[:-1], block_bytes, SIZE)
     if part.verdict is not Verdict.WHOLE_VOLUME:
-        assert [(e.offset, e.length) for e in part.extents] == [(e.offset, e.length) for e in whole.extents]
+        assert [(e.offset, e.length) for e in part.extents] == [
+            (e.offset, e.length) for e in whole.extents
+        ]
 
 
-OPENINGS = st.sampled_from([b"", b"\x42", b"\x93", b"\x9f\x12", b"\x7f", b"\x09", b"\x19", b"\x25\x60\x95\x13\0\0\0"])
+OPENINGS = st.sampled_from(
+    [b"", b"\x42", b"\x93", b"\x9f\x12", b"\x7f", b"\x09", b"\x19", b"\x25\x60\x95\x13\0\0\0"]
+)
 
 
 @given(
@@ -227,7 +269,9 @@ def test_no_bytes_do_harm(
     found = interpret(protocol, command, data, block_bytes, size_bytes)
     match found.verdict:
         case Verdict.RECORDS:
-            assert all(each.offset >= 0 and each.length > 0 and each.end <= U64 for each in found.extents)
+            assert all(
+                each.offset >= 0 and each.length > 0 and each.end <= U64 for each in found.extents
+            )
             ExtentColumns.of(found.extents)
         case Verdict.WHOLE_VOLUME:
             assert found.text and found.extents == ((Extent(0, size_bytes),) if size_bytes else ())
@@ -248,7 +292,9 @@ SCSI_READ_ONLY = """
 84:0-1 84:3-8 95:0                          what became of copies; zones
 a3:5 a3:a-f a4:6 a4:a-b a4:e-f              identifiers, port groups, aliases, operation codes, priorities, timestamps
 """
-SCSI_AT_TIMES = "15 55 1b 1d"  # MODE SELECT, START STOP UNIT, SEND DIAGNOSTIC: read-only in their plainest form
+SCSI_AT_TIMES = (
+    "15 55 1b 1d"  # MODE SELECT, START STOP UNIT, SEND DIAGNOSTIC: read-only in their plainest form
+)
 SCSI_RECORDS = "0a 2a 2e 3f 41 42 50 51 53 89 8a 8b 8e 93 9a 9c 9f:11-12 aa ae 7f:4 7f:6-7 7f:b-11"
 NVME_READ_ONLY = "00 02 05 0c 0d 0e 11 12 15 18 7a"
 NBD_READ_ONLY = "00 02 03 05 07"
@@ -265,15 +311,25 @@ def codes(text: str) -> set[tuple[int, int]]:
     return found
 
 
-WITH_ACTION = {op for op, action in codes(SCSI_READ_ONLY + SCSI_RECORDS) if action >= 0 and op != 0x7F} | {0x83, 0x94}
+WITH_ACTION = {
+    op for op, action in codes(SCSI_READ_ONLY + SCSI_RECORDS) if action >= 0 and op != 0x7F
+} | {0x83, 0x94}
 
 
 def every_cdb(fill: int) -> dict[tuple[int, int], bytes]:
     """A CDB of each opcode and service action, its other bytes `fill`."""
-    plain = {(op, -1): bytes([op, *[fill] * 15]) for op in range(256) if op not in (*WITH_ACTION, 0x7F)}
-    short = {(op, sa): bytes([op, fill & 0xE0 | sa, *[fill] * 14]) for op, sa in product(WITH_ACTION, range(32))}
+    plain = {
+        (op, -1): bytes([op, *[fill] * 15]) for op in range(256) if op not in (*WITH_ACTION, 0x7F)
+    }
+    short = {
+        (op, sa): bytes([op, fill & 0xE0 | sa, *[fill] * 14])
+        for op, sa in product(WITH_ACTION, range(32))
+    }
     rest = [fill] * 22
-    wide = {(0x7F, sa): bytes([0x7F, *[fill] * 6, 24, *sa.to_bytes(2, "big"), *rest]) for sa in range(1 << 16)}
+    wide = {
+        (0x7F, sa): bytes([0x7F, *[fill] * 6, 24, *sa.to_bytes(2, "big"), *rest])
+        for sa in range(1 << 16)
+    }
     return plain | short | wide
 
 
@@ -296,28 +352,48 @@ def test_every_scsi_opcode_has_its_verdict() -> None:
     ("protocol", "listed"), [(WireProtocol.NVME, NVME_READ_ONLY), (WireProtocol.NBD, NBD_READ_ONLY)]
 )
 @pytest.mark.parametrize("fill", [b"\x00", b"\xff"])
-def test_every_other_opcode_has_its_verdict(protocol: WireProtocol, listed: str, fill: bytes) -> None:
+def test_every_other_opcode_has_its_verdict(
+    protocol: WireProtocol, listed: str, fill: bytes
+) -> None:
     def command(opcode: int) -> bytes:
         if protocol is WireProtocol.NVME:
             return bytes([opcode]) + fill * 63
         return struct.pack(">IHH20s", 0x25609513, 0, opcode, fill * 20)
 
-    found = {op: interpret(protocol, command(op), fill * 4096, 512, SIZE).verdict for op in range(256)}
+    found = {
+        op: interpret(protocol, command(op), fill * 4096, 512, SIZE).verdict for op in range(256)
+    }
     read_only = {(op, -1) for op, verdict in found.items() if verdict is Verdict.READ_ONLY}
-    hints = {(9, -1)} if protocol is WireProtocol.NVME and fill == b"\x00" else set()  # Dataset Management without AD
+    hints = (
+        {(9, -1)} if protocol is WireProtocol.NVME and fill == b"\x00" else set()
+    )  # Dataset Management without AD
     assert read_only == codes(listed) | hints
-    assert {op for op, verdict in found.items() if verdict is Verdict.RECORDS} <= {1, 4, 6, 8, 9, 0x19}
+    assert {op for op, verdict in found.items() if verdict is Verdict.RECORDS} <= {
+        1,
+        4,
+        6,
+        8,
+        9,
+        0x19,
+    }
 
 
-def test_a_command_that_the_tables_forget_is_the_whole_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_the_tables_forget_is_the_whole_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cdbs = every_cdb(0)
     for code in list(scsi._READERS):
         monkeypatch.delitem(scsi._READERS, code)
     for code in codes(SCSI_RECORDS) | codes(SCSI_AT_TIMES):
-        assert interpret(WireProtocol.SCSI, cdbs[code], b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+        assert (
+            interpret(WireProtocol.SCSI, cdbs[code], b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+        )
     for opcode in list(nvme._CHANGES):
         monkeypatch.delitem(nvme._CHANGES, opcode)
-        assert interpret(WireProtocol.NVME, entry(opcode, 0, 0), b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+        assert (
+            interpret(WireProtocol.NVME, entry(opcode, 0, 0), b"", 512, SIZE).verdict
+            is Verdict.WHOLE_VOLUME
+        )
     for kind in list(nbd._CHANGES):
         monkeypatch.delitem(nbd._CHANGES, kind)
         request = struct.pack(">IHHQQI", 0x25609513, 0, kind, 0, 0, 512)

@@ -46,17 +46,26 @@ def written(appends: list[list[Entry]], slots: int = 4) -> tuple[bytes, LogState
 def test_what_was_appended_is_read_back_after_a_power_cut(appends: list[list[Entry]]) -> None:
     data, state = written(appends)
     found = read_log(data)
-    assert (found.found, found.session, found.region_bytes, found.damaged) == (True, SESSION, REGION_BYTES, False)
+    assert (found.found, found.session, found.region_bytes, found.damaged) == (
+        True,
+        SESSION,
+        REGION_BYTES,
+        False,
+    )
     assert found.state.lost == state.lost
     told = {
-        name: volume for name, volume in state.volumes.items() if volume.vouched or volume.sessions or volume.regions
+        name: volume
+        for name, volume in state.volumes.items()
+        if volume.vouched or volume.sessions or volume.regions
     }
     assert {name: volume for name, volume in found.state.volumes.items() if name in told} == told
 
 
 @settings(deadline=None)
 @given(APPENDS, st.data())
-def test_no_flipped_bit_and_no_missing_end_passes_for_sound(appends: list[list[Entry]], data: st.DataObject) -> None:
+def test_no_flipped_bit_and_no_missing_end_passes_for_sound(
+    appends: list[list[Entry]], data: st.DataObject
+) -> None:
     sound, _ = written(appends)
     content = bytearray(sound)
     if data.draw(st.booleans(), label="flip"):
@@ -66,19 +75,25 @@ def test_no_flipped_bit_and_no_missing_end_passes_for_sound(appends: list[list[E
         del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
     found = read_log(bytes(content))
     assert found.damaged
-    assert not any(volume.vouched for volume in inherited(found, REGION_BYTES, set("abc")).volumes.values())
+    assert not any(
+        volume.vouched for volume in inherited(found, REGION_BYTES, set("abc")).volumes.values()
+    )
 
 
 @settings(deadline=None)
 @given(ONE_SLOT_EACH, st.data())
-def test_what_is_left_of_a_damaged_log_still_names_its_volumes(appends: list[list[Entry]], data: st.DataObject) -> None:
+def test_what_is_left_of_a_damaged_log_still_names_its_volumes(
+    appends: list[list[Entry]], data: st.DataObject
+) -> None:
     """All but one slot is whole: whatever the others name is dirty as a whole, and its sessions can be closed."""
     sound, _ = written(appends, slots=100)
     hit = data.draw(st.integers(0, len(appends)), label="slot")
     content = bytearray(sound)
     content[hit * SLOT_BYTES + 100] ^= 0x10
     found = read_log(bytes(content))
-    named = {entry.volume for n, entries in enumerate(appends, 1) if n < hit for entry in entries} - {""}
+    named = {
+        entry.volume for n, entries in enumerate(appends, 1) if n < hit for entry in entries
+    } - {""}
     assert named <= found.whole
     assert SESSION in found.state.lost
     assert all(found.state.volumes[name].sessions for name in named)
@@ -89,10 +104,19 @@ def test_anything_that_is_no_log_is_damaged(data: bytes) -> None:
     assert read_log(data).damaged
 
 
-@given(st.sets(st.integers(0, 40), max_size=8), st.sampled_from((1, 3, 4, 8, 12)), st.sampled_from((1, 2, 4, 6, 24)))
-def test_regions_of_another_size_cover_the_same_bytes(regions: set[int], old_bytes: int, new_bytes: int) -> None:
+@given(
+    st.sets(st.integers(0, 40), max_size=8),
+    st.sampled_from((1, 3, 4, 8, 12)),
+    st.sampled_from((1, 2, 4, 6, 24)),
+)
+def test_regions_of_another_size_cover_the_same_bytes(
+    regions: set[int], old_bytes: int, new_bytes: int
+) -> None:
     folder = MemoryFolder()
-    entries = [Entry(Op.OPENED, "a", session=SESSION), *(Entry(Op.HOT, "a", region=n) for n in regions)]
+    entries = [
+        Entry(Op.OPENED, "a", session=SESSION),
+        *(Entry(Op.HOT, "a", region=n) for n in regions),
+    ]
     ActivityLog(folder, SESSION, old_bytes, LogState(), 4).append(entries)
     heirs = inherited(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions
     old = {byte for n in regions for byte in range(n * old_bytes, (n + 1) * old_bytes)}

@@ -9,7 +9,11 @@ from mirrorlog.producers.replay.contents import SECTOR_BYTES, fill
 
 
 @given(
-    st.integers(0, 1 << 60), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 1 << 64)
+    st.integers(0, 1 << 60),
+    st.integers(0, 3000),
+    st.integers(0, 3000),
+    st.integers(0, 3000),
+    st.integers(0, 1 << 64),
 )
 def test_a_part_of_a_range_is_what_the_range_holds_there(
     offset: int, length: int, skip: int, part: int, version: int

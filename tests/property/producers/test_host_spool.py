@@ -14,7 +14,9 @@ from mirrorlog.producers.durable.spool import Record, Spool, read_spool, remove_
 from mirrorlog.producers.durable.spool_recovery import SpoolLeft
 
 SESSION, OTHER = str(UUID(int=1)), str(UUID(int=2))
-RECORDS = st.builds(Record, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300))
+RECORDS = st.builds(
+    Record, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300)
+)
 
 
 def left_by(folder: MemoryFolder, first: int, last: int) -> SpoolLeft:
@@ -24,11 +26,16 @@ def left_by(folder: MemoryFolder, first: int, last: int) -> SpoolLeft:
     for name in ("a", "b"):
         state.apply(Entry(Op.SETTLED, name))
         state.apply(Entry(Op.SPOOLED, name))
-    return SpoolLeft(folder, Leftover(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state))
+    return SpoolLeft(
+        folder, Leftover(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state)
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.one_of(RECORDS, st.just("take"), st.just("drop")), max_size=60), st.integers(200, 4000))
+@given(
+    st.lists(st.one_of(RECORDS, st.just("take"), st.just("drop")), max_size=60),
+    st.integers(200, 4000),
+)
 def test_a_spool_is_a_queue_within_its_bounds(steps: list[Record | str], most_bytes: int) -> None:
     folder = MemoryFolder()
     spool, model, refused = Spool(folder, SESSION, most_bytes), list[Record](), 0

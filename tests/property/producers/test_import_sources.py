@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from import_cases import KINDS, MIB, Q_DISCARD, Q_WRITE, VALID, batches, blocks_of, event, lines, said, source
+from import_cases import (
+    KINDS,
+    MIB,
+    Q_DISCARD,
+    Q_WRITE,
+    VALID,
+    batches,
+    blocks_of,
+    event,
+    lines,
+    said,
+    source,
+)
 from notation import volume
 
 from mirrorlog.changed.fold import ChangedBlocks
@@ -21,9 +33,16 @@ from mirrorlog.producers.importers import Span, Terms
 from mirrorlog.producers.importers.reading import Reading
 from mirrorlog.producers.traces.request import Malformed
 
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+in_one_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 BLOCK = 4096
-EXPORTS = {"qemu-map": "qemu-map", "nbdinfo": "nbdinfo", "rbd": "rbd-diff", "extentlist": "extentlist"}
+EXPORTS = {
+    "qemu-map": "qemu-map",
+    "nbdinfo": "nbdinfo",
+    "rbd": "rbd-diff",
+    "extentlist": "extentlist",
+}
 
 
 @pytest.mark.parametrize("exported", EXPORTS)
@@ -37,7 +56,9 @@ def test_what_changed_is_exported_and_imported_again(
     tmp_path: Path, exported: str, changed: set[int], zeroed: set[int], tail: int
 ) -> None:
     described = volume(size_bytes=40 * BLOCK + tail)
-    answer = ChangedBlocks(described, -1, 9, BitMap64(changed), BitMap64(zeroed & changed), ("h",), 1, 2, 3)
+    answer = ChangedBlocks(
+        described, -1, 9, BitMap64(changed), BitMap64(zeroed & changed), ("h",), 1, 2, 3
+    )
     path = tmp_path / "exported"
     path.write_text("".join(render(answer, exported)))
     dirty, zeros = blocks_of(source(EXPORTS[exported], path), described)
@@ -51,17 +72,25 @@ extents = st.integers(0, MIB // 512 - 1).flatmap(
 
 
 def fio(changes: list[tuple[int, int, bool]]) -> bytes:
-    rows = (f"{n} /v {'trim' if d else 'write'} {s * 512} {c * 512}" for n, (s, c, d) in enumerate(changes))
+    rows = (
+        f"{n} /v {'trim' if d else 'write'} {s * 512} {c * 512}"
+        for n, (s, c, d) in enumerate(changes)
+    )
     return lines(["fio version 3 iolog", "0 /v add", *rows])
 
 
 def blktrace(changes: list[tuple[int, int, bool]]) -> bytes:
     rows = enumerate(changes, start=1)
-    return b"".join(event(n, Q_DISCARD if d else Q_WRITE, s, c * 512, data=b"x" * (n % 3)) for n, (s, c, d) in rows)
+    return b"".join(
+        event(n, Q_DISCARD if d else Q_WRITE, s, c * 512, data=b"x" * (n % 3))
+        for n, (s, c, d) in rows
+    )
 
 
 def blkparse(changes: list[tuple[int, int, bool]]) -> bytes:
-    return lines(f"8,0 0 1 0.000000000 1 Q {'D' if d else 'WS'} {s} + {c} [p]" for s, c, d in changes)
+    return lines(
+        f"8,0 0 1 0.000000000 1 Q {'D' if d else 'WS'} {s} + {c} [p]" for s, c, d in changes
+    )
 
 
 RECORDINGS = {"fio": fio, "blktrace": blktrace, "blkparse": blkparse}
@@ -69,7 +98,10 @@ RECORDINGS = {"fio": fio, "blktrace": blktrace, "blkparse": blkparse}
 
 @pytest.mark.parametrize("kind", RECORDINGS)
 @in_one_folder
-@given(changes=st.lists(st.tuples(extents, st.booleans()), min_size=1, max_size=30), zeroes=st.booleans())
+@given(
+    changes=st.lists(st.tuples(extents, st.booleans()), min_size=1, max_size=30),
+    zeroes=st.booleans(),
+)
 def test_every_write_of_a_recording_is_said_once_in_its_order(
     tmp_path: Path, kind: str, changes: list[tuple[tuple[int, int], bool]], zeroes: bool
 ) -> None:
@@ -77,11 +109,16 @@ def test_every_write_of_a_recording_is_said_once_in_its_order(
     path = tmp_path / "recording"
     path.write_bytes(encode([(start, count, discard) for (start, count), discard in changes]))
     letters = ["d" if discard and zeroes else "w" for _, discard in changes]
-    expected = [f"{a}{start * 512}+{count * 512}" for a, ((start, count), _) in zip(letters, changes, strict=True)]
+    expected = [
+        f"{a}{start * 512}+{count * 512}"
+        for a, ((start, count), _) in zip(letters, changes, strict=True)
+    ]
     assert said(source(kind, path, discard_zeroes=zeroes)).split()[:-1] == expected
 
 
-ranges = st.lists(st.tuples(st.sampled_from(["same", "different", "left_only", "right_only"]), st.integers(1, 5)))
+ranges = st.lists(
+    st.tuples(st.sampled_from(["same", "different", "left_only", "right_only"]), st.integers(1, 5))
+)
 
 
 @in_one_folder
@@ -151,11 +188,24 @@ def test_any_bytes(tmp_path: Path, kind: str, content: bytes) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3),
+    lambda each: (
+        st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3)
+    ),
     max_leaves=5,
 )
 names = st.sampled_from(
-    ["start", "offset", "length", "depth", "present", "zero", "data", "type", "description", "exists"]
+    [
+        "start",
+        "offset",
+        "length",
+        "depth",
+        "present",
+        "zero",
+        "data",
+        "type",
+        "description",
+        "exists",
+    ]
 )
 
 
@@ -227,7 +277,9 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_what_never_ends_is_told_in_bounded_memory(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_ends_is_told_in_bounded_memory(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = Endless(*ENDLESS[kind])
     (tmp_path / "endless").touch()
     monkeypatch.setattr(Path, "open", lambda *_: stream)

@@ -24,7 +24,9 @@ from mirrorlog.producers.traces import (
 )
 
 VALID = {
-    "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, op, 0x0100, 8, 9) for op in (0x2A, 0x28, 0x2A)),
+    "vscsi": b"".join(
+        struct.pack("<IIIHHQQ", 1, 4096, 1, op, 0x0100, 8, 9) for op in (0x2A, 0x28, 0x2A)
+    ),
     "msr": b"128166372003061629,hm,1,Read,383496192,32768,413\n128166372003061630,hm,0,Write,310983168,512,54\n",
     "tencent": bz2.compress(b"1538323200,4247200,128,1,1058\n1538323199,13896880,128,0,1063\n"),
     "blkparse": b"259,0 3 3 0.000000299 18 Q W 763 + 8 [d]\n259,0 1 2 0.024124474 9 Q FWS [j]\nCPU3 (nvme0n1):\n",
@@ -51,7 +53,12 @@ def test_cut_anywhere(tmp_path, form):
 
 
 @in_one_folder
-@given(form=st.sampled_from(list(FORMATS)), data=st.data(), mask=st.integers(1, 255), auto=st.booleans())
+@given(
+    form=st.sampled_from(list(FORMATS)),
+    data=st.data(),
+    mask=st.integers(1, 255),
+    auto=st.booleans(),
+)
 def test_any_byte_changed(tmp_path, form, data, mask, auto):
     content = bytearray(VALID[form])
     content[data.draw(st.integers(0, len(content) - 1))] ^= mask
@@ -61,7 +68,11 @@ def test_any_byte_changed(tmp_path, form, data, mask, auto):
 
 
 @in_one_folder
-@given(st.binary(max_size=200), st.sampled_from(["auto", *FORMATS]), st.sampled_from([bytes, gzip.compress]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["auto", *FORMATS]),
+    st.sampled_from([bytes, gzip.compress]),
+)
 def test_any_bytes(tmp_path, content, form, pack):
     path = tmp_path / "any"
     path.write_bytes(pack(content))
@@ -85,7 +96,9 @@ def test_compressed_damage_is_never_taken_for_a_trace(tmp_path, form):
 
 
 def extents(limit: int) -> st.SearchStrategy[tuple[int, int]]:
-    return st.integers(0, limit - 1).flatmap(lambda offset: st.tuples(st.just(offset), st.integers(1, limit - offset)))
+    return st.integers(0, limit - 1).flatmap(
+        lambda offset: st.tuples(st.just(offset), st.integers(1, limit - offset))
+    )
 
 
 volumes = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -99,8 +112,12 @@ def requests(limit: int, names: st.SearchStrategy[str]) -> st.SearchStrategy[lis
         lambda volume, kind, extent, time: TracedRequest(volume, kind, *extent, time),
         *(names, changes, extents(limit), times),
     )
-    flush = st.builds(lambda volume, time: TracedRequest(volume, RequestKind.FLUSH, 0, 0, time), names, times)
-    return st.tuples(change, st.lists(st.one_of(change, flush), max_size=12)).map(lambda both: [both[0], *both[1]])
+    flush = st.builds(
+        lambda volume, time: TracedRequest(volume, RequestKind.FLUSH, 0, 0, time), names, times
+    )
+    return st.tuples(change, st.lists(st.one_of(change, flush), max_size=12)).map(
+        lambda both: [both[0], *both[1]]
+    )
 
 
 @in_one_folder

@@ -44,7 +44,9 @@ def done(file: io.RawIOBase | io.BytesIO, step: tuple[str, int]) -> object:
         return file.read(number)
     if name == "write":
         room = max(SIZE - file.tell(), 0)
-        return file.write(b"w" * number if isinstance(file, VolumeFile) else b"w" * min(number, room))
+        return file.write(
+            b"w" * number if isinstance(file, VolumeFile) else b"w" * min(number, room)
+        )
     whence = {"seek": io.SEEK_SET, "forward": io.SEEK_CUR, "end": io.SEEK_END}[name]
     return file.seek(number, whence)
 

@@ -31,7 +31,15 @@ from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
 VOLUMES = {"v": volume("v"), "w": volume("w"), "elsewhere": volume("elsewhere", partition=1)}
 NAMES = st.sampled_from(["v", "v", "w", "elsewhere", "nobody"])
 TEXTS = st.sampled_from(
-    ["0+4096", "5+4096 12288+1", "z0+8192 4096+1", "", "0+0", f"{volume().size_bytes - 1}+2", "4096+40960"]
+    [
+        "0+4096",
+        "5+4096 12288+1",
+        "z0+8192 4096+1",
+        "",
+        "0+0",
+        f"{volume().size_bytes - 1}+2",
+        "4096+40960",
+    ]
 )
 # What hosts do: mostly go on in sequence; sometimes leave one out, repeat one, or begin a session anew.
 TURNS = st.lists(
@@ -42,7 +50,12 @@ TURNS = st.lists(
         st.sampled_from([1] * 12 + [0, 2, -5]),
         st.sampled_from(
             [CommandKind.WRITES] * 9
-            + [CommandKind.BARRIER, CommandKind.SESSION_CLOSE, CommandKind.SESSION_OPEN, CommandKind.HEARTBEAT]
+            + [
+                CommandKind.BARRIER,
+                CommandKind.SESSION_CLOSE,
+                CommandKind.SESSION_OPEN,
+                CommandKind.HEARTBEAT,
+            ]
         ),
         st.sampled_from([GENERATION] * 12 + [OTHER_GENERATION]),
     ),
@@ -56,12 +69,22 @@ def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]])
     found = []
     for name, text, (host, session), step, kind, generation in turns:
         sequence = sequences[name, session] = sequences.get((name, session), -1) + step
-        each = command(text, name, host=host, session=session, sequence=sequence, kind=kind, generation=generation)
+        each = command(
+            text,
+            name,
+            host=host,
+            session=session,
+            sequence=sequence,
+            kind=kind,
+            generation=generation,
+        )
         found.append(encode(each))
     return found
 
 
-def plan(values: list[bytes], first: int, heads: Mapping[str, VolumeHead], smoothly: bool, max_bytes: int) -> FlushPlan:
+def plan(
+    values: list[bytes], first: int, heads: Mapping[str, VolumeHead], smoothly: bool, max_bytes: int
+) -> FlushPlan:
     batch = Batch("c", 0, list(range(first, first + len(values))), [b"k"] * len(values), values)
     columns = decode_columns(batch.values)
     odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
@@ -91,9 +114,15 @@ def rows(found: FlushPlan) -> dict[bytes, object]:
 
 def united(found: FlushPlan) -> dict[object, object]:
     """Records whatever their parts, and all other rows as they are."""
-    said: dict[object, object] = {key: value for key, value in rows(found).items() if key_kind(key) is not LogRecord}
+    said: dict[object, object] = {
+        key: value for key, value in rows(found).items() if key_kind(key) is not LogRecord
+    }
     blocks: dict[object, tuple[BitMap64, BitMap64]] = {}
-    for each in (decode(value or b"", LogRecord) for key, value in changelog_rows(found) if key_kind(key) is LogRecord):
+    for each in (
+        decode(value or b"", LogRecord)
+        for key, value in changelog_rows(found)
+        if key_kind(key) is LogRecord
+    ):
         whole = encode(replace(each, part=0, parts=1, changed=BitMap64(), zeroed=BitMap64()))
         changed, zeroed = blocks.get(whole, (BitMap64(), BitMap64()))
         blocks[whole] = changed | each.changed, zeroed | each.zeroed
@@ -124,9 +153,14 @@ def test_usual_commands_take_the_smooth_way() -> None:
     assert [each.sequence for each in statuses(found)] == list(range(20))
 
 
-@pytest.mark.parametrize("sequences", ["0 1 3", "0 1 1", "0 2 3", "1 2 3", "0 -1 1", "2 1 0", "0 1 2"])
+@pytest.mark.parametrize(
+    "sequences", ["0 1 3", "0 1 1", "0 2 3", "1 2 3", "0 -1 1", "2 1 0", "0 1 2"]
+)
 def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> None:
-    values = [encode(command(f"{n}+1", "v", sequence=int(number))) for n, number in enumerate(sequences.split())]
+    values = [
+        encode(command(f"{n}+1", "v", sequence=int(number)))
+        for n, number in enumerate(sequences.split())
+    ]
     one, other = (plan(values, 0, {}, smoothly, 900_000) for smoothly in (True, False))
     assert statuses(one) == statuses(other)
     assert bool(one.packed) is (sequences == "0 1 2")

@@ -18,20 +18,26 @@ from mirrorlog.tracking_log.records import LogRecord, VolumeHead, VolumeLog, mis
 from mirrorlog.tracking_log.site_log import SiteLog
 
 SITES, BLOCK, VOLUME = ("a", "b"), 4096, volume("v")
-KINDS = st.sampled_from([CommandKind.WRITES] * 6 + [CommandKind.MARK_DIRTY, CommandKind.SESSION_OPEN])
+KINDS = st.sampled_from(
+    [CommandKind.WRITES] * 6 + [CommandKind.MARK_DIRTY, CommandKind.SESSION_OPEN]
+)
 
 
 @st.composite
 def commands(draw: st.DrawFn) -> TrackingCommand:
     blocks = draw(st.lists(st.integers(0, 9), max_size=4))
     outside = draw(st.sampled_from([False] * 9 + [True]))
-    text = " ".join(f"{block * BLOCK + 1}+5" for block in blocks) + (f" {VOLUME.size_bytes}+1" if outside else "")
+    text = " ".join(f"{block * BLOCK + 1}+5" for block in blocks) + (
+        f" {VOLUME.size_bytes}+1" if outside else ""
+    )
     forks = []
     for site in draw(st.sampled_from([SITES, SITES, ("a",), ()])):
         count = draw(st.sampled_from([len(text.split())] * 4 + [0, 0, 0, 1]))
         outcomes = st.lists(st.sampled_from([1, 1, 1, 0, 2, 3]), min_size=count, max_size=count)
         forks.append(ForkOutcomes(site, bytes(draw(outcomes))))
-    return command(text, sequence=draw(st.sampled_from([5, 5, 5, -1])), kind=draw(KINDS), forks=tuple(forks))
+    return command(
+        text, sequence=draw(st.sampled_from([5, 5, 5, -1])), kind=draw(KINDS), forks=tuple(forks)
+    )
 
 
 def missed(each: TrackingCommand, site: str) -> set[int]:
@@ -44,13 +50,17 @@ def missed(each: TrackingCommand, site: str) -> set[int]:
     found = set()
     for number, extent in enumerate(extents):
         believed = inside and sound and each.kind is not CommandKind.MARK_DIRTY and site in told
-        outcome = (told[site] or bytes([1]) * len(extents))[number] if believed else ForkOutcome.MISSED
+        outcome = (
+            (told[site] or bytes([1]) * len(extents))[number] if believed else ForkOutcome.MISSED
+        )
         if outcome not in has and extent.end <= VOLUME.size_bytes:
             found.add(extent.offset // BLOCK)
     return found
 
 
-def flushed(given: Sequence[TrackingCommand], cuts: Sequence[int]) -> tuple[list[LogRecord], VolumeHead | None]:
+def flushed(
+    given: Sequence[TrackingCommand], cuts: Sequence[int]
+) -> tuple[list[LogRecord], VolumeHead | None]:
     """Every cut is the length of a flush; one below 0 goes back by so many commands and reads them again."""
     records: dict[tuple[str, int, int], LogRecord] = {}
     heads: dict[str, VolumeHead] = {}
@@ -100,8 +110,13 @@ def test_the_missed_log_is_a_fold_of_the_commands(
             mine = [r for r in records if r.volume == missed_log("v", site)]
             if mine:
                 lost = data.draw(st.sampled_from(mine))
-                if not any(r is not lost and r.after < lost.through and r.through > lost.after for r in mine):
-                    log.missed_log._groups = {k: v for k, v in log.missed_log._groups.items() if k.after != lost.after}
+                if not any(
+                    r is not lost and r.after < lost.through and r.through > lost.after
+                    for r in mine
+                ):
+                    log.missed_log._groups = {
+                        k: v for k, v in log.missed_log._groups.items() if k.after != lost.after
+                    }
                     assert log.missed_hole(-1, end) is not None
 
 
@@ -111,15 +126,22 @@ def names(each: TrackingCommand) -> set[str]:
 
 
 @given(st.lists(commands(), min_size=1, max_size=14), CUTS, st.data())
-def test_the_missed_logs_are_proved_too(given: list[TrackingCommand], cuts: list[int], data: st.DataObject) -> None:
+def test_the_missed_logs_are_proved_too(
+    given: list[TrackingCommand], cuts: list[int], data: st.DataObject
+) -> None:
     records, _ = flushed(given, cuts)
     messages = [message(position, each) for position, each in enumerate(given)]
     assert list(compare(messages, {"v": VOLUME}, Claims(records), "table", lambda: records)) == []
     mine = [number for number, each in enumerate(records) if each.volume != "v"]
     if mine:
         number = data.draw(st.sampled_from(mine))
-        wrong = replace(records[number], changed=records[number].changed ^ BitMap64([data.draw(st.integers(0, 9))]))
+        wrong = replace(
+            records[number],
+            changed=records[number].changed ^ BitMap64([data.draw(st.integers(0, 9))]),
+        )
         assert fingerprint(wrong.changed) != fingerprint(records[number].changed)
         tampered = [*records[:number], wrong, *records[number + 1 :]]
-        (difference,) = compare(messages, {"v": VOLUME}, Claims(tampered), "table", lambda: tampered)
+        (difference,) = compare(
+            messages, {"v": VOLUME}, Claims(tampered), "table", lambda: tampered
+        )
         assert (difference.volume, difference.through) == (wrong.volume, wrong.through)

@@ -44,7 +44,9 @@ class Away:
         return 7
 
 
-@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT])
+@pytest.mark.parametrize(
+    "code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT]
+)
 def test_what_a_broker_that_is_away_did_not_answer_is_asked_again(code: int) -> None:
     client = _Client(Away, {"code": code})
     assert client.ask(client.raw.end, 5.0, "asking", "here") == 7

@@ -28,7 +28,9 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_warm_start_needs_neither_jgo_nor_the_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_start_needs_neither_jgo_nor_the_network(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "jgo.maven", None)
     resolved = resolve_runtime(cache, jars=JARS)
     assert resolved.class_path == (cache / "jars" / "a-1.jar", cache / "jars" / "b-2.jar")

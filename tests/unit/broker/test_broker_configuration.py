@@ -38,7 +38,11 @@ def test_every_listener_is_on_the_loopback_address() -> None:
 
 def test_one_node_is_enough_for_every_internal_topic() -> None:
     settings = settings_of(server_properties(9001, 9002))
-    copies = {name: value for name, value in settings.items() if name.endswith(("replication.factor", "min.isr"))}
+    copies = {
+        name: value
+        for name, value in settings.items()
+        if name.endswith(("replication.factor", "min.isr"))
+    }
     assert len(copies) == 4
     assert set(copies.values()) == {"1"}
     assert settings["auto.create.topics.enable"] == "false"
@@ -61,7 +65,14 @@ def test_the_pinned_jars_are_one_version_of_each_and_one_kafka() -> None:
 
 def test_the_command_line_of_java() -> None:
     runtime = Runtime(Path("/j/java"), (Path("/c/a.jar"), Path("/c/b.jar")), ("-Xmx1m",))
-    assert runtime.command("k.Main", "x") == ["/j/java", "-Xmx1m", "-cp", "/c/a.jar:/c/b.jar", "k.Main", "x"]
+    assert runtime.command("k.Main", "x") == [
+        "/j/java",
+        "-Xmx1m",
+        "-cp",
+        "/c/a.jar:/c/b.jar",
+        "k.Main",
+        "x",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,15 @@ def test_a_process_that_only_has_the_number_of_the_broker_is_not_the_broker() ->
 
 
 def test_last_words_are_complaints_without_stack_frames() -> None:
-    log = ["a INFO starting", "b ERROR no", "\tat Some.java", "\t... 6 more", "Caused by: why", "c INFO gone", ""]
+    log = [
+        "a INFO starting",
+        "b ERROR no",
+        "\tat Some.java",
+        "\t... 6 more",
+        "Caused by: why",
+        "c INFO gone",
+        "",
+    ]
     assert few_words(log) == "b ERROR no | Caused by: why"
     assert few_words(["a INFO starting"]) == "a INFO starting"
     assert few_words([]) == "nothing"

@@ -21,7 +21,9 @@ from mirrorlog.tracking_log.records import Watermark, record_key, watermark_key
 NOW_US = 1_000_000_000
 
 
-def folded(commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None) -> Log:
+def folded(
+    commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None
+) -> Log:
     """A log of these commands, `flushes` saying how many commands each flush took."""
     log = Log([of or volume()])
     log.publish(commands)
@@ -30,14 +32,21 @@ def folded(commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume
     return log
 
 
-def ask(log: Log, since: str | Point = "origin", until: str | Point = "now", patience_s: float = 0.0) -> ChangedBlocks:
-    points = [parse_point(each, NOW_US) if isinstance(each, str) else each for each in (since, until)]
+def ask(
+    log: Log, since: str | Point = "origin", until: str | Point = "now", patience_s: float = 0.0
+) -> ChangedBlocks:
+    points = [
+        parse_point(each, NOW_US) if isinstance(each, str) else each for each in (since, until)
+    ]
     return changed_blocks("v", *points, log.ports(), patience_s)
 
 
 def at(position: int, seconds: int, last: int | None = None, **more: object) -> TrackingCommand:
     """A write of block `position`, made at that second."""
-    times = {"first_at_us": seconds * 10**6, "last_at_us": (seconds if last is None else last) * 10**6}
+    times = {
+        "first_at_us": seconds * 10**6,
+        "last_at_us": (seconds if last is None else last) * 10**6,
+    }
     return command(f"{position * 4096}+4096", sequence=position, **(times | more))
 
 
@@ -69,7 +78,12 @@ def test_times_round_outwards_however_clocks_went(case: str) -> None:
 def test_a_command_that_dirties_nothing_is_no_place_in_time() -> None:
     empty = command("4096+0", sequence=1, first_at_us=9, last_at_us=9)
     log = folded(
-        [command("0+1", first_at_us=1, last_at_us=1), empty, command("8192+1", first_at_us=5, last_at_us=5)], "2 1"
+        [
+            command("0+1", first_at_us=1, last_at_us=1),
+            empty,
+            command("8192+1", first_at_us=5, last_at_us=5),
+        ],
+        "2 1",
     )
     assert list(ask(log, AtTime(3), AtTime(20)).changed) == [2]
     assert list(ask(log, AtTime(0), AtTime(3)).changed) == [0]
@@ -111,14 +125,28 @@ def test_zero_only_where_nothing_can_have_written_to_the_block(case: str) -> Non
     for number, text in enumerate(texts.split(";")):
         kind = CommandKind.MARK_DIRTY if text.strip().startswith("M") else CommandKind.WRITES
         commands.append(command(text.replace("M", ""), sequence=number, kind=kind))
-    assert list(ask(folded(commands, flushes), since).zeroed) == [int(each) for each in zero.split()]
+    assert list(ask(folded(commands, flushes), since).zeroed) == [
+        int(each) for each in zero.split()
+    ]
 
 
 def test_a_raw_command_at_an_edge_counts_as_the_node_counts_it() -> None:
     raw = (RawCommand(WireProtocol.SCSI, b"\xff" * 10),)
-    log = folded([at(0, 1), command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512, sequence=1), at(2, 3)], "3")
+    log = folded(
+        [
+            at(0, 1),
+            command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512, sequence=1),
+            at(2, 3),
+        ],
+        "3",
+    )
     whole = list(range(volume().blocks))
-    assert list(ask(log).changed) == list(ask(log, "@0").changed) == list(ask(log, "@0", "@1").changed) == whole
+    assert (
+        list(ask(log).changed)
+        == list(ask(log, "@0").changed)
+        == list(ask(log, "@0", "@1").changed)
+        == whole
+    )
     assert list(ask(log, "@1").changed) == [2]
 
 
@@ -127,7 +155,9 @@ def barrier(name: str) -> TrackingCommand:
 
 
 def test_a_barrier_is_the_newest_of_its_name() -> None:
-    log = folded([at(0, 1), barrier("b"), at(2, 2), barrier("b"), at(4, 3), barrier("c"), at(6, 4)], "7")
+    log = folded(
+        [at(0, 1), barrier("b"), at(2, 2), barrier("b"), at(4, 3), barrier("c"), at(6, 4)], "7"
+    )
     assert list(ask(log, "barrier:b", "barrier:c").changed) == [4]
     with pytest.raises(BadUse, match="no barrier 'd'"):
         ask(log, "barrier:d")
@@ -136,11 +166,24 @@ def test_a_barrier_is_the_newest_of_its_name() -> None:
 def test_a_site_is_where_it_has_applied() -> None:
     log = folded([at(n, n) for n in range(4)], "2 2")
     for position in (0, 1):
-        log.report(SiteProgress("s", "v", volume().generation, SiteState.BEHIND, None, position, *[None] * 2, *[0] * 6))
+        log.report(
+            SiteProgress(
+                "s",
+                "v",
+                volume().generation,
+                SiteState.BEHIND,
+                None,
+                position,
+                *[None] * 2,
+                *[0] * 6,
+            )
+        )
     assert list(ask(log, "site:s").changed) == [2, 3]
     with pytest.raises(BadUse, match="Sites that have: s"):
         ask(log, "site:t")
-    log.report(SiteProgress("s", "v", OTHER_GENERATION, SiteState.BEHIND, None, 1, *[None] * 2, *[0] * 6))
+    log.report(
+        SiteProgress("s", "v", OTHER_GENERATION, SiteState.BEHIND, None, 1, *[None] * 2, *[0] * 6)
+    )
     with pytest.raises(OutOfRetention, match="generation"):
         ask(log, "site:s")
 
@@ -173,7 +216,9 @@ def test_below_the_origin_is_out_of_retention() -> None:
     log = folded([at(n, 1_700_000_000 + n) for n in range(6)], "6", mine)
     assert list(ask(log).changed) == [3, 4, 5]
     for asked in ("@1", "2023-11-14T22:13:19Z"):
-        with pytest.raises(OutOfRetention, match=r"from position 2 on, 2023-11-14T22:13:20.000000Z: --since @2"):
+        with pytest.raises(
+            OutOfRetention, match=r"from position 2 on, 2023-11-14T22:13:20.000000Z: --since @2"
+        ):
             ask(log, asked)
 
 
@@ -216,12 +261,15 @@ HOLES = """
 
 
 @pytest.mark.parametrize("case", HOLES.strip("\n").splitlines())
-def test_a_hole_is_said_with_the_position_and_time_from_which_on_the_log_can_answer(case: str) -> None:
+def test_a_hole_is_said_with_the_position_and_time_from_which_on_the_log_can_answer(
+    case: str,
+) -> None:
     gone, asked, expected = (part.strip() for part in case.split("|"))
     log = folded([at(n, n + 1) for n in range(6)], "2 2 2")
     log.lose_records([int(each) for each in gone.split()])
     since, until = (
-        AtTime(int(each[1:]) * 10**6) if each.startswith("t") else AtPosition(int(each)) for each in asked.split("..")
+        AtTime(int(each[1:]) * 10**6) if each.startswith("t") else AtPosition(int(each))
+        for each in asked.split("..")
     )
     if not expected.startswith("from"):
         assert list(ask(log, since, until).changed) == [int(each) for each in expected.split()]

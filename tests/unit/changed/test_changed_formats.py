@@ -21,7 +21,9 @@ def answer(changed: object, zeroed: object = (), size_bytes: int = SIZE) -> Chan
     blocks = BitMap64(changed)
     first, last = (1_700_000_000_000_000, 1_700_000_001_000_000) if blocks else (None, None)
     hosts = ("h1", "h2") if blocks else ()
-    return ChangedBlocks(volume("v", size_bytes), -1, 9, blocks, BitMap64(zeroed), hosts, first, last, 3)
+    return ChangedBlocks(
+        volume("v", size_bytes), -1, 9, blocks, BitMap64(zeroed), hosts, first, last, 3
+    )
 
 
 ANSWER = answer([0, 1, 2, 4, 7], [2, 7])
@@ -107,7 +109,9 @@ def test_a_listing_is_resumed_at_a_byte(case: str) -> None:
     offset, expected = case.split("|")
     entries = json.loads("".join(render(ANSWER, "json", int(offset))))
     mark = {(False, False): "", (True, False): "d", (True, True): "z"}
-    assert [f"{mark[e['dirty'], e['zero']]}{e['start']}+{e['length']}" for e in entries] == expected.split()
+    assert [
+        f"{mark[e['dirty'], e['zero']]}{e['start']}+{e['length']}" for e in entries
+    ] == expected.split()
 
 
 def test_pages_of_ebs_end_with_a_token_that_resumes_them() -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.changed.points import AtBarrier, AtPosition, AtSite, AtTime, Now, Origin, format_time, parse_point
+from mirrorlog.changed.points import (
+    AtBarrier,
+    AtPosition,
+    AtSite,
+    AtTime,
+    Now,
+    Origin,
+    format_time,
+    parse_point,
+)
 from mirrorlog.errors import BadUse
 
 NOW_US = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
@@ -59,7 +68,9 @@ NOT_POINTS = [
 ]
 
 
-@pytest.mark.parametrize("text", [*NOT_POINTS, "9" * 400 + "h ahead", "2023-13-01T00:00:00Z", "x" * 10_000])
+@pytest.mark.parametrize(
+    "text", [*NOT_POINTS, "9" * 400 + "h ahead", "2023-13-01T00:00:00Z", "x" * 10_000]
+)
 def test_what_names_no_point_is_bad_use(text: str) -> None:
     with pytest.raises(BadUse) as refused:
         parse_point(text, NOW_US)

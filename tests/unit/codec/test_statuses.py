@@ -13,7 +13,9 @@ from mirrorlog.domain.commands import RejectReason, StatusCode
 PAGE = (Path(__file__).parents[3] / "docs" / "statuses.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize(("heading", "values"), [("Codes", StatusCode), ("Reasons of a `REJECTED`", RejectReason)])
+@pytest.mark.parametrize(
+    ("heading", "values"), [("Codes", StatusCode), ("Reasons of a `REJECTED`", RejectReason)]
+)
 def test_the_page_names_what_there_is(heading: str, values: type[StrEnum]) -> None:
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)

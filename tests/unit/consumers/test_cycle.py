@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
-from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, Step, View, next_step
+from mirrorlog.consumers.resync.cycle import (
+    Begin,
+    Follow,
+    Prove,
+    Rest,
+    Restore,
+    Step,
+    View,
+    next_step,
+)
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
@@ -98,7 +107,13 @@ def kept_from(text: str) -> SecondaryState | None:
 
 
 def view_from(text: str, zeroed: bool) -> View:
-    log, missed, forks, numbers, words = VolumeLog(), VolumeLog(), {}, {"W": None, "E": None, "A": -1}, text.split()
+    log, missed, forks, numbers, words = (
+        VolumeLog(),
+        VolumeLog(),
+        {},
+        {"W": None, "E": None, "A": -1},
+        text.split(),
+    )
     for word in words:
         if "=" in word:
             span, blocks = word.lstrip("@").split("=")

@@ -62,9 +62,17 @@ def test_every_event_in_every_state(state: str, kind: str, expected: str) -> Non
 def test_a_resize_grows_and_remembers_the_size_before() -> None:
     before = volume(size_bytes=MIB)
     grown = apply(before, said(CommandKind.RESIZE), 7)
-    assert grown == replace(before, size_bytes=2 * MIB, described_position=7, earlier_sizes=(EarlierSize(7, MIB),))
+    assert grown == replace(
+        before, size_bytes=2 * MIB, described_position=7, earlier_sizes=(EarlierSize(7, MIB),)
+    )
     again = apply(grown, said(CommandKind.RESIZE, size_bytes=3 * MIB), 9)
-    assert [again.size_at(position) for position in (6, 7, 8, 9, 99)] == [MIB, 2 * MIB, 2 * MIB, 3 * MIB, 3 * MIB]
+    assert [again.size_at(position) for position in (6, 7, 8, 9, 99)] == [
+        MIB,
+        2 * MIB,
+        2 * MIB,
+        3 * MIB,
+        3 * MIB,
+    ]
     assert [again.as_of(position).size_bytes for position in (6, 8, 9)] == [MIB, 2 * MIB, 3 * MIB]
 
 
@@ -84,7 +92,9 @@ def test_what_is_read_again_changes_nothing_and_is_judged_as_it_was(history: str
         for number, (position, event) in list(enumerate(events))[start:]:
             found = transition(described, event, position)
             assert found.volume == described, f"{position} took something back"
-            assert (found.remark, found.refusal, grown_by(described, event, position)) == first[number]
+            assert (found.remark, found.refusal, grown_by(described, event, position)) == first[
+                number
+            ]
 
 
 def _event(word: str) -> tuple[int, TrackingCommand]:
@@ -100,8 +110,16 @@ def _event(word: str) -> tuple[int, TrackingCommand]:
 def test_a_new_generation_begins_behind_its_command() -> None:
     before = volume(size_bytes=MIB)
     renewed = apply(before, said(CommandKind.NEW_GENERATION, last_at_us=99), 7)
-    assert (renewed.generation, renewed.origin_position, renewed.initially_zeroed) == (OTHER_GENERATION, 7, False)
-    assert (renewed.created_at_us, renewed.size_bytes, renewed.state) == (99, MIB, VolumeState.ACTIVE)
+    assert (renewed.generation, renewed.origin_position, renewed.initially_zeroed) == (
+        OTHER_GENERATION,
+        7,
+        False,
+    )
+    assert (renewed.created_at_us, renewed.size_bytes, renewed.state) == (
+        99,
+        MIB,
+        VolumeState.ACTIVE,
+    )
     assert apply(renewed, said(CommandKind.NEW_GENERATION), 9) == renewed
 
 

@@ -137,11 +137,15 @@ def test_an_address_beyond_64_bits_never_wraps() -> None:
     assert interpret(WireProtocol.SCSI, cdb, b"", 512, SIZE).extents == (Extent(2**64 - 2, 1),)
     unmap = raw("42 00 00*5 00 28 00"), raw("00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 ff*12 00*4")
     found = interpret(WireProtocol.SCSI, *unmap, 512, SIZE)
-    assert found.extents == tuple(Extent(o, n, ExtentKind.DISCARD) for o, n in ((2560, 1536), (2**64 - 2, 1)))
+    assert found.extents == tuple(
+        Extent(o, n, ExtentKind.DISCARD) for o, n in ((2560, 1536), (2**64 - 2, 1))
+    )
 
 
 @pytest.mark.parametrize("block_bytes", [0, -512, 520])
-def test_a_block_size_that_cannot_be_makes_a_write_whole_and_leaves_reads_alone(block_bytes: int) -> None:
+def test_a_block_size_that_cannot_be_makes_a_write_whole_and_leaves_reads_alone(
+    block_bytes: int,
+) -> None:
     write, read = raw("2a 00*7 01 00"), raw("28 00*7 01 00")
     found = interpret(WireProtocol.SCSI, write, b"", block_bytes, SIZE)
     assert (found.verdict, found.extents) == (Verdict.WHOLE_VOLUME, (Extent(0, SIZE),))

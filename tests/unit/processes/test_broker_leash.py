@@ -17,7 +17,9 @@ def test_the_leash_wraps_a_command_for_this_process() -> None:
     assert leash.leashed(["x"])[-4:] == ["--signal", "KILL", str(os.getpid()), "x"]
 
 
-@pytest.mark.parametrize("line", ["", "1", "x true", "-1 true", "--signal", "--signal HUP 1 true", "--signal KILL 1"])
+@pytest.mark.parametrize(
+    "line", ["", "1", "x true", "-1 true", "--signal", "--signal HUP 1 true", "--signal KILL 1"]
+)
 def test_bad_use_is_exit_2_and_runs_nothing(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         leash.main(line.split())

@@ -33,7 +33,9 @@ from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, Me
 from mirrorlog.simulation.memory_devices import MemoryDevices
 
 SIZE, REGION = 100_000, 10_000
-SETTINGS = Settings(region_bytes=REGION, hot_regions=3, host_confirm="recorded", host_when_full="fail")
+SETTINGS = Settings(
+    region_bytes=REGION, hot_regions=3, host_confirm="recorded", host_when_full="fail"
+)
 COMMANDS, STATUS = SETTINGS.topics.commands, SETTINGS.topics.status
 
 
@@ -53,14 +55,18 @@ class NodeModel:
             refused = command.volume == "a" and command.kind in self.refuses
             self.answer(message.position, command, RejectReason.OUT_OF_RANGE if refused else None)
 
-    def answer(self, position: int, command: TrackingCommand, reason: RejectReason | None = None) -> None:
+    def answer(
+        self, position: int, command: TrackingCommand, reason: RejectReason | None = None
+    ) -> None:
         names = (command.volume, command.host, command.session)
         if reason is None and position % 2:
             numbers = (np.array([position], np.int64), np.array([command.sequence], np.int64))
             self.say(AcceptedBatch(0, 7, *names, *numbers))
         else:
             code = StatusCode.ACCEPTED if reason is None else StatusCode.REJECTED
-            self.say(CommandStatus(0, position, code, reason, "told so.", 7, *names, command.sequence))
+            self.say(
+                CommandStatus(0, position, code, reason, "told so.", 7, *names, command.sequence)
+            )
 
     def say(self, event: object) -> None:
         self.broker.append(STATUS, 0, b"", event if isinstance(event, bytes) else encode(event))
@@ -99,8 +105,17 @@ class Rig:
         self.sessions += 1
         session = str(UUID(int=self.sessions))
         statuses = StatusPorts(Reader(self.broker, self.node), self.broker)
-        ports = HostPorts(self.folder, publisher or self.broker.publisher(), self.clock, self.devices, statuses)
-        return Host("h", ports, SETTINGS, self.volumes, new_session=lambda: session, report=self.reports.append)
+        ports = HostPorts(
+            self.folder, publisher or self.broker.publisher(), self.clock, self.devices, statuses
+        )
+        return Host(
+            "h",
+            ports,
+            SETTINGS,
+            self.volumes,
+            new_session=lambda: session,
+            report=self.reports.append,
+        )
 
     def open(self, host: Host, name: str = "a") -> TrackedVolume:
         return host.open(self.volumes[name], self.devices(f"memory://{name}", writable=True), True)
@@ -149,7 +164,9 @@ def test_a_region_leaves_when_the_node_has_recorded_its_writes(rig: Rig) -> None
     assert read_leftover(rig.folder).volumes == frozenset()
 
 
-def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_never_recorded(rig: Rig) -> None:
+def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_never_recorded(
+    rig: Rig,
+) -> None:
     host = rig.host()
     volume = rig.open(host)
     rig.node.runs = False
@@ -174,12 +191,16 @@ def test_a_volume_opens_without_a_node_where_nothing_is_owed(rig: Rig) -> None:
     assert rig.hot() == {0}
 
 
-def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other_volume(rig: Rig) -> None:
+def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other_volume(
+    rig: Rig,
+) -> None:
     host = rig.host()
     bad, good = rig.open(host, "a"), rig.open(host, "b")
     rig.node.refuses = (CommandKind.WRITES,)
     rig.write(bad, 0)
-    with pytest.raises(BadInput, match=r"REJECTED \(OUT_OF_RANGE\): told so \(volume a, partition 0, position 2\)"):
+    with pytest.raises(
+        BadInput, match=r"REJECTED \(OUT_OF_RANGE\): told so \(volume a, partition 0, position 2\)"
+    ):
         host.drain()
     for operation in (lambda: rig.write(bad, 5), bad.flush):
         with pytest.raises(BadInput, match="OUT_OF_RANGE"):
@@ -194,7 +215,9 @@ def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other
     assert (rig.marked(), rig.hot("a")) == (["a 0+1"], set())
 
 
-def test_a_session_isnt_closed_on_a_volume_of_which_a_write_is_refused_at_the_very_end(rig: Rig) -> None:
+def test_a_session_isnt_closed_on_a_volume_of_which_a_write_is_refused_at_the_very_end(
+    rig: Rig,
+) -> None:
     host = rig.host()
     rig.write(rig.open(host, "a"), 0)
     rig.write(rig.open(host, "b"), 0)
@@ -244,7 +267,9 @@ def test_a_command_that_the_node_cannot_read_ends_the_host(rig: Rig) -> None:
     rig.write(volume, 0)
     host.tick(rig.clock.monotonic_s() + 1)
     position = rig.broker.end_position(COMMANDS, 0) - 2  # a heartbeat follows
-    rig.node.say(CommandStatus(0, position, StatusCode.REJECTED, "UNDECODABLE", "schema unknown", 7))
+    rig.node.say(
+        CommandStatus(0, position, StatusCode.REJECTED, "UNDECODABLE", "schema unknown", 7)
+    )
     host.tick(rig.clock.monotonic_s())
     with pytest.raises(BadInput, match="UNDECODABLE"):
         rig.write(volume, 1)
@@ -262,7 +287,9 @@ def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
     rig.node.say(AcceptedBatch(0, 7, "a", "another", "s", *numbers))
     rig.node.say(b"no status at all")
     for position in range(end + 5):
-        rig.node.say(CommandStatus(0, position, StatusCode.ACCEPTED, None, "", 7, "a", "another", "s", 0))
+        rig.node.say(
+            CommandStatus(0, position, StatusCode.ACCEPTED, None, "", 7, "a", "another", "s", 0)
+        )
         rig.node.say(CommandStatus(0, position + 100, StatusCode.REJECTED, "UNDECODABLE", "", 7))
     with pytest.raises(KafkaFailed, match="2 commands are published"):
         host.drain()
@@ -275,7 +302,9 @@ def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
 
 
 def test_retired_volumes_are_not_opened(rig: Rig) -> None:
-    rig.volumes["a"] = Volume("a", "g", SIZE, 4096, 0, -1, True, "memory://a", state=VolumeState.RETIRED)
+    rig.volumes["a"] = Volume(
+        "a", "g", SIZE, 4096, 0, -1, True, "memory://a", state=VolumeState.RETIRED
+    )
     with pytest.raises(BadUse, match="retired"):
         rig.open(rig.host())
 
@@ -323,7 +352,9 @@ def test_statuses_in_any_order(case: str) -> None:
             refused += waiting.published(0, int(number), batch)
         else:
             code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
-            NodeModel(broker).say(CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0))
+            NodeModel(broker).say(
+                CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0)
+            )
             refused += waiting.take(waiting.read(0))
     released = sorted(name for name, region in regions.items() if region.unacknowledged == 0)
     assert [*released, *(str(status.position) for status in refused)] == expected

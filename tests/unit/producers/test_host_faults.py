@@ -26,7 +26,9 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 
 SECTOR, SIZE = 512, 64 * 512
-SETTINGS = Settings(region_bytes=SECTOR, hot_regions=4, host_batch_extents=3, host_away_s=0.01, host_queue_bytes=300)
+SETTINGS = Settings(
+    region_bytes=SECTOR, hot_regions=4, host_batch_extents=3, host_away_s=0.01, host_queue_bytes=300
+)
 
 
 class Unheard(MemoryPublisher):
@@ -53,7 +55,15 @@ class Rig:
     def host(self, publisher: MemoryPublisher | None = None) -> Host:
         state = DiskFolder(self.folder / "state")
         ports = HostPorts(state, publisher or self.broker.publisher(), SystemClock(), open_device)
-        return Host("h", ports, SETTINGS, {"v": self.volume}, report=self.reports.append, log_slots=8, deadline_s=5.0)
+        return Host(
+            "h",
+            ports,
+            SETTINGS,
+            {"v": self.volume},
+            report=self.reports.append,
+            log_slots=8,
+            deadline_s=5.0,
+        )
 
     def open(self, host: Host, *, new: bool = True) -> TrackedVolume:
         return host.open(self.volume, self.device, newly_created=new)
@@ -94,7 +104,9 @@ def disk_full_behind(size_bytes: int) -> Iterator[None]:
 
 
 def truncated(content: bytes, random: Random) -> bytes | None:
-    return content[: random.choice((random.randrange(len(content)), random.randrange(9) * SLOT_BYTES))]
+    return content[
+        : random.choice((random.randrange(len(content)), random.randrange(9) * SLOT_BYTES))
+    ]
 
 
 def flipped(content: bytes, random: Random) -> bytes | None:
@@ -116,7 +128,9 @@ def test_whatever_befalls_the_activity_log_no_write_is_taken_for_published(
     random = Random(seed)
     host = rig.host()
     volume = rig.open(host)
-    rig.write(volume, *(random.sample(range(2), 1) if seed % 3 == 0 else random.sample(range(64), 4)))
+    rig.write(
+        volume, *(random.sample(range(2), 1) if seed % 3 == 0 else random.sample(range(64), 4))
+    )
     host.abandon()
     content = damage(rig.log.read_bytes(), random)
     if content is None:

@@ -22,7 +22,13 @@ from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
-from mirrorlog.tracking_log.records import SessionHead, VolumeHead, Watermark, head_key, watermark_key
+from mirrorlog.tracking_log.records import (
+    SessionHead,
+    VolumeHead,
+    Watermark,
+    head_key,
+    watermark_key,
+)
 
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3)
@@ -62,7 +68,9 @@ class Rig:
             *(self.broker.publisher(), Clock(), self.devices, None),
             SessionPorts(self.broker.reader, self),  # type: ignore[arg-type],
         )
-        return Host(name, ports, SETTINGS, {"v": self.volume}, new_session=lambda: str(UUID(int=session)))
+        return Host(
+            name, ports, SETTINGS, {"v": self.volume}, new_session=lambda: str(UUID(int=session))
+        )
 
     def end_position(self, topic: str, partition: int) -> int:
         ask, self.ask = self.ask, lambda: None
@@ -72,7 +80,9 @@ class Rig:
     def open(self, host: Host, take_over: Collection[int] = ()) -> TrackedVolume:
         device = self.devices("memory://v", writable=True)
         named = [str(UUID(int=each)) for each in take_over]
-        return host.open_all([Opening(self.volume, device, newly_created=True, take_over=named)])["v"]
+        return host.open_all([Opening(self.volume, device, newly_created=True, take_over=named)])[
+            "v"
+        ]
 
     def write(self, volume: TrackedVolume) -> None:
         volume.pwrite(b"x", 5)
@@ -106,7 +116,10 @@ def test_the_second_host_is_refused_before_its_first_write(rig: Rig) -> None:
         rig.open(second)
     text = str(refused.value)
     assert refused.value.exit_code is ExitCode.BAD_USE
-    assert f"host 'one', session {UUID(int=1)}, since position 0, last heard of at 1970-01-01T00:00:01Z" in text
+    assert (
+        f"host 'one', session {UUID(int=1)}, since position 0, last heard of at 1970-01-01T00:00:01Z"
+        in text
+    )
     assert f"--take-over {UUID(int=1)}" in text and "volume v" in text
     assert rig.told() == "s1 open · s2 open · s2 close"
     assert not read_leftover(rig.folders["two"]).volumes
@@ -149,7 +162,9 @@ def test_who_closes_while_it_is_asked_about_is_gone(rig: Rig) -> None:
     rig.open(second)
 
 
-def test_the_own_dead_session_is_recovered_and_another_machines_host_of_that_name_is_not(rig: Rig) -> None:
+def test_the_own_dead_session_is_recovered_and_another_machines_host_of_that_name_is_not(
+    rig: Rig,
+) -> None:
     dead = rig.host("one", 1)
     rig.write(rig.open(dead))
     dead.abandon()
@@ -236,7 +251,11 @@ def test_what_only_the_log_holds(rig: Rig, case: str) -> None:
         if row[0] == "w":
             rig.log((watermark_key(0), Watermark(0, int(opened), 0)))
         else:
-            one = SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4) if row != "-" else None
+            one = (
+                SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4)
+                if row != "-"
+                else None
+            )
             rig.log((head_key("v"), VolumeHead("v", "g", 3, (one,) if one else (later,))))
     rig.seen = 10
     expectation = {"yes": BadUse, "gone": OutOfRetention}.get(expected.strip())

@@ -26,7 +26,14 @@ from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import read_leftover
 from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan, Missed, fork_plans, may_join
+from mirrorlog.producers.forks.fork_plans import (
+    ForkMode,
+    ForkNews,
+    ForkPlan,
+    Missed,
+    fork_plans,
+    may_join,
+)
 from mirrorlog.producers.forks.fork_states import TRANSITIONS, ForkEvent, ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.session.host import Host, HostPorts, Opening
@@ -59,12 +66,16 @@ class Rig:
     reports: Reports = field(default_factory=Reports)
     said: list[str] = field(default_factory=list)
     news: list[ForkNews] = field(default_factory=list)
-    volume: Volume = field(default_factory=lambda: Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v"))
+    volume: Volume = field(
+        default_factory=lambda: Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v")
+    )
     seen: int = 0
 
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-        self.disks = {name: self.devices.create(f"memory://{name}", SIZE) for name in ("v", "x", "y")}
+        self.disks = {
+            name: self.devices.create(f"memory://{name}", SIZE) for name in ("v", "x", "y")
+        }
         self.workers.idle = self.passes
 
     def passes(self, seconds: float) -> None:
@@ -72,7 +83,9 @@ class Rig:
 
     def begun(self) -> Host:
         forks = ForkPorts(self.devices, self.workers, self.reports, self.news.append)
-        ports = HostPorts(self.folder, self.broker.publisher(), self.clock, self.devices, forks=forks)
+        ports = HostPorts(
+            self.folder, self.broker.publisher(), self.clock, self.devices, forks=forks
+        )
         self.host = Host(
             *("h", ports, SETTINGS, {"v": self.volume}),
             new_session=lambda: str(UUID(int=1)),
@@ -81,7 +94,9 @@ class Rig:
         )
         return self.host
 
-    def opened(self, mode: str = "async", sites: str = "xy", *, known: bool = True) -> TrackedVolume:
+    def opened(
+        self, mode: str = "async", sites: str = "xy", *, known: bool = True
+    ) -> TrackedVolume:
         """known: the sites know of the session."""
         plan = ForkPlan({site: f"memory://{site}" for site in sites}, ForkMode.parse(mode))
         opening = Opening(self.volume, self.disks["v"].reopen(), newly_created=True, forks=plan)
@@ -96,7 +111,9 @@ class Rig:
         """These sites have read all that there is, and copied it; or copy it now."""
         end = self.broker.end_position(SETTINGS.topics.commands, 0) - 1
         for site in sites:
-            self.reports.by_site[site] = report(site, "v", watermark=end, applied=end if all_copied else 0)
+            self.reports.by_site[site] = report(
+                site, "v", watermark=end, applied=end if all_copied else 0
+            )
 
     def tick(self, seconds: float = 0.125) -> None:
         """Time passes; a tick, what the secondaries have to do, and another."""
@@ -134,7 +151,9 @@ def rig() -> Rig:
 
 
 def of(kind: CallKind, site: str, rig: Rig) -> Callable[[Call], bool]:
-    return lambda call: call.kind is kind and call.device is not None and call.device.address == f"memory://{site}"  # type: ignore[attr-defined]
+    return lambda call: (
+        call.kind is kind and call.device is not None and call.device.address == f"memory://{site}"
+    )  # type: ignore[attr-defined]
 
 
 def test_every_state_can_be_reached_and_left() -> None:
@@ -143,7 +162,9 @@ def test_every_state_can_be_reached_and_left() -> None:
     for state in ForkState:
         assert TRANSITIONS[state, ForkEvent.CLOSED] is ForkState.CLOSED
     # Only the site's word lets a secondary in.
-    assert [event for (_, event), state in TRANSITIONS.items() if state is ForkState.IN] == [ForkEvent.SITE_KNOWS]
+    assert [event for (_, event), state in TRANSITIONS.items() if state is ForkState.IN] == [
+        ForkEvent.SITE_KNOWS
+    ]
 
 
 # what is missed | what its site reported: watermark, applied, consistent, generation, state | may it join
@@ -175,7 +196,9 @@ MISSED = {
 @pytest.mark.parametrize("case", JOINS.strip().splitlines())
 def test_a_secondary_joins_when_its_site_knows(case: str) -> None:
     missed, reported, joins = (part.strip() for part in case.split("|"))
-    watermark, applied, consistent = (None if each == "-" else int(each) for each in reported.split()[:3])
+    watermark, applied, consistent = (
+        None if each == "-" else int(each) for each in reported.split()[:3]
+    )
     generation, state = reported.split()[3:]
     told = report(
         *("x", "v"),
@@ -188,7 +211,9 @@ def test_a_secondary_joins_when_its_site_knows(case: str) -> None:
     assert may_join(MISSED[missed], "g", told) is (joins == "yes")
 
 
-@pytest.mark.parametrize("text", ["", "quorum", "quorum 0", "quorum -1", "quorum two", "sync 1", "fast"])
+@pytest.mark.parametrize(
+    "text", ["", "quorum", "quorum 0", "quorum -1", "quorum two", "sync 1", "fast"]
+)
 def test_what_is_no_mode_is_refused(text: str) -> None:
     with pytest.raises(BadUse):
         ForkMode.parse(text)
@@ -215,7 +240,11 @@ def test_what_a_host_is_told_to_fork_to(case: str) -> None:
             fork_plans(given, "sync", volumes)
         return
     plans = fork_plans(given, "sync", volumes)
-    told = [f"{name}:{site}={address}" for name in "vw" for site, address in plans[name].secondaries.items()]
+    told = [
+        f"{name}:{site}={address}"
+        for name in "vw"
+        for site, address in plans[name].secondaries.items()
+    ]
     assert told == found
     assert fork_plans(["x"], "sync", volumes[:1])["v"].secondaries == {"x": "/described"}
     assert fork_plans([], "sync", volumes) == {}
@@ -267,7 +296,8 @@ def test_the_order_on_a_secondary_is_that_of_the_primary(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode, landed", [("async", ""), ("quorum 1", "x"), ("quorum 2", "xy"), ("quorum 9", "xy"), ("sync", "xy")]
+    "mode, landed",
+    [("async", ""), ("quorum 1", "x"), ("quorum 2", "xy"), ("quorum 9", "xy"), ("sync", "xy")],
 )
 def test_the_writer_waits_for_as_many_as_the_mode_says(rig: Rig, mode: str, landed: str) -> None:
     volume = rig.opened(mode)
@@ -333,7 +363,9 @@ def test_what_the_primary_failed_to_write_is_missed(rig: Rig) -> None:
     assert rig.told() == "writes 0+4 x:H y:H"
 
 
-def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_more(rig: Rig) -> None:
+def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_more(
+    rig: Rig,
+) -> None:
     volume = rig.opened("sync")
     rig.workers.hangs = of(CallKind.WRITE, "x", rig)
     volume.pwrite(b"abcd", 0)
@@ -441,7 +473,9 @@ def test_a_secondary_comes_back_while_writes_go_on(rig: Rig) -> None:
 
 def test_a_secondary_whose_site_begins_from_nothing_is_opened_anew(rig: Rig) -> None:
     rig.opened("sync", "x")
-    rig.reports.by_site["x"] = report("x", "v", watermark=9, applied=None, rung=Rung.ALLOCATED, at_us=1)
+    rig.reports.by_site["x"] = report(
+        "x", "v", watermark=9, applied=None, rung=Rung.ALLOCATED, at_us=1
+    )
     rig.tick()
     assert rig.states() == "OUT"
 
@@ -462,7 +496,9 @@ def test_a_secondary_that_nobody_works_for_holds_nobody_up(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("broken", ["gone", "small"])
-def test_a_secondary_that_cannot_be_opened_is_said_once_and_tried_again(rig: Rig, broken: str) -> None:
+def test_a_secondary_that_cannot_be_opened_is_said_once_and_tried_again(
+    rig: Rig, broken: str
+) -> None:
     if broken == "gone":
         del rig.devices.devices["memory://x"]
     else:

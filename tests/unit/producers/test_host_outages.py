@@ -70,7 +70,9 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-        self.volumes = {name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}") for name in "ab"}
+        self.volumes = {
+            name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}") for name in "ab"
+        }
         for volume in self.volumes.values():
             self.devices.create(volume.primary, SIZE)
         self.start()
@@ -81,11 +83,18 @@ class Rig:
         self.publisher = Publisher(self.broker, self.clock)
         ports = HostPorts(self.folder, self.publisher, self.clock, self.devices)
         self.host = Host(
-            "h", ports, self.settings, self.volumes, new_session=lambda: session, report=self.reports.append
+            "h",
+            ports,
+            self.settings,
+            self.volumes,
+            new_session=lambda: session,
+            report=self.reports.append,
         )
 
     def open(self, name: str = "a") -> TrackedVolume:
-        volume = self.host.open(self.volumes[name], self.devices(f"memory://{name}", writable=True), newly_created=True)
+        volume = self.host.open(
+            self.volumes[name], self.devices(f"memory://{name}", writable=True), newly_created=True
+        )
         self.told()
         return volume
 
@@ -129,13 +138,23 @@ class Rig:
         return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
 
     def sequences(self) -> list[int]:
-        commands = [decode(m.value or b"", TrackingCommand) for m in self.broker.messages(SETTINGS.topics.commands)]
+        commands = [
+            decode(m.value or b"", TrackingCommand)
+            for m in self.broker.messages(SETTINGS.topics.commands)
+        ]
         return [command.sequence for command in commands if command.volume == "a"]
 
 
 def _told(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
-    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
+    return " ".join(
+        [
+            command.volume or "*",
+            f"s{UUID(command.session).int}",
+            SHORT_KINDS[command.kind],
+            *extents,
+        ]
+    )
 
 
 def writes(*regions: int) -> str:
@@ -212,12 +231,16 @@ def test_where_the_spool_is_full_only_regions_are_kept(rig: Rig) -> None:
     assert not read_leftover(rig.folder).volumes
 
 
-def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_published(rig: Rig) -> None:
+def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_published(
+    rig: Rig,
+) -> None:
     volume = away(rig, host_spool_bytes=0)
     rig.write(volume, range(10))
     state = read_leftover(rig.folder).state.volumes["a"]
     assert (state.wide, state.regions) == (True, set())
-    assert [report.split(":")[0] for report in rig.reports] == ["volume a counts as dirty as a whole"]
+    assert [report.split(":")[0] for report in rig.reports] == [
+        "volume a counts as dirty as a whole"
+    ]
     rig.back()
     assert rig.told() == f"{writes(0)} · a s1 dirty 0+{SIZE} · * s1 beat"
     assert (
@@ -232,7 +255,9 @@ def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_pub
 
 
 @pytest.mark.parametrize("flushed", [False, True])
-def test_after_a_crash_a_volume_that_was_widened_is_dirty_as_a_whole(rig: Rig, flushed: bool) -> None:
+def test_after_a_crash_a_volume_that_was_widened_is_dirty_as_a_whole(
+    rig: Rig, flushed: bool
+) -> None:
     volume = away(rig, host_spool_bytes=0)
     rig.write(volume, range(10))
     if flushed:
@@ -271,10 +296,17 @@ def test_where_it_is_asked_for_a_write_fails_instead(rig: Rig) -> None:
 
 def test_no_heartbeat_promises_what_found_no_room(rig: Rig) -> None:
     volume = away(
-        rig, host_spool_bytes=0, host_when_full="fail", host_batch_extents=1000, host_queue_bytes=1500, host_away_s=9.0
+        rig,
+        host_spool_bytes=0,
+        host_when_full="fail",
+        host_batch_extents=1000,
+        host_queue_bytes=1500,
+        host_away_s=9.0,
     )
     rig.write(volume, [0])
-    rig.tick(0.2)  # it is on its way; what follows is too large to go beside it, and a heartbeat isn't
+    rig.tick(
+        0.2
+    )  # it is on its way; what follows is too large to go beside it, and a heartbeat isn't
     for number in range(100):
         volume.pwrite(b"x", 2 * number)
     rig.tick(1.0)
@@ -290,7 +322,9 @@ def test_no_heartbeat_promises_what_waits(rig: Rig) -> None:
     for _ in range(5):
         rig.tick(1.0)
     flight = rig.host._tracker.begin(rig.opened(), ExtentKind.WRITE, 0, 5)
-    rig.publisher.deliver(2)  # the third waits on, and names a region that is widened: it can't be marked yet
+    rig.publisher.deliver(
+        2
+    )  # the third waits on, and names a region that is widened: it can't be marked yet
     rig.tick()
     rig.back()
     told = rig.told().split(" · ")
@@ -300,7 +334,9 @@ def test_no_heartbeat_promises_what_waits(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("is_hot", [False, True], ids=["with the lock", "on the runway"])
-def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(rig: Rig, is_hot: bool) -> None:
+def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(
+    rig: Rig, is_hot: bool
+) -> None:
     """Its region is used again once the volume is narrow: it must be in the activity log then."""
     volume = away(rig, host_spool_bytes=0)
     rig.write(volume, [7] * is_hot)

@@ -6,7 +6,14 @@ import pytest
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.producers.batches.batch import Batch, Flight, region_batches
-from mirrorlog.producers.batches.hot_regions import DrainFirst, FlushFirst, HotRegion, Leave, plan_room, release
+from mirrorlog.producers.batches.hot_regions import (
+    DrainFirst,
+    FlushFirst,
+    HotRegion,
+    Leave,
+    plan_room,
+    release,
+)
 from mirrorlog.producers.writes.write_tracker import Due, Timers, due
 
 # Regions, the oldest first, by what keeps them: = nothing, w a write in flight, a an unacknowledged batch, f a flush
@@ -31,7 +38,13 @@ ww=  | 2 | leave 2
 def test_a_region_leaves_once_it_is_acknowledged_and_durable(case: str) -> None:
     kept_by, surplus, expected = (part.strip() for part in case.split("|"))
     regions = [
-        HotRegion(str(n), 0, in_flight=int(c == "w"), unacknowledged=int(c == "a"), last_write=7 + (c == "f"))
+        HotRegion(
+            str(n),
+            0,
+            in_flight=int(c == "w"),
+            unacknowledged=int(c == "a"),
+            last_write=7 + (c == "f"),
+        )
         for n, c in enumerate(kept_by)
     ]
     match plan_room(regions, dict.fromkeys("0123", 7), int(surplus)):
@@ -71,7 +84,10 @@ def test_what_is_due(case: str) -> None:
     batches, beats, now_s, expected = (part.strip() for part in case.split("|"))
     timers = Timers(
         {name: float(at) for name, at in (each.split("@") for each in batches.split())},
-        {int(partition): float(at) for partition, at in (each.split("@") for each in beats.split())},
+        {
+            int(partition): float(at)
+            for partition, at in (each.split("@") for each in beats.split())
+        },
     )
     found = due(timers, float(now_s), linger_s=1, heartbeat_s=10)
     assert found == Due(
@@ -94,5 +110,10 @@ REGIONS = """
 @pytest.mark.parametrize("case", REGIONS.strip("\n").splitlines())
 def test_regions_are_published_clipped_and_joined(case: str) -> None:
     numbers, region_bytes, size_bytes, most, expected = (part.strip() for part in case.split("|"))
-    batches = region_batches({int(n) for n in numbers.split()}, int(region_bytes), int(size_bytes), int(most))
-    assert " / ".join(" ".join(f"{e.offset}+{e.length}" for e in batch.extents) for batch in batches) == expected
+    batches = region_batches(
+        {int(n) for n in numbers.split()}, int(region_bytes), int(size_bytes), int(most)
+    )
+    assert (
+        " / ".join(" ".join(f"{e.offset}+{e.length}" for e in batch.extents) for batch in batches)
+        == expected
+    )

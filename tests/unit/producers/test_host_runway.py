@@ -38,7 +38,9 @@ class Rig:
         self.description = Volume("a", "g", 10 * REGION, 4096, 0, -1, True, "memory://a")
         ports = HostPorts(self.folder, self.broker.publisher(), SystemClock(), self.devices)
         self.host = Host("h", ports, SETTINGS, {"a": self.description})
-        self.volume = self.host.open(self.description, self.devices("memory://a", writable=True), newly_created=True)
+        self.volume = self.host.open(
+            self.description, self.devices("memory://a", writable=True), newly_created=True
+        )
         self.opened = self.host._tracker.volumes["a"]
 
     def write(self, *regions: int) -> None:
@@ -59,7 +61,11 @@ class Rig:
     def named(self) -> list[str]:
         messages = self.broker.messages(SETTINGS.topics.commands)
         commands = [decode(message.value or b"", TrackingCommand) for message in messages]
-        return [" ".join(f"{e.offset}+{e.length}" for e in command.extents) for command in commands if command.extents]
+        return [
+            " ".join(f"{e.offset}+{e.length}" for e in command.extents)
+            for command in commands
+            if command.extents
+        ]
 
 
 @pytest.fixture

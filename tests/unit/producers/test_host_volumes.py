@@ -25,7 +25,13 @@ from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices, failing
 
 SIZE = 100_000
-SETTINGS = Settings(region_bytes=10_000, hot_regions=3, host_batch_extents=4, host_linger_s=0.1, host_heartbeat_s=1.0)
+SETTINGS = Settings(
+    region_bytes=10_000,
+    hot_regions=3,
+    host_batch_extents=4,
+    host_linger_s=0.1,
+    host_heartbeat_s=1.0,
+)
 KINDS = {ExtentKind.WRITE: "", ExtentKind.ZERO: "z", ExtentKind.DISCARD: "d"}
 
 
@@ -46,13 +52,25 @@ class Rig:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 2)
         for name, partition in (("a", 0), ("b", 0), ("c", 1)):
             self.devices.create(f"memory://{name}", SIZE)
-            self.volumes[name] = Volume(name, "g", SIZE, 4096, partition, -1, True, f"memory://{name}")
+            self.volumes[name] = Volume(
+                name, "g", SIZE, 4096, partition, -1, True, f"memory://{name}"
+            )
 
     def host(self, publisher: MemoryPublisher | None = None, **more: object) -> Host:
         self.sessions += 1
-        ports = HostPorts(self.folder, publisher or self.broker.publisher(), self.clock, self.devices)
+        ports = HostPorts(
+            self.folder, publisher or self.broker.publisher(), self.clock, self.devices
+        )
         session = str(UUID(int=self.sessions))
-        return Host("h", ports, SETTINGS, self.volumes, new_session=lambda: session, report=self.reports.append, **more)  # type: ignore[arg-type]
+        return Host(
+            "h",
+            ports,
+            SETTINGS,
+            self.volumes,
+            new_session=lambda: session,
+            report=self.reports.append,
+            **more,
+        )  # type: ignore[arg-type]
 
     def open(self, host: Host, name: str, newly_created: bool = True) -> TrackedVolume:
         device = self.devices(f"memory://{name}", writable=True)
@@ -65,14 +83,25 @@ class Rig:
     def told(self) -> str:
         """What was published since this was asked last, by partition: volume, session, kind, extents."""
         messages = self.broker.messages(SETTINGS.topics.commands)
-        new = [message for message in messages if (message.partition, message.position) not in self.seen]
+        new = [
+            message
+            for message in messages
+            if (message.partition, message.position) not in self.seen
+        ]
         self.seen.update((message.partition, message.position) for message in new)
         return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
 
 
 def _told(command: TrackingCommand) -> str:
     extents = [f"{KINDS[extent.kind]}{extent.offset}+{extent.length}" for extent in command.extents]
-    return " ".join([command.volume or "*", f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
+    return " ".join(
+        [
+            command.volume or "*",
+            f"s{UUID(command.session).int}",
+            SHORT_KINDS[command.kind],
+            *extents,
+        ]
+    )
 
 
 @pytest.fixture
@@ -114,7 +143,9 @@ def test_after_a_crash_hot_regions_are_dirty_and_both_sessions_end(rig: Rig) -> 
     assert read_leftover(rig.folder).regions == {"a": {7, 8, 9}}
     assert rig.told() == "a s1 open · b s1 open"
     rig.host()
-    assert rig.told() == ("a s2 dirty 70000+30000 · a s1 close · a s2 close · b s1 close · b s2 close · * s1 close")
+    assert rig.told() == (
+        "a s2 dirty 70000+30000 · a s1 close · a s2 close · b s1 close · b s2 close · * s1 close"
+    )
     assert read_leftover(rig.folder).volumes == frozenset()
 
 
@@ -176,7 +207,9 @@ def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
     poll = publisher.poll
     host = rig.host(publisher)
     publisher.poll = lambda timeout_s: (waits.append(1), poll(timeout_s))[1]  # type: ignore[method-assign]
-    host.open_all(Opening(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values())
+    host.open_all(
+        Opening(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values()
+    )
     assert (len(waits), rig.told()) == (1, "a s1 open · b s1 open · c s1 open")
 
 
@@ -270,7 +303,9 @@ def _broken(operation: str) -> None:
 BAD_USE: dict[str, Callable[[Rig, Host, TrackedVolume], object]] = {
     "is open already": lambda rig, host, volume: rig.open(host, "a"),
     "has 100000 bytes, the volume 100001": lambda rig, host, volume: host.open(
-        Volume("d", "g", SIZE + 1, 4096, 0, -1, True, ""), rig.devices("memory://c", writable=True), True
+        Volume("d", "g", SIZE + 1, 4096, 0, -1, True, ""),
+        rig.devices("memory://c", writable=True),
+        True,
     ),
     "is closed": lambda rig, host, volume: (volume.close(), volume.pwrite(b"x", 0)),
     "another process": lambda rig, host, volume: rig.host(),
@@ -291,7 +326,9 @@ def test_threads_share_a_host(rig: Rig) -> None:
     poll = publisher.poll
 
     def polled(timeout_s: float) -> None:
-        with host._tracker.lock:  # a publisher in memory is for one thread; the host publishes with the lock held
+        with (
+            host._tracker.lock
+        ):  # a publisher in memory is for one thread; the host publishes with the lock held
             poll(timeout_s)
 
     host = rig.host(publisher)
@@ -302,7 +339,9 @@ def test_threads_share_a_host(rig: Rig) -> None:
     def write(thread: int) -> None:
         together.wait(10)
         for number in range(40):
-            volumes[number % 3].pwrite(bytes([thread + 1]) * 10, (number * 7 % 10) * 10_000 + thread * 10)
+            volumes[number % 3].pwrite(
+                bytes([thread + 1]) * 10, (number * 7 % 10) * 10_000 + thread * 10
+            )
 
     threads = [Thread(target=write, args=(thread,)) for thread in range(4)]
     for thread in threads:
@@ -318,5 +357,9 @@ def test_threads_share_a_host(rig: Rig) -> None:
         for command in [decode(message.value or b"", TrackingCommand)]
         for extent in command.extents
     }
-    assert named == {("abc"[n % 3], (n * 7 % 10) * 10_000 + thread * 10) for n in range(40) for thread in range(4)}
+    assert named == {
+        ("abc"[n % 3], (n * 7 % 10) * 10_000 + thread * 10)
+        for n in range(40)
+        for thread in range(4)
+    }
     assert read_leftover(rig.folder).volumes == frozenset()

@@ -14,7 +14,13 @@ from notation import command, volume
 from mirrorlog.changed.points import Now, Origin
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.commands import AcceptedBatch, CommandKind, CommandStatus, StatusCode, TrackingCommand
+from mirrorlog.domain.commands import (
+    AcceptedBatch,
+    CommandKind,
+    CommandStatus,
+    StatusCode,
+    TrackingCommand,
+)
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.importers import Answers, Content, Published, Session
@@ -25,7 +31,10 @@ BLOCKS = range(0, 40, 3)
 
 
 def kinds(log: Log, name: str) -> list[CommandKind]:
-    found = (decode(each.value or b"", TrackingCommand) for each in log.broker.messages(log.topics.commands))
+    found = (
+        decode(each.value or b"", TrackingCommand)
+        for each in log.broker.messages(log.topics.commands)
+    )
     return [each.kind for each in found if each.session == name]
 
 
@@ -35,7 +44,9 @@ def session(log: Log, name: str, publisher: MemoryPublisher | None = None) -> Se
 
 
 def some(tmp_path: Path, most: int = 4) -> Iterator[Content]:
-    (tmp_path / "list").write_bytes(listed_changes((4096 * block, 4096, block % 2 == 0) for block in BLOCKS))
+    (tmp_path / "list").write_bytes(
+        listed_changes((4096 * block, 4096, block % 2 == 0) for block in BLOCKS)
+    )
     return batches(source("extentlist", tmp_path / "list"), most=most)
 
 
@@ -53,7 +64,10 @@ def test_an_import_is_a_session_from_its_opening_to_its_close(tmp_path: Path) ->
     assert (said[0], said[-1]) == (CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE)
     assert set(said[1:-1]) == {CommandKind.WRITES, CommandKind.MARK_DIRTY}
     assert found == Published(len(said), 1, len(said))
-    sequences = [decode(m.value or b"", TrackingCommand).sequence for m in log.broker.messages(log.topics.commands)]
+    sequences = [
+        decode(m.value or b"", TrackingCommand).sequence
+        for m in log.broker.messages(log.topics.commands)
+    ]
     assert sequences[1:] == list(range(len(said)))
     assert dirty(log) == set(BLOCKS)
     assert not any(each.is_open for each in log.heads["v"].sessions if each.session == "s")
@@ -109,7 +123,9 @@ def test_a_session_that_misses_a_command_isnt_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", range(1, 6))
-def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(tmp_path: Path, after: int) -> None:
+def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(
+    tmp_path: Path, after: int
+) -> None:
     log = Log([V])
     with pytest.raises(KafkaFailed):
         session(log, "s", Cut(log.broker, after)).publish(some(tmp_path), "n")
@@ -133,7 +149,9 @@ def test_a_source_that_fails_on_the_second_pass_leaves_its_session_open(tmp_path
     assert CommandKind.SESSION_CLOSE not in kinds(log, "s")
 
 
-def status(position: int, session: str | None, code: StatusCode = StatusCode.ACCEPTED) -> CommandStatus:
+def status(
+    position: int, session: str | None, code: StatusCode = StatusCode.ACCEPTED
+) -> CommandStatus:
     reason = "OUT_OF_RANGE" if code is StatusCode.REJECTED else None
     return CommandStatus(0, position, code, reason, "text", 1, "v", "h", session, 0)
 
@@ -149,8 +167,18 @@ def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
     answer(status(0, "s", StatusCode.REJECTED))  # of before
     answers = Answers(log.broker.reader(), V, "s")
     answers.watch(log.broker, topic)
-    answer(status(1, "s"), status(2, "other"), status(3, "s", StatusCode.REJECTED), b"not an event", status(3, "s"))
-    answer(AcceptedBatch(0, 1, "v", "h", "s", np.array([3, 4, 5], np.int64), np.array([1, 2, 3], np.int64)))
+    answer(
+        status(1, "s"),
+        status(2, "other"),
+        status(3, "s", StatusCode.REJECTED),
+        b"not an event",
+        status(3, "s"),
+    )
+    answer(
+        AcceptedBatch(
+            0, 1, "v", "h", "s", np.array([3, 4, 5], np.int64), np.array([1, 2, 3], np.int64)
+        )
+    )
     answers.wait(4, 1.0, SystemClock())
     assert answers.counts == {StatusCode.ACCEPTED: 3, StatusCode.REJECTED: 1}
     assert answers.refusals == ["OUT_OF_RANGE at position 3: text"]

@@ -57,7 +57,9 @@ def test_a_qemu_map_says_what_its_newest_layer_holds(tmp_path: Path, case: str) 
     row, expected = case.split("|")
     depth, present, zero, data, *offset = row.split(maxsplit=4)
     some = "" if present == "-" else f'"present": {present}, '
-    fields = f'"depth": {depth}, {some}"zero": {zero}, "data": {data}' + "".join(f", {each}" for each in offset)
+    fields = f'"depth": {depth}, {some}"zero": {zero}, "data": {data}' + "".join(
+        f", {each}" for each in offset
+    )
     path = written(tmp_path, f'[{{ "start": 0, "length": 65536, {fields}}}]\n')
     text = said(source("qemu-map", path), 65536)
     assert text == {"-": ""}.get(expected.strip(), f"{expected.strip()}0+65536 |")
@@ -130,7 +132,9 @@ def test_a_map_of_nbdinfo_is_told_by_its_descriptions(tmp_path: Path, case: str)
 
 
 def test_rbd_diff(tmp_path: Path) -> None:
-    text = '[{"offset":0,"length":4096,"exists":"true"},{"offset":4096,"length":4096,"exists":"true"},'
+    text = (
+        '[{"offset":0,"length":4096,"exists":"true"},{"offset":4096,"length":4096,"exists":"true"},'
+    )
     path = written(tmp_path, text + '{"offset":65536,"length":8192,"exists":"false"}]')
     assert said(source("rbd-diff", path)) == "z65536+8192 | m0+8192 |"
 
@@ -158,7 +162,10 @@ THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_
 @pytest.mark.parametrize("text", [THIN, THIN_VERBOSE])
 def test_thin_delta_in_both_its_forms(tmp_path: Path, text: str) -> None:
     lies = Span(0, 6 * 65536 + 100)  # the last block reaches behind the end of the volume
-    assert said(source("thin-delta", written(tmp_path, text), lies), lies.length) == "m131072+131072 m393216+100 |"
+    assert (
+        said(source("thin-delta", written(tmp_path, text), lies), lies.length)
+        == "m131072+131072 m393216+100 |"
+    )
 
 
 EXTENTS = "0 4096\n  8K 1k hole\n\n1M 512 hole,zero\r\n8s 1s 0\n2097152 1b zero\n"
@@ -166,7 +173,10 @@ EXTENTS = "0 4096\n  8K 1k hole\n\n1M 512 hole,zero\r\n8s 1s 0\n2097152 1b zero\
 
 def test_an_extent_list(tmp_path: Path) -> None:
     path = written(tmp_path, EXTENTS)
-    assert said(source("extentlist", path), 4 * MIB) == "z1048576+512 z2097152+1 | m0+4096 m8192+1024 m4096+512 |"
+    assert (
+        said(source("extentlist", path), 4 * MIB)
+        == "z1048576+512 z2097152+1 | m0+4096 m8192+1024 m4096+512 |"
+    )
 
 
 FIO_3 = """fio version 3 iolog
@@ -197,7 +207,12 @@ def test_both_versions_of_fios_log(tmp_path: Path, text: str) -> None:
 
 BLKTRACE = b"".join(
     (
-        event(0, TIMESTAMP, time_ns=1_000, data=(1_700_000_000).to_bytes(4, "little") + (5_000).to_bytes(4, "little")),
+        event(
+            0,
+            TIMESTAMP,
+            time_ns=1_000,
+            data=(1_700_000_000).to_bytes(4, "little") + (5_000).to_bytes(4, "little"),
+        ),
         event(0, tc(10), data=b"dd" + bytes(14)),
         event(7, Q_WRITE, 8, 4096, time_ns=3_000_000_000),
         event(8, Q_READ, 0, 4096),
@@ -218,7 +233,10 @@ def test_blktrace_counts_what_was_queued_at_the_time_of_day(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("version", "order"), [(7, ">"), (8, "<"), (8, ">")])
 def test_versions_and_byte_orders_of_blktrace(tmp_path: Path, version: int, order: str) -> None:
-    content = b"".join(event(n, Q_WRITE, 8 * n, 512, version=version, order=order, data=b"x" * n) for n in (1, 2, 3))
+    content = b"".join(
+        event(n, Q_WRITE, 8 * n, 512, version=version, order=order, data=b"x" * n)
+        for n in (1, 2, 3)
+    )
     path = written(tmp_path, content)
     assert said(source("blktrace", path)) == "w4096+512 w8192+512 w12288+512 |"
 
@@ -306,7 +324,9 @@ FITS = [
 
 
 @pytest.mark.parametrize(("row", "terms", "expected"), FITS, ids=str)
-def test_addresses_are_moved_and_held_against_the_volume(tmp_path: Path, row: str, terms: Terms, expected: str) -> None:
+def test_addresses_are_moved_and_held_against_the_volume(
+    tmp_path: Path, row: str, terms: Terms, expected: str
+) -> None:
     found = source("extentlist", written(tmp_path, listed("0 0", row)))
     if "aren't" in expected:
         with pytest.raises(BadInput, match=expected):
@@ -334,7 +354,9 @@ def test_a_map_must_say_something_of_the_whole_volume(tmp_path: Path, ranges: st
         offset, length = word.lstrip("*").split("+")
         kind = int(word.startswith("*"))
         description = ("clean", "dirty")[kind]
-        rows.append(f'{{"offset": {offset}, "length": {length}, "type": {kind}, "description": "{description}"}}')
+        rows.append(
+            f'{{"offset": {offset}, "length": {length}, "type": {kind}, "description": "{description}"}}'
+        )
     found = source("nbdinfo", written(tmp_path, f"[{', '.join(rows)}]"))
     if (message := PARTS[ranges]) is None:
         said(found, 1024)
@@ -348,20 +370,55 @@ def test_a_map_must_say_something_of_the_whole_volume(tmp_path: Path, ranges: st
 BROKEN = [
     ("qemu-map", "", "byte 0|source", "doesn't begin with '\\['"),
     ("qemu-map", '[{"start": 0, "length": 1', "record 1, byte 1", "isn't whole JSON"),
-    ("qemu-map", '[{"start": 0, "length": 1, "depth": 0, "zero": 1, "data": true}]', "record 1, byte 1", "'zero'"),
-    ("qemu-map", '[{"start": true, "length": 1, "depth": 0, "zero": false, "data": true}]', "record 1", "'start'"),
+    (
+        "qemu-map",
+        '[{"start": 0, "length": 1, "depth": 0, "zero": 1, "data": true}]',
+        "record 1, byte 1",
+        "'zero'",
+    ),
+    (
+        "qemu-map",
+        '[{"start": true, "length": 1, "depth": 0, "zero": false, "data": true}]',
+        "record 1",
+        "'start'",
+    ),
     ("nbdinfo", '[{"offset": 0, "length": 5.5, "type": 1}]', "record 1", "'length'"),
     ("nbdinfo", '[{"offset": -1, "length": 5, "type": 1}]', "record 1", "'offset'"),
-    ("nbdinfo", '[{"size": 10, "percent": 100, "type": 0, "description": "clean"}]', "record 1", "'offset'"),
-    ("nbdinfo", '[\n{"offset": 0, "length": 1, "type": 1}\n{', "record 1, byte 40", "neither ',' nor"),
-    ("nbdinfo", '[{"offset": NaN, "length": 1, "type": 1}]', "record 1, byte 1", "value that no tool writes"),
+    (
+        "nbdinfo",
+        '[{"size": 10, "percent": 100, "type": 0, "description": "clean"}]',
+        "record 1",
+        "'offset'",
+    ),
+    (
+        "nbdinfo",
+        '[\n{"offset": 0, "length": 1, "type": 1}\n{',
+        "record 1, byte 40",
+        "neither ',' nor",
+    ),
+    (
+        "nbdinfo",
+        '[{"offset": NaN, "length": 1, "type": 1}]',
+        "record 1, byte 1",
+        "value that no tool writes",
+    ),
     ("nbdinfo", "[" + '{"a":' * 20_000, "record 1, byte 1", "value that no tool writes|isn't JSON"),
-    ("nbdinfo", '[{"offset": ' + "9" * 5000 + "}]", "record 1, byte 1", "value that no tool writes"),
+    (
+        "nbdinfo",
+        '[{"offset": ' + "9" * 5000 + "}]",
+        "record 1, byte 1",
+        "value that no tool writes",
+    ),
     ("rbd-diff", "[" + " " * 70_000 + "1]", "record 1, byte 70001", "isn't an object"),
     ("rbd-diff", "[1]", "record 1, byte 1", "isn't an object"),
     ("rbd-diff", "[] x", "source", "something follows the list"),
     ("rbd-diff", '[{"offset":0,"length":1,"exists":true}]', "record 1", "'exists'"),
-    ("rbd-diff", '[{"offset":9223372036854775807,"length":1,"exists":"true"}]', "record 1", "end above byte"),
+    (
+        "rbd-diff",
+        '[{"offset":9223372036854775807,"length":1,"exists":"true"}]',
+        "record 1",
+        "end above byte",
+    ),
     ("thin-delta", THIN[:150], "record 4, byte 150", "isn't whole XML"),
     ("thin-delta", THIN.replace("128", "0"), "record 1, byte 0", "data_block_size is 0"),
     ("thin-delta", THIN.replace('data_block_size="128"', ""), "record 1", "data_block_size ''"),
@@ -383,14 +440,21 @@ BROKEN = [
     ("blktrace", BLKTRACE[:-1], "record 8, byte 376", "middle of an event's data"),
     ("blktrace", BLKTRACE[:60], "record 2, byte 56", "middle of an event"),
     ("blktrace", BLKPARSE, "record 1, byte 0", "no event of blktrace.*import blkparse"),
-    ("blktrace", event(1, Q_WRITE, version=7).replace(b"\x07\x74", b"\x09\x74", 1), "record 1", "version 9"),
+    (
+        "blktrace",
+        event(1, Q_WRITE, version=7).replace(b"\x07\x74", b"\x09\x74", 1),
+        "record 1",
+        "version 9",
+    ),
     ("blktrace", event(1, Q_WRITE, 1 << 60, 512), "record 1", "ends above"),
     ("blkparse", "8,0 0 1 0.0 what\n", "record 1", "neither an event"),
 ]
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: f"{case[0]}: {case[3]}")
-def test_what_is_broken_is_told_with_its_place(tmp_path: Path, case: tuple[str, bytes | str, str, str]) -> None:
+def test_what_is_broken_is_told_with_its_place(
+    tmp_path: Path, case: tuple[str, bytes | str, str, str]
+) -> None:
     kind, content, where, what = case
     with pytest.raises(BadInput, match=what) as error:
         said(source(kind, written(tmp_path, content)))

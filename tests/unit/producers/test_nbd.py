@@ -46,7 +46,9 @@ def test_places_have_uris_that_clients_read() -> None:
     assert psk.options() == ["--tls=require", "--tls-psk=/keys", "--tls-verify-peer"]
 
 
-def test_a_dead_servers_socket_goes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_servers_socket_goes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("s")
     with socket.socket(socket.AF_UNIX) as server:
@@ -64,7 +66,9 @@ def test_a_dead_servers_socket_goes_and_nothing_else(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
-def test_without_a_compiler_the_filter_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_filter_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "nbdkit").symlink_to(str(shutil.which("nbdkit")))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadUse, match=r"no C compiler.*apt install"):

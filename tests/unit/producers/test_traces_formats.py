@@ -29,7 +29,10 @@ EVENT = "8,16 1 7 2.000003999 42 "
 
 def vscsi(*rows: tuple[int, int, int, int]) -> bytes:
     """Records from (opcode, block, length, time), version 1."""
-    return b"".join(struct.pack("<IIIHHQQ", 0, length, 1, op, 0x0100, block, time) for op, block, length, time in rows)
+    return b"".join(
+        struct.pack("<IIIHHQQ", 0, length, 1, op, 0x0100, block, time)
+        for op, block, length, time in rows
+    )
 
 
 def mltrace(text: str) -> bytes:
@@ -105,19 +108,30 @@ def test_reads_and_recognises(tmp_path, form, pack):
     trace = open_trace(saved(tmp_path, plain if form == "mirrorlog" else pack(plain)))
     assert trace.format == form
     assert [short(request) for request in trace.requests()] == requests
-    assert [short(request) for request in trace.requests()] == requests, "a second pass gives the same"
+    assert [short(request) for request in trace.requests()] == requests, (
+        "a second pass gives the same"
+    )
     assert survey(trace).volumes == volumes
 
 
 def test_survey_counts_by_kind(tmp_path):
     found = survey(open_trace(saved(tmp_path, READABLE["blkparse"][0])))
-    assert (found.reads, found.writes, found.zeroes, found.discards, found.flushes) == (1, 2, 0, 1, 3)
+    assert (found.reads, found.writes, found.zeroes, found.discards, found.flushes) == (
+        1,
+        2,
+        0,
+        1,
+        3,
+    )
     assert found.bytes_written == 8192
 
 
 def test_dirty_blocks_round_outwards_and_count_once(tmp_path):
     text = "0,v,write,4095,2\n0,v,zero,4096,4096\n0,w,discard,0,1073741825\n0,w,flush,0,0\n"
-    assert count_dirty_blocks(open_trace(saved(tmp_path, mltrace(text))), 4096) == {"v": 2, "w": 262_145}
+    assert count_dirty_blocks(open_trace(saved(tmp_path, mltrace(text))), 4096) == {
+        "v": 2,
+        "w": 262_145,
+    }
 
 
 # (format given, content, what is said, record, byte)
@@ -128,7 +142,13 @@ BROKEN = {
     "unknown": ("auto", b"\x7fELF" + bytes(400), "no format that is known", 1, 0),
     "vscsi cut": ("auto", vscsi((0x2A, 0, 512, 0)) + b"x" * 31, "31 of a record's 32", 2, 32),
     "vscsi opcode": ("auto", vscsi((0x2A, 0, 512, 0), (0x42, 0, 512, 0)), "opcode 0x42", 2, 32),
-    "vscsi version": ("vscsi", vscsi((0x2A, 0, 512, 0)).replace(b"\0\1", b"\0\2"), "version 0x0200", 1, 0),
+    "vscsi version": (
+        "vscsi",
+        vscsi((0x2A, 0, 512, 0)).replace(b"\0\1", b"\0\2"),
+        "version 0x0200",
+        1,
+        0,
+    ),
     "vscsi overflow": ("auto", vscsi((0x2A, MAX_BYTE // 512, 512, 0)), "ends above", 1, 0),
     "vscsi time": ("auto", vscsi((0x2A, 0, 512, 1 << 63)), "time 9223372036854775808", 1, 0),
     "negative": ("auto", GOOD_MSR + "1,h,0,Write,-8,512,1\n", "offset '-8'", 2, 20),
@@ -145,7 +165,13 @@ BROKEN = {
     "tencent sectors": ("auto", f"1,{1 << 54},1,1,7\n", "ends above", 1, 0),
     "blkparse sector": ("auto", f"{EVENT}Q W 1x6 + 8 [a]\n", "isn't a sector", 1, 0),
     "blkparse discard": ("auto", f"{EVENT}Q D [a]\n", "without a sector", 1, 0),
-    "blkparse other": ("auto", f"{EVENT}Q W 1 + 8 [a]\n8:16 1 7 2.0 Q W\n", "neither an event", 2, 38),
+    "blkparse other": (
+        "auto",
+        f"{EVENT}Q W 1 + 8 [a]\n8:16 1 7 2.0 Q W\n",
+        "neither an event",
+        2,
+        38,
+    ),
     "mltrace plain": ("auto", gzip.decompress(READABLE["mirrorlog"][0]), "checksum", 1, 0),
     "mltrace version": ("auto", gzip.compress(b"# mirrorlog trace 2\n"), "mirrorlog trace 2", 1, 0),
     "mltrace kind": ("auto", mltrace("1,v,read,0,1\n"), "kind 'read'", 2, 20),

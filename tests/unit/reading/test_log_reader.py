@@ -95,10 +95,16 @@ def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
         world.put(text)
     for text in ("-1..4", "4..9"):
         world.broker.append(TOPIC, 0, record_key(record(text)), None)
-    kept, dropped = (LogReader(world.broker.reader(), world.broker, TOPIC, drops=drops) for drops in (False, True))
+    kept, dropped = (
+        LogReader(world.broker.reader(), world.broker, TOPIC, drops=drops)
+        for drops in (False, True)
+    )
     for log in (kept, dropped):
         log.poll(0)
-    assert [[g[0].through for g in log.logs["v"].whole()] for log in (kept, dropped)] == [[4, 9], []]
+    assert [[g[0].through for g in log.logs["v"].whole()] for log in (kept, dropped)] == [
+        [4, 9],
+        [],
+    ]
 
 
 def test_a_watermark_of_a_worker_that_lost_the_partition_takes_nothing_back() -> None:

@@ -16,7 +16,9 @@ def parse(text: str) -> dict[str, Share]:
     for word in text.split():
         name, _, rest = word.partition(":")
         active, _, standby = rest.partition("/")
-        found[name] = Share(*({int(each) for each in part.split(",") if each} for part in (active, standby)))
+        found[name] = Share(
+            *({int(each) for each in part.split(",") if each} for part in (active, standby))
+        )
     return found
 
 
@@ -55,7 +57,9 @@ def test_whoever_comes_and_goes_every_partition_has_one_worker_and_its_standbys(
     partitions, standbys = random.randint(1, 12), random.randint(0, 2)
     shares: dict[str, Share] = {}
     for step in range(12):
-        names = [name for name in shares if random.random() > 0.3] + [f"w{step}"] * random.randint(0, 2)
+        names = [name for name in shares if random.random() > 0.3] + [f"w{step}"] * random.randint(
+            0, 2
+        )
         before = {name: shares.get(name, Share()) for name in names or ["w"]}
         shares = share(partitions, before, standbys)
         held = sorted(partition for mine in shares.values() for partition in mine.active)

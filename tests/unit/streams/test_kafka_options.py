@@ -60,7 +60,9 @@ security.protocol=sasl_ssl sasl.mechanisms=SCRAM-SHA-512 sasl.username=u        
 @pytest.mark.parametrize("case", SECURED.strip().splitlines())
 def test_ways_in(case: str, authority: Path) -> None:
     given, _, expected = case.partition("->")
-    found = faust_settings(SERVERS, options(given, authority) | {"sasl.password": "secret"})["broker_credentials"]
+    found = faust_settings(SERVERS, options(given, authority) | {"sasl.password": "secret"})[
+        "broker_credentials"
+    ]
     context = getattr(found, "ssl_context", None) or getattr(found, "context", None)
     told = [
         found.protocol.value,

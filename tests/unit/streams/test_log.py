@@ -15,7 +15,10 @@ from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, Vo
 
 
 def flush(
-    first: int, commands: list[TrackingCommand | bytes], heads: dict[str, VolumeHead] | None = None, **more: Volume
+    first: int,
+    commands: list[TrackingCommand | bytes],
+    heads: dict[str, VolumeHead] | None = None,
+    **more: Volume,
 ) -> FlushPlan:
     answers = []
     for position, each in enumerate(commands, start=first):
@@ -23,12 +26,21 @@ def flush(
         found = read_command(event)
         name = found.volume if isinstance(found, TrackingCommand) else ""
         answers.append(check(event, found, more.get(name)))
-    return plan_flush(Span(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000)
+    return plan_flush(
+        Span(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000
+    )
 
 
 def test_one_record_a_volume_covers_the_whole_batch() -> None:
-    plan = flush(5, [command("0+4096"), command("4095+2", "w"), command("z8192+8192")], v=volume("v"), w=volume("w"))
-    assert [(r.volume, r.after, r.through, list(r.changed), list(r.zeroed)) for r in plan.records] == [
+    plan = flush(
+        5,
+        [command("0+4096"), command("4095+2", "w"), command("z8192+8192")],
+        v=volume("v"),
+        w=volume("w"),
+    )
+    assert [
+        (r.volume, r.after, r.through, list(r.changed), list(r.zeroed)) for r in plan.records
+    ] == [
         ("v", -1, 7, [0, 2, 3], [2, 3]),
         ("w", -1, 7, [0, 1], []),
     ]
@@ -87,7 +99,9 @@ def test_a_head_keeps_every_open_session_and_a_few_closed_ones() -> None:
             commands.append(command("", session=str(number), kind=CommandKind.SESSION_CLOSE))
     sessions = flush(0, commands, v=volume()).heads[0].sessions
     assert sum(each.is_open for each in sessions) == 20
-    assert sorted(int(each.session) for each in sessions if not each.is_open) == list(range(25, 40, 2))
+    assert sorted(int(each.session) for each in sessions if not each.is_open) == list(
+        range(25, 40, 2)
+    )
 
 
 def test_refused_events_are_answered_kept_and_dont_stop_the_others() -> None:
@@ -148,8 +162,13 @@ def test_what_each_site_missed_is_a_chain_of_its_own(case: str) -> None:
             for site, told in (fork.split("=") for word in named for fork in word.split(","))
         )
         extents = " ".join(word for word in text.split() if "=" not in word)
-        plan = flush(position, [command(extents, sequence=position, forks=forks)], heads, v=volume())
-        found += [f"{r.volume} {r.after}..{r.through}={','.join(map(str, r.changed))}" for r in plan.records]
+        plan = flush(
+            position, [command(extents, sequence=position, forks=forks)], heads, v=volume()
+        )
+        found += [
+            f"{r.volume} {r.after}..{r.through}={','.join(map(str, r.changed))}"
+            for r in plan.records
+        ]
         heads = {each.volume: each for each in plan.heads}
     assert " ".join(found) == records
     assert [f"{site} {each.after}..{each.through}" for site, each in heads["v"].forks.items()] == (
@@ -159,15 +178,23 @@ def test_what_each_site_missed_is_a_chain_of_its_own(case: str) -> None:
 
 def test_outcomes_that_contradict_the_extents_are_answered_and_count_for_nothing() -> None:
     head = {"v": VolumeHead("v", GENERATION, -1, forks={"a": ForkHead(-1, -1)})}
-    for forks in ((ForkOutcomes("a", b"\1\1"),), (ForkOutcomes("a"), ForkOutcomes("a")), (ForkOutcomes("a@b"),)):
+    for forks in (
+        (ForkOutcomes("a", b"\1\1"),),
+        (ForkOutcomes("a"), ForkOutcomes("a")),
+        (ForkOutcomes("a@b"),),
+    ):
         plan = flush(0, [command("0+1", forks=forks)], head, v=volume())
         assert [(r.volume, list(r.changed)) for r in plan.records] == [("v", [0]), ("v@a", [0])]
-        assert [(each.code.value, each.reason) for each in plan.statuses] == [("REJECTED", "MALFORMED_COMMAND")]
+        assert [(each.code.value, each.reason) for each in plan.statuses] == [
+            ("REJECTED", "MALFORMED_COMMAND")
+        ]
         assert plan.heads[0].forks.keys() == {"a"}
 
 
 def test_no_more_sites_get_a_log_of_their_own_than_are_bearable() -> None:
-    commands = [command("0+1", forks=tuple(ForkOutcomes(f"s{n}{m}") for m in range(20))) for n in range(9)]
+    commands = [
+        command("0+1", forks=tuple(ForkOutcomes(f"s{n}{m}") for m in range(20))) for n in range(9)
+    ]
     assert len(flush(0, commands, v=volume()).heads[0].forks) == MOST_FORKS
 
 
@@ -179,4 +206,9 @@ def test_a_session_leaves_open_what_its_last_command_left() -> None:
         ]
         return flush(0, commands, v=volume()).heads[0].sessions[0].open_forks
 
-    assert (of(b"\2"), of(b"\2", b"\1"), of(b"\1", b"\2"), of(b"\2", b"\1", again=True)) == (("a",), (), ("a",), ("a",))
+    assert (of(b"\2"), of(b"\2", b"\1"), of(b"\1", b"\2"), of(b"\2", b"\1", again=True)) == (
+        ("a",),
+        (),
+        ("a",),
+        ("a",),
+    )

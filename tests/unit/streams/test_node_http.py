@@ -29,14 +29,19 @@ def log_of(*texts: str, of: Volume | None = None, flush: int = 2) -> Log:
     """A log of these writes, one a second."""
     log = Log([of or volume()])
     log.publish(
-        [command(text, sequence=n, first_at_us=n * 10**6, last_at_us=n * 10**6) for n, text in enumerate(texts)]
+        [
+            command(text, sequence=n, first_at_us=n * 10**6, last_at_us=n * 10**6)
+            for n, text in enumerate(texts)
+        ]
     )
     for _ in range(0, len(texts), flush):
         log.flush(flush)
     return log
 
 
-WRITES = [f"{2 * n * BLOCK}+{BLOCK}" if n % 3 else f"z{2 * n * BLOCK}+{2 * BLOCK}" for n in range(9)]
+WRITES = [
+    f"{2 * n * BLOCK}+{BLOCK}" if n % 3 else f"z{2 * n * BLOCK}+{2 * BLOCK}" for n in range(9)
+]
 """Runs with gaps, and some of zeros that touch their neighbour."""
 
 
@@ -89,7 +94,10 @@ def test_a_stream_is_what_the_command_line_prints_byte_for_byte(name: str) -> No
                 path = f"/v1/volumes/v/changed?format={name}&limit=0&since=@0&offset={offset}"
                 assert await worker.text(path) == printed(log, name, "@0", offset=offset)
             async with worker.client.get(f"/v1/volumes/v/changed?format={name}&limit=0") as answer:
-                assert (answer.headers["Mirrorlog-Since"], answer.headers["Mirrorlog-Until"]) == ("-1", "8")
+                assert (answer.headers["Mirrorlog-Since"], answer.headers["Mirrorlog-Until"]) == (
+                    "-1",
+                    "8",
+                )
 
     run(test)
 
@@ -186,7 +194,11 @@ def test_any_worker_answers_for_any_volume() -> None:
         has, hasnt = Worker(log), Worker(log, has=[], view=forbidden)
         hasnt.serving.begin([1])
         async with listening(has, hasnt):
-            for path in ("/v1/volumes/v/changed?limit=2", "/v1/volumes/v/changed?limit=0", "/v1/volumes"):
+            for path in (
+                "/v1/volumes/v/changed?limit=2",
+                "/v1/volumes/v/changed?limit=0",
+                "/v1/volumes",
+            ):
                 assert await has.text(path) == await hasnt.text(path)
             assert await has.pages("/v1/volumes/v/changed?limit=2") == await hasnt.pages(
                 "/v1/volumes/v/changed?limit=2"
@@ -233,7 +245,10 @@ def test_a_worker_that_is_away_is_said() -> None:
         worker = Worker(log, has=[], owners={0: f"http://127.0.0.1:{port}"})
         async with listening(worker):
             error = await worker.json("/v1/volumes/v/changed", 503)
-            assert (error["code"], error["where"]) == ("NodeUnavailable", f"http://127.0.0.1:{port}")
+            assert (error["code"], error["where"]) == (
+                "NodeUnavailable",
+                f"http://127.0.0.1:{port}",
+            )
 
     run(test)
 
@@ -272,23 +287,32 @@ def test_the_table_is_let_go_before_commands_are_replayed() -> None:
         worker = Worker(log, view=Noted)
         async with listening(worker):
             log.on_poll(lambda: held.append(any(view._rows is not None for view in opened)))
-            assert (await worker.json("/v1/volumes/v/changed?since=@2&until=@5"))["changed_blocks"] > 0
+            assert (await worker.json("/v1/volumes/v/changed?since=@2&until=@5"))[
+                "changed_blocks"
+            ] > 0
         assert (len(opened), opened[0]._rows) == (1, None)
         assert held == [False] * len(held) != []
 
     run(test)
 
 
-def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_client_that_goes_frees_its_place() -> None:
+def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_client_that_goes_frees_its_place() -> (
+    None
+):
     log = log_of(*WRITES)
     log.publish([command("0+1", sequence=9)])  # nobody folds it: a question about now waits
 
     async def test() -> None:
         worker = Worker(log, most=2, wait_s=600)
         async with listening(worker):
-            waiting = [asyncio.create_task(worker.client.get("/v1/volumes/v/changed")) for _ in range(2)]
+            waiting = [
+                asyncio.create_task(worker.client.get("/v1/volumes/v/changed")) for _ in range(2)
+            ]
             await until(lambda: len(worker.places._taken) == 2)
-            assert "2 questions are being answered" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
+            assert (
+                "2 questions are being answered"
+                in (await worker.json("/v1/volumes/v/changed", 503))["what"]
+            )
             assert (await worker.json("/healthz"))["partitions"] == [0]
             for task in waiting:
                 task.cancel()
@@ -327,7 +351,11 @@ def test_a_token_is_asked_for_by_whatever_tells_of_volumes() -> None:
             right = {"Authorization": "Bearer sésame"}
             for worker in (has, hasnt):
                 for path in ("/v1/volumes", "/v1/volumes/v/changed"):
-                    for wrong in ({}, {"Authorization": "Bearer sesame"}, {"Authorization": "sésame"}):
+                    for wrong in (
+                        {},
+                        {"Authorization": "Bearer sesame"},
+                        {"Authorization": "sésame"},
+                    ):
                         assert (await worker.json(path, 401, **wrong))["code"] == "NotAllowed"
                     await worker.json(path, 200, **right)
                 await worker.json("/healthz", 200 if worker is has else 503)
@@ -342,7 +370,10 @@ def test_volumes_come_in_pages() -> None:
         worker = Worker(log)
         async with listening(worker):
             first = await worker.json("/v1/volumes?limit=2")
-            assert ([each["volume"] for each in first["volumes"]], first["next"]) == (["a", "b"], "b")
+            assert ([each["volume"] for each in first["volumes"]], first["next"]) == (
+                ["a", "b"],
+                "b",
+            )
             second = await worker.json("/v1/volumes?limit=2&after=b")
             assert ([each["volume"] for each in second["volumes"]], second["next"]) == (["c"], None)
 
@@ -369,7 +400,8 @@ def test_the_description_is_of_what_is_answered() -> None:
             described = schemas["Volumes"]["properties"]["volumes"]["items"]
             assert sorted(listed["volumes"][0]) == sorted(described["required"])
             parameters = [
-                each["name"] for each in openapi()["paths"]["/v1/volumes/{volume}/changed"]["get"]["parameters"]
+                each["name"]
+                for each in openapi()["paths"]["/v1/volumes/{volume}/changed"]["get"]["parameters"]
             ]
             allowed = (await worker.json("/v1/volumes/v/changed?x=1", 400))["next"]
             assert allowed == f"There are {', '.join(parameters[1:])}."

@@ -44,7 +44,9 @@ class World:
         async def recorded() -> None:
             self.acknowledged.append(positions[-1])
 
-        batch = Batch("t", partition, list(positions), [None] * len(positions), [b""] * len(positions))
+        batch = Batch(
+            "t", partition, list(positions), [None] * len(positions), [b""] * len(positions)
+        )
         self.loops.put(Fetched(batch, size_bytes, recorded))
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -97,7 +99,9 @@ def test_what_comes_before_the_loop_begins_waits_and_isnt_lost() -> None:
         assert world.work.recorded == [(0, [5])]
         world.loops.start([0, 3])
         await asyncio.sleep(0)
-        assert world.work.recorded == [(0, [5])]  # dropped when it turned out not to be this worker's
+        assert world.work.recorded == [
+            (0, [5])
+        ]  # dropped when it turned out not to be this worker's
         world.loops.stop()
 
     run(test)

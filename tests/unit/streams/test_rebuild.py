@@ -43,11 +43,16 @@ def record_of(text: str) -> LogRecord:
 @pytest.mark.parametrize("case", CASES.strip().splitlines())
 def test_compare(case: str) -> None:
     given, log, expected = (part.strip() for part in case.split("|"))
-    messages = [message(int(each.split("=")[0]), command(each.split("=")[1], sequence=-1)) for each in given.split()]
+    messages = [
+        message(int(each.split("=")[0]), command(each.split("=")[1], sequence=-1))
+        for each in given.split()
+    ]
     records = [record_of(each) for each in log.split()]
     found = [
         f"{each.after}..{each.through} {','.join(map(str, each.missing))}/{','.join(map(str, each.surplus))}"
-        for each in compare(messages, {"v": volume()}, Claims(records), "changelog", lambda: records)
+        for each in compare(
+            messages, {"v": volume()}, Claims(records), "changelog", lambda: records
+        )
     ]
     assert found == ([expected] if expected else [])
 
@@ -58,4 +63,6 @@ def test_parts_count_together_and_zeroed_blocks_too() -> None:
     assert list(compare(messages, {"v": volume()}, Claims(parts), "table", lambda: parts)) == []
     alone = [replace(parts[0], parts=1, changed=BitMap64([0, 1]))]
     (difference,) = compare(messages, {"v": volume()}, Claims(alone), "table", lambda: alone)
-    assert "volume v, table, second record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(difference)
+    assert "volume v, table, second record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(
+        difference
+    )

@@ -60,7 +60,9 @@ class World:
         self.follower = Follower(self.store, changelog)
 
     def bounds(self, partition: int) -> tuple[int, int]:
-        return self.broker.first_position("log", partition), self.broker.end_position("log", partition)
+        return self.broker.first_position("log", partition), self.broker.end_position(
+            "log", partition
+        )
 
     def append(self, text: str, partition: int = 0) -> None:
         """`a1 b2 a-` → rows a=1, b=2, and a removed."""
@@ -72,7 +74,10 @@ class World:
         asyncio.run(self.follower.catch_up(partitions))
 
     def table(self, partition: int = 0) -> str:
-        return " ".join(f"{key.decode()}{value.decode()}" for key, value in sorted(self.store.rows[partition].items()))
+        return " ".join(
+            f"{key.decode()}{value.decode()}"
+            for key, value in sorted(self.store.rows[partition].items())
+        )
 
 
 def test_a_table_takes_what_is_there_and_later_what_is_new() -> None:
@@ -92,7 +97,9 @@ def test_a_table_takes_what_is_there_and_later_what_is_new() -> None:
 
 
 # what became of the changelog `a1 b2 c3` of which a table had taken everything
-@pytest.mark.parametrize("case", ["another topic", "ends earlier", "ends earlier and grew", "begins later"])
+@pytest.mark.parametrize(
+    "case", ["another topic", "ends earlier", "ends earlier and grew", "begins later"]
+)
 def test_a_table_that_the_changelog_does_not_bear_out_is_read_anew(case: str) -> None:
     world = World()
     world.append("a1 b2 c3")
@@ -107,7 +114,9 @@ def test_a_table_that_the_changelog_does_not_bear_out_is_read_anew(case: str) ->
     if case == "begins later":
         world.append("d4 e5 f6")
         world.broker.trim("log", 0, 4)
-    wanted = {"another topic": "a1 b2 c3", "ends earlier": "a1", "begins later": "e5 f6"}.get(case, "a1 d4 e5 f6")
+    wanted = {"another topic": "a1 b2 c3", "ends earlier": "a1", "begins later": "e5 f6"}.get(
+        case, "a1 d4 e5 f6"
+    )
     world.catch_up(0)
     assert world.table() == wanted
     assert len(made_anew := list(world.store.made_anew)) > 1
@@ -148,10 +157,15 @@ BEGINNINGS = """
 
 
 @pytest.mark.parametrize("case", BEGINNINGS.strip().splitlines())
-def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_committed(case: str) -> None:
+def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_committed(
+    case: str,
+) -> None:
     given, origin, expected = (part.strip() for part in case.split("|"))
     first, committed, through = (int(each) for each in given.split())
-    volumes = [volume(origin_position=int(origin)), volume("other", origin_position=-1, partition=1)]
+    volumes = [
+        volume(origin_position=int(origin)),
+        volume("other", origin_position=-1, partition=1),
+    ]
     start = Start(first, 9, committed)
     if expected == "lost":
         with pytest.raises(OutOfRetention, match="lost for the volumes v"):

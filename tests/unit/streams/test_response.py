@@ -65,7 +65,17 @@ def test_an_objection_names_the_first_and_counts_what_is_kept() -> None:
 GOOD = encode(command("0+4096"))
 FOREIGN = b"\xc3\x01" + bytes(8) + GOOD[10:]
 OTHER = encode(Quarantined(0, 0, "", "", 0, None, None))
-UNDECODABLE = [None, b"", b"\xc3\x01", b"random bytes", GOOD[:-1], GOOD[:12], GOOD + b"x", FOREIGN, OTHER]
+UNDECODABLE = [
+    None,
+    b"",
+    b"\xc3\x01",
+    b"random bytes",
+    GOOD[:-1],
+    GOOD[:12],
+    GOOD + b"x",
+    FOREIGN,
+    OTHER,
+]
 
 
 @pytest.mark.parametrize("value", UNDECODABLE)
@@ -96,7 +106,9 @@ def test_answers(case: str) -> None:
     kind, known, partition, generation = given
     more = {} if generation == "same" else {"generation": OTHER_GENERATION}
     event = message(7, command("0+4096 8192+1", kind=CommandKind(kind), **more))
-    answer = check(event, read_command(event), volume(partition=int(partition)) if known == "yes" else None)
+    answer = check(
+        event, read_command(event), volume(partition=int(partition)) if known == "yes" else None
+    )
     status = answer.status(5, Standing(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected
     assert len(answer.extents) == int(recorded[0])
@@ -119,7 +131,10 @@ NBD:00 SCSI:2a000000000800000800                                | REJECTED MALFO
 @pytest.mark.parametrize("case", RAW.strip().splitlines())
 def test_raw_commands_are_interpreted_and_doubt_is_dirty(case: str) -> None:
     given, expected, recorded = (part.strip() for part in case.split("|"))
-    raw = tuple(RawCommand(WireProtocol(w.split(":")[0]), bytes.fromhex(w.split(":")[1])) for w in given.split())
+    raw = tuple(
+        RawCommand(WireProtocol(w.split(":")[0]), bytes.fromhex(w.split(":")[1]))
+        for w in given.split()
+    )
     event = message(7, command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512))
     target = volume(size_bytes=SIZE)
     answer = check(event, read_command(event), target)
@@ -134,7 +149,11 @@ def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
     event = message(0, command("0+4096", host="h" * 10_000, session="s" * 10_000))
     found = read_command(event)
     assert isinstance(found, TrackingCommand)
-    assert (len(found.host), len(found.session), list(found.extents)) == (255, 255, [Extent(0, 4096)])
+    assert (len(found.host), len(found.session), list(found.extents)) == (
+        255,
+        255,
+        [Extent(0, 4096)],
+    )
 
 
 def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
@@ -142,6 +161,8 @@ def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
     event = message(0, b"x")
     assert check(event, inside, None).by_description
     assert check(event, outside, volume(size_bytes=SIZE)).by_description
-    assert check(event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)).by_description
+    assert check(
+        event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)
+    ).by_description
     assert not check(event, inside, volume(size_bytes=SIZE)).by_description
     assert not check(event, read_command(event), None).by_description

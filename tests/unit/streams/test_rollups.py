@@ -21,7 +21,16 @@ from mirrorlog.streams.compaction import rollups
 from mirrorlog.streams.compaction.compactor import Periods, RollUps, Row
 from mirrorlog.streams.compaction.position_times import position_at, sound, superfluous
 from mirrorlog.streams.compaction.retention import Limit, kept_at_all_s, kept_once_held_s, limit
-from mirrorlog.streams.compaction.rollups import Entry, Holders, Source, chains, header, is_within, pieces, united
+from mirrorlog.streams.compaction.rollups import (
+    Entry,
+    Holders,
+    Source,
+    chains,
+    header,
+    is_within,
+    pieces,
+    united,
+)
 from mirrorlog.tracking_log.records import (
     Hole,
     LogRecord,
@@ -64,11 +73,15 @@ def test_chains_have_no_hole_and_one_generation(case: str) -> None:
     found = []
     for chain in chains(source(text) for text in given):
         whole = header(1, chain)
-        found.append(f"{'g' if whole.generation == OTHER_GENERATION else ''}{whole.after}..{whole.through}")
+        found.append(
+            f"{'g' if whole.generation == OTHER_GENERATION else ''}{whole.after}..{whole.through}"
+        )
     assert found == expected
 
 
-def test_a_chain_is_cut_where_it_would_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_is_cut_where_it_would_take_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rollups, "MOST_SOURCES", 2)
     texts = [f"{n}..{n + 1}" for n in range(5)]
     assert [len(chain) for chain in chains(source(text) for text in texts)] == [2, 2, 1]
@@ -78,10 +91,18 @@ def test_counts_and_times_are_those_of_a_cover() -> None:
     spans = {"-1..4": (5, 7, ("a",)), "1..3": (1, 2, ("a",)), "4..9": (3, 30, ("b",))}
     chain = []
     for text, (first, last, hosts) in spans.items():
-        found = replace(source(text).first, first_at_us=first, last_at_us=last, hosts=hosts, writes=10)
+        found = replace(
+            source(text).first, first_at_us=first, last_at_us=last, hosts=hosts, writes=10
+        )
         chain.append(Source(entry_of(found), found, 0))
     whole = header(2, chains(chain)[0])
-    assert (whole.tier, whole.first_at_us, whole.last_at_us, whole.hosts, whole.writes) == (2, 1, 30, ("a", "b"), 20)
+    assert (whole.tier, whole.first_at_us, whole.last_at_us, whole.hosts, whole.writes) == (
+        2,
+        1,
+        30,
+        ("a", "b"),
+        20,
+    )
 
 
 def parts(blocks: BitMap64, zeroed: BitMap64, most: int) -> Iterator[LogRecord]:
@@ -94,7 +115,9 @@ def parts(blocks: BitMap64, zeroed: BitMap64, most: int) -> Iterator[LogRecord]:
 def scattered(random: Random) -> BitMap64:
     found = BitMap64()
     for _ in range(random.randint(1, 40)):
-        first = random.choice((0, (1 << 26) - 50, 3 << 26, 1 << 40)) + random.randrange(1 << random.randint(1, 18))
+        first = random.choice((0, (1 << 26) - 50, 3 << 26, 1 << 40)) + random.randrange(
+            1 << random.randint(1, 18)
+        )
         found.add_range(first, first + random.choice((1, 2, 700)))
     return found
 
@@ -110,16 +133,22 @@ def test_pieces_hold_what_the_records_held_and_depend_on_nothing_else() -> None:
             given = [parts(*each, cut) for each in zip(sets, zeros, strict=True)]
             ways.append([piece for piece in pieces(united(given), 400) if piece is not None])
         for way in ways:
-            assert all(len(pack(blocks)) + len(pack(zero)) <= 400 or len(blocks) == 1 for blocks, zero in way)
+            assert all(
+                len(pack(blocks)) + len(pack(zero)) <= 400 or len(blocks) == 1
+                for blocks, zero in way
+            )
             assert [(pack(a), pack(b)) for a, b in way] == [(pack(a), pack(b)) for a, b in ways[0]]
             assert (union(a for a, _ in way), union(b for _, b in way)) == (everything, zeroed)
             assert all(low[0].max() < high[0].min() for low, high in pairwise(way))
 
 
 @pytest.mark.parametrize(
-    ("more", "more_zeroed", "within"), [((), (), True), ((1 << 27,), (), False), ((7,), (), False), ((), (9,), False)]
+    ("more", "more_zeroed", "within"),
+    [((), (), True), ((1 << 27,), (), False), ((7,), (), False), ((), (9,), False)],
 )
-def test_one_record_is_proved_to_hold_others(more: Sequence[int], more_zeroed: Sequence[int], within: bool) -> None:
+def test_one_record_is_proved_to_hold_others(
+    more: Sequence[int], more_zeroed: Sequence[int], within: bool
+) -> None:
     whole = BitMap64([1, 9, 1 << 26, 1 << 40])
     given = [(BitMap64([1, 9]), BitMap64(more_zeroed)), (BitMap64([1 << 40, *more]), BitMap64())]
     held = united([parts(whole, BitMap64(), 100)])
@@ -130,8 +159,22 @@ def test_one_record_is_proved_to_hold_others(more: Sequence[int], more_zeroed: S
 def test_a_holder_is_the_lowest_record_above_that_covers_all() -> None:
     found = [Entry(1, -1, 9), Entry(1, 3, 5), Entry(2, -1, 30), Entry(3, 40, 50)]
     holders = Holders(found)
-    asked = (Entry(0, 4, 9), Entry(0, 9, 12), Entry(1, 3, 5), Entry(2, 3, 5), Entry(3, 40, 50), Entry(0, 39, 45))
-    assert [holders.holder(each) for each in asked] == [found[0], found[2], found[2], None, None, None]
+    asked = (
+        Entry(0, 4, 9),
+        Entry(0, 9, 12),
+        Entry(1, 3, 5),
+        Entry(2, 3, 5),
+        Entry(3, 40, 50),
+        Entry(0, 39, 45),
+    )
+    assert [holders.holder(each) for each in asked] == [
+        found[0],
+        found[2],
+        found[2],
+        None,
+        None,
+        None,
+    ]
 
 
 class FakeTable:
@@ -151,7 +194,9 @@ class FakeTable:
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def keys(self, partition: int, start: bytes, end: bytes, most: int | None = None) -> list[bytes]:
+    def keys(
+        self, partition: int, start: bytes, end: bytes, most: int | None = None
+    ) -> list[bytes]:
         return sorted(key for key in self.rows if start <= key < end)[:most]
 
     def complete_through(self, partition: int) -> int:
@@ -166,13 +211,19 @@ class FakeTable:
             self.rows.pop(key, None) if value is None else self.rows.update({key: value})
             if key_kind(key) is LogRecord:
                 each = read_record_key(key)
-                self.done += f"{'-' if value is None else '+'}{each.tier} {each.after}..{each.through} "
+                self.done += (
+                    f"{'-' if value is None else '+'}{each.tier} {each.after}..{each.through} "
+                )
 
     async def repeat_watermark(self, partition: int) -> None:
         self.done += "W "
 
     def records(self) -> list[LogRecord]:
-        return [decode(value, LogRecord) for key, value in sorted(self.rows.items()) if key_kind(key) is LogRecord]
+        return [
+            decode(value, LogRecord)
+            for key, value in sorted(self.rows.items())
+            if key_kind(key) is LogRecord
+        ]
 
 
 class FakeReports:
@@ -186,14 +237,19 @@ class FakeReports:
 
 
 def progress(site: str, applied: int | None) -> SiteProgress:
-    return SiteProgress(site, "v", GENERATION, SiteState.BEHIND, None, applied, None, None, 0, 0, 0, 0, 0, 0)
+    return SiteProgress(
+        site, "v", GENERATION, SiteState.BEHIND, None, applied, None, None, 0, 0, 0, 0, 0, 0
+    )
 
 
 class Desk:
     """A table looked after by a clock that is moved by hand."""
 
     def __init__(
-        self, keep_s: Mapping[str, float] | None = None, past_s: float | None = None, record_max_bytes: int = 900_000
+        self,
+        keep_s: Mapping[str, float] | None = None,
+        past_s: float | None = None,
+        record_max_bytes: int = 900_000,
     ) -> None:
         self.table, self.clock, self.reports = FakeTable(), HandClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
@@ -202,7 +258,9 @@ class Desk:
         self.restart()
 
     def restart(self) -> None:
-        self.roll_ups = RollUps(self.table, self.volumes, lambda: self.reports, self.clock, self.periods)
+        self.roll_ups = RollUps(
+            self.table, self.volumes, lambda: self.reports, self.clock, self.periods
+        )
 
     def work(self) -> float:
         """Until there is nothing left for now; how long until there is."""
@@ -274,7 +332,9 @@ def test_what_a_crash_left_beside_its_roll_up_goes_when_it_is_proved_to_be_held(
     assert desk.after(0) == ""
 
 
-def test_what_the_roll_up_above_it_doesnt_hold_stays_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_roll_up_above_it_doesnt_hold_stays_and_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     desk = Desk()
     desk.table.flush("-1..4", "1 2")
     desk.table.flush("4..9", "3")
@@ -288,7 +348,12 @@ def test_what_the_roll_up_above_it_doesnt_hold_stays_and_is_said(caplog: pytest.
 def test_generations_and_holes_are_never_bridged() -> None:
     desk = Desk()
     desk.work()
-    for text, more in (("-1..4", {}), ("4..6", {}), ("6..8", {"generation": OTHER_GENERATION}), ("10..12", {})):
+    for text, more in (
+        ("-1..4", {}),
+        ("4..6", {}),
+        ("6..8", {"generation": OTHER_GENERATION}),
+        ("10..12", {}),
+    ):
         desk.table.flush(text, "1", **more)
     assert desk.after(60) == "+1 -1..6 W -0 -1..4 -0 4..6"
     assert desk.after(86_400) == ""
@@ -314,7 +379,9 @@ def test_a_damaged_record_or_one_with_a_part_missing_stays_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("held", [64, 2])
-def test_a_large_record_becomes_parts_in_turns_of_little_work(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_record_becomes_parts_in_turns_of_little_work(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mirrorlog.streams.compaction.compactor._PIECES_HELD", held)
     desk = Desk(record_max_bytes=1000)
     desk.work()
@@ -326,7 +393,9 @@ def test_a_large_record_becomes_parts_in_turns_of_little_work(held: int, monkeyp
             desk.table.flush(f"{number}..{number + 1}", "", **more)
     desk.after(60)
     left = desk.table.records()
-    assert {(each.tier, each.after, each.through, each.parts) for each in left} == {(1, 0, 4, len(left))}
+    assert {(each.tier, each.after, each.through, each.parts) for each in left} == {
+        (1, 0, 4, len(left))
+    }
     assert len(left) > 5
     assert [each.part for each in left] == list(range(len(left)))
     assert union(each.changed for each in left) == union(sets)
@@ -359,8 +428,13 @@ second=9 day=80         | minute=4            | 9 9 86400        | 80
 @pytest.mark.parametrize("case", KEPT.strip("\n").splitlines())
 def test_how_long_records_are_kept(case: str) -> None:
     settings, mine, held, at_all = (part.strip() for part in case.split("|"))
-    words = [{k: float(v) for k, v in (word.split("=") for word in text.split())} for text in (settings, mine)]
-    assert [kept_once_held_s(tier, words[1], words[0]) for tier in range(3)] == [float(each) for each in held.split()]
+    words = [
+        {k: float(v) for k, v in (word.split("=") for word in text.split())}
+        for text in (settings, mine)
+    ]
+    assert [kept_once_held_s(tier, words[1], words[0]) for tier in range(3)] == [
+        float(each) for each in held.split()
+    ]
     assert kept_at_all_s(3, words[1], words[0]) == (None if at_all == "for ever" else float(at_all))
 
 
@@ -384,9 +458,13 @@ def test_nobody_who_is_registered_is_left_behind(case: str) -> None:
     said = []
     for name, text in zip("ab", sites, strict=False):
         report = progress(name, None if text == "." else int(text.lstrip("g")))
-        said.append(replace(report, generation=OTHER_GENERATION) if text.startswith("g") else report)
+        said.append(
+            replace(report, generation=OTHER_GENERATION) if text.startswith("g") else report
+        )
     found = limit(volume(origin_position=9), int(dues[0]), int(dues[1]), said)
-    assert found == Limit(int(expected[0]), tuple(each for each in said if each.site in expected[1:]))
+    assert found == Limit(
+        int(expected[0]), tuple(each for each in said if each.site in expected[1:])
+    )
 
 
 def aged(past_s: float | None = None, **volumes: Volume) -> Desk:
@@ -424,7 +502,9 @@ def test_a_volume_may_be_kept_longer_than_others() -> None:
     assert min(each.after for each in desk.table.records()) == -1
 
 
-def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     desk = Desk({"second": 0.0, "minute": 0.0, "hour": 0.0, "day": 3600.0})
     desk.reports.said = [progress("near", 1000), progress("far", 25)]
     with caplog.at_level(logging.WARNING):
@@ -440,7 +520,9 @@ def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(caplog: pytest.Lo
     assert caplog.text.count("far") <= 24 + 3  # once an hour
 
 
-def test_the_operator_may_let_it_go_past_a_site_and_the_site_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_operator_may_let_it_go_past_a_site_and_the_site_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     desk = Desk({"second": 0.0, "minute": 0.0, "hour": 0.0, "day": 3600.0}, past_s=7200)
     desk.reports.said = [progress("far", 25)]
     with caplog.at_level(logging.WARNING):
@@ -448,7 +530,10 @@ def test_the_operator_may_let_it_go_past_a_site_and_the_site_is_named(caplog: py
         desk.table.flush("20..90", "1")
         assert "-1 -1..90" not in desk.after(3 * 3600 - 300)
         assert desk.after(900) == "-1 -1..90"
-    assert "site far has applied only position 25, and the records through position 90 are deleted" in caplog.text
+    assert (
+        "site far has applied only position 25, and the records through position 90 are deleted"
+        in caplog.text
+    )
 
 
 def test_moments_tell_positions_and_are_thinned_as_they_age() -> None:

@@ -43,7 +43,9 @@ def test_standing(case: str) -> None:
         sessions[name] = SessionHead(name, "h", opened, last, closed, -1, sequence)
     position, session, number, kind = given.split()
     found = standing(
-        sessions, command("", session=session, sequence=int(number), kind=CommandKind(kind)), int(position)
+        sessions,
+        command("", session=session, sequence=int(number), kind=CommandKind(kind)),
+        int(position),
     )
     assert [found.code.value, str(found.missing)] == expected.split()
     assert bool(found.text) is (found.code is not StatusCode.ACCEPTED)
@@ -64,14 +66,20 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
     )
     event = message(2, mark)
     answers = [check(event, read_command(event), volume())]
-    follow = plan_flush(Span(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000)
+    follow = plan_flush(
+        Span(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
+    )
     assert len(follow.records[0].changed) == volume().blocks
     assert follow.marks == ()
     assert follow.heads[0].sessions == plan.heads[0].sessions
 
 
-@pytest.mark.parametrize(("knew", "expected"), [(None, "STALE_SESSION"), (6, "STALE_SESSION"), (7, "ACCEPTED")])
-def test_a_session_that_knew_of_its_close_has_opened_the_volume_again(knew: int | None, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("knew", "expected"), [(None, "STALE_SESSION"), (6, "STALE_SESSION"), (7, "ACCEPTED")]
+)
+def test_a_session_that_knew_of_its_close_has_opened_the_volume_again(
+    knew: int | None, expected: str
+) -> None:
     sessions = {"s": SessionHead("s", "h", 1, 5, 7, 5, 3)}
     event = command("", sequence=4, kind=CommandKind.SESSION_OPEN, acknowledged_position=knew)
     assert standing(sessions, event, 9).code.value == expected

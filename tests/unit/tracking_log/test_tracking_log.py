@@ -51,7 +51,9 @@ def test_a_hole_is_never_passed_over(case: str) -> None:
         log.add(record(text, "1"))
     after, through = (int(each) for each in asked.split(".."))
     hole = log.hole(after, through)
-    assert hole == (None if expected == "none" else Hole(*(int(each) for each in expected.split(".."))))
+    assert hole == (
+        None if expected == "none" else Hole(*(int(each) for each in expected.split("..")))
+    )
 
 
 def test_a_last_record_that_is_missing_is_a_hole_too() -> None:
@@ -91,7 +93,9 @@ m-1..9=1,2 m9..20=3 h-1..20=1,2,3    | 9..20  | 3
 
 def tiered(text: str) -> LogRecord:
     span, blocks = text.lstrip("mh").split("=")
-    return replace(record(span, blocks.replace(",", " ")), tier=" mh".index(text[0]) if text[0] in "mh" else 0)
+    return replace(
+        record(span, blocks.replace(",", " ")), tier=" mh".index(text[0]) if text[0] in "mh" else 0
+    )
 
 
 @pytest.mark.parametrize("case", TIERED.strip().splitlines())
@@ -182,11 +186,15 @@ def test_settled_needs_every_open_session_to_have_closed_a_batch_after_the_end(c
             continue
         last, closed, acknowledged = (int(each) for each in text.split("/"))
         heads.append(SessionHead(str(number), "h", 0, last, closed, acknowledged))
-    assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end), beats) is (expected == "yes")
+    assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end), beats) is (
+        expected == "yes"
+    )
 
 
 def test_merging_heads_is_a_union_that_forgets_nothing() -> None:
-    early = VolumeHead("v", GENERATION, 4, (SessionHead("a", "h", 3, 3, -1, 2), SessionHead("b", "h", 1, 1)))
+    early = VolumeHead(
+        "v", GENERATION, 4, (SessionHead("a", "h", 3, 3, -1, 2), SessionHead("b", "h", 1, 1))
+    )
     late = VolumeHead("v", GENERATION, 9, (SessionHead("a", "h", 8, 8, 9, 7),))
     for merged in (early.merged(late), late.merged(early), early.merged(late).merged(early)):
         assert merged.through == 9
