@@ -18,10 +18,12 @@ test: setup ## the whole suite
 test-slow: setup ## what takes minutes and isn't in the suite
 	$(BIN)/pytest -m slow
 
-check: setup ## format, lint, types; the architecture rules are tests/unit/test_architecture.py
+check: setup ## format, lint, types, imports that an editor can follow, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p mirrorlog
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/unit/test_architecture.py
 
 format: setup
