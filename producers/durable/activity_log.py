@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from typing import Final
 
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.folders import StateFile, StateFolder, replace_file
 from mirrorlog.producers.durable.activity_format import (
     SLOT_BYTES,
     Entry,
@@ -16,7 +17,6 @@ from mirrorlog.producers.durable.activity_format import (
     pack_slots,
     read_log,
 )
-from mirrorlog.producers.durable.disk_folder import StateFile, StateFolder, replace_file
 
 FILE_NAME: Final = "activity.log"
 SLOTS: Final = 2048

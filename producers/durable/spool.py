@@ -24,7 +24,7 @@ from typing import Final
 from uuid import UUID
 
 from mirrorlog.errors import DeviceFailed, StateDamaged
-from mirrorlog.producers.durable.disk_folder import StateFile, StateFolder
+from mirrorlog.ports.folders import StateFile, StateFolder
 
 MAGIC: Final = b"MLSPOOL\0"
 VERSION: Final = 1

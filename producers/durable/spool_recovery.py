@@ -9,8 +9,8 @@ from typing import Final
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import BadInput
+from mirrorlog.ports.folders import StateFolder
 from mirrorlog.producers.durable.activity_format import Leftover, LogState
-from mirrorlog.producers.durable.disk_folder import StateFolder
 from mirrorlog.producers.durable.spool import Record, read_spool
 
 

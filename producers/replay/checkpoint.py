@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from mirrorlog.errors import BadUse, StateDamaged
-from mirrorlog.producers.durable.disk_folder import StateFolder, replace_file
+from mirrorlog.ports.folders import StateFolder, replace_file
 
 VERSION: Final = 1
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import Clock
-from mirrorlog.producers.durable.disk_folder import StateFolder
+from mirrorlog.ports.folders import StateFolder
 from mirrorlog.producers.replay.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host

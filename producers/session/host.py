@@ -14,11 +14,11 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
+from mirrorlog.ports.folders import StateFolder
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import region_batches, whole_volume
 from mirrorlog.producers.durable.activity_format import Entry, Op, VolumeState
 from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog, inherited, read_leftover
-from mirrorlog.producers.durable.disk_folder import StateFolder
 from mirrorlog.producers.durable.spool import Spool, remove_spool
 from mirrorlog.producers.durable.spool_recovery import SpoolLeft
 from mirrorlog.producers.forks.fork_plans import ForkPlan

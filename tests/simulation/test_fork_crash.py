@@ -26,7 +26,6 @@ from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, Hand
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
@@ -35,6 +34,7 @@ from mirrorlog.producers.session.host import Host, HostPorts, Opening
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_folder import MemoryFolder
 from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR, SECTORS = 512, 24

@@ -25,7 +25,6 @@ from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host, HostPorts, Opening
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
@@ -33,6 +32,7 @@ from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_folder import MemoryFolder
 from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR = 512

@@ -10,7 +10,6 @@ from clocks import Crashed, HandClock
 
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.replay.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
 from mirrorlog.producers.session.host import Host, HostPorts, Opening
@@ -18,6 +17,7 @@ from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE = 32 << 10
 SETTINGS = Settings(region_bytes=4096, hot_regions=3, host_batch_extents=4)

@@ -29,7 +29,6 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.durable.activity_format import read_log
 from mirrorlog.producers.durable.activity_log import FILE_NAME
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.nbd.gate import Gate
 from mirrorlog.producers.nbd.native import built_ring
 from mirrorlog.producers.nbd.ring import Geometry, Ring
@@ -38,6 +37,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_folder import MemoryFolder
 from mirrorlog.tracking_log.records import VolumeHead, session_head
 
 SECTOR = 512

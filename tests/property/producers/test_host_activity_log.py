@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mirrorlog.producers.durable.activity_format import SLOT_BYTES, Entry, LogState, Op, read_log
 from mirrorlog.producers.durable.activity_log import FILE_NAME, ActivityLog, inherited
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SESSION = str(UUID(int=1))
 REGION_BYTES = 4096

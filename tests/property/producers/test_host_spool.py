@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrorlog.producers.durable.activity_format import Entry, Leftover, LogState, Op
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.durable.spool import Record, Spool, read_spool, remove_spool
 from mirrorlog.producers.durable.spool_recovery import SpoolLeft
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SESSION, OTHER = str(UUID(int=1)), str(UUID(int=2))
 RECORDS = st.builds(

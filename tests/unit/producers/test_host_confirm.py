@@ -24,13 +24,13 @@ from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.streams import Message
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_log import read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE, REGION = 100_000, 10_000
 SETTINGS = Settings(

@@ -15,13 +15,13 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
 from mirrorlog.producers.durable.activity_log import read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.session.host import Host, HostPorts, Opening
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
 from mirrorlog.tracking_log.records import (
     SessionHead,
     VolumeHead,

@@ -24,7 +24,6 @@ from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import (
     ForkMode,
@@ -41,6 +40,7 @@ from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice, MemoryDevices, failing
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE = 100_000
 SETTINGS = Settings(

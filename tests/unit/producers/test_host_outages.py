@@ -16,13 +16,13 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE, REGION = 100_000, 10_000
 SETTINGS = Settings(

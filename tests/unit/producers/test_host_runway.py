@@ -16,11 +16,11 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import Runway
 from mirrorlog.producers.durable.activity_log import read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 REGION = 10_000
 SETTINGS = Settings(region_bytes=REGION, hot_regions=2, host_batch_extents=4)

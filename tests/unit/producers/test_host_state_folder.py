@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.durable.disk_folder import DiskFolder, StateFolder, replace_file
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
+from mirrorlog.ports.folders import StateFolder, replace_file
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -17,12 +17,12 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
-from mirrorlog.producers.durable.memory_folder import MemoryFolder
 from mirrorlog.producers.session.host import Host, HostPorts, Opening
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices, failing
+from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE = 100_000
 SETTINGS = Settings(

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.durable.disk_folder import StateFile
+from mirrorlog.ports.folders import StateFile
 
 SECTOR_BYTES: Final = 512
 
