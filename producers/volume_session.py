@@ -19,7 +19,7 @@ from mirrorlog.producers.forks.fork_calls import ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkNews, fork_plans
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.open_sessions import SessionPorts
@@ -31,8 +31,8 @@ TICK_S: Final = 0.01
 GROUND_S: Final = 5.0
 
 
-class How(TypedDict, total=False):
-    """How a volume is opened.
+class OpenOptions(TypedDict, total=False):
+    """How open_volume() opens a volume.
 
     host: the name of the host, which keeps its state under it; one of a machine's own for the volume unless it is given.
     primary: where this machine reaches the primary, if not as described. direct: with O_DIRECT, past the page cache.
@@ -69,20 +69,22 @@ def kafka_fork_ports(
     return ForkPorts(open_device, ThreadWorkers(), reports, hear)
 
 
-def open_volume(name: str, settings: Settings | None = None, **how: Unpack[How]) -> TrackedVolume:
+def open_volume(
+    name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
+) -> TrackedVolume:
     """The volume, open for writing until its close(), which ends everything that was begun for it.
 
     settings: read from the environment unless they are given.
     Errors: BadUse where there is no such volume, or another host has it open; those of Host and Host.open_all().
     """
     settings = load_settings() if settings is None else settings
-    return _VolumeSession(name, settings, how).volume
+    return _VolumeSession(name, settings, options).volume
 
 
 class _VolumeSession:
     """One host for one volume, and the thread that ticks."""
 
-    def __init__(self, name: str, settings: Settings, how: How) -> None:
+    def __init__(self, name: str, settings: Settings, options: OpenOptions) -> None:
         """What comes up first goes down last:
 
         1. The volume's description is read.
@@ -90,7 +92,7 @@ class _VolumeSession:
         3. The host publishes what its last session left behind, and opens the volume.
         4. The thread ticks: batches and heartbeats leave when they are due.
         """
-        self._report: Final = how.get("report", log.warning)
+        self._report: Final = options.get("report", log.warning)
         self._closing: Final = Lock()
         self._stop: Final = Event()
         self._ticker: Final = Thread(target=self._tick, name=f"mirrorlog-{name}", daemon=True)
@@ -108,9 +110,11 @@ class _VolumeSession:
                     next="`mirrorlog volume list` shows those there are.",
                 )
             volume = volumes[name]
-            address = how.get("primary", volume.primary)
+            address = options.get("primary", volume.primary)
             device = stack.enter_context(
-                open_primary(address, exclusive=not volume.shared, direct=how.get("direct", False))
+                open_primary(
+                    address, exclusive=not volume.shared, direct=options.get("direct", False)
+                )
             )  # 2
             publisher = KafkaPublisher(client)
             stack.callback(publisher.close)
@@ -119,8 +123,10 @@ class _VolumeSession:
                 reader = KafkaReader(client)
                 stack.callback(reader.close)
                 statuses = StatusPorts(reader, admin)
-            forks = fork_plans(how.get("forks", ()), how.get("fork_mode", "async"), [volume])
-            host = how.get("host", host_name(name))
+            forks = fork_plans(
+                options.get("forks", ()), options.get("fork_mode", "async"), [volume]
+            )
+            host = options.get("host", host_name(name))
             ports = HostPorts(
                 DiskFolder(settings.state_dir / "host" / host),
                 *(publisher, clock, open_device),
@@ -131,8 +137,8 @@ class _VolumeSession:
             self._host: Final = Host(host, ports, settings, dict(volumes), report=self._report)
             stack.push(self._end)
             is_new = volume.initially_zeroed and next(device.allocated(), None) is None
-            opening = Opening(
-                volume, device, is_new, how.get("take_over", ()), self.close, forks.get(name)
+            opening = OpenRequest(
+                volume, device, is_new, options.get("take_over", ()), self.close, forks.get(name)
             )
             self.volume: Final = self._host.open_all([opening])[name]  # 3
             self._ticker.start()  # 4

@@ -37,25 +37,25 @@ _ROOM: Final = SLOT_BYTES - _SLOT.size - _CRC.size
 _BLANK: Final = bytes(SLOT_BYTES)
 
 
-class Op(IntEnum):
+class ActivityOp(IntEnum):
     """What an entry says. The numbers are on disk: they never change their meaning."""
 
-    SETTLED = 1  # nothing is owed for the volume: no region is hot, no session is open; from now on the log vouches for it
+    SETTLED = 1  # all is published: no region is hot, no session is open; the log covers the volume
     OPENED = 2  # the session may have published commands for the volume
     HOT = 3  # the region may hold writes that aren't in Kafka
-    COOL = 4  # it holds none any more
-    LOST = 5  # the session's log was damaged: it may have been open on any volume that this log doesn't vouch for
-    WIDE = 6  # the whole volume may hold writes that aren't in Kafka; that says more than its hot regions did: they are gone
-    NARROW = 7  # it is only the regions that became hot since
-    SPOOLED = 8  # some of the volume's commands are in the spool alone, and the regions that they name may have cooled
-    SPOOL = 9  # the spool holds, durably, the records from one number through another; of no volume any where it is empty
+    COOL = 4  # the region holds no such write any more
+    LOST = 5  # the session's log was damaged; it may have any volume open that isn't covered
+    WHOLE_VOLUME = 6  # the whole volume may hold writes that aren't in Kafka; replaces its regions
+    REGIONS = 7  # ends WHOLE_VOLUME: only the regions that became hot since may hold such writes
+    SPOOLED = 8  # some of the volume's commands are in the spool alone; their regions may be cool
+    SPOOL = 9  # the spool durably holds these records; an empty range ends SPOOLED of each volume
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ActivityEntry:
     """One change of the log's state."""
 
-    op: Op
+    op: ActivityOp
     volume: str = ""
     session: str = ""
     region: int = 0
@@ -63,83 +63,93 @@ class Entry:
 
 
 @dataclass(slots=True)
-class VolumeState:
+class VolumeActivity:
     """What the log says of one volume.
 
-    vouched: everything that this host did to the volume before `sessions` and `regions` is published. A volume that
-    isn't vouched for is dirty as a whole, and so is one that is `wide`. spooled: some of it is named in the spool alone.
+    covered: everything that this host did to the volume before `sessions` and `regions` is
+        published. A volume that isn't covered is dirty as a whole.
+    sessions: the sessions that are open on the volume.
+    regions: the numbers of its hot regions.
+    whole_volume: the whole volume may hold unpublished writes.
+    spooled: the spool alone names some of its unpublished writes.
     """
 
-    vouched: bool = False
+    covered: bool = False
     sessions: set[str] = field(default_factory=set)
     regions: set[int] = field(default_factory=set)
-    wide: bool = False
+    whole_volume: bool = False
     spooled: bool = False
 
     @property
     def is_owed(self) -> bool:
         """Whether something of the volume may not be published."""
-        return bool(self.sessions or self.regions or self.wide or self.spooled)
+        return bool(self.sessions or self.regions or self.whole_volume or self.spooled)
 
     @property
-    def is_dirty_as_a_whole(self) -> bool:
+    def is_whole_volume_dirty(self) -> bool:
         """Whether no region says enough."""
-        return self.wide or not self.vouched
+        return self.whole_volume or not self.covered
 
 
 @dataclass(slots=True)
-class LogState:
+class ActivityState:
     """What all entries together say. Writing and reading a log both come here, so they can't disagree.
 
     spool: (first, last) of the records that regions may have cooled on account of; none where the first is above the last.
     """
 
-    volumes: dict[str, VolumeState] = field(default_factory=dict)
+    volumes: dict[str, VolumeActivity] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     spool: tuple[int, int] = (1, 0)
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: ActivityEntry) -> None:
         """Take one entry."""
-        if entry.op is Op.LOST:
+        if entry.op is ActivityOp.LOST:
             self.lost.add(entry.session)
             return
-        if entry.op is Op.SPOOL:
+        if entry.op is ActivityOp.SPOOL:
             self._spool(entry.records)
             return
-        volume = self.volumes.setdefault(entry.volume, VolumeState())
+        volume = self.volumes.setdefault(entry.volume, VolumeActivity())
         match entry.op:
-            case Op.SETTLED:
-                self.volumes[entry.volume] = VolumeState(vouched=True)
-            case Op.OPENED:
+            case ActivityOp.SETTLED:
+                self.volumes[entry.volume] = VolumeActivity(covered=True)
+            case ActivityOp.OPENED:
                 volume.sessions.add(entry.session)
-            case Op.HOT:
+            case ActivityOp.HOT:
                 volume.regions.add(entry.region)
-            case Op.COOL:
+            case ActivityOp.COOL:
                 volume.regions.discard(entry.region)
-            case Op.WIDE:
-                volume.wide = True
+            case ActivityOp.WHOLE_VOLUME:
+                volume.whole_volume = True
                 volume.regions.clear()
-            case Op.NARROW:
-                volume.wide = False
-            case Op.SPOOLED:
+            case ActivityOp.REGIONS:
+                volume.whole_volume = False
+            case ActivityOp.SPOOLED:
                 volume.spooled = True
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ActivityEntry]:
         """Entries that say all of it anew."""
-        yield from (Entry(Op.LOST, session=session) for session in sorted(self.lost))
+        yield from (
+            ActivityEntry(ActivityOp.LOST, session=session) for session in sorted(self.lost)
+        )
         if self.spool[0] <= self.spool[1]:
-            yield Entry(Op.SPOOL, records=self.spool)
+            yield ActivityEntry(ActivityOp.SPOOL, records=self.spool)
         for name, volume in self.volumes.items():
-            if volume.vouched:
-                yield Entry(Op.SETTLED, name)
+            if volume.covered:
+                yield ActivityEntry(ActivityOp.SETTLED, name)
             yield from (
-                Entry(Op.OPENED, name, session=session) for session in sorted(volume.sessions)
+                ActivityEntry(ActivityOp.OPENED, name, session=session)
+                for session in sorted(volume.sessions)
             )
-            if volume.wide:
-                yield Entry(Op.WIDE, name)
+            if volume.whole_volume:
+                yield ActivityEntry(ActivityOp.WHOLE_VOLUME, name)
             if volume.spooled:
-                yield Entry(Op.SPOOLED, name)
-            yield from (Entry(Op.HOT, name, region=region) for region in sorted(volume.regions))
+                yield ActivityEntry(ActivityOp.SPOOLED, name)
+            yield from (
+                ActivityEntry(ActivityOp.HOT, name, region=region)
+                for region in sorted(volume.regions)
+            )
 
     def _spool(self, records: tuple[int, int]) -> None:
         self.spool = records
@@ -149,10 +159,10 @@ class LogState:
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class PreviousLog:
     """What the previous session's log says.
 
-    found:   there was a log. Where there was none, nothing is vouched for.
+    found:   there was a log. Where there was none, nothing is covered.
     session: its session; None where that can't be told.
     damaged: what it may have named can't be told: every volume is dirty as a whole, also one that `state` doesn't name.
     """
@@ -161,7 +171,7 @@ class Leftover:
     session: str | None
     region_bytes: int
     damaged: bool
-    state: LogState
+    state: ActivityState
 
     @property
     def volumes(self) -> frozenset[str]:
@@ -172,7 +182,7 @@ class Leftover:
     def whole(self) -> frozenset[str]:
         """Those of `volumes` that are dirty as a whole."""
         return frozenset(
-            name for name in self.volumes if self.state.volumes[name].is_dirty_as_a_whole
+            name for name in self.volumes if self.state.volumes[name].is_whole_volume_dirty
         )
 
     @property
@@ -185,7 +195,9 @@ class Leftover:
         }
 
 
-def pack_log(state: LogState, session: str, region_bytes: int, slots: int) -> tuple[bytes, int]:
+def pack_log(
+    state: ActivityState, session: str, region_bytes: int, slots: int
+) -> tuple[bytes, int]:
     """(a whole file that says `state`, how many of its slots that takes); `slots` is made larger where it must be."""
     used = list(pack_slots(state.entries(), session, 1))
     slots = max(slots, 2 * len(used))
@@ -193,7 +205,7 @@ def pack_log(state: LogState, session: str, region_bytes: int, slots: int) -> tu
     return b"".join((_sealed(header), *used, bytes(SLOT_BYTES * (slots - len(used))))), len(used)
 
 
-def pack_slots(entries: Iterable[Entry], session: str, sequence: int) -> Iterator[bytes]:
+def pack_slots(entries: Iterable[ActivityEntry], session: str, sequence: int) -> Iterator[bytes]:
     """The entries in as few slots as they fit in, in order, numbered from `sequence`."""
     payload = b""
     for entry in entries:
@@ -206,19 +218,21 @@ def pack_slots(entries: Iterable[Entry], session: str, sequence: int) -> Iterato
         yield _sealed(_SLOT.pack(sequence, UUID(session).bytes, len(payload)) + payload)
 
 
-def read_log(data: bytes | None) -> Leftover:
+def read_log(data: bytes | None) -> PreviousLog:
     """What the file says; where any byte of it is in doubt, `damaged` and all that can still be told."""
     if data is None:
-        return Leftover(found=False, session=None, region_bytes=0, damaged=False, state=LogState())
+        return PreviousLog(
+            found=False, session=None, region_bytes=0, damaged=False, state=ActivityState()
+        )
     try:
         session, region_bytes = _read_header(data)
-        state = LogState()
+        state = ActivityState()
         for sequence, slot in enumerate(_used_slots(data), start=1):
             if slot.session != session or slot.sequence != sequence:
                 raise ValueError("a slot doesn't follow the one before")
             for entry in slot.entries:
                 state.apply(entry)
-        return Leftover(True, session, region_bytes, False, state)
+        return PreviousLog(True, session, region_bytes, False, state)
     except ValueError:
         return _salvaged(data)
 
@@ -227,12 +241,12 @@ def read_log(data: bytes | None) -> Leftover:
 class _Slot:
     sequence: int
     session: str
-    entries: list[Entry]
+    entries: list[ActivityEntry]
 
 
-def _salvaged(data: bytes) -> Leftover:
-    """Whatever is still whole, wherever it stands: which volumes are named, and by which sessions. Nothing is vouched for."""
-    state = LogState()
+def _salvaged(data: bytes) -> PreviousLog:
+    """Whatever is still whole, wherever it stands: which volumes are named, and by which sessions. Nothing is covered."""
+    state = ActivityState()
     session: str | None = None
     for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
         try:
@@ -242,18 +256,18 @@ def _salvaged(data: bytes) -> Leftover:
         session = slot.session
         state.lost.add(slot.session)
         for entry in slot.entries:
-            if entry.op is Op.LOST:
+            if entry.op is ActivityOp.LOST:
                 state.lost.add(entry.session)
             if not entry.volume:
                 continue
-            volume = state.volumes.setdefault(entry.volume, VolumeState())
+            volume = state.volumes.setdefault(entry.volume, VolumeActivity())
             volume.sessions |= {slot.session, entry.session} - {""}
     try:
         session = _read_header(data[:SLOT_BYTES], whole=False)[0]
         state.lost.add(session)
     except ValueError:
         pass
-    return Leftover(True, session, 0, True, state)
+    return PreviousLog(True, session, 0, True, state)
 
 
 def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
@@ -299,19 +313,19 @@ def _unsealed(slot: bytes) -> bytes:
     return body
 
 
-def _pack_entry(entry: Entry) -> bytes:
+def _pack_entry(entry: ActivityEntry) -> bytes:
     name = entry.volume.encode()
     packed = _ENTRY.pack(entry.op, len(name)) + name
-    if entry.op in (Op.OPENED, Op.LOST):
+    if entry.op in (ActivityOp.OPENED, ActivityOp.LOST):
         return packed + UUID(entry.session).bytes
-    if entry.op in (Op.HOT, Op.COOL):
+    if entry.op in (ActivityOp.HOT, ActivityOp.COOL):
         return packed + _REGION.pack(entry.region)
-    if entry.op is Op.SPOOL:
+    if entry.op is ActivityOp.SPOOL:
         return packed + _RECORDS.pack(*entry.records)
     return packed
 
 
-def _unpack_entries(payload: bytes) -> Iterator[Entry]:
+def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
     """ValueError where the bytes aren't entries (an operation of a later version, for one)."""
     at = 0
     try:
@@ -320,17 +334,17 @@ def _unpack_entries(payload: bytes) -> Iterator[Entry]:
             at += _ENTRY.size + length
             name = payload[at - length : at].decode()
             session, region, records = "", 0, (1, 0)
-            if op in (Op.OPENED, Op.LOST):
+            if op in (ActivityOp.OPENED, ActivityOp.LOST):
                 session = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
-            elif op in (Op.HOT, Op.COOL):
+            elif op in (ActivityOp.HOT, ActivityOp.COOL):
                 (region,) = _REGION.unpack_from(payload, at)
                 at += _REGION.size
-            elif op == Op.SPOOL:
+            elif op == ActivityOp.SPOOL:
                 records = _RECORDS.unpack_from(payload, at)
                 at += _RECORDS.size
             if at > len(payload):
                 raise ValueError("an entry is cut off")
-            yield Entry(Op(op), name, session, region, records)
+            yield ActivityEntry(ActivityOp(op), name, session, region, records)
     except struct.error as error:
         raise ValueError("an entry is cut off") from error

@@ -9,10 +9,10 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile, StateFolder, replace_file
 from mirrorlog.producers.durable.activity_format import (
     SLOT_BYTES,
-    Entry,
-    Leftover,
-    LogState,
-    VolumeState,
+    ActivityEntry,
+    ActivityState,
+    PreviousLog,
+    VolumeActivity,
     pack_log,
     pack_slots,
     read_log,
@@ -23,23 +23,25 @@ SLOTS: Final = 2048
 """Of a new file: 1 MiB, written anew after about as many additions."""
 
 
-def read_leftover(folder: StateFolder) -> Leftover:
+def read_previous_log(folder: StateFolder) -> PreviousLog:
     """What the session before left behind."""
     return read_log(folder.read(FILE_NAME))
 
 
-def inherited(leftover: Leftover, region_bytes: int, known: Container[str]) -> LogState:
+def carry_over(leftover: PreviousLog, region_bytes: int, known: Container[str]) -> ActivityState:
     """The state that the next session's log begins with: all that the one before owes, in regions of `region_bytes`.
 
-    Kept: every volume for which something is owed, known or not; every volume that is vouched for and still known. After
-    damage no volume is vouched for.
+    Kept: every volume for which something is owed, known or not; every volume that is covered and still known. After
+    damage no volume is covered.
     """
-    state, owing = LogState(lost=set(leftover.state.lost)), leftover.volumes
+    state, owing = ActivityState(lost=set(leftover.state.lost)), leftover.volumes
     for name, volume in leftover.state.volumes.items():
-        if name in owing or (volume.vouched and name in known):
+        if name in owing or (volume.covered and name in known):
             regions = _rescaled(volume.regions, leftover.region_bytes, region_bytes)
-            vouched = volume.vouched and not leftover.damaged
-            state.volumes[name] = VolumeState(vouched, set(volume.sessions), regions, volume.wide)
+            covered = volume.covered and not leftover.damaged
+            state.volumes[name] = VolumeActivity(
+                covered, set(volume.sessions), regions, volume.whole_volume
+            )
     return state
 
 
@@ -62,7 +64,7 @@ class ActivityLog:
         folder: StateFolder,
         session: str,
         region_bytes: int,
-        state: LogState,
+        state: ActivityState,
         slots: int = SLOTS,
     ) -> None:
         """Puts a new log that says `state` in the place of the old one; a crash leaves the one or the other."""
@@ -74,7 +76,7 @@ class ActivityLog:
         self.state: Final = state
         self._file = self._write_anew()
 
-    def append(self, entries: Iterable[Entry]) -> None:
+    def append(self, entries: Iterable[ActivityEntry]) -> None:
         """Takes the entries, in this order, and makes them durable; those that take away from what is dirty after a crash
         need no sync of their own and go along with others. DeviceFailed where it can't be done, and from then on always.
 

@@ -39,7 +39,7 @@ _HEADER_BYTES: Final = _HEADER.size + _CRC.size
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SpoolRecord:
     """One command: `value` are its bytes for `partition`."""
 
     partition: int
@@ -86,7 +86,7 @@ class Spool:
         """Whether nothing is on the disk."""
         return not self._parts
 
-    def append(self, record: Record) -> bool:
+    def append(self, record: SpoolRecord) -> bool:
         """Whether there was room for it."""
         size = record.size_bytes
         taken_bytes = sum(part.end for part in self._parts)
@@ -105,7 +105,7 @@ class Spool:
         part.last = self.last
         return True
 
-    def take(self) -> Record:
+    def take(self) -> SpoolRecord:
         """The record after the last one taken. StateDamaged, DeviceFailed where it can't be read."""
         part = next(part for part in self._parts if part.last > self.taken)
         head = part.file.pread(part.at, _RECORD.size)
@@ -179,7 +179,7 @@ class Spool:
 
 def read_spool(
     folder: StateFolder, session: str | None, first: int
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[tuple[int, SpoolRecord]]:
     """What `session` left behind, numbered, from the record `first` on or a little before, up to the first that isn't sound."""
     sound = [
         (header, name)
@@ -240,7 +240,7 @@ def _record_bytes(head: bytes) -> int:
     return _RECORD.size + int(name_bytes) + int(value_bytes) + _CRC.size
 
 
-def _pack(number: int, record: Record, seed: int) -> bytes:
+def _pack(number: int, record: SpoolRecord, seed: int) -> bytes:
     name = record.volume.encode()
     body = (
         _RECORD.pack(len(name), len(record.value), number, record.partition) + name + record.value
@@ -248,7 +248,7 @@ def _pack(number: int, record: Record, seed: int) -> bytes:
     return body + _CRC.pack(zlib.crc32(body, seed))
 
 
-def _unpack(data: bytes, seed: int, number: int) -> Record | None:
+def _unpack(data: bytes, seed: int, number: int) -> SpoolRecord | None:
     """None where the bytes aren't the one sound record of that number."""
     if len(data) < _RECORD.size + _CRC.size or _record_bytes(data[: _RECORD.size]) != len(data):
         return None
@@ -257,4 +257,4 @@ def _unpack(data: bytes, seed: int, number: int) -> Record | None:
     if found != number or _CRC.pack(zlib.crc32(body, seed)) != data[len(body) :]:
         return None
     name_end = _RECORD.size + name_bytes
-    return Record(partition, body[_RECORD.size : name_end].decode(), body[name_end:])
+    return SpoolRecord(partition, body[_RECORD.size : name_end].decode(), body[name_end:])

@@ -10,17 +10,17 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.folders import StateFolder
-from mirrorlog.producers.durable.activity_format import Leftover, LogState
-from mirrorlog.producers.durable.spool import Record, read_spool
+from mirrorlog.producers.durable.activity_format import ActivityState, PreviousLog
+from mirrorlog.producers.durable.spool import SpoolRecord, read_spool
 
 
-class SpoolLeft:
+class PreviousSpool:
     """The spool that belongs to an activity log.
 
     lost: the volumes that are dirty as a whole, for the spool doesn't hold all that the log counts on.
     """
 
-    def __init__(self, folder: StateFolder, leftover: Leftover) -> None:
+    def __init__(self, folder: StateFolder, leftover: PreviousLog) -> None:
         self._folder: Final = folder
         self._first, self._last = leftover.state.spool
         self._session: Final = None if leftover.damaged else leftover.session
@@ -30,25 +30,25 @@ class SpoolLeft:
                 name for name, volume in leftover.state.volumes.items() if volume.spooled
             )
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[SpoolRecord]:
         """The commands in it, in order, as far as they are sound; Kafka may have the first of them."""
         if self._session is not None:
             for _, record in read_spool(self._folder, self._session, self._first):
                 yield record
 
-    def cover(self, state: LogState, region_bytes: int, most: int) -> None:
+    def cover(self, state: ActivityState, region_bytes: int, most: int) -> None:
         """Adds the regions that the commands name to `state`; more than `most` of a volume: the volume as a whole."""
         regions: defaultdict[str, set[int]] = defaultdict(set)
-        wide: set[str] = set()
+        whole_volume: set[str] = set()
         for record in self.records():
-            if record.volume not in state.volumes or record.volume in wide:
+            if record.volume not in state.volumes or record.volume in whole_volume:
                 continue
             regions[record.volume] |= _regions(record, region_bytes, most)
             if len(regions[record.volume]) > most:
-                wide.add(record.volume)
+                whole_volume.add(record.volume)
         for name, numbers in regions.items():
-            if name in wide:
-                state.volumes[name].wide = True
+            if name in whole_volume:
+                state.volumes[name].whole_volume = True
             else:
                 state.volumes[name].regions |= numbers
 
@@ -57,7 +57,7 @@ class SpoolLeft:
         return bool(numbers) and numbers[0] <= self._first and numbers[-1] >= self._last
 
 
-def _regions(record: Record, region_bytes: int, most: int) -> set[int]:
+def _regions(record: SpoolRecord, region_bytes: int, most: int) -> set[int]:
     """More than `most` numbers where the command can't be understood."""
     try:
         extents = decode(record.value, TrackingCommand).extents

@@ -17,17 +17,17 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import ClosedBatch
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
-from mirrorlog.producers.durable.activity_format import Entry
-from mirrorlog.producers.durable.spool import Record, Spool
+from mirrorlog.producers.durable.activity_format import ActivityEntry
+from mirrorlog.producers.durable.spool import Spool, SpoolRecord
 from mirrorlog.producers.publishing.confirmations import Confirmations, by_volume
-from mirrorlog.producers.publishing.publish_queue import Backlog, Limits
+from mirrorlog.producers.publishing.publish_queue import PublishLimits, PublishQueue
 
 NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
 _STATUS_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class CommandSource:
     """Whose commands they are, and where they go."""
 
     topic: str
@@ -36,11 +36,11 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True)
-class Reactions:
+class OutboxCallbacks:
     """What the outbox calls, with the lock held: to have entries in the activity log, durably; with a volume of which the
     node refused a command; with volumes of which nobody knows any more what waiting commands name."""
 
-    note: Callable[[Iterable[Entry]], None]
+    note: Callable[[Iterable[ActivityEntry]], None]
     on_rejected: Callable[[str, BadInput], None]
     on_lost: Callable[[Collection[str]], None]
 
@@ -60,13 +60,13 @@ class Outbox:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: CommandSource,
         publisher: Publisher,
         spool: Spool,
         clock: Clock,
-        limits: Limits,
+        limits: PublishLimits,
         deadline_s: float,
-        reactions: Reactions,
+        reactions: OutboxCallbacks,
         confirmations: Confirmations | None = None,
     ) -> None:
         self.lock: Final = RLock()
@@ -88,7 +88,7 @@ class Outbox:
         self._confirmed_s = clock.monotonic_s()
         self._on_rejected: Final = reactions.on_rejected
         self._reading: Final = Lock()
-        self._backlog: Final = Backlog(
+        self._backlog: Final = PublishQueue(
             *(
                 publisher,
                 sender.topic,
@@ -148,7 +148,7 @@ class Outbox:
         return self._backlog.last
 
     def is_acknowledged(self, number: int) -> bool:
-        """Whether all commands through that number are, or lost with the spool (Reactions.on_lost)."""
+        """Whether all commands through that number are, or lost with the spool (OutboxCallbacks.on_lost)."""
         return self._backlog.is_acknowledged(number)
 
     def acknowledged_position(self, partition: int) -> int | None:
@@ -171,7 +171,7 @@ class Outbox:
         )
         self._until_taken(lambda: self._take(partition, command, ()))
 
-    def resend(self, record: Record) -> None:
+    def resend(self, record: SpoolRecord) -> None:
         """Queues a command as an earlier session made it, once the client has room: never in the spool. With the lock held;
         KafkaFailed at the deadline."""
         if self._confirmations is not None and not self._confirmations.watches(record.partition):
@@ -275,7 +275,7 @@ class Outbox:
         self._take_statuses(0)
 
     def save(self) -> bool:
-        """Kafka is away: see Backlog.save(). Whether any region needn't wait any more."""
+        """Kafka is away: see PublishQueue.save(). Whether any region needn't wait any more."""
         return self._guarded(self._backlog.save)
 
     def wait(self) -> None:
@@ -342,12 +342,12 @@ class Outbox:
             self._refused = self._refused or error
             self.is_open = False
 
-    def _on_giving(self, record: Record) -> None:
+    def _on_giving(self, record: SpoolRecord) -> None:
         if self._confirmations is not None and record.volume:
             self._confirmations.publishing(record.partition)
 
     def _on_acknowledged(
-        self, record: Record, position: int, regions: Collection[HotRegion]
+        self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
     ) -> None:
         partition, volume = record.partition, record.volume
         self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))

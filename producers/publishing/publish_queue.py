@@ -12,8 +12,8 @@ from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
-from mirrorlog.producers.durable.activity_format import Entry, Op
-from mirrorlog.producers.durable.spool import Record, Spool
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
+from mirrorlog.producers.durable.spool import Spool, SpoolRecord
 
 MOST_COMMANDS: Final = 50_000
 """With the client at a time: half of what librdkafka's queue holds by default."""
@@ -23,7 +23,7 @@ PIECE_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PublishLimits:
     """queue_bytes: of commands that are with the client. away_s: Kafka is away when it acknowledged nothing for so long."""
 
     queue_bytes: int
@@ -34,7 +34,7 @@ class Limits:
 class _Sent:
     """One command that is with the client. spooled: its number in the spool; 0 where it isn't there."""
 
-    record: Record
+    record: SpoolRecord
     regions: Collection[HotRegion]
     spooled: int
 
@@ -55,14 +55,14 @@ class _Held:
                 self.regions.add(region)
 
 
-Acknowledged = Callable[[Record, int, Collection[HotRegion]], None]
+Acknowledged = Callable[[SpoolRecord, int, Collection[HotRegion]], None]
 """Called, with the lock held, with a command, its position, and the regions that wait for it no longer."""
 
 
-class Backlog:
+class PublishQueue:
     """All commands in order, numbered from 1. While Kafka acknowledges, they pass through memory alone.
 
-    1. A command goes to the client while that holds less than `Limits.queue_bytes`. Nothing is on the disk.
+    1. A command goes to the client while that holds less than `PublishLimits.queue_bytes`. Nothing is on the disk.
     2. Otherwise it goes to the spool, and with it, in front of it, those that the client holds; from then on every command
        goes there until all that wait are with the client again: order is kept.
     3. Where the spool has no room, offer() says no.
@@ -79,10 +79,10 @@ class Backlog:
         topic: str,
         clock: Clock,
         lock: RLock,
-        limits: Limits,
+        limits: PublishLimits,
         spool: Spool,
-        note: Callable[[Iterable[Entry]], None],
-        on_giving: Callable[[Record], None],
+        note: Callable[[Iterable[ActivityEntry]], None],
+        on_giving: Callable[[SpoolRecord], None],
         on_acknowledged: Acknowledged,
         on_lost: Callable[[Collection[str]], None],
         *,
@@ -128,7 +128,7 @@ class Backlog:
         self, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]
     ) -> bool:
         """Takes one command; False, and nothing was done, where there is no room."""
-        record = Record(partition, volume, value)
+        record = SpoolRecord(partition, volume, value)
         if not self.waiting and self._has_room(len(value)):
             self.last += 1
             self._give(self.last, _Sent(record, regions, 0))
@@ -173,8 +173,8 @@ class Backlog:
         self._noted = (self._first_needed(), self._spool.last)
         self._note(
             [
-                Entry(Op.SPOOL, records=self._noted),
-                *(Entry(Op.SPOOLED, name) for name in sorted(self._names)),
+                ActivityEntry(ActivityOp.SPOOL, records=self._noted),
+                *(ActivityEntry(ActivityOp.SPOOLED, name) for name in sorted(self._names)),
             ]
         )  # 3
         released = 0
@@ -285,7 +285,7 @@ class Backlog:
         if self._noted[0] <= self._noted[1]:
             noted = (below, max(self._noted[1], below - 1))
             try:
-                self._note([Entry(Op.SPOOL, records=noted)])  # 1
+                self._note([ActivityEntry(ActivityOp.SPOOL, records=noted)])  # 1
             except DeviceFailed:
                 return  # the next write that needs the activity log hears of it
             self._noted = noted

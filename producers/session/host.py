@@ -17,15 +17,20 @@ from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.folders import StateFolder
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import region_batches, whole_volume
-from mirrorlog.producers.durable.activity_format import Entry, Op, VolumeState
-from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog, inherited, read_leftover
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, VolumeActivity
+from mirrorlog.producers.durable.activity_log import (
+    SLOTS,
+    ActivityLog,
+    carry_over,
+    read_previous_log,
+)
 from mirrorlog.producers.durable.spool import Spool, remove_spool
-from mirrorlog.producers.durable.spool_recovery import SpoolLeft
+from mirrorlog.producers.durable.spool_recovery import PreviousSpool
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
-from mirrorlog.producers.publishing.outbox import Outbox, Reactions, Sender
-from mirrorlog.producers.publishing.publish_queue import Limits
+from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
+from mirrorlog.producers.publishing.publish_queue import PublishLimits
 from mirrorlog.producers.session.fence import others_open, refusal
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.write_tracker import WIDENED, OpenVolume, WriteTracker
@@ -55,7 +60,7 @@ class HostPorts:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class OpenRequest:
     """A volume to open, on its primary.
 
     newly_created: no one can have written to it before this host. Where that is False and the activity log doesn't vouch
@@ -117,17 +122,17 @@ class Host:
         ports.folder.lock()  # 1
         with ExitStack() as undo:
             undo.callback(ports.folder.close)
-            leftover = read_leftover(ports.folder)  # 2
+            leftover = read_previous_log(ports.folder)  # 2
             if leftover.damaged:
                 report(
                     "the activity log is damaged: every volume that isn't newly created counts as dirty"
                 )
             self.session: Final = new_session()
-            state = inherited(leftover, settings.region_bytes, volumes)
-            spool = SpoolLeft(ports.folder, leftover)
+            state = carry_over(leftover, settings.region_bytes, volumes)
+            spool = PreviousSpool(ports.folder, leftover)
             for lost in spool.lost:
                 report(f"volume {lost} counts as dirty as a whole: the host's spool is damaged")
-                state.volumes[lost].vouched = False
+                state.volumes[lost].covered = False
             settling = [volumes[name] for name in sorted(leftover.volumes) if name in volumes]
             for volume in settling:
                 state.volumes[volume.volume].sessions.add(self.session)
@@ -172,9 +177,9 @@ class Host:
 
     def open(self, volume: Volume, device: BlockDevice, newly_created: bool) -> TrackedVolume:
         """open_all() of one."""
-        return self.open_all([Opening(volume, device, newly_created)])[volume.volume]
+        return self.open_all([OpenRequest(volume, device, newly_created)])[volume.volume]
 
-    def open_all(self, openings: Iterable[Opening]) -> dict[str, TrackedVolume]:
+    def open_all(self, openings: Iterable[OpenRequest]) -> dict[str, TrackedVolume]:
         """Opens volumes, however many, with one wait for all (two where something is owed for one). The devices stay the
         caller's; close them after the volumes.
 
@@ -260,7 +265,7 @@ class Host:
         with suppress(MirrorlogError):  # the error that ended the session is the one to hear of
             self.close()
 
-    def _stand_alone(self, openings: Mapping[str, Opening], sessions: SessionPorts) -> None:
+    def _stand_alone(self, openings: Mapping[str, OpenRequest], sessions: SessionPorts) -> None:
         """BadUse where another session may write to one of the volumes, unless it is `shared`, or that one is to be taken over.
 
         Of two hosts that open at once, the one whose SESSION_OPEN has the lower position finds nobody, and the other finds
@@ -302,14 +307,20 @@ class Host:
                 )  # 2
         self._outbox.wait_published()
 
-    def _withdraw(self, openings: Mapping[str, Opening]) -> None:
+    def _withdraw(self, openings: Mapping[str, OpenRequest]) -> None:
         """Nothing was written: the session ends on these volumes. What was owed for one before still is."""
         with self._tracker.lock:
             for opening in openings.values():
                 self._outbox.send(opening.volume, CommandKind.SESSION_CLOSE)
         self._outbox.wait_published()
         with self._tracker.lock:
-            self._log.append([Entry(Op.SETTLED, name) for name in openings if not self._owes(name)])
+            self._log.append(
+                [
+                    ActivityEntry(ActivityOp.SETTLED, name)
+                    for name in openings
+                    if not self._owes(name)
+                ]
+            )
 
     def _close_volumes(self, names: Collection[str]) -> None:
         """The end of a session on some volumes.
@@ -345,7 +356,7 @@ class Host:
         self._outbox.wait()
         self._pass_over_rejected(flushed, failures)
         with self._tracker.lock:
-            self._log.append([Entry(Op.SETTLED, name) for name in flushed])  # 5
+            self._log.append([ActivityEntry(ActivityOp.SETTLED, name) for name in flushed])  # 5
         self._tracker.dismiss(flushed)
         for name in flushed:
             del self._handles[name]
@@ -360,7 +371,7 @@ class Host:
             failures.append(self._outbox.rejected[name])
 
     def _settle(
-        self, volumes: Collection[Volume], states: Mapping[str, VolumeState], *, reopened: bool
+        self, volumes: Collection[Volume], states: Mapping[str, VolumeActivity], *, reopened: bool
     ) -> None:
         """Publishes what the activity log owes for these volumes, whose primaries are flushed: what a site reads there
         now, no power cut takes back. states: by volume; what the spool names was sent already.
@@ -390,9 +401,9 @@ class Host:
         self._outbox.wait()
         volumes = self._taken(volumes)
         with self._tracker.lock:
-            settled = [Entry(Op.SETTLED, volume.volume) for volume in volumes]  # 3
+            settled = [ActivityEntry(ActivityOp.SETTLED, volume.volume) for volume in volumes]  # 3
             opened = [
-                Entry(Op.OPENED, volume.volume, session=self.session)
+                ActivityEntry(ActivityOp.OPENED, volume.volume, session=self.session)
                 for volume in volumes
                 if reopened
             ]
@@ -404,13 +415,13 @@ class Host:
     def _make_outbox(self, name: str, deadline_s: float) -> Outbox:
         settings, ports = self._settings, self._ports
         return Outbox(
-            Sender(settings.topics.commands, name, self.session),
+            CommandSource(settings.topics.commands, name, self.session),
             ports.publisher,
             Spool(ports.folder, self.session, settings.host_spool_bytes),
             ports.clock,
-            Limits(settings.host_queue_bytes, settings.host_away_s),
+            PublishLimits(settings.host_queue_bytes, settings.host_away_s),
             deadline_s,
-            Reactions(self._log.append, self._rejected, self._lost),
+            OutboxCallbacks(self._log.append, self._rejected, self._lost),
             self._confirmations(name),
         )
 
@@ -431,8 +442,8 @@ class Host:
         self._report(str(error))
         self._tracker.reject(name, error)
 
-    def _mark_dirty(self, volume: Volume, owed: VolumeState) -> None:
-        if not owed.is_dirty_as_a_whole:
+    def _mark_dirty(self, volume: Volume, owed: VolumeActivity) -> None:
+        if not owed.is_whole_volume_dirty:
             most, note = (
                 self._settings.host_batch_extents,
                 "recovered: hot when a session ended without a close",
@@ -449,7 +460,7 @@ class Host:
             return
         note = (
             "recovered: the host's activity log doesn't vouch for the volume's past"
-            if not owed.vouched
+            if not owed.covered
             else WIDENED
         )
         self._report(f"volume {volume.volume} counts as dirty as a whole: {note}")
@@ -457,8 +468,8 @@ class Host:
             volume, CommandKind.MARK_DIRTY, whole_volume(volume.size_bytes), note=note
         )
 
-    def _close_sessions(self, volume: Volume, owed: VolumeState, reopened: bool) -> None:
-        others = owed.sessions if owed.vouched else owed.sessions | self._log.state.lost
+    def _close_sessions(self, volume: Volume, owed: VolumeActivity, reopened: bool) -> None:
+        others = owed.sessions if owed.covered else owed.sessions | self._log.state.lost
         for session in sorted(others - {self.session}):
             self._outbox.send(
                 volume, CommandKind.SESSION_CLOSE, for_session=session, note="recovered"
@@ -497,7 +508,7 @@ class Host:
             return False
         return True
 
-    def _check(self, openings: Collection[Opening]) -> None:
+    def _check(self, openings: Collection[OpenRequest]) -> None:
         for opening in openings:
             name, size_bytes = opening.volume.volume, opening.volume.size_bytes
             if name in self._handles:
@@ -530,23 +541,23 @@ class Host:
                 where=where,
             )
 
-    def _session_opens(self, openings: Collection[Opening]) -> Iterable[Entry]:
+    def _session_opens(self, openings: Collection[OpenRequest]) -> Iterable[ActivityEntry]:
         for opening in openings:
             name = opening.volume.volume
             if opening.newly_created and name not in self._log.state.volumes:
-                yield Entry(Op.SETTLED, name)
-            yield Entry(Op.OPENED, name, session=self.session)
+                yield ActivityEntry(ActivityOp.SETTLED, name)
+            yield ActivityEntry(ActivityOp.OPENED, name, session=self.session)
 
     def _owes(self, name: str) -> bool:
         state = self._log.state.volumes[name]
         return (
-            state.is_dirty_as_a_whole
+            state.is_whole_volume_dirty
             or state.spooled
             or bool(state.regions)
             or state.sessions != {self.session}
         )
 
-    def _admit(self, opening: Opening) -> TrackedVolume:
+    def _admit(self, opening: OpenRequest) -> TrackedVolume:
         opened = self._tracker.admit(
             opening.volume, opening.device, opening.forks, self._ports.forks
         )

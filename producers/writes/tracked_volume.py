@@ -15,7 +15,7 @@ from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
 from mirrorlog.settings import Settings
 
 if TYPE_CHECKING:
-    from mirrorlog.producers.volume_session import How
+    from mirrorlog.producers.volume_session import OpenOptions
 
 _WRITE: Final = ExtentKind.WRITE
 
@@ -48,11 +48,13 @@ class TrackedVolume:
         self._size_bytes: Final = opened.volume.size_bytes
 
     @classmethod
-    def open(cls, name: str, settings: Settings | None = None, **how: Unpack[How]) -> TrackedVolume:
+    def open(
+        cls, name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
+    ) -> TrackedVolume:
         """open_volume(): the volume with a host of its own (volume_session.py, docs/host-api.md)."""
         from mirrorlog.producers.volume_session import open_volume  # which stands on this module
 
-        return open_volume(name, settings, **how)
+        return open_volume(name, settings, **options)
 
     def as_file(self) -> VolumeFile:
         """The volume as a raw file of Python's io, at offset 0; there may be any number of them."""

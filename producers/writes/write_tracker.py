@@ -36,7 +36,7 @@ from mirrorlog.producers.batches.hot_regions import (
     VolumeRegions,
 )
 from mirrorlog.producers.batches.lock_free_writes import Moment, Runway
-from mirrorlog.producers.durable.activity_format import Entry, Op
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts, Forks, Surroundings
@@ -436,12 +436,14 @@ class WriteTracker:
             self._collect(each)
             kept[each.name] = self._kept(each)
         hot = (
-            Entry(Op.HOT, name, region=number)
+            ActivityEntry(ActivityOp.HOT, name, region=number)
             for name, regions in kept.items()
             for number in regions
         )
         try:
-            self._log.append([*(Entry(Op.WIDE, each.name) for each in opened), *hot])  # 2
+            self._log.append(
+                [*(ActivityEntry(ActivityOp.WHOLE_VOLUME, each.name) for each in opened), *hot]
+            )  # 2
             for each in opened:
                 each.is_wide = True  # 3
                 self._set_aside(each, each.regions.widen(kept[each.name]))
@@ -519,9 +521,18 @@ class WriteTracker:
             return None
         missing = self._hot.missing(opened.regions, numbers)
         if missing:
-            cool = [Entry(Op.COOL, region.volume, region=region.number) for region in plan.regions]
+            cool = [
+                ActivityEntry(ActivityOp.COOL, region.volume, region=region.number)
+                for region in plan.regions
+            ]
             self._log.append(
-                [*cool, *(Entry(Op.HOT, opened.name, region=number) for number in missing)]
+                [
+                    *cool,
+                    *(
+                        ActivityEntry(ActivityOp.HOT, opened.name, region=number)
+                        for number in missing
+                    ),
+                ]
             )  # C3, H1
         return self._hot.begin(opened.regions, numbers)
 
@@ -749,7 +760,7 @@ class WriteTracker:
             opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable
         ):
             with suppress(DeviceFailed):  # the next write that needs the activity log hears of it
-                self._log.append([Entry(Op.NARROW, opened.name)])  # 3
+                self._log.append([ActivityEntry(ActivityOp.REGIONS, opened.name)])  # 3
                 self._hot.leave([whole])
 
     def _marks(self, opened: OpenVolume) -> ClosedBatch:

@@ -17,7 +17,7 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
@@ -66,7 +66,7 @@ class World:
         return Host("h", ports, self.settings, {"v": self.volume}, deadline_s=deadline_s)
 
     def hot(self) -> set[int]:
-        return set(read_leftover(self.folder).regions.get("v", ()))
+        return set(read_previous_log(self.folder).regions.get("v", ()))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_node_that_stops_and_starts_again_loses_nothing(world: World, run: Run
     assert 2 in world.hot()
     host.drain()
     host.close()
-    assert read_leftover(world.folder).volumes == frozenset()
+    assert read_previous_log(world.folder).volumes == frozenset()
     dirty = dirty_blocks_of_log(
         world.settings, {"v": world.volume}, host.last_positions, DEADLINE_S
     )

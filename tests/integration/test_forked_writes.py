@@ -30,7 +30,7 @@ from mirrorlog.producers.forks.fork_calls import ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
@@ -116,7 +116,7 @@ class World:
         )
         plan = ForkPlan({"site-a": str(run.folder / "site-a" / "v.img")}, ForkMode.parse(mode))
         self.volume: TrackedVolume = self.host.open_all(
-            [Opening(volume, device, True, forks=plan)]
+            [OpenRequest(volume, device, True, forks=plan)]
         )["v"]
         self.wait(ForkState.IN)
 

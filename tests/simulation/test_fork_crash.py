@@ -30,7 +30,7 @@ from mirrorlog.producers.forks.fork_calls import Call, CallKind, Hand
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_devices import MemoryDevice
@@ -379,7 +379,7 @@ class World:
             )
             plan = ForkPlan({site: site for site in SITES}, self.mode)
             device = Primary(self, self.primary.reopen())
-            opening = Opening(VOLUME, device, newly_created=self.sessions == 1, forks=plan)  # type: ignore[arg-type]
+            opening = OpenRequest(VOLUME, device, newly_created=self.sessions == 1, forks=plan)  # type: ignore[arg-type]
             self.volume = host.open_all([opening])["v"]
             self.host = host
             while self.position < len(self.script):

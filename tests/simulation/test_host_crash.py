@@ -26,7 +26,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
@@ -247,14 +247,14 @@ class World:
         is_new = self.sessions == 1
         try:
             return host.open_all(
-                Opening(volume, Device(self, self.devices[name].reopen()), is_new)
+                OpenRequest(volume, Device(self, self.devices[name].reopen()), is_new)
                 for name, volume in VOLUMES.items()
             )
         except BadUse:
             assert self.came_late or self.log_was != "sound"
         dead = {command.session for _, command in self.commands}
         return host.open_all(
-            Opening(volume, Device(self, self.devices[name].reopen()), is_new, dead)
+            OpenRequest(volume, Device(self, self.devices[name].reopen()), is_new, dead)
             for name, volume in VOLUMES.items()
         )
 

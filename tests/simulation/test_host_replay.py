@@ -12,7 +12,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.replay.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -71,7 +71,7 @@ class World:
         ports = HostPorts(self.folder, publisher, self.clock, self.devices)
         host = Host("h", ports, SETTINGS, self.volumes)
         volumes = host.open_all(
-            Opening(volume, self.devices(volume.primary, writable=True), newly_created=True)
+            OpenRequest(volume, self.devices(volume.primary, writable=True), newly_created=True)
             for volume in self.volumes.values()
         )
         replay = Replay(

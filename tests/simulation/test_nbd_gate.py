@@ -259,7 +259,7 @@ class World:
         """Invariant 1: the regions are durable in the activity log before the data is written."""
         durable = read_log(bytes(self.folder._durable[FILE_NAME].durable)).state.volumes["v"]
         regions = set(range(write.first // REGION, (write.first + write.count - 1) // REGION + 1))
-        assert durable.wide or regions <= durable.regions, (
+        assert durable.whole_volume or regions <= durable.regions, (
             f"{write} begins, but only {durable.regions} are durable"
         )
 

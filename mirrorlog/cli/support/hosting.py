@@ -11,7 +11,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Opening
+from mirrorlog.producers.session.host import OpenRequest
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 
@@ -46,7 +46,7 @@ def opening(
     new: bool = False,
     take_over: Collection[str] = (),
     forks: ForkPlan | None = None,
-) -> Opening:
+) -> OpenRequest:
     """A primary without a byte in it was never written to: a host that died before it opened it left nothing unknown."""
     empty = volume.initially_zeroed and next(device.allocated(), None) is None
-    return Opening(volume, device, newly_created=new or empty, take_over=take_over, forks=forks)
+    return OpenRequest(volume, device, newly_created=new or empty, take_over=take_over, forks=forks)

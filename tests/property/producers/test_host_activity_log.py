@@ -7,8 +7,14 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorlog.producers.durable.activity_format import SLOT_BYTES, Entry, LogState, Op, read_log
-from mirrorlog.producers.durable.activity_log import FILE_NAME, ActivityLog, inherited
+from mirrorlog.producers.durable.activity_format import (
+    SLOT_BYTES,
+    ActivityEntry,
+    ActivityOp,
+    ActivityState,
+    read_log,
+)
+from mirrorlog.producers.durable.activity_log import FILE_NAME, ActivityLog, carry_over
 from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SESSION = str(UUID(int=1))
@@ -16,23 +22,27 @@ REGION_BYTES = 4096
 NAMES = st.sampled_from(("a", "b", "c" * 200))
 SESSIONS = st.integers(1, 4).map(lambda n: str(UUID(int=n)))
 ENTRIES = st.one_of(
-    st.builds(Entry, st.just(Op.SETTLED), NAMES),
-    st.builds(lambda name, session: Entry(Op.OPENED, name, session=session), NAMES, SESSIONS),
+    st.builds(ActivityEntry, st.just(ActivityOp.SETTLED), NAMES),
     st.builds(
-        lambda op, name, region: Entry(op, name, region=region),
-        st.sampled_from((Op.HOT, Op.COOL)),
+        lambda name, session: ActivityEntry(ActivityOp.OPENED, name, session=session),
+        NAMES,
+        SESSIONS,
+    ),
+    st.builds(
+        lambda op, name, region: ActivityEntry(op, name, region=region),
+        st.sampled_from((ActivityOp.HOT, ActivityOp.COOL)),
         NAMES,
         st.one_of(st.integers(0, 5), st.integers(0, (1 << 64) - 1)),
     ),
-    st.builds(lambda session: Entry(Op.LOST, session=session), SESSIONS),
+    st.builds(lambda session: ActivityEntry(ActivityOp.LOST, session=session), SESSIONS),
 )
 APPENDS = st.lists(st.lists(ENTRIES, min_size=1, max_size=12), max_size=12)
 ONE_SLOT_EACH = st.lists(st.lists(ENTRIES, min_size=1, max_size=2), min_size=1, max_size=12)
 
 
-def written(appends: list[list[Entry]], slots: int = 4) -> tuple[bytes, LogState]:
-    folder, state = MemoryFolder(), LogState()
-    log = ActivityLog(folder, SESSION, REGION_BYTES, LogState(), slots)
+def written(appends: list[list[ActivityEntry]], slots: int = 4) -> tuple[bytes, ActivityState]:
+    folder, state = MemoryFolder(), ActivityState()
+    log = ActivityLog(folder, SESSION, REGION_BYTES, ActivityState(), slots)
     for entries in appends:
         log.append(entries)
         for entry in entries:
@@ -43,7 +53,9 @@ def written(appends: list[list[Entry]], slots: int = 4) -> tuple[bytes, LogState
 
 @settings(deadline=None)
 @given(APPENDS)
-def test_what_was_appended_is_read_back_after_a_power_cut(appends: list[list[Entry]]) -> None:
+def test_what_was_appended_is_read_back_after_a_power_cut(
+    appends: list[list[ActivityEntry]],
+) -> None:
     data, state = written(appends)
     found = read_log(data)
     assert (found.found, found.session, found.region_bytes, found.damaged) == (
@@ -56,7 +68,7 @@ def test_what_was_appended_is_read_back_after_a_power_cut(appends: list[list[Ent
     told = {
         name: volume
         for name, volume in state.volumes.items()
-        if volume.vouched or volume.sessions or volume.regions
+        if volume.covered or volume.sessions or volume.regions
     }
     assert {name: volume for name, volume in found.state.volumes.items() if name in told} == told
 
@@ -64,7 +76,7 @@ def test_what_was_appended_is_read_back_after_a_power_cut(appends: list[list[Ent
 @settings(deadline=None)
 @given(APPENDS, st.data())
 def test_no_flipped_bit_and_no_missing_end_passes_for_sound(
-    appends: list[list[Entry]], data: st.DataObject
+    appends: list[list[ActivityEntry]], data: st.DataObject
 ) -> None:
     sound, _ = written(appends)
     content = bytearray(sound)
@@ -76,14 +88,14 @@ def test_no_flipped_bit_and_no_missing_end_passes_for_sound(
     found = read_log(bytes(content))
     assert found.damaged
     assert not any(
-        volume.vouched for volume in inherited(found, REGION_BYTES, set("abc")).volumes.values()
+        volume.covered for volume in carry_over(found, REGION_BYTES, set("abc")).volumes.values()
     )
 
 
 @settings(deadline=None)
 @given(ONE_SLOT_EACH, st.data())
 def test_what_is_left_of_a_damaged_log_still_names_its_volumes(
-    appends: list[list[Entry]], data: st.DataObject
+    appends: list[list[ActivityEntry]], data: st.DataObject
 ) -> None:
     """All but one slot is whole: whatever the others name is dirty as a whole, and its sessions can be closed."""
     sound, _ = written(appends, slots=100)
@@ -114,11 +126,11 @@ def test_regions_of_another_size_cover_the_same_bytes(
 ) -> None:
     folder = MemoryFolder()
     entries = [
-        Entry(Op.OPENED, "a", session=SESSION),
-        *(Entry(Op.HOT, "a", region=n) for n in regions),
+        ActivityEntry(ActivityOp.OPENED, "a", session=SESSION),
+        *(ActivityEntry(ActivityOp.HOT, "a", region=n) for n in regions),
     ]
-    ActivityLog(folder, SESSION, old_bytes, LogState(), 4).append(entries)
-    heirs = inherited(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions
+    ActivityLog(folder, SESSION, old_bytes, ActivityState(), 4).append(entries)
+    heirs = carry_over(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions
     old = {byte for n in regions for byte in range(n * old_bytes, (n + 1) * old_bytes)}
     new = {byte for n in heirs for byte in range(n * new_bytes, (n + 1) * new_bytes)}
     assert old <= new

@@ -8,26 +8,32 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorlog.producers.durable.activity_format import Entry, Leftover, LogState, Op
-from mirrorlog.producers.durable.spool import Record, Spool, read_spool, remove_spool
-from mirrorlog.producers.durable.spool_recovery import SpoolLeft
+from mirrorlog.producers.durable.activity_format import (
+    ActivityEntry,
+    ActivityOp,
+    ActivityState,
+    PreviousLog,
+)
+from mirrorlog.producers.durable.spool import Spool, SpoolRecord, read_spool, remove_spool
+from mirrorlog.producers.durable.spool_recovery import PreviousSpool
 from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SESSION, OTHER = str(UUID(int=1)), str(UUID(int=2))
 RECORDS = st.builds(
-    Record, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300)
+    SpoolRecord, st.integers(0, 3), st.sampled_from(("a", "b", "é" * 90)), st.binary(max_size=300)
 )
 
 
-def left_by(folder: MemoryFolder, first: int, last: int) -> SpoolLeft:
+def left_by(folder: MemoryFolder, first: int, last: int) -> PreviousSpool:
     """What the next session makes of it, where the activity log counts on the records from `first` through `last`."""
-    state = LogState()
-    state.apply(Entry(Op.SPOOL, records=(first, last)))
+    state = ActivityState()
+    state.apply(ActivityEntry(ActivityOp.SPOOL, records=(first, last)))
     for name in ("a", "b"):
-        state.apply(Entry(Op.SETTLED, name))
-        state.apply(Entry(Op.SPOOLED, name))
-    return SpoolLeft(
-        folder, Leftover(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state)
+        state.apply(ActivityEntry(ActivityOp.SETTLED, name))
+        state.apply(ActivityEntry(ActivityOp.SPOOLED, name))
+    return PreviousSpool(
+        folder,
+        PreviousLog(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state),
     )
 
 
@@ -36,15 +42,17 @@ def left_by(folder: MemoryFolder, first: int, last: int) -> SpoolLeft:
     st.lists(st.one_of(RECORDS, st.just("take"), st.just("drop")), max_size=60),
     st.integers(200, 4000),
 )
-def test_a_spool_is_a_queue_within_its_bounds(steps: list[Record | str], most_bytes: int) -> None:
+def test_a_spool_is_a_queue_within_its_bounds(
+    steps: list[SpoolRecord | str], most_bytes: int
+) -> None:
     folder = MemoryFolder()
-    spool, model, refused = Spool(folder, SESSION, most_bytes), list[Record](), 0
+    spool, model, refused = Spool(folder, SESSION, most_bytes), list[SpoolRecord](), 0
     for step in steps:
         if step == "take" and spool.last > spool.taken:
             assert spool.take() == model[spool.taken - 1]
         elif step == "drop":
             spool.drop(spool.droppable(spool.taken + 1))
-        elif isinstance(step, Record):
+        elif isinstance(step, SpoolRecord):
             if spool.append(step):
                 model.append(step)
             else:
@@ -62,7 +70,7 @@ def test_a_spool_is_a_queue_within_its_bounds(steps: list[Record | str], most_by
 @settings(deadline=None)
 @given(st.lists(RECORDS, max_size=20), st.integers(0, 20), st.booleans(), st.data())
 def test_whatever_befalls_it_what_must_be_there_is_there_or_missed(
-    records: list[Record], before_sync: int, some_survive: bool, data: st.DataObject
+    records: list[SpoolRecord], before_sync: int, some_survive: bool, data: st.DataObject
 ) -> None:
     folder = MemoryFolder()
     spool = Spool(folder, SESSION, 2000)
@@ -101,9 +109,9 @@ def test_a_spool_of_another_session_counts_for_nothing() -> None:
     folder = MemoryFolder()
     old = Spool(folder, OTHER, 4000)
     for number in range(40):
-        old.append(Record(0, "a", bytes([number]) * 60))
+        old.append(SpoolRecord(0, "a", bytes([number]) * 60))
     mine = Spool(folder, SESSION, 4000)
-    mine.append(Record(0, "a", b"mine"))
+    mine.append(SpoolRecord(0, "a", b"mine"))
     assert [record.value for _, record in read_spool(folder, SESSION, 1)] == [b"mine"]
     assert not left_by(folder, 1, 1).lost
     assert left_by(folder, 1, 2).lost

@@ -23,7 +23,7 @@ from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.streams import Message
 from mirrorlog.producers.batches.hot_regions import HotRegion
-from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
@@ -121,7 +121,7 @@ class Rig:
         return host.open(self.volumes[name], self.devices(f"memory://{name}", writable=True), True)
 
     def hot(self, name: str = "a") -> set[int]:
-        return set(read_leftover(self.folder).regions.get(name, ()))
+        return set(read_previous_log(self.folder).regions.get(name, ()))
 
     def write(self, volume: TrackedVolume, *regions: int) -> None:
         for region in regions:
@@ -161,7 +161,7 @@ def test_a_region_leaves_when_the_node_has_recorded_its_writes(rig: Rig) -> None
     rig.write(volume, 4)
     assert rig.hot() == {1, 2, 4}
     host.close()
-    assert read_leftover(rig.folder).volumes == frozenset()
+    assert read_previous_log(rig.folder).volumes == frozenset()
 
 
 def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_never_recorded(
@@ -298,7 +298,7 @@ def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
     for message in rig.broker.messages(STATUS):  # the node was killed, and answers everything again
         rig.broker.append(STATUS, 0, b"", message.value)
     host.close()
-    assert read_leftover(rig.folder).volumes == frozenset()
+    assert read_previous_log(rig.folder).volumes == frozenset()
 
 
 def test_retired_volumes_are_not_opened(rig: Rig) -> None:

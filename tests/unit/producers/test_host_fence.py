@@ -14,8 +14,8 @@ from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
-from mirrorlog.producers.durable.activity_log import read_leftover
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.durable.activity_log import read_previous_log
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
@@ -80,9 +80,9 @@ class Rig:
     def open(self, host: Host, take_over: Collection[int] = ()) -> TrackedVolume:
         device = self.devices("memory://v", writable=True)
         named = [str(UUID(int=each)) for each in take_over]
-        return host.open_all([Opening(self.volume, device, newly_created=True, take_over=named)])[
-            "v"
-        ]
+        return host.open_all(
+            [OpenRequest(self.volume, device, newly_created=True, take_over=named)]
+        )["v"]
 
     def write(self, volume: TrackedVolume) -> None:
         volume.pwrite(b"x", 5)
@@ -122,7 +122,7 @@ def test_the_second_host_is_refused_before_its_first_write(rig: Rig) -> None:
     )
     assert f"--take-over {UUID(int=1)}" in text and "volume v" in text
     assert rig.told() == "s1 open · s2 open · s2 close"
-    assert not read_leftover(rig.folders["two"]).volumes
+    assert not read_previous_log(rig.folders["two"]).volumes
     first.close()
     rig.told()
     rig.write(rig.open(second))

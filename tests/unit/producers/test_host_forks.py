@@ -23,7 +23,7 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import (
     ForkMode,
@@ -35,7 +35,7 @@ from mirrorlog.producers.forks.fork_plans import (
 )
 from mirrorlog.producers.forks.fork_states import TRANSITIONS, ForkEvent, ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -99,7 +99,7 @@ class Rig:
     ) -> TrackedVolume:
         """known: the sites know of the session."""
         plan = ForkPlan({site: f"memory://{site}" for site in sites}, ForkMode.parse(mode))
-        opening = Opening(self.volume, self.disks["v"].reopen(), newly_created=True, forks=plan)
+        opening = OpenRequest(self.volume, self.disks["v"].reopen(), newly_created=True, forks=plan)
         volume = self.begun().open_all([opening])["v"]
         self.know(sites if known else "")
         self.tick()
@@ -376,7 +376,7 @@ def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_
     assert rig.told() == "writes 0+4 20+4 y:OO · beat · writes 20+4 0+4 y:HH"
     rig.tick(1.0)
     assert rig.told() == "writes 0+4 y:H · beat"
-    assert 0 in read_leftover(rig.folder).regions["v"]
+    assert 0 in read_previous_log(rig.folder).regions["v"]
     rig.workers.hangs = lambda _: False
     rig.workers.let_go()
     assert rig.states() == "OUT IN"
@@ -393,7 +393,7 @@ def test_a_session_that_a_write_hangs_in_is_left_open(rig: Rig) -> None:
     with pytest.raises(DeviceFailed, match="hasn't returned"):
         rig.host.close()
     assert "close" not in rig.told()
-    assert read_leftover(rig.folder).regions == {"v": {0}}
+    assert read_previous_log(rig.folder).regions == {"v": {0}}
 
 
 def test_a_session_closes_when_the_outcome_of_all_is_known(rig: Rig) -> None:
@@ -405,7 +405,7 @@ def test_a_session_closes_when_the_outcome_of_all_is_known(rig: Rig) -> None:
     rig.workers.run()
     assert rig.states() == "CLOSED CLOSED"
     assert all(hand.is_done for hand in rig.workers.hands)
-    assert not read_leftover(rig.folder).regions
+    assert not read_previous_log(rig.folder).regions
 
 
 def test_a_queue_is_bounded(rig: Rig) -> None:
@@ -540,7 +540,7 @@ def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Pat
     ports = HostPorts(rig.folder, rig.broker.publisher(), rig.clock, open_device, forks=forks)
     with Slow(primary, writable=True) as device, Host("h", ports, SETTINGS, {}) as host:
         plan = ForkPlan({"x": str(secondary)}, ForkMode.parse("sync"))
-        volume = host.open_all([Opening(rig.volume, device, True, forks=plan)])["v"]
+        volume = host.open_all([OpenRequest(rig.volume, device, True, forks=plan)])["v"]
         opened = volume.books[1].forks
         assert opened is not None
         with opened.changed:

@@ -15,7 +15,7 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed
-from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
+from mirrorlog.producers.durable.activity_log import FILE_NAME, read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.write_tracker import OpenVolume
@@ -197,7 +197,7 @@ def test_after_a_crash_the_spool_tells_exactly_what_had_left_the_activity_log(ri
     for number in range(8):
         rig.write(volume, [number])
         volume.flush()
-    hot = read_leftover(rig.folder).regions["a"]
+    hot = read_previous_log(rig.folder).regions["a"]
     assert len(hot) <= 3
     rig.crash()
     dirty = f"a s2 dirty {min(hot) * REGION}+{len(hot) * REGION}"
@@ -217,7 +217,7 @@ def test_a_writer_waits_for_kafka_once_and_no_other_does(rig: Rig) -> None:
 def test_where_the_spool_is_full_only_regions_are_kept(rig: Rig) -> None:
     volume = away(rig, host_spool_bytes=0)
     rig.write(volume, [0, 1, 1, 2, 2, 2])
-    assert read_leftover(rig.folder).regions["a"] == {0, 1, 2}
+    assert read_previous_log(rig.folder).regions["a"] == {0, 1, 2}
     assert rig.reports == []
     rig.tick(5.0)
     assert rig.told() == ""
@@ -228,7 +228,7 @@ def test_where_the_spool_is_full_only_regions_are_kept(rig: Rig) -> None:
     assert rig.told() == writes(2)
     volume.close()
     assert rig.sequences() == list(range(5))
-    assert not read_leftover(rig.folder).volumes
+    assert not read_previous_log(rig.folder).volumes
 
 
 def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_published(
@@ -236,21 +236,21 @@ def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_pub
 ) -> None:
     volume = away(rig, host_spool_bytes=0)
     rig.write(volume, range(10))
-    state = read_leftover(rig.folder).state.volumes["a"]
-    assert (state.wide, state.regions) == (True, set())
+    state = read_previous_log(rig.folder).state.volumes["a"]
+    assert (state.whole_volume, state.regions) == (True, set())
     assert [report.split(":")[0] for report in rig.reports] == [
         "volume a counts as dirty as a whole"
     ]
     rig.back()
     assert rig.told() == f"{writes(0)} · a s1 dirty 0+{SIZE} · * s1 beat"
     assert (
-        read_leftover(rig.folder).state.volumes["a"].wide
+        read_previous_log(rig.folder).state.volumes["a"].whole_volume
     )  # the primary wasn't flushed: a power cut could take it back
     rig.write(volume, [4])
     volume.flush()
     rig.back()
-    state = read_leftover(rig.folder).state.volumes["a"]
-    assert (state.wide, state.regions) == (False, {4})
+    state = read_previous_log(rig.folder).state.volumes["a"]
+    assert (state.whole_volume, state.regions) == (False, {4})
     assert rig.told().startswith(writes(4))
 
 
@@ -264,7 +264,7 @@ def test_after_a_crash_a_volume_that_was_widened_is_dirty_as_a_whole(
         volume.flush()
     rig.crash()
     assert f"a s2 dirty 0+{SIZE}" in rig.told()
-    assert not read_leftover(rig.folder).volumes
+    assert not read_previous_log(rig.folder).volumes
 
 
 def test_it_is_the_volume_with_most_regions_that_is_widened(rig: Rig) -> None:
@@ -276,8 +276,8 @@ def test_it_is_the_volume_with_most_regions_that_is_widened(rig: Rig) -> None:
     rig.write(big, [0, 1])
     rig.write(small, [0])
     rig.write(small, [1])
-    assert read_leftover(rig.folder).state.volumes["a"].wide
-    assert read_leftover(rig.folder).state.volumes["b"].regions == {0, 1}
+    assert read_previous_log(rig.folder).state.volumes["a"].whole_volume
+    assert read_previous_log(rig.folder).state.volumes["b"].regions == {0, 1}
 
 
 def test_where_it_is_asked_for_a_write_fails_instead(rig: Rig) -> None:
@@ -291,7 +291,7 @@ def test_where_it_is_asked_for_a_write_fails_instead(rig: Rig) -> None:
     assert f"a s1 dirty 0+{SIZE}" not in told
     rig.write(volume, [5])
     volume.close()
-    assert not read_leftover(rig.folder).volumes
+    assert not read_previous_log(rig.folder).volumes
 
 
 def test_no_heartbeat_promises_what_found_no_room(rig: Rig) -> None:
@@ -346,7 +346,7 @@ def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(
     rig.back()
     volume.flush()
     rig.back()
-    assert not read_leftover(rig.folder).state.volumes["a"].wide
+    assert not read_previous_log(rig.folder).state.volumes["a"].whole_volume
     rig.publisher.is_away = True
     rig.write(volume, [7])
     rig.told()
@@ -363,14 +363,14 @@ def test_a_spool_that_cannot_be_read_any_more_makes_its_volumes_dirty(rig: Rig) 
     volume.flush()
     assert f"a s1 dirty 0+{SIZE}" in rig.told()
     volume.close()
-    assert not read_leftover(rig.folder).volumes
+    assert not read_previous_log(rig.folder).volumes
 
 
 def test_a_full_disk_under_the_spool_is_a_full_spool(rig: Rig) -> None:
     volume = away(rig)
     rig.folder.full = lambda name: "spool" in name
     rig.write(volume, range(10))
-    assert read_leftover(rig.folder).state.volumes["a"].wide
+    assert read_previous_log(rig.folder).state.volumes["a"].whole_volume
     rig.folder.full = lambda _: False
     rig.back()
     assert f"a s1 dirty 0+{SIZE}" in rig.told()

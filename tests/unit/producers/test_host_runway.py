@@ -15,7 +15,7 @@ from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import Runway
-from mirrorlog.producers.durable.activity_log import read_leftover
+from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -101,13 +101,13 @@ def test_a_region_that_is_flown_in_stays_in_the_activity_log(rig: Rig) -> None:
         for number in (4, 5, 6):
             rig.write(number)
             rig.volume.flush()
-        assert 3 in read_leftover(rig.folder).regions["a"]
+        assert 3 in read_previous_log(rig.folder).regions["a"]
 
     rig.during("pwrite", others)
     rig.write(3)
     rig.volume.flush()
     rig.write(7, 8)
-    assert 3 not in read_leftover(rig.folder).regions["a"]
+    assert 3 not in read_previous_log(rig.folder).regions["a"]
 
 
 class Racing(dict[int, HotRegion]):
@@ -129,7 +129,7 @@ def test_a_write_that_begins_while_its_region_is_taken_back_keeps_it(rig: Rig) -
     racing = Racing(rig.opened.regions.hot, rig.opened.runway)
     rig.opened.regions.hot = rig.opened.runway.gate = racing
     rig.write(5)
-    assert read_leftover(rig.folder).regions["a"] == {3, 5}
+    assert read_previous_log(rig.folder).regions["a"] == {3, 5}
     assert set(racing) == {3, 5}
 
 
@@ -149,7 +149,7 @@ def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
     rig.volume.close()
     assert late == ["refused"]
     assert rig.named()[-1].split()[-1] == "30000+10"
-    assert not read_leftover(rig.folder).volumes
+    assert not read_previous_log(rig.folder).volumes
 
 
 def test_a_full_batch_leaves_without_a_tick(rig: Rig) -> None:

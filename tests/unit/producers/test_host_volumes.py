@@ -16,8 +16,8 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
-from mirrorlog.producers.durable.activity_log import FILE_NAME, read_leftover
-from mirrorlog.producers.session.host import Host, HostPorts, Opening
+from mirrorlog.producers.durable.activity_log import FILE_NAME, read_previous_log
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
@@ -131,7 +131,7 @@ def test_a_session_from_its_opening_to_its_close(rig: Rig) -> None:
         assert bytes(volume.pread(4, 48)) == bytes(2) + b"z" + bytes(1)
     assert rig.told() == "a s1 writes 50+1 · a s1 close · * s1 close"
     host.close()
-    leftover = read_leftover(rig.folder)
+    leftover = read_previous_log(rig.folder)
     assert (leftover.found, leftover.damaged, leftover.volumes) == (True, False, frozenset())
 
 
@@ -140,13 +140,13 @@ def test_after_a_crash_hot_regions_are_dirty_and_both_sessions_end(rig: Rig) -> 
     rig.open(host, "a").pwrite(b"x" * 20_000, 85_000 - 10_000)
     rig.open(host, "b")
     rig.crash(host)
-    assert read_leftover(rig.folder).regions == {"a": {7, 8, 9}}
+    assert read_previous_log(rig.folder).regions == {"a": {7, 8, 9}}
     assert rig.told() == "a s1 open · b s1 open"
     rig.host()
     assert rig.told() == (
         "a s2 dirty 70000+30000 · a s1 close · a s2 close · b s1 close · b s2 close · * s1 close"
     )
-    assert read_leftover(rig.folder).volumes == frozenset()
+    assert read_previous_log(rig.folder).volumes == frozenset()
 
 
 def test_a_volume_that_the_log_cannot_vouch_for_is_dirty_as_a_whole_once(rig: Rig) -> None:
@@ -208,7 +208,7 @@ def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
     host = rig.host(publisher)
     publisher.poll = lambda timeout_s: (waits.append(1), poll(timeout_s))[1]  # type: ignore[method-assign]
     host.open_all(
-        Opening(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values()
+        OpenRequest(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values()
     )
     assert (len(waits), rig.told()) == (1, "a s1 open · b s1 open · c s1 open")
 
@@ -216,7 +216,7 @@ def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
 def test_a_range_larger_than_the_activity_log_is_written_in_parts_that_fit(rig: Rig) -> None:
     volume = rig.open(rig.host(), "a")
     volume.zero(SIZE - 1, 1)
-    assert len(read_leftover(rig.folder).regions["a"]) <= 3
+    assert len(read_previous_log(rig.folder).regions["a"]) <= 3
     volume.close()
     assert rig.told() == (
         "a s1 open · a s1 writes z1+29999 · a s1 writes z30000+30000 · a s1 writes z60000+30000 · "
@@ -229,7 +229,7 @@ def test_a_range_outside_is_refused_before_anything_is_touched(rig: Rig, offset:
     volume = rig.open(rig.host(), "a")
     with pytest.raises(DeviceFailed, match="volume a, offset"):
         volume.pwrite(b"xy", offset)
-    assert not read_leftover(rig.folder).regions
+    assert not read_previous_log(rig.folder).regions
     assert bytes(volume.pread(SIZE, 0)) == bytes(SIZE)
 
 
@@ -250,12 +250,12 @@ def test_a_primary_that_cannot_be_flushed_stays_in_the_log_and_harms_no_other(ri
     host.drain()
     for number in range(9):
         good.pwrite(b"y", number * 10_000)
-    assert set(read_leftover(rig.folder).regions) == {"a", "b"}
+    assert set(read_previous_log(rig.folder).regions) == {"a", "b"}
     with pytest.raises(DeviceFailed, match="planned"):
         bad.pwrite(b"x", 0)
     with pytest.raises(DeviceFailed, match="planned"):
         host.close()
-    assert read_leftover(rig.folder).regions == {"a": {0}}
+    assert read_previous_log(rig.folder).regions == {"a": {0}}
     assert "a s1 close" not in rig.told()
 
 
@@ -280,7 +280,7 @@ def test_no_write_begins_once_the_broker_refused_a_command(rig: Rig) -> None:
     assert bytes(volume.pread(1, 20_000)) == b"\0"
     with pytest.raises(KafkaFailed):
         host.close()
-    assert read_leftover(rig.folder).regions == {"a": {0}}
+    assert read_previous_log(rig.folder).regions == {"a": {0}}
 
 
 def test_no_write_begins_that_the_activity_log_cannot_remember(rig: Rig) -> None:
@@ -362,4 +362,4 @@ def test_threads_share_a_host(rig: Rig) -> None:
         for n in range(40)
         for thread in range(4)
     }
-    assert read_leftover(rig.folder).volumes == frozenset()
+    assert read_previous_log(rig.folder).volumes == frozenset()
