@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, TopicPartition
+from deadlines import DEADLINE_S
 from rocksdict import AccessType, Options, Rdict
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
@@ -32,7 +33,6 @@ from mirrorlog.errors import BadInput
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 
-DEADLINE_S = 60.0
 _OF_FAUST = b"__faust\0"
 """How the keys begin that a table has beside its rows."""
 _WITHOUT_EXTENTS = {
@@ -58,7 +58,9 @@ def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
         {**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True}
     )
     try:
-        first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+        first, end = consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=DEADLINE_S
+        )
         consumer.assign([TopicPartition(topic, partition, first)])
         until = time.monotonic() + DEADLINE_S
         reached = first

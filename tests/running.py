@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from deadlines import DEADLINE_S
+
 from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import volumes_now
 from mirrorlog.domain.site_progress import SiteProgress
-
-DEADLINE_S = 90.0
 
 
 class Outcome:

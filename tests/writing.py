@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from deadlines import DEADLINE_S
 from notation import command
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
@@ -23,8 +24,6 @@ from mirrorlog.domain.extents import U8, U64, ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import Settings
-
-DEADLINE_S = 60.0
 
 
 def make_volumes(

@@ -14,6 +14,7 @@ from threading import Event
 from typing import Protocol
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters import file_device
 from mirrorlog.adapters.direct_device import DirectDevice
@@ -489,7 +490,7 @@ def test_qemu_and_a_host_keep_each_other_off(tmp_path: Path) -> None:
     ]
     with subprocess.Popen(serving) as qemu:
         try:
-            until = time.monotonic() + 30
+            until = time.monotonic() + DEADLINE_S
             asking = ["qemu-img", "info", f"nbd+unix:///?socket={socket}"]
             while subprocess.run(
                 asking, capture_output=True, check=False

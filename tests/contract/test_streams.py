@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
@@ -20,8 +21,6 @@ from mirrorlog.reading.catalog import Catalog, describe, publish_volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics, TopicSpec
-
-DEADLINE_S = 30.0
 
 
 class Cluster:

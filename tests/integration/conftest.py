@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare
@@ -21,7 +22,7 @@ def nothing_left_running() -> Iterator[None]:
     before = set(psutil.Process().children(recursive=True))
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child not in before]
-    _, alive = psutil.wait_procs(left, timeout=5)
+    _, alive = psutil.wait_procs(left, timeout=DEADLINE_S)
     names = [
         f"{child.pid} {' '.join(child.cmdline())[:100]}" for child in alive if child.is_running()
     ]

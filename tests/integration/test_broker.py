@@ -20,6 +20,7 @@ import stamina
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from deadlines import DEADLINE_S
 
 from mirrorlog.broker import ports
 from mirrorlog.broker.control import BrokerState, broker_status, stop_broker
@@ -31,7 +32,6 @@ from mirrorlog.processes.dies_with_parent import leashed
 from mirrorlog.settings import Settings
 
 pytestmark = pytest.mark.integration
-DEADLINE_S = 30
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +198,7 @@ def run_cli(state_dir: Path, command: str) -> subprocess.CompletedProcess[str]:
         command,
     ]
     return subprocess.run(
-        arguments, capture_output=True, text=True, timeout=DEADLINE_S * 2, check=False
+        arguments, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
 
 

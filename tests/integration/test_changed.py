@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_S
 from notation import volume as small_volume
-from running import DEADLINE_S, Outcome, host_result
+from running import Outcome, host_result
 
 from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks

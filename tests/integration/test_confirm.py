@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from running import DEADLINE_S
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader

@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from running import DEADLINE_S, Outcome, host_result
+from deadlines import DEADLINE_S
+from running import Outcome, host_result
 
 from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader

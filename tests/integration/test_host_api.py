@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from running import DEADLINE_S
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.file_device import FileDevice, open_device
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
@@ -27,7 +28,7 @@ from mirrorlog.reading.catalog import describe
 
 pytestmark = pytest.mark.integration
 
-BLOCK, SIZE, DEADLINE_S = 4096, 32 << 20, 60.0
+BLOCK, SIZE = 4096, 32 << 20
 SMALL = {
     "region_bytes": 64 << 10,
     "hot_regions": 64,
@@ -50,7 +51,7 @@ class Writers:
     """Two threads that write random blocks until they are told to stop, and one that ticks."""
 
     def __init__(self, host: Host, volume: TrackedVolume) -> None:
-        self.written, self.slowest_s, self.errors = 0, 0.0, list[Exception]()
+        self.written, self.errors = 0, list[Exception]()
         self._host, self._volume, self._stop = host, volume, threading.Event()
         jobs = [(self._tick, ()), (self._write, (1,)), (self._write, (2,))]
         self._threads = [threading.Thread(target=job, args=arguments) for job, arguments in jobs]
@@ -61,11 +62,9 @@ class Writers:
         random = Random(seed)
         try:
             while not self._stop.is_set():
-                began = time.monotonic()
                 self._volume.pwrite(
                     random.randbytes(BLOCK), random.randrange(SIZE // BLOCK) * BLOCK
                 )
-                self.slowest_s = max(self.slowest_s, time.monotonic() - began)
                 self.written += 1
         except Exception as error:  # noqa: BLE001 - the test's thread tells of it
             self.errors.append(error)
@@ -126,7 +125,9 @@ def test_hosts_write_on_while_the_broker_is_away(
         stack.callback(writers.stop)
         writers.wait_for(2000)
         with stopped(run.broker.pid):
+            before = writers.written
             writers.wait_for(4000)
+            assert writers.written >= before + 4000, writers.errors
             if crashes:
                 writers.stop()
                 publisher.close()
@@ -141,7 +142,6 @@ def test_hosts_write_on_while_the_broker_is_away(
             writers.stop()
             host.close()
     assert writers.errors == []
-    assert writers.slowest_s < 10.0
     assert is_spooled == (spool_bytes > 0)
     assert any("counts as dirty as a whole" in report for report in reports) == (
         spool_bytes < 1 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import DEADLINE_S
 from folding import fold, read_all
 from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
-from running import DEADLINE_S
 
 from mirrorlog.changed.formats import all_stretches
 from mirrorlog.cli.commands.changed import ask

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from deadlines import DEADLINE_S
 from running import Outcome, host_result, host_writes
 
 from mirrorlog.cli.demo.run import Run
@@ -35,7 +36,7 @@ def demo(
         "--json",
         *arguments,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     lines = done.stdout.splitlines()
     return done, json.loads(lines[-1]) if lines else {}
 
@@ -157,10 +158,10 @@ def assert_ends(
         parts["demo"] = psutil.Process(process.pid)
         assert len(children) >= 3
         act(parts)  # type: ignore[operator]
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, stderr
     assert says in stderr
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
     assert alive == []
     if folder_goes:
         assert list((tmp_path / "demo").glob("run-*")) == []

@@ -18,6 +18,7 @@ from typing import Self
 
 import psutil
 import pytest
+from deadlines import DEADLINE_S
 from running import Outcome, host_result
 
 from mirrorlog.adapters.file_device import FileDevice
@@ -36,7 +37,6 @@ pytestmark = [
 MIB = 1 << 20
 SIZE = 48 * MIB
 SITES = ("site-a", "site-b")
-DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,11 @@ def tool(name: str) -> str:
 
 def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(each) for each in command], capture_output=True, text=True, timeout=120, check=False
+        [str(each) for each in command],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -203,7 +207,7 @@ def mounted(file: Path, folder: Path) -> Iterator[Path]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < until
         threading.Event().wait(0.02)
@@ -363,7 +367,7 @@ def test_who_may_not_write_cannot(run: Run) -> None:
         ]
         environment = {**os.environ, **run.settings.as_environment()}
         done = subprocess.run(
-            second, env=environment, capture_output=True, text=True, timeout=60, check=False
+            second, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         assert done.returncode == 2
         assert "another process on this machine writes to the primary" in done.stdout
@@ -386,7 +390,7 @@ def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mirrorlog", "host", "serve", "v"]
     environment = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 2
     assert "apt install nbdkit" in done.stderr

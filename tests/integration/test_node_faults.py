@@ -18,8 +18,9 @@ from confluent_kafka.admin import (
     ConfigResource,
     ResourceType,
 )
+from deadlines import DEADLINE_S
 from notation import command
-from running import DEADLINE_S, Outcome
+from running import Outcome
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.commands.log import read_changelog

@@ -14,8 +14,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
+from deadlines import DEADLINE_S
 from notation import command
-from running import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.cli.demo.run import Run

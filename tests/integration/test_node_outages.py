@@ -17,8 +17,9 @@ import psutil
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from deadlines import DEADLINE_S
 from doomed_node import POINTS
-from folding import DEADLINE_S, Event, Proof, changelog_rows, read_all, table_folder
+from folding import Event, Proof, changelog_rows, read_all, table_folder
 from notation import record
 from rocksdict import Options, Rdict
 from running import Outcome, host_result, host_writes

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.broker import ports
@@ -96,7 +97,9 @@ class Secured:
             {"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")}
         )
         return {
-            name for name in admin.list_topics(timeout=10).topics if name.startswith("mirrorlog")
+            name
+            for name in admin.list_topics(timeout=DEADLINE_S).topics
+            if name.startswith("mirrorlog")
         }
 
 
@@ -133,7 +136,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         cwd=folder,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     started = Secured(f"127.0.0.1:{login}", f"127.0.0.1:{certificate}", folder)
     with (folder / "output.log").open("wb") as output:
@@ -144,7 +147,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             stderr=output,
         )
     try:
-        for attempt in stamina.retry_context(KafkaException, attempts=None, timeout=60):
+        for attempt in stamina.retry_context(KafkaException, attempts=None, timeout=DEADLINE_S):
             with attempt:
                 assert process.is_running(), (folder / "output.log").read_text()
                 started.topics()
@@ -257,7 +260,7 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(
         ],
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 1
@@ -286,7 +289,7 @@ def test_a_client_that_only_polls_hears_the_refusal_too(role: str, secured: Secu
     else:
         client = KafkaPublisher(settings)
         client.publish("mirrorlog.volumes", 0, b"key", b"value")
-    until = time.monotonic() + 15
+    until = time.monotonic() + DEADLINE_S
     with pytest.raises(KafkaFailed, match="Invalid username or password"):
         while time.monotonic() < until:
             client.poll(0.1)

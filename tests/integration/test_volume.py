@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import DEADLINE_S
+from deadlines import DEADLINE_S
 
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run

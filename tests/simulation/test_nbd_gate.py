@@ -21,6 +21,7 @@ from uuid import UUID
 
 import pytest
 from clocks import CountingClock, Crashed
+from deadlines import DEADLINE_S
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
@@ -473,7 +474,7 @@ def test_real_threads_on_a_real_ring(tmp_path: Path) -> None:
         check=True,
     )
     done = subprocess.run(
-        [tmp_path / "stress", "1"], capture_output=True, text=True, timeout=60, check=False
+        [tmp_path / "stress", "1"], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     let_through, left = map(int, done.stdout.split())

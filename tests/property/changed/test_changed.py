@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from deadlines import DEADLINE_S
 from http_world import Worker, listening
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,7 +187,7 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
 
     async def over_http() -> Any:
         has, hasnt = Worker(log, wait_s=0), Worker(log, has=[])
-        async with listening(has, hasnt), asyncio.timeout(30):
+        async with listening(has, hasnt), asyncio.timeout(DEADLINE_S):
             path = f"/v1/volumes/v/changed?since={since}&until={until}&format={name}&wait=0"
             async with hasnt.client.get(path) as first:
                 if first.status != 200:

@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from mirrorlog.adapters.kafka import _Client
+from mirrorlog.errors import KafkaFailed
 
 
 class Stubborn:
@@ -55,3 +56,25 @@ def test_what_a_broker_that_is_away_did_not_answer_is_asked_again(code: int) -> 
 def test_a_client_that_believes_in_no_partition_is_made_to_look_again() -> None:
     client = _Client(Stubborn, {})
     assert client.ask(client.raw.end, 5.0, "asking", "here") == 7
+
+
+class Refusing:
+    """A librdkafka client whose cluster refuses the login; each question times out."""
+
+    def __init__(self, settings: Any, logger: Any) -> None:
+        self.asked, self._hear = 0, settings["error_cb"]
+
+    def poll(self, _timeout: float) -> None:
+        self._hear(KafkaError(KafkaError._AUTHENTICATION))
+
+    def end(self, _within_s: float) -> int:
+        self.asked += 1
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
+def test_a_cluster_that_refuses_the_login_is_not_asked_again() -> None:
+    client = _Client(Refusing, {})
+    with pytest.raises(KafkaFailed) as refused:
+        client.ask(client.raw.end, 3600.0, "asking", "here")
+    assert client.raw.asked == 1
+    assert "Check security.protocol" in refused.value.next

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import DEADLINE_S
 from http_world import MemoryView, Worker, listening, until
 from logs import Log
 from notation import command, volume
@@ -47,7 +48,7 @@ WRITES = [
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             await test()
 
     asyncio.run(limited())

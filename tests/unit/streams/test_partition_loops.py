@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
 from mirrorlog.streams.fold.batch import Batch
@@ -50,7 +51,7 @@ class World:
         self.loops.put(Fetched(batch, size_bytes, recorded))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while not condition():
                 await asyncio.sleep(0)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
+from deadlines import DEADLINE_S
 from notation import volume
 
 from mirrorlog.errors import OutOfRetention
@@ -131,7 +132,7 @@ def test_a_standby_follows_until_it_is_told_to_stop() -> None:
         following = asyncio.create_task(world.follower.stand_by([0, 1]))
         for text in ("a1 b2", "a- c3"):
             world.append(text)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 while world.store.position(0) != world.bounds(0)[1] - 1:
                     await asyncio.sleep(0)
         following.cancel()
