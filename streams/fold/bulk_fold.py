@@ -1,6 +1,6 @@
 """The smooth way: of a volume whose commands are all plain, in sequence and inside, no command is looked at alone.
 
-What it plans is what the way one at a time plans (tests/property/test_smooth.py). A volume takes it as a whole or not at
+What it plans is what the way one at a time plans (tests/property/streams/test_bulk_fold.py). A volume takes it as a whole or not at
 all: where anything of it has something to say, every command of it in the batch goes the other way.
 """
 
