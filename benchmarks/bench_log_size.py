@@ -3,10 +3,10 @@
 Bytes are those of keys and values, uncompressed, and 10 more for each message in the changelog (what a record of Kafka's
 format costs inside a large batch: DefaultRecord, KIP-98).
 
-Simulated, with the node's own code (Node, LogTable, RollUps; only Kafka and RocksDB are in memory):
+Simulated, with the node's own code (BatchFolder, LogTable, LogCompactor; only Kafka and RocksDB are in memory):
 - some minutes of commands of 500 extents, a flush each 0.25 s, rolled up to minutes: flush records, heads, watermarks,
   moments, minutes' records and the tombstones of their parts;
-- an hour of minutes' records, each of 600,000 blocks drawn at random, rolled up to the hour's record by RollUps in turns.
+- an hour of minutes' records, each of 600,000 blocks drawn at random, rolled up to the hour's record by LogCompactor in turns.
 Composed: a day's record isn't rolled up from 24 hours. Its blocks are drawn with the density that 864 million random writes
 leave, and it is cut and encoded by the same code. The rest is arithmetic: what a tier writes, over the writes that it covers;
 and what the state holds at its fullest, just before the ticks at the end of day 30, with the default times for which tiers are
@@ -40,12 +40,12 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.compaction.compactor import Periods, RollUps
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.compaction.retention import DEFAULT_KEEP_S
 from mirrorlog.streams.compaction.rollups import pieces
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.records import (
@@ -144,18 +144,18 @@ class Bench:
         publisher.flush(1)
         self.clock, self.log = Clock(), Changelog()
         gate = CommitGate(settings.topics.commands)
-        gate.begin(0, 0)
+        gate.assign(0, 0)
         table = LogTable(self.log.send, self.log, settings.topics, gate)
         catalog = Catalog(broker.reader(), broker, settings.topics, self.clock)
         catalog.refresh()
-        periods = Periods(
+        compaction_settings = CompactionSettings(
             settings.node_tiers_s,
             dict.fromkeys(TIERS[:3], 0.0),
             None,
             settings.node_record_max_bytes,
         )
-        self.roll_ups = RollUps(table, catalog, _NoSites, self.clock, periods)
-        self.node = Node(
+        self.compactor = LogCompactor(table, catalog, _NoSites, self.clock, compaction_settings)
+        self.node = BatchFolder(
             table,
             gate,
             catalog,
@@ -163,17 +163,17 @@ class Bench:
             lambda *_: None,
             self.clock,
             settings.node_record_max_bytes,
-            self.roll_ups,
+            self.compactor,
         )
         self.random = np.random.default_rng(1)
         self.position = 0
 
-    async def tend(self) -> float:
+    async def maintain(self) -> float:
         """All that is due; how long the longest turn took, in seconds."""
         longest = 0.0
         while True:
             began = time.perf_counter()
-            rest_s = await self.node.tend(0)
+            rest_s = await self.node.maintain(0)
             longest = max(longest, time.perf_counter() - began)
             if rest_s:
                 return longest
@@ -199,12 +199,14 @@ class Bench:
             )
             values.append(encode(command))
         positions = range(self.position, self.position + len(values))
-        await self.node.record(Batch("commands", 0, positions, [b"vol-0001"] * len(values), values))
+        await self.node.record(
+            EventBatch("commands", 0, positions, [b"vol-0001"] * len(values), values)
+        )
         self.position += len(values)
         self.clock.s += FLUSH_S
 
     def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
-        """A record drawn, not folded: cut and encoded as RollUps does, and noticed as a flush's would be."""
+        """A record drawn, not folded: cut and encoded as LogCompactor does, and noticed as a flush's would be."""
         found = [
             piece
             for piece in pieces(_stretches(changed), Settings().node_record_max_bytes)
@@ -256,13 +258,13 @@ def drawn(random: np.random.Generator, writes: int) -> BitMap64:
 async def minutes(count: int) -> tuple[Counter[str], int, float]:
     """(bytes sent, bytes of a flush record in the state, seconds of the longest turn), over whole minutes."""
     bench = Bench()
-    await bench.tend()
+    await bench.maintain()
     longest = 0.0
     for _ in range(count):
         for _ in range(int(60 / FLUSH_S)):
             await bench.flush()
         flushed = bench.log.records(0)
-        longest = max(longest, await bench.tend())
+        longest = max(longest, await bench.maintain())
     return bench.log.sent, flushed, longest
 
 
@@ -276,10 +278,10 @@ async def hour() -> tuple[Counter[str], int, int, float, float]:
         )
     held = bench.log.records(1)
     bench.log.rows[watermark_key(0)] = encode(Watermark(0, 60 * 1200 - 1, bench.clock.now_us()))
-    await bench.tend()
+    await bench.maintain()
     bench.clock.s += 3600
     began = time.perf_counter()
-    longest = await bench.tend()
+    longest = await bench.maintain()
     return bench.log.sent, held, bench.log.records(2), time.perf_counter() - began, longest
 
 

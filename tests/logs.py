@@ -16,8 +16,8 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
-from mirrorlog.streams.fold.flush_plan import Span, plan_flush
-from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.records import LogRecord, VolumeHead, watermark_key
@@ -56,11 +56,11 @@ class Log:
         if not events:
             return
         answers = []
-        span = Span(0, events[0].position, events[-1].position)
+        span = FlushRange(0, events[0].position, events[-1].position)
         for event in events:
             found = read_command(message(event.position, event.value))
             name = found.volume if isinstance(found, TrackingCommand) else ""
-            answers.append(check(event, found, self.volumes.get(name)))
+            answers.append(check_command(event, found, self.volumes.get(name)))
         plan = plan_flush(span, answers, (), self.heads, 99, record_max_bytes, self.through)
         rows = [*changelog_rows(plan), (watermark_key(0), encode(plan.watermark))]
         self._flushes.append([self.broker.append(self.topics.changelog, 0, *row) for row in rows])

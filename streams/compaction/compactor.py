@@ -148,7 +148,7 @@ class Reports(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Periods:
+class CompactionSettings:
     """tiers_s: of the tiers above the lowest, each so many seconds. keep_s, keep_past_sites_after_s: as in the settings."""
 
     tiers_s: Sequence[int]
@@ -199,7 +199,7 @@ class _Damaged(Exception):
         self.span = (key.volume, key.tier, key.after, key.through)
 
 
-class RollUps:
+class LogCompactor:
     """Looks after the log of this worker's partitions. Call `turn` between two flushes of a partition, never beside one.
 
     volumes: their descriptions, as far as they are known.
@@ -211,7 +211,7 @@ class RollUps:
         volumes: Mapping[str, Volume],
         make_reports: Callable[[], Reports],
         clock: Clock,
-        periods: Periods,
+        periods: CompactionSettings,
     ) -> None:
         self._table, self._volumes, self._clock, self._periods = table, volumes, clock, periods
         self._make_reports = make_reports
@@ -221,12 +221,12 @@ class RollUps:
         self._warned_s: dict[tuple[str, str, str], float] = {}
         self._numbers = count()
 
-    def forget(self, partitions: Iterable[int]) -> None:
+    def revoke(self, partitions: Iterable[int]) -> None:
         """The partitions went to another worker, or come back and begin anew."""
         for partition in partitions:
             self._partitions.pop(partition, None)
 
-    async def turn(self, partition: int) -> float:
+    async def work(self, partition: int) -> float:
         """A little work, durable when it returns; in how many seconds at the latest there is more. 0.0: at once."""
         mine = self._partitions.get(partition)
         if mine is None:

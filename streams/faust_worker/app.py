@@ -15,7 +15,7 @@ from faust.types import TP
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
-from mirrorlog.streams.compaction.compactor import Periods, Reports, RollUps
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, Reports
 from mirrorlog.streams.faust_worker.assignment import EvenAssignor
 from mirrorlog.streams.faust_worker.faust_recovery import Changelog, FollowedTables, Follower
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
@@ -23,9 +23,9 @@ from mirrorlog.streams.faust_worker.gated_transport import gated_transport
 from mirrorlog.streams.faust_worker.kafka_options import faust_settings
 from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
 from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.fold_batch import Committed, Missed, Node
+from mirrorlog.streams.fold.fold_batch import BatchFolder, CommittedPosition, GapReason
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing, send_all
 from mirrorlog.streams.web.listen import Listening, member_name
@@ -45,8 +45,8 @@ class NodeParts:
     catalog: Catalog
     changelog: Changelog
     start_of: Callable[[int], Start]
-    committed: Committed
-    missed: Missed
+    committed: CommittedPosition
+    missed: GapReason
     clock: Clock
     halt: Halt
     ready: Callable[[Sequence[int]], None]
@@ -107,14 +107,14 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         return await send_all(app.producer, messages, settings.patience_s)
 
     table = LogTable(send, store, settings.topics, gate)
-    periods = Periods(
+    compaction_settings = CompactionSettings(
         settings.node_tiers_s,
         settings.node_keep_s,
         settings.node_keep_past_sites_after_s,
         settings.node_record_max_bytes,
     )
-    roll_ups = RollUps(table, parts.catalog, parts.reports, parts.clock, periods)
-    node = Node(
+    compactor = LogCompactor(table, parts.catalog, parts.reports, parts.clock, compaction_settings)
+    node = BatchFolder(
         table,
         gate,
         parts.catalog,
@@ -122,11 +122,11 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         parts.missed,
         parts.clock,
         settings.node_record_max_bytes,
-        roll_ups,
+        compactor,
     )
     pace = Pace(settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes)
     loops = PartitionLoops(node, backlog, pace, parts.halt)
-    _follow_assignments(app, gate, loops, roll_ups)
+    _follow_assignments(app, gate, loops, compactor)
     _when_recovered(app, store, parts, gate, table, loops)
     _install_agent(app, settings, loops, parts.halt)
     if parts.listening:
@@ -135,15 +135,15 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
 
 
 def _follow_assignments(
-    app: faust.App, gate: CommitGate, loops: PartitionLoops, roll_ups: RollUps
+    app: faust.App, gate: CommitGate, loops: PartitionLoops, compactor: LogCompactor
 ) -> None:
     def partitions(tps: Iterable[TP]) -> list[int]:
         return [tp.partition for tp in tps if tp.topic == gate.topic]
 
     def forget(tps: Iterable[TP]) -> None:
         loops.stop(partitions(tps))
-        gate.forget(partitions(tps))
-        roll_ups.forget(partitions(tps))
+        gate.revoke(partitions(tps))
+        compactor.revoke(partitions(tps))
 
     async def revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
         forget(revoked)
@@ -178,7 +178,7 @@ def _when_recovered(
                 "partition %d: the log ends at position %d, before the %d that was committed: the commands from %d on are "
                 "folded again", partition, through, start.committed, position,
             )  # fmt: skip
-        gate.begin(partition, position)
+        gate.assign(partition, position)
 
     async def recovered() -> None:
         here = sorted(
@@ -203,7 +203,7 @@ def _install_agent(app: faust.App, settings: Settings, loops: PartitionLoops, ha
     async def fold_commands(stream: Any) -> None:
         async for event in stream.noack().events():
             try:
-                batch: Batch = event.value
+                batch: EventBatch = event.value
                 size_bytes = sum(len(value) for value in batch.values if value is not None)
                 loops.put(Fetched(batch, size_bytes, partial(stream.ack, event)))
             # An exception that left this body would acknowledge what wasn't processed: the process ends instead.

@@ -1,7 +1,7 @@
 """Faust's Kafka transport, with the commit gate deciding what its consumer commits, and batches for messages.
 
 Faust wraps every message that it hands on in several tasks, which costs more than folding a small command. What was
-fetched of one partition of the commands topic is therefore handed on as one message, whose value is a Batch.
+fetched of one partition of the commands topic is therefore handed on as one message, whose value is an EventBatch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from mirrorlog.streams.faust_worker.partition_loops import Backlog
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 
 
@@ -38,14 +38,18 @@ class GatedConsumer(driver.Consumer):
         # Faust's own list of acknowledged offsets has no use any more: it mustn't grow.
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return self.gate.committable(tp.partition)
+        return self.gate.committable_offset(tp.partition)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         # The gate knows better: where the log lost what was committed its partition begins below. And aiokafka doesn't go to
         # a committed position that is 0: what was fetched and dropped in a rebalance would be passed over.
         found = dict(await super().seek_to_committed())
-        mine = [tp for tp in found if tp.topic == self.gate.topic and self.gate.knows(tp.partition)]
-        begins = {tp: self.gate.expects(tp.partition) for tp in mine}
+        mine = [
+            tp
+            for tp in found
+            if tp.topic == self.gate.topic and self.gate.is_assigned(tp.partition)
+        ]
+        begins = {tp: self.gate.expected_position(tp.partition) for tp in mine}
         if begins:
             await self.seek_wait(begins)
         return found | begins
@@ -71,7 +75,7 @@ class GatedConsumer(driver.Consumer):
             return super()._to_message(tp, record)
         message: Any = super()._to_message(tp, record.records[-1])
         message.key = None
-        message.value = Batch(
+        message.value = EventBatch(
             tp.topic,
             tp.partition,
             [each.offset for each in record.records],

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 
 
 class Backlog:
@@ -35,7 +35,7 @@ class Backlog:
 class Fetched:
     """A batch as it was fetched. recorded: called when its commands are in the log."""
 
-    batch: Batch
+    batch: EventBatch
     size_bytes: int
     recorded: Callable[[], Awaitable[None]]
 
@@ -43,10 +43,10 @@ class Fetched:
 class Work(Protocol):
     """What a loop does."""
 
-    async def record(self, batch: Batch) -> None:
+    async def record(self, batch: EventBatch) -> None:
         """Makes the batch durable in the log."""
 
-    async def tend(self, partition: int) -> float:
+    async def maintain(self, partition: int) -> float:
         """Looks after the partition's log between two batches; in how many seconds at the latest it wants to again."""
 
 
@@ -105,17 +105,17 @@ class PartitionLoops:
 
     async def _run(self, partition: int, loop: _Loop) -> None:
         try:
-            wait_s = await self._work.tend(partition)
+            wait_s = await self._work.maintain(partition)
             while True:
                 taken = await self._take(loop.queue, wait_s)
                 try:
                     if taken:
-                        await self._work.record(Batch.joined([each.batch for each in taken]))
+                        await self._work.record(EventBatch.join([each.batch for each in taken]))
                         for each in taken:
                             await each.recorded()
                 finally:
                     self._backlog.add(-sum(each.size_bytes for each in taken))
-                wait_s = await self._work.tend(partition)
+                wait_s = await self._work.maintain(partition)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001

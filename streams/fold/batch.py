@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class EventBatch:
     """Events of one partition of the commands topic by column: no object for each of them. At least one."""
 
     topic: str
@@ -23,7 +23,7 @@ class Batch:
     values: Sequence[bytes | None]
 
     @classmethod
-    def of(cls, messages: Sequence[Message]) -> Batch:
+    def from_messages(cls, messages: Sequence[Message]) -> EventBatch:
         """The batch of some messages."""
         return cls(
             messages[0].topic,
@@ -34,7 +34,7 @@ class Batch:
         )
 
     @classmethod
-    def joined(cls, batches: Sequence[Batch]) -> Batch:
+    def join(cls, batches: Sequence[EventBatch]) -> EventBatch:
         """Batches of one partition, one after the other."""
         if len(batches) == 1:
             return batches[0]
@@ -46,13 +46,13 @@ class Batch:
             _chained(each.values for each in batches),
         )
 
-    def split_after(self, position: int) -> list[Batch]:
+    def split_after(self, position: int) -> list[EventBatch]:
         """What is at `position` and before it, and what follows; one of them alone where there is no other."""
         row = bisect_right(self.positions, position)
         if row in (0, len(self.positions)):
             return [self]
         return [
-            Batch(
+            EventBatch(
                 self.topic, self.partition, self.positions[part], self.keys[part], self.values[part]
             )
             for part in (slice(row), slice(row, None))

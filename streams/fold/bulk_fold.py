@@ -1,7 +1,7 @@
 """The smooth way: of a volume whose commands are all plain, in sequence and inside, no command is looked at alone.
 
-What it plans is what the way one at a time plans (tests/property/streams/test_bulk_fold.py). A volume takes it as a whole or not at
-all: where anything of it has something to say, every command of it in the batch goes the other way.
+What it plans is what the way one at a time plans (tests/property/streams/test_bulk_fold.py). A volume takes
+it as a whole or not at all: where anything of it has something to say, every command of it goes the other way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import AcceptedBatch, StatusCode, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume, VolumeState
-from mirrorlog.streams.fold.session_order import Standing, standing
+from mirrorlog.streams.fold.session_order import SessionOrder, session_order
 from mirrorlog.tracking_log.records import SessionHead, VolumeHead
 
 _NAME_AT_MOST = 255
@@ -184,7 +184,7 @@ def _sessions(
         ):
             return None
         first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-        if standing(known, first, int(positions[rows[0]])) != Standing(
+        if session_order(known, first, int(positions[rows[0]])) != SessionOrder(
             StatusCode.ACCEPTED
         ) or _replayed(known, sender.session, int(positions[rows[0]])):
             return None

@@ -17,29 +17,29 @@ class CommitGate:
         self.topic = topic
         self._next: dict[int, int] = {}
 
-    def begin(self, partition: int, position: int) -> None:
+    def assign(self, partition: int, position: int) -> None:
         """The partition was assigned, and its commands are folded from `position` on: the first that its group hasn't
         committed, or one before it."""
         self._next[partition] = position
 
-    def knows(self, partition: int) -> bool:
+    def is_assigned(self, partition: int) -> bool:
         """Whether `begin` was called since the partition was assigned."""
         return partition in self._next
 
-    def forget(self, partitions: Iterable[int]) -> None:
+    def revoke(self, partitions: Iterable[int]) -> None:
         """The partitions went to another worker, or come back and begin anew."""
         for partition in partitions:
             self._next.pop(partition, None)
 
-    def expects(self, partition: int) -> int:
+    def expected_position(self, partition: int) -> int:
         """The position that the partition's next flush must begin at, or below: what lies between would be passed over."""
         return self._next[partition]
 
-    def durable(self, partition: int, through: int) -> None:
+    def mark_durable(self, partition: int, through: int) -> None:
         """The log is complete through `through`: everything up to it may be committed."""
         if partition in self._next:
             self._next[partition] = max(self._next[partition], through + 1)
 
-    def committable(self, partition: int) -> int | None:
+    def committable_offset(self, partition: int) -> int | None:
         """The offset to commit; None where the partition isn't this worker's."""
         return self._next.get(partition)

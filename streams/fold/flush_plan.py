@@ -24,8 +24,8 @@ from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.bulk_fold import Smooth, heads_after
-from mirrorlog.streams.fold.response import Answer, speaks_for_all
-from mirrorlog.streams.fold.session_order import Standing, standing
+from mirrorlog.streams.fold.response import CommandResponse, speaks_for_all
+from mirrorlog.streams.fold.session_order import SessionOrder, session_order
 from mirrorlog.tracking_log.packed_record import PackedRecord, pack_record
 from mirrorlog.tracking_log.records import (
     NOTHING,
@@ -65,7 +65,7 @@ class FlushPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class FlushRange:
     """The events of one partition that a flush holds: positions `first` to `last`, without a gap."""
 
     partition: int
@@ -74,8 +74,8 @@ class Span:
 
 
 def plan_flush(
-    span: Span,
-    answers: Sequence[Answer],
+    span: FlushRange,
+    answers: Sequence[CommandResponse],
     smooth: Sequence[Smooth],
     heads: Mapping[str, VolumeHead],
     now_us: int,
@@ -87,13 +87,13 @@ def plan_flush(
     heads: those that the table holds; complete_through: the watermark that it holds. A replay takes neither back.
     """
     partition, first, last = span.partition, span.first, span.last
-    by_volume: dict[str, list[Answer]] = defaultdict(list)
+    by_volume: dict[str, list[CommandResponse]] = defaultdict(list)
     for answer in answers:
         if answer.volume is not None:
             by_volume[answer.volume.volume].append(answer)
     records: list[LogRecord] = []
     new_heads: list[VolumeHead] = []
-    standings: dict[int, Standing] = {}
+    standings: dict[int, SessionOrder] = {}
     marks: list[TrackingCommand] = []
     for name, group in by_volume.items():
         known, volume = heads.get(name), _newest(group)
@@ -120,7 +120,7 @@ def plan_flush(
             _advance(way.volume, known, last if parts else None, sessions, {})
         )  # it has no forks
     beats = _beats(answers)
-    accepted = Standing(StatusCode.ACCEPTED)
+    accepted = SessionOrder(StatusCode.ACCEPTED)
     return FlushPlan(
         partition=partition,
         first=first,
@@ -142,11 +142,11 @@ def plan_flush(
     )
 
 
-def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
+def _take_part(sessions: dict[str, SessionHead], answer: CommandResponse) -> SessionOrder:
     """How the command stands, and from then on its session with it."""
     command = answer.command
     assert command is not None
-    found = standing(sessions, command, answer.message.position)
+    found = session_order(sessions, command, answer.message.position)
     if speaks_for_session(command):
         update = session_head(command, answer.message.position, answer.forks.open_sites)
         known = sessions.get(command.session)
@@ -160,7 +160,7 @@ def _take_part(sessions: dict[str, SessionHead], answer: Answer) -> Standing:
     return found
 
 
-def _mark(answer: Answer, missing: int, now_us: int) -> TrackingCommand:
+def _mark(answer: CommandResponse, missing: int, now_us: int) -> TrackingCommand:
     """The node's own command: what the missing ones named isn't known, so all of the volume is dirty.
 
     It goes through the commands topic like any other, so that whoever replays the commands finds the same.
@@ -181,7 +181,7 @@ def _mark(answer: Answer, missing: int, now_us: int) -> TrackingCommand:
     )
 
 
-def _beats(answers: Sequence[Answer]) -> dict[str, SessionBeat | None]:
+def _beats(answers: Sequence[CommandResponse]) -> dict[str, SessionBeat | None]:
     """The last heartbeat of each session that spoke for all its volumes; None where its last word was its end."""
     found: dict[str, SessionBeat | None] = {}
     for answer in answers:
@@ -198,7 +198,7 @@ def _beats(answers: Sequence[Answer]) -> dict[str, SessionBeat | None]:
     return found
 
 
-def _newest(group: Sequence[Answer]) -> Volume:
+def _newest(group: Sequence[CommandResponse]) -> Volume:
     volume = group[-1].volume
     assert volume is not None
     return volume
@@ -220,7 +220,7 @@ def _chain_end(volume: Volume, head: VolumeHead | None) -> int:
 
 def _fold(
     volume: Volume,
-    group: Sequence[Answer],
+    group: Sequence[CommandResponse],
     parts: Sequence[ExtentColumns],
     after: int,
     through: int,
@@ -255,7 +255,11 @@ def _fold(
 
 
 def _fold_missed(
-    volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int, span: Span
+    volume: Volume,
+    group: Sequence[CommandResponse],
+    head: VolumeHead | None,
+    after: int,
+    span: FlushRange,
 ) -> tuple[list[LogRecord], dict[str, ForkHead]]:
     """The records of what each site has missed, and the heads of these logs behind the batch.
 
@@ -276,7 +280,7 @@ def _fold_missed(
 
 
 def _forks_before(
-    volume: Volume, group: Sequence[Answer], head: VolumeHead | None, after: int
+    volume: Volume, group: Sequence[CommandResponse], head: VolumeHead | None, after: int
 ) -> dict[str, ForkHead]:
     """The sites that are known or named, the first MOST_FORKS of them: the others copy what the volume's log says."""
     forks = dict(head.forks) if head else {}
@@ -290,7 +294,7 @@ def _forks_before(
     return forks
 
 
-def _zeroed(group: Sequence[Answer]) -> BitMap64:
+def _zeroed(group: Sequence[CommandResponse]) -> BitMap64:
     """By the size that the volume had for each command: where a RESIZE came between, its last block grew."""
     by_size: dict[int, list[ExtentColumns]] = defaultdict(list)
     for answer in group:

@@ -15,15 +15,15 @@ from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.bulk_fold import smooth_volumes
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.flush_plan import FlushPlan, Span, plan_flush
-from mirrorlog.streams.fold.response import Answer, check, read_command
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.tracking_log.records import VolumeHead
 
 
-class Log(Protocol):
+class DurableLog(Protocol):
     """Where flushes go, and what is there."""
 
     def heads(self, partition: int, volumes: Sequence[str]) -> Mapping[str, VolumeHead]:
@@ -36,40 +36,40 @@ class Log(Protocol):
         """Makes a plan durable, in its order."""
 
 
-class Committed(Protocol):
+class CommittedPosition(Protocol):
     """Where the group begins."""
 
     def __call__(self, partition: int) -> int:
         """The first position of the partition that isn't committed."""
 
 
-class Missed(Protocol):
+class GapReason(Protocol):
     """Why positions don't follow each other."""
 
     def __call__(self, partition: int, first: int, end: int) -> str | None:
         """What became of the commands at `[first, end)`; None where there are none, as behind a transaction's marker."""
 
 
-class Upkeep(Protocol):
+class LogMaintenance(Protocol):
     """What is done with the log between two flushes."""
 
-    async def turn(self, partition: int) -> float:
+    async def work(self, partition: int) -> float:
         """A little work, durable when it returns; in how many seconds at the latest there is more."""
 
 
-class Node:
+class BatchFolder:
     """Everything between a batch of events and a durable log."""
 
     def __init__(
         self,
-        log: Log,
+        log: DurableLog,
         gate: CommitGate,
         catalog: Catalog,
-        committed: Committed,
-        missed: Missed,
+        committed: CommittedPosition,
+        missed: GapReason,
         clock: Clock,
         record_max_bytes: int,
-        upkeep: Upkeep,
+        compactor: LogMaintenance,
     ) -> None:
         self._log, self._gate, self._catalog, self._committed, self._missed = (
             log,
@@ -78,13 +78,13 @@ class Node:
             committed,
             missed,
         )
-        self._clock, self._record_max_bytes, self._upkeep = clock, record_max_bytes, upkeep
+        self._clock, self._record_max_bytes, self._compactor = clock, record_max_bytes, compactor
 
-    async def record(self, batch: Batch) -> None:
+    async def record(self, batch: EventBatch) -> None:
         """One batch of one partition, in order. Raises only what must stop the node."""
         partition = batch.partition
-        if not self._gate.knows(partition):
-            self._gate.begin(partition, await asyncio.to_thread(self._committed, partition))
+        if not self._gate.is_assigned(partition):
+            self._gate.assign(partition, await asyncio.to_thread(self._committed, partition))
             # Whoever had the partition before may have described its volumes anew.
             await asyncio.to_thread(self._catalog.refresh)
         await self._check_follow(partition, batch.positions)
@@ -93,11 +93,11 @@ class Node:
         for part in batch.split_after(self._log.complete_through(partition)):
             await self._log.flush(await self._plan(part))
 
-    async def tend(self, partition: int) -> float:
+    async def maintain(self, partition: int) -> float:
         """A little work on the partition's log, between two batches; in how many seconds at the latest there is more."""
-        return await self._upkeep.turn(partition)
+        return await self._compactor.work(partition)
 
-    async def _plan(self, batch: Batch) -> FlushPlan:
+    async def _plan(self, batch: EventBatch) -> FlushPlan:
         """What is plain is folded a volume at a time; everything else is answered one command at a time."""
         partition, columns = batch.partition, decode_columns(batch.values)
         odd = {
@@ -119,7 +119,7 @@ class Node:
         }
         answers = await self._answers([(batch.message(row), odd[row]) for row in sorted(odd)])
         return plan_flush(
-            Span(partition, batch.positions[0], batch.positions[-1]),
+            FlushRange(partition, batch.positions[0], batch.positions[-1]),
             answers,
             smooth,
             heads,
@@ -130,7 +130,7 @@ class Node:
 
     async def _check_follow(self, partition: int, positions: Sequence[int]) -> None:
         """OutOfRetention where commands lie between what the log has and these positions, or between two of them."""
-        expected = self._gate.expects(partition)
+        expected = self._gate.expected_position(partition)
         if positions[0] <= expected and positions[-1] - positions[0] == len(positions) - 1:
             return
         for position in positions:
@@ -146,16 +146,16 @@ class Node:
 
     async def _answers(
         self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]
-    ) -> list[Answer]:
+    ) -> list[CommandResponse]:
         if any(
-            check(message, command, self._described(command)).by_description
+            check_command(message, command, self._described(command)).by_description
             for message, command in commands
         ):
             # A volume is described before its first command is sent: reading to the topic's end settles it.
             await asyncio.to_thread(self._catalog.refresh)
         answers = []
         for message, command in commands:
-            answer = check(message, command, self._described(command))
+            answer = check_command(message, command, self._described(command))
             if answer.described is not None:
                 self._catalog.take(answer.described)  # those behind it meet the volume as it is now
             answers.append(answer)

@@ -25,14 +25,14 @@ from mirrorlog.domain.volume_states import DESCRIBING, transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.fold.session_order import Standing
+from mirrorlog.streams.fold.session_order import SessionOrder
 
 _NO_EXTENTS: Final = ExtentColumns.of([])
 _NAME_AT_MOST: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResponse:
     """What becomes of one event.
 
     volume is None where nothing of it is recorded; extents are those to fold, clipped; forks tells which of them some
@@ -52,7 +52,7 @@ class Answer:
     by_description: bool = False
     described: Volume | None = None
 
-    def status(self, now_us: int, standing: Standing) -> CommandStatus:
+    def status(self, now_us: int, standing: SessionOrder) -> CommandStatus:
         """The reply: a refusal goes before how the command stands in its session."""
         command, refusal = self.command, self.refusal
         return CommandStatus(
@@ -107,20 +107,22 @@ def read_command(message: Message) -> TrackingCommand | Refusal:
     )
 
 
-def check(message: Message, command: TrackingCommand | Refusal, volume: Volume | None) -> Answer:
+def check_command(
+    message: Message, command: TrackingCommand | Refusal, volume: Volume | None
+) -> CommandResponse:
     """What becomes of a command, `volume` being the newest description of the volume that it names."""
     if isinstance(command, Refusal):
-        return Answer(message, None, command)
+        return CommandResponse(message, None, command)
     if speaks_for_all(command):
-        return Answer(message, command, None)
+        return CommandResponse(message, command, None)
     if volume is None:
         text = f"there is no volume '{command.volume}'. Create it first."
-        return Answer(
+        return CommandResponse(
             message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text), by_description=True
         )
     if volume.partition != message.partition:
         remark = f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
-        return Answer(message, command, None, remark=remark, forward_to=volume.partition)
+        return CommandResponse(message, command, None, remark=remark, forward_to=volume.partition)
     change = transition(volume, command, message.position)
     volume = change.volume.as_of(message.position)
     said = named(command, volume, message.position)
@@ -143,7 +145,7 @@ def check(message: Message, command: TrackingCommand | Refusal, volume: Volume |
     remarks = [change.remark] if change.remark else []
     remarks += [f"recorded, though it names generation {command.generation}"] if stale else []
     remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
-    return Answer(
+    return CommandResponse(
         message,
         command,
         refusal,

@@ -22,7 +22,7 @@ from mirrorlog.tracking_log.records import NOTHING, SessionHead
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SessionOrder:
     """What the status says. missing: how many commands of the session never arrived before this one."""
 
     code: StatusCode
@@ -30,19 +30,19 @@ class Standing:
     missing: int = 0
 
 
-def standing(
+def session_order(
     sessions: Mapping[str, SessionHead], command: TrackingCommand, position: int
-) -> Standing:
+) -> SessionOrder:
     """The standing of a command at `position`, `sessions` being those of its volume before it."""
     mine = sessions.get(command.session)
     known_through = max(mine.last_position, mine.closed_position) if mine else NOTHING
     last_sequence = mine.last_sequence if mine else NOTHING
     if command.sequence < 0 or position <= known_through:
-        return Standing(StatusCode.ACCEPTED)
+        return SessionOrder(StatusCode.ACCEPTED)
     if reason := _stale(sessions, mine, command):
-        return Standing(StatusCode.STALE_SESSION, f"recorded, though {reason}")
+        return SessionOrder(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     if command.sequence <= last_sequence:
-        return Standing(
+        return SessionOrder(
             StatusCode.DUPLICATE,
             f"recorded already, or its sequence {command.sequence} was used twice",
         )
@@ -52,8 +52,8 @@ def standing(
             f"recorded; {missing} commands of the session before sequence {command.sequence} never arrived, "
             "so the whole volume was made dirty"
         )
-        return Standing(StatusCode.SEQUENCE_GAP, text, missing)
-    return Standing(StatusCode.ACCEPTED)
+        return SessionOrder(StatusCode.SEQUENCE_GAP, text, missing)
+    return SessionOrder(StatusCode.ACCEPTED)
 
 
 def _stale(

@@ -148,7 +148,7 @@ class LogTable:
             for each in plan.accepted
         ]
         await self._send(replies)  # 5
-        self._gate.durable(partition, plan.last)  # 6
+        self._gate.mark_durable(partition, plan.last)  # 6
 
 
 def changelog_rows(plan: FlushPlan) -> list[Row]:

@@ -16,7 +16,7 @@ from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.fold.response import Answer, check, read_command
+from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.tracking_log.records import TIERS, LogRecord, RecordKey, missed_log, split_log_name
 
 DETAILED: Final = 20
@@ -39,12 +39,14 @@ class Difference:
 
     def __str__(self) -> str:
         sides = (("missing", self.missing), ("surplus", self.surplus))
-        blocks = ", ".join(f"{name} blocks {shown(each)}" for name, each in sides if each)
+        blocks = ", ".join(
+            f"{name} blocks {summarize_blocks(each)}" for name, each in sides if each
+        )
         name = f"{TIERS[self.tier]} record ({self.after}, {self.through}]"
         return f"volume {self.volume}, {self.where}, {name}: {self.what}{'; ' if blocks else ''}{blocks}"
 
 
-def shown(blocks: BitMap64, most: int = 5) -> str:
+def summarize_blocks(blocks: BitMap64, most: int = 5) -> str:
     """The first runs of a set, and how many blocks it has."""
     first = []
     for start, count in runs(blocks):
@@ -101,7 +103,7 @@ def _within(blocks: BitMap64, start: int, end: int | None) -> BitMap64:
     return blocks & mask
 
 
-class Claims:
+class RecordDigests:
     """What records say, as digests: a day's record may be larger than all else together."""
 
     def __init__(self, records: Iterable[LogRecord] = ()) -> None:
@@ -130,10 +132,10 @@ class Claims:
         return grouped
 
 
-def compare(
+def check_records(
     messages: Iterable[Message],
     volumes: Mapping[str, Volume],
-    claims: Claims,
+    claims: RecordDigests,
     where: str,
     again: Callable[[], Iterable[LogRecord]],
     through: int = MAX_BYTE,
@@ -157,7 +159,7 @@ def compare(
                 each.judged = each.span.after + 1 >= first
         command = read_command(message)
         name = command.volume if isinstance(command, TrackingCommand) else ""
-        answer = check(message, command, volumes.get(name))
+        answer = check_command(message, command, volumes.get(name))
         if answer.volume is None:
             continue
         sites.take(name, answer)
@@ -187,7 +189,7 @@ class _Sites:
             if site is not None:
                 self._of[volume][site] = None
 
-    def take(self, volume: str, answer: Answer) -> None:
+    def take(self, volume: str, answer: CommandResponse) -> None:
         begun = self._begun[volume]
         for site in answer.forks.missed:
             if site in begun or len(begun) < MOST_FORKS:
@@ -202,7 +204,9 @@ class _Sites:
         return site is None or site in self._begun[volume]
 
 
-def _folded(volume: str, answer: Answer, sites: _Sites) -> Iterator[tuple[str, BitMap64, BitMap64]]:
+def _folded(
+    volume: str, answer: CommandResponse, sites: _Sites
+) -> Iterator[tuple[str, BitMap64, BitMap64]]:
     """What a command says to each log of its volume: name, changed, zeroed."""
     assert answer.volume is not None
     block_size, size_bytes = answer.volume.block_size, answer.volume.size_bytes

@@ -29,12 +29,12 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
-from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
 from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
 
 SETTINGS = Settings()
@@ -70,8 +70,8 @@ class SlowReader(MemoryReader):
         return super().poll(timeout_s, most) if timeout_s else ()
 
 
-class NoUpkeep:
-    async def turn(self, partition: int) -> float:
+class NoCompaction:
+    async def work(self, partition: int) -> float:
         return 1.0
 
 
@@ -105,13 +105,13 @@ class World:
             m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed
         ]
         for start in range(0, len(messages), most):
-            asyncio.run(node.record(Batch.of(messages[start : start + most])))
-        self.committed = gate.committable(0) or self.committed
+            asyncio.run(node.record(EventBatch.from_messages(messages[start : start + most])))
+        self.committed = gate.committable_offset(0) or self.committed
 
-    def node(self, gate: CommitGate, catalog: Catalog) -> Node:
+    def node(self, gate: CommitGate, catalog: Catalog) -> BatchFolder:
         table, begins = LogTable(self._send, self, TOPICS, gate), lambda _: self.committed
-        return Node(
-            table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoUpkeep()
+        return BatchFolder(
+            table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoCompaction()
         )
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:
@@ -199,7 +199,13 @@ class World:
         for records in (list(self.records()), table):
             commands = self.broker.messages(TOPICS.commands)
             found = list(
-                compare(commands, {"v": described}, Claims(records), "here", partial(iter, records))
+                check_records(
+                    commands,
+                    {"v": described},
+                    RecordDigests(records),
+                    "here",
+                    partial(iter, records),
+                )
             )
             assert found == [], "\n".join(map(str, found))
         dirty = {block for record in self.records() for block in record.changed}
@@ -276,7 +282,11 @@ def test_another_worker_takes_the_description_over() -> None:
     gate = CommitGate(TOPICS.commands)
     node = world.node(gate, catalog)
     world.broker.append(TOPICS.commands, 0, b"v", encode(replace(SCRIPT["renewed"], sequence=4)))
-    asyncio.run(node.record(Batch.of(world.broker.messages(TOPICS.commands)[world.committed :])))
+    asyncio.run(
+        node.record(
+            EventBatch.from_messages(world.broker.messages(TOPICS.commands)[world.committed :])
+        )
+    )
     *_, newest = world.records()
     assert (newest.generation, newest.after) == (OTHER_GENERATION, 2)
 

@@ -40,8 +40,8 @@ from mirrorlog.domain.extents import Extent, ExtentColumns
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.fold.flush_plan import Span, plan_flush
-from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.tracking_log.records import (
     NOTHING,
     LogRecord,
@@ -595,7 +595,7 @@ class Node:
             self.committed = self.done + 1
 
     def parts(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """As Node.record does: what the log holds already isn't folded together with what is new."""
+        """As BatchFolder.record does: what the log holds already isn't folded together with what is new."""
         through = self.complete_through
         if first <= through < last:
             yield first, through
@@ -607,10 +607,12 @@ class Node:
         answers = []
         for position in range(first, last + 1):
             message = Message("c", 0, position, b"v", encode(self.world.commands[position]))
-            answers.append(check(message, read_command(message), VOLUME))
+            answers.append(check_command(message, read_command(message), VOLUME))
         head = self.table.get(head_key("v"))
         heads = {"v": head} if isinstance(head, VolumeHead) else {}
-        plan = plan_flush(Span(0, first, last), answers, (), heads, 9, 900, self.complete_through)
+        plan = plan_flush(
+            FlushRange(0, first, last), answers, (), heads, 9, 900, self.complete_through
+        )
         assert not plan.quarantined
         rows: list[tuple[bytes, object]] = [(record_key(each), each) for each in plan.records]
         rows += [(head_key(each.volume), each) for each in plan.heads]

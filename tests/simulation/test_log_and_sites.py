@@ -34,10 +34,10 @@ from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
-from mirrorlog.streams.compaction.compactor import Periods, RollUps
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.records import TIERS, LogRecord, Watermark, key_kind, read_record_key
@@ -181,15 +181,17 @@ class NodeModel:
     def build(self) -> None:
         self.position = self.committed
         self.gate = CommitGate(self.settings.topics.commands)
-        self.gate.begin(0, self.committed)
+        self.gate.assign(0, self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
         catalog = Catalog(
             self.broker.reader(), self.broker, self.settings.topics, HandClock(look_s=0.3)
         )
-        periods = Periods(self.settings.node_tiers_s, self.settings.node_keep_s, None, 45)
-        roll_ups = RollUps(table, catalog, self.reports, self.clock, periods)
+        compaction_settings = CompactionSettings(
+            self.settings.node_tiers_s, self.settings.node_keep_s, None, 45
+        )
+        compactor = LogCompactor(table, catalog, self.reports, self.clock, compaction_settings)
         begins, lost = (lambda _: self.committed), (lambda *_: "were lost")
-        self.node = Node(table, self.gate, catalog, begins, lost, self.clock, 400, roll_ups)
+        self.node = BatchFolder(table, self.gate, catalog, begins, lost, self.clock, 400, compactor)
 
     def reports(self) -> SiteReports:
         return SiteReports(self.broker.reader(), self.broker, self.settings.topics, self.clock)
@@ -234,16 +236,16 @@ class NodeModel:
         ][:most]
         if not messages:
             return False
-        asyncio.run(self.node.record(Batch.of(messages)))
+        asyncio.run(self.node.record(EventBatch.from_messages(messages)))
         self.position = messages[-1].position + 1
         return True
 
-    def tend(self) -> bool:
+    def maintain(self) -> bool:
         """A little work on the log; False where there is none left for now."""
-        return asyncio.run(self.node.tend(0)) == 0
+        return asyncio.run(self.node.maintain(0)) == 0
 
     def commit(self) -> None:
-        self.committed = self.gate.committable(0) or 0
+        self.committed = self.gate.committable_offset(0) or 0
 
 
 class SlowReader(MemoryReader):
@@ -379,7 +381,7 @@ class World:
         self.node_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
         try:
             for _ in range(self.random.randint(1, 12)):
-                self.node.tend()
+                self.node.maintain()
         except Crash:
             self.node.start()
         self.node_fuse.left = None
@@ -391,7 +393,7 @@ class World:
     def move_left_behind(self) -> None:
         if self.left_behind is not None:
             for _ in range(self.random.randint(1, 12)):
-                self.left_behind.tend()
+                self.left_behind.maintain()
             self.check_log()
 
     def settle(self) -> None:
@@ -499,7 +501,7 @@ def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> No
     world.check_end()
     if world.settings.node_keep_s.get("hour") == 0:
         for _ in range(600):
-            world.node.tend()
+            world.node.maintain()
         world.compact_all()
         world.check_end()
         left = {
@@ -558,7 +560,7 @@ def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
     for block in range(2, 8):
         write(block)
     for _ in range(400):
-        world.node.tend()
+        world.node.maintain()
     unread = [m for m in world.broker.messages(topic) if m.position >= read]
     part = next(m for m in unread if key_kind(m.key or b"") is LogRecord)
     mark = next(m for m in unread if key_kind(m.key or b"") is Watermark)
@@ -617,7 +619,7 @@ def test_a_forked_volume_from_host_to_site() -> None:
     assert world.site.site.progress(secondary).behind_blocks == 0
     assert "v@b" not in world.site.site._ports.log.logs
     for _ in range(600):
-        world.node.tend()
+        world.node.maintain()
     world.compact_all()
     names = Counter(
         read_record_key(key).volume for key in world.node.rows if key_kind(key) is LogRecord

@@ -18,7 +18,12 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
-from mirrorlog.streams.table.rebuild_check import Claims, Difference, compare, shown
+from mirrorlog.streams.table.rebuild_check import (
+    Difference,
+    RecordDigests,
+    check_records,
+    summarize_blocks,
+)
 from mirrorlog.streams.table.table_files import table_partitions, table_records
 from mirrorlog.tracking_log.records import (
     TIERS,
@@ -135,7 +140,7 @@ def rebuild(
 
 def _as_fields(difference: Difference) -> dict[str, object]:
     def runs_of(blocks: BitMap64) -> str:
-        return shown(blocks, 10) if blocks else ""
+        return summarize_blocks(blocks, 10) if blocks else ""
 
     return {
         "volume": difference.volume,
@@ -155,7 +160,7 @@ def _check_partition(
     def is_of(record: LogRecord | RecordKey) -> bool:
         return split_log_name(record.volume)[0] in volumes
 
-    claims, through = Claims(), -1
+    claims, through = RecordDigests(), -1
     for message in changelog_now(call.settings, partition):
         kind = key_kind(message.key or b"")
         if kind is Watermark and message.value is not None:
@@ -169,7 +174,7 @@ def _check_partition(
         return (record for record in read_changelog(call.settings, partition)[0] if is_of(record))
 
     commands = _commands(call.settings, partition, through)
-    yield from compare(commands, volumes, claims, "changelog", in_changelog, through)
+    yield from check_records(commands, volumes, claims, "changelog", in_changelog, through)
     table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
         call.output.say(
@@ -181,7 +186,9 @@ def _check_partition(
         return (record for record in table_records(table) if is_of(record))
 
     commands = _commands(call.settings, partition, through)
-    yield from compare(commands, volumes, Claims(in_table()), "table", in_table, through)
+    yield from check_records(
+        commands, volumes, RecordDigests(in_table()), "table", in_table, through
+    )
 
 
 def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:

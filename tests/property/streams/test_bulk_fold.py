@@ -21,10 +21,10 @@ from mirrorlog.codec.status_batches import expand
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, CommandStatus, TrackingCommand
 from mirrorlog.ports.streams import Message
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.bulk_fold import smooth_volumes
-from mirrorlog.streams.fold.flush_plan import FlushPlan, Span, plan_flush
-from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
 
@@ -85,7 +85,9 @@ def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]])
 def plan(
     values: list[bytes], first: int, heads: Mapping[str, VolumeHead], smoothly: bool, max_bytes: int
 ) -> FlushPlan:
-    batch = Batch("c", 0, list(range(first, first + len(values))), [b"k"] * len(values), values)
+    batch = EventBatch(
+        "c", 0, list(range(first, first + len(values))), [b"k"] * len(values), values
+    )
     columns = decode_columns(batch.values)
     odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
     spoken_of = {each.volume for each in odd.values() if isinstance(each, TrackingCommand)}
@@ -94,13 +96,15 @@ def plan(
         smooth, taken = [], np.zeros(len(values), np.bool_)
     rows = [row for row in range(len(values)) if not taken[row]]
     answers = [answer(batch.message(row)) for row in rows]
-    return plan_flush(Span(0, first, batch.positions[-1]), answers, smooth, heads, 99, max_bytes)
+    return plan_flush(
+        FlushRange(0, first, batch.positions[-1]), answers, smooth, heads, 99, max_bytes
+    )
 
 
 def answer(message: Message):  # type: ignore[no-untyped-def]
     found = read_command(message)
     name = found.volume if isinstance(found, TrackingCommand) else ""
-    return check(message, found, VOLUMES.get(name))
+    return check_command(message, found, VOLUMES.get(name))
 
 
 def statuses(found: FlushPlan) -> list[CommandStatus]:

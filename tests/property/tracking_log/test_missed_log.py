@@ -11,9 +11,9 @@ from notation import command, message, volume
 
 from mirrorlog.domain.bitmaps import BitMap64, fingerprint
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
-from mirrorlog.streams.fold.flush_plan import Span, plan_flush
-from mirrorlog.streams.fold.response import check, read_command
-from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
+from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
 from mirrorlog.tracking_log.records import LogRecord, VolumeHead, VolumeLog, missed_log
 from mirrorlog.tracking_log.site_log import SiteLog
 
@@ -75,8 +75,8 @@ def flushed(
         answers = []
         for position in range(first, last + 1):
             event = message(position, given[position])
-            answers.append(check(event, read_command(event), VOLUME))
-        plan = plan_flush(Span(0, first, last), answers, (), heads, 9, 900_000)
+            answers.append(check_command(event, read_command(event), VOLUME))
+        plan = plan_flush(FlushRange(0, first, last), answers, (), heads, 9, 900_000)
         records |= {(each.volume, each.after, each.through): each for each in plan.records}
         heads |= {each.volume: each for each in plan.heads}
         first = last + 1
@@ -131,7 +131,12 @@ def test_the_missed_logs_are_proved_too(
 ) -> None:
     records, _ = flushed(given, cuts)
     messages = [message(position, each) for position, each in enumerate(given)]
-    assert list(compare(messages, {"v": VOLUME}, Claims(records), "table", lambda: records)) == []
+    assert (
+        list(
+            check_records(messages, {"v": VOLUME}, RecordDigests(records), "table", lambda: records)
+        )
+        == []
+    )
     mine = [number for number, each in enumerate(records) if each.volume != "v"]
     if mine:
         number = data.draw(st.sampled_from(mine))
@@ -141,7 +146,7 @@ def test_the_missed_logs_are_proved_too(
         )
         assert fingerprint(wrong.changed) != fingerprint(records[number].changed)
         tampered = [*records[:number], wrong, *records[number + 1 :]]
-        (difference,) = compare(
-            messages, {"v": VOLUME}, Claims(tampered), "table", lambda: tampered
+        (difference,) = check_records(
+            messages, {"v": VOLUME}, RecordDigests(tampered), "table", lambda: tampered
         )
         assert (difference.volume, difference.through) == (wrong.volume, wrong.through)

@@ -9,8 +9,8 @@ from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.streams.fold.flush_plan import FlushPlan, Span, plan_flush, split
-from mirrorlog.streams.fold.response import check, read_command
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush, split
+from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
 
 
@@ -25,9 +25,9 @@ def flush(
         event = message(position, each)
         found = read_command(event)
         name = found.volume if isinstance(found, TrackingCommand) else ""
-        answers.append(check(event, found, more.get(name)))
+        answers.append(check_command(event, found, more.get(name)))
     return plan_flush(
-        Span(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000
+        FlushRange(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000
     )
 
 

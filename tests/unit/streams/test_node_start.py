@@ -9,7 +9,7 @@ import pytest
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.faust_worker.worker import Start, plan_starts
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.fold_batch import Node
+from mirrorlog.streams.fold.fold_batch import BatchFolder
 
 # oldest kept, end, committed | what is committed before the start, or why the node stops
 STARTS = """
@@ -37,12 +37,12 @@ def test_starts(case: str) -> None:
 
 def test_the_gate_opens_in_order_and_never_closes() -> None:
     gate = CommitGate("t")
-    gate.begin(0, 5)
-    assert gate.expects(0) == 5
-    gate.durable(0, 9)
-    assert gate.committable(0) == gate.expects(0) == 10
-    gate.durable(0, 8)  # a replay
-    assert gate.committable(0) == 10
+    gate.assign(0, 5)
+    assert gate.expected_position(0) == 5
+    gate.mark_durable(0, 9)
+    assert gate.committable_offset(0) == gate.expected_position(0) == 10
+    gate.mark_durable(0, 8)  # a replay
+    assert gate.committable_offset(0) == 10
 
 
 # committed | positions of a batch | asked about, as first..end | what is answered
@@ -65,8 +65,8 @@ def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
         return answer or None
 
     gate = CommitGate("t")
-    gate.begin(0, int(committed))
-    node = Node(None, gate, None, None, missed, None, 0, None)  # type: ignore[arg-type]
+    gate.assign(0, int(committed))
+    node = BatchFolder(None, gate, None, None, missed, None, 0, None)  # type: ignore[arg-type]
     check = node._check_follow(0, [int(each) for each in positions.split()])
     if answer:
         with pytest.raises(OutOfRetention, match=answer):
@@ -78,8 +78,8 @@ def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
 
 def test_a_partition_that_went_away_is_not_committed_by_a_late_flush() -> None:
     gate = CommitGate("t")
-    gate.begin(0, 5)
-    gate.forget([0])
-    gate.durable(0, 9)
-    assert gate.committable(0) is None
-    assert not gate.knows(0)
+    gate.assign(0, 5)
+    gate.revoke([0])
+    gate.mark_durable(0, 9)
+    assert gate.committable_offset(0) is None
+    assert not gate.is_assigned(0)

@@ -10,7 +10,7 @@ import pytest
 from deadlines import DEADLINE_S
 
 from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
-from mirrorlog.streams.fold.batch import Batch
+from mirrorlog.streams.fold.batch import EventBatch
 
 
 class Work:
@@ -22,14 +22,14 @@ class Work:
         self.hold: set[int] = set()
         self.error: Exception | None = None
 
-    async def record(self, batch: Batch) -> None:
+    async def record(self, batch: EventBatch) -> None:
         if self.error:
             raise self.error
         while batch.partition in self.hold:
             await asyncio.sleep(0)
         self.recorded.append((batch.partition, list(batch.positions)))
 
-    async def tend(self, partition: int) -> float:
+    async def maintain(self, partition: int) -> float:
         self.tended.append(partition)
         return 60.0
 
@@ -45,7 +45,7 @@ class World:
         async def recorded() -> None:
             self.acknowledged.append(positions[-1])
 
-        batch = Batch(
+        batch = EventBatch(
             "t", partition, list(positions), [None] * len(positions), [b""] * len(positions)
         )
         self.loops.put(Fetched(batch, size_bytes, recorded))

@@ -8,7 +8,7 @@ import pytest
 from notation import command, message, record, volume
 
 from mirrorlog.domain.bitmaps import BitMap64
-from mirrorlog.streams.table.rebuild_check import Claims, compare
+from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
 from mirrorlog.tracking_log.records import LogRecord
 
 # commands as position=extents | records as span=blocks | differences as after..through missing/surplus
@@ -50,8 +50,8 @@ def test_compare(case: str) -> None:
     records = [record_of(each) for each in log.split()]
     found = [
         f"{each.after}..{each.through} {','.join(map(str, each.missing))}/{','.join(map(str, each.surplus))}"
-        for each in compare(
-            messages, {"v": volume()}, Claims(records), "changelog", lambda: records
+        for each in check_records(
+            messages, {"v": volume()}, RecordDigests(records), "changelog", lambda: records
         )
     ]
     assert found == ([expected] if expected else [])
@@ -60,9 +60,14 @@ def test_compare(case: str) -> None:
 def test_parts_count_together_and_zeroed_blocks_too() -> None:
     messages = [message(0, command("0+4096 z4096+4096", sequence=-1))]
     parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BitMap64([1]))]
-    assert list(compare(messages, {"v": volume()}, Claims(parts), "table", lambda: parts)) == []
+    assert (
+        list(check_records(messages, {"v": volume()}, RecordDigests(parts), "table", lambda: parts))
+        == []
+    )
     alone = [replace(parts[0], parts=1, changed=BitMap64([0, 1]))]
-    (difference,) = compare(messages, {"v": volume()}, Claims(alone), "table", lambda: alone)
+    (difference,) = check_records(
+        messages, {"v": volume()}, RecordDigests(alone), "table", lambda: alone
+    )
     assert "volume v, table, second record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(
         difference
     )

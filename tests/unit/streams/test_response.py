@@ -20,8 +20,8 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.extraction import extract
-from mirrorlog.streams.fold.response import check, read_command
-from mirrorlog.streams.fold.session_order import Standing
+from mirrorlog.streams.fold.response import check_command, read_command
+from mirrorlog.streams.fold.session_order import SessionOrder
 
 SIZE = 1 << 20
 
@@ -81,8 +81,8 @@ UNDECODABLE = [
 @pytest.mark.parametrize("value", UNDECODABLE)
 def test_what_isnt_a_command_is_refused_with_its_bytes(value: bytes | None) -> None:
     event = message(7, value)
-    answer = check(event, read_command(event), None)
-    status, kept = answer.status(5, Standing(StatusCode.ACCEPTED)), answer.quarantined(5)
+    answer = check_command(event, read_command(event), None)
+    status, kept = answer.status(5, SessionOrder(StatusCode.ACCEPTED)), answer.quarantined(5)
     assert (status.code, status.reason, status.position) == (StatusCode.REJECTED, "UNDECODABLE", 7)
     assert kept is not None
     assert (kept.value, kept.reason) == (value, "UNDECODABLE")
@@ -106,10 +106,10 @@ def test_answers(case: str) -> None:
     kind, known, partition, generation = given
     more = {} if generation == "same" else {"generation": OTHER_GENERATION}
     event = message(7, command("0+4096 8192+1", kind=CommandKind(kind), **more))
-    answer = check(
+    answer = check_command(
         event, read_command(event), volume(partition=int(partition)) if known == "yes" else None
     )
-    status = answer.status(5, Standing(StatusCode.ACCEPTED))
+    status = answer.status(5, SessionOrder(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected
     assert len(answer.extents) == int(recorded[0])
     assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
@@ -137,8 +137,8 @@ def test_raw_commands_are_interpreted_and_doubt_is_dirty(case: str) -> None:
     )
     event = message(7, command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512))
     target = volume(size_bytes=SIZE)
-    answer = check(event, read_command(event), target)
-    status = answer.status(5, Standing(StatusCode.ACCEPTED))
+    answer = check_command(event, read_command(event), target)
+    status = answer.status(5, SessionOrder(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected.split()
     blocks = range(target.blocks) if recorded == "all" else [int(each) for each in recorded.split()]
     assert list(touched(answer.extents, 4096)) == list(blocks)
@@ -159,10 +159,10 @@ def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
 def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
     inside, outside = command("0+4096"), command("1048576+4096")
     event = message(0, b"x")
-    assert check(event, inside, None).by_description
-    assert check(event, outside, volume(size_bytes=SIZE)).by_description
-    assert check(
+    assert check_command(event, inside, None).by_description
+    assert check_command(event, outside, volume(size_bytes=SIZE)).by_description
+    assert check_command(
         event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)
     ).by_description
-    assert not check(event, inside, volume(size_bytes=SIZE)).by_description
-    assert not check(event, read_command(event), None).by_description
+    assert not check_command(event, inside, volume(size_bytes=SIZE)).by_description
+    assert not check_command(event, read_command(event), None).by_description

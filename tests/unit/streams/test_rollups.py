@@ -18,7 +18,7 @@ from mirrorlog.domain.bitmaps import BitMap64, pack, union
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.compaction import rollups
-from mirrorlog.streams.compaction.compactor import Periods, RollUps, Row
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, Row
 from mirrorlog.streams.compaction.position_times import position_at, sound, superfluous
 from mirrorlog.streams.compaction.retention import Limit, kept_at_all_s, kept_once_held_s, limit
 from mirrorlog.streams.compaction.rollups import (
@@ -254,12 +254,14 @@ class Desk:
         self.table, self.clock, self.reports = FakeTable(), HandClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         nothing_kept = {"second": 0.0, "minute": 0.0, "hour": 0.0}
-        self.periods = Periods((60, 3600, 86_400), keep_s or nothing_kept, past_s, record_max_bytes)
+        self.compaction_settings = CompactionSettings(
+            (60, 3600, 86_400), keep_s or nothing_kept, past_s, record_max_bytes
+        )
         self.restart()
 
     def restart(self) -> None:
-        self.roll_ups = RollUps(
-            self.table, self.volumes, lambda: self.reports, self.clock, self.periods
+        self.compactor = LogCompactor(
+            self.table, self.volumes, lambda: self.reports, self.clock, self.compaction_settings
         )
 
     def work(self) -> float:
@@ -267,7 +269,7 @@ class Desk:
 
         async def turns() -> float:
             for _ in range(1000):
-                if rest_s := await self.roll_ups.turn(0):
+                if rest_s := await self.compactor.work(0):
                     return rest_s
             pytest.fail("the work never ends")
 
@@ -409,7 +411,7 @@ def test_ten_thousand_volumes_at_one_tick_are_worked_off_in_turns() -> None:
             desk.table.flush(text, "1", volume=f"v{number}")
     desk.clock.now_s += 60
     turns = 0
-    while not asyncio.run(desk.roll_ups.turn(0)):
+    while not asyncio.run(desk.compactor.work(0)):
         turns += 1
     assert turns >= 3
     assert desk.table.done.count("W") == 3

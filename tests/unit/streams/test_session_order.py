@@ -6,9 +6,9 @@ import pytest
 from notation import command, message, volume
 
 from mirrorlog.domain.commands import CommandKind, StatusCode
-from mirrorlog.streams.fold.flush_plan import Span, plan_flush
-from mirrorlog.streams.fold.response import check, read_command
-from mirrorlog.streams.fold.session_order import standing
+from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
+from mirrorlog.streams.fold.session_order import session_order
 from mirrorlog.tracking_log.records import SessionHead
 
 # sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
@@ -42,7 +42,7 @@ def test_standing(case: str) -> None:
         opened, last, closed, sequence = (int(each) for each in numbers.split("/"))
         sessions[name] = SessionHead(name, "h", opened, last, closed, -1, sequence)
     position, session, number, kind = given.split()
-    found = standing(
+    found = session_order(
         sessions,
         command("", session=session, sequence=int(number), kind=CommandKind(kind)),
         int(position),
@@ -55,8 +55,8 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
     answers = []
     for position, each in enumerate([command("0+1", sequence=0), command("0+1", sequence=3)]):
         event = message(position, each)
-        answers.append(check(event, read_command(event), volume()))
-    plan = plan_flush(Span(0, 0, 1), answers, (), {}, 99, 900_000)
+        answers.append(check_command(event, read_command(event), volume()))
+    plan = plan_flush(FlushRange(0, 0, 1), answers, (), {}, 99, 900_000)
     assert [status.code.value for status in plan.statuses] == ["ACCEPTED", "SEQUENCE_GAP"]
     (mark,) = plan.marks
     assert (mark.kind, mark.sequence, next(iter(mark.extents)).length) == (
@@ -65,9 +65,9 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
         volume().size_bytes,
     )
     event = message(2, mark)
-    answers = [check(event, read_command(event), volume())]
+    answers = [check_command(event, read_command(event), volume())]
     follow = plan_flush(
-        Span(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
+        FlushRange(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
     )
     assert len(follow.records[0].changed) == volume().blocks
     assert follow.marks == ()
@@ -82,4 +82,4 @@ def test_a_session_that_knew_of_its_close_has_opened_the_volume_again(
 ) -> None:
     sessions = {"s": SessionHead("s", "h", 1, 5, 7, 5, 3)}
     event = command("", sequence=4, kind=CommandKind.SESSION_OPEN, acknowledged_position=knew)
-    assert standing(sessions, event, 9).code.value == expected
+    assert session_order(sessions, event, 9).code.value == expected
