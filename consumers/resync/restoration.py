@@ -53,7 +53,7 @@ def restore_all(
     for offset, length in _block_ranges(primary, volume):
         whole = length == volume.size_bytes
         if offset > reach:
-            secondary.zero(reach, offset - reach)
+            secondary.zero(offset=reach, length=offset - reach)
         for start in range(offset, offset + length, run_bytes):
             size = min(run_bytes, offset + length - start)
             _copy(primary, secondary, start, size)
@@ -62,7 +62,7 @@ def restore_all(
             progress(count, size)
         reach = offset + length
     if reach < volume.size_bytes:
-        secondary.zero(reach, volume.size_bytes - reach)
+        secondary.zero(offset=reach, length=volume.size_bytes - reach)
     return Copied(Rung.FULL if whole else Rung.ALLOCATED, blocks, total)
 
 
@@ -84,8 +84,8 @@ def _block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, i
 
 
 def _copy(primary: BlockDevice, secondary: BlockDevice, offset: int, length: int) -> None:
-    data = primary.pread(offset, length)
+    data = primary.pread(offset=offset, length=length)
     if bytes(length) == data:
-        secondary.zero(offset, length)
+        secondary.zero(offset=offset, length=length)
     else:
         secondary.pwrite(offset, data)

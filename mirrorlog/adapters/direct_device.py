@@ -54,8 +54,8 @@ class DirectDevice(FileDevice):
                 next="Open it without `direct`.",
             )
 
-    def pread(self, offset: int, length: int) -> bytes:
-        check_range(self.address, self._size_bytes, offset, length)
+    def pread(self, *, offset: int, length: int) -> bytes:
+        check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         parts = []
         for start, piece in _pieces(offset, length, BUFFER_BYTES):
             first, last = self._outwards(start, piece)
@@ -81,7 +81,7 @@ class DirectDevice(FileDevice):
                 ]
                 self._write_from(view, first)
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         """Whole blocks by the file system, where it can; the edges, and what it can't, with a write."""
         self._check_write(offset, length)
         first, last = (

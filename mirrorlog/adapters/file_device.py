@@ -209,8 +209,8 @@ class FileDevice:
         """The descriptor; locks that were taken hold for whoever inherits it."""
         return self._fd
 
-    def pread(self, offset: int, length: int) -> bytes:
-        check_range(self.address, self._size_bytes, offset, length)
+    def pread(self, *, offset: int, length: int) -> bytes:
+        check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         try:
             data = os.pread(self._fd, length, offset)
             while len(data) < length:
@@ -251,7 +251,7 @@ class FileDevice:
             offset += written
             rest = rest[written:]
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         self._check_write(offset, length)
         if length and not self._punch(offset, length):
             zeros = memoryview(bytes(min(length, ZEROS_AT_ONCE_BYTES)))
@@ -333,7 +333,7 @@ class FileDevice:
                 where=f"{self.address}, offset {offset}",
                 next="Open it for writing.",
             )
-        check_range(self.address, self._size_bytes, offset, length)
+        check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
 
     def _punch(self, offset: int, length: int) -> bool:
         """Whether the range is a hole now; False where that can't be had."""

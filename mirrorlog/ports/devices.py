@@ -26,7 +26,7 @@ class BlockDevice(Protocol):
         """The size when the device was opened, or after the last resize() here."""
         ...
 
-    def pread(self, offset: int, length: int) -> Data:
+    def pread(self, *, offset: int, length: int) -> Data:
         """Exactly `length` bytes."""
         ...
 
@@ -34,7 +34,7 @@ class BlockDevice(Protocol):
         """Write all of `data`. Durable after the next flush()."""
         ...
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         """The range reads as zeros from now on and takes no space where the device can do that. Durable as pwrite()."""
         ...
 
@@ -80,7 +80,7 @@ class DeviceOpener(Protocol):
         ...
 
 
-def check_range(address: str, size_bytes: int, offset: int, length: int) -> None:
+def check_range(address: str, *, size_bytes: int, offset: int, length: int) -> None:
     """DeviceFailed unless [offset, offset + length) lies in [0, size_bytes): no adapter grows a device by accident."""
     if offset < 0 or length < 0 or offset + length > size_bytes:
         raise DeviceFailed(

@@ -8,7 +8,7 @@ from typing import Protocol
 class StateFile(Protocol):
     """A file open for writing. DeviceFailed where it can't be written."""
 
-    def pread(self, offset: int, length: int) -> bytes:
+    def pread(self, *, offset: int, length: int) -> bytes:
         """Up to `length` bytes: fewer at the end of the file."""
         ...
 

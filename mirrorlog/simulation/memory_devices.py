@@ -78,7 +78,7 @@ class MemoryDevice:
     def size_bytes(self) -> int:
         return self._disk.size_bytes
 
-    def pread(self, offset: int, length: int) -> bytes:
+    def pread(self, *, offset: int, length: int) -> bytes:
         with self._disk.lock:
             self._begin("pread", offset, length)
             return self._disk.now.read(offset, length)
@@ -89,7 +89,7 @@ class MemoryDevice:
             self._begin("pwrite", offset, len(content))
             self._disk.change(_Change(offset, len(content), content))
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         with self._disk.lock:
             self._begin("zero", offset, length)
             self._disk.change(_Change(offset, length, None))
@@ -151,7 +151,7 @@ class MemoryDevice:
             raise self._failed(
                 "the device was opened for reading only", offset, "Open it for writing."
             )
-        check_range(self.address, self.size_bytes, offset, length)
+        check_range(self.address, size_bytes=self.size_bytes, offset=offset, length=length)
         if self._disk.hook is not None:
             self._disk.hook(operation, offset, length)
 

@@ -135,7 +135,7 @@ class _MemoryFile:
         self._crashes: Final = crashes
         self._closed = False
 
-    def pread(self, offset: int, length: int) -> bytes:
+    def pread(self, *, offset: int, length: int) -> bytes:
         self._begin("pread")
         return bytes(self._file.now[offset : offset + length])
 

@@ -65,7 +65,7 @@ class _DiskFile:
         with _named("creating", path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def pread(self, offset: int, length: int) -> bytes:
+    def pread(self, *, offset: int, length: int) -> bytes:
         with _named("reading", self._path):
             return os.pread(self._fd, length, offset)
 

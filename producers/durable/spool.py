@@ -108,9 +108,9 @@ class Spool:
     def take(self) -> SpoolRecord:
         """The record after the last one taken. StateDamaged, DeviceFailed where it can't be read."""
         part = next(part for part in self._parts if part.last > self.taken)
-        head = part.file.pread(part.at, _RECORD.size)
+        head = part.file.pread(offset=part.at, length=_RECORD.size)
         size = _record_bytes(head) if len(head) == _RECORD.size else 0
-        record = _unpack(part.file.pread(part.at, size), part.seed, self.taken + 1)
+        record = _unpack(part.file.pread(offset=part.at, length=size), part.seed, self.taken + 1)
         if record is None:
             raise StateDamaged(
                 "the host's spool is damaged", where=f"{part.name}, offset {part.at}"

@@ -67,7 +67,7 @@ class Call:
                 assert self.write is not None
                 flight = self.write.flight
                 if self.data is None:
-                    self.device.zero(flight.offset, flight.length)
+                    self.device.zero(offset=flight.offset, length=flight.length)
                 else:
                     self.device.pwrite(flight.offset, self.data)
             case CallKind.FLUSH:

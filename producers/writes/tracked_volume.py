@@ -78,7 +78,7 @@ class TrackedVolume:
     def pread(self, length: int, offset: int) -> Data:
         """Exactly `length` bytes from the primary."""
         self._check_range(offset, length)
-        return self._opened.device.pread(offset, length)
+        return self._opened.device.pread(offset=offset, length=length)
 
     def pwrite(self, data: Data, offset: int, *, fua: bool = False) -> None:
         """Writes all of `data`; durable on the primary after the next flush()."""
@@ -110,7 +110,10 @@ class TrackedVolume:
         """The range reads as zeros."""
         for start, piece in self._pieces(offset, length):
             self._change(
-                ExtentKind.ZERO, start, piece, partial(self._opened.device.zero, start, piece)
+                ExtentKind.ZERO,
+                start,
+                piece,
+                partial(self._opened.device.zero, offset=start, length=piece),
             )
         if fua:
             self.flush()
@@ -119,7 +122,10 @@ class TrackedVolume:
         """The range isn't needed any more; it reads as zeros."""
         for start, piece in self._pieces(offset, length):
             self._change(
-                ExtentKind.DISCARD, start, piece, partial(self._opened.device.zero, start, piece)
+                ExtentKind.DISCARD,
+                start,
+                piece,
+                partial(self._opened.device.zero, offset=start, length=piece),
             )
         if fua:
             self.flush()
@@ -184,4 +190,6 @@ class TrackedVolume:
             offset = piece_end
 
     def _check_range(self, offset: int, length: int) -> None:
-        check_range(f"volume {self._opened.name}", self.size_bytes, offset, length)
+        check_range(
+            f"volume {self._opened.name}", size_bytes=self.size_bytes, offset=offset, length=length
+        )

@@ -90,7 +90,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
 
 def test_a_new_device_is_zeros(rig: Rig) -> None:
     with rig.create(SIZE) as device:
-        assert (device.size_bytes, device.pread(0, SIZE)) == (SIZE, bytes(SIZE))
+        assert (device.size_bytes, device.pread(offset=0, length=SIZE)) == (SIZE, bytes(SIZE))
 
 
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
@@ -99,10 +99,12 @@ def test_what_was_written_is_read(rig: Rig, offset: int, wrap: Callable[[bytes],
     data = bytes(range(1, 251)) * 20
     with rig.create(SIZE) as device:
         device.pwrite(offset, wrap(data))
-        assert device.pread(0, SIZE) == bytes(offset) + data + bytes(SIZE - offset - len(data))
+        assert device.pread(offset=0, length=SIZE) == bytes(offset) + data + bytes(
+            SIZE - offset - len(data)
+        )
         device.flush()
     with rig.reopen(writable=False) as device:
-        assert device.pread(offset, len(data)) == data
+        assert device.pread(offset=offset, length=len(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,8 @@ def test_what_was_written_is_read(rig: Rig, offset: int, wrap: Callable[[bytes],
 def test_nothing_outside_is_touched(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         operations: list[Callable[[], object]] = [
-            lambda: device.pread(offset, length),
-            lambda: device.zero(offset, length),
+            lambda: device.pread(offset=offset, length=length),
+            lambda: device.zero(offset=offset, length=length),
         ]
         if 0 <= length <= SIZE + 1:
             operations.append(lambda: device.pwrite(offset, b"x" * length))
@@ -121,7 +123,7 @@ def test_nothing_outside_is_touched(rig: Rig, offset: int, length: int) -> None:
                 operation()
             assert caught.value.where.endswith(f", offset {offset}")
             assert caught.value.next
-        assert device.pread(0, SIZE) == bytes(SIZE)
+        assert device.pread(offset=0, length=SIZE) == bytes(SIZE)
     with rig.reopen() as device:
         assert device.size_bytes == SIZE
 
@@ -129,8 +131,8 @@ def test_nothing_outside_is_touched(rig: Rig, offset: int, length: int) -> None:
 def test_the_empty_range_at_the_end_is_inside(rig: Rig) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(SIZE, b"")
-        device.zero(SIZE, 0)
-        assert device.pread(SIZE, 0) == b""
+        device.zero(offset=SIZE, length=0)
+        assert device.pread(offset=SIZE, length=0) == b""
 
 
 @pytest.mark.parametrize(
@@ -139,8 +141,8 @@ def test_the_empty_range_at_the_end_is_inside(rig: Rig) -> None:
 def test_zero_reads_as_zeros_and_spares_its_neighbours(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
-        device.zero(offset, length)
-        assert device.pread(0, SIZE) == b"x" * offset + bytes(length) + b"x" * (
+        device.zero(offset=offset, length=length)
+        assert device.pread(offset=0, length=SIZE) == b"x" * offset + bytes(length) + b"x" * (
             SIZE - offset - length
         )
         assert device.size_bytes == SIZE
@@ -168,7 +170,7 @@ def test_allocated_names_what_holds_data_and_little_else(rig: Rig) -> None:
         middle = found[1][0] + 1
         assert list(device.allocated(middle)) == [(middle, found[1][1] - 1), *found[2:]]
         assert list(device.allocated(TIB)) == []
-        device.zero(4096, TIB - 4096)
+        device.zero(offset=4096, length=TIB - 4096)
         assert list(device.allocated()) == [(0, 4096)]
 
 
@@ -177,13 +179,13 @@ def test_a_device_opened_for_reading_is_not_written(rig: Rig) -> None:
     with rig.reopen(writable=False) as device:
         operations: list[Callable[[], object]] = [
             lambda: device.pwrite(0, b"x"),
-            lambda: device.zero(0, 1),
+            lambda: device.zero(offset=0, length=1),
             lambda: device.resize(2 * SIZE),
         ]
         for operation in operations:
             with pytest.raises(DeviceFailed, match="reading only"):
                 operation()
-        assert device.pread(0, SIZE) == bytes(SIZE)
+        assert device.pread(offset=0, length=SIZE) == bytes(SIZE)
 
 
 def test_a_closed_device_does_nothing(rig: Rig, tmp_path: Path) -> None:
@@ -192,9 +194,9 @@ def test_a_closed_device_does_nothing(rig: Rig, tmp_path: Path) -> None:
     device.close()
     with (tmp_path / "bystander").open("wb"):  # takes over the number of the descriptor
         for operation in (
-            lambda: device.pread(0, 1),
+            lambda: device.pread(offset=0, length=1),
             lambda: device.pwrite(0, b"x"),
-            lambda: device.zero(0, 1),
+            lambda: device.zero(offset=0, length=1),
             device.flush,
             lambda: list(device.allocated()),
             lambda: device.resize(2 * SIZE),
@@ -211,7 +213,7 @@ def test_resize_grows_with_zeros_and_never_shrinks(rig: Rig) -> None:
         device.resize(2 * SIZE)
         with pytest.raises(BadUse):
             device.resize(2 * SIZE - 1)
-        assert device.pread(0, 2 * SIZE) == b"x" * SIZE + bytes(SIZE)
+        assert device.pread(offset=0, length=2 * SIZE) == b"x" * SIZE + bytes(SIZE)
         device.pwrite(2 * SIZE - 1, b"y")
     with rig.reopen() as device:
         assert device.size_bytes == 2 * SIZE
@@ -239,12 +241,12 @@ def test_threads_share_a_device(rig: Rig) -> None:
             data = bytes([number + 1]) * piece
             for _ in range(20):
                 device.pwrite(number * piece, data)
-                if device.pread(number * piece, piece) != data:
+                if device.pread(offset=number * piece, length=piece) != data:
                     return False
             return True
 
         assert all(pool.map(write_and_read, range(64)))
-        assert device.pread(0, 64 * piece) == b"".join(
+        assert device.pread(offset=0, length=64 * piece) == b"".join(
             bytes([number + 1]) * piece for number in range(64)
         )
 
@@ -261,7 +263,7 @@ def test_short_reads_and_writes_are_carried_on(
     data = bytes(range(100))
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         device.pwrite(3, data)
-        assert device.pread(3, 100) == data
+        assert device.pread(offset=3, length=100) == data
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,10 @@ def test_an_error_says_where_and_what_to_do(
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         monkeypatch.setattr(os, "pwrite", fail)
         monkeypatch.setattr(os, "pread", fail)
-        for operation in (lambda: device.pwrite(4096, b"x"), lambda: device.pread(4096, 1)):
+        for operation in (
+            lambda: device.pwrite(4096, b"x"),
+            lambda: device.pread(offset=4096, length=1),
+        ):
             with pytest.raises(DeviceFailed) as caught:
                 operation()
             assert caught.value.where == f"{tmp_path / 'volume'}, offset 4096"
@@ -287,7 +292,7 @@ def test_a_file_cut_short_is_told_from_zeros(tmp_path: Path) -> None:
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         os.truncate(tmp_path / "volume", 5000)
         with pytest.raises(DeviceFailed) as caught:
-            device.pread(4096, 4096)
+            device.pread(offset=4096, length=4096)
         assert caught.value.where.endswith(", offset 5000")
 
 
@@ -298,8 +303,8 @@ def test_where_no_hole_can_be_punched_zeros_are_written(
     monkeypatch.setattr(file_device, "ZEROS_AT_ONCE_BYTES", 1000)
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
-        device.zero(10, 4321)
-        assert device.pread(0, SIZE) == b"x" * 10 + bytes(4321) + b"x" * (SIZE - 4331)
+        device.zero(offset=10, length=4321)
+        assert device.pread(offset=0, length=SIZE) == b"x" * 10 + bytes(4321) + b"x" * (SIZE - 4331)
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
@@ -421,7 +426,7 @@ def test_both_openers_keep_to_the_port(tmp_path: Path) -> None:
     ]
     for opener, prefix in openers:
         with opener(f"{prefix}a", writable=False) as device:
-            assert device.pread(0, 2) == b"x\0"
+            assert device.pread(offset=0, length=2) == b"x\0"
         with pytest.raises(DeviceFailed):
             opener(f"{prefix}b", writable=False)
         with pytest.raises(BadUse):
@@ -448,7 +453,7 @@ def test_a_part_of_a_block_and_all_of_it_are_written_at_once(tmp_path: Path) -> 
             for number in range(200):
                 data = bytes([number + 1]) * 4096
                 device.pwrite(0, data)
-                lost += device.pread(0, 4000) != data[:4000]
+                lost += device.pread(offset=0, length=4000) != data[:4000]
         finally:
             stopped.set()
         assert lost == 0

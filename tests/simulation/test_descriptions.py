@@ -230,7 +230,9 @@ def test_a_site_follows_each_change_while_it_happens() -> None:
         )
     assert rungs == [*["changed"] * 4, "allocated", "allocated", "changed"]
     assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
-    assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW)
+    assert world.secondary.reopen().pread(offset=0, length=NEW) == world.primary.reopen().pread(
+        offset=0, length=NEW
+    )
     world.check_end()
 
 
@@ -247,9 +249,9 @@ def test_a_node_that_dies_at_any_step_leaves_the_same(most: int) -> None:
         world.check_end()
         follow(site := world.site())
         assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
-        assert world.secondary.reopen().pread(0, NEW) == world.primary.reopen().pread(0, NEW), (
-            f"step {crash_at}"
-        )
+        assert world.secondary.reopen().pread(offset=0, length=NEW) == world.primary.reopen().pread(
+            offset=0, length=NEW
+        ), f"step {crash_at}"
 
 
 def test_a_grown_region_is_dirty_whatever_the_sender_knew_of_it() -> None:

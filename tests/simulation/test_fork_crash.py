@@ -55,7 +55,7 @@ VOLUME = Volume("v", "g", SIZE, SECTOR, 0, -1, True, "v")
 
 
 def read(device: MemoryDevice) -> list[bytes]:
-    data = device.reopen(writable=False).pread(0, SIZE)
+    data = device.reopen(writable=False).pread(offset=0, length=SIZE)
     return [data[at : at + SECTOR] for at in range(0, SIZE, SECTOR)]
 
 
@@ -83,9 +83,9 @@ class Primary:
         self.world.ended(touched)
         self.world.steps("after the write")
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         self.world.steps("before the zero")
-        self.inner.zero(offset, length)
+        self.inner.zero(offset=offset, length=length)
         self.world.ended(set(range(offset // SECTOR, (offset + length) // SECTOR)))
         self.world.steps("after the zero")
 

@@ -74,7 +74,9 @@ class Site:
 
     def copy(self, devices: dict[str, MemoryDevice]) -> None:
         for volume, sector in self.dirty:
-            data = devices[volume].reopen(writable=False).pread(sector * SECTOR, SECTOR)
+            data = (
+                devices[volume].reopen(writable=False).pread(offset=sector * SECTOR, length=SECTOR)
+            )
             self.secondaries[volume][sector * SECTOR : (sector + 1) * SECTOR] = data
         self.dirty.clear()
 
@@ -111,9 +113,9 @@ class Device:
         self.world.steps("after the write")
         self.world.in_flight.remove(mine)
 
-    def zero(self, offset: int, length: int) -> None:
+    def zero(self, *, offset: int, length: int) -> None:
         self.world.steps("before the zero")
-        self.inner.zero(offset, length)
+        self.inner.zero(offset=offset, length=length)
         self.world.steps("after the zero")
 
     def flush(self) -> None:
@@ -342,7 +344,7 @@ class World:
         if self.random.random() > 0.05:
             return
         name = self.random.choice(list(VOLUMES))
-        data = self.devices[name].reopen(writable=False).pread(0, SECTORS * SECTOR)
+        data = self.devices[name].reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
         seen = []
         for sector in range(SECTORS):
             write = self.contents.get((name, sector, data[sector * SECTOR : (sector + 1) * SECTOR]))
@@ -439,7 +441,7 @@ class World:
             site.copy(self.devices)
         self.power_cut()
         for name, device in self.devices.items():
-            primary = device.reopen(writable=False).pread(0, SECTORS * SECTOR)
+            primary = device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
             for site in self.sites:
                 differing = [
                     sector

@@ -101,7 +101,7 @@ class World:
         for device in self.devices.devices.values():
             device.hook = None
         return {
-            name: self.devices(v.primary, writable=False).pread(0, SIZE)
+            name: self.devices(v.primary, writable=False).pread(offset=0, length=SIZE)
             for name, v in self.volumes.items()
         }
 

@@ -312,7 +312,7 @@ class SiteModel:
                 continue
             expected = self.host.as_of(name, kept.consistent_position)
             for block in range(BLOCKS):
-                held = int.from_bytes(device.reopen().pread(block * BLOCK, 8), "big")
+                held = int.from_bytes(device.reopen().pread(offset=block * BLOCK, length=8), "big")
                 assert held == expected.get(block, 0), (
                     f"{name} block {block}, consistent at {kept.consistent_position}"
                 )
@@ -455,8 +455,10 @@ class World:
     def check_end(self) -> None:
         assert set(self.site.site.secondaries) == set(NAMES)
         for name in NAMES:
-            primary = self.host.primaries[name].pread(0, BLOCK * BLOCKS)
-            assert self.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary, name
+            primary = self.host.primaries[name].pread(offset=0, length=BLOCK * BLOCKS)
+            assert (
+                self.site.devices[name].reopen().pread(offset=0, length=BLOCK * BLOCKS) == primary
+            ), name
             kept = self.site.states.load(name)
             assert kept is None or kept.rung == Rung.CHANGED or self.may_copy_all, (
                 f"{name}: a hole that is none"
@@ -536,8 +538,8 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
         Rung.FULL,
     }
     for name in NAMES:
-        primary = world.host.primaries[name].pread(0, BLOCK * BLOCKS)
-        assert world.site.devices[name].reopen().pread(0, BLOCK * BLOCKS) == primary
+        primary = world.host.primaries[name].pread(offset=0, length=BLOCK * BLOCKS)
+        assert world.site.devices[name].reopen().pread(offset=0, length=BLOCK * BLOCKS) == primary
 
 
 def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
@@ -689,5 +691,5 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     assert state is not None
     assert state.generation == renewed.generation
     assert state.rung in (Rung.ALLOCATED, Rung.FULL)
-    primary = world.host.primaries["v"].pread(0, BLOCK * BLOCKS)
-    assert world.site.devices["v"].reopen().pread(0, BLOCK * BLOCKS) == primary
+    primary = world.host.primaries["v"].pread(offset=0, length=BLOCK * BLOCKS)
+    assert world.site.devices["v"].reopen().pread(offset=0, length=BLOCK * BLOCKS) == primary

@@ -273,7 +273,7 @@ class World:
         self.nbdkit = False
 
     def look(self) -> None:
-        data = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
+        data = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
         found = (
             (sector, self.contents.get((sector, data[sector * SECTOR :][:SECTOR])))
             for sector in range(SECTORS)
@@ -323,7 +323,7 @@ class World:
                 ), f"sector {sector} of {write} isn't named, yet a site is settled"
 
     def copy(self, secondary: bytearray, dirty: set[int]) -> None:
-        data = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
+        data = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
         for sector in dirty:
             secondary[sector * SECTOR : (sector + 1) * SECTOR] = data[
                 sector * SECTOR : (sector + 1) * SECTOR
@@ -417,7 +417,7 @@ class World:
         for _, secondary, dirty in self.secondaries:
             self.copy(secondary, dirty)
         self.device.crash(self.random)
-        primary = self.device.reopen(writable=False).pread(0, SECTORS * SECTOR)
+        primary = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
         for _, secondary, _ in self.secondaries:
             differing = [
                 s

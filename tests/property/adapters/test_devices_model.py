@@ -29,7 +29,7 @@ def run(device: BlockDevice, model: bytearray, operation: tuple[str, int, int], 
     if name == "flush":
         device.flush()
     elif name == "zero":
-        device.zero(start, end - start)
+        device.zero(offset=start, length=end - start)
         model[start:end] = bytes(end - start)
     else:
         device.pwrite(start, bytes([fill]) * (end - start))
@@ -37,8 +37,8 @@ def run(device: BlockDevice, model: bytearray, operation: tuple[str, int, int], 
 
 
 def check(device: BlockDevice, model: bytearray, start: int, end: int) -> None:
-    assert device.pread(start, end - start) == model[start:end]
-    assert device.pread(0, SIZE) == model
+    assert device.pread(offset=start, length=end - start) == model[start:end]
+    assert device.pread(offset=0, length=SIZE) == model
     behind = 0
     for offset, length in device.allocated():
         assert model.count(0, behind, offset) == offset - behind
@@ -83,7 +83,7 @@ def test_a_crash_leaves_each_byte_as_it_was_since_the_last_flush(
         run(device, model, step, fill)
         versions = [bytes(model)] if step[0] == "flush" else [*versions, bytes(model)]
     device.crash(None if seed is None else Random(seed))
-    found = device.reopen().pread(0, SIZE)
+    found = device.reopen().pread(offset=0, length=SIZE)
     if seed is None:
         assert found == versions[0]
     assert all(

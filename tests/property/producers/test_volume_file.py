@@ -29,7 +29,7 @@ class Memory:
         self.device, self.flushes = MemoryDevice(SIZE), 0
 
     def pread(self, length: int, offset: int) -> Data:
-        return self.device.pread(offset, length)
+        return self.device.pread(offset=offset, length=length)
 
     def pwrite(self, data: Data, offset: int) -> None:
         self.device.pwrite(offset, data)

@@ -184,7 +184,7 @@ def test_a_primary_that_is_full_costs_the_write_that_did_not_fit(rig: Rig) -> No
             rig.write(volume, 10)
         assert failed.value.where.endswith(f"offset {10 * SECTOR + 100}")
         rig.write(volume, 2)
-    assert rig.device.pread(10 * SECTOR, SECTOR) == bytes([11]) * 100 + bytes(412)
+    assert rig.device.pread(offset=10 * SECTOR, length=SECTOR) == bytes([11]) * 100 + bytes(412)
     rig.write(volume, 20)
     host.close()
     assert rig.named() == {1, 2, 10, 20}

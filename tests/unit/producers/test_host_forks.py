@@ -128,7 +128,7 @@ class Rig:
         return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
 
     def holds(self, name: str, offset: int = 0, length: int = 4) -> bytes:
-        return self.disks[name].reopen(writable=False).pread(offset, length)
+        return self.disks[name].reopen(writable=False).pread(offset=offset, length=length)
 
     def states(self) -> str:
         """Of x and y."""

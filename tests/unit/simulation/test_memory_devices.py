@@ -17,11 +17,11 @@ def test_a_crash_loses_what_was_not_flushed_and_nothing_else() -> None:
     device.pwrite(0, b"kept" * 2000)
     device.flush()
     device.pwrite(0, b"lost")
-    device.zero(4096, 4096)
+    device.zero(offset=4096, length=4096)
     device.crash()
     with pytest.raises(DeviceFailed):
-        device.pread(0, 1)
-    assert device.reopen().pread(0, SIZE) == (b"kept" * 2000).ljust(SIZE, b"\0")
+        device.pread(offset=0, length=1)
+    assert device.reopen().pread(offset=0, length=SIZE) == (b"kept" * 2000).ljust(SIZE, b"\0")
 
 
 def test_a_crash_may_keep_any_version_of_each_sector() -> None:
@@ -31,9 +31,9 @@ def test_a_crash_may_keep_any_version_of_each_sector() -> None:
         device.pwrite(0, b"a" * SIZE)
         device.flush()
         device.pwrite(0, b"b" * SIZE)
-        device.zero(4096, 1024)
+        device.zero(offset=4096, length=1024)
         device.crash(Random(seed))
-        found = device.reopen().pread(0, SIZE)
+        found = device.reopen().pread(offset=0, length=SIZE)
         sectors = [found[start : start + 512] for start in range(0, SIZE, 512)]
         assert all(sector == sector[:1] * 512 for sector in sectors)
         seen.add((sectors[0][:1], sectors[8][:1]))
@@ -44,11 +44,11 @@ def test_the_nth_operation_fails_and_only_that() -> None:
     device = MemoryDevice(SIZE)
     device.hook = failing(2, "pwrite")
     device.pwrite(0, b"1")
-    device.pread(0, 1)
+    device.pread(offset=0, length=1)
     with pytest.raises(DeviceFailed):
         device.pwrite(1, b"2")
     device.pwrite(2, b"3")
-    assert device.pread(0, 3) == b"1\x003"
+    assert device.pread(offset=0, length=3) == b"1\x003"
 
 
 def test_what_a_failed_flush_dropped_never_becomes_durable() -> None:
@@ -60,7 +60,7 @@ def test_what_a_failed_flush_dropped_never_becomes_durable() -> None:
         device.flush()
     with pytest.raises(DeviceFailed):
         other.flush()
-    assert device.pread(0, 1) == b"x"
+    assert device.pread(offset=0, length=1) == b"x"
     device.reopen().flush()
     device.crash()
-    assert device.reopen().pread(0, 1) == b"\0"
+    assert device.reopen().pread(offset=0, length=1) == b"\0"
