@@ -14,6 +14,7 @@ from mirrorlog.cli.commands import (
     broker,
     changed,
     command,
+    demo,
     host,
     import_,
     log,
@@ -22,7 +23,6 @@ from mirrorlog.cli.commands import (
     topics,
     volume,
 )
-from mirrorlog.cli.demo import command as demo
 from mirrorlog.cli.support.context import Invocation, settings_from
 from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
