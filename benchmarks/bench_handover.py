@@ -93,7 +93,7 @@ def settled(run: Run, partitions: int) -> dict[str, list[int]]:
     held: dict[str, list[int]] = {}
 
     def is_settled() -> bool:
-        for message in run.listen():
+        for message in run.read_messages():
             if message.message_type == "ready":
                 held[message.part] = message.fields["partitions"]
         run.check()

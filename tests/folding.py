@@ -23,7 +23,7 @@ from deadlines import DEADLINE_S
 from rocksdict import AccessType, Options, Rdict
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64, union
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
@@ -170,7 +170,7 @@ class Proof:
     """Everything that must be the same once the log is complete."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.volumes = settings, volumes_now(settings)
+        self.settings, self.volumes = settings, load_volumes(settings)
         admin = KafkaAdmin(settings.kafka_client())
         self.partitions = range(admin.partitions(settings.topics.commands))
         self.ends = {p: admin.end_position(settings.topics.commands, p) for p in self.partitions}

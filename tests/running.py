@@ -10,7 +10,7 @@ from deadlines import DEADLINE_S
 
 from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.domain.site_progress import SiteProgress
 
 
@@ -19,7 +19,7 @@ class Outcome:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.volumes = volumes_now(run.settings)
+        self.volumes = load_volumes(run.settings)
         self.reports: dict[str, SiteProgress] = {}
 
     def dirty_blocks(self, last_positions: Mapping[str, int]) -> int:
@@ -34,13 +34,13 @@ class Outcome:
         """Returns when the site has proved every volume consistent at these positions."""
         follower = ProgressFollower(self.run.settings)
         until = time.monotonic() + DEADLINE_S
-        while waiting := follower.waiting(site, last_positions):
+        while waiting := follower.unproved(site, last_positions):
             assert time.monotonic() < until, (
                 f"{site} isn't consistent: {follower.reports.get((site, waiting[0]))}"
             )
             follower.poll(0.2)
             self.run.check()
-        self.reports = {report.volume: report for report in follower.of(site)}
+        self.reports = {report.volume: report for report in follower.reports_of(site)}
         follower.close()
 
     def identical(self, site: str) -> bool:

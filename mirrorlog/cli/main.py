@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,7 @@ from mirrorlog.cli.commands import (
     volume,
 )
 from mirrorlog.cli.support.context import Invocation, settings_from
-from mirrorlog.cli.support.output import Output
+from mirrorlog.cli.support.output import Output, report_error
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
 
 app = typer.Typer(
@@ -101,7 +100,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(int(ExitCode.INTERRUPTED))
     except MirrorlogError as error:
-        tell(
+        report_error(
             error,
             as_json="--json" in arguments,
             verbose="-v" in arguments or "--verbose" in arguments,
@@ -112,12 +111,3 @@ def main() -> None:
             error.show()
             sys.exit(int(ExitCode.BAD_USE))
         raise
-
-
-def tell(error: BaseException, *, as_json: bool, verbose: bool) -> None:
-    """An error, for people in one paragraph, for programs as the last JSON object."""
-    if verbose:
-        traceback.print_exception(error)
-    if isinstance(error, MirrorlogError):
-        Output(json=as_json).result(error.as_message())
-        sys.stderr.write(f"mirrorlog: {error}\n")

@@ -57,7 +57,7 @@ class Workers:
             assert time.monotonic() < until, self.held
             if meanwhile is not None:
                 meanwhile(0.05)
-            for message in self.run.listen(0.05):
+            for message in self.run.read_messages(0.05):
                 if message.message_type == "ready" and message.part in self.held:
                     self.held[message.part] = message.fields["partitions"]
             self.run.check()

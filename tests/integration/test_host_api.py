@@ -18,7 +18,7 @@ from deadlines import DEADLINE_S
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.cli.support.lookup import read_now
+from mirrorlog.cli.support.lookup import read_topic
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import BadUse
@@ -55,7 +55,7 @@ def primary(world: Run, tmp_path: Path) -> Path:
 def named(world: Run) -> set[int]:
     """Blocks that commands name."""
     found: set[int] = set()
-    for message in read_now(world.settings, world.settings.topics.commands):
+    for message in read_topic(world.settings, world.settings.topics.commands):
         command = decode(message.value or b"", TrackingCommand)
         for extent in command.extents:
             found |= set(range(extent.offset // BLOCK, -(-extent.end // BLOCK)))

@@ -15,9 +15,9 @@ from folding import fold, read_all
 from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
 
 from mirrorlog.changed.formats import all_stretches
-from mirrorlog.cli.commands.changed import ask
+from mirrorlog.cli.commands.changed import query_kafka
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.cli.support.lookup import volume_named
+from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.producers.traces import RequestKind, TracedRequest, write_trace
 
 pytestmark = pytest.mark.integration
@@ -59,7 +59,7 @@ def blocks(listing: list[dict[str, Any]]) -> set[int]:
 
 
 def changed_between(run: Run, after: int, through: int) -> set[int]:
-    answer = ask(run.settings, "v", f"@{after}", f"@{through}", DEADLINE_S)
+    answer = query_kafka(run.settings, "v", f"@{after}", f"@{through}", DEADLINE_S)
     return blocks(
         [{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_stretches(answer)]
     )
@@ -89,7 +89,7 @@ def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_pa
         everything |= expected
 
     # Nothing is published by a dry run, nor of a source that is broken at its end or doesn't fit.
-    described = volume_named(world.settings, "v")
+    described = find_volume(world.settings, "v")
     events = len(
         list(read_all(world.settings, world.settings.topics.commands, described.partition))
     )

@@ -88,7 +88,7 @@ class Node:
 
     def listen(self) -> None:
         """Takes what the workers said."""
-        for message in self.run.listen():
+        for message in self.run.read_messages():
             if message.message_type == "ready":
                 self.urls[message.part] = message.fields["http"]
                 self.partitions[message.part] = message.fields["partitions"]

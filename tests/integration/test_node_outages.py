@@ -228,7 +228,7 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
     while time.monotonic() < until:
         progress += [
             m.fields["writes"]
-            for m in run.listen()
+            for m in run.read_messages()
             if m.part == "host" and m.message_type == "progress"
         ]
         for part in run.parts.values():

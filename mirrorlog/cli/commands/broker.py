@@ -85,8 +85,8 @@ def _print(context: typer.Context, status: BrokerStatus, as_json: bool) -> None:
     output = invocation(context).output
     if as_json and not output.json:
         output = Output(json=True, quiet=True)
-    output.result({"schema_version": SCHEMA_VERSION, **asdict(status)})
-    output.say(_for_people(status))
+    output.print_json({"schema_version": SCHEMA_VERSION, **asdict(status)})
+    output.print_text(_for_people(status))
 
 
 def _for_people(status: BrokerStatus) -> str:

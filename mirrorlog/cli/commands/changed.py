@@ -52,7 +52,7 @@ def changed(
     check_format(name, JSON_FORMATS if as_json else FORMATS)
     if node is None:
         pieces = render(
-            ask(call.settings, volume, since, until, parse_duration_s(wait)),
+            query_kafka(call.settings, volume, since, until, parse_duration_s(wait)),
             name,
             parse_size(offset),
         )
@@ -64,7 +64,7 @@ def changed(
     write(pieces, quiet=name == "table" and call.output.quiet)
 
 
-def ask(
+def query_kafka(
     settings: Settings, volume: str, since: str, until: str, patience_s: float
 ) -> ChangedBlocks:
     """The answer from real Kafka, with its errors."""

@@ -14,7 +14,7 @@ import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.lookup import volume_named
+from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.codec.events import encode
 from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.domain.commands import (
@@ -91,7 +91,7 @@ def send(
             "one command says one thing",
             next="Give extents, or ranges to mark dirty, or raw commands, or a barrier's name, or a session to close.",
         )
-    content = Content(
+    content = CommandContent(
         kinds[0],
         extents,
         note=barrier,
@@ -99,16 +99,16 @@ def send(
         raw=tuple(_raw(text) for text in raw or []),
         logical_block_bytes=parse_size(logical_block) if raw else 0,
     )
-    status = send_command(call.settings, volume_named(call.settings, volume), content, deadline_s)
-    call.output.result({"schema_version": 1, **asdict(status)})
-    call.output.say(
+    status = send_command(call.settings, find_volume(call.settings, volume), content, deadline_s)
+    call.output.print_json({"schema_version": 1, **asdict(status)})
+    call.output.print_text(
         f"{status.code} at position {status.position} of partition {status.partition}. {status.text}".strip()
     )
     check_taken(status)
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class CommandContent:
     """What a command says; without a session it belongs to one of its own."""
 
     kind: CommandKind
@@ -122,7 +122,7 @@ class Content:
 
 
 def send_command(
-    settings: Settings, volume: Volume, said: Content, deadline_s: float
+    settings: Settings, volume: Volume, said: CommandContent, deadline_s: float
 ) -> CommandStatus:
     """Publishes the command, acknowledged, and returns the node's reply; KafkaFailed where none comes in time.
 
@@ -172,7 +172,7 @@ def _await_status(reader: KafkaReader, position: int, deadline_s: float) -> Comm
     )
 
 
-def _command(volume: Volume, said: Content) -> TrackingCommand:
+def _command(volume: Volume, said: CommandContent) -> TrackingCommand:
     now_us = SystemClock().now_us()
     return TrackingCommand(
         volume=volume.volume,

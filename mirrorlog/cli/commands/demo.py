@@ -25,7 +25,7 @@ from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.demo.view import DemoView
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.domain.volumes import Volume, check_geometry
 from mirrorlog.errors import BadUse, DifferenceFound, MirrorlogError, PartFailed
 from mirrorlog.processes.child_processes import PartMessage
@@ -45,7 +45,7 @@ _LOG_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """What the demo is to do."""
 
     trace: Trace
@@ -113,7 +113,7 @@ def demo(
             stack.callback(_remove_topics, settings, view)
         result = play(stack.enter_context(Run(folder, settings, own_broker=own_broker)), plan, view)
     view.table(result, keep)
-    call.output.result(result)
+    call.output.print_json(result)
     if not result["ok"]:
         raise DifferenceFound(
             "the run didn't end as it must",
@@ -126,7 +126,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def make_plan(path: Path, trace_format: str, block_size_text: str, sites: int) -> Plan:
+def make_plan(path: Path, trace_format: str, block_size_text: str, sites: int) -> DemoPlan:
     """Reads the whole recording before anything is made, so that a broken one leaves nothing behind."""
     block_size = parse_size(block_size_text)
     check_geometry(block_size, block_size)
@@ -134,7 +134,7 @@ def make_plan(path: Path, trace_format: str, block_size_text: str, sites: int) -
     found = survey(trace)
     dirty = sum(count_dirty_blocks(trace, block_size).values())
     names = [f"site-{chr(ord('a') + number)}" for number in range(sites)]
-    return Plan(trace, block_size, names, found.writes, found.bytes_written, dirty)
+    return DemoPlan(trace, block_size, names, found.writes, found.bytes_written, dirty)
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def _remove_unless_held(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
+def play(run: Run, plan: DemoPlan, view: DemoView) -> dict[str, Any]:
     """The run, stage by stage; the object that --json prints."""
     started_s = time.monotonic()
     with view.stage("Kafka", None) as bar:
@@ -179,7 +179,7 @@ def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
             run.start_site(site)
         run.wait_ready("node", *early)
     host = replay(run, plan, view)
-    volumes = volumes_now(run.settings)
+    volumes = load_volumes(run.settings)
     positions = {volume: host["last_positions"].get(volume, -1) for volume in volumes}
     with view.stage("tracking log", None):
         dirty = dirty_blocks_of_log(run.settings, volumes, positions, _LOG_S)
@@ -209,7 +209,7 @@ def play(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
     }
 
 
-def replay(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
+def replay(run: Run, plan: DemoPlan, view: DemoView) -> dict[str, Any]:
     """The host's stage: its result."""
     with view.stage("host writes", plan.writes) as bar:
 
@@ -226,7 +226,11 @@ def replay(run: Run, plan: Plan, view: DemoView) -> dict[str, Any]:
 
 
 def follow(
-    run: Run, plan: Plan, view: DemoView, follower: ProgressFollower, positions: Mapping[str, int]
+    run: Run,
+    plan: DemoPlan,
+    view: DemoView,
+    follower: ProgressFollower,
+    positions: Mapping[str, int],
 ) -> None:
     """The sites' stages: until each has proved every volume consistent at the host's last position.
 
@@ -235,7 +239,7 @@ def follow(
     moved_at_s, before = time.monotonic(), -1
     for site in plan.sites:
         with view.stage(f"{site} restores", len(positions)) as bar:
-            while waiting := follower.waiting(site, positions):
+            while waiting := follower.unproved(site, positions):
                 follower.poll(0.2)
                 run.check()
                 bar.reach(len(positions) - len(waiting))
@@ -253,7 +257,9 @@ def follow(
             bar.reach(len(positions))
 
 
-def compare(run: Run, plan: Plan, view: DemoView, volumes: Mapping[str, Volume], site: str) -> bool:
+def compare(
+    run: Run, plan: DemoPlan, view: DemoView, volumes: Mapping[str, Volume], site: str
+) -> bool:
     """Whether every secondary of the site equals its primary byte for byte."""
     pairs = {
         v: (run.folder / "primary" / f"{v}.img", run.folder / site / f"{v}.img") for v in volumes
@@ -265,7 +271,7 @@ def compare(run: Run, plan: Plan, view: DemoView, volumes: Mapping[str, Volume],
 
 
 def _site_row(site: str, follower: ProgressFollower, identical: bool) -> dict[str, Any]:
-    reports = follower.of(site)
+    reports = follower.reports_of(site)
     states = {report.state.value for report in reports}
     return {
         "site": site,
@@ -277,7 +283,7 @@ def _site_row(site: str, follower: ProgressFollower, identical: bool) -> dict[st
     }
 
 
-def _what_differs(result: Mapping[str, Any], plan: Plan) -> str:
+def _what_differs(result: Mapping[str, Any], plan: DemoPlan) -> str:
     found = [f"{row['site']} isn't identical" for row in result["sites"] if not row["identical"]]
     if result["dirty_blocks"] != plan.dirty_blocks:
         found.append(
@@ -296,4 +302,4 @@ def _remove_topics(settings: Settings, view: DemoView) -> None:
         admin.close()
     except MirrorlogError as error:
         if names:
-            view.output.say(f"the demo's topics couldn't be removed: {error}")
+            view.output.print_text(f"the demo's topics couldn't be removed: {error}")

@@ -65,7 +65,7 @@ def replay(
     stopped = stop_flag()
 
     def progress(now: ReplayProgress) -> None:
-        call.output.message("progress", asdict(now))
+        call.output.print_message("progress", asdict(now))
 
     with ExitStack() as stack:
         publisher = KafkaPublisher(call.settings.kafka_client())
@@ -77,7 +77,7 @@ def replay(
         plans = fork_plans(fork or (), fork_mode, [catalog[volume] for volume in sizes])
         forks = fork_ports(call, plans, stack)
         ports = HostPorts(host_folder, publisher, clock, open_device, answers, others, forks)
-        host = Host(name, ports, call.settings, catalog, report=call.output.say)
+        host = Host(name, ports, call.settings, catalog, report=call.output.print_text)
         stack.enter_context(host)
         openings = [
             opening(
@@ -89,7 +89,7 @@ def replay(
             for volume in sizes
         ]
         volumes = host.open_all(openings)
-        call.output.message("ready", {"volumes": len(volumes)})
+        call.output.print_message("ready", {"volumes": len(volumes)})
         result = Replay(
             host,
             trace.name,
@@ -106,8 +106,8 @@ def replay(
         "commands": host.commands,
         "last_positions": dict(host.last_positions),
     }
-    call.output.message("result", found)
-    call.output.say(f"{found['writes']} writes in {found['commands']} commands")
+    call.output.print_message("result", found)
+    call.output.print_text(f"{found['writes']} writes in {found['commands']} commands")
     if not result.finished:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
 

@@ -15,7 +15,7 @@ from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_ports
 from mirrorlog.cli.support.hosting import opened_primary, opening, sessions, statuses
-from mirrorlog.cli.support.lookup import volumes_now
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -108,7 +108,7 @@ def serve(
     place = Place(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
     if port is not None:
         place = Place(None, address, port or free_port(address))
-    volumes = volumes_now(call.settings)
+    volumes = load_volumes(call.settings)
     if name not in volumes:
         raise BadUse(
             f"there is no volume '{name[:220]}'",
@@ -164,7 +164,7 @@ def _serve(
         ports = HostPorts(state, publisher, SystemClock(), open_device, answers, others, forks)
         device = opened_primary(served.volume, stack, served.primary)
         host = stack.enter_context(
-            Host(served.host, ports, settings, volumes, report=call.output.say)
+            Host(served.host, ports, settings, volumes, report=call.output.print_text)
         )  # 1
         wanted = opening(served.volume, device, take_over=served.take_over, forks=served.forks)
         tracked = host.open_all([wanted])[served.volume.volume]
@@ -182,19 +182,19 @@ def _serve(
         stack.callback(nbdkit.stop)  # 4, 5
         export.started()
         uri = place.uri(tls=security.mode is not TlsMode.OFF)
-        call.output.message(
+        call.output.print_message(
             "ready", {"volume": served.volume.volume, "uri": uri, "through": export.through}
         )
-        call.output.say(f"{served.volume.volume} is served at {uri}")
+        call.output.print_text(f"{served.volume.volume} is served at {uri}")
         while not stopped():  # 3
             export.check()
             nbdkit.check()
             tracked.check()
             host.pause(TICK_S)
-    call.output.message(
+    call.output.print_message(
         "result", {"commands": host.commands, "last_positions": dict(host.last_positions)}
     )
-    call.output.say(f"stopped; {host.commands} commands")
+    call.output.print_text(f"stopped; {host.commands} commands")
 
 
 def _export(
@@ -216,12 +216,12 @@ def _export(
                 path_of(served.primary),
                 state.lock_fd,
                 call.settings,
-                call.output.say,
+                call.output.print_text,
             )
         except BadUse as error:
             if served.through is Through.FILTER:
                 raise
-            call.output.say(
+            call.output.print_text(
                 f"Serving through nbdkit's Python plugin, which is many times slower: {error}"
             )
     return RelayExport(call.settings.state_dir / "host" / served.host, tracked, device)

@@ -14,7 +14,7 @@ import typer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import AtTime, parse_point
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import volume_named
+from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.domain.commands import IMPORTED, StatusCode
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse
@@ -295,7 +295,7 @@ def _import(
     """
     call, terms = invocation(context), options.terms()
     patience_s = None if options.wait is None else parse_duration_s(options.wait)
-    volume = volume_named(call.settings, name)
+    volume = find_volume(call.settings, name)
     if volume.is_retired:
         where = f"volume {name}, position {volume.described_position}"
         raise BadUse("the volume is retired", where=where, next="Create a new one.")
@@ -364,7 +364,7 @@ class _Import:
                 stack.callback(reader.close)
                 answers = Answers(reader, self.volume, self.id)
                 answers.watch(admin, topics.status)
-            self._call.output.message(
+            self._call.output.print_message(
                 "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
             )
             session = Session(
@@ -373,7 +373,7 @@ class _Import:
             try:
                 found = session.publish(said, f"import of {self.kind} {file}"[:200], self._progress)
             except BaseException:
-                self._call.output.say(
+                self._call.output.print_text(
                     f"The import was cut off, and its session {self.id} may stay open: while it is, no site calls the volume "
                     "consistent. Import again, which changes nothing but what was missing; then "
                     f"`mirrorlog command send {self.volume.volume} --close-session {self.id}`."
@@ -387,7 +387,7 @@ class _Import:
         now_s = self._clock.monotonic_s()
         if now_s - self._told_s >= _PROGRESS_S:
             self._told_s = now_s
-            self._call.output.message("progress", {"extents": extents})
+            self._call.output.print_message("progress", {"extents": extents})
 
 
 def _tell(
@@ -401,7 +401,7 @@ def _tell(
 ) -> None:
     """The result; BadInput where the node refused anything."""
     for doubt in doubts:
-        call.output.say(f"In doubt: {doubt}.")
+        call.output.print_text(f"In doubt: {doubt}.")
     refused = None if answers is None else answers.counts[StatusCode.REJECTED]
     fields: dict[str, Any] = {
         "volume": session.volume.volume,
@@ -421,14 +421,14 @@ def _tell(
         "refused": refused,
         "doubts": list(doubts),
     }
-    call.output.message("result", {"schema_version": 1, **fields})
+    call.output.print_message("result", {"schema_version": 1, **fields})
     where = (
         f"positions {found.first_position} to {found.last_position}"
         if found
         else "nothing was published"
     )
     outside = f", {tally.outside_extents} outside it left out" if tally.outside_extents else ""
-    call.output.say(
+    call.output.print_text(
         f"{tally.extents} extents ({format_size(tally.bytes)}) in {fields['commands']} commands for volume "
         f"{session.volume.volume}{outside}: {where}"
     )

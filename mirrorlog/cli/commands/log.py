@@ -11,7 +11,7 @@ from rich.table import Table
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import read_now, volume_named, volumes_now
+from mirrorlog.cli.support.lookup import find_volume, load_volumes, read_topic
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.volumes import Volume
@@ -49,7 +49,7 @@ def show(
     VOLUME@SITE: those of what the site has missed, where a host sends its writes there too.
     """
     call = invocation(context)
-    description = volume_named(call.settings, split_log_name(volume)[0])
+    description = find_volume(call.settings, split_log_name(volume)[0])
     table = Table(
         "TIER",
         "AFTER",
@@ -91,7 +91,7 @@ def show(
             "bytes_written": record.bytes_written,
             "hosts": record.hosts,
         }
-        call.output.message("record", {"volume": volume, **fields, **more})
+        call.output.print_message("record", {"volume": volume, **fields, **more})
     call.output.console.print(table)
 
 
@@ -117,16 +117,16 @@ def rebuild(
     if (volume is None) is not all_volumes:
         raise BadUse("what is to be checked isn't clear", next="Name one volume, or say --all.")
     volumes = (
-        {volume: volume_named(call.settings, volume)} if volume else volumes_now(call.settings)
+        {volume: find_volume(call.settings, volume)} if volume else load_volumes(call.settings)
     )
     differences = []
     for partition in sorted({each.partition for each in volumes.values()}):
         here = {name: each for name, each in volumes.items() if each.partition == partition}
         differences += list(_check_partition(call, partition, here))
     for difference in differences[:_DIFFERENCES_SHOWN]:
-        call.output.message("difference", _as_fields(difference))
-        call.output.say(str(difference))
-    call.output.message(
+        call.output.print_message("difference", _as_fields(difference))
+        call.output.print_text(str(difference))
+    call.output.print_message(
         "result", {"volumes": len(volumes), "differences": len(differences), "ok": not differences}
     )
     if differences:
@@ -135,7 +135,7 @@ def rebuild(
             where=str(differences[0]),
             next="Stop the node, remove its state folder and the changelog, reset its group, and start it again.",
         )
-    call.output.say(f"{len(volumes)} volumes: the log says what the commands say")
+    call.output.print_text(f"{len(volumes)} volumes: the log says what the commands say")
 
 
 def _as_fields(difference: Difference) -> dict[str, object]:
@@ -177,7 +177,7 @@ def _check_partition(
     yield from check_records(commands, volumes, claims, "changelog", in_changelog, through)
     table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
-        call.output.say(
+        call.output.print_text(
             f"partition {partition}: this machine has no table of it; the changelog alone was compared"
         )
         return
@@ -226,5 +226,5 @@ def changelog_now(settings: Settings, partition: int) -> Iterator[Message]:
 
 
 def _commands(settings: Settings, partition: int, through: int) -> Iterator[Message]:
-    messages = read_now(settings, settings.topics.commands, partition)
+    messages = read_topic(settings, settings.topics.commands, partition)
     return (message for message in messages if message.position <= through)

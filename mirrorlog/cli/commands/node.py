@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.output import report_error
 
 
 def node(
@@ -30,20 +31,19 @@ def node(
     call = invocation(context)
     # `import faust` reads the command line: it gets to see a bare one, and only here.
     sys.argv = sys.argv[:1]
-    from mirrorlog.cli.main import tell
     from mirrorlog.streams.faust_worker.worker import run_node
 
     logging.getLogger("stamina").setLevel(logging.WARNING)  # who holds back says so
 
     def ready(url: str | None, partitions: Sequence[int]) -> None:
-        call.output.message("ready", {"partitions": list(partitions), "http": url})
+        call.output.print_message("ready", {"partitions": list(partitions), "http": url})
         place = f"; {url}/docs" if url else ""
-        call.output.say(
+        call.output.print_text(
             f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{place}"
         )
 
     def failed(error: BaseException) -> None:
-        tell(error, as_json=call.output.json, verbose=call.verbose)
+        report_error(error, as_json=call.output.json, verbose=call.verbose)
 
     settings = (
         call.settings if http is None else call.settings.model_copy(update={"node_http": http})

@@ -41,7 +41,7 @@ def run(
     call = invocation(context)
     site = build_site(name, folder.absolute(), call.settings)
     stopped = stop_flag()
-    call.output.message("ready", {"site": name})
+    call.output.print_message("ready", {"site": name})
     run_until(site, stopped, call.output)
 
 
@@ -53,7 +53,7 @@ def run_until(site: Site, stopped: Callable[[], bool], output: Output) -> None:
         site.turn(0.1)
         if time.monotonic() - told_at_s >= 0.5 and (now := summary(site)) != told:
             told, told_at_s = now, time.monotonic()
-            output.message("progress", told)
+            output.print_message("progress", told)
 
 
 def summary(site: Site) -> dict[str, object]:

@@ -13,7 +13,7 @@ import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.lookup import read_now
+from mirrorlog.cli.support.lookup import read_topic
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.domain.extents import ExtentColumns
@@ -37,8 +37,8 @@ def create(
     """Make the topics that aren't there yet."""
     call = invocation(context)
     names = make_topics(call.settings, partitions or call.settings.partitions)
-    call.output.result({"schema_version": 1, "topics": names})
-    call.output.say("\n".join(names))
+    call.output.print_json({"schema_version": 1, "topics": names})
+    call.output.print_text("\n".join(names))
 
 
 @app.command()
@@ -51,14 +51,14 @@ def tail(
 ) -> None:
     """Show every event of a topic, decoded, oldest first; JSON Lines with --json."""
     call = invocation(context)
-    for message in read_topic(call.settings, topic, follow=follow):
+    for message in read_named_topic(call.settings, topic, follow=follow):
         event = {"partition": message.partition, "position": message.position, **described(message)}
-        call.output.message("event", event)
+        call.output.print_message("event", event)
         if not call.output.json:
-            call.output.say(json.dumps(event))
+            call.output.print_text(json.dumps(event))
 
 
-def read_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
+def read_named_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
     """What the topic holds now, and with `follow` what comes after."""
     names = {spec.name for spec in settings.topics.specs(single_copy=True)}
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
@@ -66,7 +66,7 @@ def read_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Mess
         raise BadUse(
             f"there is no topic '{topic}'", next=f"Name one of {', '.join(sorted(names))}."
         )
-    return read_now(settings, name, follow=follow)
+    return read_topic(settings, name, follow=follow)
 
 
 def described(message: Message) -> dict[str, Any]:

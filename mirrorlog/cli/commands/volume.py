@@ -20,9 +20,9 @@ from mirrorlog.adapters.file_device import (
 )
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
-from mirrorlog.cli.commands.command import Content, check_taken, send_command
+from mirrorlog.cli.commands.command import CommandContent, check_taken, send_command
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import volume_named, volumes_now
+from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.site_progress import SiteState
@@ -82,7 +82,7 @@ def create(
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
     check_geometry(size_bytes, block_bytes)
     secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep(keep or [])
-    if name in volumes_now(call.settings):
+    if name in load_volumes(call.settings):
         raise BadUse(
             "there is such a volume already",
             where=f"volume {name}",
@@ -103,8 +103,10 @@ def create(
 def list_volumes(context: typer.Context) -> None:
     """Show every volume."""
     call = invocation(context)
-    volumes = [volume for _, volume in sorted(volumes_now(call.settings).items())]
-    call.output.result({"schema_version": 1, "volumes": [as_fields(volume) for volume in volumes]})
+    volumes = [volume for _, volume in sorted(load_volumes(call.settings).items())]
+    call.output.print_json(
+        {"schema_version": 1, "volumes": [as_fields(volume) for volume in volumes]}
+    )
     table = Table("VOLUME", "SIZE", "BLOCK", "STATE", "PARTITION", "PRIMARY", "SECONDARIES")
     for each in volumes:
         sizes = format_size(each.size_bytes), format_size(each.block_size)
@@ -117,7 +119,7 @@ def list_volumes(context: typer.Context) -> None:
 def show(context: typer.Context, name: Name) -> None:
     """Show a volume's description."""
     call = invocation(context)
-    volume = volume_named(call.settings, name)
+    volume = find_volume(call.settings, name)
     _show(call, volume, "\n".join(f"{key}: {value}" for key, value in as_fields(volume).items()))
 
 
@@ -149,9 +151,9 @@ def resize(
             device.resize(size_bytes)
     grown = [Extent(volume.size_bytes, size_bytes - volume.size_bytes)]
     status = _change(
-        call, volume, Content(CommandKind.RESIZE, grown, size_bytes=size_bytes), timeout
+        call, volume, CommandContent(CommandKind.RESIZE, grown, size_bytes=size_bytes), timeout
     )
-    now = volume_named(call.settings, name)
+    now = find_volume(call.settings, name)
     _show(
         call,
         now,
@@ -163,17 +165,17 @@ def resize(
 def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout = "30s") -> None:
     """End a volume's life: sites stop following it, and their copies stay as they are. For good."""
     call = invocation(context)
-    volume = volume_named(call.settings, name)
+    volume = find_volume(call.settings, name)
     behind = _not_consistent(call.settings, name)
     warning = f" Not consistent now, and never again: {', '.join(behind)}." if behind else ""
     _confirm(
         f"Sites stop following volume {name} at once, for good; their copies stay as they are.{warning}",
         yes,
     )
-    status = _change(call, volume, Content(CommandKind.RETIRE), timeout)
+    status = _change(call, volume, CommandContent(CommandKind.RETIRE), timeout)
     _show(
         call,
-        volume_named(call.settings, name),
+        find_volume(call.settings, name),
         f"volume {name} is retired at position {status.position}{warning}",
     )
 
@@ -192,9 +194,12 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
         yes,
     )
     status = _change(
-        call, volume, Content(CommandKind.NEW_GENERATION, new_generation=str(uuid4())), timeout
+        call,
+        volume,
+        CommandContent(CommandKind.NEW_GENERATION, new_generation=str(uuid4())),
+        timeout,
     )
-    now = volume_named(call.settings, name)
+    now = find_volume(call.settings, name)
     _show(
         call,
         now,
@@ -253,7 +258,7 @@ def as_fields(volume: Volume) -> dict[str, Any]:
 
 
 def _active(settings: Settings, name: str) -> Volume:
-    volume = volume_named(settings, name)
+    volume = find_volume(settings, name)
     if volume.is_retired:
         where = f"volume {name}, position {volume.described_position}"
         raise BadUse("the volume is retired", where=where, next="Create a new one.")
@@ -261,11 +266,11 @@ def _active(settings: Settings, name: str) -> Volume:
 
 
 def _show(call: Invocation, volume: Volume, text: str) -> None:
-    call.output.result({"schema_version": 1, **as_fields(volume)})
-    call.output.say(text)
+    call.output.print_json({"schema_version": 1, **as_fields(volume)})
+    call.output.print_text(text)
 
 
-def _change(call: Invocation, volume: Volume, said: Content, timeout: str) -> CommandStatus:
+def _change(call: Invocation, volume: Volume, said: CommandContent, timeout: str) -> CommandStatus:
     """Publishes the command and waits for its status: the node has published the description before that."""
     status = send_command(call.settings, volume, said, parse_duration_s(timeout))
     check_taken(status)

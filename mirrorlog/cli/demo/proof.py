@@ -72,7 +72,7 @@ class ProgressFollower:
                 report = decode(message.value, SiteProgress)
                 self.reports[report.site, report.volume] = report
 
-    def waiting(self, site: str, positions: Mapping[str, int]) -> list[str]:
+    def unproved(self, site: str, positions: Mapping[str, int]) -> list[str]:
         """Volumes that the site hasn't proved consistent at or above the position that each must reach."""
 
         def done(volume: str, position: int) -> bool:
@@ -81,7 +81,7 @@ class ProgressFollower:
 
         return [volume for volume, position in positions.items() if not done(volume, position)]
 
-    def of(self, site: str) -> list[SiteProgress]:
+    def reports_of(self, site: str) -> list[SiteProgress]:
         """The site's reports."""
         return [report for (name, _), report in self.reports.items() if name == site]
 

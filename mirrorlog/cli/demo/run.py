@@ -103,7 +103,7 @@ class Run:
                 next="See its log.",
             )
 
-    def listen(self, timeout_s: float = 0.1) -> Iterator[PartMessage]:
+    def read_messages(self, timeout_s: float = 0.1) -> Iterator[PartMessage]:
         """What the parts said; waits up to `timeout_s` for the first."""
         try:
             yield self.messages.get(timeout=timeout_s)
@@ -121,7 +121,7 @@ class Run:
         """The fields of the first message that is `wanted`; PartFailed where a part dies or the deadline passes."""
         until = time.monotonic() + deadline_s
         while time.monotonic() < until:
-            for message in self.listen():
+            for message in self.read_messages():
                 heard(message)
                 if wanted(message):
                     return dict(message.fields)

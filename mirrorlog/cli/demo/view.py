@@ -39,12 +39,12 @@ class Bar:
             self._view.progress.update(self._task, completed=done)
         elif self._total and time.monotonic() - self._told_at_s >= _LINE_EVERY_S:
             self._told_at_s = time.monotonic()
-            self._view.output.say(f"{self._name}: {done / self._total:.0%}")
+            self._view.output.print_text(f"{self._name}: {done / self._total:.0%}")
 
     def fetched(self, files: int, of: int) -> None:
         """Kafka is being fetched; the first run on a machine does that, and prepares it for quick starts."""
         if files == 1:
-            self._view.output.say(
+            self._view.output.print_text(
                 f"fetching Apache Kafka and preparing it, {of} files; this happens once"
             )
 
@@ -90,11 +90,11 @@ class DemoView:
         if task is not None:
             self.progress.update(task, total=total or 1, completed=total or 1)
         else:
-            self.output.say(f"{name}: done in {time.monotonic() - started_s:.1f} s")
+            self.output.print_text(f"{name}: done in {time.monotonic() - started_s:.1f} s")
 
     def table(self, result: Mapping[str, Any], kept: Path | None) -> None:
         """The result at a glance, and what to try next."""
-        say = self.output.say
+        say = self.output.print_text
         say("")
         say(
             f"{result['trace']}: {result['writes']:,} writes, {format_size(result['bytes_written'])} on "

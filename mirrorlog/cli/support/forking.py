@@ -47,6 +47,6 @@ def fork_ports(
             "state": news.state,
             "reason": news.reason,
         }
-        call.output.message("fork", fields)
+        call.output.print_message("fork", fields)
 
     return kafka_fork_ports(call.settings, hear, stack)

@@ -13,7 +13,7 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
 
 
-def volumes_now(settings: Settings) -> dict[str, Volume]:
+def load_volumes(settings: Settings) -> dict[str, Volume]:
     """Every volume that is described, by name."""
     admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
     try:
@@ -25,9 +25,9 @@ def volumes_now(settings: Settings) -> dict[str, Volume]:
         admin.close()
 
 
-def volume_named(settings: Settings, name: str) -> Volume:
+def find_volume(settings: Settings, name: str) -> Volume:
     """The volume; BadUse where there is none of that name."""
-    found = volumes_now(settings).get(name)
+    found = load_volumes(settings).get(name)
     if found is None:
         raise BadUse(
             f"there is no volume '{name[:220]}'",
@@ -36,7 +36,7 @@ def volume_named(settings: Settings, name: str) -> Volume:
     return found
 
 
-def read_now(
+def read_topic(
     settings: Settings, topic: str, partition: int | None = None, *, follow: bool = False
 ) -> Iterator[Message]:
     """What a topic, or one partition of it, holds now, from the oldest kept; with `follow` what comes after, for ever."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+
+from mirrorlog.errors import MirrorlogError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,30 @@ class Output:
         )
         object.__setattr__(self, "console", console)
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """A line for people."""
         self.console.print(text, markup=False)
 
-    def message(self, message_type: str, fields: Mapping[str, Any]) -> None:
+    def print_message(self, message_type: str, fields: Mapping[str, Any]) -> None:
         """A line of JSON for programs; nothing without --json."""
         if self.json:
-            self.result({"message_type": message_type, **fields})
+            self.print_json({"message_type": message_type, **fields})
 
-    def result(self, fields: Mapping[str, Any]) -> None:
+    def print_json(self, fields: Mapping[str, Any]) -> None:
         """One JSON object; nothing without --json."""
         if self.json:
             sys.stdout.write(json.dumps(fields, allow_nan=False) + "\n")
             sys.stdout.flush()
+
+
+def report_error(error: BaseException, *, as_json: bool, verbose: bool) -> None:
+    """Print `error` on stderr for people, and with `as_json` as the last JSON object on stdout.
+
+    With `verbose`, its traceback precedes it. An error that mirrorlog doesn't raise on purpose
+    is printed as a traceback or not at all.
+    """
+    if verbose:
+        traceback.print_exception(error)
+    if isinstance(error, MirrorlogError):
+        Output(json=as_json).print_json(error.as_message())
+        sys.stderr.write(f"mirrorlog: {error}\n")
