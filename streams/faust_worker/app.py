@@ -16,20 +16,22 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, Reports
+from mirrorlog.streams.faust_worker.acknowledged_sends import send_all
 from mirrorlog.streams.faust_worker.assignment import EvenAssignor
-from mirrorlog.streams.faust_worker.faust_recovery import Changelog, FollowedTables, Follower
+from mirrorlog.streams.faust_worker.faust_recovery import FollowedTables
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.faust_worker.gated_transport import gated_transport
+from mirrorlog.streams.faust_worker.http_service import install_web
 from mirrorlog.streams.faust_worker.kafka_options import faust_settings
 from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
 from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder, CommittedPosition, GapReason
+from mirrorlog.streams.table.changelog_follower import Changelog, Follower
 from mirrorlog.streams.table.log_table import LogTable
-from mirrorlog.streams.table.outgoing import Outgoing, send_all
+from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.streams.web.listen import Listening, member_name
-from mirrorlog.streams.web.service import install_web
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
 log = logging.getLogger("mirrorlog.node")

@@ -18,9 +18,9 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.streams.faust_worker.app import NodeParts, build_app, group_name
-from mirrorlog.streams.faust_worker.faust_recovery import Changelog
 from mirrorlog.streams.faust_worker.kafka_options import untranslated
 from mirrorlog.streams.faust_worker.start_positions import Start
+from mirrorlog.streams.table.changelog_follower import Changelog
 from mirrorlog.streams.web.listen import Listening, listen
 
 log = logging.getLogger("mirrorlog.node")

@@ -17,7 +17,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.errors import KafkaFailed, NodeUnavailable
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.web.service import _open_view
+from mirrorlog.streams.faust_worker.http_service import _open_view
 from mirrorlog.streams.web.table_logs import TableLogs, TableView
 from mirrorlog.tracking_log.records import (
     VolumeHead,

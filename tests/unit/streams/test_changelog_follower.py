@@ -12,8 +12,8 @@ from notation import volume
 
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.faust_worker.faust_recovery import Changelog, Follower
 from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
+from mirrorlog.streams.table.changelog_follower import Changelog, Follower
 from mirrorlog.topics import TopicSpec
 
 Row = tuple[bytes, bytes | None]
