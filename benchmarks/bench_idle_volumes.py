@@ -32,7 +32,8 @@ from workload import Publication, Workload, writes
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.tracking_log.records import Watermark, watermark_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 
 _IN_USE: Final = 10
 _EXTENTS: Final = 500

@@ -48,15 +48,9 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
-from mirrorlog.tracking_log.records import (
-    TIERS,
-    LogRecord,
-    Watermark,
-    key_kind,
-    read_record_key,
-    record_key,
-    watermark_key,
-)
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key, watermark_key
+from mirrorlog.tracking_log.records import TIERS, LogRecord
 
 VOLUME_BYTES, BLOCK = 1 << 40, 4096
 BLOCKS = VOLUME_BYTES // BLOCK

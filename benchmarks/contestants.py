@@ -30,7 +30,8 @@ from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log.records import Watermark, watermark_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 
 HERE: Final = Path(__file__).resolve().parent
 STREAMS: Final = HERE / "peers" / "kafka-streams"

@@ -20,7 +20,9 @@ from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import LogRecord, VolumeHead, watermark_key
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import watermark_key
+from mirrorlog.tracking_log.records import LogRecord
 
 
 class Log:

@@ -10,6 +10,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, View, next_step
 from mirrorlog.consumers.resync.restoration import Copied, restore_all, restore_changed
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -19,15 +20,10 @@ from mirrorlog.ports.streams import Publisher, TopicAdmin
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log.records import (
-    NOTHING,
-    ForkHead,
-    LogRecord,
-    VolumeLog,
-    Watermark,
-    missed_log,
-    split_log_name,
-)
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import ForkHead, Watermark
+from mirrorlog.tracking_log.keys import missed_log, split_log_name
+from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.site_log import SiteLog
 
 log = logging.getLogger("mirrorlog.site")

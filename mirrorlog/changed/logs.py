@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.tracking_log.records import NOTHING, LogRecord, VolumeLog
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.records import LogRecord
 
 
 class LogView(Protocol):

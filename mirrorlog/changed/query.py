@@ -40,7 +40,8 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import Hole, LogRecord, VolumeLog
+from mirrorlog.tracking_log.coverage import Hole, VolumeLog
+from mirrorlog.tracking_log.records import LogRecord
 
 Event = TypeVar("Event")
 _BARRIER_STEP: Final = 10_000

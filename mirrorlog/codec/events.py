@@ -37,16 +37,10 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
+from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import record_key
 from mirrorlog.tracking_log.packed_record import PackedRecord
-from mirrorlog.tracking_log.records import (
-    ForkHead,
-    LogRecord,
-    SessionBeat,
-    SessionHead,
-    VolumeHead,
-    Watermark,
-    record_key,
-)
+from mirrorlog.tracking_log.records import LogRecord
 
 Event = TypeVar("Event")
 Fields = dict[str, Any]

@@ -9,20 +9,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
-from mirrorlog.tracking_log.records import (
-    NOTHING,
-    LogRecord,
-    RecordKey,
-    SessionBeat,
-    VolumeHead,
-    VolumeLog,
-    Watermark,
-    key_kind,
-    read_record_key,
-    split_log_name,
-)
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
+from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.site")
 

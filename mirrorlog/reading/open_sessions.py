@@ -10,21 +10,20 @@ from typing import Final
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import (
-    NOTHING,
+from mirrorlog.tracking_log.heads import (
     SessionBeat,
     VolumeHead,
     Watermark,
-    head_key,
-    key_kind,
     session_head,
     speaks_for_session,
 )
+from mirrorlog.tracking_log.keys import head_key, key_kind
 
 PATIENCE_S: Final = 30.0
 DATED: Final = 3

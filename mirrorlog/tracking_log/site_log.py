@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mirrorlog.domain.bitmaps import BitMap64, union
-from mirrorlog.tracking_log.records import ForkHead, Hole, VolumeLog
+from mirrorlog.tracking_log.coverage import Hole, VolumeLog
+from mirrorlog.tracking_log.heads import ForkHead
 
 
 @dataclass(frozen=True, slots=True)

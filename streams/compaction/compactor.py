@@ -41,6 +41,7 @@ from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
@@ -64,12 +65,10 @@ from mirrorlog.streams.compaction.rollups import (
     pieces,
     united,
 )
-from mirrorlog.tracking_log.records import (
-    NOTHING,
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import (
     RECORD_PREFIX,
-    LogRecord,
     RecordKey,
-    Watermark,
     first_key_after,
     moment_key,
     moments_prefix,
@@ -78,6 +77,7 @@ from mirrorlog.tracking_log.records import (
     split_log_name,
     tier_prefix,
 )
+from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.node")
 

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from mirrorlog.tracking_log.records import NOTHING, Watermark
+from mirrorlog.domain.positions import NOTHING
+from mirrorlog.tracking_log.heads import Watermark
 
 EVERY_S: Final = 60
 _THINNED: Final = ((6 * 3600, EVERY_S), (8 * 86_400, 3600))

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.tracking_log.records import NOTHING, TIERS
+from mirrorlog.tracking_log.records import TIERS
 
 DEFAULT_KEEP_S: Final[Mapping[str, float]] = {"second": 300.0, "minute": 7200.0, "hour": 86_400.0}
 """A site that was away for a moment goes on where it was, and doesn't take a whole day again for it."""

@@ -16,7 +16,8 @@ from itertools import groupby
 from typing import Final, TypeAlias
 
 from mirrorlog.domain.bitmaps import BitMap64, pack
-from mirrorlog.tracking_log.records import LogRecord, RecordKey
+from mirrorlog.tracking_log.keys import RecordKey
+from mirrorlog.tracking_log.records import LogRecord
 
 MOST_SOURCES: Final = 1024
 """Records that become one: each has a part of it in memory meanwhile."""

@@ -18,7 +18,7 @@ from mirrorlog.domain.commands import AcceptedBatch, StatusCode, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.streams.fold.session_order import SessionOrder, session_order
-from mirrorlog.tracking_log.records import SessionHead, VolumeHead
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
 
 _NAME_AT_MOST = 255
 _ANSWERED_AT_MOST = 10_000

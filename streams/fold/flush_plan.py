@@ -21,24 +21,24 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import Extent, ExtentColumns
 from mirrorlog.domain.extraction import MOST_FORKS
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.bulk_fold import Smooth, heads_after
 from mirrorlog.streams.fold.response import CommandResponse, speaks_for_all
 from mirrorlog.streams.fold.session_order import SessionOrder, session_order
-from mirrorlog.tracking_log.packed_record import PackedRecord, pack_record
-from mirrorlog.tracking_log.records import (
-    NOTHING,
+from mirrorlog.tracking_log.heads import (
     ForkHead,
-    LogRecord,
     SessionBeat,
     SessionHead,
     VolumeHead,
     Watermark,
-    missed_log,
     session_head,
     speaks_for_session,
 )
+from mirrorlog.tracking_log.keys import missed_log
+from mirrorlog.tracking_log.packed_record import PackedRecord, pack_record
+from mirrorlog.tracking_log.records import LogRecord
 
 _CLOSED_SESSIONS_KEPT: Final = 8
 

@@ -20,7 +20,7 @@ from mirrorlog.streams.fold.bulk_fold import smooth_volumes
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
-from mirrorlog.tracking_log.records import VolumeHead
+from mirrorlog.tracking_log.heads import VolumeHead
 
 
 class DurableLog(Protocol):

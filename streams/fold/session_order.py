@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mirrorlog.domain.commands import StatusCode, TrackingCommand
-from mirrorlog.tracking_log.records import NOTHING, SessionHead
+from mirrorlog.domain.positions import NOTHING
+from mirrorlog.tracking_log.heads import SessionHead
 
 
 @dataclass(frozen=True, slots=True)

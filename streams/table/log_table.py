@@ -7,19 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import (
-    NOTHING,
-    VolumeHead,
-    Watermark,
-    beat_key,
-    head_key,
-    record_key,
-    watermark_key,
-)
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import beat_key, head_key, record_key, watermark_key
 
 Row: TypeAlias = tuple[bytes, bytes | None]
 """Key and value of the table; None removes the key."""

@@ -17,7 +17,8 @@ from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
-from mirrorlog.tracking_log.records import TIERS, LogRecord, RecordKey, missed_log, split_log_name
+from mirrorlog.tracking_log.keys import RecordKey, missed_log, split_log_name
+from mirrorlog.tracking_log.records import TIERS, LogRecord
 
 DETAILED: Final = 20
 """So many differences are told block by block."""

@@ -10,7 +10,8 @@ from rocksdict import AccessType, Options, Rdict
 
 from mirrorlog.codec.events import decode
 from mirrorlog.errors import BadUse
-from mirrorlog.tracking_log.records import LogRecord, key_kind
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
 
 _OFFSET_KEY = b"__faust\0offset__"
 

@@ -10,20 +10,14 @@ from typing import Final, Protocol
 from mirrorlog.changed.logs import LogView, incomplete
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
-from mirrorlog.tracking_log.records import (
-    NOTHING,
-    LogRecord,
-    VolumeHead,
-    VolumeLog,
-    Watermark,
-    head_key,
-    record_key,
-    record_prefix,
-    watermark_key,
-)
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
+from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.node")
 _LOOK_AGAIN_S: Final = 0.05

@@ -19,14 +19,8 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.faust_worker.http_service import _open_view
 from mirrorlog.streams.web.table_logs import TableLogs, TableView
-from mirrorlog.tracking_log.records import (
-    VolumeHead,
-    Watermark,
-    head_key,
-    record_key,
-    record_prefix,
-    watermark_key,
-)
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
 
 Row = tuple[bytes, bytes | None]
 

@@ -34,7 +34,9 @@ from mirrorlog.errors import PartFailed
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
-from mirrorlog.tracking_log.records import VolumeHead, VolumeLog, record_key
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import record_key
 
 pytestmark = pytest.mark.integration
 

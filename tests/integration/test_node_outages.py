@@ -37,7 +37,8 @@ from mirrorlog.errors import KafkaFailed, PartFailed
 from mirrorlog.processes.child_processes import stop_all
 from mirrorlog.processes.dies_with_parent import leashed
 from mirrorlog.producers.traces import demo_trace_path
-from mirrorlog.tracking_log.records import Watermark, record_key, watermark_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import record_key, watermark_key
 
 pytestmark = pytest.mark.integration
 

@@ -15,8 +15,9 @@ from running import Outcome, host_result, host_writes
 
 from mirrorlog.cli.commands.log import read_changelog
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.producers.traces import RequestKind, count_dirty_blocks, demo_trace_path, open_trace
-from mirrorlog.tracking_log.records import NOTHING, LogRecord
+from mirrorlog.tracking_log.records import LogRecord
 
 pytestmark = pytest.mark.integration
 

@@ -35,7 +35,9 @@ from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
-from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
 
 SETTINGS = Settings()
 TOPICS = SETTINGS.topics

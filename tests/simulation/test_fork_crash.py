@@ -35,7 +35,7 @@ from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_folder import MemoryFolder
-from mirrorlog.tracking_log.records import VolumeHead, session_head
+from mirrorlog.tracking_log.heads import VolumeHead, session_head
 
 SECTOR, SECTORS = 512, 24
 SIZE = SECTOR * SECTORS

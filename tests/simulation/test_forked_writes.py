@@ -37,22 +37,16 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import union
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
-from mirrorlog.tracking_log.records import (
-    NOTHING,
-    LogRecord,
-    VolumeHead,
-    VolumeLog,
-    Watermark,
-    head_key,
-    record_key,
-    split_log_name,
-    watermark_key,
-)
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, record_key, split_log_name, watermark_key
+from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.site_log import SiteLog
 
 BLOCK, BLOCKS, SITES = 512, 6, ("a", "b")

@@ -33,7 +33,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_folder import MemoryFolder
-from mirrorlog.tracking_log.records import VolumeHead, session_head
+from mirrorlog.tracking_log.heads import VolumeHead, session_head
 
 SECTOR = 512
 SECTORS = 32

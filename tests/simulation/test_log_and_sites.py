@@ -40,7 +40,9 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.log_table import LogTable, Row
 from mirrorlog.streams.table.outgoing import Outgoing
-from mirrorlog.tracking_log.records import TIERS, LogRecord, Watermark, key_kind, read_record_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import key_kind, read_record_key
+from mirrorlog.tracking_log.records import TIERS, LogRecord
 
 BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
 

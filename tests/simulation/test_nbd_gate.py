@@ -39,7 +39,7 @@ from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_folder import MemoryFolder
-from mirrorlog.tracking_log.records import VolumeHead, session_head
+from mirrorlog.tracking_log.heads import VolumeHead, session_head
 
 SECTOR = 512
 SECTORS = 16

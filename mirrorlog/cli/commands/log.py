@@ -25,15 +25,9 @@ from mirrorlog.streams.table.rebuild_check import (
     summarize_blocks,
 )
 from mirrorlog.streams.table.table_files import table_partitions, table_records
-from mirrorlog.tracking_log.records import (
-    TIERS,
-    LogRecord,
-    RecordKey,
-    Watermark,
-    key_kind,
-    read_record_key,
-    split_log_name,
-)
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
+from mirrorlog.tracking_log.records import TIERS, LogRecord
 
 app = typer.Typer(no_args_is_help=True, help="The tracking log itself.")
 

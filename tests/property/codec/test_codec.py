@@ -29,14 +29,8 @@ from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
-from mirrorlog.tracking_log.records import (
-    ForkHead,
-    LogRecord,
-    SessionBeat,
-    SessionHead,
-    VolumeHead,
-    Watermark,
-)
+from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.records import LogRecord
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)

@@ -26,7 +26,9 @@ from mirrorlog.streams.fold.bulk_fold import smooth_volumes
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
-from mirrorlog.tracking_log.records import LogRecord, VolumeHead, key_kind
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
 
 VOLUMES = {"v": volume("v"), "w": volume("w"), "elsewhere": volume("elsewhere", partition=1)}
 NAMES = st.sampled_from(["v", "v", "w", "elsewhere", "nobody"])

@@ -14,7 +14,10 @@ from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, Tr
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
-from mirrorlog.tracking_log.records import LogRecord, VolumeHead, VolumeLog, missed_log
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import missed_log
+from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.site_log import SiteLog
 
 SITES, BLOCK, VOLUME = ("a", "b"), 4096, volume("v")

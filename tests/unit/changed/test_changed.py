@@ -16,7 +16,8 @@ from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, 
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
-from mirrorlog.tracking_log.records import Watermark, record_key, watermark_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import record_key, watermark_key
 
 NOW_US = 1_000_000_000
 

@@ -17,7 +17,8 @@ from mirrorlog.consumers.resync.cycle import (
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung
-from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead
 from mirrorlog.tracking_log.site_log import SiteLog
 
 # kept: - or applied/suspect_after/cycle_through/rung, '.' for none; g: other generation

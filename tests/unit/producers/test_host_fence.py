@@ -22,13 +22,8 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
-from mirrorlog.tracking_log.records import (
-    SessionHead,
-    VolumeHead,
-    Watermark,
-    head_key,
-    watermark_key,
-)
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, watermark_key
 
 SIZE = 100_000
 SETTINGS = Settings(region_bytes=10_000, hot_regions=3)

@@ -14,7 +14,8 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import Watermark, moment_key, record_key, watermark_key
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import moment_key, record_key, watermark_key
 
 TOPIC = Topics().changelog
 

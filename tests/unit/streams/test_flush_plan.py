@@ -11,7 +11,8 @@ from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush, split
 from mirrorlog.streams.fold.response import check_command, read_command
-from mirrorlog.tracking_log.records import ForkHead, SessionHead, VolumeHead, VolumeLog
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead
 
 
 def flush(

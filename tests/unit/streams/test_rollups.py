@@ -31,16 +31,10 @@ from mirrorlog.streams.compaction.rollups import (
     pieces,
     united,
 )
-from mirrorlog.tracking_log.records import (
-    Hole,
-    LogRecord,
-    VolumeHead,
-    VolumeLog,
-    Watermark,
-    key_kind,
-    read_record_key,
-    record_key,
-)
+from mirrorlog.tracking_log.coverage import Hole, VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key
+from mirrorlog.tracking_log.records import LogRecord
 
 
 def entry_of(each: LogRecord) -> Entry:

@@ -9,7 +9,7 @@ from mirrorlog.domain.commands import CommandKind, StatusCode
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.fold.session_order import session_order
-from mirrorlog.tracking_log.records import SessionHead
+from mirrorlog.tracking_log.heads import SessionHead
 
 # sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
 CASES = """

@@ -8,20 +8,10 @@ import pytest
 from notation import GENERATION, record
 
 from mirrorlog.domain.bitmaps import BitMap64
-from mirrorlog.tracking_log.records import (
-    Hole,
-    LogRecord,
-    Moment,
-    SessionHead,
-    VolumeHead,
-    VolumeLog,
-    Watermark,
-    head_key,
-    key_kind,
-    moment_key,
-    record_key,
-    watermark_key,
-)
+from mirrorlog.tracking_log.coverage import Hole, VolumeLog
+from mirrorlog.tracking_log.heads import Moment, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, key_kind, moment_key, record_key, watermark_key
+from mirrorlog.tracking_log.records import LogRecord
 
 # records | after..through asked | hole, or none
 COVERAGE = """
