@@ -112,7 +112,7 @@ def test_threads_write_and_every_block_is_named(world: Run, primary: Path, direc
 INTERRUPTED = """
 import mirrorlog.producers.volume_session as session
 from mirrorlog.domain.extents import ExtentKind
-session.GROUND_S = 0.1
+session.IDLE_TIMEOUT_S = 0.1
 with session.open_volume("vol1") as volume:
     volume.pwrite(b"x", 1 << 20)
     tracker, opened = volume.books

@@ -11,20 +11,16 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.file_device import FileDevice, open_device, path_of
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.file_device import FileDevice, path_of
 from mirrorlog.cli.commands.host_serve import serve
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_ports
-from mirrorlog.cli.support.hosting import opened_primary, opening, sessions, statuses
+from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.errors import ExitCode
-from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.replay.replay import Replay, ReplayProgress
-from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.traces import AUTO, open_trace, survey
+from mirrorlog.producers.wiring import HostWiring, open_request
 from mirrorlog.reading.catalog import Catalog, describe, publish_volume
 from mirrorlog.units import parse_size
 
@@ -68,35 +64,35 @@ def replay(
         call.output.print_message("progress", asdict(now))
 
     with ExitStack() as stack:
-        publisher = KafkaPublisher(call.settings.kafka_client())
-        stack.callback(publisher.close)
-        catalog, new = _volumes(call, publisher, sizes, folder.absolute(), block_bytes, stack)
-        host_folder = DiskFolder(call.settings.state_dir / "host" / name)
-        clock = SystemClock()
-        answers, others = statuses(call.settings, stack), sessions(call.settings, stack)
+        wiring = HostWiring(name, call.settings, stack)
+        catalog, new = _volumes(call, wiring, sizes, folder.absolute(), block_bytes)
         plans = fork_plans(fork or (), fork_mode, [catalog[volume] for volume in sizes])
-        forks = fork_ports(call, plans, stack)
-        ports = HostPorts(host_folder, publisher, clock, open_device, answers, others, forks)
-        host = Host(name, ports, call.settings, catalog, report=call.output.print_text)
-        stack.enter_context(host)
-        openings = [
-            opening(
+        host = stack.enter_context(
+            wiring.start_host(
+                catalog,
+                forks=plans,
+                on_fork_change=fork_reporter(call),
+                report=call.output.print_text,
+            )
+        )
+        requests = [
+            open_request(
                 catalog[volume],
-                opened_primary(catalog[volume], stack),
-                new=volume in new,
+                wiring.open_primary(catalog[volume]),
+                newly_created=volume in new,
                 forks=plans.get(volume),
             )
             for volume in sizes
         ]
-        volumes = host.open_all(openings)
+        volumes = host.open_all(requests)
         call.output.print_message("ready", {"volumes": len(volumes)})
         result = Replay(
             host,
             trace.name,
             trace.requests(),
             volumes,
-            host_folder,
-            clock,
+            wiring.folder,
+            wiring.clock,
             speed=speed,
             stop=stopped,
         ).run(progress)
@@ -122,11 +118,10 @@ def _allow_open_files() -> None:
 
 def _volumes(
     call: Invocation,
-    publisher: KafkaPublisher,
+    wiring: HostWiring,
     sizes: Mapping[str, int],
     folder: Path,
     block_size: int,
-    stack: ExitStack,
 ) -> tuple[Catalog, set[str]]:
     """The catalog with every volume of `sizes` in it, and which of them were made now.
 
@@ -135,11 +130,8 @@ def _volumes(
     """
     settings = call.settings
     folder.mkdir(parents=True, exist_ok=True)
-    admin = KafkaAdmin(settings.kafka_client())
-    stack.callback(admin.close)
-    catalog = Catalog(KafkaReader(settings.kafka_client()), admin, settings.topics, SystemClock())
-    stack.callback(catalog.close)
-    catalog.refresh()
+    catalog = wiring.read_catalog()
+    admin, publisher = wiring.admin, wiring.publisher
     new = set()
     partitions = admin.partitions(settings.topics.commands)
     ends = [
@@ -152,7 +144,7 @@ def _volumes(
             block_size,
             (folder / f"{name}.img").as_uri(),
             ends,
-            SystemClock().now_us(),
+            wiring.clock.now_us(),
         )
         path = path_of(volume.primary)
         if not path.exists():

@@ -10,24 +10,20 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.adapters.file_device import file_address, open_device, path_of
-from mirrorlog.adapters.kafka import KafkaPublisher
+from mirrorlog.adapters.file_device import file_address, path_of
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_ports
-from mirrorlog.cli.support.hosting import opened_primary, opening, sessions, statuses
+from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
 from mirrorlog.producers.nbd.native import built
 from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
-from mirrorlog.producers.session.host import Host, HostPorts
-from mirrorlog.producers.volume_session import host_name
+from mirrorlog.producers.wiring import HostWiring, default_host_name, open_request
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 
 TICK_S: Final = 0.02
@@ -124,7 +120,7 @@ def serve(
     served = Served(
         volume,
         primary or volume.primary,
-        named or host_name(name),
+        named or default_host_name(name),
         Through.PLUGIN if plans else through,
         read_only,
         threads,
@@ -154,21 +150,21 @@ def _serve(
     settings = call.settings
     folder = settings.state_dir / "host" / served.host
     with ExitStack() as stack:
-        publisher = KafkaPublisher(settings.kafka_client())
-        stack.callback(publisher.close)
-        state = DiskFolder(folder)
-        answers, others = statuses(settings, stack), sessions(settings, stack)
-        forks = fork_ports(
-            call, {} if served.forks is None else {served.volume.volume: served.forks}, stack
-        )
-        ports = HostPorts(state, publisher, SystemClock(), open_device, answers, others, forks)
-        device = opened_primary(served.volume, stack, served.primary)
+        wiring = HostWiring(served.host, settings, stack)
+        device = wiring.open_primary(served.volume, address=served.primary)
         host = stack.enter_context(
-            Host(served.host, ports, settings, volumes, report=call.output.print_text)
+            wiring.start_host(
+                volumes,
+                forks={} if served.forks is None else {served.volume.volume: served.forks},
+                on_fork_change=fork_reporter(call),
+                report=call.output.print_text,
+            )
         )  # 1
-        wanted = opening(served.volume, device, take_over=served.take_over, forks=served.forks)
-        tracked = host.open_all([wanted])[served.volume.volume]
-        export = _export(call, served, state, tracked, device)
+        request = open_request(
+            served.volume, device, take_over=served.take_over, forks=served.forks
+        )
+        tracked = host.open_all([request])[served.volume.volume]
+        export = _export(call, served, wiring.folder, tracked, device)
         stack.callback(export.close)
         nbdkit = Nbdkit(
             *(export.served, place, security, folder / "nbdkit.pid"),

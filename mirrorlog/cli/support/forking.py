@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 import typer
 
 from mirrorlog.cli.support.context import Invocation
-from mirrorlog.producers.forks.fork_plans import ForkNews, ForkPlan
-from mirrorlog.producers.forks.forked_volume import ForkPorts
-from mirrorlog.producers.volume_session import kafka_fork_ports
+from mirrorlog.producers.forks.fork_plans import ForkNews
 
 ForkOption: TypeAlias = Annotated[
     list[str] | None,
@@ -33,14 +30,10 @@ ForkModeOption: TypeAlias = Annotated[
 ]
 
 
-def fork_ports(
-    call: Invocation, plans: Mapping[str, ForkPlan], stack: ExitStack
-) -> ForkPorts | None:
-    """What a host needs for these; None where there is none."""
-    if not plans:
-        return None
+def fork_reporter(call: Invocation) -> Callable[[ForkNews], None]:
+    """Return a function that prints each change of a secondary's state as a `fork` message."""
 
-    def hear(news: ForkNews) -> None:
+    def report(news: ForkNews) -> None:
         fields = {
             "volume": news.volume,
             "site": news.site,
@@ -49,4 +42,4 @@ def fork_ports(
         }
         call.output.print_message("fork", fields)
 
-    return kafka_fork_ports(call.settings, hear, stack)
+    return report

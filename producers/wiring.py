@@ -1,0 +1,141 @@
+"""The one place that puts a host together: its Kafka clients, its state folder and its primaries.
+
+`open_volume` (volume_session.py) and the command line both use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from typing import Final
+
+from mirrorlog.adapters.file_device import FileDevice, open_device, open_primary
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.durable.disk_folder import DiskFolder
+from mirrorlog.producers.forks.fork_calls import ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkNews, ForkPlan
+from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.publishing.confirmations import StatusPorts
+from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.open_sessions import SessionPorts
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.settings import Settings
+
+
+def default_host_name(volume: str) -> str:
+    """Return the name of the host on this machine that writes to the volume.
+
+    It is the same for every program that writes, so that one activity log covers the volume.
+    """
+    return f"host-{volume}"
+
+
+class HostWiring:
+    """Makes what the host `name` needs, from the settings.
+
+    Closing `stack` closes everything that this made, in the reverse order. `folder` is not locked
+    before `start_host` is called.
+    """
+
+    def __init__(self, name: str, settings: Settings, stack: ExitStack) -> None:
+        self.name: Final = name
+        self.folder: Final = DiskFolder(settings.state_dir / "host" / name)
+        self.clock: Final = SystemClock()
+        self._settings: Final = settings
+        self._client: Final = settings.kafka_client()
+        self._stack: Final = stack
+        self.admin: Final = KafkaAdmin(self._client)
+        stack.callback(self.admin.close)
+        self.publisher: Final = KafkaPublisher(self._client)
+        stack.callback(self.publisher.close)
+
+    def read_catalog(self) -> Catalog:
+        """Return the descriptions of all volumes, as of now. KafkaFailed if they can't be read."""
+        catalog = Catalog(self._reader(), self.admin, self._settings.topics, self.clock)
+        self._stack.callback(catalog.close)
+        catalog.refresh()
+        return catalog
+
+    def open_primary(
+        self, volume: Volume, *, address: str | None = None, direct: bool = False
+    ) -> FileDevice:
+        """Open the volume's primary for writing, and lock it unless the volume is shared.
+
+        address: where this machine reaches the primary, if not at the described address.
+        direct: open it with O_DIRECT.
+        """
+        return self._stack.enter_context(
+            open_primary(address or volume.primary, exclusive=not volume.shared, direct=direct)
+        )
+
+    def start_host(
+        self,
+        volumes: Mapping[str, Volume],
+        *,
+        forks: Mapping[str, ForkPlan],
+        on_fork_change: Callable[[ForkNews], None] = lambda _: None,
+        report: Callable[[str], None],
+    ) -> Host:
+        """Start the host's session (Host.__init__ has the steps). The caller closes the host.
+
+        volumes: all volumes that exist, by name.
+        forks: the plan of each forked volume, by volume name.
+        on_fork_change: called, with the host's lock held, when the state of a secondary changes.
+        report: called with each line that people should read.
+        """
+        ports = HostPorts(
+            self.folder,
+            self.publisher,
+            self.clock,
+            open_device,
+            statuses=self._status_ports(),
+            sessions=SessionPorts(lambda: KafkaReader(self._client), self.admin),
+            forks=self._fork_ports(on_fork_change) if forks else None,
+        )
+        return Host(self.name, ports, self._settings, volumes, report=report)
+
+    def _status_ports(self) -> StatusPorts | None:
+        if self._settings.host_confirm == "published":
+            return None
+        return StatusPorts(self._closed_reader(), self.admin)
+
+    def _fork_ports(self, on_fork_change: Callable[[ForkNews], None]) -> ForkPorts:
+        reports = SiteReports(self._closed_reader(), self.admin, self._settings.topics, self.clock)
+        return ForkPorts(open_device, ThreadWorkers(), reports, on_fork_change)
+
+    def _reader(self) -> KafkaReader:
+        return KafkaReader(self._client)
+
+    def _closed_reader(self) -> KafkaReader:
+        """Return a reader that the stack closes."""
+        reader = self._reader()
+        self._stack.callback(reader.close)
+        return reader
+
+
+def open_request(
+    volume: Volume,
+    device: BlockDevice,
+    *,
+    newly_created: bool = False,
+    take_over: Collection[str] = (),
+    on_close: Callable[[], None] | None = None,
+    forks: ForkPlan | None = None,
+) -> OpenRequest:
+    """Return the request to open `volume` on its primary `device`.
+
+    A volume counts as newly created, too, if its primary holds no data: nobody has written to it.
+    """
+    is_empty = volume.initially_zeroed and next(device.allocated(), None) is None
+    return OpenRequest(
+        volume,
+        device,
+        newly_created=newly_created or is_empty,
+        take_over=take_over,
+        on_close=on_close,
+        forks=forks,
+    )
