@@ -46,7 +46,8 @@ from mirrorlog.streams.compaction.rollups import pieces
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
-from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key, watermark_key
@@ -94,9 +95,9 @@ class Changelog:
         return self.rows.get(key)
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        return list(self.rows.irange(start, end, inclusive=(True, False)))[:most]
+        return list(self.rows.irange(start, end, inclusive=(True, False)))[:limit]
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         for key, value in rows:

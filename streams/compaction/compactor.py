@@ -65,6 +65,8 @@ from mirrorlog.streams.compaction.rollups import (
     pieces,
     united,
 )
+from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import (
     RECORD_PREFIX,
@@ -100,44 +102,18 @@ _LEFT_BEHIND: Final = (
     "(node_keep_past_sites_after_s): the site will need a full copy"
 )
 
-Row: TypeAlias = tuple[bytes, bytes | None]
-
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class WatermarkDue:
     """A step of a job: the watermark is due, after every row before it."""
 
 
-Step: TypeAlias = Row | Mark | None
+Step: TypeAlias = Row | WatermarkDue | None
 """None: a little work was done, and nothing is to be written."""
 Job: TypeAlias = Iterator[Step]
 
 
-class Table(Protocol):
-    """The part of LogTable that is used."""
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        """A row's value."""
-
-    def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
-    ) -> list[bytes]:
-        """The first `most` keys from `start` on and below `end`, in their order."""
-
-    def complete_through(self, partition: int) -> int:
-        """Up to which position the partition's log is complete."""
-
-    def take_flushed(self, partition: int) -> Mapping[str, int]:
-        """The volumes of which a flush wrote a record since the last call, and the position after which it begins."""
-
-    async def append(self, partition: int, rows: Sequence[Row]) -> None:
-        """Acknowledged by the changelog, then in the local store."""
-
-    async def repeat_watermark(self, partition: int) -> None:
-        """The watermark once more."""
-
-
-class Reports(Protocol):
+class ProgressReports(Protocol):
     """What sites and backups last said of a volume."""
 
     def refresh(self) -> None:
@@ -207,15 +183,15 @@ class LogCompactor:
 
     def __init__(
         self,
-        table: Table,
+        table: LogTable,
         volumes: Mapping[str, Volume],
-        make_reports: Callable[[], Reports],
+        make_reports: Callable[[], ProgressReports],
         clock: Clock,
         periods: CompactionSettings,
     ) -> None:
         self._table, self._volumes, self._clock, self._periods = table, volumes, clock, periods
         self._make_reports = make_reports
-        self._reports: Reports | None = None
+        self._reports: ProgressReports | None = None
         self._top = len(periods.tiers_s)
         self._partitions: dict[int, _Partition] = {}
         self._warned_s: dict[tuple[str, str, str], float] = {}
@@ -243,7 +219,7 @@ class LogCompactor:
             except StopIteration:
                 mine.job = None
                 break
-            if isinstance(step, Mark):
+            if isinstance(step, WatermarkDue):
                 await self._table.append(partition, rows)
                 await self._table.repeat_watermark(partition)
                 rows, size_bytes = [], 0
@@ -431,7 +407,7 @@ class LogCompactor:
             yield None
         if not made:
             return
-        yield Mark()  # 2
+        yield WatermarkDue()  # 2
         for volume, entry, chain in made:
             self._is_unrolled(mine, volume, tier, entry.after)
             if keep_s := self._kept_once_held_s(volume, tier - 1):
@@ -497,7 +473,7 @@ class LogCompactor:
 
     def _sweep(self, partition: int, mine: _Partition, now_s: float) -> Job:
         """Drops what records of higher tiers hold, where it has been kept for long enough."""
-        yield Mark()  # a roll-up that the survey found may have had none behind it
+        yield WatermarkDue()  # a roll-up that the survey found may have had none behind it
         for _ in range(_VOLUMES_AT_ONCE):
             if not mine.sweeps or mine.sweeps[0].due_s > now_s:
                 return
@@ -598,7 +574,11 @@ class LogCompactor:
         return self._retain(partition, mine, due, reports)
 
     def _retain(
-        self, partition: int, mine: _Partition, due: Mapping[str, tuple[int, int]], reports: Reports
+        self,
+        partition: int,
+        mine: _Partition,
+        due: Mapping[str, tuple[int, int]],
+        reports: ProgressReports,
     ) -> Job:
         for volume, (cut, past) in due.items():
             described, said = self._described(volume), reports.of(split_log_name(volume)[0])

@@ -15,7 +15,7 @@ from faust.types import TP
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
-from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, Reports
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, ProgressReports
 from mirrorlog.streams.faust_worker.acknowledged_sends import send_all
 from mirrorlog.streams.faust_worker.assignment import EvenAssignor
 from mirrorlog.streams.faust_worker.faust_recovery import FollowedTables
@@ -52,7 +52,7 @@ class NodeParts:
     clock: Clock
     halt: Halt
     ready: Callable[[Sequence[int]], None]
-    reports: Callable[[], Reports]
+    reports: Callable[[], ProgressReports]
     listening: Listening | None = None
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import faust
 from faust.types import TP
 
-from mirrorlog.streams.table.log_table import Row
+from mirrorlog.streams.table.local_store import Row
 
 _ORIGIN_KEY: Final = b"__faust\0changelog__"
 """Beside Faust's own key, that of the position."""
@@ -42,9 +42,9 @@ class FaustStore:
         return value
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        """The first `most` keys from `start` on and below `end`, in their order.
+        """The first `limit` keys from `start` on and below `end`, in their order.
 
         A list and not an iterator: whoever holds one of RocksDB's keeps Faust from opening the table again.
         """
@@ -54,30 +54,30 @@ class FaustStore:
         while (
             rows.valid()
             and (key := bytes(rows.key())) < end
-            and (most is None or len(found) < most)
+            and (limit is None or len(found) < limit)
         ):
             found.append(key)
             rows.next()
         rows.status()  # an error looks like the end until it is asked for
         return found
 
-    def position(self, partition: int) -> int | None:
+    def changelog_position(self, partition: int) -> int | None:
         """Of the last row of the changelog that the table holds."""
         position: int | None = self.table.data.persisted_offset(TP(self._changelog, partition))
         return position
 
-    def origin(self, partition: int) -> str | None:
+    def changelog_identity(self, partition: int) -> str | None:
         """The identity of the changelog that its rows came from."""
         value: bytes | None = self.table.data._db_for_partition(partition).get(_ORIGIN_KEY)
         return None if value is None else value.decode()
 
-    def begin(self, partition: int, origin: str) -> None:
+    def reset(self, partition: int, changelog_identity: str) -> None:
         """An empty table for rows of that changelog, whatever was there."""
         data = self.table.data
         if (old := data._dbs.pop(partition, None)) is not None:
             old.close()
         shutil.rmtree(data.partition_path(partition), ignore_errors=True)
-        data._db_for_partition(partition).put(_ORIGIN_KEY, origin.encode())
+        data._db_for_partition(partition).put(_ORIGIN_KEY, changelog_identity.encode())
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """All rows in one batch, then the changelog's position: recovery goes on behind it, so it must never be ahead."""

@@ -20,11 +20,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.streams import Message, TopicReader
-from mirrorlog.streams.table.log_table import Row
+from mirrorlog.streams.table.local_store import FollowedStore
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -43,25 +43,6 @@ class Changelog:
     open_reader: Callable[[], TopicReader]
     bounds: Callable[[int], tuple[int, int]]
     identity: Callable[[], str]
-
-
-class Store(Protocol):
-    """The tables on this worker, by partition."""
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        """The row's value."""
-
-    def position(self, partition: int) -> int | None:
-        """Of the last row of the changelog that the table holds."""
-
-    def origin(self, partition: int) -> str | None:
-        """The identity of the changelog that its rows came from."""
-
-    def begin(self, partition: int, origin: str) -> None:
-        """An empty table for rows of that changelog, whatever was there."""
-
-    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        """All rows, and up to which position of the changelog the table is."""
 
 
 def distrust(
@@ -86,7 +67,7 @@ class _MadeAnew(Exception):
 class Follower:
     """Reads the changelog into the tables. One call at a time for a partition."""
 
-    def __init__(self, store: Store, changelog: Changelog) -> None:
+    def __init__(self, store: FollowedStore, changelog: Changelog) -> None:
         self._store, self._changelog = store, changelog
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
@@ -146,7 +127,10 @@ class Follower:
 
     def _start(self, partition: int, identity: str, first: int, end: int) -> int | None:
         """Where to read on; None: from the oldest row."""
-        position, origin = self._store.position(partition), self._store.origin(partition)
+        position, origin = (
+            self._store.changelog_position(partition),
+            self._store.changelog_identity(partition),
+        )
         why = distrust(position, origin, identity, first, end)
         if why is not None or position is None:
             self._make_anew(partition, identity, why)
@@ -158,16 +142,16 @@ class Follower:
             log.warning(
                 "the table of partition %d is read anew from the changelog: %s", partition, why
             )
-        self._store.begin(partition, origin)
+        self._store.reset(partition, origin)
 
     def _check_last(self, message: Message) -> None:
         """The row at the table's position is the last that the table took: it must hold it as it is."""
         partition, key = message.partition, message.key
-        if key is None or message.position != self._store.position(partition):
+        if key is None or message.position != self._store.changelog_position(partition):
             return
         if self._store.get(partition, key) != message.value:
             why = f"the row at position {message.position} isn't the one that it took there"
-            self._make_anew(partition, self._store.origin(partition) or "", why)
+            self._make_anew(partition, self._store.changelog_identity(partition) or "", why)
             raise _MadeAnew
 
     def _take(self, messages: Sequence[Message]) -> None:

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.positions import NOTHING
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
+from mirrorlog.streams.table.local_store import LocalStore, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import beat_key, head_key, record_key, watermark_key
 
-Row: TypeAlias = tuple[bytes, bytes | None]
-"""Key and value of the table; None removes the key."""
 Send: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 """Sends messages in order; their positions, once every in-sync replica has them all. ChangelogRefused where it can't be."""
-
-
-class LocalStore(Protocol):
-    """The table's rows on this worker, by partition."""
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        """The row's value."""
-
-    def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
-    ) -> list[bytes]:
-        """The first `most` keys from `start` on and below `end`, in their order."""
-
-    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        """All rows, and up to which position of the changelog the store is."""
 
 
 class LogTable:
@@ -62,10 +46,10 @@ class LogTable:
         return self._store.get(partition, key)
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        """The first `most` keys from `start` on and below `end`, in their order."""
-        return self._store.keys(partition, start, end, most)
+        """The first `limit` keys from `start` on and below `end`, in their order."""
+        return self._store.keys(partition, start, end, limit)
 
     def take_flushed(self, partition: int) -> Mapping[str, int]:
         """The volumes of which a flush wrote a record since the last call, and the position after which it begins."""

@@ -28,6 +28,7 @@ from mirrorlog.changed.query import QueryPorts, changed_blocks
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, NotAllowed, UnknownVolume
 from mirrorlog.ports.clock import Clock
+from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.web.client_pool import Desks
 from mirrorlog.streams.web.forward import Forwarder
 from mirrorlog.streams.web.openapi import openapi
@@ -35,7 +36,7 @@ from mirrorlog.streams.web.page_cache import Answers
 from mirrorlog.streams.web.partition_ownership import Serving
 from mirrorlog.streams.web.query_threads import Place, Places
 from mirrorlog.streams.web.question import Question, read_question, read_volumes_page
-from mirrorlog.streams.web.table_logs import TableLogs, TableView
+from mirrorlog.streams.web.table_logs import TableLogs
 from mirrorlog.topics import Topics
 
 log = logging.getLogger("mirrorlog.node.http")

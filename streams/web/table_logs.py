@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from mirrorlog.changed.logs import LogView, incomplete
 from mirrorlog.codec.events import decode
@@ -14,6 +14,7 @@ from mirrorlog.domain.positions import NOTHING
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
+from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
@@ -21,22 +22,6 @@ from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.node")
 _LOOK_AGAIN_S: Final = 0.05
-
-
-class TableView(Protocol):
-    """The rows of one partition as all of them were when the view was opened, whatever is written meanwhile.
-
-    A flush is one batch of rows, and so is no half of it. A roll-up that is cut off leaves a record beside its parts.
-    """
-
-    def get(self, key: bytes) -> bytes | None:
-        """The row's value."""
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Every row whose key begins so, in the order of keys; ends early where another call is made on the view."""
-
-    def close(self) -> None:
-        """Lets go of the table."""
 
 
 class TableLogs:

@@ -9,7 +9,7 @@ import faust
 import pytest
 
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.table.log_table import LocalStore, Row
+from mirrorlog.streams.table.local_store import LocalStore, Row
 
 
 class InMemory:
@@ -22,9 +22,9 @@ class InMemory:
         return self.rows.get(key)
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        return sorted(key for key in self.rows if start <= key < end)[:most]
+        return sorted(key for key in self.rows if start <= key < end)[:limit]
 
     def write(self, partition: int, rows: list[Row], positions: list[int]) -> None:
         for key, value in rows:

@@ -18,11 +18,10 @@ from mirrorlog.errors import KafkaFailed, NodeUnavailable
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.faust_worker.http_service import _open_view
-from mirrorlog.streams.web.table_logs import TableLogs, TableView
+from mirrorlog.streams.table.local_store import Row, TableView
+from mirrorlog.streams.web.table_logs import TableLogs
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
-
-Row = tuple[bytes, bytes | None]
 
 
 class MemoryTable:

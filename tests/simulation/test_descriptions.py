@@ -32,7 +32,8 @@ from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
-from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
 from mirrorlog.tracking_log.heads import VolumeHead

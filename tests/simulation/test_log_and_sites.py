@@ -38,7 +38,8 @@ from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompac
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
-from mirrorlog.streams.table.log_table import LogTable, Row
+from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import key_kind, read_record_key
@@ -214,9 +215,9 @@ class NodeModel:
         return self.rows.get(key)
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        return sorted(key for key in self.rows if start <= key < end)[:most]
+        return sorted(key for key in self.rows if start <= key < end)[:limit]
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         for key, value in rows:

@@ -14,9 +14,8 @@ from mirrorlog.errors import OutOfRetention
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
 from mirrorlog.streams.table.changelog_follower import Changelog, Follower
+from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
-
-Row = tuple[bytes, bytes | None]
 
 
 class Store:
@@ -31,17 +30,17 @@ class Store:
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows[partition].get(key)
 
-    def position(self, partition: int) -> int | None:
+    def changelog_position(self, partition: int) -> int | None:
         return self.positions.get(partition)
 
-    def origin(self, partition: int) -> str | None:
+    def changelog_identity(self, partition: int) -> str | None:
         return self.origins.get(partition)
 
-    def begin(self, partition: int, origin: str) -> None:
+    def reset(self, partition: int, changelog_identity: str) -> None:
         self.made_anew.append(partition)
         self.rows[partition] = {}
         self.positions.pop(partition, None)
-        self.origins[partition] = origin
+        self.origins[partition] = changelog_identity
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         for key, value in rows:
@@ -133,7 +132,7 @@ def test_a_standby_follows_until_it_is_told_to_stop() -> None:
         for text in ("a1 b2", "a- c3"):
             world.append(text)
             async with asyncio.timeout(DEADLINE_S):
-                while world.store.position(0) != world.bounds(0)[1] - 1:
+                while world.store.changelog_position(0) != world.bounds(0)[1] - 1:
                     await asyncio.sleep(0)
         following.cancel()
         with suppress(asyncio.CancelledError):

@@ -189,9 +189,9 @@ class FakeTable:
         return self.rows.get(key)
 
     def keys(
-        self, partition: int, start: bytes, end: bytes, most: int | None = None
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        return sorted(key for key in self.rows if start <= key < end)[:most]
+        return sorted(key for key in self.rows if start <= key < end)[:limit]
 
     def complete_through(self, partition: int) -> int:
         return self.through
