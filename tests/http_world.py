@@ -14,11 +14,11 @@ from logs import Log
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.web.client_pool import Desk, Desks
+from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
 from mirrorlog.streams.web.listen import listen
-from mirrorlog.streams.web.partition_ownership import Serving
-from mirrorlog.streams.web.query_threads import Places
-from mirrorlog.streams.web.server import WebParts, build_web
+from mirrorlog.streams.web.partition_ownership import PartitionOwnership
+from mirrorlog.streams.web.query_threads import QueryThreads
+from mirrorlog.streams.web.server import HttpParts, build_http_app
 from mirrorlog.topics import Topics
 
 
@@ -62,29 +62,29 @@ class Worker:
     wait_s: float = 5.0
     owners: dict[int, str] = field(default_factory=dict)
     view: Callable[[Mapping[bytes, bytes]], MemoryView] = MemoryView
-    serving: Serving = field(init=False)
-    places: Places = field(init=False)
+    ownership: PartitionOwnership = field(init=False)
+    query_threads: QueryThreads = field(init=False)
     client: ClientSession = field(init=False)
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.serving = Serving(lambda: self.owners)
+        self.ownership = PartitionOwnership(lambda: self.owners)
         if self.has:
-            self.serving.begin(self.has)
+            self.ownership.begin(self.has)
 
-    def parts(self) -> WebParts:
+    def parts(self) -> HttpParts:
         log = self.log
 
-        def desk() -> Desk:
+        def desk() -> QueryClients:
             catalog = Catalog(log.broker.reader(), log.broker, log.topics, SystemClock())
-            return Desk(catalog, log.broker, log.open_reader, lambda: None)
+            return QueryClients(catalog, log.broker, log.open_reader, lambda: None)
 
         def open_view(partition: int) -> MemoryView:
             return self.view(table_of(log.broker, log.topics, partition))
 
-        self.places = Places(self.most)
+        self.query_threads = QueryThreads(self.most)
         fixed = (log.topics, SystemClock(), self.url, self.token, self.wait_s)
-        return WebParts(self.serving, open_view, Desks(desk), self.places, *fixed)
+        return HttpParts(self.ownership, open_view, ClientPool(desk), self.query_threads, *fixed)
 
     async def text(self, path: str, **headers: str) -> str:
         async with self.client.get(path, headers=headers) as answer:
@@ -124,7 +124,7 @@ async def listening(*workers: Worker) -> AsyncIterator[None]:
             assert found is not None
             worker.url = found.url
             runner = web.AppRunner(
-                build_web(worker.parts()), handler_cancellation=True, shutdown_timeout=1
+                build_http_app(worker.parts()), handler_cancellation=True, shutdown_timeout=1
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)

@@ -18,25 +18,30 @@ from mirrorlog.settings import Settings
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor, ProgressReports
 from mirrorlog.streams.faust_worker.acknowledged_sends import send_all
 from mirrorlog.streams.faust_worker.assignment import EvenAssignor
-from mirrorlog.streams.faust_worker.faust_recovery import FollowedTables
+from mirrorlog.streams.faust_worker.faust_recovery import ChangelogTableManager
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.faust_worker.gated_transport import gated_transport
-from mirrorlog.streams.faust_worker.http_service import install_web
+from mirrorlog.streams.faust_worker.http_service import install_http_service
 from mirrorlog.streams.faust_worker.kafka_options import faust_settings
-from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
-from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
+from mirrorlog.streams.faust_worker.partition_loops import (
+    FetchBudget,
+    FetchedBatch,
+    FlushLimits,
+    PartitionLoops,
+)
+from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder, CommittedPosition, GapReason
-from mirrorlog.streams.table.changelog_follower import Changelog, Follower
+from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
-from mirrorlog.streams.web.listen import Listening, member_name
+from mirrorlog.streams.web.listen import HttpEndpoint, group_instance_id
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
 log = logging.getLogger("mirrorlog.node")
 
-Halt = Callable[[BaseException], NoReturn]
+AbortProcess = Callable[[BaseException], NoReturn]
 """Ends the process at once, with nothing acknowledged."""
 
 
@@ -45,15 +50,15 @@ class NodeParts:
     """What the node needs from outside."""
 
     catalog: Catalog
-    changelog: Changelog
-    start_of: Callable[[int], Start]
+    changelog: ChangelogSource
+    start_of: Callable[[int], PartitionBounds]
     committed: CommittedPosition
     missed: GapReason
     clock: Clock
-    halt: Halt
+    abort: AbortProcess
     ready: Callable[[Sequence[int]], None]
     reports: Callable[[], ProgressReports]
-    listening: Listening | None = None
+    listening: HttpEndpoint | None = None
 
 
 def group_name(settings: Settings) -> str:
@@ -69,7 +74,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         autodiscover=False,
         datadir=settings.state_dir / settings.node_name,
         store="rocksdb://",
-        TableManager=FollowedTables,
+        TableManager=ChangelogTableManager,
         PartitionAssignor=EvenAssignor,
         table_standby_replicas=settings.node_standbys,
         topic_allow_declare=False,
@@ -83,7 +88,7 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         # For the changelog, which Faust seeks only after it was assigned. Of the commands nothing is passed over all the
         # same: each partition begins at a committed position, and the node asks after every jump (invariant 7).
         consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=member_name(settings.node_name, parts.listening),
+        consumer_group_instance_id=group_instance_id(settings.node_name, parts.listening),
         broker_session_timeout=settings.node_session_timeout_s,
         broker_heartbeat_interval=settings.node_session_timeout_s / 4,
         broker_rebalance_timeout=30.0,
@@ -94,16 +99,19 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         producer_linger=0,
         consumer_max_fetch_size=settings.node_fetch_bytes,
         producer_max_batch_size=settings.node_record_max_bytes,
-        # Of batches. The backlog keeps it from filling: a worker whose buffers are all full sleeps for a second.
+        # Of batches. The fetch_budget keeps it from filling: a worker whose buffers are all full sleeps for a second.
         stream_buffer_maxsize=4096,
         stream_wait_empty=False,
     )
-    gate, backlog = CommitGate(settings.topics.commands), Backlog(settings.node_backlog_bytes)
-    app.transport = gated_transport(gate, backlog)(app.conf.broker_consumer, app)
+    gate, fetch_budget = (
+        CommitGate(settings.topics.commands),
+        FetchBudget(settings.node_backlog_bytes),
+    )
+    app.transport = gated_transport(gate, fetch_budget)(app.conf.broker_consumer, app)
     options = {"block_cache_size": settings.node_block_cache_bytes}
     store = FaustStore(app, settings.topics.changelog, options)
     tables: Any = app.tables
-    tables.follower, tables.halt = Follower(store, parts.changelog), parts.halt
+    tables.follower, tables.abort = ChangelogFollower(store, parts.changelog), parts.abort
 
     async def send(messages: Sequence[Outgoing]) -> list[int]:
         return await send_all(app.producer, messages, settings.patience_s)
@@ -126,13 +134,15 @@ def build_app(settings: Settings, parts: NodeParts) -> faust.App:
         settings.node_record_max_bytes,
         compactor,
     )
-    pace = Pace(settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes)
-    loops = PartitionLoops(node, backlog, pace, parts.halt)
+    pace = FlushLimits(
+        settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
+    )
+    loops = PartitionLoops(node, fetch_budget, pace, parts.abort)
     _follow_assignments(app, gate, loops, compactor)
     _when_recovered(app, store, parts, gate, table, loops)
-    _install_agent(app, settings, loops, parts.halt)
+    _install_agent(app, settings, loops, parts.abort)
     if parts.listening:
-        install_web(app, settings, parts.listening, store, parts.clock)
+        install_http_service(app, settings, parts.listening, store, parts.clock)
     return app
 
 
@@ -174,7 +184,9 @@ def _when_recovered(
     async def begin(partition: int) -> None:
         start = await asyncio.to_thread(parts.start_of, partition)
         through = table.complete_through(partition)
-        position = plan_beginning(gate.topic, partition, start, through, parts.catalog.values())
+        position = plan_start_position(
+            gate.topic, partition, start, through, parts.catalog.values()
+        )
         if start.committed is not None and position < start.committed:
             log.warning(
                 "partition %d: the log ends at position %d, before the %d that was committed: the commands from %d on are "
@@ -192,14 +204,16 @@ def _when_recovered(
             for partition in here:
                 await begin(partition)
         except Exception as error:  # noqa: BLE001
-            parts.halt(error)
+            parts.abort(error)
         loops.start(here)
         parts.ready(here)
 
     store.table.on_recover(recovered)
 
 
-def _install_agent(app: faust.App, settings: Settings, loops: PartitionLoops, halt: Halt) -> None:
+def _install_agent(
+    app: faust.App, settings: Settings, loops: PartitionLoops, abort: AbortProcess
+) -> None:
     commands = app.topic(settings.topics.commands, key_serializer="raw", value_serializer="raw")
 
     async def fold_commands(stream: Any) -> None:
@@ -207,9 +221,9 @@ def _install_agent(app: faust.App, settings: Settings, loops: PartitionLoops, ha
             try:
                 batch: EventBatch = event.value
                 size_bytes = sum(len(value) for value in batch.values if value is not None)
-                loops.put(Fetched(batch, size_bytes, partial(stream.ack, event)))
+                loops.put(FetchedBatch(batch, size_bytes, partial(stream.ack, event)))
             # An exception that left this body would acknowledge what wasn't processed: the process ends instead.
             except Exception as error:  # noqa: BLE001
-                halt(error)
+                abort(error)
 
     app.agent(commands, name="mirrorlog.fold")(fold_commands)

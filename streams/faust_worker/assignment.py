@@ -15,14 +15,16 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 
 @dataclass(slots=True)
-class Share:
+class WorkerAssignment:
     """A worker's partitions: those that it works on, and those that it stands by for."""
 
     active: set[int] = field(default_factory=set)
     standby: set[int] = field(default_factory=set)
 
 
-def share(partitions: int, before: Mapping[str, Share], standbys: int) -> dict[str, Share]:
+def assign_partitions(
+    partitions: int, before: Mapping[str, WorkerAssignment], standbys: int
+) -> dict[str, WorkerAssignment]:
     """The shares of the workers that are there now; `before`: what each says that it has. Pure, the same for all.
 
     1. Who works on a partition goes on, up to its part: equally many for all, give or take one.
@@ -32,7 +34,7 @@ def share(partitions: int, before: Mapping[str, Share], standbys: int) -> dict[s
     """
     names = sorted(before, key=lambda name: (-len(before[name].active), name))
     least, more = divmod(partitions, len(names))
-    found = {name: Share() for name in names}
+    found = {name: WorkerAssignment() for name in names}
     room = {name: least + (number < more) for number, name in enumerate(names)}
     free = set(range(partitions))
 
@@ -56,7 +58,7 @@ def share(partitions: int, before: Mapping[str, Share], standbys: int) -> dict[s
 
 
 def _who_stood_by(
-    partition: int, before: Mapping[str, Share], found: Mapping[str, Share]
+    partition: int, before: Mapping[str, WorkerAssignment], found: Mapping[str, WorkerAssignment]
 ) -> list[str]:
     return sorted(
         (n for n, mine in before.items() if partition in mine.standby),
@@ -65,7 +67,7 @@ def _who_stood_by(
 
 
 def _best_standbys(
-    partition: int, before: Mapping[str, Share], found: Mapping[str, Share]
+    partition: int, before: Mapping[str, WorkerAssignment], found: Mapping[str, WorkerAssignment]
 ) -> list[str]:
     others = [name for name, mine in found.items() if partition not in mine.active]
     return sorted(
@@ -73,12 +75,12 @@ def _best_standbys(
     )
 
 
-def _has_table(before: Share, partition: int) -> bool:
+def _has_table(before: WorkerAssignment, partition: int) -> bool:
     return partition in before.standby or partition in before.active
 
 
 class EvenAssignor(PartitionAssignor):
-    """Faust's assignor with `share` in the place of its choice. All its topics have equally many partitions."""
+    """Faust's assignor with `assign_partitions` in the place of its choice. All its topics have equally many partitions."""
 
     _before: Mapping[str, Any] = {}
 
@@ -99,7 +101,9 @@ class EvenAssignor(PartitionAssignor):
         (tables,) = self._table_manager.changelog_topics
         (count,) = set(partitions_by_topic.values())
         before = {
-            member: Share(set(told.actives.get(tables, ())), set(told.standbys.get(tables, ())))
+            member: WorkerAssignment(
+                set(told.actives.get(tables, ())), set(told.standbys.get(tables, ()))
+            )
             for member, told in self._before.items()
         }
         return {
@@ -107,5 +111,5 @@ class EvenAssignor(PartitionAssignor):
                 actives={topic: sorted(mine.active) for topic in partitions_by_topic},
                 standbys={tables: sorted(mine.standby)},
             )
-            for member, mine in share(count, before, self._wanted_standbys).items()
+            for member, mine in assign_partitions(count, before, self._wanted_standbys).items()
         }

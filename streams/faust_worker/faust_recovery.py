@@ -9,27 +9,27 @@ from typing import Any
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from mirrorlog.streams.table.changelog_follower import Follower
+from mirrorlog.streams.table.changelog_follower import ChangelogFollower
 
 
-class FollowedTables(TableManager):
-    """Faust's tables, with the follower in the place of Faust's recovery. follower, halt: set before the app starts."""
+class ChangelogTableManager(TableManager):
+    """Faust's tables, with the follower in the place of Faust's recovery. follower, abort: set before the app starts."""
 
-    follower: Follower
-    halt: Callable[[BaseException], None]
+    follower: ChangelogFollower
+    abort: Callable[[BaseException], None]
 
     @property
     def recovery(self) -> Recovery:
         """The recovery service."""
         if self._recovery is None:
-            self._recovery = _Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
+            self._recovery = _ChangelogRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
 
-class _Recovery(Recovery):
+class _ChangelogRecovery(Recovery):
     """Faust's order of a rebalance, without partitions that it would recover itself."""
 
-    tables: FollowedTables
+    tables: ChangelogTableManager
     _standing_by: asyncio.Task[None] | None = None
 
     def add_active(self, table: Any, tp: Any) -> None:
@@ -58,7 +58,7 @@ class _Recovery(Recovery):
                 self._of_tables(app.assignor.assigned_actives())
             )  # 1
         except Exception as error:  # noqa: BLE001
-            self.tables.halt(error)
+            self.tables.abort(error)
         if standbys := self._of_tables(app.assignor.assigned_standbys()):
             self._standing_by = asyncio.create_task(
                 self._stand_by(standbys), name="mirrorlog-standby"
@@ -93,7 +93,7 @@ class _Recovery(Recovery):
         try:
             await self.tables.follower.stand_by(partitions)
         except Exception as error:  # noqa: BLE001
-            self.tables.halt(error)
+            self.tables.abort(error)
 
     def _stop_standing_by(self) -> None:
         if self._standing_by is not None:

@@ -14,23 +14,23 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from mirrorlog.streams.faust_worker.partition_loops import Backlog
+from mirrorlog.streams.faust_worker.partition_loops import FetchBudget
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 
 
 @dataclass(frozen=True, slots=True)
-class _Together:
+class _FetchedRecords:
     """Records of one partition in the place of one record."""
 
     records: Sequence[Any]
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer, with the gate deciding what is committed and the backlog when more is fetched."""
+    """Faust's consumer, with the gate deciding what is committed and the fetch_budget when more is fetched."""
 
     gate: ClassVar[CommitGate]
-    backlog: ClassVar[Backlog]
+    fetch_budget: ClassVar[FetchBudget]
 
     def _new_offset(self, tp: TP) -> int | None:
         if tp.topic != self.gate.topic:
@@ -60,18 +60,20 @@ class GatedConsumer(driver.Consumer):
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        room: Any = self.backlog.room  # ends when there is room, and when the consumer is stopped
+        room: Any = (
+            self.fetch_budget.room
+        )  # ends when there is room, and when the consumer is stopped
         await self.wait(room)
         found, active = await super()._wait_next_records(timeout)
         if found is None:
             return None, active
         return {
-            tp: [_Together(each)] if tp.topic == self.gate.topic else each
+            tp: [_FetchedRecords(each)] if tp.topic == self.gate.topic else each
             for tp, each in found.items()
         }, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        if not isinstance(record, _Together):
+        if not isinstance(record, _FetchedRecords):
             return super()._to_message(tp, record)
         message: Any = super()._to_message(tp, record.records[-1])
         message.key = None
@@ -85,7 +87,7 @@ class GatedConsumer(driver.Consumer):
         return message  # type: ignore[no-any-return]
 
 
-def gated_transport(gate: CommitGate, backlog: Backlog) -> type[driver.Transport]:
-    """A transport whose consumer asks `gate` and `backlog`."""
-    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "backlog": backlog})
+def gated_transport(gate: CommitGate, fetch_budget: FetchBudget) -> type[driver.Transport]:
+    """A transport whose consumer asks `gate` and `fetch_budget`."""
+    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "fetch_budget": fetch_budget})
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

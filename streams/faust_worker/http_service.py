@@ -13,21 +13,21 @@ from mirrorlog.errors import NodeUnavailable
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.web.client_pool import Desks, kafka_desk
-from mirrorlog.streams.web.listen import Listening
-from mirrorlog.streams.web.partition_ownership import Serving
-from mirrorlog.streams.web.query_threads import Places
-from mirrorlog.streams.web.rocks_view import RocksView
-from mirrorlog.streams.web.server import WebParts, build_web
+from mirrorlog.streams.web.client_pool import ClientPool, kafka_query_clients
+from mirrorlog.streams.web.listen import HttpEndpoint
+from mirrorlog.streams.web.partition_ownership import PartitionOwnership
+from mirrorlog.streams.web.query_threads import QueryThreads
+from mirrorlog.streams.web.rocks_view import RocksTableView
+from mirrorlog.streams.web.server import HttpParts, build_http_app
 
 _BROKER_PATIENCE_S: Final = 5.0
 """How long a question waits for a broker that is away: the client asks again."""
 
 
-class WebService(Service):
+class HttpService(Service):
     """Listens as long as the worker runs, also while it recovers: then it says so."""
 
-    def __init__(self, app: web.Application, listening: Listening) -> None:
+    def __init__(self, app: web.Application, listening: HttpEndpoint) -> None:
         super().__init__()
         # A client that goes away cancels its handler, and so its question (aiohttp: "Peer disconnection").
         self._runner = web.AppRunner(
@@ -45,41 +45,43 @@ class WebService(Service):
         await self._runner.cleanup()
 
 
-def install_web(
-    app: faust.App, settings: Settings, listening: Listening, store: FaustStore, clock: Clock
+def install_http_service(
+    app: faust.App, settings: Settings, listening: HttpEndpoint, store: FaustStore, clock: Clock
 ) -> None:
     """Makes the service a part of the worker: it starts and stops with it, and follows its assignments."""
-    serving = Serving(partial(_owners, app, store))
-    _follow_group(app, store, serving, settings.topics.commands)
-    parts = WebParts(
-        serving=serving,
-        open_view=partial(_open_view, store),
-        desks=Desks(partial(kafka_desk, settings, clock, _BROKER_PATIENCE_S)),
-        places=Places(settings.node_http_queries),
+    ownership = PartitionOwnership(partial(_owners, app, store))
+    _follow_group(app, store, ownership, settings.topics.commands)
+    parts = HttpParts(
+        ownership=ownership,
+        open_view=partial(_open_table_view, store),
+        client_pool=ClientPool(partial(kafka_query_clients, settings, clock, _BROKER_PATIENCE_S)),
+        query_threads=QueryThreads(settings.node_http_queries),
         topics=settings.topics,
         clock=clock,
         own_url=listening.url,
         token=settings.node_http_token,
         wait_s=settings.node_http_wait_s,
     )
-    app.add_dependency(WebService(build_web(parts), listening))
+    app.add_dependency(HttpService(build_http_app(parts), listening))
 
 
-def _open_view(store: FaustStore, partition: int) -> RocksView:
+def _open_table_view(store: FaustStore, partition: int) -> RocksTableView:
     """Of a table that is open: a thread never opens one, it might be another worker's by now."""
     table: Any = store.table.data._dbs.get(partition)
     if table is None:
         raise NodeUnavailable(
             "the partition's table isn't open", where=f"partition {partition}", next="Ask again."
         )
-    return RocksView(table)
+    return RocksTableView(table)
 
 
-def _follow_group(app: faust.App, store: FaustStore, serving: Serving, topic: str) -> None:
+def _follow_group(
+    app: faust.App, store: FaustStore, ownership: PartitionOwnership, topic: str
+) -> None:
     """A term begins when recovery is done, and ends with the next rebalance."""
 
     async def rebalances(_app: Any, _partitions: Any, **_: Any) -> None:
-        serving.end()
+        ownership.end()
 
     async def recovered() -> None:
         here = [tp.partition for tp in app.assignor.assigned_actives() if tp.topic == topic]
@@ -87,7 +89,7 @@ def _follow_group(app: faust.App, store: FaustStore, serving: Serving, topic: st
             store.table.data._db_for_partition(
                 partition
             )  # of a partition without a record it may not be open yet
-        serving.begin(here)
+        ownership.begin(here)
 
     signals: Any = app
     signals.on_partitions_revoked.connect(rebalances, weak=False)

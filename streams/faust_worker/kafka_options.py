@@ -49,7 +49,7 @@ def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[st
     return found if credentials is None else found | {"broker_credentials": credentials}
 
 
-def untranslated(client: Mapping[str, str]) -> list[str]:
+def unsupported_settings(client: Mapping[str, str]) -> list[str]:
     """Settings that mean nothing to aiokafka: hosts and sites honour them, the node says that it doesn't."""
     known = {*_PLAIN, *_TLS, *_SASL, "bootstrap.servers", "security.protocol"}
     return sorted(name for name in client if name not in known)

@@ -14,7 +14,7 @@ from typing import Protocol
 from mirrorlog.streams.fold.batch import EventBatch
 
 
-class Backlog:
+class FetchBudget:
     """Bytes that were fetched and aren't recorded yet. `room` is set while more may be fetched."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -32,7 +32,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedBatch:
     """A batch as it was fetched. recorded: called when its commands are in the log."""
 
     batch: EventBatch
@@ -51,7 +51,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class FlushLimits:
     """A batch is closed `flush_s` after its first event came, or at so many commands or bytes."""
 
     flush_s: float
@@ -60,19 +60,23 @@ class Pace:
 
 
 @dataclass(slots=True)
-class _Loop:
-    queue: asyncio.Queue[Fetched] = field(default_factory=asyncio.Queue)
+class _PartitionLoop:
+    queue: asyncio.Queue[FetchedBatch] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = None
 
 
 class PartitionLoops:
-    """The loops of this worker. `halt` ends the process: an error that escaped would let commands pass unrecorded."""
+    """The loops of this worker. `abort` ends the process: an error that escaped would let commands pass unrecorded."""
 
     def __init__(
-        self, work: Work, backlog: Backlog, pace: Pace, halt: Callable[[BaseException], None]
+        self,
+        work: Work,
+        fetch_budget: FetchBudget,
+        pace: FlushLimits,
+        abort: Callable[[BaseException], None],
     ) -> None:
-        self._work, self._backlog, self._pace, self._halt = work, backlog, pace, halt
-        self._loops: dict[int, _Loop] = {}
+        self._work, self._fetch_budget, self._pace, self._abort = work, fetch_budget, pace, abort
+        self._loops: dict[int, _PartitionLoop] = {}
 
     def start(self, partitions: Iterable[int]) -> None:
         """Begins the loops of the partitions that this worker has, and ends all others: they are tended also where no
@@ -80,17 +84,17 @@ class PartitionLoops:
         mine = set(partitions)
         self.stop(self._loops.keys() - mine)
         for partition in mine:
-            loop = self._loops.setdefault(partition, _Loop())
+            loop = self._loops.setdefault(partition, _PartitionLoop())
             if loop.task is None:
                 loop.task = asyncio.create_task(
                     self._run(partition, loop), name=f"mirrorlog-partition-{partition}"
                 )
 
-    def put(self, fetched: Fetched) -> None:
+    def put(self, fetched: FetchedBatch) -> None:
         """Hands a fetched batch to its partition's loop. Before that begins the batch waits, and nothing is done with the
         partition: it may not be this worker's any more, or its table isn't there yet."""
-        self._backlog.add(fetched.size_bytes)
-        self._loops.setdefault(fetched.batch.partition, _Loop()).queue.put_nowait(fetched)
+        self._fetch_budget.add(fetched.size_bytes)
+        self._loops.setdefault(fetched.batch.partition, _PartitionLoop()).queue.put_nowait(fetched)
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Ends loops where they are (None: all). What they hold isn't committed: whoever has the partition next reads it."""
@@ -101,9 +105,9 @@ class PartitionLoops:
             if loop.task is not None:
                 loop.task.cancel()
             while not loop.queue.empty():
-                self._backlog.add(-loop.queue.get_nowait().size_bytes)
+                self._fetch_budget.add(-loop.queue.get_nowait().size_bytes)
 
-    async def _run(self, partition: int, loop: _Loop) -> None:
+    async def _run(self, partition: int, loop: _PartitionLoop) -> None:
         try:
             wait_s = await self._work.maintain(partition)
             while True:
@@ -114,14 +118,14 @@ class PartitionLoops:
                         for each in taken:
                             await each.recorded()
                 finally:
-                    self._backlog.add(-sum(each.size_bytes for each in taken))
+                    self._fetch_budget.add(-sum(each.size_bytes for each in taken))
                 wait_s = await self._work.maintain(partition)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001
-            self._halt(error)
+            self._abort(error)
 
-    async def _take(self, queue: asyncio.Queue[Fetched], wait_s: float) -> list[Fetched]:
+    async def _take(self, queue: asyncio.Queue[FetchedBatch], wait_s: float) -> list[FetchedBatch]:
         """What comes within the pace from the first on; nothing where none came within `wait_s`."""
         first = await _next(queue, wait_s)
         if first is None:
@@ -138,12 +142,12 @@ class PartitionLoops:
                 commands += len(following.batch.positions)
                 size_bytes += following.size_bytes
         except asyncio.CancelledError:
-            self._backlog.add(-size_bytes)  # dropped
+            self._fetch_budget.add(-size_bytes)  # dropped
             raise
         return taken
 
 
-async def _next(queue: asyncio.Queue[Fetched], wait_s: float) -> Fetched | None:
+async def _next(queue: asyncio.Queue[FetchedBatch], wait_s: float) -> FetchedBatch | None:
     if not queue.empty():
         return queue.get_nowait()
     try:

@@ -10,7 +10,7 @@ from mirrorlog.errors import OutOfRetention
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class PartitionBounds:
     """Where one partition of the commands stands."""
 
     first_kept: int
@@ -18,8 +18,12 @@ class Start:
     committed: int | None
 
 
-def plan_beginning(
-    topic: str, partition: int, start: Start, complete_through: int, volumes: Iterable[Volume]
+def plan_start_position(
+    topic: str,
+    partition: int,
+    start: PartitionBounds,
+    complete_through: int,
+    volumes: Iterable[Volume],
 ) -> int:
     """The position from which commands are folded: what was committed, or where the log ends if that is before it.
 

@@ -18,15 +18,15 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.streams.faust_worker.app import NodeParts, build_app, group_name
-from mirrorlog.streams.faust_worker.kafka_options import untranslated
-from mirrorlog.streams.faust_worker.start_positions import Start
-from mirrorlog.streams.table.changelog_follower import Changelog
-from mirrorlog.streams.web.listen import Listening, listen
+from mirrorlog.streams.faust_worker.kafka_options import unsupported_settings
+from mirrorlog.streams.faust_worker.start_positions import PartitionBounds
+from mirrorlog.streams.table.changelog_follower import ChangelogSource
+from mirrorlog.streams.web.listen import HttpEndpoint, listen
 
 log = logging.getLogger("mirrorlog.node")
 
 
-def plan_starts(topic: str, starts: Mapping[int, Start]) -> dict[int, int]:
+def plan_first_commits(topic: str, starts: Mapping[int, PartitionBounds]) -> dict[int, int]:
     """Positions to commit for partitions that the group never committed: the oldest kept, and nothing is passed over.
 
     OutOfRetention where commands behind the committed position are gone (invariant 7), or where the topic ends below
@@ -60,7 +60,7 @@ def _site_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
     return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
 
 
-def _listen(settings: Settings) -> tuple[Listening | None, str | None]:
+def _listen(settings: Settings) -> tuple[HttpEndpoint | None, str | None]:
     """The node's socket for HTTP, and its address; None where it has none."""
     folder = settings.state_dir / settings.node_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,12 @@ def run_node(
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     positions = admin.committed_positions(group, topic)
     starts = {
-        partition: Start(*admin.bounds(topic, partition), committed)
+        partition: PartitionBounds(*admin.bounds(topic, partition), committed)
         for partition, committed in positions.items()
     }
-    if unstarted := plan_starts(topic, starts):
+    if unstarted := plan_first_commits(topic, starts):
         admin.commit(group, topic, unstarted)
-    for name in untranslated(settings.kafka):
+    for name in unsupported_settings(settings.kafka):
         log.warning(
             "the node's client doesn't know the setting %s: hosts and sites honour it, the node doesn't",
             name,
@@ -128,10 +128,10 @@ def run_node(
         assert position is not None
         return position
 
-    def start_of(partition: int) -> Start:
-        return Start(*admin.bounds(topic, partition), committed(partition))
+    def start_of(partition: int) -> PartitionBounds:
+        return PartitionBounds(*admin.bounds(topic, partition), committed(partition))
 
-    def halt(error: BaseException) -> NoReturn:
+    def abort(error: BaseException) -> NoReturn:
         failed(error)
         if not isinstance(error, MirrorlogError):
             log.critical("the node met an error that it doesn't know", exc_info=error)
@@ -143,7 +143,7 @@ def run_node(
     changelog = settings.topics.changelog
     parts = NodeParts(
         catalog,
-        Changelog(
+        ChangelogSource(
             changelog,
             partial(KafkaReader, settings.kafka_client()),
             partial(admin.bounds, changelog),
@@ -153,7 +153,7 @@ def run_node(
         committed,
         partial(_missed, settings, admin),
         SystemClock(),
-        halt,
+        abort,
         partial(ready, url),
         partial(_site_reports, settings, admin),
         listening,

@@ -35,7 +35,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Changelog:
+class ChangelogSource:
     """The changelog, asked. identity: the topic's own id, another one when it was made anew; bounds: of a partition, the
     oldest position kept and the one that the next message will have."""
 
@@ -45,7 +45,7 @@ class Changelog:
     identity: Callable[[], str]
 
 
-def distrust(
+def reason_to_rebuild(
     position: int | None, origin: str | None, identity: str, first: int, end: int
 ) -> str | None:
     """Why a table that is at `position` can't be gone on with; None where it can."""
@@ -60,21 +60,21 @@ def distrust(
     return None
 
 
-class _MadeAnew(Exception):
+class _TableReset(Exception):
     """A table turned out to be of another history and was emptied: it is read from the beginning."""
 
 
-class Follower:
+class ChangelogFollower:
     """Reads the changelog into the tables. One call at a time for a partition."""
 
-    def __init__(self, store: FollowedStore, changelog: Changelog) -> None:
+    def __init__(self, store: FollowedStore, changelog: ChangelogSource) -> None:
         self._store, self._changelog = store, changelog
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
         """Returns when the tables hold all that the changelog held when it was called."""
         reached_end = not partitions
         while not reached_end:
-            with suppress(_MadeAnew):
+            with suppress(_TableReset):
                 async with self._reading(partitions) as (ends, poll, reached):
                     while any(reached(partition) < end for partition, end in ends.items()):
                         self._take(await poll())
@@ -87,7 +87,7 @@ class Follower:
                 async with self._reading(partitions) as (_, poll, _reached):
                     while True:
                         self._take(await poll())
-            except _MadeAnew:
+            except _TableReset:
                 continue
             except MirrorlogError as error:
                 log.warning("standing by for partitions %s: %s", sorted(partitions), error)
@@ -131,7 +131,7 @@ class Follower:
             self._store.changelog_position(partition),
             self._store.changelog_identity(partition),
         )
-        why = distrust(position, origin, identity, first, end)
+        why = reason_to_rebuild(position, origin, identity, first, end)
         if why is not None or position is None:
             self._make_anew(partition, identity, why)
             return None
@@ -152,7 +152,7 @@ class Follower:
         if self._store.get(partition, key) != message.value:
             why = f"the row at position {message.position} isn't the one that it took there"
             self._make_anew(partition, self._store.changelog_identity(partition) or "", why)
-            raise _MadeAnew
+            raise _TableReset
 
     def _take(self, messages: Sequence[Message]) -> None:
         by_partition: dict[int, list[Message]] = defaultdict(list)

@@ -16,7 +16,7 @@ from mirrorlog.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class QueryClients:
     """One thread's at a time: neither a catalog nor a client is made for two."""
 
     catalog: Catalog
@@ -25,15 +25,15 @@ class Desk:
     close: Callable[[], None]
 
 
-class Desks:
+class ClientPool:
     """As many as there are questions at a time; none before the first."""
 
-    def __init__(self, make: Callable[[], Desk]) -> None:
+    def __init__(self, make: Callable[[], QueryClients]) -> None:
         self._make = make
-        self._free: SimpleQueue[Desk] = SimpleQueue()
+        self._free: SimpleQueue[QueryClients] = SimpleQueue()
 
     @contextmanager
-    def desk(self) -> Iterator[Desk]:
+    def desk(self) -> Iterator[QueryClients]:
         """A desk for one thread; one at which Kafka failed isn't used again."""
         try:
             desk = self._free.get_nowait()
@@ -56,7 +56,7 @@ class Desks:
                 self._free.get_nowait().close()
 
 
-def kafka_desk(settings: Settings, clock: Clock, patience_s: float) -> Desk:
+def kafka_query_clients(settings: Settings, clock: Clock, patience_s: float) -> QueryClients:
     """Clients of the settings' cluster."""
     client = settings.kafka_client()
     admin = KafkaAdmin(client, patience_s)
@@ -72,4 +72,4 @@ def kafka_desk(settings: Settings, clock: Clock, patience_s: float) -> Desk:
         catalog.close()
         admin.close()
 
-    return Desk(catalog, admin, lambda: KafkaReader(client, patience_s), close)
+    return QueryClients(catalog, admin, lambda: KafkaReader(client, patience_s), close)

@@ -33,7 +33,7 @@ _PASSED_BACK: Final = (
 )
 
 
-class Forwarder:
+class RequestForwarder:
     """One hop, marked in a header: the worker that gets it never passes it on again. silence_s: for how long the other
     may say nothing, and the client take nothing."""
 

@@ -23,21 +23,21 @@ _BACKLOG: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class HttpEndpoint:
     """A socket that listens, and the address that others reach it by."""
 
     socket: socket.socket
     url: str
 
 
-def member_name(node_name: str, listening: Listening | None) -> str:
+def group_instance_id(node_name: str, listening: HttpEndpoint | None) -> str:
     """The worker's name in its group (group.instance.id): of its own and its address."""
     return f"{node_name}-{zlib.crc32(listening.url.encode()):08x}" if listening else node_name
 
 
 def listen(
     address: str, token: str, advertised: str = "", remembered: Path | None = None
-) -> Listening | None:
+) -> HttpEndpoint | None:
     """Binds `HOST:PORT` (port 0: a free one, the remembered one if it is still free); None where the address is `off`.
 
     advertised: the address to tell the group and people, where the bound one means nothing to them.
@@ -67,7 +67,7 @@ def listen(
     except OSError as error:
         raise _bad(f"the node can't listen at {address}: {error.strerror or error}") from error
     bound.setblocking(False)
-    return Listening(bound, advertised.rstrip("/") or _url(bound))
+    return HttpEndpoint(bound, advertised.rstrip("/") or _url(bound))
 
 
 def _bind(

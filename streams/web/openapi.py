@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS
 from mirrorlog.changed.http import SINCE_HEADER, UNTIL_HEADER
-from mirrorlog.streams.web.question import PAGE_AT_MOST
+from mirrorlog.streams.web.request_parameters import MAX_PAGE_ENTRIES
 
 Schema = Mapping[str, Any]
 _POINT: Final = (
@@ -57,8 +57,8 @@ def _volumes() -> Schema:
             ),
             _parameter(
                 "limit",
-                _integer(1, PAGE_AT_MOST),
-                f"Volumes on a page; {PAGE_AT_MOST} unless given.",
+                _integer(1, MAX_PAGE_ENTRIES),
+                f"Volumes on a page; {MAX_PAGE_ENTRIES} unless given.",
             ),
         ],
         "responses": {
@@ -102,7 +102,7 @@ def _changed() -> Schema:
             ),
             _parameter(
                 "limit",
-                _integer(0, PAGE_AT_MOST),
+                _integer(0, MAX_PAGE_ENTRIES),
                 "Entries on a page; 0: no pages, everything is streamed.",
             ),
             _parameter(

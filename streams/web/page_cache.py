@@ -1,4 +1,4 @@
-"""Answers that are kept for their next page: to fold anew for each page would cost the square of their number."""
+"""PageCache that are kept for their next page: to fold anew for each page would cost the square of their number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEEP_S: Final = 60.0
 _Key: TypeAlias = tuple[str, str, int, int, int]
 
 
-class Answers:
+class PageCache:
     """The last few, for a minute. What a log says between two positions never changes: they can't be out of date."""
 
     def __init__(self, most: int, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from mirrorlog.errors import NodeUnavailable
 
 
-class Serving:
+class PartitionOwnership:
     """The partitions that are this worker's own and of which its table is whole: from recovery until the next rebalance.
 
     A standby's copy is neither. Whoever reads a table asks again and again whether his term still holds: Faust can't open a

@@ -21,16 +21,16 @@ T = TypeVar("T")
 _SLICE_S: Final = 0.004
 
 
-class Abandoned(Exception):
+class QueryCancelled(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Place:
+class QuerySlot:
     """One request's place among the threads. `go_on` and `pause` are for its thread, the rest for the event loop."""
 
     def __init__(self, pool: ThreadPoolExecutor, taken: Callable[[], int]) -> None:
         self._pool, self._taken = pool, taken
-        self._given_up = threading.Event()
+        self._cancelled = threading.Event()
         self._rested_at_s = 0.0
         self.running: Future[Any] | None = None
 
@@ -45,42 +45,42 @@ class Place:
         return await asyncio.wrap_future(running)
 
     def go_on(self) -> None:
-        """Rests when it is time to; Abandoned where nobody waits any more."""
+        """Rests when it is time to; QueryCancelled where nobody waits any more."""
         worked_s = time.thread_time() - self._rested_at_s
         if worked_s >= _SLICE_S:
             # n threads that rest so have 1 / 2n of the time each: half of it together.
             self.pause(worked_s * (2 * self._taken() - 1))
-        elif self._given_up.is_set():
-            raise Abandoned
+        elif self._cancelled.is_set():
+            raise QueryCancelled
 
     def pause(self, seconds: float) -> None:
-        """Waits; Abandoned at once where nobody waits any more."""
-        if self._given_up.wait(seconds):
-            raise Abandoned
+        """Waits; QueryCancelled at once where nobody waits any more."""
+        if self._cancelled.wait(seconds):
+            raise QueryCancelled
         self._rested_at_s = time.thread_time()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits any more."""
-        self._given_up.set()
+        self._cancelled.set()
 
 
-class Places:
+class QueryThreads:
     """At most `most` requests at a time; a place is free again when its thread has ended too, not before."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="mirrorlog-http")
-        self._taken: set[Place] = set()
+        self._taken: set[QuerySlot] = set()
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def place(self) -> Iterator[QuerySlot]:
         """A place for a request; NodeUnavailable where all are taken."""
         if len(self._taken) >= self._most:
             raise NodeUnavailable(
                 f"{self._most} questions are being answered, and no more at a time",
                 next="Ask again in a moment, or raise node_http_queries.",
             )
-        place = Place(self._pool, lambda: len(self._taken))
+        place = QuerySlot(self._pool, lambda: len(self._taken))
         self._taken.add(place)
         loop = asyncio.get_running_loop()
 
@@ -91,7 +91,7 @@ class Places:
         try:
             yield place
         finally:
-            place.give_up()
+            place.cancel()
             if place.running is None or place.running.done():
                 self._taken.discard(place)
             else:
@@ -100,5 +100,5 @@ class Places:
     def close(self) -> None:
         """Gives up everything."""
         for place in self._taken:
-            place.give_up()
+            place.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,7 @@ from rocksdict import Rdict, RdictIter
 from mirrorlog.errors import StateDamaged
 
 
-class RocksView:
+class RocksTableView:
     """One iterator, sought again for each call: all that it shows is as of when it was made (RocksDB wiki, "Iterator").
 
     Not rocksdict's Snapshot: in 0.3.29 its iterators show what is written after it was made

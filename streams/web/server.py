@@ -29,13 +29,17 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, NotAllowed, UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
-from mirrorlog.streams.web.client_pool import Desks
-from mirrorlog.streams.web.forward import Forwarder
+from mirrorlog.streams.web.client_pool import ClientPool
+from mirrorlog.streams.web.forward import RequestForwarder
 from mirrorlog.streams.web.openapi import openapi
-from mirrorlog.streams.web.page_cache import Answers
-from mirrorlog.streams.web.partition_ownership import Serving
-from mirrorlog.streams.web.query_threads import Place, Places
-from mirrorlog.streams.web.question import Question, read_question, read_volumes_page
+from mirrorlog.streams.web.page_cache import PageCache
+from mirrorlog.streams.web.partition_ownership import PartitionOwnership
+from mirrorlog.streams.web.query_threads import QuerySlot, QueryThreads
+from mirrorlog.streams.web.request_parameters import (
+    ChangedQuery,
+    parse_changed_query,
+    parse_volumes_query,
+)
 from mirrorlog.streams.web.table_logs import TableLogs
 from mirrorlog.topics import Topics
 
@@ -49,13 +53,13 @@ _MEDIA: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/j
 
 
 @dataclass(frozen=True, slots=True)
-class WebParts:
+class HttpParts:
     """What the pages stand on. open_view: of one partition's table, from any thread. token: none where it is empty."""
 
-    serving: Serving
+    ownership: PartitionOwnership
     open_view: Callable[[int], TableView]
-    desks: Desks
-    places: Places
+    client_pool: ClientPool
+    query_threads: QueryThreads
     topics: Topics
     clock: Clock
     own_url: str
@@ -63,9 +67,9 @@ class WebParts:
     wait_s: float = 30.0
 
 
-def build_web(parts: WebParts) -> web.Application:
+def build_http_app(parts: HttpParts) -> web.Application:
     """The application, not listening yet."""
-    pages = _Pages(parts)
+    pages = RequestHandlers(parts)
     app = web.Application(
         middlewares=[_told_as_json, _allowed(parts.token)], client_max_size=1 << 10
     )
@@ -81,25 +85,25 @@ def build_web(parts: WebParts) -> web.Application:
     return app
 
 
-class _Pages:
-    def __init__(self, parts: WebParts) -> None:
+class RequestHandlers:
+    def __init__(self, parts: HttpParts) -> None:
         self._parts = parts
-        self._answers = Answers(4, parts.clock)
-        self._forwarder = Forwarder(parts.wait_s + _SLOW_READER_S)
+        self._answers = PageCache(4, parts.clock)
+        self._forwarder = RequestForwarder(parts.wait_s + _SLOW_READER_S)
 
     async def clients(self, _: web.Application) -> AsyncIterator[None]:
         """Everything that a page opens is closed with the server."""
         async with self._forwarder:
             yield
-        self._parts.places.close()
-        self._parts.desks.close()
+        self._parts.query_threads.close()
+        self._parts.client_pool.close()
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether the worker lives: it has its partitions, or has none to have, and isn't recovering."""
-        serving = self._parts.serving
-        status = "ok" if serving.is_settled else "recovering"
-        fields = {"schema_version": 1, "status": status, "partitions": serving.partitions}
-        return _json(_encoded(fields), status=200 if serving.is_settled else 503)
+        ownership = self._parts.ownership
+        status = "ok" if ownership.is_settled else "recovering"
+        fields = {"schema_version": 1, "status": status, "partitions": ownership.partitions}
+        return _json(_encoded(fields), status=200 if ownership.is_settled else 503)
 
     async def openapi(self, _: web.Request) -> web.Response:
         """The description of all of this."""
@@ -115,14 +119,16 @@ class _Pages:
 
     async def volumes(self, request: web.Request) -> web.Response:
         """The volumes of all partitions, by name."""
-        after, most = read_volumes_page(request.query)
-        serving = self._parts.serving
-        workers = dict(serving.owners()) | dict.fromkeys(serving.partitions, self._parts.own_url)
-        with self._parts.places.place() as place:
+        after, most = parse_volumes_query(request.query)
+        ownership = self._parts.ownership
+        workers = dict(ownership.owners()) | dict.fromkeys(
+            ownership.partitions, self._parts.own_url
+        )
+        with self._parts.query_threads.place() as place:
             return _json(await place.run(partial(self._listed, after, most, workers)))
 
     def _listed(self, after: str, most: int, workers: Mapping[int, str]) -> bytes:
-        with self._parts.desks.desk() as desk:
+        with self._parts.client_pool.desk() as desk:
             desk.catalog.refresh()
             found = [desk.catalog[name] for name in sorted(desk.catalog) if name > after][
                 : most + 1
@@ -134,17 +140,17 @@ class _Pages:
     async def changed(self, request: web.Request) -> web.StreamResponse:
         """Answered here where the partition is here; passed on to the worker that has it where it isn't."""
         parts = self._parts
-        question = read_question(request.query, parts.clock.now_us(), parts.wait_s)
-        with parts.places.place() as place:
+        question = parse_changed_query(request.query, parts.clock.now_us(), parts.wait_s)
+        with parts.query_threads.place() as place:
             volume = await place.run(partial(self._volume, request.match_info["volume"]))
-            if in_term := parts.serving.term(volume.partition):
+            if in_term := parts.ownership.term(volume.partition):
                 answer = self._answers.find(volume, question.since, question.until)
                 if answer is None:
                     answer = await place.run(
                         partial(self._ask, volume.volume, question, place, in_term)
                     )
                 return await self._tell(request, question, answer, place)
-        owner = parts.serving.owners().get(volume.partition)
+        owner = parts.ownership.owners().get(volume.partition)
         if owner in (None, parts.own_url) or FORWARDED_HEADER in request.headers:
             raise NodeUnavailable(
                 "no worker answers for the partition at the moment: a rebalance or a recovery runs",
@@ -155,7 +161,7 @@ class _Pages:
         return await self._forwarder.forward(request, owner)
 
     def _volume(self, name: str) -> Volume:
-        with self._parts.desks.desk() as desk:
+        with self._parts.client_pool.desk() as desk:
             desk.catalog.refresh()
             volume = desk.catalog.get(name)
         if volume is None:
@@ -165,7 +171,7 @@ class _Pages:
         return volume
 
     def _ask(
-        self, name: str, question: Question, place: Place, in_term: Callable[[], None]
+        self, name: str, question: ChangedQuery, place: QuerySlot, in_term: Callable[[], None]
     ) -> ChangedBlocks:
         """In a thread: the answer is proved as on the command line, and given up where the partition moves."""
 
@@ -175,14 +181,14 @@ class _Pages:
 
         parts = self._parts
         logs = TableLogs(parts.open_view, parts.clock, go_on, place.pause)
-        with parts.desks.desk() as desk:
+        with parts.client_pool.desk() as desk:
             ports = QueryPorts(
                 desk.open_reader, desk.admin, desk.catalog, parts.topics, parts.clock, logs, go_on
             )
             return changed_blocks(name, question.since, question.until, ports, question.wait_s)
 
     async def _tell(
-        self, request: web.Request, question: Question, answer: ChangedBlocks, place: Place
+        self, request: web.Request, question: ChangedQuery, answer: ChangedBlocks, place: QuerySlot
     ) -> web.StreamResponse:
         if not question.limit:
             pieces = await place.run(partial(render, answer, question.format, question.offset))
@@ -216,7 +222,7 @@ def _described(volume: Volume, worker: str | None) -> Mapping[str, Any]:
     }
 
 
-def _page_of(answer: ChangedBlocks, question: Question) -> tuple[int | None, bytes]:
+def _page_of(answer: ChangedBlocks, question: ChangedQuery) -> tuple[int | None, bytes]:
     """(the byte that the next page begins with, the page)."""
     found = page(answer, question.format, question.offset, question.limit)
     piece = {
@@ -252,10 +258,10 @@ def _about(answer: ChangedBlocks) -> dict[str, Any]:
 
 async def _stream(
     request: web.Request,
-    question: Question,
+    question: ChangedQuery,
     answer: ChangedBlocks,
     chunks: Iterator[str],
-    place: Place,
+    place: QuerySlot,
 ) -> web.StreamResponse:
     """As the command line prints it. Where it breaks off, the connection does too: a short listing is never a whole one."""
     media = f"{_MEDIA.get(question.format, 'text/plain')}; charset=utf-8"

@@ -46,7 +46,7 @@ class TableLogs:
                 mark = view.get(watermark_key(volume.partition))
                 complete_through = NOTHING if mark is None else decode(mark, Watermark).through
                 if max(complete_through, volume.origin_position) >= needed:
-                    return _Stored(view, volume, complete_through, self._go_on)
+                    return _TableLogView(view, volume, complete_through, self._go_on)
             except BaseException:
                 view.close()
                 raise
@@ -56,7 +56,7 @@ class TableLogs:
             self._pause(_LOOK_AGAIN_S)
 
 
-class _Stored:
+class _TableLogView:
     """Only what the records say beside their bitmaps is held: a volume's records together may be larger than memory."""
 
     def __init__(

@@ -7,22 +7,22 @@ from random import Random
 
 import pytest
 
-from mirrorlog.streams.faust_worker.assignment import Share, share
+from mirrorlog.streams.faust_worker.assignment import WorkerAssignment, assign_partitions
 
 
-def parse(text: str) -> dict[str, Share]:
+def parse(text: str) -> dict[str, WorkerAssignment]:
     """`a:0,1/2 b:2/0,1` → a works on 0 and 1 and stands by for 2, b the other way round."""
     found = {}
     for word in text.split():
         name, _, rest = word.partition(":")
         active, _, standby = rest.partition("/")
-        found[name] = Share(
+        found[name] = WorkerAssignment(
             *({int(each) for each in part.split(",") if each} for part in (active, standby))
         )
     return found
 
 
-def written(shares: dict[str, Share]) -> str:
+def written(shares: dict[str, WorkerAssignment]) -> str:
     words = []
     for name, mine in sorted(shares.items()):
         parts = (",".join(map(str, sorted(part))) for part in (mine.active, mine.standby))
@@ -48,20 +48,20 @@ CASES = """
 def test_shares(case: str) -> None:
     numbers, before, expected = (part.strip() for part in case.split("|"))
     partitions, standbys = (int(each) for each in numbers.split())
-    assert written(share(partitions, parse(before), standbys)) == expected
+    assert written(assign_partitions(partitions, parse(before), standbys)) == expected
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_whoever_comes_and_goes_every_partition_has_one_worker_and_its_standbys(seed: int) -> None:
     random = Random(seed)
     partitions, standbys = random.randint(1, 12), random.randint(0, 2)
-    shares: dict[str, Share] = {}
+    shares: dict[str, WorkerAssignment] = {}
     for step in range(12):
         names = [name for name in shares if random.random() > 0.3] + [f"w{step}"] * random.randint(
             0, 2
         )
-        before = {name: shares.get(name, Share()) for name in names or ["w"]}
-        shares = share(partitions, before, standbys)
+        before = {name: shares.get(name, WorkerAssignment()) for name in names or ["w"]}
+        shares = assign_partitions(partitions, before, standbys)
         held = sorted(partition for mine in shares.values() for partition in mine.active)
         assert held == list(range(partitions))
         sizes = sorted(len(mine.active) for mine in shares.values())
@@ -70,4 +70,4 @@ def test_whoever_comes_and_goes_every_partition_has_one_worker_and_its_standbys(
             beside = [mine for mine in shares.values() if partition in mine.standby]
             assert len(beside) == min(standbys, len(shares) - 1)
             assert not any(partition in mine.active for mine in beside)
-        assert share(partitions, shares, standbys) == shares
+        assert assign_partitions(partitions, shares, standbys) == shares

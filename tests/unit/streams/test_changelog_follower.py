@@ -12,8 +12,8 @@ from notation import volume
 
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.faust_worker.start_positions import Start, plan_beginning
-from mirrorlog.streams.table.changelog_follower import Changelog, Follower
+from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_start_position
+from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
 
@@ -56,8 +56,8 @@ class World:
     def __init__(self) -> None:
         self.broker, self.store, self.identity = MemoryBroker(), Store(), "first"
         self.broker.create([TopicSpec("log", {})], 2)
-        changelog = Changelog("log", self.broker.reader, self.bounds, lambda: self.identity)
-        self.follower = Follower(self.store, changelog)
+        changelog = ChangelogSource("log", self.broker.reader, self.bounds, lambda: self.identity)
+        self.follower = ChangelogFollower(self.store, changelog)
 
     def bounds(self, partition: int) -> tuple[int, int]:
         return self.broker.first_position("log", partition), self.broker.end_position(
@@ -166,9 +166,9 @@ def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_commit
         volume(origin_position=int(origin)),
         volume("other", origin_position=-1, partition=1),
     ]
-    start = Start(first, 9, committed)
+    start = PartitionBounds(first, 9, committed)
     if expected == "lost":
         with pytest.raises(OutOfRetention, match="lost for the volumes v"):
-            plan_beginning("t", 0, start, through, volumes)
+            plan_start_position("t", 0, start, through, volumes)
     else:
-        assert plan_beginning("t", 0, start, through, volumes) == int(expected)
+        assert plan_start_position("t", 0, start, through, volumes) == int(expected)

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from mirrorlog.errors import BadUse
-from mirrorlog.streams.faust_worker.kafka_options import faust_settings, untranslated
+from mirrorlog.streams.faust_worker.kafka_options import faust_settings, unsupported_settings
 
 SERVERS = "one:9092, two:9093"
 
@@ -105,4 +105,4 @@ sasl.oauthbearer.config=x                                       -> sasl.oauthbea
 @pytest.mark.parametrize("case", UNKNOWN.strip().splitlines())
 def test_what_the_node_does_not_know(case: str, authority: Path) -> None:
     given, _, expected = case.partition("->")
-    assert untranslated(options(given, authority)) == expected.split()
+    assert unsupported_settings(options(given, authority)) == expected.split()

@@ -1,4 +1,4 @@
-"""One loop for each partition: batches in order, the backlog counted down to nothing whatever becomes of them."""
+"""One loop for each partition: batches in order, the fetch_budget counted down to nothing whatever becomes of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from deadlines import DEADLINE_S
 
-from mirrorlog.streams.faust_worker.partition_loops import Backlog, Fetched, Pace, PartitionLoops
+from mirrorlog.streams.faust_worker.partition_loops import (
+    FetchBudget,
+    FetchedBatch,
+    FlushLimits,
+    PartitionLoops,
+)
 from mirrorlog.streams.fold.batch import EventBatch
 
 
@@ -36,10 +41,12 @@ class Work:
 
 class World:
     def __init__(self, **pace: Any) -> None:
-        self.work, self.backlog, self.halted = Work(), Backlog(100), []
+        self.work, self.fetch_budget, self.aborted_by = Work(), FetchBudget(100), []
         self.acknowledged: list[int] = []
         pace = {"flush_s": 0.0, "commands": 10, "size_bytes": 1000} | pace
-        self.loops = PartitionLoops(self.work, self.backlog, Pace(**pace), self.halted.append)
+        self.loops = PartitionLoops(
+            self.work, self.fetch_budget, FlushLimits(**pace), self.aborted_by.append
+        )
 
     def put(self, partition: int, *positions: int, size_bytes: int = 10) -> None:
         async def recorded() -> None:
@@ -48,7 +55,7 @@ class World:
         batch = EventBatch(
             "t", partition, list(positions), [None] * len(positions), [b""] * len(positions)
         )
-        self.loops.put(Fetched(batch, size_bytes, recorded))
+        self.loops.put(FetchedBatch(batch, size_bytes, recorded))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -124,7 +131,7 @@ def test_a_loop_that_is_ended_when_a_batch_comes_ends(turns: int) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert world.work.recorded == []
-        assert world.backlog._held_bytes == 0
+        assert world.fetch_budget._held_bytes == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(test)
@@ -141,10 +148,10 @@ def test_the_backlog_is_counted_down_when_loops_end_in_the_middle() -> None:
         await asyncio.sleep(0)
         world.put(1, 1, size_bytes=5)
         world.put(1, 2, size_bytes=5)  # still in the queue
-        assert not world.backlog.room.is_set()
+        assert not world.fetch_budget.room.is_set()
         world.loops.stop()
-        await world.until(lambda: world.backlog._held_bytes == 0)
-        assert world.backlog.room.is_set()
+        await world.until(lambda: world.fetch_budget._held_bytes == 0)
+        assert world.fetch_budget.room.is_set()
         assert world.acknowledged == []
 
     run(test)
@@ -156,8 +163,8 @@ def test_an_error_ends_the_process_and_nothing_is_acknowledged() -> None:
         world.work.error = ValueError("x")
         world.loops.start([0])
         world.put(0, 5)
-        await world.until(lambda: bool(world.halted))
-        assert (world.halted, world.acknowledged) == ([world.work.error], [])
+        await world.until(lambda: bool(world.aborted_by))
+        assert (world.aborted_by, world.acknowledged) == ([world.work.error], [])
         world.loops.stop()
 
     run(test)

@@ -20,7 +20,7 @@ from mirrorlog.changed.points import Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.streams.web.listen import listen, member_name
+from mirrorlog.streams.web.listen import group_instance_id, listen
 from mirrorlog.streams.web.openapi import openapi
 
 BLOCK = 4096
@@ -193,7 +193,7 @@ def test_any_worker_answers_for_any_volume() -> None:
 
     async def test() -> None:
         has, hasnt = Worker(log), Worker(log, has=[], view=forbidden)
-        hasnt.serving.begin([1])
+        hasnt.ownership.begin([1])
         async with listening(has, hasnt):
             for path in (
                 "/v1/volumes/v/changed?limit=2",
@@ -262,13 +262,13 @@ def test_a_rebalance_ends_a_question_and_the_table_is_let_go() -> None:
         class Moving(MemoryView):
             def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
                 opened.append(self)
-                worker.serving.end()
+                worker.ownership.end()
                 return super().scan(prefix)
 
         worker = Worker(log, view=Moving)
         async with listening(worker):
             assert "is being moved" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
-            worker.serving.begin([0])
+            worker.ownership.begin([0])
         assert opened[0]._rows is None
 
     run(test)
@@ -309,7 +309,7 @@ def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_clien
             waiting = [
                 asyncio.create_task(worker.client.get("/v1/volumes/v/changed")) for _ in range(2)
             ]
-            await until(lambda: len(worker.places._taken) == 2)
+            await until(lambda: len(worker.query_threads._taken) == 2)
             assert (
                 "2 questions are being answered"
                 in (await worker.json("/v1/volumes/v/changed", 503))["what"]
@@ -317,7 +317,7 @@ def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_clien
             assert (await worker.json("/healthz"))["partitions"] == [0]
             for task in waiting:
                 task.cancel()
-            await until(lambda: not worker.places._taken)
+            await until(lambda: not worker.query_threads._taken)
             assert (await worker.json("/v1/volumes/v/changed?until=@8"))["next"] is None
 
     run(test)
@@ -466,7 +466,7 @@ def test_a_taken_address_is_said_and_a_free_port_is_remembered(tmp_path: Path) -
     other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered one is taken
     assert other is not None
     assert other.url != first.url
-    assert member_name("n", other) != member_name("n", first)
+    assert group_instance_id("n", other) != group_instance_id("n", first)
     first.socket.close()
     other.socket.close()
     again = listen("127.0.0.1:0", "", remembered=hint)

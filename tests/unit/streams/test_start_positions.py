@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mirrorlog.errors import OutOfRetention
-from mirrorlog.streams.faust_worker.worker import Start, plan_starts
+from mirrorlog.streams.faust_worker.worker import PartitionBounds, plan_first_commits
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 
@@ -27,12 +27,14 @@ STARTS = """
 def test_starts(case: str) -> None:
     given, expected = (part.strip() for part in case.split("|"))
     first, end, committed = given.split()
-    start = Start(int(first), int(end), None if committed == "-" else int(committed))
+    start = PartitionBounds(int(first), int(end), None if committed == "-" else int(committed))
     if expected == "nothing" or expected.isdigit():
-        assert plan_starts("t", {0: start}) == ({} if expected == "nothing" else {0: int(expected)})
+        assert plan_first_commits("t", {0: start}) == (
+            {} if expected == "nothing" else {0: int(expected)}
+        )
         return
     with pytest.raises(OutOfRetention, match=expected):
-        plan_starts("t", {0: start})
+        plan_first_commits("t", {0: start})
 
 
 def test_the_gate_opens_in_order_and_never_closes() -> None:

@@ -13,14 +13,14 @@ from mirrorlog.changed.points import Point, parse_point
 from mirrorlog.errors import BadUse
 from mirrorlog.units import parse_duration_s, parse_size
 
-PAGE_AT_MOST: Final = 10_000
+MAX_PAGE_ENTRIES: Final = 10_000
 """Entries on a page."""
 _CHANGED: Final = ("since", "until", "format", "offset", "limit", "wait")
 _VOLUMES: Final = ("after", "limit")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ChangedQuery:
     """What is asked of one volume. limit: entries of a page; 0 where the whole listing is to be streamed."""
 
     since: Point
@@ -31,18 +31,20 @@ class Question:
     wait_s: float
 
 
-def read_question(query: MultiMapping[str], now_us: int, wait_at_most_s: float) -> Question:
+def parse_changed_query(
+    query: MultiMapping[str], now_us: int, wait_at_most_s: float
+) -> ChangedQuery:
     """The parameters of `changed`; BadUse that names the one that is wrong."""
     given = _once(query, _CHANGED)
     name = given.get("format", "json")
     check_format(name, FORMATS)
-    limit = _number(given, "limit", PAGE_AT_MOST if name in JSON_FORMATS else 0)
+    limit = _number(given, "limit", MAX_PAGE_ENTRIES if name in JSON_FORMATS else 0)
     if limit and name not in JSON_FORMATS:
         raise BadUse(
             f"format '{name}' doesn't come in pages",
             next=f"Leave limit out; {', '.join(JSON_FORMATS)} do.",
         )
-    return Question(
+    return ChangedQuery(
         since=parse_point(given.get("since", "origin"), now_us),
         until=parse_point(given.get("until", "now"), now_us),
         format=name,
@@ -54,12 +56,12 @@ def read_question(query: MultiMapping[str], now_us: int, wait_at_most_s: float) 
     )
 
 
-def read_volumes_page(query: MultiMapping[str]) -> tuple[str, int]:
+def parse_volumes_query(query: MultiMapping[str]) -> tuple[str, int]:
     """(the name after which the page begins, how many volumes at most)."""
     given = _once(query, _VOLUMES)
-    limit = _number(given, "limit", PAGE_AT_MOST)
+    limit = _number(given, "limit", MAX_PAGE_ENTRIES)
     if not limit:
-        raise BadUse("limit can't be 0", next=f"Write 1 to {PAGE_AT_MOST}.")
+        raise BadUse("limit can't be 0", next=f"Write 1 to {MAX_PAGE_ENTRIES}.")
     return given.get("after", ""), limit
 
 
@@ -76,9 +78,9 @@ def _once(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
 
 def _number(given: dict[str, str], name: str, default: int) -> int:
     text = given.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= PAGE_AT_MOST):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_PAGE_ENTRIES):
         raise BadUse(
             f"{name} can't be '{text[:40]}'",
-            next=f"Write 1 to {PAGE_AT_MOST}, or 0 for all at once.",
+            next=f"Write 1 to {MAX_PAGE_ENTRIES}, or 0 for all at once.",
         )
     return int(text)
