@@ -17,8 +17,8 @@ from cluster import Cluster
 from pinned import ProgramFailed
 
 from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.processes.child_processes import Part, PartMessage
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment
 
@@ -100,10 +100,10 @@ def mirrorlog(
         )
         publisher.flush(START_S)
         publisher.close()
-    messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
     command = ["host", "serve", name, "--through", through, "--socket", str(folder / "m.sock")]
     environment = {**inherited_environment(), **settings.as_environment()}
-    part = Part("host", command, environment, folder / f"{name}.log", messages)
+    part = ChildProcess("host", command, environment, folder / f"{name}.log", messages)
     part.start()
     try:
         while (message := messages.get(timeout=START_S)).message_type != "ready":
@@ -165,7 +165,7 @@ def _served(
     """orders: sent to its standard input, each answered there with a line (QEMU Machine Protocol)."""
     socket.unlink(missing_ok=True)
     with subprocess.Popen(
-        leashed(command),
+        dies_with_parent(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 _SAMPLE_S: Final = 0.02
 _STOP_S: Final = 20.0
@@ -62,7 +62,7 @@ class Pinned:
         self._samples: list[tuple[float, float]] = []
         with log_file.open("ab") as log:
             self._process = psutil.Popen(
-                leashed(["taskset", "--cpu-list", str(core), *command]),
+                dies_with_parent(["taskset", "--cpu-list", str(core), *command]),
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync.cycle import Begin, Follow, Prove, Rest, Restore, View, next_step
 from mirrorlog.consumers.resync.restoration import Copied, restore_all, restore_changed
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -361,7 +361,7 @@ def _needed_after(secondary: Secondary) -> int:
     """Records above this position are still needed: for the next cycle, or for the proof of the last ones."""
     kept = secondary.kept
     if kept is None or kept.applied_position is None:
-        return NOTHING
+        return BEFORE_FIRST
     return (
         kept.applied_position
         if kept.suspect_after is None

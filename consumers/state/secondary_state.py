@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import check_volume_name
 
 RUNGS: Final = ("changed", "allocated", "full")
 """The rungs of a resync, from the cheapest to the one that trusts nothing."""
-BEFORE_THE_LOG: Final = -1
-"""The position before the first command of a partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecondaryState:
-    """One secondary, as its site knows it. Positions are those of the volume's partition, from BEFORE_THE_LOG on.
+    """One secondary, as its site knows it. Positions are those of the volume's partition, from BEFORE_FIRST on.
 
     generation:          the volume's history (canonical UUID) that all positions here belong to.
     applied_position:    the secondary holds every change up to it, durably; None: never in sync.
@@ -55,7 +54,7 @@ class SecondaryState:
             "consistent_position",
             "changed_through",
         ):
-            _check_number(name, getattr(self, name), BEFORE_THE_LOG)
+            _check_number(name, getattr(self, name), BEFORE_FIRST)
         _check_number("updated_at_us", self.updated_at_us, 0)
         if self.rung not in (None, *RUNGS):
             raise ValueError(f"'{self.rung}' is no rung")

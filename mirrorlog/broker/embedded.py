@@ -21,7 +21,7 @@ from mirrorlog.broker import ports
 from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, few_words
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent as wrap_command
 
 ASK_WITHIN_S: Final = 0.25
 KILLED_WITHIN_S: Final = 10.0
@@ -40,19 +40,24 @@ def new_cluster_id() -> str:
 class EmbeddedBroker:
     """One Kafka broker, started, stopped and killed at will; it keeps its port and its data in `state_dir`.
 
-    With the leash (Linux) the broker is killed when this process ends in whatever way, and when the **thread** that
-    called `start` ends: start it from the main thread. Without, it runs on in a session of its own.
+    With dies_with_parent (on Linux) the broker is killed when this process ends in any way, and also when the **thread**
+    that called `start` ends: start it from the main thread. Without, it runs on in a session of its own.
     """
 
     def __init__(
-        self, state_dir: Path, runtime: Runtime, *, port: int | None = None, leash: bool = True
+        self,
+        state_dir: Path,
+        runtime: Runtime,
+        *,
+        port: int | None = None,
+        dies_with_parent: bool = True,
     ) -> None:
         if port is not None and not 0 < port < 65536:
             raise BadUse(f"{port} is no port", next="A port is a number from 1 to 65535.")
         self.folder = BrokerFolder(state_dir)
         self._runtime = runtime
         self._port = port
-        self._leash = leash
+        self._dies_with_parent = dies_with_parent
         self._record: BrokerRecord | None = None
         self._process: psutil.Popen | None = None
 
@@ -204,7 +209,7 @@ class EmbeddedBroker:
         )
         runtime = replace(self._runtime, jvm_options=(*self._runtime.jvm_options, *settings))
         command = runtime.command(main_class, *arguments)
-        return leashed(command) if self._leash else command
+        return wrap_command(command) if self._dies_with_parent else command
 
     def _spawn(self, record: BrokerRecord, lock: int) -> None:
         with self.folder.output_file.open("wb") as output:

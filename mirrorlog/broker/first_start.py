@@ -33,9 +33,9 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
-    """All that a broker needs to run, fast: `resolve_runtime`, and a rehearsal where none was held.
+    """All that a broker needs to run, fast: `resolve_runtime`, and a first start where there was none.
 
-    Errors: those of `resolve_runtime`. Without a rehearsal that worked brokers start all the same, only slower.
+    Errors: those of `resolve_runtime`. Where the first start fails, brokers start all the same, only slower.
     """
     runtime = resolve_runtime(cache_dir, on_progress=on_progress)
     startup_cache = startup_cache_path(cache_dir)
@@ -44,7 +44,7 @@ def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
     with waiting_lock(cache_dir / "lock"):
         if not startup_cache.is_file():
             try:
-                _rehearse(runtime, startup_cache)
+                _start_once(runtime, startup_cache)
             except (MirrorlogError, OSError) as error:
                 _log.warning(
                     "no startup cache for the embedded Kafka, its starts take longer: %s", error
@@ -52,8 +52,8 @@ def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
     return resolve_runtime(cache_dir)
 
 
-def _rehearse(runtime: Runtime, startup_cache: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=startup_cache.parent, prefix="rehearsal-") as stage:
+def _start_once(runtime: Runtime, startup_cache: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=startup_cache.parent, prefix="first-start-") as stage:
         draft = Path(stage) / "startup.aot"
         broker = EmbeddedBroker(
             Path(stage), replace(runtime, jvm_options=(*JVM_OPTIONS, f"-XX:AOTCacheOutput={draft}"))

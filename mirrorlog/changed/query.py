@@ -32,7 +32,7 @@ from mirrorlog.changed.points import (
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import IMPORTED, CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
-from mirrorlog.domain.extraction import extract, named
+from mirrorlog.domain.extraction import command_extents, extract
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
@@ -384,7 +384,7 @@ class _Query:
 
     def _taken(self, command: TrackingCommand, position: int) -> ExtentColumns:
         volume = self._volume.as_of(position)
-        return extract(named(command, volume, position).extents, volume).extents
+        return extract(command_extents(command, volume, position).extents, volume).extents
 
     def _messages(self, topic: str, partition: int, after: int, through: int) -> Iterator[Message]:
         if through <= after:

@@ -73,7 +73,7 @@ def _objection(
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class CommandExtents:
     """What a tracking command names: its own extents and those of its raw commands, not yet clipped.
 
     remark: which raw commands made the whole volume dirty, and why. malformed: which no device can have executed.
@@ -84,13 +84,13 @@ class Named:
     malformed: str = ""
 
 
-def named(command: TrackingCommand, volume: Volume, position: int) -> Named:
+def command_extents(command: TrackingCommand, volume: Volume, position: int) -> CommandExtents:
     """All extents of a command at `position`. A raw command that isn't understood names the whole volume, and a RESIZE what
     it made part of the volume, whatever its sender said: never silently nothing."""
     if grown := grown_by(volume, command, position):
-        return Named(ExtentColumns.of([*command.extents, *grown]))
+        return CommandExtents(ExtentColumns.of([*command.extents, *grown]))
     if not command.raw:
-        return Named(command.extents)
+        return CommandExtents(command.extents)
     found = [
         interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes)
         for r in command.raw
@@ -98,7 +98,7 @@ def named(command: TrackingCommand, volume: Volume, position: int) -> Named:
     extents = ExtentColumns.of(
         [*command.extents, *(extent for each in found for extent in each.extents)]
     )
-    return Named(
+    return CommandExtents(
         extents, *(_said(found, verdict) for verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))
     )
 
@@ -114,7 +114,7 @@ def _said(found: list[Interpreted], verdict: Verdict) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Forks:
+class CommandForks:
     """What a command says of the secondaries to which its host sends the writes itself.
 
     missed: by site, for each extent whether the secondary has missed it; a site that isn't there has missed them all.
@@ -134,26 +134,28 @@ class Forks:
         return ExtentColumns(extents.offsets[missed], extents.lengths[missed], kinds)
 
 
-def forks_of(command: TrackingCommand, *, is_whole: bool) -> Forks:
+def forks_of(command: TrackingCommand, *, is_whole: bool) -> CommandForks:
     """What a command says of forks. is_whole: nothing of it was refused or clipped.
 
     Where it isn't, or the extents aren't writes as the host made them, everything is missed. So is what is OPEN when
     nobody will name it again: the command belongs to no session, or ends it.
     """
     if len(command.forks) > MOST_FORKS:
-        return Forks(malformed=f"{len(command.forks)} forks, and at most {MOST_FORKS} are known")
+        return CommandForks(
+            malformed=f"{len(command.forks)} forks, and at most {MOST_FORKS} are known"
+        )
     count, missed, open_sites = len(command.extents), {}, []
     believed = is_whole and not command.raw and command.kind in _WITH_OUTCOMES
     named_again = command.sequence >= 0 and command.kind is not CommandKind.SESSION_CLOSE
     for fork in command.forks:
         if not VOLUME_NAME.fullmatch(fork.site):
-            return Forks(malformed=f"a fork of '{fork.site[:60]}', which can't be a site")
+            return CommandForks(malformed=f"a fork of '{fork.site[:60]}', which can't be a site")
         if fork.site in missed or len(fork.outcomes) not in (0, count):
-            return Forks(
+            return CommandForks(
                 malformed=f"{len(fork.outcomes)} outcomes of site {fork.site} for {count} extents"
             )
         outcomes = np.frombuffer(fork.outcomes or bytes([ForkOutcome.HAS]) * count, U8)
         is_open = (outcomes == ForkOutcome.OPEN) & (believed and named_again)
         missed[fork.site] = ~((outcomes == ForkOutcome.HAS) & believed | is_open)
         open_sites += [fork.site] if is_open.any() else []
-    return Forks(missed, tuple(sorted(open_sites)))
+    return CommandForks(missed, tuple(sorted(open_sites)))

@@ -1,8 +1,8 @@
-"""Positions: offsets of a partition of the commands topic, which order a volume's writes."""
+"""Positions in the log: offsets of the commands topic's partition that holds a volume's commands."""
 
 from __future__ import annotations
 
 from typing import Final
 
-NOTHING: Final = -1
-"""The position before the first one."""
+BEFORE_FIRST: Final = -1
+"""The position before the first one of a partition, and the number before a session's first command."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadUse
 
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -62,7 +63,7 @@ class Volume:
     state: VolumeState = VolumeState.ACTIVE
     keep_s: Mapping[str, int] = field(default_factory=dict)
     shared: bool = False
-    described_position: int = -1
+    described_position: int = BEFORE_FIRST
     earlier_sizes: tuple[EarlierSize, ...] = ()
 
     @property

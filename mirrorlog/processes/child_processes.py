@@ -1,4 +1,4 @@
-"""The parts of a run as processes: started on a leash, listened to, stopped in order, none left behind."""
+"""Processes of a run: they die with this process, report JSON lines, and are stopped in order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirrorlog.errors import PartFailed
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 _STOP_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class PartMessage:
+class ChildMessage:
     """One JSON line that a part printed."""
 
     part: str
@@ -28,7 +28,7 @@ class PartMessage:
     fields: Mapping[str, Any]
 
 
-class Part:
+class ChildProcess:
     """One `mirrorlog …` process: its JSON lines arrive in a queue, what it writes to stderr goes to a file."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Part:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         log_file: Path,
-        messages: queue.SimpleQueue[PartMessage],
+        messages: queue.SimpleQueue[ChildMessage],
     ) -> None:
         self.name, self.log_file = name, log_file
         self._arguments, self._environment, self._messages = (
@@ -50,8 +50,8 @@ class Part:
         self._last_error: Mapping[str, Any] = {}
 
     def start(self) -> None:
-        """Starts it, or starts it again. Call it from a thread that lives as long as the part should (leash.py)."""
-        command = leashed([sys.executable, "-m", "mirrorlog", "--json", *self._arguments])
+        """Starts it, or starts it again. Call it from a thread that lives as long as the part should (dies_with_parent.py)."""
+        command = dies_with_parent([sys.executable, "-m", "mirrorlog", "--json", *self._arguments])
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -119,7 +119,7 @@ class Part:
             for line in process.stdout:
                 try:
                     fields = json.loads(line)
-                    message = PartMessage(self.name, str(fields.pop("message_type", "")), fields)
+                    message = ChildMessage(self.name, str(fields.pop("message_type", "")), fields)
                 except (ValueError, AttributeError):
                     continue
                 if message.message_type == "error":
@@ -134,7 +134,7 @@ class Part:
         return " | ".join(line.strip() for line in lines[-5:]) or "none"
 
 
-def stop_all(parts: Sequence[Part]) -> None:
+def stop_all(parts: Sequence[ChildProcess]) -> None:
     """SIGTERM to all at once, then waits for each; at the deadline SIGKILL."""
     for part in parts:
         part.signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.tracking_log.coverage import VolumeLog
@@ -172,7 +172,7 @@ class LogReader:
             if isinstance(each, SessionBeat):
                 beats = self.beats[partition]
                 beats[each.session] = max(
-                    each.acknowledged_position, beats.get(each.session, NOTHING)
+                    each.acknowledged_position, beats.get(each.session, BEFORE_FIRST)
                 )
                 continue
             touched.add(split_log_name(each.volume)[0])

@@ -10,7 +10,7 @@ from typing import Final
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import Clock
@@ -80,7 +80,7 @@ def open_before(
         known = _read(partition, [volumes[name] for name in mine], *clients)
         for name, position in mine.items():
             for session in known.heads[name].sessions:
-                if session.is_open and NOTHING < session.opened_position < position:
+                if session.is_open and BEFORE_FIRST < session.opened_position < position:
                     opened_at_us = (
                         _time_of(partition, session.opened_position, *clients)
                         if len(found) < DATED
@@ -102,7 +102,7 @@ class _Known:
     """Of one partition. beats: when a session's last heartbeat was made."""
 
     heads: dict[str, VolumeHead]
-    watermark: int = NOTHING
+    watermark: int = BEFORE_FIRST
     beats: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def take_row(self, name: str | None, message: Message) -> None:
@@ -136,7 +136,8 @@ class _Known:
 def _reach(head: VolumeHead) -> int:
     """The last position that the head knows of: it only grows from one head of a volume to the next."""
     return max(
-        (max(each.last_position, each.closed_position) for each in head.sessions), default=NOTHING
+        (max(each.last_position, each.closed_position) for each in head.sessions),
+        default=BEFORE_FIRST,
     )
 
 
@@ -144,7 +145,7 @@ def _read(
     partition: int, volumes: list[Volume], ports: SessionPorts, topics: Topics, clock: Clock
 ) -> _Known:
     known = _Known(
-        {each.volume: VolumeHead(each.volume, each.generation, NOTHING) for each in volumes}
+        {each.volume: VolumeHead(each.volume, each.generation, BEFORE_FIRST) for each in volumes}
     )
     names = {head_key(each.volume): each.volume for each in volumes}
     ends = {
@@ -157,7 +158,7 @@ def _read(
         known.take_row(names.get(message.key or b""), message)
     after = (
         min(each.origin_position for each in volumes)
-        if known.watermark == NOTHING
+        if known.watermark == BEFORE_FIRST
         else known.watermark
     )
     keys = {each.volume.encode() for each in volumes} | {b""}

@@ -16,7 +16,7 @@ from mirrorlog.topics import TopicSpec
 
 
 @dataclass(slots=True)
-class _Partition:
+class MemoryPartition:
     messages: list[Message] = field(default_factory=list)
     first: int = 0
     end: int = 0
@@ -26,7 +26,7 @@ class MemoryBroker:
     """Topics as lists; hand out publishers, readers and admins."""
 
     def __init__(self) -> None:
-        self._partitions: dict[tuple[str, int], _Partition] = {}
+        self._partitions: dict[tuple[str, int], MemoryPartition] = {}
         self._counts: dict[str, int] = {}
         self.refused_topics: set[str] = set()
 
@@ -44,7 +44,7 @@ class MemoryBroker:
             if spec.name not in self._counts:
                 self._counts[spec.name] = 1 if spec.one_partition else partitions
                 for number in range(self._counts[spec.name]):
-                    self._partitions[spec.name, number] = _Partition()
+                    self._partitions[spec.name, number] = MemoryPartition()
 
     def partitions(self, topic: str) -> int:
         """How many partitions."""
@@ -78,7 +78,7 @@ class MemoryBroker:
             if m.position >= end or (latest[m.key] is m and m.value is not None)
         ]
 
-    def partition(self, topic: str, partition: int) -> _Partition:
+    def partition(self, topic: str, partition: int) -> MemoryPartition:
         """One partition; KafkaFailed where there is none."""
         if (topic, partition) not in self._partitions:
             raise KafkaFailed(

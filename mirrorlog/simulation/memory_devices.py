@@ -220,13 +220,13 @@ class _Change:
 
 
 @dataclass(slots=True)
-class _Pages:
+class _SparseBytes:
     """Sparse bytes: a page that is absent reads as zeros."""
 
     pages: dict[int, bytearray] = field(default_factory=dict)
 
-    def copy(self) -> _Pages:
-        return _Pages({page: bytearray(content) for page, content in self.pages.items()})
+    def copy(self) -> _SparseBytes:
+        return _SparseBytes({page: bytearray(content) for page, content in self.pages.items()})
 
     def present(self, offset: int, length: int) -> list[int]:
         """The pages that the range touches and that are there."""
@@ -281,8 +281,8 @@ class _Disk:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self.durable = _Pages()
-        self.now = _Pages()
+        self.durable = _SparseBytes()
+        self.now = _SparseBytes()
         self.unflushed: list[_Change] = []
         self.hook: Hook | None = None
         self.history = _History()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mirrorlog.domain.bitmaps import BitMap64, union
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import RecordKey
 from mirrorlog.tracking_log.records import LogRecord
@@ -113,7 +113,7 @@ class VolumeLog:
         head tells it.
         """
         if chain_end is None:
-            chain_end = NOTHING if self.head is None else self.head.through
+            chain_end = BEFORE_FIRST if self.head is None else self.head.through
         reach = after
         for key in sorted(self._between(after, through), key=lambda key: (key.after, key.through)):
             if len(self._groups[key]) < key.parts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,18 @@ class SessionHead:
 
     session: str
     host: str
-    opened_position: int = NOTHING
-    last_position: int = NOTHING
-    closed_position: int = NOTHING
-    acknowledged_position: int = NOTHING
-    last_sequence: int = NOTHING
+    opened_position: int = BEFORE_FIRST
+    last_position: int = BEFORE_FIRST
+    closed_position: int = BEFORE_FIRST
+    acknowledged_position: int = BEFORE_FIRST
+    last_sequence: int = BEFORE_FIRST
     last_at_us: int = 0
     open_forks: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
         """Whether the host may still hold writes that the log doesn't name."""
-        late = NOTHING < self.acknowledged_position < self.closed_position
+        late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
         return self.closed_position < self.last_position and not late
 
     def merged(self, other: SessionHead) -> SessionHead:
@@ -44,8 +44,12 @@ class SessionHead:
             self.session,
             self.host,
             min(
-                (each for each in (self.opened_position, other.opened_position) if each > NOTHING),
-                default=NOTHING,
+                (
+                    each
+                    for each in (self.opened_position, other.opened_position)
+                    if each > BEFORE_FIRST
+                ),
+                default=BEFORE_FIRST,
             ),
             max(self.last_position, other.last_position),
             max(self.closed_position, other.closed_position),
@@ -87,7 +91,7 @@ class VolumeHead:
     generation: str
     through: int
     sessions: tuple[SessionHead, ...] = ()
-    described_position: int = NOTHING
+    described_position: int = BEFORE_FIRST
     forks: Mapping[str, ForkHead] = field(default_factory=dict)
 
     def merged(self, other: VolumeHead) -> VolumeHead:
@@ -114,7 +118,7 @@ class VolumeHead:
         acknowledged to it (invariant 8). `beats`: by session, the same for all of its volumes in the partition.
         """
         return all(
-            max(each.acknowledged_position, beats.get(each.session, NOTHING)) >= end_position
+            max(each.acknowledged_position, beats.get(each.session, BEFORE_FIRST)) >= end_position
             for each in self.sessions
             if each.is_open
         )
@@ -133,10 +137,10 @@ def session_head(
     return SessionHead(
         session=command.session,
         host=command.host,
-        opened_position=NOTHING if closes else position,
-        last_position=NOTHING if closes else position,
-        closed_position=position if closes else NOTHING,
-        acknowledged_position=NOTHING
+        opened_position=BEFORE_FIRST if closes else position,
+        last_position=BEFORE_FIRST if closes else position,
+        closed_position=position if closes else BEFORE_FIRST,
+        acknowledged_position=BEFORE_FIRST
         if command.acknowledged_position is None
         else command.acknowledged_position,
         last_sequence=command.sequence,
@@ -178,7 +182,7 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class PositionTime:
     """Where the log of `partition` was complete at a time: so that the age of records is known. No reader needs it."""
 
     partition: int

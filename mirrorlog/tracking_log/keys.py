@@ -6,11 +6,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorlog.tracking_log.heads import Moment, SessionBeat, VolumeHead, Watermark
+from mirrorlog.tracking_log.heads import PositionTime, SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.records import LogRecord
 
 _KEY_VERSION: Final = 1
-_RECORD, _HEAD, _BEAT, _WATERMARK, _MOMENT = b"r", b"h", b"s", b"w", b"m"
+_RECORD, _HEAD, _BEAT, _WATERMARK, _POSITION_TIME = b"r", b"h", b"s", b"w", b"m"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
 RECORD_PREFIX: Final = bytes([_KEY_VERSION]) + _RECORD
 """How the keys of all records begin, and of nothing else."""
@@ -87,23 +87,25 @@ def watermark_key(partition: int) -> bytes:
     return bytes([_KEY_VERSION]) + _WATERMARK + struct.pack(">I", partition)
 
 
-def moments_prefix(partition: int) -> bytes:
+def position_times_prefix(partition: int) -> bytes:
     """How the keys of a partition's moments begin."""
-    return bytes([_KEY_VERSION]) + _MOMENT + struct.pack(">I", partition)
+    return bytes([_KEY_VERSION]) + _POSITION_TIME + struct.pack(">I", partition)
 
 
-def moment_key(partition: int, at_us: int) -> bytes:
+def position_time_key(partition: int, at_us: int) -> bytes:
     """Key of a moment: version, 'm', partition (u32 BE), seconds since 1970 (u64 BE); its value is a Watermark."""
-    return moments_prefix(partition) + struct.pack(">Q", at_us // 1_000_000)
+    return position_times_prefix(partition) + struct.pack(">Q", at_us // 1_000_000)
 
 
-def key_kind(key: bytes) -> type[LogRecord | VolumeHead | SessionBeat | Watermark | Moment] | None:
+def key_kind(
+    key: bytes,
+) -> type[LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime] | None:
     """What a changelog key names; None for a version or a kind that this reader doesn't know: it isn't for him."""
-    kinds: dict[bytes, type[LogRecord | VolumeHead | SessionBeat | Watermark | Moment]] = {
+    kinds: dict[bytes, type[LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime]] = {
         _RECORD: LogRecord,
         _HEAD: VolumeHead,
         _BEAT: SessionBeat,
         _WATERMARK: Watermark,
-        _MOMENT: Moment,
+        _POSITION_TIME: PositionTime,
     }
     return kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None

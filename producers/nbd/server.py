@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import quote
 
 from mirrorlog.errors import BadUse, PartFailed
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 INSTALL: Final = (
     "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
@@ -94,7 +94,7 @@ def nbdkit_path() -> str:
 
 
 class Nbdkit:
-    """One nbdkit, in the foreground, leashed to the thread that starts it (leash.py)."""
+    """One nbdkit, in the foreground, which dies with the thread that starts it (processes/dies_with_parent.py)."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Nbdkit:
         ]
         # In a session of its own: Ctrl-C at a terminal is for the host, which stops it in order.
         self._process: Final = subprocess.Popen(
-            leashed(command),
+            dies_with_parent(command),
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=pass_fds,

@@ -41,7 +41,7 @@ from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.bitmaps import BitMap64
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
@@ -72,8 +72,8 @@ from mirrorlog.tracking_log.keys import (
     RECORD_PREFIX,
     RecordKey,
     first_key_after,
-    moment_key,
-    moments_prefix,
+    position_time_key,
+    position_times_prefix,
     read_record_key,
     record_key,
     split_log_name,
@@ -337,7 +337,7 @@ class LogCompactor:
 
     def _survey(self, partition: int, mine: _Partition) -> Job:
         """What is there: read once when the partition comes, keys alone."""
-        prefix = moments_prefix(partition)
+        prefix = position_times_prefix(partition)
         rows = {
             key: self._table.get(partition, key)
             for key in self._table.keys(partition, prefix, _behind(prefix))
@@ -380,16 +380,16 @@ class LogCompactor:
     def _note_moment(self, partition: int, mine: _Partition) -> Job:
         """That the log is complete through here, now."""
         now_us, through = self._clock.now_us(), self._table.complete_through(partition)
-        if through == NOTHING or (mine.moments and mine.moments[-1].through == through):
+        if through == BEFORE_FIRST or (mine.moments and mine.moments[-1].through == through):
             return
         if mine.moments and mine.moments[-1].at_us >= now_us:
             return  # the clock was set back: what was noted holds until it has caught up
         moment = Watermark(partition, through, now_us)
         mine.moments.append(moment)
-        yield moment_key(partition, now_us), encode(moment)
+        yield position_time_key(partition, now_us), encode(moment)
         for old in at.superfluous(mine.moments, now_us):
             mine.moments.remove(old)
-            yield moment_key(partition, old.at_us), None
+            yield position_time_key(partition, old.at_us), None
 
     def _roll_up(self, partition: int, mine: _Partition, tier: int, volumes: Sequence[str]) -> Job:
         """Records of `tier` for some volumes; the steps are those on top of this file."""
@@ -538,7 +538,7 @@ class LogCompactor:
         higher = (
             entry
             for tier in range(gone.tier + 1, self._top + 1)
-            for entry in self._entries(partition, volume, tier, NOTHING, gone.after + 1)
+            for entry in self._entries(partition, volume, tier, BEFORE_FIRST, gone.after + 1)
             if gone.is_inside(entry)
         )
         return next(higher, None)
@@ -555,7 +555,7 @@ class LogCompactor:
             ):
                 continue
             past = (
-                NOTHING
+                BEFORE_FIRST
                 if past_s is None
                 else at.position_at(mine.moments, now_us - (keep_s + past_s) * 1e6)
             )
@@ -585,7 +585,7 @@ class LogCompactor:
             found = limit(described, cut, past, said)
             dropped, left = [], []
             for tier in range(self._top + 1):
-                begun = self._entries(partition, volume, tier, NOTHING, cut)
+                begun = self._entries(partition, volume, tier, BEFORE_FIRST, cut)
                 dropped += [entry for entry in begun if entry.through <= found.through]
                 left += [entry.through for entry in begun if entry.through > found.through]
                 following = self._table.keys(
@@ -600,7 +600,7 @@ class LogCompactor:
             if any(through <= cut for through in left):
                 for report in found.held_by:
                     self._warn(report, _HELD, report.applied_position, found.through, cut)
-            reached = max((entry.through for entry in dropped), default=NOTHING)
+            reached = max((entry.through for entry in dropped), default=BEFORE_FIRST)
             for report in said:
                 if needs_after(described, report) < reached:
                     self._warn(report, _LEFT_BEHIND, report.applied_position, reached)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import Watermark
 
 EVERY_S: Final = 60
@@ -36,7 +36,7 @@ def sound(moments: Sequence[Watermark], complete_through: int) -> list[Watermark
 def position_at(moments: Sequence[Watermark], at_us: float) -> int:
     """Records through this position, or below, are at least as old as `at_us`; `moments` in the order of time."""
     number = bisect_right(moments, at_us, key=lambda moment: moment.at_us)
-    return moments[number - 1].through if number else NOTHING
+    return moments[number - 1].through if number else BEFORE_FIRST
 
 
 def superfluous(moments: Sequence[Watermark], now_us: int) -> list[Watermark]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.records import TIERS
@@ -47,7 +47,7 @@ class Limit:
 
 
 def limit(volume: Volume | None, due: int, overdue: int, reports: Sequence[SiteProgress]) -> Limit:
-    """due: records through it are old enough; overdue: old enough to go past sites too (NOTHING: none ever is).
+    """due: records through it are old enough; overdue: old enough to go past sites too (BEFORE_FIRST: none ever is).
 
     What lies at or below the volume's origin no reader may ask for, and no site needs.
     """
@@ -65,7 +65,7 @@ def limit(volume: Volume | None, due: int, overdue: int, reports: Sequence[SiteP
 def needs_after(volume: Volume | None, report: SiteProgress) -> int:
     """Where the site stands; one that has applied nothing of this generation may still want all of it."""
     if volume is None:
-        return NOTHING if report.applied_position is None else report.applied_position
+        return BEFORE_FIRST if report.applied_position is None else report.applied_position
     if report.applied_position is None or report.generation != volume.generation:
         return volume.origin_position
     return max(report.applied_position, volume.origin_position)

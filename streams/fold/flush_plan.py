@@ -21,7 +21,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import Extent, ExtentColumns
 from mirrorlog.domain.extraction import MOST_FORKS
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.bulk_fold import Smooth, heads_after
@@ -80,7 +80,7 @@ def plan_flush(
     heads: Mapping[str, VolumeHead],
     now_us: int,
     record_max_bytes: int,
-    complete_through: int = NOTHING,
+    complete_through: int = BEFORE_FIRST,
 ) -> FlushPlan:
     """Folds the events of one partition: `answers`, those looked at one at a time, in order, and the `smooth` volumes.
 
@@ -189,7 +189,7 @@ def _beats(answers: Sequence[CommandResponse]) -> dict[str, SessionBeat | None]:
         if command is None or not speaks_for_all(command):
             continue
         acknowledged = (
-            NOTHING if command.acknowledged_position is None else command.acknowledged_position
+            BEFORE_FIRST if command.acknowledged_position is None else command.acknowledged_position
         )
         beat = SessionBeat(
             command.session, command.host, answer.message.position, acknowledged, command.last_at_us

@@ -20,7 +20,7 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import ExtentColumns
-from mirrorlog.domain.extraction import Forks, extract, forks_of, named
+from mirrorlog.domain.extraction import CommandForks, command_extents, extract, forks_of
 from mirrorlog.domain.volume_states import DESCRIBING, transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
@@ -46,7 +46,7 @@ class CommandResponse:
     refusal: Refusal | None
     volume: Volume | None = None
     extents: ExtentColumns = field(default=_NO_EXTENTS)
-    forks: Forks = field(default_factory=Forks)
+    forks: CommandForks = field(default_factory=CommandForks)
     remark: str = ""
     forward_to: int | None = None
     by_description: bool = False
@@ -125,7 +125,7 @@ def check_command(
         return CommandResponse(message, command, None, remark=remark, forward_to=volume.partition)
     change = transition(volume, command, message.position)
     volume = change.volume.as_of(message.position)
-    said = named(command, volume, message.position)
+    said = command_extents(command, volume, message.position)
     found = extract(said.extents, volume)
     taken = found.extents
     if command.kind not in (CommandKind.WRITES, CommandKind.RAW):

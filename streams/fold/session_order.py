@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mirrorlog.domain.commands import StatusCode, TrackingCommand
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead
 
 
@@ -36,8 +36,8 @@ def session_order(
 ) -> SessionOrder:
     """The standing of a command at `position`, `sessions` being those of its volume before it."""
     mine = sessions.get(command.session)
-    known_through = max(mine.last_position, mine.closed_position) if mine else NOTHING
-    last_sequence = mine.last_sequence if mine else NOTHING
+    known_through = max(mine.last_position, mine.closed_position) if mine else BEFORE_FIRST
+    last_sequence = mine.last_sequence if mine else BEFORE_FIRST
     if command.sequence < 0 or position <= known_through:
         return SessionOrder(StatusCode.ACCEPTED)
     if reason := _stale(sessions, mine, command):
@@ -62,7 +62,7 @@ def _stale(
 ) -> str:
     if mine is None:
         return ""
-    knew = NOTHING if command.acknowledged_position is None else command.acknowledged_position
+    knew = BEFORE_FIRST if command.acknowledged_position is None else command.acknowledged_position
     if mine.closed_position > knew:
         return f"its session was closed at position {mine.closed_position}"
     later = [

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.table.local_store import LocalStore, Row
@@ -39,7 +39,7 @@ class LogTable:
     def complete_through(self, partition: int) -> int:
         """Up to which position the partition's log is complete."""
         value = self._store.get(partition, watermark_key(partition))
-        return NOTHING if value is None else decode(value, Watermark).through
+        return BEFORE_FIRST if value is None else decode(value, Watermark).through
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """A row's value."""

@@ -10,7 +10,7 @@ from typing import Final
 from mirrorlog.changed.logs import LogView, incomplete
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
@@ -44,7 +44,7 @@ class TableLogs:
             view = self._open_view(volume.partition)
             try:
                 mark = view.get(watermark_key(volume.partition))
-                complete_through = NOTHING if mark is None else decode(mark, Watermark).through
+                complete_through = BEFORE_FIRST if mark is None else decode(mark, Watermark).through
                 if max(complete_through, volume.origin_position) >= needed:
                     return _TableLogView(view, volume, complete_through, self._go_on)
             except BaseException:

@@ -28,7 +28,7 @@ from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare
 from mirrorlog.broker.runtime import Runtime, recorded_class_path, resolve_runtime
 from mirrorlog.errors import KafkaFailed, PartFailed
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -223,12 +223,12 @@ def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(
     assert run("status").returncode == 1
 
 
-def test_the_leash_refuses_an_orphan_and_hands_on_default_signals() -> None:
+def test_dies_with_parent_refuses_an_orphan_and_restores_default_signals() -> None:
     command = ["grep", "SigIgn", "/proc/self/status"]
-    ran = subprocess.run(leashed(command), capture_output=True, text=True, check=True)
+    ran = subprocess.run(dies_with_parent(command), capture_output=True, text=True, check=True)
     assert int(ran.stdout.split()[1], 16) & 1 << (signal.SIGPIPE - 1) == 0
-    # Its parent isn't process 1: as if the parent had died before the leash was on.
-    orphan = [part if part != str(os.getpid()) else "1" for part in leashed(command)]
+    # Its parent isn't process 1: as if the parent had died before the child asked for the signal.
+    orphan = [part if part != str(os.getpid()) else "1" for part in dies_with_parent(command)]
     ran = subprocess.run(orphan, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")
 

@@ -24,7 +24,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice, Data
-from mirrorlog.processes.child_processes import Part, PartMessage
+from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.producers import open_volume
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ThreadWorkers
@@ -221,7 +221,7 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
         check=False,
     )
     assert (refused.returncode, b"native filter" in refused.stderr) == (2, True)
-    host = Part(
+    host = ChildProcess(
         "host",
         [*arguments, "--fork-mode", "sync"],
         environment,
@@ -232,7 +232,7 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
     host.start()
     uri = ""
 
-    def is_in(message: PartMessage) -> bool:
+    def is_in(message: ChildMessage) -> bool:
         nonlocal uri
         if message.message_type == "ready" and message.part == "host":
             uri = str(message.fields["uri"])

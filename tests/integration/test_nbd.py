@@ -25,7 +25,7 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.processes.child_processes import Part
+from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
 
@@ -95,7 +95,7 @@ class Served:
         """Its URI, once clients can connect."""
         arguments = ["host", "serve", self.name, "--socket", str(self.socket), *self.options]
         environment = {**inherited_environment(), **self.run.settings.as_environment()}
-        self.part = Part(
+        self.part = ChildProcess(
             "host", arguments, environment, self.run.folder / f"{self.name}.log", self.run.messages
         )
         self.run.parts["host"] = self.part

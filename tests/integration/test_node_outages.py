@@ -35,7 +35,7 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.site_progress import Rung, SiteProgress
 from mirrorlog.errors import KafkaFailed, PartFailed
 from mirrorlog.processes.child_processes import stop_all
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.producers.traces import demo_trace_path
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import record_key, watermark_key
@@ -72,7 +72,7 @@ def doomed_node(run: Run, *arguments: str) -> Iterator[None]:
     """The node, which is killed by itself before the block's end."""
     script = Path(__file__).parents[1] / "doomed_node.py"
     environment = {**os.environ, **run.settings.as_environment()}
-    command = leashed([sys.executable, str(script), *arguments])
+    command = dies_with_parent([sys.executable, str(script), *arguments])
     with (run.folder / "doomed.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:

@@ -15,7 +15,7 @@ from running import Outcome, host_result, host_writes
 
 from mirrorlog.cli.commands.log import read_changelog
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.producers.traces import RequestKind, count_dirty_blocks, demo_trace_path, open_trace
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -77,7 +77,7 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     world.start_site("early")
     host_writes(world, 500)
     volume = Outcome(world).volumes["demo"]
-    wait_for_records(world, volume.partition, NOTHING, bool)
+    wait_for_records(world, volume.partition, BEFORE_FIRST, bool)
     node.kill()
     node.start()
     last = host_result(world)["last_positions"]

@@ -31,7 +31,7 @@ from mirrorlog.broker import ports
 from mirrorlog.broker.embedded import end_process
 from mirrorlog.broker.first_start import prepare
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.processes.dies_with_parent import leashed
+from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -141,7 +141,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     started = Secured(f"127.0.0.1:{login}", f"127.0.0.1:{certificate}", folder)
     with (folder / "output.log").open("wb") as output:
         process = psutil.Popen(
-            leashed(runtime.command("kafka.Kafka", "server.properties")),
+            dies_with_parent(runtime.command("kafka.Kafka", "server.properties")),
             cwd=folder,
             stdout=output,
             stderr=output,

@@ -37,7 +37,7 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import union
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns
-from mirrorlog.domain.positions import NOTHING
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
@@ -554,7 +554,7 @@ class Node:
     """plan_flush, a table that survives or is recovered from the changelog, and roll-ups."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.committed, self.done = world, 0, NOTHING
+        self.world, self.committed, self.done = world, 0, BEFORE_FIRST
         self.changelog: list[tuple[bytes, object]] = []
         self.table: dict[bytes, object] = {}
 
@@ -568,7 +568,7 @@ class Node:
     @property
     def complete_through(self) -> int:
         mark = self.table.get(watermark_key(0))
-        return mark.through if isinstance(mark, Watermark) else NOTHING
+        return mark.through if isinstance(mark, Watermark) else BEFORE_FIRST
 
     def flush(self, cut_off: bool = False) -> None:
         start, end = self.done + 1, len(self.world.commands)
@@ -647,8 +647,8 @@ class Site:
     def __init__(self, world: World, name: str, disk: Disk) -> None:
         self.world, self.name, self.disk = world, name, disk
         self.kept: SecondaryState | None = None
-        self.reported = NOTHING
-        self.told: tuple[int, bool, SiteState] = NOTHING, True, SiteState.WAITING
+        self.reported = BEFORE_FIRST
+        self.told: tuple[int, bool, SiteState] = BEFORE_FIRST, True, SiteState.WAITING
         self.copied = 0
         self.is_torn = False  # it lost power, and claims nothing before its site has heard of it
         self.start()
@@ -759,7 +759,9 @@ class Site:
 
     def report(self) -> None:
         if self.mark is not None and self.kept is not None and self.resting is not None:
-            applied = NOTHING if self.kept.applied_position is None else self.kept.applied_position
+            applied = (
+                BEFORE_FIRST if self.kept.applied_position is None else self.kept.applied_position
+            )
             if self.resting is not SiteState.SYNCING and self.kept.suspect_after is None:
                 applied = max(applied, self.mark)
             self.reported, self.told = (

@@ -42,7 +42,7 @@ def start(context: typer.Context, port: Port = None, as_json: AsJson = False) ->
     status = broker_status(folder)
     if status.state is BrokerState.STOPPED:
         runtime = prepare(settings.cache_dir, on_progress=say_progress)
-        EmbeddedBroker(folder, runtime, port=port, leash=False).start()
+        EmbeddedBroker(folder, runtime, port=port, dies_with_parent=False).start()
         status = broker_status(folder)
     elif port is not None and status.bootstrap_servers != f"{LOOPBACK}:{port}":
         raise BadUse(
@@ -78,7 +78,7 @@ def say_progress(jars: int, of: int) -> None:
     if jars == 1:
         typer.echo(f"Fetching Apache Kafka, {of} files; this happens once.", err=True)
     if jars == of:
-        typer.echo("All there. One rehearsal makes later starts faster.", err=True)
+        typer.echo("All downloaded. A first start now makes later starts faster.", err=True)
 
 
 def _print(context: typer.Context, status: BrokerStatus, as_json: bool) -> None:

@@ -28,7 +28,7 @@ from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.domain.volumes import Volume, check_geometry
 from mirrorlog.errors import BadUse, DifferenceFound, MirrorlogError, PartFailed
-from mirrorlog.processes.child_processes import PartMessage
+from mirrorlog.processes.child_processes import ChildMessage
 from mirrorlog.producers.traces import (
     Trace,
     count_dirty_blocks,
@@ -213,7 +213,7 @@ def replay(run: Run, plan: DemoPlan, view: DemoView) -> dict[str, Any]:
     """The host's stage: its result."""
     with view.stage("host writes", plan.writes) as bar:
 
-        def heard(message: PartMessage) -> None:
+        def heard(message: ChildMessage) -> None:
             if message.part == "host" and message.message_type == "progress":
                 bar.reach(message.fields["writes"])
 

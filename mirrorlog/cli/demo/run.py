@@ -13,7 +13,7 @@ from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare
 from mirrorlog.cli.commands.topics import make_topics
 from mirrorlog.errors import PartFailed
-from mirrorlog.processes.child_processes import Part, PartMessage, stop_all
+from mirrorlog.processes.child_processes import ChildMessage, ChildProcess, stop_all
 from mirrorlog.settings import Settings, inherited_environment
 
 _READY_S: Final = 90.0
@@ -27,8 +27,8 @@ class Run:
 
     def __init__(self, folder: Path, settings: Settings, *, own_broker: bool) -> None:
         self.folder = folder
-        self.parts: dict[str, Part] = {}
-        self.messages: queue.SimpleQueue[PartMessage] = queue.SimpleQueue()
+        self.parts: dict[str, ChildProcess] = {}
+        self.messages: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
         self.broker: EmbeddedBroker | None = None
         self._own_broker = own_broker
         self._settings = settings.model_copy(update={"state_dir": folder})
@@ -67,11 +67,11 @@ class Run:
             )
         make_topics(self._settings, self._settings.partitions)
 
-    def start_node(self, name: str = "node") -> Part:
+    def start_node(self, name: str = "node") -> ChildProcess:
         """Starts the node, or one more worker of it under a name of its own."""
         return self._start(name, ["node"], node_name=name)
 
-    def start_host(self, trace: Path, trace_format: str, *more: str) -> Part:
+    def start_host(self, trace: Path, trace_format: str, *more: str) -> ChildProcess:
         """Starts a host that replays `trace`."""
         volumes = str(self.folder / "primary")
         return self._start(
@@ -79,15 +79,17 @@ class Run:
             ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes, *more],
         )
 
-    def start_site(self, name: str) -> Part:
+    def start_site(self, name: str) -> ChildProcess:
         """Starts a site."""
         return self._start(name, ["site", "run", name, "--dir", str(self.folder / name)])
 
-    def _start(self, name: str, arguments: list[str], **more: str) -> Part:
+    def _start(self, name: str, arguments: list[str], **more: str) -> ChildProcess:
         settings = self._settings.model_copy(update=more)
         environment = {**inherited_environment(), **settings.as_environment()}
         log_file = self.folder / f"{name}.log"
-        part = self.parts.get(name) or Part(name, arguments, environment, log_file, self.messages)
+        part = self.parts.get(name) or ChildProcess(
+            name, arguments, environment, log_file, self.messages
+        )
         self.parts[name] = part
         part.start()
         return part
@@ -103,7 +105,7 @@ class Run:
                 next="See its log.",
             )
 
-    def read_messages(self, timeout_s: float = 0.1) -> Iterator[PartMessage]:
+    def read_messages(self, timeout_s: float = 0.1) -> Iterator[ChildMessage]:
         """What the parts said; waits up to `timeout_s` for the first."""
         try:
             yield self.messages.get(timeout=timeout_s)
@@ -114,9 +116,9 @@ class Run:
 
     def wait_for(
         self,
-        wanted: Callable[[PartMessage], bool],
+        wanted: Callable[[ChildMessage], bool],
         deadline_s: float = _READY_S,
-        heard: Callable[[PartMessage], None] = lambda _: None,
+        heard: Callable[[ChildMessage], None] = lambda _: None,
     ) -> dict[str, Any]:
         """The fields of the first message that is `wanted`; PartFailed where a part dies or the deadline passes."""
         until = time.monotonic() + deadline_s
@@ -134,7 +136,7 @@ class Run:
         """Returns when each of the parts has said that it is ready."""
         waiting = set(parts)
 
-        def all_ready(message: PartMessage) -> bool:
+        def all_ready(message: ChildMessage) -> bool:
             if message.message_type == "ready":
                 waiting.discard(message.part)
             return not waiting

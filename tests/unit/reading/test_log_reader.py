@@ -15,7 +15,7 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import Watermark
-from mirrorlog.tracking_log.keys import moment_key, record_key, watermark_key
+from mirrorlog.tracking_log.keys import position_time_key, record_key, watermark_key
 
 TOPIC = Topics().changelog
 
@@ -124,7 +124,9 @@ def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_lo
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World()
-    world.broker.append(TOPIC, 0, moment_key(0, 5_000_000), encode(Watermark(0, 1, 5_000_000)))
+    world.broker.append(
+        TOPIC, 0, position_time_key(0, 5_000_000), encode(Watermark(0, 1, 5_000_000))
+    )
     for key in (b"\x01?new", b"\x01?other", b"\x07r"):
         world.broker.append(TOPIC, 0, key, b"what a newer node writes")
     world.put("-1..4")

@@ -9,8 +9,14 @@ from notation import GENERATION, record
 
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
-from mirrorlog.tracking_log.heads import Moment, SessionHead, VolumeHead, Watermark
-from mirrorlog.tracking_log.keys import head_key, key_kind, moment_key, record_key, watermark_key
+from mirrorlog.tracking_log.heads import PositionTime, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import (
+    head_key,
+    key_kind,
+    position_time_key,
+    record_key,
+    watermark_key,
+)
 from mirrorlog.tracking_log.records import LogRecord
 
 # records | after..through asked | hole, or none
@@ -144,7 +150,7 @@ def test_keys_sort_by_volume_tier_and_position_and_tell_their_kind() -> None:
     assert key_kind(keys[0]) is LogRecord
     assert key_kind(head_key("v")) is VolumeHead
     assert key_kind(watermark_key(3)) is Watermark
-    assert key_kind(moment_key(3, 5_000_000)) is Moment
+    assert key_kind(position_time_key(3, 5_000_000)) is PositionTime
     assert key_kind(b"\x02r") is key_kind(b"\x01?") is None
 
 

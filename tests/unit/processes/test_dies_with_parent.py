@@ -1,4 +1,4 @@
-"""The leash's command line, without processes."""
+"""The command line of mirrorlog.processes.dies_with_parent, without processes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from mirrorlog.processes import dies_with_parent as leash
+from mirrorlog.processes.dies_with_parent import dies_with_parent, main
 
 
-def test_the_leash_wraps_a_command_for_this_process() -> None:
-    wrapped = leash.leashed(["java", "-x", "--signal"], signal_name="TERM")
+def test_a_command_is_wrapped_for_this_process() -> None:
+    wrapped = dies_with_parent(["java", "-x", "--signal"], signal_name="TERM")
     assert wrapped[0] == sys.executable
     assert wrapped[-6:] == ["--signal", "TERM", str(os.getpid()), "java", "-x", "--signal"]
-    assert leash.leashed(["x"])[-4:] == ["--signal", "KILL", str(os.getpid()), "x"]
+    assert dies_with_parent(["x"])[-4:] == ["--signal", "KILL", str(os.getpid()), "x"]
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,6 @@ def test_the_leash_wraps_a_command_for_this_process() -> None:
 )
 def test_bad_use_is_exit_2_and_runs_nothing(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        leash.main(line.split())
+        main(line.split())
     assert ended.value.code == 2
     assert "usage" in capsys.readouterr().err
