@@ -15,10 +15,11 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
+from mirrorlog.streams.web.handlers import HttpParts
 from mirrorlog.streams.web.listen import listen
 from mirrorlog.streams.web.partition_ownership import PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
-from mirrorlog.streams.web.server import HttpParts, build_http_app
+from mirrorlog.streams.web.server import build_http_app
 from mirrorlog.topics import Topics
 
 

@@ -14,11 +14,12 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.web.client_pool import ClientPool, kafka_query_clients
+from mirrorlog.streams.web.handlers import HttpParts
 from mirrorlog.streams.web.listen import HttpEndpoint
 from mirrorlog.streams.web.partition_ownership import PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
 from mirrorlog.streams.web.rocks_view import RocksTableView
-from mirrorlog.streams.web.server import HttpParts, build_http_app
+from mirrorlog.streams.web.server import build_http_app
 
 _BROKER_PATIENCE_S: Final = 5.0
 """How long a question waits for a broker that is away: the client asks again."""

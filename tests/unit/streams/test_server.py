@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,6 @@ from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
 from mirrorlog.changed.points import Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse
-from mirrorlog.streams.web.listen import group_instance_id, listen
 from mirrorlog.streams.web.openapi import openapi
 
 BLOCK = 4096
@@ -330,7 +327,7 @@ def test_a_listing_that_breaks_off_is_no_whole_one(monkeypatch: pytest.MonkeyPat
         yield "0 4096\n" * 20_000
         raise ValueError("planted")
 
-    monkeypatch.setattr("mirrorlog.streams.web.server.render", broken)
+    monkeypatch.setattr("mirrorlog.streams.web.handlers.render", broken)
 
     async def test() -> None:
         has, hasnt = Worker(log), Worker(log, has=[])
@@ -412,69 +409,3 @@ def test_the_description_is_of_what_is_answered() -> None:
                 assert (answer.status, answer.headers["Allow"]) == (405, "GET")
 
     run(test)
-
-
-# address | token | what it comes to
-LISTEN = """
-off            |   | nothing
-127.0.0.1:0    |   | http://127.0.0.1:
-localhost:0    |   | http://127.0.0.1:
-[::1]:0        |   | http://[::1]:
-0.0.0.0:0      |   | no token is set
-[::]:0         |   | no token is set
-0.0.0.0:0      | t | http://
-127.0.0.1      |   | is no address
-127.0.0.1:-1   |   | is no address
-127.0.0.1:99999|   | is no address
-:80            |   | is no address
-nowhere.invalid:0 | | can't listen
-192.0.2.1:0    | t | can't listen
-"""
-
-
-@pytest.mark.parametrize("case", LISTEN.strip("\n").splitlines())
-def test_where_it_listens(case: str) -> None:
-    address, token, expected = (part.strip() for part in case.split("|"))
-    if address.startswith("[::1]") and not _has_ipv6():
-        pytest.skip("this machine has no IPv6 loopback")
-    try:
-        found = listen(address, token)
-    except BadUse as error:
-        assert expected in error.what
-        return
-    if found is None:
-        assert expected == "nothing"
-        return
-    found.socket.close()
-    assert found.url.startswith(expected)
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-def test_a_taken_address_is_said_and_a_free_port_is_remembered(tmp_path: Path) -> None:
-    hint = tmp_path / "http-port"
-    first = listen("127.0.0.1:0", "", remembered=hint)
-    assert first is not None
-    with pytest.raises(BadUse, match=r"can't listen at .* in use"):
-        listen(first.url.removeprefix("http://"), "")
-    other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered one is taken
-    assert other is not None
-    assert other.url != first.url
-    assert group_instance_id("n", other) != group_instance_id("n", first)
-    first.socket.close()
-    other.socket.close()
-    again = listen("127.0.0.1:0", "", remembered=hint)
-    assert again is not None
-    assert again.url == other.url
-    again.socket.close()
-    hint.write_text("no port")
-    fresh = listen("127.0.0.1:0", "", "http://node-1:80/", remembered=hint)
-    assert fresh is not None
-    assert fresh.url == "http://node-1:80"
-    fresh.socket.close()
