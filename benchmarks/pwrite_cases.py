@@ -22,7 +22,8 @@ from typing import Final, Protocol
 
 from cluster import Cluster
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder

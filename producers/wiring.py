@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Final
 
-from mirrorlog.adapters.file_device import FileDevice, open_device, open_primary
+from mirrorlog.adapters.addresses import open_device, open_primary
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock

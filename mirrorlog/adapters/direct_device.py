@@ -57,8 +57,8 @@ class DirectDevice(FileDevice):
     def pread(self, *, offset: int, length: int) -> bytes:
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         parts = []
-        for start, piece in _pieces(offset, length, BUFFER_BYTES):
-            first, last = self._outwards(start, piece)
+        for start, piece in _pieces(offset=offset, length=length, most_bytes=BUFFER_BYTES):
+            first, last = self._outwards(offset=start, length=piece)
             view = self._buffers.mine[: last - first]
             self._read_into(view, first)
             parts.append(bytes(view[start - first : start - first + piece]))
@@ -66,10 +66,10 @@ class DirectDevice(FileDevice):
 
     def pwrite(self, offset: int, data: Data) -> None:
         rest = memoryview(data).cast("B")
-        self._check_write(offset, len(rest))
-        for start, piece in _pieces(offset, len(rest), BUFFER_BYTES):
-            first, last = self._outwards(start, piece)
-            with self._ranges.held(first, last):
+        self._check_write(offset=offset, length=len(rest))
+        for start, piece in _pieces(offset=offset, length=len(rest), most_bytes=BUFFER_BYTES):
+            first, last = self._outwards(offset=start, length=piece)
+            with self._ranges.held(first=first, last=last):
                 view = self._buffers.mine[: last - first]
                 for block in sorted({first, last - self._alignment}):
                     if block < start or block + self._alignment > start + piece:
@@ -83,7 +83,7 @@ class DirectDevice(FileDevice):
 
     def zero(self, *, offset: int, length: int) -> None:
         """Whole blocks by the file system, where it can; the edges, and what it can't, with a write."""
-        self._check_write(offset, length)
+        self._check_write(offset=offset, length=length)
         first, last = (
             -(-offset // self._alignment) * self._alignment,
             (offset + length) // self._alignment * self._alignment,
@@ -92,10 +92,10 @@ class DirectDevice(FileDevice):
             self.pwrite(offset, bytes(length))
             return
         self.pwrite(offset, bytes(first - offset))
-        with self._ranges.held(first, last):
-            is_done = self._punch(first, last - first)
+        with self._ranges.held(first=first, last=last):
+            is_done = self._punch(offset=first, length=last - first)
         if not is_done:
-            for start, piece in _pieces(first, last - first, BUFFER_BYTES):
+            for start, piece in _pieces(offset=first, length=last - first, most_bytes=BUFFER_BYTES):
                 self.pwrite(start, bytes(piece))
         self.pwrite(last, bytes(offset + length - last))
 
@@ -109,7 +109,7 @@ class DirectDevice(FileDevice):
             )
         super().resize(size_bytes)
 
-    def _outwards(self, offset: int, length: int) -> tuple[int, int]:
+    def _outwards(self, *, offset: int, length: int) -> tuple[int, int]:
         alignment = self._alignment
         return offset // alignment * alignment, -(-(offset + length) // alignment) * alignment
 
@@ -159,11 +159,11 @@ class DirectDevice(FileDevice):
         )
 
 
-def _pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of parts, cut at multiples of `most`."""
+def _pieces(*, offset: int, length: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of parts, cut at multiples of `most_bytes`."""
     end = offset + length
     while offset < end:
-        piece_end = min(offset - offset % most + most, end)
+        piece_end = min(offset - offset % most_bytes + most_bytes, end)
         yield offset, piece_end - offset
         offset = piece_end
 
@@ -183,7 +183,7 @@ class _Ranges:
         self._freed: Final = Condition()
 
     @contextmanager
-    def held(self, first: int, last: int) -> Iterator[None]:
+    def held(self, *, first: int, last: int) -> Iterator[None]:
         """[first, last) is this thread's while the context lasts."""
         me = object()
         with self._freed:

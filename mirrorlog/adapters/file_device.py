@@ -1,38 +1,25 @@
-"""Devices that are files or block devices of this machine, and the opener of addresses."""
+"""Devices that are files or block devices of this machine."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
-import re
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.ports.devices import BlockDevice, Data, check_range
+from mirrorlog.ports.devices import Data, check_range
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 ZEROS_AT_ONCE_BYTES: Final = 1 << 20
-SCHEMES: Final = ("file",)
-
-HELD_BYTE: Final = 300
-QEMU_USED: Final = 100  # RAW_LOCK_PERM_BASE
-QEMU_UNSHARED: Final = 200  # RAW_LOCK_SHARED_BASE
-QEMU_WRITE: Final = 1  # the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE
-QEMU_RESIZE: Final = 3
-_FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
 
 _ADVICE: Final = {
     errno.ENOSPC: "Free space where it lies, then repeat.",
@@ -45,92 +32,6 @@ _ADVICE: Final = {
     errno.EROFS: "Mount its file system for writing.",
     errno.EBADF: "Open the device again.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class FileAddress:
-    """What an address names. direct: past the page cache (O_DIRECT)."""
-
-    path: Path
-    direct: bool = False
-
-    @property
-    def uri(self) -> str:
-        """It as a URI, from whatever folder it is read."""
-        return self.path.absolute().as_uri() + ("?direct=1" if self.direct else "")
-
-
-def open_device(address: str, *, writable: bool) -> BlockDevice:
-    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path. BadUse for any other scheme."""
-    return _opened(file_address(address), writable=writable)
-
-
-def open_primary(address: str, *, exclusive: bool, direct: bool = False) -> FileDevice:
-    """What open_device() opens, for writing. exclusive: nobody else on this machine writes to it, see hold_image().
-
-    BadUse where somebody does.
-    """
-    found = file_address(address)
-    device = _opened(replace(found, direct=direct or found.direct), writable=True)
-    try:
-        if exclusive:
-            hold_image(device.fileno(), device.address)
-    except BaseException:
-        device.close()
-        raise
-    return device
-
-
-def _opened(address: FileAddress, *, writable: bool) -> FileDevice:
-    if address.direct:
-        from mirrorlog.adapters.direct_device import DirectDevice  # which stands on this module
-
-        return DirectDevice(address.path, writable=writable)
-    return FileDevice(address.path, writable=writable)
-
-
-def path_of(address: str) -> Path:
-    """The path that a file address or a plain path names; BadUse where it names none."""
-    return file_address(address).path
-
-
-def file_address(address: str) -> FileAddress:
-    """What a file address or a plain path names; BadUse where it names nothing."""
-    if not address or "\0" in address:
-        raise BadUse(
-            f"{address!r} isn't the address of a device",
-            next="Write file:///absolute/path or a plain path.",
-        )
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/", address):
-        return FileAddress(Path(address))
-    address, query, option = address.partition("?")
-    scheme = address.partition(":")[0].lower()
-    if scheme not in SCHEMES:
-        raise BadUse(
-            f"no device is opened by the scheme '{scheme}'",
-            where=address,
-            next=f"Known schemes: {', '.join(SCHEMES)}; or give a plain path.",
-        )
-    parts = urlsplit(address)
-    path = os.fsdecode(unquote_to_bytes(parts.path))
-    if (
-        parts.netloc not in ("", "localhost")
-        or "#" in address + option
-        or len(path) < 2
-        or "\0" in path
-    ):
-        raise BadUse(
-            "this file address names no path of this machine",
-            where=address,
-            next="Write file:///absolute/path, with %3F for ? and %23 for #.",
-        )
-    if query and option != "direct=1":
-        raise BadUse(
-            f"a file address has no option '{option}'",
-            where=address,
-            next="Write file:///absolute/path?direct=1 to go past the page cache; %3F for a ? in a path.",
-        )
-    return FileAddress(Path(path), direct=bool(query))
 
 
 class FileDevice:
@@ -240,7 +141,7 @@ class FileDevice:
             except OSError as error:
                 raise self._failure("writing", offset, error) from error
         rest = memoryview(data).cast("B")
-        self._check_write(offset, len(rest))
+        self._check_write(offset=offset, length=len(rest))
         while rest:
             try:
                 written = os.pwrite(self._fd, rest, offset)
@@ -252,8 +153,8 @@ class FileDevice:
             rest = rest[written:]
 
     def zero(self, *, offset: int, length: int) -> None:
-        self._check_write(offset, length)
-        if length and not self._punch(offset, length):
+        self._check_write(offset=offset, length=length)
+        if length and not self._punch(offset=offset, length=length):
             zeros = memoryview(bytes(min(length, ZEROS_AT_ONCE_BYTES)))
             for start in range(offset, offset + length, len(zeros)):
                 self.pwrite(start, zeros[: offset + length - start])
@@ -289,7 +190,7 @@ class FileDevice:
                 where=self.address,
                 next="Create a new volume of that size.",
             )
-        self._check_write(0, 0)
+        self._check_write(offset=0, length=0)
         try:
             found_bytes = self._seek(
                 0, os.SEEK_END
@@ -326,7 +227,7 @@ class FileDevice:
     ) -> None:
         self.close()
 
-    def _check_write(self, offset: int, length: int) -> None:
+    def _check_write(self, *, offset: int, length: int) -> None:
         if not self._writable:
             raise DeviceFailed(
                 "the device was opened for reading only",
@@ -335,10 +236,10 @@ class FileDevice:
             )
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
 
-    def _punch(self, offset: int, length: int) -> bool:
+    def _punch(self, *, offset: int, length: int) -> bool:
         """Whether the range is a hole now; False where that can't be had."""
         try:
-            return _punch_hole(self._fd, offset, length)
+            return _punch_hole(self._fd, offset=offset, length=length)
         except OSError as error:
             raise self._failure("punching a hole", offset, error) from error
 
@@ -369,47 +270,6 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
     )
 
 
-def hold_image(fd: int, address: str) -> None:
-    """Keeps other writers on this machine off a file or block device until the descriptor is closed wherever it is inherited.
-
-    Advisory locks of the open file description (fcntl(2), F_OFD_SETLK): one byte that a mirrorlog host alone takes, which
-    decides between two of them; then the bytes by which QEMU keeps images apart (block/file-posix.c, raw_apply_lock_bytes):
-    at 100 + p a shared lock tells that permission p is used, at 200 + p that nobody else may use it. So QEMU doesn't write
-    to the primary beside a host, nor a host beside QEMU. Does nothing where the file system has no locks.
-    BadUse where somebody writes to it.
-    """
-    try:
-        _lock(fd, fcntl.F_WRLCK, HELD_BYTE)
-        for permission in (QEMU_WRITE, QEMU_RESIZE):
-            _lock(fd, fcntl.F_RDLCK, QEMU_USED + permission)
-            _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + permission)
-        is_free = all(
-            _is_unlocked(fd, base + permission)
-            for base in (QEMU_USED, QEMU_UNSHARED)
-            for permission in (QEMU_WRITE, QEMU_RESIZE)
-        )
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            return
-        is_free = False
-    if not is_free:
-        raise BadUse(
-            "another process on this machine writes to the primary: a mirrorlog host, or QEMU",
-            where=address,
-            next="Stop it (`fuser -v` shows who has it open). Two hosts at once need a volume that is `shared`.",
-        )
-
-
-def _lock(fd: int, kind: int, byte: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
-
-
-def _is_unlocked(fd: int, byte: int) -> bool:
-    """Whether nobody else has any lock on the byte."""
-    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    return int(_FLOCK.unpack(found)[0]) == fcntl.F_UNLCK
-
-
 @cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
     """fallocate(2), which os lacks; None where the C library lacks it too."""
@@ -421,7 +281,7 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
     return call
 
 
-def _punch_hole(fd: int, offset: int, length: int) -> bool:
+def _punch_hole(fd: int, *, offset: int, length: int) -> bool:
     """True once the range is a hole, False where that can't be had there, OSError where it failed."""
     fallocate = _fallocate()
     if fallocate is None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from deadlines import DEADLINE_S
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.demo.proof import dirty_blocks_of_log
 from mirrorlog.cli.demo.run import Run

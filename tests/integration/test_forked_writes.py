@@ -17,7 +17,8 @@ import pytest
 from deadlines import DEADLINE_S
 from running import Outcome, host_result
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.domain.volumes import Volume

@@ -14,7 +14,8 @@ from random import Random
 import pytest
 from deadlines import DEADLINE_S
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import decode

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.file_device import FileDevice, path_of
+from mirrorlog.adapters.addresses import path_of
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.commands.host_serve import serve
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter

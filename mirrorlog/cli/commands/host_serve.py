@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.adapters.file_device import file_address, path_of
+from mirrorlog.adapters.addresses import file_address, path_of
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.lookup import load_volumes

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.file_device import FileDevice, open_device, path_of
+from mirrorlog.adapters.addresses import open_device, path_of
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import hold_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.support.context import invocation

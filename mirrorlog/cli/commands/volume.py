@@ -11,13 +11,8 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.file_device import (
-    FileAddress,
-    FileDevice,
-    file_address,
-    open_device,
-    path_of,
-)
+from mirrorlog.adapters.addresses import FileAddress, file_address, open_device, path_of
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.commands.command import CommandContent, check_taken, send_command

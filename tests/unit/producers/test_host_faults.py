@@ -11,7 +11,8 @@ from random import Random
 
 import pytest
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume

@@ -17,7 +17,8 @@ from clocks import HandClock
 from forking import HandWorkers, Reports, report
 from notation import SHORT_KINDS
 
-from mirrorlog.adapters.file_device import FileDevice, open_device
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.site_progress import Rung, SiteState
