@@ -173,7 +173,7 @@ class Cluster:
         reader.assign(topic, positions or dict.fromkeys(ends))
         try:
             while any(reader.reached(topic, number) < end for number, end in ends.items()):
-                yield from reader.poll(0.5, 10_000)
+                yield from reader.poll(0.5, max_messages=10_000)
         finally:
             reader.close()
 
@@ -190,9 +190,9 @@ class NotingReader:
             reader.close,
         )
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """What the reader polls."""
-        messages = self._reader.poll(timeout_s, most)
+        messages = self._reader.poll(timeout_s, max_messages=max_messages)
         for message in messages:
             self._note(message)
         return messages

@@ -111,9 +111,9 @@ class _Reader(MemoryReader):
         super().__init__(broker)
         self._on_poll, self._at_once = on_poll, at_once
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         self._on_poll()
-        return super().poll(timeout_s, min(most, self._at_once))
+        return super().poll(timeout_s, max_messages=min(max_messages, self._at_once))
 
 
 def _is_record(message: Message) -> bool:

@@ -1,17 +1,24 @@
-"""Ports to Kafka: topics read by position, messages published with an acknowledgement, topics made and asked about."""
+"""Ports to Kafka: publish messages, read partitions by position, create and inspect topics.
+
+mirrorlog.adapters.kafka implements them on a cluster, mirrorlog.simulation.memory_broker in memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mirrorlog.topics import TopicSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a topic. `value` None is a tombstone."""
+    """One message of a topic.
+
+    value: None for a tombstone.
+    at_us: the message's timestamp, in microseconds since 1970; 0 where it has none.
+    """
 
     topic: str
     partition: int
@@ -21,12 +28,18 @@ class Message:
     at_us: int = 0
 
 
-Acknowledged = Callable[[int], None]
-"""Called with the message's position once every in-sync replica has it; from `poll` or `flush`, on the caller's thread."""
+Acknowledged: TypeAlias = Callable[[int], None]
+"""A callback that receives a message's position once every in-sync replica has the message.
+
+It runs inside `poll` or `flush`, on the thread that calls them.
+"""
 
 
 class Publisher(Protocol):
-    """Publishes with acks=all, idempotently and in order per partition; retries for as long as it takes."""
+    """Publishes with acks=all, with idempotence, and in order within a partition.
+
+    It retries until it succeeds: an outage delays messages and loses none.
+    """
 
     def publish(
         self,
@@ -36,51 +49,64 @@ class Publisher(Protocol):
         value: bytes,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
-        """Queues one message; blocks while the queue is full. KafkaFailed where the broker refuses for good."""
+        """Queue one message. Block while the queue is full.
+
+        Raise KafkaFailed if the broker refused this message or an earlier one for good.
+        """
 
     def poll(self, timeout_s: float) -> None:
-        """Runs the callbacks that are due, waiting up to `timeout_s` for one. KafkaFailed as for `publish`."""
+        """Run the callbacks that are due. Wait up to `timeout_s` for the first of them.
+
+        Raise KafkaFailed as `publish` does.
+        """
 
     def flush(self, deadline_s: float) -> None:
-        """Returns when everything queued is acknowledged; KafkaFailed when the deadline passes first."""
+        """Return when all queued messages are acknowledged.
+
+        Raise KafkaFailed after `deadline_s` seconds, or as `publish` does.
+        """
 
     def close(self) -> None:
-        """Lets go of the client; what isn't acknowledged may be lost."""
+        """Release the client. Messages that aren't acknowledged may be lost."""
 
 
 class TopicReader(Protocol):
-    """Reads whole partitions by position, without a consumer group: where to begin is always said, never guessed."""
+    """Reads whole partitions from given positions, without a consumer group."""
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
-        """Adds partitions of a topic, each from a position on (None: from the oldest kept)."""
+        """Add partitions of a topic.
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
-        """Up to `most` messages, in order per partition; empty when nothing came within `timeout_s`.
+        positions: by partition, the position of the first message; None: the oldest that is kept.
+        """
 
-        OutOfRetention where a position is no longer kept (invariant 7); KafkaFailed where the broker refuses.
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        """Return up to `max_messages` messages, in order within each partition.
+
+        Return an empty sequence if none arrives within `timeout_s`. Raise OutOfRetention if a
+        position is no longer kept (invariant 7), and KafkaFailed if the broker refuses.
         """
 
     def reached(self, topic: str, partition: int) -> int:
-        """Everything kept below this position was handed out by `poll`."""
+        """Return the position below which `poll` has returned every message that is kept."""
 
     def at_end(self, topic: str, partition: int) -> bool:
-        """Whether the partition's last fetch found nothing that `poll` hasn't handed out: there was no more then."""
+        """Return whether the partition's last fetch found no message beyond those of `poll`."""
 
     def close(self) -> None:
-        """Lets go of the client."""
+        """Release the client."""
 
 
 class TopicAdmin(Protocol):
-    """Topics made, and asked where they begin and end."""
+    """Creates topics, and says where their partitions begin and end."""
 
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
-        """Makes the topics that aren't there; those that are stay as they are."""
+        """Create the missing topics. Existing topics stay as they are."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions; KafkaFailed where there is no such topic."""
+        """Return the number of partitions. KafkaFailed if there is no such topic."""
 
     def end_position(self, topic: str, partition: int) -> int:
-        """The position that the next message will have."""
+        """Return the position that the next message will have."""
 
     def first_position(self, topic: str, partition: int) -> int:
-        """The oldest position that is kept."""
+        """Return the oldest position that is kept."""

@@ -153,7 +153,7 @@ class MemoryReader:
             oldest = self._broker.first_position(topic, partition)
             self._next[topic, partition] = oldest if position is None else position
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """What is there, in order per partition."""
         taken: list[Message] = []
         for (topic, number), position in self._next.items():
@@ -164,12 +164,12 @@ class MemoryReader:
                     where=f"{topic}/{number} at {position}",
                 )
             new = [message for message in partition.messages if message.position >= position][
-                : most - len(taken)
+                : max_messages - len(taken)
             ]
             taken.extend(new)
             if new:
                 self._next[topic, number] = new[-1].position + 1
-            elif len(taken) < most:
+            elif len(taken) < max_messages:
                 self._next[topic, number] = partition.end
         return taken
 

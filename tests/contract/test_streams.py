@@ -155,7 +155,7 @@ def test_the_reader_tells_whether_there_was_more(cluster: Cluster) -> None:
         found: list[Message] = []
         until = time.monotonic() + DEADLINE_S
         while len(found) < 3:
-            found += reader.poll(0.2, 1)
+            found += reader.poll(0.2, max_messages=1)
             assert len(found) == 3 or not found or not reader.at_end(cluster.topic, 0)
             assert time.monotonic() < until
         while not reader.at_end(cluster.topic, 0):

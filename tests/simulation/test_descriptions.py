@@ -69,8 +69,8 @@ NAMES = list(SCRIPT)
 class SlowReader(MemoryReader):
     """What is there comes to those who wait for it."""
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
-        return super().poll(timeout_s, most) if timeout_s else ()
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        return super().poll(timeout_s, max_messages=max_messages) if timeout_s else ()
 
 
 class NoCompaction:

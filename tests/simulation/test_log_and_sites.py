@@ -259,8 +259,8 @@ class SlowReader(MemoryReader):
         self.random = random
         self.at_once: tuple[int, ...] = (3, 20, 1000)
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
-        return super().poll(timeout_s, self.random.choice(self.at_once))
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        return super().poll(timeout_s, max_messages=self.random.choice(self.at_once))
 
 
 class SiteModel:

@@ -108,6 +108,6 @@ def make_topics(settings: Settings, partitions: int) -> list[str]:
     admin.wait_ready(30)
     copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
     specs = settings.topics.specs(single_copy=copies == 1)
-    admin.create(specs, partitions, copies)
+    admin.create(specs, partitions, copies=copies)
     admin.close()
     return [spec.name for spec in specs]

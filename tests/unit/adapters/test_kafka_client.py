@@ -1,4 +1,4 @@
-"""What is asked of a cluster is asked again while it is away, and so that its answer may change."""
+"""KafkaClient.request repeats what a cluster may still answer, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from mirrorlog.adapters.kafka import _Client
+from mirrorlog.adapters.kafka.client import KafkaClient
 from mirrorlog.errors import KafkaFailed
 
 
-class Stubborn:
-    """A librdkafka client that met a broker before it led the partition: it asks no more until it is made to."""
+class StaleMetadata:
+    """A librdkafka client whose metadata lacks the partition until list_topics() is called."""
 
     def __init__(self, _settings: Any, logger: Any) -> None:
         self.refreshed = False
@@ -29,18 +29,18 @@ class Stubborn:
         return 7
 
 
-class Away:
-    """A librdkafka client whose first question isn't answered."""
+class FailsOnce:
+    """A librdkafka client whose first request fails with `code`."""
 
     def __init__(self, settings: Any, logger: Any) -> None:
-        self.asked, self.code = 0, settings["code"]
+        self.requests, self.code = 0, settings["code"]
 
     def poll(self, _timeout: float) -> None:
         return None
 
     def end(self, _within_s: float) -> int:
-        self.asked += 1
-        if self.asked == 1:
+        self.requests += 1
+        if self.requests == 1:
             raise KafkaException(KafkaError(self.code))
         return 7
 
@@ -48,33 +48,33 @@ class Away:
 @pytest.mark.parametrize(
     "code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT]
 )
-def test_what_a_broker_that_is_away_did_not_answer_is_asked_again(code: int) -> None:
-    client = _Client(Away, {"code": code})
-    assert client.ask(client.raw.end, 5.0, "asking", "here") == 7
+def test_a_request_is_repeated_while_the_broker_is_unavailable(code: int) -> None:
+    client = KafkaClient(FailsOnce, {"code": code})
+    assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
 
 
-def test_a_client_that_believes_in_no_partition_is_made_to_look_again() -> None:
-    client = _Client(Stubborn, {})
-    assert client.ask(client.raw.end, 5.0, "asking", "here") == 7
+def test_an_unknown_partition_refreshes_the_metadata() -> None:
+    client = KafkaClient(StaleMetadata, {})
+    assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
 
 
 class Refusing:
-    """A librdkafka client whose cluster refuses the login; each question times out."""
+    """A librdkafka client whose cluster refuses the login; each request times out."""
 
     def __init__(self, settings: Any, logger: Any) -> None:
-        self.asked, self._hear = 0, settings["error_cb"]
+        self.requests, self._on_error = 0, settings["error_cb"]
 
     def poll(self, _timeout: float) -> None:
-        self._hear(KafkaError(KafkaError._AUTHENTICATION))
+        self._on_error(KafkaError(KafkaError._AUTHENTICATION))
 
     def end(self, _within_s: float) -> int:
-        self.asked += 1
+        self.requests += 1
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
-def test_a_cluster_that_refuses_the_login_is_not_asked_again() -> None:
-    client = _Client(Refusing, {})
+def test_a_refused_login_is_not_repeated() -> None:
+    client = KafkaClient(Refusing, {})
     with pytest.raises(KafkaFailed) as refused:
-        client.ask(client.raw.end, 3600.0, "asking", "here")
-    assert client.raw.asked == 1
+        client.request(client.raw.end, patience_s=3600.0, doing="asking", where="here")
+    assert client.raw.requests == 1
     assert "Check security.protocol" in refused.value.next

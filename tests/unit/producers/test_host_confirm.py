@@ -79,9 +79,9 @@ class Reader(MemoryReader):
         super().__init__(broker)
         self._work = work
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         self._work()
-        return super().poll(timeout_s, most)
+        return super().poll(timeout_s, max_messages=max_messages)
 
 
 @dataclass

@@ -27,9 +27,9 @@ class BusyReader(MemoryReader):
         super().__init__(broker)
         self.before = before
 
-    def poll(self, timeout_s: float, most: int = 1000) -> Sequence[Message]:
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         self.before()
-        return super().poll(timeout_s, 1)
+        return super().poll(timeout_s, max_messages=1)
 
 
 class World:

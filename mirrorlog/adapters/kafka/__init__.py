@@ -1,0 +1,17 @@
+"""Kafka through confluent-kafka: the ports of mirrorlog.ports.streams on a real cluster.
+
+Every librdkafka setting that the user passes is handed on. Settings on which an invariant depends
+are set last and can't be overruled.
+
+- client.py: a librdkafka client that repeats a request until the cluster answers or refuses it
+- publisher.py: KafkaPublisher
+- reader.py: KafkaReader
+- admin.py: KafkaAdmin
+"""
+
+from mirrorlog.adapters.kafka.admin import KafkaAdmin
+from mirrorlog.adapters.kafka.client import ClientSettings
+from mirrorlog.adapters.kafka.publisher import KafkaPublisher
+from mirrorlog.adapters.kafka.reader import KafkaReader
+
+__all__ = ["ClientSettings", "KafkaAdmin", "KafkaPublisher", "KafkaReader"]

@@ -1,0 +1,206 @@
+"""Creates, deletes and inspects topics of a Kafka cluster: mirrorlog.ports.streams.TopicAdmin and more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from mirrorlog.adapters.kafka.client import (
+    CHECK_BROKER,
+    REQUEST_S,
+    ClientSettings,
+    KafkaClient,
+)
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.topics import TopicSpec
+
+
+class KafkaAdmin:
+    """TopicAdmin of a cluster. `patience_s`: how long a request is repeated while it is unavailable."""
+
+    def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
+        self._settings, self._patience_s = dict(settings), patience_s
+        self._servers = str(self._settings.get("bootstrap.servers"))
+        self._admin = KafkaClient(AdminClient, settings)
+        self._consumer = self._consumer_of("mirrorlog.asker")
+
+    def _consumer_of(self, group: str) -> KafkaClient:
+        """A consumer named after `group`. It never joins the group."""
+        settings = {**self._settings, "group.id": group, "enable.auto.commit": False}
+        return KafkaClient(Consumer, settings)
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Return when a broker answers. KafkaFailed at the deadline."""
+        self._admin.request(
+            lambda _: self._admin.raw.list_topics(timeout=2.0),
+            patience_s=deadline_s,
+            doing="asking for a broker",
+            where=self._servers,
+        )
+
+    def brokers(self) -> int:
+        """Return the number of brokers in the cluster."""
+        return len(self._cluster().brokers)
+
+    def create(self, specs: Sequence[TopicSpec], partitions: int, *, copies: int = 1) -> None:
+        """Create the missing topics and wait for their leaders. Existing topics stay as they are.
+
+        copies: the replication factor; all but one of the copies must be in sync.
+        """
+        durable = {"min.insync.replicas": str(max(1, copies - 1))}
+        wanted = [
+            NewTopic(
+                spec.name,
+                1 if spec.one_partition else partitions,
+                copies,
+                config={**durable, **spec.config},
+            )
+            for spec in specs
+        ]
+        created = self._admin.raw.create_topics(wanted, request_timeout=REQUEST_S)
+        for topic, future in created.items():
+            _finish(future, topic, "created", ignored=KafkaError.TOPIC_ALREADY_EXISTS)
+        self._await_leaders({spec.name for spec in specs})
+
+    def _await_leaders(self, names: set[str]) -> None:
+        """Return when every broker knows the topics: a new topic has no leader for a moment."""
+
+        def check_leaders(timeout_s: float) -> None:
+            topics = self._admin.raw.list_topics(timeout=timeout_s).topics
+            led = {
+                name
+                for name in names
+                if name in topics and all(p.leader >= 0 for p in topics[name].partitions.values())
+            }
+            if led != names:
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+
+        self._admin.request(
+            check_leaders,
+            patience_s=self._patience_s,
+            doing="waiting for the topics' leaders",
+            where=", ".join(sorted(names)),
+        )
+
+    def names(self, prefix: str) -> set[str]:
+        """Return the names of the topics that begin with `prefix`."""
+        return {name for name in self._cluster().topics if name.startswith(prefix)}
+
+    def delete(self, topics: Sequence[str]) -> None:
+        """Delete topics with all their messages."""
+        if not topics:
+            return
+        deleted = self._admin.raw.delete_topics(list(topics), request_timeout=REQUEST_S)
+        for topic, future in deleted.items():
+            _finish(future, topic, "deleted")
+
+    def partitions(self, topic: str) -> int:
+        """Return the number of partitions. KafkaFailed if there is no such topic."""
+        metadata = self._cluster().topics.get(topic)
+        if metadata is None or metadata.error is not None:
+            raise KafkaFailed(
+                "there is no such topic",
+                where=f"topic {topic}",
+                next="Run `mirrorlog topics create`.",
+            )
+        return len(metadata.partitions)
+
+    def end_position(self, topic: str, partition: int) -> int:
+        """Return the position that the next message will have."""
+        return self.bounds(topic, partition)[1]
+
+    def first_position(self, topic: str, partition: int) -> int:
+        """Return the oldest position that is kept."""
+        return self.bounds(topic, partition)[0]
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return (first_position, end_position) of a partition in one request."""
+
+        def watermarks(timeout_s: float) -> tuple[int, int]:
+            low, high = self._consumer.raw.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=timeout_s
+            )
+            return int(low), int(high)
+
+        low, high = self._consumer.request(
+            watermarks,
+            patience_s=self._patience_s,
+            doing="asking where the topic begins and ends",
+            where=f"topic {topic}, partition {partition}",
+        )
+        return low, high
+
+    def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
+        """Return, by partition, the position that `group` committed; None where it never did."""
+        wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
+        consumer = self._consumer_of(group)
+        try:
+            committed = consumer.request(
+                lambda timeout_s: consumer.raw.committed(wanted, timeout=timeout_s),
+                patience_s=self._patience_s,
+                doing="asking for committed positions",
+                where=f"group {group}",
+            )
+        finally:
+            consumer.raw.close()
+        return {entry.partition: entry.offset if entry.offset >= 0 else None for entry in committed}
+
+    def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Commit positions, by partition, for a group without members. KafkaFailed if it has any."""
+        wanted = [
+            TopicPartition(topic, partition, position) for partition, position in positions.items()
+        ]
+        consumer = self._consumer_of(group)
+        try:
+            consumer.request(
+                lambda _: consumer.raw.commit(offsets=wanted, asynchronous=False),
+                patience_s=self._patience_s,
+                doing="committing positions",
+                where=f"group {group}",
+            )
+        finally:
+            consumer.raw.close()
+
+    def identity(self, topic: str) -> str:
+        """Return Kafka's id of the topic. A topic that is deleted and created again has another one."""
+
+        def describe(timeout_s: float) -> str:
+            wanted = TopicCollection([topic])
+            described = self._admin.raw.describe_topics(wanted, request_timeout=timeout_s)
+            return str(described[topic].result(timeout_s + 1).topic_id)
+
+        return str(
+            self._admin.request(
+                describe,
+                patience_s=self._patience_s,
+                doing="asking for the topic's id",
+                where=f"topic {topic}",
+            )
+        )
+
+    def close(self) -> None:
+        """Release the clients."""
+        self._consumer.raw.close()
+
+    def _cluster(self) -> Any:
+        """The cluster's metadata: its brokers and topics."""
+        return self._admin.request(
+            lambda timeout_s: self._admin.raw.list_topics(timeout=timeout_s),
+            patience_s=self._patience_s,
+            doing="asking the cluster",
+            where=self._servers,
+        )
+
+
+def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -> None:
+    """Wait for a request's future. KafkaFailed unless it succeeds or fails with the `ignored` code."""
+    try:
+        future.result(timeout=REQUEST_S)
+    except KafkaException as error:
+        if ignored is None or error.args[0].code() != ignored:
+            raise KafkaFailed(
+                f"the topic can't be {done}: {error}", where=f"topic {topic}", next=CHECK_BROKER
+            ) from error

@@ -1,0 +1,155 @@
+"""A librdkafka client that repeats a request until the cluster answers or refuses it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
+
+import stamina
+from confluent_kafka import KafkaError, KafkaException
+
+from mirrorlog.errors import BadUse, KafkaFailed
+
+ClientSettings: TypeAlias = Mapping[str, str | int | bool]
+"""Settings by librdkafka's names."""
+
+CHECK_BROKER: Final = "Check bootstrap.servers, security.protocol and that the broker runs."
+CHECK_CREDENTIALS: Final = (
+    "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
+)
+REQUEST_S: Final = 10.0
+"""The longest timeout of one attempt."""
+_FIRST_REQUEST_S: Final = 2.0
+_UNAVAILABLE: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._DESTROY,  # one broker's handle: the cluster has just named other brokers, or none
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._TRANSPORT,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+"""Errors while a broker is away, while it elects a leader, or just after a topic was created."""
+_REFUSED: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.ILLEGAL_SASL_STATE,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    }
+)
+"""Errors of a connection that another attempt doesn't mend: the login or a certificate is wrong."""
+
+
+class KafkaClient:
+    """A librdkafka client (`raw`) with retries, and with the last error of its connections.
+
+    librdkafka retries for ever, even where the cluster refuses the login: a request then only times
+    out. It reports the reason to a callback, which runs when the client is polled.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        settings: Mapping[str, Any],
+        run_callbacks: Callable[[], object] | None = None,
+    ) -> None:
+        """Create the client. BadUse if librdkafka refuses the settings.
+
+        make: confluent_kafka's class of the client.
+        run_callbacks: polls the client without losing a message. The default polls a client that
+        receives no messages.
+        """
+        self._connection_error: KafkaError | None = None
+        # librdkafka writes twenty lines a second while a broker is away: Python's logging takes them.
+        logger = logging.getLogger("mirrorlog.kafka")
+        try:
+            self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=logger)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise BadUse(
+                f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka]."
+            ) from error
+        self._run_callbacks = run_callbacks or (lambda: self.raw.poll(0))
+        self._servers = str(settings.get("bootstrap.servers"))
+
+    def _on_error(self, error: KafkaError) -> None:
+        # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._connection_error = error
+
+    def _is_refused(self) -> bool:
+        # In TLS 1.3 a broker refuses a client's certificate after the handshake. librdkafka reports
+        # that as a lost connection.
+        error = self._connection_error
+        return error is not None and (error.code() in _REFUSED or "SSL alert number" in error.str())
+
+    def request(
+        self, call: Callable[[float], Any], *, patience_s: float, doing: str, where: str
+    ) -> Any:
+        """Return the result of `call`, which is repeated while the cluster is unavailable.
+
+        call: takes the timeout of this attempt in seconds. The first timeouts are short, because a
+        refusal is noticed only between two attempts.
+        doing, where: the start of the error's text, and its `where`.
+
+        Raise KafkaFailed after `patience_s`, or as soon as the cluster refuses the client.
+        """
+        try:
+            for attempt in stamina.retry_context(
+                self._is_unavailable,
+                attempts=None,
+                timeout=patience_s,
+                wait_initial=0.05,
+                wait_max=2.0,
+            ):
+                with attempt:
+                    result = call(min(attempt.num * _FIRST_REQUEST_S, REQUEST_S))
+                    self._connection_error = None
+                    return result
+        except KafkaException as error:
+            reason = f"; {self._connection_error.str()}" if self._connection_error else ""
+            raise KafkaFailed(
+                f"{doing} failed: {error.args[0].str()}{reason}",
+                where=where,
+                next=CHECK_CREDENTIALS if self._is_refused() else CHECK_BROKER,
+            ) from error
+        raise AssertionError("a retry context ends by a return or by an error")
+
+    def _is_unavailable(self, error: Exception) -> bool:
+        """Whether another attempt may succeed after `error`."""
+        self._run_callbacks()
+        if (
+            not isinstance(error, KafkaException)
+            or error.args[0].code() not in _UNAVAILABLE
+            or self._is_refused()
+        ):
+            return False
+        if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+            # A broker that has just restarted and leads no partition yet answers with metadata that
+            # librdkafka caches for minutes. This call replaces it.
+            with suppress(KafkaException):
+                self.raw.list_topics(timeout=_FIRST_REQUEST_S)
+        return True
+
+    def check(self) -> None:
+        """Raise KafkaFailed if the cluster refuses this client now. A past refusal is cleared."""
+        if self._is_refused():
+            self.request(
+                lambda timeout_s: self.raw.list_topics(timeout=timeout_s),
+                patience_s=REQUEST_S,
+                doing="talking to Kafka",
+                where=self._servers,
+            )

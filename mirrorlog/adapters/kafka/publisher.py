@@ -1,0 +1,94 @@
+"""Publishes messages to a Kafka cluster: the port mirrorlog.ports.streams.Publisher."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as KafkaMessage
+
+from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.streams import Acknowledged
+from mirrorlog.topics import QUARANTINE_MAX_BYTES
+
+
+class KafkaPublisher:
+    """Publisher with acks=all and idempotence. It retries for ever: an outage only delays messages
+    (invariant 1)."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._refusal: KafkaFailed | None = None
+        self._client = KafkaClient(
+            Producer,
+            {
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.kbytes": 65536,
+                "message.max.bytes": QUARANTINE_MAX_BYTES,
+                **settings,
+                "acks": "all",
+                "enable.idempotence": True,
+                "message.timeout.ms": 0,
+            },
+        )
+
+    def publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        on_acknowledged: Acknowledged | None = None,
+    ) -> None:
+        """Queue one message. Block while the queue is full."""
+
+        def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
+            if error is not None:
+                self._refusal = KafkaFailed(
+                    f"Kafka refused a message: {error.str()}",
+                    where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
+                    next="Mend the topic or the rights, then start again. No refused message counts "
+                    "as published.",
+                )
+            elif on_acknowledged is not None:
+                position = message.offset()
+                assert position is not None
+                on_acknowledged(position)
+
+        while True:
+            self._raise_refusal()
+            try:
+                self._client.raw.produce(topic, value, key, partition, on_delivery=on_delivery)
+                return
+            except BufferError:
+                self._client.raw.poll(0.1)
+            except KafkaException as error:
+                raise KafkaFailed(
+                    f"Kafka refused a message: {error}", where=f"topic {topic}", next=CHECK_BROKER
+                ) from error
+
+    def poll(self, timeout_s: float) -> None:
+        """Run the callbacks that are due."""
+        self._client.raw.poll(timeout_s)
+        self._raise_refusal()
+
+    def flush(self, deadline_s: float) -> None:
+        """Return when all queued messages are acknowledged. KafkaFailed at the deadline."""
+        left = self._client.raw.flush(deadline_s)
+        self._raise_refusal()
+        if left:
+            raise KafkaFailed(
+                f"{left} messages weren't acknowledged within {deadline_s:g} s", next=CHECK_BROKER
+            )
+
+    def close(self) -> None:
+        """Drop the queued messages and release the client. Messages in flight may be lost."""
+        self._client.raw.purge()
+        with suppress(KafkaException):
+            self._client.raw.flush(1.0)
+
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        self._client.check()

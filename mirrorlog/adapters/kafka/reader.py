@@ -1,0 +1,135 @@
+"""Reads partitions of a Kafka cluster by position: the port mirrorlog.ports.streams.TopicReader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import (
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+
+from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
+from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.ports.streams import Message
+from mirrorlog.topics import QUARANTINE_MAX_BYTES
+
+
+class KafkaReader:
+    """TopicReader whose auto.offset.reset is `error`: it never skips positions that Kafka deleted."""
+
+    def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
+        self._patience_s = patience_s
+        # assign() needs no consumer group, but librdkafka needs a name. Nothing is committed under it.
+        self._client = KafkaClient(
+            Consumer,
+            {
+                "group.id": "mirrorlog.reader",
+                "fetch.wait.max.ms": 50,
+                "fetch.message.max.bytes": QUARANTINE_MAX_BYTES,
+                "queued.max.messages.kbytes": 65536,
+                # The pause after that queue was full. The default is a second without any fetch.
+                "fetch.queue.backoff.ms": 10,
+                **settings,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+            },
+            run_callbacks=self._poll_early,
+        )
+        self._early: list[Any] = []
+        self._reached: dict[tuple[str, int], int] = {}
+        self._at_end: set[tuple[str, int]] = set()
+
+    def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
+        """Add partitions of a topic, each from a position on (None: from the oldest kept)."""
+        added = []
+        for partition, position in positions.items():
+            start = self._first_position(topic, partition) if position is None else position
+            self._reached[topic, partition] = start
+            added.append(TopicPartition(topic, partition, start))
+        try:
+            self._client.raw.incremental_assign(added)
+        except KafkaException as error:
+            raise KafkaFailed(
+                f"reading can't begin: {error}", where=f"topic {topic}", next=CHECK_BROKER
+            ) from error
+
+    def _first_position(self, topic: str, partition: int) -> int:
+        def watermarks(timeout_s: float) -> tuple[int, int]:
+            pair: tuple[int, int] = self._client.raw.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=timeout_s
+            )
+            return pair
+
+        low, _ = self._client.request(
+            watermarks,
+            patience_s=self._patience_s,
+            doing="asking for the oldest position",
+            where=f"topic {topic}, partition {partition}",
+        )
+        return int(low)
+
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        """Return up to `max_messages` messages, in order within each partition."""
+        self._client.check()
+        # consume() waits the whole timeout for the full number. So poll() waits for the first message,
+        # and consume() adds those that have arrived.
+        raw, self._early = self._early, []
+        if not raw and (first := self._client.raw.poll(timeout_s)) is not None:
+            raw = [first]
+        if raw:
+            raw += self._client.raw.consume(max(max_messages - len(raw), 0), 0)
+        return [message for event in raw if (message := self._message(event)) is not None]
+
+    def _poll_early(self) -> None:
+        """Poll the client between two requests. poll() returns later what arrived."""
+        if (early := self._client.raw.poll(0)) is not None:
+            self._early.append(early)
+
+    def reached(self, topic: str, partition: int) -> int:
+        """Return the position below which poll() has returned every message that is kept."""
+        return self._reached[topic, partition]
+
+    def at_end(self, topic: str, partition: int) -> bool:
+        """Return whether the last fetch of the partition returned nothing more."""
+        return (topic, partition) in self._at_end
+
+    def _message(self, event: Any) -> Message | None:
+        """The message in an event of librdkafka; None for the end of a partition or a short outage."""
+        error = event.error()
+        if error is None:
+            self._reached[event.topic(), event.partition()] = event.offset() + 1
+            self._at_end.discard((event.topic(), event.partition()))
+            kind, at_ms = event.timestamp()
+            at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
+            return Message(
+                event.topic(), event.partition(), event.offset(), event.key(), event.value(), at_us
+            )
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Compaction may have removed the last messages. The reader has reached the end all the same.
+            self._reached[event.topic(), event.partition()] = event.offset()
+            self._at_end.add((event.topic(), event.partition()))
+            return None
+        where = f"topic {event.topic()}, partition {event.partition()}, position {event.offset()}"
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise OutOfRetention(
+                "the topic no longer holds the position at which reading continues",
+                where=where,
+                next="A resync is needed.",
+            )
+        if error.retriable() or error.code() in (
+            KafkaError._ALL_BROKERS_DOWN,
+            KafkaError._TRANSPORT,
+        ):
+            return None
+        raise KafkaFailed(f"reading failed: {error.str()}", where=where, next=CHECK_BROKER)
+
+    def close(self) -> None:
+        """Release the client."""
+        self._client.raw.close()
