@@ -1,4 +1,4 @@
-"""`python -m mirrorlog`: the command line."""
+"""`python -m mirrorlog` runs the command line."""
 
 from mirrorlog.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The command line: commands, global options, and the one place where an error becomes an exit code."""
+"""The command line: its commands, its global options, and how an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -9,79 +9,111 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.cli.commands import (
-    broker,
-    changed,
-    command,
-    demo,
-    host,
-    import_,
-    log,
-    node,
-    site,
-    topics,
-    volume,
-)
-from mirrorlog.cli.support.context import Invocation, settings_from
+from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
 from mirrorlog.cli.support.output import Output, report_error
 from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
 
+_PACKAGE = "mirrorlog.cli.commands"
+COMMANDS = (
+    LazyCommand(
+        "demo",
+        f"{_PACKAGE}.demo",
+        "Run broker, node, host and sites on a real recording, and check every copy.",
+    ),
+    LazyCommand(
+        "broker",
+        f"{_PACKAGE}.broker",
+        "Start and stop the embedded Kafka: one broker, for this machine only.",
+    ),
+    LazyCommand(
+        "topics", f"{_PACKAGE}.topics", "Create mirrorlog's topics, and print what they hold."
+    ),
+    LazyCommand(
+        "volume", f"{_PACKAGE}.volume", "Create, list, grow, renew and retire mirrored volumes."
+    ),
+    LazyCommand(
+        "host", f"{_PACKAGE}.host", "Run a host, which writes to volumes and tracks the writes."
+    ),
+    LazyCommand(
+        "node",
+        f"{_PACKAGE}.node",
+        "Run a worker of the processing node (a Faust worker) until it is stopped.",
+    ),
+    LazyCommand("site", f"{_PACKAGE}.site", "Run a site, which keeps secondaries up to date."),
+    LazyCommand(
+        "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
+    ),
+    LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),
+    LazyCommand(
+        "import",
+        f"{_PACKAGE}.import_",
+        "Track a volume from recordings and dirty maps of other tools (docs/import.md).",
+    ),
+    LazyCommand("log", f"{_PACKAGE}.log", "Show the tracking log, and check it."),
+)
+
 app = typer.Typer(
     name="mirrorlog",
+    cls=lazy_group(COMMANDS),
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="Keeps remote copies of volumes up to date by sending addresses instead of data.",
+    help="Keep remote copies of volumes up to date by sending addresses instead of data.",
 )
-app.command("changed")(changed.changed)
-app.command("demo")(demo.demo)
-app.command("node")(node.node)
-app.add_typer(volume.app, name="volume")
-app.add_typer(host.app, name="host")
-app.add_typer(site.app, name="site")
-app.add_typer(command.app, name="command")
-app.add_typer(import_.app, name="import")
-app.add_typer(log.app, name="log")
-app.add_typer(topics.app, name="topics")
-app.add_typer(broker.app, name="broker")
 
 
 @app.callback()
-def options(
+def read_global_options(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Settings, TOML.", metavar="FILE")
+        Path | None,
+        typer.Option("-c", "--config", help="Read settings from a TOML file.", metavar="FILE"),
     ] = None,
     client_file: Annotated[
-        Path | None, typer.Option("-F", help="Kafka client settings, key=value.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "-F", help="Read Kafka client settings from a file of key=value lines.", metavar="FILE"
+        ),
     ] = None,
     client_options: Annotated[
         list[str] | None,
         typer.Option(
-            "-X", help="One Kafka client setting by librdkafka's name.", metavar="KEY=VALUE"
+            "-X",
+            help="Set one Kafka client setting, by librdkafka's name. Repeatable.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
     bootstrap_servers: Annotated[
         str | None,
-        typer.Option("--bootstrap-servers", help="The Kafka cluster.", metavar="HOST:PORT,…"),
+        typer.Option(
+            "--bootstrap-servers",
+            help="Connect to the Kafka cluster at these addresses.",
+            metavar="HOST:PORT,…",
+        ),
     ] = None,
     state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Where state lives.", metavar="DIR")
+        Path | None, typer.Option("--state-dir", help="Keep state in this folder.", metavar="DIR")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, text on stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No text.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Log lines, and tracebacks of errors.")
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on stdout, and text on stderr.")
     ] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no text.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print log lines, and tracebacks of errors.")
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours.")] = False,
 ) -> None:
-    """Reads the global options."""
-    # librdkafka writes twenty lines a second while a broker is away; what matters of them becomes an error of ours.
+    """Make the Invocation that every command takes from `context` (support/context.py)."""
+    # The settings need pydantic, which `mirrorlog --help` can do without.
+    from mirrorlog.cli.support.context import Invocation, settings_from
+
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(name)s: %(message)s",
     )
+    # librdkafka logs twenty lines a second while a broker is away. What matters of them becomes
+    # an error of mirrorlog.
     for noisy in ("mirrorlog.kafka", "stamina"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     settings = settings_from(
@@ -91,10 +123,14 @@ def options(
 
 
 def main() -> None:
-    """Runs the command; every end of it passes here."""
+    """Run the command that sys.argv names, and exit with its code (errors.ExitCode).
+
+    Every command ends here. An error that mirrorlog doesn't raise on purpose leaves with its
+    traceback.
+    """
     arguments = sys.argv[1:]
     try:
-        # Typer answers an interruption and typer.Exit with a number here.
+        # Without standalone mode, Typer returns the code of an interruption or of typer.Exit.
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else int(ExitCode.OK))
     except (KeyboardInterrupt, typer.Abort):
@@ -107,7 +143,7 @@ def main() -> None:
         )
         sys.exit(int(exit_code_of(error)))
     except Exception as error:
-        if hasattr(error, "show"):  # click's own: a wrong option, a missing argument
+        if hasattr(error, "show"):  # Click raises it for a wrong option or a missing argument
             error.show()
             sys.exit(int(ExitCode.BAD_USE))
         raise

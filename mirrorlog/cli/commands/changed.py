@@ -23,29 +23,43 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
 
+app = typer.Typer()
 
+
+@app.command()
 def changed(
     context: typer.Context,
     volume: Annotated[str, typer.Argument(help="Name of the volume.")],
     since: Annotated[
         str,
         typer.Option(
-            help="A time (ISO 8601, UTC without a zone; '2h ago'), @POSITION, barrier:NAME, site:NAME, origin or now."
+            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, or "
+            "'2h ago'), @POSITION, barrier:NAME, site:NAME, origin or now."
         ),
     ] = "origin",
-    until: Annotated[str, typer.Option(help="As --since.")] = "now",
+    until: Annotated[
+        str, typer.Option(help="End at this point, which is written as for --since.")
+    ] = "now",
     output_format: Annotated[
-        str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}.")
+        str | None,
+        typer.Option("--format", help=f"Print in this format: {', '.join(FORMATS)}."),
     ] = None,
-    offset: Annotated[str, typer.Option(help="Resume the listing at that byte.")] = "0",
-    json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
-    wait: Annotated[str, typer.Option(help="How long to wait for the log to get there.")] = "30s",
+    offset: Annotated[str, typer.Option(help="Resume the listing at this byte.")] = "0",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    wait: Annotated[
+        str, typer.Option(help="Wait this long, at most, for the log to reach the last point.")
+    ] = "30s",
     node: Annotated[
         str | None,
-        typer.Option(help="Ask any worker of the node over HTTP, not Kafka.", metavar="URL"),
+        typer.Option(
+            help="Ask this worker of the node over HTTP instead of reading Kafka.", metavar="URL"
+        ),
     ] = None,
 ) -> None:
-    """Which blocks of a volume changed after one point, through another."""
+    """List the blocks of a volume that changed in a range.
+
+    The range begins after the point --since and ends at the point --until.
+    """
     call = invocation(context)
     as_json = json or call.output.json
     name = output_format or ("json" if as_json else "table")
@@ -57,17 +71,20 @@ def changed(
             parse_size(offset),
         )
     else:
-        asked = {"since": since, "until": until, "format": name, "offset": offset, "wait": wait}
+        query = {"since": since, "until": until, "format": name, "offset": offset, "wait": wait}
         pieces = remote_listing(
-            node, call.settings.node_http_token, volume, asked, parse_duration_s(wait)
+            node, call.settings.node_http_token, volume, query, parse_duration_s(wait)
         )
-    write(pieces, quiet=name == "table" and call.output.quiet)
+    _write(pieces, quiet=name == "table" and call.output.quiet)
 
 
 def query_kafka(
     settings: Settings, volume: str, since: str, until: str, patience_s: float
 ) -> ChangedBlocks:
-    """The answer from real Kafka, with its errors."""
+    """Answer from Kafka itself which blocks of `volume` changed after `since`, through `until`.
+
+    Both points are written as on the command line. Errors: those of changed.query.changed_blocks.
+    """
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     now_us = clock.now_us()
     after, through = parse_point(since, now_us), parse_point(until, now_us)
@@ -86,8 +103,11 @@ def query_kafka(
         admin.close()
 
 
-def write(pieces: Iterable[str], *, quiet: bool) -> None:
-    """To stdout, as they come; a reader that has seen enough (`| head`) ends it quietly."""
+def _write(pieces: Iterable[str], *, quiet: bool) -> None:
+    """Write the pieces to stdout as they come. A closed pipe (`| head`) ends it without an error.
+
+    quiet: consume the pieces, so that their errors are raised, and write nothing.
+    """
     try:
         for piece in pieces:
             if not quiet:

@@ -56,6 +56,10 @@ class DemoPlan:
     dirty_blocks: int
 
 
+app = typer.Typer()
+
+
+@app.command()
 def demo(
     context: typer.Context,
     trace: Annotated[
@@ -84,7 +88,7 @@ def demo(
         bool, typer.Option("--json", help="One JSON object as the last line of stdout.")
     ] = False,
 ) -> None:
-    """The main job in one go: broker, node, host and sites, on a real recording, checked byte for byte."""
+    """Run broker, node, host and sites on a real recording, and check every copy."""
     call = invocation(context)
     if json and not call.output.json:
         call = Invocation(

@@ -44,7 +44,7 @@ from mirrorlog.units import format_size, parse_duration_s, parse_size
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Track a volume by what others record of it, or keep of it. docs/import.md has each kind.",
+    help="Track a volume from recordings and dirty maps of other tools (docs/import.md).",
 )
 
 _PROGRESS_S: Final = 1.0

@@ -29,7 +29,7 @@ from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
 from mirrorlog.tracking_log.records import TIERS, LogRecord
 
-app = typer.Typer(no_args_is_help=True, help="The tracking log itself.")
+app = typer.Typer(no_args_is_help=True, help="Show the tracking log, and check it.")
 
 _DIFFERENCES_SHOWN = 20
 

@@ -1,4 +1,4 @@
-"""`mirrorlog node`: the processing node."""
+"""`mirrorlog node`: one worker of the processing node."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ import typer
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.output import report_error
 
+app = typer.Typer()
 
+
+@app.command()
 def node(
     context: typer.Context,
     http: Annotated[
         str | None,
         typer.Option(
-            help="Where to answer over HTTP (docs/http.md); port 0 is a free one, 'off' none. 127.0.0.1:0 unless set.",
+            help="Answer over HTTP at this address (docs/http.md). Port 0 takes a free port; 'off' "
+            "turns HTTP off. The default is 127.0.0.1:0.",
             metavar="HOST:PORT",
         ),
     ] = None,
 ) -> None:
-    """Run the processing node (a Faust worker) until it is stopped.
+    """Run a worker of the processing node (a Faust worker) until it is stopped.
 
-    It folds the tracking commands into the log and answers each. It commits nothing that the log doesn't hold: where
-    the log can't be written it stops, and goes on from there when it is started again.
+    It folds the tracking commands into the log, and answers each. It commits only what the log
+    holds. If the log can't be written, the worker stops; started again, it continues from there.
     """
     call = invocation(context)
-    # `import faust` reads the command line: it gets to see a bare one, and only here.
+    # `import faust` reads sys.argv: nothing may be left in it, and faust is imported here only.
     sys.argv = sys.argv[:1]
     from mirrorlog.streams.faust_worker.worker import run_node
 
-    logging.getLogger("stamina").setLevel(logging.WARNING)  # who holds back says so
+    logging.getLogger("stamina").setLevel(logging.WARNING)  # the node logs when it holds back
 
-    def ready(url: str | None, partitions: Sequence[int]) -> None:
+    def print_ready(url: str | None, partitions: Sequence[int]) -> None:
         call.output.print_message("ready", {"partitions": list(partitions), "http": url})
-        place = f"; {url}/docs" if url else ""
+        page = f"; {url}/docs" if url else ""
         call.output.print_text(
-            f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{place}"
+            f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{page}"
         )
 
-    def failed(error: BaseException) -> None:
+    def print_failure(error: BaseException) -> None:
         report_error(error, as_json=call.output.json, verbose=call.verbose)
 
     settings = (
         call.settings if http is None else call.settings.model_copy(update={"node_http": http})
     )
-    run_node(settings, ready, failed)
+    run_node(settings, print_ready, print_failure)

@@ -26,7 +26,7 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Sites: where the secondaries are.")
+app = typer.Typer(no_args_is_help=True, help="Run a site, which keeps secondaries up to date.")
 
 
 @app.command()

@@ -15,9 +15,9 @@ from mirrorlog.adapters.addresses import FileAddress, file_address, open_device,
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
-from mirrorlog.cli.commands.command import CommandContent, check_taken, send_command
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
+from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.site_progress import SiteState
@@ -30,7 +30,9 @@ from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.records import TIERS
 from mirrorlog.units import format_size, parse_duration_s, parse_size
 
-app = typer.Typer(no_args_is_help=True, help="Volumes: what is mirrored.")
+app = typer.Typer(
+    no_args_is_help=True, help="Create, list, grow, renew and retire mirrored volumes."
+)
 
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
@@ -268,7 +270,7 @@ def _show(call: Invocation, volume: Volume, text: str) -> None:
 def _change(call: Invocation, volume: Volume, said: CommandContent, timeout: str) -> CommandStatus:
     """Publishes the command and waits for its status: the node has published the description before that."""
     status = send_command(call.settings, volume, said, parse_duration_s(timeout))
-    check_taken(status)
+    check_accepted(status)
     return status
 
 

@@ -1,4 +1,4 @@
-"""What a command prints: text for people, JSON for programs, never mixed on one stream."""
+"""What a command prints: text for people and JSON for programs, never both on one stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from mirrorlog.errors import MirrorlogError
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """With `json`, stdout holds JSON and nothing else, and people's text goes to stderr."""
+    """Where a command prints. With `json`, JSON goes to stdout and text goes to stderr.
+
+    Without `json`, text goes to stdout and no JSON is printed. With `quiet`, no text is printed.
+    """
 
     json: bool = False
     quiet: bool = False
@@ -31,26 +34,26 @@ class Output:
         object.__setattr__(self, "console", console)
 
     def print_text(self, text: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         self.console.print(text, markup=False)
 
     def print_message(self, message_type: str, fields: Mapping[str, Any]) -> None:
-        """A line of JSON for programs; nothing without --json."""
+        """With --json, print one line of JSON with its `message_type` and `fields`."""
         if self.json:
             self.print_json({"message_type": message_type, **fields})
 
     def print_json(self, fields: Mapping[str, Any]) -> None:
-        """One JSON object; nothing without --json."""
+        """With --json, print `fields` as one line of JSON. ValueError if one is NaN or infinite."""
         if self.json:
             sys.stdout.write(json.dumps(fields, allow_nan=False) + "\n")
             sys.stdout.flush()
 
 
 def report_error(error: BaseException, *, as_json: bool, verbose: bool) -> None:
-    """Print `error` on stderr for people, and with `as_json` as the last JSON object on stdout.
+    """Print `error` on stderr as text, and with `as_json` on stdout as the last JSON object.
 
-    With `verbose`, its traceback precedes it. An error that mirrorlog doesn't raise on purpose
-    is printed as a traceback or not at all.
+    verbose: print its traceback first. Prints nothing else for an error that isn't a
+    MirrorlogError.
     """
     if verbose:
         traceback.print_exception(error)
