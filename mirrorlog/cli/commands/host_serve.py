@@ -1,8 +1,8 @@
-"""`mirrorlog host serve`: a volume as an NBD export."""
+"""`mirrorlog host serve`: a volume as an NBD export, through nbdkit (docs/nbd.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ from typing import Annotated, Final
 import typer
 
 from mirrorlog.adapters.addresses import file_address, path_of
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
 from mirrorlog.producers.nbd.native import built
 from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
+from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.wiring import HostWiring, default_host_name, open_request
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 
@@ -30,12 +30,21 @@ TICK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What is served, and how."""
+class ServeOptions:
+    """What `host serve` serves, and how.
+
+    primary: the address at which this host reaches the primary.
+    host: the name of the host.
+    place: where clients connect.
+    take_over: sessions of other hosts that are gone for good.
+    forks: how writes are forked; None for a volume without forks.
+    """
 
     volume: Volume
     primary: str
     host: str
+    place: Place
+    tls: Tls
     through: Through
     read_only: bool
     threads: int
@@ -49,54 +58,70 @@ def serve(
     socket: Annotated[
         Path | None,
         typer.Option(
-            help="A Unix socket to serve at; without it and --port, nbd/VOLUME.sock in the state folder."
+            help="Serve at this Unix socket. Without --socket and --port, it is nbd/VOLUME.sock "
+            "in the state folder."
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="A TCP port; 0 is a free one.")
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve at this TCP port; 0 takes a free one."),
     ] = None,
-    address: Annotated[str, typer.Option(help="What to listen at with --port.")] = "127.0.0.1",
-    named: Annotated[
+    address: Annotated[
+        str, typer.Option(help="Listen at this address, with --port.")
+    ] = "127.0.0.1",
+    host: Annotated[
         str | None,
         typer.Option(
-            "--host", help="Name of the host, which keeps its state under it. Default: host-VOLUME."
+            "--host",
+            help="Run under this name of the host, which keeps its state under it. "
+            "The default is host-VOLUME.",
         ),
     ] = None,
     primary: Annotated[
         str | None,
         typer.Option(
-            metavar="URI", help="Where this host reaches the primary, if not as described."
+            metavar="URI",
+            help="Reach the primary at this address instead of the one in the description.",
         ),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Clients can't write.")] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Refuse writes of clients.")
+    ] = False,
     through: Annotated[
         Through,
         typer.Option(
-            help="filter: nbdkit's file plugin under a native filter; plugin: every request comes to Python."
+            help="Serve through nbdkit's file plugin under a native filter (filter), or send every "
+            "request to Python (plugin)."
         ),
     ] = Through.AUTO,
     threads: Annotated[
-        int, typer.Option(min=1, max=1024, help="Requests of one connection at a time.")
+        int, typer.Option(min=1, max=1024, help="Serve this many requests of a connection at once.")
     ] = 16,
     take_over: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SESSION",
-            help="A session of another host that is gone for good. The whole volume is dirty.",
+            help="Take the volume over from this session of another host, which is gone for good. "
+            "The whole volume becomes dirty.",
         ),
     ] = None,
     fork: ForkOption = None,
     fork_mode: ForkModeOption = "async",
     tls: Annotated[
-        TlsMode, typer.Option(help="See nbdkit-tls(1), as for the next three.")
+        TlsMode,
+        typer.Option(help="Offer or require TLS. nbdkit-tls(1) explains the four TLS options."),
     ] = TlsMode.OFF,
-    tls_certificates: Annotated[Path | None, typer.Option(help="Folder of certificates.")] = None,
-    tls_psk: Annotated[Path | None, typer.Option(help="File of pre-shared keys.")] = None,
+    tls_certificates: Annotated[
+        Path | None, typer.Option(help="Read certificates from this folder.")
+    ] = None,
+    tls_psk: Annotated[
+        Path | None, typer.Option(help="Read pre-shared keys from this file.")
+    ] = None,
     tls_verify_peer: Annotated[
-        bool, typer.Option("--tls-verify-peer", help="Clients need certificates.")
+        bool, typer.Option("--tls-verify-peer", help="Refuse clients without a certificate.")
     ] = False,
 ) -> None:
-    """Serve a volume over NBD, through nbdkit: whatever is written to it is tracked. Until stopped."""
+    """Serve a volume over NBD until stopped, and track every write to it."""
     call = invocation(context)
     nbdkit_path()
     if socket is not None and port is not None:
@@ -117,71 +142,58 @@ def serve(
             "the native filter writes by itself, and sends nothing to secondaries",
             next="Leave --through out, or --fork: without it the sites copy what the log names.",
         )
-    served = Served(
-        volume,
-        primary or volume.primary,
-        named or default_host_name(name),
-        Through.PLUGIN if plans else through,
-        read_only,
-        threads,
-        take_over or (),
-        plans.get(name),
+    options = ServeOptions(
+        volume=volume,
+        primary=primary or volume.primary,
+        host=host or default_host_name(name),
+        place=place,
+        tls=Tls(tls, tls_certificates, tls_psk, tls_verify_peer),
+        through=Through.PLUGIN if plans else through,
+        read_only=read_only,
+        threads=threads,
+        take_over=take_over or (),
+        forks=plans.get(name),
     )
-    security = Tls(tls, tls_certificates, tls_psk, tls_verify_peer)
-    _serve(call, served, volumes, place, security, stop_flag())
+    _serve(call, options, volumes, stop_flag())
 
 
 def _serve(
     call: Invocation,
-    served: Served,
-    volumes: dict[str, Volume],
-    place: Place,
-    security: Tls,
+    options: ServeOptions,
+    volumes: Mapping[str, Volume],
     stopped: Callable[[], bool],
 ) -> None:
-    """From the host's session to its end. What comes up first goes down last:
+    """Run the host and the export until `stopped`. The steps are undone in the reverse order:
 
-    1. The host opens the volume: what its last session left behind is published.
-    2. What stands behind the export is there, then nbdkit: clients can connect.
-    3. Until it is stopped, or no write may begin any more: batches and heartbeats leave when they are due.
-    4. nbdkit ends: no request is under way.
-    5. The volume is flushed, published and closed; then the session.
+    1. Start the host, and open the volume: what the last session left unpublished is published.
+    2. Start what the export needs, then nbdkit: clients can connect.
+    3. Let batches and heartbeats leave when they are due, until stopped, or until no write may
+       begin any more.
+    4. Stop nbdkit: no request is in flight.
+    5. Flush, publish and close the volume, then end the session.
     """
-    settings = call.settings
-    folder = settings.state_dir / "host" / served.host
+    name = options.volume.volume
     with ExitStack() as stack:
-        wiring = HostWiring(served.host, settings, stack)
-        device = wiring.open_primary(served.volume, address=served.primary)
-        host = stack.enter_context(
-            wiring.start_host(
-                volumes,
-                forks={} if served.forks is None else {served.volume.volume: served.forks},
-                on_fork_change=fork_reporter(call),
-                report=call.output.print_text,
-            )
-        )  # 1
-        request = open_request(
-            served.volume, device, take_over=served.take_over, forks=served.forks
-        )
-        tracked = host.open_all([request])[served.volume.volume]
-        export = _export(call, served, wiring.folder, tracked, device)
+        wiring = HostWiring(options.host, call.settings, stack)
+        device = wiring.open_primary(options.volume, address=options.primary)
+        host, tracked = _open(call, options, volumes, wiring, device, stack)  # 1
+        export = _export(call, options, wiring, tracked, device)
         stack.callback(export.close)
         nbdkit = Nbdkit(
-            *(export.served, place, security, folder / "nbdkit.pid"),
-            read_only=served.read_only,
-            threads=served.threads,
-            pass_fds=[
-                *export.pass_fds,
-                device.fileno(),
-            ],  # nobody else writes to the primary while nbdkit may
+            export.served,
+            options.place,
+            options.tls,
+            call.settings.state_dir / "host" / options.host / "nbdkit.pid",
+            read_only=options.read_only,
+            threads=options.threads,
+            # nbdkit inherits the primary's lock, so that nobody else writes while nbdkit may.
+            pass_fds=[*export.pass_fds, device.fileno()],
         )  # 2
         stack.callback(nbdkit.stop)  # 4, 5
         export.started()
-        uri = place.uri(tls=security.mode is not TlsMode.OFF)
-        call.output.print_message(
-            "ready", {"volume": served.volume.volume, "uri": uri, "through": export.through}
-        )
-        call.output.print_text(f"{served.volume.volume} is served at {uri}")
+        uri = options.place.uri(tls=options.tls.mode is not TlsMode.OFF)
+        call.output.print_message("ready", {"volume": name, "uri": uri, "through": export.through})
+        call.output.print_text(f"{name} is served at {uri}")
         while not stopped():  # 3
             export.check()
             nbdkit.check()
@@ -193,31 +205,60 @@ def _serve(
     call.output.print_text(f"stopped; {host.commands} commands")
 
 
+def _open(
+    call: Invocation,
+    options: ServeOptions,
+    volumes: Mapping[str, Volume],
+    wiring: HostWiring,
+    device: FileDevice,
+    stack: ExitStack,
+) -> tuple[Host, TrackedVolume]:
+    """Start the host, which `stack` ends, and open the volume on its primary `device`."""
+    name = options.volume.volume
+    host = stack.enter_context(
+        wiring.start_host(
+            volumes,
+            forks={} if options.forks is None else {name: options.forks},
+            on_fork_change=fork_reporter(call),
+            report=call.output.print_text,
+        )
+    )
+    request = open_request(options.volume, device, take_over=options.take_over, forks=options.forks)
+    return host, host.open_all([request])[name]
+
+
 def _export(
-    call: Invocation, served: Served, state: DiskFolder, tracked: TrackedVolume, device: BlockDevice
+    call: Invocation,
+    options: ServeOptions,
+    wiring: HostWiring,
+    tracked: TrackedVolume,
+    device: FileDevice,
 ) -> Export:
-    """Through the filter where it can be had; otherwise through the plugin, and that is said."""
-    if served.through is not Through.PLUGIN:
+    """Return the export through the native filter, or through the Python plugin.
+
+    With Through.AUTO the plugin is used, and a line says why, if the filter can't be. With
+    Through.FILTER that is BadUse.
+    """
+    if options.through is not Through.PLUGIN:
         try:
-            if file_address(served.primary).direct:
-                what, advice = (
+            if file_address(options.primary).direct:
+                raise BadUse(
                     "nbdkit's file plugin can't go past the page cache",
-                    "Leave ?direct=1 out to be faster.",
+                    where=options.primary,
+                    next="Leave ?direct=1 out to be faster.",
                 )
-                raise BadUse(what, where=served.primary, next=advice)
-            native = built(call.settings.cache_dir)
             return FilterExport(
-                native,
+                built(call.settings.cache_dir),
                 tracked,
-                path_of(served.primary),
-                state.lock_fd,
+                path_of(options.primary),
+                wiring.folder.lock_fd,
                 call.settings,
                 call.output.print_text,
             )
         except BadUse as error:
-            if served.through is Through.FILTER:
+            if options.through is Through.FILTER:
                 raise
             call.output.print_text(
                 f"Serving through nbdkit's Python plugin, which is many times slower: {error}"
             )
-    return RelayExport(call.settings.state_dir / "host" / served.host, tracked, device)
+    return RelayExport(call.settings.state_dir / "host" / options.host, tracked, device)

@@ -1,4 +1,4 @@
-"""`mirrorlog topics`: making them, and reading what is in them."""
+"""`mirrorlog topics`: create the topics, and print what they hold."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="The topics that mirrorlog lives on.")
+app = typer.Typer(no_args_is_help=True, help="Create mirrorlog's topics, and print what they hold.")
 
-_SHOWN: Final = 10
-"""Of extents and of runs of blocks, how many a line shows; it says how many there are."""
+_MAX_SHOWN: Final = 10
+"""How many extents, and how many runs of blocks, a line shows. It says how many there are."""
 
 
 @app.command()
 def create(
     context: typer.Context,
     partitions: Annotated[
-        int | None, typer.Option(help="Of the commands and of the log; fixed for ever.")
+        int | None,
+        typer.Option(
+            help="Give the commands topic and the log this many partitions, which is final."
+        ),
     ] = None,
 ) -> None:
-    """Make the topics that aren't there yet."""
+    """Create the topics that don't exist yet."""
     call = invocation(context)
-    names = make_topics(call.settings, partitions or call.settings.partitions)
+    names = create_topics(call.settings, partitions or call.settings.partitions)
     call.output.print_json({"schema_version": 1, "topics": names})
     call.output.print_text("\n".join(names))
 
@@ -47,19 +50,35 @@ def tail(
     topic: Annotated[
         str, typer.Argument(help="volumes, commands, status, quarantine, log or progress.")
     ],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on waiting for more.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Wait for more events until stopped.")
+    ] = False,
 ) -> None:
-    """Show every event of a topic, decoded, oldest first; JSON Lines with --json."""
+    """Print every event of a topic, decoded, oldest first. With --json, print JSON Lines."""
     call = invocation(context)
-    for message in read_named_topic(call.settings, topic, follow=follow):
-        event = {"partition": message.partition, "position": message.position, **described(message)}
+    for message in _read(call.settings, topic, follow=follow):
+        event = {"partition": message.partition, "position": message.position, **_decoded(message)}
         call.output.print_message("event", event)
         if not call.output.json:
             call.output.print_text(json.dumps(event))
 
 
-def read_named_topic(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
-    """What the topic holds now, and with `follow` what comes after."""
+def create_topics(settings: Settings, partitions: int) -> list[str]:
+    """Create the topics that don't exist yet; return the names of all.
+
+    partitions: of the commands topic and of the changelog. Errors: KafkaFailed.
+    """
+    admin = KafkaAdmin(settings.kafka_client())
+    admin.wait_ready(30)
+    copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
+    specs = settings.topics.specs(single_copy=copies == 1)
+    admin.create(specs, partitions, copies=copies)
+    admin.close()
+    return [spec.name for spec in specs]
+
+
+def _read(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
+    """Read `topic`, named with or without the prefix. BadUse if mirrorlog has no such topic."""
     names = {spec.name for spec in settings.topics.specs(single_copy=True)}
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
     if name not in names:
@@ -69,45 +88,39 @@ def read_named_topic(settings: Settings, topic: str, *, follow: bool) -> Iterato
     return read_topic(settings, name, follow=follow)
 
 
-def described(message: Message) -> dict[str, Any]:
-    """The event in a message, as JSON can hold it."""
+def _decoded(message: Message) -> dict[str, Any]:
+    """Return the event in `message`, in values that JSON can hold."""
     if message.value is None:
         return {"event": None, "key": (message.key or b"").hex()}
     try:
         event = decode(message.value, object)
     except BadInput as error:
         return {"event": "undecodable", "what": error.what, "value": message.value[:64].hex()}
-    return {"event": type(event).__name__, **_plain(event)}
+    return {"event": type(event).__name__, **_fields(event)}
 
 
-def _plain(event: Any) -> dict[str, Any]:
-    return {field.name: _value(getattr(event, field.name)) for field in fields(event)}
+def _fields(event: Any) -> dict[str, Any]:
+    return {field.name: _json_value(getattr(event, field.name)) for field in fields(event)}
 
 
-def _value(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
+    """Return the value of a field, in values that JSON can hold; long lists are cut."""
     if isinstance(value, ExtentColumns):
         first = [
-            {"offset": e.offset, "length": e.length, "kind": e.kind.name.lower()}
-            for e in islice(value, _SHOWN)
+            {
+                "offset": extent.offset,
+                "length": extent.length,
+                "kind": extent.kind.name.lower(),
+            }
+            for extent in islice(value, _MAX_SHOWN)
         ]
         return {"extents": len(value), "first": first}
     if isinstance(value, BitMap64):
-        return {"blocks": len(value), "first_runs": list(islice(runs(value), _SHOWN))}
+        return {"blocks": len(value), "first_runs": list(islice(runs(value), _MAX_SHOWN))}
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, tuple):
-        return [_value(each) if isinstance(each, str) else _plain(each) for each in value]
+        return [item if isinstance(item, str) else _fields(item) for item in value]
     return value
-
-
-def make_topics(settings: Settings, partitions: int) -> list[str]:
-    """Makes all topics; their names."""
-    admin = KafkaAdmin(settings.kafka_client())
-    admin.wait_ready(30)
-    copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
-    specs = settings.topics.specs(single_copy=copies == 1)
-    admin.create(specs, partitions, copies=copies)
-    admin.close()
-    return [spec.name for spec in specs]

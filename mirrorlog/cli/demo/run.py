@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare
-from mirrorlog.cli.commands.topics import make_topics
+from mirrorlog.cli.commands.topics import create_topics
 from mirrorlog.errors import PartFailed
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess, stop_all
 from mirrorlog.settings import Settings, inherited_environment
@@ -65,7 +65,7 @@ class Run:
             self._settings = self._settings.model_copy(
                 update={"bootstrap_servers": self.broker.bootstrap_servers}
             )
-        make_topics(self._settings, self._settings.partitions)
+        create_topics(self._settings, self._settings.partitions)
 
     def start_node(self, name: str = "node") -> ChildProcess:
         """Starts the node, or one more worker of it under a name of its own."""

@@ -1,4 +1,4 @@
-"""The global options, and what they amount to."""
+"""One call of the command line: what its global options amount to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from mirrorlog.settings import Settings, load_settings
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of the command line."""
+    """One call of the command line.
+
+    verbose: print log lines, and tracebacks of errors.
+    """
 
     settings: Settings
     output: Output
@@ -24,7 +27,7 @@ class Invocation:
 
 
 def invocation(context: typer.Context) -> Invocation:
-    """The invocation that the global options made."""
+    """Return the Invocation that read_global_options (main.py) put into `context`."""
     return cast(Invocation, context.obj)
 
 
@@ -35,18 +38,23 @@ def settings_from(
     bootstrap_servers: str | None,
     state_dir: Path | None,
 ) -> Settings:
-    """Settings from the file, the environment and the global options, the last winning."""
+    """Return the settings of the global options, on top of the environment and the config file.
+
+    config: a TOML file of settings. client_file, client_options: Kafka client settings; the
+    options win over the file, and both over `kafka` in the settings.
+    Errors: BadUse if a file can't be read, or an option isn't KEY=VALUE.
+    """
     overrides: dict[str, Any] = {}
     if bootstrap_servers:
         overrides["bootstrap_servers"] = bootstrap_servers
     if state_dir:
         overrides["state_dir"] = state_dir.absolute()
     settings = load_settings(config, overrides)
-    from_file = _client_file(client_file) if client_file else {}
+    from_file = _read_client_file(client_file) if client_file else {}
     client = {
         **settings.kafka,
         **from_file,
-        **dict(_pair(option, "-X") for option in client_options),
+        **dict(_split_pair(option, "-X") for option in client_options),
     }
     if "bootstrap.servers" in client and not bootstrap_servers:
         settings = settings.model_copy(update={"bootstrap_servers": client["bootstrap.servers"]})
@@ -54,20 +62,20 @@ def settings_from(
     return settings.model_copy(update={"kafka": client})
 
 
-def _client_file(path: Path) -> dict[str, str]:
-    """A client.properties file: `key=value` lines, `#` begins a comment line."""
+def _read_client_file(path: Path) -> dict[str, str]:
+    """Read a client.properties file: `key=value` lines; a line that begins with # is a comment."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadUse(f"the client's settings can't be read: {error}", where=str(path)) from error
     return dict(
-        _pair(line, str(path))
+        _split_pair(line, str(path))
         for line in lines
         if line.strip() and not line.lstrip().startswith("#")
     )
 
 
-def _pair(text: str, where: str) -> tuple[str, str]:
+def _split_pair(text: str, where: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadUse(

@@ -1,4 +1,4 @@
-"""`--fork` and `--fork-mode`: hosts that send their writes to secondaries, too (docs/forked-writes.md)."""
+"""The options `--fork` and `--fork-mode` of commands that run a host (docs/forked-writes.md)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ForkOption: TypeAlias = Annotated[
     typer.Option(
         "--fork",
         metavar="SITE[=URI]",
-        help="Writes go to the secondary at this site, too; may be given more than once. Without URI to the address that the "
-        "volume's description names; {volume} in it stands for the volume's name.",
+        help="Send each write to the secondary at this site, too. Repeatable. Without URI, the "
+        "host uses the address in the volume's description. {volume} in URI is replaced by the "
+        "volume's name.",
     ),
 ]
 ForkModeOption: TypeAlias = Annotated[
@@ -24,8 +25,8 @@ ForkModeOption: TypeAlias = Annotated[
     typer.Option(
         "--fork-mode",
         metavar="MODE",
-        help="When a write is acknowledged: sync, when all secondaries in the fork have it; 'quorum N', when N of them do; "
-        "async, at once.",
+        help="Acknowledge a write when every secondary in the fork has it (sync), when N of them "
+        "have it ('quorum N'), or at once (async).",
     ),
 ]
 
@@ -33,12 +34,12 @@ ForkModeOption: TypeAlias = Annotated[
 def fork_reporter(call: Invocation) -> Callable[[ForkNews], None]:
     """Return a function that prints each change of a secondary's state as a `fork` message."""
 
-    def report(news: ForkNews) -> None:
+    def report(change: ForkNews) -> None:
         fields = {
-            "volume": news.volume,
-            "site": news.site,
-            "state": news.state,
-            "reason": news.reason,
+            "volume": change.volume,
+            "site": change.site,
+            "state": change.state,
+            "reason": change.reason,
         }
         call.output.print_message("fork", fields)
 

@@ -1,4 +1,4 @@
-"""How a part that runs until it is stopped hears of it."""
+"""How a command that runs until it is stopped learns that it should stop."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable
 
 
 def stop_flag() -> Callable[[], bool]:
-    """Whether SIGTERM or SIGINT came since. A flag and no exception: one could leave a write between two of its steps."""
+    """Catch SIGTERM and SIGINT from now on; return a function that says whether one came.
+
+    It is a flag and not an exception, because an exception could leave a write between two of
+    its steps.
+    """
     came = False
 
-    def note(*_: object) -> None:
+    def note_signal(*_: object) -> None:
         nonlocal came
         came = True
 
-    signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note_signal)
+    signal.signal(signal.SIGINT, note_signal)
     return lambda: came
