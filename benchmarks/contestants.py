@@ -188,12 +188,12 @@ def _read_log(arena: Arena) -> tuple[dict[str, Blocks], float]:
     for volume in arena.workload.volumes():
         through = ends[volume.partition] - 1
         reached = log.watermarks[volume.partition].through
-        hole = log.logs[volume.volume].hole(-1, through)
+        hole = log.logs[volume.volume].hole(after=-1, through=through)
         if reached < through or hole:
             raise ProgramFailed(
                 f"the log of {volume.volume} is complete through {reached} of {through}; hole: {hole}"
             )
-        folded[volume.volume] = _sorted(log.logs[volume.volume].changed(-1, through))
+        folded[volume.volume] = _sorted(log.logs[volume.volume].changed(after=-1, through=through))
     return folded, max(taken_us.values()) / 1e6
 
 

@@ -208,10 +208,10 @@ class Proof:
         for name, blocks in self.folded.items():
             volume, said = self.volumes[name], log.logs[name]
             end = self.ends[volume.partition]
-            assert said.hole(volume.origin_position, end - 1) is None, name
+            assert said.hole(after=volume.origin_position, through=end - 1) is None, name
             changed, zeroed = blocks.sets()
-            assert said.changed(volume.origin_position, end - 1) == changed, name
-            records = [part for whole in said.whole() for part in whole]
+            assert said.changed(after=volume.origin_position, through=end - 1) == changed, name
+            records = [part for whole in said.complete_records() for part in whole]
             assert union(record.changed for record in records) == changed, name
             assert union(record.zeroed for record in records) == zeroed, name
 

@@ -137,7 +137,7 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
         return Rest(
             SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}"
         )
-    if hole := view.log.hole(kept.applied_position, mark):
+    if hole := view.log.hole(after=kept.applied_position, through=mark):
         reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
         return _copy_all(view, reason)
     return _changed(kept, kept.applied_position, mark, view)
@@ -145,8 +145,8 @@ def next_step(kept: SecondaryState | None, view: View) -> Step:
 
 def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
     log, is_idle, is_suspect = view.log, kept.cycle_through is None, kept.suspect_after is not None
-    missed = log.missed(applied, mark)
-    changed = missed if log.fork is None else log.changed(applied, mark)
+    missed = log.missed(after=applied, through=mark)
+    changed = missed if log.fork is None else log.changed(after=applied, through=mark)
     settled = is_idle and _settled(view, mark)
     # Without a fork `again` is a part of what was missed, and matters for the proof alone.
     copied = (
@@ -154,12 +154,12 @@ def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
     )
     again = changed if copied is None else changed & copied
     if is_suspect and settled and not again:
-        if not missed and not log.has_open:
+        if not missed and not log.has_open_fork:
             return Prove(_consistent(kept, mark))
         if missed and log.fork is None:
             return Prove(_consistent(kept, applied))
     if is_idle and not missed and not again:
-        is_sure = not log.has_open and (settled or log.fork is None)
+        is_sure = not log.has_open_fork and (settled or log.fork is None)
         if log.fork is None or is_suspect or not changed:
             return Rest(_resting(kept, is_sure))
         return (
@@ -190,10 +190,14 @@ def _copied(kept: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None
     if after is None:
         return BitMap64()
     changed_through = after if kept.changed_through is None else kept.changed_through
-    is_hole = log.volume.hole(after, changed_through) or log.missed_hole(changed_through, applied)
+    is_hole = log.volume.hole(after=after, through=changed_through) or log.missed_hole(
+        after=changed_through, through=applied
+    )
     if is_hole or _is_copy_of_all(kept):
         return None
-    return log.changed(after, changed_through) | log.missed(changed_through, applied)
+    return log.changed(after=after, through=changed_through) | log.missed(
+        after=changed_through, through=applied
+    )
 
 
 def _suspect(
@@ -216,7 +220,9 @@ def _suspect(
     elif copied is None and log.fork is not None:
         changed_through = mark
     return (
-        suspect_after if log.fork is None else min(suspect_after, log.reach(applied, mark))
+        suspect_after
+        if log.fork is None
+        else min(suspect_after, log.covered_from(after=applied, through=mark))
     ), changed_through
 
 

@@ -95,7 +95,7 @@ class Site:
         for name in touched & self.secondaries.keys():
             apart = _apart(self.secondaries[name], self._log(name).fork)
             for log in self._logs(name):
-                log.forget_parts(apart)
+                log.forget_rolled_up(apart)
         touched |= self._follow_catalog() | self._ask_ends()
         self._restless |= touched
         if not self._ports.log.caught_up():
@@ -326,8 +326,10 @@ class Site:
         mark = view.watermark
         applied = kept.applied_position if kept and kept.generation == volume.generation else None
         since = volume.origin_position if applied is None else applied
-        pending = len(view.log.missed(since, mark)) if mark is not None else 0
-        oldest_us = view.log.oldest_missed_at_us(since, mark) if mark is not None else None
+        pending = len(view.log.missed(after=since, through=mark)) if mark is not None else 0
+        oldest_us = (
+            view.log.oldest_missed_at_us(after=since, through=mark) if mark is not None else None
+        )
         now_us = self._ports.clock.now_us()
         consistent = kept.consistent_position if kept else None
         if secondary.resting.state is SiteState.CONSISTENT and not pending and mark is not None:

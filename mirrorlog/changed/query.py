@@ -249,7 +249,7 @@ class _Query:
         """(the time, from where on the log can answer, its records); OutOfRetention where the time is before that."""
         assert isinstance(point, AtTime)
         base = self._answers_from()
-        records = [group[0] for group in _cover(self._log.whole(), base, self._mark)]
+        records = [group[0] for group in _cover(self._log.complete_records(), base, self._mark)]
         known_from = self._volume.created_at_us
         if base > self._volume.origin_position:
             # What is gone was written before the oldest record that is kept, and not before any: a later record may hold
@@ -291,12 +291,12 @@ class _Query:
 
     def _hole(self, after: int) -> Hole | None:
         """As VolumeLog.hole through the watermark; and where the head says that the chain goes on, it must be there."""
-        if hole := self._log.hole(after, self._mark):
+        if hole := self._log.hole(after=after, through=self._mark):
             return hole
         head = self._log.head
         if head is None or head.generation != self._volume.generation:
             return None
-        reach = max([after, *(group[0].through for group in self._log.whole())])
+        reach = max([after, *(group[0].through for group in self._log.complete_records())])
         return Hole(reach, head.through) if reach < head.through <= self._mark else None
 
     def _answers_from(self) -> int:
@@ -316,7 +316,7 @@ class _Query:
         if base == self._volume.origin_position:
             times = [self._volume.created_at_us] if self._volume.created_at_us else []
         else:
-            kept = [group[0] for group in _cover(self._log.whole(), base, self._mark)]
+            kept = [group[0] for group in _cover(self._log.complete_records(), base, self._mark)]
             times = [
                 r.first_at_us
                 for r in kept
@@ -332,7 +332,7 @@ class _Query:
     # The fold
 
     def _fold(self, since: int, until: int) -> ChangedBlocks:
-        groups = list(self._log.whole())
+        groups = list(self._log.complete_records())
         inside = list(
             _cover(
                 (g for g in groups if since <= g[0].after and g[0].through <= until), since, until

@@ -39,7 +39,7 @@ from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import record_key
-from mirrorlog.tracking_log.packed_record import PackedRecord
+from mirrorlog.tracking_log.record_parts import PackedRecord
 from mirrorlog.tracking_log.records import LogRecord
 
 Event = TypeVar("Event")

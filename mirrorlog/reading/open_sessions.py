@@ -21,7 +21,7 @@ from mirrorlog.tracking_log.heads import (
     VolumeHead,
     Watermark,
     session_head,
-    speaks_for_session,
+    updates_session,
 )
 from mirrorlog.tracking_log.keys import head_key, key_kind
 
@@ -127,7 +127,7 @@ class _Known:
             command = decode(message.value or b"", TrackingCommand)
             if command.kind is CommandKind.HEARTBEAT:
                 self.beats[command.session] = command.last_at_us
-            if command.volume in self.heads and speaks_for_session(command):
+            if command.volume in self.heads and updates_session(command):
                 head = self.heads[command.volume]
                 said = session_head(command, message.position)
                 self.heads[command.volume] = head.merged(replace(head, sessions=(said,)))

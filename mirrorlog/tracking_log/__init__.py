@@ -1,0 +1,11 @@
+"""The tracking log: which blocks of each volume changed between any two positions. Pure.
+
+Files in reading order:
+
+- records.py: one record, the blocks that changed in `(after, through]`
+- record_parts.py: records split by block range so that each part fits into a message
+- heads.py: heads of volumes, heartbeats of sessions, watermarks
+- keys.py: keys of the changelog topic, and names of logs
+- coverage.py: one reader's copy of a volume's log, and the proof that no position is missing
+- site_log.py: the same for a site, with what its secondary has missed
+"""

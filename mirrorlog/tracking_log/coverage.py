@@ -1,4 +1,7 @@
-"""What one reader holds of a volume's log, and the proof that nothing is missing between two positions."""
+"""One reader's copy of a volume's log, and the proof that nothing is missing between two positions.
+
+Ranges of positions are written `(after, through]`, as in records.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from mirrorlog.tracking_log.records import LogRecord
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Positions `(after, through]` that no record covers."""
+    """The positions `(after, through]`, which no record covers."""
 
     after: int
     through: int
 
 
-class _Group(NamedTuple):
-    """What the parts of one record have in common."""
+class _RecordId(NamedTuple):
+    """The fields that all parts of one record share."""
 
     tier: int
     after: int
@@ -31,7 +34,7 @@ class _Group(NamedTuple):
     parts: int
     generation: str
 
-    def is_inside(self, other: _Group) -> bool:
+    def is_inside(self, other: _RecordId) -> bool:
         return (
             self.generation == other.generation
             and other.after <= self.after
@@ -41,147 +44,175 @@ class _Group(NamedTuple):
 
 @dataclass(slots=True)
 class VolumeLog:
-    """What one reader holds of one volume's log: the records after the position that it has dealt with.
+    """The records of one volume behind the position that its reader has applied.
 
-    The watermark of the partition and the volume's head arrive beside the records, after them in the changelog. Records
-    stay here when the log no longer has them: what a record says stays true.
+    The watermark of the partition and the volume's head arrive beside the records, and follow them
+    in the changelog. Records stay here after the log has deleted them, because what a record says
+    stays true.
     """
 
     head: VolumeHead | None = None
-    _groups: dict[_Group, dict[int, LogRecord]] = field(default_factory=dict)
-    _rolled_up: list[_Group] = field(default_factory=list)
+    _parts_by_id: dict[_RecordId, dict[int, LogRecord]] = field(default_factory=dict)
+    _rolled_up: list[_RecordId] = field(default_factory=list)
 
     def add(self, record: LogRecord) -> None:
-        """Takes a record or one part of it; a duplicate replaces its equal."""
-        key = _Group(record.tier, record.after, record.through, record.parts, record.generation)
-        group = self._groups.setdefault(key, {})
-        group[record.part] = record
-        if record.tier and len(group) == record.parts:
+        """Add a record, or one part of it. A duplicate replaces its equal."""
+        key = _RecordId(record.tier, record.after, record.through, record.parts, record.generation)
+        parts = self._parts_by_id.setdefault(key, {})
+        parts[record.part] = record
+        if record.tier and len(parts) == record.parts:
             self._rolled_up.append(key)
 
     def drop(self, key: RecordKey) -> None:
-        """Takes a record, or a part of one, away."""
-        for group in [
-            g
-            for g in self._groups
-            if (g.tier, g.after, g.through) == (key.tier, key.after, key.through)
-        ]:
-            self._groups[group].pop(key.part, None)
-            if not self._groups[group]:
-                del self._groups[group]
+        """Remove a record, or one part of it."""
+        wanted = (key.tier, key.after, key.through)
+        for record in [r for r in self._parts_by_id if (r.tier, r.after, r.through) == wanted]:
+            self._parts_by_id[record].pop(key.part, None)
+            if not self._parts_by_id[record]:
+                del self._parts_by_id[record]
 
     def add_head(self, head: VolumeHead) -> None:
-        """Takes the volume's head."""
+        """Merge `head` into the volume's head."""
         self.head = head if self.head is None else self.head.merged(head)
 
-    def whole(self) -> Iterator[tuple[LogRecord, ...]]:
-        """Each record of which every part is there, as its parts; in the order of positions, the longer first."""
-        for key in sorted(self._groups, key=lambda key: (key.after, -key.through, key.tier)):
-            if len(group := self._groups[key]) == key.parts:
-                yield tuple(group.values())
+    def complete_records(self) -> Iterator[tuple[LogRecord, ...]]:
+        """Yield each record with all its parts present, as a tuple of its parts.
+
+        The records are in the order of positions. Of two with the same start, the longer is first.
+        """
+        for key in sorted(self._parts_by_id, key=lambda key: (key.after, -key.through, key.tier)):
+            if self._is_complete(key):
+                yield tuple(self._parts_by_id[key].values())
 
     def forget_through(self, position: int) -> None:
-        """Drops records that say nothing about positions above `position`."""
-        self._groups = {key: parts for key, parts in self._groups.items() if key.through > position}
+        """Remove the records that say nothing about positions above `position`."""
+        self._parts_by_id = {
+            key: parts for key, parts in self._parts_by_id.items() if key.through > position
+        }
 
-    def forget_parts(self, apart: Collection[int]) -> None:
-        """Drops what a whole record of a higher tier says too, where it spans none of the positions `apart`.
+    def forget_rolled_up(self, split_positions: Collection[int]) -> None:
+        """Remove the records that a complete record of a higher tier contains.
 
-        So a reader that doesn't get on holds no more than the log does. A record that spans a position at which the
-        reader takes the log apart would make him take more than the finer ones: those stay then.
+        So a reader that makes no progress holds no more than the log does.
+
+        split_positions: positions at which the reader will split its ranges. The reader would have
+        to apply all of a record that spans one of them, so the finer records stay there.
         """
         waiting, self._rolled_up = self._rolled_up, []
         for key in waiting:
-            if key not in self._groups:
+            if key not in self._parts_by_id:
                 continue
-            if any(key.after < position < key.through for position in apart):
+            if any(key.after < position < key.through for position in split_positions):
                 self._rolled_up.append(key)
                 continue
-            inside = [each for each in self._groups if each.tier < key.tier and each.is_inside(key)]
-            held = (
-                union(part.changed for part in self._groups[key].values()) if inside else BitMap64()
-            )
-            for each in inside:
-                if all(part.changed.issubset(held) for part in self._groups[each].values()):
-                    del self._groups[each]
+            self._forget_inside(key)
 
-    def hole(self, after: int, through: int, chain_end: int | None = None) -> Hole | None:
-        """The first stretch of `(after, through]` that isn't proved covered (invariant 5); None where all of it is.
+    def _forget_inside(self, key: _RecordId) -> None:
+        """Remove the records of lower tiers inside `key` whose blocks it names too."""
+        inside = [
+            finer for finer in self._parts_by_id if finer.tier < key.tier and finer.is_inside(key)
+        ]
+        if not inside:
+            return
+        changed = union(part.changed for part in self._parts_by_id[key].values())
+        for finer in inside:
+            if all(part.changed.issubset(changed) for part in self._parts_by_id[finer].values()):
+                del self._parts_by_id[finer]
 
-        Records are chained: each begins where the one before ended, or earlier. What follows the last record is
-        covered by the watermark: the caller passes one as `through`. chain_end: where the last record ends; None: the
-        head tells it.
+    def hole(self, *, after: int, through: int, chain_end: int | None = None) -> Hole | None:
+        """Return the first part of `(after, through]` that isn't proved covered (invariant 5).
+
+        Return None if all of it is covered. Records form a chain: each begins where the one before
+        ended, or earlier. The watermark covers what follows the last record: pass a watermark as
+        `through`.
+
+        chain_end: the position at which the last record ends; None: take it from the head.
         """
         if chain_end is None:
             chain_end = BEFORE_FIRST if self.head is None else self.head.through
-        reach = after
-        for key in sorted(self._between(after, through), key=lambda key: (key.after, key.through)):
-            if len(self._groups[key]) < key.parts:
+        covered = after
+        overlapping = self._overlapping(after=after, through=through)
+        for key in sorted(overlapping, key=lambda key: (key.after, key.through)):
+            if not self._is_complete(key):
                 continue
-            if key.after > reach:
-                return Hole(reach, key.after)
-            reach = max(reach, key.through)
-        if reach < chain_end <= through:
-            return Hole(reach, chain_end)  # the chain goes further than the records that are there
+            if key.after > covered:
+                return Hole(covered, key.after)
+            covered = max(covered, key.through)
+        if covered < chain_end <= through:
+            return Hole(covered, chain_end)  # the chain goes further than the records present
         incomplete = [
             key.through
-            for key, got in self._groups.items()
-            if len(got) < key.parts and reach < key.through <= through
+            for key in self._parts_by_id
+            if not self._is_complete(key) and covered < key.through <= through
         ]
-        return Hole(reach, min(incomplete)) if incomplete else None
+        return Hole(covered, min(incomplete)) if incomplete else None
 
-    def changed(self, after: int, through: int) -> BitMap64:
-        """Blocks that may have changed in `(after, through]`: all of every record that is needed (rounded outwards)."""
-        return union(record.changed for record in self._needed(after, through))
+    def changed(self, *, after: int, through: int) -> BitMap64:
+        """Return the blocks that may have changed in `(after, through]`.
 
-    def reach(self, after: int, through: int) -> int:
-        """How far down the records reach that say what changed in `(after, through]`."""
-        return min((record.after for record in self._needed(after, through)), default=after)
+        A record that reaches beyond the range counts with all its blocks: the result is rounded
+        outwards.
+        """
+        return union(record.changed for record in self._needed(after=after, through=through))
 
-    def oldest_at_us(self, after: int, through: int) -> int | None:
-        """When the first write of `(after, through]` was made, by its host's clock; None where there is none."""
-        return min((r.first_at_us for r in self._needed(after, through) if r.changed), default=None)
+    def covered_from(self, *, after: int, through: int) -> int:
+        """Return the lowest `after` of the records on which changed() of the same range stands."""
+        records = self._needed(after=after, through=through)
+        return min((record.after for record in records), default=after)
 
-    def _needed(self, after: int, through: int) -> Iterator[LogRecord]:
-        """Parts that together say all that the log says of `(after, through]`, the lowest tier that says it first.
+    def oldest_at_us(self, *, after: int, through: int) -> int | None:
+        """Return the time of the first write in `(after, through]`, by its host's clock.
 
-        A reader in the middle of a minute, of which it holds the seconds, takes those: the minute's record would name
-        again what it has copied. Of one tier all that overlap are taken: after a replay they may overlap each other.
+        Return None if the range holds no write.
+        """
+        records = self._needed(after=after, through=through)
+        return min((record.first_at_us for record in records if record.changed), default=None)
+
+    def _needed(self, *, after: int, through: int) -> Iterator[LogRecord]:
+        """Yield record parts that together say all that the log says of `(after, through]`.
+
+        Lower tiers come first. A reader in the middle of a minute that holds the records of the
+        seconds uses those, because the minute's record would name blocks again that it has copied.
+        Within a tier, all overlapping records are used: after a replay they may overlap each other.
         """
         gaps = [(after, through)]
-        by_tier: dict[int, list[_Group]] = defaultdict(list)
-        for key in self._between(after, through):
+        by_tier: dict[int, list[_RecordId]] = defaultdict(list)
+        for key in self._overlapping(after=after, through=through):
             by_tier[key.tier].append(key)
         for tier in sorted(by_tier):
-            taken = [
+            used = [
                 key
                 for key in by_tier[tier]
                 if any(key.after < end and key.through > start for start, end in gaps)
             ]
-            for key in taken:
-                yield from self._groups[key].values()
-            gaps = _left(gaps, [key for key in taken if len(self._groups[key]) == key.parts])
+            for key in used:
+                yield from self._parts_by_id[key].values()
+            gaps = _uncovered(gaps, [key for key in used if self._is_complete(key)])
 
-    def _between(self, after: int, through: int) -> list[_Group]:
-        return (
-            [key for key in self._groups if key.through > after and key.after < through]
-            if after < through
-            else []
-        )
+    def _overlapping(self, *, after: int, through: int) -> list[_RecordId]:
+        """The records that overlap `(after, through]`; none for an empty range."""
+        if after >= through:
+            return []
+        return [key for key in self._parts_by_id if key.through > after and key.after < through]
+
+    def _is_complete(self, key: _RecordId) -> bool:
+        return len(self._parts_by_id[key]) == key.parts
 
 
-def _left(gaps: Sequence[tuple[int, int]], taken: Sequence[_Group]) -> list[tuple[int, int]]:
-    """What is left of `gaps`, ascending, when the records of `taken` cover their part of them."""
+def _uncovered(
+    gaps: Sequence[tuple[int, int]], records: Sequence[_RecordId]
+) -> list[tuple[int, int]]:
+    """The parts of `gaps`, ascending, that none of the records covers."""
     left = []
-    spans = sorted((key.after, key.through) for key in taken)
+    spans = sorted((key.after, key.through) for key in records)
     for start, end in gaps:
-        reach = start
+        covered = start
         for first, last in spans:
             if first >= end:
                 break
-            if first > reach:
-                left.append((reach, first))
-            reach = max(reach, last)
-        if reach < end:
-            left.append((reach, end))
+            if first > covered:
+                left.append((covered, first))
+            covered = max(covered, last)
+        if covered < end:
+            left.append((covered, end))
     return left

@@ -1,4 +1,8 @@
-"""What the log holds beside records: heads of volumes, heartbeats of sessions, watermarks of partitions."""
+"""Entries of the log beside records: heads of volumes, heartbeats of sessions, watermarks.
+
+Heads merge by maximum, minimum and union. Merging is commutative and idempotent, so replays and
+duplicates change nothing (invariant 3).
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,17 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 
 @dataclass(frozen=True, slots=True)
 class SessionHead:
-    """What the log knows of one session of a host; merging two takes the greater of each field, of opened the lesser.
+    """The state of one session of a host on one volume, as the log knows it.
 
-    opened_position: of its first command. last_position: of its last command that wasn't a SESSION_CLOSE.
-    closed_position: of its SESSION_CLOSE.
-    acknowledged_position: the highest that one of its commands knew as acknowledged.
-    open_forks: sites of which its command at last_position left an outcome OPEN, sorted: merging takes that of the later.
+    opened_position: the position of the session's first command.
+    last_position: the position of its last command that isn't a SESSION_CLOSE.
+    closed_position: the position of its SESSION_CLOSE.
+    acknowledged_position: the highest acknowledged position that one of its commands names.
+    open_forks: the sites, sorted, with an outcome OPEN in the command at last_position.
 
-    A command behind the close opens the session again (unknown is dirty), unless it says that it knew nothing from there on:
-    then it was on its way when its host died, and the log names all that it wrote (docs/decisions/late-commands.md).
+    A command behind the close opens the session again, because unknown is dirty. The exception is
+    a command whose acknowledged position lies before the close: it was on its way when its host
+    died, and the log names everything that the session wrote (docs/decisions/late-commands.md).
     """
 
     session: str
@@ -35,56 +41,62 @@ class SessionHead:
     @property
     def is_open(self) -> bool:
         """Whether the host may still hold writes that the log doesn't name."""
-        late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
-        return self.closed_position < self.last_position and not late
+        is_late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
+        return self.closed_position < self.last_position and not is_late
 
     def merged(self, other: SessionHead) -> SessionHead:
-        """The greater of each: commutative and idempotent."""
+        """Merge two heads of one session.
+
+        The result has the lower opened position, the open forks of the later command, and the
+        higher value of every other number.
+        """
+        opened = (self.opened_position, other.opened_position)
         return SessionHead(
-            self.session,
-            self.host,
-            min(
-                (
-                    each
-                    for each in (self.opened_position, other.opened_position)
-                    if each > BEFORE_FIRST
-                ),
+            session=self.session,
+            host=self.host,
+            opened_position=min(
+                (position for position in opened if position > BEFORE_FIRST),
                 default=BEFORE_FIRST,
             ),
-            max(self.last_position, other.last_position),
-            max(self.closed_position, other.closed_position),
-            max(self.acknowledged_position, other.acknowledged_position),
-            max(self.last_sequence, other.last_sequence),
-            max(self.last_at_us, other.last_at_us),
-            tuple(sorted({*self._open_at(other), *other._open_at(self)})),
+            last_position=max(self.last_position, other.last_position),
+            closed_position=max(self.closed_position, other.closed_position),
+            acknowledged_position=max(self.acknowledged_position, other.acknowledged_position),
+            last_sequence=max(self.last_sequence, other.last_sequence),
+            last_at_us=max(self.last_at_us, other.last_at_us),
+            open_forks=tuple(
+                sorted({*self._open_forks_beside(other), *other._open_forks_beside(self)})
+            ),
         )
 
-    def _open_at(self, other: SessionHead) -> tuple[str, ...]:
-        """Its open forks, where its last command isn't before that of `other`."""
+    def _open_forks_beside(self, other: SessionHead) -> tuple[str, ...]:
+        """The open forks, or none if the last command of `other` is later."""
         return self.open_forks if self.last_position >= other.last_position else ()
 
 
 @dataclass(frozen=True, slots=True)
 class ForkHead:
-    """Where the log of what one site has missed begins and ends; merging takes the lower begin, the higher end.
+    """The range of the log that says what one site has missed.
 
-    after: it says all that the site has missed behind this position. through: where its last record ends.
+    after: the log names everything that the site has missed behind this position.
+    through: the position at which its last record ends.
     """
 
     after: int
     through: int
 
     def merged(self, other: ForkHead) -> ForkHead:
-        """Commutative and idempotent."""
+        """Merge two heads of one site: the lower begin and the higher end."""
         return ForkHead(min(self.after, other.after), max(self.through, other.through))
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeHead:
-    """The newest of a volume: the last position that held a command for it, and its sessions.
+    """The newest state of a volume in the log.
 
-    described_position: of the description by which the log was written. Whoever has an older one reads a newer first.
-    forks: by site, the logs of what sites have missed (missed_log).
+    through: the end of the volume's chain of records.
+    described_position: of the description by which the log was written. A reader with an older
+    description reads a newer one first.
+    forks: by site, the range of the log of what the site has missed (keys.missed_log).
     """
 
     volume: str
@@ -95,44 +107,54 @@ class VolumeHead:
     forks: Mapping[str, ForkHead] = field(default_factory=dict)
 
     def merged(self, other: VolumeHead) -> VolumeHead:
-        """The union of the sessions and of the forks, each merged; the higher position and its generation."""
-        sessions = {each.session: each for each in self.sessions}
-        for each in other.sessions:
-            known = sessions.get(each.session)
-            sessions[each.session] = each if known is None else known.merged(each)
+        """Merge two heads of one volume.
+
+        The result has the higher position with its generation, and the sessions and forks of both,
+        each merged.
+        """
+        sessions = {head.session: head for head in self.sessions}
+        for head in other.sessions:
+            known = sessions.get(head.session)
+            sessions[head.session] = head if known is None else known.merged(head)
         newer = self if self.through >= other.through else other
-        described = max(self.described_position, other.described_position)
-        forks = merged_forks(self.forks, other.forks)
         return replace(
-            newer, sessions=tuple(sessions.values()), described_position=described, forks=forks
+            newer,
+            sessions=tuple(sessions.values()),
+            described_position=max(self.described_position, other.described_position),
+            forks=merged_forks(self.forks, other.forks),
         )
 
-    def has_open(self, site: str) -> bool:
-        """Whether an open session doesn't know yet what became of one of its writes at the site."""
-        return any(site in each.open_forks for each in self.sessions if each.is_open)
+    def has_open_fork(self, site: str) -> bool:
+        """Return whether an open session doesn't know the outcome of one of its writes there."""
+        return any(site in head.open_forks for head in self.sessions if head.is_open)
 
     def settled_after(self, end_position: int, beats: Mapping[str, int]) -> bool:
-        """Whether no host can hold an unpublished write that was made before the topic ended at `end_position`.
+        """Return whether the log names every write made before the topic's end was `end_position`.
 
-        True when each open session closed a batch of the volume after a command at or above `end_position` had been
-        acknowledged to it (invariant 8). `beats`: by session, the same for all of its volumes in the partition.
+        That holds once each open session has closed a batch of the volume after it knew that a
+        command at or above `end_position` was acknowledged (invariant 8).
+
+        beats: by session, the acknowledged position of its last heartbeat in the partition.
         """
         return all(
-            max(each.acknowledged_position, beats.get(each.session, BEFORE_FIRST)) >= end_position
-            for each in self.sessions
-            if each.is_open
+            max(head.acknowledged_position, beats.get(head.session, BEFORE_FIRST)) >= end_position
+            for head in self.sessions
+            if head.is_open
         )
 
 
-def speaks_for_session(command: TrackingCommand) -> bool:
-    """Whether the command says anything of its session in the volume."""
+def updates_session(command: TrackingCommand) -> bool:
+    """Return whether the command changes the head of its session."""
     return command.sequence >= 0 or command.kind is CommandKind.SESSION_CLOSE
 
 
 def session_head(
     command: TrackingCommand, position: int, open_forks: tuple[str, ...] = ()
 ) -> SessionHead:
-    """What a command that speaks for its session says of it."""
+    """Return the session's head after `command` alone, which is at `position`.
+
+    Pass only commands for which updates_session is true.
+    """
     closes = command.kind is CommandKind.SESSION_CLOSE
     return SessionHead(
         session=command.session,
@@ -150,7 +172,7 @@ def session_head(
 
 
 def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> dict[str, ForkHead]:
-    """The sites of both."""
+    """Merge two mappings from a site to the head of its log."""
     return {
         **one,
         **{site: fork.merged(one[site]) if site in one else fork for site, fork in other.items()},
@@ -159,10 +181,11 @@ def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> 
 
 @dataclass(frozen=True, slots=True)
 class SessionBeat:
-    """A session's last heartbeat in one partition: it speaks for all volumes that the session has there.
+    """The last heartbeat of a session in one partition, for all of the session's volumes there.
 
-    Before it, the session published everything that it held for any of them, when it knew `acknowledged_position`.
-    So idle volumes cost nothing, however many they are.
+    Before the heartbeat, the session published everything that it held for any of them. At that
+    time it knew that `acknowledged_position` was acknowledged. So idle volumes cost nothing,
+    whatever their number.
     """
 
     session: str
@@ -183,7 +206,10 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class PositionTime:
-    """Where the log of `partition` was complete at a time: so that the age of records is known. No reader needs it."""
+    """The kind of a key that maps a time to the position through which the log was complete.
+
+    Compaction learns the age of records from these entries. Readers don't need them.
+    """
 
     partition: int
     at_us: int

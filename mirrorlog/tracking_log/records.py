@@ -1,8 +1,8 @@
-"""Log records: which blocks of a volume changed between two positions.
+"""Log records: the blocks of a volume that changed between two positions.
 
-A record says which blocks of one volume changed in `(after, through]`. It is a pure function of the commands in that
-range: whoever folds the same range writes the same bytes under the same key, so replays, duplicates and a worker that
-comes back late change nothing (invariant 3).
+A record says which blocks changed in `(after, through]`. It is a pure function of the commands in
+that range: every worker that folds the same range writes the same bytes under the same key. So
+replays, duplicates, and a worker that returns late, change nothing (invariant 3).
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from typing import Final
 from mirrorlog.domain.bitmaps import BitMap64
 
 TIERS: Final = ("second", "minute", "hour", "day")
-"""Names of the tiers: flushes, and what they are rolled up to."""
+"""Names of the tiers. Flushes write to the first tier; roll-ups write to the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogRecord:
-    """Blocks of `volume` changed in `(after, through]`; part `part` of `parts` where it was split by block range.
+    """The blocks of `volume` that changed in `(after, through]`, or one part of them.
 
-    changed holds every block of which a byte was written, zeroed or discarded; zeroed those that a zero or discard
-    covered whole. Counts and times are for people; positions order (invariant 10).
+    tier: an index into TIERS.
+    changed: every block with a byte that was written, zeroed or discarded.
+    zeroed: the blocks that a zero or discard covered whole; a subset of `changed`.
+    first_at_us, last_at_us, commands, writes, bytes_written, hosts: for people. Positions, not
+    times, order records (invariant 10).
+    part, parts: this is part `part`, counted from 0, of a record that was split by block range.
     """
 
     volume: str

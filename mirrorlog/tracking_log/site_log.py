@@ -1,21 +1,30 @@
-"""The log of one volume as one site reads it: what changed, and which of it the site's secondary has missed."""
+"""The log of one volume as one site reads it: what changed, and what the secondary has missed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mirrorlog.domain.bitmaps import BitMap64, union
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import ForkHead
 
 
+class _LogRange(NamedTuple):
+    """The positions `(after, through]` of one log."""
+
+    log: VolumeLog
+    after: int
+    through: int
+
+
 @dataclass(frozen=True, slots=True)
 class SiteLog:
-    """`volume` is the volume's log, `missed_log` that of what `site` has missed, as far as there is one.
+    """A volume's log, and the log of what `site` has missed of it.
 
-    Where no host sends its writes to the site's secondary, it has missed all that changed; so it has before its missed log
-    begins.
+    The missed log exists only where hosts send their writes to the site's secondary themselves
+    (forked writes). Before the missed log begins, the secondary has missed everything that changed.
     """
 
     volume: VolumeLog
@@ -24,48 +33,63 @@ class SiteLog:
 
     @property
     def fork(self) -> ForkHead | None:
-        """Where the missed log begins and ends; None where there is none."""
+        """The range of the missed log; None if there is no such log."""
         return None if self.volume.head is None else self.volume.head.forks.get(self.site)
 
     @property
-    def has_open(self) -> bool:
-        """Whether a host doesn't know yet what became of a write at the site's secondary."""
-        return self.volume.head is not None and self.volume.head.has_open(self.site)
+    def has_open_fork(self) -> bool:
+        """Whether a host doesn't know the outcome of one of its writes at the site's secondary."""
+        return self.volume.head is not None and self.volume.head.has_open_fork(self.site)
 
-    def changed(self, after: int, through: int) -> BitMap64:
-        """Blocks that may have changed in `(after, through]`."""
-        return self.volume.changed(after, through)
+    def changed(self, *, after: int, through: int) -> BitMap64:
+        """Return the blocks that may have changed in `(after, through]`."""
+        return self.volume.changed(after=after, through=through)
 
-    def missed(self, after: int, through: int) -> BitMap64:
-        """Blocks that the secondary may have missed in `(after, through]`."""
-        return union(log.changed(*span) for log, *span in self._parts(after, through))
+    def missed(self, *, after: int, through: int) -> BitMap64:
+        """Return the blocks that the secondary may have missed in `(after, through]`."""
+        return union(
+            part.log.changed(after=part.after, through=part.through)
+            for part in self._parts(after=after, through=through)
+        )
 
-    def missed_hole(self, after: int, through: int) -> Hole | None:
-        """The first stretch of which it isn't proved what the secondary has missed (invariant 5)."""
-        for log, start, end in self._parts(after, through):
-            chain_end = self.fork.through if self.fork and log is self.missed_log else None
-            if (hole := log.hole(start, end, chain_end)) is not None:
+    def missed_hole(self, *, after: int, through: int) -> Hole | None:
+        """Return the first part of the range where it isn't proved what the secondary has missed.
+
+        Return None if all of it is proved (invariant 5).
+        """
+        for part in self._parts(after=after, through=through):
+            chain_end = self.fork.through if self.fork and part.log is self.missed_log else None
+            hole = part.log.hole(after=part.after, through=part.through, chain_end=chain_end)
+            if hole is not None:
                 return hole
         return None
 
-    def hole(self, after: int, through: int) -> Hole | None:
-        """The first stretch of which it isn't proved what changed, or what the secondary has missed."""
-        return self.volume.hole(after, through) or self.missed_hole(after, through)
+    def hole(self, *, after: int, through: int) -> Hole | None:
+        """Return the first part where it isn't proved what changed or what was missed."""
+        return self.volume.hole(after=after, through=through) or self.missed_hole(
+            after=after, through=through
+        )
 
-    def reach(self, after: int, through: int) -> int:
-        """How far down the records of `missed(after, through)` reach: they are taken whole."""
-        return min([after, *(log.reach(*span) for log, *span in self._parts(after, through))])
+    def covered_from(self, *, after: int, through: int) -> int:
+        """Return the lowest `after` of the records on which missed() of the same range stands."""
+        parts = self._parts(after=after, through=through)
+        lowest = (part.log.covered_from(after=part.after, through=part.through) for part in parts)
+        return min([after, *lowest])
 
-    def oldest_missed_at_us(self, after: int, through: int) -> int | None:
-        """When the first write that the secondary has missed was made, by its host's clock; None where there is none."""
-        times = (log.oldest_at_us(*span) for log, *span in self._parts(after, through))
-        return min((each for each in times if each is not None), default=None)
+    def oldest_missed_at_us(self, *, after: int, through: int) -> int | None:
+        """Return the time of the first write that the secondary missed, by its host's clock.
 
-    def _parts(self, after: int, through: int) -> Iterator[tuple[VolumeLog, int, int]]:
-        """Which log says what was missed, and from where to where."""
+        Return None if it missed none in `(after, through]`.
+        """
+        parts = self._parts(after=after, through=through)
+        times_us = (log.oldest_at_us(after=start, through=end) for log, start, end in parts)
+        return min((time_us for time_us in times_us if time_us is not None), default=None)
+
+    def _parts(self, *, after: int, through: int) -> Iterator[_LogRange]:
+        """The logs that say what the secondary missed in `(after, through]`, with their ranges."""
         fork = self.fork
-        begins = through if fork is None else min(max(fork.after, after), through)
-        if begins > after:
-            yield self.volume, after, begins
-        if through > begins:
-            yield self.missed_log, begins, through
+        begin = through if fork is None else min(max(fork.after, after), through)
+        if begin > after:
+            yield _LogRange(self.volume, after, begin)
+        if through > begin:
+            yield _LogRange(self.missed_log, begin, through)

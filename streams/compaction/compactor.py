@@ -310,9 +310,9 @@ class LogCompactor:
         end = (
             _behind(tier_prefix(volume, tier))
             if through is None
-            else first_key_after(volume, tier, through)
+            else first_key_after(volume, tier=tier, position=through)
         )
-        keys = self._table.keys(partition, first_key_after(volume, tier, after), end)
+        keys = self._table.keys(partition, first_key_after(volume, tier=tier, position=after), end)
         return entries(read_record_key(key) for key in keys)
 
     def _source(self, partition: int, volume: str, entry: Entry) -> Source:
@@ -386,10 +386,10 @@ class LogCompactor:
             return  # the clock was set back: what was noted holds until it has caught up
         moment = Watermark(partition, through, now_us)
         mine.moments.append(moment)
-        yield position_time_key(partition, now_us), encode(moment)
+        yield position_time_key(partition, at_us=now_us), encode(moment)
         for old in at.superfluous(mine.moments, now_us):
             mine.moments.remove(old)
-            yield position_time_key(partition, old.at_us), None
+            yield position_time_key(partition, at_us=old.at_us), None
 
     def _roll_up(self, partition: int, mine: _Partition, tier: int, volumes: Sequence[str]) -> Job:
         """Records of `tier` for some volumes; the steps are those on top of this file."""
@@ -590,7 +590,7 @@ class LogCompactor:
                 left += [entry.through for entry in begun if entry.through > found.through]
                 following = self._table.keys(
                     partition,
-                    first_key_after(volume, tier, cut),
+                    first_key_after(volume, tier=tier, position=cut),
                     _behind(tier_prefix(volume, tier)),
                     1,
                 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from mirrorlog.domain.bitmaps import BitMap64, pack, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
 from mirrorlog.domain.block_arrays import blocks_of
 from mirrorlog.domain.commands import (
     AcceptedBatch,
@@ -34,10 +34,10 @@ from mirrorlog.tracking_log.heads import (
     VolumeHead,
     Watermark,
     session_head,
-    speaks_for_session,
+    updates_session,
 )
 from mirrorlog.tracking_log.keys import missed_log
-from mirrorlog.tracking_log.packed_record import PackedRecord, pack_record
+from mirrorlog.tracking_log.record_parts import PackedRecord, pack_record, split_record
 from mirrorlog.tracking_log.records import LogRecord
 
 _CLOSED_SESSIONS_KEPT: Final = 8
@@ -100,9 +100,9 @@ def plan_flush(
         after = _chained_after(volume, known, first)
         record = _fold(volume, group, [answer.extents for answer in group], after, last)
         if record is not None:
-            records.extend(split(replace(record, zeroed=_zeroed(group)), record_max_bytes))
+            records.extend(split_record(replace(record, zeroed=_zeroed(group)), record_max_bytes))
         missed, forks = _fold_missed(volume, group, known, after, span)
-        records.extend(part for each in missed for part in split(each, record_max_bytes))
+        records.extend(part for each in missed for part in split_record(each, record_max_bytes))
         sessions = {each.session: each for each in known.sessions} if known else {}
         for answer in group:
             found = standings[answer.message.position] = _take_part(sessions, answer)
@@ -147,7 +147,7 @@ def _take_part(sessions: dict[str, SessionHead], answer: CommandResponse) -> Ses
     command = answer.command
     assert command is not None
     found = session_order(sessions, command, answer.message.position)
-    if speaks_for_session(command):
+    if updates_session(command):
         update = session_head(command, answer.message.position, answer.forks.open_sites)
         known = sessions.get(command.session)
         if (
@@ -331,7 +331,7 @@ def _fold_smooth(
     )
     zeros = zeroed(extents, volume.block_size, volume.size_bytes)
     if blocks is None:
-        return split(
+        return split_record(
             replace(header, changed=touched(extents, volume.block_size), zeroed=zeros), max_bytes
         )
     return pack_record(header, blocks, zeros, max_bytes) if len(blocks) else ()
@@ -372,26 +372,3 @@ def _worth_keeping(sessions: Sequence[SessionHead]) -> tuple[SessionHead, ...]:
     closed = sorted((s for s in sessions if not s.is_open), key=lambda s: s.closed_position)
     dropped = {each.session for each in closed[:-_CLOSED_SESSIONS_KEPT]}
     return tuple(each for each in sessions if each.session not in dropped)
-
-
-def split(record: LogRecord, max_bytes: int) -> list[LogRecord]:
-    """The record in parts by block range, each with bitmaps of at most `max_bytes`; itself where it is small enough."""
-    pieces = list(_pieces(record.changed, record.zeroed, max_bytes))
-    return [
-        replace(record, changed=changed, zeroed=zero, part=number, parts=len(pieces))
-        for number, (changed, zero) in enumerate(pieces)
-    ]
-
-
-def _pieces(
-    changed: BitMap64, zero: BitMap64, max_bytes: int
-) -> Iterator[tuple[BitMap64, BitMap64]]:
-    if len(changed) < 2 or len(pack(changed)) + len(pack(zero)) <= max_bytes:
-        yield changed, zero
-        return
-    middle = changed[len(changed) // 2]
-    low, high = BitMap64(), BitMap64()
-    low.add_range(0, middle)
-    high.add_range(middle, changed.max() + 1)
-    yield from _pieces(changed & low, zero & low, max_bytes)
-    yield from _pieces(changed & high, zero & high, max_bytes)

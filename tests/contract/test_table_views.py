@@ -168,8 +168,8 @@ def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(
     view = logs(table, roll_up).read(volume(), 5, 0)
     while steps < 5:
         roll_up()
-    assert view.log.hole(-1, view.complete_through) is None
-    found = [part for group in view.log.whole() for part in view.parts(group)]
+    assert view.log.hole(after=-1, through=view.complete_through) is None
+    found = [part for group in view.log.complete_records() for part in view.parts(group)]
     assert {block for part in found for block in part.changed} == {1, 2, 3}
     view.close()
 
@@ -187,7 +187,10 @@ def test_a_log_is_read_when_it_is_complete_and_not_before(table: Any) -> None:
             table.write(rows("3..7", head=7, mark=7))
 
     view = logs(table, go_on).read(volume(), 4, 5)
-    assert (view.complete_through, [group[0].through for group in view.log.whole()]) == (7, [3, 7])
+    assert (view.complete_through, [group[0].through for group in view.log.complete_records()]) == (
+        7,
+        [3, 7],
+    )
     view.close()
 
 
@@ -196,7 +199,7 @@ def test_a_damaged_record_is_a_hole(table: Any) -> None:
     key = record_key(record("1..3"))
     table.write([(key, encode(record("1..3"))[:-9] + bytes(9))])
     view = logs(table).read(volume(), 5, 0)
-    hole = view.log.hole(-1, 5)
+    hole = view.log.hole(after=-1, through=5)
     assert hole is not None
     assert (hole.after, hole.through) == (1, 3)
     view.close()

@@ -319,8 +319,8 @@ def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: i
 def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
     """The blocks that the log names, complete through a position."""
     log, mark = read_log(run, volume, through)
-    assert log.hole(volume.origin_position, mark) is None
-    return log.changed(volume.origin_position, mark)
+    assert log.hole(after=volume.origin_position, through=mark) is None
+    return log.changed(after=volume.origin_position, through=mark)
 
 
 def head_of(run: Run, volume: Volume, through: int) -> VolumeHead:

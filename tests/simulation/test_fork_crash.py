@@ -266,7 +266,7 @@ class Site:
             self.read_end is not None
             and mark >= self.read_end - 1
             and world.heads[mark + 1].settled_after(self.read_end, world.beats[mark + 1])
-            and not world.heads[mark + 1].has_open(self.name)
+            and not world.heads[mark + 1].has_open_fork(self.name)
         )
         if self.through is None and self.suspect_after is not None and settled:
             if not pending:

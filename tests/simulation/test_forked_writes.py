@@ -692,7 +692,7 @@ class Site:
                     (self.volume_log if site is None else self.missed_log).add(row)
         apart = _apart(Secondary(VOLUME, self.kept, False), self.log.fork)
         for log in (self.volume_log, self.missed_log):
-            log.forget_parts(apart)
+            log.forget_rolled_up(apart)
 
     def step(self) -> None:
         """A little work."""
@@ -731,7 +731,10 @@ class Site:
                 and self.kept.applied_position is not None
                 and view.watermark is not None
             )
-            return replace(step, blocks=view.log.missed(self.kept.applied_position, view.watermark))
+            return replace(
+                step,
+                blocks=view.log.missed(after=self.kept.applied_position, through=view.watermark),
+            )
         return step
 
     def restore(self, step: Restore) -> Iterator[None]:
@@ -830,7 +833,7 @@ BROKEN = {
 @pytest.mark.parametrize("bug", BROKEN)
 def test_a_broken_rule_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if bug == "claims_while_open":
-        monkeypatch.setattr(SiteLog, "has_open", property(lambda _: False))
+        monkeypatch.setattr(SiteLog, "has_open_fork", property(lambda _: False))
     if bug == "proves_unsettled":
         monkeypatch.setattr(cycle, "_settled", lambda *_: True)
     for seed in range(BROKEN[bug], BROKEN[bug] + 100):

@@ -417,8 +417,10 @@ class World:
             log.poll(0)
         through = log.watermarks[0].through if log.watermarks else -1
         for name in NAMES:
-            assert log.logs[name].hole(-1, through) is None
-            assert self.fold(name, through).issubset(log.logs[name].changed(-1, through))
+            assert log.logs[name].hole(after=-1, through=through) is None
+            assert self.fold(name, through).issubset(
+                log.logs[name].changed(after=-1, through=through)
+            )
 
     def run_node(self) -> None:
         self.node_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
@@ -471,8 +473,8 @@ class World:
         while not log.caught_up():
             log.poll(0)
         for name in NAMES:
-            assert log.logs[name].hole(-1, end) is None
-            assert log.logs[name].changed(-1, end) == self.fold(name)
+            assert log.logs[name].hole(after=-1, through=end) is None
+            assert log.logs[name].changed(after=-1, through=end) == self.fold(name)
             assert table_blocks(self.node.rows, name) == self.fold(name)
             assert name not in self.host.lost or len(self.fold(name)) == BLOCKS
 

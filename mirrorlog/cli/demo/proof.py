@@ -49,12 +49,12 @@ def dirty_blocks_of_log(
 
 def _dirty(volume: Volume, log: LogReader) -> int:
     through = log.watermarks[volume.partition].through
-    if hole := log.logs[volume.volume].hole(volume.origin_position, through):
+    if hole := log.logs[volume.volume].hole(after=volume.origin_position, through=through):
         where = f"volume {volume.volume}, positions ({hole.after}, {hole.through}]"
         raise OutOfRetention(
             "the log has a hole", where=where, next="Rebuild the log from the commands."
         )
-    return len(log.logs[volume.volume].changed(volume.origin_position, through))
+    return len(log.logs[volume.volume].changed(after=volume.origin_position, through=through))
 
 
 class ProgressFollower:

@@ -63,7 +63,10 @@ def test_what_no_watermark_follows_doesnt_count() -> None:
     for _ in range(5):
         log.poll(0)
     assert log.caught_up()
-    assert (log.watermarks[0].through, [g[0].through for g in log.logs["v"].whole()]) == (4, [4])
+    assert (
+        log.watermarks[0].through,
+        [g[0].through for g in log.logs["v"].complete_records()],
+    ) == (4, [4])
 
 
 def test_nothing_counts_before_the_end_was_reached() -> None:
@@ -87,7 +90,7 @@ def test_a_reader_that_never_meets_the_end_gets_on_all_the_same() -> None:
         log.poll(0)
     assert log.caught_up()
     assert log.watermarks[0].through >= 60
-    assert log.logs["v"].hole(-1, log.watermarks[0].through) is None
+    assert log.logs["v"].hole(after=-1, through=log.watermarks[0].through) is None
 
 
 def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
@@ -102,7 +105,9 @@ def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
     )
     for log in (kept, dropped):
         log.poll(0)
-    assert [[g[0].through for g in log.logs["v"].whole()] for log in (kept, dropped)] == [
+    assert [
+        [g[0].through for g in log.logs["v"].complete_records()] for log in (kept, dropped)
+    ] == [
         [4, 9],
         [],
     ]
@@ -125,7 +130,7 @@ def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_lo
 ) -> None:
     world = World()
     world.broker.append(
-        TOPIC, 0, position_time_key(0, 5_000_000), encode(Watermark(0, 1, 5_000_000))
+        TOPIC, 0, position_time_key(0, at_us=5_000_000), encode(Watermark(0, 1, 5_000_000))
     )
     for key in (b"\x01?new", b"\x01?other", b"\x07r"):
         world.broker.append(TOPIC, 0, key, b"what a newer node writes")
@@ -136,7 +141,7 @@ def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_lo
     with caplog.at_level(logging.WARNING):
         for _ in range(8):
             log.poll(0)
-    assert [g[0].through for g in log.logs["v"].whole()] == [4]
+    assert [g[0].through for g in log.logs["v"].complete_records()] == [4]
     assert caplog.text.count("a newer node writes it") == 2
     assert "a log record is damaged" in caplog.text
     world.broker.append(TOPIC, 0, watermark_key(0), b"junk")

@@ -9,10 +9,11 @@ from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extraction import MOST_FORKS
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush, split
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead
+from mirrorlog.tracking_log.record_parts import split_record
 
 
 def flush(
@@ -122,17 +123,17 @@ def test_the_same_range_gives_the_same_records() -> None:
 
 def test_a_large_record_is_split_by_block_range_and_covers_only_as_a_whole() -> None:
     whole = record("-1..9", " ".join(str(block) for block in range(0, 200_000, 3)))
-    parts = split(whole, 20_000)
+    parts = split_record(whole, 20_000)
     assert len(parts) >= 2
     assert all(len(pack(part.changed)) <= 20_000 for part in parts)
     log = VolumeLog()
     for part in parts[:-1]:
         log.add(part)
-    assert log.hole(-1, 9) is not None
+    assert log.hole(after=-1, through=9) is not None
     log.add(parts[-1])
-    assert log.hole(-1, 9) is None
-    assert log.changed(-1, 9) == whole.changed
-    assert split(record("-1..9", "1 2 3"), 20_000)[0].changed == BitMap64([1, 2, 3])
+    assert log.hole(after=-1, through=9) is None
+    assert log.changed(after=-1, through=9) == whole.changed
+    assert split_record(record("-1..9", "1 2 3"), 20_000)[0].changed == BitMap64([1, 2, 3])
 
 
 # extents of each command, of its forks, flush by flush | the records | where the missed logs begin and end

@@ -486,11 +486,11 @@ def test_what_went_is_a_hole_to_whoever_stands_before_it() -> None:
     for each in (left := desk.table.records()):
         log.add(each)
     first = min(each.after for each in left)
-    assert log.hole(-1, 179) == Hole(-1, first)
-    assert log.hole(first, 179) is None
+    assert log.hole(after=-1, through=179) == Hole(-1, first)
+    assert log.hole(after=first, through=179) is None
     nothing_left = VolumeLog()
     nothing_left.add_head(VolumeHead("v", GENERATION, 179))
-    assert nothing_left.hole(-1, 200) == Hole(-1, 179)
+    assert nothing_left.hole(after=-1, through=200) == Hole(-1, 179)
 
 
 def test_a_volume_may_be_kept_longer_than_others() -> None:
