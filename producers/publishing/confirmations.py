@@ -1,8 +1,8 @@
-"""Which published commands the node has recorded: `host_confirm = "recorded"`.
+"""Which published commands the node has recorded, for `host_confirm = "recorded"`.
 
-The node answers each command on the status topic. Until it does, the regions that the command names stay hot. While no
-node runs, nothing is answered and nothing is lost: commands go on to Kafka, and a write waits only where it needs room in
-the activity log.
+The node answers each command on the status topic. Until it has answered, the regions that the
+command names stay hot. While no node runs, no command is answered, and nothing is lost: commands
+still go to Kafka, and a write waits only if it needs room in the activity log.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ RECORDED: Final = (
     StatusCode.STALE_SESSION,
     StatusCode.SEQUENCE_GAP,
 )
-MOST_WAITING: Final = 1 << 20
-"""Commands that may wait for a status, and statuses for their command, before writes wait, or the statuses."""
+"""The codes of commands that the node has recorded. Any other code is a refusal."""
+MAX_WAITING: Final = 1 << 20
+"""The number of commands that may wait for a status before writes wait, too; and the number of
+statuses that may wait for their command before no more are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusPorts:
-    """Where statuses come from. The reader is the host's alone."""
+    """Where statuses come from. No one but the host uses `reader`."""
 
     reader: TopicReader
     admin: TopicAdmin
 
 
 @dataclass(slots=True)
-class _Wave:
-    """Commands that are confirmed together: when the last of them is, their regions are released."""
+class _Group:
+    """Commands that are confirmed together: after the last of them, their regions are released."""
 
     positions: BitMap64 = field(default_factory=BitMap64)
     regions: set[HotRegion] = field(default_factory=set)
@@ -49,149 +51,184 @@ class _Wave:
         self.positions.add(position)
         for region in regions:
             if region in self.regions:
-                release((region,))  # once a wave is enough
+                release((region,))  # it is counted once for the whole group
             else:
                 self.regions.add(region)
 
 
 @dataclass(slots=True)
 class _Partition:
-    """One partition. Two waves, however many commands wait: the first one closes when it ends, the second takes its place.
+    """The commands of one partition that wait for their status.
 
-    unplaced: published, and the position isn't known yet. early: statuses of positions that may be theirs.
+    They wait in two groups, however many they are. New ones join `open_group`. When the last of
+    `closed_group` is confirmed, `open_group` takes its place, and a new one is opened.
+
+    unacknowledged: the number of published commands whose positions aren't known yet.
+    last: the highest known position of a command.
+    early: by position, statuses that may belong to unacknowledged commands.
     """
 
-    unplaced: int = 0
+    unacknowledged: int = 0
     last: int = -1
     early: dict[int, CommandStatus] = field(default_factory=dict)
-    first: _Wave = field(default_factory=_Wave)
-    second: _Wave = field(default_factory=_Wave)
+    closed_group: _Group = field(default_factory=_Group)
+    open_group: _Group = field(default_factory=_Group)
 
 
 class Confirmations:
-    """What one session waits for. The caller's lock covers all but read(), which one thread at a time may call."""
+    """The commands of one session that wait for the node's status.
 
-    def __init__(self, ports: StatusPorts, topic: str, host: str, most: int = MOST_WAITING) -> None:
-        self._ports, self._topic, self._host, self._most = ports, topic, host, most
+    The caller's lock covers every call but read(), which only one thread at a time may call.
+    """
+
+    def __init__(
+        self, ports: StatusPorts, topic: str, host: str, max_waiting: int = MAX_WAITING
+    ) -> None:
+        self._ports, self._topic, self._host = ports, topic, host
+        self._max_waiting = max_waiting
         self._partitions: dict[int, _Partition] = {}
         self._waiting = 0
 
     @property
     def is_full(self) -> bool:
         """Whether so many commands wait that no more should be published."""
-        return self._waiting >= self._most
+        return self._waiting >= self._max_waiting
 
     @property
     def is_waiting(self) -> bool:
         """Whether any command waits for its status."""
         return self._waiting > 0
 
-    def watches(self, partition: int) -> bool:
+    def is_watched(self, partition: int) -> bool:
         """Whether statuses of the partition are read."""
         return partition in self._partitions
 
     def watch(self, partition: int) -> None:
-        """They are from now on: called before the first command is published there, and not while another reads."""
+        """Read statuses of the partition from its end as of now.
+
+        The caller does so before it publishes the first command there, and while no other thread
+        is in read().
+        """
         end = self._ports.admin.end_position(self._topic, partition)
         self._ports.reader.assign(self._topic, {partition: end})
         self._partitions[partition] = _Partition()
 
-    def publishing(self, partition: int) -> None:
-        """A command is on its way."""
-        self._partitions[partition].unplaced += 1
+    def on_publishing(self, partition: int) -> None:
+        """Count a command that is handed to the client."""
+        self._partitions[partition].unacknowledged += 1
 
-    def published(
+    def on_published(
         self, partition: int, position: int, regions: Collection[HotRegion]
     ) -> list[CommandStatus]:
-        """It is in Kafka, and waits for its status; the status, where that is a refusal and came already."""
-        found = self._partitions[partition]
-        found.unplaced -= 1
-        found.last = max(found.last, position)
-        found.second.add(position, regions)
+        """Let a command that Kafka has acknowledged wait for its status, and `regions` with it.
+
+        Return the status if it has come already and is a refusal.
+        """
+        commands = self._partitions[partition]
+        commands.unacknowledged -= 1
+        commands.last = max(commands.last, position)
+        commands.open_group.add(position, regions)
         self._waiting += 1
-        status = found.early.get(position)
-        # Positions of a session rise: what is below this one was another's.
-        found.early = (
-            {at: each for at, each in found.early.items() if at > position}
-            if found.unplaced
+        status = commands.early.get(position)
+        # The positions of a session rise: a status below this position belongs to another session.
+        commands.early = (
+            {at: early for at, early in commands.early.items() if at > position}
+            if commands.unacknowledged
             else {}
         )
-        return [] if status is None else self._answered(found, status)
+        return [] if status is None else self._confirm(commands, status)
 
     def read(self, timeout_s: float) -> Sequence[Message]:
-        """Statuses that are there, for take(); none while too many are early."""
-        early = sum(len(each.early) for each in self._partitions.values())
+        """Return statuses that have come, for handle(); none while too many are early."""
+        early = sum(len(commands.early) for commands in self._partitions.values())
         return (
             ()
-            if not self._partitions or early >= self._most
+            if not self._partitions or early >= self._max_waiting
             else self._ports.reader.poll(timeout_s)
         )
 
-    def take(self, messages: Sequence[Message]) -> list[CommandStatus]:
-        """Takes statuses; those that are refusals of this session's commands."""
+    def handle(self, messages: Sequence[Message]) -> list[CommandStatus]:
+        """Confirm the commands of these statuses; return the refusals of this session's commands."""
         refused: list[CommandStatus] = []
         for message in messages:
             for status in self._statuses(message):
-                refused += self._take(self._partitions[message.partition], status)
+                refused += self._handle(self._partitions[message.partition], status)
         return refused
 
     def positions(self) -> dict[int, int]:
-        """The last position published, by partition."""
-        return {number: each.last for number, each in self._partitions.items()}
+        """Return the highest position of a published command, by partition."""
+        return {number: commands.last for number, commands in self._partitions.items()}
 
-    def waiting(self, through: Mapping[int, int]) -> int:
-        """How many commands at or below these positions wait for their status."""
-        waves = ((self._partitions[number], last) for number, last in through.items() if last >= 0)
+    def count_waiting(self, through: Mapping[int, int]) -> int:
+        """Return how many commands at or below these positions (by partition) wait."""
+        limits = [(self._partitions[number], last) for number, last in through.items() if last >= 0]
         return sum(
-            wave.positions.rank(last) for each, last in waves for wave in (each.first, each.second)
+            group.positions.rank(last)
+            for commands, last in limits
+            for group in (commands.closed_group, commands.open_group)
         )
 
     def _statuses(self, message: Message) -> Iterable[CommandStatus]:
+        """Return the statuses of a message that may be of this host's commands."""
         try:
             event = decode(message.value or b"", object)
         except BadInput:
             return ()
         if isinstance(event, AcceptedBatch):
             return expand(event) if event.host == self._host else ()
-        # An event that the node can't read has no host's name in its status.
+        # The status of an event that the node can't read doesn't name a host.
         return (
             (event,)
             if isinstance(event, CommandStatus) and event.host in (self._host, None)
             else ()
         )
 
-    def _take(self, found: _Partition, status: CommandStatus) -> list[CommandStatus]:
-        if status.position > found.last:
-            if found.unplaced:
-                found.early[status.position] = status
+    def _handle(self, commands: _Partition, status: CommandStatus) -> list[CommandStatus]:
+        if status.position > commands.last:
+            if commands.unacknowledged:
+                commands.early[status.position] = status
             return []
-        return self._answered(found, status)
+        return self._confirm(commands, status)
 
-    def _answered(self, found: _Partition, status: CommandStatus) -> list[CommandStatus]:
-        """The command's status is there: maybe once more, after a crash of the node, and maybe it is another session's."""
-        waves = [wave for wave in (found.first, found.second) if status.position in wave.positions]
-        for wave in waves:
-            wave.positions.discard(status.position)
+    def _confirm(self, commands: _Partition, status: CommandStatus) -> list[CommandStatus]:
+        """Confirm the command of `status`; return the status if it refuses the command.
+
+        A status may come twice, after a crash of the node, and may belong to another session.
+        """
+        groups = [
+            group
+            for group in (commands.closed_group, commands.open_group)
+            if status.position in group.positions
+        ]
+        for group in groups:
+            group.positions.discard(status.position)
             self._waiting -= 1
-        while not found.first.positions and (
-            found.first.regions or found.second.positions or found.second.regions
+        while not commands.closed_group.positions and (
+            commands.closed_group.regions
+            or commands.open_group.positions
+            or commands.open_group.regions
         ):
-            release(found.first.regions)
-            found.first, found.second = found.second, _Wave()
-        return [status] if waves and status.code not in RECORDED else []
+            release(commands.closed_group.regions)
+            commands.closed_group, commands.open_group = commands.open_group, _Group()
+        return [status] if groups and status.code not in RECORDED else []
 
 
-def by_volume(refused: Iterable[CommandStatus]) -> Mapping[str | None, BadInput]:
-    """The first refusal of each volume, as an error; under None what the node couldn't read, or a code that isn't known."""
-    found: defaultdict[str | None, list[CommandStatus]] = defaultdict(list)
+def refusals_by_volume(refused: Iterable[CommandStatus]) -> Mapping[str | None, BadInput]:
+    """Return the first refusal of each volume as an error.
+
+    Under None are events that the node couldn't read, and codes that this version doesn't know.
+    """
+    statuses: defaultdict[str | None, list[CommandStatus]] = defaultdict(list)
     for status in refused:
-        found[status.volume if status.code is StatusCode.REJECTED else None].append(status)
-    return {volume: _error(statuses[0]) for volume, statuses in found.items()}
+        statuses[status.volume if status.code is StatusCode.REJECTED else None].append(status)
+    return {volume: _error(of_volume[0]) for volume, of_volume in statuses.items()}
 
 
 def _error(status: CommandStatus) -> BadInput:
+    text = status.text.rstrip(".")
     return BadInput(
-        f"the node answered a command with {status.code} ({status.reason}): {status.text.rstrip('.')}",
+        f"the node answered a command with {status.code} ({status.reason}): {text}",
         where=f"volume {status.volume}, partition {status.partition}, position {status.position}",
-        next="What the command named stays in the activity log. docs/statuses.md explains each reason.",
+        next="What the command named stays in the activity log. "
+        "docs/statuses.md explains each reason.",
     )

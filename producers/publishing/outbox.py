@@ -1,9 +1,22 @@
-"""A session's tracking commands: made, put in order, and what becomes of them."""
+"""A session's tracking commands: built, published in order, and followed until acknowledged.
+
+A command's way:
+
+1. An open batch is closed: its extents, and those of the writes in flight, become a command
+   (WriteTracker, with `Outbox.lock` held until step 2 is done).
+2. `Outbox.offer` encodes the command and queues it. PublishQueue hands it to the Kafka client, or
+   writes it to the spool if the client has no room.
+3. Kafka acknowledges it (`acks=all`). With `host_confirm = "recorded"` the node must record it, too
+   (confirmations.py).
+4. The regions that the command names are released. Only now may they leave the activity log, after
+   a flush of the primary (hot_regions.plan_room, invariant 1).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock, RLock
 from typing import Final
@@ -19,8 +32,12 @@ from mirrorlog.producers.batches.batch import ClosedBatch
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
 from mirrorlog.producers.durable.activity_format import ActivityEntry
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
-from mirrorlog.producers.publishing.confirmations import Confirmations, by_volume
-from mirrorlog.producers.publishing.publish_queue import PublishLimits, PublishQueue
+from mirrorlog.producers.publishing.confirmations import Confirmations, refusals_by_volume
+from mirrorlog.producers.publishing.publish_queue import (
+    PublishLimits,
+    PublishQueue,
+    QueueCallbacks,
+)
 
 NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
 _STATUS_S: Final = 0.05
@@ -28,7 +45,7 @@ _STATUS_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class CommandSource:
-    """Whose commands they are, and where they go."""
+    """The host and the session that send commands, and the topic that they send them to."""
 
     topic: str
     host: str
@@ -37,69 +54,79 @@ class CommandSource:
 
 @dataclass(frozen=True, slots=True)
 class OutboxCallbacks:
-    """What the outbox calls, with the lock held: to have entries in the activity log, durably; with a volume of which the
-    node refused a command; with volumes of which nobody knows any more what waiting commands name."""
+    """What an Outbox calls, with its lock held.
 
-    note: Callable[[Iterable[ActivityEntry]], None]
+    log_entries: makes entries durable in the activity log; DeviceFailed if it can't.
+    on_rejected: called with a volume, and the node's first refusal of one of its commands.
+    on_spool_lost: see QueueCallbacks.
+    """
+
+    log_entries: Callable[[Iterable[ActivityEntry]], None]
     on_rejected: Callable[[str, BadInput], None]
-    on_lost: Callable[[Collection[str]], None]
+    on_spool_lost: Callable[[Collection[str]], None]
 
 
 class Outbox:
-    """Publishes in the order of the calls.
+    """Publishes the commands of one session in the order of the calls.
 
-    Whoever closes a batch holds `lock` from then until send() has returned: a batch that was closed earlier and published
-    later than another would be missing below a position that says it is there (invariant 8).
+    A caller that closes a batch holds `lock` from then until send() or offer() returns. Otherwise a
+    batch that was closed earlier could be published behind a later one, and would be missing below
+    a position that says that it is there (invariant 8). `lock` is reentrant, because a publisher may
+    run callbacks while it publishes; they run with the lock held.
 
-    `lock` is reentrant, for a publisher may run callbacks while it publishes; they run with the lock held.
+    A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node
+    has recorded it.
 
-    A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node has recorded it.
-    rejected: by volume, the node's first refusal of one of its commands. is_open: False while a write should wait (is_full, or
-    its caller says so), or may not begin at all: see check(). on_open: called, with the lock held, when that changes.
+    deadline_s: how long the calls that wait do so.
+    commands, extents: the number of commands and extents queued.
+    last_positions: by volume, the position of its last command that Kafka has acknowledged.
+    rejected: by volume, the node's first refusal of one of its commands.
     """
 
     def __init__(
         self,
-        sender: CommandSource,
+        source: CommandSource,
         publisher: Publisher,
         spool: Spool,
         clock: Clock,
         limits: PublishLimits,
+        callbacks: OutboxCallbacks,
+        *,
         deadline_s: float,
-        reactions: OutboxCallbacks,
         confirmations: Confirmations | None = None,
     ) -> None:
         self.lock: Final = RLock()
-        self.session: Final = sender.session
+        self.session: Final = source.session
+        self.deadline_s: Final = deadline_s
         self.commands = 0
         self.extents = 0
         self.last_positions: Final[dict[str, int]] = {}
         self.rejected: Final[dict[str, BadInput]] = {}
-        self.on_open: Callable[[], None] = lambda: None
-        self._is_open = True
-        self._host: Final = sender.host
+        self._accepts_writes = True
+        self._on_accepts_writes: Callable[[], None] = lambda: None
+        self._host: Final = source.host
         self._clock: Final = clock
         self._limits: Final = limits
-        self.deadline_s: Final = deadline_s
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
         self._confirmed_s = clock.monotonic_s()
-        self._on_rejected: Final = reactions.on_rejected
+        self._on_rejected: Final = callbacks.on_rejected
         self._reading: Final = Lock()
-        self._backlog: Final = PublishQueue(
-            *(
-                publisher,
-                sender.topic,
-                clock,
-                self.lock,
-                limits,
-                spool,
-                reactions.note,
-                self._on_giving,
+        self._queue: Final = PublishQueue(
+            publisher,
+            source.topic,
+            clock,
+            self.lock,
+            limits,
+            spool,
+            QueueCallbacks(
+                log_entries=callbacks.log_entries,
+                on_publishing=self._on_publishing,
+                on_acknowledged=self._on_acknowledged,
+                on_spool_lost=callbacks.on_spool_lost,
             ),
-            *(self._on_acknowledged, reactions.on_lost),
             release_saved=confirmations is None,
         )
 
@@ -112,13 +139,12 @@ class Outbox:
         note: str | None = None,
         for_session: str | None = None,
     ) -> None:
-        """offer(), again until there is room; KafkaFailed at the deadline.
+        """Queue one command as offer() does, waiting for room. KafkaFailed at the deadline.
 
-        for_session: a session of this host that ended without closing itself. Its sequence is unknown: -1.
+        for_session: a session of this host that ended without closing itself. The command is sent
+            in its name, with the sequence number -1, because its own is unknown.
         """
-        self._until_taken(
-            lambda: self.offer(volume, kind, batch, note=note, for_session=for_session)
-        )
+        self._retry(lambda: self.offer(volume, kind, batch, note=note, for_session=for_session))
 
     def offer(
         self,
@@ -130,77 +156,198 @@ class Outbox:
         for_session: str | None = None,
         regions: Collection[HotRegion] = (),
     ) -> bool:
-        """Takes one command; False where there is room for it neither in memory nor in the spool, and nothing was done.
-        `regions` are released, with the lock held, when it is acknowledged, or durable in the spool: see save().
+        """Queue one command for a volume.
+
+        Return False, with nothing done, if neither the client nor the spool has room for it.
+        `regions` are released, with the lock held, when the command is acknowledged or is durable
+        in the spool (see save_to_spool()). KafkaFailed and BadInput as for check().
         """
         self.check()
-        if self._confirmations is not None and not self._confirmations.watches(volume.partition):
-            with self._reading:
-                self._confirmations.watch(volume.partition)
+        partition = volume.partition
+        self._watch_statuses(partition)
         command = self._command(
-            volume.volume, volume.generation, volume.partition, kind, batch, note, for_session
+            kind,
+            partition,
+            volume=volume.volume,
+            generation=volume.generation,
+            batch=batch,
+            note=note,
+            for_session=for_session,
         )
-        return self._take(volume.partition, command, regions)
+        with self._keeping_refusals():
+            is_queued = self._queue.offer(
+                partition=partition,
+                volume=volume.volume,
+                value=encode(command),
+                regions=regions,
+            )
+        return is_queued and self._count(partition, command)
+
+    def offer_heartbeat(self, partition: int, *, acknowledged_position: int | None) -> bool:
+        """Queue a heartbeat for all volumes of the session in the partition; False without room.
+
+        Before, the caller has sent everything that the session holds for any of these volumes,
+        without releasing the lock in between.
+
+        acknowledged_position: the value of acknowledged_position() from before the caller began
+            to do so.
+        """
+        command = replace(
+            self._command(CommandKind.HEARTBEAT, partition),
+            acknowledged_position=acknowledged_position,
+        )
+        return self._offer_for_all(partition, command)
+
+    def send_close_for_all(self, partition: int, *, for_session: str | None = None) -> None:
+        """Queue the end of the session for all its volumes in the partition.
+
+        The close of each single volume must have been sent before. `for_session` and the errors
+        are those of send().
+        """
+        command = self._command(CommandKind.SESSION_CLOSE, partition, for_session=for_session)
+        self._retry(lambda: self._offer_for_all(partition, command))
+
+    def resend(self, record: SpoolRecord) -> None:
+        """Queue a command as an earlier session encoded it. Wait until the client has room for it.
+
+        It never goes to the spool. The caller holds the lock. KafkaFailed at the deadline.
+        """
+        self._watch_statuses(record.partition)
+        self._retry(lambda: self._offer_record(record))
+        self.commands += 1
 
     @property
     def last_number(self) -> int:
-        """Of the command taken last: they are counted from 1."""
-        return self._backlog.last
+        """The number of the command that was queued last. Commands are counted from 1."""
+        return self._queue.last
 
     def is_acknowledged(self, number: int) -> bool:
-        """Whether all commands through that number are, or lost with the spool (OutboxCallbacks.on_lost)."""
-        return self._backlog.is_acknowledged(number)
+        """Whether Kafka has acknowledged all commands through `number`.
+
+        Commands that were lost with the spool count as acknowledged (see QueueCallbacks).
+        """
+        return self._queue.is_acknowledged(number)
 
     def acknowledged_position(self, partition: int) -> int | None:
-        """Of the session's last command there that is acknowledged."""
+        """The position of the session's last command that Kafka has acknowledged there."""
         return self._acknowledged.get(partition)
 
-    def beat(self, partition: int, acknowledged: int | None) -> bool:
-        """Queues a heartbeat for all the session's volumes in the partition; whether there was room. Before it, everything
-        that the session holds for any of them was sent, without letting go of the lock in between.
+    @property
+    def accepts_writes(self) -> bool:
+        """Whether a write may begin. If not, it waits, or check() raises the reason."""
+        return self._accepts_writes
 
-        acknowledged: what was so when the session began to gather that.
+    def watch_accepts_writes(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, with the lock held, each time that `accepts_writes` changes."""
+        self._on_accepts_writes = callback
+
+    def hold_writes(self) -> None:
+        """Let no write begin until a command finds room. The caller holds the lock."""
+        self._set_accepts_writes(False)
+
+    @property
+    def can_publish_now(self) -> bool:
+        """Whether a command would go straight to Kafka."""
+        return self._queue.can_publish_now and not self._is_full
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Kafka has been silent for long although commands wait for it.
+
+        With confirmations the same holds for the node.
         """
-        command = self._command("", "", partition, CommandKind.HEARTBEAT, NO_EXTENTS, None, None)
-        return self._take(partition, replace(command, acknowledged_position=acknowledged), ())
+        if self._queue.is_away or self._confirmations is None or not self._confirmations.is_waiting:
+            return self._queue.is_away
+        return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
 
-    def end_for_all(self, partition: int, *, for_session: str | None = None) -> None:
-        """Queues the session's end for all its volumes in the partition, after that of each. KafkaFailed as for send()."""
-        command = self._command(
-            "", "", partition, CommandKind.SESSION_CLOSE, NO_EXTENTS, None, for_session
-        )
-        self._until_taken(lambda: self._take(partition, command, ()))
+    def check(self) -> None:
+        """Raise the reason why no write may begin any more, because no command could name it.
 
-    def resend(self, record: SpoolRecord) -> None:
-        """Queues a command as an earlier session made it, once the client has room: never in the spool. With the lock held;
-        KafkaFailed at the deadline."""
-        if self._confirmations is not None and not self._confirmations.watches(record.partition):
-            with self._reading:
-                self._confirmations.watch(record.partition)
-        content = (record.partition, record.volume, record.value, ())
-        self._until_taken(lambda: self.is_clear and self._guarded(self._backlog.offer, *content))
-        self.commands += 1
+        KafkaFailed if the broker has refused a command for good; BadInput if the node couldn't
+        read one.
+        """
+        if self._refused is not None:
+            raise self._refused
 
-    def _until_taken(self, offer: Callable[[], bool]) -> None:
+    def poll(self, timeout_s: float) -> None:
+        """Handle acknowledgements, waiting up to `timeout_s` for one."""
+        with self._keeping_refusals():
+            self._queue.poll(timeout_s)
+        self._read_statuses(0)
+
+    def save_to_spool(self) -> bool:
+        """Call PublishQueue.save(), for when Kafka is away. Return whether it released a region."""
+        with self._keeping_refusals():
+            return self._queue.save()
+
+    def wait(self) -> None:
+        """Wait until every command sent before the call is acknowledged, or rejected.
+
+        KafkaFailed at the deadline.
+        """
+        self.wait_published()
+        if self._confirmations is None:
+            return
+        with self.lock:
+            through = self._confirmations.positions()
         until_s = self._clock.monotonic_s() + self.deadline_s
-        while not offer():
+        while count := self._count_unrecorded(through):
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
-                    "Kafka is away, and there is no room for one more command",
-                    next="Check that the broker runs; host_queue_bytes and host_spool_bytes are how much may wait for it.",
+                    f"{count} commands are published, but the node hasn't recorded them within "
+                    f"{self.deadline_s:g} s",
+                    where=", ".join(
+                        f"partition {number}, up to {last}" for number, last in through.items()
+                    ),
+                    next="Is a node running? What they name stays in the activity log, and is "
+                    "published again as dirty when the host starts again.",
                 )
-            self.poll(_STATUS_S)
+            self._read_statuses(_STATUS_S)
+            self.check()
+
+    def wait_unless_away(self) -> bool:
+        """Wait as wait() does, but return False as soon as `is_away`."""
+        with self._keeping_refusals():
+            is_acknowledged = self._queue.wait(
+                self._queue.last, self.deadline_s, give_up_when_away=True
+            )
+        if not is_acknowledged:
+            return False
+        with self.lock:
+            through = {} if self._confirmations is None else self._confirmations.positions()
+        while self._count_unrecorded(through):
+            if self.is_away:
+                return False
+            self._read_statuses(_STATUS_S)
+            self.check()
+        return True
+
+    def wait_published(self) -> None:
+        """Wait until all in-sync replicas have every command sent. KafkaFailed at the deadline."""
+        with self._keeping_refusals():
+            is_acknowledged = self._queue.wait(self._queue.last, self.deadline_s)
+        if not is_acknowledged:
+            raise KafkaFailed(
+                f"commands weren't acknowledged within {self.deadline_s:g} s",
+                next="Check that the broker runs. What they name stays in the activity log.",
+            )
+
+    def close(self) -> None:
+        """Close the spool's files."""
+        self._queue.close()
 
     def _command(
         self,
-        volume: str,
-        generation: str,
-        partition: int,
         kind: CommandKind,
-        batch: ClosedBatch,
-        note: str | None,
-        for_session: str | None,
+        partition: int,
+        *,
+        volume: str = "",
+        generation: str = "",
+        batch: ClosedBatch = NO_EXTENTS,
+        note: str | None = None,
+        for_session: str | None = None,
     ) -> TrackingCommand:
+        """Return the session's next command. volume: empty for all its volumes in the partition."""
         now_us = self._clock.now_us()
         return TrackingCommand(
             volume=volume,
@@ -217,122 +364,51 @@ class Outbox:
             forks=batch.forks,
         )
 
-    def _take(
-        self, partition: int, command: TrackingCommand, regions: Collection[HotRegion]
-    ) -> bool:
-        if not self._guarded(
-            self._backlog.offer, partition, command.volume, encode(command), regions
-        ):
+    def _offer_for_all(self, partition: int, command: TrackingCommand) -> bool:
+        with self._keeping_refusals():
+            is_queued = self._queue.offer(
+                partition=partition, volume="", value=encode(command), regions=()
+            )
+        return is_queued and self._count(partition, command)
+
+    def _offer_record(self, record: SpoolRecord) -> bool:
+        if not self.can_publish_now:
             return False
-        self.is_open = not self.is_full
+        with self._keeping_refusals():
+            return self._queue.offer(
+                partition=record.partition,
+                volume=record.volume,
+                value=record.value,
+                regions=(),
+            )
+
+    def _count(self, partition: int, command: TrackingCommand) -> bool:
+        """Count a command that was queued; return True."""
+        self._set_accepts_writes(not self._is_full)
         if command.session == self.session:
             self._sequences[command.volume, partition] += 1
         self.commands += 1
         self.extents += len(command.extents)
         return True
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a write may begin."""
-        return self._is_open
-
-    @is_open.setter
-    def is_open(self, is_open: bool) -> None:
-        if is_open != self._is_open:
-            self._is_open = is_open
-            self.on_open()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether so many commands wait for the node that writes should, too."""
-        return self._confirmations is not None and self._confirmations.is_full
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether a command would go straight to Kafka."""
-        return self._backlog.is_clear and not self.is_full
-
-    @property
-    def is_away(self) -> bool:
-        """Whether Kafka, or the node where that must confirm, has been silent for long though commands wait for it."""
-        if (
-            self._backlog.is_away
-            or self._confirmations is None
-            or not self._confirmations.is_waiting
-        ):
-            return self._backlog.is_away
-        return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
-
-    def check(self) -> None:
-        """KafkaFailed once the broker has refused a command for good, BadInput once the node couldn't read one: no more
-        writes may begin that nobody would name."""
-        if self._refused is not None:
-            raise self._refused
-
-    def poll(self, timeout_s: float) -> None:
-        """Takes acknowledgements, waiting up to `timeout_s` for one."""
-        self._guarded(self._backlog.poll, timeout_s)
-        self._take_statuses(0)
-
-    def save(self) -> bool:
-        """Kafka is away: see PublishQueue.save(). Whether any region needn't wait any more."""
-        return self._guarded(self._backlog.save)
-
-    def wait(self) -> None:
-        """Returns when every command sent before the call is acknowledged, or rejected; KafkaFailed when that takes longer
-        than the deadline."""
-        self.wait_published()
-        if self._confirmations is None:
-            return
-        with self.lock:
-            through = self._confirmations.positions()
+    def _retry(self, offer: Callable[[], bool]) -> None:
+        """Call `offer` until it returns True. KafkaFailed at the deadline."""
         until_s = self._clock.monotonic_s() + self.deadline_s
-        while left := self._left(through):
+        while not offer():
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
-                    f"{left} commands are published, but the node hasn't recorded them within {self.deadline_s:g} s",
-                    where=", ".join(
-                        f"partition {number}, up to {last}" for number, last in through.items()
-                    ),
-                    next="Is a node running? What they name stays in the activity log, and is published again as dirty "
-                    "when the host starts again.",
+                    "Kafka is away, and there is no room for one more command",
+                    next="Check that the broker runs. host_queue_bytes and host_spool_bytes limit "
+                    "how much may wait for it.",
                 )
-            self._take_statuses(_STATUS_S)
-            self.check()
+            self.poll(_STATUS_S)
 
-    def wait_unless_away(self) -> bool:
-        """wait(), given up as soon as is_away; whether everything is acknowledged."""
-        last = self._backlog.last
-        if not self._guarded(self._backlog.wait, last, self.deadline_s, or_away=True):
-            return False
-        with self.lock:
-            through = {} if self._confirmations is None else self._confirmations.positions()
-        while self._left(through):
-            if self.is_away:
-                return False
-            self._take_statuses(_STATUS_S)
-            self.check()
-        return True
-
-    def wait_published(self) -> None:
-        """Returns when all in-sync replicas have every command sent; KafkaFailed when that takes longer than the deadline."""
-        if not self._guarded(self._backlog.wait, self._backlog.last, self.deadline_s):
-            raise KafkaFailed(
-                f"commands weren't acknowledged within {self.deadline_s:g} s",
-                next="Check that the broker runs. What they name stays in the activity log.",
-            )
-
-    def close(self) -> None:
-        """Lets go of the spool's files."""
-        self._backlog.close()
-
-    def _guarded(
-        self, call: Callable[..., bool | None], *arguments: object, **more: object
-    ) -> bool:
-        """What the call answers. A refusal is for good."""
+    @contextmanager
+    def _keeping_refusals(self) -> Iterator[None]:
+        """Raise as check() does; keep a KafkaFailed of the block: a broker's refusal is for good."""
         self.check()
         try:
-            return bool(call(*arguments, **more))
+            yield
         except KafkaFailed as error:
             self._refuse(error)
             raise
@@ -340,11 +416,16 @@ class Outbox:
     def _refuse(self, error: KafkaFailed | BadInput) -> None:
         with self.lock:
             self._refused = self._refused or error
-            self.is_open = False
+            self._set_accepts_writes(False)
 
-    def _on_giving(self, record: SpoolRecord) -> None:
+    def _set_accepts_writes(self, accepts_writes: bool) -> None:
+        if accepts_writes != self._accepts_writes:
+            self._accepts_writes = accepts_writes
+            self._on_accepts_writes()
+
+    def _on_publishing(self, record: SpoolRecord) -> None:
         if self._confirmations is not None and record.volume:
-            self._confirmations.publishing(record.partition)
+            self._confirmations.on_publishing(record.partition)
 
     def _on_acknowledged(
         self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
@@ -359,13 +440,24 @@ class Outbox:
         else:
             if not self._confirmations.is_waiting:
                 self._confirmed_s = self._clock.monotonic_s()
-            self._hear(self._confirmations.published(partition, position, regions))
+            self._on_refused(self._confirmations.on_published(partition, position, regions))
 
-    def _left(self, through: dict[int, int]) -> int:
+    @property
+    def _is_full(self) -> bool:
+        """Whether so many commands wait for the node that writes must wait, too."""
+        return self._confirmations is not None and self._confirmations.is_full
+
+    def _watch_statuses(self, partition: int) -> None:
+        """Read the partition's statuses from now on, before its first command is published."""
+        if self._confirmations is not None and not self._confirmations.is_watched(partition):
+            with self._reading:
+                self._confirmations.watch(partition)
+
+    def _count_unrecorded(self, through: dict[int, int]) -> int:
         with self.lock:
-            return 0 if self._confirmations is None else self._confirmations.waiting(through)
+            return 0 if self._confirmations is None else self._confirmations.count_waiting(through)
 
-    def _take_statuses(self, timeout_s: float) -> None:
+    def _read_statuses(self, timeout_s: float) -> None:
         if self._confirmations is None:
             return
         try:
@@ -382,13 +474,14 @@ class Outbox:
         if messages:
             with self.lock:
                 self._confirmed_s = self._clock.monotonic_s()
-                self._hear(self._confirmations.take(messages))
+                self._on_refused(self._confirmations.handle(messages))
 
-    def _hear(self, refused: list[CommandStatus]) -> None:
-        for volume, error in by_volume(refused).items():
+    def _on_refused(self, refused: list[CommandStatus]) -> None:
+        """Report what the node refused. A refusal that names no volume ends all writes."""
+        for volume, error in refusals_by_volume(refused).items():
             if volume is None:
                 self._refuse(error)
             elif volume not in self.rejected:
                 self.rejected[volume] = error
                 self._on_rejected(volume, error)
-        self.is_open = self._refused is None and not self.is_full
+        self._set_accepts_writes(self._refused is None and not self._is_full)

@@ -1,4 +1,4 @@
-"""The commands between a session and Kafka: in order, the first of them with the client, the rest in the spool."""
+"""The queue between a session and Kafka: its head is with the Kafka client, the rest in the spool."""
 
 from __future__ import annotations
 
@@ -15,62 +15,91 @@ from mirrorlog.producers.batches.hot_regions import HotRegion, release
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
 
-MOST_COMMANDS: Final = 50_000
-"""With the client at a time: half of what librdkafka's queue holds by default."""
-AT_ONCE: Final = 64
-"""So many are handed to the client, at most, before the lock is let go of."""
-PIECE_S: Final = 0.05
+MAX_IN_FLIGHT: Final = 50_000
+"""The number of commands with the client: half of what librdkafka's queue holds by default."""
+FEED_COMMANDS: Final = 64
+"""The number of commands that go from the spool to the client before the lock is released."""
+POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class PublishLimits:
-    """queue_bytes: of commands that are with the client. away_s: Kafka is away when it acknowledged nothing for so long."""
+    """The limits of a PublishQueue.
+
+    queue_bytes: the bytes of commands that may be with the client.
+    away_s: Kafka is away if it has acknowledged nothing for so long although commands wait.
+    """
 
     queue_bytes: int
     away_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class QueueCallbacks:
+    """What a PublishQueue calls, with the lock held.
+
+    log_entries: makes entries durable in the activity log; DeviceFailed if it can't.
+    on_publishing: called before a command is handed to the client.
+    on_acknowledged: called with an acknowledged command, its position, and the regions that
+        wait for it no longer.
+    on_spool_lost: called with the volumes whose spooled commands can't be read any more. It must
+        make the activity log say that these volumes are dirty as a whole; DeviceFailed if it can't.
+    """
+
+    log_entries: Callable[[Iterable[ActivityEntry]], None]
+    on_publishing: Callable[[SpoolRecord], None]
+    on_acknowledged: Callable[[SpoolRecord, int, Collection[HotRegion]], None]
+    on_spool_lost: Callable[[Collection[str]], None]
+
+
 @dataclass(slots=True, eq=False)
-class _Sent:
-    """One command that is with the client. spooled: its number in the spool; 0 where it isn't there."""
+class _InFlight:
+    """A command that is with the client.
+
+    regions: the hot regions that wait for its acknowledgement.
+    spool_number: its number in the spool; 0 if it isn't there.
+    """
 
     record: SpoolRecord
     regions: Collection[HotRegion]
-    spooled: int
+    spool_number: int
 
 
 @dataclass(slots=True)
-class _Held:
-    """The regions of one partition's commands in the spool; the acknowledgement of the last of these releases them."""
+class _SpooledRegions:
+    """The regions of the spooled commands of one partition.
+
+    They are released when the last of these commands, `last` in the spool, is acknowledged.
+    """
 
     last: int = 0
     regions: set[HotRegion] = field(default_factory=set)
 
-    def add(self, number: int, regions: Iterable[HotRegion]) -> None:
-        self.last = number
+    def add(self, spool_number: int, regions: Iterable[HotRegion]) -> None:
+        self.last = spool_number
         for region in regions:
             if region in self.regions:
-                release((region,))  # once is enough
+                release((region,))  # it is counted once for the whole set
             else:
                 self.regions.add(region)
 
 
-Acknowledged = Callable[[SpoolRecord, int, Collection[HotRegion]], None]
-"""Called, with the lock held, with a command, its position, and the regions that wait for it no longer."""
-
-
 class PublishQueue:
-    """All commands in order, numbered from 1. While Kafka acknowledges, they pass through memory alone.
+    """All commands of a session in order, numbered from 1.
 
-    1. A command goes to the client while that holds less than `PublishLimits.queue_bytes`. Nothing is on the disk.
-    2. Otherwise it goes to the spool, and with it, in front of it, those that the client holds; from then on every command
-       goes there until all that wait are with the client again: order is kept.
-    3. Where the spool has no room, offer() says no.
+    While Kafka acknowledges commands, they stay in memory:
 
-    Nothing of this needs the disk to be safe: the regions that a command names stay hot until it is acknowledged. save() is
-    what makes the spool durable, and lets them go earlier.
+    1. A command goes to the client while the client holds less than `PublishLimits.queue_bytes`.
+       Nothing is written to the disk.
+    2. Otherwise the command goes to the spool, after those that the client holds. From then on
+       every command goes to the spool, until all that wait there are with the client again. This
+       keeps the order.
+    3. If the spool has no room, offer() returns False.
 
-    The caller holds `lock` for all but poll() and wait(). release_saved: whether a durable record may stand for its regions.
+    Safety doesn't depend on the spool: the regions that a command names stay hot until Kafka has
+    acknowledged it (invariant 1). save() makes the spool durable, and so lets them go earlier.
+
+    The caller holds the lock for every call but poll() and wait().
     """
 
     def __init__(
@@ -81,226 +110,247 @@ class PublishQueue:
         lock: RLock,
         limits: PublishLimits,
         spool: Spool,
-        note: Callable[[Iterable[ActivityEntry]], None],
-        on_giving: Callable[[SpoolRecord], None],
-        on_acknowledged: Acknowledged,
-        on_lost: Callable[[Collection[str]], None],
+        callbacks: QueueCallbacks,
         *,
         release_saved: bool,
     ) -> None:
+        """release_saved: whether save() may release regions whose commands the spool holds."""
         self._publisher: Final = publisher
         self._topic: Final = topic
         self._clock: Final = clock
         self._lock: Final = lock
         self._limits: Final = limits
         self._spool: Final = spool
-        self._note: Final = note
-        self._on_giving: Final = on_giving
-        self._on_acknowledged: Final = on_acknowledged
-        self._on_lost: Final = on_lost
+        self._callbacks: Final = callbacks
         self._release_saved: Final = release_saved
-        self._sent: Final[dict[int, _Sent]] = {}
-        self._sent_bytes = 0
-        self._held: Final[dict[int, _Held]] = {}
-        self._names: Final[set[str]] = set()
-        self._noted: tuple[int, int] = (1, 0)
+        self._in_flight: Final[dict[int, _InFlight]] = {}
+        self._in_flight_bytes = 0
+        self._spooled_regions: Final[dict[int, _SpooledRegions]] = {}
+        self._spooled_volumes: Final[set[str]] = set()
+        self._logged_records: tuple[int, int] = (1, 0)
         self._progress_s = clock.monotonic_s()
         self.last = 0
+        """The number of the last command."""
 
     @property
     def waiting(self) -> int:
-        """How many commands aren't with the client yet."""
-        return 0 if self._spool.is_empty else self._spool.last - self._spool.taken
+        """The number of commands that the client hasn't got yet."""
+        return 0 if self._spool.is_empty else self._spool.last - self._spool.last_read
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the next command would go straight to the client, and that isn't stuck."""
+    def can_publish_now(self) -> bool:
+        """Whether the next command would go straight to the client, and Kafka answers."""
         return not self.waiting and self._has_room(1) and not self.is_away
 
     @property
     def is_away(self) -> bool:
-        """Whether something waits for an acknowledgement, and for long."""
+        """Whether Kafka has acknowledged nothing for `away_s`, although commands wait."""
         return (
-            bool(self._sent) and self._clock.monotonic_s() - self._progress_s >= self._limits.away_s
+            bool(self._in_flight)
+            and self._clock.monotonic_s() - self._progress_s >= self._limits.away_s
         )
 
     def offer(
-        self, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]
+        self, *, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]
     ) -> bool:
-        """Takes one command; False, and nothing was done, where there is no room."""
+        """Queue one encoded command; return False, with nothing done, if there is no room.
+
+        `regions` are released when the command is acknowledged, or saved (see save()).
+        """
         record = SpoolRecord(partition, volume, value)
         if not self.waiting and self._has_room(len(value)):
             self.last += 1
-            self._give(self.last, _Sent(record, regions, 0))
+            on_acknowledged = self._register(self.last, _InFlight(record, regions, 0))
+            self._publisher.publish(self._topic, partition, volume.encode(), value, on_acknowledged)
             return True
         if not self._spill() or not self._spool.append(record):
             return False
         self.last += 1
-        self._names.add(volume)
-        self._held.setdefault(partition, _Held()).add(self._spool.last, regions)
+        self._spooled_volumes.add(volume)
+        self._spooled_regions.setdefault(partition, _SpooledRegions()).add(
+            self._spool.last, regions
+        )
         return True
 
     def feed(self) -> None:
-        """Hands on what waits in the spool, as far as the client has room."""
-        for _ in range(AT_ONCE):
+        """Hand spooled commands to the client while it has room; remove files not needed."""
+        for _ in range(FEED_COMMANDS):
             if not self.waiting or not self._has_room(1):
                 break
-            number = self.last - self.waiting + 1  # while some wait, all that come go to the spool
+            number = self.last - self.waiting + 1  # while some wait, all new ones are spooled
             try:
-                record = self._spool.take()
+                record = self._spool.read_next()
             except MirrorlogError:
-                self._lose()
+                self._forget_spooled()
                 break
-            self._give(number, _Sent(record, (), self._spool.taken))
-        self._give_back()
+            on_acknowledged = self._register(number, _InFlight(record, (), self._spool.last_read))
+            self._publisher.publish(
+                self._topic,
+                record.partition,
+                record.volume.encode(),
+                record.value,
+                on_acknowledged,
+            )
+        self._remove_acknowledged_files()
 
     def save(self) -> bool:
-        """Makes everything that isn't acknowledged durable in the spool; the regions that it names needn't wait any more.
-        Whether any of them was let go of.
+        """Make every unacknowledged command durable in the spool, and release its regions.
 
-        1. What the client alone holds goes to the spool.
-        2. The spool is durable.
-        3. The activity log says so, durably: which records there must be, and for which volumes.
+        Return whether any region was released.
+
+        1. The commands that only the client holds go to the spool.
+        2. The spool becomes durable.
+        3. The activity log durably says which records the spool must hold, and of which volumes.
         4. The regions are released.
         """
         if (
             not self._release_saved
-            or not self._spill()
+            or not self._spill()  # 1
             or self._spool.is_empty
-            or not self._spool.sync()
-        ):  # 1, 2
+            or not self._spool.sync()  # 2
+        ):
             return False
-        self._noted = (self._first_needed(), self._spool.last)
-        self._note(
+        self._logged_records = (self._first_unacknowledged(), self._spool.last)
+        self._callbacks.log_entries(
             [
-                ActivityEntry(ActivityOp.SPOOL, records=self._noted),
-                *(ActivityEntry(ActivityOp.SPOOLED, name) for name in sorted(self._names)),
+                ActivityEntry(ActivityOp.SPOOL, records=self._logged_records),
+                *(
+                    ActivityEntry(ActivityOp.SPOOLED, volume)
+                    for volume in sorted(self._spooled_volumes)
+                ),
             ]
         )  # 3
         released = 0
-        for sent in self._sent.values():
-            released += len(sent.regions)
-            release(sent.regions)
-            sent.regions = ()
-        for held in self._held.values():
-            released += len(held.regions)
-            release(held.regions)
-        self._held.clear()
+        for command in self._in_flight.values():
+            released += len(command.regions)
+            release(command.regions)
+            command.regions = ()
+        for spooled in self._spooled_regions.values():
+            released += len(spooled.regions)
+            release(spooled.regions)
+        self._spooled_regions.clear()
         return released > 0  # 4
 
     def poll(self, timeout_s: float) -> None:
-        """Takes acknowledgements, waiting up to `timeout_s` for one, and hands on what waits.
+        """Handle acknowledgements, waiting up to `timeout_s` for one; then feed().
 
-        KafkaFailed where the broker refuses.
+        KafkaFailed if the broker refuses a command.
         """
         self._publisher.poll(timeout_s)
         if not self._spool.is_empty:
             with self._lock:
                 self.feed()
 
-    def wait(self, through: int, within_s: float, *, or_away: bool = False) -> bool:
-        """Whether all commands through that number are acknowledged, in time. KafkaFailed where the broker refuses.
+    def wait(self, number: int, timeout_s: float, *, give_up_when_away: bool = False) -> bool:
+        """Wait until all commands through `number` are acknowledged; return False at the timeout.
 
-        or_away: gives up as soon as Kafka is away.
+        give_up_when_away: return False as soon as Kafka is away, too.
+        KafkaFailed if the broker refuses a command.
         """
-        until_s = self._clock.monotonic_s() + within_s
+        until_s = self._clock.monotonic_s() + timeout_s
         while True:
             with self._lock:
                 self.feed()
-                if self.is_acknowledged(through):
+                if self.is_acknowledged(number):
                     return True
                 left_s = until_s - self._clock.monotonic_s()
-                if left_s <= 0 or (or_away and self.is_away):
+                if left_s <= 0 or (give_up_when_away and self.is_away):
                     return False
-            self._publisher.poll(min(left_s, PIECE_S))
+            self._publisher.poll(min(left_s, POLL_S))
 
     def close(self) -> None:
-        """Lets go of the spool's files."""
+        """Close the spool's files."""
         self._spool.close()
 
-    def is_acknowledged(self, through: int) -> bool:
-        """Whether all commands through that number are, or lost with the spool."""
-        return self.last - self.waiting >= through and next(iter(self._sent), through + 1) > through
+    def is_acknowledged(self, number: int) -> bool:
+        """Whether all commands through `number` are acknowledged, or lost with the spool."""
+        return (
+            self.last - self.waiting >= number and next(iter(self._in_flight), number + 1) > number
+        )
 
     def _has_room(self, size: int) -> bool:
-        return not self._sent or (
-            self._sent_bytes + size <= self._limits.queue_bytes and len(self._sent) < MOST_COMMANDS
+        """Whether the client may get `size` more bytes; always if it holds nothing."""
+        return not self._in_flight or (
+            self._in_flight_bytes + size <= self._limits.queue_bytes
+            and len(self._in_flight) < MAX_IN_FLIGHT
         )
 
-    def _give(self, number: int, sent: _Sent) -> None:
-        if not self._sent:
+    def _register(self, number: int, command: _InFlight) -> Callable[[int], None]:
+        """Count the command as in flight; return the callback for its acknowledgement."""
+        if not self._in_flight:
             self._progress_s = self._clock.monotonic_s()
-        self._sent[number] = sent
-        record = sent.record
-        self._sent_bytes += len(record.value)
-        self._on_giving(record)
-        acknowledged = partial(self._acknowledged, number)
-        self._publisher.publish(
-            self._topic, record.partition, record.volume.encode(), record.value, acknowledged
-        )
+        self._in_flight[number] = command
+        self._in_flight_bytes += len(command.record.value)
+        self._callbacks.on_publishing(command.record)
+        return partial(self._on_acknowledged, number)
 
-    def _acknowledged(self, number: int, position: int) -> None:
+    def _on_acknowledged(self, number: int, position: int) -> None:
         with self._lock:
-            sent = self._sent.pop(number)
-            self._sent_bytes -= len(sent.record.value)
+            command = self._in_flight.pop(number)
+            self._in_flight_bytes -= len(command.record.value)
             self._progress_s = self._clock.monotonic_s()
-            regions, held = sent.regions, self._held.get(sent.record.partition)
-            if held is not None and held.last == sent.spooled:
-                del self._held[sent.record.partition]
-                regions = [*regions, *held.regions]
-            self._on_acknowledged(sent.record, position, regions)
+            partition, regions = command.record.partition, command.regions
+            spooled = self._spooled_regions.get(partition)
+            if spooled is not None and spooled.last == command.spool_number:
+                del self._spooled_regions[partition]
+                regions = [*regions, *spooled.regions]
+            self._callbacks.on_acknowledged(command.record, position, regions)
 
-    def _first_needed(self) -> int:
-        """The first record of the spool that isn't acknowledged."""
+    def _first_unacknowledged(self) -> int:
+        """Return the number of the spool's first record that isn't acknowledged."""
         return next(
-            (sent.spooled for sent in self._sent.values() if sent.spooled), self._spool.taken + 1
+            (command.spool_number for command in self._in_flight.values() if command.spool_number),
+            self._spool.last_read + 1,
         )
 
     def _spill(self) -> bool:
-        """Whether everything that isn't acknowledged is in the spool, in order."""
+        """Write the commands that only the client holds to the spool, in order.
+
+        Return False if the spool has no room for all of them.
+        """
         if self.waiting:
             return True
-        whole = True
-        for sent in self._sent.values():
-            if not sent.spooled:
-                whole = whole and self._spool.append(sent.record)
-            if not whole:
+        complete = True
+        for command in self._in_flight.values():
+            if not command.spool_number:
+                complete = complete and self._spool.append(command.record)
+            if not complete:
                 break
-            sent.spooled = sent.spooled or self._spool.last
-            self._names.add(sent.record.volume)
-        self._spool.skip()
-        return whole
+            command.spool_number = command.spool_number or self._spool.last
+            self._spooled_volumes.add(command.record.volume)
+        self._spool.mark_all_read()
+        return complete
 
-    def _give_back(self) -> None:
-        """Removes the files of which nothing is needed any more.
+    def _remove_acknowledged_files(self) -> None:
+        """Remove the files whose records are all acknowledged.
 
-        1. The activity log counts on them no longer, durably.
-        2. They are removed.
+        1. The activity log durably stops counting on their records.
+        2. The files are removed.
         """
         if self._spool.is_empty:
             return
-        below = self._spool.droppable(self._first_needed())
-        if below == self._spool.kept:
+        first_needed = self._spool.removable_below(self._first_unacknowledged())
+        if first_needed == self._spool.first_kept:
             return
-        if self._noted[0] <= self._noted[1]:
-            noted = (below, max(self._noted[1], below - 1))
+        if self._logged_records[0] <= self._logged_records[1]:
+            records = (first_needed, max(self._logged_records[1], first_needed - 1))
             try:
-                self._note([ActivityEntry(ActivityOp.SPOOL, records=noted)])  # 1
+                self._callbacks.log_entries([ActivityEntry(ActivityOp.SPOOL, records=records)])  # 1
             except DeviceFailed:
-                return  # the next write that needs the activity log hears of it
-            self._noted = noted
-        self._spool.drop(below)  # 2
-        if below > self._spool.last:
-            self._names.clear()
+                return  # the next write that needs the activity log raises it
+            self._logged_records = records
+        self._spool.remove_below(first_needed)  # 2
+        if first_needed > self._spool.last:
+            self._spooled_volumes.clear()
 
-    def _lose(self) -> None:
-        """What waits can't be read: nobody knows what it names."""
+    def _forget_spooled(self) -> None:
+        """Forget the spooled commands, which can't be read: nobody knows what they name."""
         try:
-            self._on_lost(sorted(self._names))
+            self._callbacks.on_spool_lost(sorted(self._spooled_volumes))
         except DeviceFailed:
-            return  # nothing may be forgotten that the activity log can't say instead
-        for sent in self._sent.values():
-            sent.spooled = 0
-        self._held.clear()
-        self._spool.skip()
-        self._give_back()
+            return  # forget nothing before the activity log says so
+        for command in self._in_flight.values():
+            command.spool_number = 0
+        self._spooled_regions.clear()
+        self._spool.mark_all_read()
+        self._remove_acknowledged_files()

@@ -352,7 +352,7 @@ class Host:
             for opened in flushed.values():
                 self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
             for partition in self._tracker.partitions() - self._tracker.partitions(without=flushed):
-                self._outbox.end_for_all(partition)
+                self._outbox.send_close_for_all(partition)
         self._outbox.wait()
         self._pass_over_rejected(flushed, failures)
         with self._tracker.lock:
@@ -397,7 +397,7 @@ class Host:
             for volume in volumes:
                 self._close_sessions(volume, owed[volume.volume], reopened)  # 2
             for session, partition in self._ended(volumes):
-                self._outbox.end_for_all(partition, for_session=session)
+                self._outbox.send_close_for_all(partition, for_session=session)
         self._outbox.wait()
         volumes = self._taken(volumes)
         with self._tracker.lock:
@@ -417,12 +417,12 @@ class Host:
         return Outbox(
             CommandSource(settings.topics.commands, name, self.session),
             ports.publisher,
-            Spool(ports.folder, self.session, settings.host_spool_bytes),
+            Spool(ports.folder, self.session, limit_bytes=settings.host_spool_bytes),
             ports.clock,
             PublishLimits(settings.host_queue_bytes, settings.host_away_s),
-            deadline_s,
             OutboxCallbacks(self._log.append, self._rejected, self._lost),
-            self._confirmations(name),
+            deadline_s=deadline_s,
+            confirmations=self._confirmations(name),
         )
 
     def _lost(self, names: Collection[str]) -> None:

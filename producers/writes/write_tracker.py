@@ -157,7 +157,7 @@ class WriteTracker:
         self._stirred: Final[dict[str, OpenVolume]] = {}
         self._forked: Final[dict[str, OpenVolume]] = {}
         self._landed: Final = Condition(self.lock)
-        outbox.on_open = self._open_gates
+        outbox.watch_accepts_writes(self._open_gates)
 
     def admit(
         self,
@@ -303,7 +303,7 @@ class WriteTracker:
     @property
     def is_open(self) -> bool:
         """Whether writes may begin, as far as it isn't a single volume's matter: where not, lease() waits, or says why."""
-        return self._outbox.is_open
+        return self._outbox.accepts_writes
 
     def give_back(self, regions: Iterable[HotRegion]) -> None:
         """No write that this volume's `refresh` hasn't told of is in them, and none begins."""
@@ -492,7 +492,7 @@ class WriteTracker:
     def _plan(self, opened: OpenVolume, numbers: Sequence[int]) -> RoomPlan:
         if opened.is_wide:
             return Leave(())
-        if not self._outbox.is_open:
+        if not self._outbox.accepts_writes:
             return DrainFirst()
         missing = len(self._hot.missing(opened.regions, numbers))
         if not missing:
@@ -552,7 +552,7 @@ class WriteTracker:
             opened.closing
             or opened.failed is not None
             or opened.is_wide
-            or not self._outbox.is_open
+            or not self._outbox.accepts_writes
         )
         is_shut = is_shut or opened.forks is not None
         opened.runway.gate = {} if is_shut else opened.regions.hot
@@ -593,7 +593,7 @@ class WriteTracker:
             self._narrow_all()
             if not is_away or not isinstance(self._plan(opened, numbers), DrainFirst):
                 return
-            if self._outbox.save():  # 1
+            if self._outbox.save_to_spool():  # 1
                 return
             if self._settings.host_when_full == "widen":
                 self.widen([self._widest(opened)])  # 2
@@ -654,7 +654,7 @@ class WriteTracker:
         if self._settings.host_when_full == "widen":
             self._set_aside(opened)
         else:
-            self._outbox.is_open = False  # until a command finds room
+            self._outbox.hold_writes()
         return False
 
     def _linger(self, opened: OpenVolume, since_s: float) -> None:
@@ -743,7 +743,7 @@ class WriteTracker:
         3. When it is acknowledged, and the primary was flushed after the last of these writes, the activity log says
            that the volume isn't dirty as a whole.
         """
-        if opened.widened and self._outbox.is_clear:
+        if opened.widened and self._outbox.can_publish_now:
             opened.refresh()
             self._collect(opened)
             self._set_aside(opened)
@@ -778,7 +778,7 @@ class WriteTracker:
         What it says is acknowledged was so before: another process begins writes without the lock, and an acknowledgement
         that comes while the batches are published may be of a time when such a write had begun that none of them names.
         """
-        if not self._outbox.is_clear:
+        if not self._outbox.can_publish_now:
             return
         opened = [each for each in self.volumes.values() if each.volume.partition == partition]
         acknowledged = self._outbox.acknowledged_position(partition)
@@ -789,7 +789,9 @@ class WriteTracker:
             is_due = each.batch or each.in_flight or each.runway.flying or is_holding
             if is_due and not self._send(each):
                 return
-        if any(each.widened for each in opened) or not self._outbox.beat(partition, acknowledged):
+        if any(each.widened for each in opened) or not self._outbox.offer_heartbeat(
+            partition, acknowledged_position=acknowledged
+        ):
             return
         del self._timers.beaten[partition]
         self._timers.beaten[partition] = self._clock.monotonic_s()

@@ -43,26 +43,26 @@ def left_by(folder: MemoryFolder, first: int, last: int) -> PreviousSpool:
     st.integers(200, 4000),
 )
 def test_a_spool_is_a_queue_within_its_bounds(
-    steps: list[SpoolRecord | str], most_bytes: int
+    steps: list[SpoolRecord | str], limit_bytes: int
 ) -> None:
     folder = MemoryFolder()
-    spool, model, refused = Spool(folder, SESSION, most_bytes), list[SpoolRecord](), 0
+    spool, model, refused = Spool(folder, SESSION, limit_bytes=limit_bytes), list[SpoolRecord](), 0
     for step in steps:
-        if step == "take" and spool.last > spool.taken:
-            assert spool.take() == model[spool.taken - 1]
+        if step == "take" and spool.last > spool.last_read:
+            assert spool.read_next() == model[spool.last_read - 1]
         elif step == "drop":
-            spool.drop(spool.droppable(spool.taken + 1))
+            spool.remove_below(spool.removable_below(spool.last_read + 1))
         elif isinstance(step, SpoolRecord):
             if spool.append(step):
                 model.append(step)
             else:
                 refused += 1
-        assert sum(len(folder.read(name) or b"") for name in folder.names()) <= most_bytes
-    while spool.last > spool.taken:
-        assert spool.take() == model[spool.taken - 1]
-    assert [record for _, record in read_spool(folder, SESSION, 1)] == model[spool.kept - 1 :]
-    assert refused == 0 or sum(record.size_bytes for record in model) + 400 > most_bytes // 8
-    spool.drop(spool.last + 1)
+        assert sum(len(folder.read(name) or b"") for name in folder.names()) <= limit_bytes
+    while spool.last > spool.last_read:
+        assert spool.read_next() == model[spool.last_read - 1]
+    assert [record for _, record in read_spool(folder, SESSION, 1)] == model[spool.first_kept - 1 :]
+    assert refused == 0 or sum(record.size_bytes for record in model) + 400 > limit_bytes // 8
+    spool.remove_below(spool.last + 1)
     assert spool.is_empty
     assert folder.names() == []
 
@@ -73,7 +73,7 @@ def test_whatever_befalls_it_what_must_be_there_is_there_or_missed(
     records: list[SpoolRecord], before_sync: int, some_survive: bool, data: st.DataObject
 ) -> None:
     folder = MemoryFolder()
-    spool = Spool(folder, SESSION, 2000)
+    spool = Spool(folder, SESSION, limit_bytes=2000)
     kept = [record for record in records[:before_sync] if spool.append(record)]
     assert spool.sync()
     synced = spool.last
@@ -107,10 +107,10 @@ def _damaged(content: bytes, bit: int, kind: str) -> bytes | None:
 
 def test_a_spool_of_another_session_counts_for_nothing() -> None:
     folder = MemoryFolder()
-    old = Spool(folder, OTHER, 4000)
+    old = Spool(folder, OTHER, limit_bytes=4000)
     for number in range(40):
         old.append(SpoolRecord(0, "a", bytes([number]) * 60))
-    mine = Spool(folder, SESSION, 4000)
+    mine = Spool(folder, SESSION, limit_bytes=4000)
     mine.append(SpoolRecord(0, "a", b"mine"))
     assert [record.value for _, record in read_spool(folder, SESSION, 1)] == [b"mine"]
     assert not left_by(folder, 1, 1).lost

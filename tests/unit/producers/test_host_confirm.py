@@ -231,7 +231,7 @@ def test_writes_wait_where_too_many_commands_do(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     assert host._outbox._confirmations is not None
-    host._outbox._confirmations._most = 2
+    host._outbox._confirmations._max_waiting = 2
     host.drain()
     rig.node.runs = False
     for _ in range(2):
@@ -337,25 +337,25 @@ def test_statuses_in_any_order(case: str) -> None:
     events, expected = (part.split() for part in case.split("|"))
     broker = MemoryBroker()
     broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-    waiting = Confirmations(StatusPorts(broker.reader(), broker), STATUS, "h")
-    waiting.watch(0)
+    confirmations = Confirmations(StatusPorts(broker.reader(), broker), STATUS, "h")
+    confirmations.watch(0)
     regions: dict[str, HotRegion] = {}
     refused: list[CommandStatus] = []
     for event in events:
         number, _, names = event[1:].partition(":")
         if event[0] == "p":
-            waiting.publishing(0)
+            confirmations.on_publishing(0)
         elif event[0] == "k":
             batch = [regions.setdefault(name, HotRegion("v", ord(name))) for name in names]
             for region in batch:
                 region.unacknowledged += 1
-            refused += waiting.published(0, int(number), batch)
+            refused += confirmations.on_published(0, int(number), batch)
         else:
             code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
             NodeModel(broker).say(
                 CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0)
             )
-            refused += waiting.take(waiting.read(0))
+            refused += confirmations.handle(confirmations.read(0))
     released = sorted(name for name, region in regions.items() if region.unacknowledged == 0)
     assert [*released, *(str(status.position) for status in refused)] == expected
     assert all(region.unacknowledged >= 0 for region in regions.values())
@@ -364,22 +364,24 @@ def test_statuses_in_any_order(case: str) -> None:
 def test_memory_is_bounded_however_long_the_node_is_away() -> None:
     broker = MemoryBroker()
     broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-    waiting = Confirmations(StatusPorts(broker.reader(), broker), STATUS, "h", most=5000)
-    waiting.watch(0)
+    confirmations = Confirmations(
+        StatusPorts(broker.reader(), broker), STATUS, "h", max_waiting=5000
+    )
+    confirmations.watch(0)
     region = HotRegion("v", 0)
     for position in range(5000):
-        assert not waiting.is_full
-        waiting.publishing(0)
+        assert not confirmations.is_full
+        confirmations.on_publishing(0)
         region.unacknowledged += 1
-        waiting.published(0, position, (region,))
-    assert waiting.is_full
+        confirmations.on_published(0, position, (region,))
+    assert confirmations.is_full
     assert region.unacknowledged == 1
-    assert waiting.waiting({0: 4999}) == 5000
-    waiting.publishing(0)
+    assert confirmations.count_waiting({0: 4999}) == 5000
+    confirmations.on_publishing(0)
     for position in range(5000, 12_000):
         NodeModel(broker).say(CommandStatus(0, position, StatusCode.REJECTED, None, "", 7))
-    while messages := waiting.read(0):
-        waiting.take(messages)
+    while messages := confirmations.read(0):
+        confirmations.handle(messages)
     assert broker.end_position(STATUS, 0) == 7000  # what it hasn't read yet waits in Kafka
-    waiting.published(0, 20_000, ())
-    assert waiting.read(0)
+    confirmations.on_published(0, 20_000, ())
+    assert confirmations.read(0)

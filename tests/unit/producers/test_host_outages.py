@@ -181,7 +181,7 @@ def test_what_was_spooled_is_published_in_order_once_kafka_is_back(rig: Rig) -> 
     volume = away(rig)
     rig.write(volume, range(10))
     assert rig.told() == ""
-    assert rig.host._outbox._backlog.waiting > 5
+    assert rig.host._outbox._queue.waiting > 5
     rig.publisher.is_away = False
     rig.write(volume, [3])
     rig.back()
@@ -271,7 +271,7 @@ def test_it_is_the_volume_with_most_regions_that_is_widened(rig: Rig) -> None:
     big = rig.open("a")
     small = rig.open("b")
     rig.host._tracker._settings = SETTINGS.model_copy(update={"host_when_full": "widen"})
-    rig.host._outbox._backlog._spool._failed = True
+    rig.host._outbox._queue._spool._failed = True
     rig.publisher.is_away = True
     rig.write(big, [0, 1])
     rig.write(small, [0])
@@ -357,8 +357,8 @@ def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(
 def test_a_spool_that_cannot_be_read_any_more_makes_its_volumes_dirty(rig: Rig) -> None:
     volume = away(rig)
     rig.write(volume, range(8))
-    for part in rig.host._outbox._backlog._spool._parts:
-        part.file.pwrite(part.at + 40, b"\xff" * 50)
+    for file in rig.host._outbox._queue._spool._files:
+        file.file.pwrite(file.read_end + 40, b"\xff" * 50)
     rig.back()
     volume.flush()
     assert f"a s1 dirty 0+{SIZE}" in rig.told()
