@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import DEADLINE_S
 from running import Outcome, host_result
 
 from mirrorlog.broker import ports
@@ -19,7 +20,7 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import demo_trace_path
 from mirrorlog.settings import load_settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.containers, pytest.mark.timeout(1500)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -29,7 +30,7 @@ def engine() -> Iterator[Any]:
     from docker.errors import DockerException
 
     try:
-        client = docker.from_env(timeout=60)
+        client = docker.from_env(timeout=DEADLINE_S)
     except DockerException as error:
         pytest.skip(f"no Docker engine answers: {str(error)[:120]}")
     yield client
@@ -50,7 +51,7 @@ def demo(bootstrap_servers: str, state_dir: Path) -> dict[str, Any]:
         [*map(str, command), "demo", "--json"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -88,7 +89,12 @@ def compose(engine: Any) -> Iterator[Any]:
             *arguments,
         ]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=540, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=2 * DEADLINE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
