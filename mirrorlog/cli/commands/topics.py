@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.cli.support.lookup import read_topic
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64, runs
@@ -61,20 +61,6 @@ def tail(
         call.output.print_message("event", event)
         if not call.output.json:
             call.output.print_text(json.dumps(event))
-
-
-def create_topics(settings: Settings, partitions: int) -> list[str]:
-    """Create the topics that don't exist yet; return the names of all.
-
-    partitions: of the commands topic and of the changelog. Errors: KafkaFailed.
-    """
-    admin = KafkaAdmin(settings.kafka_client())
-    admin.wait_ready(30)
-    copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
-    specs = settings.topics.specs(single_copy=copies == 1)
-    admin.create(specs, partitions, copies=copies)
-    admin.close()
-    return [spec.name for spec in specs]
 
 
 def _read(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare
-from mirrorlog.cli.commands.topics import create_topics
+from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.errors import PartFailed
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess, stop_all
 from mirrorlog.settings import Settings, inherited_environment
