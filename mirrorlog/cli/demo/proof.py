@@ -1,4 +1,4 @@
-"""What proves a run right: the tracking log read back, the trace counted apart, the files compared."""
+"""What proves a run right: the tracking log, the sites' reports, and the files themselves."""
 
 from __future__ import annotations
 
@@ -22,43 +22,50 @@ def dirty_blocks_of_log(
     last_positions: Mapping[str, int],
     deadline_s: float,
 ) -> dict[str, int]:
-    """Blocks that the tracking log names, by volume, once it is complete through the last position of each.
+    """Return how many blocks the tracking log names, by volume.
 
-    KafkaFailed where it isn't before the deadline; OutOfRetention where it has a hole (invariant 5).
+    It waits until the log is complete through the last position of each volume (by name; a
+    volume that `last_positions` doesn't name only needs a watermark).
+    Errors: KafkaFailed if the log isn't complete within `deadline_s`; OutOfRetention if it has a
+    hole (invariant 5).
     """
     reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
     log = LogReader(reader, admin, settings.topics.changelog)
     until = time.monotonic() + deadline_s
 
-    def complete(volume: Volume) -> bool:
-        mark = log.watermarks.get(volume.partition)
-        return mark is not None and mark.through >= last_positions.get(volume.volume, -1)
+    def is_complete(volume: Volume) -> bool:
+        watermark = log.watermarks.get(volume.partition)
+        return watermark is not None and watermark.through >= last_positions.get(volume.volume, -1)
 
     try:
-        while not all(complete(volume) for volume in volumes.values()):
+        while not all(is_complete(volume) for volume in volumes.values()):
             if time.monotonic() > until:
                 raise KafkaFailed(
                     "the log isn't complete", next="Is the node running? See node.log."
                 )
             log.poll(0.2)
-        return {name: _dirty(volume, log) for name, volume in volumes.items()}
+        return {name: _dirty_blocks(volume, log) for name, volume in volumes.items()}
     finally:
         reader.close()
         admin.close()
 
 
-def _dirty(volume: Volume, log: LogReader) -> int:
+def _dirty_blocks(volume: Volume, log: LogReader) -> int:
     through = log.watermarks[volume.partition].through
     if hole := log.logs[volume.volume].hole(after=volume.origin_position, through=through):
-        where = f"volume {volume.volume}, positions ({hole.after}, {hole.through}]"
         raise OutOfRetention(
-            "the log has a hole", where=where, next="Rebuild the log from the commands."
+            "the log has a hole",
+            where=f"volume {volume.volume}, positions ({hole.after}, {hole.through}]",
+            next="Rebuild the log from the commands.",
         )
     return len(log.logs[volume.volume].changed(after=volume.origin_position, through=through))
 
 
 class ProgressFollower:
-    """The newest report of each secondary, from the progress topic."""
+    """The newest report of each secondary, from the progress topic.
+
+    reports: by (site, volume).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._reader = KafkaReader(settings.kafka_client())
@@ -66,37 +73,41 @@ class ProgressFollower:
         self.reports: dict[tuple[str, str], SiteProgress] = {}
 
     def poll(self, timeout_s: float) -> None:
-        """Takes what is there."""
+        """Read the reports that are there; wait up to `timeout_s` for the first."""
         for message in self._reader.poll(timeout_s):
             if message.value is not None:
                 report = decode(message.value, SiteProgress)
                 self.reports[report.site, report.volume] = report
 
     def unproved(self, site: str, positions: Mapping[str, int]) -> list[str]:
-        """Volumes that the site hasn't proved consistent at or above the position that each must reach."""
+        """Return the volumes that the site hasn't proved consistent at `positions` or above."""
 
-        def done(volume: str, position: int) -> bool:
+        def is_proved(volume: str, position: int) -> bool:
             report = self.reports.get((site, volume))
             return report is not None and (report.consistent_position or -1) >= position
 
-        return [volume for volume, position in positions.items() if not done(volume, position)]
+        return [volume for volume, position in positions.items() if not is_proved(volume, position)]
 
     def reports_of(self, site: str) -> list[SiteProgress]:
-        """The site's reports."""
+        """Return the site's reports."""
         return [report for (name, _), report in self.reports.items() if name == site]
 
     def close(self) -> None:
-        """Lets go of the reader."""
+        """Close the reader."""
         self._reader.close()
 
 
 def differing_volumes(
-    pairs: Mapping[str, tuple[Path, Path]], block_size: int, progress: Callable[[int], None]
+    files: Mapping[str, tuple[Path, Path]], block_size: int, progress: Callable[[int], None]
 ) -> dict[str, int]:
-    """Blocks that differ, for each volume of (primary, secondary) files that aren't the same byte for byte."""
-    found = {}
-    for volume, (primary, secondary) in pairs.items():
+    """Return how many blocks differ, for each volume whose files aren't identical.
+
+    files: (primary, secondary) by volume. progress: called with the bytes compared since the last
+    call.
+    """
+    differing = {}
+    for volume, (primary, secondary) in files.items():
         comparison = compare_files(primary, secondary, block_size=block_size, progress=progress)
         if not comparison.identical:
-            found[volume] = comparison.different_blocks
-    return found
+            differing[volume] = comparison.different_blocks
+    return differing

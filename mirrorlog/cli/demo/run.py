@@ -1,4 +1,7 @@
-"""One whole run in a folder of its own: broker, node, host and sites as real processes."""
+"""One run of broker, node, host and sites as real processes, in a folder of its own.
+
+The demo uses it, and so do the integration tests.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ _READY_S: Final = 90.0
 
 
 class Run:
-    """Starts parts, listens to them, and stops them all when it is left, however it is left.
+    """The parts of a run. Leaving the context stops them all, also after an error.
 
-    folder: everything of the run, its data included. Without `own_broker` the settings' cluster is used.
+    folder: holds everything of the run, its data included. parts: the processes, by name.
+    messages: what the processes have printed and nobody has read yet.
+    own_broker: start an embedded broker; otherwise the run uses the cluster of the settings.
     """
 
     def __init__(self, folder: Path, settings: Settings, *, own_broker: bool) -> None:
@@ -43,6 +48,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Stop every part but the worker `node`, then that one, then the broker."""
         stop_all([part for name, part in self.parts.items() if name != "node"])
         stop_all([part for name, part in self.parts.items() if name == "node"])
         if self.broker is not None:
@@ -54,9 +60,9 @@ class Run:
         return self._settings
 
     def start_broker(self, fetched: Callable[[int, int], None] | None = None) -> None:
-        """Starts the embedded broker where the run has one of its own, and makes the topics.
+        """Start the run's own broker, if it has one, and create the topics.
 
-        fetched: called with (jars there, jars in all) where Kafka has to be fetched first.
+        fetched: called with (files there, files in all) while Kafka is fetched.
         """
         if self._own_broker:
             runtime = prepare(self._settings.cache_dir, on_progress=fetched)
@@ -68,23 +74,22 @@ class Run:
         create_topics(self._settings, self._settings.partitions)
 
     def start_node(self, name: str = "node") -> ChildProcess:
-        """Starts the node, or one more worker of it under a name of its own."""
+        """Start a worker of the node under `name`."""
         return self._start(name, ["node"], node_name=name)
 
-    def start_host(self, trace: Path, trace_format: str, *more: str) -> ChildProcess:
-        """Starts a host that replays `trace`."""
+    def start_host(self, trace: Path, trace_format: str, *options: str) -> ChildProcess:
+        """Start a host that replays `trace`, with more `options` of `host replay`."""
         volumes = str(self.folder / "primary")
-        return self._start(
-            "host",
-            ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes, *more],
-        )
+        arguments = ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes]
+        return self._start("host", [*arguments, *options])
 
     def start_site(self, name: str) -> ChildProcess:
-        """Starts a site."""
+        """Start the site `name`, which keeps its secondaries in the folder of that name."""
         return self._start(name, ["site", "run", name, "--dir", str(self.folder / name)])
 
-    def _start(self, name: str, arguments: list[str], **more: str) -> ChildProcess:
-        settings = self._settings.model_copy(update=more)
+    def _start(self, name: str, arguments: list[str], **overrides: str) -> ChildProcess:
+        """Start the part, or start it again. `overrides` are settings of its own."""
+        settings = self._settings.model_copy(update=overrides)
         environment = {**inherited_environment(), **settings.as_environment()}
         log_file = self.folder / f"{name}.log"
         part = self.parts.get(name) or ChildProcess(
@@ -95,7 +100,7 @@ class Run:
         return part
 
     def check(self) -> None:
-        """PartFailed where a part ended by itself; only the host may end well."""
+        """Raise PartFailed if a part has ended by itself. Only the host may end with exit code 0."""
         for name, part in self.parts.items():
             part.check(may_end=name == "host")
         if self.broker is not None and not self.broker.is_running:
@@ -106,7 +111,7 @@ class Run:
             )
 
     def read_messages(self, timeout_s: float = 0.1) -> Iterator[ChildMessage]:
-        """What the parts said; waits up to `timeout_s` for the first."""
+        """Yield what the parts have printed; wait up to `timeout_s` for the first message."""
         try:
             yield self.messages.get(timeout=timeout_s)
             while True:
@@ -116,24 +121,29 @@ class Run:
 
     def wait_for(
         self,
-        wanted: Callable[[ChildMessage], bool],
+        is_wanted: Callable[[ChildMessage], bool],
         deadline_s: float = _READY_S,
-        heard: Callable[[ChildMessage], None] = lambda _: None,
+        on_message: Callable[[ChildMessage], None] = lambda _: None,
     ) -> dict[str, Any]:
-        """The fields of the first message that is `wanted`; PartFailed where a part dies or the deadline passes."""
+        """Return the fields of the first message that `is_wanted` accepts.
+
+        on_message: called with each message until then.
+        Errors: PartFailed if a part ends by itself, or no such message comes within `deadline_s`.
+        """
         until = time.monotonic() + deadline_s
         while time.monotonic() < until:
             for message in self.read_messages():
-                heard(message)
-                if wanted(message):
+                on_message(message)
+                if is_wanted(message):
                     return dict(message.fields)
             self.check()
         raise PartFailed(
-            f"nothing came within {deadline_s:g} s of what was waited for", where=str(self.folder)
+            f"the message that was waited for didn't come within {deadline_s:g} s",
+            where=str(self.folder),
         )
 
     def wait_ready(self, *parts: str) -> None:
-        """Returns when each of the parts has said that it is ready."""
+        """Wait until each of `parts` has printed its `ready` message."""
         waiting = set(parts)
 
         def all_ready(message: ChildMessage) -> bool:

@@ -1,4 +1,4 @@
-"""How the demo looks: a bar for each stage on a terminal, a line for each without one, a table at the end."""
+"""How the demo looks: a bar for each stage on a terminal, a line elsewhere, a table at the end."""
 
 from __future__ import annotations
 
@@ -25,36 +25,39 @@ from mirrorlog.units import format_size
 _LINE_EVERY_S = 10.0
 
 
-class Bar:
-    """One stage's progress; `total` None where nobody can know how far it is."""
+class StageBar:
+    """One stage's progress. `total` is None if nobody can know how much there is to do."""
 
     def __init__(self, view: DemoView, name: str, total: int | None, task: TaskID | None) -> None:
         self._view, self._name, self._total, self._task = view, name, total, task
-        self._done, self._told_at_s = 0, time.monotonic()
+        self._done, self._printed_at_s = 0, time.monotonic()
 
     def reach(self, done: int) -> None:
-        """It is that far."""
+        """Show that `done` of `total` is done."""
         self._done = done
         if self._task is not None:
             self._view.progress.update(self._task, completed=done)
-        elif self._total and time.monotonic() - self._told_at_s >= _LINE_EVERY_S:
-            self._told_at_s = time.monotonic()
+        elif self._total and time.monotonic() - self._printed_at_s >= _LINE_EVERY_S:
+            self._printed_at_s = time.monotonic()
             self._view.output.print_text(f"{self._name}: {done / self._total:.0%}")
 
-    def fetched(self, files: int, of: int) -> None:
-        """Kafka is being fetched; the first run on a machine does that, and prepares it for quick starts."""
+    def advance(self, by: int) -> None:
+        """Show that `by` more is done."""
+        self.reach(self._done + by)
+
+    def fetched(self, files: int, total: int) -> None:
+        """Print, when the first file of Kafka is there, that Kafka is being fetched.
+
+        Kafka is fetched, and prepared for quick starts, in the first run on a machine.
+        """
         if files == 1:
             self._view.output.print_text(
-                f"fetching Apache Kafka and preparing it, {of} files; this happens once"
+                f"fetching Apache Kafka and preparing it, {total} files; this happens once"
             )
-
-    def advance(self, by: int) -> None:
-        """It is `by` further."""
-        self.reach(self._done + by)
 
 
 class DemoView:
-    """Stages and the table, on whatever stream people read."""
+    """Shows the stages and the result on the stream for people."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -82,48 +85,61 @@ class DemoView:
         self.progress.stop()
 
     @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Bar]:
-        """One stage, from its beginning to its end."""
+    def stage(self, name: str, total: int | None) -> Iterator[StageBar]:
+        """Show one stage, from its beginning to its end."""
         started_s = time.monotonic()
         task = self.progress.add_task(name, total=total) if self._live else None
-        yield Bar(self, name, total, task)
+        yield StageBar(self, name, total, task)
         if task is not None:
             self.progress.update(task, total=total or 1, completed=total or 1)
         else:
             self.output.print_text(f"{name}: done in {time.monotonic() - started_s:.1f} s")
 
-    def table(self, result: Mapping[str, Any], kept: Path | None) -> None:
-        """The result at a glance, and what to try next."""
-        say = self.output.print_text
-        say("")
-        say(
-            f"{result['trace']}: {result['writes']:,} writes, {format_size(result['bytes_written'])} on "
-            f"{result['volumes']:,} volume{'' if result['volumes'] == 1 else 's'}; {result['extents']:,} extents in "
-            f"{result['commands']:,} commands"
-        )
-        same = (
-            "as the trace counts them"
-            if result["dirty_blocks"] == result["dirty_blocks_counted"]
-            else (f"BUT THE TRACE COUNTS {result['dirty_blocks_counted']:,}")
-        )
-        size = format_size(result["dirty_blocks"] * result["block_size"])
-        say(
-            f"dirty blocks in the log: {result['dirty_blocks']:,} of {format_size(result['block_size'])}, {size}, {same}"
-        )
-        table = Table("SITE", "STATE", "BLOCKS COPIED", "BYTES COPIED", "LAG", "IDENTICAL")
-        for row in result["sites"]:
-            table.add_row(
-                row["site"],
-                row["state"],
-                f"{row['blocks_copied']:,}",
-                format_size(row["bytes_copied"]),
-                f"{row['lag_s']:.1f} s",
-                "yes" if row["identical"] else "NO",
-            )
-        self.output.console.print(table)
-        say(f"{'ok' if result['ok'] else 'NOT OK'} in {result['elapsed_s']:.1f} s")
-        say(
+    def print_result(self, result: Mapping[str, Any], kept: Path | None) -> None:
+        """Print the result (of stages.play) at a glance, and what to try next.
+
+        kept: the folder that was kept.
+        """
+        print_text = self.output.print_text
+        print_text("")
+        for line in _result_lines(result):
+            print_text(line)
+        self.output.console.print(_site_table(result))
+        print_text(f"{'ok' if result['ok'] else 'NOT OK'} in {result['elapsed_s']:.1f} s")
+        print_text(
             f"kept in {kept}"
             if kept
             else "try next: mirrorlog demo --trace FILE --sites 3 --block-size 64KiB --keep DIR"
         )
+
+
+def _result_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"{result['trace']}: {result['writes']:,} writes, {format_size(result['bytes_written'])} "
+        f"on {result['volumes']:,} volume{'' if result['volumes'] == 1 else 's'}; "
+        f"{result['extents']:,} extents in {result['commands']:,} commands"
+    )
+    verdict = (
+        "as the trace counts them"
+        if result["dirty_blocks"] == result["dirty_blocks_counted"]
+        else f"BUT THE TRACE COUNTS {result['dirty_blocks_counted']:,}"
+    )
+    block_size = result["block_size"]
+    yield (
+        f"dirty blocks in the log: {result['dirty_blocks']:,} of {format_size(block_size)}, "
+        f"{format_size(result['dirty_blocks'] * block_size)}, {verdict}"
+    )
+
+
+def _site_table(result: Mapping[str, Any]) -> Table:
+    table = Table("SITE", "STATE", "BLOCKS COPIED", "BYTES COPIED", "LAG", "IDENTICAL")
+    for row in result["sites"]:
+        table.add_row(
+            row["site"],
+            row["state"],
+            f"{row['blocks_copied']:,}",
+            format_size(row["bytes_copied"]),
+            f"{row['lag_s']:.1f} s",
+            "yes" if row["identical"] else "NO",
+        )
+    return table
