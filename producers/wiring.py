@@ -20,7 +20,8 @@ from mirrorlog.producers.forks.fork_calls import ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkNews, ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.reading.site_reports import SiteReports

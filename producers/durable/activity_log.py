@@ -1,4 +1,8 @@
-"""The activity log: what a host may have done to its volumes that Kafka doesn't know yet, durable before it is done."""
+"""The activity log: which regions may hold writes that Kafka doesn't have yet.
+
+A region is durable in the log before the first write to it begins (invariant 1).
+docs/decisions/activity-log.md says when it may leave.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +24,37 @@ from mirrorlog.producers.durable.activity_format import (
 
 FILE_NAME: Final = "activity.log"
 SLOTS: Final = 2048
-"""Of a new file: 1 MiB, written anew after about as many additions."""
+"""The number of slots of a new file: 1 MiB, which takes about as many calls of append()."""
 
 
 def read_previous_log(folder: StateFolder) -> PreviousLog:
-    """What the session before left behind."""
+    """Read the log that the session before left in `folder`."""
     return read_log(folder.read(FILE_NAME))
 
 
-def carry_over(leftover: PreviousLog, region_bytes: int, known: Container[str]) -> ActivityState:
-    """The state that the next session's log begins with: all that the one before owes, in regions of `region_bytes`.
+def carry_over(log: PreviousLog, region_bytes: int, known: Container[str]) -> ActivityState:
+    """Return the state that the next session's log begins with.
 
-    Kept: every volume for which something is owed, known or not; every volume that is covered and still known. After
-    damage no volume is covered.
+    It holds everything that `log` says may be unpublished, in regions of `region_bytes`: each
+    volume with unpublished writes or an open session, known or not; and each volume that is
+    covered and still known. After damage no volume is covered.
+
+    known: the names of the volumes that exist.
     """
-    state, owing = ActivityState(lost=set(leftover.state.lost)), leftover.volumes
-    for name, volume in leftover.state.volumes.items():
-        if name in owing or (volume.covered and name in known):
-            regions = _rescaled(volume.regions, leftover.region_bytes, region_bytes)
-            covered = volume.covered and not leftover.damaged
+    state, unsettled = ActivityState(lost=set(log.state.lost)), log.volumes
+    for name, activity in log.state.volumes.items():
+        if name in unsettled or (activity.covered and name in known):
             state.volumes[name] = VolumeActivity(
-                covered, set(volume.sessions), regions, volume.whole_volume
+                covered=activity.covered and not log.damaged,
+                sessions=set(activity.sessions),
+                regions=_rescaled(activity.regions, log.region_bytes, region_bytes),
+                whole_volume=activity.whole_volume,
             )
     return state
 
 
 def _rescaled(regions: Iterable[int], old_bytes: int, new_bytes: int) -> set[int]:
-    """The same bytes in regions of another size, rounded outwards."""
+    """Return the regions of `new_bytes` that hold the bytes of regions of `old_bytes`."""
     if old_bytes == new_bytes:
         return set(regions)
     return {
@@ -57,7 +65,10 @@ def _rescaled(regions: Iterable[int], old_bytes: int, new_bytes: int) -> set[int
 
 
 class ActivityLog:
-    """One session's log. The caller sees to it that one thread at a time is in here."""
+    """The log of one session. The caller lets only one thread at a time call it.
+
+    state: what the log says. Only append() changes it.
+    """
 
     def __init__(
         self,
@@ -67,36 +78,40 @@ class ActivityLog:
         state: ActivityState,
         slots: int = SLOTS,
     ) -> None:
-        """Puts a new log that says `state` in the place of the old one; a crash leaves the one or the other."""
+        """Replace the log in `folder` by a new one that says `state`.
+
+        A crash leaves either the old log or the new one. DeviceFailed if it can't be written.
+        """
         self._folder: Final = folder
         self._session: Final = session
         self._region_bytes: Final = region_bytes
         self._slots: Final = slots
         self._failed = False
         self.state: Final = state
-        self._file = self._write_anew()
+        self._file = self._rewrite()
 
     def append(self, entries: Iterable[ActivityEntry]) -> None:
-        """Takes the entries, in this order, and makes them durable; those that take away from what is dirty after a crash
-        need no sync of their own and go along with others. DeviceFailed where it can't be done, and from then on always.
+        """Add the entries in this order, and make them durable.
 
-        After a failed write nobody knows what the file holds: the entries that it held before are still there, and no
-        more are added, so no write is begun in a region that isn't in it.
+        DeviceFailed if that fails, and from then on always. After a failed write nobody knows what
+        the file holds. The entries from before are still in it, and no more are added; so no write
+        begins in a region that the file doesn't name.
         """
         if self._failed:
             raise DeviceFailed(
                 "the activity log failed earlier, and no write may begin that it can't remember",
                 where=FILE_NAME,
-                next="Mend the file system of the host's state folder, then start the host again.",
+                next="Repair the file system of the host's state folder, then start the host "
+                "again.",
             )
-        todo = list(entries)
-        for entry in todo:
+        pending = list(entries)
+        for entry in pending:
             self.state.apply(entry)
         self._failed = True
-        for slot in pack_slots(todo, self._session, self._used + 1):
+        for slot in pack_slots(pending, self._session, self._used + 1):
             if self._used == self._capacity:
                 self._file.close()
-                self._file = self._write_anew()
+                self._file = self._rewrite()
                 break
             self._file.pwrite(SLOT_BYTES * (1 + self._used), slot)
             self._file.sync()
@@ -104,10 +119,11 @@ class ActivityLog:
         self._failed = False
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def _write_anew(self) -> StateFile:
+    def _rewrite(self) -> StateFile:
+        """Replace the file by one that says `state`; return it open."""
         content, self._used = pack_log(self.state, self._session, self._region_bytes, self._slots)
         self._capacity = len(content) // SLOT_BYTES - 1
         return replace_file(self._folder, FILE_NAME, content)

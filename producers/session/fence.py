@@ -4,57 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from mirrorlog.domain.commands import IMPORTED
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.open_sessions import OpenSession
 
-AskOpen = Callable[[Mapping[str, int]], list[OpenSession]]
-"""The sessions that are open on volumes, and began before these positions."""
+FindOpen: TypeAlias = Callable[[Mapping[str, int]], list[OpenSession]]
+"""Finds the sessions that are open on volumes, and were opened before positions (by volume)."""
 _SHOWN: Final = 3
 
 
-def others_open(
-    openings: Mapping[str, int],
+def find_other_sessions(
+    open_positions: Mapping[str, int],
     volumes: Mapping[str, Volume],
-    mine: Mapping[str, Collection[str]],
-    ask: AskOpen,
+    *,
+    own_sessions: Mapping[str, Collection[str]],
+    find_open: FindOpen,
 ) -> list[OpenSession]:
-    """Sessions of other hosts that may write to one of the volumes.
+    """Return the sessions of other hosts that may write to one of the volumes.
 
-    openings: by volume, the position of this session's SESSION_OPEN. mine: by volume, sessions that this host's state folder
-    knows; it is locked, so they are this one, or dead. An import writes nothing to the primary.
+    Shared volumes are left out, and so are imports: an import writes nothing to the primary.
+
+    open_positions: by volume, the position of this session's SESSION_OPEN.
+    own_sessions: by volume, the sessions that this host's state folder names. The folder is locked,
+        so each of them is this session or dead.
     """
-    wanted = {name: position for name, position in openings.items() if not volumes[name].shared}
-    found = ask(wanted) if wanted else []
+    positions = {
+        name: position for name, position in open_positions.items() if not volumes[name].shared
+    }
+    sessions = find_open(positions) if positions else []
     return [
-        each
-        for each in found
-        if each.session not in mine[each.volume] and not each.host.startswith(IMPORTED)
+        session
+        for session in sessions
+        if session.session not in own_sessions[session.volume]
+        and not session.host.startswith(IMPORTED)
     ]
 
 
-def refusal(others: Collection[OpenSession]) -> BadUse:
-    """Who has it open, since when, and what to do."""
-    shown = "; ".join(_told(each) for each in list(others)[:_SHOWN])
+def other_hosts_error(others: Collection[OpenSession]) -> BadUse:
+    """Return an error that says who has the volumes open, since when, and what to do."""
+    shown = list(others)[:_SHOWN]
+    sessions = "; ".join(_described(other) for other in shown)
     more = f"; and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    taken = " ".join(f"--take-over {each.session}" for each in list(others)[:_SHOWN])
+    options = " ".join(f"--take-over {other.session}" for other in shown)
     return BadUse(
-        f"another host may be writing to the volume: {shown}{more}",
-        where=", ".join(sorted({f"volume {each.volume}" for each in others})[:_SHOWN]),
-        next="Stop it there. If it died, start it again with its own name and state folder: it publishes what it owes and "
-        f"ends its old session. Only if it is gone for good: {taken}, and the whole volume counts as dirty. "
-        "Two hosts at once need a volume that is `shared`, and a file system that is made for it.",
+        f"another host may be writing to the volume: {sessions}{more}",
+        where=", ".join(sorted({f"volume {other.volume}" for other in others})[:_SHOWN]),
+        next="Stop it there. If it died, start it again with its own name and state folder: it "
+        "publishes what it left unpublished, and ends its old session. Only if it is gone for "
+        f"good: {options}, and the whole volume counts as dirty. Two hosts at once need a volume "
+        "that is `shared`, and a file system that is made for it.",
     )
 
 
-def _told(other: OpenSession) -> str:
+def _described(other: OpenSession) -> str:
     since = f"position {other.opened_position}"
     if other.opened_at_us:
         since = f"{_time(other.opened_at_us)} ({since})"
-    return f"host '{other.host}', session {other.session}, since {since}, last heard of at {_time(other.last_at_us)}"
+    return (
+        f"host '{other.host}', session {other.session}, since {since}, "
+        f"last heard of at {_time(other.last_at_us)}"
+    )
 
 
 def _time(at_us: int) -> str:

@@ -32,7 +32,8 @@ from mirrorlog.producers.forks.fork_calls import ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.reading.site_reports import SiteReports

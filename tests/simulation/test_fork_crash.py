@@ -30,7 +30,8 @@ from mirrorlog.producers.forks.fork_calls import Call, CallKind, Hand
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_devices import MemoryDevice

@@ -12,7 +12,8 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.replay.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker

@@ -19,7 +19,7 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.replay.replay import Replay, ReplayProgress
-from mirrorlog.producers.session.host import OpenRequest
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import AUTO, Trace, open_trace, survey
 from mirrorlog.producers.wiring import HostWiring, open_request
 from mirrorlog.reading.catalog import Catalog, describe, publish_volume

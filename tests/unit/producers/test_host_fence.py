@@ -15,7 +15,8 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
 from mirrorlog.producers.durable.activity_log import read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings

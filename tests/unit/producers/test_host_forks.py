@@ -36,7 +36,8 @@ from mirrorlog.producers.forks.fork_plans import (
 )
 from mirrorlog.producers.forks.fork_states import TRANSITIONS, ForkEvent, ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
-from mirrorlog.producers.session.host import Host, HostPorts, OpenRequest
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
