@@ -2,17 +2,21 @@
 
 A record whose bitmaps take more than `max_bytes` is split by block range, at the median of its
 changed blocks, until each part fits. Where it is split depends on the blocks and on `max_bytes`
-alone, and both functions here split alike: so a replay writes the same parts under the same keys.
+alone, whether they are held as a bitmap or as a sorted array: so a replay writes the same parts
+under the same keys. Roll-ups are cut at other blocks (`streams/compaction/rollups.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
 
 from mirrorlog.domain.bitmaps import BitMap64, pack, unpack
 from mirrorlog.domain.block_arrays import Blocks, pack_blocks
 from mirrorlog.tracking_log.records import LogRecord
+
+BlockSet = TypeVar("BlockSet", BitMap64, Blocks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +37,14 @@ class PackedRecord:
 
 
 def split_record(record: LogRecord, max_bytes: int) -> list[LogRecord]:
-    """Return the record in parts, each with packed bitmaps of at most `max_bytes` together."""
-    pieces = list(_split_bitmaps(record.changed, record.zeroed, max_bytes))
+    """Return the record in parts, each with packed bitmaps of at most `max_bytes` together.
+
+    A part of one block may be larger.
+    """
+    parts = list(_split(_BITMAP, record.changed, record.zeroed, max_bytes))
     return [
-        replace(record, changed=changed, zeroed=zeroed, part=number, parts=len(pieces))
-        for number, (changed, zeroed) in enumerate(pieces)
+        replace(record, changed=part.changed, zeroed=part.zeroed, part=number, parts=len(parts))
+        for number, part in enumerate(parts)
     ]
 
 
@@ -46,53 +53,71 @@ def pack_record(
 ) -> list[PackedRecord]:
     """Return the record in packed parts, each with bitmaps of at most `max_bytes` together.
 
+    A part of one block may be larger.
     header: the record with empty bitmaps. zeroed: a subset of `changed`.
     """
-    pieces = list(_split_blocks(changed, zeroed, max_bytes))
+    parts = list(_split(_SORTED_ARRAY, changed, zeroed, max_bytes))
     return [
         PackedRecord(
-            replace(header, part=number, parts=len(pieces)),
-            changed=changed_bytes,
-            zeroed=zeroed_bytes,
+            replace(header, part=number, parts=len(parts)),
+            changed=part.changed_bytes,
+            zeroed=part.zeroed_bytes,
         )
-        for number, (changed_bytes, zeroed_bytes) in enumerate(pieces)
+        for number, part in enumerate(parts)
     ]
 
 
-def _split_bitmaps(
-    changed: BitMap64, zeroed: BitMap64, max_bytes: int
-) -> Iterator[tuple[BitMap64, BitMap64]]:
-    if len(changed) < 2 or len(pack(changed)) + len(pack(zeroed)) <= max_bytes:
-        yield changed, zeroed
+@dataclass(frozen=True, slots=True)
+class _Form(Generic[BlockSet]):
+    """One form in which the changed blocks are held.
+
+    pack: returns the bytes of bitmaps.pack. halve: returns the lower and the upper half of the
+    blocks, the upper one with the median.
+    """
+
+    pack: Callable[[BlockSet], bytes]
+    halve: Callable[[BlockSet], tuple[BlockSet, BlockSet]]
+
+
+class _Part(NamedTuple, Generic[BlockSet]):
+    changed: BlockSet
+    zeroed: BitMap64
+    changed_bytes: bytes
+    zeroed_bytes: bytes
+
+
+def _split(
+    form: _Form[BlockSet], changed: BlockSet, zeroed: BitMap64, max_bytes: int
+) -> Iterator[_Part[BlockSet]]:
+    """Yield the parts in the order of blocks."""
+    part = _Part(changed, zeroed, form.pack(changed), pack(zeroed))
+    if len(changed) < 2 or len(part.changed_bytes) + len(part.zeroed_bytes) <= max_bytes:
+        yield part
         return
-    first_of_high = changed[len(changed) // 2]
-    low = _range(0, first_of_high)
-    high = _range(first_of_high, changed.max() + 1)
-    yield from _split_bitmaps(changed & low, zeroed & low, max_bytes)
-    yield from _split_bitmaps(changed & high, zeroed & high, max_bytes)
+    low, high = form.halve(changed)
+    first_of_high, end = int(high[0]), int(high[-1]) + 1
+    yield from _split(form, low, _within(zeroed, 0, first_of_high), max_bytes)
+    yield from _split(form, high, _within(zeroed, first_of_high, end), max_bytes)
 
 
-def _split_blocks(
-    changed: Blocks, zeroed: BitMap64, max_bytes: int
-) -> Iterator[tuple[bytes, bytes]]:
-    packed = pack_blocks(changed), pack(zeroed)
-    if len(changed) < 2 or len(packed[0]) + len(packed[1]) <= max_bytes:
-        yield packed
-        return
-    middle = len(changed) // 2
-    low, high = changed[:middle], changed[middle:]
-    first_of_high = int(high[0])
-    if zeroed:
-        zeroed_low = zeroed & _range(0, first_of_high)
-        zeroed_high = zeroed & _range(first_of_high, int(high[-1]) + 1)
-    else:
-        zeroed_low = zeroed_high = zeroed
-    yield from _split_blocks(low, zeroed_low, max_bytes)
-    yield from _split_blocks(high, zeroed_high, max_bytes)
+def _halve_bitmap(blocks: BitMap64) -> tuple[BitMap64, BitMap64]:
+    median = blocks[len(blocks) // 2]
+    return _within(blocks, 0, median), _within(blocks, median, blocks.max() + 1)
 
 
-def _range(first: int, end: int) -> BitMap64:
-    """The blocks [first, end)."""
-    blocks = BitMap64()
-    blocks.add_range(first, end)
-    return blocks
+def _halve_array(blocks: Blocks) -> tuple[Blocks, Blocks]:
+    middle = len(blocks) // 2
+    return blocks[:middle], blocks[middle:]
+
+
+def _within(blocks: BitMap64, first: int, end: int) -> BitMap64:
+    """Return those of the blocks that lie in [first, end)."""
+    if not blocks:
+        return blocks
+    mask = BitMap64()
+    mask.add_range(first, end)
+    return blocks & mask
+
+
+_BITMAP = _Form(pack, _halve_bitmap)
+_SORTED_ARRAY = _Form(pack_blocks, _halve_array)
