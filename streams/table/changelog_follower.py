@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from mirrorlog.errors import MirrorlogError
@@ -117,7 +118,7 @@ class ChangelogFollower:
             taken = reader
             yield (
                 {partition: end for partition, (_, end) in bounds.items()},
-                lambda: ask(taken.poll, _POLL_S, _ROWS_AT_ONCE),
+                lambda: ask(partial(taken.poll, _POLL_S, max_messages=_ROWS_AT_ONCE)),
                 lambda partition: taken.reached(changelog.topic, partition),
             )
         finally:
