@@ -1,4 +1,4 @@
-"""`mirrorlog volume`: volumes made, shown, grown, retired, and given a new history."""
+"""`mirrorlog volume`: create, list, show, grow, retire volumes, and renew their generation."""
 
 from __future__ import annotations
 
@@ -36,49 +36,52 @@ app = typer.Typer(
 
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
-Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
-Timeout = Annotated[str, typer.Option(help="How long the node is waited for.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Don't ask for a confirmation.")]
+Timeout = Annotated[str, typer.Option(help="Wait this long for the node's status.")]
 
 
 @app.command()
 def create(
     context: typer.Context,
     name: Name,
-    size: Annotated[str, typer.Option(help="With a unit, as in 10GiB.")],
+    size: Annotated[str, typer.Option(help="Size of the volume, with a unit, as in 10GiB.")],
     block_size: Annotated[
-        str, typer.Option(help="Granularity of tracking, a power of two.")
+        str, typer.Option(help="Track the volume with this granularity, a power of two.")
     ] = "4KiB",
     primary: Annotated[
         str | None,
         typer.Option(
             metavar="URI",
-            help="Its address; a file is made where there is none. Default: in the state folder.",
+            help="Keep the primary at this address. A file is made if there is none. The default "
+            "is a file in the state folder.",
         ),
     ] = None,
     secondary: Annotated[
         list[str] | None,
-        typer.Option(metavar="SITE=URI", help="Where a site keeps its copy; may be repeated."),
+        typer.Option(
+            metavar="SITE=URI", help="Keep the secondary of a site at this address. Repeatable."
+        ),
     ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TIER=TIME",
-            help=f"How long the log keeps records ({', '.join(TIERS)}), as in day=400d.",
+            help=f"Keep log records of a tier ({', '.join(TIERS)}) this long, as in day=400d.",
         ),
     ] = None,
     shared: Annotated[
-        bool, typer.Option("--shared", help="Two hosts may write to it at once.")
+        bool, typer.Option("--shared", help="Let two hosts write to the volume at once.")
     ] = False,
 ) -> None:
-    """Make a volume, and its primary where that is a file that isn't there yet.
+    """Create a volume, and its primary if that is a file that doesn't exist yet.
 
-    A primary that holds data already is copied to each site as a whole first.
+    If the primary holds data already, each site first copies all of it.
     """
     call = invocation(context)
     check_volume_name(name)
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
     check_geometry(size_bytes, block_bytes)
-    secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep(keep or [])
+    secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
     if name in load_volumes(call.settings):
         raise BadUse(
             "there is such a volume already",
@@ -87,37 +90,45 @@ def create(
         )
     default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
     address = (file_address(primary) if primary else default).uri
-    zeroed = _make_primary(address, size_bytes)  # before anybody hears of the volume
+    # The primary exists before anybody can read of the volume.
+    zeroed = _make_primary(address, size_bytes)
     described = _describe(call.settings, name, size_bytes, block_bytes, address)
     volume = replace(
         described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared
     )
     _publish(call.settings, volume)
-    _show(call, volume, f"volume {name} is made: {format_size(size_bytes)} at {address}")
+    _print_volume(call, volume, f"volume {name} is created: {format_size(size_bytes)} at {address}")
 
 
 @app.command("list")
 def list_volumes(context: typer.Context) -> None:
-    """Show every volume."""
+    """List all volumes."""
     call = invocation(context)
     volumes = [volume for _, volume in sorted(load_volumes(call.settings).items())]
     call.output.print_json(
-        {"schema_version": 1, "volumes": [as_fields(volume) for volume in volumes]}
+        {"schema_version": 1, "volumes": [_as_fields(volume) for volume in volumes]}
     )
     table = Table("VOLUME", "SIZE", "BLOCK", "STATE", "PARTITION", "PRIMARY", "SECONDARIES")
-    for each in volumes:
-        sizes = format_size(each.size_bytes), format_size(each.block_size)
-        sites = ", ".join(sorted(each.secondaries))
-        table.add_row(each.volume, *sizes, each.state, str(each.partition), each.primary, sites)
+    for volume in volumes:
+        table.add_row(
+            volume.volume,
+            format_size(volume.size_bytes),
+            format_size(volume.block_size),
+            volume.state,
+            str(volume.partition),
+            volume.primary,
+            ", ".join(sorted(volume.secondaries)),
+        )
     call.output.console.print(table)
 
 
 @app.command()
 def show(context: typer.Context, name: Name) -> None:
-    """Show a volume's description."""
+    """Show the description of a volume."""
     call = invocation(context)
     volume = find_volume(call.settings, name)
-    _show(call, volume, "\n".join(f"{key}: {value}" for key, value in as_fields(volume).items()))
+    lines = [f"{key}: {value}" for key, value in _as_fields(volume).items()]
+    _print_volume(call, volume, "\n".join(lines))
 
 
 @app.command()
@@ -127,12 +138,13 @@ def resize(
     size: Annotated[str, typer.Argument(metavar="SIZE", help="The new size; a volume only grows.")],
     timeout: Timeout = "30s",
 ) -> None:
-    """Grow a volume: its primary first, then its description; what it gains is dirty.
+    """Grow a volume: first its primary, then its description. What it gains is dirty.
 
-    A host that has it open goes on with the size that it knows, and sees the new one when it opens the volume again.
+    A host that has the volume open continues with the old size. It sees the new size when it
+    opens the volume again.
     """
     call = invocation(context)
-    volume, size_bytes = _active(call.settings, name), parse_size(size)
+    volume, size_bytes = _find_active(call.settings, name), parse_size(size)
     check_geometry(size_bytes, volume.block_size)
     if size_bytes < volume.size_bytes:
         raise BadUse(
@@ -141,36 +153,37 @@ def resize(
             next="Create a smaller volume, copy what is to stay, and retire this one.",
         )
     if size_bytes == volume.size_bytes:
-        _show(call, volume, f"volume {name} has {size_bytes} bytes already")
+        _print_volume(call, volume, f"volume {name} has {size_bytes} bytes already")
         return
     with open_device(volume.primary, writable=True) as device:
         if device.size_bytes < size_bytes:
             device.resize(size_bytes)
     grown = [Extent(volume.size_bytes, size_bytes - volume.size_bytes)]
-    status = _change(
-        call, volume, CommandContent(CommandKind.RESIZE, grown, size_bytes=size_bytes), timeout
-    )
-    now = find_volume(call.settings, name)
-    _show(
+    content = CommandContent(CommandKind.RESIZE, grown, size_bytes=size_bytes)
+    status = _send(call, volume, content, timeout)
+    volume = find_volume(call.settings, name)
+    _print_volume(
         call,
-        now,
-        f"volume {name} has {now.size_bytes} bytes from position {status.position} on. {status.text}".strip(),
+        volume,
+        f"volume {name} has {volume.size_bytes} bytes from position {status.position} on. "
+        f"{status.text}".strip(),
     )
 
 
 @app.command()
 def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout = "30s") -> None:
-    """End a volume's life: sites stop following it, and their copies stay as they are. For good."""
+    """Retire a volume for good: sites stop following it, and their copies stay as they are."""
     call = invocation(context)
     volume = find_volume(call.settings, name)
-    behind = _not_consistent(call.settings, name)
+    behind = _inconsistent_sites(call.settings, name)
     warning = f" Not consistent now, and never again: {', '.join(behind)}." if behind else ""
     _confirm(
-        f"Sites stop following volume {name} at once, for good; their copies stay as they are.{warning}",
-        yes,
+        f"Sites stop following volume {name} at once, for good; their copies stay as they are."
+        f"{warning}",
+        yes=yes,
     )
-    status = _change(call, volume, CommandContent(CommandKind.RETIRE), timeout)
-    _show(
+    status = _send(call, volume, CommandContent(CommandKind.RETIRE), timeout)
+    _print_volume(
         call,
         find_volume(call.settings, name),
         f"volume {name} is retired at position {status.position}{warning}",
@@ -179,33 +192,34 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
 
 @app.command()
 def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout = "30s") -> None:
-    """Begin a new generation: for a volume that was written to while nobody tracked it.
+    """Give a volume a new generation, after somebody wrote to it without tracking.
 
-    Each site copies again all that the primary holds, and the log tells nothing of the time before.
+    Each site copies again all that the primary holds. The log can't answer any more what changed
+    before.
     """
     call = invocation(context)
-    volume = _active(call.settings, name)
+    volume = _find_active(call.settings, name)
     _confirm(
-        f"Each site of volume {name} copies again all that the primary holds, up to {format_size(volume.size_bytes)}, and "
-        "until then has no consistent copy; what changed before now can't be asked any more.",
-        yes,
+        f"Each site of volume {name} copies again all that the primary holds, up to "
+        f"{format_size(volume.size_bytes)}, and until then has no consistent copy; what changed "
+        "before now can't be asked any more.",
+        yes=yes,
     )
-    status = _change(
+    content = CommandContent(CommandKind.NEW_GENERATION, new_generation=str(uuid4()))
+    status = _send(call, volume, content, timeout)
+    volume = find_volume(call.settings, name)
+    _print_volume(
         call,
         volume,
-        CommandContent(CommandKind.NEW_GENERATION, new_generation=str(uuid4())),
-        timeout,
-    )
-    now = find_volume(call.settings, name)
-    _show(
-        call,
-        now,
-        f"volume {name} has generation {now.generation} from position {status.position} on",
+        f"volume {name} has generation {volume.generation} from position {status.position} on",
     )
 
 
 def _make_primary(address: str, size_bytes: int) -> bool:
-    """The primary is there, as large as the volume; whether it reads as zeros from end to end."""
+    """Make the primary, unless it exists. Return whether all of it reads as zeros.
+
+    BadUse if it exists and is smaller than the volume.
+    """
     path = path_of(address)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +238,7 @@ def _make_primary(address: str, size_bytes: int) -> bool:
 def _describe(
     settings: Settings, name: str, size_bytes: int, block_size: int, address: str
 ) -> Volume:
+    """Return the description of a new volume whose history begins now."""
     admin, topic = KafkaAdmin(settings.kafka_client()), settings.topics.commands
     try:
         ends = [
@@ -235,6 +250,7 @@ def _describe(
 
 
 def _publish(settings: Settings, volume: Volume) -> None:
+    """Publish the description, and wait until Kafka acknowledges it. Errors: KafkaFailed."""
     publisher = KafkaPublisher(settings.kafka_client())
     try:
         publish_volume(publisher, settings.topics, volume)
@@ -243,8 +259,8 @@ def _publish(settings: Settings, volume: Volume) -> None:
         publisher.close()
 
 
-def as_fields(volume: Volume) -> dict[str, Any]:
-    """A description as JSON has it."""
+def _as_fields(volume: Volume) -> dict[str, Any]:
+    """Return the description as `--json` prints it."""
     fields = asdict(volume)
     name, created_at_us = fields.pop("volume"), fields.pop("created_at_us")
     return {
@@ -254,7 +270,8 @@ def as_fields(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _active(settings: Settings, name: str) -> Volume:
+def _find_active(settings: Settings, name: str) -> Volume:
+    """Return the volume. BadUse if there is none of that name, or it is retired."""
     volume = find_volume(settings, name)
     if volume.is_retired:
         where = f"volume {name}, position {volume.described_position}"
@@ -262,36 +279,41 @@ def _active(settings: Settings, name: str) -> Volume:
     return volume
 
 
-def _show(call: Invocation, volume: Volume, text: str) -> None:
-    call.output.print_json({"schema_version": 1, **as_fields(volume)})
+def _print_volume(call: Invocation, volume: Volume, text: str) -> None:
+    call.output.print_json({"schema_version": 1, **_as_fields(volume)})
     call.output.print_text(text)
 
 
-def _change(call: Invocation, volume: Volume, said: CommandContent, timeout: str) -> CommandStatus:
-    """Publishes the command and waits for its status: the node has published the description before that."""
-    status = send_command(call.settings, volume, said, parse_duration_s(timeout))
+def _send(call: Invocation, volume: Volume, content: CommandContent, timeout: str) -> CommandStatus:
+    """Publish the command and wait for its status. BadInput if the node refuses it.
+
+    The node publishes the volume's new description before it answers.
+    """
+    status = send_command(call.settings, volume, content, parse_duration_s(timeout))
     check_accepted(status)
     return status
 
 
-def _confirm(cost: str, yes: bool) -> None:
+def _confirm(cost: str, *, yes: bool) -> None:
+    """Ask whether to go on, unless `yes`. Abort (exit 130) if not; BadUse without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise BadUse(f"this needs a word of yours. {cost.rstrip('.')}", next="Say --yes.")
+        raise BadUse(f"this needs your confirmation. {cost.rstrip('.')}", next="Say --yes.")
     typer.confirm(f"{cost} Go on?", abort=True, err=True)
 
 
-def _not_consistent(settings: Settings, name: str) -> list[str]:
+def _inconsistent_sites(settings: Settings, name: str) -> list[str]:
+    """Return in words each site whose last report calls the volume anything but consistent."""
     client = settings.kafka_client()
     admin, reader = KafkaAdmin(client), KafkaReader(client)
     try:
-        reports = SiteReports(reader, admin, settings.topics, SystemClock())
-        reports.refresh()
-        found = [report for report in reports.of(name) if report.state is not SiteState.CONSISTENT]
+        site_reports = SiteReports(reader, admin, settings.topics, SystemClock())
+        site_reports.refresh()
         return [
             f"{report.site} ({report.state}, {format_size(report.behind_bytes)} behind)"
-            for report in found
+            for report in site_reports.of(name)
+            if report.state is not SiteState.CONSISTENT
         ]
     finally:
         reader.close()
@@ -299,6 +321,7 @@ def _not_consistent(settings: Settings, name: str) -> list[str]:
 
 
 def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
+    """Parse `name=value` texts. BadUse, which names `form`, if one isn't that."""
     pairs = [text.partition("=") for text in texts]
     for text, (name, _, value) in zip(texts, pairs, strict=True):
         if not name or not value:
@@ -306,7 +329,8 @@ def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _keep(texts: Sequence[str]) -> dict[str, int]:
+def _keep_s(texts: Sequence[str]) -> dict[str, int]:
+    """Parse `TIER=TIME` texts; return seconds by tier. BadUse for a tier that doesn't exist."""
     keep = _pairs(texts, "TIER=TIME")
     if unknown := sorted(keep.keys() - set(TIERS)):
         raise BadUse(

@@ -1,0 +1,224 @@
+"""Import one source: check it, publish it, wait for the node, and print the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from uuid import uuid4
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.cli.importing.options import ImportOptions
+from mirrorlog.cli.support.context import Invocation
+from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.domain.commands import IMPORTED, StatusCode
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadInput, BadUse
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.importers import (
+    Answers,
+    Content,
+    Published,
+    Session,
+    Source,
+    Span,
+    Tally,
+    commands,
+    readable_twice,
+    span,
+)
+from mirrorlog.units import format_size, parse_duration_s
+
+_PROGRESS_S: Final = 1.0
+OpenSource: TypeAlias = Callable[[Sequence[Path], Span], Source]
+"""Returns the source in the files. The span is the volume's range in the source's addresses."""
+
+
+def run_import(
+    call: Invocation,
+    kind: str,
+    name: str,
+    files: Sequence[Path],
+    open_source: OpenSource,
+    options: ImportOptions,
+) -> None:
+    """Import the source in `files` into the volume `name`.
+
+    1. Read the whole source, and check it against the volume. If anything is wrong, nothing has
+       been published.
+    2. Read it again, and publish it.
+    3. Wait for the node's statuses, if the options ask for it.
+
+    kind: the name of the import command.
+    Errors: BadUse and BadInput, which say where; KafkaFailed; BadInput if the node refuses a
+    command.
+    """
+    terms = options.terms()
+    patience_s = None if options.wait is None else parse_duration_s(options.wait)
+    volume = find_volume(call.settings, name)
+    if volume.is_retired:
+        where = f"volume {name}, position {volume.described_position}"
+        raise BadUse("the volume is retired", where=where, next="Create a new one.")
+    now_us, max_extents = SystemClock().now_us(), call.settings.host_batch_extents
+    planned, published, answers = Tally(), None, None
+    with readable_twice(files) as copies, _naming(dict(zip(copies, files, strict=True))):
+        source = open_source(copies, span(volume, terms))
+
+        def read(tally: Tally) -> Iterator[Content]:
+            return commands(source, volume, terms, now_us, max_extents, tally)
+
+        for _ in read(planned):  # 1
+            pass
+        session = _ImportSession(call, volume, kind, options.host)
+        if planned.extents and not options.dry_run:
+            published, answers = session.run(
+                _unchanged(read, planned), str(files[0]), patience_s
+            )  # 2, 3
+    fields = _result_fields(session, options, source.doubts, planned, published, answers)
+    _print_result(call, session, fields)
+    if answers is not None and fields["refused"]:
+        refusals = "; ".join(answers.refusals)[:500].rstrip(".")
+        raise BadInput(
+            f"the node refused {fields['refused']} of the commands: {refusals}",
+            where=f"volume {session.volume.volume}, session {session.id}",
+            next="docs/statuses.md explains each reason. What lies inside the volume is recorded.",
+        )
+
+
+@contextmanager
+def _naming(names: dict[Path, Path]) -> Iterator[None]:
+    """Let errors name the files as the user wrote them, not the copies of pipes.
+
+    names: the user's file by the file that is read.
+    """
+    try:
+        yield
+    except BadInput as error:
+        where = error.where
+        for copy, name in names.items():
+            where = where.replace(
+                str(copy), "the standard input" if str(name) == "-" else str(name)
+            )
+        raise BadInput(error.what, where=where, next=error.next) from error
+
+
+def _unchanged(read: Callable[[Tally], Iterator[Content]], planned: Tally) -> Iterator[Content]:
+    """Read the source a second time. BadInput, at the end, if it isn't what the first pass read."""
+    tally = Tally()
+    yield from read(tally)
+    if tally != planned:
+        raise BadInput(
+            "the source changed while it was imported",
+            next="Import it again when nobody writes to it.",
+        )
+
+
+class _ImportSession:
+    """The session of one import, and its Kafka clients while it runs."""
+
+    def __init__(self, call: Invocation, volume: Volume, kind: str, host: str | None) -> None:
+        self.id = str(uuid4())
+        self.host = host or f"{IMPORTED}{kind}:{self.id[:8]}"
+        self.volume, self.kind = volume, kind
+        self._call, self._clock = call, SystemClock()
+        self._printed_at_s = self._clock.monotonic_s()
+
+    def run(
+        self, contents: Iterator[Content], file: str, patience_s: float | None
+    ) -> tuple[Published, Answers | None]:
+        """Publish the import. Wait up to `patience_s`, unless it is None, for the node's statuses.
+
+        file: the source's name, for the note that the commands carry.
+        """
+        client, topics = self._call.settings.kafka_client(), self._call.settings.topics
+        answers = None
+        with ExitStack() as stack:
+            publisher = KafkaPublisher(client)
+            stack.callback(publisher.close)
+            if patience_s is not None:
+                admin, reader = KafkaAdmin(client), KafkaReader(client)
+                stack.callback(admin.close)
+                stack.callback(reader.close)
+                answers = Answers(reader, self.volume, self.id)
+                answers.watch(admin, topics.status)
+            self._call.output.print_message(
+                "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
+            )
+            session = Session(
+                publisher, topics.commands, self.volume, self.host, self.id, self._clock
+            )
+            note = f"import of {self.kind} {file}"[:200]
+            try:
+                published = session.publish(contents, note, self._print_progress)
+            except BaseException:
+                self._print_cut_off()
+                raise
+            if answers is not None and patience_s is not None:
+                answers.wait(published.commands, patience_s, self._clock)
+        return published, answers
+
+    def _print_cut_off(self) -> None:
+        self._call.output.print_text(
+            f"The import was cut off, and its session {self.id} may stay open. While it is open, "
+            "no site calls the volume consistent. Import again, which only adds what was missing; "
+            f"then `mirrorlog command send {self.volume.volume} --close-session {self.id}`."
+        )
+
+    def _print_progress(self, extents: int) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._printed_at_s >= _PROGRESS_S:
+            self._printed_at_s = now_s
+            self._call.output.print_message("progress", {"extents": extents})
+
+
+def _result_fields(
+    session: _ImportSession,
+    options: ImportOptions,
+    doubts: Sequence[str],
+    tally: Tally,
+    published: Published | None,
+    answers: Answers | None,
+) -> dict[str, Any]:
+    """Return the fields of the `result` message.
+
+    doubts: what the source took for dirty without certainty. published, answers: None if nothing
+    was published, or no status was waited for.
+    """
+    statuses = (
+        None if answers is None else {str(code): count for code, count in answers.counts.items()}
+    )
+    return {
+        "volume": session.volume.volume,
+        "kind": session.kind,
+        "dry_run": options.dry_run,
+        "session": session.id if published else None,
+        "host": session.host if published else None,
+        **asdict(tally),
+        # With the commands that open and close the session.
+        "commands": tally.commands + 2 if tally.extents else 0,
+        "first_position": published.first_position if published else None,
+        "last_position": published.last_position if published else None,
+        "statuses": statuses,
+        "refused": None if answers is None else answers.counts[StatusCode.REJECTED],
+        "doubts": list(doubts),
+    }
+
+
+def _print_result(call: Invocation, session: _ImportSession, fields: dict[str, Any]) -> None:
+    for doubt in fields["doubts"]:
+        call.output.print_text(f"In doubt: {doubt}.")
+    call.output.print_message("result", {"schema_version": 1, **fields})
+    positions = (
+        f"positions {fields['first_position']} to {fields['last_position']}"
+        if fields["first_position"] is not None
+        else "nothing was published"
+    )
+    outside = (
+        f", {fields['outside_extents']} outside it left out" if fields["outside_extents"] else ""
+    )
+    call.output.print_text(
+        f"{fields['extents']} extents ({format_size(fields['bytes'])}) in {fields['commands']} "
+        f"commands for volume {session.volume.volume}{outside}: {positions}"
+    )
