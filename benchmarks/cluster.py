@@ -15,7 +15,7 @@ from workload import Publication
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import publish_volume
@@ -35,7 +35,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         settings = load_settings()
-        self._broker = EmbeddedBroker(folder / "broker", prepare(settings.cache_dir))
+        self._broker = EmbeddedBroker(folder / "broker", prepare_runtime(settings.cache_dir))
 
     def __enter__(self) -> Cluster:
         logging.getLogger("stamina").setLevel(logging.ERROR)

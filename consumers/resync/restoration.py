@@ -35,8 +35,8 @@ def restore_changed(
     """Copies `blocks`, in runs of up to `run_bytes`. Nothing is durable before the secondary is flushed."""
     most = max(1, run_bytes // volume.block_size)
     total = 0
-    for first, count in runs(blocks, most=most):
-        offset, length = volume.byte_range(first, count)
+    for first, count in runs(blocks, max_blocks=most):
+        offset, length = volume.byte_range(first=first, count=count)
         _copy(primary, secondary, offset, length)
         total += length
         progress(count, length)

@@ -11,7 +11,7 @@ from typing import Final
 
 import psutil
 
-from mirrorlog.broker.embedded import answering_cluster, end_process, quiet_client
+from mirrorlog.broker.embedded import answering_cluster_id, end_process, silent_client
 from mirrorlog.broker.folder import BrokerFolder
 
 ASK_WITHIN_S: Final = 2.0
@@ -48,7 +48,7 @@ def broker_status(state_dir: Path) -> BrokerStatus:
         if record and process:
             resident_bytes = process.memory_info().rss
             started_at = datetime.fromtimestamp(process.create_time(), UTC)
-            answer = answering_cluster(quiet_client(record.bootstrap_servers), ASK_WITHIN_S)
+            answer = answering_cluster_id(silent_client(record.bootstrap_servers), ASK_WITHIN_S)
             return BrokerStatus(
                 state=BrokerState.RUNNING
                 if answer == folder.cluster_id()

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from mirrorlog.broker import ports
-from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, few_words
+from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, summarize_lines
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent as wrap_command
@@ -100,7 +100,7 @@ class EmbeddedBroker:
             lock = self.folder.lock()
             try:
                 record = self._take_ports()
-                self.folder.lay_out(record)
+                self.folder.write_configuration(record)
                 self._format(deadline)
                 logged_bytes = (
                     self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
@@ -195,7 +195,7 @@ class EmbeddedBroker:
         except subprocess.TimeoutExpired as error:
             raise self._no_answer("formatting its data folder took too long") from error
         if done.returncode != 0 or self.folder.cluster_id() is None:
-            said = few_words(done.stdout.decode(errors="replace").splitlines())
+            said = summarize_lines(done.stdout.decode(errors="replace").splitlines())
             raise KafkaFailed(
                 f"Kafka's data folder couldn't be formatted (exit status {done.returncode}): {said}",
                 where=str(self.folder.path),
@@ -228,12 +228,12 @@ class EmbeddedBroker:
 
     def _await_answer(self, deadline: float, logged_bytes: int) -> None:
         cluster_id = self.folder.cluster_id()
-        client = quiet_client(self.bootstrap_servers)
-        while (answer := answering_cluster(client)) != cluster_id:
+        client = silent_client(self.bootstrap_servers)
+        while (answer := answering_cluster_id(client)) != cluster_id:
             if not self.is_running:
                 raise PartFailed(
                     f"the embedded Kafka ended while starting ({self._how_it_ended()}); "
-                    f"its last words: {self.folder.last_words(logged_bytes)}",
+                    f"its last words: {self.folder.last_log_lines(logged_bytes)}",
                     where=str(self.folder.log_file),
                     next="The log says more.",
                 )
@@ -242,7 +242,7 @@ class EmbeddedBroker:
                     f"the cluster {answer} does instead" if answer else "it runs but doesn't answer"
                 )
                 raise self._no_answer(
-                    f"{other}; its last words: {self.folder.last_words(logged_bytes)}"
+                    f"{other}; its last words: {self.folder.last_log_lines(logged_bytes)}"
                 )
 
     def _how_it_ended(self) -> str:
@@ -277,7 +277,7 @@ def end_process(process: psutil.Process, deadline_s: float) -> bool:
     return True
 
 
-def quiet_client(bootstrap_servers: str) -> AdminClient:
+def silent_client(bootstrap_servers: str) -> AdminClient:
     """A client for asking a broker that may not be there; it writes nothing to stderr."""
     return AdminClient(
         {
@@ -289,7 +289,7 @@ def quiet_client(bootstrap_servers: str) -> AdminClient:
     )
 
 
-def answering_cluster(client: AdminClient, within_s: float = ASK_WITHIN_S) -> str | None:
+def answering_cluster_id(client: AdminClient, within_s: float = ASK_WITHIN_S) -> str | None:
     """The id of the cluster that answers, once it has a broker that is ready; None where there is no answer."""
     try:
         metadata = client.list_topics(timeout=within_s)

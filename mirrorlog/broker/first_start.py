@@ -32,7 +32,7 @@ WRITTEN_WITHIN_S: Final = 120.0
 _log = logging.getLogger(__name__)
 
 
-def prepare(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
+def prepare_runtime(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
     """All that a broker needs to run, fast: `resolve_runtime`, and a first start where there was none.
 
     Errors: those of `resolve_runtime`. Where the first start fails, brokers start all the same, only slower.

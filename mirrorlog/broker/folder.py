@@ -144,7 +144,7 @@ class BrokerFolder:
                 return f"the embedded Kafka with process id {process.pid} at {record.bootstrap_servers}"
         return "an embedded Kafka that is just being started"
 
-    def lay_out(self, record: BrokerRecord) -> None:
+    def write_configuration(self, record: BrokerRecord) -> None:
         """Write what Kafka reads at its start, and make the folders it writes to."""
         log4j = files("mirrorlog.broker").joinpath("log4j2.properties").read_text(encoding="utf-8")
         replace_text(
@@ -165,12 +165,12 @@ class BrokerFolder:
         lines = self.meta_file.read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line).get("cluster.id")
 
-    def last_words(self, since_bytes: int) -> str:
+    def last_log_lines(self, since_bytes: int) -> str:
         """What Java said, and what Kafka logged beyond `since_bytes`, in a few lines joined to one."""
-        return few_words([*_tail(self.output_file, 0), *_tail(self.log_file, since_bytes)])
+        return summarize_lines([*_tail(self.output_file, 0), *_tail(self.log_file, since_bytes)])
 
 
-def few_words(lines: Sequence[str]) -> str:
+def summarize_lines(lines: Sequence[str]) -> str:
     """The last lines that complain, or else the last lines, without the frames of stack traces."""
     lines = [
         line.strip()

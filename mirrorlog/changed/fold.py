@@ -110,7 +110,7 @@ class Fold:
         """Each block was zeroed whole, and together the extents are no longer than the blocks: there was no other."""
         if not changed or changed != zero:
             return False
-        _, last_bytes = self.volume.byte_range(changed.max(), 1)
+        _, last_bytes = self.volume.byte_range(first=changed.max(), count=1)
         return bytes_written == (len(changed) - 1) * self.volume.block_size + last_bytes
 
     def add_command(self, command: TrackingCommand, extents: ExtentColumns) -> None:
@@ -120,7 +120,7 @@ class Fold:
         size = self.volume.block_size
         if command.kind is CommandKind.WRITES and extents.kinds is not None:
             self.touched.add(touched(extents, size))
-            self.zeroed.add(zeroed(extents, size, self.volume.size_bytes))
+            self.zeroed.add(zeroed(extents, block_size=size, size_bytes=self.volume.size_bytes))
             is_write = extents.kinds == np.uint8(ExtentKind.WRITE)
             self.written.add(
                 touched(ExtentColumns(extents.offsets[is_write], extents.lengths[is_write]), size)

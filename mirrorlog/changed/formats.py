@@ -104,7 +104,7 @@ def changed_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretc
     )
     zero = ((first, count, True) for first, count in runs(_from(answer.zeroed, first_block)))
     for first, count, is_zero in merge(dirty, zero):
-        start, length = volume.byte_range(first, count)
+        start, length = volume.byte_range(first=first, count=count)
         cut = max(offset - start, 0)
         if length > cut:
             yield Stretch(start + cut, length - cut, True, is_zero)

@@ -1,0 +1,16 @@
+"""The words of mirrorlog as values and pure functions: no input, no output, no clock.
+
+Files in reading order:
+
+- volumes.py: the description of a volume
+- extents.py: byte ranges, one by one and as columns
+- commands.py: tracking commands, and the node's answers to them
+- positions.py: positions in the log
+- volume_states.py: the states of a volume, and the effect of each command
+- extraction.py: the extents that a command names, clipped to its volume
+- wire/: commands of SCSI, NVMe and NBD, interpreted
+- bitmaps.py: sets of blocks as Roaring bitmaps
+- block_arrays.py: sets of blocks as sorted arrays, for the node's hot path
+- partitioning.py: the partition of a new volume
+- site_progress.py: the report of a site
+"""

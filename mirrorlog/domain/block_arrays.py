@@ -1,8 +1,9 @@
-"""Blocks as a sorted array, and the Roaring bytes made of one: the way of the node's hot path, which needs no bitmap.
+"""Blocks as a sorted array, and their Roaring bytes: the node's hot path, without a bitmap.
 
-A batch of random writes is some 100,000 block numbers. Sorting them and writing the bytes of the format down costs a tenth of
-adding them to a bitmap that is serialized and dropped. The bytes are those that mirrorlog.bitmaps.pack gives
-(tests/property/test_block_arrays.py); the format is RoaringFormatSpec, "Extension for 64-bit implementations".
+A batch of random writes holds about 100,000 block numbers. Sorting them and writing the bytes of
+the format takes a tenth of the time of adding them to a bitmap, which would then be serialized and
+dropped. The bytes equal those of bitmaps.pack (tests/property/domain/test_block_arrays.py). The
+format is RoaringFormatSpec, "Extension for 64-bit implementations".
 """
 
 from __future__ import annotations
@@ -17,43 +18,49 @@ from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.extents import ExtentColumns
 
 Blocks: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
-"""Sorted, each once: u32 where all fit, otherwise u64."""
+"""Block numbers, sorted and unique: u32 if all of them fit, otherwise u64."""
 
-_MOST_BLOCKS: Final = 1 << 23
-_ARRAY_MOST: Final = 4096  # blocks in an array container (RoaringFormatSpec, "Containers")
+_MAX_BLOCKS: Final = 1 << 23
+_ARRAY_CONTAINER_MAX: Final = 4096  # RoaringFormatSpec, "Containers"
 _COOKIE_NO_RUNS: Final = 12346
 _CONTAINER_BITS: Final = 16
 
 
 def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
-    """Blocks of which any byte lies in an extent, as mirrorlog.bitmaps.touched; None where they are too many to list."""
-    some = columns.lengths > 0
+    """Return the blocks with at least one byte in an extent, as bitmaps.touched does.
+
+    Return None if there are more than 2^23 of them: a bitmap is the better form then.
+
+    columns: extents inside the volume. block_size: bytes, a power of two.
+    """
+    has_bytes = columns.lengths > 0
     offsets, lengths = columns.offsets, columns.lengths
-    if not some.all():
-        offsets, lengths = offsets[some], lengths[some]
+    if not has_bytes.all():
+        offsets, lengths = offsets[has_bytes], lengths[has_bytes]
     shift = np.uint64(block_size.bit_length() - 1)
     firsts = offsets >> shift
     lasts = (offsets + lengths - np.uint64(1)) >> shift
     if not len(firsts):
         return firsts
-    narrow = int(lasts.max()) < 1 << 32
-    firsts, lasts = (
-        (firsts.astype(np.uint32), lasts.astype(np.uint32)) if narrow else (firsts, lasts)
-    )
-    further = lasts - firsts
+    if int(lasts.max()) < 1 << 32:
+        blocks, lasts = firsts.astype(np.uint32), lasts.astype(np.uint32)
+    else:
+        blocks = firsts
+    further = lasts - blocks
     if further.any():
-        total = int(further.sum(dtype=np.uint64)) + len(firsts)
-        if total > _MOST_BLOCKS:
+        total = int(further.sum(dtype=np.uint64)) + len(blocks)
+        if total > _MAX_BLOCKS:
             return None
-        firsts = _expanded(firsts, further.astype(np.int64) + 1, total)
-    firsts.sort()
-    keep = np.empty(len(firsts), np.bool_)
-    keep[0] = True
-    np.not_equal(firsts[1:], firsts[:-1], out=keep[1:])
-    return firsts if keep.all() else firsts[keep]
+        blocks = _expand(blocks, further.astype(np.int64) + 1, total)
+    blocks.sort()
+    is_new = np.empty(len(blocks), np.bool_)
+    is_new[0] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=is_new[1:])
+    return blocks if is_new.all() else blocks[is_new]
 
 
-def _expanded(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks:
+def _expand(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks:
+    """All blocks of the ranges [first, first + count), which are `total` blocks together."""
     ends = np.cumsum(counts)
     within = np.arange(total, dtype=firsts.dtype) - np.repeat(
         (ends - counts).astype(firsts.dtype), counts
@@ -62,16 +69,19 @@ def _expanded(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Bloc
 
 
 def pack_blocks(blocks: Blocks) -> bytes:
-    """The portable 64-bit form, each container in the smallest of its kinds; no blocks are no bytes at all."""
+    """Return the portable 64-bit form of the blocks; no bytes for no blocks.
+
+    Each container has the kind that takes the fewest bytes, as in bitmaps.pack.
+    """
     if not len(blocks):
         return b""
-    if blocks.dtype != np.uint32 or (keys := _array_containers(blocks)) is None:
+    if blocks.dtype != np.uint32 or (containers := _array_containers(blocks)) is None:
         return pack(BitMap64(array("Q", blocks.astype(np.uint64).tobytes())))
-    starts, cards = keys
+    starts, cardinalities = containers
     size = len(starts)
     head = np.empty((size, 2), "<u2")
     head[:, 0] = blocks[starts] >> np.uint32(_CONTAINER_BITS)
-    head[:, 1] = cards - 1
+    head[:, 1] = cardinalities - 1
     offsets = 8 + 8 * size + 2 * starts
     return b"".join(
         (
@@ -79,23 +89,26 @@ def pack_blocks(blocks: Blocks) -> bytes:
             np.array([0, _COOKIE_NO_RUNS, size], "<u4").tobytes(),
             head.tobytes(),
             offsets.astype("<u4").tobytes(),
-            blocks.astype("<u2").tobytes(),  # what is above 16 bits is cut off
+            blocks.astype("<u2").tobytes(),  # the conversion drops the bits above 16
         )
     )
 
 
 def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-    """(start, cardinality) of each container; None where any would be smaller as runs or as a bitmap."""
+    """(start, cardinality) of each container.
+
+    None if a container of another kind, runs or a bitmap, would be smaller for any of them.
+    """
     keys = blocks >> np.uint32(_CONTAINER_BITS)
     starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
-    cards = np.diff(starts, append=len(blocks))
-    if int(cards.max()) > _ARRAY_MOST:
+    cardinalities = np.diff(starts, append=len(blocks))
+    if int(cardinalities.max()) > _ARRAY_CONTAINER_MAX:
         return None
     follows = np.zeros(len(blocks), np.int64)
     follows[1:] = blocks[1:] - blocks[:-1] == 1
     follows[starts] = 0
     if follows.any():
-        runs = cards - np.add.reduceat(follows, starts)
-        if (2 + 4 * runs < 2 + 2 * cards).any():
+        runs = cardinalities - np.add.reduceat(follows, starts)
+        if (2 + 4 * runs < 2 + 2 * cardinalities).any():
             return None
-    return starts, cards
+    return starts, cardinalities

@@ -1,4 +1,4 @@
-"""Tracking commands, and what the processing node answers and keeps aside."""
+"""Tracking commands, and the node's answers to them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ import numpy.typing as npt
 from mirrorlog.domain.extents import ExtentColumns
 
 IMPORTED: Final = "import:"
-"""How the name of a host begins whose commands carry times of another place (mirrorlog import)."""
+"""The prefix of a host's name if its commands carry times of another source (mirrorlog import)."""
 
 
 class CommandKind(StrEnum):
-    """Kinds of tracking command. UNKNOWN is what an older reader sees of a kind that it doesn't know."""
+    """Kinds of tracking command. An older reader sees UNKNOWN for a kind that it doesn't know."""
 
     WRITES = "WRITES"  # the extents were written, zeroed or discarded
-    MARK_DIRTY = "MARK_DIRTY"  # the extents may differ: recovered regions, an operator's word
-    BARRIER = "BARRIER"  # a named point; no extents of its own
-    RAW = "RAW"  # commands as they appeared on the wire: what they change is read out of them
-    HEARTBEAT = "HEARTBEAT"  # the session lives; everything written before it is in the log
+    MARK_DIRTY = "MARK_DIRTY"  # the extents may differ: recovered regions, or an operator says so
+    BARRIER = "BARRIER"  # a named point; it has no extents of its own
+    RAW = "RAW"  # commands as on the wire: the node reads out of them what they change
+    HEARTBEAT = "HEARTBEAT"  # the session lives, and the log names all its earlier writes
     SESSION_OPEN = "SESSION_OPEN"  # acknowledged before the session's first write
-    SESSION_CLOSE = "SESSION_CLOSE"  # nothing of the session is in flight any more
-    RESIZE = "RESIZE"  # the volume has `size_bytes` now; the extents are the grown region, as the sender knew it
-    RETIRE = "RETIRE"  # nobody writes to the volume any more, and its sites stop following it
-    NEW_GENERATION = "NEW_GENERATION"  # the volume's history is broken: `new_generation` begins behind this command
+    SESSION_CLOSE = "SESSION_CLOSE"  # no write of the session is in flight any more
+    # The volume has `size_bytes` now. The extents are the grown region, as the sender knows it.
+    RESIZE = "RESIZE"
+    RETIRE = "RETIRE"  # no host writes to the volume any more, and sites stop following it
+    # The volume's history is broken: `new_generation` begins behind this command.
+    NEW_GENERATION = "NEW_GENERATION"
     UNKNOWN = "UNKNOWN"
 
 
 class WireProtocol(StrEnum):
-    """Whose raw bytes they are. UNKNOWN is what an older reader sees of a protocol that it doesn't know."""
+    """The protocol of raw bytes. An older reader sees UNKNOWN for one that it doesn't know."""
 
     SCSI = "SCSI"
     NVME = "NVME"
@@ -42,8 +44,11 @@ class WireProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RawCommand:
-    """One command as it appeared on the wire: a CDB, a submission queue entry or a request header, and the data sent along
-    where it matters (mirrorlog.wire)."""
+    """One command as it appeared on the wire (mirrorlog.domain.wire interprets it).
+
+    command: a CDB, a submission queue entry or a request header.
+    data: what was sent along, where the extents depend on it.
+    """
 
     protocol: WireProtocol
     command: bytes
@@ -51,19 +56,21 @@ class RawCommand:
 
 
 class ForkOutcome(IntEnum):
-    """What became of an extent at a secondary to which the host sent the write itself. The numbers are on the wire: they
-    never change their meaning, and any other counts as MISSED."""
+    """The outcome of an extent at a secondary to which the host itself sent the write.
 
-    MISSED = 0  # it failed, or wasn't tried
-    HAS = 1  # it is durable there: the secondary was flushed behind the write, before the batch was closed
-    OPEN = 2  # it isn't known yet; the session names the extent again
+    The numbers are on the wire and never change their meaning. Any other number counts as MISSED.
+    """
+
+    MISSED = 0  # the write failed, or wasn't tried
+    HAS = 1  # durable there: the secondary was flushed after the write, before the batch closed
+    OPEN = 2  # not known yet; the session names the extent again
 
 
 @dataclass(frozen=True, slots=True)
 class ForkOutcomes:
-    """What became of a command's extents at the secondary of one site.
+    """The outcomes of a command's extents at the secondary of one site.
 
-    outcomes: a ForkOutcome (u8) for each extent, in their order; empty where the secondary has them all.
+    outcomes: one ForkOutcome (u8) an extent, in their order; empty if the secondary has them all.
     """
 
     site: str
@@ -74,22 +81,25 @@ class ForkOutcomes:
 class TrackingCommand:
     """One batch of extents (or a barrier, …) from one session of one host for one volume.
 
-    A HEARTBEAT whose volume is empty speaks for all volumes that the session has in the partition: before it, the session
-    published everything that it held for any of them. A SESSION_CLOSE whose volume is empty follows those of the volumes:
-    the session's heartbeats are forgotten.
+    A HEARTBEAT with an empty volume counts for all volumes of the session in the partition: before
+    it, the session published everything that it held for any of them. A SESSION_CLOSE with an empty
+    volume follows those of the volumes: the session's heartbeats are removed from the log.
 
-    The extents are what completed since the session's last command for the volume, and also what was in flight when the
-    batch closed (invariant 8: a write that a reader of the primary may have seen is in the next command).
-
-    acknowledged_position: the highest position of the volume's partition that the session knew as acknowledged when it
-    closed the batch. A reader of the primary that then saw the topic's end at or below it knows that the command was
-    closed after its reads (invariant 8); None before the first.
-    sequence: counts the session's commands for the volume, from 0; below 0 for a command that belongs to no session.
-    note: a barrier's name, or why a range was marked dirty.
-    raw, logical_block_bytes: commands from the wire, and the unit of their addresses; beside or instead of extents.
-    size_bytes, new_generation: what a RESIZE and a NEW_GENERATION ask for; 0 and None in any other.
-    forks: of each secondary to which the host sends the writes itself; one that isn't named has missed every extent
-    (docs/decisions/forked-writes.md).
+    extents: those that completed since the session's last command for the volume, and those in
+    flight when the batch closed. So the next command names every write that a reader of the primary
+    may have seen (invariant 8).
+    sequence: the number of the command among the session's commands for the volume, from 0; below 0
+    if the command belongs to no session.
+    acknowledged_position: the highest position of the volume's partition that the session knew as
+    acknowledged when it closed the batch; None before the first. If a reader of the primary sees
+    the topic's end at or below it, the command was closed after its reads (invariant 8).
+    note: the name of a barrier, or the reason why a range was marked dirty.
+    raw, logical_block_bytes: commands from the wire, and the unit of their addresses. They come
+    beside the extents or instead of them.
+    size_bytes, new_generation: the request of a RESIZE and of a NEW_GENERATION; 0 and None in any
+    other command.
+    forks: the outcomes at each secondary to which the host itself sends the writes. A secondary
+    that isn't listed has missed every extent (docs/decisions/forked-writes.md).
     """
 
     volume: str
@@ -111,12 +121,14 @@ class TrackingCommand:
 
 
 class StatusCode(StrEnum):
-    """The node's answer. UNKNOWN is what an older reader sees of a code that it doesn't know."""
+    """The node's answer. An older reader sees UNKNOWN for a code that it doesn't know."""
 
     ACCEPTED = "ACCEPTED"
     DUPLICATE = "DUPLICATE"  # recorded already; harmless
     STALE_SESSION = "STALE_SESSION"  # recorded and flagged
-    SEQUENCE_GAP = "SEQUENCE_GAP"  # recorded; what is missing before it was made dirty
+    SEQUENCE_GAP = (
+        "SEQUENCE_GAP"  # recorded; commands before it are missing, so the volume is dirty
+    )
     REJECTED = "REJECTED"  # refused, whole or in part: `reason` says why
     UNKNOWN = "UNKNOWN"
 
@@ -124,25 +136,22 @@ class StatusCode(StrEnum):
 class RejectReason(StrEnum):
     """Why a command was refused, whole or in part: a closed list, explained in docs/statuses.md."""
 
-    UNDECODABLE = (
-        "UNDECODABLE"  # not an Avro event of a known schema, or its columns contradict themselves
-    )
-    UNKNOWN_KIND = "UNKNOWN_KIND"  # a kind that this node is too old for
+    # It isn't an Avro event of a known schema, or its columns contradict each other.
+    UNDECODABLE = "UNDECODABLE"
+    UNKNOWN_KIND = "UNKNOWN_KIND"  # this node doesn't know the kind
     UNKNOWN_VOLUME = "UNKNOWN_VOLUME"  # no such volume, or not in this partition
-    MALFORMED_COMMAND = (
-        "MALFORMED_COMMAND"  # a part of it contradicts itself; the others are recorded
-    )
+    # A part of it contradicts itself. The other parts are recorded.
+    MALFORMED_COMMAND = "MALFORMED_COMMAND"
     OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
     SHRINKING = "SHRINKING"  # a RESIZE to fewer bytes
     VOLUME_RETIRED = "VOLUME_RETIRED"  # a RESIZE or NEW_GENERATION of a retired volume
-    UNKNOWN_STATE = (
-        "UNKNOWN_STATE"  # a change of a volume that is in a state that this node is too old for
-    )
+    # The volume to change is in a state that this node doesn't know.
+    UNKNOWN_STATE = "UNKNOWN_STATE"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an event, or a part of it, isn't recorded or changes nothing."""
+    """The reason why an event, or a part of it, isn't recorded or changes nothing."""
 
     reason: RejectReason
     text: str
@@ -150,7 +159,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class CommandStatus:
-    """The reply to the command at `position` of `partition`; the fields that weren't readable are None."""
+    """The reply to the command at `position` of `partition`.
+
+    A field is None if the node couldn't read it from the command.
+    """
 
     partition: int
     position: int
@@ -166,9 +178,10 @@ class CommandStatus:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AcceptedBatch:
-    """The reply to n commands of one session for one volume: each is ACCEPTED, with nothing to add.
+    """The reply to n commands of one session for one volume that are all ACCEPTED without remark.
 
-    positions: i64, ascending, of `partition`; sequences: i64, those of the commands (mirrorlog.statuses expands it).
+    positions: i64, ascending, of the commands in `partition`.
+    sequences: i64, of the commands. codec.status_batches.expand makes one status a command of it.
     """
 
     partition: int
@@ -182,7 +195,7 @@ class AcceptedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A refused event with its bytes, why, and where it came from."""
+    """A refused event: its bytes, the reason, and its position in the commands topic."""
 
     partition: int
     position: int

@@ -1,4 +1,4 @@
-"""Extents: byte ranges of a volume, one at a time for people and tests, in columns for the paths that are hot."""
+"""Extents: byte ranges of a volume, one by one for people and tests, as columns on hot paths."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 U64: Final = np.dtype("<u8")
 U8: Final = np.dtype("u1")
 MAX_BYTE: Final = (1 << 63) - 1
-"""No volume reaches further: an end above it can't be an address (Linux loff_t, NBD and SCSI sizes in bytes)."""
+"""The highest possible end of a volume: Linux loff_t, and the sizes of NBD and SCSI, in bytes."""
 
 
 class ExtentKind(IntEnum):
-    """What happened to the range. The numbers are on the wire: they never change their meaning."""
+    """What happened to the range. The numbers are on the wire and never change their meaning."""
 
     WRITE = 0
     ZERO = 1
@@ -26,7 +26,7 @@ class ExtentKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """`length` bytes from byte `offset` on."""
+    """The `length` bytes that begin at byte `offset`."""
 
     offset: int
     length: int
@@ -34,15 +34,19 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """The first byte behind the extent."""
+        """The offset of the first byte behind the extent."""
         return self.offset + self.length
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExtentColumns:
-    """n extents as three columns: offsets (u64, bytes), lengths (u64, bytes), kinds (u8; None where all are writes).
+    """n extents as three columns of length n.
 
-    On the wire each column is packed little-endian in an Avro `bytes` field, so that reading one is numpy.frombuffer.
+    offsets, lengths: u64, in bytes.
+    kinds: u8, ExtentKind; None if all extents are writes.
+
+    On the wire, each column is an Avro `bytes` field in little-endian order, so that
+    numpy.frombuffer reads it.
     """
 
     offsets: npt.NDArray[np.uint64]
@@ -51,7 +55,7 @@ class ExtentColumns:
 
     @classmethod
     def of(cls, extents: Iterable[Extent]) -> ExtentColumns:
-        """Columns of extents given one at a time."""
+        """Return the columns of extents."""
         rows = list(extents)
         kinds = None
         if any(row.kind is not ExtentKind.WRITE for row in rows):
@@ -64,14 +68,19 @@ class ExtentColumns:
 
     @classmethod
     def unpack(cls, offsets: bytes, lengths: bytes, kinds: bytes) -> ExtentColumns:
-        """Columns from their bytes on the wire; `kinds` is empty where all are writes. ValueError where they disagree."""
+        """Return the columns from their bytes on the wire.
+
+        kinds: empty if all extents are writes. ValueError if the lengths of the columns disagree or
+        a kind is unknown.
+        """
         if (
             len(offsets) % 8
             or len(lengths) != len(offsets)
             or len(kinds) not in (0, len(offsets) // 8)
         ):
             raise ValueError(
-                f"columns disagree: {len(offsets)} bytes of offsets, {len(lengths)} of lengths, {len(kinds)} of kinds"
+                f"columns disagree: {len(offsets)} bytes of offsets, {len(lengths)} of lengths, "
+                f"{len(kinds)} of kinds"
             )
         if kinds and max(kinds) > max(ExtentKind):
             raise ValueError(f"extent kind {max(kinds)} is unknown")
@@ -82,7 +91,7 @@ class ExtentColumns:
         )
 
     def pack(self) -> tuple[bytes, bytes, bytes]:
-        """(offsets, lengths, kinds) as they are on the wire."""
+        """Return (offsets, lengths, kinds) as bytes on the wire."""
         return (
             self.offsets.tobytes(),
             self.lengths.tobytes(),

@@ -1,4 +1,4 @@
-"""Extraction: which of a command's extents are addresses of its volume, and what they dirty."""
+"""Extraction: the extents that a command names, clipped to its volume, and their fork outcomes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, U8, ExtentColumns
-from mirrorlog.domain.volume_states import grown_by
+from mirrorlog.domain.volume_states import grown_extents
 from mirrorlog.domain.volumes import VOLUME_NAME, Volume
 from mirrorlog.domain.wire import Interpreted, Verdict, interpret
 
-MOST_FORKS: Final = 32
-"""Sites that one command may name, and of which the log keeps apart what they have missed."""
+MAX_FORKS: Final = 32
+"""How many sites one command may name, and for how many the log keeps a missed log."""
 _WITH_OUTCOMES: Final = (
     CommandKind.WRITES,
     CommandKind.HEARTBEAT,
@@ -28,17 +28,21 @@ _WITH_OUTCOMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The extents inside the volume, clipped to it, and a sentence about those that aren't; None where all are."""
+    """The extents inside the volume.
+
+    objection: a sentence about the extents outside; None if there are none.
+    """
 
     extents: ExtentColumns
     objection: str | None
 
 
 def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
-    """Takes every address, refuses what can't be one (invariant 11).
+    """Return the extents that are addresses of the volume (invariant 11).
 
-    An extent that begins inside the volume and ends behind it is recorded up to the volume's end and objected to. One
-    that begins behind it, or whose end no volume can have (above 2^63 - 1), is refused. Empty extents dirty nothing.
+    An extent that begins inside the volume and ends behind it is clipped, with an objection. An
+    extent that begins behind the volume, or that ends above 2^63 - 1, is refused with an objection.
+    Empty extents dirty nothing.
     """
     size, limit = np.uint64(volume.size_bytes), np.uint64(MAX_BYTE)
     offsets, lengths = extents.offsets, extents.lengths
@@ -47,7 +51,7 @@ def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
     inside = (offsets <= size) & (lengths <= size - np.minimum(offsets, size))
     if inside.all():
         return Extraction(extents, None)
-    # Neither sum can overflow: both terms are at most 2^63 - 1 where it is looked at.
+    # Nothing overflows: both terms are at most 2^63 - 1 wherever the result counts.
     possible = (
         (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
     )
@@ -66,17 +70,18 @@ def _objection(
     first = int(np.flatnonzero(outside)[0])
     return (
         f"{int(outside.sum())} of {len(extents)} extents reach outside volume {volume.volume} of "
-        f"{volume.size_bytes} bytes; the first is extent {first}, offset {int(extents.offsets[first])}, length "
-        f"{int(extents.lengths[first])}. What lies inside is recorded ({whole} extents whole). Send extents inside the "
-        "volume, or resize it first."
+        f"{volume.size_bytes} bytes; the first is extent {first}, offset "
+        f"{int(extents.offsets[first])}, length {int(extents.lengths[first])}. What lies inside is "
+        f"recorded ({whole} extents whole). Send extents inside the volume, or resize it first."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CommandExtents:
-    """What a tracking command names: its own extents and those of its raw commands, not yet clipped.
+    """The extents of a tracking command and of its raw commands, not clipped yet.
 
-    remark: which raw commands made the whole volume dirty, and why. malformed: which no device can have executed.
+    remark: the raw commands that made the whole volume dirty, and why; empty if there are none.
+    malformed: the raw commands that no device can have executed; empty if there are none.
     """
 
     extents: ExtentColumns
@@ -85,29 +90,35 @@ class CommandExtents:
 
 
 def command_extents(command: TrackingCommand, volume: Volume, position: int) -> CommandExtents:
-    """All extents of a command at `position`. A raw command that isn't understood names the whole volume, and a RESIZE what
-    it made part of the volume, whatever its sender said: never silently nothing."""
-    if grown := grown_by(volume, command, position):
+    """Return all extents of the command at `position`.
+
+    A raw command that can't be interpreted stands for the whole volume. A RESIZE stands for the
+    region that it added, whatever its sender named.
+    """
+    if grown := grown_extents(volume, command, position):
         return CommandExtents(ExtentColumns.of([*command.extents, *grown]))
     if not command.raw:
         return CommandExtents(command.extents)
-    found = [
+    interpreted = [
         interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes)
         for r in command.raw
     ]
     extents = ExtentColumns.of(
-        [*command.extents, *(extent for each in found for extent in each.extents)]
+        [*command.extents, *(extent for raw in interpreted for extent in raw.extents)]
     )
     return CommandExtents(
-        extents, *(_said(found, verdict) for verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))
+        extents,
+        remark=_texts(interpreted, Verdict.WHOLE_VOLUME),
+        malformed=_texts(interpreted, Verdict.MALFORMED),
     )
 
 
-def _said(found: list[Interpreted], verdict: Verdict) -> str:
+def _texts(interpreted: list[Interpreted], verdict: Verdict) -> str:
+    """The explanations of the first three raw commands with that verdict."""
     texts = [
-        f"raw command {number}: {each.text}"
-        for number, each in enumerate(found)
-        if each.verdict is verdict
+        f"raw command {number}: {raw.text}"
+        for number, raw in enumerate(interpreted)
+        if raw.verdict is verdict
     ]
     more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     return "; ".join(texts[:3]) + more
@@ -115,10 +126,12 @@ def _said(found: list[Interpreted], verdict: Verdict) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CommandForks:
-    """What a command says of the secondaries to which its host sends the writes itself.
+    """The fork outcomes of a command: what the secondaries have missed of its extents.
 
-    missed: by site, for each extent whether the secondary has missed it; a site that isn't there has missed them all.
-    open_sites: those with an outcome that the session will tell later, sorted. malformed: what contradicts itself.
+    missed: by site, one bool an extent: whether the secondary has missed it. A site without an
+    entry has missed all of them.
+    open_sites: the sites, sorted, with an outcome that the session will report later.
+    malformed: a text about outcomes that contradict the command; empty if there are none.
     """
 
     missed: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
@@ -126,7 +139,10 @@ class CommandForks:
     malformed: str = ""
 
     def missed_by(self, site: str, extents: ExtentColumns) -> ExtentColumns:
-        """Those of the command's extents that the site's secondary has missed."""
+        """Return the extents that the secondary of `site` has missed.
+
+        extents: all extents of the command.
+        """
         missed = self.missed.get(site)
         if missed is None or missed.all():
             return extents
@@ -134,15 +150,18 @@ class CommandForks:
         return ExtentColumns(extents.offsets[missed], extents.lengths[missed], kinds)
 
 
-def forks_of(command: TrackingCommand, *, is_whole: bool) -> CommandForks:
-    """What a command says of forks. is_whole: nothing of it was refused or clipped.
+def command_forks(command: TrackingCommand, *, is_whole: bool) -> CommandForks:
+    """Return the fork outcomes of a command.
 
-    Where it isn't, or the extents aren't writes as the host made them, everything is missed. So is what is OPEN when
-    nobody will name it again: the command belongs to no session, or ends it.
+    The secondaries have missed every extent if the command isn't whole or its extents aren't
+    writes as the host made them. They have missed an OPEN extent too if no later command will name
+    it again: the command belongs to no session, or it closes the session.
+
+    is_whole: no part of the command was refused or clipped.
     """
-    if len(command.forks) > MOST_FORKS:
+    if len(command.forks) > MAX_FORKS:
         return CommandForks(
-            malformed=f"{len(command.forks)} forks, and at most {MOST_FORKS} are known"
+            malformed=f"{len(command.forks)} forks, and at most {MAX_FORKS} are known"
         )
     count, missed, open_sites = len(command.extents), {}, []
     believed = is_whole and not command.raw and command.kind in _WITH_OUTCOMES

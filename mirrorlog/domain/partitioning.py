@@ -1,4 +1,7 @@
-"""Which partition a new volume goes to: as Kafka's own default partitioner would choose, then kept in its description."""
+"""Chooses the partition of a new volume as Kafka's default partitioner does.
+
+The volume's description then keeps it (docs/decisions/volume-partitions.md).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ _M = 0x5BD1E995
 
 
 def partition_of(volume: str, partitions: int) -> int:
-    """murmur2 of the name, as org.apache.kafka.common.utils.Utils.murmur2 computes it, made positive, modulo partitions."""
+    """Return the partition of a new volume, in [0, partitions).
+
+    It is murmur2 of the name, as org.apache.kafka.common.utils.Utils.murmur2 computes it, made
+    positive, modulo `partitions`.
+    """
     return (_murmur2(volume.encode()) & 0x7FFFFFFF) % partitions
 
 

@@ -1,4 +1,4 @@
-"""What a site publishes of each of its secondaries."""
+"""The report that a site publishes about each of its secondaries."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from enum import StrEnum
 
 
 class SiteState(StrEnum):
-    """States of one secondary; consumers/cycle.py holds the rules between them."""
+    """The state of one secondary. consumers/resync/cycle.py holds the transitions."""
 
-    WAITING = "WAITING"  # the log says nothing about the volume yet
+    WAITING = "WAITING"  # the log has no entry of the volume yet
     SYNCING = "SYNCING"  # a resync runs: the secondary is inconsistent
-    SETTLING = (
-        "SETTLING"  # applied, but blocks were read from a moving primary: not yet proved consistent
-    )
+    # Applied, but the primary moved while its blocks were read: consistency isn't proved yet.
+    SETTLING = "SETTLING"
     BEHIND = "BEHIND"  # consistent at an older position, and the log names newer changes
-    CONSISTENT = "CONSISTENT"  # equals the primary as of the applied position, and the log names nothing newer
-    STOPPED = "STOPPED"  # an error keeps it where it is; `reason` says which
-    RETIRED = "RETIRED"  # so is the volume: the secondary stays as it was
+    # It equals the primary as of the applied position, and the log names nothing newer.
+    CONSISTENT = "CONSISTENT"
+    STOPPED = "STOPPED"  # after an error, which `reason` names
+    RETIRED = "RETIRED"  # the volume is retired: the secondary stays as it was
     UNKNOWN = "UNKNOWN"  # what an older reader sees of a state that it doesn't know
 
 
 class Rung(StrEnum):
-    """How a resync chose its blocks: each next one is taken where the one before can't be trusted (invariant 7)."""
+    """How a resync chooses its blocks (invariant 7).
+
+    The next rung is taken where the one before can't be trusted: the blocks that the log names,
+    the allocated blocks, all blocks.
+    """
 
     CHANGED = "changed"
     ALLOCATED = "allocated"
@@ -31,7 +35,16 @@ class Rung(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SiteProgress:
-    """One secondary, now. `watermark` is what the site had read of the log when it reported."""
+    """The report of one secondary.
+
+    applied_position: the secondary holds every change up to it, durably.
+    consistent_position: the last position at which it was proved equal to the primary.
+    watermark: the position through which the site had read the log when it reported.
+    behind_blocks, behind_bytes: what the log names and the secondary doesn't hold yet.
+    lag_s: the age of the oldest write among them.
+    blocks_copied, bytes_copied: of this site's process since its start.
+    reason: why the secondary is STOPPED.
+    """
 
     site: str
     volume: str

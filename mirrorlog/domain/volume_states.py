@@ -1,19 +1,24 @@
-"""The life of a volume: what each command means to it, in each state.
+"""The states of a volume, and the effect of each kind of command in each state.
 
-| state   | writes, marks, raw, opens | beats, closes, barriers | RESIZE  | RETIRE   | NEW_GENERATION | unknown kinds |
-|---------|---------------------------|-------------------------|---------|----------|----------------|---------------|
-| ACTIVE  | recorded                  | recorded                | grows   | RETIRED  | renewed        | refused       |
-| RETIRED | recorded and flagged      | recorded                | refused | recorded | refused        | refused       |
-| UNKNOWN | recorded                  | recorded                | refused | refused  | refused        | refused       |
+| command                               | ACTIVE   | RETIRED              | UNKNOWN  |
+|---------------------------------------|----------|----------------------|----------|
+| WRITES, MARK_DIRTY, RAW, SESSION_OPEN | recorded | recorded and flagged | recorded |
+| HEARTBEAT, SESSION_CLOSE, BARRIER     | recorded | recorded             | recorded |
+| RESIZE                                | grows    | refused              | refused  |
+| RETIRE                                | RETIRED  | recorded             | refused  |
+| NEW_GENERATION                        | renewed  | refused              | refused  |
+| UNKNOWN                               | refused  | refused              | refused  |
 
 Rules:
-- What a command names is recorded in every state, refused or not (invariant 11).
-- A grown region is dirty (invariant 1): from the size that the volume had to the new one, whatever the sender knew of it.
-- Positions decide, never the order of reading (invariant 10): a command at or below the position of the description is in it
-  already and changes nothing, and it is judged by the state and the size that the volume had at its position. So a replay says
-  the same as the first time, and takes back nothing newer.
-- Volumes only grow, and a retired one stays so.
-- UNKNOWN is a state that a newer mirrorlog wrote: this one keeps its hands off the description.
+- The extents of a command are recorded in every state, even if it is refused (invariant 11).
+- A grown region is dirty (invariant 1): from the volume's size before the command to the new size,
+  whatever the sender knew.
+- Positions decide, never the order of reading (invariant 10). A command at or below the position
+  of the description is part of it already and changes nothing. The state and the size that the
+  volume had at its position decide the answer. So a replay gives the same answers and undoes
+  nothing newer.
+- A volume only grows, and a retired volume stays retired.
+- UNKNOWN is a state that a newer mirrorlog wrote: this version doesn't change the description.
 """
 
 from __future__ import annotations
@@ -28,12 +33,12 @@ from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, Tracki
 from mirrorlog.domain.extents import MAX_BYTE, Extent
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 
-DESCRIBING: Final = (CommandKind.RESIZE, CommandKind.RETIRE, CommandKind.NEW_GENERATION)
-"""The kinds that change a volume's description."""
+DESCRIPTION_KINDS: Final = (CommandKind.RESIZE, CommandKind.RETIRE, CommandKind.NEW_GENERATION)
+"""The kinds of command that change a volume's description."""
 
 
 class Effect(Enum):
-    """What a command does to its volume, beside being recorded."""
+    """The effect of a command on its volume, beside that it is recorded."""
 
     NONE = auto()
     FLAG = auto()
@@ -76,13 +81,17 @@ TABLE: Final[Mapping[VolumeState, Mapping[CommandKind, Effect]]] = {
         CommandKind.RETIRE: Effect.NONE,
         CommandKind.NEW_GENERATION: Effect.REFUSE_RETIRED,
     },
-    VolumeState.UNKNOWN: {**_SAME, **dict.fromkeys(DESCRIBING, Effect.REFUSE_STATE)},
+    VolumeState.UNKNOWN: {**_SAME, **dict.fromkeys(DESCRIPTION_KINDS, Effect.REFUSE_STATE)},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What a command does. volume: its description behind the command, the same object where nothing changes."""
+    """The result of a command.
+
+    volume: the description behind the command; the same object if nothing changes.
+    remark: text for the status of a command that is recorded.
+    """
 
     volume: Volume
     remark: str = ""
@@ -90,7 +99,10 @@ class Transition:
 
 
 def transition(volume: Volume, command: TrackingCommand, position: int) -> Transition:
-    """What `command`, at `position`, does to the volume that `volume` describes."""
+    """Return the effect of `command`, which is at `position`, on `volume`.
+
+    volume: the volume's description, from before or after the command.
+    """
     match TABLE[state_before(volume, position)][command.kind]:
         case Effect.NONE:
             return Transition(volume)
@@ -111,27 +123,36 @@ def transition(volume: Volume, command: TrackingCommand, position: int) -> Trans
             )
             return _refuse(volume, RejectReason.VOLUME_RETIRED, text)
         case Effect.REFUSE_STATE:
-            text = "the volume is in a state that this node doesn't know. Upgrade the node, then send it again."
+            text = (
+                "the volume is in a state that this node doesn't know. Upgrade the node, "
+                "then send it again."
+            )
             return _refuse(volume, RejectReason.UNKNOWN_STATE, text)
         case Effect.REFUSE_KIND:
-            text = "the command's kind is unknown to this node; its extents are recorded. Upgrade the node."
+            text = (
+                "the command's kind is unknown to this node; its extents are recorded. "
+                "Upgrade the node."
+            )
             return _refuse(volume, RejectReason.UNKNOWN_KIND, text)
 
 
 def apply(volume: Volume, command: TrackingCommand, position: int) -> Volume:
-    """The volume's description behind the command."""
+    """Return the volume's description behind the command."""
     return transition(volume, command, position).volume
 
 
 def state_before(volume: Volume, position: int) -> VolumeState:
-    """The state in which a command at `position` meets the volume."""
+    """Return the volume's state before the command at `position`."""
     if volume.is_retired and position <= volume.described_position:
         return VolumeState.ACTIVE
     return volume.state
 
 
-def grown_by(volume: Volume, command: TrackingCommand, position: int) -> list[Extent]:
-    """What a RESIZE at `position` made part of the volume; `volume` is its description, of then or later."""
+def grown_extents(volume: Volume, command: TrackingCommand, position: int) -> list[Extent]:
+    """Return the extent by which a RESIZE at `position` grew the volume; no extent otherwise.
+
+    volume: its description after the command, or a later one.
+    """
     before, now = volume.size_at(position - 1), volume.size_at(position)
     return (
         [Extent(before, now - before)]
@@ -150,11 +171,12 @@ def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition
         return _change(volume, position, size_bytes=wanted, earlier_sizes=earlier)
     if wanted < before and not any(extent.end == wanted for extent in command.extents):
         text = (
-            f"the volume has {before} bytes and can't be made smaller, to {wanted}: its secondaries and backups may hold "
-            "what would be cut off. Create a smaller volume, copy what is to stay, and retire this one."
+            f"the volume has {before} bytes and can't be made smaller, to {wanted}: its "
+            "secondaries and backups may hold what would be cut off. Create a smaller volume, "
+            "copy what is to stay, and retire this one."
         )
         return _refuse(volume, RejectReason.SHRINKING, text)
-    # Another RESIZE came between: the sender knew a smaller volume, and wanted it to grow.
+    # Another RESIZE came first. The sender knew a smaller volume and wanted to grow it.
     return Transition(volume, f"the volume has {before} bytes already")
 
 
@@ -176,10 +198,11 @@ def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transitio
 
 
 def _change(volume: Volume, position: int, **changes: object) -> Transition:
-    """The description changed by the command at `position`, unless it is in there already."""
+    """Change the description by the command at `position`, unless it is part of it already."""
     if position <= volume.described_position:
         return Transition(volume)
-    return Transition(replace(volume, described_position=position, **changes))  # type: ignore[arg-type]
+    changed = replace(volume, described_position=position, **changes)  # type: ignore[arg-type]
+    return Transition(changed)
 
 
 def _refuse(volume: Volume, reason: RejectReason, text: str) -> Transition:

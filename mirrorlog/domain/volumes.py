@@ -1,4 +1,4 @@
-"""What a volume is: its size, its blocks, its generation, where its copies are."""
+"""The description of a volume: its size, blocks and generation, and the addresses of its copies."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ MAX_BLOCK_BYTES: Final = 1 << 26
 
 
 class VolumeState(StrEnum):
-    """Where a volume is in its life (mirrorlog.volume_states). UNKNOWN is what an older reader sees of a state that it
-    doesn't know."""
+    """The state of a volume (domain/volume_states.py).
+
+    An older reader sees UNKNOWN for a state that it doesn't know.
+    """
 
     ACTIVE = "ACTIVE"
-    RETIRED = "RETIRED"  # nobody writes to it any more, and sites don't follow it
+    RETIRED = "RETIRED"  # no host writes to it any more, and sites don't follow it
     UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierSize:
-    """A size that the volume had for the commands below a position."""
+    """The size that the volume had for commands below `before_position`."""
 
     before_position: int
     size_bytes: int
@@ -36,18 +38,23 @@ class EarlierSize:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as `mirrorlog.volumes` describes it; the newest description wins.
+    """A volume as a message on the topic `mirrorlog.volumes` describes it. The newest message wins.
 
-    partition: of the commands topic and of the changelog: fixed at creation, it is where its commands are ordered.
     generation: a UUID, renewed whenever the volume's history is broken.
-    origin_position: the log says everything that changed after it.
-    initially_zeroed: at the origin every block was known to read as zeros, so a new zeroed secondary equals it there.
-    primary: address of the primary; secondaries: address by site.
-    keep_s: for how long the log keeps its records, by tier (second, minute, hour, day); the node's settings for the others.
-    shared: two hosts may write to it at once.
-    described_position: of the last command that changed the description; -1 before the first. Commands at or below it
-    are in the description already.
-    earlier_sizes: oldest first. So a command means the same whenever it is read again: see as_of().
+    block_size: bytes, a power of two: the granularity of tracking.
+    partition: of the commands topic and of the changelog. It is fixed at creation, and its
+    positions order the volume's commands.
+    origin_position: the log names everything that changed after it.
+    initially_zeroed: every block was known to read as zeros at the origin. A new zeroed secondary
+    equals the volume there.
+    primary: the address of the primary.
+    secondaries: by site, the address of its secondary.
+    keep_s: by tier (second, minute, hour, day), how long the log keeps the volume's records. The
+    node's settings apply to the other tiers.
+    shared: two hosts may write to the volume at once.
+    described_position: of the last command that changed the description; -1 before the first.
+    Commands at or below it are part of the description already.
+    earlier_sizes: oldest first. With them a command means the same whenever it is read: see as_of.
     """
 
     volume: str
@@ -68,34 +75,37 @@ class Volume:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the volume has; the last one may be partial."""
+        """The number of blocks. The last one may be partial."""
         return -(-self.size_bytes // self.block_size)
 
     @property
     def is_retired(self) -> bool:
-        """Whether nobody writes to it any more."""
+        """Whether the volume is retired: no host writes to it any more."""
         return self.state is VolumeState.RETIRED
 
     def size_at(self, position: int) -> int:
-        """The volume's size in bytes as commands at `position` meet it, a RESIZE there included."""
-        sizes = (each.size_bytes for each in self.earlier_sizes if position < each.before_position)
+        """Return the size in bytes for commands at `position`, including a RESIZE at `position`."""
+        sizes = (size.size_bytes for size in self.earlier_sizes if position < size.before_position)
         return next(sizes, self.size_bytes)
 
     def as_of(self, position: int) -> Volume:
-        """The volume as commands at `position` meet it: what was outside then is refused again when it is read again, and
-        a record stays a pure function of its commands."""
+        """Return the volume with the size that it had for commands at `position`.
+
+        So a replay refuses again the extents that were out of range then, and a record stays a pure
+        function of its commands.
+        """
         if position >= self.described_position or not self.earlier_sizes:
             return self
         return replace(self, size_bytes=self.size_at(position))
 
-    def byte_range(self, first: int, count: int) -> tuple[int, int]:
-        """(offset, length) of `count` blocks from `first` on, clipped at the volume's end."""
+    def byte_range(self, *, first: int, count: int) -> tuple[int, int]:
+        """Return (offset, length) of `count` blocks from block `first`, up to the volume's end."""
         offset = first * self.block_size
         return offset, min(count * self.block_size, self.size_bytes - offset)
 
 
 def check_volume_name(name: str) -> str:
-    """`name`, or BadUse: it becomes part of topics' keys, file names and metrics' labels."""
+    """Return `name`. BadUse if it can't be part of topic keys, file names and labels of metrics."""
     if not VOLUME_NAME.fullmatch(name):
         raise BadUse(
             f"'{name[:220]}' can't name a volume",
@@ -104,12 +114,13 @@ def check_volume_name(name: str) -> str:
     return name
 
 
-def check_geometry(size_bytes: int, block_size: int) -> None:
-    """BadUse unless the block size is a power of two in range and the size is one that an address can reach."""
+def check_geometry(*, size_bytes: int, block_size: int) -> None:
+    """Raise BadUse unless the block size is a power of two in range and the size is possible."""
     if block_size & (block_size - 1) or not MIN_BLOCK_BYTES <= block_size <= MAX_BLOCK_BYTES:
         raise BadUse(
             f"{block_size} bytes can't be a block size",
-            next=f"Use a power of two from {MIN_BLOCK_BYTES} B to {MAX_BLOCK_BYTES >> 20} MiB, for example 4KiB.",
+            next=f"Use a power of two from {MIN_BLOCK_BYTES} B to {MAX_BLOCK_BYTES >> 20} MiB, "
+            "for example 4KiB.",
         )
     if not 0 < size_bytes <= MAX_BYTE:
         raise BadUse(f"{size_bytes} bytes can't be a volume's size", next="Use 1 B to 8 EiB.")

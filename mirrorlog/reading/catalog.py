@@ -85,7 +85,7 @@ def describe(
 ) -> Volume:
     """A new volume, all zeros. `ends`: where the commands topic ends now, by partition: its history begins there."""
     check_volume_name(name)
-    check_geometry(size_bytes, block_size)
+    check_geometry(size_bytes=size_bytes, block_size=block_size)
     partition = partition_of(name, len(ends))
     return Volume(
         volume=name,

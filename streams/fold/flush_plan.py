@@ -20,7 +20,7 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import Extent, ExtentColumns
-from mirrorlog.domain.extraction import MOST_FORKS
+from mirrorlog.domain.extraction import MAX_FORKS
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
@@ -282,14 +282,14 @@ def _fold_missed(
 def _forks_before(
     volume: Volume, group: Sequence[CommandResponse], head: VolumeHead | None, after: int
 ) -> dict[str, ForkHead]:
-    """The sites that are known or named, the first MOST_FORKS of them: the others copy what the volume's log says."""
+    """The sites that are known or named, the first MAX_FORKS of them: the others copy what the volume's log says."""
     forks = dict(head.forks) if head else {}
     if head and head.generation != volume.generation:
         forks = {
             site: replace(each, through=_chain_end(volume, head)) for site, each in forks.items()
         }
     for site in (site for answer in group for site in answer.forks.missed):
-        if site not in forks and len(forks) < MOST_FORKS:
+        if site not in forks and len(forks) < MAX_FORKS:
             forks[site] = ForkHead(after, after)
     return forks
 
@@ -302,7 +302,8 @@ def _zeroed(group: Sequence[CommandResponse]) -> BitMap64:
         by_size[answer.volume.size_bytes].append(answer.extents)
     block_size = _newest(group).block_size
     return union(
-        zeroed(concatenate(parts), block_size, size_bytes) for size_bytes, parts in by_size.items()
+        zeroed(concatenate(parts), block_size=block_size, size_bytes=size_bytes)
+        for size_bytes, parts in by_size.items()
     )
 
 
@@ -329,7 +330,7 @@ def _fold_smooth(
         bytes_written=int(extents.lengths.sum()),
         hosts=way.hosts,
     )
-    zeros = zeroed(extents, volume.block_size, volume.size_bytes)
+    zeros = zeroed(extents, block_size=volume.block_size, size_bytes=volume.size_bytes)
     if blocks is None:
         return split_record(
             replace(header, changed=touched(extents, volume.block_size), zeroed=zeros), max_bytes

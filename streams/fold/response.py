@@ -20,8 +20,8 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import ExtentColumns
-from mirrorlog.domain.extraction import CommandForks, command_extents, extract, forks_of
-from mirrorlog.domain.volume_states import DESCRIBING, transition
+from mirrorlog.domain.extraction import CommandForks, command_extents, command_forks, extract
+from mirrorlog.domain.volume_states import DESCRIPTION_KINDS, transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
@@ -137,7 +137,7 @@ def check_command(
         refusal = Refusal(RejectReason.MALFORMED_COMMAND, f"{said.malformed}; the rest is recorded")
     elif refusal is None and found.objection is not None:
         refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
-    forks = forks_of(command, is_whole=refusal is None)
+    forks = command_forks(command, is_whole=refusal is None)
     if refusal is None and forks.malformed:
         text = f"{forks.malformed}; the extents are recorded as missed by every fork"
         refusal = Refusal(RejectReason.MALFORMED_COMMAND, text)
@@ -154,7 +154,7 @@ def check_command(
         forks,
         "; ".join(remarks),
         by_description=found.objection is not None
-        or (refusal is not None and command.kind in DESCRIBING),
+        or (refusal is not None and command.kind in DESCRIPTION_KINDS),
         described=change.volume if change.volume.described_position == message.position else None,
     )
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from mirrorlog.domain.bitmaps import BitMap64, fingerprint, runs, touched, union, zeroed
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
-from mirrorlog.domain.extraction import MOST_FORKS
+from mirrorlog.domain.extraction import MAX_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
@@ -193,7 +193,7 @@ class _Sites:
     def take(self, volume: str, answer: CommandResponse) -> None:
         begun = self._begun[volume]
         for site in answer.forks.missed:
-            if site in begun or len(begun) < MOST_FORKS:
+            if site in begun or len(begun) < MAX_FORKS:
                 begun[site] = self._of[volume][site] = None
 
     def of(self, volume: str) -> Iterable[str]:
@@ -214,7 +214,7 @@ def _folded(
     yield (
         volume,
         touched(answer.extents, block_size),
-        zeroed(answer.extents, block_size, size_bytes),
+        zeroed(answer.extents, block_size=block_size, size_bytes=size_bytes),
     )
     for site in sites.of(volume):
         yield missed_log(volume, site), touched(answer.missed_by(site), block_size), BitMap64()

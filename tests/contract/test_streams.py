@@ -13,7 +13,7 @@ from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
@@ -39,7 +39,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("broker")
-    with EmbeddedBroker(folder, prepare(Settings().cache_dir)) as broker:
+    with EmbeddedBroker(folder, prepare_runtime(Settings().cache_dir)) as broker:
         yield broker.bootstrap_servers
 
 

@@ -11,7 +11,7 @@ import pytest
 from deadlines import DEADLINE_S
 
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.settings import Settings, load_settings
 
@@ -35,7 +35,7 @@ def nothing_left_running() -> Iterator[None]:
 def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
     """A broker for tests that only read and write topics of their own prefix, and leave it as it is."""
     folder = tmp_path_factory.mktemp("shared-broker")
-    with EmbeddedBroker(folder, prepare(load_settings(None, {}).cache_dir)) as broker:
+    with EmbeddedBroker(folder, prepare_runtime(load_settings(None, {}).cache_dir)) as broker:
         yield broker
 
 

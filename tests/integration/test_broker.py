@@ -25,7 +25,7 @@ from deadlines import DEADLINE_S
 from mirrorlog.broker import ports
 from mirrorlog.broker.control import BrokerState, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.runtime import Runtime, recorded_class_path, resolve_runtime
 from mirrorlog.errors import KafkaFailed, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent
@@ -42,7 +42,7 @@ def cache_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def runtime(cache_dir: Path) -> Runtime:
-    return prepare(cache_dir)
+    return prepare_runtime(cache_dir)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from running import Outcome, host_result, host_writes
 from writing import Answers, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import decode, encode
@@ -190,7 +190,7 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
 
 def kafka_configs(run: Run, *arguments: str) -> None:
     """Kafka's own tool, which can set what no client library can."""
-    runtime = prepare(run.settings.cache_dir)
+    runtime = prepare_runtime(run.settings.cache_dir)
     tool = (
         "kafka.admin.ConfigCommand",
         "--bootstrap-server",

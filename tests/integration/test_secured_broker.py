@@ -29,7 +29,7 @@ from deadlines import DEADLINE_S
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.broker import ports
 from mirrorlog.broker.embedded import end_process
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.settings import Settings
@@ -121,7 +121,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             password=PASSWORD,
         )
     )
-    runtime = prepare(Settings().cache_dir)
+    runtime = prepare_runtime(Settings().cache_dir)
     scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
     storage = (
         "format",

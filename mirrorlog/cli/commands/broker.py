@@ -10,7 +10,7 @@ import typer
 
 from mirrorlog.broker.control import BrokerState, BrokerStatus, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.ports import LOOPBACK
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.output import Output
@@ -42,7 +42,7 @@ def start(context: typer.Context, port: Port = None, as_json: AsJson = False) ->
     folder, settings = _folder(context), invocation(context).settings
     status = broker_status(folder)
     if status.state is BrokerState.STOPPED:
-        runtime = prepare(settings.cache_dir, on_progress=_print_progress)
+        runtime = prepare_runtime(settings.cache_dir, on_progress=_print_progress)
         EmbeddedBroker(folder, runtime, port=port, dies_with_parent=False).start()
         status = broker_status(folder)
     elif port is not None and status.bootstrap_servers != f"{LOOPBACK}:{port}":

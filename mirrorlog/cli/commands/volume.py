@@ -80,7 +80,7 @@ def create(
     call = invocation(context)
     check_volume_name(name)
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
-    check_geometry(size_bytes, block_bytes)
+    check_geometry(size_bytes=size_bytes, block_size=block_bytes)
     secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
     if name in load_volumes(call.settings):
         raise BadUse(
@@ -145,7 +145,7 @@ def resize(
     """
     call = invocation(context)
     volume, size_bytes = _find_active(call.settings, name), parse_size(size)
-    check_geometry(size_bytes, volume.block_size)
+    check_geometry(size_bytes=size_bytes, block_size=volume.block_size)
     if size_bytes < volume.size_bytes:
         raise BadUse(
             f"a volume of {volume.size_bytes} bytes can't be made smaller, to {size_bytes}",

@@ -36,7 +36,7 @@ def make_plan(path: Path, trace_format: str, block_size_text: str, sites: int) -
     Errors: BadUse for a block size or a format that doesn't exist, BadInput for a broken recording.
     """
     block_size = parse_size(block_size_text)
-    check_geometry(block_size, block_size)
+    check_geometry(size_bytes=block_size, block_size=block_size)
     trace = open_trace(path, trace_format)
     totals = survey(trace)
     dirty_blocks = sum(count_dirty_blocks(trace, block_size).values())

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from mirrorlog.broker.embedded import EmbeddedBroker
-from mirrorlog.broker.first_start import prepare
+from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.errors import PartFailed
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess, stop_all
@@ -65,7 +65,7 @@ class Run:
         fetched: called with (files there, files in all) while Kafka is fetched.
         """
         if self._own_broker:
-            runtime = prepare(self._settings.cache_dir, on_progress=fetched)
+            runtime = prepare_runtime(self._settings.cache_dir, on_progress=fetched)
             self.broker = EmbeddedBroker(self.folder / "broker", runtime)
             self.broker.start()
             self._settings = self._settings.model_copy(

@@ -1,4 +1,4 @@
-"""Extents to blocks and blocks to runs, against the plainest model (invariant 4)."""
+"""Bitmaps of blocks against a plain model: sets of integers (invariant 4)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BLOCKS = st.sets(st.integers(0, 1 << 40) | st.integers(0, 300), max_size=60)
 
 @given(EXTENTS)
 def test_a_block_is_touched_when_any_byte_of_it_is(extents: list[Extent]) -> None:
-    expected = {byte // BLOCK for each in extents for byte in range(each.offset, each.end)}
+    expected = {byte // BLOCK for extent in extents for byte in range(extent.offset, extent.end)}
     assert set(touched(ExtentColumns.of(extents), BLOCK)) == expected
 
 
@@ -46,28 +46,28 @@ def test_a_block_is_touched_when_any_byte_of_it_is(extents: list[Extent]) -> Non
 def test_a_block_is_zeroed_when_one_zero_or_discard_covers_all_of_it(extents: list[Extent]) -> None:
     expected = {
         block
-        for each in extents
-        if each.kind is not ExtentKind.WRITE
+        for extent in extents
+        if extent.kind is not ExtentKind.WRITE
         for block in range(-(-SIZE // BLOCK))
-        if each.offset <= block * BLOCK and min((block + 1) * BLOCK, SIZE) <= each.end
+        if extent.offset <= block * BLOCK and min((block + 1) * BLOCK, SIZE) <= extent.end
     }
-    found = zeroed(ExtentColumns.of(extents), BLOCK, SIZE)
-    assert set(found) == expected
-    assert found <= touched(ExtentColumns.of(extents), BLOCK)
+    blocks = zeroed(ExtentColumns.of(extents), block_size=BLOCK, size_bytes=SIZE)
+    assert set(blocks) == expected
+    assert blocks <= touched(ExtentColumns.of(extents), BLOCK)
 
 
 def test_long_extents_cost_no_more_than_short_ones() -> None:
     columns = ExtentColumns.of([Extent(0, 1 << 50), Extent((1 << 50) + 4096, 1)])
-    found = touched(columns, 4096)
-    assert len(found) == (1 << 38) + 1
-    assert len(pack(found)) < 100 << 20
+    blocks = touched(columns, 4096)
+    assert len(blocks) == (1 << 38) + 1
+    assert len(pack(blocks)) < 100 << 20
 
 
 @given(st.lists(BLOCKS, max_size=5))
-def test_union_changes_none_of_its_parts(sets: list[set[int]]) -> None:
-    parts = [BitMap64(each) for each in sets]
-    assert set(union(parts)) == set().union(*sets)
-    assert [set(each) for each in parts] == sets
+def test_union_changes_none_of_its_operands(sets: list[set[int]]) -> None:
+    operands = [BitMap64(blocks) for blocks in sets]
+    assert set(union(operands)) == set().union(*sets)
+    assert [set(operand) for operand in operands] == sets
 
 
 @given(BLOCKS)
@@ -76,19 +76,19 @@ def test_a_set_reads_back_from_its_bytes(blocks: set[int]) -> None:
 
 
 @given(BLOCKS, st.none() | st.integers(1, 9))
-def test_runs_give_every_block_once_in_order_and_are_as_long_as_they_may_be(
-    blocks: set[int], most: int | None
+def test_runs_yield_every_block_once_in_order_and_are_as_long_as_possible(
+    blocks: set[int], max_blocks: int | None
 ) -> None:
-    found = list(runs(BitMap64(blocks), most=most))
-    assert [block for first, count in found for block in range(first, first + count)] == sorted(
+    pieces = list(runs(BitMap64(blocks), max_blocks=max_blocks))
+    assert [block for first, count in pieces for block in range(first, first + count)] == sorted(
         blocks
     )
-    for (first, count), (following, _) in pairwise(found):
-        assert first + count < following or count == most
-    assert most is None or all(count <= most for _, count in found)
+    for (first, count), (following, _) in pairwise(pieces):
+        assert first + count < following or count == max_blocks
+    assert max_blocks is None or all(count <= max_blocks for _, count in pieces)
 
 
-def test_runs_cross_the_windows_they_are_found_in() -> None:
+def test_a_run_may_cross_windows() -> None:
     blocks = BitMap64()
     blocks.add_range((1 << 20) - 3, (1 << 21) + 5)
     blocks.add(1 << 33)
@@ -96,7 +96,7 @@ def test_runs_cross_the_windows_they_are_found_in() -> None:
 
 
 @given(st.sets(st.integers(0, 70_000), max_size=40), st.integers(0, 70_000), st.integers(0, 3000))
-def test_a_fingerprint_tells_what_is_in_a_set_and_not_how_it_came_there(
+def test_a_fingerprint_depends_on_the_blocks_and_not_on_how_the_set_was_made(
     some: set[int], first: int, count: int
 ) -> None:
     ranged = BitMap64(some)

@@ -1,4 +1,4 @@
-"""Sorted arrays give the bytes that bitmaps give."""
+"""Sorted arrays of blocks pack to the same bytes as bitmaps."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def test_any_density_packs_alike(count: int, spread: int, seed: int) -> None:
     assert pack_blocks(blocks) == pack(BitMap64(blocks.tolist()))
 
 
-def test_too_many_blocks_are_left_to_the_bitmap() -> None:
+def test_too_many_blocks_give_no_array() -> None:
     assert blocks_of(columns([(0, (1 << 24) * BLOCK)]), BLOCK) is None

@@ -11,7 +11,7 @@ import pytest
 
 from mirrorlog.broker.artifacts import JARS, KAFKA_VERSION
 from mirrorlog.broker.embedded import new_cluster_id
-from mirrorlog.broker.folder import BrokerRecord, few_words, parse_record, server_properties
+from mirrorlog.broker.folder import BrokerRecord, parse_record, server_properties, summarize_lines
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.errors import StateDamaged
 
@@ -119,6 +119,6 @@ def test_last_words_are_complaints_without_stack_frames() -> None:
         "c INFO gone",
         "",
     ]
-    assert few_words(log) == "b ERROR no | Caused by: why"
-    assert few_words(["a INFO starting"]) == "a INFO starting"
-    assert few_words([]) == "nothing"
+    assert summarize_lines(log) == "b ERROR no | Caused by: why"
+    assert summarize_lines(["a INFO starting"]) == "a INFO starting"
+    assert summarize_lines([]) == "nothing"

@@ -1,4 +1,4 @@
-"""The life of a volume: every event in every state, and what each does to the description."""
+"""The states of a volume: the effect of every kind of command in every state."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from notation import GENERATION, OTHER_GENERATION, command, volume
 
 from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
-from mirrorlog.domain.volume_states import TABLE, apply, grown_by, transition
+from mirrorlog.domain.volume_states import TABLE, apply, grown_extents, transition
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 
 MIB = 1 << 20
 
-# event | in ACTIVE | in RETIRED | in UNKNOWN: the state behind it; '!' it is refused, '?' it is flagged, '*' described anew
+# command | state behind it in ACTIVE | in RETIRED | in UNKNOWN; ! refused, ? flagged, * described
 EVENTS = """
 WRITES         | ACTIVE   | RETIRED? | UNKNOWN
 MARK_DIRTY     | ACTIVE   | RETIRED? | UNKNOWN
@@ -36,36 +36,36 @@ CASES = [
 ]
 
 
-def said(kind: CommandKind, **more: object) -> TrackingCommand:
+def command_of(kind: CommandKind, **more: object) -> TrackingCommand:
     content: dict[str, object] = {"size_bytes": 2 * MIB} if kind is CommandKind.RESIZE else {}
     content |= {"new_generation": OTHER_GENERATION} if kind is CommandKind.NEW_GENERATION else {}
     return command("", kind=kind, **(content | more))
 
 
-def test_the_cases_are_all_there_are() -> None:
+def test_the_cases_are_complete() -> None:
     pairs = {(state.value, kind.value) for state in VolumeState for kind in CommandKind}
     assert {(state, kind) for state, kind, _ in CASES} == pairs
     assert {(state.value, kind.value) for state, row in TABLE.items() for kind in row} == pairs
 
 
 @pytest.mark.parametrize(("state", "kind", "expected"), CASES)
-def test_every_event_in_every_state(state: str, kind: str, expected: str) -> None:
+def test_every_kind_in_every_state(state: str, kind: str, expected: str) -> None:
     before = volume(state=VolumeState(state), described_position=3)
-    found = transition(before, said(CommandKind(kind)), 7)
-    assert found.volume.state.value == expected.rstrip("!?*")
-    assert (found.refusal is not None) is expected.endswith("!")
-    assert bool(found.remark) is expected.endswith("?")
-    assert found.volume == (before if not expected.endswith("*") else found.volume)
-    assert found.volume.described_position == (7 if expected.endswith("*") else 3)
+    result = transition(before, command_of(CommandKind(kind)), 7)
+    assert result.volume.state.value == expected.rstrip("!?*")
+    assert (result.refusal is not None) is expected.endswith("!")
+    assert bool(result.remark) is expected.endswith("?")
+    assert result.volume == (before if not expected.endswith("*") else result.volume)
+    assert result.volume.described_position == (7 if expected.endswith("*") else 3)
 
 
-def test_a_resize_grows_and_remembers_the_size_before() -> None:
+def test_a_resize_grows_and_keeps_the_earlier_size() -> None:
     before = volume(size_bytes=MIB)
-    grown = apply(before, said(CommandKind.RESIZE), 7)
+    grown = apply(before, command_of(CommandKind.RESIZE), 7)
     assert grown == replace(
         before, size_bytes=2 * MIB, described_position=7, earlier_sizes=(EarlierSize(7, MIB),)
     )
-    again = apply(grown, said(CommandKind.RESIZE, size_bytes=3 * MIB), 9)
+    again = apply(grown, command_of(CommandKind.RESIZE, size_bytes=3 * MIB), 9)
     assert [again.size_at(position) for position in (6, 7, 8, 9, 99)] == [
         MIB,
         2 * MIB,
@@ -76,40 +76,44 @@ def test_a_resize_grows_and_remembers_the_size_before() -> None:
     assert [again.as_of(position).size_bytes for position in (6, 8, 9)] == [MIB, 2 * MIB, 3 * MIB]
 
 
-# commands as position:what, one after the other; then read again from the first on, some of them or all
+# commands as position:change, which are then replayed from each of them on
 HISTORIES = ["7:2", "7:2 9:3", "7:2 9:g", "7:g 9:G", "7:2 9:r", "7:g 9:3 11:r"]
 
 
 @pytest.mark.parametrize("history", HISTORIES)
-def test_what_is_read_again_changes_nothing_and_is_judged_as_it_was(history: str) -> None:
+def test_a_replay_changes_nothing_and_gives_the_same_answers(history: str) -> None:
     events = [_event(word) for word in history.split()]
     described, first = volume(size_bytes=MIB), []
     for position, event in events:
-        found = transition(described, event, position)
-        first.append((found.remark, found.refusal, grown_by(found.volume, event, position)))
-        described = found.volume
+        result = transition(described, event, position)
+        first.append((result.remark, result.refusal, grown_extents(result.volume, event, position)))
+        described = result.volume
     for start in range(len(events)):
         for number, (position, event) in list(enumerate(events))[start:]:
-            found = transition(described, event, position)
-            assert found.volume == described, f"{position} took something back"
-            assert (found.remark, found.refusal, grown_by(described, event, position)) == first[
-                number
-            ]
+            result = transition(described, event, position)
+            assert result.volume == described, f"{position} undid a change"
+            assert (
+                result.remark,
+                result.refusal,
+                grown_extents(described, event, position),
+            ) == first[number]
 
 
 def _event(word: str) -> tuple[int, TrackingCommand]:
-    position, what = word.split(":")
+    position, change = word.split(":")
     generations = {"g": OTHER_GENERATION, "G": OTHER_GENERATION.replace("2", "3")}
-    if what in generations:
-        return int(position), said(CommandKind.NEW_GENERATION, new_generation=generations[what])
-    if what == "r":
-        return int(position), said(CommandKind.RETIRE)
-    return int(position), said(CommandKind.RESIZE, size_bytes=int(what) * MIB)
+    if change in generations:
+        return int(position), command_of(
+            CommandKind.NEW_GENERATION, new_generation=generations[change]
+        )
+    if change == "r":
+        return int(position), command_of(CommandKind.RETIRE)
+    return int(position), command_of(CommandKind.RESIZE, size_bytes=int(change) * MIB)
 
 
 def test_a_new_generation_begins_behind_its_command() -> None:
     before = volume(size_bytes=MIB)
-    renewed = apply(before, said(CommandKind.NEW_GENERATION, last_at_us=99), 7)
+    renewed = apply(before, command_of(CommandKind.NEW_GENERATION, last_at_us=99), 7)
     assert (renewed.generation, renewed.origin_position, renewed.initially_zeroed) == (
         OTHER_GENERATION,
         7,
@@ -120,10 +124,10 @@ def test_a_new_generation_begins_behind_its_command() -> None:
         MIB,
         VolumeState.ACTIVE,
     )
-    assert apply(renewed, said(CommandKind.NEW_GENERATION), 9) == renewed
+    assert apply(renewed, command_of(CommandKind.NEW_GENERATION), 9) == renewed
 
 
-# size asked for, extents as the sender knew the grown region | what comes of it for a volume of 1 MiB
+# requested size, the grown region as the sender knew it | result for a volume of 1 MiB
 SIZES = """
 2097152 1048576+1048576 | 2097152
 2097152                 | 2097152
@@ -141,25 +145,27 @@ SIZES = """
 def test_sizes(case: str) -> None:
     (size, *extents), expected = (part.split() for part in case.split("|"))
     event = command(" ".join(extents), kind=CommandKind.RESIZE, size_bytes=int(size))
-    found = transition(volume(size_bytes=MIB), event, 7)
+    result = transition(volume(size_bytes=MIB), event, 7)
     assert MAX_BYTE == 9223372036854775807
-    if found.refusal is not None:
-        assert [found.refusal.reason.value] == expected
-        assert found.refusal.text.rstrip().endswith(".")
-        assert found.volume.size_bytes == MIB
+    if result.refusal is not None:
+        assert [result.refusal.reason.value] == expected
+        assert result.refusal.text.rstrip().endswith(".")
+        assert result.volume.size_bytes == MIB
         return
-    assert [str(found.volume.size_bytes), *(["already"] if found.remark else [])] == expected
+    assert [str(result.volume.size_bytes), *(["already"] if result.remark else [])] == expected
 
 
 @pytest.mark.parametrize("generation", [None, "", "x", OTHER_GENERATION.upper().replace("2", "A")])
-def test_a_generation_that_no_site_could_keep_is_refused(generation: str | None) -> None:
-    found = transition(volume(), said(CommandKind.NEW_GENERATION, new_generation=generation), 7)
-    assert found.refusal is not None
-    assert found.refusal.reason is RejectReason.MALFORMED_COMMAND
-    assert found.volume.generation == GENERATION
+def test_a_generation_that_is_no_uuid_is_refused(generation: str | None) -> None:
+    result = transition(
+        volume(), command_of(CommandKind.NEW_GENERATION, new_generation=generation), 7
+    )
+    assert result.refusal is not None
+    assert result.refusal.reason is RejectReason.MALFORMED_COMMAND
+    assert result.volume.generation == GENERATION
 
 
-def test_a_retired_volume_was_active_for_what_came_before() -> None:
-    retired: Volume = apply(volume(), said(CommandKind.RETIRE), 7)
-    assert transition(retired, said(CommandKind.WRITES), 6).remark == ""
-    assert "position 7" in transition(retired, said(CommandKind.WRITES), 8).remark
+def test_a_retired_volume_was_active_for_earlier_commands() -> None:
+    retired: Volume = apply(volume(), command_of(CommandKind.RETIRE), 7)
+    assert transition(retired, command_of(CommandKind.WRITES), 6).remark == ""
+    assert "position 7" in transition(retired, command_of(CommandKind.WRITES), 8).remark

@@ -7,7 +7,7 @@ from notation import GENERATION, OTHER_GENERATION, command, message, record, vol
 
 from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
-from mirrorlog.domain.extraction import MOST_FORKS
+from mirrorlog.domain.extraction import MAX_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
@@ -197,7 +197,7 @@ def test_no_more_sites_get_a_log_of_their_own_than_are_bearable() -> None:
     commands = [
         command("0+1", forks=tuple(ForkOutcomes(f"s{n}{m}") for m in range(20))) for n in range(9)
     ]
-    assert len(flush(0, commands, v=volume()).heads[0].forks) == MOST_FORKS
+    assert len(flush(0, commands, v=volume()).heads[0].forks) == MAX_FORKS
 
 
 def test_a_session_leaves_open_what_its_last_command_left() -> None:
