@@ -1,0 +1,30 @@
+"""The processing node: it folds tracking commands into the tracking log and answers questions.
+
+`run_node` runs one worker of the node in this process, without the command line. Importing this
+package imports neither Faust nor a Kafka client.
+
+    wiring.py      puts a node together from the settings and runs it
+    faust_worker/  everything that names Faust: the app, its transport, assignment, recovery, store
+    fold/          a batch of events becomes one flush of the log (no Faust, mostly pure)
+    table/         the table that holds the log, and the follower that fills it from the changelog
+    compaction/    records roll up to coarser tiers and are deleted when they are too old
+    web/           which blocks changed, over HTTP (docs/http.md)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mirrorlog.streams.wiring import run_node
+
+__all__ = ["run_node"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `run_node` on its first use (PEP 562)."""
+    if name != "run_node":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mirrorlog.streams.wiring import run_node
+
+    return run_node

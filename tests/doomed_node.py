@@ -84,12 +84,12 @@ def wrap(doom: Doom) -> None:
     """Puts the doom between the node's parts."""
     from faust.stores.rocksdb import Store
 
-    from mirrorlog.streams.faust_worker import app
+    from mirrorlog.streams import wiring
     from mirrorlog.streams.faust_worker.gated_transport import GatedConsumer
 
     made, set_persisted_offset = GatedConsumer.__init__, Store.set_persisted_offset
 
-    class Table(app.LogTable):
+    class Table(wiring.LogTable):
         def __init__(self, send: Any, *more: Any) -> None:
             super().__init__(lambda messages: doom.send(send, messages), *more)
 
@@ -105,7 +105,7 @@ def wrap(doom: Doom) -> None:
             doom.die()
         set_persisted_offset(self, tp, offset)
 
-    app.LogTable = Table  # type: ignore[misc]
+    wiring.LogTable = Table  # type: ignore[misc]
     GatedConsumer.__init__ = remember  # type: ignore[method-assign]
     Store.set_persisted_offset = position_not
 

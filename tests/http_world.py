@@ -71,12 +71,12 @@ class Worker:
     def __post_init__(self) -> None:
         self.ownership = PartitionOwnership(lambda: self.owners)
         if self.has:
-            self.ownership.begin(self.has)
+            self.ownership.assign(self.has)
 
     def parts(self) -> HttpParts:
         log = self.log
 
-        def desk() -> QueryClients:
+        def open_clients() -> QueryClients:
             catalog = Catalog(log.broker.reader(), log.broker, log.topics, SystemClock())
             return QueryClients(catalog, log.broker, log.open_reader, lambda: None)
 
@@ -85,7 +85,9 @@ class Worker:
 
         self.query_threads = QueryThreads(self.most)
         fixed = (log.topics, SystemClock(), self.url, self.token, self.wait_s)
-        return HttpParts(self.ownership, open_view, ClientPool(desk), self.query_threads, *fixed)
+        return HttpParts(
+            self.ownership, open_view, ClientPool(open_clients), self.query_threads, *fixed
+        )
 
     async def text(self, path: str, **headers: str) -> str:
         async with self.client.get(path, headers=headers) as answer:

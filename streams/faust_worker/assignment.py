@@ -1,7 +1,8 @@
-"""Which worker has which partitions, and which others stand by for them.
+"""Which worker works on which partitions, and which others keep a standby copy of their tables.
 
-Faust's assignor, where there are standbys, moves a partition to a new worker only when another has too many: with four
-partitions a third worker gets nothing. Here all have equally many, give or take one (docs/decisions/recovery.md).
+Faust's assignor, if there are standbys, moves a partition to a new worker only when another worker
+has too many: of four partitions a third worker gets none. Here the workers have equally many, give
+or take one (docs/decisions/recovery.md).
 """
 
 from __future__ import annotations
@@ -16,100 +17,118 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 @dataclass(slots=True)
 class WorkerAssignment:
-    """A worker's partitions: those that it works on, and those that it stands by for."""
+    """The partitions that a worker works on (`active`) and those it has a copy of (`standby`)."""
 
     active: set[int] = field(default_factory=set)
     standby: set[int] = field(default_factory=set)
 
 
 def assign_partitions(
-    partitions: int, before: Mapping[str, WorkerAssignment], standbys: int
+    partitions: int, previous: Mapping[str, WorkerAssignment], standbys: int
 ) -> dict[str, WorkerAssignment]:
-    """The shares of the workers that are there now; `before`: what each says that it has. Pure, the same for all.
+    """Return the new assignment of every worker, by its name. Pure, and the same on every worker.
 
-    1. Who works on a partition goes on, up to its part: equally many for all, give or take one.
-    2. A partition without a worker goes to one that stood by for it, if it has room: its table is there.
-    3. What is left goes to those who have the fewest.
-    4. `standbys` others stand by for each: first those whose table is there, who stood by or worked on it.
+    partitions: how many partitions there are; their numbers begin at 0.
+    previous:   what each worker of the group has now; at least one worker.
+    standbys:   how many other workers keep a copy of each partition, as far as there are others.
+
+    1. A worker keeps the partitions that it works on, up to its quota: all quotas are equal, give
+       or take one.
+    2. A partition without a worker goes to one that is its standby and has room: it has the table.
+    3. What is left goes to the workers with the most room.
+    4. Each partition gets its standbys: first those that have its table, as standby or as worker.
     """
-    names = sorted(before, key=lambda name: (-len(before[name].active), name))
-    least, more = divmod(partitions, len(names))
-    found = {name: WorkerAssignment() for name in names}
-    room = {name: least + (number < more) for number, name in enumerate(names)}
-    free = set(range(partitions))
+    names = sorted(previous, key=lambda name: (-len(previous[name].active), name))
+    least, extra = divmod(partitions, len(names))
+    assigned = {name: WorkerAssignment() for name in names}
+    quota = {name: least + (number < extra) for number, name in enumerate(names)}
+    unassigned = set(range(partitions))
 
-    def take(name: str, partition: int) -> None:
-        if partition in free and len(found[name].active) < room[name]:
-            found[name].active.add(partition)
-            free.discard(partition)
+    def assign(name: str, partition: int) -> None:
+        if partition in unassigned and len(assigned[name].active) < quota[name]:
+            assigned[name].active.add(partition)
+            unassigned.discard(partition)
 
     for name in names:  # 1
-        for partition in sorted(before[name].active):
-            take(name, partition)
-    for partition in sorted(free):  # 2
-        for name in _who_stood_by(partition, before, found):
-            take(name, partition)
-    for partition in sorted(free):  # 3
-        take(max(names, key=lambda name: room[name] - len(found[name].active)), partition)
+        for partition in sorted(previous[name].active):
+            assign(name, partition)
+    for partition in sorted(unassigned):  # 2
+        for name in _previous_standbys(partition, previous, assigned):
+            assign(name, partition)
+    for partition in sorted(unassigned):  # 3
+        assign(max(names, key=lambda name: quota[name] - len(assigned[name].active)), partition)
     for partition in range(partitions):  # 4
-        for name in _best_standbys(partition, before, found)[:standbys]:
-            found[name].standby.add(partition)
-    return found
+        for name in _standby_candidates(partition, previous, assigned)[:standbys]:
+            assigned[name].standby.add(partition)
+    return assigned
 
 
-def _who_stood_by(
-    partition: int, before: Mapping[str, WorkerAssignment], found: Mapping[str, WorkerAssignment]
+def _previous_standbys(
+    partition: int,
+    previous: Mapping[str, WorkerAssignment],
+    assigned: Mapping[str, WorkerAssignment],
 ) -> list[str]:
+    """Return the workers that were standbys of the partition, those with the least work first."""
     return sorted(
-        (n for n, mine in before.items() if partition in mine.standby),
-        key=lambda n: len(found[n].active),
+        (name for name, worker in previous.items() if partition in worker.standby),
+        key=lambda name: len(assigned[name].active),
     )
 
 
-def _best_standbys(
-    partition: int, before: Mapping[str, WorkerAssignment], found: Mapping[str, WorkerAssignment]
+def _standby_candidates(
+    partition: int,
+    previous: Mapping[str, WorkerAssignment],
+    assigned: Mapping[str, WorkerAssignment],
 ) -> list[str]:
-    others = [name for name, mine in found.items() if partition not in mine.active]
+    """Return the workers that don't work on the partition, the best standby first."""
+    others = [name for name, worker in assigned.items() if partition not in worker.active]
     return sorted(
-        others, key=lambda name: (not _has_table(before[name], partition), len(found[name].standby))
+        others,
+        key=lambda name: (
+            not _has_table(previous[name], partition),
+            len(assigned[name].standby),
+        ),
     )
 
 
-def _has_table(before: WorkerAssignment, partition: int) -> bool:
-    return partition in before.standby or partition in before.active
+def _has_table(worker: WorkerAssignment, partition: int) -> bool:
+    return partition in worker.standby or partition in worker.active
 
 
 class EvenAssignor(PartitionAssignor):
-    """Faust's assignor with `assign_partitions` in the place of its choice. All its topics have equally many partitions."""
+    """Faust's assignor, which chooses by `assign_partitions`.
 
-    _before: Mapping[str, Any] = {}
+    All topics that the app reads have equally many partitions.
+    """
+
+    _previous: Mapping[str, Any] = {}
 
     def __init__(self, app: Any, replicas: int = 0) -> None:
         super().__init__(app, replicas=0)
-        self._wanted_standbys = replicas
+        self._standbys = replicas
 
     def _update_member_urls(self, clients_metadata: MutableMapping[str, Any]) -> None:
         super()._update_member_urls(clients_metadata)
-        self._before = {
+        self._previous = {
             member: metadata.assignment for member, metadata in clients_metadata.items()
         }
 
     def _global_table_standby_assignments(
         self, _chosen: Mapping[str, ClientAssignment], partitions_by_topic: Mapping[str, int]
     ) -> dict[str, ClientAssignment]:
-        """The last word before the assignment is told to the members."""
-        (tables,) = self._table_manager.changelog_topics
-        (count,) = set(partitions_by_topic.values())
-        before = {
+        """Replace Faust's choice. This is its last step before the members get the assignment."""
+        (changelog,) = self._table_manager.changelog_topics
+        (partitions,) = set(partitions_by_topic.values())
+        previous = {
             member: WorkerAssignment(
-                set(told.actives.get(tables, ())), set(told.standbys.get(tables, ()))
+                set(reported.actives.get(changelog, ())), set(reported.standbys.get(changelog, ()))
             )
-            for member, told in self._before.items()
+            for member, reported in self._previous.items()
         }
         return {
             member: ClientAssignment(
-                actives={topic: sorted(mine.active) for topic in partitions_by_topic},
-                standbys={tables: sorted(mine.standby)},
+                actives={topic: sorted(worker.active) for topic in partitions_by_topic},
+                standbys={changelog: sorted(worker.standby)},
             )
-            for member, mine in assign_partitions(count, before, self._wanted_standbys).items()
+            for member, worker in assign_partitions(partitions, previous, self._standbys).items()
         }

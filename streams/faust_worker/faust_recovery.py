@@ -1,66 +1,75 @@
-"""Faust's table manager and recovery service, with mirrorlog's follower in the place of Faust's recovery."""
+"""Faust's table manager, with the changelog follower in the place of Faust's recovery.
+
+docs/decisions/recovery.md says what Faust's own recovery does and why it is not used. The classes
+override methods of faust-streaming 0.15.3 that are not all public.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import faust
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
+from mirrorlog.streams.faust_worker.partition_loops import AbortProcess
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower
 
 
 class ChangelogTableManager(TableManager):
-    """Faust's tables, with the follower in the place of Faust's recovery. follower, abort: set before the app starts."""
+    """Faust's tables, brought up to the changelog by a follower (`follow_changelog`)."""
 
     follower: ChangelogFollower
-    abort: Callable[[BaseException], None]
+    abort: AbortProcess
 
     @property
     def recovery(self) -> Recovery:
-        """The recovery service."""
+        """Return the recovery service, which is made at the first call."""
         if self._recovery is None:
             self._recovery = _ChangelogRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
 
 class _ChangelogRecovery(Recovery):
-    """Faust's order of a rebalance, without partitions that it would recover itself."""
+    """Keeps Faust's order of a rebalance, and gives Faust no partition to recover."""
 
     tables: ChangelogTableManager
-    _standing_by: asyncio.Task[None] | None = None
+    _standby_task: asyncio.Task[None] | None = None
 
     def add_active(self, table: Any, tp: Any) -> None:
-        """Not Faust's."""
+        """Do nothing: the follower reads the partition."""
 
     def add_standby(self, table: Any, tp: Any) -> None:
-        """Not Faust's."""
+        """Do nothing: the follower reads the partition."""
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Before anything else of a rebalance."""
-        self._stop_standing_by()
+        """Stop following, before anything else of a rebalance."""
+        self._stop_standby()
         super().on_partitions_revoked(revoked)
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Faust has nothing to recover: now the tables are. Cancelled where another rebalance begins.
+        """Recover the tables. Faust calls this at once, because it has nothing to recover itself.
 
-        1. The tables catch up, and standbys begin to follow.
-        2. Whoever waits for the tables is told: the positions to begin at are known then.
-        3. The consumer goes to those positions, and what was fetched before is dropped.
-        4. Only now events are handed on. (Faust hands them on before 3, and drops what comes between: a gap.)
+        Cancelled if another rebalance begins. The order matters:
+
+        1. The tables catch up with the changelog, and the standbys begin to follow it.
+        2. Those that wait for the tables run: they find the positions to begin at.
+        3. The consumer seeks to those positions, and drops what it fetched before.
+        4. Only now are events handed on. Faust hands them on before step 3 and then drops some of
+           them: that leaves a gap.
         """
         app: Any = self.app
-        self._stop_standing_by()
+        self._stop_standby()
         try:
             await self.tables.follower.catch_up(
-                self._of_tables(app.assignor.assigned_actives())
+                self._table_partitions(app.assignor.assigned_actives())
             )  # 1
         except Exception as error:  # noqa: BLE001
             self.tables.abort(error)
-        if standbys := self._of_tables(app.assignor.assigned_standbys()):
-            self._standing_by = asyncio.create_task(
+        if standbys := self._table_partitions(app.assignor.assigned_standbys()):
+            self._standby_task = asyncio.create_task(
                 self._stand_by(standbys), name="mirrorlog-standby"
             )
         await app.on_rebalance_complete.send()  # 2
@@ -68,7 +77,7 @@ class _ChangelogRecovery(Recovery):
         for table in self.tables.values():
             await table.on_recovery_completed(set(), set())
         if app.consumer_generation_id != generation_id:
-            return  # another rebalance begins this anew
+            return  # another rebalance has begun, and comes here too
         assignment = app.consumer.assignment()
         if assignment:
             await self._wait(
@@ -85,8 +94,8 @@ class _ChangelogRecovery(Recovery):
         app.on_rebalance_end()
 
     async def on_stop(self) -> None:
-        """With the worker."""
-        self._stop_standing_by()
+        """Stop following together with the worker."""
+        self._stop_standby()
         await super().on_stop()
 
     async def _stand_by(self, partitions: Sequence[int]) -> None:
@@ -95,10 +104,19 @@ class _ChangelogRecovery(Recovery):
         except Exception as error:  # noqa: BLE001
             self.tables.abort(error)
 
-    def _stop_standing_by(self) -> None:
-        if self._standing_by is not None:
-            self._standing_by.cancel()
-            self._standing_by = None
+    def _stop_standby(self) -> None:
+        if self._standby_task is not None:
+            self._standby_task.cancel()
+            self._standby_task = None
 
-    def _of_tables(self, tps: Any) -> list[int]:
+    def _table_partitions(self, tps: Any) -> list[int]:
         return sorted(tp.partition for tp in tps if tp.topic in self.tables.changelog_topics)
+
+
+def follow_changelog(app: faust.App, follower: ChangelogFollower, abort: AbortProcess) -> None:
+    """Let `follower` recover the app's tables. Call it before the app starts.
+
+    abort: ends the process when the follower fails.
+    """
+    tables: Any = app.tables
+    tables.follower, tables.abort = follower, abort

@@ -1,7 +1,8 @@
-"""The table's local store: a Faust table in RocksDB, recovered by Faust from the changelog.
+"""The table of the log in RocksDB, as a Faust table. Implements the ports of table/local_store.py.
 
-Faust's own `table[key] = value` writes the store at once and sends the changelog record without waiting for it. Nothing
-here uses it: what was acknowledged is written through the store's public batch call, the one that recovery uses.
+Faust's own `table[key] = value` writes the store at once and sends the changelog record without
+waiting for it. Nothing here uses it: rows whose messages are acknowledged are written through the
+store's public batch call, the one that Faust's recovery uses.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from faust.types import TP
 
 from mirrorlog.streams.table.local_store import Row
 
-_ORIGIN_KEY: Final = b"__faust\0changelog__"
-"""Beside Faust's own key, that of the position."""
+_IDENTITY_KEY: Final = b"__faust\0changelog__"
+"""The row that holds the changelog's identity. Faust keeps its position under a similar key."""
 
 
 class FaustStore:
-    """Rows of the log by partition."""
+    """The rows of the log by partition.
+
+    options: Faust's options of RocksDB (`block_cache_size`, in bytes).
+    """
 
     def __init__(self, app: faust.App, changelog: str, options: Mapping[str, int]) -> None:
         self._changelog = changelog
@@ -36,51 +40,51 @@ class FaustStore:
         )
 
     def get(self, partition: int, key: bytes) -> bytes | None:
-        """The row's value."""
-        # Faust's store finds the partition by the current event, and there is none in a batch: ask by its number.
+        """Return the value of the row with this key, None if the table has no such row."""
+        # Faust's store takes the partition from the current event, and a batch has none.
         value: bytes | None = self.table.data._db_for_partition(partition).get(key)
         return value
 
     def keys(
         self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        """The first `limit` keys from `start` on and below `end`, in their order.
+        """Return the keys in [start, end) in their order, at most the first `limit` of them.
 
-        A list and not an iterator: whoever holds one of RocksDB's keeps Faust from opening the table again.
+        A list, not an iterator: Faust can't open the table again while an iterator of it lives.
         """
         rows = self.table.data._db_for_partition(partition).iter()
         rows.seek(start)
-        found: list[bytes] = []
+        keys: list[bytes] = []
         while (
             rows.valid()
             and (key := bytes(rows.key())) < end
-            and (limit is None or len(found) < limit)
+            and (limit is None or len(keys) < limit)
         ):
-            found.append(key)
+            keys.append(key)
             rows.next()
-        rows.status()  # an error looks like the end until it is asked for
-        return found
+        rows.status()  # raises the error that made valid() false, if it wasn't the end
+        return keys
 
     def changelog_position(self, partition: int) -> int | None:
-        """Of the last row of the changelog that the table holds."""
+        """Return the highest changelog offset that the table holds, None if it holds none."""
         position: int | None = self.table.data.persisted_offset(TP(self._changelog, partition))
         return position
 
     def changelog_identity(self, partition: int) -> str | None:
-        """The identity of the changelog that its rows came from."""
-        value: bytes | None = self.table.data._db_for_partition(partition).get(_ORIGIN_KEY)
+        """Return the identity of the changelog that the rows came from, None if unknown."""
+        value: bytes | None = self.table.data._db_for_partition(partition).get(_IDENTITY_KEY)
         return None if value is None else value.decode()
 
     def reset(self, partition: int, changelog_identity: str) -> None:
-        """An empty table for rows of that changelog, whatever was there."""
+        """Replace the partition's table by an empty one for rows of that changelog."""
         data = self.table.data
         if (old := data._dbs.pop(partition, None)) is not None:
             old.close()
         shutil.rmtree(data.partition_path(partition), ignore_errors=True)
-        data._db_for_partition(partition).put(_ORIGIN_KEY, changelog_identity.encode())
+        data._db_for_partition(partition).put(_IDENTITY_KEY, changelog_identity.encode())
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        """All rows in one batch, then the changelog's position: recovery goes on behind it, so it must never be ahead."""
+        """Write `rows` in one batch, then store the highest of `positions` (RowStore.write)."""
         tp = TP(self._changelog, partition)
         events = [
             SimpleNamespace(

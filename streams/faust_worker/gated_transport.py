@@ -1,7 +1,9 @@
-"""Faust's Kafka transport, with the commit gate deciding what its consumer commits, and batches for messages.
+"""Faust's Kafka transport with two changes.
 
-Faust wraps every message that it hands on in several tasks, which costs more than folding a small command. What was
-fetched of one partition of the commands topic is therefore handed on as one message, whose value is an EventBatch.
+- The commit gate decides what the consumer commits, not the acknowledgements of Faust's streams.
+- The records that one poll brings for a partition of the commands topic are handed on as one
+  message, whose value is an EventBatch. Faust wraps every message in several tasks, which costs
+  more than folding a small command.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 
 @dataclass(frozen=True, slots=True)
 class _FetchedRecords:
-    """Records of one partition in the place of one record."""
+    """The records of one partition that stand in the place of one record."""
 
     records: Sequence[Any]
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer, with the gate deciding what is committed and the fetch_budget when more is fetched."""
+    """Faust's consumer: it commits what `gate` allows, and fetches while `fetch_budget` has room."""
 
     gate: ClassVar[CommitGate]
     fetch_budget: ClassVar[FetchBudget]
@@ -35,41 +37,43 @@ class GatedConsumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         if tp.topic != self.gate.topic:
             return super()._new_offset(tp)
-        # Faust's own list of acknowledged offsets has no use any more: it mustn't grow.
+        # Faust's own list of acknowledged offsets is not used: keep it from growing.
         self._acked[tp].clear()
         self._acked_index[tp].clear()
         return self.gate.committable_offset(tp.partition)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        # The gate knows better: where the log lost what was committed its partition begins below. And aiokafka doesn't go to
-        # a committed position that is 0: what was fetched and dropped in a rebalance would be passed over.
-        found = dict(await super().seek_to_committed())
-        mine = [
-            tp
-            for tp in found
+        """Seek to the committed offsets, and for the commands to where the gate expects them.
+
+        The gate decides: where the log has lost committed commands its partition begins below. And
+        aiokafka does not seek to a committed offset of 0: what was fetched and dropped in a
+        rebalance would be passed over.
+        """
+        committed = dict(await super().seek_to_committed())
+        expected = {
+            tp: self.gate.expected_position(tp.partition)
+            for tp in committed
             if tp.topic == self.gate.topic and self.gate.is_assigned(tp.partition)
-        ]
-        begins = {tp: self.gate.expected_position(tp.partition) for tp in mine}
-        if begins:
-            await self.seek_wait(begins)
-        return found | begins
+        }
+        if expected:
+            await self.seek_wait(expected)
+        return committed | expected
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        # Between the last positions of two batches lies a batch, not a gap. Of real ones the node asks what they were.
+        # Between the last offsets of two messages lies a batch, not a gap. BatchFolder finds the
+        # real gaps.
         if tp.topic != self.gate.topic:
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        room: Any = (
-            self.fetch_budget.room
-        )  # ends when there is room, and when the consumer is stopped
-        await self.wait(room)
-        found, active = await super()._wait_next_records(timeout)
-        if found is None:
+        has_room: Any = self.fetch_budget.has_room
+        await self.wait(has_room)  # it also returns when the consumer is stopped
+        records, active = await super()._wait_next_records(timeout)
+        if records is None:
             return None, active
         return {
-            tp: [_FetchedRecords(each)] if tp.topic == self.gate.topic else each
-            for tp, each in found.items()
+            tp: [_FetchedRecords(fetched)] if tp.topic == self.gate.topic else fetched
+            for tp, fetched in records.items()
         }, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -80,14 +84,14 @@ class GatedConsumer(driver.Consumer):
         message.value = EventBatch(
             tp.topic,
             tp.partition,
-            [each.offset for each in record.records],
-            [each.key for each in record.records],
-            [each.value for each in record.records],
+            [event.offset for event in record.records],
+            [event.key for event in record.records],
+            [event.value for event in record.records],
         )
         return message  # type: ignore[no-any-return]
 
 
 def gated_transport(gate: CommitGate, fetch_budget: FetchBudget) -> type[driver.Transport]:
-    """A transport whose consumer asks `gate` and `fetch_budget`."""
+    """Return a transport class whose consumer uses this gate and this budget."""
     consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "fetch_budget": fetch_budget})
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

@@ -1,4 +1,8 @@
-"""librdkafka's names of client settings, as Faust and aiokafka spell them: the one place that translates."""
+"""Client settings under librdkafka's names, translated for Faust and aiokafka.
+
+Users write librdkafka's names (CONFIGURATION.md of librdkafka) for every role. This is the only
+place that translates them.
+"""
 
 from __future__ import annotations
 
@@ -33,29 +37,33 @@ _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[str, Any]:
-    """Faust's settings for a client's librdkafka settings. BadUse for a mechanism or protocol that it can't speak."""
+    """Return the keyword arguments of faust.App for a client's librdkafka settings.
+
+    BadUse for a value that isn't valid, and for a protocol or SASL mechanism that Faust can't speak.
+    """
     addresses = client.get("bootstrap.servers", bootstrap_servers).split(",")
-    found: dict[str, Any] = {"broker": [f"kafka://{address.strip()}" for address in addresses]}
+    options: dict[str, Any] = {"broker": [f"kafka://{address.strip()}" for address in addresses]}
     for name, value in client.items():
         if name in _PLAIN:
             target, convert = _PLAIN[name]
             try:
-                found[target] = convert(value)
+                options[target] = convert(value)
             except ValueError as error:
                 raise BadUse(
                     f"{name} can't be '{value[:40]}'", next="Check -X, -F and [kafka]."
                 ) from error
     credentials = _credentials(client)
-    return found if credentials is None else found | {"broker_credentials": credentials}
+    return options if credentials is None else options | {"broker_credentials": credentials}
 
 
 def unsupported_settings(client: Mapping[str, str]) -> list[str]:
-    """Settings that mean nothing to aiokafka: hosts and sites honour them, the node says that it doesn't."""
+    """Return the names of settings that aiokafka has no equivalent for. The node warns of them."""
     known = {*_PLAIN, *_TLS, *_SASL, "bootstrap.servers", "security.protocol"}
     return sorted(name for name in client if name not in known)
 
 
 def _credentials(client: Mapping[str, str]) -> Any:
+    """Return Faust's credentials for the security settings, None for plaintext."""
     given = client.get("security.protocol", "plaintext")
     protocol = given.lower()
     if protocol == "plaintext":

@@ -1,7 +1,8 @@
-"""One loop for each partition that this worker has: what was fetched becomes batches, and one batch after the other a flush.
+"""One loop for each partition of this worker: fetched batches become flushes, one after the other.
 
-Partitions don't wait for each other: while one waits for its acknowledgements, another folds. What was fetched and isn't
-recorded yet is bounded in bytes for all of them together: above that nothing more is fetched.
+Partitions do not wait for each other: while one waits for its acknowledgements, another folds. A
+budget bounds the bytes that are fetched and not yet recorded, for all partitions together: nothing
+more is fetched while it is used up.
 """
 
 from __future__ import annotations
@@ -9,52 +10,66 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol, TypeAlias
 
 from mirrorlog.streams.fold.batch import EventBatch
 
+AbortProcess: TypeAlias = Callable[[BaseException], NoReturn]
+"""Ends the process at once, so that nothing more is acknowledged."""
+
 
 class FetchBudget:
-    """Bytes that were fetched and aren't recorded yet. `room` is set while more may be fetched."""
+    """The bytes that are fetched and not yet recorded, for all partitions of the worker.
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes, self._held_bytes = most_bytes, 0
-        self.room = asyncio.Event()
-        self.room.set()
+    `has_room` is set while more may be fetched. The consumer waits for it.
+    """
 
-    def add(self, size_bytes: int) -> None:
-        """Counts what was fetched (below 0: what was recorded or dropped)."""
-        self._held_bytes += size_bytes
-        if self._held_bytes < self._most_bytes:
-            self.room.set()
-        else:
-            self.room.clear()
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes, self._used_bytes = limit_bytes, 0
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+
+    def reserve(self, size_bytes: int) -> None:
+        """Count bytes that were fetched. Clears `has_room` when the limit is reached."""
+        self._used_bytes += size_bytes
+        if self._used_bytes >= self._limit_bytes:
+            self.has_room.clear()
+
+    def release(self, size_bytes: int) -> None:
+        """Give back bytes that were recorded or dropped. Sets `has_room` below the limit."""
+        self._used_bytes -= size_bytes
+        if self._used_bytes < self._limit_bytes:
+            self.has_room.set()
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedBatch:
-    """A batch as it was fetched. recorded: called when its commands are in the log."""
+    """A batch as it was fetched.
+
+    acknowledge: called once the log holds the batch's commands.
+    """
 
     batch: EventBatch
     size_bytes: int
-    recorded: Callable[[], Awaitable[None]]
+    acknowledge: Callable[[], Awaitable[None]]
 
 
-class Work(Protocol):
-    """What a loop does."""
+class BatchProcessor(Protocol):
+    """What a loop calls. The two methods never run at the same time for one partition."""
 
     async def record(self, batch: EventBatch) -> None:
-        """Makes the batch durable in the log."""
+        """Make the batch's commands durable in the log."""
 
     async def maintain(self, partition: int) -> float:
-        """Looks after the partition's log between two batches; in how many seconds at the latest it wants to again."""
+        """Do a little work on the partition's log; return after how many seconds at most to call
+        again."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlushLimits:
-    """A batch is closed `flush_s` after its first event came, or at so many commands or bytes."""
+    """A flush begins when its oldest batch is `age_s` old, or at this many commands or bytes."""
 
-    flush_s: float
+    age_s: float
     commands: int
     size_bytes: int
 
@@ -66,24 +81,31 @@ class _PartitionLoop:
 
 
 class PartitionLoops:
-    """The loops of this worker. `abort` ends the process: an error that escaped would let commands pass unrecorded."""
+    """The loops of this worker.
+
+    abort: ends the process. An error that only ended a loop would let the consumer go on, and its
+    commands would be passed over.
+    """
 
     def __init__(
         self,
-        work: Work,
+        processor: BatchProcessor,
         fetch_budget: FetchBudget,
-        pace: FlushLimits,
-        abort: Callable[[BaseException], None],
+        limits: FlushLimits,
+        abort: AbortProcess,
     ) -> None:
-        self._work, self._fetch_budget, self._pace, self._abort = work, fetch_budget, pace, abort
+        self._processor, self._fetch_budget = processor, fetch_budget
+        self._limits, self._abort = limits, abort
         self._loops: dict[int, _PartitionLoop] = {}
 
     def start(self, partitions: Iterable[int]) -> None:
-        """Begins the loops of the partitions that this worker has, and ends all others: they are tended also where no
-        command comes."""
-        mine = set(partitions)
-        self.stop(self._loops.keys() - mine)
-        for partition in mine:
+        """Start the loops of the partitions that this worker has now, and stop all others.
+
+        A loop runs for every partition, because its log needs maintenance without commands, too.
+        """
+        assigned = set(partitions)
+        self.stop(self._loops.keys() - assigned)
+        for partition in assigned:
             loop = self._loops.setdefault(partition, _PartitionLoop())
             if loop.task is None:
                 loop.task = asyncio.create_task(
@@ -91,13 +113,19 @@ class PartitionLoops:
                 )
 
     def put(self, fetched: FetchedBatch) -> None:
-        """Hands a fetched batch to its partition's loop. Before that begins the batch waits, and nothing is done with the
-        partition: it may not be this worker's any more, or its table isn't there yet."""
-        self._fetch_budget.add(fetched.size_bytes)
+        """Queue a fetched batch for its partition's loop.
+
+        Before `start` the batch only waits: the partition may belong to another worker by now, or
+        its table may not be complete.
+        """
+        self._fetch_budget.reserve(fetched.size_bytes)
         self._loops.setdefault(fetched.batch.partition, _PartitionLoop()).queue.put_nowait(fetched)
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Ends loops where they are (None: all). What they hold isn't committed: whoever has the partition next reads it."""
+        """Cancel the loops of `partitions` (None: all) and drop what they hold.
+
+        Dropped batches are not committed: the next worker of the partition reads them again.
+        """
         for partition in list(self._loops if partitions is None else partitions):
             loop = self._loops.pop(partition, None)
             if loop is None:
@@ -105,53 +133,58 @@ class PartitionLoops:
             if loop.task is not None:
                 loop.task.cancel()
             while not loop.queue.empty():
-                self._fetch_budget.add(-loop.queue.get_nowait().size_bytes)
+                self._fetch_budget.release(loop.queue.get_nowait().size_bytes)
 
     async def _run(self, partition: int, loop: _PartitionLoop) -> None:
+        processor = self._processor
         try:
-            wait_s = await self._work.maintain(partition)
+            wait_s = await processor.maintain(partition)
             while True:
-                taken = await self._take(loop.queue, wait_s)
+                batches = await self._next_batches(loop.queue, wait_s)
                 try:
-                    if taken:
-                        await self._work.record(EventBatch.join([each.batch for each in taken]))
-                        for each in taken:
-                            await each.recorded()
+                    if batches:
+                        await processor.record(
+                            EventBatch.join([fetched.batch for fetched in batches])
+                        )
+                        for fetched in batches:
+                            await fetched.acknowledge()
                 finally:
-                    self._fetch_budget.add(-sum(each.size_bytes for each in taken))
-                wait_s = await self._work.maintain(partition)
+                    self._fetch_budget.release(sum(fetched.size_bytes for fetched in batches))
+                wait_s = await processor.maintain(partition)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001
             self._abort(error)
 
-    async def _take(self, queue: asyncio.Queue[FetchedBatch], wait_s: float) -> list[FetchedBatch]:
-        """What comes within the pace from the first on; nothing where none came within `wait_s`."""
-        first = await _next(queue, wait_s)
+    async def _next_batches(
+        self, queue: asyncio.Queue[FetchedBatch], wait_s: float
+    ) -> list[FetchedBatch]:
+        """Return the batches of the next flush; an empty list if none arrives within `wait_s`."""
+        first = await _next_batch(queue, wait_s)
         if first is None:
             return []
-        taken, pace = [first], self._pace
+        batches, limits = [first], self._limits
         commands, size_bytes = len(first.batch.positions), first.size_bytes
-        until = asyncio.get_running_loop().time() + pace.flush_s
+        deadline_s = asyncio.get_running_loop().time() + limits.age_s
         try:
-            while commands < pace.commands and size_bytes < pace.size_bytes:
-                following = await _next(queue, until - asyncio.get_running_loop().time())
+            while commands < limits.commands and size_bytes < limits.size_bytes:
+                following = await _next_batch(queue, deadline_s - asyncio.get_running_loop().time())
                 if following is None:
                     break
-                taken.append(following)
+                batches.append(following)
                 commands += len(following.batch.positions)
                 size_bytes += following.size_bytes
         except asyncio.CancelledError:
-            self._fetch_budget.add(-size_bytes)  # dropped
+            self._fetch_budget.release(size_bytes)  # the batches are dropped
             raise
-        return taken
+        return batches
 
 
-async def _next(queue: asyncio.Queue[FetchedBatch], wait_s: float) -> FetchedBatch | None:
+async def _next_batch(queue: asyncio.Queue[FetchedBatch], wait_s: float) -> FetchedBatch | None:
     if not queue.empty():
         return queue.get_nowait()
     try:
-        # Not wait_for: before Python 3.12 it passes over a cancellation that comes together with the result.
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the result.
         async with asyncio.timeout(max(wait_s, 0.0)):
             return await queue.get()
     except TimeoutError:

@@ -1,14 +1,14 @@
-"""How a worker's tables follow the changelog: before it works on a partition, and all the time where it stands by.
+"""How a worker's tables follow the changelog: before the worker uses them, and as standby copies.
 
-Faust assigns partitions and standbys; what it does to bring their tables up to the changelog isn't used
-(docs/decisions/recovery.md). For each partition:
+Faust assigns partitions and standbys. What Faust does to bring their tables up to the changelog is
+not used (docs/decisions/recovery.md). For each partition:
 
-1. Whether the table may be trusted: its rows came from this changelog, it isn't ahead of it, and the last row that it took
-   is still there as it was, unless compaction took it. Otherwise it is made anew: what it holds beside the changelog no
-   site would ever read (invariant 3).
+1. The table is trusted if its rows came from this changelog, it is not ahead of it, and the last
+   row that it took still has the same value there, unless compaction removed it. Otherwise it is
+   emptied: no site would ever read what it holds beside the changelog (invariant 3).
 2. Rows are read from the table's position on, and written in their order, with the position.
-3. A partition to work on: when the table has reached the end that the changelog had, commands are folded.
-   A standby: for ever, until the next rebalance.
+3. A partition to work on has caught up when its table reaches the end that the changelog had at
+   the start. A standby follows until the next rebalance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,20 +25,24 @@ from typing import Any, Final, TypeVar
 
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.streams import Message, TopicReader
-from mirrorlog.streams.table.local_store import FollowedStore
+from mirrorlog.streams.table.local_store import FollowedStore, Row
 
 log = logging.getLogger("mirrorlog.node")
 
 _ROWS_AT_ONCE: Final = 1000
 _POLL_S: Final = 0.5
-_AGAIN_S: Final = 5.0
-Answer = TypeVar("Answer")
+_RETRY_S: Final = 5.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class ChangelogSource:
-    """The changelog, asked. identity: the topic's own id, another one when it was made anew; bounds: of a partition, the
-    oldest position kept and the one that the next message will have."""
+    """The changelog topic, as the follower asks about it. The calls block, from one thread.
+
+    open_reader: opens a reader, which the follower closes.
+    bounds:      of a partition: (the oldest position that is kept, the next message's position).
+    identity:    the topic's own id. A topic that is created again under the same name has another.
+    """
 
     topic: str
     open_reader: Callable[[], TopicReader]
@@ -46,122 +50,156 @@ class ChangelogSource:
     identity: Callable[[], str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A reader that is open. ends: by partition, where the changelog ended when it was opened."""
+
+    ends: Mapping[int, int]
+    poll: Callable[[], Awaitable[Sequence[Message]]]
+    reached: Callable[[int], int]
+
+    def is_complete(self) -> bool:
+        return all(self.reached(partition) >= end for partition, end in self.ends.items())
+
+
 def reason_to_rebuild(
-    position: int | None, origin: str | None, identity: str, first: int, end: int
+    *, position: int | None, origin: str | None, identity: str, first_kept: int, end: int
 ) -> str | None:
-    """Why a table that is at `position` can't be gone on with; None where it can."""
+    """Say why the table can't be continued at `position`; None if it can.
+
+    position:        the last changelog position that the table holds; None for an empty table.
+    origin:          the identity of the changelog that the table's rows came from.
+    identity:        the identity of the changelog now.
+    first_kept, end: the changelog's oldest kept and next position.
+    """
     if position is None:
         return None
     if origin != identity:
         return "its rows came from another changelog"
     if position >= end:
         return f"it is at position {position}, and the changelog ends at {end}"
-    if position < first:
-        return f"it is at position {position}, and the changelog is kept from {first} on"
+    if position < first_kept:
+        return f"it is at position {position}, and the changelog is kept from {first_kept} on"
     return None
 
 
 class _TableReset(Exception):
-    """A table turned out to be of another history and was emptied: it is read from the beginning."""
+    """A table was emptied while it was read into: the reading begins again."""
 
 
 class ChangelogFollower:
-    """Reads the changelog into the tables. One call at a time for a partition."""
+    """Copies the changelog into the tables. Make one call at a time for a partition."""
 
     def __init__(self, store: FollowedStore, changelog: ChangelogSource) -> None:
         self._store, self._changelog = store, changelog
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
-        """Returns when the tables hold all that the changelog held when it was called."""
+        """Return when the tables hold all that the changelog held at the call."""
         reached_end = not partitions
         while not reached_end:
             with suppress(_TableReset):
-                async with self._reading(partitions) as (ends, poll, reached):
-                    while any(reached(partition) < end for partition, end in ends.items()):
-                        self._take(await poll())
+                async with self._open(partitions) as reading:
+                    while not reading.is_complete():
+                        self._write(await reading.poll())
                 reached_end = True
 
     async def stand_by(self, partitions: Sequence[int]) -> None:
-        """Follows until it is cancelled; what goes wrong is said, and tried again: it must not end who works."""
+        """Follow the changelog until cancelled.
+
+        A MirrorlogError is logged and the reading begins again: a standby must not stop the
+        worker's own partitions.
+        """
         while True:
             try:
-                async with self._reading(partitions) as (_, poll, _reached):
+                async with self._open(partitions) as reading:
                     while True:
-                        self._take(await poll())
+                        self._write(await reading.poll())
             except _TableReset:
                 continue
             except MirrorlogError as error:
                 log.warning("standing by for partitions %s: %s", sorted(partitions), error)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
     @asynccontextmanager
-    async def _reading(
-        self, partitions: Sequence[int]
-    ) -> AsyncIterator[tuple[dict[int, int], Any, Any]]:
+    async def _open(self, partitions: Sequence[int]) -> AsyncIterator[_Reading]:
+        """Open a reader at the tables' positions; empty those tables that can't be trusted."""
         changelog = self._changelog
-        # One thread: a reader is never closed while it polls, also where this task is cancelled meanwhile.
-        with_thread = ThreadPoolExecutor(1, "mirrorlog-changelog")
+        # One thread: it never closes a reader that polls, even if this task is cancelled meanwhile.
+        thread = ThreadPoolExecutor(1, "mirrorlog-changelog")
 
-        async def ask(question: Callable[..., Answer], *given: Any) -> Answer:
-            return await asyncio.get_running_loop().run_in_executor(with_thread, question, *given)
+        async def call(function: Callable[..., Result], *arguments: Any) -> Result:
+            return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
 
         reader: TopicReader | None = None
         try:
-            identity = await ask(changelog.identity)
-            bounds = {partition: await ask(changelog.bounds, partition) for partition in partitions}
+            identity = await call(changelog.identity)
+            bounds = {
+                partition: await call(changelog.bounds, partition) for partition in partitions
+            }
             starts = {
-                partition: self._start(partition, identity, *bounds[partition])
+                partition: self._start_position(partition, identity, *bounds[partition])
                 for partition in partitions
             }
-            reader = await ask(changelog.open_reader)
-            await ask(reader.assign, changelog.topic, starts)
-            taken = reader
-            yield (
+            opened = reader = await call(changelog.open_reader)
+            await call(opened.assign, changelog.topic, starts)
+            yield _Reading(
                 {partition: end for partition, (_, end) in bounds.items()},
-                lambda: ask(partial(taken.poll, _POLL_S, max_messages=_ROWS_AT_ONCE)),
-                lambda partition: taken.reached(changelog.topic, partition),
+                lambda: call(partial(opened.poll, _POLL_S, max_messages=_ROWS_AT_ONCE)),
+                lambda partition: opened.reached(changelog.topic, partition),
             )
         finally:
             if reader is not None:
-                with_thread.submit(reader.close)
-            with_thread.shutdown(wait=False)
+                thread.submit(reader.close)
+            thread.shutdown(wait=False)
 
-    def _start(self, partition: int, identity: str, first: int, end: int) -> int | None:
-        """Where to read on; None: from the oldest row."""
-        position, origin = (
-            self._store.changelog_position(partition),
-            self._store.changelog_identity(partition),
+    def _start_position(
+        self, partition: int, identity: str, first_kept: int, end: int
+    ) -> int | None:
+        """Return the position to read from; None for the oldest one, into an emptied table.
+
+        It is the position of the last row that the table holds: `_check_last_row` compares them.
+        """
+        position = self._store.changelog_position(partition)
+        reason = reason_to_rebuild(
+            position=position,
+            origin=self._store.changelog_identity(partition),
+            identity=identity,
+            first_kept=first_kept,
+            end=end,
         )
-        why = reason_to_rebuild(position, origin, identity, first, end)
-        if why is not None or position is None:
-            self._make_anew(partition, identity, why)
+        if reason is not None or position is None:
+            self._reset(partition, identity, reason)
             return None
         return position
 
-    def _make_anew(self, partition: int, origin: str, why: str | None) -> None:
-        if why is not None:
+    def _reset(self, partition: int, identity: str, reason: str | None) -> None:
+        """Empty the partition's table. reason: None if it was empty before."""
+        if reason is not None:
             log.warning(
-                "the table of partition %d is read anew from the changelog: %s", partition, why
+                "the table of partition %d is rebuilt from the changelog: %s", partition, reason
             )
-        self._store.reset(partition, origin)
+        self._store.reset(partition, identity)
 
-    def _check_last(self, message: Message) -> None:
-        """The row at the table's position is the last that the table took: it must hold it as it is."""
+    def _check_last_row(self, message: Message) -> None:
+        """Reset the table if the row at its own position is not the one that it holds."""
         partition, key = message.partition, message.key
         if key is None or message.position != self._store.changelog_position(partition):
             return
         if self._store.get(partition, key) != message.value:
-            why = f"the row at position {message.position} isn't the one that it took there"
-            self._make_anew(partition, self._store.changelog_identity(partition) or "", why)
+            reason = f"the row at position {message.position} isn't the one that it took there"
+            self._reset(partition, self._store.changelog_identity(partition) or "", reason)
             raise _TableReset
 
-    def _take(self, messages: Sequence[Message]) -> None:
+    def _write(self, messages: Sequence[Message]) -> None:
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)
-        for partition, found in by_partition.items():
-            self._check_last(found[0])
-            rows = [(message.key, message.value) for message in found if message.key is not None]
-            self._store.write(
-                partition, rows, [message.position for message in found if message.key is not None]
-            )
+        for partition, in_order in by_partition.items():
+            self._check_last_row(in_order[0])
+            rows: list[Row] = []
+            positions: list[int] = []
+            for message in in_order:
+                if message.key is not None:
+                    rows.append((message.key, message.value))
+                    positions.append(message.position)
+            self._store.write(partition, rows, positions)

@@ -1,4 +1,4 @@
-"""What one question at a time has of Kafka: clients of its own, kept for the next one."""
+"""The Kafka clients of questions: each question has its own, and the next one takes them over."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.errors import KafkaFailed, MirrorlogError
-from mirrorlog.ports.clock import Clock
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.catalog import Catalog
-from mirrorlog.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class QueryClients:
-    """One thread's at a time: neither a catalog nor a client is made for two."""
+    """What one question asks of Kafka. One thread uses it at a time: nothing in it is thread-safe.
+
+    open_reader: opens a reader, which the caller closes.
+    close:       closes the catalog and the admin client.
+    """
 
     catalog: Catalog
     admin: TopicAdmin
@@ -26,50 +27,34 @@ class QueryClients:
 
 
 class ClientPool:
-    """As many as there are questions at a time; none before the first."""
+    """Makes clients when all others are in use, and keeps those that are free.
+
+    There are never more than questions that ran at the same time.
+    """
 
     def __init__(self, make: Callable[[], QueryClients]) -> None:
         self._make = make
         self._free: SimpleQueue[QueryClients] = SimpleQueue()
 
     @contextmanager
-    def desk(self) -> Iterator[QueryClients]:
-        """A desk for one thread; one at which Kafka failed isn't used again."""
+    def borrow(self) -> Iterator[QueryClients]:
+        """Lend clients to the calling thread. They are closed, not kept, after a KafkaFailed."""
         try:
-            desk = self._free.get_nowait()
+            clients = self._free.get_nowait()
         except Empty:
-            desk = self._make()
+            clients = self._make()
         try:
-            yield desk
+            yield clients
         except KafkaFailed:
-            desk.close()
+            clients.close()
             raise
         except BaseException:
-            self._free.put(desk)
+            self._free.put(clients)
             raise
-        self._free.put(desk)
+        self._free.put(clients)
 
     def close(self) -> None:
-        """Closes those that nobody uses."""
+        """Close the clients that no thread uses."""
         with suppress(Empty):
             while True:
                 self._free.get_nowait().close()
-
-
-def kafka_query_clients(settings: Settings, clock: Clock, patience_s: float) -> QueryClients:
-    """Clients of the settings' cluster."""
-    client = settings.kafka_client()
-    admin = KafkaAdmin(client, patience_s)
-    try:
-        catalog = Catalog(
-            KafkaReader(client, patience_s), admin, settings.topics, clock, patience_s
-        )
-    except MirrorlogError:
-        admin.close()
-        raise
-
-    def close() -> None:
-        catalog.close()
-        admin.close()
-
-    return QueryClients(catalog, admin, lambda: KafkaReader(client, patience_s), close)

@@ -1,4 +1,4 @@
-"""Errors as JSON objects, and the token."""
+"""Errors as JSON objects, and the token that guards /v1."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import logging
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from mirrorlog.changed.http import (
-    status_of,
-)
+from mirrorlog.changed.http import status_of
 from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed
 from mirrorlog.streams.web.responses import encode_json, json_response
 
@@ -19,41 +17,48 @@ log = logging.getLogger("mirrorlog.node.http")
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error is an object as on the command line, and none of them reaches the node."""
+    """Answer every error with the object that the command line prints under --json.
+
+    No error of a request reaches the node: an unknown one is logged and answered with status 500.
+    """
     headers = {}
     try:
         return await handler(request)
-    except web.HTTPException as error:
-        status = error.status
-        told: MirrorlogError = BadUse(
-            f"{request.method} {request.path[:200]}: {error.reason}", next="See /docs."
+    except web.HTTPException as http_error:
+        status = http_error.status
+        error: MirrorlogError = BadUse(
+            f"{request.method} {request.path[:200]}: {http_error.reason}", next="See /docs."
         )
-        headers = {name: value for name, value in error.headers.items() if name == "Allow"}
-    except MirrorlogError as error:
-        status, told = status_of(error), error
-    except Exception as error:
+        headers = {name: value for name, value in http_error.headers.items() if name == "Allow"}
+    except MirrorlogError as known_error:
+        status, error = status_of(known_error), known_error
+    except Exception as unknown_error:
         log.exception("a request failed")
         status = 500
-        told = MirrorlogError(
-            f"the node met an error that it doesn't know: {type(error).__name__}",
+        error = MirrorlogError(
+            f"the node met an error that it doesn't know: {type(unknown_error).__name__}",
             next="See its log.",
         )
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(encode_json(told.as_message()), headers, status)
+    return json_response(encode_json(error.as_message()), headers, status)
 
 
 def token_required(token: str) -> Middleware:
+    """Return the middleware that asks for `token` under /v1; for nothing if `token` is empty.
+
+    Probes and the description stay open: they tell nothing of volumes.
+    """
+
     @web.middleware
-    async def allowed(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """What is known of volumes is for those who have the token; probes and the description are for all."""
+    async def check_token(request: web.Request, handler: Handler) -> web.StreamResponse:
         if token and request.path.startswith("/v1/"):
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            authorization = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
                 raise NotAllowed(
                     "the request doesn't carry the node's token",
                     next="Send Authorization: Bearer TOKEN.",
                 )
         return await handler(request)
 
-    return allowed
+    return check_token

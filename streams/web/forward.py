@@ -1,7 +1,8 @@
-"""A request passed on to the worker that has the volume.
+"""Passes a request on to the worker that has the volume's partition.
 
-Passed on and not redirected: curl doesn't follow by itself, curl and requests drop the token on their way to another
-port, and a worker's address may mean nothing outside its network.
+The request is passed on and not redirected: curl doesn't follow a redirect by itself, curl and
+requests drop the token on the way to another port, and a worker's address may mean nothing outside
+its network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mirrorlog.changed.http import FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.errors import NodeUnavailable
 
 log = logging.getLogger("mirrorlog.node.http")
-_AT_ONCE: Final = 32
+_MAX_FORWARDED: Final = 32
 _CHUNK_BYTES: Final = 1 << 16
 _CONNECT_S: Final = 2.0
 _PASSED_BACK: Final = (
@@ -34,12 +35,15 @@ _PASSED_BACK: Final = (
 
 
 class RequestForwarder:
-    """One hop, marked in a header: the worker that gets it never passes it on again. silence_s: for how long the other
-    may say nothing, and the client take nothing."""
+    """Passes requests on, each by one hop: a header marks it, and the worker that gets it never
+    passes it on again. An asynchronous context manager, which holds the connections.
+
+    silence_s: how long the other worker may send nothing, and the client read nothing.
+    """
 
     def __init__(self, silence_s: float) -> None:
         self._silence_s = silence_s
-        self._at_once = 0
+        self._forwarded = 0
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -58,32 +62,35 @@ class RequestForwarder:
         assert self._session is not None
         await self._session.close()
 
-    async def forward(self, request: web.Request, owner: str) -> web.StreamResponse:
-        """The answer of the worker at `owner`, as it comes."""
+    async def forward(self, request: web.Request, owner_url: str) -> web.StreamResponse:
+        """Answer with what the worker at `owner_url` answers, as it arrives.
+
+        NodeUnavailable if that worker doesn't answer, or if too many requests are passed on.
+        """
         assert self._session is not None
-        if self._at_once >= _AT_ONCE:
+        if self._forwarded >= _MAX_FORWARDED:
             raise NodeUnavailable(
-                f"{_AT_ONCE} requests are being passed on", next="Ask again in a moment."
+                f"{_MAX_FORWARDED} requests are being passed on", next="Ask again in a moment."
             )
         headers = {FORWARDED_HEADER: "1"}
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]
-        url = URL(owner.rstrip("/") + request.raw_path, encoded=True)
-        self._at_once += 1
+        url = URL(owner_url.rstrip("/") + request.raw_path, encoded=True)
+        self._forwarded += 1
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as theirs:
                 return await self._pass_back(request, theirs)
         except (ClientError, TimeoutError) as error:
             raise NodeUnavailable(
                 f"the worker that has the partition doesn't answer: {type(error).__name__}",
-                where=owner,
+                where=owner_url,
                 next="Ask again in a moment: another takes its partitions over.",
             ) from error
         finally:
-            self._at_once -= 1
+            self._forwarded -= 1
 
     async def _pass_back(self, request: web.Request, theirs: ClientResponse) -> web.StreamResponse:
-        """From the first byte on a break is told by breaking off too."""
+        """Copy the response to the client. If it breaks off, the client's connection does too."""
         kept = {name: theirs.headers[name] for name in _PASSED_BACK if name in theirs.headers}
         ours = web.StreamResponse(status=theirs.status, headers=kept)
         await ours.prepare(request)

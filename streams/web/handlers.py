@@ -1,4 +1,4 @@
-"""The node's HTTP: routes, what each answers, and how an error is told. docs/http.md is for its users."""
+"""What each route of the node's HTTP does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from typing import Final
 
 from aiohttp import web
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
-from mirrorlog.changed.http import (
-    FORWARDED_HEADER,
-)
+from mirrorlog.changed.http import FORWARDED_HEADER
 from mirrorlog.changed.query import QueryPorts, changed_blocks
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import NodeUnavailable, UnknownVolume
@@ -32,20 +31,28 @@ from mirrorlog.streams.web.request_parameters import (
 )
 from mirrorlog.streams.web.responses import (
     SLOW_CLIENT_S,
-    chunks_of,
+    changed_page,
     encode_json,
+    join_pieces,
     json_response,
-    page_body,
     stream_listing,
     volume_entry,
 )
 from mirrorlog.streams.web.table_logs import TableLogs
 from mirrorlog.topics import Topics
 
+_CACHED_RESULTS: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class HttpParts:
-    """What the pages stand on. open_view: of one partition's table, from any thread. token: none where it is empty."""
+    """What the handlers need.
+
+    open_view: opens a view of a partition's table, from any thread.
+    own_url:   the address that this worker tells its group.
+    token:     what requests under /v1 must carry; nothing if it is empty.
+    wait_s:    how long a question waits at most for the log to be complete.
+    """
 
     ownership: PartitionOwnership
     open_view: Callable[[int], TableView]
@@ -59,125 +66,145 @@ class HttpParts:
 
 
 class RequestHandlers:
+    """The handlers of all routes. They run on the event loop; what blocks runs in a query slot."""
+
     def __init__(self, parts: HttpParts) -> None:
         self._parts = parts
-        self._answers = PageCache(4, parts.clock)
+        self._cache = PageCache(_CACHED_RESULTS, parts.clock)
         self._forwarder = RequestForwarder(parts.wait_s + SLOW_CLIENT_S)
 
-    async def clients(self, _: web.Application) -> AsyncIterator[None]:
-        """Everything that a page opens is closed with the server."""
+    async def open_clients(self, _: web.Application) -> AsyncIterator[None]:
+        """Open what the handlers use, and close all of it with the server (aiohttp cleanup_ctx)."""
         async with self._forwarder:
             yield
         self._parts.query_threads.close()
         self._parts.client_pool.close()
 
     async def health(self, _: web.Request) -> web.Response:
-        """Whether the worker lives: it has its partitions, or has none to have, and isn't recovering."""
+        """Answer 200 while the worker has its place in the group, and 503 otherwise.
+
+        A worker without partitions is healthy, too. One that recovers or rebalances is not.
+        """
         ownership = self._parts.ownership
         status = "ok" if ownership.is_settled else "recovering"
         fields = {"schema_version": 1, "status": status, "partitions": ownership.partitions}
         return json_response(encode_json(fields), status=200 if ownership.is_settled else 503)
 
     async def openapi(self, _: web.Request) -> web.Response:
-        """The description of all of this."""
+        """Answer with the OpenAPI description of the node's HTTP."""
         return json_response(encode_json(openapi()))
 
     async def docs(self, _: web.Request) -> web.Response:
-        """The same for people; the page asks nobody but this node."""
+        """Answer with the description as a page for people. It loads nothing from elsewhere."""
         page_html = files("mirrorlog.streams.web").joinpath("docs.html").read_text("utf-8")
-        policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        policy = (
+            "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+            "script-src 'unsafe-inline'"
+        )
         return web.Response(
             text=page_html, content_type="text/html", headers={"Content-Security-Policy": policy}
         )
 
     async def volumes(self, request: web.Request) -> web.Response:
-        """The volumes of all partitions, by name."""
-        after, most = parse_volumes_query(request.query)
+        """Answer with a page of the volumes of all partitions, by name."""
+        after, limit = parse_volumes_query(request.query)
         ownership = self._parts.ownership
-        workers = dict(ownership.owners()) | dict.fromkeys(
-            ownership.partitions, self._parts.own_url
-        )
-        with self._parts.query_threads.place() as place:
-            return json_response(await place.run(partial(self._listed, after, most, workers)))
+        workers = ownership.owners() | dict.fromkeys(ownership.partitions, self._parts.own_url)
+        with self._parts.query_threads.slot() as slot:
+            return json_response(await slot.run(partial(self._volumes_page, after, limit, workers)))
 
-    def _listed(self, after: str, most: int, workers: Mapping[int, str]) -> bytes:
-        with self._parts.client_pool.desk() as desk:
-            desk.catalog.refresh()
-            found = [desk.catalog[name] for name in sorted(desk.catalog) if name > after][
-                : most + 1
-            ]
-        following = found[most - 1].volume if len(found) > most else None
-        entries = [volume_entry(volume, workers.get(volume.partition)) for volume in found[:most]]
-        return encode_json({"schema_version": 1, "volumes": entries, "next": following})
+    def _volumes_page(self, after: str, limit: int, workers: Mapping[int, str]) -> bytes:
+        with self._parts.client_pool.borrow() as clients:
+            clients.catalog.refresh()
+            names = [name for name in sorted(clients.catalog) if name > after]
+            volumes = [clients.catalog[name] for name in names[:limit]]
+        entries = [volume_entry(volume, workers.get(volume.partition)) for volume in volumes]
+        next_after = names[limit - 1] if len(names) > limit else None
+        return encode_json({"schema_version": 1, "volumes": entries, "next": next_after})
 
     async def changed(self, request: web.Request) -> web.StreamResponse:
-        """Answered here where the partition is here; passed on to the worker that has it where it isn't."""
+        """Answer which blocks changed.
+
+        The worker that has the volume's partition answers from its table. Every other worker passes
+        the request on to that one, once: a request that was passed on is never passed on again.
+        """
         parts = self._parts
-        question = parse_changed_query(request.query, parts.clock.now_us(), parts.wait_s)
-        with parts.query_threads.place() as place:
-            volume = await place.run(partial(self._volume, request.match_info["volume"]))
-            if in_term := parts.ownership.term(volume.partition):
-                answer = self._answers.find(volume, question.since, question.until)
-                if answer is None:
-                    answer = await place.run(
-                        partial(self._ask, volume.volume, question, place, in_term)
+        query = parse_changed_query(request.query, parts.clock.now_us(), parts.wait_s)
+        with parts.query_threads.slot() as slot:
+            volume = await slot.run(partial(self._volume, request.match_info["volume"]))
+            if check_owned := parts.ownership.check_for(volume.partition):
+                blocks = self._cache.get(volume, query.since, query.until)
+                if blocks is None:
+                    blocks = await slot.run(
+                        partial(self._query, volume.volume, query, slot, check_owned)
                     )
-                return await self._tell(request, question, answer, place)
-        owner = parts.ownership.owners().get(volume.partition)
-        if owner in (None, parts.own_url) or FORWARDED_HEADER in request.headers:
+                return await self._respond(request, query, blocks, slot)
+        owner_url = parts.ownership.owners().get(volume.partition)
+        if owner_url in (None, parts.own_url) or FORWARDED_HEADER in request.headers:
             raise NodeUnavailable(
                 "no worker answers for the partition at the moment: a rebalance or a recovery runs",
                 where=f"volume {volume.volume}, partition {volume.partition}",
                 next="Ask again in a moment.",
             )
-        assert owner is not None
-        return await self._forwarder.forward(request, owner)
+        assert owner_url is not None
+        return await self._forwarder.forward(request, owner_url)
 
     def _volume(self, name: str) -> Volume:
-        with self._parts.client_pool.desk() as desk:
-            desk.catalog.refresh()
-            volume = desk.catalog.get(name)
+        """Return the volume as it is described now. Runs in the slot's thread."""
+        with self._parts.client_pool.borrow() as clients:
+            clients.catalog.refresh()
+            volume = clients.catalog.get(name)
         if volume is None:
             raise UnknownVolume(
                 f"there is no volume '{name[:220]}'", next="GET /v1/volumes shows those there are."
             )
         return volume
 
-    def _ask(
-        self, name: str, question: ChangedQuery, place: QuerySlot, in_term: Callable[[], None]
+    def _query(
+        self, name: str, query: ChangedQuery, slot: QuerySlot, check_owned: Callable[[], None]
     ) -> ChangedBlocks:
-        """In a thread: the answer is proved as on the command line, and given up where the partition moves."""
+        """Find what changed, with the proof that the command line makes.
 
-        def go_on() -> None:
-            place.go_on()
-            in_term()
+        Runs in the slot's thread. Gives up if the client goes away (QueryCancelled) or the
+        partition moves (NodeUnavailable, from `check_owned`).
+        """
+
+        def checkpoint() -> None:
+            slot.checkpoint()
+            check_owned()
 
         parts = self._parts
-        logs = TableLogs(parts.open_view, parts.clock, go_on, place.pause)
-        with parts.client_pool.desk() as desk:
+        logs = TableLogs(parts.open_view, parts.clock, checkpoint, slot.pause)
+        with parts.client_pool.borrow() as clients:
             ports = QueryPorts(
-                desk.open_reader, desk.admin, desk.catalog, parts.topics, parts.clock, logs, go_on
+                clients.open_reader,
+                clients.admin,
+                clients.catalog,
+                parts.topics,
+                parts.clock,
+                logs,
+                checkpoint,
             )
-            return changed_blocks(name, question.since, question.until, ports, question.wait_s)
+            return changed_blocks(name, query.since, query.until, ports, query.wait_s)
 
-    async def _tell(
-        self, request: web.Request, question: ChangedQuery, answer: ChangedBlocks, place: QuerySlot
+    async def _respond(
+        self, request: web.Request, query: ChangedQuery, blocks: ChangedBlocks, slot: QuerySlot
     ) -> web.StreamResponse:
-        if not question.limit:
-            pieces = await place.run(partial(render, answer, question.format, question.offset))
-            return await stream_listing(
-                request, question, answer, chunks_of(pieces, place.go_on), place
-            )
-        following, body = await place.run(partial(page_body, answer, question))
-        if following is None:
+        """Answer with a page, or with the whole listing if the query has no limit."""
+        if not query.limit:
+            pieces = await slot.run(partial(render, blocks, query.format, query.offset))
+            chunks = join_pieces(pieces, slot.checkpoint)
+            return await stream_listing(request, query, blocks, chunks, slot)
+        next_offset, body = await slot.run(partial(changed_page, blocks, query))
+        if next_offset is None:
             return json_response(body)
-        self._answers.keep(answer)
-        further = {
-            "since": answer.since,
-            "until": answer.until,
-            "offset": following,
-            "limit": question.limit,
-        }
-        return json_response(
-            body, {"Link": f'<{request.rel_url.update_query(further)}>; rel="next"'}
-        )  # RFC 8288
+        self._cache.put(blocks)
+        next_url = request.rel_url.update_query(
+            {
+                "since": blocks.since,
+                "until": blocks.until,
+                "offset": next_offset,
+                "limit": query.limit,
+            }
+        )
+        return json_response(body, {"Link": f'<{next_url}>; rel="next"'})  # RFC 8288

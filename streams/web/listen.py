@@ -1,8 +1,10 @@
-"""Where the node listens: bound before it joins its group, because the group is told the address.
+"""The node's HTTP socket. It is bound before the worker joins its group, because the worker tells
+the group its address.
 
-A worker that comes back within its session is given the assignment that it had, address and all, and the others hear
-nothing of it (static membership, KIP-345). So the address belongs to its name in the group: with another one it is another
-member, and waits for the old one's session to end. A free port is remembered, and taken again.
+A worker that comes back within its session gets the assignment that it had, with its old address,
+and the other workers aren't told (static membership, KIP-345). So the address is part of the
+worker's name in the group: with another address it is another member, and waits until the old
+member's session has ended. To avoid that, a free port is remembered and bound again.
 """
 
 from __future__ import annotations
@@ -24,24 +26,27 @@ _BACKLOG: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """A socket that listens, and the address that others reach it by."""
+    """A socket that listens, and the URL at which other workers and people reach it."""
 
     socket: socket.socket
     url: str
 
 
-def group_instance_id(node_name: str, listening: HttpEndpoint | None) -> str:
-    """The worker's name in its group (group.instance.id): of its own and its address."""
-    return f"{node_name}-{zlib.crc32(listening.url.encode()):08x}" if listening else node_name
+def group_instance_id(node_name: str, endpoint: HttpEndpoint | None) -> str:
+    """Return the worker's name in its group: its own name, and a checksum of its address."""
+    return f"{node_name}-{zlib.crc32(endpoint.url.encode()):08x}" if endpoint else node_name
 
 
 def listen(
     address: str, token: str, advertised: str = "", remembered: Path | None = None
 ) -> HttpEndpoint | None:
-    """Binds `HOST:PORT` (port 0: a free one, the remembered one if it is still free); None where the address is `off`.
+    """Bind `address` and return the endpoint; None if `address` is "off".
 
-    advertised: the address to tell the group and people, where the bound one means nothing to them.
-    BadUse where it can't be bound, or where others could reach it and no token is set.
+    address:    HOST:PORT. Port 0 is a free one: the remembered one if it is still free.
+    advertised: the URL to tell the group and people, if the bound address means nothing to them.
+    remembered: the file that keeps the free port for the next start.
+
+    BadUse if the address can't be bound, or if other machines can reach it and `token` is empty.
     """
     if address == "off":
         return None
@@ -55,15 +60,15 @@ def listen(
         raise _bad(f"'{address[:60]}' is no address to listen at")
     host, port = match.group(1) or match.group(2), int(match.group(3))
     try:
-        family, _, _, _, place = socket.getaddrinfo(
+        family, _, _, _, socket_address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if not ipaddress.ip_address(place[0]).is_loopback and not token:
+        if not ipaddress.ip_address(socket_address[0]).is_loopback and not token:
             raise _bad(
                 f"{address} can be reached from other machines, and no token is set",
                 "Set node_http_token.",
             )
-        bound = _bind(family, str(place[0]), port, None if port else remembered)
+        bound = _bind(family, str(socket_address[0]), port, None if port else remembered)
     except OSError as error:
         raise _bad(f"the node can't listen at {address}: {error.strerror or error}") from error
     bound.setblocking(False)
@@ -80,21 +85,17 @@ def _bind(
             (host, int(remembered.read_text("ascii"))), family=family, backlog=_BACKLOG
         )
     bound = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
-    with suppress(OSError):  # a hint: without it the next start takes as long as a session
+    with suppress(OSError):  # only a hint: without it the next start may wait for a session
         remembered.write_text(str(bound.getsockname()[1]), "ascii")
     return bound
 
 
 def _url(bound: socket.socket) -> str:
-    found = ipaddress.ip_address(bound.getsockname()[0])
-    name = (
-        socket.getfqdn()
-        if found.is_unspecified
-        else f"[{found}]"
-        if found.version == 6
-        else str(found)
-    )
-    return f"http://{name}:{bound.getsockname()[1]}"
+    address = ipaddress.ip_address(bound.getsockname()[0])
+    host = f"[{address}]" if address.version == 6 else str(address)
+    if address.is_unspecified:
+        host = socket.getfqdn()
+    return f"http://{host}:{bound.getsockname()[1]}"
 
 
 def _bad(what: str, advice: str = "") -> BadUse:

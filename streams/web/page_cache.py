@@ -1,4 +1,5 @@
-"""PageCache that are kept for their next page: to fold anew for each page would cost the square of their number."""
+"""Results that are kept for their next page. To find a result again for each page would cost the
+square of the number of pages."""
 
 from __future__ import annotations
 
@@ -15,30 +16,36 @@ _Key: TypeAlias = tuple[str, str, int, int, int]
 
 
 class PageCache:
-    """The last few, for a minute. What a log says between two positions never changes: they can't be out of date."""
+    """The last `capacity` results, each for a minute after its last page.
 
-    def __init__(self, most: int, clock: Clock) -> None:
-        self._most, self._clock = most, clock
-        self._kept: OrderedDict[_Key, tuple[float, ChangedBlocks]] = OrderedDict()
+    A result can't be out of date: what the log says between two positions never changes.
+    """
 
-    def find(self, volume: Volume, since: Point, until: Point) -> ChangedBlocks | None:
-        """The answer between two positions, for the volume as it is described now."""
+    def __init__(self, capacity: int, clock: Clock) -> None:
+        self._capacity, self._clock = capacity, clock
+        self._results: OrderedDict[_Key, tuple[float, ChangedBlocks]] = OrderedDict()
+
+    def get(self, volume: Volume, since: Point, until: Point) -> ChangedBlocks | None:
+        """Return the result between two positions for the volume as it is described now.
+
+        None if it isn't kept, or if `since` or `until` is not a position.
+        """
         now_s = self._clock.monotonic_s()
-        for key in [key for key, (until_s, _) in self._kept.items() if until_s < now_s]:
-            del self._kept[key]
+        for key in [key for key, (until_s, _) in self._results.items() if until_s < now_s]:
+            del self._results[key]
         if not (isinstance(since, AtPosition) and isinstance(until, AtPosition)):
             return None
-        found = self._kept.get(_key(volume, since.position, until.position))
-        return None if found is None else found[1]
+        entry = self._results.get(_key(volume, since=since.position, until=until.position))
+        return None if entry is None else entry[1]
 
-    def keep(self, answer: ChangedBlocks) -> None:
-        """For the next page."""
-        key = _key(answer.volume, answer.since, answer.until)
-        self._kept[key] = (self._clock.monotonic_s() + _KEEP_S, answer)
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+    def put(self, blocks: ChangedBlocks) -> None:
+        """Keep the result for its next page."""
+        key = _key(blocks.volume, since=blocks.since, until=blocks.until)
+        self._results[key] = (self._clock.monotonic_s() + _KEEP_S, blocks)
+        self._results.move_to_end(key)
+        while len(self._results) > self._capacity:
+            self._results.popitem(last=False)
 
 
-def _key(volume: Volume, since: int, until: int) -> _Key:
+def _key(volume: Volume, *, since: int, until: int) -> _Key:
     return volume.volume, volume.generation, volume.size_bytes, since, until

@@ -1,4 +1,4 @@
-"""Of which partitions this worker may answer, and who has the others."""
+"""Which partitions this worker may answer for, and which worker has the others."""
 
 from __future__ import annotations
 
@@ -8,56 +8,64 @@ from mirrorlog.errors import NodeUnavailable
 
 
 class PartitionOwnership:
-    """The partitions that are this worker's own and of which its table is whole: from recovery until the next rebalance.
+    """The partitions that this worker owns and whose tables are complete.
 
-    A standby's copy is neither. Whoever reads a table asks again and again whether his term still holds: Faust can't open a
-    table again, when the partition comes back, before the last reader let go of it.
+    It owns them from the end of their recovery until the next rebalance begins. A standby's copy
+    may be incomplete, and belongs to no owner. Whoever reads a table must check again and again
+    that the partition is still owned: when the partition comes back, Faust can't open its table
+    before the last reader has released it.
 
-    owners: by partition, the address that its worker told the group (Faust's assignment carries it).
+    read_owners: returns the address of each partition's worker, as the group's assignment tells it.
     """
 
-    def __init__(self, owners: Callable[[], Mapping[int, str]] = dict) -> None:
-        self._owners = owners
+    def __init__(self, read_owners: Callable[[], Mapping[int, str]] = dict) -> None:
+        self._read_owners = read_owners
         self._partitions: frozenset[int] = frozenset()
-        self._term = 0
-        self._serves = False
+        self._epoch = 0
+        self._is_settled = False
 
-    def begin(self, partitions: Iterable[int]) -> None:
-        """Recovery is done: these partitions are this worker's."""
-        self._partitions, self._serves = frozenset(partitions), True
-        self._term += 1
+    def assign(self, partitions: Iterable[int]) -> None:
+        """Own these partitions from now on: their recovery is done."""
+        self._partitions, self._is_settled = frozenset(partitions), True
+        self._epoch += 1
 
-    def end(self) -> None:
-        """A rebalance begins."""
-        self._partitions, self._serves = frozenset(), False
-        self._term += 1
+    def revoke(self) -> None:
+        """Own nothing from now on: a rebalance begins."""
+        self._partitions, self._is_settled = frozenset(), False
+        self._epoch += 1
 
     @property
     def is_settled(self) -> bool:
         """Whether the worker is neither recovering nor in a rebalance."""
-        return self._serves
+        return self._is_settled
 
     @property
     def partitions(self) -> list[int]:
-        """Those that may be answered here."""
+        """The partitions that this worker may answer for, in order."""
         return sorted(self._partitions)
 
     def owners(self) -> dict[int, str]:
-        """By partition, the address of the worker that has it, as the group knows it; without those that don't listen."""
+        """Return the address of the worker that has each partition, as the group knows it.
+
+        Workers that don't answer over HTTP are left out.
+        """
         return {
-            number: url
-            for number, url in self._owners().items()
+            partition: url
+            for partition, url in self._read_owners().items()
             if url.startswith(("http://", "https://"))
         }
 
-    def term(self, partition: int) -> Callable[[], None] | None:
-        """A check that raises NodeUnavailable once the partition may have moved; None where it isn't answered here."""
+    def check_for(self, partition: int) -> Callable[[], None] | None:
+        """Return a check that raises NodeUnavailable once the partition may have moved.
+
+        None if this worker doesn't own the partition. The check may be called from any thread.
+        """
         if partition not in self._partitions:
             return None
-        began = self._term
+        epoch = self._epoch
 
         def check() -> None:
-            if self._term != began:
+            if self._epoch != epoch:
                 raise NodeUnavailable(
                     "the partition is being moved to another worker",
                     where=f"partition {partition}",

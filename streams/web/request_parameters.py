@@ -1,4 +1,4 @@
-"""A request's parameters, read strictly: what isn't understood is refused, never passed over."""
+"""The parameters of a request, read strictly: an unknown or repeated one is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from mirrorlog.errors import BadUse
 from mirrorlog.units import parse_duration_s, parse_size
 
 MAX_PAGE_ENTRIES: Final = 10_000
-"""Entries on a page."""
+"""The most entries that a page may have."""
 _CHANGED: Final = ("since", "until", "format", "offset", "limit", "wait")
 _VOLUMES: Final = ("after", "limit")
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedQuery:
-    """What is asked of one volume. limit: entries of a page; 0 where the whole listing is to be streamed."""
+    """What a request asks of one volume.
+
+    offset: the byte of the volume that the listing begins with.
+    limit:  entries on a page; 0 streams the whole listing.
+    wait_s: how long to wait for the log to be complete through `until`.
+    """
 
     since: Point
     until: Point
@@ -31,14 +36,15 @@ class ChangedQuery:
     wait_s: float
 
 
-def parse_changed_query(
-    query: MultiMapping[str], now_us: int, wait_at_most_s: float
-) -> ChangedQuery:
-    """The parameters of `changed`; BadUse that names the one that is wrong."""
-    given = _once(query, _CHANGED)
+def parse_changed_query(query: MultiMapping[str], now_us: int, max_wait_s: float) -> ChangedQuery:
+    """Return the parameters of `changed`. BadUse names the one that is wrong.
+
+    now_us: microseconds since 1970, from which "2h ago" counts.
+    """
+    given = _single_values(query, _CHANGED)
     name = given.get("format", "json")
     check_format(name, FORMATS)
-    limit = _number(given, "limit", MAX_PAGE_ENTRIES if name in JSON_FORMATS else 0)
+    limit = _page_limit(given, MAX_PAGE_ENTRIES if name in JSON_FORMATS else 0)
     if limit and name not in JSON_FORMATS:
         raise BadUse(
             f"format '{name}' doesn't come in pages",
@@ -50,22 +56,20 @@ def parse_changed_query(
         format=name,
         offset=parse_size(given.get("offset", "0")),
         limit=limit,
-        wait_s=min(parse_duration_s(given["wait"]), wait_at_most_s)
-        if "wait" in given
-        else wait_at_most_s,
+        wait_s=min(parse_duration_s(given["wait"]), max_wait_s) if "wait" in given else max_wait_s,
     )
 
 
 def parse_volumes_query(query: MultiMapping[str]) -> tuple[str, int]:
-    """(the name after which the page begins, how many volumes at most)."""
-    given = _once(query, _VOLUMES)
-    limit = _number(given, "limit", MAX_PAGE_ENTRIES)
+    """Return (the name after which the page begins, the most volumes on it)."""
+    given = _single_values(query, _VOLUMES)
+    limit = _page_limit(given, MAX_PAGE_ENTRIES)
     if not limit:
         raise BadUse("limit can't be 0", next=f"Write 1 to {MAX_PAGE_ENTRIES}.")
     return given.get("after", ""), limit
 
 
-def _once(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
+def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
     for name in query:
         if name not in known:
             raise BadUse(
@@ -76,11 +80,11 @@ def _once(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
     return dict(query)
 
 
-def _number(given: dict[str, str], name: str, default: int) -> int:
-    text = given.get(name, str(default))
+def _page_limit(given: dict[str, str], default: int) -> int:
+    text = given.get("limit", str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_PAGE_ENTRIES):
         raise BadUse(
-            f"{name} can't be '{text[:40]}'",
+            f"limit can't be '{text[:40]}'",
             next=f"Write 1 to {MAX_PAGE_ENTRIES}, or 0 for all at once.",
         )
     return int(text)

@@ -13,27 +13,45 @@ from aiohttp import web
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import JSON_FORMATS, page
-from mirrorlog.changed.http import (
-    SINCE_HEADER,
-    UNTIL_HEADER,
-)
+from mirrorlog.changed.http import SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.changed.points import format_time
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.web.query_threads import QuerySlot
-from mirrorlog.streams.web.request_parameters import (
-    ChangedQuery,
-)
+from mirrorlog.streams.web.request_parameters import ChangedQuery
 
 log = logging.getLogger("mirrorlog.node.http")
-_CHUNK_CHARACTERS: Final = 1 << 16
+
 SLOW_CLIENT_S: Final = 60.0
-"""A client that takes nothing for that long is given up: it holds a place."""
+"""A client that reads nothing for this long is disconnected: it holds a query slot."""
+_CHUNK_CHARACTERS: Final = 1 << 16
 _RETRY_AFTER_S: Final = 1
 _NO_STORE: Final = {"Cache-Control": "no-store"}
-_MEDIA: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/json")
+_MEDIA_TYPES: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/json")
+
+
+def encode_json(fields: Mapping[str, Any]) -> bytes:
+    """Return the object as one line of JSON."""
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"
+
+
+def json_response(
+    body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
+) -> web.Response:
+    """Return the response for an encoded object; with Retry-After if the status is 503.
+
+    No cache may store it: the log goes on.
+    """
+    retry = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
+    return web.Response(
+        body=body,
+        status=status,
+        content_type="application/json",
+        headers={**_NO_STORE, **retry, **(headers or {})},
+    )
 
 
 def volume_entry(volume: Volume, worker: str | None) -> Mapping[str, Any]:
+    """Return what the list of volumes says about one. worker: its address, None if none answers."""
     return {
         "volume": volume.volume,
         "generation": volume.generation,
@@ -47,23 +65,23 @@ def volume_entry(volume: Volume, worker: str | None) -> Mapping[str, Any]:
     }
 
 
-def page_body(answer: ChangedBlocks, question: ChangedQuery) -> tuple[int | None, bytes]:
-    """(the byte that the next page begins with, the page)."""
-    found = page(answer, question.format, question.offset, question.limit)
-    piece = {
-        "format": question.format,
-        "offset": question.offset,
-        "listing": found.listing,
-        "next": found.next,
+def changed_page(blocks: ChangedBlocks, query: ChangedQuery) -> tuple[int | None, bytes]:
+    """Return (the byte that the next page begins with, None on the last; the encoded page)."""
+    listing_page = page(blocks, query.format, query.offset, query.limit)
+    listing = {
+        "format": query.format,
+        "offset": query.offset,
+        "listing": listing_page.listing,
+        "next": listing_page.next,
     }
-    return found.next, encode_json(_about(answer) | piece)
+    return listing_page.next, encode_json(_summary(blocks) | listing)
 
 
-def _about(answer: ChangedBlocks) -> dict[str, Any]:
-    volume = answer.volume
+def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
+    volume = blocks.volume
     first, last = (
-        None if at is None else format_time(at)
-        for at in (answer.first_write_at_us, answer.last_write_at_us)
+        None if at_us is None else format_time(at_us)
+        for at_us in (blocks.first_write_at_us, blocks.last_write_at_us)
     )
     return {
         "schema_version": 1,
@@ -71,31 +89,33 @@ def _about(answer: ChangedBlocks) -> dict[str, Any]:
         "generation": volume.generation,
         "size_bytes": volume.size_bytes,
         "block_size": volume.block_size,
-        "since": answer.since,
-        "until": answer.until,
-        "changed_blocks": len(answer.changed),
-        "hosts": list(answer.hosts),
+        "since": blocks.since,
+        "until": blocks.until,
+        "changed_blocks": len(blocks.changed),
+        "hosts": list(blocks.hosts),
         "first_write_at": first,
         "last_write_at": last,
-        "writes": answer.writes,
+        "writes": blocks.writes,
     }
 
 
 async def stream_listing(
     request: web.Request,
-    question: ChangedQuery,
-    answer: ChangedBlocks,
+    query: ChangedQuery,
+    blocks: ChangedBlocks,
     chunks: Iterator[str],
-    place: QuerySlot,
+    slot: QuerySlot,
 ) -> web.StreamResponse:
-    """As the command line prints it. Where it breaks off, the connection does too: a short listing is never a whole one."""
-    media = f"{_MEDIA.get(question.format, 'text/plain')}; charset=utf-8"
-    pinned = {SINCE_HEADER: str(answer.since), UNTIL_HEADER: str(answer.until)}
-    headers = {**_NO_STORE, **pinned, "Content-Type": media}
-    response = web.StreamResponse(headers=headers)
+    """Send the listing as the command line prints it. The chunks are made in the slot's thread.
+
+    If it breaks off, so does the connection: a client never takes a part for the whole.
+    """
+    media_type = f"{_MEDIA_TYPES.get(query.format, 'text/plain')}; charset=utf-8"
+    positions = {SINCE_HEADER: str(blocks.since), UNTIL_HEADER: str(blocks.until)}
+    response = web.StreamResponse(headers={**_NO_STORE, **positions, "Content-Type": media_type})
     await response.prepare(request)
     try:
-        while chunk := await place.run(partial(next, chunks, "")):
+        while chunk := await slot.run(partial(next, chunks, "")):
             async with asyncio.timeout(SLOW_CLIENT_S):
                 await response.write(chunk.encode())
         await response.write_eof()
@@ -109,27 +129,15 @@ async def stream_listing(
     return response
 
 
-def chunks_of(pieces: Iterator[str], go_on: Callable[[], None]) -> Iterator[str]:
+def join_pieces(pieces: Iterator[str], checkpoint: Callable[[], None]) -> Iterator[str]:
+    """Join the pieces of a listing to chunks worth sending. Calls `checkpoint` before each piece."""
     held: list[str] = []
     size = 0
     for piece in pieces:
-        go_on()
+        checkpoint()
         held.append(piece)
         size += len(piece)
         if size >= _CHUNK_CHARACTERS:
             yield "".join(held)
             held, size = [], 0
     yield "".join(held)
-
-
-def encode_json(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, allow_nan=False).encode() + b"\n"
-
-
-def json_response(
-    body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
-) -> web.Response:
-    """What is true now may not be in a moment: no cache keeps it."""
-    retry = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
-    told = {**_NO_STORE, **retry, **(headers or {})}
-    return web.Response(body=body, status=status, content_type="application/json", headers=told)

@@ -1,4 +1,4 @@
-"""A view of one partition's table in RocksDB."""
+"""A view of one partition's table in RocksDB. Implements TableView (table/local_store.py)."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from mirrorlog.errors import StateDamaged
 
 
 class RocksTableView:
-    """One iterator, sought again for each call: all that it shows is as of when it was made (RocksDB wiki, "Iterator").
+    """One iterator, which every call seeks again. All that it shows is as of the moment when it was
+    made (RocksDB wiki, "Iterator").
 
-    Not rocksdict's Snapshot: in 0.3.29 its iterators show what is written after it was made
-    (tests/contract/test_table_views.py). One thread uses a view; others may write meanwhile.
+    Not rocksdict's Snapshot: in 0.3.29 the iterators of a snapshot show what is written after it
+    was made (tests/contract/test_table_views.py). One thread uses a view; others may write
+    meanwhile.
     """
 
     def __init__(self, table: Rdict) -> None:
         self._rows: RdictIter | None = table.iter()
 
     def get(self, key: bytes) -> bytes | None:
-        """The row's value."""
+        """Return the value of the row with this key, None if the view has no such row."""
         rows = self._seek(key)
         return bytes(rows.value()) if rows.valid() and rows.key() == key else None
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Every row whose key begins so."""
+        """Yield every row whose key begins with `prefix`, in the order of keys."""
         rows = self._seek(prefix)
         while rows.valid() and (key := bytes(rows.key())).startswith(prefix):
             yield key, bytes(rows.value())
             rows.next()
-        _check(rows)
+        _raise_read_error(rows)
 
     def _seek(self, key: bytes) -> RdictIter:
         assert self._rows is not None
         self._rows.seek(key)
-        _check(self._rows)
+        _raise_read_error(self._rows)
         return self._rows
 
     def close(self) -> None:
-        """Lets go of the table: RocksDB's lock on its folder lasts as long as anybody holds it."""
+        """Release the table: RocksDB keeps its folder locked while anybody holds it."""
         self._rows = None
 
 
-def _check(rows: RdictIter) -> None:
-    """An error looks like the end of the rows until it is asked for."""
+def _raise_read_error(rows: RdictIter) -> None:
+    """Raise StateDamaged if the iterator met an error: without this it looks like the last row."""
     try:
         rows.status()
     except Exception as error:
         raise StateDamaged(
             f"the node's table can't be read: {error}",
-            next="Stop the node, remove its table and start it again: the table is read anew from the changelog.",
+            next="Stop the node, remove its table and start it again: the table is then rebuilt "
+            "from the changelog.",
         ) from error

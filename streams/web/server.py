@@ -1,4 +1,4 @@
-"""The node's HTTP: its routes. docs/http.md is for its users."""
+"""The routes of the node's HTTP. docs/http.md describes them for their users."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from mirrorlog.streams.web.handlers import HttpParts, RequestHandlers
 
 
 def build_http_app(parts: HttpParts) -> web.Application:
-    """The application, not listening yet."""
-    pages = RequestHandlers(parts)
+    """Return the application, which doesn't listen yet."""
+    handlers = RequestHandlers(parts)
     app = web.Application(
         middlewares=[errors_as_json, token_required(parts.token)], client_max_size=1 << 10
     )
     for path, handler in {
-        "/healthz": pages.health,
-        "/openapi.json": pages.openapi,
-        "/docs": pages.docs,
-        "/v1/volumes": pages.volumes,
-        "/v1/volumes/{volume}/changed": pages.changed,
+        "/healthz": handlers.health,
+        "/openapi.json": handlers.openapi,
+        "/docs": handlers.docs,
+        "/v1/volumes": handlers.volumes,
+        "/v1/volumes/{volume}/changed": handlers.changed,
     }.items():
         app.router.add_get(path, handler, allow_head=False)
-    app.cleanup_ctx.append(pages.clients)
+    app.cleanup_ctx.append(handlers.open_clients)
     return app

@@ -1,4 +1,4 @@
-"""The log of one volume, read from this worker's own table: no topic is read."""
+"""The log of one volume, read from this worker's own table. No topic is read."""
 
 from __future__ import annotations
 
@@ -21,70 +21,91 @@ from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, wat
 from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.node")
-_LOOK_AGAIN_S: Final = 0.05
+_RETRY_S: Final = 0.05
 
 
 class TableLogs:
-    """open_view: of the partition, from any thread. go_on, pause: as QueryPorts.go_on; pause waits that many seconds."""
+    """Reads logs for a question (the port mirrorlog.changed.logs.VolumeLogs).
+
+    open_view:  opens a view of a partition's table, from any thread.
+    checkpoint: called between two steps of little work. It may rest, or raise to give the question
+                up.
+    pause:      waits for so many seconds; raises as `checkpoint`.
+    """
 
     def __init__(
         self,
         open_view: Callable[[int], TableView],
         clock: Clock,
-        go_on: Callable[[], None],
+        checkpoint: Callable[[], None],
         pause: Callable[[float], None],
     ) -> None:
-        self._open_view, self._clock, self._go_on, self._pause = open_view, clock, go_on, pause
+        self._open_view, self._clock = open_view, clock
+        self._checkpoint, self._pause = checkpoint, pause
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
-        """Waits for the watermark; then everything comes from the view that showed it."""
+        """Return the volume's log once it is complete through position `needed`.
+
+        All of it comes from the view that showed the watermark. KafkaFailed if the log isn't
+        complete within `patience_s`.
+        """
         until_s = self._clock.monotonic_s() + patience_s
         while True:
-            self._go_on()
+            self._checkpoint()
             view = self._open_view(volume.partition)
             try:
-                mark = view.get(watermark_key(volume.partition))
-                complete_through = BEFORE_FIRST if mark is None else decode(mark, Watermark).through
+                watermark = view.get(watermark_key(volume.partition))
+                complete_through = (
+                    BEFORE_FIRST if watermark is None else decode(watermark, Watermark).through
+                )
                 if max(complete_through, volume.origin_position) >= needed:
-                    return _TableLogView(view, volume, complete_through, self._go_on)
+                    return _TableLogView(view, volume, complete_through, self._checkpoint)
             except BaseException:
                 view.close()
                 raise
             view.close()
             if self._clock.monotonic_s() > until_s:
                 raise incomplete(volume, needed, complete_through, patience_s)
-            self._pause(_LOOK_AGAIN_S)
+            self._pause(_RETRY_S)
 
 
 class _TableLogView:
-    """Only what the records say beside their bitmaps is held: a volume's records together may be larger than memory."""
+    """A volume's log in one view of the table (LogView).
+
+    `log` holds the records without their bitmaps: all of a volume's bitmaps together may be larger
+    than memory.
+    """
 
     def __init__(
-        self, view: TableView, volume: Volume, complete_through: int, go_on: Callable[[], None]
+        self,
+        view: TableView,
+        volume: Volume,
+        complete_through: int,
+        checkpoint: Callable[[], None],
     ) -> None:
         self._view, self.complete_through, self.log = view, complete_through, VolumeLog()
         if head := view.get(head_key(volume.volume)):
             self.log.add_head(decode(head, VolumeHead))
         for _, value in view.scan(record_prefix(volume.volume)):
-            go_on()
+            checkpoint()
             try:
                 record = decode(value, LogRecord)
             except BadInput as error:
-                log.error(
-                    "a log record in the table is damaged: %s", error
-                )  # a hole: that is found, and said
+                # It leaves a hole in the log, which the question finds and reports.
+                log.error("a log record in the table is damaged: %s", error)
                 continue
             if record.through > volume.origin_position:
                 self.log.add(replace(record, changed=BitMap64(), zeroed=BitMap64()))
 
     def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Read again, with their bitmaps."""
-        found = []
+        """Read the parts of one record of `log` again, with their bitmaps."""
+        parts = []
         for part in record:
             value = self._view.get(record_key(part))
-            assert value is not None  # the view had it
-            found.append(decode(value, LogRecord))
-        return found
+            assert value is not None  # the view never loses a row
+            parts.append(decode(value, LogRecord))
+        return parts
 
     def close(self) -> None:
+        """Release the table."""
         self._view.close()

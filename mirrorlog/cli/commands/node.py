@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -33,9 +32,7 @@ def node(
     holds. If the log can't be written, the worker stops; started again, it continues from there.
     """
     call = invocation(context)
-    # `import faust` reads sys.argv: nothing may be left in it, and faust is imported here only.
-    sys.argv = sys.argv[:1]
-    from mirrorlog.streams.faust_worker.worker import run_node
+    from mirrorlog.streams import run_node
 
     logging.getLogger("stamina").setLevel(logging.WARNING)  # the node logs when it holds back
 
@@ -52,4 +49,4 @@ def node(
     settings = (
         call.settings if http is None else call.settings.model_copy(update={"node_http": http})
     )
-    run_node(settings, print_ready, print_failure)
+    run_node(settings, on_ready=print_ready, on_failure=print_failure)

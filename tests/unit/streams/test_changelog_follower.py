@@ -8,11 +8,8 @@ from contextlib import suppress
 
 import pytest
 from deadlines import DEADLINE_S
-from notation import volume
 
-from mirrorlog.errors import OutOfRetention
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
@@ -140,35 +137,3 @@ def test_a_standby_follows_until_it_is_told_to_stop() -> None:
 
     asyncio.run(test())
     assert world.table() == "b2 c3"
-
-
-# first kept, committed, the log is complete through | where the volume's history begins | the partition begins at
-BEGINNINGS = """
-0  0 -1 | -1 | 0
-0  5  4 | -1 | 5
-0  5  8 | -1 | 5
-0  5  2 | -1 | 3
-2  5  1 | -1 | 2
-3  5  1 | -1 | lost
-3  5  1 |  2 | 3
-3  3 -1 |  2 | 3
-3  3 -1 |  1 | lost
-"""
-
-
-@pytest.mark.parametrize("case", BEGINNINGS.strip().splitlines())
-def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_committed(
-    case: str,
-) -> None:
-    given, origin, expected = (part.strip() for part in case.split("|"))
-    first, committed, through = (int(each) for each in given.split())
-    volumes = [
-        volume(origin_position=int(origin)),
-        volume("other", origin_position=-1, partition=1),
-    ]
-    start = PartitionBounds(first, 9, committed)
-    if expected == "lost":
-        with pytest.raises(OutOfRetention, match="lost for the volumes v"):
-            plan_start_position("t", 0, start, through, volumes)
-    else:
-        assert plan_start_position("t", 0, start, through, volumes) == int(expected)

@@ -18,7 +18,7 @@ from mirrorlog.streams.faust_worker.partition_loops import (
 from mirrorlog.streams.fold.batch import EventBatch
 
 
-class Work:
+class Processor:
     """Records what it is given; waits where `hold` says so, fails where `error` does."""
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class Work:
 
 class World:
     def __init__(self, **pace: Any) -> None:
-        self.work, self.fetch_budget, self.aborted_by = Work(), FetchBudget(100), []
+        self.work, self.fetch_budget, self.aborted_by = Processor(), FetchBudget(100), []
         self.acknowledged: list[int] = []
-        pace = {"flush_s": 0.0, "commands": 10, "size_bytes": 1000} | pace
+        pace = {"age_s": 0.0, "commands": 10, "size_bytes": 1000} | pace
         self.loops = PartitionLoops(
             self.work, self.fetch_budget, FlushLimits(**pace), self.aborted_by.append
         )
@@ -69,7 +69,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_batches_of_a_partition_are_joined_recorded_and_only_then_acknowledged() -> None:
     async def test() -> None:
-        world = World(flush_s=60.0, commands=4)
+        world = World(age_s=60.0, commands=4)
         world.loops.start([0])
         world.put(0, 1, 2)
         world.put(0, 3, 4)
@@ -131,7 +131,7 @@ def test_a_loop_that_is_ended_when_a_batch_comes_ends(turns: int) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert world.work.recorded == []
-        assert world.fetch_budget._held_bytes == 0
+        assert world.fetch_budget._used_bytes == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(test)
@@ -139,7 +139,7 @@ def test_a_loop_that_is_ended_when_a_batch_comes_ends(turns: int) -> None:
 
 def test_the_backlog_is_counted_down_when_loops_end_in_the_middle() -> None:
     async def test() -> None:
-        world = World(flush_s=60.0)
+        world = World(age_s=60.0)
         world.loops.start([0, 1, 2])
         world.work.hold = {2}
         world.put(0, 1, size_bytes=60)  # taken, waiting for more
@@ -148,10 +148,10 @@ def test_the_backlog_is_counted_down_when_loops_end_in_the_middle() -> None:
         await asyncio.sleep(0)
         world.put(1, 1, size_bytes=5)
         world.put(1, 2, size_bytes=5)  # still in the queue
-        assert not world.fetch_budget.room.is_set()
+        assert not world.fetch_budget.has_room.is_set()
         world.loops.stop()
-        await world.until(lambda: world.fetch_budget._held_bytes == 0)
-        assert world.fetch_budget.room.is_set()
+        await world.until(lambda: world.fetch_budget._used_bytes == 0)
+        assert world.fetch_budget.has_room.is_set()
         assert world.acknowledged == []
 
     run(test)

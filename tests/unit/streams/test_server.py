@@ -190,7 +190,7 @@ def test_any_worker_answers_for_any_volume() -> None:
 
     async def test() -> None:
         has, hasnt = Worker(log), Worker(log, has=[], view=forbidden)
-        hasnt.ownership.begin([1])
+        hasnt.ownership.assign([1])
         async with listening(has, hasnt):
             for path in (
                 "/v1/volumes/v/changed?limit=2",
@@ -259,13 +259,13 @@ def test_a_rebalance_ends_a_question_and_the_table_is_let_go() -> None:
         class Moving(MemoryView):
             def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
                 opened.append(self)
-                worker.ownership.end()
+                worker.ownership.revoke()
                 return super().scan(prefix)
 
         worker = Worker(log, view=Moving)
         async with listening(worker):
             assert "is being moved" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
-            worker.ownership.begin([0])
+            worker.ownership.assign([0])
         assert opened[0]._rows is None
 
     run(test)

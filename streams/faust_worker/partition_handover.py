@@ -1,0 +1,77 @@
+"""What the node does when its group gives partitions to this worker or takes them away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.streams.compaction.compactor import LogCompactor
+from mirrorlog.streams.faust_worker.partition_loops import AbortProcess, PartitionLoops
+from mirrorlog.streams.faust_worker.source_topic import SourceTopic
+from mirrorlog.streams.faust_worker.start_positions import plan_start_position
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.table.log_table import LogTable
+
+log = logging.getLogger("mirrorlog.node")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionHandover:
+    """Starts and stops the work on partitions. Call it from the event loop.
+
+    on_ready: called with the worker's partitions each time that the work on them has started.
+    """
+
+    table: LogTable
+    gate: CommitGate
+    loops: PartitionLoops
+    compactor: LogCompactor
+    source: SourceTopic
+    catalog: Catalog
+    abort: AbortProcess
+    on_ready: Callable[[Sequence[int]], None]
+
+    def release(self, partitions: Collection[int]) -> None:
+        """Forget everything about partitions that are being assigned or revoked."""
+        self.loops.stop(partitions)
+        self.gate.revoke(partitions)
+        self.compactor.revoke(partitions)
+
+    def stop(self) -> None:
+        """Stop all work. Call it before the producer stops: a flush would fail without it."""
+        self.loops.stop()
+
+    async def start(self, partitions: Sequence[int]) -> None:
+        """Start the work on the worker's partitions, once their tables are recovered.
+
+        Aborts the process if a start position can't be found (OutOfRetention, KafkaFailed).
+        """
+        try:
+            # The previous worker of a partition may have changed the descriptions of its volumes.
+            await asyncio.to_thread(self.catalog.refresh)
+            for partition in partitions:
+                await self._open_gate(partition)
+        except Exception as error:  # noqa: BLE001
+            self.abort(error)
+        self.loops.start(partitions)
+        self.on_ready(partitions)
+
+    async def _open_gate(self, partition: int) -> None:
+        bounds = await asyncio.to_thread(self.source.bounds, partition)
+        through = self.table.complete_through(partition)
+        position = plan_start_position(
+            self.gate.topic, partition, bounds, through, self.catalog.values()
+        )
+        if bounds.committed is not None and position < bounds.committed:
+            log.warning(
+                "partition %d: the log ends at position %d, before the %d that was committed: "
+                "the commands from %d on are folded again",
+                partition,
+                through,
+                bounds.committed,
+                position,
+            )
+        self.gate.assign(partition, position)

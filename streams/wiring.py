@@ -1,0 +1,314 @@
+"""The one place that puts a node together: settings become parts, and the parts become a worker.
+
+`import faust` reads sys.argv and the environment. So whatever names Faust is imported inside
+`run_node` and `build_node`, and importing this module does not import Faust.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.errors import MirrorlogError, exit_code_of
+from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.settings import Settings
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
+from mirrorlog.streams.faust_worker.partition_handover import PartitionHandover
+from mirrorlog.streams.faust_worker.partition_loops import (
+    AbortProcess,
+    FetchBudget,
+    FlushLimits,
+    PartitionLoops,
+)
+from mirrorlog.streams.faust_worker.source_topic import SourceTopic
+from mirrorlog.streams.faust_worker.start_positions import plan_first_commits
+from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
+from mirrorlog.streams.table.log_table import LogTable
+from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
+from mirrorlog.streams.web.handlers import HttpParts
+from mirrorlog.streams.web.listen import HttpEndpoint, listen
+from mirrorlog.streams.web.partition_ownership import PartitionOwnership
+from mirrorlog.streams.web.query_threads import QueryThreads
+from mirrorlog.streams.web.server import build_http_app
+
+if TYPE_CHECKING:
+    from mirrorlog.streams.faust_worker.app import FaustApp
+    from mirrorlog.streams.faust_worker.faust_store import FaustStore
+
+log = logging.getLogger("mirrorlog.node")
+
+OnReady: TypeAlias = Callable[[str | None, Sequence[int]], None]
+"""Takes the worker's HTTP address (None without HTTP) and the partitions that it works on."""
+OnFailure: TypeAlias = Callable[[BaseException], None]
+"""Takes the error for which the process is about to end."""
+
+_QUERY_PATIENCE_S: Final = 5.0
+"""How long a question over HTTP waits for a broker that is away. The client asks again."""
+
+
+def _log_ready(url: str | None, partitions: Sequence[int]) -> None:
+    log.info("the node is ready at %s with partitions %s", url, list(partitions))
+
+
+def _log_failure(error: BaseException) -> None:
+    log.critical("the node stops: %s", error)
+
+
+def run_node(
+    settings: Settings, *, on_ready: OnReady = _log_ready, on_failure: OnFailure = _log_failure
+) -> None:
+    """Run one worker of the node in this process until SIGTERM or SIGINT, then return.
+
+        from mirrorlog.settings import load_settings
+        from mirrorlog.streams import run_node
+
+        run_node(load_settings(overrides={"bootstrap_servers": "localhost:9092"}))
+
+    Call it from the main thread, once in a process: it runs an event loop of its own and handles
+    these signals. It reads nothing from the command line.
+
+    on_ready:   called after each rebalance, once the worker folds commands.
+    on_failure: called before an error ends the process.
+
+    MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
+    can't be used, KafkaFailed, OutOfRetention. An error after that **ends the process** with the
+    exit code of the error, without any clean-up: a stop in good order would acknowledge commands
+    that the log does not hold (invariant 2).
+    """
+    endpoint = _open_endpoint(settings)
+    admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
+    source = _source_topic(settings, admin)
+    bounds = source.all_bounds()
+    if first_commits := plan_first_commits(settings.topics.commands, bounds):
+        source.commit(first_commits)
+    with _bare_command_line():
+        from mirrorlog.streams.faust_worker.kafka_options import unsupported_settings
+        from mirrorlog.streams.faust_worker.worker import run_worker
+    for name in unsupported_settings(settings.kafka):
+        log.warning(
+            "the node's Kafka client doesn't know the setting %s: hosts and sites honour it, "
+            "the node doesn't",
+            name,
+        )
+    ports = NodePorts(
+        catalog=_read_catalog(settings, admin),
+        changelog=_changelog_source(settings, admin),
+        source=source,
+        open_reports=partial(_open_reports, settings, admin),
+        clock=SystemClock(),
+        abort=partial(_abort_process, on_failure),
+        on_ready=partial(on_ready, endpoint.url if endpoint else None),
+        endpoint=endpoint,
+    )
+    run_worker(build_node(settings.model_copy(update={"partitions": len(bounds)}), ports))
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """What a node needs from outside.
+
+    open_reports: opens the reports of all sites, when the compactor first needs them.
+    endpoint:     where the worker answers over HTTP; None if it doesn't.
+    """
+
+    catalog: Catalog
+    changelog: ChangelogSource
+    source: SourceTopic
+    open_reports: Callable[[], SiteReports]
+    clock: Clock
+    abort: AbortProcess
+    on_ready: Callable[[Sequence[int]], None]
+    endpoint: HttpEndpoint | None = None
+
+
+def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
+    """Return the Faust app of a node, not started.
+
+    settings: `partitions` is the number that the commands topic really has.
+    """
+    with _bare_command_line():
+        from mirrorlog.streams.faust_worker.acknowledged_sends import send_all
+        from mirrorlog.streams.faust_worker.app import connect_signals, install_agent, make_app
+        from mirrorlog.streams.faust_worker.faust_recovery import follow_changelog
+        from mirrorlog.streams.faust_worker.faust_store import FaustStore
+    topics = settings.topics
+    gate = CommitGate(topics.commands)
+    fetch_budget = FetchBudget(settings.node_backlog_bytes)
+    app = make_app(settings, group_name(settings), ports.endpoint, gate, fetch_budget)
+    store = FaustStore(app, topics.changelog, {"block_cache_size": settings.node_block_cache_bytes})
+    follow_changelog(app, ChangelogFollower(store, ports.changelog), ports.abort)
+
+    async def send(messages: Sequence[Outgoing]) -> list[int]:
+        return await send_all(app.producer, messages, settings.patience_s)
+
+    table = LogTable(send, store, topics, gate)
+    compactor = LogCompactor(
+        table, ports.catalog, ports.open_reports, ports.clock, _compaction_settings(settings)
+    )
+    folder = BatchFolder(
+        table,
+        gate,
+        ports.catalog,
+        ports.source.committed,
+        ports.source.gap_reason,
+        ports.clock,
+        settings.node_record_max_bytes,
+        compactor,
+    )
+    limits = FlushLimits(
+        settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
+    )
+    loops = PartitionLoops(folder, fetch_budget, limits, ports.abort)
+    handover = PartitionHandover(
+        table=table,
+        gate=gate,
+        loops=loops,
+        compactor=compactor,
+        source=ports.source,
+        catalog=ports.catalog,
+        abort=ports.abort,
+        on_ready=ports.on_ready,
+    )
+    connect_signals(app, store, topics.commands, handover)
+    install_agent(app, topics.commands, loops, ports.abort)
+    if ports.endpoint:
+        _install_http(app, settings, ports.endpoint, store, ports.clock)
+    return app
+
+
+def _install_http(
+    app: FaustApp, settings: Settings, endpoint: HttpEndpoint, store: FaustStore, clock: Clock
+) -> None:
+    """Make the HTTP server a part of the worker: it starts and stops with it."""
+    from mirrorlog.streams.faust_worker.http_service import (
+        HttpService,
+        follow_ownership,
+        open_table_view,
+        worker_urls,
+    )
+
+    ownership = PartitionOwnership(partial(worker_urls, app, store))
+    follow_ownership(app, store, ownership, settings.topics.commands)
+    parts = HttpParts(
+        ownership=ownership,
+        open_view=partial(open_table_view, store),
+        client_pool=ClientPool(partial(_open_query_clients, settings, clock)),
+        query_threads=QueryThreads(settings.node_http_queries),
+        topics=settings.topics,
+        clock=clock,
+        own_url=endpoint.url,
+        token=settings.node_http_token,
+        wait_s=settings.node_http_wait_s,
+    )
+    app.add_dependency(HttpService(build_http_app(parts), endpoint))
+
+
+def group_name(settings: Settings) -> str:
+    """Return the node's consumer group. The app has the same id, and so has its state folder."""
+    return f"{settings.topic_prefix}node"
+
+
+def _open_endpoint(settings: Settings) -> HttpEndpoint | None:
+    """Bind the node's HTTP socket; None if the settings switch HTTP off."""
+    folder = settings.state_dir / settings.node_name
+    folder.mkdir(parents=True, exist_ok=True)
+    return listen(
+        settings.node_http,
+        settings.node_http_token,
+        settings.node_http_advertised,
+        folder / "http-port",
+    )
+
+
+def _source_topic(settings: Settings, admin: KafkaAdmin) -> SourceTopic:
+    return SourceTopic(
+        admin,
+        partial(KafkaReader, settings.kafka_client()),
+        topic=settings.topics.commands,
+        group=group_name(settings),
+    )
+
+
+def _read_catalog(settings: Settings, admin: KafkaAdmin) -> Catalog:
+    reader = KafkaReader(settings.kafka_client())
+    catalog = Catalog(reader, admin, settings.topics, SystemClock(), settings.patience_s)
+    catalog.refresh()
+    return catalog
+
+
+def _changelog_source(settings: Settings, admin: KafkaAdmin) -> ChangelogSource:
+    topic = settings.topics.changelog
+    return ChangelogSource(
+        topic,
+        partial(KafkaReader, settings.kafka_client()),
+        partial(admin.bounds, topic),
+        partial(admin.identity, topic),
+    )
+
+
+def _open_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
+    reader = KafkaReader(settings.kafka_client())
+    return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
+
+
+def _open_query_clients(settings: Settings, clock: Clock) -> QueryClients:
+    client = settings.kafka_client()
+    admin = KafkaAdmin(client, _QUERY_PATIENCE_S)
+    try:
+        reader = KafkaReader(client, _QUERY_PATIENCE_S)
+        catalog = Catalog(reader, admin, settings.topics, clock, _QUERY_PATIENCE_S)
+    except MirrorlogError:
+        admin.close()
+        raise
+
+    def close() -> None:
+        catalog.close()
+        admin.close()
+
+    return QueryClients(catalog, admin, partial(KafkaReader, client, _QUERY_PATIENCE_S), close)
+
+
+def _compaction_settings(settings: Settings) -> CompactionSettings:
+    return CompactionSettings(
+        settings.node_tiers_s,
+        settings.node_keep_s,
+        settings.node_keep_past_sites_after_s,
+        settings.node_record_max_bytes,
+    )
+
+
+def _abort_process(on_failure: OnFailure, error: BaseException) -> NoReturn:
+    """End the process at once with the exit code of `error`.
+
+    Not by sys.exit: a stop in good order would run Faust's acknowledgements, which stand in
+    `finally` blocks (invariant 2).
+    """
+    on_failure(error)
+    if not isinstance(error, MirrorlogError):
+        log.critical("the node met an error that it doesn't know", exc_info=error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(exit_code_of(error)))
+
+
+@contextmanager
+def _bare_command_line() -> Iterator[None]:
+    """Hide the program's arguments: `import faust` takes options of its own from sys.argv."""
+    arguments = sys.argv
+    sys.argv = arguments[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
