@@ -1,4 +1,7 @@
-"""The folder where a host keeps what must outlive it, and how a file in it is replaced whole."""
+"""The port to a state folder: the files where a host keeps what must outlive it.
+
+The adapters are producers/durable/disk_folder.py and simulation/memory_folder.py.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +9,70 @@ from typing import Protocol
 
 
 class StateFile(Protocol):
-    """A file open for writing. DeviceFailed where it can't be written."""
+    """A file open for reading and writing. DeviceFailed if it can't be read or written."""
 
     def pread(self, *, offset: int, length: int) -> bytes:
-        """Up to `length` bytes: fewer at the end of the file."""
+        """Return up to `length` bytes from byte `offset` on; fewer at the end of the file."""
         ...
 
     def pwrite(self, offset: int, data: bytes) -> None:
-        """Writes all of `data`; durable after the next sync()."""
+        """Write all of `data` at byte `offset`. It is durable after the next sync()."""
         ...
 
     def sync(self) -> None:
-        """What was written, and the file's size, are durable when it returns."""
+        """Make what was written durable, and the file's size."""
         ...
 
     def close(self) -> None:
-        """Lets go of the file, without a sync(). Closing twice is harmless."""
+        """Close the file without a sync(). Closing twice is harmless."""
         ...
 
 
 class StateFolder(Protocol):
-    """Files by name in one folder. DeviceFailed where they can't be read or written."""
+    """One folder of files, by name. DeviceFailed if it can't be read or written."""
 
     def lock(self) -> None:
-        """Keeps every other process off the folder until close(). BadUse where one is there already."""
+        """Lock the folder against other processes until close(). BadUse if one has locked it."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The whole file; None where there is none."""
+        """Return the whole content of the file; None if there is no such file."""
         ...
 
     def names(self) -> list[str]:
-        """The names of the files there are."""
+        """Return the names of all files."""
         ...
 
     def create(self, name: str) -> StateFile:
-        """A new empty file; one of that name is emptied."""
+        """Create an empty file, or empty the one of that name."""
         ...
 
     def remove(self, name: str) -> None:
-        """There is no such file any more; durable after the next sync(). Harmless where there was none."""
+        """Remove the file, durably after the next sync(). Harmless if there is no such file."""
         ...
 
     def rename(self, old: str, new: str) -> None:
-        """`new` is the file that was `old`, at once for all who look; durable after the next sync()."""
+        """Rename `old` to `new`, atomically; durable after the next sync()."""
         ...
 
     def sync(self) -> None:
-        """The names are durable."""
+        """Make the names of the files durable."""
         ...
 
     def close(self) -> None:
-        """Gives up the lock."""
+        """Unlock the folder."""
         ...
 
 
 def replace_file(folder: StateFolder, name: str, content: bytes) -> StateFile:
-    """Makes `content` the file `name`, wholly or not at all whatever happens meanwhile; it stays open.
+    """Replace the file `name` by one with `content`; return it open.
 
-    1. Write it under another name.
-    2. Make it durable.
-    3. Give it its name.
-    4. Make the name durable.
+    Whatever happens meanwhile, the file is either the old one or the new one:
+
+    1. The content is written under another name.
+    2. It is made durable.
+    3. The file gets its name.
+    4. The name is made durable.
     """
     file = folder.create(f"{name}.new")
     try:

@@ -1,4 +1,4 @@
-"""A state folder in memory that loses what wasn't synced, as a machine does when its power goes."""
+"""A state folder in memory that loses what wasn't synced, as a machine does at a power cut."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from mirrorlog.ports.folders import StateFile
 
 SECTOR_BYTES: Final = 512
 
-Names = dict[str, "_File"]
+Names = dict[str, "_FileContent"]
 
 
 @dataclass(slots=True, eq=False)
-class _File:
+class _FileContent:
+    """What a file holds now, what of it is durable, and the writes (offset, data) since a sync."""
+
     now: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     unsynced: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 class MemoryFolder:
-    """StateFolder in memory. `hook` is called before each operation with its name; what it raises, that raises.
+    """A StateFolder in memory, with crashes and faults.
 
-    full: asked for the name of a file that is made or grows; where it says yes, the disk is full (ENOSPC).
+    hook: called before each operation, with its name. The operation raises what it raises.
+    full: called with the name of a file that is created or grows. If it returns True, the disk is
+        full (ENOSPC).
     """
 
     def __init__(self) -> None:
@@ -40,13 +44,16 @@ class MemoryFolder:
         self._crashes = 0
 
     def kill(self) -> None:
-        """The process ends: the kernel keeps everything but the lock."""
+        """Let the process end as by kill -9: the kernel keeps everything but the lock."""
         self._locked = False
         self._crashes += 1
 
     def crash(self, keep: Random | None = None) -> None:
-        """Power off, power on. With `keep` each sector that wasn't synced survives or not, and of the changes of names
-        the first few do."""
+        """Let the power fail and return. What wasn't synced is lost.
+
+        keep: decides, for each sector that wasn't synced, whether it survives, and how many of the
+            unsynced changes of names do, from the first on.
+        """
         self.kill()
         if keep is not None and self._unsynced:
             self._durable = ([self._durable, *self._unsynced])[keep.randint(0, len(self._unsynced))]
@@ -61,12 +68,17 @@ class MemoryFolder:
         self._unsynced.clear()
 
     def damage(self, name: str, change: Callable[[bytes], bytes | None]) -> None:
-        """What is on the disk changes by itself; None: the file is gone. Does nothing where there is no such file."""
+        """Change what the disk holds of the file. Harmless if there is no such file.
+
+        change: returns the new content from the old one; None removes the file.
+        """
         file = self._now.pop(name, None)
         self._durable.pop(name, None)
         content = None if file is None else change(bytes(file.now))
         if content is not None:
-            self._now[name] = self._durable[name] = _File(bytearray(content), bytearray(content))
+            self._now[name] = self._durable[name] = _FileContent(
+                bytearray(content), bytearray(content)
+            )
 
     def lock(self) -> None:
         self.hook("lock")
@@ -88,13 +100,13 @@ class MemoryFolder:
     def create(self, name: str) -> StateFile:
         self.hook("create")
         self.check_room(name)
-        file = _File()
+        file = _FileContent()
         self._renamed({**self._now, name: file})
         return _MemoryFile(self, name, file, self._crashes)
 
     def remove(self, name: str) -> None:
         self.hook("remove")
-        self._renamed({each: file for each, file in self._now.items() if each != name})
+        self._renamed({other: file for other, file in self._now.items() if other != name})
 
     def rename(self, old: str, new: str) -> None:
         self.hook("rename")
@@ -111,7 +123,7 @@ class MemoryFolder:
         self._locked = False
 
     def check_room(self, name: str) -> None:
-        """DeviceFailed where the disk is full for that file."""
+        """Raise DeviceFailed if `full` says that the disk is full for the file."""
         if self.full(name):
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise DeviceFailed(
@@ -119,7 +131,7 @@ class MemoryFolder:
             ) from cause
 
     def alive(self, crashes: int) -> bool:
-        """Whether no crash has happened since there were `crashes`."""
+        """Whether no crash has happened since there had been `crashes` of them."""
         return crashes == self._crashes
 
     def _renamed(self, names: Names) -> None:
@@ -128,7 +140,9 @@ class MemoryFolder:
 
 
 class _MemoryFile:
-    def __init__(self, folder: MemoryFolder, name: str, file: _File, crashes: int) -> None:
+    """A StateFile of a MemoryFolder. After a crash of the folder no operation succeeds."""
+
+    def __init__(self, folder: MemoryFolder, name: str, file: _FileContent, crashes: int) -> None:
         self._folder: Final = folder
         self._name: Final = name
         self._file: Final = file

@@ -1,15 +1,20 @@
-"""The activity log's bytes, and what a log left behind says.
+"""The file format of the activity log, and what the log of a dead session says.
 
-A file of 512-byte slots: a header, then one slot for each time that something had to be durable, then slots of zeros.
-Each slot fills one sector, which a disk writes whole or not at all, and each is made durable before the next is written:
-a power cut can't tear one, so every slot that fails its checksum is damage.
+The file is an array of 512-byte slots: a header, then one slot for each call of ActivityLog.append
+(several if its entries don't fit in one), then slots of zeros. Each slot fills one sector, which a
+disk writes whole or not at all, and is durable before the next one is written. A power cut can't
+tear a slot, so a slot that fails its checksum is damage.
 
-    header   magic 8s, version u16, slot bytes u16, slots u32, region bytes u64, session (UUID)   … CRC-32
-    slot     sequence u64 (from 1, without gaps), session (UUID), bytes of entries u16, entries   … CRC-32
-    entry    operation u8, bytes of the name u8, the volume's name, then as the operation has it
-             a session (UUID: OPENED, LOST), a region number (u64: HOT, COOL), two record numbers (u64 each: SPOOL) or nothing
+    header   magic 8s, version u16, slot bytes u16, slots u32, region bytes u64, session (UUID),
+             padding, CRC-32
+    slot     sequence u64 (from 1, without gaps), session (UUID), length of the entries u16,
+             entries, padding, CRC-32
+    entry    operation u8, length of the name u8, the volume's name, then by operation:
+             OPENED, LOST: a session (UUID); HOT, COOL: a region number u64;
+             SPOOL: two record numbers u64; others: nothing
 
-All little-endian; CRC-32 (zlib) over the 508 bytes before it. Version 1 had the operations up to LOST; it is read as well.
+All integers are little-endian. Each CRC-32 (zlib) covers the 508 bytes before it. Version 1 had the
+operations up to LOST; this version reads it, too.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ _BLANK: Final = bytes(SLOT_BYTES)
 
 
 class ActivityOp(IntEnum):
-    """What an entry says. The numbers are on disk: they never change their meaning."""
+    """What an entry says. The numbers are on disk: their meanings never change."""
 
     SETTLED = 1  # all is published: no region is hot, no session is open; the log covers the volume
     OPENED = 2  # the session may have published commands for the volume
@@ -53,7 +58,10 @@ class ActivityOp(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ActivityEntry:
-    """One change of the log's state."""
+    """One change of the log's state. Which fields count depends on `op`.
+
+    records: (first, last) of the spool records; none if first > last.
+    """
 
     op: ActivityOp
     volume: str = ""
@@ -64,7 +72,7 @@ class ActivityEntry:
 
 @dataclass(slots=True)
 class VolumeActivity:
-    """What the log says of one volume.
+    """What the activity log says of one volume.
 
     covered: everything that this host did to the volume before `sessions` and `regions` is
         published. A volume that isn't covered is dirty as a whole.
@@ -81,21 +89,23 @@ class VolumeActivity:
     spooled: bool = False
 
     @property
-    def is_owed(self) -> bool:
-        """Whether something of the volume may not be published."""
-        return bool(self.sessions or self.regions or self.whole_volume or self.spooled)
+    def is_settled(self) -> bool:
+        """Whether everything is published, and no session is open."""
+        return not (self.sessions or self.regions or self.whole_volume or self.spooled)
 
     @property
     def is_whole_volume_dirty(self) -> bool:
-        """Whether no region says enough."""
+        """Whether all of the volume may hold unpublished writes, whatever `regions` says."""
         return self.whole_volume or not self.covered
 
 
 @dataclass(slots=True)
 class ActivityState:
-    """What all entries together say. Writing and reading a log both come here, so they can't disagree.
+    """What all entries of a log together say. Both the writer and the reader of a log use it.
 
-    spool: (first, last) of the records that regions may have cooled on account of; none where the first is above the last.
+    lost: the sessions whose log was damaged.
+    spool: (first, last) of the records that the spool must hold, because regions that they name
+        may be cool; none if first > last.
     """
 
     volumes: dict[str, VolumeActivity] = field(default_factory=dict)
@@ -103,7 +113,7 @@ class ActivityState:
     spool: tuple[int, int] = (1, 0)
 
     def apply(self, entry: ActivityEntry) -> None:
-        """Take one entry."""
+        """Change the state as `entry` says."""
         if entry.op is ActivityOp.LOST:
             self.lost.add(entry.session)
             return
@@ -129,7 +139,7 @@ class ActivityState:
                 volume.spooled = True
 
     def entries(self) -> Iterator[ActivityEntry]:
-        """Entries that say all of it anew."""
+        """Yield entries that lead from an empty state to this one."""
         yield from (
             ActivityEntry(ActivityOp.LOST, session=session) for session in sorted(self.lost)
         )
@@ -160,11 +170,12 @@ class ActivityState:
 
 @dataclass(frozen=True, slots=True)
 class PreviousLog:
-    """What the previous session's log says.
+    """What the log of the session before says.
 
-    found:   there was a log. Where there was none, nothing is covered.
-    session: its session; None where that can't be told.
-    damaged: what it may have named can't be told: every volume is dirty as a whole, also one that `state` doesn't name.
+    found: there was a log. If there was none, no volume is covered.
+    session: the session that wrote it; None if that can't be told.
+    damaged: nobody knows what the log named. Every volume is dirty as a whole, also one that
+        `state` doesn't name.
     """
 
     found: bool
@@ -175,8 +186,10 @@ class PreviousLog:
 
     @property
     def volumes(self) -> frozenset[str]:
-        """The volumes for which something is owed: after a clean close there is none."""
-        return frozenset(name for name, volume in self.state.volumes.items() if volume.is_owed)
+        """The volumes that aren't settled. After a clean close there is none."""
+        return frozenset(
+            name for name, activity in self.state.volumes.items() if not activity.is_settled
+        )
 
     @property
     def whole(self) -> frozenset[str]:
@@ -187,18 +200,21 @@ class PreviousLog:
 
     @property
     def regions(self) -> Mapping[str, frozenset[int]]:
-        """The dirty regions, by volume."""
+        """The numbers of the hot regions, by volume; volumes without one are left out."""
         return {
-            name: frozenset(volume.regions)
-            for name, volume in self.state.volumes.items()
-            if volume.regions
+            name: frozenset(activity.regions)
+            for name, activity in self.state.volumes.items()
+            if activity.regions
         }
 
 
 def pack_log(
     state: ActivityState, session: str, region_bytes: int, slots: int
 ) -> tuple[bytes, int]:
-    """(a whole file that says `state`, how many of its slots that takes); `slots` is made larger where it must be."""
+    """Return (the content of a file that says `state`, the number of slots used).
+
+    The file has `slots` slots, or twice as many as are used if that is more.
+    """
     used = list(pack_slots(state.entries(), session, 1))
     slots = max(slots, 2 * len(used))
     header = _HEADER.pack(MAGIC, VERSION, SLOT_BYTES, slots, region_bytes, UUID(session).bytes)
@@ -206,7 +222,7 @@ def pack_log(
 
 
 def pack_slots(entries: Iterable[ActivityEntry], session: str, sequence: int) -> Iterator[bytes]:
-    """The entries in as few slots as they fit in, in order, numbered from `sequence`."""
+    """Yield slots with the entries in order, numbered from `sequence`: as few as hold them."""
     payload = b""
     for entry in entries:
         packed = _pack_entry(entry)
@@ -219,7 +235,10 @@ def pack_slots(entries: Iterable[ActivityEntry], session: str, sequence: int) ->
 
 
 def read_log(data: bytes | None) -> PreviousLog:
-    """What the file says; where any byte of it is in doubt, `damaged` and all that can still be told."""
+    """Return what a file with this content says; None is a file that doesn't exist.
+
+    If any byte is invalid, the result is `damaged`, and its state names what can still be read.
+    """
     if data is None:
         return PreviousLog(
             found=False, session=None, region_bytes=0, damaged=False, state=ActivityState()
@@ -245,7 +264,10 @@ class _Slot:
 
 
 def _salvaged(data: bytes) -> PreviousLog:
-    """Whatever is still whole, wherever it stands: which volumes are named, and by which sessions. Nothing is covered."""
+    """Return the volumes and sessions that any valid slot of a damaged log names.
+
+    No volume is covered.
+    """
     state = ActivityState()
     session: str | None = None
     for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
@@ -271,7 +293,10 @@ def _salvaged(data: bytes) -> PreviousLog:
 
 
 def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
-    """(session, region bytes). ValueError where it isn't sound, or, for a whole file, the file's size isn't what it says."""
+    """Return (session, region bytes) of the header. ValueError if it isn't valid.
+
+    whole: `data` is the whole file, whose size must be what the header says.
+    """
     body = _unsealed(data[:SLOT_BYTES])
     magic, version, slot_bytes, slots, region_bytes, session = _HEADER.unpack_from(body)
     if (magic, slot_bytes) != (MAGIC, SLOT_BYTES) or version not in _READABLE or region_bytes <= 0:
@@ -282,17 +307,21 @@ def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
 
 
 def _used_slots(data: bytes) -> Iterator[_Slot]:
-    """The slots up to the first of zeros. ValueError for one that isn't sound, and for anything behind the zeros."""
+    """Yield the slots up to the first one of zeros.
+
+    ValueError for a slot that isn't valid, and for anything but zeros behind the first of zeros.
+    """
     for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
         slot = data[start : start + SLOT_BYTES]
         if slot == _BLANK:
             if data.count(0, start) != len(data) - start:
-                raise ValueError("there is something behind the end")
+                raise ValueError("there is data behind the end")
             return
         yield _read_slot(slot)
 
 
 def _read_slot(slot: bytes) -> _Slot:
+    """Return the slot's content. ValueError if it isn't valid."""
     body = _unsealed(slot)
     sequence, session, length = _SLOT.unpack_from(body)
     payload = body[_SLOT.size : _SLOT.size + length]
@@ -302,11 +331,13 @@ def _read_slot(slot: bytes) -> _Slot:
 
 
 def _sealed(body: bytes) -> bytes:
+    """Return `body` as a slot: padded, with its checksum."""
     padded = body.ljust(SLOT_BYTES - _CRC.size, b"\0")
     return padded + _CRC.pack(zlib.crc32(padded))
 
 
 def _unsealed(slot: bytes) -> bytes:
+    """Return a slot without its checksum. ValueError if the checksum is wrong."""
     body = slot[: SLOT_BYTES - _CRC.size]
     if len(slot) != SLOT_BYTES or _CRC.pack(zlib.crc32(body)) != slot[len(body) :]:
         raise ValueError("the checksum is wrong")
@@ -326,7 +357,7 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
 
 
 def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
-    """ValueError where the bytes aren't entries (an operation of a later version, for one)."""
+    """Yield the entries. ValueError for other bytes, such as an operation of a later version."""
     at = 0
     try:
         while at < len(payload):

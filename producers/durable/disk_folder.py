@@ -1,4 +1,4 @@
-"""The folder of this machine where a host keeps what must outlive it."""
+"""The state folder of a host on this machine's file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirrorlog.ports.folders import StateFile
 
 
 class DiskFolder:
-    """StateFolder that is a folder of this machine; it is made where it isn't there."""
+    """A StateFolder at `path`. lock() creates the folder if it doesn't exist."""
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
@@ -22,7 +22,7 @@ class DiskFolder:
 
     @property
     def lock_fd(self) -> int:
-        """What holds the lock: a child process that inherits it holds it too."""
+        """The descriptor that holds the lock. A child process that inherits it holds it, too."""
         return self._lock_fd
 
     def lock(self) -> None:
@@ -60,6 +60,8 @@ class DiskFolder:
 
 
 class _DiskFile:
+    """A StateFile at `path`, created empty."""
+
     def __init__(self, path: Path) -> None:
         self._path: Final = path
         with _named("creating", path):
@@ -82,17 +84,19 @@ class _DiskFile:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what matters was synced
+            with suppress(OSError):  # sync() has made durable what must be
                 os.close(fd)
 
 
 @contextmanager
 def _named(doing: str, path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as DeviceFailed; `doing` and `path` say what failed."""
     try:
         yield
     except OSError as error:
         raise DeviceFailed(
             f"{doing} failed for the host's state: {error.strerror or error}",
             where=str(path),
-            next="Look at the file system there (space, permissions, kernel log), then start the host again.",
+            next="Look at the file system there (space, permissions, kernel log), then start the "
+            "host again.",
         ) from error

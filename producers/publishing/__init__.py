@@ -1,0 +1,8 @@
+"""Publishing: tracking commands on their way to Kafka, until they are acknowledged.
+
+In reading order:
+
+- outbox.py: builds the commands, and has their way as numbered steps.
+- publish_queue.py: keeps their order; the client gets them, or the spool if the client is full.
+- confirmations.py: which commands the node has recorded (`host_confirm = "recorded"`).
+"""

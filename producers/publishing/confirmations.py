@@ -148,7 +148,7 @@ class Confirmations:
         )
 
     def handle(self, messages: Sequence[Message]) -> list[CommandStatus]:
-        """Confirm the commands of these statuses; return the refusals of this session's commands."""
+        """Confirm the commands of these statuses; return those that refuse a command."""
         refused: list[CommandStatus] = []
         for message in messages:
             for status in self._statuses(message):

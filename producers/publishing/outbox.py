@@ -71,8 +71,8 @@ class Outbox:
 
     A caller that closes a batch holds `lock` from then until send() or offer() returns. Otherwise a
     batch that was closed earlier could be published behind a later one, and would be missing below
-    a position that says that it is there (invariant 8). `lock` is reentrant, because a publisher may
-    run callbacks while it publishes; they run with the lock held.
+    a position that says that it is there (invariant 8). `lock` is reentrant, because a publisher
+    may run callbacks while it publishes; they run with the lock held.
 
     A command is acknowledged when all in-sync replicas have it; with `confirmations`, when the node
     has recorded it.
@@ -405,7 +405,7 @@ class Outbox:
 
     @contextmanager
     def _keeping_refusals(self) -> Iterator[None]:
-        """Raise as check() does; keep a KafkaFailed of the block: a broker's refusal is for good."""
+        """Call check(). Remember a KafkaFailed of the block: a broker refuses for good."""
         self.check()
         try:
             yield

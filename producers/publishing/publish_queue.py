@@ -1,4 +1,4 @@
-"""The queue between a session and Kafka: its head is with the Kafka client, the rest in the spool."""
+"""The queue between a session and Kafka: the client holds its head, the spool the rest."""
 
 from __future__ import annotations
 

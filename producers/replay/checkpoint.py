@@ -1,4 +1,4 @@
-"""How far a replay has come: a small file, replaced whole."""
+"""The checkpoint of a replay: a small file in the state folder, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The first `next_request` requests of `trace` are on the primaries, durably; `writes` of them were writes."""
+    """How far a replay of `trace` has come.
+
+    The requests before number `next_request` are durable on the primaries. `writes` of them were
+    writes, of `bytes_written` bytes in all.
+    """
 
     trace: str
     next_request: int = 0
@@ -24,9 +28,10 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: StateFolder, name: str, trace: str) -> Checkpoint:
-    """The checkpoint in the file; the beginning where there is none.
+    """Return the checkpoint in the file `name`; the beginning of `trace` if there is no file.
 
-    StateDamaged where it fails its checksum or has an unknown version, BadUse where it is of another trace.
+    StateDamaged if the file fails its checksum or has an unknown version; BadUse if it belongs to
+    another trace.
     """
     data = folder.read(name)
     if data is None:
@@ -35,24 +40,24 @@ def load_checkpoint(folder: StateFolder, name: str, trace: str) -> Checkpoint:
         outer = json.loads(data)
         if outer["version"] != VERSION or outer["crc32"] != _checksum(outer["checkpoint"]):
             raise ValueError("version or checksum")
-        found = Checkpoint(**outer["checkpoint"])
+        checkpoint = Checkpoint(**outer["checkpoint"])
     except (ValueError, TypeError, KeyError) as error:
         raise StateDamaged(
             "the checkpoint of a replay is damaged, or of an unknown version",
             where=name,
-            next="Remove it: the replay begins anew, and ends with the same volumes.",
+            next="Remove it. The replay then starts from the beginning, with the same result.",
         ) from error
-    if found.trace != trace:
+    if checkpoint.trace != trace:
         raise BadUse(
-            f"the checkpoint is of the trace {found.trace}, not of {trace}",
+            f"the checkpoint belongs to the trace {checkpoint.trace}, not to {trace}",
             where=name,
-            next="Go on with that trace, or use another state folder.",
+            next="Continue that trace, or use another state folder.",
         )
-    return found
+    return checkpoint
 
 
 def save_checkpoint(folder: StateFolder, name: str, checkpoint: Checkpoint) -> None:
-    """Replaces the file, durably."""
+    """Durably replace the file `name` by one with `checkpoint`."""
     fields = asdict(checkpoint)
     content = {"version": VERSION, "crc32": _checksum(fields), "checkpoint": fields}
     replace_file(folder, name, json.dumps(content).encode()).close()

@@ -1,8 +1,9 @@
-"""Contents made up for a replay: every version of every sector of every volume can be told apart.
+"""Generated contents for a replay, because a trace holds no payload.
 
-A trace holds no payload. The unit is a sector of 512 bytes: 64 words, each the XOR of a fixed word and of one number that
-is made of (volume, sector, version) and mixed by SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014). The lowest bit
-of every byte is set, so that nothing made here reads as a hole.
+Every version of every sector of every volume differs from all others. A sector has 512 bytes: 64
+words, each of them the XOR of a fixed word and of a number that is made of (volume, sector, version)
+and mixed by SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014). The lowest bit of every byte
+is set, so that no byte reads as a hole.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ SECTOR_BYTES: Final = 512
 
 _WORD: Final = np.dtype("<u8")
 _MASK: Final = (1 << 64) - 1
-_VERSION_STEP: Final = (
-    0xD1342543DE82EF95  # odd, like the next: 64-bit multipliers of Steele and Vigna
-)
+# Both steps are odd: 64-bit multipliers of Steele and Vigna.
+_VERSION_STEP: Final = 0xD1342543DE82EF95
 _SECTOR_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _LOW_BITS: Final = np.uint64(0x0101010101010101)
 _SHIFTS: Final = (np.uint64(30), np.uint64(27), np.uint64(31))
 _FACTORS: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def fill(volume: str, offset: int, length: int, version: int) -> bytes:
-    """`length` bytes of `volume` from byte `offset` on as version `version` (0 to 2^64 - 1) has them.
+def fill(volume: str, *, offset: int, length: int, version: int) -> bytes:
+    """Return `length` bytes of version `version` of `volume`, from byte `offset` on.
 
-    A part of a range has the same bytes as the range has there.
+    A part of a range has the same bytes as the whole range has there. version: 0 to 2^64 - 1.
     """
     first, end = offset // SECTOR_BYTES, -(-(offset + length) // SECTOR_BYTES)
     seeds = np.arange(first, end, dtype=_WORD)
@@ -44,7 +44,7 @@ def fill(volume: str, offset: int, length: int, version: int) -> bytes:
 
 
 def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser, a bijection, in place."""
+    """Apply SplitMix64's finaliser, a bijection, to `words` in place; return `words`."""
     words ^= words >> _SHIFTS[0]
     words *= _FACTORS[0]
     words ^= words >> _SHIFTS[1]

@@ -21,12 +21,12 @@ CHECKPOINT_REQUESTS: Final = 16_384
 TICK_S: Final = 0.005
 PROGRESS_S: Final = 0.1
 _PIECE_BYTES: Final = 4 << 20
-"""Larger requests are written in pieces: bounds the contents in memory, whatever a trace asks for."""
+"""Larger writes are split, which bounds the memory for contents whatever a trace asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """How far it is, earlier runs included."""
+    """How far a replay has come, including earlier runs."""
 
     requests: int
     writes: int
@@ -35,8 +35,12 @@ class ReplayProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """writes, bytes_written: of the whole trace, earlier runs included. extents, commands, last_positions (by volume): what
-    this session published. finished: False where it was stopped before the end of the trace.
+    """What a replay did.
+
+    writes, bytes_written: of the whole trace, including earlier runs.
+    extents, commands: what this session published.
+    last_positions: by volume, the position of its last acknowledged command.
+    finished: False if the replay was stopped before the end of the trace.
     """
 
     writes: int
@@ -47,15 +51,24 @@ class ReplayResult:
     finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a replay goes, and how often it saves its checkpoint.
+
+    speed: 1.0 as recorded, 2.0 twice as fast; None as fast as possible.
+    checkpoint_requests: the number of requests between two checkpoints.
+    """
+
+    speed: float | None = None
+    checkpoint_requests: int = CHECKPOINT_REQUESTS
+
+
 class Replay:
-    """One trace, from its checkpoint to its end.
+    """Replays one trace from its checkpoint to its end.
 
-    The n-th write of the trace, from 1, has content version n. All requests after the checkpoint are done again, in the
-    same order and with the same contents, so the volumes end as those of a replay that nobody interrupted.
-
-    trace: what tells the trace from others. requests: all of it, from the beginning. volumes: open, by name. folder: where
-    the checkpoint is kept, the host's own. speed: None as fast as it can; 1.0 as recorded, 2.0 twice as fast.
-    stop: asked after each request.
+    The n-th write of the trace, counted from 1, writes version n of its contents (contents.py). All
+    requests after the checkpoint are repeated in the same order and with the same contents. So the
+    volumes end as those of a replay that was never interrupted.
     """
 
     def __init__(
@@ -67,18 +80,23 @@ class Replay:
         folder: StateFolder,
         clock: Clock,
         *,
-        speed: float | None = None,
-        checkpoint_requests: int = CHECKPOINT_REQUESTS,
+        pace: Pace = Pace(),
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Reads the checkpoint: StateDamaged or BadUse where it can't be used."""
+        """Read the checkpoint. StateDamaged or BadUse if it can't be used.
+
+        trace: tells the trace from others.
+        requests: the whole trace, from its beginning.
+        volumes: the open volumes, by name.
+        folder: the host's state folder, which keeps the checkpoint.
+        stop: called after each request; if it returns True the replay stops.
+        """
         self._host: Final = host
         self._requests: Final = requests
         self._volumes: Final = volumes
         self._folder: Final = folder
         self._clock: Final = clock
-        self._speed: Final = speed
-        self._checkpoint_requests: Final = checkpoint_requests
+        self._pace: Final = pace
         self._stop: Final = stop
         self._saved = load_checkpoint(folder, CHECKPOINT_NAME, trace)
         self._now: Checkpoint = self._saved
@@ -87,9 +105,12 @@ class Replay:
         self._began: tuple[float, int] | None = None
 
     def run(self, progress: Callable[[ReplayProgress], None] = lambda _: None) -> ReplayResult:
-        """Replays to the end, or until stop() says so; what was written is acknowledged when it returns.
+        """Replay to the end of the trace, or until stop() returns True.
 
-        The volumes stay open. Errors: those of TrackedVolume and of the requests' iterator; BadUse for a request to a
+        All writes are acknowledged when it returns. The volumes stay open.
+
+        progress: called every PROGRESS_S seconds, and at the end.
+        Errors: those of TrackedVolume and of the iterator of requests; BadUse for a request to a
         volume that isn't open.
         """
         index, writes, written = (
@@ -108,7 +129,7 @@ class Replay:
             self._now = replace(
                 self._saved, next_request=index, writes=writes, bytes_written=written
             )
-            if index - self._saved.next_request >= self._checkpoint_requests:
+            if index - self._saved.next_request >= self._pace.checkpoint_requests:
                 self._save()
             self._tick(progress)
             if stopped := self._stop():
@@ -122,6 +143,7 @@ class Replay:
         )
 
     def _perform(self, request: TracedRequest, version: int) -> None:
+        """Do the request on its volume. version: of the contents, if the request is a write."""
         volume = self._volumes.get(request.volume)
         if volume is None:
             raise BadUse(
@@ -133,8 +155,13 @@ class Replay:
         match request.kind:
             case RequestKind.WRITE:
                 for offset in range(request.offset, request.end, _PIECE_BYTES):
-                    length = min(_PIECE_BYTES, request.end - offset)
-                    volume.pwrite(fill(request.volume, offset, length, version), offset)
+                    data = fill(
+                        request.volume,
+                        offset=offset,
+                        length=min(_PIECE_BYTES, request.end - offset),
+                        version=version,
+                    )
+                    volume.pwrite(data, offset)
             case RequestKind.ZERO:
                 volume.zero(request.length, request.offset)
             case RequestKind.DISCARD:
@@ -143,7 +170,7 @@ class Replay:
                 volume.flush()
 
     def _save(self) -> None:
-        """The checkpoint never runs ahead of the data: the volumes are flushed first."""
+        """Flush the volumes, then save the checkpoint: it must never be ahead of the data."""
         if self._now == self._saved:
             return
         for name in self._dirtied:
@@ -165,14 +192,17 @@ class Replay:
             )
 
     def _keep_pace(self, request: TracedRequest) -> None:
-        """Waits until it is the request's turn. A time that goes back waits for nothing: the order is the file's."""
-        if self._speed is None:
+        """Wait until the request is due.
+
+        A time that goes back is due at once: the order of the file decides.
+        """
+        if self._pace.speed is None:
             return
         now_s = self._clock.monotonic_s()
         if self._began is None:
             self._began = now_s, request.time_us
         began_s, began_us = self._began
-        turn_s = began_s + (request.time_us - began_us) / 1e6 / self._speed
-        while now_s < turn_s and not self._stop():
-            self._host.pause(min(turn_s - now_s, TICK_S * 10))
+        due_s = began_s + (request.time_us - began_us) / 1e6 / self._pace.speed
+        while now_s < due_s and not self._stop():
+            self._host.pause(min(due_s - now_s, TICK_S * 10))
             now_s = self._clock.monotonic_s()

@@ -1,0 +1,10 @@
+"""A session: one run of a host, from the lock of its state folder to its end.
+
+In reading order:
+
+- host.py: the door. It starts the session, opens and closes volumes.
+- opening.py: the checks before a volume is opened, and what excludes other hosts.
+- fence.py: which sessions of other hosts may write to a volume.
+- settling.py: what a dead session left unpublished is published, and the session is closed.
+- parts.py: what these share of one session.
+"""

@@ -418,7 +418,7 @@ class World:
     def write(self, first: int, count: int) -> None:
         assert self.volume is not None
         self.writes += 1
-        data = fill("v", first * SECTOR, count * SECTOR, self.writes)
+        data = fill("v", offset=first * SECTOR, length=count * SECTOR, version=self.writes)
         with suppress(DeviceFailed):
             self.volume.pwrite(data, first * SECTOR)
 

@@ -299,7 +299,7 @@ class World:
     def write(self, volume: TrackedVolume, first: int, count: int) -> None:
         name = volume.volume.volume
         write = Write(name, first, count, self.clock.now_us())
-        data = fill(name, first * SECTOR, count * SECTOR, len(self.writes))
+        data = fill(name, offset=first * SECTOR, length=count * SECTOR, version=len(self.writes))
         for sector in range(count):
             self.contents[name, first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = (
                 write

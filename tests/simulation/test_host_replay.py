@@ -11,7 +11,13 @@ from clocks import Crashed, HandClock
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.replay.replay import CHECKPOINT_NAME, Replay, ReplayProgress, ReplayResult
+from mirrorlog.producers.replay.replay import (
+    CHECKPOINT_NAME,
+    Pace,
+    Replay,
+    ReplayProgress,
+    ReplayResult,
+)
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import RequestKind, TracedRequest
@@ -82,8 +88,7 @@ class World:
             volumes,
             self.folder,
             self.clock,
-            speed=speed,
-            checkpoint_requests=5,
+            pace=Pace(speed=speed, checkpoint_requests=5),
             stop=stop,
         )
         result = replay.run(progress)
@@ -145,8 +150,8 @@ def test_the_nth_write_has_version_n() -> None:
         TracedRequest("a", RequestKind.FLUSH, 0, 0, 1),
     ]
     result = world.run([*requests, TracedRequest("b", write, 3, 700, 2)])
-    assert world.contents()["a"][10:710] == fill("a", 10, 700, 1)
-    assert world.contents()["b"][3:703] == fill("b", 3, 700, 2)
+    assert world.contents()["a"][10:710] == fill("a", offset=10, length=700, version=1)
+    assert world.contents()["b"][3:703] == fill("b", offset=3, length=700, version=2)
     assert (result.writes, result.bytes_written, result.extents, result.finished) == (
         2,
         1400,

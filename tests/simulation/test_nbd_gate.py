@@ -230,7 +230,7 @@ class World:
     def writing(self, write: Write, ring: Ring) -> Iterator[None]:
         """filter.c, a step at a time."""
         offset, length = write.first * SECTOR, write.count * SECTOR
-        data = fill("v", offset, length, write.version)
+        data = fill("v", offset=offset, length=length, version=write.version)
         for sector in range(write.count):
             self.contents[write.first + sector, data[sector * SECTOR : (sector + 1) * SECTOR]] = (
                 write

@@ -18,7 +18,7 @@ from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_repor
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.errors import ExitCode
 from mirrorlog.producers.forks.fork_plans import fork_plans
-from mirrorlog.producers.replay.replay import Replay, ReplayProgress
+from mirrorlog.producers.replay.replay import Pace, Replay, ReplayProgress
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import AUTO, Trace, open_trace, survey
 from mirrorlog.producers.wiring import HostWiring, open_request
@@ -100,7 +100,7 @@ def replay(
             volumes,
             wiring.folder,
             wiring.clock,
-            speed=speed,
+            pace=Pace(speed=speed),
             stop=stopped,
         ).run(print_progress)
         host.close()

@@ -19,9 +19,11 @@ def test_a_part_of_a_range_is_what_the_range_holds_there(
     offset: int, length: int, skip: int, part: int, version: int
 ) -> None:
     skip, part = min(skip, length), min(part, max(length - skip, 0))
-    whole = fill("volume", offset, length, version)
+    whole = fill("volume", offset=offset, length=length, version=version)
     assert len(whole) == length
-    assert whole[skip : skip + part] == fill("volume", offset + skip, part, version)
+    assert whole[skip : skip + part] == fill(
+        "volume", offset=offset + skip, length=part, version=version
+    )
     assert 0 not in whole
 
 
@@ -29,6 +31,6 @@ def test_no_two_versions_sectors_or_volumes_share_a_word() -> None:
     words: set[bytes] = set()
     for volume in ("a", "b"):
         for version in range(40):
-            data = fill(volume, 0, 16 * SECTOR_BYTES, version)
+            data = fill(volume, offset=0, length=16 * SECTOR_BYTES, version=version)
             words.update(data[start : start + 8] for start in range(0, len(data), SECTOR_BYTES))
     assert len(words) == 2 * 40 * 16
