@@ -2,7 +2,7 @@
  *
  * `logged` stands for the activity log: a writer that is let through must find its region there, before and after its data.
  * Prints how many writes were let through and how often a region left; exits 1 where a writer found its region gone, or the
- * host counted other writes than the writers did. argv: seconds. Includes ring.c, which test_nbd_gate.py puts beside it.
+ * host counted other writes than the writers did. argv: seconds. Includes ring.c, which test_nbd_region_grants.py puts beside it.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

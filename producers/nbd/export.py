@@ -13,11 +13,11 @@ from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.producers.nbd.gate import Gate, Porter
 from mirrorlog.producers.nbd.native import Native
+from mirrorlog.producers.nbd.nbdkit_process import INSTALL, nbdkit_path
+from mirrorlog.producers.nbd.region_grants import Gate, Porter
 from mirrorlog.producers.nbd.relay import Relay
 from mirrorlog.producers.nbd.ring import SLOTS, Geometry, Ring
-from mirrorlog.producers.nbd.server import INSTALL, nbdkit_path
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 

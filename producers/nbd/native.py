@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.nbd.server import INSTALL, nbdkit_path
+from mirrorlog.producers.nbd.nbdkit_process import INSTALL, nbdkit_path
 
 SOURCES: Final = ("ring.h", "ring.c", "filter.c")
 FLAGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread")

@@ -21,7 +21,14 @@ from mirrorlog.errors import BadUse
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
 from mirrorlog.producers.nbd.native import built
-from mirrorlog.producers.nbd.server import Nbdkit, Place, Tls, TlsMode, free_port, nbdkit_path
+from mirrorlog.producers.nbd.nbdkit_process import (
+    Nbdkit,
+    Place,
+    Tls,
+    TlsMode,
+    free_port,
+    nbdkit_path,
+)
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.wiring import HostWiring, default_host_name, open_request
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume

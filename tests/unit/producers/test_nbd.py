@@ -10,8 +10,8 @@ import pytest
 
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.nbd.native import built
+from mirrorlog.producers.nbd.nbdkit_process import Place, Tls, TlsMode, clear_socket
 from mirrorlog.producers.nbd.relay import extents
-from mirrorlog.producers.nbd.server import Place, Tls, TlsMode, clear_socket
 from mirrorlog.simulation.memory_devices import PAGE_BYTES, MemoryDevice
 
 # pages with data | asked for | extents: d for data, h for a hole, in pages

@@ -30,8 +30,8 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.durable.activity_format import read_log
 from mirrorlog.producers.durable.activity_log import FILE_NAME
-from mirrorlog.producers.nbd.gate import Gate
 from mirrorlog.producers.nbd.native import built_ring
+from mirrorlog.producers.nbd.region_grants import Gate
 from mirrorlog.producers.nbd.ring import Geometry, Ring
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host, HostPorts
