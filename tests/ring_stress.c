@@ -52,8 +52,8 @@ write_on (void *seed)
 int
 main (int argc, char **argv)
 {
-  static struct ml_extent ended[SLOTS], flying[SLOTS];
-  uint64_t ended_count, flying_count, taken = 0, left = 0;
+  static struct ml_extent ended[SLOTS], in_flight[SLOTS];
+  uint64_t ended_count, in_flight_count, taken = 0, left = 0;
   time_t until = time (NULL) + (argc > 1 ? atoi (argv[1]) : 1);
   pthread_t writers[WRITERS];
 
@@ -62,16 +62,16 @@ main (int argc, char **argv)
   for (int i = 0; i < SLOTS; i++)
     ring->slot[i] = (struct ml_slot){ 0 };
   for (uint64_t region = 0; region < REGIONS; region++)
-    *ml_hot (ring, region) = logged[region] = 1;
+    *ml_granted (ring, region) = logged[region] = 1;
   for (uintptr_t i = 0; i < WRITERS; i++)
     pthread_create (&writers[i], NULL, write_on, (void *) (i + 1));
   for (uint64_t turn = 0; time (NULL) < until; turn++) {
     uint64_t region = turn % REGIONS;
     for (volatile int i = 0; i < (int) (turn % 97); i++)
       ;
-    uint64_t begun = ml_ring_cool (ring, &region, 1);
+    uint64_t begun = ml_ring_revoke (ring, &region, 1);
     do {
-      ml_ring_collect (ring, 0, ended, &ended_count, flying, &flying_count);
+      ml_ring_collect (ring, 0, ended, &ended_count, in_flight, &in_flight_count);
       taken += ended_count;
     } while (ml_ring_tail (ring) < begun);
     atomic_store (&logged[region], 0);
@@ -79,12 +79,12 @@ main (int argc, char **argv)
     for (volatile int i = 0; i < 20; i++)
       ;
     atomic_store (&logged[region], 1);
-    ml_ring_heat (ring, region);
+    ml_ring_grant (ring, region);
   }
   atomic_store (&stop, 1);
   for (int i = 0; i < WRITERS; i++)
     pthread_join (writers[i], NULL);
-  ml_ring_collect (ring, 0, ended, &ended_count, flying, &flying_count);
+  ml_ring_collect (ring, 0, ended, &ended_count, in_flight, &in_flight_count);
   taken += ended_count;
   printf ("%lu %lu\n", (unsigned long) let_through, (unsigned long) left);
   if (slipped || taken != let_through)

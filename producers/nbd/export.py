@@ -13,18 +13,18 @@ from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.producers.nbd.native import Native
-from mirrorlog.producers.nbd.nbdkit_process import INSTALL, nbdkit_path
-from mirrorlog.producers.nbd.region_grants import Gate, Porter
+from mirrorlog.producers.nbd.native import NativeLibraries
+from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
+from mirrorlog.producers.nbd.region_grants import GrantServer, RegionGrants
 from mirrorlog.producers.nbd.relay import Relay
-from mirrorlog.producers.nbd.ring import SLOTS, Geometry, Ring
+from mirrorlog.producers.nbd.ring import SLOTS, Ring, RingGeometry
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 
 Report: TypeAlias = Callable[[str], None]
 
 
-class Through(StrEnum):
+class DataPath(StrEnum):
     """Which way a request takes. AUTO: through the filter where it can be built, else through the plugin."""
 
     AUTO = "auto"
@@ -36,12 +36,12 @@ class Export(Protocol):
     """Something that nbdkit serves."""
 
     @property
-    def through(self) -> Through:
+    def data_path(self) -> DataPath:
         """Which way a request takes."""
         ...
 
     @property
-    def served(self) -> Sequence[str]:
+    def nbdkit_arguments(self) -> Sequence[str]:
         """The end of nbdkit's command line."""
         ...
 
@@ -50,7 +50,7 @@ class Export(Protocol):
         """Descriptors that nbdkit inherits."""
         ...
 
-    def started(self) -> None:
+    def after_start(self) -> None:
         """nbdkit runs, and has inherited what it needs."""
         ...
 
@@ -67,7 +67,7 @@ class RelayExport:
     """Every request comes to this process, through nbdkit's Python plugin: no compiler needed, several times slower."""
 
     def __init__(self, folder: Path, volume: TrackedVolume, device: BlockDevice) -> None:
-        check_python_plugin()
+        require_python_plugin()
         folder.mkdir(parents=True, exist_ok=True)
         self._folder_fd: Final = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         # By the folder's descriptor, which nbdkit inherits: the folder's own path may be too long for a socket.
@@ -76,17 +76,17 @@ class RelayExport:
             self._path.unlink()
         self._relay: Final = Relay(self._path, volume, device)
 
-    through: Final = Through.PLUGIN
+    data_path: Final = DataPath.PLUGIN
 
     @property
-    def served(self) -> Sequence[str]:
+    def nbdkit_arguments(self) -> Sequence[str]:
         return ["python", str(Path(__file__).with_name("plugin.py")), f"relay={self._path}"]
 
     @property
     def pass_fds(self) -> Sequence[int]:
         return [self._folder_fd]
 
-    def started(self) -> None:
+    def after_start(self) -> None:
         pass
 
     def check(self) -> None:
@@ -101,11 +101,11 @@ class RelayExport:
 class FilterExport:
     """nbdkit's file plugin writes by itself, under a native filter that asks only where it must (ring.h)."""
 
-    through: Final = Through.FILTER
+    data_path: Final = DataPath.FILTER
 
     def __init__(
         self,
-        native: Native,
+        native: NativeLibraries,
         volume: TrackedVolume,
         primary: Path,
         lock_fd: int,
@@ -114,22 +114,22 @@ class FilterExport:
     ) -> None:
         """lock_fd: of the host's state folder: no other session begins while nbdkit may still write."""
         tracker, opened = volume.books
-        geometry = Geometry(
+        geometry = RingGeometry(
             size_bytes=volume.size_bytes,
             region_bytes=settings.region_bytes,
-            most_bytes=tracker.most_bytes,
-            poke_every=min(settings.host_nbd_batch_extents, SLOTS // 4),
+            max_write_bytes=tracker.most_bytes,
+            notify_every=min(settings.host_nbd_batch_extents, SLOTS // 4),
         )
         self._filter: Final = native.filter
         self._primary: Final = primary.absolute()
         self._lock_fd: Final = lock_fd
         self._ring: Final = Ring(native.ring, geometry)
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._gate: Final = Gate(tracker, opened, self._ring, settings.hot_regions)
-        self._porter: Final = Porter(self._gate, lambda: tracker.gather(opened), ours, report)
+        self._gate: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
+        self._porter: Final = GrantServer(self._gate, lambda: tracker.gather(opened), ours, report)
 
     @property
-    def served(self) -> Sequence[str]:
+    def nbdkit_arguments(self) -> Sequence[str]:
         ours = [f"ring={self._ring.fd}", f"control={self._theirs.fileno()}"]
         return [f"--filter={self._filter}", "file", f"file={self._primary}", *ours]
 
@@ -137,7 +137,7 @@ class FilterExport:
     def pass_fds(self) -> Sequence[int]:
         return [self._ring.fd, self._theirs.fileno(), self._lock_fd]
 
-    def started(self) -> None:
+    def after_start(self) -> None:
         self._theirs.close()  # so that its end is heard
 
     def check(self) -> None:
@@ -151,10 +151,10 @@ class FilterExport:
         self._ring.close()
 
 
-def check_python_plugin() -> None:
+def require_python_plugin() -> None:
     """BadUse where nbdkit has no Python plugin."""
     done = subprocess.run(
         [nbdkit_path(), "python", "--dump-plugin"], capture_output=True, check=False
     )
     if done.returncode != 0:
-        raise BadUse("nbdkit's Python plugin isn't installed", next=f"{INSTALL}.")
+        raise BadUse("nbdkit's Python plugin isn't installed", next=f"{INSTALL_HINT}.")

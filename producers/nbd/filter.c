@@ -162,7 +162,7 @@ tell (uint32_t what, uint64_t position, uint64_t offset, uint64_t length)
   ssize_t sent;
 
   do
-    sent = send (control_fd, &message, sizeof message, MSG_NOSIGNAL | (what == ML_POKE ? MSG_DONTWAIT : 0));
+    sent = send (control_fd, &message, sizeof message, MSG_NOSIGNAL | (what == ML_NOTIFY ? MSG_DONTWAIT : 0));
   while (sent < 0 && errno == EINTR);
   return sent == sizeof message ? 0 : EIO;
 }
@@ -177,7 +177,7 @@ ask (uint64_t position, uint64_t offset, uint64_t length)
   self.next = waiters;
   waiters = &self;
   pthread_mutex_unlock (&lock);
-  self.code = tell (ML_MISS, position, offset, length);
+  self.code = tell (ML_REQUEST_GRANT, position, offset, length);
   pthread_mutex_lock (&lock);
   while (self.code == 0 && !self.answered && !atomic_load (&abandoned))
     pthread_cond_wait (&answered, &lock);
@@ -201,11 +201,11 @@ begin (uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position)
   while ((code = ml_begin (ring, kind, offset, length, now_us (), position)) == EAGAIN) {
     if (atomic_load (&abandoned))
       return EIO;
-    tell (ML_POKE, 0, 0, 0);
+    tell (ML_NOTIFY, 0, 0, 0);
     pause_for_room ();
   }
-  if (*position % ring->poke_every == ring->poke_every - 1)
-    tell (ML_POKE, 0, 0, 0);
+  if (*position % ring->notify_every == ring->notify_every - 1)
+    tell (ML_NOTIFY, 0, 0, 0);
   while (!ml_may_write (ring, offset, length) && code == 0)
     code = ask (*position, offset, length);
   if (code == 0)
@@ -220,7 +220,7 @@ begin (uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position)
 static uint32_t
 piece (uint64_t offset, uint64_t end)
 {
-  uint64_t cut = offset - offset % ring->most_bytes + ring->most_bytes;
+  uint64_t cut = offset - offset % ring->max_write_bytes + ring->max_write_bytes;
   return (uint32_t) ((cut < end ? cut : end) - offset);
 }
 

@@ -17,30 +17,30 @@ from pathlib import Path
 from typing import Final
 
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.nbd.nbdkit_process import INSTALL, nbdkit_path
+from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
 
 SOURCES: Final = ("ring.h", "ring.c", "filter.c")
 FLAGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread")
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
+class NativeLibraries:
     """What was built."""
 
     ring: Path
     filter: Path
 
 
-def built(cache_dir: Path) -> Native:
+def build_libraries(cache_dir: Path) -> NativeLibraries:
     """Both parts, built where they aren't there. BadUse where that can't be done here, with the reason."""
     version = _run(nbdkit_path(), "--version").strip()
     filter_ = _build(cache_dir, "filter", version)
     # Loads it: an nbdkit of another version than the header's refuses here, and says so.
     _run(nbdkit_path(), f"--filter={filter_}", "null", "--help")
-    return Native(built_ring(cache_dir), filter_)
+    return NativeLibraries(build_ring(cache_dir), filter_)
 
 
-def built_ring(cache_dir: Path) -> Path:
+def build_ring(cache_dir: Path) -> Path:
     """The host's part alone, which needs a compiler and nothing of nbdkit."""
     return _build(cache_dir, "ring", "")
 
@@ -57,7 +57,7 @@ def _build(cache_dir: Path, part: str, version: str) -> Path:
         return target
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        raise BadUse("there is no C compiler", next=f"{INSTALL}.")
+        raise BadUse("there is no C compiler", next=f"{INSTALL_HINT}.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for name, content in source.items():
@@ -81,6 +81,6 @@ def _run(*command: str) -> str:
         raise BadUse(
             f"nbdkit's native filter can't be built or loaded: {reason.strip()}",
             where=command[0],
-            next=f"{INSTALL}.",
+            next=f"{INSTALL_HINT}.",
         )
     return done.stdout

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from mirrorlog.errors import BadUse, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 
-INSTALL: Final = (
+INSTALL_HINT: Final = (
     "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
 )
 READY_S: Final = 30.0
@@ -37,7 +37,7 @@ class TlsMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
+class TlsOptions:
     """nbdkit's own options (nbdkit-tls(1))."""
 
     mode: TlsMode = TlsMode.OFF
@@ -56,7 +56,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NbdAddress:
     """Where clients connect to: a Unix socket, or an address and a port. Without TLS keep to the loopback."""
 
     socket: Path | None = None
@@ -89,18 +89,18 @@ def nbdkit_path() -> str:
     """Its program; BadUse that says what to install."""
     found = shutil.which("nbdkit")
     if found is None:
-        raise BadUse("nbdkit isn't installed, and it is what speaks NBD", next=f"{INSTALL}.")
+        raise BadUse("nbdkit isn't installed, and it is what speaks NBD", next=f"{INSTALL_HINT}.")
     return found
 
 
-class Nbdkit:
+class NbdkitProcess:
     """One nbdkit, in the foreground, which dies with the thread that starts it (processes/dies_with_parent.py)."""
 
     def __init__(
         self,
-        served: Sequence[str],
-        place: Place,
-        tls: Tls,
+        arguments: Sequence[str],
+        listen: NbdAddress,
+        tls: TlsOptions,
         pid_file: Path,
         *,
         read_only: bool = False,
@@ -112,8 +112,8 @@ class Nbdkit:
         BadUse where somebody listens there already, PartFailed where nbdkit ends, or isn't ready in time; it has said why
         on stderr.
         """
-        if place.socket is not None:
-            clear_socket(place.socket.absolute())
+        if listen.socket is not None:
+            remove_stale_socket(listen.socket.absolute())
         pid_file.unlink(missing_ok=True)
         command = [
             *(
@@ -126,9 +126,9 @@ class Nbdkit:
                 str(pid_file),
             ),
             *(["--readonly"] if read_only else []),
-            *place.options(),
+            *listen.options(),
             *tls.options(),
-            *served,
+            *arguments,
         ]
         # In a session of its own: Ctrl-C at a terminal is for the host, which stops it in order.
         self._process: Final = subprocess.Popen(
@@ -138,15 +138,15 @@ class Nbdkit:
             pass_fds=pass_fds,
             start_new_session=True,
         )
-        self._place: Final = place
+        self._listen: Final = listen
         until = time.monotonic() + READY_S
         while not pid_file.exists():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise PartFailed(
                     f"nbdkit didn't begin to serve (exit code {self._process.returncode})",
-                    where=place.uri(tls=False),
-                    next=f"It has said why above. {INSTALL}.",
+                    where=listen.uri(tls=False),
+                    next=f"It has said why above. {INSTALL_HINT}.",
                 )
             time.sleep(0.01)
 
@@ -171,8 +171,8 @@ class Nbdkit:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_S)
         self.kill()
-        if self._place.socket is not None:
-            self._place.socket.unlink(missing_ok=True)
+        if self._listen.socket is not None:
+            self._listen.socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """It has ended when this returns: the kernel has finished whatever write it was in."""
@@ -181,7 +181,7 @@ class Nbdkit:
         self._process.wait()
 
 
-def clear_socket(path: Path) -> None:
+def remove_stale_socket(path: Path) -> None:
     """Removes the socket of a server that is gone; makes the folder. BadUse where somebody listens, or something else is
     there."""
     if len(str(path).encode()) > SUN_PATH_BYTES:

@@ -16,23 +16,23 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.producers.batches.batch import Flight
 from mirrorlog.producers.batches.hot_regions import WHOLE, HotRegion
-from mirrorlog.producers.nbd.ring import MESSAGE, MISS, Extents, Ring, regions_of
+from mirrorlog.producers.nbd.ring import GRANT_REQUEST, MESSAGE, Extents, Ring, regions_of
 from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
 
-TAKEN_BACK_AHEAD: Final = 64
+REVOKED_AT_ONCE: Final = 64
 """When leases must be taken back to make room, so many are, so that it isn't needed for each."""
 _KINDS: Final = tuple(ExtentKind)
 
 
 @dataclass(frozen=True, slots=True)
-class _TakenBack:
+class _RevokedRegions:
     """Leases that nobody begins a write under any more; those that did have ended once the ring's tail is at `until`."""
 
     until: int
     leases: Mapping[int, HotRegion]
 
 
-class Gate:
+class RegionGrants:
     """A lease is a region of the activity log that stays there: nbdkit may begin writes in it without a word.
 
     There are at most `limit` of them, and those that writes in flight need; the one written to longest ago is the first
@@ -45,7 +45,7 @@ class Gate:
         self._ring: Final = ring
         self._limit: Final = limit
         self._leases: Final[OrderedDict[int, HotRegion]] = OrderedDict()
-        self._taken_back: Final[deque[_TakenBack]] = deque()
+        self._taken_back: Final[deque[_RevokedRegions]] = deque()
         self._flights: dict[int, Flight] = {}
         tracker.lend(opened, self.refresh)
 
@@ -62,7 +62,7 @@ class Gate:
         leased = self._tracker.lease(self._opened, missing)  # H1
         with self._tracker.lock:
             self._leases.update(zip(missing, leased, strict=True))
-            self._ring.heat(wanted & self._leases.keys())  # H2
+            self._ring.grant(wanted & self._leases.keys())  # H2
 
     def refresh(self, *, orphaned: bool = False) -> None:
         """What nbdkit has ended joins the batch, what it has in flight is known (B1). With the tracker's lock held.
@@ -70,17 +70,17 @@ class Gate:
         orphaned: nbdkit is dead, and what it had in flight has ended.
         """
         self._share_failure()
-        if not self._ring.stirred and not self._flights:
+        if not self._ring.has_writes and not self._flights:
             self._give_back()
             return
-        ended, flying = self._ring.collect(orphaned=orphaned)
+        ended, in_flight = self._ring.collect(orphaned=orphaned)
         if len(ended):
             regions = self._regions(ended)
             self._tracker.landed(self._opened, _flights(ended, tuple(regions)), regions)
         for key in self._flights:
             del self._opened.in_flight[key]
-        regions = self._regions(flying)
-        self._flights = {id(flight): flight for flight in _flights(flying, tuple(regions))}
+        regions = self._regions(in_flight)
+        self._flights = {id(flight): flight for flight in _flights(in_flight, tuple(regions))}
         self._opened.in_flight.update(self._flights)
         self._give_back()
 
@@ -99,9 +99,9 @@ class Gate:
         """No write begins in these regions any more without asking: C1 and C2. With the tracker's lock held."""
         if not numbers:
             return
-        until = self._ring.cool(numbers)
+        until = self._ring.revoke(numbers)
         self._taken_back.append(
-            _TakenBack(until, {number: self._leases.pop(number) for number in numbers})
+            _RevokedRegions(until, {number: self._leases.pop(number) for number in numbers})
         )
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Gate:
     def _make_room(self, missing: int, wanted: set[int]) -> None:
         surplus = len(self._leases) + missing - self._limit
         if missing and surplus > 0:
-            ahead = max(surplus, min(TAKEN_BACK_AHEAD, self._limit // 4))
+            ahead = max(surplus, min(REVOKED_AT_ONCE, self._limit // 4))
             self._take_back([number for number in self._leases if number not in wanted][:ahead])
 
     def _share_failure(self) -> None:
@@ -150,7 +150,7 @@ def _flights(extents: Extents, regions: tuple[HotRegion, ...]) -> list[Flight]:
     return [Flight._make(each) for each in zip(kinds, *columns, repeat(regions), strict=False)]
 
 
-class Porter:
+class GrantServer:
     """Answers those who wait at the gate, from a thread of its own, until nbdkit hangs up.
 
     error: why it stopped before that; nbdkit has been hung up on then, so no write begins any more.
@@ -158,7 +158,7 @@ class Porter:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: RegionGrants,
         gather: Callable[[], None],
         control: socket.socket,
         report: Callable[[str], None],
@@ -181,7 +181,7 @@ class Porter:
     def _run(self) -> None:
         try:
             while messages := self._heard():
-                self._answer([message for message in messages if message[0] == MISS])
+                self._answer([message for message in messages if message[0] == GRANT_REQUEST])
                 self._gather()
         except BaseException as error:  # noqa: BLE001 - the host's own thread raises it
             self.error = error

@@ -22,17 +22,17 @@ ml_ring_end (struct ml_ring *ring, uint64_t position, uint32_t state, uint32_t k
 
 /* H2. */
 void
-ml_ring_heat (struct ml_ring *ring, uint64_t region)
+ml_ring_grant (struct ml_ring *ring, uint64_t region)
 {
-  atomic_store_explicit (ml_hot (ring, region), 1, memory_order_release);
+  atomic_store_explicit (ml_granted (ring, region), 1, memory_order_release);
 }
 
 /* C1 and C2: what `tail` must get to. */
 uint64_t
-ml_ring_cool (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
+ml_ring_revoke (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
 {
   for (uint64_t i = 0; i < count; i++)
-    atomic_store_explicit (ml_hot (ring, regions[i]), 0, memory_order_relaxed);
+    atomic_store_explicit (ml_granted (ring, regions[i]), 0, memory_order_relaxed);
   atomic_thread_fence (memory_order_seq_cst);
   return atomic_load_explicit (&ring->head, memory_order_relaxed);
 }
@@ -57,7 +57,7 @@ ml_ring_failed (struct ml_ring *ring)
 
 /* Whether anything has begun that collect would see. */
 int
-ml_ring_stirred (struct ml_ring *ring)
+ml_ring_has_writes (struct ml_ring *ring)
 {
   return atomic_load_explicit (&ring->head, memory_order_acquire)
          != atomic_load_explicit (&ring->tail, memory_order_relaxed);
@@ -69,25 +69,25 @@ extent_of (const struct ml_slot *slot, uint64_t kind)
   return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind };
 }
 
-/* B1: ended slots are taken into `ended`, those in flight are copied into `flying`; each has room for `slots`.
+/* B1: ended slots are taken into `ended`, those in flight are copied into `in_flight`; each has room for `slots`.
  * orphaned: the writers are dead, and what they had in flight has ended.
  */
 void
 ml_ring_collect (struct ml_ring *ring, int orphaned, struct ml_extent *ended, uint64_t *ended_count,
-                 struct ml_extent *flying, uint64_t *flying_count)
+                 struct ml_extent *in_flight, uint64_t *in_flight_count)
 {
   uint64_t tail = atomic_load_explicit (&ring->tail, memory_order_relaxed);
   uint64_t head = atomic_load_explicit (&ring->head, memory_order_acquire);
   int behind = 0;
 
-  *ended_count = *flying_count = 0;
+  *ended_count = *in_flight_count = 0;
   for (uint64_t position = tail; position != head; position++) {
     struct ml_slot *slot = ml_slot (ring, position);
     uint32_t state = atomic_load_explicit (&slot->state, memory_order_acquire);
 
     /* What isn't done yet, a zero too, holds nobody knows what: a write. */
     if (state == ML_IN_FLIGHT && !orphaned)
-      flying[(*flying_count)++] = extent_of (slot, ML_WRITE);
+      in_flight[(*in_flight_count)++] = extent_of (slot, ML_WRITE);
     else if (state == ML_IN_FLIGHT || state == ML_ENDED)
       ended[(*ended_count)++] = extent_of (slot, state == ML_ENDED ? slot->kind : ML_WRITE);
     if (state == ML_ENDED || state == ML_VOID || (state == ML_IN_FLIGHT && orphaned))

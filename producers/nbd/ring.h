@@ -63,7 +63,7 @@ struct ml_slot {
 };
 
 struct ml_ring {
-  uint64_t magic, slots, region_bytes, size_bytes, most_bytes, regions, poke_every, unused;
+  uint64_t magic, slots, region_bytes, size_bytes, max_write_bytes, regions, notify_every, unused;
   _Alignas (64) _Atomic uint64_t head;    /* positions claimed */
   _Alignas (64) _Atomic uint64_t tail;    /* positions that are free again: none below is in use */
   _Alignas (64) _Atomic uint32_t failed;  /* no write begins any more: an errno */
@@ -75,9 +75,9 @@ struct ml_extent {
 };
 
 /* What nbdkit asks, and what the host answers, over a socket of packets. */
-enum ml_ask { ML_POKE = 0, ML_MISS = 1 };
+enum ml_message_kind { ML_NOTIFY = 0, ML_REQUEST_GRANT = 1 };
 struct ml_message {
-  uint32_t what;   /* ml_ask; in an answer 0 or an errno */
+  uint32_t what;   /* ml_message_kind; in an answer 0 or an errno */
   uint32_t unused;
   uint64_t position;
   uint64_t offset, length;  /* of the write that waits */
@@ -90,7 +90,7 @@ ml_slot (struct ml_ring *ring, uint64_t position)
 }
 
 static inline _Atomic uint8_t *
-ml_hot (struct ml_ring *ring, uint64_t region)
+ml_granted (struct ml_ring *ring, uint64_t region)
 {
   return (_Atomic uint8_t *) &ring->slot[ring->slots] + region;
 }
@@ -125,7 +125,7 @@ ml_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
   uint64_t region = offset / ring->region_bytes, last = (offset + length - 1) / ring->region_bytes;
 
   for (; region <= last; region++)
-    if (!atomic_load_explicit (ml_hot (ring, region), memory_order_acquire))
+    if (!atomic_load_explicit (ml_granted (ring, region), memory_order_acquire))
       return 0;
   return 1;
 }

@@ -25,20 +25,25 @@ MOST_REGIONS: Final = 1 << 30
 EXTENT: Final = np.dtype([("offset", "<u8"), ("length", "<u8"), ("at_us", "<u8"), ("kind", "<u8")])
 MESSAGE: Final = struct.Struct("<I4xQQQ")
 """struct ml_message: what, position, offset, length."""
-MISS: Final = 1
+GRANT_REQUEST: Final = 1
 
 Extents = npt.NDArray[Any]
 """Of dtype EXTENT."""
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
-    """What a ring is made for. most_bytes: writes are cut at multiples of it; poke_every: after so many the host is told."""
+class RingGeometry:
+    """The volume that a ring serves, and the ring's limits.
+
+    max_write_bytes: nbdkit splits its writes at multiples of this.
+    notify_every: nbdkit notifies the host each time that it has claimed this many slots.
+    slots: a power of two.
+    """
 
     size_bytes: int
     region_bytes: int
-    most_bytes: int
-    poke_every: int
+    max_write_bytes: int
+    notify_every: int
     slots: int = SLOTS
 
     @property
@@ -54,7 +59,7 @@ class Geometry:
 class Ring:
     """One thread at a time may call heat, cool and collect; the writers' calls (begin, may_write, end) are for tests."""
 
-    def __init__(self, library: Path, geometry: Geometry) -> None:
+    def __init__(self, library: Path, geometry: RingGeometry) -> None:
         """BadUse for a volume of more regions than a segment is made for."""
         if geometry.regions > MOST_REGIONS:
             raise BadUse(
@@ -63,7 +68,7 @@ class Ring:
             )
         self.geometry: Final = geometry
         self._library: Final = ctypes.CDLL(str(library))
-        self._library.ml_ring_cool.restype = self._library.ml_ring_tail.restype = ctypes.c_uint64
+        self._library.ml_ring_revoke.restype = self._library.ml_ring_tail.restype = ctypes.c_uint64
         self.fd: Final = os.memfd_create("mirrorlog-ring")
         size = HEADER_BYTES + SLOT_BYTES * geometry.slots + geometry.regions
         os.ftruncate(self.fd, size)
@@ -72,26 +77,26 @@ class Ring:
             geometry.slots,
             geometry.region_bytes,
             geometry.size_bytes,
-            geometry.most_bytes,
+            geometry.max_write_bytes,
             geometry.regions,
         )
-        self._memory[:64] = struct.pack("<8Q", MAGIC, *numbers, geometry.poke_every, 0)
+        self._memory[:64] = struct.pack("<8Q", MAGIC, *numbers, geometry.notify_every, 0)
         self._first: Final = ctypes.c_char.from_buffer(self._memory)
         self._at: Final = ctypes.c_void_p(ctypes.addressof(self._first))
         self._ended: Final = np.zeros(geometry.slots, EXTENT)
-        self._flying: Final = np.zeros(geometry.slots, EXTENT)
+        self._in_flight: Final = np.zeros(geometry.slots, EXTENT)
         self._counts: Final = (ctypes.c_uint64(), ctypes.c_uint64())
 
-    def heat(self, regions: Iterable[int]) -> None:
+    def grant(self, regions: Iterable[int]) -> None:
         """Writes may begin in these regions (H2), which are durable in the activity log."""
         for region in regions:
-            self._library.ml_ring_heat(self._at, ctypes.c_uint64(region))
+            self._library.ml_ring_grant(self._at, ctypes.c_uint64(region))
 
-    def cool(self, regions: Iterable[int]) -> int:
+    def revoke(self, regions: Iterable[int]) -> int:
         """No write begins there any more without asking (C1). All that had begun are taken once `tail` is there (C2)."""
         numbers = np.fromiter(regions, np.uint64)
         return int(
-            self._library.ml_ring_cool(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers)))
+            self._library.ml_ring_revoke(self._at, numbers.ctypes, ctypes.c_uint64(len(numbers)))
         )
 
     @property
@@ -104,23 +109,23 @@ class Ring:
 
         orphaned: nbdkit is dead: what it had in flight has ended.
         """
-        ended, flying = self._counts
+        ended, in_flight = self._counts
         self._library.ml_ring_collect(
             *(
                 self._at,
                 int(orphaned),
                 self._ended.ctypes,
                 ctypes.byref(ended),
-                self._flying.ctypes,
+                self._in_flight.ctypes,
             ),
-            ctypes.byref(flying),
+            ctypes.byref(in_flight),
         )
-        return self._ended[: ended.value].copy(), self._flying[: flying.value].copy()
+        return self._ended[: ended.value].copy(), self._in_flight[: in_flight.value].copy()
 
     @property
-    def stirred(self) -> bool:
+    def has_writes(self) -> bool:
         """Whether collect() would find anything."""
-        return bool(self._library.ml_ring_stirred(self._at))
+        return bool(self._library.ml_ring_has_writes(self._at))
 
     @property
     def failed(self) -> int:

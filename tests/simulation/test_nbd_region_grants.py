@@ -30,9 +30,9 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.durable.activity_format import read_log
 from mirrorlog.producers.durable.activity_log import FILE_NAME
-from mirrorlog.producers.nbd.native import built_ring
-from mirrorlog.producers.nbd.region_grants import Gate
-from mirrorlog.producers.nbd.ring import Geometry, Ring
+from mirrorlog.producers.nbd.native import build_ring
+from mirrorlog.producers.nbd.region_grants import RegionGrants
+from mirrorlog.producers.nbd.ring import Ring, RingGeometry
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.write_tracker import OpenVolume
@@ -360,7 +360,7 @@ class World:
         )
         self.ring = Ring(
             self.library,
-            Geometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8),
+            RingGeometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8),
         )
         tracker, opened = volume.books
         gather = tracker.gather
@@ -370,7 +370,9 @@ class World:
             publisher.poll(0)  # another thread of the host's, as soon as it gets the lock
 
         tracker.gather = gather_then_poll  # type: ignore[method-assign]
-        gate = Gate(tracker, opened, Stepped(self.ring, self.step), limit=self.settings.hot_regions)  # type: ignore[arg-type]
+        gate = RegionGrants(
+            tracker, opened, Stepped(self.ring, self.step), limit=self.settings.hot_regions
+        )  # type: ignore[arg-type]
         self.nbdkit, self.left = True, writes
         while self.nbdkit and (self.left or self.writers):
             self.outside()
@@ -386,7 +388,7 @@ class World:
     def hear(self, said: str) -> None:
         self.widened += "Kafka was away" in said
 
-    def turn(self, host: Host, gate: Gate) -> None:
+    def turn(self, host: Host, gate: RegionGrants) -> None:
         match self.random.choice(("answer", "answer", "tick", "tick")):
             case "answer" if self.misses:
                 asked = dict(self.misses)
@@ -446,7 +448,7 @@ def runs(library: Any, seed: int, mode: str) -> World:
 @needs_a_compiler
 @pytest.mark.parametrize("mode", ["kill", "power", "nbdkit", "away"])
 def test_no_write_of_nbdkit_is_forgotten_whoever_dies(mode: str) -> None:
-    library, worlds = built_ring(load_settings().cache_dir), list[World]()
+    library, worlds = build_ring(load_settings().cache_dir), list[World]()
     for seed in range(100):
         try:
             worlds.append(runs(library, seed, mode))

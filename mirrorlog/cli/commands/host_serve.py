@@ -19,13 +19,13 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
-from mirrorlog.producers.nbd.export import Export, FilterExport, RelayExport, Through
-from mirrorlog.producers.nbd.native import built
+from mirrorlog.producers.nbd.export import DataPath, Export, FilterExport, RelayExport
+from mirrorlog.producers.nbd.native import build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import (
-    Nbdkit,
-    Place,
-    Tls,
+    NbdAddress,
+    NbdkitProcess,
     TlsMode,
+    TlsOptions,
     free_port,
     nbdkit_path,
 )
@@ -42,7 +42,7 @@ class ServeOptions:
 
     primary: the address at which this host reaches the primary.
     host: the name of the host.
-    place: where clients connect.
+    listen: where clients connect.
     take_over: sessions of other hosts that are gone for good.
     forks: how writes are forked; None for a volume without forks.
     """
@@ -50,9 +50,9 @@ class ServeOptions:
     volume: Volume
     primary: str
     host: str
-    place: Place
-    tls: Tls
-    through: Through
+    listen: NbdAddress
+    tls: TlsOptions
+    through: DataPath
     read_only: bool
     threads: int
     take_over: Collection[str] = ()
@@ -95,12 +95,12 @@ def serve(
         bool, typer.Option("--read-only", help="Refuse writes of clients.")
     ] = False,
     through: Annotated[
-        Through,
+        DataPath,
         typer.Option(
             help="Serve through nbdkit's file plugin under a native filter (filter), or send every "
             "request to Python (plugin)."
         ),
-    ] = Through.AUTO,
+    ] = DataPath.AUTO,
     threads: Annotated[
         int, typer.Option(min=1, max=1024, help="Serve this many requests of a connection at once.")
     ] = 16,
@@ -133,9 +133,9 @@ def serve(
     nbdkit_path()
     if socket is not None and port is not None:
         raise BadUse("--socket and --port exclude each other", next="Name one.")
-    place = Place(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
+    listen = NbdAddress(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
     if port is not None:
-        place = Place(None, address, port or free_port(address))
+        listen = NbdAddress(None, address, port or free_port(address))
     volumes = load_volumes(call.settings)
     if name not in volumes:
         raise BadUse(
@@ -144,7 +144,7 @@ def serve(
         )
     volume = volumes[name]
     plans = fork_plans(fork or (), fork_mode, [volume])
-    if plans and through is Through.FILTER:
+    if plans and through is DataPath.FILTER:
         raise BadUse(
             "the native filter writes by itself, and sends nothing to secondaries",
             next="Leave --through out, or --fork: without it the sites copy what the log names.",
@@ -153,9 +153,9 @@ def serve(
         volume=volume,
         primary=primary or volume.primary,
         host=host or default_host_name(name),
-        place=place,
-        tls=Tls(tls, tls_certificates, tls_psk, tls_verify_peer),
-        through=Through.PLUGIN if plans else through,
+        listen=listen,
+        tls=TlsOptions(tls, tls_certificates, tls_psk, tls_verify_peer),
+        through=DataPath.PLUGIN if plans else through,
         read_only=read_only,
         threads=threads,
         take_over=take_over or (),
@@ -186,9 +186,9 @@ def _serve(
         host, tracked = _open(call, options, volumes, wiring, device, stack)  # 1
         export = _export(call, options, wiring, tracked, device)
         stack.callback(export.close)
-        nbdkit = Nbdkit(
-            export.served,
-            options.place,
+        nbdkit = NbdkitProcess(
+            export.nbdkit_arguments,
+            options.listen,
             options.tls,
             call.settings.state_dir / "host" / options.host / "nbdkit.pid",
             read_only=options.read_only,
@@ -197,9 +197,11 @@ def _serve(
             pass_fds=[*export.pass_fds, device.fileno()],
         )  # 2
         stack.callback(nbdkit.stop)  # 4, 5
-        export.started()
-        uri = options.place.uri(tls=options.tls.mode is not TlsMode.OFF)
-        call.output.print_message("ready", {"volume": name, "uri": uri, "through": export.through})
+        export.after_start()
+        uri = options.listen.uri(tls=options.tls.mode is not TlsMode.OFF)
+        call.output.print_message(
+            "ready", {"volume": name, "uri": uri, "through": export.data_path}
+        )
         call.output.print_text(f"{name} is served at {uri}")
         while not stopped():  # 3
             export.check()
@@ -243,10 +245,10 @@ def _export(
 ) -> Export:
     """Return the export through the native filter, or through the Python plugin.
 
-    With Through.AUTO the plugin is used, and a line says why, if the filter can't be. With
-    Through.FILTER that is BadUse.
+    With DataPath.AUTO the plugin is used, and a line says why, if the filter can't be. With
+    DataPath.FILTER that is BadUse.
     """
-    if options.through is not Through.PLUGIN:
+    if options.through is not DataPath.PLUGIN:
         try:
             if file_address(options.primary).direct:
                 raise BadUse(
@@ -255,7 +257,7 @@ def _export(
                     next="Leave ?direct=1 out to be faster.",
                 )
             return FilterExport(
-                built(call.settings.cache_dir),
+                build_libraries(call.settings.cache_dir),
                 tracked,
                 path_of(options.primary),
                 wiring.folder.lock_fd,
@@ -263,7 +265,7 @@ def _export(
                 call.output.print_text,
             )
         except BadUse as error:
-            if options.through is Through.FILTER:
+            if options.through is DataPath.FILTER:
                 raise
             call.output.print_text(
                 f"Serving through nbdkit's Python plugin, which is many times slower: {error}"

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.nbd.native import built
-from mirrorlog.producers.nbd.nbdkit_process import Place, Tls, TlsMode, clear_socket
+from mirrorlog.producers.nbd.native import build_libraries
+from mirrorlog.producers.nbd.nbdkit_process import (
+    NbdAddress,
+    TlsMode,
+    TlsOptions,
+    remove_stale_socket,
+)
 from mirrorlog.producers.nbd.relay import extents
 from mirrorlog.simulation.memory_devices import PAGE_BYTES, MemoryDevice
 
@@ -40,9 +45,9 @@ def test_extents_cover_the_range_without_gaps(case: str) -> None:
 
 
 def test_places_have_uris_that_clients_read() -> None:
-    assert Place(Path("/run/a b.sock")).uri(tls=False) == "nbd+unix:///?socket=/run/a%20b.sock"
-    assert Place(None, "::1", 7).uri(tls=True) == "nbds://[::1]:7"
-    psk = Tls(TlsMode.REQUIRE, psk=Path("/keys"), verify_peer=True)
+    assert NbdAddress(Path("/run/a b.sock")).uri(tls=False) == "nbd+unix:///?socket=/run/a%20b.sock"
+    assert NbdAddress(None, "::1", 7).uri(tls=True) == "nbds://[::1]:7"
+    psk = TlsOptions(TlsMode.REQUIRE, psk=Path("/keys"), verify_peer=True)
     assert psk.options() == ["--tls=require", "--tls-psk=/keys", "--tls-verify-peer"]
 
 
@@ -55,14 +60,14 @@ def test_a_dead_servers_socket_goes_and_nothing_else(
         server.bind("s")
         server.listen()
         with pytest.raises(BadUse, match="another server listens"):
-            clear_socket(path)
-    clear_socket(path)
+            remove_stale_socket(path)
+    remove_stale_socket(path)
     assert not path.exists()
     path.write_text("precious")
     with pytest.raises(BadUse, match="isn't a socket"):
-        clear_socket(path)
+        remove_stale_socket(path)
     with pytest.raises(BadUse, match="107 bytes"):
-        clear_socket(Path("/" + "x" * 107))
+        remove_stale_socket(Path("/" + "x" * 107))
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
@@ -72,4 +77,4 @@ def test_without_a_compiler_the_filter_says_what_is_missing(
     (tmp_path / "nbdkit").symlink_to(str(shutil.which("nbdkit")))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadUse, match=r"no C compiler.*apt install"):
-        built(tmp_path / "cache")
+        build_libraries(tmp_path / "cache")
