@@ -37,7 +37,7 @@ from mirrorlog.producers.traces import (
     TracedRequest,
     demo_trace_path,
     open_trace,
-    survey,
+    summarize_trace,
     write_trace,
 )
 
@@ -189,7 +189,7 @@ def main() -> None:
             keep_orders(tree, dice)
             wear(tree, dice)
         write_trace(output, recorded(folder / "log"))
-    print(f"{output}: {output.stat().st_size:,} bytes; {survey(open_trace(output))}")
+    print(f"{output}: {output.stat().st_size:,} bytes; {summarize_trace(open_trace(output))}")
 
 
 if __name__ == "__main__":

@@ -11,57 +11,57 @@ from notation import volume
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.importers import (
-    Content,
-    Source,
-    Span,
-    Tally,
-    Terms,
-    blktrace,
-    commands,
-    extent_list,
-    fio_log,
-    nbdinfo,
-    qemu_map,
-    rbd_diff,
-    recording,
-    thin_delta,
+    AddressRange,
+    FitOptions,
+    ImportBatch,
+    ImportCounts,
+    ImportSource,
+    blktrace_source,
+    extent_list_source,
+    fio_source,
+    import_batches,
+    nbdinfo_source,
+    qemu_map_source,
+    rbd_diff_source,
+    recording_source,
+    thin_delta_source,
 )
 
 NOW_US = 2_000_000_000_000_000
 MIB = 1 << 20
-WHOLE = Span(0, MIB)
-TERMS = Terms()
+WHOLE = AddressRange(0, MIB)
+TERMS = FitOptions()
 
 
-def source(kind: str, path: Path, lies: Span = WHOLE, **options: object) -> Source:
+def source(kind: str, path: Path, lies: AddressRange = WHOLE, **options: object) -> ImportSource:
     """The source in a file, for a volume that lies there."""
     match kind:
         case "blktrace":
-            return blktrace([path], lies, **options)  # type: ignore[arg-type]
+            return blktrace_source([path], lies, **options)  # type: ignore[arg-type]
         case "fio":
-            return fio_log(path, **options)  # type: ignore[arg-type]
+            return fio_source(path, **options)  # type: ignore[arg-type]
         case "qemu-map":
-            return qemu_map(path, **options)  # type: ignore[arg-type]
+            return qemu_map_source(path, **options)  # type: ignore[arg-type]
         case "nbdinfo":
-            return nbdinfo(path)
+            return nbdinfo_source(path)
         case "rbd-diff":
-            return rbd_diff(path)
+            return rbd_diff_source(path)
         case "extentlist":
-            return extent_list(path)
+            return extent_list_source(path)
         case "thin-delta":
-            return thin_delta(path, lies)
+            return thin_delta_source(path, lies)
         case _:
-            return recording(kind, path, **options)  # type: ignore[arg-type]
+            return recording_source(kind, path, **options)  # type: ignore[arg-type]
 
 
 def batches(
-    of: Source, size_bytes: int = MIB, terms: Terms = TERMS, most: int = 500
-) -> Iterator[Content]:
+    of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS, most: int = 500
+) -> Iterator[ImportBatch]:
     """What is to be published of it."""
-    return commands(of, volume("v", size_bytes), terms, NOW_US, most, Tally())
+    return import_batches(of, volume("v", size_bytes), terms, NOW_US, most, ImportCounts())
 
 
-def said(of: Source, size_bytes: int = MIB, terms: Terms = TERMS) -> str:
+def said(of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS) -> str:
     """`d0+4096 z8192+4096`: m may differ, w written, z zeroed, d discarded; a command is followed by a bar."""
     letters = {CommandKind.MARK_DIRTY: "mmm", CommandKind.WRITES: "wzd"}
     return " ".join(
@@ -108,7 +108,9 @@ Q_FLUSH = Q_WRITE | tc(2)
 TIMESTAMP = 1 | tc(10)
 
 
-def blocks_of(of: Source, described: Volume, terms: Terms = TERMS) -> tuple[set[int], set[int]]:
+def blocks_of(
+    of: ImportSource, described: Volume, terms: FitOptions = TERMS
+) -> tuple[set[int], set[int]]:
     """(blocks that an import dirties, blocks that one of its zeros covers whole), byte by byte."""
     dirty, zeroed = set[int](), set[int]()
     for content in batches(of, described.size_bytes, terms):

@@ -10,7 +10,7 @@ from notation import extents
 
 from mirrorlog.domain.commands import WireProtocol
 from mirrorlog.domain.extents import Extent
-from mirrorlog.domain.wire import Interpreted, Verdict, interpret
+from mirrorlog.domain.wire import Interpretation, Verdict, interpret
 
 SIZE = 1 << 30
 WORDS = {
@@ -39,12 +39,12 @@ def expected(
         whole = (Extent(0, size_bytes),) if text == "whole" else ()
         return WORDS[text], whole
     words = "" if text == "none" else text.replace("B", str(block_bytes))
-    return Verdict.RECORDS, tuple(extents(words))
+    return Verdict.EXTENTS, tuple(extents(words))
 
 
 def check(protocol: WireProtocol, vector: str, block_bytes: int) -> None:
     """The vector holds."""
     command, data, wanted = (part.strip() for part in vector.partition("#")[0].split("|"))
-    found: Interpreted = interpret(protocol, raw(command), raw(data), block_bytes, SIZE)
+    found: Interpretation = interpret(protocol, raw(command), raw(data), block_bytes, SIZE)
     assert (found.verdict, found.extents) == expected(wanted, block_bytes)
     assert bool(found.text) is (found.verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))

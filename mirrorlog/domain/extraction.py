@@ -13,7 +13,7 @@ from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, U8, ExtentColumns
 from mirrorlog.domain.volume_states import grown_extents
 from mirrorlog.domain.volumes import VOLUME_NAME, Volume
-from mirrorlog.domain.wire import Interpreted, Verdict, interpret
+from mirrorlog.domain.wire import Interpretation, Verdict, interpret
 
 MAX_FORKS: Final = 32
 """How many sites one command may name, and for how many the log keeps a missed log."""
@@ -113,7 +113,7 @@ def command_extents(command: TrackingCommand, volume: Volume, position: int) -> 
     )
 
 
-def _texts(interpreted: list[Interpreted], verdict: Verdict) -> str:
+def _texts(interpreted: list[Interpretation], verdict: Verdict) -> str:
     """The explanations of the first three raw commands with that verdict."""
     texts = [
         f"raw command {number}: {raw.text}"

@@ -5,36 +5,47 @@ A source (a recording of writes, or a dirty map) is read twice: once to prove it
 
 from __future__ import annotations
 
-from mirrorlog.producers.importers.blktrace import blktrace
-from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
-from mirrorlog.producers.importers.fio import fio_log
-from mirrorlog.producers.importers.fitting import Content, Tally, Terms, commands, span
-from mirrorlog.producers.importers.maps import extent_list, nbdinfo, qemu_map, rbd_diff
-from mirrorlog.producers.importers.publishing import Answers, Published, Session
-from mirrorlog.producers.importers.reading import readable_twice
-from mirrorlog.producers.importers.recordings import recording
-from mirrorlog.producers.importers.thin_delta import thin_delta
+from mirrorlog.producers.importers.blktrace import blktrace_source
+from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
+from mirrorlog.producers.importers.fio import fio_source
+from mirrorlog.producers.importers.fitting import (
+    FitOptions,
+    ImportBatch,
+    ImportCounts,
+    import_batches,
+    volume_range,
+)
+from mirrorlog.producers.importers.maps import (
+    extent_list_source,
+    nbdinfo_source,
+    qemu_map_source,
+    rbd_diff_source,
+)
+from mirrorlog.producers.importers.publishing import ImportSession, PublishedImport, SessionStatuses
+from mirrorlog.producers.importers.reading import as_regular_files
+from mirrorlog.producers.importers.recordings import recording_source
+from mirrorlog.producers.importers.thin_delta import thin_delta_source
 
 __all__ = [
-    "Answers",
+    "AddressRange",
     "Change",
     "ChangeKind",
-    "Content",
-    "Published",
-    "Session",
-    "Source",
-    "Span",
-    "Tally",
-    "Terms",
-    "blktrace",
-    "commands",
-    "extent_list",
-    "fio_log",
-    "nbdinfo",
-    "qemu_map",
-    "rbd_diff",
-    "readable_twice",
-    "recording",
-    "span",
-    "thin_delta",
+    "FitOptions",
+    "ImportBatch",
+    "ImportCounts",
+    "ImportSession",
+    "ImportSource",
+    "PublishedImport",
+    "SessionStatuses",
+    "as_regular_files",
+    "blktrace_source",
+    "extent_list_source",
+    "fio_source",
+    "import_batches",
+    "nbdinfo_source",
+    "qemu_map_source",
+    "rbd_diff_source",
+    "recording_source",
+    "thin_delta_source",
+    "volume_range",
 ]

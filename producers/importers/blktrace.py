@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from mirrorlog.producers.importers.change import Source, Span
-from mirrorlog.producers.importers.reading import Reading
-from mirrorlog.producers.importers.recordings import from_requests
+from mirrorlog.producers.importers.change import AddressRange, ImportSource
+from mirrorlog.producers.importers.reading import SourceReader
+from mirrorlog.producers.importers.recordings import source_of_requests
 from mirrorlog.producers.traces import RequestKind, TracedRequest
-from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, transfer
+from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord, transfer
 
 _MAGIC: Final = 0x65617400
 _BODIES: Final = {7: "IQQIIIIIHH", 8: "IQQIIQIIHH12x"}
@@ -38,7 +38,7 @@ ByteOrder = Literal["little", "big"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class BlktraceEvent:
     """One event. act: what happened, without the mark of a cgroup; of: bits, what it happened to."""
 
     sequence: int
@@ -69,62 +69,68 @@ class Event:
         return (seconds * 1_000_000_000 + nanoseconds - self.time_ns) // 1000
 
 
-def blktrace(
-    paths: Sequence[Path], volume: Span, *, device: str | None = None, discard_zeroes: bool = False
-) -> Source:
+def blktrace_source(
+    paths: Sequence[Path],
+    volume: AddressRange,
+    *,
+    device: str | None = None,
+    discard_zeroes: bool = False,
+) -> ImportSource:
     """paths: the files of all CPUs; they are read one after the other, for the order of writes changes nothing.
 
     volume: what is dirty where all of it is.
     """
-    doubts: list[str] = []
-    files = [Reading(path, "blktrace", doubts) for path in paths]
+    warnings: list[str] = []
+    files = [SourceReader(path, "blktrace", warnings) for path in paths]
     epoch_us = next(filter(None, map(_epoch_us, files)), None)
 
     def requests() -> Iterator[TracedRequest]:
         last: dict[tuple[int, int], int] = {}
-        for reading in files:
-            with reading.opened() as stream:
-                for event in _read(reading, stream):
-                    yield from _lost(event, last, reading, volume)
-                    yield from _requested(event, reading, volume)
+        for reader in files:
+            with reader.opened() as stream:
+                for event in _read(reader, stream):
+                    yield from _lost(event, last, reader, volume)
+                    yield from _requested(event, reader, volume)
 
     early_us = None if epoch_us is None else -epoch_us
-    return from_requests("blktrace", requests, doubts, device, discard_zeroes, early_us)
+    return source_of_requests("blktrace", requests, warnings, device, discard_zeroes, early_us)
 
 
-def _epoch_us(reading: Reading) -> int | None:
+def _epoch_us(reader: SourceReader) -> int | None:
     """Where the times of all files count from, if this one says it."""
-    with reading.opened() as stream:
+    with reader.opened() as stream:
         return next(
-            (event.wall_clock_us() for event in _read(reading, stream) if event.says_time()), None
+            (event.wall_clock_us() for event in _read(reader, stream) if event.says_time()), None
         )
 
 
-def _read(reading: Reading, stream: BinaryIO) -> Iterator[Event]:
+def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceEvent]:
     order, size = None, 0
     while True:
-        reading.byte += size
-        reading.record += 1
+        reader.byte += size
+        reader.record += 1
         head = stream.read(4)
         if not head:
             if order is None:
-                raise Malformed("the file is empty")
+                raise MalformedRecord("the file is empty")
             return
         order = _order(head)
         version = int.from_bytes(head, order) & 0xFF
         if version not in _BODIES:
-            raise Malformed(f"version {version} of blktrace's events is unknown, 7 and 8 are read")
+            raise MalformedRecord(
+                f"version {version} of blktrace's events is unknown, 7 and 8 are read"
+            )
         body = struct.Struct(("<" if order == "little" else ">") + _BODIES[version])
         content = stream.read(body.size)
         if len(content) < body.size:
-            raise Malformed("the file ends in the middle of an event")
+            raise MalformedRecord("the file ends in the middle of an event")
         sequence, time_ns, sector, count, *rest, device, cpu, _, data_bytes = body.unpack(content)
         action = rest[0] if version == 7 else rest[1]
         data = stream.read(data_bytes)
         if len(data) < data_bytes:
-            raise Malformed("the file ends in the middle of an event's data")
+            raise MalformedRecord("the file ends in the middle of an event's data")
         size = 4 + body.size + data_bytes
-        yield Event(
+        yield BlktraceEvent(
             sequence,
             time_ns,
             sector,
@@ -143,13 +149,16 @@ def _order(head: bytes) -> ByteOrder:
     for order in orders:
         if len(head) == 4 and int.from_bytes(head, order) & 0xFFFFFF00 == _MAGIC:
             return order
-    raise Malformed(
+    raise MalformedRecord(
         "no event of blktrace begins here", next="Is it blkparse's text? Then import blkparse."
     )
 
 
 def _lost(
-    event: Event, last: dict[tuple[int, int], int], reading: Reading, volume: Span
+    event: BlktraceEvent,
+    last: dict[tuple[int, int], int],
+    reader: SourceReader,
+    volume: AddressRange,
 ) -> Iterator[TracedRequest]:
     """The whole volume, where events before this one are missing. What notes something has no number."""
     if event.of & _NOTIFY:
@@ -158,17 +167,19 @@ def _lost(
     expected = (last.get(place, event.sequence - 1) + 1) & 0xFFFFFFFF
     last[place] = event.sequence
     if event.sequence != expected:
-        reading.doubt(
+        reader.warn(
             f"events of CPU {event.cpu} are missing: the whole volume is dirty (larger buffers help: blktrace -b, -n)"
         )
         yield _anywhere(event, volume)
 
 
-def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedRequest]:
+def _requested(
+    event: BlktraceEvent, reader: SourceReader, volume: AddressRange
+) -> Iterator[TracedRequest]:
     if not event.of & _WRITE:  # a discard is one, too
         return
     if event.act == _ISSUED and event.of & _PASSED_THROUGH:
-        reading.doubt(
+        reader.warn(
             "a command was passed through to the device, and where it wrote isn't told: the whole volume is dirty"
         )
         yield _anywhere(event, volume)
@@ -182,13 +193,13 @@ def _requested(event: Event, reading: Reading, volume: Span) -> Iterator[TracedR
             event.time_ns // 1000,
         )
     elif event.act == _QUEUED and not event.of & _FLUSH:
-        reading.doubt(
+        reader.warn(
             "a write of no bytes that is no flush (the reset of a zone): the whole volume is dirty"
         )
         yield _anywhere(event, volume)
 
 
-def _anywhere(event: Event, volume: Span) -> TracedRequest:
+def _anywhere(event: BlktraceEvent, volume: AddressRange) -> TracedRequest:
     return TracedRequest(
         event.device_name, RequestKind.WRITE, volume.offset, volume.length, event.time_ns // 1000
     )

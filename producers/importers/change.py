@@ -33,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AddressRange:
     """Where a volume lies in the addresses of a source; negative where the source begins inside the volume."""
 
     offset: int
@@ -46,11 +46,11 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImportSource:
     """One source, read as often as one likes, in bounded memory. Only a whole pass proves it sound.
 
     changes: a pass over it. BadInput, saying where, for what isn't what the format says.
-    doubts: what the last pass took for dirty without being told so, or in doubt.
+    warnings: what the last pass took for dirty without being told so, or in doubt.
     whole: a map that says something of every byte of its volume, in order.
     joins: neighbours of a kind may be joined; where False each change was one write, and audits count them.
     dated: its times are microseconds since 1970, UTC.
@@ -58,7 +58,7 @@ class Source:
 
     name: str
     changes: Callable[[], Iterator[Change]]
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     whole: bool = False
     joins: bool = True
     dated: bool = False

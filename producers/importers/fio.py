@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.producers.importers.change import Source
-from mirrorlog.producers.importers.reading import Reading
-from mirrorlog.producers.importers.recordings import from_requests
+from mirrorlog.producers.importers.change import ImportSource
+from mirrorlog.producers.importers.reading import SourceReader
+from mirrorlog.producers.importers.recordings import source_of_requests
 from mirrorlog.producers.traces import RequestKind, TracedRequest
-from mirrorlog.producers.traces.request import Malformed, number, shown, transfer
+from mirrorlog.producers.traces.request import MalformedRecord, parse_number, quoted, transfer
 
 _VERSIONS: Final = {b"fio version 2 iolog": 2, b"fio version 3 iolog": 3}
 _CHANGING: Final = {b"write": RequestKind.WRITE, b"trim": RequestKind.DISCARD}
@@ -26,35 +26,41 @@ _CHANGELESS: Final = frozenset(
 _OF_FILES: Final = frozenset({b"add", b"open", b"close"})
 
 
-def fio_log(path: Path, *, device: str | None = None, discard_zeroes: bool = False) -> Source:
+def fio_source(
+    path: Path, *, device: str | None = None, discard_zeroes: bool = False
+) -> ImportSource:
     """device: one of the log's files. fio logs what it begins; whether it succeeded isn't in the log."""
-    doubts: list[str] = []
+    warnings: list[str] = []
 
     def requests() -> Iterator[TracedRequest]:
-        reading = Reading(path, "fio", doubts)
-        with reading.opened() as stream:
-            yield from _read(reading.lines(stream))
+        reader = SourceReader(path, "fio", warnings)
+        with reader.opened() as stream:
+            yield from _read(reader.lines(stream))
 
-    return from_requests("fio", requests, doubts, device, discard_zeroes, None)
+    return source_of_requests("fio", requests, warnings, device, discard_zeroes, None)
 
 
 def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
     header = next(lines, b"")
     version = _VERSIONS.get(header)
     if version is None:
-        raise Malformed(
-            f"the file begins with {shown(header)} and not with 'fio version 3 iolog' or 2"
+        raise MalformedRecord(
+            f"the file begins with {quoted(header)} and not with 'fio version 3 iolog' or 2"
         )
     for line in lines:
         fields = line.split()
-        time_us = number(fields.pop(0), "timestamp") if version == 3 else 0
+        time_us = parse_number(fields.pop(0), "timestamp") if version == 3 else 0
         if len(fields) == 2 and fields[1] in _OF_FILES:
             continue
         if len(fields) != 4 or fields[1] not in _CHANGING.keys() | _CHANGELESS:
-            raise Malformed(f"{shown(line)} is no action of fio")
+            raise MalformedRecord(f"{quoted(line)} is no action of fio")
         name, action, offset, length = fields
         if action in _CHANGING:
             file = name.decode("utf-8", "backslashreplace")
             yield from transfer(
-                file, _CHANGING[action], number(offset, "offset"), number(length, "length"), time_us
+                file,
+                _CHANGING[action],
+                parse_number(offset, "offset"),
+                parse_number(length, "length"),
+                time_us,
             )

@@ -10,7 +10,7 @@ from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
-from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
+from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
 
 _EXTENT_KINDS: Final = {
     ChangeKind.DIRTY: ExtentKind.WRITE,
@@ -21,7 +21,7 @@ _EXTENT_KINDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class FitOptions:
     """How a source is held against a volume.
 
     shift: added to the source's addresses, in bytes.
@@ -36,13 +36,13 @@ class Terms:
     began_us: int | None = None
 
 
-def span(volume: Volume, terms: Terms) -> Span:
+def volume_range(volume: Volume, options: FitOptions) -> AddressRange:
     """Where the volume lies in the source's addresses."""
-    return Span(-terms.shift, volume.size_bytes)
+    return AddressRange(-options.shift, volume.size_bytes)
 
 
 @dataclass(slots=True)
-class Tally:
+class ImportCounts:
     """What an import amounts to.
 
     commands: with extents. extents, bytes: named, overlaps twice. zero_bytes: of those, what reads as zeros.
@@ -65,7 +65,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Content:
+class ImportBatch:
     """What one command says: WRITES or MARK_DIRTY; the times of the first and the last change, microseconds since 1970."""
 
     kind: CommandKind
@@ -74,33 +74,38 @@ class Content:
     last_at_us: int
 
 
-def commands(
-    source: Source, volume: Volume, terms: Terms, now_us: int, most: int, tally: Tally
-) -> Iterator[Content]:
-    """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `tally`.
+def import_batches(
+    source: ImportSource,
+    volume: Volume,
+    options: FitOptions,
+    now_us: int,
+    max_extents: int,
+    counts: ImportCounts,
+) -> Iterator[ImportBatch]:
+    """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `counts`.
 
     BadInput, at the change that is wrong, for a source that is broken or doesn't fit.
     """
-    changes = _fitted(source, volume, terms, tally)
+    changes = _fitted(source, volume, options, counts)
     if source.joins:
         changes = _joined(changes)
-    batches = {CommandKind.WRITES: _Batch(), CommandKind.MARK_DIRTY: _Batch()}
-    for change in _dated(changes, source, terms, now_us):
-        tally.take(change)
+    batches = {CommandKind.WRITES: _OpenBatch(), CommandKind.MARK_DIRTY: _OpenBatch()}
+    for change in _dated(changes, source, options, now_us):
+        counts.take(change)
         kind = CommandKind.MARK_DIRTY if change.kind is ChangeKind.DIRTY else CommandKind.WRITES
         batches[kind].add(change)
-        if len(batches[kind].extents) >= most:
-            yield batches[kind].closed(kind, terms, now_us)
-            batches[kind] = _Batch()
-            tally.commands += 1
+        if len(batches[kind].extents) >= max_extents:
+            yield batches[kind].closed(kind, options, now_us)
+            batches[kind] = _OpenBatch()
+            counts.commands += 1
     for kind, batch in batches.items():
         if batch.extents:
-            yield batch.closed(kind, terms, now_us)
-            tally.commands += 1
+            yield batch.closed(kind, options, now_us)
+            counts.commands += 1
 
 
 @dataclass(slots=True)
-class _Batch:
+class _OpenBatch:
     extents: list[Extent] = field(default_factory=list)
     times_us: list[int] = field(default_factory=list)
 
@@ -109,28 +114,30 @@ class _Batch:
         if change.at_us is not None:
             self.times_us.append(change.at_us)
 
-    def closed(self, kind: CommandKind, terms: Terms, now_us: int) -> Content:
+    def closed(self, kind: CommandKind, options: FitOptions, now_us: int) -> ImportBatch:
         """A change without a time was made between the beginning of the map, if that is known, and now."""
         times = self.times_us or [
-            now_us if terms.began_us is None else min(terms.began_us, now_us),
+            now_us if options.began_us is None else min(options.began_us, now_us),
             now_us,
         ]
-        return Content(kind, ExtentColumns.of(self.extents), min(times), max(times))
+        return ImportBatch(kind, ExtentColumns.of(self.extents), min(times), max(times))
 
 
-def _fitted(source: Source, volume: Volume, terms: Terms, tally: Tally) -> Iterator[Change]:
+def _fitted(
+    source: ImportSource, volume: Volume, options: FitOptions, counts: ImportCounts
+) -> Iterator[Change]:
     """Only what changed, in the volume's addresses."""
     changes = source.changes()
-    if terms.shift:
-        changes = (replace(each, offset=each.offset + terms.shift) for each in changes)
-    if source.whole and not terms.partial:
+    if options.shift:
+        changes = (replace(each, offset=each.offset + options.shift) for each in changes)
+    if source.whole and not options.partial:
         changes = _covering(changes, source, volume)
     for count, change in enumerate(changes, start=1):
         if change.kind is not ChangeKind.UNCHANGED:
-            yield from _inside(change, source, volume, terms, tally, count)
+            yield from _inside(change, source, volume, options, counts, count)
 
 
-def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iterator[Change]:
+def _covering(changes: Iterator[Change], source: ImportSource, volume: Volume) -> Iterator[Change]:
     """The changes of a map that says something of every byte of the volume, once."""
     first = reached = 0
     for count, change in enumerate(changes, start=1):
@@ -153,26 +160,31 @@ def _covering(changes: Iterator[Change], source: Source, volume: Volume) -> Iter
 
 
 def _inside(
-    change: Change, source: Source, volume: Volume, terms: Terms, tally: Tally, count: int
+    change: Change,
+    source: ImportSource,
+    volume: Volume,
+    options: FitOptions,
+    counts: ImportCounts,
+    count: int,
 ) -> Iterator[Change]:
     start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
     if end - start == change.length:
         yield change
         return
-    if not terms.clip:
+    if not options.clip:
         raise _misfit(
             source,
             count,
             f"{change.length} bytes from byte {change.offset} on aren't all inside volume {volume.volume} "
             f"of {volume.size_bytes} bytes",
         )
-    tally.outside_extents += 1
-    tally.outside_bytes += change.length - max(end - start, 0)
+    counts.outside_extents += 1
+    counts.outside_bytes += change.length - max(end - start, 0)
     if end > start:
         yield replace(change, offset=start, length=end - start)
 
 
-def _misfit(source: Source, count: int, what: str) -> BadInput:
+def _misfit(source: ImportSource, count: int, what: str) -> BadInput:
     return BadInput(
         f"the source doesn't fit: {what}",
         where=f"{source.name}, range {count}",
@@ -195,7 +207,7 @@ def _joined(changes: Iterable[Change]) -> Iterator[Change]:
 
 
 def _dated(
-    changes: Iterable[Change], source: Source, terms: Terms, now_us: int
+    changes: Iterable[Change], source: ImportSource, options: FitOptions, now_us: int
 ) -> Iterator[Change]:
     """Times counted from 1970. Those that count from nobody knows when, and those to come, become now: `changed --since` may
     name a block too many, never one too few."""
@@ -205,8 +217,8 @@ def _dated(
             yield change
             continue
         first_us = change.at_us if first_us is None else first_us
-        if terms.began_us is not None:
-            at_us = terms.began_us + change.at_us - first_us
+        if options.began_us is not None:
+            at_us = options.began_us + change.at_us - first_us
         else:
             at_us = change.at_us if source.dated else now_us
         yield replace(change, at_us=max(min(at_us, now_us), 0))

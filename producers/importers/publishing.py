@@ -16,14 +16,14 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
-from mirrorlog.producers.importers.fitting import Content
+from mirrorlog.producers.importers.fitting import ImportBatch
 
 _DEADLINE_S: Final = 60.0
 _REFUSALS_KEPT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedImport:
     """first_position, last_position: of the session's opening and its close, in the volume's partition."""
 
     commands: int
@@ -31,7 +31,7 @@ class Published:
     last_position: int
 
 
-class Session:
+class ImportSession:
     """One import's session on one volume. Unlike a host's it keeps nothing on disk: what isn't published is in the source."""
 
     def __init__(
@@ -50,10 +50,10 @@ class Session:
 
     def publish(
         self,
-        contents: Iterable[Content],
+        contents: Iterable[ImportBatch],
         note: str,
         progress: Callable[[int], None] = lambda _: None,
-    ) -> Published:
+    ) -> PublishedImport:
         """Publishes an import. All of it is in Kafka when this returns.
 
         1. SESSION_OPEN is acknowledged: from now on no site calls the volume consistent.
@@ -74,19 +74,19 @@ class Session:
             progress(self.extents)
         self._publisher.flush(_DEADLINE_S)  # 3
         last_position = self._send_and_wait(self._empty(CommandKind.SESSION_CLOSE), note)  # 4
-        return Published(self.commands, first_position, last_position)
+        return PublishedImport(self.commands, first_position, last_position)
 
-    def _empty(self, kind: CommandKind) -> Content:
+    def _empty(self, kind: CommandKind) -> ImportBatch:
         now_us = self._clock.now_us()
-        return Content(kind, ExtentColumns.of(()), now_us, now_us)
+        return ImportBatch(kind, ExtentColumns.of(()), now_us, now_us)
 
-    def _send_and_wait(self, content: Content, note: str) -> int:
+    def _send_and_wait(self, content: ImportBatch, note: str) -> int:
         self._send(content, note)
         self._publisher.flush(_DEADLINE_S)
         assert self._acknowledged is not None, "a flush without an error acknowledges everything"
         return self._acknowledged
 
-    def _send(self, content: Content, note: str | None) -> None:
+    def _send(self, content: ImportBatch, note: str | None) -> None:
         volume = self.volume
         command = TrackingCommand(
             volume=volume.volume,
@@ -118,7 +118,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class Answers:
+class SessionStatuses:
     """The node's statuses of one session's commands. Made before the first is published.
 
     counts: by code, each command once. refusals: the texts of the first that were refused.

@@ -14,25 +14,25 @@ from typing import Any, BinaryIO, Final
 
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.errors import BadInput
-from mirrorlog.producers.traces.request import Malformed, shown
+from mirrorlog.producers.traces.request import MalformedRecord, quoted
 
 STDIN: Final = Path("-")
 MAX_LINE_BYTES: Final = 4096
 MAX_ENTRY_BYTES: Final = 1 << 16
 """Of one entry of a JSON list, or of one tag: the longest that a tool writes has a few hundred bytes."""
 CHUNK_BYTES: Final = 1 << 16
-_MOST_DOUBTS: Final = 20
+_MAX_WARNINGS: Final = 20
 
 
-class Reading:
+class SourceReader:
     """One file while it is read. record: which line, entry or event, from 1; byte: where it begins.
 
-    doubts: see Source; the same text is kept once.
+    warnings: see ImportSource; the same text is kept once.
     """
 
-    def __init__(self, path: Path, kind: str, doubts: list[str]) -> None:
+    def __init__(self, path: Path, kind: str, warnings: list[str]) -> None:
         self.record, self.byte = 0, 0
-        self._path, self._kind, self._doubts = path, kind, doubts
+        self._path, self._kind, self._warnings = path, kind, warnings
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -41,7 +41,7 @@ class Reading:
         try:
             with self._path.open("rb") as stream:
                 yield stream
-        except Malformed as error:
+        except MalformedRecord as error:
             place = f", record {self.record}, byte {self.byte}" if self.record else ""
             raise BadInput(
                 f"reading a source of the kind {self._kind}: {error}",
@@ -53,10 +53,10 @@ class Reading:
                 f"the file can't be read: {error.strerror or error}", where=str(self._path)
             ) from error
 
-    def doubt(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Something was taken for dirty, in doubt."""
-        if text not in self._doubts and len(self._doubts) < _MOST_DOUBTS:
-            self._doubts.append(text)
+        if text not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
+            self._warnings.append(text)
 
     def lines(self, stream: BinaryIO) -> Iterator[bytes]:
         """The lines that aren't blank, without their ends. The last must have one: a number that was cut is a number too."""
@@ -68,38 +68,38 @@ class Reading:
             if not line:
                 return
             if len(line) > MAX_LINE_BYTES:
-                raise Malformed(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+                raise MalformedRecord(f"a line of more than {MAX_LINE_BYTES:,} bytes")
             if not line.endswith(b"\n"):
-                raise Malformed(f"the line {shown(line)} doesn't end: the file was cut off")
+                raise MalformedRecord(f"the line {quoted(line)} doesn't end: the file was cut off")
             if text := line.rstrip(b"\r\n"):
                 yield text
 
     def entries(self, stream: BinaryIO) -> Iterator[Mapping[str, Any]]:
         """The objects of a JSON list (RFC 8259), one at a time, however they are laid out."""
-        text = _Json(stream)
+        text = _JsonScanner(stream)
         if text.take() != "[":
-            raise Malformed("it doesn't begin with '[': a JSON list is expected")
+            raise MalformedRecord("it doesn't begin with '[': a JSON list is expected")
         separator = text.take() if text.peek() == "]" else ","
         while separator == ",":
             text.peek()
             self.record, self.byte = self.record + 1, text.offset
             entry = text.value()
             if not isinstance(entry, dict):
-                raise Malformed("an entry of the list isn't an object")
+                raise MalformedRecord("an entry of the list isn't an object")
             yield entry
             separator = text.take()
         if separator != "]":
             self.byte = text.offset - len(separator)
-            raise Malformed(
+            raise MalformedRecord(
                 "neither ',' nor ']' after an entry"
                 if separator
                 else "the list ends before its ']'"
             )
         if text.take():
-            raise Malformed("something follows the list")
+            raise MalformedRecord("something follows the list")
 
 
-class _Json:
+class _JsonScanner:
     """A JSON text in a window. It is read as Latin-1, so that characters are bytes: what isn't ASCII is in names only."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -134,13 +134,13 @@ class _Json:
                 return found
             except json.JSONDecodeError as error:
                 if len(self._window) - self._at > MAX_ENTRY_BYTES:
-                    raise Malformed(
+                    raise MalformedRecord(
                         f"an entry that isn't JSON, or has more than {MAX_ENTRY_BYTES:,} bytes"
                     ) from error
                 if not self._more():
-                    raise Malformed(f"the entry isn't whole JSON: {error.msg}") from error
+                    raise MalformedRecord(f"the entry isn't whole JSON: {error.msg}") from error
             except (RecursionError, ValueError) as error:
-                raise Malformed("the entry has a value that no tool writes") from error
+                raise MalformedRecord("the entry has a value that no tool writes") from error
 
     def _more(self) -> bool:
         chunk = self._stream.read(CHUNK_BYTES)
@@ -156,28 +156,28 @@ def _refuse_constant(name: str) -> Any:
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def whole_number(entry: Mapping[str, Any], name: str) -> int:
+def integer_field(entry: Mapping[str, Any], name: str) -> int:
     """The byte count or address under `name`."""
     found = entry.get(name)
     if type(found) is not int or not 0 <= found <= MAX_BYTE:
-        raise Malformed(
+        raise MalformedRecord(
             f"'{name}' of the entry is {json.dumps(found)[:60]} and not a whole number from 0 to {MAX_BYTE}"
         )
     return found
 
 
-def flag(entry: Mapping[str, Any], name: str) -> bool:
+def boolean_field(entry: Mapping[str, Any], name: str) -> bool:
     """The truth value under `name`."""
     found = entry.get(name)
     if not isinstance(found, bool):
-        raise Malformed(
+        raise MalformedRecord(
             f"'{name}' of the entry is {json.dumps(found)[:60]} and neither true nor false"
         )
     return found
 
 
 @contextmanager
-def readable_twice(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def as_regular_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """The paths of regular files with these contents: what can be read only once (-, a pipe) is kept in a file meanwhile.
 
     The first pass proves a source sound before the second publishes it.

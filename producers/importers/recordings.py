@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.importers.change import Change, ChangeKind, Source
+from mirrorlog.producers.importers.change import Change, ChangeKind, ImportSource
 from mirrorlog.producers.traces import RequestKind, TracedRequest, open_trace
 
 FILETIME_EPOCH_US: Final = 11_644_473_600_000_000
@@ -22,26 +22,26 @@ _CLOCKS: Final[dict[str, int]] = {"tencent": 0, "msr": FILETIME_EPOCH_US}
 _MOST_DEVICES: Final = 20
 
 
-def recording(
+def recording_source(
     name: str, path: Path, *, device: str | None = None, discard_zeroes: bool = False
-) -> Source:
-    """A recording of the format `name`; see from_requests()."""
+) -> ImportSource:
+    """A recording of the format `name`; see source_of_requests()."""
     early_us = _CLOCKS.get(name)
 
     def requests() -> Iterator[TracedRequest]:
         return open_trace(path, name).requests()
 
-    return from_requests(name, requests, [], device, discard_zeroes, early_us)
+    return source_of_requests(name, requests, [], device, discard_zeroes, early_us)
 
 
-def from_requests(
+def source_of_requests(
     name: str,
     requests: Callable[[], Iterator[TracedRequest]],
-    doubts: list[str],
+    warnings: list[str],
     device: str | None,
     discard_zeroes: bool,
     early_us: int | None,
-) -> Source:
+) -> ImportSource:
     """What the requests to one device change.
 
     device: as the recording calls it; may be left out where it has one only. BadUse where that isn't so.
@@ -76,7 +76,7 @@ def from_requests(
                 next=f"It has some to: {', '.join(devices)}.",
             )
 
-    return Source(name, changes, doubts, joins=False, dated=early_us is not None)
+    return ImportSource(name, changes, warnings, joins=False, dated=early_us is not None)
 
 
 def _kind(kind: RequestKind, discard_zeroes: bool) -> ChangeKind:

@@ -18,9 +18,9 @@ from typing import Final
 from xml.parsers import expat
 
 from mirrorlog.domain.extents import MAX_BYTE
-from mirrorlog.producers.importers.change import Change, ChangeKind, Source, Span
-from mirrorlog.producers.importers.reading import CHUNK_BYTES, MAX_ENTRY_BYTES, Reading
-from mirrorlog.producers.traces.request import SECTOR_BYTES, Malformed, number
+from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
+from mirrorlog.producers.importers.reading import CHUNK_BYTES, MAX_ENTRY_BYTES, SourceReader
+from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord, parse_number
 
 _DIRTY: Final = ("different", "left_only", "right_only")
 _PARENTS: Final = {
@@ -32,26 +32,26 @@ _PARENTS: Final = {
 _MAX_BLOCK_SECTORS: Final = 1 << 31
 
 
-def thin_delta(path: Path, volume: Span) -> Source:
+def thin_delta_source(path: Path, volume: AddressRange) -> ImportSource:
     """volume: on the thin device; its last block may reach behind the end, and is clipped."""
-    doubts: list[str] = []
+    warnings: list[str] = []
 
     def changes() -> Iterator[Change]:
-        reading = Reading(path, "thin-delta", doubts)
-        with reading.opened() as stream:
-            document = _Document(reading, volume.end)
+        reader = SourceReader(path, "thin-delta", warnings)
+        with reader.opened() as stream:
+            document = _Document(reader, volume.end)
             while chunk := stream.read(CHUNK_BYTES):
                 yield from document.feed(chunk)
             yield from document.feed(b"")
 
-    return Source("thin-delta", changes, doubts)
+    return ImportSource("thin-delta", changes, warnings)
 
 
 class _Document:
     """The XML as it comes. A document type is refused, and so is every entity; known elements nest four deep."""
 
-    def __init__(self, reading: Reading, end: int) -> None:
-        self._reading, self._volume_end = reading, end
+    def __init__(self, reader: SourceReader, end: int) -> None:
+        self._reading, self._volume_end = reader, end
         self._path: list[str] = []
         self._block_bytes = self._fed = 0
         self._diffs = 0
@@ -60,7 +60,7 @@ class _Document:
         self._parser.StartElementHandler = self._begin
         self._parser.EndElementHandler = self._end
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
-        reading.record = 1
+        reader.record = 1
 
     def feed(self, chunk: bytes) -> Iterator[Change]:
         """The changes that end in `chunk`; an empty one is the file's end."""
@@ -70,28 +70,30 @@ class _Document:
             self._parser.Parse(chunk, not chunk)
         except expat.ExpatError as error:
             self._note_place()
-            raise Malformed(f"this isn't whole XML: {expat.ErrorString(error.code)}") from error
+            raise MalformedRecord(
+                f"this isn't whole XML: {expat.ErrorString(error.code)}"
+            ) from error
         if chunk and self._fed - self._parser.CurrentByteIndex > MAX_ENTRY_BYTES + CHUNK_BYTES:
             self._note_place()
-            raise Malformed(f"a tag of more than {MAX_ENTRY_BYTES:,} bytes")
+            raise MalformedRecord(f"a tag of more than {MAX_ENTRY_BYTES:,} bytes")
         for line, byte, change in self._found:
             self._reading.record, self._reading.byte = line, byte
             yield change
         if not chunk and not self._diffs:
-            raise Malformed("there is no <diff> in it: thin_delta writes one")
+            raise MalformedRecord("there is no <diff> in it: thin_delta writes one")
 
     def _begin(self, name: str, attributes: Mapping[str, str]) -> None:
         parent = self._path[-1] if self._path else ""
         if parent not in _PARENTS.get(name, ()):
             self._note_place()
-            raise Malformed(f"<{name[:40]}> in <{parent}> isn't what thin_delta writes")
+            raise MalformedRecord(f"<{name[:40]}> in <{parent}> isn't what thin_delta writes")
         self._path.append(name)
         if name == "superblock":
             self._block_bytes = (
                 self._number(attributes, "data_block_size", _MAX_BLOCK_SECTORS) * SECTOR_BYTES
             )
             if not self._block_bytes:
-                raise Malformed("data_block_size is 0")
+                raise MalformedRecord("data_block_size is 0")
         elif name == "diff":
             self._diffs += 1
         elif (
@@ -114,14 +116,14 @@ class _Document:
 
     def _number(self, attributes: Mapping[str, str], name: str, most: int) -> int:
         self._note_place()
-        found = number(attributes.get(name, "").encode("utf-8", "replace"), name)
+        found = parse_number(attributes.get(name, "").encode("utf-8", "replace"), name)
         if found > most:
-            raise Malformed(f"{name} {found} is above {most}")
+            raise MalformedRecord(f"{name} {found} is above {most}")
         return found
 
     def _refuse_doctype(self, *_: object) -> None:
         self._note_place()
-        raise Malformed(
+        raise MalformedRecord(
             "a document type: thin_delta writes none, and entities could be hidden in it"
         )
 

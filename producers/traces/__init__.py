@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from mirrorlog.producers.traces.counting import TraceSurvey, count_dirty_blocks, survey
+from mirrorlog.producers.traces.counting import TraceSummary, count_dirty_blocks, summarize_trace
 from mirrorlog.producers.traces.mltrace import write_trace
 from mirrorlog.producers.traces.opening import AUTO, FORMATS, Trace, open_trace
 from mirrorlog.producers.traces.request import RequestKind, TracedRequest
@@ -18,12 +18,12 @@ __all__ = [
     "FORMATS",
     "RequestKind",
     "Trace",
-    "TraceSurvey",
+    "TraceSummary",
     "TracedRequest",
     "count_dirty_blocks",
     "demo_trace_path",
     "open_trace",
-    "survey",
+    "summarize_trace",
     "write_trace",
 ]
 

@@ -18,14 +18,14 @@ from typing import Final
 
 from mirrorlog.producers.traces.request import (
     SECTOR_BYTES,
-    Malformed,
+    MalformedRecord,
     RequestKind,
     TracedRequest,
     TraceFormat,
-    any_line,
-    barrier,
-    number,
-    shown,
+    flush_request,
+    matches_any_line,
+    parse_number,
+    quoted,
     transfer,
 )
 
@@ -47,40 +47,40 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         event = _EVENT.fullmatch(line)
         if event is None:
             if not _SUMMARY.fullmatch(line) and not _NOTE.fullmatch(line):
-                raise Malformed(
-                    f"{shown(line)} is neither an event of blkparse nor part of its summary"
+                raise MalformedRecord(
+                    f"{quoted(line)} is neither an event of blkparse nor part of its summary"
                 )
         elif event[5] == b"Q":
             major, minor, seconds, nanoseconds, _, rwbs, rest = event.groups()
             volume = f"{int(major)}-{int(minor)}"
-            time_us = number(seconds, "time") * 1_000_000 + int(nanoseconds) // 1000
+            time_us = parse_number(seconds, "time") * 1_000_000 + int(nanoseconds) // 1000
             yield from _queued(volume, time_us, rwbs, rest or b"")
 
 
 def _queued(volume: str, time_us: int, rwbs: bytes, rest: bytes) -> Iterator[TracedRequest]:
     """The requests that one Q event stands for: a transfer, the barriers around it, or a barrier alone."""
-    flush = barrier(volume, time_us)
+    flush = flush_request(volume, time_us)
     flags = _RWBS.fullmatch(rwbs)
     sectors = _SECTORS.fullmatch(rest)
     if flags is None:
-        raise Malformed(f"rwbs {shown(rwbs)} names no operation")
+        raise MalformedRecord(f"rwbs {quoted(rwbs)} names no operation")
     if sectors is None:
         if rest and not rest.startswith(b"["):
-            raise Malformed(f"{shown(rest)} isn't a sector and a count")
+            raise MalformedRecord(f"{quoted(rest)} isn't a sector and a count")
         if b"D" in rwbs:
-            raise Malformed(f"a discard ({shown(rwbs)}) without a sector")
+            raise MalformedRecord(f"a discard ({quoted(rwbs)}) without a sector")
         if b"W" in rwbs or b"F" in rwbs:
             yield flush
         return
     preflush, operation, behind = flags.groups()
     if operation not in _KINDS:
-        raise Malformed(f"rwbs {shown(rwbs)} is neither a read, a write nor a discard")
+        raise MalformedRecord(f"rwbs {quoted(rwbs)} is neither a read, a write nor a discard")
     if preflush:
         yield flush
-    offset, length = (number(count, "sector") * SECTOR_BYTES for count in sectors.groups())
+    offset, length = (parse_number(count, "sector") * SECTOR_BYTES for count in sectors.groups())
     yield from transfer(volume, _KINDS[operation], offset, length, time_us)
     if b"F" in behind:
         yield flush
 
 
-FORMAT: Final = TraceFormat("blkparse", any_line(_EVENT), _read)
+FORMAT: Final = TraceFormat("blkparse", matches_any_line(_EVENT), _read)

@@ -14,7 +14,7 @@ _UNITE_EVERY: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class TraceSurvey:
+class TraceSummary:
     """The requests by kind, the bytes of the writes, and for each volume the size in bytes that it must have at least.
 
     That size is the largest end of all its requests, reads included; 0 for a volume that was only flushed.
@@ -29,7 +29,7 @@ class TraceSurvey:
     volumes: dict[str, int]
 
 
-def survey(trace: Trace) -> TraceSurvey:
+def summarize_trace(trace: Trace) -> TraceSummary:
     """Read the whole recording once. BadInput where anything in it is broken."""
     kinds: Counter[RequestKind] = Counter()
     bytes_written = 0
@@ -39,7 +39,7 @@ def survey(trace: Trace) -> TraceSurvey:
         if request.kind is RequestKind.WRITE:
             bytes_written += request.length
         volumes[request.volume] = max(volumes.get(request.volume, 0), request.end)
-    return TraceSurvey(
+    return TraceSummary(
         reads=kinds[RequestKind.READ],
         writes=kinds[RequestKind.WRITE],
         zeroes=kinds[RequestKind.ZERO],

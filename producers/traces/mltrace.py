@@ -15,14 +15,14 @@ from typing import Final
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.traces.request import (
     VOLUME_NAME,
-    Malformed,
+    MalformedRecord,
     RequestKind,
     TracedRequest,
     TraceFormat,
-    barrier,
-    fields,
-    number,
-    shown,
+    flush_request,
+    parse_number,
+    quoted,
+    split_fields,
     transfer,
 )
 
@@ -35,25 +35,31 @@ _KINDS: Final = {kind.value.encode(): kind for kind in RequestKind if kind is no
 def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
     header = next(lines, b"")
     if header != _HEADER:
-        raise Malformed(f"the file begins with {shown(header)} and not with {shown(_HEADER)}")
+        raise MalformedRecord(
+            f"the file begins with {quoted(header)} and not with {quoted(_HEADER)}"
+        )
     for line in lines:
         yield _decode(line)
 
 
 def _decode(line: bytes) -> TracedRequest:
-    time, volume, kind, offset, length = fields(line, _FIELDS)
+    time, volume, kind, offset, length = split_fields(line, _FIELDS)
     if kind not in _KINDS:
-        raise Malformed(f"kind {shown(kind)} is none of write, zero, discard and flush")
+        raise MalformedRecord(f"kind {quoted(kind)} is none of write, zero, discard and flush")
     name = volume.decode("ascii", "replace")
     if not VOLUME_NAME.fullmatch(name):
-        raise Malformed(f"{shown(volume)} isn't the name of a volume")
-    time_us, start, count = number(time, "time"), number(offset, "offset"), number(length, "length")
+        raise MalformedRecord(f"{quoted(volume)} isn't the name of a volume")
+    time_us, start, count = (
+        parse_number(time, "time"),
+        parse_number(offset, "offset"),
+        parse_number(length, "length"),
+    )
     if _KINDS[kind] is RequestKind.FLUSH:
         if start or count:
-            raise Malformed("a flush has an extent")
-        return barrier(name, time_us)
+            raise MalformedRecord("a flush has an extent")
+        return flush_request(name, time_us)
     if not count:
-        raise Malformed(f"a {_KINDS[kind]} of no bytes")
+        raise MalformedRecord(f"a {_KINDS[kind]} of no bytes")
     return next(transfer(name, _KINDS[kind], start, count, time_us))
 
 
@@ -80,7 +86,7 @@ def _encode(request: TracedRequest) -> bytes:
     line = ",".join(map(str, row)).encode("ascii", "replace")
     try:
         _decode(line)
-    except Malformed as reason:
+    except MalformedRecord as reason:
         raise BadUse(f"writing {request} to a trace: {reason}") from reason
     return line
 

@@ -11,14 +11,14 @@ from typing import Final
 
 from mirrorlog.producers.traces.request import (
     VOLUME_NAME,
-    Malformed,
+    MalformedRecord,
     RequestKind,
     TracedRequest,
     TraceFormat,
-    any_line,
-    fields,
-    number,
-    shown,
+    matches_any_line,
+    parse_number,
+    quoted,
+    split_fields,
     transfer,
 )
 
@@ -29,20 +29,24 @@ _KINDS: Final = {b"Read": RequestKind.READ, b"Write": RequestKind.WRITE}
 
 def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
     for line in lines:
-        time, host, disk, kind, offset, size, response = fields(line, _FIELDS)
-        number(response, "response time")
+        time, host, disk, kind, offset, size, response = split_fields(line, _FIELDS)
+        parse_number(response, "response time")
         if kind not in _KINDS:
-            raise Malformed(f"type {shown(kind)} is neither Read nor Write")
+            raise MalformedRecord(f"type {quoted(kind)} is neither Read nor Write")
         # A host is never made safe, only refused: two hosts must not become one volume.
-        volume = f"{host.decode('ascii', 'replace')}-{number(disk, 'disk')}"
+        volume = f"{host.decode('ascii', 'replace')}-{parse_number(disk, 'disk')}"
         if not VOLUME_NAME.fullmatch(volume):
-            raise Malformed(
-                f"host {shown(host)} has other characters than letters, digits, '.', '_' and '-'"
+            raise MalformedRecord(
+                f"host {quoted(host)} has other characters than letters, digits, '.', '_' and '-'"
             )
-        time_us = number(time, "time") // 10
+        time_us = parse_number(time, "time") // 10
         yield from transfer(
-            volume, _KINDS[kind], number(offset, "offset"), number(size, "size"), time_us
+            volume,
+            _KINDS[kind],
+            parse_number(offset, "offset"),
+            parse_number(size, "size"),
+            time_us,
         )
 
 
-FORMAT: Final = TraceFormat("msr", any_line(_LINE), _read)
+FORMAT: Final = TraceFormat("msr", matches_any_line(_LINE), _read)

@@ -16,12 +16,12 @@ from typing import Final
 
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.producers.traces import blkparse, mltrace, msr, tencent, vscsi
-from mirrorlog.producers.traces.request import Malformed, RequestKind, TracedRequest
+from mirrorlog.producers.traces.request import MalformedRecord, RequestKind, TracedRequest
 
 AUTO: Final = "auto"
 FORMATS: Final = {
-    form.name: form
-    for form in (vscsi.FORMAT, msr.FORMAT, tencent.FORMAT, blkparse.FORMAT, mltrace.FORMAT)
+    trace_format.name: trace_format
+    for trace_format in (vscsi.FORMAT, msr.FORMAT, tencent.FORMAT, blkparse.FORMAT, mltrace.FORMAT)
 }
 HEAD_BYTES: Final = 1 << 16
 """As much is looked at to tell the format."""
@@ -50,24 +50,24 @@ class Trace:
 
     def records(self) -> Iterator[TracedRequest]:
         """The same, with the reads."""
-        place = Place(self.path, self.format)
-        form = FORMATS[self.format]
-        with place.named(), _opened(self.path) as (stream, _):
+        reader = TraceReader(self.path, self.format)
+        trace_format = FORMATS[self.format]
+        with reader.located_errors(), _opened(self.path) as (stream, _):
             framed = (
-                place.blocks(stream, form.record_bytes)
-                if form.record_bytes
-                else place.lines(stream)
+                reader.fixed_records(stream, trace_format.record_bytes)
+                if trace_format.record_bytes
+                else reader.lines(stream)
             )
             volumes: set[str] = set()
             changes = False
-            for request in form.read(framed, _volume_name(self.path)):
+            for request in trace_format.read(framed, _volume_name(self.path)):
                 volumes.add(request.volume)
                 if len(volumes) > MAX_VOLUMES:
-                    raise Malformed(f"the recording names more than {MAX_VOLUMES:,} volumes")
+                    raise MalformedRecord(f"the recording names more than {MAX_VOLUMES:,} volumes")
                 changes = changes or request.kind not in _NO_CHANGE
                 yield request
             if not changes:
-                raise Malformed("the recording ends without a write in it")
+                raise MalformedRecord("the recording ends without a write in it")
 
 
 def open_trace(path: Path, format: str = AUTO) -> Trace:
@@ -80,30 +80,30 @@ def open_trace(path: Path, format: str = AUTO) -> Trace:
         raise BadUse(
             f"'{format}' is no format of a trace", next=f"Formats: {AUTO}, {', '.join(FORMATS)}."
         )
-    place = Place(path, format)
-    with place.named(), _opened(path) as (stream, compressed):
-        place.record = 1
+    reader = TraceReader(path, format)
+    with reader.located_errors(), _opened(path) as (stream, compressed):
+        reader.record = 1
         head = stream.read(HEAD_BYTES)
         if not head:
-            raise Malformed("the file is empty")
-        form = FORMATS[_recognised(head) if format == AUTO else format]
-        if form.sealed and not compressed:
-            raise Malformed(
-                f"a trace of format {form.name} is compressed, which gives it its checksum, and this is not"
+            raise MalformedRecord("the file is empty")
+        trace_format = FORMATS[_recognized(head) if format == AUTO else format]
+        if trace_format.sealed and not compressed:
+            raise MalformedRecord(
+                f"a trace of format {trace_format.name} is compressed, which gives it its checksum, and this is not"
             )
-    return Trace(path, form.name)
+    return Trace(path, trace_format.name)
 
 
-def _recognised(head: bytes) -> str:
-    for form in FORMATS.values():
-        if form.recognises(head):
-            return form.name
-    raise Malformed(
+def _recognized(head: bytes) -> str:
+    for trace_format in FORMATS.values():
+        if trace_format.recognizes(head):
+            return trace_format.name
+    raise MalformedRecord(
         "the file is of no format that is known", next=f"Name its format: {', '.join(FORMATS)}."
     )
 
 
-class Place:
+class TraceReader:
     """Where in a file the reading is, and how what goes wrong there is told.
 
     record counts from 1 (in a text format it is the line), byte is where it begins in the decompressed file.
@@ -125,13 +125,13 @@ class Place:
             if not line:
                 return
             if len(line) > MAX_LINE_BYTES:
-                raise Malformed(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+                raise MalformedRecord(f"a line of more than {MAX_LINE_BYTES:,} bytes")
             if b"\0" in line:
-                raise Malformed("binary data where a line of text should be")
+                raise MalformedRecord("binary data where a line of text should be")
             if text := line.rstrip(b"\r\n"):
                 yield text
 
-    def blocks(self, stream: io.BufferedIOBase, size_bytes: int) -> Iterator[bytes]:
+    def fixed_records(self, stream: io.BufferedIOBase, size_bytes: int) -> Iterator[bytes]:
         """Records of `size_bytes` each."""
         block = b""
         while True:
@@ -141,17 +141,17 @@ class Place:
             if not block:
                 return
             if len(block) < size_bytes:
-                raise Malformed(
+                raise MalformedRecord(
                     f"the file ends after {len(block)} of a record's {size_bytes} bytes"
                 )
             yield block
 
     @contextmanager
-    def named(self) -> Iterator[None]:
+    def located_errors(self) -> Iterator[None]:
         """Whatever is wrong with the file becomes BadInput with its place."""
         try:
             yield
-        except Malformed as error:
+        except MalformedRecord as error:
             raise self._bad(str(error), error.next) from error
         except (EOFError, zlib.error) as error:
             raise self._bad(f"the compressed data is damaged or cut off: {error}") from error
@@ -166,12 +166,12 @@ class Place:
             raise self._bad(f"{what}: {error.strerror or error}", advice) from error
 
     def _bad(self, what: str, advice: str = "") -> BadInput:
-        place = f", record {self.record}, byte {self.byte}" if self.record else ""
-        form = "" if self._format == AUTO else f" and of the format {self._format}"
+        position = f", record {self.record}, byte {self.byte}" if self.record else ""
+        expected = "" if self._format == AUTO else f" and of the format {self._format}"
         return BadInput(
             f"reading a trace: {what}",
-            where=f"{self._path}{place}",
-            next=advice or f"Check that the file is whole{form}.",
+            where=f"{self._path}{position}",
+            next=advice or f"Check that the file is whole{expected}.",
         )
 
 
@@ -181,7 +181,7 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, bool]]:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise Malformed(f"this is {what}", next="Name a file: it is read more than once.")
+        raise MalformedRecord(f"this is {what}", next="Name a file: it is read more than once.")
     with path.open("rb") as raw:
         magic = raw.peek(3)[:3]
         stream: io.BufferedIOBase = raw

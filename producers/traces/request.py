@@ -50,20 +50,20 @@ class TraceFormat:
     """One format: how its records are framed, how it is recognised, and how they are read.
 
     record_bytes: bytes of each record; 0 where a record is a line of text.
-    recognises:   whether the first bytes of a file (decompressed) are of this format.
+    recognizes:   whether the first bytes of a file (decompressed) are of this format.
     read:         the requests in the records, given also the name for a volume whose recording doesn't name it. It
-                  raises Malformed for the record that it took last.
+                  raises MalformedRecord for the record that it took last.
     sealed:       the format counts on compression for its checksum, so a plain file isn't of it.
     """
 
     name: str
-    recognises: Callable[[bytes], bool]
+    recognizes: Callable[[bytes], bool]
     read: Callable[[Iterator[bytes], str], Iterator[TracedRequest]]
     record_bytes: int = 0
     sealed: bool = False
 
 
-class Malformed(Exception):
+class MalformedRecord(Exception):
     """A record isn't what its format says. Whoever frames the records adds file, record and byte.
 
     next: what to do about it, where it is something else than to check the file.
@@ -79,45 +79,47 @@ def transfer(
 ) -> Iterator[TracedRequest]:
     """The request, its address checked; nothing where it moves no bytes, as SCSI allows (SBC-4, transfer length 0)."""
     if offset + length > MAX_BYTE:
-        raise Malformed(f"a {kind} of {length} bytes at byte {offset} ends above byte {MAX_BYTE}")
+        raise MalformedRecord(
+            f"a {kind} of {length} bytes at byte {offset} ends above byte {MAX_BYTE}"
+        )
     if length:
-        yield TracedRequest(volume, kind, offset, length, _checked(time_us))
+        yield TracedRequest(volume, kind, offset, length, _checked_time_us(time_us))
 
 
-def barrier(volume: str, time_us: int) -> TracedRequest:
+def flush_request(volume: str, time_us: int) -> TracedRequest:
     """A flush."""
-    return TracedRequest(volume, RequestKind.FLUSH, 0, 0, _checked(time_us))
+    return TracedRequest(volume, RequestKind.FLUSH, 0, 0, _checked_time_us(time_us))
 
 
-def _checked(time_us: int) -> int:
+def _checked_time_us(time_us: int) -> int:
     if time_us > MAX_TIME_US:
-        raise Malformed(f"time {time_us} µs is above {MAX_TIME_US} µs")
+        raise MalformedRecord(f"time {time_us} µs is above {MAX_TIME_US} µs")
     return time_us
 
 
-def number(field: bytes, name: str) -> int:
+def parse_number(field: bytes, name: str) -> int:
     """The whole number from 0 on that `field` holds in decimal digits."""
     if not field.isdigit() or len(field) > 20:
-        raise Malformed(f"{name} {shown(field)} isn't a whole number from 0 on")
+        raise MalformedRecord(f"{name} {quoted(field)} isn't a whole number from 0 on")
     return int(field)
 
 
-def fields(line: bytes, names: tuple[str, ...]) -> list[bytes]:
+def split_fields(line: bytes, names: tuple[str, ...]) -> list[bytes]:
     """The fields of a CSV line, as many as there are names."""
     found = line.split(b",")
     if len(found) != len(names):
-        raise Malformed(
-            f"{shown(line)} has {len(found)} of the {len(names)} fields {', '.join(names)}"
+        raise MalformedRecord(
+            f"{quoted(line)} has {len(found)} of the {len(names)} fields {', '.join(names)}"
         )
     return found
 
 
-def shown(field: bytes) -> str:
+def quoted(field: bytes) -> str:
     """The beginning of a field as one line of plain text, in quotes."""
     return repr(field[:40])[1:]
 
 
-def any_line(pattern: re.Pattern[bytes]) -> Callable[[bytes], bool]:
+def matches_any_line(pattern: re.Pattern[bytes]) -> Callable[[bytes], bool]:
     """Recognises a text format by one line that has its shape: the first line may be the broken one."""
     return lambda head: any(
         pattern.fullmatch(line.rstrip(b"\r")) for line in head.split(b"\n")[:64]

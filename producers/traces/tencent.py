@@ -12,14 +12,14 @@ from typing import Final
 
 from mirrorlog.producers.traces.request import (
     SECTOR_BYTES,
-    Malformed,
+    MalformedRecord,
     RequestKind,
     TracedRequest,
     TraceFormat,
-    any_line,
-    fields,
-    number,
-    shown,
+    matches_any_line,
+    parse_number,
+    quoted,
+    split_fields,
     transfer,
 )
 
@@ -30,16 +30,16 @@ _KINDS: Final = {b"0": RequestKind.READ, b"1": RequestKind.WRITE}
 
 def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
     for line in lines:
-        time, offset, size, kind, volume = fields(line, _FIELDS)
+        time, offset, size, kind, volume = split_fields(line, _FIELDS)
         if kind not in _KINDS:
-            raise Malformed(f"type {shown(kind)} is neither 0 (read) nor 1 (write)")
+            raise MalformedRecord(f"type {quoted(kind)} is neither 0 (read) nor 1 (write)")
         yield from transfer(
-            f"vol{number(volume, 'volume')}",
+            f"vol{parse_number(volume, 'volume')}",
             _KINDS[kind],
-            number(offset, "offset") * SECTOR_BYTES,
-            number(size, "size") * SECTOR_BYTES,
-            number(time, "time") * 1_000_000,
+            parse_number(offset, "offset") * SECTOR_BYTES,
+            parse_number(size, "size") * SECTOR_BYTES,
+            parse_number(time, "time") * 1_000_000,
         )
 
 
-FORMAT: Final = TraceFormat("tencent", any_line(_LINE), _read)
+FORMAT: Final = TraceFormat("tencent", matches_any_line(_LINE), _read)

@@ -12,7 +12,7 @@ from typing import Final
 
 from mirrorlog.producers.traces.request import (
     SECTOR_BYTES,
-    Malformed,
+    MalformedRecord,
     RequestKind,
     TracedRequest,
     TraceFormat,
@@ -27,7 +27,7 @@ _KINDS: Final = {
 }
 
 
-def _recognises(head: bytes) -> bool:
+def _recognizes(head: bytes) -> bool:
     whole = head[: len(head) - len(head) % _RECORD.size]
     return any(
         opcode in _KINDS and version == _VERSION
@@ -39,13 +39,13 @@ def _read(records: Iterator[bytes], volume: str) -> Iterator[TracedRequest]:
     for record in records:
         length, opcode, version, block, time_us = _RECORD.unpack(record)
         if version != _VERSION:
-            raise Malformed(
+            raise MalformedRecord(
                 f"version 0x{version:04x} of a vscsi record is unknown, 0x{_VERSION:04x} is read"
             )
         kind = _KINDS.get(opcode)
         if kind is None:
-            raise Malformed(f"SCSI opcode 0x{opcode:02x} is neither a read nor a write")
+            raise MalformedRecord(f"SCSI opcode 0x{opcode:02x} is neither a read nor a write")
         yield from transfer(volume, kind, block * SECTOR_BYTES, length, time_us)
 
 
-FORMAT: Final = TraceFormat("vscsi", _recognises, _read, record_bytes=_RECORD.size)
+FORMAT: Final = TraceFormat("vscsi", _recognizes, _read, record_bytes=_RECORD.size)

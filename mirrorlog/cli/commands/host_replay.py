@@ -20,7 +20,7 @@ from mirrorlog.errors import ExitCode
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.replay.replay import Pace, Replay, ReplayProgress
 from mirrorlog.producers.session.opening import OpenRequest
-from mirrorlog.producers.traces import AUTO, Trace, open_trace, survey
+from mirrorlog.producers.traces import AUTO, Trace, open_trace, summarize_trace
 from mirrorlog.producers.wiring import HostWiring, open_request
 from mirrorlog.reading.catalog import Catalog, describe, publish_volume
 from mirrorlog.units import parse_size
@@ -119,7 +119,7 @@ def _volume_sizes(trace: Trace, block_size: int) -> dict[str, int]:
     """Return the size in bytes of each volume of the trace: at least one block, whole blocks."""
     return {
         volume: max(-(-size // block_size), 1) * block_size
-        for volume, size in survey(trace).volumes.items()
+        for volume, size in summarize_trace(trace).volumes.items()
     }
 
 

@@ -26,16 +26,16 @@ from mirrorlog.cli.importing.options import (
 from mirrorlog.cli.importing.run import OpenSource, run_import
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.producers.importers import (
-    Source,
-    Span,
-    blktrace,
-    extent_list,
-    fio_log,
-    nbdinfo,
-    qemu_map,
-    rbd_diff,
-    recording,
-    thin_delta,
+    AddressRange,
+    ImportSource,
+    blktrace_source,
+    extent_list_source,
+    fio_source,
+    nbdinfo_source,
+    qemu_map_source,
+    rbd_diff_source,
+    recording_source,
+    thin_delta_source,
 )
 
 app = typer.Typer(
@@ -61,10 +61,10 @@ def _add_recording(kind: str, help: str) -> None:
         dry_run: DryRunOption = False,
         wait: WaitOption = None,
     ) -> None:
-        def open_source(files: Sequence[Path], _: Span) -> Source:
+        def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
             if kind == "fio":
-                return fio_log(files[0], device=device, discard_zeroes=discard_zeroes)
-            return recording(kind, files[0], device=device, discard_zeroes=discard_zeroes)
+                return fio_source(files[0], device=device, discard_zeroes=discard_zeroes)
+            return recording_source(kind, files[0], device=device, discard_zeroes=discard_zeroes)
 
         options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)
         run_import(invocation(context), kind, volume, [file], open_source, options)
@@ -97,17 +97,17 @@ _add_recording("tencent", "Import a CSV trace of Tencent block storage.")
 _add_recording("mirrorlog", "Import a recording of mirrorlog's own (*.mltrace).")
 _add_list(
     "rbd-diff",
-    lambda files, _: rbd_diff(files[0]),
+    lambda files, _: rbd_diff_source(files[0]),
     "Import what `rbd diff --from-snap SNAP --format json` prints.",
 )
 _add_list(
     "thin-delta",
-    lambda files, volume_span: thin_delta(files[0], volume_span),
+    lambda files, volume_span: thin_delta_source(files[0], volume_span),
     "Import the XML that thin_delta prints of two thin devices.",
 )
 _add_list(
     "extentlist",
-    lambda files, _: extent_list(files[0]),
+    lambda files, _: extent_list_source(files[0]),
     "Import lines 'offset length type', as nbdkit reads them.",
 )
 
@@ -128,8 +128,8 @@ def import_blktrace(
 ) -> None:
     """Import the binary files of blktrace(8), or the stream of `blktrace -o -`."""
 
-    def open_source(copies: Sequence[Path], volume_span: Span) -> Source:
-        return blktrace(copies, volume_span, device=device, discard_zeroes=discard_zeroes)
+    def open_source(copies: Sequence[Path], volume_span: AddressRange) -> ImportSource:
+        return blktrace_source(copies, volume_span, device=device, discard_zeroes=discard_zeroes)
 
     options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)
     run_import(invocation(context), "blktrace", volume, files, open_source, options)
@@ -161,8 +161,8 @@ def import_qemu_map(
 ) -> None:
     """Import what `qemu-img map --output=json` prints of an overlay or a dirty bitmap."""
 
-    def open_source(files: Sequence[Path], _: Span) -> Source:
-        return qemu_map(files[0], layers=layers, dirty_bitmap=dirty_bitmap)
+    def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
+        return qemu_map_source(files[0], layers=layers, dirty_bitmap=dirty_bitmap)
 
     options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, partial)
     run_import(invocation(context), "qemu-map", volume, [file], open_source, options)
@@ -183,8 +183,8 @@ def import_nbdinfo(
 ) -> None:
     """Import what `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints."""
 
-    def open_source(files: Sequence[Path], _: Span) -> Source:
-        return nbdinfo(files[0])
+    def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
+        return nbdinfo_source(files[0])
 
     options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, partial)
     run_import(invocation(context), "nbdinfo", volume, [file], open_source, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mirrorlog.domain.volumes import check_geometry
-from mirrorlog.producers.traces import Trace, count_dirty_blocks, open_trace, survey
+from mirrorlog.producers.traces import Trace, count_dirty_blocks, open_trace, summarize_trace
 from mirrorlog.units import parse_size
 
 
@@ -38,7 +38,7 @@ def make_plan(path: Path, trace_format: str, block_size_text: str, sites: int) -
     block_size = parse_size(block_size_text)
     check_geometry(size_bytes=block_size, block_size=block_size)
     trace = open_trace(path, trace_format)
-    totals = survey(trace)
+    totals = summarize_trace(trace)
     dirty_blocks = sum(count_dirty_blocks(trace, block_size).values())
     names = [f"site-{chr(ord('a') + number)}" for number in range(sites)]
     return DemoPlan(trace, block_size, names, totals.writes, totals.bytes_written, dirty_blocks)

@@ -11,7 +11,7 @@ import typer
 from mirrorlog.changed.points import AtTime, parse_point
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.importers import Terms
+from mirrorlog.producers.importers import FitOptions
 from mirrorlog.units import parse_size
 
 VolumeName = Annotated[str, typer.Argument(metavar="VOLUME")]
@@ -87,7 +87,7 @@ class ImportOptions:
     wait: str | None
     partial: bool = False
 
-    def terms(self) -> Terms:
+    def terms(self) -> FitOptions:
         """Return how the source is fitted to its volume. BadUse if an option can't be parsed."""
         began_us = None
         if self.began is not None:
@@ -97,7 +97,7 @@ class ImportOptions:
                     f"'{self.began}' isn't a time", next="Write 2026-11-22T18:30:00Z or '2h ago'."
                 )
             began_us = point.at_us
-        return Terms(self._shift_bytes(), self.clip, self.partial, began_us)
+        return FitOptions(self._shift_bytes(), self.clip, self.partial, began_us)
 
     def _shift_bytes(self) -> int:
         size = parse_size(self.offset_shift.removeprefix("-"))

@@ -18,21 +18,21 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.importers import (
-    Answers,
-    Content,
-    Published,
-    Session,
-    Source,
-    Span,
-    Tally,
-    commands,
-    readable_twice,
-    span,
+    AddressRange,
+    ImportBatch,
+    ImportCounts,
+    ImportSession,
+    ImportSource,
+    PublishedImport,
+    SessionStatuses,
+    as_regular_files,
+    import_batches,
+    volume_range,
 )
 from mirrorlog.units import format_size, parse_duration_s
 
 _PROGRESS_S: Final = 1.0
-OpenSource: TypeAlias = Callable[[Sequence[Path], Span], Source]
+OpenSource: TypeAlias = Callable[[Sequence[Path], AddressRange], ImportSource]
 """Returns the source in the files. The span is the volume's range in the source's addresses."""
 
 
@@ -62,12 +62,12 @@ def run_import(
         where = f"volume {name}, position {volume.described_position}"
         raise BadUse("the volume is retired", where=where, next="Create a new one.")
     now_us, max_extents = SystemClock().now_us(), call.settings.host_batch_extents
-    planned, published, answers = Tally(), None, None
-    with readable_twice(files) as copies, _naming(dict(zip(copies, files, strict=True))):
-        source = open_source(copies, span(volume, terms))
+    planned, published, answers = ImportCounts(), None, None
+    with as_regular_files(files) as copies, _naming(dict(zip(copies, files, strict=True))):
+        source = open_source(copies, volume_range(volume, terms))
 
-        def read(tally: Tally) -> Iterator[Content]:
-            return commands(source, volume, terms, now_us, max_extents, tally)
+        def read(tally: ImportCounts) -> Iterator[ImportBatch]:
+            return import_batches(source, volume, terms, now_us, max_extents, tally)
 
         for _ in read(planned):  # 1
             pass
@@ -76,7 +76,7 @@ def run_import(
             published, answers = session.run(
                 _unchanged(read, planned), str(files[0]), patience_s
             )  # 2, 3
-    fields = _result_fields(session, options, source.doubts, planned, published, answers)
+    fields = _result_fields(session, options, source.warnings, planned, published, answers)
     _print_result(call, session, fields)
     if answers is not None and fields["refused"]:
         refusals = "; ".join(answers.refusals)[:500].rstrip(".")
@@ -104,9 +104,11 @@ def _naming(names: dict[Path, Path]) -> Iterator[None]:
         raise BadInput(error.what, where=where, next=error.next) from error
 
 
-def _unchanged(read: Callable[[Tally], Iterator[Content]], planned: Tally) -> Iterator[Content]:
+def _unchanged(
+    read: Callable[[ImportCounts], Iterator[ImportBatch]], planned: ImportCounts
+) -> Iterator[ImportBatch]:
     """Read the source a second time. BadInput, at the end, if it isn't what the first pass read."""
-    tally = Tally()
+    tally = ImportCounts()
     yield from read(tally)
     if tally != planned:
         raise BadInput(
@@ -126,8 +128,8 @@ class _ImportSession:
         self._printed_at_s = self._clock.monotonic_s()
 
     def run(
-        self, contents: Iterator[Content], file: str, patience_s: float | None
-    ) -> tuple[Published, Answers | None]:
+        self, contents: Iterator[ImportBatch], file: str, patience_s: float | None
+    ) -> tuple[PublishedImport, SessionStatuses | None]:
         """Publish the import. Wait up to `patience_s`, unless it is None, for the node's statuses.
 
         file: the source's name, for the note that the commands carry.
@@ -141,12 +143,12 @@ class _ImportSession:
                 admin, reader = KafkaAdmin(client), KafkaReader(client)
                 stack.callback(admin.close)
                 stack.callback(reader.close)
-                answers = Answers(reader, self.volume, self.id)
+                answers = SessionStatuses(reader, self.volume, self.id)
                 answers.watch(admin, topics.status)
             self._call.output.print_message(
                 "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
             )
-            session = Session(
+            session = ImportSession(
                 publisher, topics.commands, self.volume, self.host, self.id, self._clock
             )
             note = f"import of {self.kind} {file}"[:200]
@@ -177,9 +179,9 @@ def _result_fields(
     session: _ImportSession,
     options: ImportOptions,
     doubts: Sequence[str],
-    tally: Tally,
-    published: Published | None,
-    answers: Answers | None,
+    tally: ImportCounts,
+    published: PublishedImport | None,
+    answers: SessionStatuses | None,
 ) -> dict[str, Any]:
     """Return the fields of the `result` message.
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from mirrorlog.domain.commands import WireProtocol
 from mirrorlog.domain.wire import nbd, nvme, scsi
-from mirrorlog.domain.wire.outcome import Interpreted, Verdict, extent, whole_volume
+from mirrorlog.domain.wire.outcome import Interpretation, Verdict, extent, whole_volume
 
-__all__ = ["Interpreted", "Verdict", "interpret"]
+__all__ = ["Interpretation", "Verdict", "interpret"]
 
 
 def interpret(
     protocol: WireProtocol, command: bytes, data: bytes, logical_block_bytes: int, size_bytes: int
-) -> Interpreted:
+) -> Interpretation:
     """What one command may change on a volume of `size_bytes`. Never raises; WHOLE_VOLUME has the whole volume as its extent.
 
     logical_block_bytes: the unit of the addresses of SCSI and NVMe, a power of two; NBD counts bytes.

@@ -12,11 +12,11 @@ from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.wire.outcome import (
-    Interpreted,
+    Interpretation,
     extent,
+    known_extents,
     malformed,
     read_only,
-    records,
     whole_volume,
 )
 
@@ -41,7 +41,7 @@ _PAYLOAD_LEN: Final = 1 << 5
 """Extended headers: `length` counts a payload; without the flag, the bytes of the export that the command is about."""
 
 
-def interpret(command: bytes) -> Interpreted:
+def interpret(command: bytes) -> Interpretation:
     """One request header without its payload."""
     if not command:
         return malformed("no bytes of an NBD request")
@@ -63,4 +63,4 @@ def interpret(command: bytes) -> Interpreted:
         return whole_volume(
             f"NBD request type {kind} with a payload names its range in a way that isn't known"
         )
-    return records([extent(offset, length, 1, _CHANGES[kind])])
+    return known_extents([extent(offset, length, 1, _CHANGES[kind])])

@@ -13,11 +13,11 @@ from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.wire.outcome import (
-    Interpreted,
+    Interpretation,
     extent,
+    known_extents,
     malformed,
     read_only,
-    records,
     whole_volume,
 )
 
@@ -55,22 +55,22 @@ _SOURCES: Final = {  # Copy: where the zero-based count lies in a source range, 
 }
 
 
-def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpreted:
+def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
     """Write (3.2.6) and Write Uncorrectable (3.2.7): CDW10-11 the first block, CDW12 bits 15:00 the blocks."""
     first, dword12, _ = _ENTRY.unpack(command)
-    return records([extent(first, (dword12 & 0xFFFF) + 1, block_bytes)])
+    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, block_bytes)])
 
 
-def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpreted:
+def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
     """Write Zeroes (3.2.8): addresses as those of Write."""
     first, dword12, _ = _ENTRY.unpack(command)
     if dword12 & _NAMESPACE_ZEROES:
         return whole_volume("Write Zeroes of the whole namespace")
     kind = ExtentKind.DISCARD if dword12 & _DEALLOCATE else ExtentKind.ZERO
-    return records([extent(first, (dword12 & 0xFFFF) + 1, block_bytes, kind)])
+    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, block_bytes, kind)])
 
 
-def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
+def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
     """Dataset Management (3.2.3): CDW10 bits 07:00 the ranges, zero-based; they come as data, 16 bytes each."""
     dwords, _, _ = _ENTRY.unpack(command)
     if not (dwords >> 32) & _ATTRIBUTE_DEALLOCATE:
@@ -81,10 +81,12 @@ def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interp
             f"Dataset Management came with {len(data)} bytes of its {size} bytes of ranges"
         )
     ranges = _RANGE.iter_unpack(data[:size])
-    return records(extent(first, count, block_bytes, ExtentKind.DISCARD) for count, first in ranges)
+    return known_extents(
+        extent(first, count, block_bytes, ExtentKind.DISCARD) for count, first in ranges
+    )
 
 
-def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
+def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
     """Copy (3.2.2): to CDW10-11 on, one after the other, CDW12 bits 07:00 source ranges, zero-based, of format bits 11:08."""
     first, dword12, _ = _ENTRY.unpack(command)
     source = _SOURCES.get((dword12 >> 8) & 0xF)
@@ -97,12 +99,12 @@ def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpreted:
         return whole_volume(
             f"Copy came with {len(data)} bytes of its {size} bytes of source ranges"
         )
-    return records(
+    return known_extents(
         [extent(first, sum(count + 1 for (count,) in source.iter_unpack(data[:size])), block_bytes)]
     )
 
 
-_CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpreted]]] = {
+_CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpretation]]] = {
     0x01: _write,
     0x04: _write,  # Write Uncorrectable: the blocks can't be read until they are written again
     0x08: _write_zeroes,
@@ -111,7 +113,7 @@ _CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpreted]]] = {
 }
 
 
-def interpret(command: bytes, data: bytes, block_bytes: int, _size_bytes: int) -> Interpreted:
+def interpret(command: bytes, data: bytes, block_bytes: int, _size_bytes: int) -> Interpretation:
     """One submission queue entry and the data that the host let the controller fetch."""
     if not command:
         return malformed("no bytes of an NVMe command")

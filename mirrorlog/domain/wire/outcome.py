@@ -15,7 +15,7 @@ _U64_MAX: Final = (1 << 64) - 1
 class Verdict(Enum):
     """How far the bytes were understood. Where a device might have executed what they stand for, doubt is WHOLE_VOLUME."""
 
-    RECORDS = (
+    EXTENTS = (
         auto()
     )  # the extents hold every block that the command may change; none where it transfers nothing
     READ_ONLY = auto()  # changes no block: answered, records nothing
@@ -26,7 +26,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreted:
+class Interpretation:
     """A verdict and its extents, in bytes, each inside [0, 2^64) and none of them empty.
 
     They aren't clipped to the volume: an address that doesn't fit in 64 bits stands at their upper end, where the check of
@@ -38,24 +38,24 @@ class Interpreted:
     text: str = ""
 
 
-def records(extents: Iterable[Extent]) -> Interpreted:
+def known_extents(extents: Iterable[Extent]) -> Interpretation:
     """The command changes at most these; empty ones are left out."""
-    return Interpreted(Verdict.RECORDS, tuple(each for each in extents if each.length))
+    return Interpretation(Verdict.EXTENTS, tuple(each for each in extents if each.length))
 
 
-def read_only() -> Interpreted:
+def read_only() -> Interpretation:
     """The command changes no block."""
-    return Interpreted(Verdict.READ_ONLY)
+    return Interpretation(Verdict.READ_ONLY)
 
 
-def whole_volume(why: str) -> Interpreted:
+def whole_volume(why: str) -> Interpretation:
     """The command may change any block; `mirrorlog.wire.interpret` puts the volume's size to it."""
-    return Interpreted(Verdict.WHOLE_VOLUME, text=why)
+    return Interpretation(Verdict.WHOLE_VOLUME, text=why)
 
 
-def malformed(why: str) -> Interpreted:
+def malformed(why: str) -> Interpretation:
     """No device can have executed this."""
-    return Interpreted(Verdict.MALFORMED, text=why)
+    return Interpretation(Verdict.MALFORMED, text=why)
 
 
 def extent(first: int, count: int, unit_bytes: int, kind: ExtentKind = ExtentKind.WRITE) -> Extent:

@@ -17,11 +17,11 @@ from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.wire.outcome import (
-    Interpreted,
+    Interpretation,
     extent,
+    known_extents,
     malformed,
     read_only,
-    records,
     whole_volume,
 )
 
@@ -119,20 +119,22 @@ class _Command:
     def field(self, at: int, width: int) -> int:
         return int.from_bytes(self.cdb[at : at + width], "big")
 
-    def records(self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE) -> Interpreted:
-        return records([extent(first, count, self.block_bytes, kind)])
+    def extents(
+        self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE
+    ) -> Interpretation:
+        return known_extents([extent(first, count, self.block_bytes, kind)])
 
 
-def _write_6(command: _Command) -> Interpreted:
+def _write_6(command: _Command) -> Interpretation:
     """WRITE(6) (SBC-3): 21 bits of address, under a LUN in SCSI-2; 0 blocks are 256."""
-    return command.records(command.field(1, 3) & 0x1FFFFF, command.field(4, 1) or 256)
+    return command.extents(command.field(1, 3) & 0x1FFFFF, command.field(4, 1) or 256)
 
 
-def _write(command: _Command, lba: tuple[int, int], count: tuple[int, int]) -> Interpreted:
+def _write(command: _Command, lba: tuple[int, int], count: tuple[int, int]) -> Interpretation:
     """Address and number of blocks, each a field of (first byte, bytes). RELADR only has a meaning in 10 and 12 bytes."""
     if _relative(command):
         return whole_volume("a relative address (RELADR, SCSI-2)")
-    return command.records(command.field(*lba), command.field(*count))
+    return command.extents(command.field(*lba), command.field(*count))
 
 
 def _relative(command: _Command) -> bool:
@@ -141,20 +143,20 @@ def _relative(command: _Command) -> bool:
 
 def _write_same(
     command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]
-) -> Interpreted:
+) -> Interpretation:
     """WRITE SAME(10), (16) and (32) (SBC-4): 0 blocks reach to the end of the medium."""
     if _relative(command):
         return whole_volume("a relative address (RELADR, SCSI-2)")
     first, blocks = command.field(*lba), command.field(*count)
     kind = _same_kind(command, command.cdb[flags_at])
     if blocks:
-        return command.records(first, blocks, kind)
+        return command.extents(first, blocks, kind)
     offset = first * command.block_bytes
     if offset >= command.size_bytes:
         return malformed(
             f"WRITE SAME from block {first} to the end of a medium of {command.size_bytes} bytes"
         )
-    return records([extent(offset, command.size_bytes - offset, 1, kind)])
+    return known_extents([extent(offset, command.size_bytes - offset, 1, kind)])
 
 
 def _same_kind(command: _Command, flags: int) -> ExtentKind:
@@ -170,7 +172,7 @@ def _same_kind(command: _Command, flags: int) -> ExtentKind:
     return ExtentKind.DISCARD if flags & 0x08 else ExtentKind.ZERO
 
 
-def _unmap(command: _Command) -> Interpreted:
+def _unmap(command: _Command) -> Interpretation:
     """UNMAP (SBC-4): the parameter list has a header of 8 bytes and descriptors of 16.
 
     Takes every whole descriptor that both lengths allow; a device that refuses an inconsistent list changes fewer.
@@ -186,7 +188,7 @@ def _unmap(command: _Command) -> Interpreted:
     return _descriptors(command, 8, 16, described // 16, ExtentKind.DISCARD)
 
 
-def _write_scattered(command: _Command, count_at: int) -> Interpreted:
+def _write_scattered(command: _Command, count_at: int) -> Interpretation:
     """WRITE SCATTERED(16) and (32) (SBC-4): a header of 32 bytes, descriptors of 32, then the blocks."""
     count = command.field(count_at, 2)
     if len(command.data) < 32 * (count + 1) and count:
@@ -198,10 +200,10 @@ def _write_scattered(command: _Command, count_at: int) -> Interpreted:
 
 def _descriptors(
     command: _Command, at: int, width: int, count: int, kind: ExtentKind
-) -> Interpreted:
+) -> Interpretation:
     """Each begins with u64 address and u32 number of blocks."""
     rows = (command.data[start : start + 12] for start in range(at, at + count * width, width))
-    return records(
+    return known_extents(
         extent(
             int.from_bytes(row[:8], "big"),
             int.from_bytes(row[8:], "big"),
@@ -212,16 +214,16 @@ def _descriptors(
     )
 
 
-def _write_long(command: _Command, lba: tuple[int, int]) -> Interpreted:
+def _write_long(command: _Command, lba: tuple[int, int]) -> Interpretation:
     """WRITE LONG(10) and (16) (SBC-3): one block; with PBLOCK (byte 1 bit 5) a physical one, of unknown size."""
     if command.cdb[1] & 0x20 or _relative(command):
         return whole_volume("WRITE LONG of a physical block, or to a relative address")
-    return command.records(command.field(*lba), 1)
+    return command.extents(command.field(*lba), 1)
 
 
 def _mode_select(
     command: _Command, length: tuple[int, int], descriptors: tuple[int, int]
-) -> Interpreted:
+) -> Interpretation:
     """MODE SELECT(6) and (10) (SPC-5): a block descriptor can change the size and the number of the blocks."""
     at, width = descriptors
     if not command.field(*length):
@@ -233,7 +235,7 @@ def _mode_select(
     return read_only()
 
 
-def _start_stop_unit(command: _Command) -> Interpreted:
+def _start_stop_unit(command: _Command) -> Interpretation:
     """START STOP UNIT (SBC-4): with LOEJ (byte 4 bit 1) another medium may be there afterwards."""
     return (
         whole_volume("START STOP UNIT loads or ejects the medium")
@@ -242,57 +244,57 @@ def _start_stop_unit(command: _Command) -> Interpreted:
     )
 
 
-def _send_diagnostic(command: _Command) -> Interpreted:
+def _send_diagnostic(command: _Command) -> Interpretation:
     """SEND DIAGNOSTIC (SPC-5): UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium."""
     if command.cdb[1] & 0x03 or command.field(3, 2):
         return whole_volume("SEND DIAGNOSTIC with a test that may write, or with parameters")
     return read_only()
 
 
-_Reader = Callable[[_Command], Interpreted]
-_10: Final[_Reader] = partial(_write, lba=(2, 4), count=(7, 2))
-_12: Final[_Reader] = partial(_write, lba=(2, 4), count=(6, 4))
-_16: Final[_Reader] = partial(_write, lba=(2, 8), count=(10, 4))
-_16_SHORT: Final[_Reader] = partial(_write, lba=(2, 8), count=(12, 2))
-_32: Final[_Reader] = partial(_write, lba=(12, 8), count=(28, 4))
+_Interpreter = Callable[[_Command], Interpretation]
+_WRITE_10: Final[_Interpreter] = partial(_write, lba=(2, 4), count=(7, 2))
+_WRITE_12: Final[_Interpreter] = partial(_write, lba=(2, 4), count=(6, 4))
+_WRITE_16: Final[_Interpreter] = partial(_write, lba=(2, 8), count=(10, 4))
+_WRITE_16_SHORT: Final[_Interpreter] = partial(_write, lba=(2, 8), count=(12, 2))
+_WRITE_32: Final[_Interpreter] = partial(_write, lba=(12, 8), count=(28, 4))
 
-_READERS: Final[dict[int, _Reader]] = {
+_INTERPRETERS: Final[dict[int, _Interpreter]] = {
     0x0A: _write_6,
     0x15: partial(_mode_select, length=(4, 1), descriptors=(3, 1)),
     0x1B: _start_stop_unit,
     0x1D: _send_diagnostic,
-    0x2A: _10,  # WRITE(10)
-    0x2E: _10,  # WRITE AND VERIFY(10)
+    0x2A: _WRITE_10,  # WRITE(10)
+    0x2E: _WRITE_10,  # WRITE AND VERIFY(10)
     0x3F: partial(_write_long, lba=(2, 4)),
     0x41: partial(_write_same, flags_at=1, lba=(2, 4), count=(7, 2)),
     0x42: _unmap,
-    0x50: _10,  # XDWRITE(10)
-    0x51: _10,  # XPWRITE(10)
-    0x53: _10,  # XDWRITEREAD(10)
+    0x50: _WRITE_10,  # XDWRITE(10)
+    0x51: _WRITE_10,  # XPWRITE(10)
+    0x53: _WRITE_10,  # XDWRITEREAD(10)
     0x55: partial(_mode_select, length=(7, 2), descriptors=(6, 2)),
     0x89: partial(_write, lba=(2, 8), count=(13, 1)),  # COMPARE AND WRITE
-    0x8A: _16,  # WRITE(16)
-    0x8B: _16,  # ORWRITE(16)
-    0x8E: _16,  # WRITE AND VERIFY(16)
+    0x8A: _WRITE_16,  # WRITE(16)
+    0x8B: _WRITE_16,  # ORWRITE(16)
+    0x8E: _WRITE_16,  # WRITE AND VERIFY(16)
     0x93: partial(_write_same, flags_at=1, lba=(2, 8), count=(10, 4)),
-    0x9A: _16_SHORT,  # WRITE STREAM(16)
-    0x9C: _16_SHORT,  # WRITE ATOMIC(16)
+    0x9A: _WRITE_16_SHORT,  # WRITE STREAM(16)
+    0x9C: _WRITE_16_SHORT,  # WRITE ATOMIC(16)
     0x9F11: partial(_write_long, lba=(2, 8)),
     0x9F12: partial(_write_scattered, count_at=8),
-    0xAA: _12,  # WRITE(12)
-    0xAE: _12,  # WRITE AND VERIFY(12)
-    0x7F0004: _32,  # XDWRITE(32)
-    0x7F0006: _32,  # XPWRITE(32)
-    0x7F0007: _32,  # XDWRITEREAD(32)
-    0x7F000B: _32,  # WRITE(32)
-    0x7F000C: _32,  # WRITE AND VERIFY(32)
+    0xAA: _WRITE_12,  # WRITE(12)
+    0xAE: _WRITE_12,  # WRITE AND VERIFY(12)
+    0x7F0004: _WRITE_32,  # XDWRITE(32)
+    0x7F0006: _WRITE_32,  # XPWRITE(32)
+    0x7F0007: _WRITE_32,  # XDWRITEREAD(32)
+    0x7F000B: _WRITE_32,  # WRITE(32)
+    0x7F000C: _WRITE_32,  # WRITE AND VERIFY(32)
     0x7F000D: partial(_write_same, flags_at=10, lba=(12, 8), count=(28, 4)),
-    0x7F000E: _32,  # ORWRITE(32)
-    0x7F000F: _32,  # WRITE ATOMIC(32)
-    0x7F0010: _32,  # WRITE STREAM(32)
+    0x7F000E: _WRITE_32,  # ORWRITE(32)
+    0x7F000F: _WRITE_32,  # WRITE ATOMIC(32)
+    0x7F0010: _WRITE_32,  # WRITE STREAM(32)
     0x7F0011: partial(_write_scattered, count_at=16),
 }
-_WHOLE: Final = {
+_WHOLE_VOLUME_NAMES: Final = {
     0x04: "FORMAT UNIT",
     0x07: "REASSIGN BLOCKS",
     0x3B: "WRITE BUFFER",
@@ -311,7 +313,7 @@ _WHOLE: Final = {
 """Only for the text: what isn't here has the same verdict."""
 
 
-def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Interpreted:
+def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Interpretation:
     """One CDB, alone or with the padding of its transport, and the data-out buffer."""
     if not cdb:
         return malformed("no bytes of a CDB")
@@ -322,16 +324,16 @@ def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Int
         )
     if code in _READ_ONLY:
         return read_only()
-    reader = _READERS.get(code)
-    if reader is None:
+    interpreter = _INTERPRETERS.get(code)
+    if interpreter is None:
         return whole_volume(
-            f"SCSI {_WHOLE.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known"
+            f"SCSI {_WHOLE_VOLUME_NAMES.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known"
         )
     if len(cdb) < length or (cdb[0] == _VARIABLE and length != _VARIABLE_BYTES):
         return whole_volume(
             f"CDB {code:02x}h was cut, or isn't of its usual length: {len(cdb)} bytes"
         )
-    return reader(_Command(cdb, data, block_bytes, size_bytes))
+    return interpreter(_Command(cdb, data, block_bytes, size_bytes))
 
 
 def _code(cdb: bytes) -> int:

@@ -208,7 +208,7 @@ CHANGES = st.one_of(
 def test_what_was_encoded_is_recorded(case: Case, block_bytes: int) -> None:
     unit = 1 if case.protocol is WireProtocol.NBD else block_bytes
     found = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
-    assert found.verdict is Verdict.RECORDS
+    assert found.verdict is Verdict.EXTENTS
     wanted = [
         Extent(first * unit, count * unit, kind) for first, count, kind in case.ranges if count
     ]
@@ -268,7 +268,7 @@ def test_no_bytes_do_harm(
 ) -> None:
     found = interpret(protocol, command, data, block_bytes, size_bytes)
     match found.verdict:
-        case Verdict.RECORDS:
+        case Verdict.EXTENTS:
             assert all(
                 each.offset >= 0 and each.length > 0 and each.end <= U64 for each in found.extents
             )
@@ -295,7 +295,7 @@ a3:5 a3:a-f a4:6 a4:a-b a4:e-f              identifiers, port groups, aliases, o
 SCSI_AT_TIMES = (
     "15 55 1b 1d"  # MODE SELECT, START STOP UNIT, SEND DIAGNOSTIC: read-only in their plainest form
 )
-SCSI_RECORDS = "0a 2a 2e 3f 41 42 50 51 53 89 8a 8b 8e 93 9a 9c 9f:11-12 aa ae 7f:4 7f:6-7 7f:b-11"
+SCSI_EXTENTS = "0a 2a 2e 3f 41 42 50 51 53 89 8a 8b 8e 93 9a 9c 9f:11-12 aa ae 7f:4 7f:6-7 7f:b-11"
 NVME_READ_ONLY = "00 02 05 0c 0d 0e 11 12 15 18 7a"
 NBD_READ_ONLY = "00 02 03 05 07"
 
@@ -312,7 +312,7 @@ def codes(text: str) -> set[tuple[int, int]]:
 
 
 WITH_ACTION = {
-    op for op, action in codes(SCSI_READ_ONLY + SCSI_RECORDS) if action >= 0 and op != 0x7F
+    op for op, action in codes(SCSI_READ_ONLY + SCSI_EXTENTS) if action >= 0 and op != 0x7F
 } | {0x83, 0x94}
 
 
@@ -344,7 +344,7 @@ def test_every_scsi_opcode_has_its_verdict() -> None:
     of_zeros, of_ones = verdicts(0x00), verdicts(0xFE)
     assert of_zeros[Verdict.READ_ONLY] == codes(SCSI_READ_ONLY) | codes(SCSI_AT_TIMES)
     assert of_ones[Verdict.READ_ONLY] == codes(SCSI_READ_ONLY)
-    assert of_zeros[Verdict.RECORDS] == codes(SCSI_RECORDS)
+    assert of_zeros[Verdict.EXTENTS] == codes(SCSI_EXTENTS)
     assert of_zeros[Verdict.MALFORMED] == set()
 
 
@@ -368,7 +368,7 @@ def test_every_other_opcode_has_its_verdict(
         {(9, -1)} if protocol is WireProtocol.NVME and fill == b"\x00" else set()
     )  # Dataset Management without AD
     assert read_only == codes(listed) | hints
-    assert {op for op, verdict in found.items() if verdict is Verdict.RECORDS} <= {
+    assert {op for op, verdict in found.items() if verdict is Verdict.EXTENTS} <= {
         1,
         4,
         6,
@@ -382,9 +382,9 @@ def test_a_command_that_the_tables_forget_is_the_whole_volume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cdbs = every_cdb(0)
-    for code in list(scsi._READERS):
-        monkeypatch.delitem(scsi._READERS, code)
-    for code in codes(SCSI_RECORDS) | codes(SCSI_AT_TIMES):
+    for code in list(scsi._INTERPRETERS):
+        monkeypatch.delitem(scsi._INTERPRETERS, code)
+    for code in codes(SCSI_EXTENTS) | codes(SCSI_AT_TIMES):
         assert (
             interpret(WireProtocol.SCSI, cdbs[code], b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
         )

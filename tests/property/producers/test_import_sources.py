@@ -29,9 +29,9 @@ from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.errors import BadInput, BadUse
-from mirrorlog.producers.importers import Span, Terms
-from mirrorlog.producers.importers.reading import Reading
-from mirrorlog.producers.traces.request import Malformed
+from mirrorlog.producers.importers import AddressRange, FitOptions
+from mirrorlog.producers.importers.reading import SourceReader
+from mirrorlog.producers.traces.request import MalformedRecord
 
 in_one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
@@ -136,7 +136,7 @@ def test_thin_delta_names_all_but_what_is_the_same(
     path = tmp_path / "delta.xml"
     path.write_text(text)
     size = max(begin * sectors * 512 - missing, 512)
-    named = source("thin-delta", path, Span(0, size))
+    named = source("thin-delta", path, AddressRange(0, size))
     said_bytes = [
         byte
         for content in batches(named, size)
@@ -219,7 +219,7 @@ def test_any_json(tmp_path: Path, kind: str, entries: list[dict[str, object]]) -
 def said_or_told(path: Path, kind: str, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        said(source(kind, path), terms=Terms(clip=True, partial=True))
+        said(source(kind, path), terms=FitOptions(clip=True, partial=True))
     except BadInput as error:
         assert str(path) in error.where or kind in error.where
         assert error.next
@@ -240,10 +240,10 @@ def test_a_json_list_is_read_in_pieces_of_any_size(
     text = json.dumps(entries, indent=indent, ensure_ascii=True).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mirrorlog.producers.importers.reading.CHUNK_BYTES", piece)
-        reading = Reading(tmp_path, "k", [])
+        reading = SourceReader(tmp_path, "k", [])
         try:
             found = list(reading.entries(io.BytesIO(text)))
-        except Malformed:
+        except MalformedRecord:
             assert "NaN" in text.decode() or "Infinity" in text.decode()
             return
     assert json.dumps(found) == json.dumps(entries)

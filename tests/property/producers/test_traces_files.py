@@ -19,7 +19,7 @@ from mirrorlog.producers.traces import (
     TracedRequest,
     count_dirty_blocks,
     open_trace,
-    survey,
+    summarize_trace,
     write_trace,
 )
 
@@ -37,7 +37,7 @@ in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def requests_or_bad_input(path: Path, form: str) -> None:
     try:
-        survey(open_trace(path, form))
+        summarize_trace(open_trace(path, form))
     except BadInput as error:
         assert str(path) in error.where
         assert error.next

@@ -23,7 +23,12 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.importers import Answers, Content, Published, Session
+from mirrorlog.producers.importers import (
+    ImportBatch,
+    ImportSession,
+    PublishedImport,
+    SessionStatuses,
+)
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 
 V = volume()
@@ -38,12 +43,12 @@ def kinds(log: Log, name: str) -> list[CommandKind]:
     return [each.kind for each in found if each.session == name]
 
 
-def session(log: Log, name: str, publisher: MemoryPublisher | None = None) -> Session:
+def session(log: Log, name: str, publisher: MemoryPublisher | None = None) -> ImportSession:
     ports = publisher or log.broker.publisher(), log.topics.commands
-    return Session(*ports, V, f"import:{name}", name, SystemClock())
+    return ImportSession(*ports, V, f"import:{name}", name, SystemClock())
 
 
-def some(tmp_path: Path, most: int = 4) -> Iterator[Content]:
+def some(tmp_path: Path, most: int = 4) -> Iterator[ImportBatch]:
     (tmp_path / "list").write_bytes(
         listed_changes((4096 * block, 4096, block % 2 == 0) for block in BLOCKS)
     )
@@ -63,7 +68,7 @@ def test_an_import_is_a_session_from_its_opening_to_its_close(tmp_path: Path) ->
     said = kinds(log, "s")
     assert (said[0], said[-1]) == (CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE)
     assert set(said[1:-1]) == {CommandKind.WRITES, CommandKind.MARK_DIRTY}
-    assert found == Published(len(said), 1, len(said))
+    assert found == PublishedImport(len(said), 1, len(said))
     sequences = [
         decode(m.value or b"", TrackingCommand).sequence
         for m in log.broker.messages(log.topics.commands)
@@ -139,7 +144,7 @@ def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(
 
 
 def test_a_source_that_fails_on_the_second_pass_leaves_its_session_open(tmp_path: Path) -> None:
-    def failing() -> Iterator[Content]:
+    def failing() -> Iterator[ImportBatch]:
         yield from list(some(tmp_path))[:1]
         raise OSError
 
@@ -165,7 +170,7 @@ def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
             log.broker.append(topic, 0, b"v", each if isinstance(each, bytes) else encode(each))
 
     answer(status(0, "s", StatusCode.REJECTED))  # of before
-    answers = Answers(log.broker.reader(), V, "s")
+    answers = SessionStatuses(log.broker.reader(), V, "s")
     answers.watch(log.broker, topic)
     answer(
         status(1, "s"),

@@ -22,7 +22,7 @@ from import_cases import (
 )
 
 from mirrorlog.errors import BadInput, BadUse
-from mirrorlog.producers.importers import Span, Terms, blktrace
+from mirrorlog.producers.importers import AddressRange, FitOptions, blktrace_source
 
 K = 1024
 
@@ -78,7 +78,7 @@ def test_a_map_of_an_x_dirty_bitmap_is_read_as_one_or_named_in_doubt_but_never_t
     assert said(source("qemu-map", path, dirty_bitmap=True)) == "m65536+131072 |"
     told = source("qemu-map", path)
     assert said(told) == "m0+1048576 |"
-    assert "--dirty-bitmap" in told.doubts[0]
+    assert "--dirty-bitmap" in told.warnings[0]
     for of_an_image in (
         X_DIRTY_BITMAP.replace('"zero": false', '"zero": true', 1),
         X_DIRTY_BITMAP.replace('depth": 0', 'depth": 1'),
@@ -161,7 +161,7 @@ THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_
 
 @pytest.mark.parametrize("text", [THIN, THIN_VERBOSE])
 def test_thin_delta_in_both_its_forms(tmp_path: Path, text: str) -> None:
-    lies = Span(0, 6 * 65536 + 100)  # the last block reaches behind the end of the volume
+    lies = AddressRange(0, 6 * 65536 + 100)  # the last block reaches behind the end of the volume
     assert (
         said(source("thin-delta", written(tmp_path, text), lies), lies.length)
         == "m131072+131072 m393216+100 |"
@@ -246,7 +246,7 @@ def test_the_files_of_all_cpus_are_one_recording(tmp_path: Path) -> None:
     time = (1_700_000_000).to_bytes(4, "little") + bytes(4)
     paths[0].write_bytes(event(1, Q_WRITE, 0, 512))
     paths[1].write_bytes(event(0, TIMESTAMP, data=time) + event(9, Q_WRITE, 8, 512, cpu=1))
-    batch, *_ = batches(blktrace(paths, Span(0, MIB)))
+    batch, *_ = batches(blktrace_source(paths, AddressRange(0, MIB)))
     assert [each.offset for each in batch.extents] == [0, 4096]
     assert batch.first_at_us == 1_700_000_000_000_000
 
@@ -261,9 +261,9 @@ UNTOLD = {
 
 @pytest.mark.parametrize("case", UNTOLD)
 def test_where_blktrace_doesnt_tell_the_whole_volume_is_dirty(tmp_path: Path, case: str) -> None:
-    found = source("blktrace", written(tmp_path, UNTOLD[case]), Span(4096, MIB))
-    assert said(found, MIB, Terms(shift=-4096)) == f"w0+512 w0+{MIB} |"
-    assert "the whole volume is dirty" in found.doubts[0]
+    found = source("blktrace", written(tmp_path, UNTOLD[case]), AddressRange(4096, MIB))
+    assert said(found, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
+    assert "the whole volume is dirty" in found.warnings[0]
 
 
 MSR = "116444736010000000,src,1,Write,4096,512,9\n116444736030000000,src,1,Write,8192,512,9\n"
@@ -287,7 +287,7 @@ TIMES = [
 @pytest.mark.parametrize("case", TIMES, ids=str)
 def test_times(tmp_path: Path, case: tuple[str, str, int | None, float, float]) -> None:
     kind, content, began_s, first_s, last_s = case
-    terms = Terms(began_us=None if began_s is None else began_s * 1_000_000)
+    terms = FitOptions(began_us=None if began_s is None else began_s * 1_000_000)
     (batch,) = batches(source(kind, written(tmp_path, content)), terms=terms)
     assert (batch.first_at_us, batch.last_at_us) == (first_s * 1e6, last_s * 1e6)
 
@@ -313,19 +313,19 @@ def listed(*rows: str) -> bytes:
 
 # a list of extents for a volume of 1 MiB, and the terms
 FITS = [
-    ("4096 4096", Terms(shift=4096), "m8192+4096 |"),
-    ("8192 4096", Terms(shift=-4096), "m4096+4096 |"),
-    ("0 8192", Terms(shift=-4096, clip=True), "m0+4096 |"),
-    ("1044480 8192", Terms(clip=True), "m1044480+4096 |"),
-    ("2M 4096", Terms(clip=True), ""),
-    ("0 8192", Terms(shift=-4096), "8192 bytes from byte -4096 on aren't all inside volume v"),
-    ("1044480 8192", Terms(), "8192 bytes from byte 1044480 on aren't all inside volume v"),
+    ("4096 4096", FitOptions(shift=4096), "m8192+4096 |"),
+    ("8192 4096", FitOptions(shift=-4096), "m4096+4096 |"),
+    ("0 8192", FitOptions(shift=-4096, clip=True), "m0+4096 |"),
+    ("1044480 8192", FitOptions(clip=True), "m1044480+4096 |"),
+    ("2M 4096", FitOptions(clip=True), ""),
+    ("0 8192", FitOptions(shift=-4096), "8192 bytes from byte -4096 on aren't all inside volume v"),
+    ("1044480 8192", FitOptions(), "8192 bytes from byte 1044480 on aren't all inside volume v"),
 ]
 
 
 @pytest.mark.parametrize(("row", "terms", "expected"), FITS, ids=str)
 def test_addresses_are_moved_and_held_against_the_volume(
-    tmp_path: Path, row: str, terms: Terms, expected: str
+    tmp_path: Path, row: str, terms: FitOptions, expected: str
 ) -> None:
     found = source("extentlist", written(tmp_path, listed("0 0", row)))
     if "aren't" in expected:
@@ -363,7 +363,7 @@ def test_a_map_must_say_something_of_the_whole_volume(tmp_path: Path, ranges: st
     else:
         with pytest.raises(BadInput, match=message):
             said(found, 1024)
-    said(found, 1024, Terms(partial=True))
+    said(found, 1024, FitOptions(partial=True))
 
 
 # kind, what is wrong, where, what is told

@@ -20,7 +20,7 @@ from mirrorlog.producers.traces import (
     TracedRequest,
     count_dirty_blocks,
     open_trace,
-    survey,
+    summarize_trace,
     write_trace,
 )
 
@@ -111,11 +111,11 @@ def test_reads_and_recognises(tmp_path, form, pack):
     assert [short(request) for request in trace.requests()] == requests, (
         "a second pass gives the same"
     )
-    assert survey(trace).volumes == volumes
+    assert summarize_trace(trace).volumes == volumes
 
 
 def test_survey_counts_by_kind(tmp_path):
-    found = survey(open_trace(saved(tmp_path, READABLE["blkparse"][0])))
+    found = summarize_trace(open_trace(saved(tmp_path, READABLE["blkparse"][0])))
     assert (found.reads, found.writes, found.zeroes, found.discards, found.flushes) == (
         1,
         2,
@@ -189,7 +189,7 @@ def test_broken_input_is_named_in_one_line(tmp_path, case):
     form, content, what, record, byte = BROKEN[case]
     path = saved(tmp_path, content)
     with pytest.raises(BadInput) as caught:
-        survey(open_trace(path, form))
+        summarize_trace(open_trace(path, form))
     assert what in caught.value.what
     assert caught.value.where == f"{path}, record {record}, byte {byte}"
     assert caught.value.next
@@ -227,7 +227,7 @@ def test_a_line_without_an_end_costs_no_memory(tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(BadInput, match="a line of more than 4,096 bytes") as caught:
-            survey(open_trace(path))
+            summarize_trace(open_trace(path))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -237,7 +237,7 @@ def test_a_line_without_an_end_costs_no_memory(tmp_path):
 def test_volumes_are_bounded(tmp_path):
     path = saved(tmp_path, "".join(f"1,8,2,1,{volume}\n" for volume in range((1 << 16) + 1)))
     with pytest.raises(BadInput, match="more than 65,536 volumes"):
-        survey(open_trace(path))
+        summarize_trace(open_trace(path))
 
 
 def test_requests_stream(tmp_path):

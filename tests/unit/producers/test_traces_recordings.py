@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace, survey
+from mirrorlog.producers.traces import (
+    count_dirty_blocks,
+    demo_trace_path,
+    open_trace,
+    summarize_trace,
+)
 
 # file, format, volumes, (reads, writes, flushes), bytes written, bytes written at least once, largest volume,
 # dirty blocks of 4 KiB, 64 KiB and 1 MiB
@@ -34,7 +39,7 @@ KNOWN = [
 def test_known_figures(recordings, known):
     file, form, volumes, kinds, bytes_written, bytes_unique, largest, dirty = known
     trace = open_trace(recordings / file)
-    found = survey(trace)
+    found = summarize_trace(trace)
     assert trace.format == form
     assert (found.reads, found.writes, found.flushes) == kinds
     assert found.bytes_written == bytes_written
@@ -48,7 +53,7 @@ def test_the_recording_in_the_package_is_fit_for_the_demo():
     """Lively and small: changes of every kind, barriers, blocks written again, on a disk that is mostly untouched."""
     path = demo_trace_path()
     trace = open_trace(path)
-    found = survey(trace)
+    found = summarize_trace(trace)
     dirty_bytes = 4096 * count_dirty_blocks(trace, 4096)["demo"]
     assert path.stat().st_size <= 300_000
     assert trace.format == "mirrorlog"
