@@ -16,7 +16,12 @@ from deadlines import DEADLINE_S
 from running import Outcome, host_result, host_writes
 
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace, survey
+from mirrorlog.producers.traces import (
+    count_dirty_blocks,
+    demo_trace_path,
+    open_trace,
+    summarize_trace,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +49,7 @@ def demo(
 def test_the_demo_ends_identical_and_counts_what_the_trace_counts(tmp_path: Path) -> None:
     done, result = demo(state_dir=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = survey(open_trace(TRACE))
+    found = summarize_trace(open_trace(TRACE))
     dirty = sum(count_dirty_blocks(open_trace(TRACE), 4096).values())
     assert (result["writes"], result["bytes_written"], result["volumes"]) == (
         found.writes,
