@@ -1,9 +1,9 @@
 """Generated contents for a replay, because a trace holds no payload.
 
 Every version of every sector of every volume differs from all others. A sector has 512 bytes: 64
-words, each of them the XOR of a fixed word and of a number that is made of (volume, sector, version)
-and mixed by SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014). The lowest bit of every byte
-is set, so that no byte reads as a hole.
+words, each of them the XOR of a fixed word and of a number that is made of (volume, sector,
+version) and mixed by SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014). The lowest bit of
+every byte is set, so that no byte reads as a hole.
 """
 
 from __future__ import annotations

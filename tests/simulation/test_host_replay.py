@@ -175,7 +175,7 @@ def test_a_stopped_replay_goes_on_where_it_was() -> None:
 def test_a_checkpoint_that_is_damaged_or_of_another_trace_is_not_used() -> None:
     world = World()
     world.run(requested(0))
-    with pytest.raises(BadUse, match="of the trace trace, not of other"):
+    with pytest.raises(BadUse, match="belongs to the trace trace, not to other"):
         world.run(requested(0), trace="other")
     world.folder.kill()
     world.folder.damage(
