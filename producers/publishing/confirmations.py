@@ -57,7 +57,7 @@ class _Group:
 
 
 @dataclass(slots=True)
-class _Partition:
+class _PartitionCommands:
     """The commands of one partition that wait for their status.
 
     They wait in two groups, however many they are. New ones join `open_group`. When the last of
@@ -86,7 +86,7 @@ class Confirmations:
     ) -> None:
         self._ports, self._topic, self._host = ports, topic, host
         self._max_waiting = max_waiting
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, _PartitionCommands] = {}
         self._waiting = 0
 
     @property
@@ -111,7 +111,7 @@ class Confirmations:
         """
         end = self._ports.admin.end_position(self._topic, partition)
         self._ports.reader.assign(self._topic, {partition: end})
-        self._partitions[partition] = _Partition()
+        self._partitions[partition] = _PartitionCommands()
 
     def on_publishing(self, partition: int) -> None:
         """Count a command that is handed to the client."""
@@ -183,14 +183,14 @@ class Confirmations:
             else ()
         )
 
-    def _handle(self, commands: _Partition, status: CommandStatus) -> list[CommandStatus]:
+    def _handle(self, commands: _PartitionCommands, status: CommandStatus) -> list[CommandStatus]:
         if status.position > commands.last:
             if commands.unacknowledged:
                 commands.early[status.position] = status
             return []
         return self._confirm(commands, status)
 
-    def _confirm(self, commands: _Partition, status: CommandStatus) -> list[CommandStatus]:
+    def _confirm(self, commands: _PartitionCommands, status: CommandStatus) -> list[CommandStatus]:
         """Confirm the command of `status`; return the status if it refuses the command.
 
         A status may come twice, after a crash of the node, and may belong to another session.
