@@ -1,0 +1,11 @@
+"""A file for each command. Each exports `app`, which main.py loads when the command runs.
+
+In the order in which a new user meets them:
+- demo: everything in one go.
+- broker, topics, volume: the embedded Kafka, the topics, and the volumes.
+- host: the group of host_serve (an NBD export) and host_replay (a recording).
+- node, site: the processing node and the remote side.
+- changed: which blocks of a volume changed in a range.
+- command, import_: tracking commands by hand, and from what other tools recorded.
+- log: the tracking log, shown and checked.
+"""

@@ -1,0 +1,12 @@
+"""What several commands need.
+
+In reading order:
+- lazy_commands: a group of commands that imports a command when it runs.
+- context: the global options of one call.
+- output: text for people, JSON for programs, and errors.
+- lookup: volumes and topics, read once.
+- sending: one tracking command, and the node's status of it.
+- create_topics: the topics of a cluster.
+- forking: the options of a host that forks its writes.
+- stopping: a flag that SIGTERM and SIGINT set.
+"""
