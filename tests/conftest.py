@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# A test's time is never a reason to fail: the machine may be busy.
+# The machine may be busy: no example fails because it takes long.
 settings.register_profile("mirrorlog", deadline=None)
 settings.load_profile("mirrorlog")
 
@@ -17,7 +17,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder with real recordings, which aren't part of the project. A test that needs it is marked `traces`."""
+    """The folder of real recordings, which aren't part of the project.
+
+    A test that needs it is marked `traces`.
+    """
     folder = REPOSITORY / os.environ.get("MIRRORLOG_TRACES", "../shared/traces")
     if not folder.is_dir():
         pytest.skip(f"MIRRORLOG_TRACES: the recordings aren't at {folder}")

@@ -1,4 +1,4 @@
-"""A run of real processes, looked at from outside."""
+"""Waiting for a run of real processes, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from mirrorlog.domain.site_progress import SiteProgress
 
 
 class Outcome:
-    """How a run ended, looked at from outside."""
+    """How a run ended: its log, its sites' reports, and its files.
+
+    volumes: the descriptions at the time when this was made. reports: of the site that
+    wait_consistent waited for last, by volume.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -23,7 +27,7 @@ class Outcome:
         self.reports: dict[str, SiteProgress] = {}
 
     def dirty_blocks(self, last_positions: Mapping[str, int]) -> int:
-        """Blocks that the log names, once it is complete through these positions."""
+        """Return how many blocks the log names, once it is complete through these positions."""
         return sum(
             dirty_blocks_of_log(
                 self.run.settings, self.volumes, last_positions, DEADLINE_S
@@ -31,12 +35,12 @@ class Outcome:
         )
 
     def wait_consistent(self, site: str, last_positions: Mapping[str, int]) -> None:
-        """Returns when the site has proved every volume consistent at these positions."""
+        """Wait until the site has proved every volume consistent at these positions."""
         follower = ProgressFollower(self.run.settings)
         until = time.monotonic() + DEADLINE_S
-        while waiting := follower.unproved(site, last_positions):
+        while unproved := follower.unproved(site, last_positions):
             assert time.monotonic() < until, (
-                f"{site} isn't consistent: {follower.reports.get((site, waiting[0]))}"
+                f"{site} isn't consistent: {follower.reports.get((site, unproved[0]))}"
             )
             follower.poll(0.2)
             self.run.check()
@@ -44,26 +48,30 @@ class Outcome:
         follower.close()
 
     def identical(self, site: str) -> bool:
-        """Whether every secondary equals its primary byte for byte."""
+        """Return whether every secondary equals its primary byte for byte."""
         folder = self.run.folder
-        pairs = {
+        files = {
             name: (folder / "primary" / f"{name}.img", folder / site / f"{name}.img")
             for name in self.volumes
         }
-        assert pairs
-        return differing_volumes(pairs, 4096, lambda _: None) == {}
+        assert files
+        return differing_volumes(files, 4096, lambda _: None) == {}
 
 
-def host_writes(run: Run, at_least: int) -> None:
-    """Returns when the host has made that many writes."""
+def wait_for_writes(run: Run, at_least: int) -> None:
+    """Wait until the host has made that many writes."""
     run.wait_for(
-        lambda m: (
-            m.part == "host" and m.message_type == "progress" and m.fields["writes"] >= at_least
+        lambda message: (
+            message.part == "host"
+            and message.message_type == "progress"
+            and message.fields["writes"] >= at_least
         ),
         DEADLINE_S,
     )
 
 
-def host_result(run: Run, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """Returns when the host is done: its result."""
-    return run.wait_for(lambda m: m.part == "host" and m.message_type == "result", deadline_s)
+def wait_for_result(run: Run, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+    """Wait until the host has ended; return the fields of its result."""
+    return run.wait_for(
+        lambda message: message.part == "host" and message.message_type == "result", deadline_s
+    )

@@ -1,4 +1,4 @@
-"""Real processes: a run in a folder of its own, and nothing left behind."""
+"""Runs of real processes, each in a folder of its own. No test may leave a process behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirrorlog.settings import Settings, load_settings
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """A test that leaves a process behind fails."""
+    """Fail a test that leaves a process behind, and kill what it left."""
     before = set(psutil.Process().children(recursive=True))
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child not in before]
@@ -33,7 +33,7 @@ def nothing_left_running() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """A broker for tests that only read and write topics of their own prefix, and leave it as it is."""
+    """A broker for tests that use topics of a prefix of their own, and leave the broker running."""
     folder = tmp_path_factory.mktemp("shared-broker")
     with EmbeddedBroker(folder, prepare_runtime(load_settings(None, {}).cache_dir)) as broker:
         yield broker
@@ -43,7 +43,10 @@ def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
 def world(
     shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Run]:
-    """A run on the shared broker, with topics of its own; a test may say more settings as the fixture's parameter."""
+    """A run on the shared broker, with topics of its own.
+
+    The fixture's parameter, a mapping, holds more settings.
+    """
     more = getattr(request, "param", {})
     prefix = f"t{zlib.crc32(str(tmp_path).encode()):08x}."
     given = {
@@ -59,12 +62,13 @@ def world(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    """The settings of `run`."""
     return load_settings(None, {"state_dir": tmp_path / "state"})
 
 
 @pytest.fixture
 def run(tmp_path: Path, settings: Settings) -> Iterator[Run]:
-    """A run with its broker started and its topics made."""
+    """A run with a broker of its own, which is started, and with its topics created."""
     with Run(tmp_path / "run", settings, own_broker=True) as started:
         started.start_broker()
         yield started

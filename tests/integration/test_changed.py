@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from deadlines import DEADLINE_S
 from notation import volume as small_volume
-from running import Outcome, host_result
+from running import Outcome, wait_for_result
 
 from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks
@@ -80,7 +80,7 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     run.start_node()
     run.wait_ready("node")
     run.start_host(TRACE, "auto")
-    last = host_result(run)["last_positions"]["demo"]
+    last = wait_for_result(run)["last_positions"]["demo"]
     volume = Outcome(run).volumes["demo"]
     commands = blocks_by_position(run, volume, last)
 

@@ -1,4 +1,4 @@
-"""The main job on Kafkas in containers: testcontainers', and that of the project's docker-compose.yml."""
+"""The main job on a Kafka of testcontainers, and on that of the project's docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, host_result
+from running import Outcome, wait_for_result
 
 from mirrorlog.broker import ports
 from mirrorlog.cli.demo.run import Run
@@ -73,7 +73,7 @@ def test_the_main_job_on_the_kafka_of_testcontainers(tmp_path: Path) -> None:
 
 @pytest.fixture
 def compose(engine: Any) -> Iterator[Any]:
-    """`docker compose …` in a project of its own; afterwards nothing of it is there."""
+    """Runs `docker compose …` in a project of its own. Nothing of it is left afterwards."""
     project = f"mirrorlog-test-{uuid.uuid4().hex[:8]}"
     environment = {**os.environ, "KAFKA_PORT": str(ports.choose_free())}
     before = everything(engine)
@@ -108,9 +108,9 @@ def compose(engine: Any) -> Iterator[Any]:
 
 
 def everything(engine: Any) -> set[str]:
-    """Containers, volumes (those without a name too) and networks."""
-    found = [*engine.containers.list(all=True), *engine.volumes.list(), *engine.networks.list()]
-    return {f"{type(each).__name__} {each.name}" for each in found}
+    """Return the names of all containers, volumes (also anonymous ones) and networks."""
+    objects = [*engine.containers.list(all=True), *engine.volumes.list(), *engine.networks.list()]
+    return {f"{type(item).__name__} {item.name}" for item in objects}
 
 
 def test_the_main_job_on_the_projects_compose_file(compose: Any, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_the_main_job_on_the_projects_compose_file(compose: Any, tmp_path: Path)
     # The node in the container serves a host and a site outside.
     settings = load_settings(None, {"bootstrap_servers": compose.servers})
     with Run(tmp_path / "run", settings, own_broker=False) as run:
-        run.start_broker()  # of its own it has none: the topics
+        run.start_broker()  # it has no broker of its own: this creates the topics
         run.start_host(demo_trace_path(), "auto")
-        positions = host_result(run)["last_positions"]
+        positions = wait_for_result(run)["last_positions"]
         run.start_site("site-a")
         outcome = Outcome(run)
         outcome.wait_consistent("site-a", positions)

@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, host_result
+from running import Outcome, wait_for_result
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
@@ -246,7 +246,7 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
     subprocess.run(["nbdcopy", "--flush", str(source), uri], check=True, timeout=DEADLINE_S)
     assert secondary.read_bytes() == source.read_bytes()  # acknowledged is there, in this mode
     host.signal(signal.SIGTERM)
-    found = copied(world, host_result(world)["last_positions"])
+    found = copied(world, wait_for_result(world)["last_positions"])
     assert (found["site-a"], found["site-b"]) == (0, BLOCKS)
     assert "site-a is in the fork" in host.log_file.read_text()
 

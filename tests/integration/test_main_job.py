@@ -1,4 +1,4 @@
-"""The main job with real processes, and kill -9 of each of them in the middle."""
+"""The main job with real processes, also when one of them is killed with SIGKILL in the middle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, host_result, host_writes
+from running import Outcome, wait_for_result, wait_for_writes
 
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import (
@@ -31,16 +31,9 @@ TRACE = demo_trace_path()
 def demo(
     *arguments: str, state_dir: Path
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
-    command = [
-        sys.executable,
-        "-m",
-        "mirrorlog",
-        "--state-dir",
-        str(state_dir),
-        "demo",
-        "--json",
-        *arguments,
-    ]
+    """Run `mirrorlog demo --json`; return the process and the last JSON object that it printed."""
+    options = ["--state-dir", str(state_dir), "demo", "--json", *arguments]
+    command = [sys.executable, "-m", "mirrorlog", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     lines = done.stdout.splitlines()
     return done, json.loads(lines[-1]) if lines else {}
@@ -49,11 +42,11 @@ def demo(
 def test_the_demo_ends_identical_and_counts_what_the_trace_counts(tmp_path: Path) -> None:
     done, result = demo(state_dir=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = summarize_trace(open_trace(TRACE))
+    summary = summarize_trace(open_trace(TRACE))
     dirty = sum(count_dirty_blocks(open_trace(TRACE), 4096).values())
     assert (result["writes"], result["bytes_written"], result["volumes"]) == (
-        found.writes,
-        found.bytes_written,
+        summary.writes,
+        summary.bytes_written,
         1,
     )
     assert (result["ok"], result["dirty_blocks"], result["block_size"]) == (True, dirty, 4096)
@@ -62,12 +55,12 @@ def test_the_demo_ends_identical_and_counts_what_the_trace_counts(tmp_path: Path
         site["identical"] and site["state"] == "CONSISTENT" and site["lag_s"] == 0
         for site in (live, late)
     )
-    # The late site began when the host had finished: each dirty block once.
+    # The late site began when the host had ended, so it copied each dirty block once.
     assert (late["blocks_copied"], late["bytes_copied"]) == (dirty, dirty * 4096)
     assert list((tmp_path / "demo").glob("run-*")) == []
 
 
-# file | the trace in words, exact counts from its README
+# file | writes, dirty blocks and volumes, as the README of the recordings counts them
 RECORDINGS = """
 cloudphysics/cloudPhysicsIO.vscsi   | 66898 208696 1
 msr/msr-cambridge1-sample.csv       |   492    475 1
@@ -82,7 +75,7 @@ tencent/cloud_storage-sample.bz2    | 25479 209875 2038
 )
 def test_real_recordings_end_identical(case: str, recordings: Path, tmp_path: Path) -> None:
     file, numbers = case.split("|")
-    writes, dirty, volumes = (int(each) for each in numbers.split())
+    writes, dirty, volumes = (int(number) for number in numbers.split())
     done, result = demo("--trace", str(recordings / file.strip()), state_dir=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (result["writes"], result["dirty_blocks"], result["volumes"]) == (writes, dirty, volumes)
@@ -96,7 +89,7 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
         start()
     run.wait_ready("node", "site-a")
     run.start_host(TRACE, "auto", "--speed", "1")
-    host_writes(run, 700)
+    wait_for_writes(run, 700)
     if part == "broker":
         assert run.broker is not None
         run.broker.kill()
@@ -107,7 +100,7 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
         if part != name:
             shutil.rmtree(run.folder / "node")
         run.parts[name].start()
-    result = host_result(run)
+    result = wait_for_result(run)
     outcome = Outcome(run)
     dirty = outcome.dirty_blocks(result["last_positions"])
     run.start_site("site-b")
@@ -115,7 +108,7 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
         outcome.wait_consistent(site, result["last_positions"])
         assert outcome.identical(site)
     counted = sum(count_dirty_blocks(open_trace(TRACE), 4096).values())
-    # After a crash of the host every hot region counts as dirty: more is safe, less never.
+    # After a crash of the host, every hot region counts as dirty. More is safe, less never is.
     assert dirty >= counted if part == "host" else dirty == counted
     assert outcome.reports["demo"].bytes_copied == dirty * 4096
 

@@ -19,7 +19,7 @@ from typing import Self
 import psutil
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, host_result
+from running import Outcome, wait_for_result
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
@@ -128,7 +128,7 @@ class Served:
     def stop(self) -> dict[str, int]:
         """The last positions, after a clean end."""
         self.part.signal(signal.SIGTERM)
-        positions = host_result(self.run)["last_positions"]
+        positions = wait_for_result(self.run)["last_positions"]
         self.part.wait(DEADLINE_S)
         assert self.part.exit_code == 0
         del self.run.parts["host"]

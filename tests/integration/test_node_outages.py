@@ -22,7 +22,7 @@ from doomed_node import POINTS
 from folding import Event, Proof, changelog_rows, read_all, table_folder
 from notation import record
 from rocksdict import Options, Rdict
-from running import Outcome, host_result, host_writes
+from running import Outcome, wait_for_result, wait_for_writes
 from writing import Answers, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
@@ -217,7 +217,7 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
     run.wait_ready("node", "site-a")
     started = {name: part.pid for name, part in run.parts.items()}
     run.start_host(TRACE, "auto", "--speed", f"{4 / away_s:.3f}")
-    host_writes(run, 300)
+    wait_for_writes(run, 300)
     broker = run.broker
     assert broker is not None and broker.pid is not None
     progress: list[int] = []
@@ -241,7 +241,7 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
     back_at = time.monotonic()
     assert progress[-1] > progress[0], "the host didn't go on writing"
 
-    result = host_result(run, away_s + DEADLINE_S)
+    result = wait_for_result(run, away_s + DEADLINE_S)
     outcome = Outcome(run)
     outcome.wait_consistent("site-a", result["last_positions"])
     record_property("host's first and last write meanwhile", f"{progress[0]}, {progress[-1]}")

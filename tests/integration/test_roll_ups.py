@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, host_result, host_writes
+from running import Outcome, wait_for_result, wait_for_writes
 
 from mirrorlog.cli.commands.log import read_changelog
 from mirrorlog.cli.demo.run import Run
@@ -75,12 +75,12 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     world.wait_ready("node")
     world.start_host(TRACE, "auto")
     world.start_site("early")
-    host_writes(world, 500)
+    wait_for_writes(world, 500)
     volume = Outcome(world).volumes["demo"]
     wait_for_records(world, volume.partition, BEFORE_FIRST, bool)
     node.kill()
     node.start()
-    last = host_result(world)["last_positions"]
+    last = wait_for_result(world)["last_positions"]
     write_until_all_is_rolled_up(world, volume.partition, last["demo"])
     world.start_site("late")
     outcome = Outcome(world)
@@ -102,7 +102,7 @@ def test_past_retention_the_answer_is_from_when_on_the_log_can_answer(world: Run
     world.start_node()
     world.wait_ready("node")
     world.start_host(TRACE, "auto")
-    last = host_result(world)["last_positions"]["demo"]
+    last = wait_for_result(world)["last_positions"]["demo"]
     volume = Outcome(world).volumes["demo"]
     wait_for_records(world, volume.partition, last, lambda found: not found)
     asked = cli(world, "changed", "demo")

@@ -1,4 +1,4 @@
-"""`mirrorlog volume`: a volume from its making to its end, with a node and a site as real processes."""
+"""`mirrorlog volume`, from the creation of a volume to its end, with a node and a site running."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shell:
         self.run = run
 
     def __call__(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """The last JSON object that the command printed; it must end with `code`."""
+        """Run a command, which must end with `code`; return the last JSON object that it prints."""
         environment = {**os.environ, **self.run.settings.as_environment()}
         command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
         done = subprocess.run(
@@ -45,7 +45,7 @@ class Shell:
         return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
     def wait(self, state: SiteState, position: int) -> SiteProgress:
-        """Returns when the site has reported that it read the log through `position`, in that state."""
+        """Wait until the site reports `state` and has read the log through `position`."""
         follower = ProgressFollower(self.run.settings)
         until = time.monotonic() + DEADLINE_S
         try:
@@ -66,6 +66,7 @@ class Shell:
 
 
 def identical(run: Run, size_bytes: int) -> bool:
+    """Return whether primary and secondary are of this size and hold the same bytes."""
     primary, secondary = (run.folder / place / "v.img" for place in ("primary", "site-a"))
     return primary.stat().st_size == secondary.stat().st_size == size_bytes and same(
         primary, secondary
@@ -77,12 +78,13 @@ def same(one: Path, two: Path) -> bool:
 
 
 def overwrite(run: Run, offset: int, data: bytes) -> None:
+    """Write to the primary behind the host's back: nothing is tracked."""
     with (run.folder / "primary" / "v.img").open("r+b") as primary:
         primary.seek(offset)
         primary.write(data)
 
 
-def test_a_volume_from_its_making_to_its_end(run: Run) -> None:
+def test_a_volume_from_its_creation_to_its_end(run: Run) -> None:
     shell = Shell(run)
     run.start_node()
     run.wait_ready("node")
@@ -108,7 +110,7 @@ def test_a_volume_from_its_making_to_its_end(run: Run) -> None:
         True,
         True,
     )
-    assert [each["volume"] for each in shell("volume", "list")["volumes"]] == ["v"]
+    assert [volume["volume"] for volume in shell("volume", "list")["volumes"]] == ["v"]
     for wrong in (
         ("create", "v", "--size", "1MiB"),
         ("create", "w", "--size", "1MiB", "--block-size", "5000"),
@@ -134,7 +136,7 @@ def test_a_volume_from_its_making_to_its_end(run: Run) -> None:
         grown["earlier_sizes"][0]["before_position"],
     )
     report = shell.wait(SiteState.CONSISTENT, grown["described_position"])
-    assert report.bytes_copied == 4096 + MIB  # what the volume gained is dirty as a whole
+    assert report.bytes_copied == 4096 + MIB  # all of what the volume gained is dirty
     assert identical(run, 2 * MIB)
     assert (
         shell("volume", "resize", "v", "2MiB")["described_position"] == grown["described_position"]

@@ -1,4 +1,4 @@
-"""The built wheel, in an environment that holds nothing else."""
+"""The built wheel, in an environment that holds it and its dependencies only."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command, which must succeed; return its stdout."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -28,7 +29,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
-    # From a copy of what git tracks: setuptools would reuse what an earlier build left in the tree.
+    # The build runs in a copy of what git tracks, because setuptools reuses what an earlier
+    # build left in the tree.
     tracked = run(
         "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY
     ).split("\0")
@@ -59,7 +61,7 @@ def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
     (tmp_path / "pins").write_text("\n".join(pins))
     run(tmp_path / "env/bin/pip", "install", "-q", "-c", tmp_path / "pins", wheel, cwd=tmp_path)
     listed = json.loads(run(tmp_path / "env/bin/pip", "list", "--format", "json", cwd=tmp_path))
-    assert not {"pytest", "mypy", "ruff", "hypothesis"} & {each["name"] for each in listed}
+    assert not {"pytest", "mypy", "ruff", "hypothesis"} & {package["name"] for package in listed}
     output = run(
         tmp_path / "env/bin/mirrorlog",
         "--state-dir",
