@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NoReturn, TypeAlias
 
-from mirrorlog.adapters.folders import make_folder, sync_folder
+from mirrorlog.adapters.folders import create_folder, sync_folder
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
@@ -78,7 +78,7 @@ class SecondaryStateFiles:
         """Make the folder and its entries durable: a predecessor may have died between steps 4 and 5 of save()."""
         self.folder: Final = folder.absolute()
         try:
-            make_folder(self.folder)
+            create_folder(self.folder)
             sync_folder(self.folder)
         except OSError as error:
             raise _failed("making the folder of states", self.folder, error) from error

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from mirrorlog.adapters.direct_device import DirectDevice
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.image_locks import hold_image
+from mirrorlog.adapters.image_locks import lock_image
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 
@@ -20,51 +20,63 @@ SCHEMES: Final = ("file",)
 
 @dataclass(frozen=True, slots=True)
 class FileAddress:
-    """What an address names. direct: past the page cache (O_DIRECT)."""
+    """The device that an address names.
+
+    direct: open it past the page cache (O_DIRECT).
+    """
 
     path: Path
     direct: bool = False
 
     @property
     def uri(self) -> str:
-        """It as a URI, from whatever folder it is read."""
+        """The address as a URI with an absolute path."""
         return self.path.absolute().as_uri() + ("?direct=1" if self.direct else "")
 
 
 def open_device(address: str, *, writable: bool) -> BlockDevice:
-    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path. BadUse for any other scheme."""
-    return _opened(file_address(address), writable=writable)
+    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path.
+
+    Raise BadUse for any other address, DeviceFailed if no device can be opened there.
+    """
+    return _open(parse_file_address(address), writable=writable)
 
 
 def open_primary(address: str, *, exclusive: bool, direct: bool = False) -> FileDevice:
-    """What open_device() opens, for writing. exclusive: nobody else on this machine writes to it, see hold_image().
+    """Open a primary for writing, as open_device does.
 
-    BadUse where somebody does.
+    exclusive: keep other writers on this machine off it (image_locks.lock_image).
+    direct: open it past the page cache, even if the address doesn't ask for that.
+
+    Raise BadUse if `exclusive` and another process on this machine writes to it.
     """
-    found = file_address(address)
-    device = _opened(replace(found, direct=direct or found.direct), writable=True)
+    parsed = parse_file_address(address)
+    device = _open(
+        replace(parsed, direct=direct or parsed.direct),
+        writable=True,
+    )
     try:
         if exclusive:
-            hold_image(device.fileno(), device.address)
+            lock_image(device.fileno(), device.address)
     except BaseException:
         device.close()
         raise
     return device
 
 
-def _opened(address: FileAddress, *, writable: bool) -> FileDevice:
+def _open(address: FileAddress, *, writable: bool) -> FileDevice:
     if address.direct:
         return DirectDevice(address.path, writable=writable)
     return FileDevice(address.path, writable=writable)
 
 
 def path_of(address: str) -> Path:
-    """The path that a file address or a plain path names; BadUse where it names none."""
-    return file_address(address).path
+    """Return the path of a file address or a plain path. BadUse for any other address."""
+    return parse_file_address(address).path
 
 
-def file_address(address: str) -> FileAddress:
-    """What a file address or a plain path names; BadUse where it names nothing."""
+def parse_file_address(address: str) -> FileAddress:
+    """Parse a file address or a plain path. BadUse for any other address."""
     if not address or "\0" in address:
         raise BadUse(
             f"{address!r} isn't the address of a device",
@@ -97,6 +109,7 @@ def file_address(address: str) -> FileAddress:
         raise BadUse(
             f"a file address has no option '{option}'",
             where=address,
-            next="Write file:///absolute/path?direct=1 to go past the page cache; %3F for a ? in a path.",
+            next="Write file:///absolute/path?direct=1 to go past the page cache, and %3F for a ? "
+            "in a path.",
         )
     return FileAddress(Path(path), direct=bool(query))

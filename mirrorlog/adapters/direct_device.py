@@ -1,4 +1,4 @@
-"""Devices past the page cache (open(2), O_DIRECT), for callers that know nothing of its alignment."""
+"""A device past the page cache (open(2), O_DIRECT), for callers that don't align their requests."""
 
 from __future__ import annotations
 
@@ -22,34 +22,40 @@ _PAGE: Final = 4096
 
 
 class DirectDevice(FileDevice):
-    """FileDevice with O_DIRECT: offsets, lengths and places in memory are multiples of what the storage transfers at least.
+    """FileDevice with O_DIRECT. Every transfer has the alignment that the storage needs.
 
-    Data goes through a buffer of the thread's, on whole pages. A block of that alignment of which a write has only a part is
-    read, changed and written back. Meanwhile no other write of this device touches it (_Ranges): otherwise that would be
-    undone. Other processes that write to the other part of the block aren't kept off, as with any O_DIRECT.
+    Data goes through a page-aligned buffer of the calling thread. A write that covers a block only
+    partly reads the block, changes it and writes it back. Meanwhile no other write of this device
+    touches the block (_RangeLocks): the read-modify-write would undo it. A write of another process
+    to the rest of the block isn't prevented, as with any use of O_DIRECT.
     """
 
     FLAGS: ClassVar = os.O_DIRECT
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """BadUse where the file system doesn't know O_DIRECT, or the size isn't a multiple of the alignment."""
-        self._ranges: Final = _Ranges()
+        """Open the device.
+
+        Raise BadUse if the file system has no O_DIRECT, or if the size isn't a multiple of the
+        alignment.
+        """
+        self._ranges: Final = _RangeLocks()
         self._buffers: Final = _Buffers()
         try:
             super().__init__(path, writable=writable)
         except DeviceFailed as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EINVAL:
                 raise BadUse(
-                    "its file system can't be read and written past the page cache (O_DIRECT)",
+                    "its file system has no reads and writes past the page cache (O_DIRECT)",
                     where=str(path),
                     next="Open it without `direct`.",
                 ) from error
             raise
-        self._alignment: Final = self._found_alignment()
+        self._alignment: Final = self._probe_alignment()
         if self._size_bytes % self._alignment:
             self.close()
             raise BadUse(
-                f"{self._size_bytes} bytes aren't a multiple of the {self._alignment} that O_DIRECT transfers at least",
+                f"{self._size_bytes} bytes aren't a multiple of {self._alignment}, the smallest "
+                "transfer of O_DIRECT here",
                 where=str(path),
                 next="Open it without `direct`.",
             )
@@ -58,8 +64,8 @@ class DirectDevice(FileDevice):
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         parts = []
         for start, piece in _pieces(offset=offset, length=length, most_bytes=BUFFER_BYTES):
-            first, last = self._outwards(offset=start, length=piece)
-            view = self._buffers.mine[: last - first]
+            first, end = self._outwards(offset=start, length=piece)
+            view = self._buffers.of_thread[: end - first]
             self._read_into(view, first)
             parts.append(bytes(view[start - first : start - first + piece]))
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -68,10 +74,10 @@ class DirectDevice(FileDevice):
         rest = memoryview(data).cast("B")
         self._check_write(offset=offset, length=len(rest))
         for start, piece in _pieces(offset=offset, length=len(rest), most_bytes=BUFFER_BYTES):
-            first, last = self._outwards(offset=start, length=piece)
-            with self._ranges.held(first=first, last=last):
-                view = self._buffers.mine[: last - first]
-                for block in sorted({first, last - self._alignment}):
+            first, end = self._outwards(offset=start, length=piece)
+            with self._ranges.held(first=first, end=end):
+                view = self._buffers.of_thread[: end - first]
+                for block in sorted({first, end - self._alignment}):
                     if block < start or block + self._alignment > start + piece:
                         self._read_into(
                             view[block - first : block - first + self._alignment], block
@@ -82,30 +88,31 @@ class DirectDevice(FileDevice):
                 self._write_from(view, first)
 
     def zero(self, *, offset: int, length: int) -> None:
-        """Whole blocks by the file system, where it can; the edges, and what it can't, with a write."""
+        """Punch a hole for the whole blocks; write zeros to the edges, and where that fails."""
         self._check_write(offset=offset, length=length)
-        first, last = (
+        first, end = (
             -(-offset // self._alignment) * self._alignment,
             (offset + length) // self._alignment * self._alignment,
         )
-        if first >= last:
+        if first >= end:
             self.pwrite(offset, bytes(length))
             return
         self.pwrite(offset, bytes(first - offset))
-        with self._ranges.held(first=first, last=last):
-            is_done = self._punch(offset=first, length=last - first)
+        with self._ranges.held(first=first, end=end):
+            is_done = self._punch(offset=first, length=end - first)
         if not is_done:
-            for start, piece in _pieces(offset=first, length=last - first, most_bytes=BUFFER_BYTES):
+            for start, piece in _pieces(offset=first, length=end - first, most_bytes=BUFFER_BYTES):
                 self.pwrite(start, bytes(piece))
-        self.pwrite(last, bytes(offset + length - last))
+        self.pwrite(end, bytes(offset + length - end))
 
     def resize(self, size_bytes: int) -> None:
-        """Grow, to a multiple of the alignment."""
+        """Grow the device to a multiple of the alignment. BadUse for any other size."""
         if size_bytes % self._alignment:
             raise BadUse(
-                f"{size_bytes} bytes aren't a multiple of the {self._alignment} that O_DIRECT transfers at least",
+                f"{size_bytes} bytes aren't a multiple of {self._alignment}, the smallest "
+                "transfer of O_DIRECT here",
                 where=self.address,
-                next="Give a size that is, or open it without `direct`.",
+                next="Give a multiple of that, or open it without `direct`.",
             )
         super().resize(size_bytes)
 
@@ -124,7 +131,7 @@ class DirectDevice(FileDevice):
                 raise DeviceFailed(
                     f"the device ended while it was read, {len(view) - done} bytes too early",
                     where=f"{self.address}, offset {offset + done}",
-                    next="It was made smaller since it was opened: give it back its size, then resync.",
+                    next="It shrank after it was opened. Restore its size, then resync.",
                 )
             done += count
 
@@ -139,13 +146,16 @@ class DirectDevice(FileDevice):
                 raise self._failure("writing", offset + done, error) from error
             done += count
 
-    def _found_alignment(self) -> int:
-        """What can be transferred at least. Of a file one page, if its size allows that: in a hole of it reads of less succeed
-        where writes wouldn't."""
+    def _probe_alignment(self) -> int:
+        """Return the size of the smallest transfer.
+
+        It is at least a page for a file whose size allows that: in a hole of the file, a smaller
+        read succeeds although a smaller write would fail.
+        """
         least = _PAGE if self._size_bytes % _PAGE == 0 and not self._is_block_device else 0
-        for alignment in (each for each in _ALIGNMENTS if each >= least):
+        for alignment in (candidate for candidate in _ALIGNMENTS if candidate >= least):
             try:
-                os.preadv(self._fd, [self._buffers.mine[:alignment]], alignment)
+                os.preadv(self._fd, [self._buffers.of_thread[:alignment]], alignment)
                 return alignment
             except OSError as error:
                 if error.errno != errno.EINVAL:
@@ -160,7 +170,7 @@ class DirectDevice(FileDevice):
 
 
 def _pieces(*, offset: int, length: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of parts, cut at multiples of `most_bytes`."""
+    """(offset, length) of the pieces of a range, cut at multiples of `most_bytes`."""
     end = offset + length
     while offset < end:
         piece_end = min(offset - offset % most_bytes + most_bytes, end)
@@ -169,36 +179,36 @@ def _pieces(*, offset: int, length: int, most_bytes: int) -> Iterator[tuple[int,
 
 
 class _Buffers(local):
-    """A buffer on whole pages for each thread."""
+    """A page-aligned buffer for each thread."""
 
     def __init__(self) -> None:
-        self.mine: Final = memoryview(mmap.mmap(-1, BUFFER_BYTES))
+        self.of_thread: Final = memoryview(mmap.mmap(-1, BUFFER_BYTES))
 
 
-class _Ranges:
-    """Ranges that threads write to: two that overlap wait for each other, in the order in which they came."""
+class _RangeLocks:
+    """Locks of ranges between threads. Overlapping ones are granted in the order of requests."""
 
     def __init__(self) -> None:
-        self._came: Final[dict[object, tuple[int, int]]] = {}
-        self._freed: Final = Condition()
+        self._requests: Final[dict[object, tuple[int, int]]] = {}
+        self._released: Final = Condition()
 
     @contextmanager
-    def held(self, *, first: int, last: int) -> Iterator[None]:
-        """[first, last) is this thread's while the context lasts."""
+    def held(self, *, first: int, end: int) -> Iterator[None]:
+        """Hold [first, end) in the context. Wait for earlier holders of overlapping ranges."""
         me = object()
-        with self._freed:
-            self._came[me] = (first, last)
-            while not self._is_first(me, first, last):
-                self._freed.wait()
+        with self._released:
+            self._requests[me] = (first, end)
+            while not self._is_first(me, first, end):
+                self._released.wait()
         try:
             yield
         finally:
-            with self._freed:
-                del self._came[me]
-                self._freed.notify_all()
+            with self._released:
+                del self._requests[me]
+                self._released.notify_all()
 
-    def _is_first(self, me: object, first: int, last: int) -> bool:
-        earlier = takewhile(lambda each: each is not me, self._came)
+    def _is_first(self, me: object, first: int, end: int) -> bool:
+        earlier = takewhile(lambda other: other is not me, self._requests)
         return not any(
-            first < self._came[each][1] and self._came[each][0] < last for each in earlier
+            first < self._requests[other][1] and self._requests[other][0] < end for other in earlier
         )

@@ -1,4 +1,4 @@
-"""Devices that are files or block devices of this machine."""
+"""A device that is a file or a block device of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _ADVICE: Final = {
     errno.ENOSPC: "Free space where it lies, then repeat.",
     errno.EDQUOT: "Raise the quota or free space where it lies, then repeat.",
     errno.EFBIG: "Put it on a file system that holds files of this size.",
-    errno.EIO: "The storage reports an error: look at the kernel log, replace what is broken, then resync.",
+    errno.EIO: "The storage reports an error. Look at the kernel log, replace the broken part, "
+    "then resync.",
     errno.ENOENT: "Check the address; create the volume's file first.",
     errno.EACCES: "Grant this user access to it.",
     errno.EPERM: "Grant this user access to it.",
@@ -35,13 +36,13 @@ _ADVICE: Final = {
 
 
 class FileDevice:
-    """BlockDevice over a regular file or a block device.
+    """BlockDevice on a regular file or a block device.
 
-    Positions are passed with each call (pread, pwrite), so threads share nothing but the descriptor.
+    Each call passes its offset to the kernel (pread, pwrite), so threads share only the descriptor.
     """
 
     FLAGS: ClassVar = 0
-    """Of open(2), beside the usual."""
+    """Additional flags of open(2)."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.address: Final = str(path)
@@ -49,12 +50,12 @@ class FileDevice:
         self._writable: Final = writable
         self._flush_failed = False
         try:
-            mode = path.stat().st_mode  # before opening, for opening a FIFO would wait
+            mode = path.stat().st_mode  # before opening: open() of a FIFO would wait
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
                 raise BadUse(
                     "only a regular file or a block device can stand for a volume",
                     where=self.address,
-                    next="Name one of these.",
+                    next="Name a regular file or a block device.",
                 )
             self._fd = os.open(
                 path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS
@@ -67,12 +68,13 @@ class FileDevice:
 
     @classmethod
     def create(cls, path: Path, size_bytes: int) -> FileDevice:
-        """A new sparse file of zeros, open for writing. BadUse where there is something already.
+        """Create a sparse file of zeros and open it for writing. BadUse if the path exists.
 
-        1. Create the file; never open one that exists.
-        2. Give it its size and make that durable.
-        3. Make the entry in its folder durable.
-        Where 2 or 3 fails the file is removed again.
+        1. Create the file. Never open an existing one.
+        2. Set its size durably.
+        3. Make its entry in the folder durable.
+
+        If step 2 or 3 fails, the file is removed again.
         """
         if size_bytes < 0:
             raise BadUse(
@@ -84,9 +86,9 @@ class FileDevice:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
             raise BadUse(
-                "there is something under the name of the new volume file, and it is never overwritten",
+                "the path of the new volume file exists already, and mirrorlog never overwrites it",
                 where=str(path),
-                next="Choose another path, or remove it if it isn't needed.",
+                next="Choose another path, or remove the file if it isn't needed.",
             ) from error
         except OSError as error:
             raise _failure("creating", str(path), 0, error) from error
@@ -107,7 +109,7 @@ class FileDevice:
         return self._size_bytes
 
     def fileno(self) -> int:
-        """The descriptor; locks that were taken hold for whoever inherits it."""
+        """Return the descriptor. A process that inherits it holds its locks too."""
         return self._fd
 
     def pread(self, *, offset: int, length: int) -> bytes:
@@ -120,7 +122,7 @@ class FileDevice:
                     raise DeviceFailed(
                         f"the device ended while it was read, {length - len(data)} bytes too early",
                         where=f"{self.address}, offset {offset + len(data)}",
-                        next="It was made smaller since it was opened: give it back its size, then resync.",
+                        next="It shrank after it was opened. Restore its size, then resync.",
                     )
                 data += more
         except OSError as error:
@@ -134,9 +136,8 @@ class FileDevice:
             and 0 <= offset <= self._size_bytes - len(data)
         ):
             try:
-                if os.pwrite(self._fd, data, offset) == len(
-                    data
-                ):  # most writes; what is cut short is written again
+                # Most writes end here. A short write is repeated below from its start.
+                if os.pwrite(self._fd, data, offset) == len(data):
                     return
             except OSError as error:
                 raise self._failure("writing", offset, error) from error
@@ -162,9 +163,9 @@ class FileDevice:
     def flush(self) -> None:
         if self._flush_failed:
             raise DeviceFailed(
-                "an earlier flush failed, so what was written since the one before it may be lost",
+                "an earlier flush failed, so writes since the flush before it may be lost",
                 where=f"{self.address}, offset 0",
-                next="Open the device again and write that again.",
+                next="Open the device again and repeat those writes.",
             )
         self._sync(os.fdatasync)
 
@@ -192,16 +193,15 @@ class FileDevice:
             )
         self._check_write(offset=0, length=0)
         try:
-            found_bytes = self._seek(
-                0, os.SEEK_END
-            )  # somebody else may have grown it: never cut that off
-            if found_bytes < size_bytes and self._is_block_device:
+            # Another process may have grown the device. Never cut that part off.
+            actual_bytes = self._seek(0, os.SEEK_END)
+            if actual_bytes < size_bytes and self._is_block_device:
                 raise DeviceFailed(
-                    f"this block device has {found_bytes} bytes, not {size_bytes}",
-                    where=f"{self.address}, offset {found_bytes}",
+                    f"this block device has {actual_bytes} bytes, not {size_bytes}",
+                    where=f"{self.address}, offset {actual_bytes}",
                     next="Grow it with the tool that made it (lvextend, for example), then repeat.",
                 )
-            if found_bytes < size_bytes:
+            if actual_bytes < size_bytes:
                 os.ftruncate(self._fd, size_bytes)
         except OSError as error:
             raise self._failure("growing", size_bytes, error) from error
@@ -211,9 +211,8 @@ class FileDevice:
     def close(self) -> None:
         fd, self._fd = self._fd, -1  # a late call gets EBADF, never another file's descriptor
         if fd >= 0:
-            with suppress(
-                OSError
-            ):  # what matters was flushed; Linux frees the descriptor in any case
+            # Linux frees the descriptor in any case, and flush() reports failed writes.
+            with suppress(OSError):
                 os.close(fd)
 
     def __enter__(self) -> Self:
@@ -237,19 +236,19 @@ class FileDevice:
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
 
     def _punch(self, *, offset: int, length: int) -> bool:
-        """Whether the range is a hole now; False where that can't be had."""
+        """Make the range a hole. Return False if the device can't do that."""
         try:
             return _punch_hole(self._fd, offset=offset, length=length)
         except OSError as error:
             raise self._failure("punching a hole", offset, error) from error
 
     def _seek(self, offset: int, whence: int) -> int:
-        """lseek for what it answers; the position that it sets is used by nobody."""
+        """Return the result of lseek(2). No call uses the position that it sets."""
         return os.lseek(self._fd, offset, whence)
 
     def _sync(self, sync: Callable[[int], None]) -> None:
         try:
-            if self._fd < 0:  # which os.fsync refuses with a ValueError
+            if self._fd < 0:  # os.fsync would raise a ValueError
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             sync(self._fd)
         except OSError as error:
@@ -272,7 +271,7 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
 
 @cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    """fallocate(2), which os lacks; None where the C library lacks it too."""
+    """Return fallocate(2), which the module os lacks; None if the C library lacks it too."""
     library = ctypes.CDLL(None, use_errno=True)
     call = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
     if call is not None:
@@ -282,13 +281,13 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
 
 
 def _punch_hole(fd: int, *, offset: int, length: int) -> bool:
-    """True once the range is a hole, False where that can't be had there, OSError where it failed."""
+    """Make the range a hole. Return False if that isn't possible there; OSError if it failed."""
     fallocate = _fallocate()
     if fallocate is None:
         return False
     while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
         code = ctypes.get_errno()
-        # EINVAL: a block device whose sectors the range doesn't begin and end at.
+        # EINVAL: the range doesn't begin and end at sectors of a block device.
         if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             return False
         if code != errno.EINTR:

@@ -1,4 +1,4 @@
-"""Folders that hold durable state: durable names, and one process at a time."""
+"""Folders with durable state: durable names, and a lock that one process holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mirrorlog.errors import BadUse
 
 
 def sync_folder(folder: Path) -> None:
-    """Files made, renamed or removed in the folder stay so at a loss of power (fsync(2) of the folder)."""
+    """Make the names in the folder durable: files created, renamed or removed (fsync(2))."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -18,20 +18,22 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(path: Path) -> None:
-    """Makes the folder and those above it, durably. OSError where it can't."""
+def create_folder(path: Path) -> None:
+    """Create the folder and its missing parents durably. OSError if that fails."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
 
 
-def hold_folder(path: Path) -> int:
-    """Keeps every other process off the folder until the descriptor is closed or its process ends, also by kill -9.
+def lock_folder(path: Path) -> int:
+    """Create the folder if needed and lock it. Return the descriptor that holds the lock.
 
-    BadUse where another holds it (flock(2) on a file `lock` in it); OSError where it can't be made.
+    The lock is flock(2) on the file `lock` in the folder. It ends when the descriptor is closed or
+    the process ends, even by kill -9. BadUse if another process holds it; OSError if the folder
+    can't be created.
     """
-    make_folder(path)
+    create_folder(path)
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,6 +42,6 @@ def hold_folder(path: Path) -> int:
         raise BadUse(
             "another process keeps its state in this folder",
             where=str(path),
-            next="Stop that process, or give each its own folder.",
+            next="Stop that process, or give each process its own folder.",
         ) from error
     return fd

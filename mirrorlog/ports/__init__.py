@@ -1,0 +1,9 @@
+"""Ports: protocols for time, devices, state folders and Kafka.
+
+mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
+
+- clock.py: two clocks
+- devices.py: the bytes of a volume
+- folders.py: the folder with a host's durable state
+- streams.py: publishing to topics and reading them by position
+"""

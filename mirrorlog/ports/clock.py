@@ -1,4 +1,4 @@
-"""Port to time: for people and for pacing, never for order (invariant 10)."""
+"""The port to time. Times are for people and for pacing, never for order (invariant 10)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one that people read, one that only goes forward."""
+    """A clock for people, and a clock that only goes forward."""
 
     def now_us(self) -> int:
-        """Microseconds since 1970, UTC."""
+        """Return microseconds since 1970, UTC."""
 
     def monotonic_s(self) -> float:
-        """Seconds since any point; never goes back."""
+        """Return seconds since an arbitrary moment. The value never decreases."""
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of this machine."""
 
     def now_us(self) -> int:
-        """Microseconds since 1970, UTC."""
+        """Return microseconds since 1970, UTC."""
         return time.time_ns() // 1000
 
     def monotonic_s(self) -> float:
-        """Seconds since any point; never goes back."""
+        """Return seconds since an arbitrary moment. The value never decreases."""
         return time.monotonic()

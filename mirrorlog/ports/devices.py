@@ -1,4 +1,4 @@
-"""What stands for a volume's bytes: a file, a block device, memory in tests."""
+"""The port to the bytes of a volume: a file, a block device, or memory in tests."""
 
 from __future__ import annotations
 
@@ -12,54 +12,61 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 
 class BlockDevice(Protocol):
-    """`size_bytes` bytes at offsets from 0 on, with no alignment asked of the caller.
+    """`size_bytes` bytes. Callers need no alignment.
 
-    Any number of threads may call one device at the same time, except for resize() and close(), which need it for
-    themselves. A failed pwrite() or zero() leaves any mix of old and new bytes in its range, and in no other.
+    Any number of threads may call one device at the same time, except that resize() and close()
+    need the device for themselves. After a failed pwrite() or zero(), its range holds any mix of
+    old and new bytes, and no other range has changed.
 
-    Errors: DeviceFailed, `where` ends in ", offset N". A range outside [0, size_bytes) is refused before anything is
-    touched. A device that was closed, or opened for reading and asked to write, fails likewise.
+    Every method raises DeviceFailed with a `where` that ends in ", offset N". It refuses a range
+    outside [0, size_bytes) before it touches anything. It raises DeviceFailed too if the device is
+    closed, or if it was opened for reading and the method writes.
     """
 
     @property
     def size_bytes(self) -> int:
-        """The size when the device was opened, or after the last resize() here."""
+        """The size when the device was opened, or after the last resize() of this object."""
         ...
 
     def pread(self, *, offset: int, length: int) -> Data:
-        """Exactly `length` bytes."""
+        """Return exactly `length` bytes."""
         ...
 
     def pwrite(self, offset: int, data: Data) -> None:
-        """Write all of `data`. Durable after the next flush()."""
+        """Write all of `data`. The next flush() makes it durable."""
         ...
 
     def zero(self, *, offset: int, length: int) -> None:
-        """The range reads as zeros from now on and takes no space where the device can do that. Durable as pwrite()."""
+        """Make the range read as zeros, and release its space if the device can do that.
+
+        The next flush() makes it durable.
+        """
         ...
 
     def flush(self) -> None:
-        """Everything that pwrite() and zero() finished before the call is durable when it returns.
+        """Return when everything is durable that pwrite() and zero() finished before the call.
 
-        Once it has failed it fails for good, for the kernel may drop the pages that it couldn't write and report the
-        error only once: open the device again and write again all that came after the last flush() that returned.
+        After a failure every further call fails: the kernel may have dropped the pages that it
+        couldn't write, and it may report the error only once. The caller then opens the device
+        again and repeats every write since the last flush() that succeeded.
         """
         ...
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the ranges from `start` on that may hold data, ascending and apart; all between them reads
-        as zeros.
+        """Yield (offset, length) of the ranges from `start` on that may hold data.
 
-        The whole device where nothing better is known. What is written meanwhile may be missing.
+        The ranges are ascending and don't touch. Everything between them reads as zeros. A device
+        that can't tell yields one range, the whole device. Writes during the iteration may be
+        missing.
         """
         ...
 
     def resize(self, size_bytes: int) -> None:
-        """Grow; the new part reads as zeros. Durable when it returns. BadUse for less than the size now."""
+        """Grow the device durably. The new part reads as zeros. BadUse for a smaller size."""
         ...
 
     def close(self) -> None:
-        """Let go of the device, without a flush(). Closing twice is harmless."""
+        """Release the device without a flush(). A second call does nothing."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -73,18 +80,24 @@ class BlockDevice(Protocol):
 
 
 class DeviceOpener(Protocol):
-    """Opens what an address names."""
+    """Opens the device at an address."""
 
     def __call__(self, address: str, *, writable: bool) -> BlockDevice:
-        """BadUse for an address that can't be one, DeviceFailed where nothing can be opened there."""
+        """Open the device.
+
+        Raise BadUse for an invalid address, DeviceFailed if no device can be opened there.
+        """
         ...
 
 
 def check_range(address: str, *, size_bytes: int, offset: int, length: int) -> None:
-    """DeviceFailed unless [offset, offset + length) lies in [0, size_bytes): no adapter grows a device by accident."""
+    """Raise DeviceFailed unless [offset, offset + length) lies in [0, size_bytes).
+
+    Every adapter calls it first, so that no write grows a device.
+    """
     if offset < 0 or length < 0 or offset + length > size_bytes:
         raise DeviceFailed(
             f"{length} bytes aren't all inside a device of {size_bytes} bytes",
             where=f"{address}, offset {offset}",
-            next="Compare the volume's size with the device's; grow the device if it is the smaller one.",
+            next="Compare the volume's size with the device's. Grow the device if it is smaller.",
         )

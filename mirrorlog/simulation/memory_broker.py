@@ -1,7 +1,7 @@
-"""Kafka in memory: the ports of mirrorlog.ports.streams for tests and simulations, one thread, no sleeps.
+"""Kafka in memory: the ports of mirrorlog.ports.streams, for tests in one thread.
 
-A message reaches the broker, and is acknowledged, when its publisher is polled: until then closing it takes it away, as a
-crash does.
+A message reaches the broker, and is acknowledged, when its publisher is polled or flushed. Closing
+the publisher before that loses the message, as a crash does.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from mirrorlog.topics import TopicSpec
 
 @dataclass(slots=True)
 class MemoryPartition:
+    """The kept messages of a partition, and the positions where it begins and ends."""
+
     messages: list[Message] = field(default_factory=list)
     first: int = 0
     end: int = 0
 
 
 class MemoryBroker:
-    """Topics as lists; hand out publishers, readers and admins."""
+    """Topics in memory, and a TopicAdmin of them.
+
+    refused_topics: publishing to a topic in this set raises KafkaFailed. Tests change it.
+    """
 
     def __init__(self) -> None:
         self._partitions: dict[tuple[str, int], MemoryPartition] = {}
@@ -31,15 +36,15 @@ class MemoryBroker:
         self.refused_topics: set[str] = set()
 
     def publisher(self) -> MemoryPublisher:
-        """A publisher of its own."""
+        """Return a new publisher."""
         return MemoryPublisher(self)
 
     def reader(self) -> MemoryReader:
-        """A reader of its own."""
+        """Return a new reader."""
         return MemoryReader(self)
 
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
-        """Makes the topics that aren't there."""
+        """Create the missing topics."""
         for spec in specs:
             if spec.name not in self._counts:
                 self._counts[spec.name] = 1 if spec.one_partition else partitions
@@ -47,39 +52,43 @@ class MemoryBroker:
                     self._partitions[spec.name, number] = MemoryPartition()
 
     def partitions(self, topic: str) -> int:
-        """How many partitions."""
+        """Return the number of partitions. KafkaFailed if there is no such topic."""
         if topic not in self._counts:
             raise KafkaFailed("there is no such topic", where=f"topic {topic}")
         return self._counts[topic]
 
     def end_position(self, topic: str, partition: int) -> int:
-        """The position that the next message will have."""
+        """Return the position that the next message will have."""
         return self.partition(topic, partition).end
 
     def first_position(self, topic: str, partition: int) -> int:
-        """The oldest position that is kept."""
+        """Return the oldest position that is kept."""
         return self.partition(topic, partition).first
 
     def trim(self, topic: str, partition: int, first: int) -> None:
-        """Retention: positions below `first` are gone."""
-        found = self.partition(topic, partition)
-        found.first = first
-        found.messages = [message for message in found.messages if message.position >= first]
+        """Delete the messages below position `first`, as retention does."""
+        kept = self.partition(topic, partition)
+        kept.first = first
+        kept.messages = [message for message in kept.messages if message.position >= first]
 
     def compact(self, topic: str, partition: int, below: int | None = None) -> None:
-        """Compaction: of each key only the latest stays, tombstones go. With `below`, the cleaner has swapped only the
-        segments below that position yet; what it removes there it knows from all of them."""
-        found = self.partition(topic, partition)
-        latest = {message.key: message for message in found.messages}
-        end = found.end if below is None else below
-        found.messages = [
-            m
-            for m in found.messages
-            if m.position >= end or (latest[m.key] is m and m.value is not None)
+        """Keep only the latest message of each key, and no tombstones, as compaction does.
+
+        below: the log cleaner has swapped only the segments below that position so far. It knows
+        from all segments which messages to remove there.
+        """
+        compacted = self.partition(topic, partition)
+        latest = {message.key: message for message in compacted.messages}
+        end = compacted.end if below is None else below
+        compacted.messages = [
+            message
+            for message in compacted.messages
+            if message.position >= end
+            or (latest[message.key] is message and message.value is not None)
         ]
 
     def partition(self, topic: str, partition: int) -> MemoryPartition:
-        """One partition; KafkaFailed where there is none."""
+        """Return one partition. KafkaFailed if there is no such partition."""
         if (topic, partition) not in self._partitions:
             raise KafkaFailed(
                 "there is no such partition", where=f"topic {topic}, partition {partition}"
@@ -87,25 +96,29 @@ class MemoryBroker:
         return self._partitions[topic, partition]
 
     def messages(self, topic: str) -> list[Message]:
-        """Everything kept of a topic, partition by partition."""
+        """Return all kept messages of a topic, partition by partition."""
         return [
-            m
+            message
             for number in range(self.partitions(topic))
-            for m in self.partition(topic, number).messages
+            for message in self.partition(topic, number).messages
         ]
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> int:
-        """Appends at once; the position."""
+        """Append a message at once. Return its position.
+
+        Raise KafkaFailed if the topic is one of `refused_topics`.
+        """
         if topic in self.refused_topics:
             raise KafkaFailed("the topic refuses the message", where=f"topic {topic}")
-        found = self.partition(topic, partition)
-        found.messages.append(Message(topic, partition, found.end, key, value))
-        found.end += 1
-        return found.end - 1
+        log = self.partition(topic, partition)
+        position = log.end
+        log.messages.append(Message(topic, partition, position, key, value))
+        log.end += 1
+        return position
 
 
 class MemoryPublisher:
-    """Messages reach the broker, and are acknowledged, when it is polled or flushed."""
+    """Publisher whose messages reach the broker, and are acknowledged, in poll() and flush()."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -119,11 +132,11 @@ class MemoryPublisher:
         value: bytes,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
-        """Queues one message."""
+        """Queue one message."""
         self._queue.append((topic, partition, key, value, on_acknowledged))
 
     def poll(self, timeout_s: float) -> None:
-        """Delivers the queue; nothing is waited for."""
+        """Deliver the queued messages without waiting."""
         queue, self._queue = self._queue, []
         for topic, partition, key, value, on_acknowledged in queue:
             position = self._broker.append(topic, partition, key, value)
@@ -131,30 +144,30 @@ class MemoryPublisher:
                 on_acknowledged(position)
 
     def flush(self, deadline_s: float) -> None:
-        """Delivers the queue, and what its callbacks queued."""
+        """Deliver the queued messages, and those that their callbacks queue."""
         while self._queue:
             self.poll(0)
 
     def close(self) -> None:
-        """What isn't acknowledged is lost."""
+        """Drop the queued messages."""
         self._queue.clear()
 
 
 class MemoryReader:
-    """Reads by position; `poll` never waits."""
+    """TopicReader whose poll() never waits."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._next: dict[tuple[str, int], int] = defaultdict(int)
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
-        """Adds partitions, each from a position on (None: from the oldest kept)."""
+        """Add partitions, each from a position on (None: from the oldest kept)."""
         for partition, position in positions.items():
             oldest = self._broker.first_position(topic, partition)
             self._next[topic, partition] = oldest if position is None else position
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-        """What is there, in order per partition."""
+        """Return the next messages, in order within each partition."""
         taken: list[Message] = []
         for (topic, number), position in self._next.items():
             partition = self._broker.partition(topic, number)
@@ -174,12 +187,12 @@ class MemoryReader:
         return taken
 
     def reached(self, topic: str, partition: int) -> int:
-        """Everything kept below this position was handed out."""
+        """Return the position below which poll() has returned every message that is kept."""
         return self._next[topic, partition]
 
     def at_end(self, topic: str, partition: int) -> bool:
-        """Whether everything was handed out."""
+        """Return whether poll() has returned every message."""
         return self._next[topic, partition] >= self._broker.end_position(topic, partition)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Devices in memory that lose what wasn't flushed, as at a loss of power, and that fail when told to."""
+"""Devices in memory that lose unflushed writes in a crash, and that fail when a test says so."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from mirrorlog.ports.devices import Data, check_range
 
 PAGE_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
-"""What a disk writes whole or not at all."""
+"""A disk writes a sector whole or not at all."""
 
 Hook: TypeAlias = Callable[[str, int, int], None]
-"""Called with (operation, offset, length) before each pread, pwrite, zero, flush and resize; it may raise."""
+"""Called with (operation, offset, length) before each pread, pwrite, zero, flush and resize.
+
+An exception that it raises fails the operation.
+"""
 
 
 def failing(nth: int, operation: str | None = None) -> Hook:
-    """A hook that makes the n-th operation from now on fail, counted from 1: of that name, or of any."""
+    """Return a hook that fails the n-th operation from now on, counted from 1.
+
+    operation: count only operations of that name; None: count all.
+    """
     seen = 0
 
     def hook(name: str, offset: int, length: int) -> None:
@@ -40,9 +46,9 @@ def failing(nth: int, operation: str | None = None) -> Hook:
 
 
 class MemoryDevice:
-    """BlockDevice in memory. Sparse: it costs what was written, whatever its size.
+    """BlockDevice in memory. It is sparse: it takes memory for the written pages only.
 
-    The handles that reopen() gives share one disk. The hook and the crash are the disk's.
+    reopen() returns further handles of the same disk. They share its hook and its crashes.
     """
 
     def __init__(self, size_bytes: int, *, address: str = "memory", writable: bool = True) -> None:
@@ -53,16 +59,16 @@ class MemoryDevice:
         self._opened_in = self._disk.history
 
     def reopen(self, *, writable: bool = True) -> MemoryDevice:
-        """Another handle on the same disk, also after a crash."""
+        """Return another handle of the same disk. It works after a crash too."""
         handle = copy(self)
         handle._writable, handle._closed, handle._opened_in = writable, False, self._disk.history
         return handle
 
     def crash(self, keep: Random | None = None) -> None:
-        """Power off, power on: what wasn't flushed is gone and every handle is dead; reopen() to go on.
+        """Lose power: drop unflushed writes and close every handle. Continue with reopen().
 
-        With `keep` each sector of each write that wasn't flushed survives or not by its own draw, so that a sector
-        written several times may come back in any of its versions.
+        keep: draws for each sector of each unflushed write whether it survives. So a sector that
+        was written several times may have any of its versions.
         """
         self._disk.crash(keep)
 
@@ -166,18 +172,18 @@ class MemoryDevice:
 
 
 class MemoryDevices:
-    """DeviceOpener of `memory://name`, for whole runs in memory."""
+    """DeviceOpener of addresses `memory://name`."""
 
     def __init__(self) -> None:
         self.devices: Final[dict[str, MemoryDevice]] = {}
 
     def create(self, address: str, size_bytes: int) -> MemoryDevice:
-        """A new device of zeros. BadUse where there is one already."""
+        """Create a device of zeros. BadUse if the address is invalid or exists."""
         if not re.fullmatch(r"memory://.+", address) or address in self.devices:
             raise BadUse(
-                "a new device in memory needs an address of its own",
+                "a new device in memory needs an unused address",
                 where=address,
-                next="memory://name",
+                next="Write memory://name.",
             )
         self.devices[address] = MemoryDevice(size_bytes, address=address)
         return self.devices[address]
@@ -196,14 +202,17 @@ class MemoryDevices:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """One write that may not be durable yet; `data` None writes zeros."""
+    """One write that may not be durable yet.
+
+    data: None for zeros.
+    """
 
     offset: int
     length: int
     data: bytes | None
 
     def sectors(self, pages: Iterable[int]) -> Iterator[_Change]:
-        """Its parts in these pages, by sector."""
+        """Yield the parts of the write in these pages, one a sector."""
         for page in pages:
             for sector in range(page * PAGE_BYTES, (page + 1) * PAGE_BYTES, SECTOR_BYTES):
                 start, end = (
@@ -221,7 +230,7 @@ class _Change:
 
 @dataclass(slots=True)
 class _SparseBytes:
-    """Sparse bytes: a page that is absent reads as zeros."""
+    """Bytes in pages. An absent page reads as zeros."""
 
     pages: dict[int, bytearray] = field(default_factory=dict)
 
@@ -229,7 +238,7 @@ class _SparseBytes:
         return _SparseBytes({page: bytearray(content) for page, content in self.pages.items()})
 
     def present(self, offset: int, length: int) -> list[int]:
-        """The pages that the range touches and that are there."""
+        """Return the present pages that overlap the range."""
         touched = _touched(offset, length)
         if len(touched) < len(self.pages):
             return [page for page in touched if page in self.pages]
@@ -277,7 +286,11 @@ class _History(NamedTuple):
 
 
 class _Disk:
-    """What the handles share. `now` is what reads see, `durable` what a crash leaves, `unflushed` what lies between."""
+    """The state that the handles of a disk share.
+
+    now: the content that reads see. durable: the content that a crash leaves.
+    unflushed: the writes between the two, in order.
+    """
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -298,7 +311,10 @@ class _Disk:
         self.unflushed.clear()
 
     def fail_flush(self) -> None:
-        """As the kernel does: what it couldn't write is still read, never becomes durable, and every handle is told."""
+        """Fail as the kernel does: unflushed writes stay readable, and never become durable.
+
+        Every handle that is open now reports it.
+        """
         self.unflushed.clear()
         self.history = _History(self.history.crashes, self.history.failed_flushes + 1)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.folders import hold_folder, sync_folder
+from mirrorlog.adapters.folders import lock_folder, sync_folder
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile
 
@@ -27,7 +27,7 @@ class DiskFolder:
 
     def lock(self) -> None:
         with _named("making the folder", self._path):
-            self._lock_fd = hold_folder(self._path)
+            self._lock_fd = lock_folder(self._path)
 
     def read(self, name: str) -> bytes | None:
         with _named("reading", self._path / name), suppress(FileNotFoundError):

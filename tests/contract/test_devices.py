@@ -90,7 +90,7 @@ def test_a_new_device_is_zeros(rig: Rig) -> None:
 
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("offset", [0, 1, 4095, 4096, SIZE - 5000])
-def test_what_was_written_is_read(rig: Rig, offset: int, wrap: Callable[[bytes], bytes]) -> None:
+def test_writes_are_read_back(rig: Rig, offset: int, wrap: Callable[[bytes], bytes]) -> None:
     data = bytes(range(1, 251)) * 20
     with rig.create(SIZE) as device:
         device.pwrite(offset, wrap(data))
@@ -105,7 +105,7 @@ def test_what_was_written_is_read(rig: Rig, offset: int, wrap: Callable[[bytes],
 @pytest.mark.parametrize(
     ("offset", "length"), [(-1, 1), (0, -1), (0, SIZE + 1), (SIZE, 1), (1 << 63, 1), (5, 1 << 64)]
 )
-def test_nothing_outside_is_touched(rig: Rig, offset: int, length: int) -> None:
+def test_ranges_outside_are_refused(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         operations: list[Callable[[], object]] = [
             lambda: device.pread(offset=offset, length=length),
@@ -133,7 +133,7 @@ def test_the_empty_range_at_the_end_is_inside(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("offset", "length"), [(0, SIZE), (4096, 4096), (10, 20), (4000, 5000), (SIZE - 1, 1)]
 )
-def test_zero_reads_as_zeros_and_spares_its_neighbours(rig: Rig, offset: int, length: int) -> None:
+def test_zero_clears_its_range_and_no_other_byte(rig: Rig, offset: int, length: int) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
         device.zero(offset=offset, length=length)
@@ -143,27 +143,27 @@ def test_zero_reads_as_zeros_and_spares_its_neighbours(rig: Rig, offset: int, le
         assert device.size_bytes == SIZE
 
 
-def test_allocated_names_what_holds_data_and_little_else(rig: Rig) -> None:
+def test_allocated_yields_the_written_ranges_and_little_more(rig: Rig) -> None:
     pieces = {0: b"a", 5 * TIB // 8: b"b" * 10_000, TIB - 1: b"c"}
     with rig.create(TIB) as device:
         assert list(device.allocated()) == []
         for offset, data in pieces.items():
             device.pwrite(offset, data)
-        found = list(device.allocated())
+        ranges = list(device.allocated())
         for offset, data in pieces.items():
             assert any(
-                start <= offset and offset + len(data) <= start + length for start, length in found
+                start <= offset and offset + len(data) <= start + length for start, length in ranges
             )
         assert all(
             end < start
             for end, start in zip(
-                [a + b for a, b in found], [a for a, _ in found[1:]], strict=False
+                [a + b for a, b in ranges], [a for a, _ in ranges[1:]], strict=False
             )
         )
-        assert found[-1][0] + found[-1][1] <= TIB
-        assert sum(length for _, length in found) < 1 << 20
-        middle = found[1][0] + 1
-        assert list(device.allocated(middle)) == [(middle, found[1][1] - 1), *found[2:]]
+        assert ranges[-1][0] + ranges[-1][1] <= TIB
+        assert sum(length for _, length in ranges) < 1 << 20
+        middle = ranges[1][0] + 1
+        assert list(device.allocated(middle)) == [(middle, ranges[1][1] - 1), *ranges[2:]]
         assert list(device.allocated(TIB)) == []
         device.zero(offset=4096, length=TIB - 4096)
         assert list(device.allocated()) == [(0, 4096)]
@@ -183,11 +183,11 @@ def test_a_device_opened_for_reading_is_not_written(rig: Rig) -> None:
         assert device.pread(offset=0, length=SIZE) == bytes(SIZE)
 
 
-def test_a_closed_device_does_nothing(rig: Rig, tmp_path: Path) -> None:
+def test_a_closed_device_refuses_every_call(rig: Rig, tmp_path: Path) -> None:
     device = rig.create(SIZE)
     device.close()
     device.close()
-    with (tmp_path / "bystander").open("wb"):  # takes over the number of the descriptor
+    with (tmp_path / "bystander").open("wb"):  # the file gets the number of the closed descriptor
         for operation in (
             lambda: device.pread(offset=0, length=1),
             lambda: device.pwrite(0, b"x"),
@@ -214,9 +214,7 @@ def test_resize_grows_with_zeros_and_never_shrinks(rig: Rig) -> None:
         assert device.size_bytes == 2 * SIZE
 
 
-def test_a_flush_that_failed_is_never_followed_by_one_that_succeeds(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_failed_flush_every_flush_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x")
         rig.break_next_flush(monkeypatch)
@@ -246,7 +244,7 @@ def test_threads_share_a_device(rig: Rig) -> None:
         )
 
 
-def test_both_openers_keep_to_the_port(tmp_path: Path) -> None:
+def test_both_openers_keep_the_contract(tmp_path: Path) -> None:
     memory = MemoryDevices()
     memory.create("memory://a", SIZE).pwrite(0, b"x")
     FileDevice.create(tmp_path / "a", SIZE).pwrite(0, b"x")

@@ -1,4 +1,4 @@
-"""Creates, deletes and inspects topics of a Kafka cluster: mirrorlog.ports.streams.TopicAdmin and more."""
+"""Creates, deletes and inspects topics of a Kafka cluster: the port TopicAdmin, and more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from mirrorlog.topics import TopicSpec
 
 
 class KafkaAdmin:
-    """TopicAdmin of a cluster. `patience_s`: how long a request is repeated while it is unavailable."""
+    """TopicAdmin of a cluster.
+
+    patience_s: how long a request is repeated while the cluster is unavailable.
+    """
 
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._settings, self._patience_s = dict(settings), patience_s
@@ -149,7 +152,10 @@ class KafkaAdmin:
         return {entry.partition: entry.offset if entry.offset >= 0 else None for entry in committed}
 
     def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
-        """Commit positions, by partition, for a group without members. KafkaFailed if it has any."""
+        """Commit positions, by partition, for a group without members.
+
+        Raise KafkaFailed if the group has members.
+        """
         wanted = [
             TopicPartition(topic, partition, position) for partition, position in positions.items()
         ]
@@ -165,7 +171,7 @@ class KafkaAdmin:
             consumer.raw.close()
 
     def identity(self, topic: str) -> str:
-        """Return Kafka's id of the topic. A topic that is deleted and created again has another one."""
+        """Return Kafka's id of the topic. It changes if the topic is deleted and created again."""
 
         def describe(timeout_s: float) -> str:
             wanted = TopicCollection([topic])
@@ -196,7 +202,7 @@ class KafkaAdmin:
 
 
 def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -> None:
-    """Wait for a request's future. KafkaFailed unless it succeeds or fails with the `ignored` code."""
+    """Wait for a request's future. KafkaFailed if it fails with another code than `ignored`."""
     try:
         future.result(timeout=REQUEST_S)
     except KafkaException as error:

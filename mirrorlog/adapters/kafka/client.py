@@ -25,7 +25,7 @@ _FIRST_REQUEST_S: Final = 2.0
 _UNAVAILABLE: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._DESTROY,  # one broker's handle: the cluster has just named other brokers, or none
+        KafkaError._DESTROY,  # of one broker: the cluster has just named others, or none
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
@@ -74,7 +74,7 @@ class KafkaClient:
         receives no messages.
         """
         self._connection_error: KafkaError | None = None
-        # librdkafka writes twenty lines a second while a broker is away: Python's logging takes them.
+        # librdkafka writes twenty lines a second while a broker is away: to Python's logging.
         logger = logging.getLogger("mirrorlog.kafka")
         try:
             self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=logger)

@@ -48,8 +48,8 @@ class KafkaPublisher:
                 self._refusal = KafkaFailed(
                     f"Kafka refused a message: {error.str()}",
                     where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
-                    next="Mend the topic or the rights, then start again. No refused message counts "
-                    "as published.",
+                    next="Mend the topic or the rights, then start again. No refused message "
+                    "counts as published.",
                 )
             elif on_acknowledged is not None:
                 position = message.offset()

@@ -20,11 +20,11 @@ from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
 
 class KafkaReader:
-    """TopicReader whose auto.offset.reset is `error`: it never skips positions that Kafka deleted."""
+    """TopicReader with auto.offset.reset `error`: it never skips positions that Kafka deleted."""
 
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._patience_s = patience_s
-        # assign() needs no consumer group, but librdkafka needs a name. Nothing is committed under it.
+        # assign() needs no group, but librdkafka needs a name. Nothing is committed under it.
         self._client = KafkaClient(
             Consumer,
             {
@@ -78,8 +78,8 @@ class KafkaReader:
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """Return up to `max_messages` messages, in order within each partition."""
         self._client.check()
-        # consume() waits the whole timeout for the full number. So poll() waits for the first message,
-        # and consume() adds those that have arrived.
+        # consume() would wait the whole timeout for the full number of messages. So poll() waits
+        # for the first one, and consume() adds those that have arrived.
         raw, self._early = self._early, []
         if not raw and (first := self._client.raw.poll(timeout_s)) is not None:
             raw = [first]
@@ -101,7 +101,7 @@ class KafkaReader:
         return (topic, partition) in self._at_end
 
     def _message(self, event: Any) -> Message | None:
-        """The message in an event of librdkafka; None for the end of a partition or a short outage."""
+        """The message in an event of librdkafka; None for a partition's end or a short outage."""
         error = event.error()
         if error is None:
             self._reached[event.topic(), event.partition()] = event.offset() + 1
@@ -112,7 +112,7 @@ class KafkaReader:
                 event.topic(), event.partition(), event.offset(), event.key(), event.value(), at_us
             )
         if error.code() == KafkaError._PARTITION_EOF:
-            # Compaction may have removed the last messages. The reader has reached the end all the same.
+            # Compaction may have removed the last messages. The end is reached all the same.
             self._reached[event.topic(), event.partition()] = event.offset()
             self._at_end.add((event.topic(), event.partition()))
             return None

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.adapters.addresses import file_address, path_of
+from mirrorlog.adapters.addresses import parse_file_address, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
@@ -250,7 +250,7 @@ def _export(
     """
     if options.through is not DataPath.PLUGIN:
         try:
-            if file_address(options.primary).direct:
+            if parse_file_address(options.primary).direct:
                 raise BadUse(
                     "nbdkit's file plugin can't go past the page cache",
                     where=options.primary,

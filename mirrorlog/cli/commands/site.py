@@ -11,7 +11,7 @@ import typer
 
 from mirrorlog.adapters.addresses import open_device, path_of
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.folders import hold_folder
+from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.output import Output
@@ -72,7 +72,7 @@ def summary(site: Site) -> dict[str, object]:
 
 def build_site(name: str, folder: Path, settings: Settings) -> Site:
     """A site on real Kafka and real files. BadUse where another process has its folder; it is held until this one ends."""
-    hold_folder(folder)
+    lock_folder(folder)
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client, settings.patience_s)
     ports = SitePorts(

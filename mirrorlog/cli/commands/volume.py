@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.addresses import FileAddress, file_address, open_device, path_of
+from mirrorlog.adapters.addresses import FileAddress, open_device, parse_file_address, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
@@ -89,7 +89,7 @@ def create(
             next="See `mirrorlog volume show`.",
         )
     default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
-    address = (file_address(primary) if primary else default).uri
+    address = (parse_file_address(primary) if primary else default).uri
     # The primary exists before anybody can read of the volume.
     zeroed = _make_primary(address, size_bytes)
     described = _describe(call.settings, name, size_bytes, block_bytes, address)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirrorlog.adapters.folders import hold_folder
+from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.broker.files import waiting_lock
 from mirrorlog.cli.demo.view import DemoView
@@ -33,7 +33,7 @@ def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
         for left in runs.glob("run-*"):
             _remove_unless_held(left)
         folder = runs / f"run-{uuid.uuid4().hex[:8]}"
-        hold_folder(folder)
+        lock_folder(folder)
     try:
         yield folder
     finally:
@@ -43,7 +43,7 @@ def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
 def _remove_unless_held(folder: Path) -> None:
     """Remove the folder of a run that was killed with SIGKILL: no process holds it any more."""
     try:
-        hold_folder(folder)
+        lock_folder(folder)
     except BadUse:
         return
     shutil.rmtree(folder, ignore_errors=True)

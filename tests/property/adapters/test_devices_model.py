@@ -1,4 +1,4 @@
-"""Any operations on any device give what the same operations on a bytearray give."""
+"""Every device behaves like a bytearray under random operations."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def run(device: BlockDevice, model: bytearray, operation: tuple[str, int, int], 
 def check(device: BlockDevice, model: bytearray, start: int, end: int) -> None:
     assert device.pread(offset=start, length=end - start) == model[start:end]
     assert device.pread(offset=0, length=SIZE) == model
-    behind = 0
+    end_of_range = 0
     for offset, length in device.allocated():
-        assert model.count(0, behind, offset) == offset - behind
-        assert (offset > behind or behind == 0) and 0 < length <= SIZE - offset
-        behind = offset + length
-    assert model.count(0, behind, SIZE) == SIZE - behind
+        assert model.count(0, end_of_range, offset) == offset - end_of_range
+        assert (offset > end_of_range or end_of_range == 0) and 0 < length <= SIZE - offset
+        end_of_range = offset + length
+    assert model.count(0, end_of_range, SIZE) == SIZE - end_of_range
 
 
-def made(kind: str, path: Path) -> BlockDevice:
+def create(kind: str, path: Path) -> BlockDevice:
     if kind == "memory":
         return MemoryDevice(SIZE)
     try:
@@ -63,7 +63,7 @@ def test_a_device_is_a_bytearray(
     kind: str, steps: list[tuple[str, int, int]], ends: tuple[int, int]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        device = made(kind, Path(folder) / "v")
+        device = create(kind, Path(folder) / "v")
         model = bytearray(SIZE)
         with device:
             for fill, step in enumerate(steps, start=1):
@@ -73,7 +73,7 @@ def test_a_device_is_a_bytearray(
 
 @settings(max_examples=100, deadline=None)
 @given(steps=operations, seed=st.none() | st.integers())
-def test_a_crash_leaves_each_byte_as_it_was_since_the_last_flush(
+def test_a_crash_leaves_each_byte_in_a_version_since_the_last_flush(
     steps: list[tuple[str, int, int]], seed: int | None
 ) -> None:
     device = MemoryDevice(SIZE)
@@ -83,10 +83,10 @@ def test_a_crash_leaves_each_byte_as_it_was_since_the_last_flush(
         run(device, model, step, fill)
         versions = [bytes(model)] if step[0] == "flush" else [*versions, bytes(model)]
     device.crash(None if seed is None else Random(seed))
-    found = device.reopen().pread(offset=0, length=SIZE)
+    content = device.reopen().pread(offset=0, length=SIZE)
     if seed is None:
-        assert found == versions[0]
+        assert content == versions[0]
     assert all(
         byte in candidates
-        for byte, candidates in zip(found, zip(*versions, strict=True), strict=True)
+        for byte, candidates in zip(content, zip(*versions, strict=True), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Addresses of devices, and what is opened at them."""
+"""Addresses of devices, and opening them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorlog.adapters.addresses import file_address, open_device, path_of
+from mirrorlog.adapters.addresses import open_device, parse_file_address, path_of
 from mirrorlog.errors import BadUse, DeviceFailed
 
 
@@ -21,7 +21,7 @@ from mirrorlog.errors import BadUse, DeviceFailed
         ("some:thing/a", "some:thing/a"),
     ],
 )
-def test_addresses_of_files(address: str, path: str) -> None:
+def test_valid_addresses(address: str, path: str) -> None:
     assert path_of(address) == Path(path)
 
 
@@ -47,7 +47,7 @@ def test_addresses_of_files(address: str, path: str) -> None:
         ),
     ],
 )
-def test_addresses_of_nothing(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(BadUse) as caught:
         open_device(address, writable=False)
     assert "file" in caught.value.next
@@ -64,5 +64,5 @@ def test_only_files_and_block_devices_are_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["file:///a%20b", "file:///a%3Fb?direct=1"])
-def test_an_address_is_what_it_was(address: str) -> None:
-    assert file_address(address).uri == address
+def test_an_address_survives_parsing(address: str) -> None:
+    assert parse_file_address(address).uri == address

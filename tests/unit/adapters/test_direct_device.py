@@ -1,4 +1,4 @@
-"""What DirectDevice does beside the contract of BlockDevice (tests/contract/test_devices.py)."""
+"""DirectDevice beyond the contract of BlockDevice (tests/contract/test_devices.py)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mirrorlog.ports.devices import BlockDevice
 
 
 def create(path: Path, size_bytes: int) -> BlockDevice:
-    """A new DirectDevice; the test is skipped where the file system has no O_DIRECT."""
+    """Create a DirectDevice. Skip the test if the file system has no O_DIRECT."""
     try:
         return DirectDevice.create(path, size_bytes)
     except BadUse as error:
         return pytest.skip(str(error))
 
 
-def test_a_part_of_a_block_and_all_of_it_are_written_at_once(tmp_path: Path) -> None:
-    """Who writes a few bytes past the page cache reads and writes back the rest of their block."""
+def test_concurrent_writes_of_a_block_and_of_a_part_of_it_keep_both(tmp_path: Path) -> None:
+    """A write of a few bytes with O_DIRECT reads and rewrites the rest of their block."""
     stopped = Event()
     with create(tmp_path / "volume", 2 * 4096) as device, ThreadPoolExecutor(2) as pool:
 
@@ -44,7 +44,7 @@ def test_a_part_of_a_block_and_all_of_it_are_written_at_once(tmp_path: Path) -> 
         assert lost == 0
 
 
-def test_past_the_page_cache_only_whole_blocks(tmp_path: Path) -> None:
+def test_a_size_that_is_no_multiple_of_the_alignment_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "volume", 4096).close()
     FileDevice.create(tmp_path / "odd", 4096 + 100).close()
     with pytest.raises(BadUse, match="4196 bytes aren't a multiple"):

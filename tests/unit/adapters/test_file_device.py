@@ -1,4 +1,4 @@
-"""What FileDevice does beside the contract of BlockDevice (tests/contract/test_devices.py)."""
+"""FileDevice beyond the contract of BlockDevice (tests/contract/test_devices.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mirrorlog.errors import BadUse, DeviceFailed
 SIZE = 3 * 4096 + 512
 
 
-def test_short_reads_and_writes_are_carried_on(
+def test_short_reads_and_writes_are_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pread, pwrite = os.pread, os.pwrite
@@ -30,7 +30,7 @@ def test_short_reads_and_writes_are_carried_on(
 @pytest.mark.parametrize(
     ("code", "advice"), [(errno.ENOSPC, "Free space"), (errno.EIO, "kernel log")]
 )
-def test_an_error_says_where_and_what_to_do(
+def test_an_error_names_the_offset_and_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ) -> None:
     def fail(*_: object) -> int:
@@ -49,7 +49,7 @@ def test_an_error_says_where_and_what_to_do(
             assert advice in caught.value.next
 
 
-def test_a_file_cut_short_is_told_from_zeros(tmp_path: Path) -> None:
+def test_reading_a_truncated_file_fails(tmp_path: Path) -> None:
     with FileDevice.create(tmp_path / "volume", SIZE) as device:
         os.truncate(tmp_path / "volume", 5000)
         with pytest.raises(DeviceFailed) as caught:
@@ -57,7 +57,7 @@ def test_a_file_cut_short_is_told_from_zeros(tmp_path: Path) -> None:
         assert caught.value.where.endswith(", offset 5000")
 
 
-def test_where_no_hole_can_be_punched_zeros_are_written(
+def test_zeros_are_written_if_no_hole_can_be_punched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_device, "_punch_hole", lambda *_, **__: False)
@@ -69,7 +69,7 @@ def test_where_no_hole_can_be_punched_zeros_are_written(
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_where_holes_are_not_told_all_is_allocated(
+def test_everything_is_allocated_if_lseek_finds_no_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def fail(*_: object) -> int:
@@ -80,7 +80,7 @@ def test_where_holes_are_not_told_all_is_allocated(
         assert list(device.allocated()) == [(0, SIZE)]
 
 
-def test_resize_keeps_what_somebody_else_added(tmp_path: Path) -> None:
+def test_resize_never_truncates_a_file_that_another_process_grew(tmp_path: Path) -> None:
     path = tmp_path / "volume"
     with FileDevice.create(path, SIZE) as device:
         os.truncate(path, 10 * SIZE)
@@ -97,7 +97,7 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["ftruncate", "fsync"])
-def test_create_that_fails_leaves_nothing(
+def test_a_failed_create_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""One writer of an image on a machine: other hosts and QEMU are kept off."""
+"""A host keeps other hosts and QEMU off its image, and they keep it off theirs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mirrorlog.errors import BadUse
 SIZE = 3 * 4096 + 512
 
 
-def test_one_writer_on_a_machine(tmp_path: Path) -> None:
+def test_two_hosts_exclude_each_other(tmp_path: Path) -> None:
     FileDevice.create(tmp_path / "volume", SIZE).close()
     address = str(tmp_path / "volume")
     with open_primary(address, exclusive=True):
-        for held in (address, (tmp_path / "volume").as_uri()):
+        for locked in (address, (tmp_path / "volume").as_uri()):
             with pytest.raises(BadUse, match="another process on this machine"):
-                open_primary(held, exclusive=True)
+                open_primary(locked, exclusive=True)
         open_device(address, writable=False).close()  # sites read it
         open_primary(address, exclusive=False).close()  # a volume that is shared
     open_primary(address, exclusive=True).close()
 
 
 @pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils isn't installed")
-def test_qemu_and_a_host_keep_each_other_off(tmp_path: Path) -> None:
+def test_qemu_and_a_host_exclude_each_other(tmp_path: Path) -> None:
     FileDevice.create(tmp_path / "volume", 1 << 20).close()
     command = ["qemu-io", "-f", "raw", str(tmp_path / "volume"), "-c", "write 0 512"]
     with open_primary(str(tmp_path / "volume"), exclusive=True):

@@ -1,4 +1,4 @@
-"""What MemoryDevice does besides the contract: it loses, and it fails when told to."""
+"""MemoryDevice beyond the contract of BlockDevice: lost writes and planned failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirrorlog.simulation.memory_devices import MemoryDevice, failing
 SIZE = 8192
 
 
-def test_a_crash_loses_what_was_not_flushed_and_nothing_else() -> None:
+def test_a_crash_loses_unflushed_writes_and_nothing_else() -> None:
     device = MemoryDevice(SIZE)
     device.pwrite(0, b"kept" * 2000)
     device.flush()
@@ -33,14 +33,14 @@ def test_a_crash_may_keep_any_version_of_each_sector() -> None:
         device.pwrite(0, b"b" * SIZE)
         device.zero(offset=4096, length=1024)
         device.crash(Random(seed))
-        found = device.reopen().pread(offset=0, length=SIZE)
-        sectors = [found[start : start + 512] for start in range(0, SIZE, 512)]
+        content = device.reopen().pread(offset=0, length=SIZE)
+        sectors = [content[start : start + 512] for start in range(0, SIZE, 512)]
         assert all(sector == sector[:1] * 512 for sector in sectors)
         seen.add((sectors[0][:1], sectors[8][:1]))
     assert seen == {(first, second) for first in (b"a", b"b") for second in (b"a", b"b", b"\0")}
 
 
-def test_the_nth_operation_fails_and_only_that() -> None:
+def test_only_the_nth_operation_fails() -> None:
     device = MemoryDevice(SIZE)
     device.hook = failing(2, "pwrite")
     device.pwrite(0, b"1")
@@ -51,7 +51,7 @@ def test_the_nth_operation_fails_and_only_that() -> None:
     assert device.pread(offset=0, length=3) == b"1\x003"
 
 
-def test_what_a_failed_flush_dropped_never_becomes_durable() -> None:
+def test_writes_that_a_failed_flush_dropped_never_become_durable() -> None:
     device = MemoryDevice(SIZE)
     other = device.reopen()
     device.pwrite(0, b"x")
