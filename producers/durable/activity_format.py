@@ -172,13 +172,13 @@ class ActivityState:
 class PreviousLog:
     """What the log of the session before says.
 
-    found: there was a log. If there was none, no volume is covered.
+    exists: there was a log. If there was none, no volume is covered.
     session: the session that wrote it; None if that can't be told.
     damaged: nobody knows what the log named. Every volume is dirty as a whole, also one that
         `state` doesn't name.
     """
 
-    found: bool
+    exists: bool
     session: str | None
     region_bytes: int
     damaged: bool
@@ -241,7 +241,7 @@ def read_log(data: bytes | None) -> PreviousLog:
     """
     if data is None:
         return PreviousLog(
-            found=False, session=None, region_bytes=0, damaged=False, state=ActivityState()
+            exists=False, session=None, region_bytes=0, damaged=False, state=ActivityState()
         )
     try:
         session, region_bytes = _read_header(data)

@@ -1,4 +1,4 @@
-"""A replay that was killed at any step, and started again, ends with the volumes of one that nobody interrupted."""
+"""A replay killed at any step and started again leaves the same volumes as one without a crash."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ SETTINGS = Settings(region_bytes=4096, hot_regions=3, host_batch_extents=4)
 
 
 class World:
+    """A host with the volumes a and b, and a replay that can crash at any step."""
+
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)
         self.clock = HandClock(look_s=0.002)
@@ -71,7 +73,9 @@ class World:
             poll(timeout_s)
 
         publisher.poll = polled  # type: ignore[method-assign]
-        publisher.publish = lambda *arguments: (step(), publish(*arguments))[1]  # type: ignore[method-assign]
+        publisher.publish = (  # type: ignore[method-assign]
+            lambda *arguments: (step(), publish(*arguments))[1]
+        )
         self.folder.hook = step
         for device in self.devices.devices.values():
             device.hook = step
@@ -127,7 +131,7 @@ def requested(seed: int) -> list[TracedRequest]:
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
 @pytest.mark.parametrize("seed", range(2))
-def test_an_interrupted_replay_ends_as_one_that_was_not(seed: int, power: bool) -> None:
+def test_an_interrupted_replay_ends_like_an_uninterrupted_one(seed: int, power: bool) -> None:
     undisturbed = World(seed)
     requests = requested(seed)
     result = undisturbed.run(requests)
@@ -161,7 +165,7 @@ def test_the_nth_write_has_version_n() -> None:
     assert result.last_positions.keys() == {"a", "b"}
 
 
-def test_a_stopped_replay_goes_on_where_it_was() -> None:
+def test_a_stopped_replay_continues_where_it_was() -> None:
     requests, calls = requested(0), iter([False] * 6 + [True])
     world, whole = World(), World()
     assert not world.run(requests, stop=lambda: next(calls)).finished
@@ -172,7 +176,7 @@ def test_a_stopped_replay_goes_on_where_it_was() -> None:
     assert world.contents() == whole.contents()
 
 
-def test_a_checkpoint_that_is_damaged_or_of_another_trace_is_not_used() -> None:
+def test_a_checkpoint_that_is_damaged_or_belongs_to_another_trace_is_refused() -> None:
     world = World()
     world.run(requested(0))
     with pytest.raises(BadUse, match="belongs to the trace trace, not to other"):
@@ -185,7 +189,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_trace_is_not_used() -> None:
         world.run(requested(0))
 
 
-def test_a_request_for_a_volume_that_is_not_open_is_bad_use() -> None:
+def test_a_request_for_a_volume_that_is_not_open_is_refused() -> None:
     with pytest.raises(BadUse, match="volume c"):
         World().run([TracedRequest("c", RequestKind.WRITE, 0, 1, 0)])
 
@@ -193,8 +197,10 @@ def test_a_request_for_a_volume_that_is_not_open_is_bad_use() -> None:
 @pytest.mark.parametrize(
     ("speed", "least_s", "most_s"), [(None, 0.0, 0.3), (1.0, 3.0, 3.3), (2.0, 1.5, 1.8)]
 )
-def test_pace(speed: float | None, least_s: float, most_s: float) -> None:
-    """Times may go back; the recording spans three seconds."""
+def test_a_replay_keeps_the_pace_of_the_recording(
+    speed: float | None, least_s: float, most_s: float
+) -> None:
+    """The recording spans three seconds, and its times go back once."""
     world = World()
     times = (5_000_000, 6_000_000, 5_500_000, 8_000_000)
     world.run(

@@ -1,4 +1,4 @@
-"""A damaged activity log never names less than the sound one did."""
+"""A damaged activity log never names fewer writes than the undamaged one did."""
 
 from __future__ import annotations
 
@@ -57,62 +57,62 @@ def test_what_was_appended_is_read_back_after_a_power_cut(
     appends: list[list[ActivityEntry]],
 ) -> None:
     data, state = written(appends)
-    found = read_log(data)
-    assert (found.found, found.session, found.region_bytes, found.damaged) == (
+    log = read_log(data)
+    assert (log.exists, log.session, log.region_bytes, log.damaged) == (
         True,
         SESSION,
         REGION_BYTES,
         False,
     )
-    assert found.state.lost == state.lost
-    told = {
+    assert log.state.lost == state.lost
+    named = {
         name: volume
         for name, volume in state.volumes.items()
         if volume.covered or volume.sessions or volume.regions
     }
-    assert {name: volume for name, volume in found.state.volumes.items() if name in told} == told
+    assert {name: volume for name, volume in log.state.volumes.items() if name in named} == named
 
 
 @settings(deadline=None)
 @given(APPENDS, st.data())
-def test_no_flipped_bit_and_no_missing_end_passes_for_sound(
+def test_a_flipped_bit_or_a_missing_end_is_always_noticed(
     appends: list[list[ActivityEntry]], data: st.DataObject
 ) -> None:
-    sound, _ = written(appends)
-    content = bytearray(sound)
+    undamaged, _ = written(appends)
+    content = bytearray(undamaged)
     if data.draw(st.booleans(), label="flip"):
         bit = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
         content[bit // 8] ^= 1 << bit % 8
     else:
         del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
-    found = read_log(bytes(content))
-    assert found.damaged
+    log = read_log(bytes(content))
+    assert log.damaged
     assert not any(
-        volume.covered for volume in carry_over(found, REGION_BYTES, set("abc")).volumes.values()
+        volume.covered for volume in carry_over(log, REGION_BYTES, set("abc")).volumes.values()
     )
 
 
 @settings(deadline=None)
 @given(ONE_SLOT_EACH, st.data())
-def test_what_is_left_of_a_damaged_log_still_names_its_volumes(
+def test_a_damaged_log_still_names_the_volumes_of_its_valid_slots(
     appends: list[list[ActivityEntry]], data: st.DataObject
 ) -> None:
-    """All but one slot is whole: whatever the others name is dirty as a whole, and its sessions can be closed."""
-    sound, _ = written(appends, slots=100)
-    hit = data.draw(st.integers(0, len(appends)), label="slot")
-    content = bytearray(sound)
-    content[hit * SLOT_BYTES + 100] ^= 0x10
-    found = read_log(bytes(content))
+    """One slot is damaged. The volumes in those before it are dirty, their sessions are known."""
+    undamaged, _ = written(appends, slots=100)
+    damaged = data.draw(st.integers(0, len(appends)), label="slot")
+    content = bytearray(undamaged)
+    content[damaged * SLOT_BYTES + 100] ^= 0x10
+    log = read_log(bytes(content))
     named = {
-        entry.volume for n, entries in enumerate(appends, 1) if n < hit for entry in entries
+        entry.volume for n, entries in enumerate(appends, 1) if n < damaged for entry in entries
     } - {""}
-    assert named <= found.whole
-    assert SESSION in found.state.lost
-    assert all(found.state.volumes[name].sessions for name in named)
+    assert named <= log.whole
+    assert SESSION in log.state.lost
+    assert all(log.state.volumes[name].sessions for name in named)
 
 
 @given(st.binary(max_size=3000))
-def test_anything_that_is_no_log_is_damaged(data: bytes) -> None:
+def test_other_bytes_are_read_as_a_damaged_log(data: bytes) -> None:
     assert read_log(data).damaged
 
 
@@ -130,8 +130,8 @@ def test_regions_of_another_size_cover_the_same_bytes(
         *(ActivityEntry(ActivityOp.HOT, "a", region=n) for n in regions),
     ]
     ActivityLog(folder, SESSION, old_bytes, ActivityState(), 4).append(entries)
-    heirs = carry_over(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions
+    carried = carry_over(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions
     old = {byte for n in regions for byte in range(n * old_bytes, (n + 1) * old_bytes)}
-    new = {byte for n in heirs for byte in range(n * new_bytes, (n + 1) * new_bytes)}
+    new = {byte for n in carried for byte in range(n * new_bytes, (n + 1) * new_bytes)}
     assert old <= new
-    assert heirs == {byte // new_bytes for byte in old}
+    assert carried == {byte // new_bytes for byte in old}

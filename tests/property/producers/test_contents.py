@@ -1,4 +1,4 @@
-"""Contents of a replay: the same wherever a range begins, and different for every version of every sector."""
+"""Contents of a replay don't depend on where a range begins, and differ for each version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mirrorlog.producers.replay.contents import SECTOR_BYTES, fill
     st.integers(0, 3000),
     st.integers(0, 1 << 64),
 )
-def test_a_part_of_a_range_is_what_the_range_holds_there(
+def test_a_part_of_a_range_has_the_same_bytes_as_the_range(
     offset: int, length: int, skip: int, part: int, version: int
 ) -> None:
     skip, part = min(skip, length), min(part, max(length - skip, 0))

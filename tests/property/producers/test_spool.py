@@ -1,4 +1,4 @@
-"""The spool gives back what it took, in order, and never takes damage for an end that the activity log counts on."""
+"""A spool returns its records in order, and notices when records are missing that must be there."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ RECORDS = st.builds(
 )
 
 
-def left_by(folder: MemoryFolder, first: int, last: int) -> PreviousSpool:
-    """What the next session makes of it, where the activity log counts on the records from `first` through `last`."""
+def read_back(folder: MemoryFolder, first: int, last: int) -> PreviousSpool:
+    """Return the spool as the next session sees it.
+
+    The activity log counts on the records from `first` through `last`, of the volumes a and b.
+    """
     state = ActivityState()
     state.apply(ActivityEntry(ActivityOp.SPOOL, records=(first, last)))
     for name in ("a", "b"):
@@ -33,13 +36,13 @@ def left_by(folder: MemoryFolder, first: int, last: int) -> PreviousSpool:
         state.apply(ActivityEntry(ActivityOp.SPOOLED, name))
     return PreviousSpool(
         folder,
-        PreviousLog(found=True, session=SESSION, region_bytes=4096, damaged=False, state=state),
+        PreviousLog(exists=True, session=SESSION, region_bytes=4096, damaged=False, state=state),
     )
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.one_of(RECORDS, st.just("take"), st.just("drop")), max_size=60),
+    st.lists(st.one_of(RECORDS, st.just("read"), st.just("remove")), max_size=60),
     st.integers(200, 4000),
 )
 def test_a_spool_is_a_queue_within_its_bounds(
@@ -48,9 +51,9 @@ def test_a_spool_is_a_queue_within_its_bounds(
     folder = MemoryFolder()
     spool, model, refused = Spool(folder, SESSION, limit_bytes=limit_bytes), list[SpoolRecord](), 0
     for step in steps:
-        if step == "take" and spool.last > spool.last_read:
+        if step == "read" and spool.last > spool.last_read:
             assert spool.read_next() == model[spool.last_read - 1]
-        elif step == "drop":
+        elif step == "remove":
             spool.remove_below(spool.removable_below(spool.last_read + 1))
         elif isinstance(step, SpoolRecord):
             if spool.append(step):
@@ -69,15 +72,15 @@ def test_a_spool_is_a_queue_within_its_bounds(
 
 @settings(deadline=None)
 @given(st.lists(RECORDS, max_size=20), st.integers(0, 20), st.booleans(), st.data())
-def test_whatever_befalls_it_what_must_be_there_is_there_or_missed(
+def test_a_record_that_must_be_there_is_there_or_is_reported_missing(
     records: list[SpoolRecord], before_sync: int, some_survive: bool, data: st.DataObject
 ) -> None:
     folder = MemoryFolder()
     spool = Spool(folder, SESSION, limit_bytes=2000)
-    kept = [record for record in records[:before_sync] if spool.append(record)]
+    records_kept = [record for record in records[:before_sync] if spool.append(record)]
     assert spool.sync()
     synced = spool.last
-    kept += [record for record in records[before_sync:] if spool.append(record)]
+    records_kept += [record for record in records[before_sync:] if spool.append(record)]
     folder.crash(Random(len(records)) if some_survive else None)
     names = folder.names()
     if names and data.draw(st.booleans(), label="damage"):
@@ -86,12 +89,12 @@ def test_whatever_befalls_it_what_must_be_there_is_there_or_missed(
         kind = data.draw(st.sampled_from(("flip", "cut", "gone")), label="kind")
         folder.damage(name, lambda content: _damaged(content, bit, kind))
     else:
-        assert not left_by(folder, 1, synced).lost
-    found = dict(read_spool(folder, SESSION, 1))
-    numbered = dict(enumerate(kept, start=1))
-    assert found.items() <= numbered.items()
-    must = set(range(1, synced + 1))
-    assert bool(left_by(folder, 1, synced).lost) == (not must <= found.keys())
+        assert not read_back(folder, 1, synced).lost
+    valid = dict(read_spool(folder, SESSION, 1))
+    numbered = dict(enumerate(records_kept, start=1))
+    assert valid.items() <= numbered.items()
+    required = set(range(1, synced + 1))
+    assert bool(read_back(folder, 1, synced).lost) == (not required <= valid.keys())
 
 
 def _damaged(content: bytes, bit: int, kind: str) -> bytes | None:
@@ -105,15 +108,15 @@ def _damaged(content: bytes, bit: int, kind: str) -> bytes | None:
     return bytes(changed)
 
 
-def test_a_spool_of_another_session_counts_for_nothing() -> None:
+def test_records_of_another_session_are_ignored() -> None:
     folder = MemoryFolder()
     old = Spool(folder, OTHER, limit_bytes=4000)
     for number in range(40):
         old.append(SpoolRecord(0, "a", bytes([number]) * 60))
-    mine = Spool(folder, SESSION, limit_bytes=4000)
-    mine.append(SpoolRecord(0, "a", b"mine"))
+    own = Spool(folder, SESSION, limit_bytes=4000)
+    own.append(SpoolRecord(0, "a", b"mine"))
     assert [record.value for _, record in read_spool(folder, SESSION, 1)] == [b"mine"]
-    assert not left_by(folder, 1, 1).lost
-    assert left_by(folder, 1, 2).lost
+    assert not read_back(folder, 1, 1).lost
+    assert read_back(folder, 1, 2).lost
     remove_spool(folder)
     assert folder.names() == []

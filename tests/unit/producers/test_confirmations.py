@@ -1,4 +1,4 @@
-"""`host_confirm = "recorded"`: what counts is what the node has recorded, not what Kafka has."""
+"""With `host_confirm = "recorded"` a host waits for what the node has recorded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ COMMANDS, STATUS = SETTINGS.topics.commands, SETTINGS.topics.status
 
 @dataclass
 class NodeModel:
-    """Answers commands from where it was, when it runs. refuses: kinds of which it refuses commands of volume 'a'."""
+    """A node that answers the commands it hasn't answered yet, if it runs.
+
+    refuses: the kinds of commands of volume 'a' that it refuses.
+    """
 
     broker: MemoryBroker
     runs: bool = True
@@ -58,22 +61,34 @@ class NodeModel:
     def answer(
         self, position: int, command: TrackingCommand, reason: RejectReason | None = None
     ) -> None:
-        names = (command.volume, command.host, command.session)
+        volume, host, session = command.volume, command.host, command.session
         if reason is None and position % 2:
-            numbers = (np.array([position], np.int64), np.array([command.sequence], np.int64))
-            self.say(AcceptedBatch(0, 7, *names, *numbers))
+            positions = np.array([position], np.int64)
+            sequences = np.array([command.sequence], np.int64)
+            self.publish(AcceptedBatch(0, 7, volume, host, session, positions, sequences))
         else:
             code = StatusCode.ACCEPTED if reason is None else StatusCode.REJECTED
-            self.say(
-                CommandStatus(0, position, code, reason, "told so.", 7, *names, command.sequence)
+            self.publish(
+                CommandStatus(
+                    0,
+                    position,
+                    code,
+                    reason,
+                    "told so.",
+                    7,
+                    volume,
+                    host,
+                    session,
+                    command.sequence,
+                )
             )
 
-    def say(self, event: object) -> None:
+    def publish(self, event: object) -> None:
         self.broker.append(STATUS, 0, b"", event if isinstance(event, bytes) else encode(event))
 
 
 class Reader(MemoryReader):
-    """Before each look the node works."""
+    """A reader that lets the node work before each poll."""
 
     def __init__(self, broker: MemoryBroker, work: Callable[[], None]) -> None:
         super().__init__(broker)
@@ -86,6 +101,8 @@ class Reader(MemoryReader):
 
 @dataclass
 class Rig:
+    """A host with the volumes a and b, and a model of the node."""
+
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
@@ -128,11 +145,12 @@ class Rig:
             volume.pwrite(b"x", region * REGION)
 
     def closed(self, name: str = "a") -> int:
-        """How many sessions were closed on the volume."""
+        """Return the number of SESSION_CLOSE commands of the volume."""
         commands = [decode(m.value or b"", TrackingCommand) for m in self.broker.messages(COMMANDS)]
         return sum(c.volume == name and c.kind is CommandKind.SESSION_CLOSE for c in commands)
 
     def marked(self) -> list[str]:
+        """Return the regions that MARK_DIRTY commands name, as 'volume first+count'."""
         commands = [decode(m.value or b"", TrackingCommand) for m in self.broker.messages(COMMANDS)]
         return [
             f"{c.volume} {extent.offset // REGION}+{extent.length // REGION}"
@@ -164,7 +182,7 @@ def test_a_region_leaves_when_the_node_has_recorded_its_writes(rig: Rig) -> None
     assert read_previous_log(rig.folder).volumes == frozenset()
 
 
-def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_never_recorded(
+def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_not_recorded(
     rig: Rig,
 ) -> None:
     host = rig.host()
@@ -185,13 +203,13 @@ def test_without_a_node_writes_go_on_and_the_next_session_publishes_what_was_nev
     assert rig.hot() == set()
 
 
-def test_a_volume_opens_without_a_node_where_nothing_is_owed(rig: Rig) -> None:
+def test_a_settled_volume_opens_without_a_node(rig: Rig) -> None:
     rig.node.runs = False
     rig.write(rig.open(rig.host()), 0)
     assert rig.hot() == {0}
 
 
-def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other_volume(
+def test_a_refusal_names_position_and_reason_keeps_the_region_and_spares_other_volumes(
     rig: Rig,
 ) -> None:
     host = rig.host()
@@ -215,7 +233,7 @@ def test_a_refusal_names_position_and_reason_keeps_the_region_and_harms_no_other
     assert (rig.marked(), rig.hot("a")) == (["a 0+1"], set())
 
 
-def test_a_session_isnt_closed_on_a_volume_of_which_a_write_is_refused_at_the_very_end(
+def test_a_session_stays_open_on_a_volume_if_its_last_write_is_refused(
     rig: Rig,
 ) -> None:
     host = rig.host()
@@ -227,7 +245,7 @@ def test_a_session_isnt_closed_on_a_volume_of_which_a_write_is_refused_at_the_ve
     assert (rig.hot("a"), rig.closed("a"), rig.closed("b")) == ({0}, 0, 1)
 
 
-def test_writes_wait_where_too_many_commands_do(rig: Rig) -> None:
+def test_writes_wait_while_too_many_commands_wait(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     assert host._outbox._confirmations is not None
@@ -244,7 +262,9 @@ def test_writes_wait_where_too_many_commands_do(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("kind", [CommandKind.MARK_DIRTY, CommandKind.SESSION_CLOSE])
-def test_what_is_owed_stays_where_the_node_refuses_it(rig: Rig, kind: CommandKind) -> None:
+def test_a_volume_stays_unsettled_if_the_node_refuses_its_commands(
+    rig: Rig, kind: CommandKind
+) -> None:
     host = rig.host()
     rig.write(rig.open(host, "a"), 0)
     rig.write(rig.open(host, "b"), 1)
@@ -260,14 +280,14 @@ def test_what_is_owed_stays_where_the_node_refuses_it(rig: Rig, kind: CommandKin
     rig.open(host, "b")
 
 
-def test_a_command_that_the_node_cannot_read_ends_the_host(rig: Rig) -> None:
+def test_a_command_that_the_node_cannot_read_ends_all_writes(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     rig.node.runs = False
     rig.write(volume, 0)
     host.tick(rig.clock.monotonic_s() + 1)
     position = rig.broker.end_position(COMMANDS, 0) - 2  # a heartbeat follows
-    rig.node.say(
+    rig.node.publish(
         CommandStatus(0, position, StatusCode.REJECTED, "UNDECODABLE", "schema unknown", 7)
     )
     host.tick(rig.clock.monotonic_s())
@@ -276,7 +296,7 @@ def test_a_command_that_the_node_cannot_read_ends_the_host(rig: Rig) -> None:
     assert rig.hot() == {0}
 
 
-def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
+def test_only_statuses_of_this_hosts_commands_count(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     rig.node.runs = False
@@ -284,18 +304,21 @@ def test_only_the_nodes_word_about_this_hosts_commands_counts(rig: Rig) -> None:
     host.tick(rig.clock.monotonic_s() + 1)
     end = rig.broker.end_position(COMMANDS, 0)
     numbers = (np.arange(end, dtype=np.int64), np.arange(end, dtype=np.int64))
-    rig.node.say(AcceptedBatch(0, 7, "a", "another", "s", *numbers))
-    rig.node.say(b"no status at all")
+    rig.node.publish(AcceptedBatch(0, 7, "a", "another", "s", *numbers))
+    rig.node.publish(b"no status at all")
     for position in range(end + 5):
-        rig.node.say(
+        rig.node.publish(
             CommandStatus(0, position, StatusCode.ACCEPTED, None, "", 7, "a", "another", "s", 0)
         )
-        rig.node.say(CommandStatus(0, position + 100, StatusCode.REJECTED, "UNDECODABLE", "", 7))
+        rig.node.publish(
+            CommandStatus(0, position + 100, StatusCode.REJECTED, "UNDECODABLE", "", 7)
+        )
     with pytest.raises(KafkaFailed, match="2 commands are published"):
         host.drain()
     rig.node.runs = True
     host.drain()
-    for message in rig.broker.messages(STATUS):  # the node was killed, and answers everything again
+    # A node that was killed answers everything again.
+    for message in rig.broker.messages(STATUS):
         rig.broker.append(STATUS, 0, b"", message.value)
     host.close()
     assert read_previous_log(rig.folder).volumes == frozenset()
@@ -309,8 +332,9 @@ def test_retired_volumes_are_not_opened(rig: Rig) -> None:
         rig.open(rig.host())
 
 
-# What happens to one partition, in order: p published (its number is known later), k its number is known, a answered,
-# r refused; with the position, regions behind it | regions released at the end, refusals
+# What happens to one partition, in order | the regions released at the end, and the refusals.
+# p: a command is published; k5:x: its position, 5, is known, and region x waits for it; a5: the
+# node accepts the command at position 5; r5: the node refuses it.
 ORDERS = """
 p k5:x a5                     | x
 p k5:x                        |
@@ -352,7 +376,7 @@ def test_statuses_in_any_order(case: str) -> None:
             refused += confirmations.on_published(0, int(number), batch)
         else:
             code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
-            NodeModel(broker).say(
+            NodeModel(broker).publish(
                 CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0)
             )
             refused += confirmations.handle(confirmations.read(0))
@@ -379,9 +403,9 @@ def test_memory_is_bounded_however_long_the_node_is_away() -> None:
     assert confirmations.count_waiting({0: 4999}) == 5000
     confirmations.on_publishing(0)
     for position in range(5000, 12_000):
-        NodeModel(broker).say(CommandStatus(0, position, StatusCode.REJECTED, None, "", 7))
+        NodeModel(broker).publish(CommandStatus(0, position, StatusCode.REJECTED, None, "", 7))
     while messages := confirmations.read(0):
         confirmations.handle(messages)
-    assert broker.end_position(STATUS, 0) == 7000  # what it hasn't read yet waits in Kafka
+    assert broker.end_position(STATUS, 0) == 7000  # the host reads the rest later
     confirmations.on_published(0, 20_000, ())
     assert confirmations.read(0)

@@ -1,4 +1,4 @@
-"""Two hosts and one volume: who may write to it, decided by the order of the commands in its partition."""
+"""Two hosts open one volume: the order of commands in its partition decides which one writes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ TOPICS = SETTINGS.topics
 
 
 class Clock:
+    """A clock whose monotonic time goes on by a second with each look."""
+
     now_s = 0.0
 
     def now_us(self) -> int:
@@ -44,13 +46,16 @@ class Clock:
 
 @dataclass
 class Rig:
-    """One volume; each host has a state folder under its name. ask: runs each time that somebody asks who is there."""
+    """One volume. Each host has a state folder under its name.
+
+    on_search: called once, the next time that a host looks for other sessions.
+    """
 
     shared: bool = False
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
     folders: dict[str, MemoryFolder] = field(default_factory=dict)
-    ask: Callable[[], object] = lambda: None
+    on_search: Callable[[], object] = lambda: None
     seen: int = 0
 
     def __post_init__(self) -> None:
@@ -61,41 +66,43 @@ class Rig:
     def host(self, name: str, session: int, folder: str = "") -> Host:
         ports = HostPorts(
             self.folders.setdefault(folder or name, MemoryFolder()),
-            *(self.broker.publisher(), Clock(), self.devices, None),
-            SessionPorts(self.broker.reader, self),  # type: ignore[arg-type],
+            self.broker.publisher(),
+            Clock(),
+            self.devices,
+            sessions=SessionPorts(self.broker.reader, self),  # type: ignore[arg-type]
         )
         return Host(
             name, ports, SETTINGS, {"v": self.volume}, new_session=lambda: str(UUID(int=session))
         )
 
     def end_position(self, topic: str, partition: int) -> int:
-        ask, self.ask = self.ask, lambda: None
-        ask()
+        on_search, self.on_search = self.on_search, lambda: None
+        on_search()
         return self.broker.end_position(topic, partition)
 
     def open(self, host: Host, take_over: Collection[int] = ()) -> TrackedVolume:
         device = self.devices("memory://v", writable=True)
-        named = [str(UUID(int=each)) for each in take_over]
+        sessions = [str(UUID(int=number)) for number in take_over]
         return host.open_all(
-            [OpenRequest(self.volume, device, newly_created=True, take_over=named)]
+            [OpenRequest(self.volume, device, newly_created=True, take_over=sessions)]
         )["v"]
 
     def write(self, volume: TrackedVolume) -> None:
         volume.pwrite(b"x", 5)
 
-    def told(self) -> str:
-        """What was published since this was asked last."""
+    def published(self) -> str:
+        """Return the commands published since the last call, in short."""
         messages = self.broker.partition(TOPICS.commands, 0).messages
         new, self.seen = [m for m in messages if m.position >= self.seen], messages[-1].position + 1
         commands = [decode(message.value or b"", TrackingCommand) for message in new]
-        return " · ".join(_told(command) for command in commands if command.volume)
+        return " · ".join(_in_short(command) for command in commands if command.volume)
 
     def log(self, *rows: tuple[bytes, VolumeHead | Watermark]) -> None:
         for key, row in rows:
             self.broker.append(TOPICS.changelog, 0, key, encode(row))
 
 
-def _told(command: TrackingCommand) -> str:
+def _in_short(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
     return " ".join([f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
 
@@ -112,53 +119,58 @@ def test_the_second_host_is_refused_before_its_first_write(rig: Rig) -> None:
         rig.open(second)
     text = str(refused.value)
     assert refused.value.exit_code is ExitCode.BAD_USE
-    assert (
-        f"host 'one', session {UUID(int=1)}, since position 0, last heard of at 1970-01-01T00:00:01Z"
-        in text
-    )
+    session = f"host 'one', session {UUID(int=1)}, since position 0"
+    assert f"{session}, last heard of at 1970-01-01T00:00:01Z" in text
     assert f"--take-over {UUID(int=1)}" in text and "volume v" in text
-    assert rig.told() == "s1 open · s2 open · s2 close"
+    assert rig.published() == "s1 open · s2 open · s2 close"
     assert not read_previous_log(rig.folders["two"]).volumes
     first.close()
-    rig.told()
+    rig.published()
     rig.write(rig.open(second))
     second.close()
-    assert rig.told() == "s2 open · s2 writes 5+1 · s2 close"
+    assert rig.published() == "s2 open · s2 writes 5+1 · s2 close"
 
 
-def test_of_two_that_open_at_once_the_earlier_one_has_it(rig: Rig) -> None:
-    """The second opens, and asks, while the first has asked nobody yet."""
+def test_of_two_hosts_that_open_at_once_the_earlier_one_gets_the_volume(rig: Rig) -> None:
+    """The second host opens the volume, and looks for others, before the first has looked."""
     first, second = rig.host("one", 1), rig.host("two", 2)
 
     def meanwhile() -> None:
         with pytest.raises(BadUse, match="'one'"):
             rig.open(second)
 
-    rig.ask = meanwhile
+    rig.on_search = meanwhile
     rig.write(rig.open(first))
-    assert rig.told() == "s1 open · s2 open · s2 close"
+    assert rig.published() == "s1 open · s2 open · s2 close"
 
 
-def test_who_comes_later_is_not_in_the_way(rig: Rig) -> None:
-    """It has opened, and hasn't asked yet: it will meet the earlier one."""
+def test_a_later_host_does_not_block_an_earlier_one(rig: Rig) -> None:
+    """The later host has opened the volume and hasn't looked yet: it will find the earlier one."""
     first = rig.host("one", 1)
     command = TrackingCommand(
-        *("v", "g", "two", str(UUID(int=2)), 0, CommandKind.SESSION_OPEN),
-        *(ExtentColumns.of(()), 1, 1),
+        volume="v",
+        generation="g",
+        host="two",
+        session=str(UUID(int=2)),
+        sequence=0,
+        kind=CommandKind.SESSION_OPEN,
+        extents=ExtentColumns.of(()),
+        first_at_us=1,
+        last_at_us=1,
     )
-    rig.ask = lambda: rig.broker.append(TOPICS.commands, 0, b"v", encode(command))
+    rig.on_search = lambda: rig.broker.append(TOPICS.commands, 0, b"v", encode(command))
     rig.write(rig.open(first))
-    assert rig.told() == "s1 open · s2 open"
+    assert rig.published() == "s1 open · s2 open"
 
 
-def test_who_closes_while_it_is_asked_about_is_gone(rig: Rig) -> None:
+def test_a_host_that_closes_during_the_search_does_not_block(rig: Rig) -> None:
     first, second = rig.host("one", 1), rig.host("two", 2)
     rig.open(first)
-    rig.ask = first.close
+    rig.on_search = first.close
     rig.open(second)
 
 
-def test_the_own_dead_session_is_recovered_and_another_machines_host_of_that_name_is_not(
+def test_a_dead_session_of_this_host_is_recovered_and_one_of_a_host_of_the_same_name_blocks(
     rig: Rig,
 ) -> None:
     dead = rig.host("one", 1)
@@ -169,48 +181,48 @@ def test_the_own_dead_session_is_recovered_and_another_machines_host_of_that_nam
     again = rig.host("one", 3)
     rig.write(rig.open(again))
     again.close()
-    assert "s3 dirty 0+10000 · s1 close" in rig.told()
+    assert "s3 dirty 0+10000 · s1 close" in rig.published()
 
 
-def test_its_own_session_that_the_activity_log_still_names_is_no_other(rig: Rig) -> None:
-    """The primary couldn't be flushed at the start: what is owed is published when the volume is opened."""
+def test_an_old_session_that_the_activity_log_still_names_does_not_block(rig: Rig) -> None:
+    """At the start the primary couldn't be flushed, so open() publishes what is unpublished."""
     dead = rig.host("one", 1)
     rig.write(rig.open(dead))
     dead.abandon()
     device = rig.devices.devices.pop("memory://v")
     again = rig.host("one", 2)
     rig.devices.devices["memory://v"] = device
-    rig.told()
+    rig.published()
     rig.write(rig.open(again))
     again.close()
-    assert rig.told() == "s2 open · s2 dirty 0+10000 · s1 close · s2 writes 5+1 · s2 close"
+    assert rig.published() == "s2 open · s2 dirty 0+10000 · s1 close · s2 writes 5+1 · s2 close"
 
 
 @pytest.mark.parametrize(("shared", "name"), [(True, "one"), (False, "import:fio:x")])
-def test_who_does_not_stand_in_the_way(shared: bool, name: str) -> None:
+def test_shared_volumes_and_imports_do_not_block(shared: bool, name: str) -> None:
     rig = Rig(shared)
     rig.open(rig.host(name, 1))
     rig.open(rig.host("two", 2))
 
 
-def test_taking_over_makes_all_dirty_and_closes_the_sessions_that_were_named(rig: Rig) -> None:
-    """Only the other host's activity log knew what it hadn't published."""
+def test_taking_over_marks_the_whole_volume_dirty_and_closes_the_named_sessions(rig: Rig) -> None:
+    """Only the other host's activity log knew what was unpublished."""
     rig.write(rig.open(rig.host("one", 1)))
-    rig.told()
+    rig.published()
     second = rig.host("two", 2)
     with pytest.raises(BadUse, match=str(UUID(int=1))):
         rig.open(second, take_over=[7])
-    assert rig.told() == "s2 open · s2 close"
+    assert rig.published() == "s2 open · s2 close"
     rig.write(rig.open(second, take_over=[1]))
-    assert rig.told() == f"s2 open · s2 dirty 0+{SIZE} · s1 close"
+    assert rig.published() == f"s2 open · s2 dirty 0+{SIZE} · s1 close"
     third = rig.host("three", 3)
     with pytest.raises(BadUse, match=str(UUID(int=2))):  # two can't take over from the same one
         rig.open(third, take_over=[1])
 
 
-def test_a_take_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
+def test_taking_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
     rig.open(rig.host("one", 1))
-    rig.told()
+    rig.published()
 
     def fail(operation: str, *_: object) -> None:
         if operation == "flush":
@@ -219,16 +231,17 @@ def test_a_take_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
     rig.devices.devices["memory://v"].hook = fail
     with pytest.raises((OSError, DeviceFailed)):
         rig.open(rig.host("two", 2), take_over=[1])
-    assert "s1 close" not in rig.told()
+    assert "s1 close" not in rig.published()
 
 
-# rows of the log from position 0 on (h: a head with session 1, opened and closed at these positions, or open; -: one
-# without; w: the watermark), commands kept from, whether session 1 is in the way
+# The rows of the log, from position 0 on | the first command that is kept | whether session 1
+# blocks. h is a head with session 1, with the positions where it was opened and closed (open if there is no
+# second one); - is a head without session 1; w is the watermark.
 CASES = """
 h0:      w9   | 10 | yes
 h0:5     w9   | 10 | no
 h0:   -  w9   | 10 | no
-h0:7  h0: w9  | 10 | no     # a worker that lost the partition sends its old head
+h0:7  h0: w9  | 10 | no     # a worker that lost the partition sends an old head
 h0:           | 0  | yes
 w9            | 10 | no
 h0:      w3   | 10 | gone
@@ -236,7 +249,7 @@ h0:      w3   | 10 | gone
 
 
 @pytest.mark.parametrize("case", CASES.strip().splitlines())
-def test_what_only_the_log_holds(rig: Rig, case: str) -> None:
+def test_sessions_that_only_the_log_holds(rig: Rig, case: str) -> None:
     rows, kept_from, expected = case.split("#", maxsplit=1)[0].split("|")
     for number in range(10):
         rig.broker.append(TOPICS.commands, 0, b"other", b"unreadable" if number else b"")
@@ -247,12 +260,9 @@ def test_what_only_the_log_holds(rig: Rig, case: str) -> None:
         if row[0] == "w":
             rig.log((watermark_key(0), Watermark(0, int(opened), 0)))
         else:
-            one = (
-                SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4)
-                if row != "-"
-                else None
-            )
-            rig.log((head_key("v"), VolumeHead("v", "g", 3, (one,) if one else (later,))))
+            one = SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4)
+            sessions = (later,) if row == "-" else (one,)
+            rig.log((head_key("v"), VolumeHead("v", "g", 3, sessions)))
     rig.seen = 10
     expectation = {"yes": BadUse, "gone": OutOfRetention}.get(expected.strip())
     if expectation is None:
@@ -260,14 +270,14 @@ def test_what_only_the_log_holds(rig: Rig, case: str) -> None:
     else:
         with pytest.raises(expectation):
             rig.open(rig.host("two", 2))
-        assert rig.told() == "s2 open · s2 close"
+        assert rig.published() == "s2 open · s2 close"
 
 
-def test_who_cannot_ask_does_not_open(rig: Rig) -> None:
+def test_a_host_that_cannot_search_does_not_open(rig: Rig) -> None:
     def away() -> None:
         raise KafkaFailed("planned")
 
-    rig.ask = away
+    rig.on_search = away
     with pytest.raises(KafkaFailed, match="planned"):
         rig.open(rig.host("one", 1))
-    assert rig.told() == "s1 open · s1 close"
+    assert rig.published() == "s1 open · s1 close"

@@ -1,4 +1,4 @@
-"""A host on real files, whose disk is full, or whose activity log isn't what it was."""
+"""A host on real files, with a full disk or a damaged activity log."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ SETTINGS = Settings(
 )
 
 
-class Unheard(MemoryPublisher):
-    """Kafka is away for this one."""
+class SilentPublisher(MemoryPublisher):
+    """A publisher to which Kafka never answers."""
 
     def poll(self, timeout_s: float) -> None: ...
 
 
 @dataclass
 class Rig:
-    """A host, its state folder and its volume."""
+    """A host, with its state folder and its volume on disk."""
 
     folder: Path
     broker: MemoryBroker = field(default_factory=MemoryBroker)
@@ -74,7 +74,7 @@ class Rig:
             volume.pwrite(bytes([sector + 1]) * SECTOR, sector * SECTOR)
 
     def named(self) -> set[int]:
-        """Sectors that commands name."""
+        """Return the sectors that commands name."""
         return {
             sector
             for message in self.broker.messages(SETTINGS.topics.commands)
@@ -83,7 +83,7 @@ class Rig:
         }
 
     def written(self) -> set[int]:
-        """Sectors of the primary that aren't zeros."""
+        """Return the sectors of the primary that aren't zeros."""
         content = (self.folder / "primary").read_bytes()
         return {at // SECTOR for at in range(0, SIZE, SECTOR) if any(content[at : at + SECTOR])}
 
@@ -95,7 +95,7 @@ def rig(tmp_path: Path) -> Rig:
 
 @contextmanager
 def disk_full_behind(size_bytes: int) -> Iterator[None]:
-    """No file grows beyond that size; writes are cut off there (setrlimit(2), RLIMIT_FSIZE)."""
+    """Cut off writes to files at `size_bytes`, as a full disk does (setrlimit(2), RLIMIT_FSIZE)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -122,10 +122,10 @@ def deleted(content: bytes, random: Random) -> bytes | None:
 
 @pytest.mark.parametrize("damage", [truncated, flipped, deleted])
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_befalls_the_activity_log_no_write_is_taken_for_published(
+def test_whatever_damages_the_activity_log_no_write_counts_as_published(
     rig: Rig, damage: Callable[[bytes, Random], bytes | None], seed: int
 ) -> None:
-    """Nothing of the session that died reached Kafka but its opening: what the next publishes must name all of it."""
+    """Only the opening of the dead session reached Kafka. The next session must name its writes."""
     random = Random(seed)
     host = rig.host()
     volume = rig.open(host)
@@ -158,14 +158,14 @@ def test_a_log_that_cannot_be_written_at_the_start_leaves_the_old_one(rig: Rig) 
     assert rig.named() == {3}
 
 
-def test_a_log_that_cannot_grow_stops_writes_to_new_regions_and_no_others(rig: Rig) -> None:
+def test_a_log_that_cannot_grow_stops_only_writes_to_new_regions(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     rig.write(volume, 0)
     with disk_full_behind(SLOT_BYTES * 3):
         with pytest.raises(DeviceFailed):
             rig.write(volume, *range(1, 3), *range(2), *range(2, 6))
-        rig.write(volume, *(each for each in rig.written() if each == 0))
+        rig.write(volume, *(sector for sector in rig.written() if sector == 0))
         now = rig.written()
         with pytest.raises(DeviceFailed, match="can't remember"):
             rig.write(volume, 5)
@@ -176,7 +176,7 @@ def test_a_log_that_cannot_grow_stops_writes_to_new_regions_and_no_others(rig: R
     assert rig.written() <= rig.named()
 
 
-def test_a_primary_that_is_full_costs_the_write_that_did_not_fit(rig: Rig) -> None:
+def test_a_full_primary_fails_only_the_write_that_does_not_fit(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
     with disk_full_behind(10 * SECTOR + 100):
@@ -191,12 +191,12 @@ def test_a_primary_that_is_full_costs_the_write_that_did_not_fit(rig: Rig) -> No
     assert rig.named() == {1, 2, 10, 20}
 
 
-def test_a_full_disk_under_the_spool_costs_exactness_and_no_write(rig: Rig) -> None:
-    """Kafka is away after the opening; the spool has room for few commands."""
+def test_with_a_full_disk_under_the_spool_no_write_fails_and_the_volume_is_dirty(rig: Rig) -> None:
+    """Kafka is away after the opening, and the spool has room for few commands."""
     publisher = rig.broker.publisher()
     host = rig.host(publisher)
     volume = rig.open(host)
-    publisher.poll = Unheard(rig.broker).poll  # type: ignore[method-assign]
+    publisher.poll = SilentPublisher(rig.broker).poll  # type: ignore[method-assign]
     with disk_full_behind(9 * SLOT_BYTES):
         rig.write(volume, *(list(range(8)) * 20))
     assert [report for report in rig.reports if "dirty as a whole" in report]

@@ -1,4 +1,4 @@
-"""Kafka goes away and comes back: what a host then writes down, what it widens, and what it publishes in the end."""
+"""A host while Kafka is away, and after it is back: spool, activity log, published commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SETTINGS = Settings(
 
 
 class Publisher(MemoryPublisher):
-    """Delivers nothing while it is away; then whoever waits sees time pass."""
+    """A publisher that delivers nothing while Kafka is away; waiting for it lets time pass."""
 
     def __init__(self, broker: MemoryBroker, clock: HandClock) -> None:
         super().__init__(broker)
@@ -49,7 +49,7 @@ class Publisher(MemoryPublisher):
             super().poll(timeout_s)
 
     def deliver(self, count: int) -> None:
-        """All the same, so many."""
+        """Deliver the first `count` messages, also while Kafka is away."""
         self._queue, rest = self._queue[:count], self._queue[count:]
         super().poll(0)
         self._queue += rest
@@ -57,7 +57,7 @@ class Publisher(MemoryPublisher):
 
 @dataclass
 class Rig:
-    """A host with the volumes a and b; told() is what it published since it was asked last."""
+    """A host with the volumes a and b. published() returns the new commands, in short."""
 
     settings: Settings = SETTINGS
     broker: MemoryBroker = field(default_factory=MemoryBroker)
@@ -95,15 +95,15 @@ class Rig:
         volume = self.host.open(
             self.volumes[name], self.devices(f"memory://{name}", writable=True), newly_created=True
         )
-        self.told()
+        self.published()
         return volume
 
     def meanwhile(self, operation: str, do: Callable[[], object], name: str = "a") -> None:
-        """Once, while the primary is at that operation, with no lock held: as another thread."""
+        """Call `do` during the next such operation of the primary, as another thread would."""
         disk = self.devices.devices[f"memory://{name}"]
 
-        def hook(found: str, _: int, __: int) -> None:
-            if found == operation and disk.hook is not None:
+        def hook(current: str, _: int, __: int) -> None:
+            if current == operation and disk.hook is not None:
                 disk.hook = None
                 do()
 
@@ -113,7 +113,7 @@ class Rig:
         return self.host._tracker.volumes[name]
 
     def write(self, volume: TrackedVolume, regions: Iterable[int]) -> None:
-        """Ten bytes in each of these regions: one command each."""
+        """Write ten bytes to each of the regions; each write is one command."""
         for number in regions:
             volume.pwrite(bytes([number + 1]) * 10, number * REGION)
 
@@ -132,10 +132,12 @@ class Rig:
         self.folder.kill()
         self.start()
 
-    def told(self) -> str:
+    def published(self) -> str:
         messages = self.broker.messages(SETTINGS.topics.commands)
         new, self.seen = messages[self.seen :], len(messages)
-        return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
+        return " · ".join(
+            _in_short(decode(message.value or b"", TrackingCommand)) for message in new
+        )
 
     def sequences(self) -> list[int]:
         commands = [
@@ -145,7 +147,7 @@ class Rig:
         return [command.sequence for command in commands if command.volume == "a"]
 
 
-def _told(command: TrackingCommand) -> str:
+def _in_short(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
     return " ".join(
         [
@@ -166,8 +168,8 @@ def rig() -> Rig:
     return Rig()
 
 
-def away(rig: Rig, **settings: object) -> TrackedVolume:
-    """Volume a, open, and Kafka away."""
+def open_then_away(rig: Rig, **settings: object) -> TrackedVolume:
+    """Open volume a with these settings; then Kafka is away."""
     rig.host.close()
     rig.settings = SETTINGS.model_copy(update=settings)
     rig.sessions = 0
@@ -177,22 +179,22 @@ def away(rig: Rig, **settings: object) -> TrackedVolume:
     return volume
 
 
-def test_what_was_spooled_is_published_in_order_once_kafka_is_back(rig: Rig) -> None:
-    volume = away(rig)
+def test_spooled_commands_are_published_in_order_when_kafka_is_back(rig: Rig) -> None:
+    volume = open_then_away(rig)
     rig.write(volume, range(10))
-    assert rig.told() == ""
+    assert rig.published() == ""
     assert rig.host._outbox._queue.waiting > 5
     rig.publisher.is_away = False
     rig.write(volume, [3])
     rig.back()
-    assert rig.told().startswith(writes(*range(10), 3))
+    assert rig.published().startswith(writes(*range(10), 3))
     assert rig.sequences() == list(range(12))
     assert not any("spool" in name for name in rig.folder.names())
     assert rig.reports == []
 
 
-def test_after_a_crash_the_spool_tells_exactly_what_had_left_the_activity_log(rig: Rig) -> None:
-    volume = away(rig)
+def test_after_a_crash_the_spool_names_what_has_left_the_activity_log(rig: Rig) -> None:
+    volume = open_then_away(rig)
     volume.flush()
     for number in range(8):
         rig.write(volume, [number])
@@ -201,12 +203,13 @@ def test_after_a_crash_the_spool_tells_exactly_what_had_left_the_activity_log(ri
     assert len(hot) <= 3
     rig.crash()
     dirty = f"a s2 dirty {min(hot) * REGION}+{len(hot) * REGION}"
-    assert rig.told() == f"{writes(*range(8))} · {dirty} · a s1 close · a s2 close · * s1 close"
+    closes = "a s1 close · a s2 close · * s1 close"
+    assert rig.published() == f"{writes(*range(8))} · {dirty} · {closes}"
     assert not any("spool" in name for name in rig.folder.names())
 
 
-def test_a_writer_waits_for_kafka_once_and_no_other_does(rig: Rig) -> None:
-    volume = away(rig)
+def test_only_the_first_writer_that_needs_room_waits_for_kafka(rig: Rig) -> None:
+    volume = open_then_away(rig)
     rig.write(volume, range(4))
     waited_s = rig.clock.now_s
     assert 2.0 <= waited_s < 3.0
@@ -214,27 +217,27 @@ def test_a_writer_waits_for_kafka_once_and_no_other_does(rig: Rig) -> None:
     assert rig.clock.now_s == waited_s
 
 
-def test_where_the_spool_is_full_only_regions_are_kept(rig: Rig) -> None:
-    volume = away(rig, host_spool_bytes=0)
+def test_with_a_full_spool_only_regions_are_kept(rig: Rig) -> None:
+    volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, [0, 1, 1, 2, 2, 2])
     assert read_previous_log(rig.folder).regions["a"] == {0, 1, 2}
     assert rig.reports == []
     rig.tick(5.0)
-    assert rig.told() == ""
+    assert rig.published() == ""
     rig.back()
-    assert rig.told() == f"{writes(0)} · a s1 dirty 10000+20000 · * s1 beat"
+    assert rig.published() == f"{writes(0)} · a s1 dirty 10000+20000 · * s1 beat"
     rig.write(volume, [2])
     rig.back()
-    assert rig.told() == writes(2)
+    assert rig.published() == writes(2)
     volume.close()
     assert rig.sequences() == list(range(5))
     assert not read_previous_log(rig.folder).volumes
 
 
-def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_published(
+def test_without_any_room_the_volume_is_dirty_as_a_whole_until_that_is_published(
     rig: Rig,
 ) -> None:
-    volume = away(rig, host_spool_bytes=0)
+    volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, range(10))
     state = read_previous_log(rig.folder).state.volumes["a"]
     assert (state.whole_volume, state.regions) == (True, set())
@@ -242,32 +245,29 @@ def test_where_nothing_has_room_the_volume_is_dirty_as_a_whole_until_that_is_pub
         "volume a counts as dirty as a whole"
     ]
     rig.back()
-    assert rig.told() == f"{writes(0)} · a s1 dirty 0+{SIZE} · * s1 beat"
-    assert (
-        read_previous_log(rig.folder).state.volumes["a"].whole_volume
-    )  # the primary wasn't flushed: a power cut could take it back
+    assert rig.published() == f"{writes(0)} · a s1 dirty 0+{SIZE} · * s1 beat"
+    # The primary wasn't flushed, so a power cut could take back what it holds.
+    assert read_previous_log(rig.folder).state.volumes["a"].whole_volume
     rig.write(volume, [4])
     volume.flush()
     rig.back()
     state = read_previous_log(rig.folder).state.volumes["a"]
     assert (state.whole_volume, state.regions) == (False, {4})
-    assert rig.told().startswith(writes(4))
+    assert rig.published().startswith(writes(4))
 
 
 @pytest.mark.parametrize("flushed", [False, True])
-def test_after_a_crash_a_volume_that_was_widened_is_dirty_as_a_whole(
-    rig: Rig, flushed: bool
-) -> None:
-    volume = away(rig, host_spool_bytes=0)
+def test_a_volume_that_is_dirty_as_a_whole_is_so_after_a_crash(rig: Rig, flushed: bool) -> None:
+    volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, range(10))
     if flushed:
         volume.flush()
     rig.crash()
-    assert f"a s2 dirty 0+{SIZE}" in rig.told()
+    assert f"a s2 dirty 0+{SIZE}" in rig.published()
     assert not read_previous_log(rig.folder).volumes
 
 
-def test_it_is_the_volume_with_most_regions_that_is_widened(rig: Rig) -> None:
+def test_the_volume_with_the_most_regions_becomes_dirty_as_a_whole(rig: Rig) -> None:
     big = rig.open("a")
     small = rig.open("b")
     rig.host._tracker._settings = SETTINGS.model_copy(update={"host_when_full": "widen"})
@@ -280,22 +280,22 @@ def test_it_is_the_volume_with_most_regions_that_is_widened(rig: Rig) -> None:
     assert read_previous_log(rig.folder).state.volumes["b"].regions == {0, 1}
 
 
-def test_where_it_is_asked_for_a_write_fails_instead(rig: Rig) -> None:
-    volume = away(rig, host_spool_bytes=0, host_when_full="fail")
+def test_with_host_when_full_fail_a_write_fails_instead(rig: Rig) -> None:
+    volume = open_then_away(rig, host_spool_bytes=0, host_when_full="fail")
     with pytest.raises(KafkaFailed, match="weren't acknowledged within 60 s"):
         rig.write(volume, range(10))
     assert rig.reports == []
     rig.back()
-    told = rig.told()
-    assert told.startswith(writes(0))
-    assert f"a s1 dirty 0+{SIZE}" not in told
+    published = rig.published()
+    assert published.startswith(writes(0))
+    assert f"a s1 dirty 0+{SIZE}" not in published
     rig.write(volume, [5])
     volume.close()
     assert not read_previous_log(rig.folder).volumes
 
 
-def test_no_heartbeat_promises_what_found_no_room(rig: Rig) -> None:
-    volume = away(
+def test_no_heartbeat_is_sent_for_a_batch_that_found_no_room(rig: Rig) -> None:
+    volume = open_then_away(
         rig,
         host_spool_bytes=0,
         host_when_full="fail",
@@ -304,41 +304,39 @@ def test_no_heartbeat_promises_what_found_no_room(rig: Rig) -> None:
         host_away_s=9.0,
     )
     rig.write(volume, [0])
-    rig.tick(
-        0.2
-    )  # it is on its way; what follows is too large to go beside it, and a heartbeat isn't
+    # This command is in flight. The next one is too large to be sent beside it, a heartbeat isn't.
+    rig.tick(0.2)
     for number in range(100):
         volume.pwrite(b"x", 2 * number)
     rig.tick(1.0)
     rig.publisher.deliver(2)
-    assert rig.told() == writes(0)
+    assert rig.published() == writes(0)
     rig.back()
-    assert rig.told().startswith("a s1 writes 0+1 2+1")
+    assert rig.published().startswith("a s1 writes 0+1 2+1")
 
 
-def test_no_heartbeat_promises_what_waits(rig: Rig) -> None:
-    volume = away(rig, host_spool_bytes=0, host_queue_bytes=300)
+def test_no_heartbeat_is_sent_before_the_waiting_regions_are_marked(rig: Rig) -> None:
+    volume = open_then_away(rig, host_spool_bytes=0, host_queue_bytes=300)
     rig.write(volume, [0, 1, 2] * 3)
     for _ in range(5):
         rig.tick(1.0)
     flight = rig.host._tracker.begin(rig.opened(), ExtentKind.WRITE, 0, 5)
-    rig.publisher.deliver(
-        2
-    )  # the third waits on, and names a region that is widened: it can't be marked yet
+    # The third command still waits, and names a region that can't be marked before it.
+    rig.publisher.deliver(2)
     rig.tick()
     rig.back()
-    told = rig.told().split(" · ")
-    marked = told.index("a s1 dirty 0+30000 0+5")  # a reader may have seen what is in flight, too
-    assert told.index("* s1 beat") > marked
+    published = rig.published().split(" · ")
+    marked = published.index("a s1 dirty 0+30000 0+5")  # with the write in flight
+    assert published.index("* s1 beat") > marked
     rig.host._tracker.end(rig.opened(), flight)
 
 
-@pytest.mark.parametrize("is_hot", [False, True], ids=["with the lock", "on the runway"])
-def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(
+@pytest.mark.parametrize("is_hot", [False, True], ids=["with the lock", "without the lock"])
+def test_a_write_in_flight_keeps_its_region_while_the_whole_volume_becomes_dirty(
     rig: Rig, is_hot: bool
 ) -> None:
-    """Its region is used again once the volume is narrow: it must be in the activity log then."""
-    volume = away(rig, host_spool_bytes=0)
+    """The region is used again later, and must be in the activity log then."""
+    volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, [7] * is_hot)
     rig.meanwhile("pwrite", lambda: rig.write(volume, range(6)))
     rig.write(volume, [7])
@@ -349,38 +347,38 @@ def test_what_is_in_flight_while_a_volume_is_widened_keeps_its_region(
     assert not read_previous_log(rig.folder).state.volumes["a"].whole_volume
     rig.publisher.is_away = True
     rig.write(volume, [7])
-    rig.told()
+    rig.published()
     rig.crash()
-    assert "a s2 dirty 70000+10000" in rig.told()
+    assert "a s2 dirty 70000+10000" in rig.published()
 
 
-def test_a_spool_that_cannot_be_read_any_more_makes_its_volumes_dirty(rig: Rig) -> None:
-    volume = away(rig)
+def test_a_spool_that_cannot_be_read_makes_its_volumes_dirty(rig: Rig) -> None:
+    volume = open_then_away(rig)
     rig.write(volume, range(8))
     for file in rig.host._outbox._queue._spool._files:
         file.file.pwrite(file.read_end + 40, b"\xff" * 50)
     rig.back()
     volume.flush()
-    assert f"a s1 dirty 0+{SIZE}" in rig.told()
+    assert f"a s1 dirty 0+{SIZE}" in rig.published()
     volume.close()
     assert not read_previous_log(rig.folder).volumes
 
 
-def test_a_full_disk_under_the_spool_is_a_full_spool(rig: Rig) -> None:
-    volume = away(rig)
+def test_a_full_disk_counts_as_a_full_spool(rig: Rig) -> None:
+    volume = open_then_away(rig)
     rig.folder.full = lambda name: "spool" in name
     rig.write(volume, range(10))
     assert read_previous_log(rig.folder).state.volumes["a"].whole_volume
     rig.folder.full = lambda _: False
     rig.back()
-    assert f"a s1 dirty 0+{SIZE}" in rig.told()
+    assert f"a s1 dirty 0+{SIZE}" in rig.published()
 
 
 def test_a_full_disk_under_the_activity_log_stops_only_writes_to_new_regions(rig: Rig) -> None:
     volume = rig.open()
     rig.write(volume, [0])
     rig.folder.full = lambda name: name == f"{FILE_NAME}.new"
-    rig.host._log._capacity = rig.host._log._used  # the next addition has the log written anew
+    rig.host._log._capacity = rig.host._log._used  # the next append rewrites the log
     with pytest.raises(DeviceFailed) as failed:
         rig.write(volume, [1])
     assert isinstance(failed.value.__cause__, OSError)
@@ -388,11 +386,11 @@ def test_a_full_disk_under_the_activity_log_stops_only_writes_to_new_regions(rig
     assert bytes(volume.pread(1, REGION)) == b"\0"
     rig.folder.full = lambda _: False
     rig.crash()
-    assert "a s2 dirty 0+10000" in rig.told()
+    assert "a s2 dirty 0+10000" in rig.published()
 
 
-def test_no_volume_is_widened_that_the_activity_log_cannot_name(rig: Rig) -> None:
-    volume = away(rig, host_spool_bytes=0)
+def test_a_write_fails_if_the_activity_log_cannot_name_the_whole_volume(rig: Rig) -> None:
+    volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, range(3))
     rig.folder.full = lambda name: name == f"{FILE_NAME}.new"
     rig.host._log._capacity = rig.host._log._used
@@ -403,12 +401,14 @@ def test_no_volume_is_widened_that_the_activity_log_cannot_name(rig: Rig) -> Non
     assert bytes(volume.pread(1, 5 * REGION)) == b"\0"
 
 
-def test_commands_keep_their_order_whoever_is_faster(rig: Rig) -> None:
-    """An acknowledgement makes room with the client while others wait in the spool: what comes now is behind them."""
-    volume = away(rig)
+def test_commands_keep_their_order_when_the_client_has_room_before_the_spool_is_empty(
+    rig: Rig,
+) -> None:
+    """A new command is queued behind those that wait in the spool."""
+    volume = open_then_away(rig)
     rig.write(volume, range(6))
-    rig.publisher.deliver(1)  # acknowledged; nobody has handed on what waits
+    rig.publisher.deliver(1)  # the client has room now, and nobody has called feed()
     rig.write(volume, [5])
     rig.back()
-    assert rig.told().startswith(writes(0, 1, 2, 3, 4, 5, 5))
+    assert rig.published().startswith(writes(0, 1, 2, 3, 4, 5, 5))
     assert rig.sequences() == list(range(8))

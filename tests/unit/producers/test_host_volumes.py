@@ -133,7 +133,7 @@ def test_a_session_from_its_opening_to_its_close(rig: Rig) -> None:
     assert rig.told() == "a s1 writes 50+1 · a s1 close · * s1 close"
     host.close()
     leftover = read_previous_log(rig.folder)
-    assert (leftover.found, leftover.damaged, leftover.volumes) == (True, False, frozenset())
+    assert (leftover.exists, leftover.damaged, leftover.volumes) == (True, False, frozenset())
 
 
 def test_after_a_crash_hot_regions_are_dirty_and_both_sessions_end(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""Both state folders do the same; the one in memory also forgets what wasn't synced."""
+"""Both state folders, on disk and in memory, do the same."""
 
 from __future__ import annotations
 
