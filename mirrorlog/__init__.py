@@ -1,1 +1,19 @@
-"""mirrorlog keeps remote copies of volumes up to date by sending addresses instead of data."""
+"""mirrorlog keeps remote copies of volumes up to date by sending addresses instead of data.
+
+The packages, from the lowest layer to the highest:
+
+- errors.py, topics.py, units.py: errors, topics, sizes and durations as text
+- domain/: volumes, extents, commands, bitmaps (pure)
+- tracking_log/: which blocks changed between any two positions (pure)
+- ports/: protocols for time, devices, folders and Kafka
+- codec/: events and their bytes (Avro)
+- settings.py: the settings
+- adapters/: the ports on this machine and on a Kafka cluster
+- processes/: child processes that die with their parent
+- broker/: an embedded Kafka
+- reading/: the topics as other roles read them
+- changed/: the question "which blocks changed?"
+- producers/, streams/, consumers/: the three roles (hosts, the node, sites)
+- simulation/: Kafka, devices and folders in memory, for tests
+- cli/: the command line
+"""

@@ -1,20 +1,22 @@
 """Every error that mirrorlog raises on purpose, and the one place that decides exit codes.
 
-    MirrorlogError                      what was done, where, what to do next
-    ├── BadUse                          a wrong option, an unknown name, a contradiction in the request       exit 2
-    │   ├── BadInput                    a file, an event or a message that isn't what it claims to be         exit 2
-    │   ├── UnknownVolume               there is no volume of that name                                       exit 2
-    │   └── NotAllowed                  the request doesn't carry the node's token                            exit 2
-    ├── OutOfRetention                  the log no longer reaches that far (a hole, a trim, a generation)     exit 3
-    ├── DifferenceFound                 a check ran to its end and the two sides differ                       exit 4
-    ├── StateDamaged                    mirrorlog's own durable state fails its checksum or its version       exit 1
-    ├── DeviceFailed                    a volume, or a file that stands for one, can't be read or written     exit 1
-    ├── NodeUnavailable                 the node can't answer now: questions, a rebalance, a worker away      exit 1
-    ├── KafkaFailed                     the broker refused, or didn't answer before the deadline              exit 1
-    │   └── ChangelogRefused            a log record wasn't acknowledged: the node stops, it never goes on    exit 1
-    └── PartFailed                      a process of a run (broker, node, host, site) ended by itself         exit 1
+    MirrorlogError           what was being done, where, and what to do next
+    ├── BadUse               a wrong option, an unknown name, contradicting options     exit 2
+    │   ├── BadInput         a file, event or message that isn't what it claims to be   exit 2
+    │   ├── UnknownVolume    there is no volume of that name                            exit 2
+    │   └── NotAllowed       the request doesn't carry the node's token                 exit 2
+    ├── OutOfRetention       the log doesn't reach that far: a hole, a trim, another    exit 3
+    │                        generation
+    ├── DifferenceFound      a check ran to its end, and the two sides differ           exit 4
+    ├── StateDamaged         mirrorlog's durable state fails its checksum or version    exit 1
+    ├── DeviceFailed         a volume, or its file, can't be read or written            exit 1
+    ├── NodeUnavailable      the node can't answer now: load, a rebalance, an outage    exit 1
+    ├── KafkaFailed          the broker refused, or didn't answer by the deadline       exit 1
+    │   └── ChangelogRefused a log record wasn't acknowledged, and the node stops       exit 1
+    └── PartFailed           a process of a run (broker, node, host, site) ended        exit 1
 
-Interrupted (Ctrl-C, SIGTERM) is exit 130; anything else is a defect of mirrorlog: exit 1, with a traceback under -v.
+The exit code of an interrupt (Ctrl-C, SIGTERM) is 130. Any other exception is a defect of
+mirrorlog: exit code 1, with a traceback under -v.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command."""
+    """The exit codes of all commands."""
 
     OK = 0
     FAILED = 1
@@ -35,11 +37,11 @@ class ExitCode(IntEnum):
 
 
 class MirrorlogError(Exception):
-    """Root of the tree.
+    """The root of the tree.
 
-    what:  what was being done and what went wrong, one sentence without a full stop.
-    where: the volume, position, offset, file or address concerned; empty where nothing is to be named.
-    next:  what the reader can do about it; empty only where nothing can be done.
+    what: what was being done and what went wrong, in one sentence without a full stop.
+    where: the volume, position, offset, file or address; empty if there is none.
+    next: what the reader can do about it; empty only if nothing can be done.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
@@ -56,7 +58,7 @@ class MirrorlogError(Exception):
         return f"{self.what}{place}.{advice}"
 
     def as_message(self) -> dict[str, object]:
-        """The last JSON object that a command prints under --json."""
+        """Return the last JSON object that a command prints under --json."""
         return {
             "message_type": "error",
             "code": type(self).__name__,
@@ -67,13 +69,13 @@ class MirrorlogError(Exception):
 
 
 class BadUse(MirrorlogError):
-    """A wrong option, an unknown name, a contradiction in the request."""
+    """A wrong option, an unknown name, or a contradiction in the request."""
 
     exit_code = ExitCode.BAD_USE
 
 
 class BadInput(BadUse):
-    """A file, an event or a message that isn't what it claims to be."""
+    """A file, an event or a message isn't what it claims to be."""
 
 
 class UnknownVolume(BadUse):
@@ -85,13 +87,13 @@ class NotAllowed(BadUse):
 
 
 class OutOfRetention(MirrorlogError):
-    """The log no longer reaches that far."""
+    """The log doesn't reach that far: a hole, a trim, or another generation."""
 
     exit_code = ExitCode.OUT_OF_RETENTION
 
 
 class DifferenceFound(MirrorlogError):
-    """A check ran to its end and the two sides differ."""
+    """A check ran to its end, and the two sides differ."""
 
     exit_code = ExitCode.DIFFERENCE_FOUND
 
@@ -105,7 +107,7 @@ class DeviceFailed(MirrorlogError):
 
 
 class NodeUnavailable(MirrorlogError):
-    """The node can't answer now: too many questions, a rebalance, a worker that is away."""
+    """The node can't answer now: too many requests, a rebalance, or a worker that is away."""
 
 
 class KafkaFailed(MirrorlogError):
@@ -121,7 +123,7 @@ class PartFailed(MirrorlogError):
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code that tells of `error`."""
+    """Return the exit code for `error`."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     return error.exit_code if isinstance(error, MirrorlogError) else ExitCode.FAILED

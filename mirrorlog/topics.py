@@ -1,4 +1,4 @@
-"""The topics: names, keys, how long they keep what."""
+"""The topics of mirrorlog: their names, and how long each keeps its messages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ _FLUSHED: Final = {"flush.messages": "1"}
 _COMPACTED: Final = {"cleanup.policy": "compact", "max.compaction.lag.ms": str(24 * 3600 * 1000)}
 _MIB: Final = 1 << 20
 QUARANTINE_MAX_BYTES: Final = 2 * _MIB
-"""A refused event of the largest size and what is said about it must fit (invariant 11)."""
+"""Large enough for an event of the largest size, and for the reason of its refusal (invariant
+11)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """One topic as it is to be made. one_partition: it isn't spread as the commands are."""
+    """The settings with which a topic is created.
+
+    one_partition: it has one partition, whatever the number of partitions of the commands topic.
+    """
 
     name: str
     config: Mapping[str, str]
@@ -24,42 +28,46 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All names begin with one prefix, so that one prefixed ACL serves."""
+    """The names of the topics. All begin with `prefix`, so that one prefixed ACL covers them."""
 
     prefix: str = "mirrorlog."
 
     @property
     def volumes(self) -> str:
-        """Volume descriptions, the latest of each."""
+        """The latest description of each volume."""
         return f"{self.prefix}volumes"
 
     @property
     def commands(self) -> str:
-        """Tracking commands: the history that audits replay."""
+        """The tracking commands: the history that audits replay."""
         return f"{self.prefix}commands"
 
     @property
     def status(self) -> str:
-        """The node's answer to each command."""
+        """The node's status of each command."""
         return f"{self.prefix}status"
 
     @property
     def quarantine(self) -> str:
-        """Refused bytes, why, and where from."""
+        """The refused events: their bytes, reason and position."""
         return f"{self.prefix}quarantine"
 
     @property
     def changelog(self) -> str:
-        """The tracking log: the node's table, and what the sites read."""
+        """The tracking log: the changelog of the node's table, which the sites read."""
         return f"{self.prefix}log"
 
     @property
     def progress(self) -> str:
-        """Applied position and state of each secondary."""
+        """The applied position and the state of each secondary."""
         return f"{self.prefix}progress"
 
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
-        """Every topic. A single copy is acknowledged from memory unless each message is flushed (invariant 12)."""
+        """Return the specification of every topic.
+
+        single_copy: each partition has one replica. A broker acknowledges it from memory unless it
+        flushes each message (invariant 12), so the topics with state do that.
+        """
         durable = _FLUSHED if single_copy else {}
         days = 24 * 3600 * 1000
         return [

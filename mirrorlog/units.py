@@ -1,4 +1,4 @@
-"""Sizes and durations as people write and read them: `4KiB`, `2h`, `1.5 GiB`."""
+"""Sizes and durations as text: `4KiB`, `2h`, `1.5 GiB`."""
 
 from __future__ import annotations
 
@@ -28,34 +28,45 @@ _QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
-    """`4KiB` → 4096 bytes. Without a unit, bytes; `K` and `KiB` are 1024, `kB` is 1000."""
-    number, unit = _split(text, "size", "4KiB, 64M or 1.5GiB")
+    """Return the bytes of a size: 4096 for `4KiB`.
+
+    A number without a unit is bytes. `K` and `KiB` are 1024 bytes, `kB` is 1000. BadUse if the text
+    is no size.
+    """
+    number, unit = _split(text, kind="size", examples="4KiB, 64M or 1.5GiB")
     factor = SIZE_UNITS.get(unit) or SIZE_UNITS.get(unit.upper().replace("IB", "iB"))
     if factor is None:
-        raise BadUse(f"'{text}' names no unit of size", next="Write it like 4KiB, 64M or 1.5GiB.")
+        raise BadUse(
+            f"'{text}' has an unknown unit of size", next="Write a size like 4KiB, 64M or 1.5GiB."
+        )
     return round(float(number) * factor) if "." in number else int(number) * factor
 
 
 def parse_duration_s(text: str) -> float:
-    """`2h` → 7200.0 seconds. Without a unit, seconds."""
-    number, unit = _split(text, "duration", "500ms, 30s, 5min, 2h or 7d")
+    """Return the seconds of a duration: 7200.0 for `2h`.
+
+    A number without a unit is seconds. BadUse if the text is no duration.
+    """
+    number, unit = _split(text, kind="duration", examples="500ms, 30s, 5min, 2h or 7d")
     factor = DURATION_UNITS_S.get(unit.lower())
     if factor is None:
         raise BadUse(
-            f"'{text}' names no unit of time", next="Write it like 500ms, 30s, 5min, 2h or 7d."
+            f"'{text}' has an unknown unit of time",
+            next="Write a duration like 500ms, 30s, 5min, 2h or 7d.",
         )
     return float(number) * factor
 
 
-def _split(text: str, kind: str, examples: str) -> tuple[str, str]:
+def _split(text: str, *, kind: str, examples: str) -> tuple[str, str]:
+    """The number and the unit in `text`."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise BadUse(f"'{text}' isn't a {kind}", next=f"Write it like {examples}.")
+        raise BadUse(f"'{text}' isn't a {kind}", next=f"Write a {kind} like {examples}.")
     return match.group(1), match.group(2)
 
 
 def format_size(size_bytes: float) -> str:
-    """4096 → `4.0 KiB`."""
+    """Return a size as people read it: `4.0 KiB` for 4096."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024:

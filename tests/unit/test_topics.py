@@ -1,4 +1,4 @@
-"""How the topics are made: acknowledged must mean durable (invariant 12), and the log must stay."""
+"""The settings of the topics: acknowledged means durable (invariant 12), and the log stays."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def configs(*, single_copy: bool) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", STATE)
-def test_a_single_copy_flushes_each_message_of_the_topics_that_hold_state(name: str) -> None:
+def test_a_single_copy_flushes_each_message_of_the_topics_with_state(name: str) -> None:
     topic = getattr(Topics("p."), name)
     assert configs(single_copy=True)[topic]["flush.messages"] == "1"
     assert "flush.messages" not in configs(single_copy=False)[topic]
 
 
-def test_what_is_compacted_is_never_deleted_by_age_and_all_share_the_prefix() -> None:
-    found = configs(single_copy=True)
-    assert {name for name, config in found.items() if config["cleanup.policy"] == "compact"} == {
+def test_compacted_topics_have_no_retention_and_all_topics_share_the_prefix() -> None:
+    by_name = configs(single_copy=True)
+    assert {name for name, config in by_name.items() if config["cleanup.policy"] == "compact"} == {
         getattr(Topics("p."), name) for name in COMPACTED
     }
-    assert all(name.startswith("p.") for name in found)
+    assert all(name.startswith("p.") for name in by_name)
     assert all(
         "retention.ms" in config
-        for config in found.values()
+        for config in by_name.values()
         if config["cleanup.policy"] == "delete"
     )
