@@ -1,4 +1,4 @@
-"""`host_confirm = "recorded"` against a real broker and node: a node that is away for a while loses nothing."""
+"""With `host_confirm = "recorded"`, on a real broker, nothing is lost while the node is away."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZE, REGION = 1 << 20, 1 << 16
 
 
 class World:
-    """One volume, and a host of it in this process."""
+    """One volume, and its host in this process."""
 
     def __init__(self, run: Run, stack: ExitStack) -> None:
         self.run = run
@@ -113,7 +113,9 @@ def test_a_node_that_stops_and_starts_again_loses_nothing(world: World, run: Run
     assert dirty == {"v": 3}
 
 
-def test_what_was_published_but_never_recorded_is_published_again(world: World, run: Run) -> None:
+def test_commands_that_were_published_but_not_recorded_are_published_again(
+    world: World, run: Run
+) -> None:
     host = world.host(deadline_s=0.5)
     volume = host.open(world.volume, world.device, newly_created=True)
     write(volume, 3)

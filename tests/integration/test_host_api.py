@@ -1,4 +1,4 @@
-"""A program that writes to a volume through mirrorlog.producers, on a real broker; others that come in its way."""
+"""A program writes to a volume through mirrorlog.producers, on a real broker."""
 
 from __future__ import annotations
 
@@ -34,13 +34,11 @@ SIZE, BLOCK = 8 << 20, 4096
 
 @pytest.fixture
 def primary(world: Run, tmp_path: Path) -> Path:
-    """Of volume vol1."""
+    """Make the volume vol1; return the path of its primary."""
     path = tmp_path / "vol1.img"
     FileDevice.create(path, SIZE).close()
-    admin, publisher = (
-        KafkaAdmin(world.settings.kafka_client()),
-        KafkaPublisher(world.settings.kafka_client()),
-    )
+    client = world.settings.kafka_client()
+    admin, publisher = KafkaAdmin(client), KafkaPublisher(client)
     topic = world.settings.topics.commands
     ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
     publish_volume(
@@ -53,13 +51,13 @@ def primary(world: Run, tmp_path: Path) -> Path:
 
 
 def named(world: Run) -> set[int]:
-    """Blocks that commands name."""
-    found: set[int] = set()
+    """Return the blocks that commands name."""
+    blocks: set[int] = set()
     for message in read_topic(world.settings, world.settings.topics.commands):
         command = decode(message.value or b"", TrackingCommand)
         for extent in command.extents:
-            found |= set(range(extent.offset // BLOCK, -(-extent.end // BLOCK)))
-    return found
+            blocks |= set(range(extent.offset // BLOCK, -(-extent.end // BLOCK)))
+    return blocks
 
 
 def test_the_examples_of_the_documentation_run(
@@ -122,7 +120,7 @@ with session.open_volume("vol1") as volume:
 
 
 @pytest.mark.parametrize("in_flight", [False, True])
-def test_ctrl_c_ends_cleanly_unless_a_write_is_between_two_steps(
+def test_ctrl_c_ends_the_session_cleanly_unless_a_write_is_between_two_steps(
     world: Run, primary: Path, in_flight: bool
 ) -> None:
     meanwhile = "tracker.begin(opened, ExtentKind.WRITE, 0, 10)" if in_flight else ""
@@ -142,7 +140,7 @@ def test_ctrl_c_ends_cleanly_unless_a_write_is_between_two_steps(
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
-def test_another_host_is_refused_whichever_way_it_comes(
+def test_another_host_is_refused_whatever_it_shares_with_the_first(
     world: Run, primary: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "reached-otherwise.img"

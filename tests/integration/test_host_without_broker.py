@@ -1,4 +1,4 @@
-"""A real broker that stops answering under load, and comes back."""
+"""A real broker stops answering under load, and comes back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL = {
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process is there, and does nothing."""
+    """Stop the process for the block, without ending it."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -49,7 +49,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 class Writers:
-    """Two threads that write random blocks until they are told to stop, and one that ticks."""
+    """Two threads that write random blocks until stop() is called, and one that calls tick()."""
 
     def __init__(self, host: Host, volume: TrackedVolume) -> None:
         self.written, self.errors = 0, list[Exception]()
@@ -67,7 +67,7 @@ class Writers:
                     random.randbytes(BLOCK), random.randrange(SIZE // BLOCK) * BLOCK
                 )
                 self.written += 1
-        except Exception as error:  # noqa: BLE001 - the test's thread tells of it
+        except Exception as error:  # noqa: BLE001 - the test looks at it
             self.errors.append(error)
 
     def _tick(self) -> None:
@@ -87,21 +87,21 @@ class Writers:
 
 
 def commands(run: Run, volume: Volume) -> list[TrackingCommand]:
-    """All of the volume's."""
+    """Return all commands of the volume."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(run.settings.topics.commands, {volume.partition: None})
-    found, until = [], time.monotonic() + DEADLINE_S
+    sent, until = [], time.monotonic() + DEADLINE_S
     while not reader.at_end(run.settings.topics.commands, volume.partition):
         assert time.monotonic() < until
-        found += [decode(message.value or b"", TrackingCommand) for message in reader.poll(0.2)]
+        sent += [decode(message.value or b"", TrackingCommand) for message in reader.poll(0.2)]
     reader.close()
-    return [command for command in found if command.volume == volume.volume]
+    return [command for command in sent if command.volume == volume.volume]
 
 
 @pytest.mark.parametrize(
     ("spool_bytes", "crashes"), [(64 << 20, False), (64 << 20, True), (10_000, False), (0, True)]
 )
-def test_hosts_write_on_while_the_broker_is_away(
+def test_hosts_continue_to_write_while_the_broker_is_away(
     spool_bytes: int, crashes: bool, tmp_path: Path, run: Run
 ) -> None:
     settings = run.settings.model_copy(
@@ -151,7 +151,10 @@ def test_hosts_write_on_while_the_broker_is_away(
 
 
 def check(path: Path, sent: list[TrackingCommand], *, exact: bool) -> None:
-    """Every block that isn't as it was at the beginning is named, and no command of a session is missing or out of order."""
+    """Check that every changed block is named, and that each session's commands are in order.
+
+    No command of a session may be missing. exact: no other block may be named.
+    """
     named = bytearray(SIZE // BLOCK)
     for command in sent:
         for extent in command.extents:
