@@ -119,6 +119,16 @@ def _what(key: bytes, value: bytes | None) -> str:
     return "tombstones" if value is None else TIERS[read_record_key(key).tier]
 
 
+class _WholeSource:
+    """A commands topic that nobody has committed and in which nothing is missing."""
+
+    def committed(self, partition: int) -> int:
+        return 0
+
+    def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
+        return None
+
+
 class _NoSites:
     def refresh(self) -> None: ...
 
@@ -139,7 +149,7 @@ class Bench:
         publisher.flush(1)
         self.clock, self.log = Clock(), Changelog()
         gate = CommitGate(settings.topics.commands)
-        gate.assign(0, 0)
+        gate.assign(0, position=0)
         table = LogTable(self.log.send, self.log, settings.topics, gate)
         catalog = Catalog(broker.reader(), broker, settings.topics, self.clock)
         catalog.refresh()
@@ -154,11 +164,10 @@ class Bench:
             table,
             gate,
             catalog,
-            lambda _: 0,
-            lambda *_: None,
-            self.clock,
-            settings.node_record_max_bytes,
-            self.compactor,
+            _WholeSource(),
+            clock=self.clock,
+            record_max_bytes=settings.node_record_max_bytes,
+            compactor=self.compactor,
         )
         self.random = np.random.default_rng(1)
         self.position = 0

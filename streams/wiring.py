@@ -161,11 +161,10 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
         table,
         gate,
         ports.catalog,
-        ports.source.committed,
-        ports.source.gap_reason,
-        ports.clock,
-        settings.node_record_max_bytes,
-        compactor,
+        ports.source,
+        clock=ports.clock,
+        record_max_bytes=settings.node_record_max_bytes,
+        compactor=compactor,
     )
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes

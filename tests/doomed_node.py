@@ -39,7 +39,9 @@ class Doom:
         self.consumer: Any = None
 
     def is_doomed(self, plan: Any) -> bool:
-        return bool(plan.partition == self.partition and plan.last >= self.position)
+        return bool(
+            plan.flush_range.partition == self.partition and plan.flush_range.last >= self.position
+        )
 
     def die(self) -> NoReturn:
         os.kill(os.getpid(), signal.SIGKILL)

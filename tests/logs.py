@@ -57,13 +57,21 @@ class Log:
         events = self.broker.messages(self.topics.commands)[self.next : self.next + count]
         if not events:
             return
-        answers = []
-        span = FlushRange(0, events[0].position, events[-1].position)
+        responses = []
+        flush_range = FlushRange(partition=0, first=events[0].position, last=events[-1].position)
         for event in events:
             found = read_command(message(event.position, event.value))
             name = found.volume if isinstance(found, TrackingCommand) else ""
-            answers.append(check_command(event, found, self.volumes.get(name)))
-        plan = plan_flush(span, answers, (), self.heads, 99, record_max_bytes, self.through)
+            responses.append(check_command(event, found, self.volumes.get(name)))
+        plan = plan_flush(
+            flush_range,
+            responses,
+            (),
+            self.heads,
+            now_us=99,
+            record_max_bytes=record_max_bytes,
+            complete_through=self.through,
+        )
         rows = [*changelog_rows(plan), (watermark_key(0), encode(plan.watermark))]
         self._flushes.append([self.broker.append(self.topics.changelog, 0, *row) for row in rows])
         self.heads |= {head.volume: head for head in plan.heads}

@@ -74,4 +74,4 @@ class PartitionHandover:
                 bounds.committed,
                 position,
             )
-        self.gate.assign(partition, position)
+        self.gate.assign(partition, position=position)

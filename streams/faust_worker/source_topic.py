@@ -43,7 +43,7 @@ class SourceTopic:
         """Commit positions for the group. Only possible while the group has no member."""
         self._admin.commit(self._group, self._topic, positions)
 
-    def gap_reason(self, partition: int, first: int, end: int) -> str | None:
+    def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Say what became of the commands in [first, end); None if there are none.
 
         A transaction leaves positions without a command: its control records.

@@ -1,0 +1,19 @@
+"""The fold: one batch of tracking commands becomes log records, heads and a watermark.
+
+Everything here is pure except `fold_batch`, which reads the table and the catalog and executes the
+plan. A batch passes three stages. *Response* checks each command and answers it. *Extraction*
+(`mirrorlog/domain/extraction.py`, called by the response) turns its extents into addresses inside
+the volume. *Log* plans the records and writes them.
+
+Files in reading order:
+
+- `batch`: EventBatch, the events of one partition by column.
+- `fold_batch`: BatchFolder.record, the way of a batch from its events to the durable log.
+- `response`: what the node does with one event, and what it answers.
+- `session_order`: whether a command continues its session, and whether commands before it are lost.
+- `bulk_fold`: volumes whose commands are all ordinary are folded without looking at each command.
+- `flush_plan`: everything that one flush writes, in the order of its acknowledgements.
+- `volume_fold`: the record and the head of one volume.
+- `missed_fold`: the records of what each site with a forked secondary has missed.
+- `commit_gate`: which source offsets may be committed.
+"""

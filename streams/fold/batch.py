@@ -1,4 +1,4 @@
-"""A batch: what was fetched of one partition, as it came, in order."""
+"""EventBatch: the events fetched from one partition of the commands topic, in their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventBatch:
-    """Events of one partition of the commands topic by column: no object for each of them. At least one."""
+    """At least one event of one partition, by column, so that no object is made for each event.
+
+    positions: ascending. keys, values: as they were fetched, one for each position.
+    """
 
     topic: str
     partition: int
@@ -24,30 +27,30 @@ class EventBatch:
 
     @classmethod
     def from_messages(cls, messages: Sequence[Message]) -> EventBatch:
-        """The batch of some messages."""
+        """Return the batch of messages of one partition, in the order of their positions."""
         return cls(
             messages[0].topic,
             messages[0].partition,
-            [each.position for each in messages],
-            [each.key for each in messages],
-            [each.value for each in messages],
+            [message.position for message in messages],
+            [message.key for message in messages],
+            [message.value for message in messages],
         )
 
     @classmethod
     def join(cls, batches: Sequence[EventBatch]) -> EventBatch:
-        """Batches of one partition, one after the other."""
+        """Return one batch of all events. The batches are of one partition, in its order."""
         if len(batches) == 1:
             return batches[0]
         return cls(
             batches[0].topic,
             batches[0].partition,
-            _chained(each.positions for each in batches),
-            _chained(each.keys for each in batches),
-            _chained(each.values for each in batches),
+            _chained(batch.positions for batch in batches),
+            _chained(batch.keys for batch in batches),
+            _chained(batch.values for batch in batches),
         )
 
     def split_after(self, position: int) -> list[EventBatch]:
-        """What is at `position` and before it, and what follows; one of them alone where there is no other."""
+        """Return the events through `position` and those behind it, without an empty batch."""
         row = bisect_right(self.positions, position)
         if row in (0, len(self.positions)):
             return [self]
@@ -59,11 +62,11 @@ class EventBatch:
         ]
 
     def message(self, row: int) -> Message:
-        """One event."""
+        """Return the event in a row."""
         return Message(
             self.topic, self.partition, self.positions[row], self.keys[row], self.values[row]
         )
 
 
 def _chained(parts: Iterable[Sequence[Item]]) -> list[Item]:
-    return [each for part in parts for each in part]
+    return [item for part in parts for item in part]

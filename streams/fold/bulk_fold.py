@@ -1,13 +1,20 @@
-"""The smooth way: of a volume whose commands are all plain, in sequence and inside, no command is looked at alone.
+"""Bulk fold: a volume's ordinary commands are folded together, without looking at each of them.
 
-What it plans is what the way one at a time plans (tests/property/streams/test_bulk_fold.py). A volume takes
-it as a whole or not at all: where anything of it has something to say, every command of it goes the other way.
+The commands of a volume qualify if all of them are plain (`CommandColumns.plain`), inside the
+volume, of its generation, and continue their sessions without a gap. A volume is folded in bulk as
+a whole or not at all: if one of its commands in the batch doesn't qualify, every one is checked
+alone (`response.py`). Both ways plan the same rows and statuses
+(tests/property/streams/test_bulk_fold.py).
+
+This is the hot path of the node: what it does is per volume or a numpy step over all extents, never
+per command or per extent (docs/decisions/batches-and-columns.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +24,22 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import AcceptedBatch, StatusCode, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume, VolumeState
+from mirrorlog.streams.fold.response import NAME_MAX_CHARACTERS
 from mirrorlog.streams.fold.session_order import SessionOrder, session_order
 from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
 
-_NAME_AT_MOST = 255
-_ANSWERED_AT_MOST = 10_000
-"""Commands that one event answers: 160 KB, far below a message of 1 MiB."""
+_ANSWERED_COMMANDS_MAX: Final = 10_000
+"""Commands that one AcceptedBatch answers: 160 KB, far below the limit of 1 MiB for a message."""
+_ACCEPTED: Final = SessionOrder(StatusCode.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spoken:
-    """What one session said of the volume: n commands, by column. head: what the log knows of it then."""
+class SessionRun:
+    """The commands of one session for one volume in a batch, by column.
+
+    head: the session's head after them.
+    positions, sequences: i64, one for each command, ascending.
+    """
 
     head: SessionHead
     positions: I64
@@ -35,103 +47,123 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Smooth:
-    """The commands of one volume, folded together. sessions: those that spoke, in the order of their first command.
+class BulkFold:
+    """The commands of one volume in a batch, folded together.
 
-    commands, hosts, first_at_us and last_at_us are of the commands with extents.
+    extents: of all commands, not clipped: they lie inside the volume.
+    sessions: in the order of their first command.
+    commands, hosts, first_at_us, last_at_us: of the commands that have extents.
     """
 
     volume: Volume
     extents: ExtentColumns
-    sessions: tuple[Spoken, ...]
+    sessions: tuple[SessionRun, ...]
     commands: int
     hosts: tuple[str, ...]
     first_at_us: int
     last_at_us: int
 
-    def accepted(self, partition: int, now_us: int) -> list[AcceptedBatch]:
-        """The replies: events of bounded size."""
+    def accepted(self, partition: int, *, now_us: int) -> list[AcceptedBatch]:
+        """Return the replies to all commands, in events of bounded size."""
         return [
             AcceptedBatch(
                 partition=partition,
                 at_us=now_us,
                 volume=self.volume.volume,
-                host=each.head.host,
-                session=each.head.session,
-                positions=each.positions[start : start + _ANSWERED_AT_MOST],
-                sequences=each.sequences[start : start + _ANSWERED_AT_MOST],
+                host=run.head.host,
+                session=run.head.session,
+                positions=run.positions[start : start + _ANSWERED_COMMANDS_MAX],
+                sequences=run.sequences[start : start + _ANSWERED_COMMANDS_MAX],
             )
-            for each in self.sessions
-            for start in range(0, len(each.positions), _ANSWERED_AT_MOST)
+            for run in self.sessions
+            for start in range(0, len(run.positions), _ANSWERED_COMMANDS_MAX)
         ]
 
+    def session_heads(self, before: VolumeHead | None) -> dict[str, SessionHead]:
+        """Return the heads of the volume's sessions after the batch, by name.
 
-def smooth_volumes(
+        before: the volume's head before the batch.
+        """
+        heads = {head.session: head for head in before.sessions} if before else {}
+        return heads | {run.head.session: run.head for run in self.sessions}
+
+
+def fold_in_bulk(
     columns: CommandColumns,
     positions: I64,
     partition: int,
-    described: Mapping[str, Volume],
+    volumes: Mapping[str, Volume],
     heads: Mapping[str, VolumeHead],
-    spoken_of: Iterable[str],
-) -> tuple[list[Smooth], npt.NDArray[np.bool_]]:
-    """The volumes that can take the smooth way, and which rows are theirs. spoken_of: those that other commands name."""
-    by_volume: dict[str, list[int]] = {}
+    not_plain: Iterable[str],
+) -> tuple[list[BulkFold], npt.NDArray[np.bool_]]:
+    """Fold the volumes of a batch that qualify; return their folds and a mask of their rows.
+
+    columns, positions: of the batch's events, row by row.
+    volumes: the known descriptions. heads: those that the table holds.
+    not_plain: the volumes that a command names which isn't plain; none of them qualifies.
+    """
+    senders_of: dict[str, list[int]] = {}
     for number, sender in enumerate(columns.senders):
-        by_volume.setdefault(sender.volume, []).append(number)
-    for name in spoken_of:
-        by_volume.pop(name, None)
-    ways: list[Smooth] = []
-    taken = np.zeros(len(positions), np.bool_)
+        senders_of.setdefault(sender.volume, []).append(number)
+    for name in not_plain:
+        senders_of.pop(name, None)
+    folds: list[BulkFold] = []
+    folded = np.zeros(len(positions), np.bool_)
     rows_of = _rows_by_sender(columns)
-    for name, numbers in by_volume.items():
-        volume = described.get(name)
-        if (
-            volume is None
-            or volume.partition != partition
-            or volume.state is not VolumeState.ACTIVE
+    first_position = int(positions[0])
+    for name, senders in senders_of.items():
+        volume, head = volumes.get(name), heads.get(name)
+        if volume is None or not _qualifies(
+            volume, head, partition=partition, first_position=first_position
         ):
             continue
-        if (
-            name in heads and heads[name].forks
-        ):  # what each site has missed is folded one command at a time
-            continue
-        if (
-            positions[0] <= volume.described_position
-        ):  # read again: each is judged by the volume as it was then
-            continue
-        rows = np.sort(np.concatenate([rows_of[number] for number in numbers]))
-        way = _way(
-            columns,
-            positions,
-            volume,
-            heads.get(name),
-            [rows_of[number] for number in numbers],
-            rows,
-        )
-        if way is not None:
-            ways.append(way)
-            taken[rows] = True
-    return ways, taken
+        session_rows = [rows_of[sender] for sender in senders]
+        rows = np.sort(np.concatenate(session_rows))
+        fold = _fold_volume(columns, positions, volume, head, session_rows, rows)
+        if fold is not None:
+            folds.append(fold)
+            folded[rows] = True
+    return folds, folded
+
+
+def _qualifies(
+    volume: Volume, head: VolumeHead | None, *, partition: int, first_position: int
+) -> bool:
+    """Return whether the volume's commands in a batch from `first_position` on may qualify.
+
+    A volume with forks doesn't: what each site has missed is folded one command at a time. Nor does
+    one that was described in the batch or later (a replay): each of its commands is judged by the
+    volume as it was at the command.
+    """
+    return (
+        volume.partition == partition
+        and volume.state is VolumeState.ACTIVE
+        and not (head is not None and head.forks)
+        and first_position > volume.described_position
+    )
 
 
 def _rows_by_sender(columns: CommandColumns) -> list[I64]:
-    """The rows of each sender, ascending."""
+    """Return the plain rows of each sender, ascending."""
     rows = np.flatnonzero(columns.plain)
     order = rows[np.argsort(columns.sender[rows], kind="stable")]
     counts = np.bincount(columns.sender[rows], minlength=len(columns.senders))
     return np.split(order, np.cumsum(counts)[:-1]) if len(columns.senders) else []
 
 
-def _way(
+def _fold_volume(
     columns: CommandColumns,
     positions: I64,
     volume: Volume,
     head: VolumeHead | None,
-    rows_of_sessions: list[I64],
+    session_rows: Sequence[I64],
     rows: I64,
-) -> Smooth | None:
-    """The volume's commands folded together; None where one of them has something to say."""
-    sessions = _sessions(columns, positions, volume, head, rows_of_sessions)
+) -> BulkFold | None:
+    """Return the fold of the commands in `rows`, None if one of them doesn't qualify.
+
+    session_rows: the same rows by session.
+    """
+    sessions = _session_runs(columns, positions, volume, head, session_rows)
     if sessions is None:
         return None
     try:
@@ -143,78 +175,84 @@ def _way(
         (extents.offsets <= size) & (extents.lengths <= size - np.minimum(extents.offsets, size))
     ).all():
         return None
-    named = rows[columns.extents[rows] > 0]
+    with_extents = rows[columns.extents[rows] > 0]
     numbers = columns.numbers
-    return Smooth(
+    senders = set(columns.sender[with_extents].tolist())
+    return BulkFold(
         volume,
         extents,
         sessions,
-        commands=len(named),
-        hosts=tuple(
-            sorted({columns.senders[each].host for each in set(columns.sender[named].tolist())})
-        ),
-        first_at_us=int(numbers["first_at_us"][named].min()) if len(named) else 0,
-        last_at_us=int(numbers["last_at_us"][named].max()) if len(named) else 0,
+        commands=len(with_extents),
+        hosts=tuple(sorted({columns.senders[sender].host for sender in senders})),
+        first_at_us=int(numbers["first_at_us"][with_extents].min()) if len(with_extents) else 0,
+        last_at_us=int(numbers["last_at_us"][with_extents].max()) if len(with_extents) else 0,
     )
 
 
-def _sessions(
+def _session_runs(
     columns: CommandColumns,
     positions: I64,
     volume: Volume,
     head: VolumeHead | None,
-    rows_of_sessions: list[I64],
-) -> tuple[Spoken, ...] | None:
-    """What each session said; None where one isn't simply going on, or two are of one host."""
-    known = {each.session: each for each in head.sessions} if head else {}
-    found: list[Spoken] = []
-    for rows in sorted(rows_of_sessions, key=lambda each: int(each[0])):
+    session_rows: Sequence[I64],
+) -> tuple[SessionRun, ...] | None:
+    """Return each session's run, in the order of their first command.
+
+    None if a session doesn't simply continue, or if two sessions share a host or a name.
+    """
+    known = {session.session: session for session in head.sessions} if head else {}
+    runs: list[SessionRun] = []
+    hosts: set[str] = set()
+    names: set[str] = set()
+    for rows in sorted(session_rows, key=lambda rows: int(rows[0])):
         sender = columns.senders[int(columns.sender[rows[0]])]
-        sequences = columns.numbers["sequence"][rows]
-        names = (sender.host, sender.session)
         if (
             sender.generation != volume.generation
-            or max(map(len, names)) > _NAME_AT_MOST
-            or any(
-                sender.host == each.head.host or sender.session == each.head.session
-                for each in found
-            )
-            or sequences[0] < 0
-            or (len(sequences) > 1 and not (np.diff(sequences) == 1).all())
+            or max(len(sender.host), len(sender.session)) > NAME_MAX_CHARACTERS
+            or sender.host in hosts
+            or sender.session in names
         ):
             return None
-        first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-        if session_order(known, first, int(positions[rows[0]])) != SessionOrder(
-            StatusCode.ACCEPTED
-        ) or _replayed(known, sender.session, int(positions[rows[0]])):
+        run = _session_run(columns, positions, known, rows)
+        if run is None:
             return None
-        said = SessionHead(
-            session=sender.session,
-            host=sender.host,
-            opened_position=int(positions[rows[0]]),
-            last_position=int(positions[rows[-1]]),
-            acknowledged_position=int(columns.numbers["acknowledged_position"][rows].max()),
-            last_sequence=int(sequences[-1]),
-            last_at_us=int(columns.numbers["last_at_us"][rows].max()),
-        )
-        before = known.get(sender.session)
-        if before is not None and before.closed_position > int(
-            columns.numbers["acknowledged_position"][rows].min()
-        ):
-            return None  # some of them may not know of the close
-        found.append(
-            Spoken(said if before is None else before.merged(said), positions[rows], sequences)
-        )
-    return tuple(found)
+        runs.append(run)
+        hosts.add(run.head.host)
+        names.add(sender.session)
+    return tuple(runs)
 
 
-def _replayed(known: Mapping[str, SessionHead], session: str, position: int) -> bool:
-    """Whether the table knows the command already: then each is looked at alone."""
-    mine = known.get(session)
-    return mine is not None and position <= max(mine.last_position, mine.closed_position)
+def _session_run(
+    columns: CommandColumns, positions: I64, known: Mapping[str, SessionHead], rows: I64
+) -> SessionRun | None:
+    """Return the run of one session's commands, None if they don't simply continue the session.
 
-
-def heads_after(known: VolumeHead | None, way: Smooth) -> dict[str, SessionHead]:
-    """The volume's sessions after the batch."""
-    sessions = {each.session: each for each in known.sessions} if known else {}
-    return sessions | {each.head.session: each.head for each in way.sessions}
+    They do if the first one is accepted, each further one has the next sequence, and each knew of
+    the session's close if there was one. Only the first command is decoded.
+    """
+    sequences = columns.numbers["sequence"][rows]
+    if sequences[0] < 0 or (len(sequences) > 1 and not (np.diff(sequences) == 1).all()):
+        return None
+    first_position = int(positions[rows[0]])
+    first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
+    if session_order(known, first, first_position) != _ACCEPTED:
+        return None
+    acknowledged = columns.numbers["acknowledged_position"][rows]
+    sender = columns.senders[int(columns.sender[rows[0]])]
+    before = known.get(sender.session)
+    if before is not None and (
+        # The table holds the command already (a replay), or one of them didn't know of the close.
+        first_position <= max(before.last_position, before.closed_position)
+        or before.closed_position > int(acknowledged.min())
+    ):
+        return None
+    head = SessionHead(
+        session=sender.session,
+        host=sender.host,
+        opened_position=first_position,
+        last_position=int(positions[rows[-1]]),
+        acknowledged_position=int(acknowledged.max()),
+        last_sequence=int(sequences[-1]),
+        last_at_us=int(columns.numbers["last_at_us"][rows].max()),
+    )
+    return SessionRun(head if before is None else before.merged(head), positions[rows], sequences)

@@ -1,8 +1,9 @@
-"""What may be committed: the offsets whose log records are acknowledged, and no other (invariant 2).
+"""CommitGate: which source offsets may be committed (invariant 2).
 
-Faust commits what its streams acknowledged, and a stream acknowledges more than was processed: when an agent dies, when a
-message of an older assignment is skipped, in a `finally` after an exception. So acknowledgements aren't what decides
-here: the consumer asks this gate, and the gate moves only when a flush is durable (docs/decisions/commit-gate.md).
+Faust commits what its streams acknowledged, and a stream acknowledges more than was processed: when
+an agent dies, when a message of an older assignment is skipped, in a `finally` after an exception.
+So acknowledgements don't decide what is committed. The consumer asks this gate, and the gate
+advances only when a flush is durable (docs/decisions/commit-gate.md).
 """
 
 from __future__ import annotations
@@ -11,35 +12,43 @@ from collections.abc import Iterable
 
 
 class CommitGate:
-    """By partition of the commands topic, the first position that isn't in the log yet."""
+    """For each assigned partition of the commands topic, the first position not yet in the log."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self._next: dict[int, int] = {}
 
-    def assign(self, partition: int, position: int) -> None:
-        """The partition was assigned, and its commands are folded from `position` on: the first that its group hasn't
-        committed, or one before it."""
+    def assign(self, partition: int, *, position: int) -> None:
+        """Start the partition at `position`, the first one to fold.
+
+        That is the first position that the group hasn't committed, or one before it.
+        """
         self._next[partition] = position
 
     def is_assigned(self, partition: int) -> bool:
-        """Whether `begin` was called since the partition was assigned."""
+        """Return whether `assign` was called for the partition since it was last revoked."""
         return partition in self._next
 
     def revoke(self, partitions: Iterable[int]) -> None:
-        """The partitions went to another worker, or come back and begin anew."""
+        """Forget partitions that another worker has now, or that are assigned again later."""
         for partition in partitions:
             self._next.pop(partition, None)
 
     def expected_position(self, partition: int) -> int:
-        """The position that the partition's next flush must begin at, or below: what lies between would be passed over."""
+        """Return the position at which the partition's next flush must begin, or below which.
+
+        A flush that begins above it would skip the positions between. KeyError unless assigned.
+        """
         return self._next[partition]
 
-    def mark_durable(self, partition: int, through: int) -> None:
-        """The log is complete through `through`: everything up to it may be committed."""
+    def mark_durable(self, partition: int, *, through: int) -> None:
+        """Allow offsets through position `through` to be committed: the log is complete there.
+
+        The gate never moves back, and ignores a partition that isn't assigned (a late flush).
+        """
         if partition in self._next:
             self._next[partition] = max(self._next[partition], through + 1)
 
     def committable_offset(self, partition: int) -> int | None:
-        """The offset to commit; None where the partition isn't this worker's."""
+        """Return the offset to commit, None if the partition isn't assigned to this worker."""
         return self._next.get(partition)

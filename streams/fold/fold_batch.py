@@ -1,14 +1,16 @@
-"""The processing node's work on one batch: read, check, plan, flush. Faust brings the batches (app.py)."""
+"""BatchFolder: the way of one batch of events to the durable log. Faust brings the batches."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from mirrorlog.codec.command_columns import decode_columns
+from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.domain.commands import Refusal, TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
@@ -16,7 +18,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.fold.batch import EventBatch
-from mirrorlog.streams.fold.bulk_fold import smooth_volumes
+from mirrorlog.streams.fold.bulk_fold import BulkFold, fold_in_bulk
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
@@ -24,142 +26,203 @@ from mirrorlog.tracking_log.heads import VolumeHead
 
 
 class DurableLog(Protocol):
-    """Where flushes go, and what is there."""
+    """The part of LogTable that the fold needs (streams/table/log_table.py)."""
 
     def heads(self, partition: int, volumes: Sequence[str]) -> Mapping[str, VolumeHead]:
-        """The heads of those volumes that have one."""
+        """Return the heads of those volumes that have one, by name."""
 
     def complete_through(self, partition: int) -> int:
-        """Up to which position the partition's log is complete."""
+        """Return the position through which the partition's log is complete."""
 
     async def flush(self, plan: FlushPlan) -> None:
-        """Makes a plan durable, in its order."""
+        """Make the plan durable. ChangelogRefused if the broker doesn't take it."""
 
 
-class CommittedPosition(Protocol):
-    """Where the group begins."""
+class CommandsSource(Protocol):
+    """The part of SourceTopic that the fold needs (streams/faust_worker/source_topic.py).
 
-    def __call__(self, partition: int) -> int:
-        """The first position of the partition that isn't committed."""
+    Both calls block: they ask the broker.
+    """
 
+    def committed(self, partition: int) -> int:
+        """Return the first position of the partition that the group hasn't committed."""
 
-class GapReason(Protocol):
-    """Why positions don't follow each other."""
+    def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
+        """Return what happened to the commands in [first, end).
 
-    def __call__(self, partition: int, first: int, end: int) -> str | None:
-        """What became of the commands at `[first, end)`; None where there are none, as behind a transaction's marker."""
+        None: there are none, as behind the marker of a transaction.
+        """
 
 
 class LogMaintenance(Protocol):
-    """What is done with the log between two flushes."""
+    """The part of LogCompactor that the fold needs (streams/compaction/compactor.py)."""
 
     async def work(self, partition: int) -> float:
-        """A little work, durable when it returns; in how many seconds at the latest there is more."""
+        """Do a little work; return in how many seconds at the latest there is more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BatchResponses:
+    """What the stages response and extraction say of a batch.
+
+    heads: of the volumes that its commands name, from the table.
+    bulk_folds: the volumes whose commands were folded in bulk.
+    responses: to all other commands, in their order.
+    """
+
+    heads: Mapping[str, VolumeHead]
+    bulk_folds: Sequence[BulkFold]
+    responses: Sequence[CommandResponse]
 
 
 class BatchFolder:
-    """Everything between a batch of events and a durable log."""
+    """Makes batches of commands durable in the log, and maintains the log between two batches.
+
+    Call `record` and `maintain` for one partition one after the other, never at the same time.
+    """
 
     def __init__(
         self,
         log: DurableLog,
         gate: CommitGate,
         catalog: Catalog,
-        committed: CommittedPosition,
-        missed: GapReason,
+        source: CommandsSource,
+        *,
         clock: Clock,
         record_max_bytes: int,
         compactor: LogMaintenance,
     ) -> None:
-        self._log, self._gate, self._catalog, self._committed, self._missed = (
-            log,
-            gate,
-            catalog,
-            committed,
-            missed,
-        )
+        self._log, self._gate, self._catalog, self._source = log, gate, catalog, source
         self._clock, self._record_max_bytes, self._compactor = clock, record_max_bytes, compactor
 
     async def record(self, batch: EventBatch) -> None:
-        """One batch of one partition, in order. Raises only what must stop the node."""
-        partition = batch.partition
-        if not self._gate.is_assigned(partition):
-            self._gate.assign(partition, await asyncio.to_thread(self._committed, partition))
-            # Whoever had the partition before may have described its volumes anew.
-            await asyncio.to_thread(self._catalog.refresh)
-        await self._check_follow(partition, batch.positions)
-        # What the log holds already isn't folded together with what is new: a site that has the one would be told to copy
-        # it again for the other.
-        for part in batch.split_after(self._log.complete_through(partition)):
-            await self._log.flush(await self._plan(part))
+        """Make one batch durable in the log. Every exception must stop the node.
+
+        1. `_check_continues`: no command lies unread before the batch or inside it (invariant 7).
+        2. `_respond`: each command is checked and answered (response), and its extents become
+           addresses inside its volume (extraction).
+        3. `_plan`: the responses become records, heads and a watermark (log, planned).
+        4. `LogTable.flush`: the plan is written, and the gate advances (log, durable).
+
+        What the log holds already is flushed by itself (a replay): folded together with new
+        commands it would make a site copy again what it has.
+        """
+        await self._ensure_assigned(batch.partition)
+        await self._check_continues(batch.partition, batch.positions)
+        for part in batch.split_after(self._log.complete_through(batch.partition)):
+            await self._log.flush(self._plan(part, await self._respond(part)))
 
     async def maintain(self, partition: int) -> float:
-        """A little work on the partition's log, between two batches; in how many seconds at the latest there is more."""
+        """Do a little work on the partition's log between two batches.
+
+        Return in how many seconds at the latest there is more work.
+        """
         return await self._compactor.work(partition)
 
-    async def _plan(self, batch: EventBatch) -> FlushPlan:
-        """What is plain is folded a volume at a time; everything else is answered one command at a time."""
-        partition, columns = batch.partition, decode_columns(batch.values)
-        odd = {
-            row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()
-        }
-        spoken_of = {
-            command.volume for command in odd.values() if isinstance(command, TrackingCommand)
-        }
-        heads = self._log.heads(
-            partition, sorted(spoken_of | {sender.volume for sender in columns.senders})
-        )
-        positions = np.array(batch.positions, np.int64)
-        smooth, taken = smooth_volumes(
-            columns, positions, partition, self._catalog, heads, spoken_of
-        )
-        odd |= {
-            row: read_command(batch.message(row))
-            for row in np.flatnonzero(columns.plain & ~taken).tolist()
-        }
-        answers = await self._answers([(batch.message(row), odd[row]) for row in sorted(odd)])
-        return plan_flush(
-            FlushRange(partition, batch.positions[0], batch.positions[-1]),
-            answers,
-            smooth,
-            heads,
-            self._clock.now_us(),
-            self._record_max_bytes,
-            self._log.complete_through(partition),
-        )
+    async def _ensure_assigned(self, partition: int) -> None:
+        """Assign the partition at its committed position if nobody did.
 
-    async def _check_follow(self, partition: int, positions: Sequence[int]) -> None:
-        """OutOfRetention where commands lie between what the log has and these positions, or between two of them."""
+        The worker that had the partition before may have changed descriptions of its volumes: so
+        the catalog is read again.
+        """
+        if not self._gate.is_assigned(partition):
+            position = await asyncio.to_thread(self._source.committed, partition)
+            self._gate.assign(partition, position=position)
+            await asyncio.to_thread(self._catalog.refresh)
+
+    async def _check_continues(self, partition: int, positions: Sequence[int]) -> None:
+        """Raise OutOfRetention if commands lie between the log and the batch, or inside the batch.
+
+        positions: of the batch, ascending. A jump over positions that hold no command is allowed.
+        """
         expected = self._gate.expected_position(partition)
         if positions[0] <= expected and positions[-1] - positions[0] == len(positions) - 1:
             return
         for position in positions:
             if position > expected and (
-                why := await asyncio.to_thread(self._missed, partition, expected, position)
+                reason := await self._reason_of_gap(partition, first=expected, end=position)
             ):
                 raise OutOfRetention(
-                    f"commands at positions {expected} to {position - 1} {why}",
+                    f"commands at positions {expected} to {position - 1} {reason}",
                     where=f"topic {self._gate.topic}, partition {partition}",
-                    next="Nothing behind them is committed. Start the node again; if they were deleted it says what to do.",
+                    next="Nothing behind them is committed. Start the node again; if they were "
+                    "deleted it says what to do.",
                 )
             expected = max(expected, position + 1)
 
-    async def _answers(
+    async def _reason_of_gap(self, partition: int, *, first: int, end: int) -> str | None:
+        return await asyncio.to_thread(self._source.gap_reason, partition, first=first, end=end)
+
+    async def _respond(self, batch: EventBatch) -> _BatchResponses:
+        """Check and answer every command of the batch. `_plan` turns the result into records.
+
+        Volumes that qualify are folded in bulk. All other commands are decoded and checked one at a
+        time (`check_command`). Both clip extents to the volume (`extract`) or find them inside it.
+        """
+        partition, columns = batch.partition, decode_columns(batch.values)
+        single = _read_rows(batch, ~columns.plain)
+        not_plain = {
+            command.volume for command in single.values() if isinstance(command, TrackingCommand)
+        }
+        heads = self._log.heads(partition, sorted(not_plain | _volumes_of(columns)))
+        bulk_folds, in_bulk = fold_in_bulk(
+            columns,
+            np.array(batch.positions, np.int64),
+            partition,
+            self._catalog,
+            heads,
+            not_plain,
+        )
+        single |= _read_rows(batch, columns.plain & ~in_bulk)
+        commands = [(batch.message(row), single[row]) for row in sorted(single)]
+        return _BatchResponses(heads, bulk_folds, await self._check_commands(commands))
+
+    async def _check_commands(
         self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]
     ) -> list[CommandResponse]:
+        """Check the commands one at a time, each by the newest description of its volume.
+
+        A volume is described before its first command is sent. So if a newer description could
+        change one of the responses, the catalog is read to the topic's end first. A command that
+        changes its volume changes the description by which the commands behind it are checked.
+        """
         if any(
-            check_command(message, command, self._described(command)).by_description
+            check_command(message, command, self._described(command)).depends_on_description
             for message, command in commands
         ):
-            # A volume is described before its first command is sent: reading to the topic's end settles it.
             await asyncio.to_thread(self._catalog.refresh)
-        answers = []
+        responses = []
         for message, command in commands:
-            answer = check_command(message, command, self._described(command))
-            if answer.described is not None:
-                self._catalog.take(answer.described)  # those behind it meet the volume as it is now
-            answers.append(answer)
-        return answers
+            response = check_command(message, command, self._described(command))
+            if response.new_description is not None:
+                self._catalog.take(response.new_description)
+            responses.append(response)
+        return responses
 
-    def _described(self, command: object) -> Volume | None:
+    def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
+
+    def _plan(self, batch: EventBatch, answered: _BatchResponses) -> FlushPlan:
+        """Fold the responses into the plan of one flush. `LogTable.flush` makes it durable."""
+        return plan_flush(
+            FlushRange(
+                partition=batch.partition, first=batch.positions[0], last=batch.positions[-1]
+            ),
+            answered.responses,
+            answered.bulk_folds,
+            answered.heads,
+            now_us=self._clock.now_us(),
+            record_max_bytes=self._record_max_bytes,
+            complete_through=self._log.complete_through(batch.partition),
+        )
+
+
+def _read_rows(
+    batch: EventBatch, rows: npt.NDArray[np.bool_]
+) -> dict[int, TrackingCommand | Refusal]:
+    """Decode the events in the rows of the mask, one at a time."""
+    return {row: read_command(batch.message(row)) for row in np.flatnonzero(rows).tolist()}
+
+
+def _volumes_of(columns: CommandColumns) -> set[str]:
+    return {sender.volume for sender in columns.senders}

@@ -1,7 +1,13 @@
-"""Response: each event is decoded and checked, and gets one status; what is refused is kept with its bytes.
+"""Response: each event is decoded and checked, and gets one status. Pure.
 
-event ──read_command──▶ Refusal                       undecodable
-                      └▶ TrackingCommand ──check──▶   accepted, refused in part, refused, or forwarded
+    event ──read_command──▶ Refusal           the bytes can't be decoded
+                         └▶ TrackingCommand ──check_command──▶ CommandResponse
+
+A CommandResponse says what is recorded, what is refused (whole or in part), and whether the command
+is forwarded to another partition. A refused event is kept in quarantine with its bytes. Nothing
+that can be an address of the volume is refused (invariant 11).
+
+check_command leads on to the next stage, extraction: `extract` in mirrorlog/domain/extraction.py.
 """
 
 from __future__ import annotations
@@ -20,25 +26,40 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import ExtentColumns
-from mirrorlog.domain.extraction import CommandForks, command_extents, command_forks, extract
+from mirrorlog.domain.extraction import (
+    CommandExtents,
+    CommandForks,
+    Extraction,
+    command_extents,
+    command_forks,
+    extract,
+)
 from mirrorlog.domain.volume_states import DESCRIPTION_KINDS, transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.session_order import SessionOrder
 
+NAME_MAX_CHARACTERS: Final = 255
+"""The longest name of a volume, host or session that the log and the statuses hold."""
 _NO_EXTENTS: Final = ExtentColumns.of([])
-_NAME_AT_MOST: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResponse:
-    """What becomes of one event.
+    """What the node does with one event.
 
-    volume is None where nothing of it is recorded; extents are those to fold, clipped; forks tells which of them some
-    secondaries have already. forward_to names the partition where the volume's commands belong, if it isn't this one.
-    described: the volume's description that this command made, to be published before the command is recorded.
-    by_description: a newer description of the volume could change the answer: it is looked up before anything is refused.
+    command: None if the event can't be decoded.
+    refusal: why the event, or a part of it, is refused.
+    volume: the volume that records the command, as of its position. None: nothing is recorded.
+    extents: the extents to fold, clipped to the volume.
+    forks: which of the extents each forked secondary has missed.
+    remark: the text of the status if nothing is refused.
+    forward_to_partition: where the volume's commands belong, if that isn't the event's partition.
+    depends_on_description: a newer description of the volume could change the response. The caller
+    looks for one before it lets anything be refused.
+    new_description: the volume as this command changed it. It must be published before the command
+    is recorded.
     """
 
     message: Message
@@ -48,19 +69,23 @@ class CommandResponse:
     extents: ExtentColumns = field(default=_NO_EXTENTS)
     forks: CommandForks = field(default_factory=CommandForks)
     remark: str = ""
-    forward_to: int | None = None
-    by_description: bool = False
-    described: Volume | None = None
+    forward_to_partition: int | None = None
+    depends_on_description: bool = False
+    new_description: Volume | None = None
 
-    def status(self, now_us: int, standing: SessionOrder) -> CommandStatus:
-        """The reply: a refusal goes before how the command stands in its session."""
+    def status(self, now_us: int, order: SessionOrder) -> CommandStatus:
+        """Return the reply. A refusal takes precedence over how the command continues its session.
+
+        now_us: the node's time, microseconds since 1970. order: from session_order.
+        """
         command, refusal = self.command, self.refusal
+        text = refusal.text if refusal else self.remark
         return CommandStatus(
             partition=self.message.partition,
             position=self.message.position,
-            code=standing.code if refusal is None else StatusCode.REJECTED,
+            code=order.code if refusal is None else StatusCode.REJECTED,
             reason=None if refusal is None else refusal.reason.value,
-            text="; ".join(filter(None, (standing.text, refusal.text if refusal else self.remark))),
+            text="; ".join(filter(None, (order.text, text))),
             at_us=now_us,
             volume=command.volume if command else None,
             host=command.host if command else None,
@@ -69,11 +94,11 @@ class CommandResponse:
         )
 
     def missed_by(self, site: str) -> ExtentColumns:
-        """Those of the extents to fold that the site's secondary has missed."""
+        """Return those of the extents to fold that the site's secondary has missed."""
         return self.forks.missed_by(site, self.extents)
 
     def quarantined(self, now_us: int) -> Quarantined | None:
-        """The refused event with its bytes; None where nothing is refused."""
+        """Return the event with its bytes for the quarantine, None if nothing is refused."""
         if self.refusal is None:
             return None
         message = self.message
@@ -89,7 +114,11 @@ class CommandResponse:
 
 
 def read_command(message: Message) -> TrackingCommand | Refusal:
-    """The command in an event's bytes."""
+    """Return the command in an event's bytes, or why they aren't one.
+
+    Names longer than NAME_MAX_CHARACTERS are cut: they go into the log and the replies. The
+    command's addresses are kept (invariant 11).
+    """
     if message.value is None:
         return Refusal(
             RejectReason.UNDECODABLE, "the event has no value: tombstones aren't tracking commands"
@@ -98,67 +127,97 @@ def read_command(message: Message) -> TrackingCommand | Refusal:
         command = decode(message.value, TrackingCommand)
     except BadInput as error:
         return Refusal(RejectReason.UNDECODABLE, str(error))
-    # Names go into the log and the replies: an absurd one is cut, its addresses are kept (invariant 11).
     return replace(
         command,
-        volume=command.volume[:_NAME_AT_MOST],
-        host=command.host[:_NAME_AT_MOST],
-        session=command.session[:_NAME_AT_MOST],
+        volume=command.volume[:NAME_MAX_CHARACTERS],
+        host=command.host[:NAME_MAX_CHARACTERS],
+        session=command.session[:NAME_MAX_CHARACTERS],
     )
 
 
 def check_command(
     message: Message, command: TrackingCommand | Refusal, volume: Volume | None
 ) -> CommandResponse:
-    """What becomes of a command, `volume` being the newest description of the volume that it names."""
+    """Return what the node does with an event.
+
+    command: from read_command.
+    volume: the newest description of the volume that the command names, None if there is none.
+    """
     if isinstance(command, Refusal):
         return CommandResponse(message, None, command)
-    if speaks_for_all(command):
+    if is_session_wide(command):
         return CommandResponse(message, command, None)
     if volume is None:
         text = f"there is no volume '{command.volume}'. Create it first."
-        return CommandResponse(
-            message, command, Refusal(RejectReason.UNKNOWN_VOLUME, text), by_description=True
-        )
+        refusal = Refusal(RejectReason.UNKNOWN_VOLUME, text)
+        return CommandResponse(message, command, refusal, depends_on_description=True)
     if volume.partition != message.partition:
-        remark = f"it belongs to partition {volume.partition} and was forwarded there; set the host's partitioner right."
-        return CommandResponse(message, command, None, remark=remark, forward_to=volume.partition)
-    change = transition(volume, command, message.position)
+        remark = (
+            f"it belongs to partition {volume.partition} and was forwarded there; "
+            "set the host's partitioner right."
+        )
+        return CommandResponse(
+            message, command, None, remark=remark, forward_to_partition=volume.partition
+        )
+    return _check_known_volume(message, command, volume)
+
+
+def _check_known_volume(
+    message: Message, command: TrackingCommand, described: Volume
+) -> CommandResponse:
+    """Return the response to a command of a volume of this partition.
+
+    The command is judged by the volume as it was at the command's position, so a replay gives the
+    same response. A refusal of one part doesn't keep the other parts from being recorded.
+    """
+    change = transition(described, command, message.position)
     volume = change.volume.as_of(message.position)
-    said = command_extents(command, volume, message.position)
-    found = extract(said.extents, volume)
-    taken = found.extents
+    named = command_extents(command, volume, message.position)
+    extraction = extract(named.extents, volume)
+    extents = extraction.extents
     if command.kind not in (CommandKind.WRITES, CommandKind.RAW):
-        taken = ExtentColumns(
-            taken.offsets, taken.lengths
-        )  # what may differ isn't known to be zero
-    refusal = change.refusal
-    if refusal is None and said.malformed:
-        refusal = Refusal(RejectReason.MALFORMED_COMMAND, f"{said.malformed}; the rest is recorded")
-    elif refusal is None and found.objection is not None:
-        refusal = Refusal(RejectReason.OUT_OF_RANGE, found.objection)
+        # A range that may differ isn't known to be zero.
+        extents = ExtentColumns(extents.offsets, extents.lengths)
+    refusal = change.refusal or _extents_refusal(named, extraction)
     forks = command_forks(command, is_whole=refusal is None)
     if refusal is None and forks.malformed:
         text = f"{forks.malformed}; the extents are recorded as missed by every fork"
         refusal = Refusal(RejectReason.MALFORMED_COMMAND, text)
-    stale = command.generation != volume.generation
-    remarks = [change.remark] if change.remark else []
-    remarks += [f"recorded, though it names generation {command.generation}"] if stale else []
-    remarks += [f"the whole volume was made dirty: {said.remark}"] if said.remark else []
+    is_new = change.volume.described_position == message.position
     return CommandResponse(
         message,
         command,
         refusal,
         volume,
-        taken,
+        extents,
         forks,
-        "; ".join(remarks),
-        by_description=found.objection is not None
+        remark="; ".join(_remarks(command, volume, change.remark, named)),
+        depends_on_description=extraction.objection is not None
         or (refusal is not None and command.kind in DESCRIPTION_KINDS),
-        described=change.volume if change.volume.described_position == message.position else None,
+        new_description=change.volume if is_new else None,
     )
 
 
-def speaks_for_all(command: TrackingCommand) -> bool:
-    """Whether it names no volume because it concerns all that its session has in the partition."""
+def _extents_refusal(named: CommandExtents, extraction: Extraction) -> Refusal | None:
+    if named.malformed:
+        text = f"{named.malformed}; the rest is recorded"
+        return Refusal(RejectReason.MALFORMED_COMMAND, text)
+    if extraction.objection is not None:
+        return Refusal(RejectReason.OUT_OF_RANGE, extraction.objection)
+    return None
+
+
+def _remarks(
+    command: TrackingCommand, volume: Volume, change_remark: str, named: CommandExtents
+) -> list[str]:
+    remarks = [change_remark] if change_remark else []
+    if command.generation != volume.generation:
+        remarks.append(f"recorded, though it names generation {command.generation}")
+    if named.remark:
+        remarks.append(f"the whole volume was made dirty: {named.remark}")
+    return remarks
+
+
+def is_session_wide(command: TrackingCommand) -> bool:
+    """Return whether the command names no volume and concerns all volumes of its session here."""
     return not command.volume and command.kind in (CommandKind.HEARTBEAT, CommandKind.SESSION_CLOSE)

@@ -1,15 +1,17 @@
-"""How a command stands in its session: what its status says, and whether something before it is missing.
+"""How a command continues its session: the code of its status, and what is missing before it.
 
-| the command                                                            | status          | beside being recorded         |
-|------------------------------------------------------------------------|-----------------|-------------------------------|
-| has no sequence (below 0: an operator's, the node's, a successor's)     | ACCEPTED        | opens no session              |
-| was folded before: its position isn't above the session's last         | ACCEPTED        |                               |
-| doesn't know of its session's close, or of a later session of its host | STALE_SESSION   | flagged                       |
-| has a sequence that the session has used                               | DUPLICATE       |                               |
-| leaves out sequences                                                   | SEQUENCE_GAP    | the whole volume is dirty     |
-| else                                                                   | ACCEPTED        |                               |
+The first case that applies decides:
 
-Nothing here refuses an address (invariant 11).
+1. The command has no sequence (below 0: it is an operator's, the node's or a successor's):
+   ACCEPTED. It opens no session.
+2. Its position isn't above the session's last one, so it was folded before: ACCEPTED.
+3. Its sender didn't know that the session was closed, or that a later session of the same host has
+   begun: STALE_SESSION.
+4. Its sequence was used by the session before: DUPLICATE.
+5. It skips sequences: SEQUENCE_GAP. The whole volume becomes dirty.
+6. Otherwise: ACCEPTED.
+
+Every command is recorded, because no address is refused for its session (invariant 11).
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ from mirrorlog.tracking_log.heads import SessionHead
 
 @dataclass(frozen=True, slots=True)
 class SessionOrder:
-    """What the status says. missing: how many commands of the session never arrived before this one."""
+    """How a command continues its session.
+
+    code, text: of its status.
+    missing: the number of the session's commands that never arrived before this one.
+    """
 
     code: StatusCode
     text: str = ""
@@ -34,13 +40,16 @@ class SessionOrder:
 def session_order(
     sessions: Mapping[str, SessionHead], command: TrackingCommand, position: int
 ) -> SessionOrder:
-    """The standing of a command at `position`, `sessions` being those of its volume before it."""
-    mine = sessions.get(command.session)
-    known_through = max(mine.last_position, mine.closed_position) if mine else BEFORE_FIRST
-    last_sequence = mine.last_sequence if mine else BEFORE_FIRST
+    """Return how a command at `position` continues its session.
+
+    sessions: the heads of the volume's sessions before the command, by name.
+    """
+    head = sessions.get(command.session)
+    known_through = max(head.last_position, head.closed_position) if head else BEFORE_FIRST
+    last_sequence = head.last_sequence if head else BEFORE_FIRST
     if command.sequence < 0 or position <= known_through:
         return SessionOrder(StatusCode.ACCEPTED)
-    if reason := _stale(sessions, mine, command):
+    if reason := _stale_reason(sessions, head, command):
         return SessionOrder(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     if command.sequence <= last_sequence:
         return SessionOrder(
@@ -50,24 +59,29 @@ def session_order(
     missing = command.sequence - last_sequence - 1
     if missing:
         text = (
-            f"recorded; {missing} commands of the session before sequence {command.sequence} never arrived, "
-            "so the whole volume was made dirty"
+            f"recorded; {missing} commands of the session before sequence {command.sequence} "
+            "never arrived, so the whole volume was made dirty"
         )
         return SessionOrder(StatusCode.SEQUENCE_GAP, text, missing)
     return SessionOrder(StatusCode.ACCEPTED)
 
 
-def _stale(
-    sessions: Mapping[str, SessionHead], mine: SessionHead | None, command: TrackingCommand
+def _stale_reason(
+    sessions: Mapping[str, SessionHead], head: SessionHead | None, command: TrackingCommand
 ) -> str:
-    if mine is None:
+    """Return why the command's session is over, an empty text if it isn't.
+
+    A command that names an acknowledged position at or behind the close knew of the close, and has
+    opened the session again.
+    """
+    if head is None:
         return ""
-    knew = BEFORE_FIRST if command.acknowledged_position is None else command.acknowledged_position
-    if mine.closed_position > knew:
-        return f"its session was closed at position {mine.closed_position}"
+    known = BEFORE_FIRST if command.acknowledged_position is None else command.acknowledged_position
+    if head.closed_position > known:
+        return f"its session was closed at position {head.closed_position}"
     later = [
-        s
-        for s in sessions.values()
-        if s.host == command.host and s.opened_position > mine.opened_position
+        other
+        for other in sessions.values()
+        if other.host == command.host and other.opened_position > head.opened_position
     ]
     return f"session {later[0].session} of the same host began later" if later else ""

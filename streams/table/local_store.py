@@ -3,12 +3,12 @@
 The table holds the tracking log by partition. `FaustStore` implements the ports with RocksDB; tests
 implement them in memory. Every user takes the smallest part that serves it:
 
-| port            | user                                    | what it adds                            |
-|-----------------|-----------------------------------------|-----------------------------------------|
-| `RowStore`      | none by itself                          | one row by its key, a batch of rows     |
-| `LocalStore`    | `LogTable`, for the fold and compaction | keys in their order                     |
-| `FollowedStore` | `Follower`, which copies the changelog  | which changelog, and up to which offset |
-| `TableView`     | queries over HTTP                       | one state of a partition, while it runs |
+| port            | user                                    | what it adds                         |
+|-----------------|-----------------------------------------|--------------------------------------|
+| `RowStore`      | none by itself                          | a row by its key, a batch of rows    |
+| `LocalStore`    | `LogTable`, for the fold and compaction | keys in their order                  |
+| `FollowedStore` | `ChangelogFollower`                     | which changelog, and through where   |
+| `TableView`     | queries over HTTP                       | one state of a partition that lives  |
 """
 
 from __future__ import annotations

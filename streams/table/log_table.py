@@ -1,4 +1,4 @@
-"""The table that holds the tracking log, and the order in which a flush becomes durable."""
+"""LogTable: the table of the tracking log, and the order in which a flush becomes durable."""
 
 from __future__ import annotations
 
@@ -16,48 +16,62 @@ from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import beat_key, head_key, record_key, watermark_key
 
-Send: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
-"""Sends messages in order; their positions, once every in-sync replica has them all. ChangelogRefused where it can't be."""
+SendMessages: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
+"""Sends messages in order and returns their offsets once every in-sync replica has all of them.
+
+ChangelogRefused if they can't be acknowledged.
+"""
 
 
 class LogTable:
-    """The tracking log of the partitions that this worker has."""
+    """The tracking log of the partitions that this worker has.
 
-    def __init__(self, send: Send, store: LocalStore, topics: Topics, gate: CommitGate) -> None:
+    A flush and an `append` of the same partition must never run at the same time: the store
+    remembers its position in the changelog by the last one.
+    """
+
+    def __init__(
+        self, send: SendMessages, store: LocalStore, topics: Topics, gate: CommitGate
+    ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
-        """The heads of those volumes that have one."""
-        found = {volume: self._store.get(partition, head_key(volume)) for volume in volumes}
+        """Return the heads of those volumes that have one, by name."""
+        values = {volume: self._store.get(partition, head_key(volume)) for volume in volumes}
         return {
             volume: decode(value, VolumeHead)
-            for volume, value in found.items()
+            for volume, value in values.items()
             if value is not None
         }
 
     def complete_through(self, partition: int) -> int:
-        """Up to which position the partition's log is complete."""
+        """Return the position through which the partition's log is complete."""
         value = self._store.get(partition, watermark_key(partition))
         return BEFORE_FIRST if value is None else decode(value, Watermark).through
 
     def get(self, partition: int, key: bytes) -> bytes | None:
-        """A row's value."""
+        """Return the value of the row with this key, None if the table has no such row."""
         return self._store.get(partition, key)
 
     def keys(
         self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
-        """The first `limit` keys from `start` on and below `end`, in their order."""
+        """Return the keys in [start, end) in their order, at most the first `limit` of them."""
         return self._store.keys(partition, start, end, limit)
 
     def take_flushed(self, partition: int) -> Mapping[str, int]:
-        """The volumes of which a flush wrote a record since the last call, and the position after which it begins."""
+        """Return the volumes of which a flush wrote a record since the last call.
+
+        The value is the `after` of the first such record.
+        """
         return self._flushed.pop(partition, {})
 
     async def append(self, partition: int, rows: Sequence[Row]) -> None:
-        """Rows that no flush wrote: acknowledged by the changelog, then in the local store. One call at a time, and none
-        beside a flush of the partition: the store tells its place in the changelog by the last one."""
+        """Write rows that belong to no flush: to the changelog, acknowledged, then to the store.
+
+        ChangelogRefused if a row isn't acknowledged; the store is unchanged then.
+        """
         if rows:
             positions = await self._send(
                 [Outgoing(self._topics.changelog, partition, *row) for row in rows]
@@ -65,72 +79,83 @@ class LogTable:
             self._store.write(partition, rows, positions)
 
     async def repeat_watermark(self, partition: int) -> None:
-        """The watermark once more, so that what was appended counts: readers wait for it."""
+        """Append the partition's watermark again, so that readers let what was appended count."""
         key = watermark_key(partition)
         if (value := self._store.get(partition, key)) is not None:
             await self.append(partition, [(key, value)])
 
     async def flush(self, plan: FlushPlan) -> None:
-        """Executes a plan. The order keeps the data safe (invariants 2, 3, 5, 11):
+        """Execute a plan. The order keeps the data safe (invariants 2, 3, 5, 11):
 
-        1. What is put aside goes first: refused events to the quarantine, misplaced ones to their partition, marks for
-           what is missing to the commands, volumes that a command changed to their descriptions; every acknowledgement is
-           waited for. Once a head is written, a replay takes these commands for known and wouldn't mark anything; and
-           whoever reads it must find the description that it names.
-        2. Records, heads and heartbeats go to the changelog, acknowledged too.
-        3. The watermark goes to the changelog: only now does the log claim to be complete up to there.
-        4. The local store takes the same, with the changelog's position: never ahead of the changelog.
+        1. Messages to other topics go first: refused events to the quarantine, events of another
+           partition there, MARK_DIRTY commands for missing ones to the commands, and volumes that a
+           command changed to their descriptions. All are acknowledged before step 2. Once a head is
+           written, a replay takes these commands for known and marks nothing dirty. And a reader of
+           a head must find the description that the head names.
+        2. Records, heads and heartbeats go to the changelog. All are acknowledged before step 3.
+        3. The watermark goes to the changelog. Only now does the log claim to be complete through
+           the flush.
+        4. The local store takes the same rows, with their changelog positions. So it is never ahead
+           of the changelog. No row is left out because the store has its blocks already.
         5. Every command is answered.
-        6. The gate opens: the source offset may be committed.
+        6. The commit gate advances: the source offset may be committed.
 
-        A crash between any two steps repeats them: the same range gives the same records under the same keys.
-        ChangelogRefused where a message isn't acknowledged; nothing behind that step has happened then.
+        A crash between two steps repeats them: the same range gives the same records under the same
+        keys. ChangelogRefused if a message isn't acknowledged; no later step has happened then.
         """
-        partition, topics = plan.partition, self._topics
-        aside = [
-            Outgoing(topics.quarantine, 0, each.key, encode(each)) for each in plan.quarantined
-        ]
-        aside += [
-            Outgoing(topics.commands, to, message.key, message.value)
-            for to, message in plan.forwarded
-        ]
-        aside += [
-            Outgoing(topics.commands, partition, each.volume.encode(), encode(each))
-            for each in plan.marks
-        ]
-        aside += [
-            Outgoing(topics.volumes, 0, each.volume.encode(), encode(each))
-            for each in plan.descriptions
-        ]
-        await self._send(aside)  # 1
+        partition = plan.flush_range.partition
+        await self._send(self._messages_aside(plan))  # 1
         rows = changelog_rows(plan)
         positions = await self._send(
-            [Outgoing(topics.changelog, partition, *row) for row in rows]
+            [Outgoing(self._topics.changelog, partition, *row) for row in rows]
         )  # 2
-        mark = (watermark_key(partition), encode(plan.watermark))
-        positions += await self._send([Outgoing(topics.changelog, partition, *mark)])  # 3
-        self._store.write(partition, [*rows, mark], positions)  # 4
+        watermark = (watermark_key(partition), encode(plan.watermark))
+        positions += await self._send(
+            [Outgoing(self._topics.changelog, partition, *watermark)]
+        )  # 3
+        self._store.write(partition, [*rows, watermark], positions)  # 4
         for record in (*plan.records, *(packed.header for packed in plan.packed)):
             self._flushed[partition].setdefault(record.volume, record.after)
+        await self._send(self._replies(plan))  # 5
+        self._gate.mark_durable(partition, through=plan.flush_range.last)  # 6
+
+    def _messages_aside(self, plan: FlushPlan) -> list[Outgoing]:
+        """Return what a flush sends to topics other than the changelog before its records."""
+        partition, topics = plan.flush_range.partition, self._topics
+        messages = [
+            Outgoing(topics.quarantine, 0, event.key, encode(event)) for event in plan.quarantined
+        ]
+        messages += [
+            Outgoing(topics.commands, to_partition, message.key, message.value)
+            for to_partition, message in plan.forwarded
+        ]
+        messages += [
+            Outgoing(topics.commands, partition, command.volume.encode(), encode(command))
+            for command in plan.mark_dirty
+        ]
+        messages += [
+            Outgoing(topics.volumes, 0, volume.volume.encode(), encode(volume))
+            for volume in plan.descriptions
+        ]
+        return messages
+
+    def _replies(self, plan: FlushPlan) -> list[Outgoing]:
+        partition, topic = plan.flush_range.partition, self._topics.status
         replies = [
             Outgoing(
-                topics.status,
-                partition,
-                status.volume.encode() if status.volume else None,
-                encode(status),
+                topic, partition, status.volume.encode() if status.volume else None, encode(status)
             )
             for status in plan.statuses
         ]
         replies += [
-            Outgoing(topics.status, partition, each.volume.encode(), encode(each))
-            for each in plan.accepted
+            Outgoing(topic, partition, accepted.volume.encode(), encode(accepted))
+            for accepted in plan.accepted
         ]
-        await self._send(replies)  # 5
-        self._gate.mark_durable(partition, plan.last)  # 6
+        return replies
 
 
 def changelog_rows(plan: FlushPlan) -> list[Row]:
-    """What a flush writes to the table before its watermark."""
+    """Return the rows that a flush writes to the table before its watermark."""
     return [
         *((record_key(record), encode(record)) for record in plan.records),
         *((record_key(packed.header), encode(packed)) for packed in plan.packed),

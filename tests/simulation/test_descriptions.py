@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, command, volume
+from sources import FixedSource
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
@@ -112,9 +113,14 @@ class World:
         self.committed = gate.committable_offset(0) or self.committed
 
     def node(self, gate: CommitGate, catalog: Catalog) -> BatchFolder:
-        table, begins = LogTable(self._send, self, TOPICS, gate), lambda _: self.committed
         return BatchFolder(
-            table, gate, catalog, begins, lambda *_: "", HandClock(look_s=10), 9999, NoCompaction()
+            LogTable(self._send, self, TOPICS, gate),
+            gate,
+            catalog,
+            FixedSource(self.committed, ""),
+            clock=HandClock(look_s=10),
+            record_max_bytes=9999,
+            compactor=NoCompaction(),
         )
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:

@@ -605,7 +605,13 @@ class Node:
         head = self.table.get(head_key("v"))
         heads = {"v": head} if isinstance(head, VolumeHead) else {}
         plan = plan_flush(
-            FlushRange(0, first, last), answers, (), heads, 9, 900, self.complete_through
+            FlushRange(partition=0, first=first, last=last),
+            answers,
+            (),
+            heads,
+            now_us=9,
+            record_max_bytes=900,
+            complete_through=self.complete_through,
         )
         assert not plan.quarantined
         rows: list[tuple[bytes, object]] = [(record_key(each), each) for each in plan.records]

@@ -16,6 +16,7 @@ from random import Random
 import pytest
 from clocks import HandClock
 from notation import GENERATION
+from sources import FixedSource
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers.resync.site import Site, SitePorts
@@ -184,7 +185,7 @@ class NodeModel:
     def build(self) -> None:
         self.position = self.committed
         self.gate = CommitGate(self.settings.topics.commands)
-        self.gate.assign(0, self.committed)
+        self.gate.assign(0, position=self.committed)
         table = LogTable(self.send, self, self.settings.topics, self.gate)
         catalog = Catalog(
             self.broker.reader(), self.broker, self.settings.topics, HandClock(look_s=0.3)
@@ -193,8 +194,15 @@ class NodeModel:
             self.settings.node_tiers_s, self.settings.node_keep_s, None, 45
         )
         compactor = LogCompactor(table, catalog, self.reports, self.clock, compaction_settings)
-        begins, lost = (lambda _: self.committed), (lambda *_: "were lost")
-        self.node = BatchFolder(table, self.gate, catalog, begins, lost, self.clock, 400, compactor)
+        self.node = BatchFolder(
+            table,
+            self.gate,
+            catalog,
+            FixedSource(self.committed, "were lost"),
+            clock=self.clock,
+            record_max_bytes=400,
+            compactor=compactor,
+        )
 
     def reports(self) -> SiteReports:
         return SiteReports(self.broker.reader(), self.broker, self.settings.topics, self.clock)

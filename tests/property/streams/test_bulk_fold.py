@@ -22,7 +22,7 @@ from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, CommandStatus, TrackingCommand
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.batch import EventBatch
-from mirrorlog.streams.fold.bulk_fold import smooth_volumes
+from mirrorlog.streams.fold.bulk_fold import fold_in_bulk
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
@@ -85,25 +85,34 @@ def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]])
 
 
 def plan(
-    values: list[bytes], first: int, heads: Mapping[str, VolumeHead], smoothly: bool, max_bytes: int
+    values: list[bytes], first: int, heads: Mapping[str, VolumeHead], in_bulk: bool, max_bytes: int
 ) -> FlushPlan:
     batch = EventBatch(
         "c", 0, list(range(first, first + len(values))), [b"k"] * len(values), values
     )
     columns = decode_columns(batch.values)
-    odd = {row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()}
-    spoken_of = {each.volume for each in odd.values() if isinstance(each, TrackingCommand)}
-    smooth, taken = smooth_volumes(columns, np.array(batch.positions), 0, VOLUMES, heads, spoken_of)
-    if not smoothly:
-        smooth, taken = [], np.zeros(len(values), np.bool_)
+    single = {
+        row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()
+    }
+    not_plain = {each.volume for each in single.values() if isinstance(each, TrackingCommand)}
+    bulk_folds, taken = fold_in_bulk(
+        columns, np.array(batch.positions), 0, VOLUMES, heads, not_plain
+    )
+    if not in_bulk:
+        bulk_folds, taken = [], np.zeros(len(values), np.bool_)
     rows = [row for row in range(len(values)) if not taken[row]]
-    answers = [answer(batch.message(row)) for row in rows]
+    responses = [respond(batch.message(row)) for row in rows]
     return plan_flush(
-        FlushRange(0, first, batch.positions[-1]), answers, smooth, heads, 99, max_bytes
+        FlushRange(partition=0, first=first, last=batch.positions[-1]),
+        responses,
+        bulk_folds,
+        heads,
+        now_us=99,
+        record_max_bytes=max_bytes,
     )
 
 
-def answer(message: Message):  # type: ignore[no-untyped-def]
+def respond(message: Message):  # type: ignore[no-untyped-def]
     found = read_command(message)
     name = found.volume if isinstance(found, TrackingCommand) else ""
     return check_command(message, found, VOLUMES.get(name))
@@ -141,11 +150,13 @@ def test_both_ways_plan_the_same(first: list, second: list, max_bytes: int) -> N
     at = 0
     for turns in (first, second):
         values = events(turns)
-        one, other = (plan(values, at, heads, smoothly, max_bytes) for smoothly in (True, False))
+        one, other = (plan(values, at, heads, in_bulk, max_bytes) for in_bulk in (True, False))
         assert united(one) == united(other)
         assert max_bytes == 30 or rows(one) == rows(other)
         assert statuses(one) == statuses(other)
-        assert [encode(each) for each in one.marks] == [encode(each) for each in other.marks]
+        assert [encode(each) for each in one.mark_dirty] == [
+            encode(each) for each in other.mark_dirty
+        ]
         assert (one.quarantined, one.watermark) == (other.quarantined, other.watermark)
         heads |= {each.volume: each for each in one.heads}
         at += len(values)
@@ -167,7 +178,7 @@ def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> Non
         encode(command(f"{n}+1", "v", sequence=int(number)))
         for n, number in enumerate(sequences.split())
     ]
-    one, other = (plan(values, 0, {}, smoothly, 900_000) for smoothly in (True, False))
+    one, other = (plan(values, 0, {}, in_bulk, 900_000) for in_bulk in (True, False))
     assert statuses(one) == statuses(other)
     assert bool(one.packed) is (sequences == "0 1 2")
 

@@ -79,7 +79,14 @@ def flushed(
         for position in range(first, last + 1):
             event = message(position, given[position])
             answers.append(check_command(event, read_command(event), VOLUME))
-        plan = plan_flush(FlushRange(0, first, last), answers, (), heads, 9, 900_000)
+        plan = plan_flush(
+            FlushRange(partition=0, first=first, last=last),
+            answers,
+            (),
+            heads,
+            now_us=9,
+            record_max_bytes=900_000,
+        )
         records |= {(each.volume, each.after, each.through): each for each in plan.records}
         heads |= {each.volume: each for each in plan.heads}
         first = last + 1

@@ -22,14 +22,19 @@ def flush(
     heads: dict[str, VolumeHead] | None = None,
     **more: Volume,
 ) -> FlushPlan:
-    answers = []
+    responses = []
     for position, each in enumerate(commands, start=first):
         event = message(position, each)
         found = read_command(event)
         name = found.volume if isinstance(found, TrackingCommand) else ""
-        answers.append(check_command(event, found, more.get(name)))
+        responses.append(check_command(event, found, more.get(name)))
     return plan_flush(
-        FlushRange(0, first, first + len(commands) - 1), answers, (), heads or {}, 99, 900_000
+        FlushRange(partition=0, first=first, last=first + len(commands) - 1),
+        responses,
+        (),
+        heads or {},
+        now_us=99,
+        record_max_bytes=900_000,
     )
 
 
@@ -46,7 +51,7 @@ def test_one_record_a_volume_covers_the_whole_batch() -> None:
         ("v", -1, 7, [0, 2, 3], [2, 3]),
         ("w", -1, 7, [0, 1], []),
     ]
-    assert (plan.watermark.through, len(plan.statuses), plan.first) == (7, 3, 5)
+    assert (plan.watermark.through, len(plan.statuses), plan.flush_range.first) == (7, 3, 5)
     assert plan.records[0].writes == 2
     assert plan.records[0].bytes_written == 12288
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sources import FixedSource
 
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
@@ -23,19 +24,22 @@ FOLLOW = """
 @pytest.mark.parametrize("case", FOLLOW.strip().splitlines())
 def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
     committed, positions, asked, answer = (part.strip() for part in case.split("|"))
-    questions = []
-
-    def missed(partition: int, first: int, end: int) -> str | None:
-        questions.append(f"{first}..{end}")
-        return answer or None
-
+    source = FixedSource(None, answer or None)
     gate = CommitGate("t")
-    gate.assign(0, int(committed))
-    node = BatchFolder(None, gate, None, None, missed, None, 0, None)  # type: ignore[arg-type]
-    check = node._check_follow(0, [int(each) for each in positions.split()])
+    gate.assign(0, position=int(committed))
+    folder = BatchFolder(
+        None,  # type: ignore[arg-type]
+        gate,
+        None,  # type: ignore[arg-type]
+        source,
+        clock=None,  # type: ignore[arg-type]
+        record_max_bytes=0,
+        compactor=None,  # type: ignore[arg-type]
+    )
+    check = folder._check_continues(0, [int(position) for position in positions.split()])
     if answer:
         with pytest.raises(OutOfRetention, match=answer):
             asyncio.run(check)
     else:
         asyncio.run(check)
-    assert questions == ([asked] if asked else [])
+    assert source.questions == ([asked] if asked else [])

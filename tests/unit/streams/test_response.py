@@ -113,7 +113,7 @@ def test_answers(case: str) -> None:
     assert [status.code.value, status.reason or "-"] == expected
     assert len(answer.extents) == int(recorded[0])
     assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
-    assert answer.forward_to == (3 if partition == "3" else None)
+    assert answer.forward_to_partition == (3 if partition == "3" else None)
     assert decode(encode(status), CommandStatus) == status
 
 
@@ -159,10 +159,10 @@ def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
 def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
     inside, outside = command("0+4096"), command("1048576+4096")
     event = message(0, b"x")
-    assert check_command(event, inside, None).by_description
-    assert check_command(event, outside, volume(size_bytes=SIZE)).by_description
+    assert check_command(event, inside, None).depends_on_description
+    assert check_command(event, outside, volume(size_bytes=SIZE)).depends_on_description
     assert check_command(
         event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)
-    ).by_description
-    assert not check_command(event, inside, volume(size_bytes=SIZE)).by_description
-    assert not check_command(event, read_command(event), None).by_description
+    ).depends_on_description
+    assert not check_command(event, inside, volume(size_bytes=SIZE)).depends_on_description
+    assert not check_command(event, read_command(event), None).depends_on_description

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from notation import command, message, volume
 
 from mirrorlog.domain.commands import CommandKind, StatusCode
-from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
-from mirrorlog.streams.fold.response import check_command, read_command
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.streams.fold.session_order import session_order
-from mirrorlog.tracking_log.heads import SessionHead
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
 
 # sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
 CASES = """
@@ -51,26 +53,31 @@ def test_standing(case: str) -> None:
     assert bool(found.text) is (found.code is not StatusCode.ACCEPTED)
 
 
+def flush(
+    first: int, responses: Sequence[CommandResponse], heads: Mapping[str, VolumeHead] | None = None
+) -> FlushPlan:
+    flush_range = FlushRange(partition=0, first=first, last=first + len(responses) - 1)
+    return plan_flush(flush_range, responses, (), heads or {}, now_us=99, record_max_bytes=900_000)
+
+
 def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> None:
-    answers = []
+    responses = []
     for position, each in enumerate([command("0+1", sequence=0), command("0+1", sequence=3)]):
         event = message(position, each)
-        answers.append(check_command(event, read_command(event), volume()))
-    plan = plan_flush(FlushRange(0, 0, 1), answers, (), {}, 99, 900_000)
+        responses.append(check_command(event, read_command(event), volume()))
+    plan = flush(0, responses)
     assert [status.code.value for status in plan.statuses] == ["ACCEPTED", "SEQUENCE_GAP"]
-    (mark,) = plan.marks
+    (mark,) = plan.mark_dirty
     assert (mark.kind, mark.sequence, next(iter(mark.extents)).length) == (
         CommandKind.MARK_DIRTY,
         -1,
         volume().size_bytes,
     )
     event = message(2, mark)
-    answers = [check_command(event, read_command(event), volume())]
-    follow = plan_flush(
-        FlushRange(0, 2, 2), answers, (), {plan.heads[0].volume: plan.heads[0]}, 99, 900_000
-    )
+    responses = [check_command(event, read_command(event), volume())]
+    follow = flush(2, responses, {plan.heads[0].volume: plan.heads[0]})
     assert len(follow.records[0].changed) == volume().blocks
-    assert follow.marks == ()
+    assert follow.mark_dirty == ()
     assert follow.heads[0].sessions == plan.heads[0].sessions
 
 
