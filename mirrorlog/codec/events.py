@@ -1,8 +1,9 @@
-"""Events and bytes: Avro, by the contracts in schemas/. The one place that names fastavro.
+"""Events as Avro bytes, by the contracts in schemas/. The one module that imports fastavro.
 
-Events are in Avro's single-object encoding (Avro 1.11 specification, "Single-object encoding"): 0xC3 0x01, the CRC-64-AVRO
-fingerprint of the writer's schema (8 bytes, little-endian), the record. Every version of a contract that ever landed
-stays in schemas/ as `name.vN.avsc`, so that bytes written by any of them stay readable; the newest one is written.
+An event has Avro's single-object encoding (Avro 1.11, "Single-object encoding"): 0xC3 0x01, the
+CRC-64-AVRO fingerprint of the writer's schema (8 bytes, little-endian), and the record. Every
+version of a contract stays in schemas/ as `name.vN.avsc`, so that the bytes of every release stay
+readable. The newest version is written.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _I64: Final = np.dtype("<i8")
 
 @dataclass(frozen=True, slots=True)
 class _Contract:
-    """A dataclass and its Avro record: `name` of the schema files, and the two ways between fields and object."""
+    """How a dataclass becomes an Avro record and back. name: of the schema files."""
 
     name: str
     to_fields: Callable[[Any], Fields]
@@ -61,6 +62,8 @@ class _Contract:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
+    """How to decode the events with one header."""
+
     contract: _Contract
     event_type: type
     writer_schema: Any
@@ -68,14 +71,14 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Registry:
-    """Every contract, loaded: headers and schemas to write by type, readers by header."""
+    """All contracts. writers: by type, header and newest schema. readers: by header."""
 
     writers: Mapping[type, tuple[bytes, Any, _Contract]]
     readers: Mapping[bytes, _Reader]
 
 
 def encode(event: object) -> bytes:
-    """Single-object bytes of an event by its newest contract."""
+    """Return the single-object encoding of an event by its newest contract."""
     header, schema, contract = _registry().writers[type(event)]
     out = BytesIO()
     out.write(header)
@@ -84,7 +87,11 @@ def encode(event: object) -> bytes:
 
 
 def decode(data: bytes, expected: type[Event]) -> Event:
-    """The event in `data`, which must be an `expected` (`object`: any event); BadInput, saying why, for any other bytes."""
+    """Return the event in `data`.
+
+    expected: the type of the event; `object` accepts any. Raise BadInput, with the reason, if the
+    event has another type or the bytes are no event.
+    """
     reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
     if reader is None:
         raise BadInput(
@@ -97,7 +104,7 @@ def decode(data: bytes, expected: type[Event]) -> Event:
     source = BytesIO(data)
     source.seek(_HEADER_BYTES)
     try:
-        # Told of a second schema, fastavro compares the two each time: only where they differ.
+        # Given a second schema, fastavro compares both each time. So pass it only if they differ.
         other = None if newest is reader.writer_schema else newest
         record = cast(Fields, fastavro.schemaless_reader(source, reader.writer_schema, other))
         if source.tell() != len(data):
@@ -112,7 +119,7 @@ def decode(data: bytes, expected: type[Event]) -> Event:
 
 
 def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:
-    """The first bytes of every event by the contract that is written, and its fields as in the schema."""
+    """Return the header of every new event of that type, and the fields of its newest schema."""
     header, schema, _ = _registry().writers[event_type]
     return header, cast(Sequence[Fields], schema["fields"])
 
@@ -125,7 +132,7 @@ def _unknown_header(data: bytes) -> str:
 
 @cache
 def _registry() -> _Registry:
-    """Loads schemas/ once; the newest version of each contract is the one with the highest number."""
+    """Load schemas/ once. The version with the highest number of each contract is the newest."""
     writers: dict[type, tuple[bytes, Any, _Contract]] = {}
     readers: dict[bytes, _Reader] = {}
     names = sorted(
@@ -144,12 +151,16 @@ def _registry() -> _Registry:
 
 
 def schema_fingerprint(schema: Any) -> bytes:
-    """CRC-64-AVRO of the schema's parsing canonical form, little-endian (Avro 1.11, "Schema Fingerprints")."""
+    """Return the CRC-64-AVRO of a schema's parsing canonical form, 8 bytes, little-endian.
+
+    Avro 1.11, "Schema Fingerprints".
+    """
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
 
 
 def _plain(event: Any) -> Fields:
-    return {each.name: getattr(event, each.name) for each in fields(event)}
+    """The fields of a dataclass, without those of its members."""
+    return {field.name: getattr(event, field.name) for field in fields(event)}
 
 
 def _contracts() -> Mapping[type, _Contract]:
@@ -173,8 +184,8 @@ def _contracts() -> Mapping[type, _Contract]:
 def _command_fields(command: TrackingCommand) -> Fields:
     columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
     lists = {
-        "raw": [_plain(each) for each in command.raw],
-        "forks": [_plain(each) for each in command.forks],
+        "raw": [_plain(raw) for raw in command.raw],
+        "forks": [_plain(fork) for fork in command.forks],
     }
     return (
         {name: value for name, value in _plain(command).items() if name != "extents"}
@@ -188,10 +199,10 @@ def _command(record: Fields) -> TrackingCommand:
         record.pop("offsets"), record.pop("lengths"), record.pop("kinds")
     )
     raw = tuple(
-        RawCommand(WireProtocol(each["protocol"]), each["command"], each["data"])
-        for each in record["raw"]
+        RawCommand(WireProtocol(item["protocol"]), item["command"], item["data"])
+        for item in record["raw"]
     )
-    forks = tuple(ForkOutcomes(**each) for each in record["forks"])
+    forks = tuple(ForkOutcomes(**item) for item in record["forks"])
     typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
     return TrackingCommand(**record | typed)
 
@@ -225,13 +236,17 @@ def _record(fields: Fields) -> LogRecord:
 
 
 def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
-    """Over all that a reader acts on: the key, parts, block size, generation, both bitmaps. Not over what is for people."""
-    where = (
+    """The checksum of the fields on which a reader acts.
+
+    They are the key, the number of parts, the block size, the generation and both bitmaps. The
+    fields for people aren't part of it.
+    """
+    header = (
         record_key(record)
         + struct.pack(">HQ", record.parts, record.block_size)
         + record.generation.encode()
     )
-    return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(where)))
+    return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(header)))
 
 
 def _head_fields(head: VolumeHead) -> Fields:
@@ -244,19 +259,19 @@ def _head_fields(head: VolumeHead) -> Fields:
 
 def _head(record: Fields) -> VolumeHead:
     sessions = tuple(
-        SessionHead(**each | {"open_forks": tuple(each["open_forks"])})
-        for each in record["sessions"]
+        SessionHead(**item | {"open_forks": tuple(item["open_forks"])})
+        for item in record["sessions"]
     )
-    forks = {site: ForkHead(**each) for site, each in record["forks"].items()}
+    forks = {site: ForkHead(**item) for site, item in record["forks"].items()}
     return VolumeHead(**record | {"sessions": sessions, "forks": forks})
 
 
 def _volume_fields(volume: Volume) -> Fields:
-    return _plain(volume) | {"earlier_sizes": [_plain(each) for each in volume.earlier_sizes]}
+    return _plain(volume) | {"earlier_sizes": [_plain(size) for size in volume.earlier_sizes]}
 
 
 def _volume(record: Fields) -> Volume:
-    sizes = tuple(EarlierSize(**each) for each in record["earlier_sizes"])
+    sizes = tuple(EarlierSize(**item) for item in record["earlier_sizes"])
     return Volume(**record | {"state": VolumeState(record["state"]), "earlier_sizes": sizes})
 
 

@@ -1,8 +1,9 @@
-"""Replies as they travel: one command's, or those of many alike in one event.
+"""The statuses in one event of the status topic: of one command, or of many accepted ones.
 
-A status topic with an event for each of 60,000 commands a second would cost more than the log itself. So the commands of one
-session for one volume that a flush accepted without a remark are answered by one event that holds their positions and
-sequences (docs/decisions/status-batches.md). A reader gets one status a command all the same.
+An event for each of 60,000 commands a second would cost more than the log itself. So one event,
+with their positions and sequences, answers the commands of one session for one volume that a flush
+accepted without remark (docs/decisions/status-batches.md). A reader still gets one status a
+command.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from mirrorlog.domain.commands import AcceptedBatch, CommandStatus, StatusCode
 
 
 def read_statuses(value: bytes) -> Iterator[CommandStatus]:
-    """Every status in one event of the status topic, in the order of positions. BadInput where it is none."""
+    """Yield the statuses in one event of the status topic, by position. BadInput for another
+    event."""
     event = decode(value, object)
     if isinstance(event, AcceptedBatch):
         yield from expand(event)
@@ -23,7 +25,7 @@ def read_statuses(value: bytes) -> Iterator[CommandStatus]:
 
 
 def expand(batch: AcceptedBatch) -> Iterator[CommandStatus]:
-    """One status for each command of the batch."""
+    """Yield one status for each command of the batch."""
     for position, sequence in zip(batch.positions.tolist(), batch.sequences.tolist(), strict=True):
         yield CommandStatus(
             partition=batch.partition,
