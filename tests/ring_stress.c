@@ -1,8 +1,11 @@
-/* Real threads on a real ring: writers that don't ask, and a host that takes regions back and gives them again.
+/* Real threads on a real ring: writers that write without asking, and a host that revokes regions
+ * and grants them again.
  *
- * `logged` stands for the activity log: a writer that is let through must find its region there, before and after its data.
- * Prints how many writes were let through and how often a region left; exits 1 where a writer found its region gone, or the
- * host counted other writes than the writers did. argv: seconds. Includes ring.c, which test_nbd_region_grants.py puts beside it.
+ * `logged` stands for the activity log. A writer that may write must find its region there,
+ * before and after its data. The program prints how many writes were done and how often a region
+ * left the log. It exits with 1 if a writer found that its region had left, or if the host
+ * counted other writes than the writers did. argv: seconds to run. It includes ring.c, which
+ * test_nbd_region_grants.py puts into the same folder.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -19,11 +22,11 @@
 
 static struct ml_ring *ring;
 static _Atomic int logged[REGIONS];
-static _Atomic int stop, slipped;
-static _Atomic uint64_t let_through;
+static _Atomic int stop, violated;
+static _Atomic uint64_t done;  /* Writes that were allowed. */
 
 static void *
-write_on (void *seed)
+write_until_stopped (void *seed)
 {
   unsigned random = (unsigned) (uintptr_t) seed;
   uint64_t position;
@@ -36,12 +39,12 @@ write_on (void *seed)
       continue;
     }
     if (ml_may_write (ring, region, 1)) {
-      int there = atomic_load_explicit (&logged[region], memory_order_relaxed);
+      int was_logged = atomic_load_explicit (&logged[region], memory_order_relaxed);
       for (volatile int i = 0; i < 20; i++)
         ;
-      if (!there || !atomic_load_explicit (&logged[region], memory_order_relaxed))
-        atomic_store (&slipped, 1);
-      atomic_fetch_add_explicit (&let_through, 1, memory_order_relaxed);
+      if (!was_logged || !atomic_load_explicit (&logged[region], memory_order_relaxed))
+        atomic_store (&violated, 1);
+      atomic_fetch_add_explicit (&done, 1, memory_order_relaxed);
       ml_end (ring, position, ML_ENDED, ML_WRITE);
     } else
       ml_end (ring, position, ML_VOID, ML_WRITE);
@@ -58,16 +61,18 @@ main (int argc, char **argv)
   pthread_t writers[WRITERS];
 
   ring = aligned_alloc (64, sizeof *ring + SLOTS * sizeof (struct ml_slot) + 64);
-  *ring = (struct ml_ring){ .magic = ML_MAGIC, .slots = SLOTS, .region_bytes = 1, .size_bytes = REGIONS, .regions = REGIONS };
+  *ring = (struct ml_ring){
+    .magic = ML_MAGIC, .slots = SLOTS, .region_bytes = 1, .size_bytes = REGIONS, .regions = REGIONS
+  };
   for (int i = 0; i < SLOTS; i++)
     ring->slot[i] = (struct ml_slot){ 0 };
   for (uint64_t region = 0; region < REGIONS; region++)
     *ml_granted (ring, region) = logged[region] = 1;
   for (uintptr_t i = 0; i < WRITERS; i++)
-    pthread_create (&writers[i], NULL, write_on, (void *) (i + 1));
-  for (uint64_t turn = 0; time (NULL) < until; turn++) {
-    uint64_t region = turn % REGIONS;
-    for (volatile int i = 0; i < (int) (turn % 97); i++)
+    pthread_create (&writers[i], NULL, write_until_stopped, (void *) (i + 1));
+  for (uint64_t round = 0; time (NULL) < until; round++) {
+    uint64_t region = round % REGIONS;
+    for (volatile int i = 0; i < (int) (round % 97); i++)
       ;
     uint64_t begun = ml_ring_revoke (ring, &region, 1);
     do {
@@ -86,8 +91,9 @@ main (int argc, char **argv)
     pthread_join (writers[i], NULL);
   ml_ring_collect (ring, 0, ended, &ended_count, in_flight, &in_flight_count);
   taken += ended_count;
-  printf ("%lu %lu\n", (unsigned long) let_through, (unsigned long) left);
-  if (slipped || taken != let_through)
-    fprintf (stderr, "slipped %d, let through %lu, taken %lu\n", slipped, (unsigned long) let_through, (unsigned long) taken);
-  return slipped || taken != let_through;
+  printf ("%lu %lu\n", (unsigned long) done, (unsigned long) left);
+  if (violated || taken != done)
+    fprintf (stderr, "violated %d, done %lu, taken %lu\n", violated, (unsigned long) done,
+             (unsigned long) taken);
+  return violated || taken != done;
 }

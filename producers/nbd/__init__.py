@@ -1,0 +1,14 @@
+"""An NBD export of a tracked volume, served by nbdkit.
+
+- nbdkit_process.py: nbdkit as a child process.
+- export.py: the two ways in which nbdkit's requests reach the volume.
+- plugin.py: one end of the first way, a plugin in nbdkit's own Python.
+- relay.py: its other end, in the host's process.
+- ring.h: the second way: how a native filter of nbdkit and the host share memory, step by step.
+- filter.c: the filter.
+- ring.c: the host's side of ring.h.
+- native.py: builds filter.c and ring.c.
+- ring.py: ring.c for Python.
+- region_grants.py: the regions in which nbdkit may write without asking, and its writes there.
+- grant_server.py: answers nbdkit when it asks.
+"""

@@ -1,4 +1,4 @@
-"""What stands behind an NBD export of a tracked volume."""
+"""The two ways in which nbdkit serves a tracked volume: a native filter, or a Python plugin."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.nbd.grant_server import GrantServer
 from mirrorlog.producers.nbd.native import NativeLibraries
 from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
-from mirrorlog.producers.nbd.region_grants import GrantServer, RegionGrants
+from mirrorlog.producers.nbd.region_grants import RegionGrants
 from mirrorlog.producers.nbd.relay import Relay
 from mirrorlog.producers.nbd.ring import SLOTS, Ring, RingGeometry
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
@@ -25,7 +26,10 @@ Report: TypeAlias = Callable[[str], None]
 
 
 class DataPath(StrEnum):
-    """Which way a request takes. AUTO: through the filter where it can be built, else through the plugin."""
+    """How requests reach the volume.
+
+    AUTO: through the filter if it can be built, and through the plugin otherwise.
+    """
 
     AUTO = "auto"
     FILTER = "filter"
@@ -33,44 +37,58 @@ class DataPath(StrEnum):
 
 
 class Export(Protocol):
-    """Something that nbdkit serves."""
+    """One way to serve a volume.
+
+    Create it before nbdkit starts, call after_start() when nbdkit runs, and close it when nbdkit
+    has ended.
+    """
 
     @property
     def data_path(self) -> DataPath:
-        """Which way a request takes."""
+        """FILTER or PLUGIN."""
         ...
 
     @property
     def nbdkit_arguments(self) -> Sequence[str]:
-        """The end of nbdkit's command line."""
+        """The end of nbdkit's command line, from `--filter` or the plugin's name on."""
         ...
 
     @property
     def pass_fds(self) -> Sequence[int]:
-        """Descriptors that nbdkit inherits."""
+        """The descriptors that nbdkit inherits."""
         ...
 
     def after_start(self) -> None:
-        """nbdkit runs, and has inherited what it needs."""
+        """Close what only nbdkit needs. Call it when nbdkit has inherited its descriptors."""
         ...
 
     def check(self) -> None:
-        """Raises what went wrong here since."""
+        """Raise the error with which the export has failed, if it has."""
         ...
 
     def close(self) -> None:
-        """nbdkit has ended: nothing is under way any more, and whatever was is known to the volume."""
+        """Close the export. Call it when nbdkit has ended.
+
+        Afterwards no request is running, and the volume knows all writes.
+        """
         ...
 
 
 class RelayExport:
-    """Every request comes to this process, through nbdkit's Python plugin: no compiler needed, several times slower."""
+    """Sends every request to this process, through nbdkit's Python plugin.
+
+    It needs no compiler, and is several times slower than FilterExport.
+    """
 
     def __init__(self, folder: Path, volume: TrackedVolume, device: BlockDevice) -> None:
+        """Listen for the plugin at a socket in `folder`.
+
+        device: the volume's primary. BadUse if nbdkit has no Python plugin.
+        """
         require_python_plugin()
         folder.mkdir(parents=True, exist_ok=True)
         self._folder_fd: Final = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        # By the folder's descriptor, which nbdkit inherits: the folder's own path may be too long for a socket.
+        # The folder's own path may be too long for a socket. nbdkit inherits its descriptor.
         self._path: Final = Path(f"/proc/self/fd/{self._folder_fd}/relay.sock")
         with suppress(FileNotFoundError):
             self._path.unlink()
@@ -99,7 +117,10 @@ class RelayExport:
 
 
 class FilterExport:
-    """nbdkit's file plugin writes by itself, under a native filter that asks only where it must (ring.h)."""
+    """Lets nbdkit's file plugin write by itself, under a native filter.
+
+    The filter asks the host only before it writes to a region that isn't granted (ring.h).
+    """
 
     data_path: Final = DataPath.FILTER
 
@@ -112,7 +133,13 @@ class FilterExport:
         settings: Settings,
         report: Report,
     ) -> None:
-        """lock_fd: of the host's state folder: no other session begins while nbdkit may still write."""
+        """Share a ring with nbdkit, and attach it to the volume's tracker.
+
+        primary: the path of the volume's primary.
+        lock_fd: the lock of the host's state folder. nbdkit inherits it, so no other session
+        begins while nbdkit can still write.
+        report: takes the text of an error that makes a write fail.
+        """
         tracker, opened = volume.books
         geometry = RingGeometry(
             size_bytes=volume.size_bytes,
@@ -124,37 +151,40 @@ class FilterExport:
         self._primary: Final = primary.absolute()
         self._lock_fd: Final = lock_fd
         self._ring: Final = Ring(native.ring, geometry)
-        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._gate: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
-        self._porter: Final = GrantServer(self._gate, lambda: tracker.gather(opened), ours, report)
+        host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
+        self._server: Final = GrantServer(
+            self._grants, lambda: tracker.gather(opened), host_end, report
+        )
 
     @property
     def nbdkit_arguments(self) -> Sequence[str]:
-        ours = [f"ring={self._ring.fd}", f"control={self._theirs.fileno()}"]
-        return [f"--filter={self._filter}", "file", f"file={self._primary}", *ours]
+        descriptors = [f"ring={self._ring.fd}", f"control={self._nbdkit_end.fileno()}"]
+        return [f"--filter={self._filter}", "file", f"file={self._primary}", *descriptors]
 
     @property
     def pass_fds(self) -> Sequence[int]:
-        return [self._ring.fd, self._theirs.fileno(), self._lock_fd]
+        return [self._ring.fd, self._nbdkit_end.fileno(), self._lock_fd]
 
     def after_start(self) -> None:
-        self._theirs.close()  # so that its end is heard
+        # The server then notices when nbdkit closes the last copy of this end.
+        self._nbdkit_end.close()
 
     def check(self) -> None:
-        if self._porter.error is not None:
-            raise self._porter.error
+        if self._server.error is not None:
+            raise self._server.error
 
     def close(self) -> None:
-        self._theirs.close()
-        self._porter.close()
-        self._gate.close()
+        self._nbdkit_end.close()
+        self._server.close()
+        self._grants.close()
         self._ring.close()
 
 
 def require_python_plugin() -> None:
-    """BadUse where nbdkit has no Python plugin."""
-    done = subprocess.run(
+    """Raise BadUse if nbdkit has no Python plugin."""
+    completed = subprocess.run(
         [nbdkit_path(), "python", "--dump-plugin"], capture_output=True, check=False
     )
-    if done.returncode != 0:
+    if completed.returncode != 0:
         raise BadUse("nbdkit's Python plugin isn't installed", next=f"{INSTALL_HINT}.")

@@ -1,7 +1,8 @@
-"""The two native parts, built from their sources with this machine's compiler, once, and kept in the cache folder.
+"""Builds the two shared libraries, ring.c and filter.c, with this machine's compiler.
 
-A filter of nbdkit has no stable interface: it fits the very nbdkit that its header came with, so the version is part of
-what the built files are called by.
+They are built once and kept in the cache folder. nbdkit's interface for filters isn't stable: a
+filter fits only the version of nbdkit that its header came with. The name of a built file therefore
+depends on that version, on the machine, on the compiler's flags and on the sources.
 """
 
 from __future__ import annotations
@@ -25,62 +26,72 @@ FLAGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread")
 
 @dataclass(frozen=True, slots=True)
 class NativeLibraries:
-    """What was built."""
+    """The paths of the built libraries."""
 
     ring: Path
     filter: Path
 
 
 def build_libraries(cache_dir: Path) -> NativeLibraries:
-    """Both parts, built where they aren't there. BadUse where that can't be done here, with the reason."""
+    """Return both libraries, and build those that the cache folder doesn't hold.
+
+    BadUse, with the reason, if they can't be built here.
+    """
     version = _run(nbdkit_path(), "--version").strip()
     filter_ = _build(cache_dir, "filter", version)
-    # Loads it: an nbdkit of another version than the header's refuses here, and says so.
+    # Load the filter. nbdkit refuses it here if its header is of another version.
     _run(nbdkit_path(), f"--filter={filter_}", "null", "--help")
     return NativeLibraries(build_ring(cache_dir), filter_)
 
 
 def build_ring(cache_dir: Path) -> Path:
-    """The host's part alone, which needs a compiler and nothing of nbdkit."""
+    """Return the library of ring.c alone. It needs a compiler, and nothing of nbdkit."""
     return _build(cache_dir, "ring", "")
 
 
 def _build(cache_dir: Path, part: str, version: str) -> Path:
-    source = {name: (files("mirrorlog.producers.nbd") / name).read_bytes() for name in SOURCES}
-    said = "\0".join([version, platform.machine(), *FLAGS]).encode() + b"\0".join(source.values())
+    """Return the library of `part`.c, built for this version of nbdkit."""
+    sources = {name: (files("mirrorlog.producers.nbd") / name).read_bytes() for name in SOURCES}
+    identity = "\0".join([version, platform.machine(), *FLAGS]).encode() + b"\0".join(
+        sources.values()
+    )
     target = (
         cache_dir
         / "nbd"
-        / f"mirrorlog-{part}-{hashlib.blake2b(said, digest_size=8).hexdigest()}.so"
+        / f"mirrorlog-{part}-{hashlib.blake2b(identity, digest_size=8).hexdigest()}.so"
     )
     if target.exists():
         return target
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        raise BadUse("there is no C compiler", next=f"{INSTALL_HINT}.")
+        raise BadUse(
+            "no C compiler is installed",
+            next=f"{INSTALL_HINT}.",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        for name, content in source.items():
+        for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
-        made = Path(folder) / "made.so"
-        _run(compiler, *FLAGS, "-o", str(made), str(Path(folder) / f"{part}.c"))
-        made.replace(target)  # whole or not at all, whoever else builds it now
+        built = Path(folder) / "built.so"
+        _run(compiler, *FLAGS, "-o", str(built), str(Path(folder) / f"{part}.c"))
+        built.replace(target)  # Atomic: another process may build the same file now.
     return target
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(
+    """Run the command and return its standard output. BadUse if it fails."""
+    completed = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+    if completed.returncode != 0:
+        lines = completed.stderr.strip().splitlines()
         reason = next(
             (line for line in lines if "error" in line),
-            lines[-1] if lines else f"exit {done.returncode}",
+            lines[-1] if lines else f"exit {completed.returncode}",
         )
         raise BadUse(
             f"nbdkit's native filter can't be built or loaded: {reason.strip()}",
             where=command[0],
             next=f"{INSTALL_HINT}.",
         )
-    return done.stdout
+    return completed.stdout

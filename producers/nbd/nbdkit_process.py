@@ -1,4 +1,4 @@
-"""nbdkit as a child process: found, started, watched, stopped; it ends with this process however that ends."""
+"""nbdkit as a child process, which ends when this process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ INSTALL_HINT: Final = (
     "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
 )
 READY_S: Final = 30.0
+"""nbdkit must serve this long after its start."""
 STOP_S: Final = 20.0
+"""nbdkit may take this long to finish requests before it is killed."""
 SUN_PATH_BYTES: Final = 107
-"""The longest path of a Unix socket that Linux takes (unix(7), sun_path)."""
+"""The longest path that Linux takes for a Unix socket (unix(7), sun_path)."""
 
 
 class TlsMode(StrEnum):
-    """ON offers it, REQUIRE refuses clients without."""
+    """Whether the export offers TLS (ON), and refuses clients without it (REQUIRE)."""
 
     OFF = "off"
     ON = "on"
@@ -38,7 +40,10 @@ class TlsMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """nbdkit's own options (nbdkit-tls(1))."""
+    """nbdkit's own options (nbdkit-tls(1)).
+
+    certificates: a folder; psk: a file of pre-shared keys.
+    """
 
     mode: TlsMode = TlsMode.OFF
     certificates: Path | None = None
@@ -46,31 +51,34 @@ class TlsOptions:
     verify_peer: bool = False
 
     def options(self) -> list[str]:
-        """For nbdkit's command line."""
-        found = [f"--tls={self.mode}"]
+        """Return the options of nbdkit's command line."""
+        options = [f"--tls={self.mode}"]
         if self.certificates is not None:
-            found.append(f"--tls-certificates={self.certificates.absolute()}")
+            options.append(f"--tls-certificates={self.certificates.absolute()}")
         if self.psk is not None:
-            found.append(f"--tls-psk={self.psk.absolute()}")
-        return [*found, "--tls-verify-peer"] if self.verify_peer else found
+            options.append(f"--tls-psk={self.psk.absolute()}")
+        return [*options, "--tls-verify-peer"] if self.verify_peer else options
 
 
 @dataclass(frozen=True, slots=True)
 class NbdAddress:
-    """Where clients connect to: a Unix socket, or an address and a port. Without TLS keep to the loopback."""
+    """Where clients connect: at a Unix socket if there is one, otherwise at an address and port.
+
+    Without TLS, use a loopback address.
+    """
 
     socket: Path | None = None
     address: str = "127.0.0.1"
     port: int = 10809
 
     def options(self) -> list[str]:
-        """For nbdkit's command line."""
+        """Return the options of nbdkit's command line."""
         if self.socket is not None:
             return ["--unix", str(self.socket.absolute())]
         return ["--ipaddr", self.address, "--port", str(self.port)]
 
     def uri(self, *, tls: bool) -> str:
-        """What clients call it (the NBD URI specification)."""
+        """Return the URI with which clients connect (NetworkBlockDevice/nbd, doc/uri.md)."""
         scheme = "nbds" if tls else "nbd"
         if self.socket is not None:
             return f"{scheme}+unix:///?socket={quote(str(self.socket.absolute()))}"
@@ -79,22 +87,25 @@ class NbdAddress:
 
 
 def free_port(address: str) -> int:
-    """A port that nobody listens at."""
+    """Return a TCP port of the address at which nobody listens."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
 def nbdkit_path() -> str:
-    """Its program; BadUse that says what to install."""
-    found = shutil.which("nbdkit")
-    if found is None:
-        raise BadUse("nbdkit isn't installed, and it is what speaks NBD", next=f"{INSTALL_HINT}.")
-    return found
+    """Return the path of nbdkit's program. BadUse, naming what to install, if there is none."""
+    path = shutil.which("nbdkit")
+    if path is None:
+        raise BadUse("nbdkit isn't installed, and an NBD export needs it", next=f"{INSTALL_HINT}.")
+    return path
 
 
 class NbdkitProcess:
-    """One nbdkit, in the foreground, which dies with the thread that starts it (processes/dies_with_parent.py)."""
+    """One nbdkit process in the foreground.
+
+    It dies with the thread that started it (processes/dies_with_parent.py).
+    """
 
     def __init__(
         self,
@@ -107,30 +118,29 @@ class NbdkitProcess:
         threads: int = 16,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Returns when clients can connect. served: the rest of the command line, from `--filter` or the plugin on.
+        """Start nbdkit, and return when clients can connect.
 
-        BadUse where somebody listens there already, PartFailed where nbdkit ends, or isn't ready in time; it has said why
-        on stderr.
+        arguments: the end of the command line, from `--filter` or the plugin's name on.
+        threads: how many requests of one connection nbdkit serves at once.
+        pass_fds: the descriptors that nbdkit inherits.
+        BadUse if another server listens at the address. PartFailed if nbdkit ends or isn't ready in
+        time; it has then printed the reason on stderr.
         """
         if listen.socket is not None:
             remove_stale_socket(listen.socket.absolute())
         pid_file.unlink(missing_ok=True)
         command = [
-            *(
-                nbdkit_path(),
-                "--foreground",
-                "--newstyle",
-                "--threads",
-                str(threads),
-                "--pidfile",
-                str(pid_file),
-            ),
+            nbdkit_path(),
+            "--foreground",
+            "--newstyle",
+            f"--threads={threads}",
+            f"--pidfile={pid_file}",
             *(["--readonly"] if read_only else []),
             *listen.options(),
             *tls.options(),
             *arguments,
         ]
-        # In a session of its own: Ctrl-C at a terminal is for the host, which stops it in order.
+        # A session of its own keeps Ctrl-C from nbdkit: the host stops nbdkit in order.
         self._process: Final = subprocess.Popen(
             dies_with_parent(command),
             stdin=subprocess.DEVNULL,
@@ -144,28 +154,31 @@ class NbdkitProcess:
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise PartFailed(
-                    f"nbdkit didn't begin to serve (exit code {self._process.returncode})",
+                    f"nbdkit didn't start to serve (exit code {self._process.returncode})",
                     where=listen.uri(tls=False),
-                    next=f"It has said why above. {INSTALL_HINT}.",
+                    next=f"Its own message above has the reason. {INSTALL_HINT}.",
                 )
             time.sleep(0.01)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return the process id."""
         return self._process.pid
 
     def check(self) -> None:
-        """PartFailed where it ended by itself."""
+        """Raise PartFailed if nbdkit has ended by itself."""
         code = self._process.poll()
         if code is not None:
             raise PartFailed(
                 f"nbdkit ended with exit code {code}",
-                next="See what it said, then start the host again.",
+                next="Read its message above, then start the host again.",
             )
 
     def stop(self) -> None:
-        """It takes no more requests, ends those under way, and ends; at the deadline it is killed."""
+        """Let nbdkit finish its running requests, take no more, and end.
+
+        Kill nbdkit if it hasn't ended after STOP_S.
+        """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -175,28 +188,31 @@ class NbdkitProcess:
             self._listen.socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """It has ended when this returns: the kernel has finished whatever write it was in."""
+        """Kill nbdkit, and wait until it has ended. None of its writes is running afterwards."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Removes the socket of a server that is gone; makes the folder. BadUse where somebody listens, or something else is
-    there."""
+    """Remove the socket of a server that has ended, and create the socket's folder.
+
+    BadUse if a server listens there, if something other than a socket is there, or if the path is
+    too long.
+    """
     if len(str(path).encode()) > SUN_PATH_BYTES:
         raise BadUse(
-            f"a socket's path can have {SUN_PATH_BYTES} bytes",
+            f"the path of a socket can have {SUN_PATH_BYTES} bytes at most",
             where=str(path),
-            next="Name a shorter one with --socket.",
+            next="Name a shorter path with --socket.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise BadUse(
-                "there is something that isn't a socket",
+                "the path exists and isn't a socket",
                 where=str(path),
-                next="Name another with --socket.",
+                next="Name another path with --socket.",
             )
         with socket.socket(socket.AF_UNIX) as probe:
             try:
@@ -205,7 +221,7 @@ def remove_stale_socket(path: Path) -> None:
                 path.unlink()
                 return
         raise BadUse(
-            "another server listens there",
+            "another server listens at this socket",
             where=str(path),
-            next="Stop it, or name another with --socket.",
+            next="Stop that server, or name another path with --socket.",
         )

@@ -1,12 +1,13 @@
-"""nbdkit's side of the relay: a plugin in nbdkit's own Python that hands every request to the process of the host.
+"""A plugin of nbdkit that sends every request to the host's process.
 
-It runs in whatever Python the distribution built nbdkit with, so it uses nothing but the standard library, and knows
-nothing of mirrorlog. relay.py is the other side and has the format.
+It runs in the Python that the distribution built nbdkit with. It therefore uses only the standard
+library and imports nothing of mirrorlog. relay.py is the other end, and its docstring has the
+format. nbdkit-python-plugin(3) has the callbacks.
 
     nbdkit python producers/nbd/plugin.py relay=/path/of/a/socket
 """
 
-# ruff: noqa: ARG001 - nbdkit says which arguments a callback has
+# ruff: noqa: ARG001 - nbdkit defines the arguments of a callback
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ SIZE, READ, WRITE, FLUSH, TRIM, ZERO, EXTENTS = range(7)
 EXTENT = struct.Struct("<QQI4x")  # offset, length, type: HOLE | ZERO, 0 for data
 
 address = ""
-mine = threading.local()
+of_thread = threading.local()
 
 
 def thread_model() -> int:
@@ -43,7 +44,7 @@ def config(key: str, value: str) -> None:
 
 def config_complete() -> None:
     if not address:
-        raise ValueError("relay=SOCKET is missing")
+        raise ValueError("the parameter relay=SOCKET is missing")
 
 
 def open(readonly: bool) -> bool:
@@ -64,7 +65,7 @@ def can_flush(handle: bool) -> bool:
 
 
 def can_fua(handle: bool) -> int:
-    fua: int = nbdkit.FUA_EMULATE  # a flush after the write
+    fua: int = nbdkit.FUA_EMULATE  # nbdkit flushes after the write
     return fua
 
 
@@ -81,7 +82,7 @@ def can_fast_zero(handle: bool) -> bool:
 
 
 def can_multi_conn(handle: bool) -> bool:
-    return True  # a flush covers all that ended before, on whichever connection
+    return True  # A flush covers the writes of all connections that ended before it.
 
 
 def can_extents(handle: bool) -> bool:
@@ -115,19 +116,23 @@ def extents(handle: bool, count: int, offset: int, flags: int) -> list[tuple[Any
 def call(
     operation: int, offset: int = 0, length: int = 0, data: bytes | bytearray = b""
 ) -> bytearray:
-    """One request; each of nbdkit's threads has a connection of its own."""
+    """Send a request and return the content of its reply.
+
+    Each of nbdkit's threads has a connection of its own. RuntimeError if the host reports an error
+    or is gone; the errno is then set for nbdkit.
+    """
     try:
-        connection = getattr(mine, "connection", None)
+        connection = getattr(of_thread, "connection", None)
         if connection is None:
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(address)
-            mine.connection = connection
+            of_thread.connection = connection
         send(connection, REQUEST.pack(operation, offset, length), data)
         code, size = REPLY.unpack(receive(connection, REPLY.size))
         answer = receive(connection, size)
     except OSError as error:
         nbdkit.set_error(errno.EIO)
-        raise RuntimeError(f"the host is gone: {error}") from error
+        raise RuntimeError(f"connecting to the host: {error}") from error
     if code:
         nbdkit.set_error(code)
         raise RuntimeError(answer.decode())
@@ -135,17 +140,19 @@ def call(
 
 
 def send(connection: socket.socket, head: bytes, data: bytes | bytearray) -> None:
+    """Send the request's header and its data."""
     sent = connection.sendmsg([head, data])
     if sent < len(head) + len(data):
         connection.sendall((head + bytes(data))[sent:])
 
 
 def receive(connection: socket.socket, size: int) -> bytearray:
-    parts = bytearray(size)
-    view, got = memoryview(parts), 0
+    """Return the next `size` bytes. ConnectionError if the host closes the connection before."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
     while got < size:
-        more = connection.recv_into(view[got:])
-        if not more:
-            raise ConnectionError("it closed the connection")
-        got += more
-    return parts
+        count = connection.recv_into(view[got:])
+        if not count:
+            raise ConnectionError("the host closed the connection")
+        got += count
+    return data

@@ -1,11 +1,15 @@
-"""The relay: requests of nbdkit's Python plugin (plugin.py), carried out on a tracked volume in this process.
+"""Carries out the requests of nbdkit's Python plugin (plugin.py) on a tracked volume.
 
-A connection is one thread of nbdkit, one request at a time. All little-endian:
+Each thread of nbdkit has a connection, and sends one request at a time. All numbers are
+little-endian:
 
-    request  operation u8, 7 bytes of nothing, offset u64, length u64; WRITE: the data
-    reply    errno u32 (0: done), 4 bytes of nothing, size u64, so many bytes: what READ read, the reason of an error,
-             SIZE a u64, EXTENTS one or more of offset u64, length u64, type u32 (0: data, 3: a hole that reads as zeros),
-             4 bytes of nothing
+    request  operation u8, 7 bytes of padding, offset u64, length u64; for WRITE, the data follows
+    reply    errno u32 (0: no error), 4 bytes of padding, size u64, then `size` bytes:
+             after an error, its text
+             READ: the data
+             SIZE: a u64
+             EXTENTS: one or more of offset u64, length u64, type u32, 4 bytes of padding;
+             type 0 is data, type 3 a hole that reads as zeros
 """
 
 from __future__ import annotations
@@ -29,13 +33,14 @@ REQUEST: Final = struct.Struct("<B7xQQ")
 REPLY: Final = struct.Struct("<I4xQ")
 EXTENT: Final = struct.Struct("<QQI4x")
 HOLE: Final = 3
-EXTENTS_AT_ONCE: Final = 4096
-MOST_BYTES: Final = 64 << 20
-"""nbdkit refuses larger requests with data."""
+"""A hole that reads as zeros (doc/proto.md of NBD: NBD_STATE_HOLE | NBD_STATE_ZERO)."""
+MAX_REPLY_EXTENTS: Final = 4096
+MAX_DATA_BYTES: Final = 64 << 20
+"""nbdkit refuses requests with more data."""
 
 
 class Operation(IntEnum):
-    """What is asked for."""
+    """The operations of the protocol."""
 
     SIZE = 0
     READ = 1
@@ -47,7 +52,11 @@ class Operation(IntEnum):
 
 
 class Relay:
-    """Listens at a socket whose folder keeps others out, until it is closed. Errors go to the client, as errno and reason."""
+    """Listens at a Unix socket until it is closed.
+
+    The permissions of the socket's folder must keep other users out. An error goes to the client,
+    as an errno and a text.
+    """
 
     def __init__(self, path: Path, volume: TrackedVolume, device: BlockDevice) -> None:
         self._volume: Final = volume
@@ -56,23 +65,23 @@ class Relay:
         self._listener.bind(str(path))
         self._listener.listen(128)
         self._lock: Final = Lock()
-        self._serving: dict[Thread, socket.socket] = {}
+        self._connections: dict[Thread, socket.socket] = {}
         self._closed = False
-        self._accepting: Final = Thread(target=self._accept, name="nbd relay", daemon=True)
-        self._accepting.start()
+        self._acceptor: Final = Thread(target=self._accept, name="nbd relay", daemon=True)
+        self._acceptor.start()
 
     def close(self) -> None:
-        """No request is under way any more when it returns. Stop nbdkit before."""
+        """Close all connections, and wait for running requests. Stop nbdkit before."""
         with self._lock:
             self._closed = True
-            serving = dict(self._serving)
+            connections = dict(self._connections)
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join()
+        self._acceptor.join()
         self._listener.close()
-        for connection in serving.values():
+        for connection in connections.values():
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
-        for thread in serving:
+        for thread in connections:
             thread.join()
 
     def _accept(self) -> None:
@@ -88,7 +97,7 @@ class Relay:
                 if self._closed:
                     connection.close()
                     return
-                self._serving[thread] = connection
+                self._connections[thread] = connection
                 thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -103,9 +112,10 @@ class Relay:
                     connection.sendall(answer)
         finally:
             with self._lock:
-                del self._serving[current_thread()]
+                del self._connections[current_thread()]
 
     def _answer(self, operation: int, offset: int, length: int, data: Data) -> tuple[int, Data]:
+        """Return the errno and the content of the reply."""
         try:
             return 0, self._perform(Operation(operation), offset, length, data)
         except MirrorlogError as error:
@@ -114,6 +124,7 @@ class Relay:
             return (errno.ESHUTDOWN if isinstance(error, BadUse) else code), str(error).encode()
 
     def _perform(self, operation: Operation, offset: int, length: int, data: Data) -> Data:
+        """Carry out the operation and return the content of the reply."""
         match operation:
             case Operation.SIZE:
                 return struct.pack("<Q", self._volume.size_bytes)
@@ -128,13 +139,19 @@ class Relay:
             case Operation.ZERO:
                 self._volume.zero(length, offset)
             case Operation.EXTENTS:
-                found = islice(extents(self._device, offset, length), EXTENTS_AT_ONCE)
-                return b"".join(EXTENT.pack(*extent) for extent in found)
+                extents = allocation_extents(self._device, offset, length)
+                first = islice(extents, MAX_REPLY_EXTENTS)
+                return b"".join(EXTENT.pack(*extent) for extent in first)
         return b""
 
 
-def extents(device: BlockDevice, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """(offset, length, type) of the whole range, in order and without gaps."""
+def allocation_extents(
+    device: BlockDevice, offset: int, length: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (offset, length, type) for all of the range, in order and without gaps.
+
+    type: 0 for data, HOLE for a hole.
+    """
     end = offset + length
     for start, size in device.allocated(offset):
         if start >= end:
@@ -148,13 +165,16 @@ def extents(device: BlockDevice, offset: int, length: int) -> Iterator[tuple[int
 
 
 def _receive(connection: socket.socket, size: int) -> memoryview:
-    if size > MOST_BYTES:
-        raise ConnectionError("a request is larger than any can be")
-    found = memoryview(bytearray(size))
+    """Return the next `size` bytes. ConnectionError if there are fewer, or `size` is too large."""
+    if size > MAX_DATA_BYTES:
+        raise ConnectionError(
+            f"a request has {size} bytes of data, and {MAX_DATA_BYTES} is the maximum"
+        )
+    data = memoryview(bytearray(size))
     got = 0
     while got < size:
-        more = connection.recv_into(found[got:])
-        if not more:
+        count = connection.recv_into(data[got:])
+        if not count:
             raise ConnectionError("the connection ended")
-        got += more
-    return found
+        got += count
+    return data

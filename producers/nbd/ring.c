@@ -1,9 +1,10 @@
-/* The host's side of ring.h, and the writer's for tests: what ring.py calls. */
+/* The functions that ring.py calls: the host's side of ring.h, and the writer's side for tests. */
 #include "ring.h"
 
+/* The writer's side. See ring.h. */
 int
-ml_ring_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length, uint64_t at_us,
-               uint64_t *position)
+ml_ring_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length,
+               uint64_t at_us, uint64_t *position)
 {
   return ml_begin (ring, kind, offset, length, at_us, position);
 }
@@ -20,14 +21,14 @@ ml_ring_end (struct ml_ring *ring, uint64_t position, uint32_t state, uint32_t k
   ml_end (ring, position, state, kind);
 }
 
-/* H2. */
+/* G2. Call it after the region is durable in the activity log. */
 void
 ml_ring_grant (struct ml_ring *ring, uint64_t region)
 {
   atomic_store_explicit (ml_granted (ring, region), 1, memory_order_release);
 }
 
-/* C1 and C2: what `tail` must get to. */
+/* R1 and R2. Return the position that `tail` must reach before R3. */
 uint64_t
 ml_ring_revoke (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
 {
@@ -37,25 +38,28 @@ ml_ring_revoke (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
   return atomic_load_explicit (&ring->head, memory_order_relaxed);
 }
 
+/* Return the position below which the host has freed all slots. */
 uint64_t
 ml_ring_tail (struct ml_ring *ring)
 {
   return atomic_load_explicit (&ring->tail, memory_order_relaxed);
 }
 
+/* Let no further write begin. `code` is an errno. */
 void
 ml_ring_fail (struct ml_ring *ring, uint32_t code)
 {
   atomic_store_explicit (&ring->failed, code, memory_order_seq_cst);
 }
 
+/* Return the errno with which the volume has failed, or 0. */
 uint32_t
 ml_ring_failed (struct ml_ring *ring)
 {
   return atomic_load_explicit (&ring->failed, memory_order_seq_cst);
 }
 
-/* Whether anything has begun that collect would see. */
+/* Return 1 if a position is claimed that the host hasn't freed. */
 int
 ml_ring_has_writes (struct ml_ring *ring)
 {
@@ -63,14 +67,16 @@ ml_ring_has_writes (struct ml_ring *ring)
          != atomic_load_explicit (&ring->tail, memory_order_relaxed);
 }
 
+/* Return the extent of a slot, with the given kind. */
 static struct ml_extent
 extent_of (const struct ml_slot *slot, uint64_t kind)
 {
   return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind };
 }
 
-/* B1: ended slots are taken into `ended`, those in flight are copied into `in_flight`; each has room for `slots`.
- * orphaned: the writers are dead, and what they had in flight has ended.
+/* B1. Take the ended slots into `ended` and copy the slots in flight into `in_flight`. Both arrays
+ * have room for `slots` extents. Then move `tail` past the slots that were taken.
+ * orphaned: the writers are dead, so their writes in flight have ended.
  */
 void
 ml_ring_collect (struct ml_ring *ring, int orphaned, struct ml_extent *ended, uint64_t *ended_count,
@@ -78,25 +84,25 @@ ml_ring_collect (struct ml_ring *ring, int orphaned, struct ml_extent *ended, ui
 {
   uint64_t tail = atomic_load_explicit (&ring->tail, memory_order_relaxed);
   uint64_t head = atomic_load_explicit (&ring->head, memory_order_acquire);
-  int behind = 0;
+  int blocked = 0;  /* Whether a slot before this one is still in use. */
 
   *ended_count = *in_flight_count = 0;
   for (uint64_t position = tail; position != head; position++) {
     struct ml_slot *slot = ml_slot (ring, position);
     uint32_t state = atomic_load_explicit (&slot->state, memory_order_acquire);
 
-    /* What isn't done yet, a zero too, holds nobody knows what: a write. */
+    /* A zero or a discard in flight may leave any data, so it counts as a write. */
     if (state == ML_IN_FLIGHT && !orphaned)
       in_flight[(*in_flight_count)++] = extent_of (slot, ML_WRITE);
     else if (state == ML_IN_FLIGHT || state == ML_ENDED)
       ended[(*ended_count)++] = extent_of (slot, state == ML_ENDED ? slot->kind : ML_WRITE);
     if (state == ML_ENDED || state == ML_VOID || (state == ML_IN_FLIGHT && orphaned))
       state = ML_TAKEN;
-    if (state == ML_TAKEN && !behind) {
+    if (state == ML_TAKEN && !blocked) {
       atomic_store_explicit (&slot->state, ML_FREE, memory_order_relaxed);
       tail = position + 1;
     } else {
-      behind = 1;
+      blocked = 1;
       if (state == ML_TAKEN)
         atomic_store_explicit (&slot->state, ML_TAKEN, memory_order_relaxed);
     }

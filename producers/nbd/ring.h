@@ -1,47 +1,60 @@
-/* The memory that nbdkit, which writes to the primary, shares with the host, which tracks what is written.
+/* The shared memory in which nbdkit records its writes to the primary, for the host to track.
  *
- * Two processes, one segment (a memfd): a header, a ring of slots, one byte for each region of the volume. nbdkit's
- * threads are the writers; the host is one thread at a time (it holds its lock). The ring is the list of writes that
- * have begun and that the host hasn't taken yet; a slot in it is also what keeps a region from cooling under a write.
+ * nbdkit and the host share one segment (a memfd). It holds a header, a ring of slots, and one
+ * byte for each region of the volume. nbdkit's threads are the writers. The host uses the segment
+ * from one thread at a time, with its lock held. The ring lists the writes that have begun and
+ * that the host hasn't collected. A slot in the ring also keeps the regions of its write in the
+ * activity log.
  *
- * A write (filter.c), the same order as TrackedVolume's:
+ * A region is granted while nbdkit may begin writes in it without asking the host.
  *
- *   W1  Claim the next position of the ring; where the ring is full, wait.
- *   W2  Fill the slot, then say IN_FLIGHT. From now on whatever batch closes names the write.
- *   W3  Full fence. Then look whether all its regions are hot and the volume hasn't failed. Where a region isn't hot, ask
- *       the host and wait for its word; where it says no, say VOID: nothing was touched.
- *   W4  The data goes to the primary.
- *   W5  Say ENDED, well or not.
+ * nbdkit writes (filter.c) in the same order as TrackedVolume does:
  *
- * The host makes a region hot:
+ *   W1  Claim the next position of the ring. If the ring is full, wait.
+ *   W2  Fill in the slot, then set its state to IN_FLIGHT. From now on each batch that the host
+ *       closes names the write.
+ *   W3  Issue a full fence. Then check that all regions of the write are granted and that the
+ *       volume hasn't failed. If a region isn't granted, ask the host and wait for its answer. If
+ *       the host refuses, set the slot's state to VOID and touch no data.
+ *   W4  Write the data to the primary.
+ *   W5  Set the slot's state to ENDED, whether the write succeeded or not.
  *
- *   H1  The region is durable in the activity log.
- *   H2  Its byte says hot. Who waits is told.
+ * The host grants a region:
  *
- * The host takes a region back:
+ *   G1  Make the region durable in the activity log.
+ *   G2  Set the region's byte to 1. Then answer the writers that wait for it.
  *
- *   C1  Its byte says cold. Full fence.
- *   C2  Read `head`. Until `tail` gets there, the region stays in the activity log whatever else is known of it.
- *   C3  From then on no write of nbdkit's is in it that the host doesn't know: it leaves the activity log once what it
- *       holds is acknowledged and durable.
+ * The host revokes a region:
+ *
+ *   R1  Set the region's byte to 0. Issue a full fence.
+ *   R2  Read `head`. Until `tail` reaches that position, the region stays in the activity log,
+ *       whatever else the host knows of it.
+ *   R3  From then on the host knows all of nbdkit's writes in the region. The region leaves the
+ *       activity log when its writes are acknowledged and durable.
  *
  * The host closes a batch:
  *
- *   B1  Collect: each slot that is ENDED is taken, each that is IN_FLIGHT is named and stays.
- *   B2  The command leaves, before the lock is let go.
+ *   B1  Collect: take each slot that is ENDED. Name each slot that is IN_FLIGHT, and leave it.
+ *   B2  Publish the command before the lock is released.
  *
- * Why no write slips through.
- * - Invariant 1, W1 to W4 against C1 to C3: a store, a full fence and a load on either side (Dekker). Of the two fences
- *   one comes first (C11 7.17.3, paragraph 11). If W3's, then the host sees the claim of W1 at C2, and waits until the slot
- *   was taken. If C1's, then the writer sees cold at W3, and asks.
- * - Hot is read with acquire and written with release, after the activity log was synced: who sees hot writes to a region
- *   that is durable there.
- * - Invariant 8: whose data a site can have read has said IN_FLIGHT, behind a fence, before. A position claimed whose slot
- *   isn't filled yet is passed over: its data isn't on its way. The host takes a slot once; it is free for the next lap
- *   only when `tail` has passed it, and the writer of that lap has seen `tail` (W1, acquire; release).
- * - kill -9 of nbdkit: the slots are still here. The host waits for the end of the process, so no system call of it is
- *   under way, then takes what is IN_FLIGHT as ended. kill -9 of the host: whatever nbdkit still does, it does in regions
- *   that the activity log names, and the next host can't begin while nbdkit holds the lock of the state folder.
+ * Why no write is missed:
+ * - Invariant 1, W1 to W4 against R1 to R3: each side does a store, a full fence and a load
+ *   (Dekker's algorithm). One of the two fences comes first (C11 7.17.3, paragraph 11). If W3's
+ *   fence is first, the host sees W1's claim at R2, and waits until that slot is taken. If R1's
+ *   fence is first, the writer sees at W3 that the region isn't granted, and asks.
+ * - A region's byte is read with acquire and written with release, and it is set after the
+ *   activity log was synced. A writer that sees the grant writes to a region that is durable in
+ *   the log.
+ * - Invariant 8: a write whose data a site can have read has set IN_FLIGHT before, and a fence
+ *   lies in between. A position that is claimed and whose slot isn't filled in yet is skipped,
+ *   because its data isn't written yet. The host takes each slot once. A slot is free for the
+ *   next lap only when `tail` has passed it, and the writer of that lap has seen `tail` (acquire
+ *   in W1, release by the host).
+ * - kill -9 of nbdkit: the slots remain in the host's memory. The host waits until the process
+ *   has ended, so no system call of it is running. Then it takes the slots that are IN_FLIGHT as
+ *   ended.
+ * - kill -9 of the host: nbdkit writes only in regions that the activity log names, and the next
+ *   host can't start while nbdkit holds the lock of the state folder.
  */
 #ifndef MIRRORLOG_RING_H
 #define MIRRORLOG_RING_H
@@ -52,52 +65,62 @@
 
 #define ML_MAGIC UINT64_C(0x31474e49524c4d)  /* "MLRING1" */
 
-enum ml_kind { ML_WRITE = 0, ML_ZERO = 1, ML_DISCARD = 2 };  /* mirrorlog.extents.ExtentKind */
+/* The values of mirrorlog.domain.extents.ExtentKind. */
+enum ml_kind { ML_WRITE = 0, ML_ZERO = 1, ML_DISCARD = 2 };
 enum ml_state { ML_FREE = 0, ML_IN_FLIGHT, ML_ENDED, ML_VOID, ML_TAKEN };
 
 struct ml_slot {
   _Atomic uint32_t state;
   uint32_t kind;
   uint64_t offset, length, at_us;
-  uint64_t unused[4];  /* one cache line each */
+  uint64_t unused[4];  /* Pad the slot to one cache line. */
 };
 
 struct ml_ring {
   uint64_t magic, slots, region_bytes, size_bytes, max_write_bytes, regions, notify_every, unused;
-  _Alignas (64) _Atomic uint64_t head;    /* positions claimed */
-  _Alignas (64) _Atomic uint64_t tail;    /* positions that are free again: none below is in use */
-  _Alignas (64) _Atomic uint32_t failed;  /* no write begins any more: an errno */
-  _Alignas (64) struct ml_slot slot[];    /* `slots` of them, a power of two; then one byte for each region */
+  _Alignas (64) _Atomic uint64_t head;    /* Writers have claimed all positions below. */
+  _Alignas (64) _Atomic uint64_t tail;    /* The host has freed all positions below. */
+  _Alignas (64) _Atomic uint32_t failed;  /* An errno if the volume has failed: no write begins. */
+  _Alignas (64) struct ml_slot slot[];    /* `slots` of them, a power of two. One byte for each
+                                             region follows: 1 if the region is granted. */
 };
 
 struct ml_extent {
   uint64_t offset, length, at_us, kind;
 };
 
-/* What nbdkit asks, and what the host answers, over a socket of packets. */
+/* A message from nbdkit to the host, or the host's answer, over a SOCK_SEQPACKET socket.
+ * ML_NOTIFY asks the host to collect, and has no answer. ML_REQUEST_GRANT asks the host to grant
+ * the regions of the write at `position`; the answer has the same position.
+ */
 enum ml_message_kind { ML_NOTIFY = 0, ML_REQUEST_GRANT = 1 };
 struct ml_message {
-  uint32_t what;   /* ml_message_kind; in an answer 0 or an errno */
+  uint32_t what;   /* An ml_message_kind; in an answer, 0 or an errno. */
   uint32_t unused;
   uint64_t position;
-  uint64_t offset, length;  /* of the write that waits */
+  uint64_t offset, length;  /* The range of the write that waits. */
 };
 
+/* Return the slot of a position. */
 static inline struct ml_slot *
 ml_slot (struct ml_ring *ring, uint64_t position)
 {
   return &ring->slot[position & (ring->slots - 1)];
 }
 
+/* Return the byte of a region. */
 static inline _Atomic uint8_t *
 ml_granted (struct ml_ring *ring, uint64_t region)
 {
   return (_Atomic uint8_t *) &ring->slot[ring->slots] + region;
 }
 
-/* W1 and W2, with W3's fence. 0, or EAGAIN where the ring is full. */
+/* W1, W2 and W3's fence. Return 0 and set *position, or return EAGAIN if the ring is full.
+ * offset, length: bytes of the volume; at_us: microseconds since 1970.
+ */
 static inline int
-ml_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length, uint64_t at_us, uint64_t *position)
+ml_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length, uint64_t at_us,
+          uint64_t *position)
 {
   uint64_t head = atomic_load_explicit (&ring->head, memory_order_relaxed);
   struct ml_slot *slot;
@@ -118,7 +141,7 @@ ml_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length,
   return 0;
 }
 
-/* W3's look: whether the data may be written now. */
+/* W3's check. Return 1 if all regions of the range are granted. `length` is at least 1. */
 static inline int
 ml_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
 {
@@ -130,7 +153,9 @@ ml_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
   return 1;
 }
 
-/* W5, or VOID. A zero or a discard that failed left nobody knows what: a write. */
+/* W5 with ML_ENDED, or ML_VOID if no data was touched. A zero or a discard that failed may have
+ * left any data: pass ML_WRITE for it.
+ */
 static inline void
 ml_end (struct ml_ring *ring, uint64_t position, uint32_t state, uint32_t kind)
 {

@@ -1,9 +1,10 @@
-"""Writers that begin without a word to the host, in any interleaving with it: nothing is forgotten, nobody is misled.
+"""Writers in nbdkit begin without asking the host, in any interleaving: no write is forgotten.
 
-The world: one volume of eight regions, leases for two or three of them, a ring of eight slots in real shared memory (its native
-code, called step by step), the real gate, tracker and activity log. The writers do what filter.c does, one step at a time;
-they go on inside every call that the host makes to its ports or to the ring. The host, nbdkit or the machine may die at any
-step. Sites copy what the commands name.
+The world has one volume of eight regions, of which two or three may be granted, and a ring of eight
+slots in real shared memory. The ring's native code, RegionGrants, the tracker and the activity log
+are real. The writers do what filter.c does, one step at a time. They run inside every call of the
+host to its ports or to the ring. The host, nbdkit or the machine may die at any step. Sites copy
+the blocks that the commands name.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ SETTINGS = Settings(
     host_heartbeat_s=0.1,
 )
 NO_ROOM = {"host_away_s": 0.1, "host_queue_bytes": 1, "host_spool_bytes": 0, "hot_regions": 2}
-"""Kafka is away, and at once the volume counts as dirty as a whole."""
+"""Kafka is away, and the host falls back to the whole volume at once."""
 VOLUME = Volume("v", "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, "v")
 WRITES = 80
 
@@ -64,7 +65,7 @@ needs_a_compiler = pytest.mark.skipif(
 
 @dataclass(eq=False)
 class Write:
-    """One write of a client. ended: W5, or nbdkit is dead."""
+    """One write of a client, of `count` sectors. ended: W5 is done, or nbdkit is dead."""
 
     first: int
     count: int
@@ -74,27 +75,30 @@ class Write:
 
 
 @dataclass
-class Look:
-    """A site read the primary when the topic ended at `end`: by sector, whose data it saw, and whether that was under way."""
+class SiteRead:
+    """A site's read of the primary, at a time when the topic ended at `end`.
+
+    seen: for each sector, the write whose data the site saw, and whether it was in flight.
+    """
 
     end: int
     seen: list[tuple[int, Write, bool]]
 
 
-class Stepped:
-    """The ring as the host has it: around each call others may do something."""
+class SteppedRing:
+    """The ring as the host sees it. Others may do something before and after each call."""
 
     def __init__(self, ring: Ring, step: Callable[[], None]) -> None:
         self.ring, self.step = ring, step
 
     def __getattr__(self, name: str) -> Any:
         self.step()
-        found = getattr(self.ring, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self.ring, name)
+        if not callable(attribute):
+            return attribute
 
-        def call(*arguments: Any, **more: Any) -> Any:
-            result = found(*arguments, **more)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            result = attribute(*arguments, **keywords)
             self.step()
             return result
 
@@ -102,7 +106,7 @@ class Stepped:
 
 
 class Publisher:
-    """Delivers some of what is queued when it is polled, and at times while it publishes; all when it is flushed."""
+    """Delivers some queued messages in poll() and at times in publish(), and all in flush()."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -142,7 +146,7 @@ class Publisher:
 
 
 class Device:
-    """The primary as the host has it; the writers have the device itself."""
+    """The primary as the host sees it. The writers use the device itself."""
 
     def __init__(self, world: World, inner: MemoryDevice) -> None:
         self.world, self.inner, self.size_bytes = world, inner, inner.size_bytes
@@ -165,7 +169,7 @@ class Device:
 class World:
     def __init__(self, library: Any, seed: int, mode: str) -> None:
         self.mode, self.back_s = mode, 0.0
-        self.widened = self.set_aside = 0
+        self.fallbacks = self.set_aside = 0
         self.settings = SETTINGS.model_copy(update=NO_ROOM if mode == "away" else {})
         self.library, self.random, self.clock = library, Random(seed), CountingClock()
         self.folder = MemoryFolder()
@@ -174,7 +178,7 @@ class World:
         self.writes: list[Write] = []
         self.contents: dict[tuple[int, bytes], Write] = {}
         self.writers: list[Iterator[None]] = []
-        self.misses: dict[int, tuple[int, int]] = {}
+        self.grant_requests: dict[int, tuple[int, int]] = {}
         self.refused: set[int] = set()
         self.nbdkit = False
         self.left = 0
@@ -185,16 +189,19 @@ class World:
         self.secondaries = [
             (copies, bytearray(SECTORS * SECTOR), set[int]()) for copies in (1.0, 0.0, 0.3)
         ]
-        self.looks: list[Look] = []
+        self.site_reads: list[SiteRead] = []
         self.settled = self.sessions = self.count = 0
         self.crash_at: int | None = None
         self.kill_at: int | None = None
         self.dead = self.cut = False
 
-    # what everybody but the host does
+    # What everybody except the host does.
 
     def step(self, most: int = 2) -> None:
-        """One of the host's steps is over: others may do something, more where it is a slow one, and it may die."""
+        """End a step of the host: others do up to `most` things, and the host may die.
+
+        `most` is larger after a slow step.
+        """
         if self.dead:
             raise Crashed
         self.count += 1
@@ -206,13 +213,13 @@ class World:
         self.busy(most)
 
     def busy(self, most: int) -> None:
-        """Time passes: others do several things."""
+        """Let others do up to `most` things."""
         for _ in range(self.random.randint(0, most)):
-            self.outside()
+            self.act_outside()
 
-    def outside(self) -> None:
+    def act_outside(self) -> None:
         if self.random.random() < 0.25:
-            self.look()
+            self.read_at_site()
         if self.nbdkit and self.left and len(self.writers) < 9 and self.random.random() < 0.5:
             self.left -= 1
             self.begin_write()
@@ -228,7 +235,7 @@ class World:
         self.writers.append(self.writing(write, self.ring))
 
     def writing(self, write: Write, ring: Ring) -> Iterator[None]:
-        """filter.c, a step at a time."""
+        """Do what filter.c does, one step at a time."""
         offset, length = write.first * SECTOR, write.count * SECTOR
         data = fill("v", offset=offset, length=length, version=write.version)
         for sector in range(write.count):
@@ -240,8 +247,8 @@ class World:
             yield
         yield
         while not ring.may_write(offset, length):
-            self.misses[position] = offset, length
-            while position in self.misses:
+            self.grant_requests[position] = offset, length
+            while position in self.grant_requests:
                 yield
             if position in self.refused or ring.failed:
                 ring.end(position, ExtentKind.WRITE, touched=False)
@@ -257,7 +264,7 @@ class World:
         write.ended = True
 
     def check_log(self, write: Write) -> None:
-        """Invariant 1: the regions are durable in the activity log before the data is written."""
+        """Invariant 1: before the data is written, its regions are durable in the activity log."""
         durable = read_log(bytes(self.folder._durable[FILE_NAME].durable)).state.volumes["v"]
         regions = set(range(write.first // REGION, (write.first + write.count - 1) // REGION + 1))
         assert durable.whole_volume or regions <= durable.regions, (
@@ -269,17 +276,17 @@ class World:
             write.ended = True
         self.cut = self.cut or bool(self.writers)
         self.writers.clear()
-        self.misses.clear()
+        self.grant_requests.clear()
         self.nbdkit = False
 
-    def look(self) -> None:
+    def read_at_site(self) -> None:
         data = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
-        found = (
+        contents = (
             (sector, self.contents.get((sector, data[sector * SECTOR :][:SECTOR])))
             for sector in range(SECTORS)
         )
-        seen = [(sector, write, not write.ended) for sector, write in found if write is not None]
-        self.looks.append(Look(len(self.topic), seen))
+        seen = [(sector, write, not write.ended) for sector, write in contents if write is not None]
+        self.site_reads.append(SiteRead(len(self.topic), seen))
 
     def append(self, value: bytes) -> int:
         position, command = len(self.topic), decode(value, TrackingCommand)
@@ -294,7 +301,7 @@ class World:
             if self.random.random() < copies:
                 self.copy(secondary, dirty)
         if self.head is not None:
-            self.check_looks(self.head)
+            self.check_site_reads(self.head)
         return position
 
     def fold(self, position: int, command: TrackingCommand) -> None:
@@ -310,17 +317,19 @@ class World:
         head = VolumeHead("v", "generation", position, (session_head(command, position),))
         self.head = head if self.head is None else self.head.merged(head)
 
-    def check_looks(self, head: VolumeHead) -> None:
-        """Invariant 8: what a site has read is named, once it believes that."""
-        for look in [look for look in self.looks if head.settled_after(look.end, self.beats)]:
-            self.looks.remove(look)
+    def check_site_reads(self, head: VolumeHead) -> None:
+        """Invariant 8: when a site believes that its reads are named, a command names them."""
+        for site_read in [
+            read for read in self.site_reads if head.settled_after(read.end, self.beats)
+        ]:
+            self.site_reads.remove(site_read)
             self.settled += 1
-            for sector, write, under_way in look.seen:
+            for sector, write, was_in_flight in site_read.seen:
                 assert any(
                     command.last_at_us >= write.at_us and sector in named
                     for at, (command, named) in enumerate(zip(self.topic, self.named, strict=True))
-                    if at >= look.end or not under_way
-                ), f"sector {sector} of {write} isn't named, yet a site is settled"
+                    if at >= site_read.end or not was_in_flight
+                ), f"sector {sector} of {write} isn't named, but the site believes that it is"
 
     def copy(self, secondary: bytearray, dirty: set[int]) -> None:
         data = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
@@ -330,7 +339,7 @@ class World:
             ]
         dirty.clear()
 
-    # the host
+    # The host.
 
     def session(
         self, crash_at: int | None = None, kill_at: int | None = None, writes: int = WRITES
@@ -352,7 +361,7 @@ class World:
         host = Host(
             *("host", ports, self.settings, {"v": VOLUME}),
             new_session=new_session,
-            report=self.hear,
+            report=self.on_report,
             log_slots=8,
         )
         volume = host.open(
@@ -367,35 +376,35 @@ class World:
 
         def gather_then_poll(opened: OpenVolume) -> None:
             gather(opened)
-            publisher.poll(0)  # another thread of the host's, as soon as it gets the lock
+            publisher.poll(0)  # Another thread of the host does this when it gets the lock.
 
         tracker.gather = gather_then_poll  # type: ignore[method-assign]
-        gate = RegionGrants(
-            tracker, opened, Stepped(self.ring, self.step), limit=self.settings.hot_regions
+        grants = RegionGrants(
+            tracker, opened, SteppedRing(self.ring, self.step), limit=self.settings.hot_regions
         )  # type: ignore[arg-type]
         self.nbdkit, self.left = True, writes
         while self.nbdkit and (self.left or self.writers):
-            self.outside()
-            self.turn(host, gate)
+            self.act_outside()
+            self.act_as_host(host, grants)
             if self.random.random() < 0.1:
                 tracker.flush(opened)
             tracker.gather(opened)
             self.set_aside += bool(opened.widened)
-        gate.close()
+        grants.close()
         volume.close()
         host.close()
 
-    def hear(self, said: str) -> None:
-        self.widened += "Kafka was away" in said
+    def on_report(self, text: str) -> None:
+        self.fallbacks += "Kafka was away" in text
 
-    def turn(self, host: Host, gate: RegionGrants) -> None:
+    def act_as_host(self, host: Host, grants: RegionGrants) -> None:
         match self.random.choice(("answer", "answer", "tick", "tick")):
-            case "answer" if self.misses:
-                asked = dict(self.misses)
+            case "answer" if self.grant_requests:
+                asked = dict(self.grant_requests)
                 with suppress(MirrorlogError):
-                    gate.admit(asked.values())
+                    grants.grant(asked.values())
                 for position in asked:
-                    self.misses.pop(position, None)
+                    self.grant_requests.pop(position, None)
             case "tick":
                 if self.mode == "away" and self.random.random() < 0.5:
                     self.back_s = self.clock.now_s + 0.7
@@ -403,7 +412,7 @@ class World:
                 host.tick(self.clock.now_s)
 
     def crash(self, publisher: Publisher) -> None:
-        """The host is dead; nbdkit may go on for a little, without an answer, before it dies as well."""
+        """The host is dead. nbdkit may go on for a little, without answers, before it dies too."""
         publisher.die()
         if self.mode == "power":
             keep = self.random if self.random.random() < 0.7 else None
@@ -415,7 +424,7 @@ class World:
         self.kill_nbdkit()
 
     def check_end(self) -> None:
-        """All is copied, and one more power cut: every secondary equals the primary."""
+        """After the last copies and one more power cut, every secondary equals the primary."""
         for _, secondary, dirty in self.secondaries:
             self.copy(secondary, dirty)
         self.device.crash(self.random)
@@ -429,8 +438,11 @@ class World:
             assert not differing, f"sectors {differing} differ and no command names them"
 
 
-def runs(library: Any, seed: int, mode: str) -> World:
-    """One world: a session that is disturbed, another that is disturbed early, a last one that is not."""
+def run_world(library: Any, seed: int, mode: str) -> World:
+    """Run one world and return it.
+
+    Its first session is disturbed. At times a second one is disturbed early. The last one isn't.
+    """
     world = World(library, seed, mode)
     at = world.random.randint(1, 400)
     if mode == "nbdkit":
@@ -451,20 +463,23 @@ def test_no_write_of_nbdkit_is_forgotten_whoever_dies(mode: str) -> None:
     library, worlds = build_ring(load_settings().cache_dir), list[World]()
     for seed in range(100):
         try:
-            worlds.append(runs(library, seed, mode))
+            worlds.append(run_world(library, seed, mode))
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, {mode}: {error}") from error
-    # Otherwise there was too little of it to prove anything.
+    # With fewer of these the test would prove nothing.
     assert sum(world.settled for world in worlds) > 300
     assert sum(world.cut for world in worlds) > 30
     if mode == "away":
-        assert sum(world.widened for world in worlds) > 5
+        assert sum(world.fallbacks for world in worlds) > 5
         assert sum(world.set_aside for world in worlds) > 500
 
 
 @needs_a_compiler
 def test_real_threads_on_a_real_ring(tmp_path: Path) -> None:
-    """What one thread can't show: a region given up too early, a write lost or counted twice. ring_stress.c says how."""
+    """Real threads show a region that leaves too early, or a write that is lost or counted twice.
+
+    ring_stress.c says how.
+    """
     source = files("mirrorlog.producers.nbd")
     for name in ("ring.h", "ring.c"):
         (tmp_path / name).write_bytes((source / name).read_bytes())

@@ -16,7 +16,7 @@ from mirrorlog.producers.nbd.nbdkit_process import (
     TlsOptions,
     remove_stale_socket,
 )
-from mirrorlog.producers.nbd.relay import extents
+from mirrorlog.producers.nbd.relay import allocation_extents
 from mirrorlog.simulation.memory_devices import PAGE_BYTES, MemoryDevice
 
 # pages with data | asked for | extents: d for data, h for a hole, in pages
@@ -39,7 +39,7 @@ def test_extents_cover_the_range_without_gaps(case: str) -> None:
     offset, length = (int(each) * PAGE_BYTES for each in asked)
     found = [
         f"{'h' if kind else 'd'}{start // PAGE_BYTES}-{(start + size) // PAGE_BYTES}"
-        for start, size, kind in extents(device, offset, length)
+        for start, size, kind in allocation_extents(device, offset, length)
     ]
     assert found == wanted
 

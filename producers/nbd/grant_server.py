@@ -1,0 +1,89 @@
+"""Answers nbdkit's requests for grants of regions, from a thread of its own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Thread
+from typing import Final
+
+from mirrorlog.errors import MirrorlogError
+from mirrorlog.producers.nbd.region_grants import RegionGrants
+from mirrorlog.producers.nbd.ring import GRANT_REQUEST, MESSAGE
+
+_Message = tuple[int, int, int, int]
+"""The fields of MESSAGE: kind, position, offset, length."""
+
+
+class GrantServer:
+    """Reads messages of nbdkit (ring.h) until nbdkit closes its end of the socket.
+
+    error: why the server stopped before that. The socket is then closed, so no write begins.
+    """
+
+    def __init__(
+        self,
+        grants: RegionGrants,
+        collect: Callable[[], None],
+        control: socket.socket,
+        report: Callable[[str], None],
+    ) -> None:
+        """Start the thread.
+
+        collect: sends a batch if enough writes have ended; it is called after each message.
+        control: the host's end of the socket, which the server closes.
+        report: takes the text of an error that makes a write fail.
+        """
+        self._grants: Final = grants
+        self._collect: Final = collect
+        self._control: Final = control
+        self._report: Final = report
+        self.error: BaseException | None = None
+        self._thread: Final = Thread(target=self._run, name="nbd grants", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and wait until it has ended."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._control.close()
+
+    def _run(self) -> None:
+        try:
+            while messages := self._receive():
+                self._answer([message for message in messages if message[0] == GRANT_REQUEST])
+                self._collect()
+        except BaseException as error:  # noqa: BLE001 - the host's own thread raises it
+            self.error = error
+        finally:
+            with suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+
+    def _receive(self) -> list[_Message]:
+        """Wait for a message, then return all that have arrived.
+
+        Return an empty list when nbdkit has closed its end of the socket.
+        """
+        messages = []
+        flags = 0
+        with suppress(BlockingIOError, ConnectionResetError):
+            while packet := self._control.recv(MESSAGE.size, flags):
+                messages.append(MESSAGE.unpack(packet))
+                flags = socket.MSG_DONTWAIT
+        return messages
+
+    def _answer(self, requests: Sequence[_Message]) -> None:
+        """Grant all requests together, so that they share one sync of the activity log."""
+        if not requests:
+            return
+        code = 0
+        try:
+            self._grants.grant((offset, length) for _, _, offset, length in requests)
+        except MirrorlogError as error:
+            code = errno.EIO
+            self._report(str(error))
+        for _, position, _, _ in requests:
+            self._control.send(MESSAGE.pack(code, position, 0, 0))
