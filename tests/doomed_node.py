@@ -1,8 +1,9 @@
-"""The node, with an end: at one point of the first flush that reaches a position it commits what it may, and is killed.
+"""A node that kills itself at one point of the first flush that reaches a position.
 
     python doomed_node.py POINT PARTITION POSITION
 
-Only ports of the product are wrapped: what is sent, the store, the consumer that commits.
+Before that it commits all that it may commit. Only ports of the product are wrapped: what is sent,
+the store, and the consumer that commits.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _AFTER_SEND = ("put aside", "records in the changelog", "watermark in the change
 
 
 class Doom:
-    """The point that is waited for, and the flush that is doomed: `sent` counts what it has sent, in that flush alone."""
+    """Knows at which point the node dies, and in which flush.
+
+    sent: how many sends the doomed flush has made; None outside of it.
+    """
 
     def __init__(self, point: str, partition: int, position: int) -> None:
         self.point, self.partition, self.position = point, partition, position
@@ -48,12 +52,13 @@ class Doom:
         raise AssertionError("killed")
 
     async def reach(self, point: str) -> None:
-        """The worst moment: whatever may be committed by now is, but where the gate has only just opened."""
+        """Die if this is the point. All that may be committed is committed before, unless the gate
+        has only just opened: that is the worst moment."""
         if point != self.point:
             return
         self.sent.set(None)
         if point != "gate open":
-            # Twice: the first may only wait for one that had begun before.
+            # Twice: the first call may only wait for a commit that began before.
             await self.consumer.commit()
             await self.consumer.commit()
         self.die()
@@ -83,24 +88,24 @@ class Doom:
 
 
 def wrap(doom: Doom) -> None:
-    """Puts the doom between the node's parts."""
+    """Put `doom` between the node's parts."""
     from faust.stores.rocksdb import Store
 
     from mirrorlog.streams import wiring
     from mirrorlog.streams.faust_worker.gated_transport import GatedConsumer
 
-    made, set_persisted_offset = GatedConsumer.__init__, Store.set_persisted_offset
+    make_consumer, set_persisted_offset = GatedConsumer.__init__, Store.set_persisted_offset
 
     class Table(wiring.LogTable):
-        def __init__(self, send: Any, *more: Any) -> None:
-            super().__init__(lambda messages: doom.send(send, messages), *more)
+        def __init__(self, send: Any, *arguments: Any) -> None:
+            super().__init__(lambda messages: doom.send(send, messages), *arguments)
 
         async def flush(self, plan: Any) -> None:
             await doom.flush(super().flush, plan)
 
     def remember(self: GatedConsumer, *given: Any, **named: Any) -> None:
         doom.consumer = self
-        made(self, *given, **named)
+        make_consumer(self, *given, **named)
 
     def position_not(self: Store, tp: Any, offset: int) -> None:
         if doom.point == "rows in the table, its position not" and doom.sent.get() is not None:
@@ -113,9 +118,9 @@ def wrap(doom: Doom) -> None:
 
 
 def main() -> None:
-    """Runs the node."""
+    """Run the node."""
     doom = Doom(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    sys.argv = ["mirrorlog", "--json", "node"]  # which `import faust` reads
+    sys.argv = ["mirrorlog", "--json", "node"]  # before wrap(): `import faust` reads it
     wrap(doom)
     from mirrorlog.cli.main import main as mirrorlog
 

@@ -1,4 +1,4 @@
-"""The node's HTTP over a log in memory: workers, each with a table of its own or a standby's copy."""
+"""The node's HTTP over a log in memory. Each worker has a table of its own, or a standby's copy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession, web
+from deadlines import DEADLINE_S
 from logs import Log
 
 from mirrorlog.ports.clock import SystemClock
@@ -24,7 +25,7 @@ from mirrorlog.topics import Topics
 
 
 class MemoryView:
-    """Rows as they were."""
+    """The rows that a table had when the view was made."""
 
     def __init__(self, rows: Mapping[bytes, bytes]) -> None:
         self._rows: Mapping[bytes, bytes] | None = dict(sorted(rows.items()))
@@ -42,7 +43,7 @@ class MemoryView:
 
 
 def table_of(broker: MemoryBroker, topics: Topics, partition: int) -> dict[bytes, bytes]:
-    """What a node's table holds of a partition: the changelog, folded."""
+    """Return the rows of a node's table of the partition: the changelog, folded."""
     rows: dict[bytes, bytes] = {}
     for message in broker.partition(topics.changelog, partition).messages:
         assert message.key is not None
@@ -54,11 +55,16 @@ def table_of(broker: MemoryBroker, topics: Topics, partition: int) -> dict[bytes
 
 @dataclass
 class Worker:
-    """One worker. view: what a question gets of a table."""
+    """One worker of the node.
+
+    active: the partitions that it works on.
+    owners: by partition, the address of its worker, as this worker knows it.
+    view:   makes the view that a question gets of a table.
+    """
 
     log: Log
-    has: list[int] = field(default_factory=lambda: [0])
-    most: int = 4
+    active: list[int] = field(default_factory=lambda: [0])
+    query_limit: int = 4
     token: str = ""
     wait_s: float = 5.0
     owners: dict[int, str] = field(default_factory=dict)
@@ -70,8 +76,8 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.ownership = PartitionOwnership(lambda: self.owners)
-        if self.has:
-            self.ownership.assign(self.has)
+        if self.active:
+            self.ownership.assign(self.active)
 
     def parts(self) -> HttpParts:
         log = self.log
@@ -83,10 +89,17 @@ class Worker:
         def open_view(partition: int) -> MemoryView:
             return self.view(table_of(log.broker, log.topics, partition))
 
-        self.query_threads = QueryThreads(self.most)
-        fixed = (log.topics, SystemClock(), self.url, self.token, self.wait_s)
+        self.query_threads = QueryThreads(self.query_limit)
         return HttpParts(
-            self.ownership, open_view, ClientPool(open_clients), self.query_threads, *fixed
+            ownership=self.ownership,
+            open_view=open_view,
+            client_pool=ClientPool(open_clients),
+            query_threads=self.query_threads,
+            topics=log.topics,
+            clock=SystemClock(),
+            own_url=self.url,
+            token=self.token,
+            wait_s=self.wait_s,
         )
 
     async def text(self, path: str, **headers: str) -> str:
@@ -96,51 +109,51 @@ class Worker:
 
     async def json(self, path: str, status: int = 200, **headers: str) -> dict[str, Any]:
         async with self.client.get(path, headers=headers) as answer:
-            found: dict[str, Any] = await answer.json()
-            assert answer.status == status, found
+            body: dict[str, Any] = await answer.json()
+            assert answer.status == status, body
             assert (answer.status == 503) == ("Retry-After" in answer.headers)
-            return found
+            return body
 
     async def pages(
         self, path: str, between: Callable[[], object] = lambda: None
     ) -> list[dict[str, Any]]:
-        """All pages of a listing, by the Link header."""
-        found: list[dict[str, Any]] = []
-        following: str | None = path
-        while following:
-            async with self.client.get(following) as answer:
-                found.append(await answer.json())
-                assert answer.status == 200, found
+        """Return all pages of a listing; the Link header leads from one to the next."""
+        pages: list[dict[str, Any]] = []
+        next_path: str | None = path
+        while next_path:
+            async with self.client.get(next_path) as answer:
+                pages.append(await answer.json())
+                assert answer.status == 200, pages
                 link = answer.links.get("next")
-                assert (link is None) == (found[-1]["next"] is None)
-                following = link["url"].raw_path_qs if link else None  # type: ignore[union-attr]
+                assert (link is None) == (pages[-1]["next"] is None)
+                next_path = link["url"].raw_path_qs if link else None  # type: ignore[union-attr]
             between()
-        return found
+        return pages
 
 
 @asynccontextmanager
 async def listening(*workers: Worker) -> AsyncIterator[None]:
-    """The workers listen; each knows the addresses of all."""
+    """Let the workers listen. Each knows the addresses of all."""
     async with AsyncExitStack() as stack:
         for worker in workers:
-            found = listen("127.0.0.1:0", "")
-            assert found is not None
-            worker.url = found.url
+            endpoint = listen("127.0.0.1:0", "")
+            assert endpoint is not None
+            worker.url = endpoint.url
             runner = web.AppRunner(
                 build_http_app(worker.parts()), handler_cancellation=True, shutdown_timeout=1
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, found.socket).start()
+            await web.SockSite(runner, endpoint.socket).start()
             worker.client = await stack.enter_async_context(ClientSession(worker.url))
-        known = {partition: worker.url for worker in workers for partition in worker.has}
+        known = {partition: worker.url for worker in workers for partition in worker.active}
         for worker in workers:
             worker.owners = known | worker.owners
         yield
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
-    """Waits for a condition."""
-    async with asyncio.timeout(deadline_s):
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when the condition is true."""
+    async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0)

@@ -29,7 +29,7 @@ class _FetchedRecords:
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer: it commits what `gate` allows, and fetches while `fetch_budget` has room."""
+    """Faust's consumer. Commits what `gate` allows, and fetches while `fetch_budget` has room."""
 
     gate: ClassVar[CommitGate]
     fetch_budget: ClassVar[FetchBudget]

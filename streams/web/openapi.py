@@ -1,4 +1,4 @@
-"""The description of the node's HTTP (OpenAPI 3.1)."""
+"""The description of the node's HTTP (OpenAPI 3.1), for programs and for the page /docs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from mirrorlog.streams.web.request_parameters import MAX_PAGE_ENTRIES
 
 Schema = Mapping[str, Any]
 _POINT: Final = (
-    "a time (`2026-11-22T18:30:00Z`; `2h ago`), a log position (`@1234`, `1234`), `barrier:NAME`, `site:NAME`, "
-    "`origin` or `now`"
+    "a time (`2026-11-22T18:30:00Z`; `2h ago`), a log position (`@1234`, `1234`), `barrier:NAME`, "
+    "`site:NAME`, `origin` or `now`"
 )
-_WHY: Final = {
-    400: "a parameter isn't right",
+_ERROR_CAUSES: Final = {
+    400: "a parameter is wrong or unknown",
     401: "the node has a token, and the request doesn't carry it",
     404: "there is no such volume",
     410: "the log no longer reaches that far; `next` says from when on it can answer",
-    503: "not now: too many questions, a rebalance, a recovery, a log that isn't complete yet, a broker that is away",
+    503: "not now: too many questions, a rebalance, a recovery, a log that isn't complete yet, "
+    "or a broker that is away",
 }
 
 
 def openapi() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "mirrorlog node",
             "version": "1",
-            "description": "Which blocks of a volume changed between two points, answered by any worker of the node.",
+            "description": "Which blocks of a volume changed between two points. "
+            "Every worker of the node answers for every volume.",
         },
         "paths": {
             "/v1/volumes": {"get": _volumes()},
@@ -53,12 +55,12 @@ def _volumes() -> Schema:
             _parameter(
                 "after",
                 _text(),
-                "The page begins with the volume after that name: `next` of the page before.",
+                "The page begins after the volume of that name: `next` of the page before.",
             ),
             _parameter(
                 "limit",
                 _integer(1, MAX_PAGE_ENTRIES),
-                f"Volumes on a page; {MAX_PAGE_ENTRIES} unless given.",
+                f"Volumes on a page; the default is {MAX_PAGE_ENTRIES}.",
             ),
         ],
         "responses": {
@@ -74,10 +76,11 @@ def _changed() -> Schema:
         "operationId": "changed",
         "summary": "The blocks that changed after `since`, through `until`: exactly, at both edges",
         "description": (
-            f"Formats {', '.join(JSON_FORMATS)} come in pages: the next one is asked for with `since` and `until` as they "
-            "are in the answer (positions: the question stays the same while writes go on) and `offset` = `next`; a Link "
-            "header has the whole address. With `limit=0`, and in every other format, the listing is streamed as "
-            "`mirrorlog changed` prints it; one that breaks off was not whole."
+            f"Formats {', '.join(JSON_FORMATS)} come in pages. Ask for the next page with `since` "
+            "and `until` as they are in the answer (they are positions, so the question stays the "
+            "same while writes go on) and `offset` = `next`. A Link header has the whole address. "
+            "With `limit=0`, and in every other format, the listing is streamed as "
+            "`mirrorlog changed` prints it. A stream that breaks off is not the whole listing."
         ),
         "security": [{"token": []}, {}],
         "parameters": [
@@ -86,7 +89,7 @@ def _changed() -> Schema:
                 "in": "path",
                 "required": True,
                 "schema": _text(),
-                "description": "Its name.",
+                "description": "The name of the volume.",
             },
             _parameter("since", _text("origin"), f"{_POINT}."),
             _parameter(
@@ -103,7 +106,7 @@ def _changed() -> Schema:
             _parameter(
                 "limit",
                 _integer(0, MAX_PAGE_ENTRIES),
-                "Entries on a page; 0: no pages, everything is streamed.",
+                "Entries on a page; 0 streams the whole listing.",
             ),
             _parameter(
                 "wait", _text("30s"), "How long to wait for the log to be complete through `until`."
@@ -155,7 +158,7 @@ def _answer(description: str, schema: str) -> Schema:
 
 
 def _errors(*statuses: int) -> dict[str, Schema]:
-    return {str(status): _answer(_WHY[status], "Error") for status in statuses}
+    return {str(status): _answer(_ERROR_CAUSES[status], "Error") for status in statuses}
 
 
 def _parameter(name: str, schema: Schema, description: str) -> Schema:

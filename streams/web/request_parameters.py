@@ -1,4 +1,4 @@
-"""The parameters of a request, read strictly: an unknown or repeated one is refused, not ignored."""
+"""The parameters of a request, checked: an unknown or repeated one is refused, not ignored."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ async def stream_listing(
 
 
 def join_pieces(pieces: Iterator[str], checkpoint: Callable[[], None]) -> Iterator[str]:
-    """Join the pieces of a listing to chunks worth sending. Calls `checkpoint` before each piece."""
+    """Join the pieces of a listing to larger chunks. Calls `checkpoint` before each piece."""
     held: list[str] = []
     size = 0
     for piece in pieces:

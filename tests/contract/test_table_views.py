@@ -1,4 +1,5 @@
-"""A view of a partition's table, and a volume's log read through it: one suite for rows in memory and for RocksDB."""
+"""Views of a partition's table, and a volume's log read through them. One suite runs over rows in
+memory and over RocksDB."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class MemoryTable:
 
 
 class RocksTable:
-    """The node's own store, of an app that isn't started."""
+    """The node's own store, with an app that isn't started."""
 
     def __init__(self, folder: Path) -> None:
         app = faust.App(
@@ -64,17 +65,17 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return MemoryTable() if request.param == "memory" else RocksTable(tmp_path)
 
 
-def rows(*texts: str, head: int, mark: int, blocks: str = "1") -> list[Row]:
-    found = [record(text, blocks) for text in texts]
+def rows(*texts: str, head: int, watermark: int, blocks: str = "1") -> list[Row]:
+    records = [record(text, blocks) for text in texts]
     return [
-        *((record_key(each), encode(each)) for each in found),
+        *((record_key(log_record), encode(log_record)) for log_record in records),
         (head_key("v"), encode(VolumeHead("v", volume().generation, head))),
-        (watermark_key(0), encode(Watermark(0, mark, 0))),
+        (watermark_key(0), encode(Watermark(0, watermark, 0))),
     ]
 
 
-def logs(table: Any, go_on: Callable[[], None] = lambda: None) -> TableLogs:
-    return TableLogs(lambda _: table.view(), SystemClock(), go_on, lambda _: None)
+def logs(table: Any, checkpoint: Callable[[], None] = lambda: None) -> TableLogs:
+    return TableLogs(lambda _: table.view(), SystemClock(), checkpoint, lambda _: None)
 
 
 def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -> None:
@@ -103,7 +104,7 @@ def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -
     view.close()
 
 
-def test_what_is_written_later_isnt_seen(table: Any) -> None:
+def test_a_view_does_not_show_what_is_written_later(table: Any) -> None:
     table.write([(b"a", b"1"), (b"b", b"1")])
     view = table.view()
     table.write([(b"a", b"2"), (b"b", None), (b"c", b"2")])
@@ -113,7 +114,7 @@ def test_what_is_written_later_isnt_seen(table: Any) -> None:
     view.close()
 
 
-def test_a_batch_is_seen_whole_by_a_thread_while_another_writes(table: Any) -> None:
+def test_a_view_shows_whole_batches_while_another_thread_writes(table: Any) -> None:
     def batch(number: int) -> list[Row]:
         return [(b"%02d" % key, b"%d" % number) for key in range(20)]
 
@@ -149,12 +150,12 @@ def test_a_batch_is_seen_whole_by_a_thread_while_another_writes(table: Any) -> N
 
 
 @pytest.mark.parametrize("rolled_at", range(1, 6))
-def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(
+def test_a_roll_up_at_any_step_of_a_reading_leaves_no_hole_and_no_part(
     table: Any, rolled_at: int
 ) -> None:
     parts = ["-1..1", "1..3", "3..5"]
     for number, text in enumerate(parts):
-        table.write(rows(text, head=5, mark=5, blocks=str(number + 1)))
+        table.write(rows(text, head=5, watermark=5, blocks=str(number + 1)))
     steps = 0
 
     def roll_up() -> None:
@@ -169,24 +170,24 @@ def test_a_roll_up_at_any_step_of_a_reading_makes_neither_a_hole_nor_a_half(
     while steps < 5:
         roll_up()
     assert view.log.hole(after=-1, through=view.complete_through) is None
-    found = [part for group in view.log.complete_records() for part in view.parts(group)]
-    assert {block for part in found for block in part.changed} == {1, 2, 3}
+    parts_read = [part for group in view.log.complete_records() for part in view.parts(group)]
+    assert {block for part in parts_read for block in part.changed} == {1, 2, 3}
     view.close()
 
 
-def test_a_log_is_read_when_it_is_complete_and_not_before(table: Any) -> None:
-    table.write(rows("-1..3", head=3, mark=3))
+def test_a_log_is_read_only_once_it_is_complete(table: Any) -> None:
+    table.write(rows("-1..3", head=3, watermark=3))
     with pytest.raises(KafkaFailed, match="isn't complete through position 4"):
         logs(table).read(volume(), 4, 0)
     looks = 0
 
-    def go_on() -> None:
+    def checkpoint() -> None:
         nonlocal looks
         looks += 1
         if looks == 3:
-            table.write(rows("3..7", head=7, mark=7))
+            table.write(rows("3..7", head=7, watermark=7))
 
-    view = logs(table, go_on).read(volume(), 4, 5)
+    view = logs(table, checkpoint).read(volume(), 4, 5)
     assert (view.complete_through, [group[0].through for group in view.log.complete_records()]) == (
         7,
         [3, 7],
@@ -195,7 +196,7 @@ def test_a_log_is_read_when_it_is_complete_and_not_before(table: Any) -> None:
 
 
 def test_a_damaged_record_is_a_hole(table: Any) -> None:
-    table.write(rows("-1..1", "1..3", "3..5", head=5, mark=5))
+    table.write(rows("-1..1", "1..3", "3..5", head=5, watermark=5))
     key = record_key(record("1..3"))
     table.write([(key, encode(record("1..3"))[:-9] + bytes(9))])
     view = logs(table).read(volume(), 5, 0)
@@ -205,14 +206,14 @@ def test_a_damaged_record_is_a_hole(table: Any) -> None:
     view.close()
 
 
-def test_a_table_that_isnt_open_isnt_opened_and_a_closed_view_lets_go_of_it(tmp_path: Path) -> None:
+def test_a_view_never_opens_a_table_and_releases_it_when_it_is_closed(tmp_path: Path) -> None:
     table = RocksTable(tmp_path)
     with pytest.raises(NodeUnavailable):
         table.view()
     table.write([(b"a", b"1")])
     view = table.view()
     store: Any = table.store.table.data
-    store._dbs.clear()  # as Faust does when the partition goes
+    store._dbs.clear()  # as Faust does when it loses the partition
     with pytest.raises(Exception, match="lock"):
         store._db_for_partition(0)
     view.close()

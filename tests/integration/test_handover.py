@@ -1,4 +1,4 @@
-"""Several workers share the partitions: one takes over from another, one more comes, one goes. Nothing is lost."""
+"""Several workers share the partitions. Workers die, join and leave, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = Callable[[str, object], None]
 
 
 class Workers:
-    """The workers of a run, and which partitions each has, as their `ready` messages tell."""
+    """The workers of a run, and which partitions each has, as their `ready` messages say."""
 
     def __init__(self, run: Run, *names: str) -> None:
         self.run, self.held = run, {name: list[int]() for name in names}
@@ -29,21 +29,24 @@ class Workers:
             run.start_node(name)
 
     def start(self, name: str) -> None:
-        """One more."""
+        """Start one more worker."""
         self.held[name] = []
         self.run.start_node(name)
 
-    def holder(self, partition: int) -> str:
-        """Who has it."""
-        (found,) = [name for name, held in self.held.items() if partition in held]
-        return found
+    def owner(self, partition: int) -> str:
+        """Return the worker that has the partition."""
+        (owner,) = [name for name, held in self.held.items() if partition in held]
+        return owner
 
-    def holders(self) -> dict[int, str]:
-        """By partition."""
+    def owners(self) -> dict[int, str]:
+        """Return the worker of each partition."""
         return {partition: name for name, held in self.held.items() for partition in held}
 
     def settle(self, meanwhile: Callable[[float], None] | None = None) -> None:
-        """Returns when they have all partitions between them, and each as many as another, give or take one."""
+        """Return when the workers have all partitions, and equally many, give or take one.
+
+        meanwhile: called again and again, with the seconds that it may take.
+        """
         until = time.monotonic() + DEADLINE_S
 
         def settled() -> bool:
@@ -64,7 +67,10 @@ class Workers:
 
 
 def grow_log(writer: Writer, answers: Answers, size_bytes: int) -> None:
-    """Writes until the changelog holds about that much: scattered extents, so that a record is as large as its command."""
+    """Write until the changelog holds about `size_bytes`.
+
+    The extents are scattered, so that a record is as large as its command.
+    """
     for _ in range(size_bytes // 40_000 // len(writer.volumes)):
         for name in writer.volumes:
             writer.send(name, 1, extents=5000)
@@ -90,7 +96,7 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
     workers.settle()
     grow_log(writer, answers, 8 * MIB)
     with writer.at_full_speed(pace_s=0.05):
-        killed = workers.holder(0)
+        killed = workers.owner(0)
         lost = workers.held.pop(killed)
         killed_at = time.monotonic()
         world.parts.pop(killed).kill()
@@ -100,12 +106,12 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
             round(answered_at - killed_at, 2),
         )
         workers.settle(answers.poll)
-    assert set(lost) <= workers.holders().keys() and killed not in workers.holders().values()
+    assert set(lost) <= workers.owners().keys() and killed not in workers.owners().values()
     answers.wait_for(writer.sent_at)
     proof = Proof(world.settings)
-    proof.all(workers.holders())
+    proof.all(workers.owners())
     if world.settings.node_standbys:  # each of the two has what the other works on
-        for partition, name in workers.holders().items():
+        for partition, name in workers.owners().items():
             (other,) = workers.held.keys() - {name}
             proof.of_a_table(other, partition)
     writer.close()
@@ -113,7 +119,7 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
 
 
 @pytest.mark.parametrize("world", [NO_HTTP], indirect=True, ids=[""])
-def test_workers_come_and_go_while_a_host_writes_and_it_is_answered_all_the_time(
+def test_a_host_is_answered_while_workers_join_and_leave(
     world: Run, record_property: Record
 ) -> None:
     volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4, each=2), 1 << 30))
@@ -142,22 +148,22 @@ def test_workers_come_and_go_while_a_host_writes_and_it_is_answered_all_the_time
         "longest that a partition went unanswered while a worker came, and while one went, s",
         (coming_s, going_s),
     )
-    Proof(world.settings).all(workers.holders())
+    Proof(world.settings).all(workers.owners())
     writer.close()
     answers.close()
 
 
 def wait_answered_since(
-    writer: Writer, answers: Answers, partitions: list[int], since: float
+    writer: Writer, answers: Answers, partitions: list[int], since_s: float
 ) -> float:
-    """When in each of the partitions a command that was sent later was answered."""
+    """Return when the last of the partitions answered a command that was sent after `since_s`."""
     until = time.monotonic() + DEADLINE_S
     while True:
         answers.poll(0.05)
         first: dict[int, float] = {}
-        for place, came_at in answers.came_at.items():
-            if writer.sent_at.get(place, 0) > since:
-                first[place[0]] = min(came_at[0], first.get(place[0], math.inf))
+        for (partition, position), came_at in answers.came_at.items():
+            if writer.sent_at.get((partition, position), 0) > since_s:
+                first[partition] = min(came_at[0], first.get(partition, math.inf))
         if all(partition in first for partition in partitions):
             return max(first[partition] for partition in partitions)
         assert time.monotonic() < until, first

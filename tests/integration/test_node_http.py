@@ -1,4 +1,4 @@
-"""The node's HTTP with real workers: whichever is asked answers as the command line does from Kafka."""
+"""The node's HTTP with real workers: each of them answers as the command line does from Kafka."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ class Writer:
         ]
         admin.close()
         self.publisher = KafkaPublisher(client)
-        found = [
+        candidates = [
             describe(f"vol-{n}", 1 << 24, BLOCK, "file:none", ends, 1_700_000_000_000_000)
             for n in range(40)
         ]
         self.volumes = {
-            each.volume: each for each in {each.partition: each for each in found}.values()
+            volume.volume: volume
+            for volume in {volume.partition: volume for volume in candidates}.values()
         }
         self.written: dict[str, set[int]] = {name: set() for name in self.volumes}
-        for each in self.volumes.values():
-            publish_volume(self.publisher, self.topics, each)
+        for volume in self.volumes.values():
+            publish_volume(self.publisher, self.topics, volume)
         self.publisher.flush(DEADLINE_S)
 
     def write(self, volume: Volume, *blocks: int) -> int:
-        """One command for each block, acknowledged; the position of the last."""
+        """Write each block by a command of its own; return the position of the last one."""
         positions: list[int] = []
         for block in blocks:
             self.written[volume.volume].add(block)
@@ -72,14 +73,15 @@ class Writer:
         return max(positions)
 
 
-def wait_for(what: Callable[[], bool], said: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], bool], describe_state: Callable[[], object]) -> None:
+    """Return when the condition is true; at the deadline fail with the state."""
     until = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < until, said()
+    while not condition():
+        assert time.monotonic() < until, describe_state()
 
 
 class Node:
-    """The workers as their `ready` messages tell them."""
+    """The workers, as their `ready` messages describe them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -87,7 +89,7 @@ class Node:
         self.partitions: dict[str, list[int]] = {}
 
     def listen(self) -> None:
-        """Takes what the workers said."""
+        """Take the messages of the workers."""
         for message in self.run.read_messages():
             if message.message_type == "ready":
                 self.urls[message.part] = message.fields["http"]
@@ -95,45 +97,51 @@ class Node:
         self.run.check()
 
     def settle(self, *workers: str) -> None:
-        """Returns when these have all partitions between them, and each some."""
+        """Return when these workers have all partitions between them, and each has some."""
 
         def settled() -> bool:
             self.listen()
             held = [self.partitions.get(name, []) for name in workers]
-            return all(held) and sorted(number for each in held for number in each) == [0, 1, 2, 3]
+            return all(held) and sorted(number for numbers in held for number in numbers) == [
+                0,
+                1,
+                2,
+                3,
+            ]
 
         wait_for(settled, lambda: self.partitions)
 
-    def holder(self, volume: Volume) -> str:
+    def owner(self, volume: Volume) -> str:
+        """Return the name of the worker that has the volume's partition."""
         (name,) = [name for name, held in self.partitions.items() if volume.partition in held]
         return name
 
 
 def get(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """An answer; asked again for as long as it is 503 and says when."""
+    """Return the body and the headers of an answer. Asks again while the status is 503."""
     until = time.monotonic() + DEADLINE_S
     while True:
         try:
             with urlopen(url, timeout=DEADLINE_S) as answer:
                 return json.load(answer), answer.headers
         except HTTPError as error:
-            told = json.load(error)
-            assert error.code == 503, (url, told)
+            body = json.load(error)
+            assert error.code == 503, (url, body)
             assert error.headers["Retry-After"]
-            assert time.monotonic() < until, told
+            assert time.monotonic() < until, body
 
 
 def pages(url: str, between: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
-    """All pages, by since, until and next of the answers."""
-    found, _ = get(url)
-    answers = [found]
-    while found["next"] is not None:
+    """Return all pages, each asked for by `since`, `until` and `next` of the page before."""
+    page, _ = get(url)
+    answers = [page]
+    while page["next"] is not None:
         between()
         base = url.split("?", maxsplit=1)[0]
-        found, _ = get(
-            f"{base}?since={found['since']}&until={found['until']}&offset={found['next']}&limit=5"
+        page, _ = get(
+            f"{base}?since={page['since']}&until={page['until']}&offset={page['next']}&limit=5"
         )
-        answers.append(found)
+        answers.append(page)
     return answers
 
 
@@ -150,9 +158,9 @@ def changed(run: Run, *arguments: str, code: int = 0) -> str:
 def dirty(listing: list[dict[str, Any]]) -> set[int]:
     return {
         block
-        for each in listing
-        if each["dirty"]
-        for block in range(each["start"] // BLOCK, (each["start"] + each["length"]) // BLOCK)
+        for entry in listing
+        if entry["dirty"]
+        for block in range(entry["start"] // BLOCK, (entry["start"] + entry["length"]) // BLOCK)
     }
 
 
@@ -161,45 +169,45 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
     for name in WORKERS:
         run.start_node(name)
     node.settle(*WORKERS)
-    for turn in range(3):
+    for step in range(3):
         for number, volume in enumerate(writer.volumes.values()):
-            writer.write(volume, *range(turn * 20 + number, turn * 20 + 16, 2))
-    assert {node.holder(volume) for volume in writer.volumes.values()} == set(WORKERS)
+            writer.write(volume, *range(step * 20 + number, step * 20 + 16, 2))
+    assert {node.owner(volume) for volume in writer.volumes.values()} == set(WORKERS)
     for name, volume in writer.volumes.items():
         printed = changed(run, name)
         expected = json.loads(printed)
         assert dirty(expected) == writer.written[name]
         for url in node.urls.values():
-            found = pages(f"{url}/v1/volumes/{name}/changed?limit=5")
-            assert len(found) > 1
-            assert [entry for page in found for entry in page["listing"]] == expected
+            answers = pages(f"{url}/v1/volumes/{name}/changed?limit=5")
+            assert len(answers) > 1
+            assert [entry for page in answers for entry in page["listing"]] == expected
             assert changed(run, name, "--node", url) == printed
         if volume.partition % 2:
             continue
         # Inside a record: the commands at both edges are replayed.
         position = writer.write(volume, *range(100, 160, 2))
         edges = ("--since", str(position - 7), "--until", f"@{position - 2}")
-        told = [
-            changed(run, name, *edges, *more)
-            for more in ([], *(["--node", url] for url in node.urls.values()))
+        outputs = [
+            changed(run, name, *edges, *options)
+            for options in ([], *(["--node", url] for url in node.urls.values()))
         ]
-        assert len(set(told)) == 1
-        assert json.loads(told[0]) != expected
+        assert len(set(outputs)) == 1
+        assert json.loads(outputs[0]) != expected
     listed, _ = get(f"{node.urls['node-1']}/v1/volumes")
-    assert {each["volume"]: each["worker"] for each in listed["volumes"]} == {
-        name: node.urls[node.holder(volume)] for name, volume in writer.volumes.items()
+    assert {entry["volume"]: entry["worker"] for entry in listed["volumes"]} == {
+        name: node.urls[node.owner(volume)] for name, volume in writer.volumes.items()
     }
 
-    # While a host writes, further pages are of the same question.
+    # While a host writes, later pages answer the same question.
     name, volume = next(iter(writer.volumes.items()))
     before = set(writer.written[name])
     for url in node.urls.values():
-        found = pages(
+        answers = pages(
             f"{url}/v1/volumes/{name}/changed?limit=5",
             lambda: writer.write(volume, 500 + len(writer.written[name])),
         )
-        assert dirty([entry for page in found for entry in page["listing"]]) == before
-        assert len({(page["since"], page["until"]) for page in found}) == 1
+        assert dirty([entry for page in answers for entry in page["listing"]]) == before
+        assert len({(page["since"], page["until"]) for page in answers}) == 1
         before = set(writer.written[name])
 
     url = node.urls["node-1"]
@@ -210,44 +218,45 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
     )
 
 
-def test_another_worker_answers_for_one_that_was_killed_and_it_comes_back_where_it_was_or_elsewhere(
+def test_another_worker_answers_for_a_killed_one_which_comes_back_at_its_port_or_another(
     run: Run,
 ) -> None:
     writer, node = Writer(run), Node(run)
     for name in WORKERS:
         run.start_node(name)
     node.settle(*WORKERS)
-    volume = next(each for each in writer.volumes.values() if node.holder(each) == "node-2")
+    volume = next(volume for volume in writer.volumes.values() if node.owner(volume) == "node-2")
 
-    def everybody_is_right() -> None:
+    def check_all_answers() -> None:
         writer.write(volume, len(writer.written[volume.volume]))
         for url in node.urls.values():
             for name in writer.volumes:
-                found, _ = get(f"{url}/v1/volumes/{name}/changed")
-                assert dirty(found["listing"]) == writer.written[name], (url, name)
+                page, _ = get(f"{url}/v1/volumes/{name}/changed")
+                assert dirty(page["listing"]) == writer.written[name], (url, name)
 
-    def heard(name: str) -> bool:
+    def is_ready(name: str) -> bool:
         node.listen()
         return name in node.urls
 
     def come_back() -> str:
         node.urls.pop("node-2", None)
         run.start_node("node-2")
-        wait_for(lambda: heard("node-2"), lambda: node.urls)
-        everybody_is_right()
+        wait_for(lambda: is_ready("node-2"), lambda: node.urls)
+        check_all_answers()
         return node.urls["node-2"]
 
-    everybody_is_right()
+    check_all_answers()
     gone = node.urls.pop("node-2")
     run.parts["node-2"].kill()
     with pytest.raises(URLError):
         urlopen(gone)
-    everybody_is_right()
+    check_all_answers()
     assert come_back() == gone
-    run.parts["node-2"].kill()  # at once: in the group it is still there
+    run.parts["node-2"].kill()  # at once, while it is still a member of the group
     assert come_back() == gone
     run.parts["node-2"].kill()
-    # The port is forgotten, and its session still lives: it must not be given what it had at the old one.
+    # The port is forgotten, and its old session still lives: the worker must not get the assignment
+    # of its old address.
     (run.folder / "node-2" / "http-port").unlink()
     assert come_back() != gone
     run.parts["node-2"].signal(signal.SIGTERM)
@@ -255,7 +264,7 @@ def test_another_worker_answers_for_one_that_was_killed_and_it_comes_back_where_
     assert run.parts["node-2"].exit_code == 0
 
 
-def test_an_address_that_is_taken_is_a_clear_error_at_the_start(run: Run) -> None:
+def test_an_address_in_use_is_an_error_at_the_start(run: Run) -> None:
     run.start_node("node-1")
     url = run.wait_for(lambda m: m.message_type == "ready")["http"]
     environment = {**os.environ, **run.settings.as_environment()}

@@ -1,4 +1,7 @@
-"""What may befall the node, with real processes. After each: the log and the tables equal an independent fold."""
+"""Outages of the node and of what it depends on, with real processes.
+
+After each outage the log and the tables equal an independent fold of the commands.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ ONE_PARTITION = {"partitions": 1, "node_http": "off"}
 
 
 def committed(run: Run, partition: int = 0) -> int:
-    """The first position that the node's group hasn't committed."""
+    """Return the first position that the node's group hasn't committed."""
     admin = KafkaAdmin(run.settings.kafka_client())
     try:
         return (
@@ -62,14 +65,14 @@ def committed(run: Run, partition: int = 0) -> int:
 
 
 def complete_through(run: Run, partition: int = 0) -> int:
-    """What the changelog says."""
+    """Return the position through which the log is complete, as the changelog says."""
     value = changelog_rows(run.settings, partition).get(watermark_key(partition))
     return -1 if value is None else decode(value, Watermark).through
 
 
 @contextmanager
 def doomed_node(run: Run, *arguments: str) -> Iterator[None]:
-    """The node, which is killed by itself before the block's end."""
+    """Run a node that kills itself before the block's end."""
     script = Path(__file__).parents[1] / "doomed_node.py"
     environment = {**os.environ, **run.settings.as_environment()}
     command = dies_with_parent([sys.executable, str(script), *arguments])
@@ -94,7 +97,8 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
     first, answers = writer.sent, Answers(world.settings)
     with doomed_node(world, point, "0", str(first)):
         answers.wait_for([(0, position) for position in range(first)])
-        # In the doomed flush: what is put aside, what makes the node mark a volume, and plain commands.
+        # The doomed flush holds a refused event, a gap for which the node marks the volume, and
+        # plain commands.
         writer.send_bytes(0, b"junk")
         writer.send("gappy", 1, extents=1, skip=3)
         for name in ("u", "v", "u"):
@@ -110,7 +114,7 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
     answers.close()
     Proof(world.settings).all({0: "node"})
     assert StatusCode.REJECTED in answers.codes[0, first]
-    # The node's own command: that it is in the topic doesn't follow from a fold of the topic.
+    # The node's own command marked the volume. A fold of the topic alone doesn't show it.
     assert Proof(world.settings).folded["gappy"].changed.blocks().tolist() == list(
         range(MIB // 4096)
     )
@@ -133,8 +137,8 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
     indirect=True,
     ids=[""],
 )
-def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -> None:
-    """The broker takes so little of the node (a quota) that more is written to it than it can record."""
+def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world: Run) -> None:
+    """A quota of the broker makes the node record less than a host writes."""
     volumes = make_volumes(world.settings, {"v": 1 << 30})
     not_throttled = world.settings.model_copy(update={"kafka": {}})
     writer, answers = Writer(not_throttled, volumes), Answers(not_throttled)
@@ -189,7 +193,7 @@ def test_a_slow_changelog_holds_the_node_back_and_nothing_piles_up(world: Run) -
 
 
 def kafka_configs(run: Run, *arguments: str) -> None:
-    """Kafka's own tool, which can set what no client library can."""
+    """Run Kafka's own tool: it sets what no client library can set."""
     runtime = prepare_runtime(run.settings.cache_dir)
     tool = (
         "kafka.admin.ConfigCommand",
@@ -208,10 +212,10 @@ def kafka_configs(run: Run, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("away", "away_s"), [("paused", 12), ("killed", 60)])
-def test_a_broker_that_was_away_is_taken_up_again_by_all(
+def test_all_parts_continue_after_the_broker_was_away(
     away: str, away_s: float, run: Run, record_property: Callable[[str, object], None]
 ) -> None:
-    """Longer than a session of the node and its requests: host, node and site come back by themselves."""
+    """The broker is away for longer than a session of the node and its requests last."""
     run.start_node()
     run.start_site("site-a")
     run.wait_ready("node", "site-a")
@@ -238,22 +242,24 @@ def test_a_broker_that_was_away_is_taken_up_again_by_all(
         psutil.Process(broker.pid).resume()
     else:
         broker.start()
-    back_at = time.monotonic()
+    returned_at = time.monotonic()
     assert progress[-1] > progress[0], "the host didn't go on writing"
 
     result = wait_for_result(run, away_s + DEADLINE_S)
     outcome = Outcome(run)
     outcome.wait_consistent("site-a", result["last_positions"])
-    record_property("host's first and last write meanwhile", f"{progress[0]}, {progress[-1]}")
-    record_property("consistent after it was back for s", round(time.monotonic() - back_at, 1))
+    record_property(
+        "host's first and last write while it was away", f"{progress[0]}, {progress[-1]}"
+    )
+    record_property("from its return until consistent, s", round(time.monotonic() - returned_at, 1))
     assert outcome.identical("site-a")
     assert outcome.reports["demo"].rung is Rung.CHANGED
     assert {name: run.parts[name].pid for name in started} == started
     Proof(run.settings).all({outcome.volumes["demo"].partition: "node"})
 
 
-def some_log(world: Run, primaries: Path | None = None) -> Writer:
-    """A volume, some of it written in several flushes and recorded; the node is stopped then."""
+def write_some_log(world: Run, primaries: Path | None = None) -> Writer:
+    """Write some of a volume, let the node record it in several flushes, and stop the node."""
     writer = Writer(
         world.settings, make_volumes(world.settings, {"v": 8 * MIB}, primaries), session=None
     )
@@ -269,14 +275,14 @@ def some_log(world: Run, primaries: Path | None = None) -> Writer:
 
 
 def stop(world: Run) -> None:
-    """Stops the node in good order."""
+    """Stop the node in good order."""
     node = world.parts.pop("node")
     stop_all([node])
     assert node.exit_code == 0, node.log_file.read_text()
 
 
-def go_on(world: Run, writer: Writer) -> Proof:
-    """Writes a little more, starts the node, and proves everything."""
+def restart_and_prove(world: Run, writer: Writer) -> Proof:
+    """Write a little more, start the node, and prove its log and its table."""
     writer.send("v", 5)
     writer.flush()
     world.start_node()
@@ -288,8 +294,8 @@ def go_on(world: Run, writer: Writer) -> Proof:
     return proof
 
 
-def said(world: Run) -> str:
-    """What the node wrote for people."""
+def node_output(world: Run) -> str:
+    """Return what the node has printed for people."""
     return (world.folder / "node.log").read_text()
 
 
@@ -297,17 +303,17 @@ one_partition = pytest.mark.parametrize("world", [ONE_PARTITION], indirect=True,
 
 
 @one_partition
-def test_a_table_that_was_deleted_is_read_again(world: Run) -> None:
-    writer = some_log(world)
+def test_a_deleted_table_is_rebuilt(world: Run) -> None:
+    writer = write_some_log(world)
     shutil.rmtree(world.folder / "node")
-    go_on(world, writer)
+    restart_and_prove(world, writer)
 
 
 @one_partition
 @pytest.mark.parametrize("position", ["beyond the end", "within"])
 def test_a_table_ahead_of_the_changelog_is_not_trusted(position: str, world: Run) -> None:
-    """It holds rows that the changelog lost, or never had: bits that no site would read."""
-    writer = some_log(world)
+    """It holds rows that the changelog lost or never had: no site would read them."""
+    writer = write_some_log(world)
     changelog = world.settings.topics.changelog
     end = ends_at(world, changelog)
     table = Rdict(str(table_folder(world.settings, "node", 0)), options=Options(raw_mode=True))
@@ -315,7 +321,7 @@ def test_a_table_ahead_of_the_changelog_is_not_trusted(position: str, world: Run
     table[record_key(surplus)] = encode(surplus)
     table[b"__faust\0offset__"] = str(end + 5).encode()
     table.close()
-    if position == "within":  # the changelog has grown meanwhile, by another worker's hand
+    if position == "within":  # another worker has made the changelog grow meanwhile
         beside = world.settings.model_copy(update={"node_name": "beside"})
         world.start_node("beside")
         answers = Answers(beside)
@@ -325,26 +331,30 @@ def test_a_table_ahead_of_the_changelog_is_not_trusted(position: str, world: Run
             answers.wait_for(writer.sent_at)
         answers.close()
         stop_all([world.parts.pop("beside")])
-    go_on(world, writer)
-    why = "isn't the one that it took" if position == "within" else "and the changelog ends at"
-    assert why in said(world)
+    restart_and_prove(world, writer)
+    reason = "isn't the one that it took" if position == "within" else "and the changelog ends at"
+    assert reason in node_output(world)
 
 
 @one_partition
-def test_a_changelog_that_lost_its_end_gets_it_again(world: Run) -> None:
-    """The topic was made anew from a part of its records: what was committed and isn't in it is folded again."""
-    writer = some_log(world)
-    kept = changelog_made_anew(world, keep_marks=2)
-    go_on(world, writer)
-    assert "its rows came from another changelog" in said(world)
-    assert f"the log ends at position {kept}, before the {20} that was committed" in said(world)
+def test_a_changelog_that_lost_its_end_is_folded_again(world: Run) -> None:
+    """The topic is created again with a part of its records: the node folds the rest again."""
+    writer = write_some_log(world)
+    kept = recreate_changelog(world, keep_watermarks=2)
+    restart_and_prove(world, writer)
+    assert "its rows came from another changelog" in node_output(world)
+    assert f"the log ends at position {kept}, before the {20} that was committed" in node_output(
+        world
+    )
 
 
 @one_partition
-def test_a_changelog_that_lost_what_no_command_tells_any_more_stops_the_node(world: Run) -> None:
-    writer = some_log(world)
+def test_a_changelog_that_lost_records_whose_commands_are_deleted_stops_the_node(
+    world: Run,
+) -> None:
+    writer = write_some_log(world)
     writer.close()
-    kept = changelog_made_anew(world, keep_marks=1)
+    kept = recreate_changelog(world, keep_watermarks=1)
     client = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
     for future in client.delete_records(
         [TopicPartition(world.settings.topics.commands, 0, kept + 3)]
@@ -362,7 +372,7 @@ def test_a_changelog_that_lost_what_no_command_tells_any_more_stops_the_node(wor
 
 
 def ends_at(world: Run, topic: str) -> int:
-    """The position that the topic's next message will have."""
+    """Return the position that the next message of the topic's partition 0 will have."""
     admin = KafkaAdmin(world.settings.kafka_client())
     try:
         return admin.end_position(topic, 0)
@@ -370,16 +380,21 @@ def ends_at(world: Run, topic: str) -> int:
         admin.close()
 
 
-def changelog_made_anew(world: Run, keep_marks: int) -> int:
-    """Removes the changelog and makes it again from its first records; through which position the log is complete then."""
+def recreate_changelog(world: Run, keep_watermarks: int) -> int:
+    """Delete the changelog and create it again with its first records.
+
+    keep_watermarks: how many watermarks the new one holds; the last of them ends it.
+    Return the position through which the log is complete then.
+    """
     topic = world.settings.topics.changelog
     kept: list[Event] = []
     through = -1
     for event in read_all(world.settings, topic, 0):
         kept.append(event)
         if event.key == watermark_key(0) and event.value is not None:
-            through, keep_marks = decode(event.value, Watermark).through, keep_marks - 1
-            if not keep_marks:
+            through = decode(event.value, Watermark).through
+            keep_watermarks -= 1
+            if not keep_watermarks:
                 break
     admin = KafkaAdmin(world.settings.kafka_client())
     admin.delete([topic])
@@ -398,11 +413,11 @@ def changelog_made_anew(world: Run, keep_marks: int) -> int:
     return through
 
 
-ROLLED_UP_AT_ONCE = {
+ROLL_UP_AT_ONCE = {
     "node_tiers_s": (1, 2, 4),
     "node_keep_s": {"second": 0, "minute": 0, "hour": 0},
 }
-CLEANED_AT_ONCE = {
+CLEAN_AT_ONCE = {
     "segment.ms": "300",
     "max.compaction.lag.ms": "300",
     "min.cleanable.dirty.ratio": "0.001",
@@ -410,8 +425,8 @@ CLEANED_AT_ONCE = {
 }
 
 
-@pytest.mark.parametrize("world", [ONE_PARTITION | ROLLED_UP_AT_ONCE], indirect=True, ids=[""])
-def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: Run) -> None:
+@pytest.mark.parametrize("world", [ONE_PARTITION | ROLL_UP_AT_ONCE], indirect=True, ids=[""])
+def test_a_site_copies_only_what_changed_while_its_log_is_compacted(world: Run) -> None:
     changelog = world.settings.topics.changelog
     kafka_configs(
         world,
@@ -421,7 +436,7 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
         "--add-config",
         "log.cleaner.backoff.ms=100",
     )
-    configs = ",".join(f"{name}={value}" for name, value in CLEANED_AT_ONCE.items())
+    configs = ",".join(f"{name}={value}" for name, value in CLEAN_AT_ONCE.items())
     kafka_configs(
         world, "--entity-type", "topics", "--entity-name", changelog, "--add-config", configs
     )
@@ -443,7 +458,7 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
     wait_applied(world, sites, "site-a", writer.sent - 1)
     site.signal(signal.SIGSTOP)
     cleaned, until = 0, time.monotonic() + DEADLINE_S
-    while cleaned < 200:  # of what the site hasn't read
+    while cleaned < 200:  # records that the site hasn't read
         assert time.monotonic() < until, (
             f"{cleaned} of {ends_at(world, changelog)} records are gone"
         )
@@ -460,7 +475,7 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
         assert report.rung is Rung.CHANGED
         assert report.blocks_copied < 3 * len(changed) < (64 * MIB) // 4096
         primary, secondary = (
-            np.fromfile(world.folder / each / "v.img", "V4096") for each in ("primary", name)
+            np.fromfile(world.folder / folder / "v.img", "V4096") for folder in ("primary", name)
         )
         assert (primary[changed] == secondary[changed]).all()
     sites.close()
@@ -469,7 +484,7 @@ def test_a_site_whose_log_is_compacted_under_it_copies_only_what_changed(world: 
 
 
 def wait_applied(world: Run, sites: ProgressFollower, site: str, position: int) -> SiteProgress:
-    """Returns when the site has applied the log through the position: its report."""
+    """Return the site's report once it has applied the log through `position`."""
     until = time.monotonic() + DEADLINE_S
     while True:
         report = sites.reports.get((site, "v"))
@@ -482,8 +497,8 @@ def wait_applied(world: Run, sites: ProgressFollower, site: str, position: int) 
 
 @one_partition
 @pytest.mark.parametrize("table", ["kept", "lost"])
-def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, world: Run) -> None:
-    writer = some_log(world, world.folder / "primary")
+def test_commands_replayed_from_the_start_change_nothing(table: str, world: Run) -> None:
+    writer = write_some_log(world, world.folder / "primary")
     sites = ProgressFollower(world.settings)
     world.start_site("site-a")
     copied = wait_applied(world, sites, "site-a", writer.sent - 1).blocks_copied
@@ -495,7 +510,7 @@ def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, wo
     until = time.monotonic() + DEADLINE_S
     while committed(world):
         assert time.monotonic() < until
-        with suppress(KafkaFailed):  # while the group still takes the stopped node for a member
+        with suppress(KafkaFailed):  # the stopped node is still a member of the group for a while
             admin.commit(
                 f"{world.settings.topic_prefix}node", world.settings.topics.commands, {0: 0}
             )
@@ -507,7 +522,7 @@ def test_commands_that_are_replayed_from_the_start_change_nothing(table: str, wo
     answers = Answers(world.settings)
     world.start_node()
     while len(answers.came_at) < writer.sent or not all(
-        len(each) > 1 for each in list(answers.came_at.values())[:-1]
+        len(times) > 1 for times in list(answers.came_at.values())[:-1]
     ):
         answers.poll(0.2)
         assert time.monotonic() < until + DEADLINE_S

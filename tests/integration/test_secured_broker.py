@@ -1,4 +1,5 @@
-"""The main job on a Kafka that isn't ours: TLS and logins are only configuration, and what is refused is said at once."""
+"""The main job on a secured Kafka cluster: TLS and logins need only configuration, and a refusal by
+the broker is an error at once."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ USER, PASSWORD = "mirrorlog", "correct-horse:7f"
 SERVER_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
-listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate},CONTROLLER://127.0.0.1:{controller}
+listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate},\
+CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate}
 listener.security.protocol.map=LOGIN:SASL_SSL,CERTIFICATE:SSL,CONTROLLER:PLAINTEXT
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
@@ -60,23 +62,24 @@ ssl.truststore.type=PEM
 ssl.truststore.location=ca.pem
 listener.name.certificate.ssl.client.auth=required
 listener.name.login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
-listener.name.login.plain.sasl.jaas.config={jaas}.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.login.plain.sasl.jaas.config={jaas}.plain.PlainLoginModule required \
+user_{user}="{password}";
 listener.name.login.scram-sha-256.sasl.jaas.config={jaas}.scram.ScramLoginModule required;
 """
 
 
 @dataclass(frozen=True)
 class Secured:
-    """A Kafka with a listener that asks for a login and one that asks for a certificate, both under TLS."""
+    """A Kafka with two listeners under TLS: one asks for a login, one for a certificate."""
 
     login: str
     certificate: str
     folder: Path
 
-    def client(self, way: str) -> dict[str, str]:
-        """The client settings for a way in."""
+    def client(self, method: str) -> dict[str, str]:
+        """Return the client settings of a login method: "certificate", or a SASL mechanism."""
         tls = {"ssl.ca.location": str(self.folder / "ca.pem")}
-        if way == "certificate":
+        if method == "certificate":
             own = str(self.folder / "client.pem")
             return {
                 **tls,
@@ -84,15 +87,15 @@ class Secured:
                 "ssl.certificate.location": own,
                 "ssl.key.location": own,
             }
-        sasl = {"security.protocol": "SASL_SSL", "sasl.mechanism": way}
+        sasl = {"security.protocol": "SASL_SSL", "sasl.mechanism": method}
         return {**tls, **sasl, "sasl.username": USER, "sasl.password": PASSWORD}
 
-    def address(self, way: str) -> str:
-        """Where that way in is."""
-        return self.certificate if way == "certificate" else self.login
+    def address(self, method: str) -> str:
+        """Return the address of the listener for a login method."""
+        return self.certificate if method == "certificate" else self.login
 
     def topics(self) -> set[str]:
-        """Those of mirrorlog."""
+        """Return the topics of mirrorlog."""
         admin = AdminClient(
             {"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")}
         )
@@ -157,33 +160,34 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 def write_certificates(folder: Path) -> None:
-    """ca.pem and, by it, server.pem and client.pem; other.pem is the certificate of nobody's CA."""
+    """Write ca.pem, and server.pem and client.pem which it signed; other.pem is of another CA."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     trustme.CA().cert_pem.write_to_path(folder / "other.pem")
     for name in ("server", "client"):
         leaf = authority.issue_cert("127.0.0.1")
         key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
-        # Kafka reads PKCS #8 and nothing else.
+        # Kafka reads only PKCS #8.
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{name}.pem").write_bytes(pem + leaf.cert_chain_pems[0].bytes())
 
 
 def command_line(servers: str, client: Mapping[str, str], state_dir: Path) -> list[str]:
     options = [part for name, value in client.items() for part in ("-X", f"{name}={value}")]
-    own = [sys.executable, "-m", "mirrorlog", "--state-dir", str(state_dir)]
-    return [*own, "--bootstrap-servers", servers, *options]
+    program = [sys.executable, "-m", "mirrorlog", "--state-dir", str(state_dir)]
+    return [*program, "--bootstrap-servers", servers, *options]
 
 
 @pytest.mark.parametrize(
     "given", ["PLAIN by options", "SCRAM-SHA-256 by environment", "certificate by file"]
 )
 def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path: Path) -> None:
-    way, _, means = given.split()
-    servers, client, environment = secured.address(way), secured.client(way), dict(os.environ)
-    if means == "options":
+    method, _, source = given.split()
+    servers, client = secured.address(method), secured.client(method)
+    environment = dict(os.environ)
+    if source == "options":
         command = command_line(servers, client, tmp_path)
-    elif means == "environment":
+    elif source == "environment":
         command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path)]
         environment |= {
             "MIRRORLOG_BOOTSTRAP_SERVERS": servers,
@@ -194,7 +198,7 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
         lines = (
             f"{name}={value}" for name, value in {"bootstrap.servers": servers, **client}.items()
         )
-        file.write_text("# mine\n" + "\n".join(lines))
+        file.write_text("# a comment\n" + "\n".join(lines))
         command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path), "-F", str(file)]
     seen: set[str] = set()
     with subprocess.Popen(
@@ -215,7 +219,7 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
     result = json.loads(stdout.splitlines()[-1])
     assert result["ok"]
     assert [site["identical"] for site in result["sites"]] == [True, True]
-    # Settings go to the parts through their environment, which their owner alone can read.
+    # The parts get their settings through their environment, which only its owner can read.
     assert all(
         any(part in line for line in seen) for part in (" node", " host replay", " site run site-b")
     )
@@ -224,26 +228,26 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
     assert [left for left in (tmp_path / "demo").iterdir() if left.is_dir()] == []
 
 
-# what is wrong        | way in        | setting changed                  | command | said
+# what is wrong        | login method  | setting changed                    | command | the error
 REFUSALS = """
-the password           | PLAIN         | sasl.password=wrong              | demo    | Invalid username or password
-the password for SCRAM | SCRAM-SHA-256 | sasl.password=wrong              | demo    | invalid credentials
-the authority          | PLAIN         | ssl.ca.location={folder}/other.pem | demo  | certificate verify failed
-no certificate         | certificate   | ssl.certificate.location=        | demo    | certificate required
-an unknown mechanism   | PLAIN         | sasl.mechanism=SCRAM-SHA-512     | demo    | Unsupported SASL mechanism
-the node's password    | PLAIN         | sasl.password=wrong              | node    | Invalid username or password
+the password           | PLAIN         | sasl.password=wrong                | demo    | Invalid username or password
+the password for SCRAM | SCRAM-SHA-256 | sasl.password=wrong                | demo    | invalid credentials
+the authority          | PLAIN         | ssl.ca.location={folder}/other.pem | demo    | certificate verify failed
+no certificate         | certificate   | ssl.certificate.location=          | demo    | certificate required
+an unknown mechanism   | PLAIN         | sasl.mechanism=SCRAM-SHA-512       | demo    | Unsupported SASL mechanism
+the node's password    | PLAIN         | sasl.password=wrong                | node    | Invalid username or password
 """
 
 
 @pytest.mark.parametrize(
     "case", REFUSALS.strip().splitlines(), ids=lambda case: case.split("|")[0].strip()
 )
-def test_what_is_refused_is_said_at_once_and_leaves_nothing(
+def test_a_refusal_is_an_error_at_once_and_leaves_nothing(
     case: str, secured: Secured, tmp_path: Path
 ) -> None:
-    _, way, change, command, said = (part.strip() for part in case.split("|"))
+    _, method, change, command, expected = (part.strip() for part in case.split("|"))
     name, _, value = change.format(folder=secured.folder).partition("=")
-    client = secured.client(way) | {name: value}
+    client = secured.client(method) | {name: value}
     if not value:
         client = {
             name: value
@@ -251,10 +255,11 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(
             if "certificate" not in name and "key" not in name
         }
     before = secured.topics()
-    # Where a refusal were taken for a cluster that is away, demo would try for 30 s and the node for 300 s.
+    # If a refusal were taken for a cluster that is away, the demo would try for 30 s, and the node
+    # for 300 s.
     done = subprocess.run(
         [
-            *command_line(secured.address(way), client, tmp_path),
+            *command_line(secured.address(method), client, tmp_path),
             command,
             *(["--json"] if command == "demo" else []),
         ],
@@ -265,7 +270,7 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(
     )
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
-    assert said in done.stderr
+    assert expected in done.stderr
     assert "Check security.protocol" in done.stderr
     assert "wrong" not in done.stderr + done.stdout
     if command == "demo":
@@ -276,7 +281,7 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("role", ["reader", "publisher"])
-def test_a_client_that_only_polls_hears_the_refusal_too(role: str, secured: Secured) -> None:
+def test_a_client_that_only_polls_raises_the_refusal_too(role: str, secured: Secured) -> None:
     settings = {
         "bootstrap.servers": secured.login,
         **secured.client("PLAIN"),

@@ -1,4 +1,4 @@
-"""Who has which partitions: evenly, with as little moved as can be, and to where the tables are."""
+"""Partitions are assigned evenly, few of them move, and they move to where their tables are."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from mirrorlog.streams.faust_worker.assignment import WorkerAssignment, assign_p
 
 
 def parse(text: str) -> dict[str, WorkerAssignment]:
-    """`a:0,1/2 b:2/0,1` → a works on 0 and 1 and stands by for 2, b the other way round."""
-    found = {}
+    """`a:0,1/2 b:2/0,1` → a works on 0 and 1 and is the standby of 2; b is the reverse."""
+    assignments = {}
     for word in text.split():
         name, _, rest = word.partition(":")
         active, _, standby = rest.partition("/")
-        found[name] = WorkerAssignment(
-            *({int(each) for each in part.split(",") if each} for part in (active, standby))
+        assignments[name] = WorkerAssignment(
+            *({int(number) for number in part.split(",") if number} for part in (active, standby))
         )
-    return found
+    return assignments
 
 
-def written(shares: dict[str, WorkerAssignment]) -> str:
+def formatted(assignments: dict[str, WorkerAssignment]) -> str:
     words = []
-    for name, mine in sorted(shares.items()):
-        parts = (",".join(map(str, sorted(part))) for part in (mine.active, mine.standby))
+    for name, worker in sorted(assignments.items()):
+        parts = (",".join(map(str, sorted(part))) for part in (worker.active, worker.standby))
         words.append(f"{name}:{'/'.join(parts)}")
     return " ".join(words)
 
 
-# partitions, standbys | before | then
+# partitions, standbys | the assignment before | the assignment after
 CASES = """
 4 1 | a:                        | a:0,1,2,3/
 4 1 | a:0,1,2,3/ b:             | a:0,1/2,3 b:2,3/0,1
@@ -45,29 +45,31 @@ CASES = """
 
 
 @pytest.mark.parametrize("case", CASES.strip().splitlines())
-def test_shares(case: str) -> None:
+def test_the_new_assignment(case: str) -> None:
     numbers, before, expected = (part.strip() for part in case.split("|"))
-    partitions, standbys = (int(each) for each in numbers.split())
-    assert written(assign_partitions(partitions, parse(before), standbys)) == expected
+    partitions, standbys = (int(number) for number in numbers.split())
+    assert formatted(assign_partitions(partitions, parse(before), standbys)) == expected
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_whoever_comes_and_goes_every_partition_has_one_worker_and_its_standbys(seed: int) -> None:
+def test_each_partition_has_one_worker_and_its_standbys_whichever_workers_come_and_go(
+    seed: int,
+) -> None:
     random = Random(seed)
     partitions, standbys = random.randint(1, 12), random.randint(0, 2)
-    shares: dict[str, WorkerAssignment] = {}
+    assignments: dict[str, WorkerAssignment] = {}
     for step in range(12):
-        names = [name for name in shares if random.random() > 0.3] + [f"w{step}"] * random.randint(
-            0, 2
-        )
-        before = {name: shares.get(name, WorkerAssignment()) for name in names or ["w"]}
-        shares = assign_partitions(partitions, before, standbys)
-        held = sorted(partition for mine in shares.values() for partition in mine.active)
+        names = [name for name in assignments if random.random() > 0.3] + [
+            f"w{step}"
+        ] * random.randint(0, 2)
+        before = {name: assignments.get(name, WorkerAssignment()) for name in names or ["w"]}
+        assignments = assign_partitions(partitions, before, standbys)
+        held = sorted(partition for worker in assignments.values() for partition in worker.active)
         assert held == list(range(partitions))
-        sizes = sorted(len(mine.active) for mine in shares.values())
+        sizes = sorted(len(worker.active) for worker in assignments.values())
         assert all(high - low <= 1 for low, high in pairwise((sizes[0], sizes[-1])))
         for partition in range(partitions):
-            beside = [mine for mine in shares.values() if partition in mine.standby]
-            assert len(beside) == min(standbys, len(shares) - 1)
-            assert not any(partition in mine.active for mine in beside)
-        assert assign_partitions(partitions, shares, standbys) == shares
+            standing_by = [worker for worker in assignments.values() if partition in worker.standby]
+            assert len(standing_by) == min(standbys, len(assignments) - 1)
+            assert not any(partition in worker.active for worker in standing_by)
+        assert assign_partitions(partitions, assignments, standbys) == assignments

@@ -1,4 +1,4 @@
-"""A table follows the changelog, and one that is of another history is read anew."""
+"""A table follows the changelog, and a table of another history is rebuilt from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Store:
         self.rows: dict[int, dict[bytes, bytes]] = {}
         self.positions: dict[int, int] = {}
         self.origins: dict[int, str] = {}
-        self.made_anew: list[int] = []
+        self.resets: list[int] = []
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows[partition].get(key)
@@ -34,7 +34,7 @@ class Store:
         return self.origins.get(partition)
 
     def reset(self, partition: int, changelog_identity: str) -> None:
-        self.made_anew.append(partition)
+        self.resets.append(partition)
         self.rows[partition] = {}
         self.positions.pop(partition, None)
         self.origins[partition] = changelog_identity
@@ -48,7 +48,7 @@ class Store:
 
 
 class World:
-    """A changelog of two partitions and a follower."""
+    """A changelog with two partitions, and its follower."""
 
     def __init__(self) -> None:
         self.broker, self.store, self.identity = MemoryBroker(), Store(), "first"
@@ -62,7 +62,7 @@ class World:
         )
 
     def append(self, text: str, partition: int = 0) -> None:
-        """`a1 b2 a-` → rows a=1, b=2, and a removed."""
+        """Append rows: `a1 b2 a-` writes a=1 and b=2, and removes a."""
         for word in text.split():
             value = None if word[1:] == "-" else word[1:].encode()
             self.broker.append("log", partition, word[:1].encode(), value)
@@ -77,7 +77,7 @@ class World:
         )
 
 
-def test_a_table_takes_what_is_there_and_later_what_is_new() -> None:
+def test_a_table_takes_the_rows_that_exist_and_later_the_new_ones() -> None:
     world = World()
     world.append("a1 b2 a- c3")
     world.append("z9", partition=1)
@@ -86,42 +86,42 @@ def test_a_table_takes_what_is_there_and_later_what_is_new() -> None:
     world.append("b- d4")
     world.catch_up(0, 1)
     assert (world.table(), world.table(1)) == ("c3 d4", "z9")
-    assert world.store.made_anew == [0, 1]  # at the first time
+    assert world.store.resets == [0, 1]  # once each: they were empty
     world.broker.compact("log", 0)
     world.append("e5")
     world.catch_up(0)
-    assert (world.table(), world.store.made_anew) == ("c3 d4 e5", [0, 1])
+    assert (world.table(), world.store.resets) == ("c3 d4 e5", [0, 1])
 
 
-# what became of the changelog `a1 b2 c3` of which a table had taken everything
+# what happens to the changelog `a1 b2 c3` after a table has taken all of it
 @pytest.mark.parametrize(
     "case", ["another topic", "ends earlier", "ends earlier and grew", "begins later"]
 )
-def test_a_table_that_the_changelog_does_not_bear_out_is_read_anew(case: str) -> None:
+def test_a_table_that_does_not_match_the_changelog_is_rebuilt(case: str) -> None:
     world = World()
     world.append("a1 b2 c3")
     world.catch_up(0)
-    found = world.broker.partition("log", 0)
+    changelog = world.broker.partition("log", 0)
     if case == "another topic":
         world.identity = "second"
     if case.startswith("ends earlier"):
-        found.messages, found.end = found.messages[:1], 1
+        changelog.messages, changelog.end = changelog.messages[:1], 1
     if case == "ends earlier and grew":
         world.append("d4 e5 f6")
     if case == "begins later":
         world.append("d4 e5 f6")
         world.broker.trim("log", 0, 4)
-    wanted = {"another topic": "a1 b2 c3", "ends earlier": "a1", "begins later": "e5 f6"}.get(
+    expected = {"another topic": "a1 b2 c3", "ends earlier": "a1", "begins later": "e5 f6"}.get(
         case, "a1 d4 e5 f6"
     )
     world.catch_up(0)
-    assert world.table() == wanted
-    assert len(made_anew := list(world.store.made_anew)) > 1
+    assert world.table() == expected
+    assert len(resets := list(world.store.resets)) > 1
     world.catch_up(0)
-    assert (world.table(), world.store.made_anew) == (wanted, made_anew)
+    assert (world.table(), world.store.resets) == (expected, resets)
 
 
-def test_a_standby_follows_until_it_is_told_to_stop() -> None:
+def test_a_standby_follows_until_it_is_cancelled() -> None:
     world = World()
 
     async def test() -> None:

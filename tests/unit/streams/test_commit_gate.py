@@ -5,13 +5,13 @@ from __future__ import annotations
 from mirrorlog.streams.fold.commit_gate import CommitGate
 
 
-def test_the_gate_opens_in_order_and_never_closes() -> None:
+def test_the_committable_offset_never_goes_back() -> None:
     gate = CommitGate("t")
     gate.assign(0, position=5)
     assert gate.expected_position(0) == 5
     gate.mark_durable(0, through=9)
     assert gate.committable_offset(0) == gate.expected_position(0) == 10
-    gate.mark_durable(0, through=8)  # a replay
+    gate.mark_durable(0, through=8)  # a replayed batch
     assert gate.committable_offset(0) == 10
 
 

@@ -11,8 +11,8 @@ from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 
-# committed | positions of a batch | asked about, as first..end | what is answered
-FOLLOW = """
+# committed | positions of a batch | gap asked about, as first..end | the reason it has
+GAPS = """
 5 | 5 6 7     |      |
 5 | 3 4 5     |      |
 5 | 7 8       | 5..7 |
@@ -21,8 +21,8 @@ FOLLOW = """
 """
 
 
-@pytest.mark.parametrize("case", FOLLOW.strip().splitlines())
-def test_a_jump_is_asked_about_before_anything_is_folded(case: str) -> None:
+@pytest.mark.parametrize("case", GAPS.strip().splitlines())
+def test_a_gap_is_asked_about_before_anything_is_folded(case: str) -> None:
     committed, positions, asked, answer = (part.strip() for part in case.split("|"))
     source = FixedSource(None, answer or None)
     gate = CommitGate("t")

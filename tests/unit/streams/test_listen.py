@@ -1,4 +1,4 @@
-"""Where the node listens, and which port it takes again."""
+"""The node's HTTP socket: which addresses are allowed, and which free port is bound again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mirrorlog.errors import BadUse
 from mirrorlog.streams.web.listen import group_instance_id, listen
 
-# address | token | what it comes to
+# address | token | the URL, or what the error says
 LISTEN = """
 off            |   | nothing
 127.0.0.1:0    |   | http://127.0.0.1:
@@ -29,20 +29,20 @@ nowhere.invalid:0 | | can't listen
 
 
 @pytest.mark.parametrize("case", LISTEN.strip("\n").splitlines())
-def test_where_it_listens(case: str) -> None:
+def test_addresses(case: str) -> None:
     address, token, expected = (part.strip() for part in case.split("|"))
     if address.startswith("[::1]") and not _has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     try:
-        found = listen(address, token)
+        endpoint = listen(address, token)
     except BadUse as error:
         assert expected in error.what
         return
-    if found is None:
+    if endpoint is None:
         assert expected == "nothing"
         return
-    found.socket.close()
-    assert found.url.startswith(expected)
+    endpoint.socket.close()
+    assert endpoint.url.startswith(expected)
 
 
 def _has_ipv6() -> bool:
@@ -53,13 +53,13 @@ def _has_ipv6() -> bool:
     return True
 
 
-def test_a_taken_address_is_said_and_a_free_port_is_remembered(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_and_a_free_port_is_remembered(tmp_path: Path) -> None:
     hint = tmp_path / "http-port"
     first = listen("127.0.0.1:0", "", remembered=hint)
     assert first is not None
     with pytest.raises(BadUse, match=r"can't listen at .* in use"):
         listen(first.url.removeprefix("http://"), "")
-    other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered one is taken
+    other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered port is in use
     assert other is not None
     assert other.url != first.url
     assert group_instance_id("n", other) != group_instance_id("n", first)

@@ -1,4 +1,4 @@
-"""One loop for each partition: batches in order, the fetch_budget counted down to nothing whatever becomes of them."""
+"""The loops of the partitions: they record batches in order, and release the whole fetch budget."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from mirrorlog.streams.fold.batch import EventBatch
 
 
 class Processor:
-    """Records what it is given; waits where `hold` says so, fails where `error` does."""
+    """Records its batches; waits for partitions in `held`, and fails with `error` if it is set."""
 
     def __init__(self) -> None:
         self.recorded: list[tuple[int, list[int]]] = []
-        self.tended: list[int] = []
-        self.hold: set[int] = set()
+        self.maintained: list[int] = []
+        self.held: set[int] = set()
         self.error: Exception | None = None
 
     async def record(self, batch: EventBatch) -> None:
         if self.error:
             raise self.error
-        while batch.partition in self.hold:
+        while batch.partition in self.held:
             await asyncio.sleep(0)
         self.recorded.append((batch.partition, list(batch.positions)))
 
     async def maintain(self, partition: int) -> float:
-        self.tended.append(partition)
+        self.maintained.append(partition)
         return 60.0
 
 
 class World:
-    def __init__(self, **pace: Any) -> None:
-        self.work, self.fetch_budget, self.aborted_by = Processor(), FetchBudget(100), []
+    def __init__(self, **limits: Any) -> None:
+        self.processor, self.fetch_budget, self.abort_errors = Processor(), FetchBudget(100), []
         self.acknowledged: list[int] = []
-        pace = {"age_s": 0.0, "commands": 10, "size_bytes": 1000} | pace
+        limits = {"age_s": 0.0, "commands": 10, "size_bytes": 1000} | limits
         self.loops = PartitionLoops(
-            self.work, self.fetch_budget, FlushLimits(**pace), self.aborted_by.append
+            self.processor, self.fetch_budget, FlushLimits(**limits), self.abort_errors.append
         )
 
     def put(self, partition: int, *positions: int, size_bytes: int = 10) -> None:
-        async def recorded() -> None:
+        async def acknowledge() -> None:
             self.acknowledged.append(positions[-1])
 
         batch = EventBatch(
             "t", partition, list(positions), [None] * len(positions), [b""] * len(positions)
         )
-        self.loops.put(FetchedBatch(batch, size_bytes, recorded))
+        self.loops.put(FetchedBatch(batch, size_bytes, acknowledge))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -67,87 +67,87 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_batches_of_a_partition_are_joined_recorded_and_only_then_acknowledged() -> None:
+def test_batches_are_joined_and_recorded_before_they_are_acknowledged() -> None:
     async def test() -> None:
         world = World(age_s=60.0, commands=4)
         world.loops.start([0])
         world.put(0, 1, 2)
         world.put(0, 3, 4)
         await world.until(lambda: world.acknowledged == [2, 4])
-        assert world.work.recorded == [(0, [1, 2, 3, 4])]
+        assert world.processor.recorded == [(0, [1, 2, 3, 4])]
         world.loops.stop()
 
     run(test)
 
 
-def test_a_partition_that_waits_holds_up_no_other() -> None:
+def test_a_partition_that_waits_does_not_delay_another() -> None:
     async def test() -> None:
         world = World()
-        world.work.hold = {0}
+        world.processor.held = {0}
         world.loops.start([0, 1])
         world.put(0, 5)
         world.put(1, 7)
         await world.until(lambda: world.acknowledged == [7])
-        world.work.hold = set()
+        world.processor.held = set()
         await world.until(lambda: world.acknowledged == [7, 5])
         world.loops.stop()
 
     run(test)
 
 
-def test_what_comes_before_the_loop_begins_waits_and_isnt_lost() -> None:
+def test_a_batch_fetched_before_its_loop_starts_waits_for_it() -> None:
     async def test() -> None:
         world = World()
         world.put(0, 5)
         world.put(3, 9)
         await asyncio.sleep(0)
-        assert (world.work.recorded, world.work.tended) == ([], [])
+        assert (world.processor.recorded, world.processor.maintained) == ([], [])
         world.loops.start([0])
         await world.until(lambda: world.acknowledged == [5])
-        assert world.work.recorded == [(0, [5])]
+        assert world.processor.recorded == [(0, [5])]
         world.loops.start([0, 3])
         await asyncio.sleep(0)
-        assert world.work.recorded == [
+        assert world.processor.recorded == [
             (0, [5])
-        ]  # dropped when it turned out not to be this worker's
+        ]  # the batch of partition 3 was dropped: another worker had it
         world.loops.stop()
 
     run(test)
 
 
-@pytest.mark.parametrize("turns", range(8))
-def test_a_loop_that_is_ended_when_a_batch_comes_ends(turns: int) -> None:
+@pytest.mark.parametrize("steps", range(8))
+def test_a_loop_that_is_stopped_while_a_batch_arrives_ends(steps: int) -> None:
     async def test() -> None:
         world = World()
         world.loops.start([0])
         for _ in range(3):
             await asyncio.sleep(0)
-        world.work.hold = {0}
+        world.processor.held = {0}
         world.put(0, 1)
-        for _ in range(turns):
+        for _ in range(steps):
             await asyncio.sleep(0)
         world.loops.stop()
-        world.work.hold = set()
+        world.processor.held = set()
         for _ in range(20):
             await asyncio.sleep(0)
-        assert world.work.recorded == []
+        assert world.processor.recorded == []
         assert world.fetch_budget._used_bytes == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(test)
 
 
-def test_the_backlog_is_counted_down_when_loops_end_in_the_middle() -> None:
+def test_stopped_loops_release_the_fetch_budget() -> None:
     async def test() -> None:
         world = World(age_s=60.0)
         world.loops.start([0, 1, 2])
-        world.work.hold = {2}
-        world.put(0, 1, size_bytes=60)  # taken, waiting for more
-        world.put(2, *range(10), size_bytes=30)  # being recorded
+        world.processor.held = {2}
+        world.put(0, 1, size_bytes=60)  # the loop has it, and waits for more
+        world.put(2, *range(10), size_bytes=30)  # the loop records it
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         world.put(1, 1, size_bytes=5)
-        world.put(1, 2, size_bytes=5)  # still in the queue
+        world.put(1, 2, size_bytes=5)  # still queued
         assert not world.fetch_budget.has_room.is_set()
         world.loops.stop()
         await world.until(lambda: world.fetch_budget._used_bytes == 0)
@@ -157,14 +157,14 @@ def test_the_backlog_is_counted_down_when_loops_end_in_the_middle() -> None:
     run(test)
 
 
-def test_an_error_ends_the_process_and_nothing_is_acknowledged() -> None:
+def test_an_error_aborts_the_process_and_nothing_is_acknowledged() -> None:
     async def test() -> None:
         world = World()
-        world.work.error = ValueError("x")
+        world.processor.error = ValueError("x")
         world.loops.start([0])
         world.put(0, 5)
-        await world.until(lambda: bool(world.aborted_by))
-        assert (world.aborted_by, world.acknowledged) == ([world.work.error], [])
+        await world.until(lambda: bool(world.abort_errors))
+        assert (world.abort_errors, world.acknowledged) == ([world.processor.error], [])
         world.loops.stop()
 
     run(test)

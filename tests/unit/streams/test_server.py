@@ -1,4 +1,4 @@
-"""The node's HTTP over a log in memory: pages, errors, who may answer, and what a request may cost."""
+"""The node's HTTP over a log in memory: pages, errors, which worker answers, and costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = 4096
 
 
 def log_of(*texts: str, of: Volume | None = None, flush: int = 2) -> Log:
-    """A log of these writes, one a second."""
+    """Return a log of these writes, one a second. flush: how many of them a flush records."""
     log = Log([of or volume()])
     log.publish(
         [
@@ -40,7 +40,7 @@ def log_of(*texts: str, of: Volume | None = None, flush: int = 2) -> Log:
 WRITES = [
     f"{2 * n * BLOCK}+{BLOCK}" if n % 3 else f"z{2 * n * BLOCK}+{2 * BLOCK}" for n in range(9)
 ]
-"""Runs with gaps, and some of zeros that touch their neighbour."""
+"""Runs with gaps between them. Every third run is zeroed, and touches the next."""
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -52,20 +52,20 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def printed(log: Log, name: str, since: str = "origin", until: str = "now", offset: int = 0) -> str:
-    """What the command line prints."""
-    points: list[Point] = [parse_point(each, 0) for each in (since, until)]
+    """Return what the command line prints."""
+    points: list[Point] = [parse_point(text, 0) for text in (since, until)]
     return "".join(render(changed_blocks("v", *points, log.ports(), 0), name, offset))
 
 
 def joined(name: str, pages: list[dict[str, Any]]) -> Any:
-    """The listings of all pages as one."""
+    """Return the listings of all pages as one."""
     if name != "ebs":
         return [entry for page in pages for entry in page["listing"]]
     return [entry for page in pages for entry in page["listing"]["ChangedBlocks"]]
 
 
 @pytest.mark.parametrize("name", JSON_FORMATS)
-def test_the_pages_together_are_the_listing_whatever_their_size(name: str) -> None:
+def test_all_pages_together_are_the_listing_at_every_page_size(name: str) -> None:
     log = log_of(*WRITES)
     whole = json.loads(printed(log, name))
     whole = whole["ChangedBlocks"] if name == "ebs" else whole
@@ -100,7 +100,7 @@ def test_a_stream_is_what_the_command_line_prints_byte_for_byte(name: str) -> No
     run(test)
 
 
-def test_further_pages_are_of_the_same_question_while_writes_go_on() -> None:
+def test_later_pages_answer_the_same_question_while_writes_go_on() -> None:
     log = log_of(*WRITES)
     whole = json.loads(printed(log, "json"))
 
@@ -121,18 +121,18 @@ def test_further_pages_are_of_the_same_question_while_writes_go_on() -> None:
     run(test)
 
 
-def test_a_page_needs_no_reading_when_the_one_before_it_was_asked_for() -> None:
+def test_a_page_after_another_reads_no_table() -> None:
     log = log_of(*WRITES)
     views = 0
 
-    class Counted(MemoryView):
+    class CountedView(MemoryView):
         def __init__(self, rows: Mapping[bytes, bytes]) -> None:
             nonlocal views
             views += 1
             super().__init__(rows)
 
     async def test() -> None:
-        worker = Worker(log, view=Counted)
+        worker = Worker(log, view=CountedView)
         async with listening(worker):
             assert len(await worker.pages("/v1/volumes/v/changed?limit=2")) > 3
             assert views == 1
@@ -140,7 +140,7 @@ def test_a_page_needs_no_reading_when_the_one_before_it_was_asked_for() -> None:
     run(test)
 
 
-# path behind /v1/volumes | status | what the error says
+# path below /v1/volumes | status | what the error says
 ERRORS = """
 /w/changed                      | 404 | there is no volume 'w'
 /v/changed?since=yesterday      | 400 | is no point
@@ -179,7 +179,7 @@ def test_errors_are_objects_as_on_the_command_line(case: str) -> None:
             assert sorted(error) == ["code", "message_type", "next", "what", "where"]
             if status == "410":
                 assert "from position 1 on" in error["next"]
-            # The worker goes on.
+            # The worker still answers.
             assert (await worker.json("/v1/volumes/v/changed"))["until"] == 8
 
     run(test)
@@ -189,58 +189,62 @@ def test_any_worker_answers_for_any_volume() -> None:
     log = log_of(*WRITES)
 
     async def test() -> None:
-        has, hasnt = Worker(log), Worker(log, has=[], view=forbidden)
-        hasnt.ownership.assign([1])
-        async with listening(has, hasnt):
+        owner, other = Worker(log), Worker(log, active=[], view=forbidden)
+        other.ownership.assign([1])
+        async with listening(owner, other):
             for path in (
                 "/v1/volumes/v/changed?limit=2",
                 "/v1/volumes/v/changed?limit=0",
                 "/v1/volumes",
             ):
-                assert await has.text(path) == await hasnt.text(path)
-            assert await has.pages("/v1/volumes/v/changed?limit=2") == await hasnt.pages(
+                assert await owner.text(path) == await other.text(path)
+            assert await owner.pages("/v1/volumes/v/changed?limit=2") == await other.pages(
                 "/v1/volumes/v/changed?limit=2"
             )
-            assert (await hasnt.json("/v1/volumes"))["volumes"][0]["worker"] == has.url
-            error = await hasnt.json("/v1/volumes/v/changed?since=@-1&until=@99&wait=0", 503)
+            assert (await other.json("/v1/volumes"))["volumes"][0]["worker"] == owner.url
+            error = await other.json("/v1/volumes/v/changed?since=@-1&until=@99&wait=0", 503)
             assert "isn't complete" in error["what"]
 
     run(test)
 
 
 def forbidden(_: Mapping[bytes, bytes]) -> MemoryView:
-    """A standby has the rows, and mustn't answer from them."""
+    """Fail: a standby has the rows, but must not answer from them."""
     raise AssertionError("a standby's copy was read")
 
 
-def test_a_worker_that_recovers_a_standby_and_a_second_hop_dont_answer() -> None:
+def test_neither_a_recovering_worker_nor_a_standby_nor_a_second_hop_answers() -> None:
     log = log_of(*WRITES)
     path = "/v1/volumes/v/changed"
 
     async def test() -> None:
-        recovers, other = Worker(log, has=[], view=forbidden), Worker(log, has=[], view=forbidden)
-        async with listening(recovers, other):
-            # Whoever is asked believes that the partition is the other's: without the mark they would go on for ever.
-            recovers.owners, other.owners = {0: other.url}, {0: recovers.url}
+        recovering, other = (
+            Worker(log, active=[], view=forbidden),
+            Worker(log, active=[], view=forbidden),
+        )
+        async with listening(recovering, other):
+            # Each believes that the other owns the partition: without the mark of the first hop
+            # they would pass the request to and fro for ever.
+            recovering.owners, other.owners = {0: other.url}, {0: recovering.url}
             for _ in range(2):
-                assert "no worker answers" in (await recovers.json(path, 503))["what"]
-            recovers.owners = {0: recovers.url}
-            assert "no worker answers" in (await recovers.json(path, 503))["what"]
-            recovers.owners = {0: "off://other"}
-            assert "no worker answers" in (await recovers.json(path, 503))["what"]
-            assert (await recovers.json("/v1/volumes"))["volumes"][0]["worker"] is None
-            assert (await recovers.json("/healthz", 503))["status"] == "recovering"
+                assert "no worker answers" in (await recovering.json(path, 503))["what"]
+            recovering.owners = {0: recovering.url}
+            assert "no worker answers" in (await recovering.json(path, 503))["what"]
+            recovering.owners = {0: "off://other"}
+            assert "no worker answers" in (await recovering.json(path, 503))["what"]
+            assert (await recovering.json("/v1/volumes"))["volumes"][0]["worker"] is None
+            assert (await recovering.json("/healthz", 503))["status"] == "recovering"
 
     run(test)
 
 
-def test_a_worker_that_is_away_is_said() -> None:
+def test_the_error_names_the_worker_that_does_not_answer() -> None:
     log = log_of(*WRITES)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
     async def test() -> None:
-        worker = Worker(log, has=[], owners={0: f"http://127.0.0.1:{port}"})
+        worker = Worker(log, active=[], owners={0: f"http://127.0.0.1:{port}"})
         async with listening(worker):
             error = await worker.json("/v1/volumes/v/changed", 503)
             assert (error["code"], error["where"]) == (
@@ -251,18 +255,18 @@ def test_a_worker_that_is_away_is_said() -> None:
     run(test)
 
 
-def test_a_rebalance_ends_a_question_and_the_table_is_let_go() -> None:
+def test_a_rebalance_ends_a_question_and_releases_the_table() -> None:
     log = log_of(*WRITES)
     opened: list[MemoryView] = []
 
     async def test() -> None:
-        class Moving(MemoryView):
+        class MovingView(MemoryView):
             def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
                 opened.append(self)
                 worker.ownership.revoke()
                 return super().scan(prefix)
 
-        worker = Worker(log, view=Moving)
+        worker = Worker(log, view=MovingView)
         async with listening(worker):
             assert "is being moved" in (await worker.json("/v1/volumes/v/changed", 503))["what"]
             worker.ownership.assign([0])
@@ -271,18 +275,18 @@ def test_a_rebalance_ends_a_question_and_the_table_is_let_go() -> None:
     run(test)
 
 
-def test_the_table_is_let_go_before_commands_are_replayed() -> None:
+def test_the_table_is_released_before_commands_are_replayed() -> None:
     log = log_of(*WRITES, flush=9)
     opened: list[MemoryView] = []
     held: list[bool] = []
 
-    class Noted(MemoryView):
+    class RecordedView(MemoryView):
         def __init__(self, rows: Mapping[bytes, bytes]) -> None:
             super().__init__(rows)
             opened.append(self)
 
     async def test() -> None:
-        worker = Worker(log, view=Noted)
+        worker = Worker(log, view=RecordedView)
         async with listening(worker):
             log.on_poll(lambda: held.append(any(view._rows is not None for view in opened)))
             assert (await worker.json("/v1/volumes/v/changed?since=@2&until=@5"))[
@@ -294,14 +298,12 @@ def test_the_table_is_let_go_before_commands_are_replayed() -> None:
     run(test)
 
 
-def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_client_that_goes_frees_its_place() -> (
-    None
-):
+def test_a_question_without_a_free_slot_gets_503_until_a_client_goes() -> None:
     log = log_of(*WRITES)
-    log.publish([command("0+1", sequence=9)])  # nobody folds it: a question about now waits
+    log.publish([command("0+1", sequence=9)])  # no node folds it: a question about now waits
 
     async def test() -> None:
-        worker = Worker(log, most=2, wait_s=600)
+        worker = Worker(log, query_limit=2, wait_s=600)
         async with listening(worker):
             waiting = [
                 asyncio.create_task(worker.client.get("/v1/volumes/v/changed")) for _ in range(2)
@@ -320,7 +322,7 @@ def test_more_questions_than_there_are_places_are_asked_to_come_back_and_a_clien
     run(test)
 
 
-def test_a_listing_that_breaks_off_is_no_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_breaks_off_breaks_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     log = log_of(*WRITES)
 
     def broken(*_: object) -> Iterator[str]:
@@ -330,24 +332,24 @@ def test_a_listing_that_breaks_off_is_no_whole_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("mirrorlog.streams.web.handlers.render", broken)
 
     async def test() -> None:
-        has, hasnt = Worker(log), Worker(log, has=[])
-        async with listening(has, hasnt):
-            for worker in (has, hasnt):
+        owner, other = Worker(log), Worker(log, active=[])
+        async with listening(owner, other):
+            for worker in (owner, other):
                 with pytest.raises(Exception, match=r"payload|disconnected|reset"):
                     await worker.text("/v1/volumes/v/changed?format=extentlist")
-            assert (await has.json("/v1/volumes/v/changed"))["until"] == 8
+            assert (await owner.json("/v1/volumes/v/changed"))["until"] == 8
 
     run(test)
 
 
-def test_a_token_is_asked_for_by_whatever_tells_of_volumes() -> None:
+def test_everything_about_volumes_requires_the_token() -> None:
     log = log_of(*WRITES)
 
     async def test() -> None:
-        has, hasnt = Worker(log, token="sésame"), Worker(log, has=[], token="sésame")
-        async with listening(has, hasnt):
-            right = {"Authorization": "Bearer sésame"}
-            for worker in (has, hasnt):
+        owner, other = Worker(log, token="sésame"), Worker(log, active=[], token="sésame")
+        async with listening(owner, other):
+            correct = {"Authorization": "Bearer sésame"}
+            for worker in (owner, other):
                 for path in ("/v1/volumes", "/v1/volumes/v/changed"):
                     for wrong in (
                         {},
@@ -355,8 +357,8 @@ def test_a_token_is_asked_for_by_whatever_tells_of_volumes() -> None:
                         {"Authorization": "sésame"},
                     ):
                         assert (await worker.json(path, 401, **wrong))["code"] == "NotAllowed"
-                    await worker.json(path, 200, **right)
-                await worker.json("/healthz", 200 if worker is has else 503)
+                    await worker.json(path, 200, **correct)
+                await worker.json("/healthz", 200 if worker is owner else 503)
 
     run(test)
 
@@ -368,17 +370,20 @@ def test_volumes_come_in_pages() -> None:
         worker = Worker(log)
         async with listening(worker):
             first = await worker.json("/v1/volumes?limit=2")
-            assert ([each["volume"] for each in first["volumes"]], first["next"]) == (
+            assert ([entry["volume"] for entry in first["volumes"]], first["next"]) == (
                 ["a", "b"],
                 "b",
             )
             second = await worker.json("/v1/volumes?limit=2&after=b")
-            assert ([each["volume"] for each in second["volumes"]], second["next"]) == (["c"], None)
+            assert ([entry["volume"] for entry in second["volumes"]], second["next"]) == (
+                ["c"],
+                None,
+            )
 
     run(test)
 
 
-def test_the_description_is_of_what_is_answered() -> None:
+def test_the_description_matches_what_is_answered() -> None:
     log = log_of(*WRITES)
     schemas = openapi()["components"]["schemas"]
 
@@ -398,8 +403,10 @@ def test_the_description_is_of_what_is_answered() -> None:
             described = schemas["Volumes"]["properties"]["volumes"]["items"]
             assert sorted(listed["volumes"][0]) == sorted(described["required"])
             parameters = [
-                each["name"]
-                for each in openapi()["paths"]["/v1/volumes/{volume}/changed"]["get"]["parameters"]
+                parameter["name"]
+                for parameter in openapi()["paths"]["/v1/volumes/{volume}/changed"]["get"][
+                    "parameters"
+                ]
             ]
             allowed = (await worker.json("/v1/volumes/v/changed?x=1", 400))["next"]
             assert allowed == f"There are {', '.join(parameters[1:])}."

@@ -1,4 +1,4 @@
-"""Before the node starts: nothing that it hasn't recorded may be gone (invariants 2 and 7)."""
+"""Where a partition's commands are read from. The node stops if some are gone (invariant 7)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mirrorlog.streams.faust_worker.start_positions import (
     plan_start_position,
 )
 
-# oldest kept, end, committed | what is committed before the start, or why the node stops
-STARTS = """
+# oldest kept, end, committed | what is committed before the first start, or why the node stops
+FIRST_COMMITS = """
 0  0  - | 0
 5  9  - | 5
 0  9  0 | nothing
@@ -24,22 +24,22 @@ STARTS = """
 """
 
 
-@pytest.mark.parametrize("case", STARTS.strip().splitlines())
-def test_starts(case: str) -> None:
+@pytest.mark.parametrize("case", FIRST_COMMITS.strip().splitlines())
+def test_first_commits(case: str) -> None:
     given, expected = (part.strip() for part in case.split("|"))
     first, end, committed = given.split()
-    start = PartitionBounds(int(first), int(end), None if committed == "-" else int(committed))
+    bounds = PartitionBounds(int(first), int(end), None if committed == "-" else int(committed))
     if expected == "nothing" or expected.isdigit():
-        assert plan_first_commits("t", {0: start}) == (
+        assert plan_first_commits("t", {0: bounds}) == (
             {} if expected == "nothing" else {0: int(expected)}
         )
         return
     with pytest.raises(OutOfRetention, match=expected):
-        plan_first_commits("t", {0: start})
+        plan_first_commits("t", {0: bounds})
 
 
-# first kept, committed, the log is complete through | where the volume's history begins | the partition begins at
-BEGINNINGS = """
+# oldest kept, committed, log complete through | the volume's origin | the start position
+START_POSITIONS = """
 0  0 -1 | -1 | 0
 0  5  4 | -1 | 5
 0  5  8 | -1 | 5
@@ -52,19 +52,19 @@ BEGINNINGS = """
 """
 
 
-@pytest.mark.parametrize("case", BEGINNINGS.strip().splitlines())
-def test_a_partition_begins_where_the_log_ends_if_that_is_before_what_was_committed(
+@pytest.mark.parametrize("case", START_POSITIONS.strip().splitlines())
+def test_a_partition_starts_where_the_log_ends_if_that_is_below_the_committed_position(
     case: str,
 ) -> None:
     given, origin, expected = (part.strip() for part in case.split("|"))
-    first, committed, through = (int(each) for each in given.split())
+    first, committed, through = (int(number) for number in given.split())
     volumes = [
         volume(origin_position=int(origin)),
         volume("other", origin_position=-1, partition=1),
     ]
-    start = PartitionBounds(first, 9, committed)
+    bounds = PartitionBounds(first, 9, committed)
     if expected == "lost":
         with pytest.raises(OutOfRetention, match="lost for the volumes v"):
-            plan_start_position("t", 0, start, through, volumes)
+            plan_start_position("t", 0, bounds, through, volumes)
     else:
-        assert plan_start_position("t", 0, start, through, volumes) == int(expected)
+        assert plan_start_position("t", 0, bounds, through, volumes) == int(expected)

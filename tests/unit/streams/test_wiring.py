@@ -7,9 +7,9 @@ import sys
 
 # what is imported | modules that it must not load
 IMPORTS = """
-import mirrorlog.streams                            | faust mode aiokafka confluent_kafka rocksdict numpy fastavro pydantic
-from mirrorlog.streams import run_node              | faust mode aiokafka
-from mirrorlog.streams.wiring import build_node     | faust mode aiokafka
+import mirrorlog.streams | faust mode aiokafka confluent_kafka rocksdict numpy fastavro pydantic
+from mirrorlog.streams import run_node | faust mode aiokafka
+from mirrorlog.streams.wiring import build_node | faust mode aiokafka
 """.strip().splitlines()
 
 
