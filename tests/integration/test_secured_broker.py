@@ -228,14 +228,14 @@ def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path
     assert [left for left in (tmp_path / "demo").iterdir() if left.is_dir()] == []
 
 
-# what is wrong        | login method  | setting changed                    | command | the error
+# what is wrong | login method | setting changed | command | the error
 REFUSALS = """
-the password           | PLAIN         | sasl.password=wrong                | demo    | Invalid username or password
-the password for SCRAM | SCRAM-SHA-256 | sasl.password=wrong                | demo    | invalid credentials
-the authority          | PLAIN         | ssl.ca.location={folder}/other.pem | demo    | certificate verify failed
-no certificate         | certificate   | ssl.certificate.location=          | demo    | certificate required
-an unknown mechanism   | PLAIN         | sasl.mechanism=SCRAM-SHA-512       | demo    | Unsupported SASL mechanism
-the node's password    | PLAIN         | sasl.password=wrong                | node    | Invalid username or password
+the password | PLAIN | sasl.password=wrong | demo | Invalid username or password
+the password for SCRAM | SCRAM-SHA-256 | sasl.password=wrong | demo | invalid credentials
+the authority | PLAIN | ssl.ca.location={folder}/other.pem | demo | certificate verify failed
+no certificate | certificate | ssl.certificate.location= | demo | certificate required
+an unknown mechanism | PLAIN | sasl.mechanism=SCRAM-SHA-512 | demo | Unsupported SASL mechanism
+the node's password | PLAIN | sasl.password=wrong | node | Invalid username or password
 """
 
 

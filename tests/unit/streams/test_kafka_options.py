@@ -99,8 +99,8 @@ def test_the_error_names_the_setting_that_cannot_be_used(case: str, authority: P
 
 # client settings -> those that the node warns of
 UNKNOWN = """
-security.protocol=SSL ssl.ca.location=CA sasl.mechanism=PLAIN sasl.password=x client.id=y bootstrap.servers=z \
-->
+security.protocol=SSL ssl.ca.location=CA sasl.mechanism=PLAIN sasl.password=x client.id=y \
+bootstrap.servers=z ->
 ssl.cipher.suites=x fetch.wait.max.ms=1 client.id=y -> fetch.wait.max.ms ssl.cipher.suites
 sasl.oauthbearer.config=x -> sasl.oauthbearer.config
 """
