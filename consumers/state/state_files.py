@@ -12,13 +12,12 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields
 from io import FileIO
 from pathlib import Path
-from random import Random
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn
 
 from mirrorlog.adapters.folders import create_folder, sync_folder
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -137,48 +136,6 @@ class SecondaryStateFiles:
                     temporary.unlink()
             where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder
             raise _failed("saving the state of secondaries", where, error) from error
-
-
-Hook: TypeAlias = Callable[[str, str], None]
-"""Called with (step, volume) before each step of a save: "write", "rename", "sync"; it may raise."""
-
-
-class MemorySecondaryStates:
-    """SecondaryStateStore in memory, with the steps of the files: `contents` is what load() finds, by volume."""
-
-    def __init__(self) -> None:
-        self.contents: Final[dict[str, bytes]] = {}
-        self._durable: dict[str, bytes] = {}
-        self.hook: Hook | None = None
-
-    def load(self, volume: str) -> SecondaryState | None:
-        content = self.contents.get(check_volume_name(volume))
-        return None if content is None else decode_state(content, volume, f"memory, {volume}")
-
-    def save_all(self, states: Sequence[SecondaryState]) -> None:
-        for state in states:
-            self.save(state)
-
-    def save(self, state: SecondaryState) -> None:
-        content = encode_state(state)
-        self._before("write", state.volume)
-        self._before("rename", state.volume)
-        self.contents[state.volume] = content
-        self._before("sync", state.volume)
-        self._durable[state.volume] = content
-
-    def crash(self, keep: Random | None = None) -> None:
-        """Power off, power on: a save that didn't return is gone or, with `keep`, may have got through by its draw."""
-        if keep is not None:
-            self._durable |= {
-                volume: content for volume, content in self.contents.items() if keep.getrandbits(1)
-            }
-        self.contents.clear()
-        self.contents.update(self._durable)
-
-    def _before(self, step: str, volume: str) -> None:
-        if self.hook is not None:
-            self.hook(step, volume)
 
 
 def _write(file: FileIO, content: bytes) -> None:

@@ -16,11 +16,11 @@ import pytest
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.consumers.state.state_files import (
-    MemorySecondaryStates,
     SecondaryStateFiles,
     encode_state,
 )
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 
 GENERATION = "6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10"
 OLD = SecondaryState(

@@ -19,7 +19,6 @@ from sources import FixedSource
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.consumers.resync.site import Site, SitePorts
-from mirrorlog.consumers.state.state_files import MemorySecondaryStates
 from mirrorlog.domain.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
@@ -30,6 +29,7 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder

@@ -20,7 +20,6 @@ from sources import FixedSource
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers.resync.site import Site, SitePorts
-from mirrorlog.consumers.state.state_files import MemorySecondaryStates
 from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns
@@ -35,6 +34,7 @@ from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
