@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from threading import Event, Lock, Thread
 from typing import Final, TypedDict, Unpack
 
-from mirrorlog.errors import BadUse, DeviceFailed, MirrorlogError
+from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.wiring import HostWiring, default_host_name, open_request
@@ -53,7 +53,7 @@ def open_volume(
     """Open the volume `name` for writing. Closing it ends its host and the host's thread, too.
 
     settings: read from the environment by default.
-    Errors: BadUse if there is no such volume or another host has it open; those of Host and of
+    Errors: UnknownVolume; BadUse if another host has it open; those of Host and of
     Host.open_all().
     """
     settings = load_settings() if settings is None else settings
@@ -79,12 +79,7 @@ class _VolumeSession:
         with ExitStack() as stack:
             wiring = HostWiring(options.get("host", default_host_name(name)), settings, stack)
             volumes = wiring.read_catalog()  # 1
-            if name not in volumes:
-                raise BadUse(
-                    f"there is no volume '{name[:220]}'",
-                    next="`mirrorlog volume list` shows those there are.",
-                )
-            volume = volumes[name]
+            volume = volumes.volume_named(name)
             device = wiring.open_primary(
                 volume, address=options.get("primary"), direct=options.get("direct", False)
             )  # 2

@@ -237,6 +237,7 @@ def _source_topic(settings: Settings, admin: KafkaAdmin) -> SourceTopic:
         partial(KafkaReader, settings.kafka_client()),
         topic=settings.topics.commands,
         group=group_name(settings),
+        patience_s=settings.patience_s,
     )
 
 

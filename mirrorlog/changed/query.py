@@ -35,10 +35,11 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.extraction import command_extents, extract
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, BadUse, KafkaFailed, OutOfRetention
+from mirrorlog.errors import BadInput, BadUse, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.records import LogRecord
@@ -81,12 +82,7 @@ def changed_blocks(
     doesn't reach; KafkaFailed where the log isn't complete within `patience_s`.
     """
     ports.catalog.refresh()
-    volume = ports.catalog.get(name)
-    if volume is None:
-        raise BadUse(
-            f"there is no volume '{name[:220]}'",
-            next="`mirrorlog volume list` shows those there are.",
-        )
+    volume = ports.catalog.volume_named(name)
     return _Query(volume, ports, patience_s).answer(since, until)
 
 
@@ -387,27 +383,16 @@ class _Query:
         return extract(command_extents(command, volume, position).extents, volume).extents
 
     def _messages(self, topic: str, partition: int, after: int, through: int) -> Iterator[Message]:
-        if through <= after:
-            return
-        reader, clock = self._ports.open_reader(), self._ports.clock
-        try:
-            reader.assign(topic, {partition: after + 1})
-            heard_at_s = clock.monotonic_s()
-            while reader.reached(topic, partition) <= through:
-                self._ports.go_on()
-                messages = reader.poll(0.2)
-                yield from (message for message in messages if message.position <= through)
-                if messages:
-                    heard_at_s = clock.monotonic_s()
-                elif clock.monotonic_s() - heard_at_s > self._patience_s:
-                    where = f"topic {topic}, partition {partition}, position {reader.reached(topic, partition)}"
-                    raise KafkaFailed(
-                        f"nothing came for {self._patience_s:g} s",
-                        where=where,
-                        next="Check the broker.",
-                    )
-        finally:
-            reader.close()
+        patience = ReadPatience(
+            self._ports.clock,
+            self._patience_s,
+            f"reading what changed on volume {self._volume.volume}",
+            before_poll=self._ports.go_on,
+            poll_s=0.2,
+        )
+        return read_range(
+            self._ports.open_reader, topic, partition, patience, start=after + 1, end=through + 1
+        )
 
 
 def _cover(

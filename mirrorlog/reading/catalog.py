@@ -9,9 +9,10 @@ from uuid import uuid4
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.partitioning import partition_of
 from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.errors import UnknownVolume
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.reading.read_through import ReadPatience, read_through
 from mirrorlog.topics import Topics
 
 _PARTITION = 0
@@ -38,33 +39,43 @@ class Catalog(Mapping[str, Volume]):
         reader.assign(self._topic, {_PARTITION: None})
 
     def refresh(self) -> None:
-        """Reads every description published before the call; KafkaFailed where that takes longer than the patience."""
-        end = self._admin.end_position(self._topic, _PARTITION)
-        until = self._clock.monotonic_s() + self._patience_s
-        while self._reader.reached(self._topic, _PARTITION) < end:
-            if self._clock.monotonic_s() > until:
-                raise KafkaFailed(
-                    f"the volumes' descriptions couldn't be read within {self._patience_s:g} s",
-                    where=f"topic {self._topic}, up to position {end}",
-                    next="Check that the broker answers.",
-                )
-            self.poll(0.1)
+        """Read every description published before the call. Raise KafkaFailed as read_through."""
+        ends = {_PARTITION: self._admin.end_position(self._topic, _PARTITION)}
+        patience = ReadPatience(self._clock, self._patience_s, "reading the volumes' descriptions")
+        for message in read_through(self._reader, self._topic, ends, patience):
+            self._take_message(message)
 
     def poll(self, timeout_s: float) -> None:
-        """Takes what is there."""
+        """Take the descriptions that have arrived; wait up to `timeout_s` for one."""
         for message in self._reader.poll(timeout_s):
-            if message.key is None:
-                continue
-            if message.value is None:
-                self._volumes.pop(message.key.decode(), None)
-            else:
-                self.take(decode(message.value, Volume))
+            self._take_message(message)
+
+    def _take_message(self, message: Message) -> None:
+        if message.key is None:
+            return
+        if message.value is None:
+            self._volumes.pop(message.key.decode(), None)
+        else:
+            self.take(decode(message.value, Volume))
 
     def take(self, description: Volume) -> None:
         """Takes a description, unless a newer one is known."""
         known = self._volumes.get(description.volume)
         if known is None or known.described_position <= description.described_position:
             self._volumes[description.volume] = description
+
+    def volume_named(self, name: str) -> Volume:
+        """Return the description of volume `name`; raise UnknownVolume if there is none.
+
+        Call refresh() first: a volume that was described a moment ago is then not unknown.
+        """
+        volume = self._volumes.get(name)
+        if volume is None:
+            raise UnknownVolume(
+                f"there is no volume '{name[:220]}'",
+                next="`mirrorlog volume list`, or GET /v1/volumes of a node, shows those there are.",
+            )
+        return volume
 
     def __getitem__(self, volume: str) -> Volume:
         return self._volumes[volume]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -12,9 +12,10 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
+from mirrorlog.errors import BadInput, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import (
     SessionBeat,
@@ -28,7 +29,6 @@ from mirrorlog.tracking_log.keys import head_key, key_kind
 PATIENCE_S: Final = 30.0
 DATED: Final = 3
 """Of so many sessions the time of their first command is looked up, for people."""
-_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,23 +173,9 @@ def _read(
 def _messages(
     ports: SessionPorts, topic: str, partition: int, start: int | None, end: int, clock: Clock
 ) -> Iterator[Message]:
-    """What the partition holds from `start` on, below `end`."""
-    if start is not None and start >= end:
-        return
-    with closing(ports.new_reader()) as reader:
-        reader.assign(topic, {partition: start})
-        until_s = clock.monotonic_s() + PATIENCE_S
-        while reader.reached(topic, partition) < end:
-            messages = reader.poll(_POLL_S)
-            yield from (message for message in messages if message.position < end)
-            if messages:
-                until_s = clock.monotonic_s() + PATIENCE_S
-            elif clock.monotonic_s() > until_s:
-                raise KafkaFailed(
-                    f"nothing came for {PATIENCE_S:g} s while it was asked who else has the volume open",
-                    where=f"topic {topic}, partition {partition}, up to position {end}",
-                    next="Check that the broker answers.",
-                )
+    """The messages of the partition at [start, end)."""
+    patience = ReadPatience(clock, PATIENCE_S, "reading who else has the volume open")
+    return read_range(ports.new_reader, topic, partition, patience, start=start, end=end)
 
 
 def _time_of(

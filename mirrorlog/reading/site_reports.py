@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.site_progress import SiteProgress
-from mirrorlog.errors import BadInput, KafkaFailed
+from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import TopicAdmin, TopicReader
+from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.read_through import ReadPatience, read_through
 from mirrorlog.topics import Topics
 
-log = logging.getLogger("mirrorlog.node")
+log = logging.getLogger("mirrorlog.reading.site_reports")
 _PARTITION = 0
 
 
@@ -36,23 +37,20 @@ class SiteReports:
         reader.assign(self._topic, {_PARTITION: None})
 
     def refresh(self) -> None:
-        """Reads every report published before the call; KafkaFailed where that takes longer than the patience."""
-        end = self._admin.end_position(self._topic, _PARTITION)
-        until_s = self._clock.monotonic_s() + self._patience_s
-        while self._reader.reached(self._topic, _PARTITION) < end:
-            self.poll(0.1)
-            if self._clock.monotonic_s() > until_s:
-                raise KafkaFailed(
-                    f"the sites' reports couldn't be read within {self._patience_s:g} s",
-                    where=f"topic {self._topic}, up to position {end}",
-                    next="Check that the broker answers.",
-                )
+        """Read every report published before the call. Raise KafkaFailed as read_through."""
+        ends = {_PARTITION: self._admin.end_position(self._topic, _PARTITION)}
+        patience = ReadPatience(self._clock, self._patience_s, "reading the sites' reports")
+        for message in read_through(self._reader, self._topic, ends, patience):
+            self._take_message(message)
 
     def poll(self, timeout_s: float = 0) -> None:
-        """Takes what has come, waiting up to `timeout_s` for something."""
+        """Take the reports that have arrived; wait up to `timeout_s` for one."""
         for message in self._reader.poll(timeout_s):
-            if message.key is not None:
-                self._take(message.key, message.value)
+            self._take_message(message)
+
+    def _take_message(self, message: Message) -> None:
+        if message.key is not None:
+            self._take(message.key, message.value)
 
     def _take(self, key: bytes, value: bytes | None) -> None:
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
+from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.streams.faust_worker.start_positions import PartitionBounds
 
 
@@ -13,12 +16,21 @@ class SourceTopic:
     """Asks the broker about the topic. Every call blocks: call from a thread beside the event loop.
 
     open_reader: opens a reader; each gap is read by one of its own.
+    patience_s: how long a reader waits for a broker that doesn't answer.
     """
 
     def __init__(
-        self, admin: KafkaAdmin, open_reader: Callable[[], TopicReader], *, topic: str, group: str
+        self,
+        admin: KafkaAdmin,
+        open_reader: Callable[[], TopicReader],
+        *,
+        topic: str,
+        group: str,
+        patience_s: float,
     ) -> None:
         self._admin, self._open_reader, self._topic, self._group = admin, open_reader, topic, group
+        purpose = "reading the commands that the stream may have passed over"
+        self._patience = ReadPatience(SystemClock(), patience_s, purpose, poll_s=0.5)
 
     def all_bounds(self) -> dict[int, PartitionBounds]:
         """Return the bounds of every partition, by its number."""
@@ -46,16 +58,13 @@ class SourceTopic:
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Say what became of the commands in [first, end); None if there are none.
 
-        A transaction leaves positions without a command: its control records.
+        A transaction leaves positions without a command: its control records. Raise KafkaFailed if
+        the broker doesn't answer for the patience.
         """
         if self._admin.first_position(self._topic, partition) > first:
             return "were deleted before the node recorded them"
-        reader = self._open_reader()
-        reader.assign(self._topic, {partition: first})
-        try:
-            while reader.reached(self._topic, partition) < end:
-                if any(message.position < end for message in reader.poll(0.5)):
-                    return "were passed over by the stream"
-        finally:
-            reader.close()
-        return None
+        commands = read_range(
+            self._open_reader, self._topic, partition, self._patience, start=first, end=end
+        )
+        with closing(commands):
+            return "were passed over by the stream" if next(commands, None) else None

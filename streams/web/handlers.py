@@ -15,7 +15,7 @@ from mirrorlog.changed.formats import render
 from mirrorlog.changed.http import FORWARDED_HEADER
 from mirrorlog.changed.query import QueryPorts, changed_blocks
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import NodeUnavailable, UnknownVolume
+from mirrorlog.errors import NodeUnavailable
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.web.client_pool import ClientPool
@@ -153,12 +153,7 @@ class RequestHandlers:
         """Return the volume as it is described now. Runs in the slot's thread."""
         with self._parts.client_pool.borrow() as clients:
             clients.catalog.refresh()
-            volume = clients.catalog.get(name)
-        if volume is None:
-            raise UnknownVolume(
-                f"there is no volume '{name[:220]}'", next="GET /v1/volumes shows those there are."
-            )
-        return volume
+            return clients.catalog.volume_named(name)
 
     def _query(
         self, name: str, query: ChangedQuery, slot: QuerySlot, check_owned: Callable[[], None]

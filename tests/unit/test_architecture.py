@@ -68,7 +68,7 @@ def allowed(module: str, imported: str) -> bool:
     role = imported.split(".")[1] if imported.startswith("mirrorlog.") else ""
     mine = module.split(".")[1] if "." in module else ""
     if role in ROLES:
-        return mine in (role, "cli")
+        return mine in (role, "cli", "simulation")
     if mine in PURE and role:
         return role in PURE
     if mine == "ports" and role:

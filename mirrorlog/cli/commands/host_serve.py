@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,7 +14,7 @@ from mirrorlog.adapters.addresses import parse_file_address, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
-from mirrorlog.cli.support.lookup import load_volumes
+from mirrorlog.cli.support.lookup import load_catalog
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -136,13 +136,8 @@ def serve(
     listen = NbdAddress(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
     if port is not None:
         listen = NbdAddress(None, address, port or free_port(address))
-    volumes = load_volumes(call.settings)
-    if name not in volumes:
-        raise BadUse(
-            f"there is no volume '{name[:220]}'",
-            next="`mirrorlog volume list` shows those there are.",
-        )
-    volume = volumes[name]
+    with closing(load_catalog(call.settings)) as catalog:
+        volume, volumes = catalog.volume_named(name), dict(catalog)
     plans = fork_plans(fork or (), fork_mode, [volume])
     if plans and through is DataPath.FILTER:
         raise BadUse(

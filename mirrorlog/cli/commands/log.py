@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -11,12 +12,13 @@ from rich.table import Table
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import find_volume, load_volumes, read_topic
+from mirrorlog.cli.support.lookup import find_volume, load_volumes, patience_for, read_topic
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.ports.streams import Message
+from mirrorlog.reading.read_through import read_through
 from mirrorlog.settings import Settings
 from mirrorlog.streams.table.rebuild_check import (
     Difference,
@@ -204,19 +206,20 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
 
 
 def changelog_now(settings: Settings, partition: int) -> Iterator[Message]:
-    """The changelog to its end, and on to the end that it has then: what was rolled up and compacted away before it was
-    read, its roll-up follows by there."""
-    admin, reader = KafkaAdmin(settings.kafka_client()), KafkaReader(settings.kafka_client())
-    topic = settings.topics.changelog
-    reader.assign(topic, {partition: None})
-    try:
+    """Yield the changelog of one partition to its end, and then to the end that it has by then.
+
+    Records may be rolled up and compacted away before this reader meets them. Their roll-up lies
+    before the second end. Raise KafkaFailed as read_through does.
+    """
+    topic, patience = settings.topics.changelog, patience_for("reading the tracking log")
+    with (
+        closing(KafkaAdmin(settings.kafka_client())) as admin,
+        closing(KafkaReader(settings.kafka_client())) as reader,
+    ):
+        reader.assign(topic, {partition: None})
         for _ in range(2):
             end = admin.end_position(topic, partition)
-            while reader.reached(topic, partition) < end:
-                yield from reader.poll(0.5)
-    finally:
-        reader.close()
-        admin.close()
+            yield from read_through(reader, topic, {partition: end}, patience)
 
 
 def _commands(settings: Settings, partition: int, through: int) -> Iterator[Message]:

@@ -1,0 +1,59 @@
+"""The catalog knows every volume that was described before it was asked, and one error for those that weren't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from clocks import HandClock
+from notation import volume
+
+from mirrorlog.changed.http import status_of
+from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, exit_code_of
+from mirrorlog.ports.streams import Message
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
+from mirrorlog.topics import Topics
+
+TOPICS = Topics()
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    broker = MemoryBroker()
+    broker.create(TOPICS.specs(single_copy=True), 1)
+    publisher = broker.publisher()
+    publish_volume(publisher, TOPICS, volume())
+    publisher.flush(0)
+    return broker
+
+
+def test_an_unknown_volume_is_one_error_whichever_way_it_is_asked_for(broker: MemoryBroker) -> None:
+    catalog = Catalog(broker.reader(), broker, TOPICS, HandClock())
+    with pytest.raises(UnknownVolume):
+        catalog.volume_named("v")
+    catalog.refresh()
+    assert catalog.volume_named("v") == volume()
+    with pytest.raises(UnknownVolume) as caught:
+        catalog.volume_named("w" * 300)
+    assert caught.value.what == f"there is no volume '{'w' * 220}'"
+    assert exit_code_of(caught.value) is ExitCode.BAD_USE
+    assert status_of(caught.value) == 404
+    assert caught.value.as_message()["code"] == "UnknownVolume"
+
+
+class SilentReader(MemoryReader):
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> list[Message]:
+        return []
+
+
+@pytest.mark.parametrize("kind", [Catalog, SiteReports])
+def test_a_refresh_gives_up(
+    broker: MemoryBroker, kind: Callable[..., Catalog | SiteReports]
+) -> None:
+    broker.append(TOPICS.progress, 0, b"k", None)
+    clock = HandClock(look_s=1)
+    with pytest.raises(KafkaFailed, match="got no further for 30 s"):
+        kind(SilentReader(broker), broker, TOPICS, clock).refresh()
+    assert 30 < clock.now_s < 40
