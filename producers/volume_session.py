@@ -133,8 +133,8 @@ class _VolumeSession:
 
     def _is_idle_in_time(self) -> bool:
         """Close the volume to new writes; return whether all writes end within IDLE_TIMEOUT_S."""
-        tracker, opened = self.volume.books
-        waiting = Thread(target=tracker.ground, args=(opened,), daemon=True)
+        tracker, opened = self.volume.tracker_and_volume
+        waiting = Thread(target=tracker.wait_until_idle, args=(opened,), daemon=True)
         waiting.start()
         waiting.join(IDLE_TIMEOUT_S)
         return not waiting.is_alive()
@@ -153,7 +153,7 @@ class _VolumeSession:
                     self._last_reported = str(error)
                     self._report(self._last_reported)
             except Exception as error:
-                tracker, opened = self.volume.books
+                tracker, opened = self.volume.tracker_and_volume
                 failure = DeviceFailed(
                     f"the host's own thread failed: {error!r}", where=f"volume {opened.name}"
                 )

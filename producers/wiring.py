@@ -17,7 +17,7 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import ForkNews, ForkPlan
+from mirrorlog.producers.forks.fork_plans import ForkPlan, ForkStateChange
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
@@ -79,7 +79,7 @@ class HostWiring:
         volumes: Mapping[str, Volume],
         *,
         forks: Mapping[str, ForkPlan],
-        on_fork_change: Callable[[ForkNews], None] = lambda _: None,
+        on_fork_change: Callable[[ForkStateChange], None] = lambda _: None,
         report: Callable[[str], None],
     ) -> Host:
         """Start the host's session (Host.__init__ has the steps). The caller closes the host.
@@ -105,7 +105,7 @@ class HostWiring:
             return None
         return StatusPorts(self._closed_reader(), self.admin)
 
-    def _fork_ports(self, on_fork_change: Callable[[ForkNews], None]) -> ForkPorts:
+    def _fork_ports(self, on_fork_change: Callable[[ForkStateChange], None]) -> ForkPorts:
         reports = SiteReports(self._closed_reader(), self.admin, self._settings.topics, self.clock)
         return ForkPorts(open_device, ThreadWorkers(), reports, on_fork_change)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
-from mirrorlog.producers.forks.fork_calls import Call, Hand
+from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls
 
 
 @dataclass
@@ -15,13 +15,13 @@ class HandWorkers:
     """Nothing happens at a secondary until run(), or until somebody waits. `hangs`: whether a call is only begun; let_go()
     returns those. idle: called where somebody waits and nothing can be done."""
 
-    hands: list[Hand] = field(default_factory=list)
+    calls: list[SecondaryCalls] = field(default_factory=list)
     hangs: Callable[[Call], bool] = lambda _: False
-    stuck: list[tuple[Hand, Call]] = field(default_factory=list)
+    stuck: list[tuple[SecondaryCalls, Call]] = field(default_factory=list)
     idle: Callable[[float], None] = lambda _: None
 
-    def employ(self, hand: Hand) -> None:
-        self.hands.append(hand)
+    def serve(self, calls: SecondaryCalls) -> None:
+        self.calls.append(calls)
 
     def wait(self, changed: Condition, timeout_s: float) -> None:
         if not self.run():
@@ -30,30 +30,30 @@ class HandWorkers:
     def run(self, most: int = 1_000_000) -> int:
         """How many calls were made or begun, at most so many."""
         count = 0
-        while count < most and any(self.step(hand) for hand in self.hands):
+        while count < most and any(self.step(secondary) for secondary in self.calls):
             count += 1
         return count
 
-    def step(self, hand: Hand) -> bool:
-        with hand.work:
-            if (call := hand.take()) is None:
+    def step(self, calls: SecondaryCalls) -> bool:
+        with calls.work:
+            if (call := calls.take()) is None:
                 return False
         if self.hangs(call):
-            self.stuck.append((hand, call))
+            self.stuck.append((calls, call))
         else:
-            self.make(hand, call)
+            self.make(calls, call)
         return True
 
-    def make(self, hand: Hand, call: Call) -> None:
+    def make(self, calls: SecondaryCalls, call: Call) -> None:
         failure = call.perform()
-        with hand.work:
-            hand.finish(call, failure)
+        with calls.work:
+            calls.finish(call, failure)
 
-    def let_go(self) -> None:
+    def return_hung(self) -> None:
         """What hung is done now."""
         stuck, self.stuck = self.stuck, []
-        for hand, call in stuck:
-            self.make(hand, call)
+        for calls, call in stuck:
+            self.make(calls, call)
 
 
 @dataclass

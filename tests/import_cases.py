@@ -29,11 +29,13 @@ from mirrorlog.producers.importers import (
 
 NOW_US = 2_000_000_000_000_000
 MIB = 1 << 20
-WHOLE = AddressRange(0, MIB)
+WHOLE_VOLUME = AddressRange(0, MIB)
 TERMS = FitOptions()
 
 
-def source(kind: str, path: Path, lies: AddressRange = WHOLE, **options: object) -> ImportSource:
+def source(
+    kind: str, path: Path, lies: AddressRange = WHOLE_VOLUME, **options: object
+) -> ImportSource:
     """The source in a file, for a volume that lies there."""
     match kind:
         case "blktrace":

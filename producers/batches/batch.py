@@ -13,7 +13,7 @@ from mirrorlog.domain.extents import U8, U64, Extent, ExtentColumns, ExtentKind
 from mirrorlog.producers.batches.hot_regions import HotRegion
 
 
-class Flight(NamedTuple):
+class InFlightWrite(NamedTuple):
     """A write that has begun: its data may be on the primary, or not, or in part. at_us: a time shortly before that."""
 
     kind: ExtentKind
@@ -23,7 +23,7 @@ class Flight(NamedTuple):
     regions: tuple[HotRegion, ...]
 
 
-PlainFlight: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
+InFlightTuple: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
 """The same without the names: it is made in a third of the time. On the runway there is one for each write, without regions."""
 
 Outcomes: TypeAlias = Mapping[str, ForkOutcome]
@@ -35,37 +35,38 @@ class Batch:
     """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once. outcomes:
     one for each of the flights, where the volume is forked."""
 
-    flights: list[PlainFlight] = field(default_factory=list)
+    writes: list[InFlightTuple] = field(default_factory=list)
     regions: list[HotRegion] = field(default_factory=list)
     outcomes: list[Outcomes] = field(default_factory=list)
 
-    def add(self, flight: Flight, outcomes: Outcomes | None = None) -> None:
+    def add(self, write: InFlightWrite, outcomes: Outcomes | None = None) -> None:
         """Takes a write that has ended; its regions wait for this batch's acknowledgement."""
-        self.flights.append(flight)
+        self.writes.append(write)
         if outcomes is not None:
             self.outcomes.append(outcomes)
-        for region in flight.regions:
-            if region.counted is not self:
-                self.hold(region)
+        for region in write.regions:
+            if region.counted_by is not self:
+                self.keep_hot(region)
 
-    def hold(self, region: HotRegion) -> None:
+    def keep_hot(self, region: HotRegion) -> None:
         """The region waits for this batch's acknowledgement, whatever it held before; once is enough."""
-        if region.counted is not self:
-            region.counted = self
+        if region.counted_by is not self:
+            region.counted_by = self
             region.unacknowledged += 1
             self.regions.append(region)
 
     def closed_with(
-        self, in_flight: Iterable[PlainFlight], outcomes: Iterable[Outcomes] = ()
+        self, in_flight: Iterable[InFlightTuple], outcomes: Iterable[Outcomes] = ()
     ) -> ClosedBatch:
         """What the command says: these extents and those of the writes in flight at this moment (invariant 8). outcomes: of
         these, where the volume is forked."""
         return replace(
-            closed([*self.flights, *in_flight]), forks=fork_columns([*self.outcomes, *outcomes])
+            closed_batch([*self.writes, *in_flight]),
+            forks=fork_columns([*self.outcomes, *outcomes]),
         )
 
     def __len__(self) -> int:
-        return len(self.flights)
+        return len(self.writes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +91,11 @@ def fork_columns(outcomes: Sequence[Outcomes]) -> tuple[ForkOutcomes, ...]:
     return tuple(found)
 
 
-def closed(flights: Collection[PlainFlight]) -> ClosedBatch:
+def closed_batch(writes: Collection[InFlightTuple]) -> ClosedBatch:
     """These writes."""
-    if not flights:
+    if not writes:
         return ClosedBatch(_columns((), (), ()))
-    kinds, offsets, lengths, times_us, _ = zip(*flights, strict=True)
+    kinds, offsets, lengths, times_us, _ = zip(*writes, strict=True)
     return ClosedBatch(_columns(offsets, lengths, kinds), min(times_us))
 
 
@@ -128,7 +129,7 @@ def region_batches(
 
 
 def dirty_regions(
-    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[PlainFlight]
+    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[InFlightTuple]
 ) -> ClosedBatch:
     """One batch of these regions, and of what is in flight."""
     regions = [

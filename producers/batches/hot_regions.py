@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 FLUSHED_AHEAD: Final = 64
 """When a flush is needed to make room, it is made for as many regions at once, so that it isn't needed for each."""
-WHOLE: Final = -1
+WHOLE_VOLUME: Final = -1
 """Number of the region that is the whole volume."""
 
 
@@ -26,8 +26,8 @@ class HotRegion:
     in_flight: int = 0
     unacknowledged: int = 0
     last_write: int = 0
-    used: int = 0
-    counted: object = None
+    last_use: int = 0
+    counted_by: object = None
 
 
 def release(regions: Iterable[HotRegion]) -> None:
@@ -105,10 +105,10 @@ class VolumeRegions:
     durable: int = 0
     is_stuck: bool = False
 
-    def widen(self, kept: dict[int, HotRegion]) -> HotRegion:
+    def fall_back_to_whole_volume(self, kept: dict[int, HotRegion]) -> HotRegion:
         """One region that is all of the volume takes the place of all others but these."""
         self.hot = kept
-        self.whole = self.whole or HotRegion(self.name, WHOLE)
+        self.whole = self.whole or HotRegion(self.name, WHOLE_VOLUME)
         self.whole.last_write = self.finished
         return self.whole
 
@@ -144,7 +144,7 @@ class HotRegions:
             if (each is not volume or region.number not in numbers)
             and region.number not in busy.get(each.name, ())
         ]
-        others.sort(key=lambda region: region.used)
+        others.sort(key=lambda region: region.last_use)
         return plan_room(others, {each.name: each.durable for each in able}, surplus)
 
     def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
@@ -153,7 +153,7 @@ class HotRegions:
         for region in begun:
             volume.hot[region.number] = region
             region.in_flight += 1
-            region.used = self.next_use()
+            region.last_use = self.next_use()
         return begun
 
     def next_use(self) -> int:
@@ -165,7 +165,7 @@ class HotRegions:
         """These leave."""
         for region in regions:
             volume = self.volumes[region.volume]
-            if region.number == WHOLE:
+            if region.number == WHOLE_VOLUME:
                 volume.whole = None
             else:
                 del volume.hot[region.number]

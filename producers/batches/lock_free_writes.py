@@ -24,39 +24,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mirrorlog.producers.batches.batch import PlainFlight
+from mirrorlog.producers.batches.batch import InFlightTuple
 from mirrorlog.producers.batches.hot_regions import HotRegion
 
 
 @dataclass(slots=True)
-class Moment:
+class CoarseClock:
     """The time by the clock that people read, as of the last tick: asking it for each write would cost as much as the rest."""
 
-    us: int
+    now_us: int
 
 
 @dataclass(slots=True, eq=False)
-class Runway:
+class LockFreeWrites:
     """One volume's. gate: its hot regions by number; none while its writes must ask. flying: by identity."""
 
-    gate: dict[int, HotRegion] = field(default_factory=dict)
-    flying: dict[int, PlainFlight] = field(default_factory=dict)
-    landed: list[PlainFlight] = field(default_factory=list)
-    stirred_s: float | None = None
+    writable: dict[int, HotRegion] = field(default_factory=dict)
+    in_flight: dict[int, InFlightTuple] = field(default_factory=dict)
+    ended: list[InFlightTuple] = field(default_factory=list)
+    ended_since_s: float | None = None
 
-    def take(self) -> list[PlainFlight]:
+    def take_ended(self) -> list[InFlightTuple]:
         """B1: what has landed."""
-        self.stirred_s = None
-        ended = self.landed[:]
-        del self.landed[: len(ended)]
+        self.ended_since_s = None
+        ended = self.ended[:]
+        del self.ended[: len(ended)]
         for flight in ended:
-            del self.flying[id(flight)]
+            del self.in_flight[id(flight)]
         return ended
 
-    def in_flight(self) -> list[PlainFlight]:
+    def copy_in_flight(self) -> list[InFlightTuple]:
         """B2: what was flying at one moment."""
-        return list(self.flying.copy().values())
+        return list(self.in_flight.copy().values())
 
-    def numbers(self, region_bytes: int) -> set[int]:
+    def regions_in_flight(self, region_bytes: int) -> set[int]:
         """C2: the regions that flights are in."""
-        return {flight[1] // region_bytes for flight in self.in_flight()}
+        return {flight[1] // region_bytes for flight in self.copy_in_flight()}

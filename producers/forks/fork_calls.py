@@ -24,7 +24,7 @@ class CallKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SecondaryAddress:
     """Where a secondary is, and how large it must be at least."""
 
     address: str
@@ -40,8 +40,8 @@ class Call:
     kind: CallKind
     since_s: float
     device: BlockDevice | None = None
-    place: Place | None = None
-    write: ForkedWrite | None = None
+    address: SecondaryAddress | None = None
+    forked_write: ForkedWrite | None = None
     data: bytes | None = None
     number: int = 0
     began_s: float = 0.0
@@ -58,39 +58,39 @@ class Call:
 
     def _perform(self) -> None:
         if self.kind is CallKind.OPEN:
-            assert self.place is not None
-            self.device = opened(self.place)
+            assert self.address is not None
+            self.device = open_secondary(self.address)
             return
         assert self.device is not None
         match self.kind:
             case CallKind.WRITE:
-                assert self.write is not None
-                flight = self.write.flight
+                assert self.forked_write is not None
+                write = self.forked_write.write
                 if self.data is None:
-                    self.device.zero(offset=flight.offset, length=flight.length)
+                    self.device.zero(offset=write.offset, length=write.length)
                 else:
-                    self.device.pwrite(flight.offset, self.data)
+                    self.device.pwrite(write.offset, self.data)
             case CallKind.FLUSH:
                 self.device.flush()
             case CallKind.CLOSE:
                 self.device.close()
 
 
-def opened(place: Place) -> BlockDevice:
+def open_secondary(address: SecondaryAddress) -> BlockDevice:
     """The secondary, open for writing; DeviceFailed where it is smaller than its volume."""
-    device = place.open_device(place.address, writable=True)
-    if device.size_bytes < place.size_bytes:
+    device = address.open_device(address.address, writable=True)
+    if device.size_bytes < address.size_bytes:
         size_bytes = device.size_bytes
         device.close()
         raise DeviceFailed(
-            f"the secondary has {size_bytes} bytes, the volume {place.size_bytes}",
-            where=f"{place.address}, offset {size_bytes}",
+            f"the secondary has {size_bytes} bytes, the volume {address.size_bytes}",
+            where=f"{address.address}, offset {size_bytes}",
             next="Its site grows it where it can.",
         )
     return device
 
 
-class Hand(Protocol):
+class SecondaryCalls(Protocol):
     """A secondary, as a worker sees it. take() and finish() need the lock of `work`, and never wait."""
 
     @property
@@ -115,7 +115,7 @@ class Hand(Protocol):
 class Workers(Protocol):
     """Who makes the calls, and how a writer waits for them."""
 
-    def employ(self, hand: Hand) -> None:
+    def serve(self, hand: SecondaryCalls) -> None:
         """From now on somebody makes the calls of this secondary, one after the other."""
         ...
 
@@ -127,7 +127,7 @@ class Workers(Protocol):
 class ThreadWorkers:
     """A thread for each secondary: one that hangs keeps none but itself. They don't keep the process from ending."""
 
-    def employ(self, hand: Hand) -> None:
+    def serve(self, hand: SecondaryCalls) -> None:
         """Starts one; it ends with its secondary."""
         Thread(target=_work, args=(hand,), name="forked writes", daemon=True).start()
 
@@ -136,7 +136,7 @@ class ThreadWorkers:
         changed.wait(timeout_s)
 
 
-def _work(hand: Hand) -> None:
+def _work(hand: SecondaryCalls) -> None:
     while True:
         with hand.work:
             while (call := hand.take()) is None:
@@ -148,7 +148,7 @@ def _work(hand: Hand) -> None:
             hand.finish(call, failure)
 
 
-class Reports(Protocol):
+class LatestReports(Protocol):
     """What sites last reported (mirrorlog/site_reports.py)."""
 
     def poll(self) -> None:

@@ -11,12 +11,12 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.batches.batch import Flight, Outcomes, PlainFlight
+from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite, Outcomes
 from mirrorlog.producers.forks.fork_states import ForkState
 
-MOST_OPEN: Final = 16_384
+MAX_OPEN_WRITES: Final = 16_384
 """Writes of one secondary whose outcome isn't known: all of them must fit in one command."""
-_ALL: Final = 1 << 30
+_ALL_SECONDARIES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class ForkMode:
         words = text.split()
         match words:
             case ["sync"]:
-                return cls("sync", _ALL)
+                return cls("sync", _ALL_SECONDARIES)
             case ["async"]:
                 return cls("async", 0)
-            case ["quorum", count] if count.isdecimal() and 1 <= int(count) < _ALL:
+            case ["quorum", count] if count.isdecimal() and 1 <= int(count) < _ALL_SECONDARIES:
                 return cls(f"quorum {int(count)}", int(count))
         raise BadUse(
             f"'{text[:100]}' is no mode of forked writes",
@@ -43,9 +43,9 @@ class ForkMode:
         )
 
     @property
-    def holds_up(self) -> bool:
+    def blocks_writer(self) -> bool:
         """Whether a secondary that has no room for a write lets the writer wait, instead of going out of the fork."""
-        return self.waits_for == _ALL
+        return self.waits_for == _ALL_SECONDARIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +90,27 @@ def _secondary(fork: str, volume: Volume) -> tuple[str, str]:
 
 @dataclass(slots=True, eq=False)
 class ForkedWrite:
-    """A write that has ended on the primary. Sites: `open`, whose outcome isn't known; `unlanded`, those of them that it hasn't
-    reached; `hung`, whose call may still land; `has`, that have it, durably. landed: how many it has reached."""
+    """A write that has ended on the primary. Its sets hold names of sites.
 
-    flight: Flight
+    open: the outcome isn't known. unreached: those of `open` that the write hasn't reached. hung: the call may still take
+    effect. has: the secondary has the write, durably. reached: how many secondaries the write has reached.
+    """
+
+    write: InFlightWrite
     open: set[str]
-    unlanded: set[str]
+    unreached: set[str]
     hung: set[str] = field(default_factory=set)
     has: set[str] = field(default_factory=set)
-    landed: int = 0
+    reached: int = 0
 
     @property
     def is_known(self) -> bool:
         """Whether every outcome is."""
         return not self.open and not self.hung
 
-    def is_enough(self, mode: ForkMode) -> bool:
+    def satisfies(self, mode: ForkMode) -> bool:
         """Whether the writer may be told that it has ended: a secondary that is out of the fork holds nobody up."""
-        return not self.unlanded or self.landed >= mode.waits_for
+        return not self.unreached or self.reached >= mode.waits_for
 
     def outcomes(self) -> Outcomes:
         """By site, as they are now; whoever isn't there has missed it."""
@@ -117,80 +120,89 @@ class ForkedWrite:
         }
 
 
-def is_full(
+def is_queue_full(
     mode: ForkMode, queued_bytes: int, open_writes: int, size_bytes: int, limit_bytes: int
 ) -> bool:
     """Whether a secondary goes out of the fork rather than take one more write. A single one is taken however large it is."""
-    if open_writes >= MOST_OPEN:
+    if open_writes >= MAX_OPEN_WRITES:
         return True
-    return not mode.holds_up and queued_bytes > 0 and queued_bytes + size_bytes > limit_bytes
+    return not mode.blocks_writer and queued_bytes > 0 and queued_bytes + size_bytes > limit_bytes
 
 
 @dataclass(slots=True)
-class Missed:
+class MissedWrites:
     """What one secondary has missed, and how much of that its site can know.
 
     unnamed: there is something that no command names yet. naming: number of the last command that names some of it, until
-    that is acknowledged. known_at: whoever has read the log through that position knows of all that was acknowledged.
-    last: (offset, length) of something missed. held: a block of it, held back: it is named by each command since number
+    that is acknowledged. known_position: whoever has read the log through that position knows of all that was acknowledged.
+    last_range: (offset, length) of something missed. held: a block of it, held back: it is named by each command since number
     `holding`, which is acknowledged at or below `held_at`. joined: it is named once more, by the command that names all that
     was missed before.
     """
 
-    known_at: int
-    unnamed: bool = False
-    naming: int | None = None
-    last: tuple[int, int] | None = None
-    held: tuple[int, int] | None = None
-    holding: int | None = None
-    held_at: int | None = None
+    known_position: int
+    has_unpublished: bool = False
+    pending_command: int | None = None
+    last_range: tuple[int, int] | None = None
+    held_back: tuple[int, int] | None = None
+    held_back_command: int | None = None
+    held_back_position: int | None = None
     joined: bool = False
 
-    def miss(self, flight: PlainFlight) -> None:
+    def add(self, flight: InFlightTuple) -> None:
         """One more write."""
-        self.unnamed, self.last = True, (flight[1], flight[2])
+        self.has_unpublished, self.last_range = True, (flight[1], flight[2])
 
-    def forget(self) -> None:
+    def forget_published(self) -> None:
         """Commands that named some of it are lost."""
-        self.unnamed, self.naming, self.holding, self.held_at = True, None, None, None
+        (
+            self.has_unpublished,
+            self.pending_command,
+            self.held_back_command,
+            self.held_back_position,
+        ) = True, None, None, None
 
-    def hold(self, block_size: int) -> None:
+    def hold_back(self, block_size: int) -> None:
         """Something is missed that its site can't know: while writes go on that is always so. So one block of it is held back:
         a site that knows of it proves nothing until it is let go of."""
-        if self.unnamed and self.held is None and self.last is not None:
-            offset, length = self.last
-            self.held = offset, min(length, block_size)
+        if self.has_unpublished and self.held_back is None and self.last_range is not None:
+            offset, length = self.last_range
+            self.held_back = offset, min(length, block_size)
 
     def join(self) -> None:
         """Writes go to it from now on."""
         self.joined = True
 
-    def let_go(self) -> None:
+    def stop_holding_back(self) -> None:
         """Nothing is held back any more."""
-        self.held = self.holding = self.held_at = None
+        self.held_back = self.held_back_command = self.held_back_position = None
         self.joined = False
 
-    def named(self, number: int, *, with_held: bool) -> None:
+    def published(self, number: int, *, with_held_back: bool) -> None:
         """Command `number` names all that was missed until now; and what is held back, or that must begin anew: a site may
         have proved what it has between two commands that name it."""
-        if self.unnamed:
-            self.unnamed, self.naming = False, number
-        if not with_held:
-            self.holding = self.held_at = None
+        if self.has_unpublished:
+            self.has_unpublished, self.pending_command = False, number
+        if not with_held_back:
+            self.held_back_command = self.held_back_position = None
         elif self.joined:
-            self.let_go()
-        elif self.held is not None and self.holding is None and self.held_at is None:
-            self.holding = number
+            self.stop_holding_back()
+        elif (
+            self.held_back is not None
+            and self.held_back_command is None
+            and self.held_back_position is None
+        ):
+            self.held_back_command = number
 
     def acknowledged(self, position: int, is_acknowledged: Callable[[int], bool]) -> None:
         """`position`: the highest of the volume's that is acknowledged; is_acknowledged: asked about a command's number."""
-        if self.naming is not None and is_acknowledged(self.naming):
-            self.naming, self.known_at = None, position
-        if self.holding is not None and is_acknowledged(self.holding):
-            self.holding, self.held_at = None, position
+        if self.pending_command is not None and is_acknowledged(self.pending_command):
+            self.pending_command, self.known_position = None, position
+        if self.held_back_command is not None and is_acknowledged(self.held_back_command):
+            self.held_back_command, self.held_back_position = None, position
 
 
-def may_join(missed: Missed, generation: str, report: SiteProgress | None) -> bool:
+def may_join(missed: MissedWrites, generation: str, report: SiteProgress | None) -> bool:
     """Whether writes may go to a secondary though it has missed others (docs/decisions/forked-writes.md).
 
     From then on there may be newer writes on it beside older blocks, and its site may say nothing of any position before that
@@ -198,43 +210,43 @@ def may_join(missed: Missed, generation: str, report: SiteProgress | None) -> bo
     know; then it is enough that it has begun to copy what is held back: what it claimed before it has withdrawn with that, and
     it proves nothing before the command that names all the rest.
     """
-    if report is None or is_copied_anew(generation, report):
+    if report is None or site_starts_over(generation, report):
         return False
     watermark, applied = report.watermark or 0, report.applied_position or 0
     if (
-        not missed.unnamed
-        and missed.naming is None
-        and applied >= missed.known_at
-        and watermark >= missed.known_at
+        not missed.has_unpublished
+        and missed.pending_command is None
+        and applied >= missed.known_position
+        and watermark >= missed.known_position
     ):
         return True
     if (
-        missed.held_at is None
-        or watermark < missed.held_at
+        missed.held_back_position is None
+        or watermark < missed.held_back_position
         or report.consistent_position is not None
     ):
         return False
-    return report.state is SiteState.SYNCING or applied >= missed.held_at
+    return report.state is SiteState.SYNCING or applied >= missed.held_back_position
 
 
-def is_copied_anew(generation: str, report: SiteProgress) -> bool:
+def site_starts_over(generation: str, report: SiteProgress) -> bool:
     """Whether its site begins with the secondary from nothing: what it has by the fork may lie in another file by now."""
     return report.generation != generation or report.applied_position is None
 
 
-def is_anew_since(joined: SiteProgress, report: SiteProgress) -> bool:
+def site_started_over_since(joined: SiteProgress, report: SiteProgress) -> bool:
     """Whether the site has copied all since `joined`. Its applied position tells nothing: it may fall back with a restart."""
     copies = (Rung.ALLOCATED, Rung.FULL)
     return report.rung in copies and joined.rung not in copies
 
 
-def held_flights(held: Iterable[tuple[int, int]], at_us: int) -> list[PlainFlight]:
+def held_back_writes(held: Iterable[tuple[int, int]], at_us: int) -> list[InFlightTuple]:
     """What is held back, as if it were in flight."""
     return [(ExtentKind.WRITE, offset, length, at_us, ()) for offset, length in held]
 
 
 def outcomes_of(
-    flight: PlainFlight, writes: Mapping[int, ForkedWrite], sites_in: Collection[str]
+    flight: InFlightTuple, writes: Mapping[int, ForkedWrite], sites_in: Collection[str]
 ) -> Outcomes:
     """Of a flight that hasn't ended; writes: by the identity of their flights. One that is on its way to the primary is open
     for all in the fork."""
@@ -243,8 +255,8 @@ def outcomes_of(
 
 
 @dataclass(frozen=True, slots=True)
-class ForkNews:
-    """A secondary's state has changed. text: a line for people, where they need to hear of it."""
+class ForkStateChange:
+    """A secondary's state has changed. text: a line for people, where they need to on_state_change of it."""
 
     volume: str
     site: str
@@ -253,14 +265,14 @@ class ForkNews:
     text: str | None
 
 
-def news(
+def state_change(
     volume: str,
     site: str,
     before: ForkState,
     state: ForkState,
     reason: str | None,
     told: str | None,
-) -> ForkNews:
+) -> ForkStateChange:
     """What to say of a change; told: the reason that was said last, which isn't said again."""
     text = None
     if state is ForkState.IN:
@@ -270,7 +282,7 @@ def news(
             text = f"volume {volume}: the secondary at {site} is out of the fork, and its site copies what it misses: {reason}"
         elif reason != told:
             text = f"volume {volume}: the secondary at {site} can't be in the fork: {reason}"
-    return ForkNews(volume, site, state, reason, text)
+    return ForkStateChange(volume, site, state, reason, text)
 
 
 def report_of(site: str, reports: Sequence[SiteProgress]) -> SiteProgress | None:

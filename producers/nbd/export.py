@@ -140,11 +140,11 @@ class FilterExport:
         begins while nbdkit can still write.
         report: takes the text of an error that makes a write fail.
         """
-        tracker, opened = volume.books
+        tracker, opened = volume.tracker_and_volume
         geometry = RingGeometry(
             size_bytes=volume.size_bytes,
             region_bytes=settings.region_bytes,
-            max_write_bytes=tracker.most_bytes,
+            max_write_bytes=tracker.max_write_bytes,
             notify_every=min(settings.host_nbd_batch_extents, SLOTS // 4),
         )
         self._filter: Final = native.filter
@@ -154,7 +154,7 @@ class FilterExport:
         host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
         self._server: Final = GrantServer(
-            self._grants, lambda: tracker.gather(opened), host_end, report
+            self._grants, lambda: tracker.collect_attached(opened), host_end, report
         )
 
     @property

@@ -14,8 +14,8 @@ from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.batches.batch import Flight
-from mirrorlog.producers.batches.hot_regions import WHOLE, HotRegion
+from mirrorlog.producers.batches.batch import InFlightWrite
+from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
 from mirrorlog.producers.nbd.ring import Ring, RingExtents, regions_touched
 from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
 
@@ -53,8 +53,8 @@ class RegionGrants:
         self._limit: Final = limit
         self._granted: Final[OrderedDict[int, HotRegion]] = OrderedDict()
         self._revoked: Final[deque[_RevokedRegions]] = deque()
-        self._in_flight: dict[int, Flight] = {}
-        tracker.lend(opened, self.collect_writes)
+        self._in_flight: dict[int, InFlightWrite] = {}
+        tracker.attach_writer(opened, self.collect_writes)
 
     def grant(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Grant the regions of these ranges, which are (offset, length) in bytes (G1 and G2).
@@ -70,7 +70,7 @@ class RegionGrants:
         with self._tracker.lock:
             missing = sorted(wanted - self._granted.keys())
             self._make_room(len(missing), wanted)
-        hot_regions = self._tracker.lease(self._opened, missing)  # G1
+        hot_regions = self._tracker.acquire_regions(self._opened, missing)  # G1
         with self._tracker.lock:
             self._granted.update(zip(missing, hot_regions, strict=True))
             self._ring.grant(wanted & self._granted.keys())  # G2
@@ -88,11 +88,13 @@ class RegionGrants:
         ended, in_flight = self._ring.collect(orphaned=orphaned)
         if len(ended):
             regions = self._regions_of(ended)
-            self._tracker.landed(self._opened, _flights(ended, tuple(regions)), regions)
+            self._tracker.add_ended(self._opened, _in_flight_writes(ended, tuple(regions)), regions)
         for key in self._in_flight:
             del self._opened.in_flight[key]
         regions = self._regions_of(in_flight)
-        self._in_flight = {id(flight): flight for flight in _flights(in_flight, tuple(regions))}
+        self._in_flight = {
+            id(flight): flight for flight in _in_flight_writes(in_flight, tuple(regions))
+        }
         self._opened.in_flight.update(self._in_flight)
         self._release_regions()
 
@@ -104,8 +106,8 @@ class RegionGrants:
         with self._tracker.lock:
             self.collect_writes(orphaned=True)
             held = [self._granted, *(revoked.regions for revoked in self._revoked)]
-            self._tracker.give_back(region for regions in held for region in regions.values())
-            self._tracker.lend(self._opened, None)
+            self._tracker.release_regions(region for regions in held for region in regions.values())
+            self._tracker.detach_writer(self._opened)
 
     def _release_regions(self) -> None:
         """Revoke the grants that must end, and release the revoked regions whose writes ended (R3).
@@ -115,10 +117,12 @@ class RegionGrants:
         """
         if not self._tracker.is_open:
             self._revoke(list(self._granted))
-        elif self._opened.regions.whole is not None and not self._opened.is_wide:
-            self._revoke([n for n, region in self._granted.items() if region.number == WHOLE])
+        elif self._opened.regions.whole is not None and not self._opened.tracks_whole_volume:
+            self._revoke(
+                [n for n, region in self._granted.items() if region.number == WHOLE_VOLUME]
+            )
         while self._revoked and self._revoked[0].until <= self._ring.tail:
-            self._tracker.give_back(self._revoked.popleft().regions.values())  # R3
+            self._tracker.release_regions(self._revoked.popleft().regions.values())  # R3
 
     def _revoke(self, numbers: Sequence[int]) -> None:
         """Revoke the grants of these regions (R1 and R2). Call it with the tracker's lock held."""
@@ -168,11 +172,14 @@ class RegionGrants:
             )
 
 
-def _flights(extents: RingExtents, regions: tuple[HotRegion, ...]) -> list[Flight]:
+def _in_flight_writes(extents: RingExtents, regions: tuple[HotRegion, ...]) -> list[InFlightWrite]:
     """Return the writes as the tracker keeps them.
 
     Each holds all of `regions`, because their fate is decided for all of them at once.
     """
     kinds = [_KINDS[kind] for kind in extents["kind"].tolist()]
     columns = (extents[name].tolist() for name in ("offset", "length", "at_us"))
-    return [Flight._make(fields) for fields in zip(kinds, *columns, repeat(regions), strict=False)]
+    return [
+        InFlightWrite._make(fields)
+        for fields in zip(kinds, *columns, repeat(regions), strict=False)
+    ]

@@ -228,7 +228,7 @@ class Host:
 
     def abandon(self) -> None:
         """Unlock the state folder, as a crash does: the next start publishes what was hot."""
-        self._tracker.let_go()
+        self._tracker.abandon()
         self._outbox.close()
         self._log.close()
         self._ports.folder.close()
@@ -250,7 +250,7 @@ class Host:
 
     def _admit(self, request: OpenRequest) -> TrackedVolume:
         """Let writes to the volume begin; return its handle."""
-        opened = self._tracker.admit(
+        opened = self._tracker.add_volume(
             request.volume, request.device, request.forks, self._ports.forks
         )
         close = request.on_close
@@ -274,7 +274,7 @@ class Host:
         if not closing:
             return
         for opened in closing:
-            self._tracker.ground(opened)  # 1
+            self._tracker.wait_until_idle(opened)  # 1
         failures: list[MirrorlogError] = []
         flushed: dict[str, OpenVolume] = {}
         for opened in closing:
@@ -294,7 +294,7 @@ class Host:
         self._drop_rejected(flushed, failures)
         with self._tracker.lock:
             self._log.append([ActivityEntry(ActivityOp.SETTLED, name) for name in flushed])  # 5
-        self._tracker.dismiss(flushed)
+        self._tracker.remove_volumes(flushed)
         for name in flushed:
             del self._handles[name]
         if failures:
@@ -340,4 +340,4 @@ class Host:
 
     def _on_spool_lost(self, volumes: Collection[str]) -> None:
         self._report("the host's spool can't be read")
-        self._tracker.widen(volumes)
+        self._tracker.fall_back_to_whole_volume(volumes)

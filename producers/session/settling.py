@@ -23,7 +23,7 @@ from mirrorlog.producers.durable.activity_format import (
 from mirrorlog.producers.durable.activity_log import carry_over, read_previous_log
 from mirrorlog.producers.durable.spool_recovery import PreviousSpool
 from mirrorlog.producers.session.parts import SessionParts
-from mirrorlog.producers.writes.write_tracker import WIDENED
+from mirrorlog.producers.writes.write_tracker import WHOLE_VOLUME_NOTE
 from mirrorlog.settings import Settings
 from mirrorlog.units import format_size
 
@@ -184,7 +184,7 @@ def _mark_dirty(parts: SessionParts, volume: Volume, unpublished: VolumeActivity
     """Send MARK_DIRTY of the hot regions, or of the whole volume. The caller holds the lock."""
     if unpublished.is_whole_volume_dirty:
         note = (
-            WIDENED
+            WHOLE_VOLUME_NOTE
             if unpublished.covered
             else "recovered: the host's activity log doesn't cover the volume's past"
         )

@@ -39,9 +39,9 @@ class TrackedVolume:
         self._tracker: Final = tracker
         self._close: Final = close
         # What each write needs, looked up once.
-        self._runway: Final = opened.runway
-        self._stir: Final = tracker.stir
-        self._moment: Final = tracker.moment
+        self._lock_free: Final = opened.lock_free
+        self._note_ended: Final = tracker.note_ended
+        self._coarse_clock: Final = tracker.coarse_clock
         self._write: Final = opened.device.pwrite
         self._region_bytes: Final = tracker.region_bytes
         self._batch_extents: Final = tracker.batch_extents
@@ -71,7 +71,7 @@ class TrackedVolume:
         return self._opened.volume.size_bytes
 
     @property
-    def books(self) -> tuple[WriteTracker, OpenVolume]:
+    def tracker_and_volume(self) -> tuple[WriteTracker, OpenVolume]:
         """For whoever lets another process write to the primary, and keeps the books for it (nbd/gate.py)."""
         return self._tracker, self._opened
 
@@ -86,20 +86,23 @@ class TrackedVolume:
         end, size = offset + len(view), self._region_bytes
         number = offset // size
         if offset < end <= self._size_bytes and (end - 1) // size == number:
-            runway = self._runway
-            flight = (_WRITE, offset, end - offset, self._moment.us, ())
-            runway.flying[id(flight)] = flight  # W1
-            if number in runway.gate:  # W2
+            lock_free = self._lock_free
+            flight = (_WRITE, offset, end - offset, self._coarse_clock.now_us, ())
+            lock_free.in_flight[id(flight)] = flight  # W1
+            if number in lock_free.writable:  # W2
                 try:
                     self._write(offset, view)  # W3
                 finally:
-                    runway.landed.append(flight)  # W4
-                    if runway.stirred_s is None or len(runway.landed) >= self._batch_extents:
-                        self._stir(self._opened)
+                    lock_free.ended.append(flight)  # W4
+                    if (
+                        lock_free.ended_since_s is None
+                        or len(lock_free.ended) >= self._batch_extents
+                    ):
+                        self._note_ended(self._opened)
                 if fua:
                     self.flush()
                 return
-            del runway.flying[id(flight)]
+            del lock_free.in_flight[id(flight)]
         for start, piece in self._pieces(offset, len(view)):
             part = memoryview(view)[start - offset : start - offset + piece]
             self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part), part)
@@ -163,8 +166,8 @@ class TrackedVolume:
         write: Callable[[], None],
         data: Data | None = None,
     ) -> None:
-        """The order of a write (invariants 1 and 8); runway.py has that of a write that takes no lock, forks.py that of one
-        that goes to secondaries, too.
+        """The order of a write (invariants 1 and 8); lock_free_writes.py has that of a write that takes no lock,
+        forked_volume.py that of one that goes to secondaries, too.
 
         1. Its regions are durable in the activity log: after a crash they are published as dirty.
         2. It is registered as in flight: from now on whatever batch closes names it, for a reader may see its data.
@@ -173,17 +176,17 @@ class TrackedVolume:
            knows then what the range holds, and unknown is dirty.
         """
         flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
-        landed = False
+        succeeded = False
         try:
             write()  # 3
-            landed = True
+            succeeded = True
         finally:
-            self._tracker.end(self._opened, flight, data, landed=landed)  # 4
+            self._tracker.end(self._opened, flight, data, succeeded=succeeded)  # 4
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """(offset, length) of parts that the activity log has room for; mostly one, the whole."""
         self._check_range(offset, length)
-        most, end = self._tracker.most_bytes, offset + length
+        most, end = self._tracker.max_write_bytes, offset + length
         while offset < end:
             piece_end = min(offset - offset % most + most, end)
             yield offset, piece_end - offset

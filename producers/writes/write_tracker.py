@@ -19,14 +19,14 @@ from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.producers.batches.batch import (
     Batch,
     ClosedBatch,
-    Flight,
+    InFlightTuple,
+    InFlightWrite,
     Outcomes,
-    PlainFlight,
     dirty_regions,
     whole_volume,
 )
 from mirrorlog.producers.batches.hot_regions import (
-    WHOLE,
+    WHOLE_VOLUME,
     DrainFirst,
     FlushFirst,
     HotRegion,
@@ -35,24 +35,24 @@ from mirrorlog.producers.batches.hot_regions import (
     RoomPlan,
     VolumeRegions,
 )
-from mirrorlog.producers.batches.lock_free_writes import Moment, Runway
+from mirrorlog.producers.batches.lock_free_writes import CoarseClock, LockFreeWrites
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.fork_plans import ForkPlan
-from mirrorlog.producers.forks.forked_volume import ForkPorts, Forks, Surroundings
+from mirrorlog.producers.forks.forked_volume import ForkContext, ForkedVolume, ForkPorts
 from mirrorlog.producers.publishing.outbox import Outbox
 from mirrorlog.settings import Settings
 
-WIDENED: Final = "Kafka was away and the host had no room for addresses"
+WHOLE_VOLUME_NOTE: Final = "Kafka was away and the host had no room for addresses"
 Entered = TypeVar("Entered")
-MOST_EXTENTS: Final = 60_000
+MAX_EXTENTS: Final = 60_000
 """Of one command: just below a message of 1 MiB."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenVolume:
     """One volume between its SESSION_OPEN and its SESSION_CLOSE. in_flight: by identity, in the order of their beginnings,
-    but for those that are on the runway.
+    but for those that are on the lock_free.
 
     failed: why its primary can't be flushed any more, or what the node refused; no write begins from then on.
 
@@ -70,13 +70,13 @@ class OpenVolume:
     device: BlockDevice
     regions: VolumeRegions
     batch: Batch = field(default_factory=Batch)
-    runway: Runway = field(default_factory=Runway)
-    in_flight: dict[int, Flight] = field(default_factory=dict)
+    lock_free: LockFreeWrites = field(default_factory=LockFreeWrites)
+    in_flight: dict[int, InFlightWrite] = field(default_factory=dict)
     closing: bool = False
     failed: DeviceFailed | BadInput | None = None
-    widened: set[HotRegion] = field(default_factory=set)
-    is_wide: bool = False
-    forks: Forks | None = None
+    dirty_regions: set[HotRegion] = field(default_factory=set)
+    tracks_whole_volume: bool = False
+    forks: ForkedVolume | None = None
     refresh: Callable[[], None] = lambda: None
     batch_extents: int = 0
 
@@ -122,7 +122,7 @@ def due(timers: Timers, now_s: float, linger_s: float, heartbeat_s: float) -> Du
 
 class WriteTracker:
     """Any number of threads may call it. One lock covers all that it keeps; data is written and flushed outside of it. Most
-    writes begin and end without the lock: runway.py has the protocol.
+    writes begin and end without the lock: lock_free_writes.py has the protocol.
 
     While Kafka is away a write that finds no room in the activity log doesn't wait for it, but takes the next rung
     (docs/decisions/host-spool.md): the spool is made durable, so that regions may leave; the volume with the most regions
@@ -139,7 +139,7 @@ class WriteTracker:
     ) -> None:
         self.lock: Final = outbox.lock
         self.volumes: Final[dict[str, OpenVolume]] = {}
-        self.most_bytes: Final = settings.region_bytes * settings.hot_regions
+        self.max_write_bytes: Final = settings.region_bytes * settings.hot_regions
         """Writes are cut at multiples of it, so that one write's regions fit in the activity log."""
         self._log: Final = log
         self._outbox: Final = outbox
@@ -148,18 +148,18 @@ class WriteTracker:
         self._report: Final = report
         self.region_bytes: Final = settings.region_bytes
         self.batch_extents: Final = settings.host_batch_extents
-        self.moment: Final = Moment(clock.now_us())
+        self.coarse_clock: Final = CoarseClock(clock.now_us())
         self._hot: Final = HotRegions(settings.hot_regions)
         self._next_use: Final = self._hot.next_use
         self._timers: Final = Timers()
-        self._widened: Final[dict[str, OpenVolume]] = {}
-        self._foreign: Final[dict[str, OpenVolume]] = {}
-        self._stirred: Final[dict[str, OpenVolume]] = {}
+        self._with_dirty_regions: Final[dict[str, OpenVolume]] = {}
+        self._attached: Final[dict[str, OpenVolume]] = {}
+        self._with_ended: Final[dict[str, OpenVolume]] = {}
         self._forked: Final[dict[str, OpenVolume]] = {}
-        self._landed: Final = Condition(self.lock)
-        outbox.watch_accepts_writes(self._open_gates)
+        self._write_ended: Final = Condition(self.lock)
+        outbox.watch_accepts_writes(self._update_all_writable)
 
-    def admit(
+    def add_volume(
         self,
         volume: Volume,
         device: BlockDevice,
@@ -175,13 +175,15 @@ class WriteTracker:
             self.volumes[name] = opened
             self._hot.volumes[name] = opened.regions
             self._timers.beaten.setdefault(volume.partition, self._clock.monotonic_s())
-            self.moment.us = self._clock.now_us()
+            self.coarse_clock.now_us = self._clock.now_us()
             if forks is not None and ports is not None:
-                self._fork(opened, forks, ports)
-            self._open_gate(opened)
+                self._attach_forks(opened, forks, ports)
+            self._update_writable(opened)
             return opened
 
-    def begin(self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int) -> Flight:
+    def begin(
+        self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int
+    ) -> InFlightWrite:
         """A write may touch its data from now on: its regions are durable in the activity log, and it is in flight."""
         size = self.region_bytes
         numbers = range(offset // size, (offset + length - 1) // size + 1)
@@ -189,8 +191,8 @@ class WriteTracker:
             with self.lock:
                 opened.forks.enter(offset, length)
         try:
-            return self._enter(
-                opened, numbers, partial(self._take_off, opened, kind, offset, length)
+            return self._make_hot(
+                opened, numbers, partial(self._register, opened, kind, offset, length)
             )
         except BaseException:
             if opened.forks is not None:
@@ -199,7 +201,12 @@ class WriteTracker:
             raise
 
     def end(
-        self, opened: OpenVolume, flight: Flight, data: Data | None = None, *, landed: bool = False
+        self,
+        opened: OpenVolume,
+        flight: InFlightWrite,
+        data: Data | None = None,
+        *,
+        succeeded: bool = False,
     ) -> None:
         """It has ended, well or not: it joins the open batch, which leaves at once where it is full.
 
@@ -212,11 +219,13 @@ class WriteTracker:
                 self._join(opened, flight)
                 self._send_full(opened)
                 return
-            write = forks.ended(flight, data, landed=landed)
+            write = forks.write_ended(flight, data, succeeded=succeeded)
             self._send_full(opened)
-            forks.wait_for(write)
+            forks.wait_for_write(write)
 
-    def _join(self, opened: OpenVolume, flight: Flight, outcomes: Outcomes | None = None) -> None:
+    def _join(
+        self, opened: OpenVolume, flight: InFlightWrite, outcomes: Outcomes | None = None
+    ) -> None:
         regions = opened.regions
         finished = regions.finished = regions.finished + 1
         for region in flight.regions:
@@ -226,18 +235,18 @@ class WriteTracker:
         opened.batch.add(flight, outcomes)
         del opened.in_flight[id(flight)]
         if opened.closing:
-            self._landed.notify_all()
+            self._write_ended.notify_all()
 
     def _send_full(self, opened: OpenVolume) -> None:
-        if len(opened.batch.flights) >= self.batch_extents:
+        if len(opened.batch.writes) >= self.batch_extents:
             self._send(opened)
 
-    def stir(self, opened: OpenVolume) -> None:
+    def note_ended(self, opened: OpenVolume) -> None:
         """Something has landed on the runway: the batch leaves at once where it is full, otherwise a tick sees to it."""
         with self.lock:
-            opened.runway.stirred_s = self._clock.monotonic_s()
-            self._stirred[opened.name] = opened
-            if len(opened.runway.landed) >= self.batch_extents:
+            opened.lock_free.ended_since_s = self._clock.monotonic_s()
+            self._with_ended[opened.name] = opened
+            if len(opened.lock_free.ended) >= self.batch_extents:
                 self._collect(opened)
                 self._send(opened)
 
@@ -269,52 +278,59 @@ class WriteTracker:
             self.flush(opened)
             return
         with self.lock:
-            asked = forks.ask_flush()
+            asked = forks.request_flush()
         self.flush(opened)
         with self.lock:
-            forks.wait_flushed(asked)
+            forks.wait_for_flushes(asked)
 
     def fail(self, opened: OpenVolume, error: DeviceFailed | BadInput) -> None:
         """What was written, and not flushed or not recorded, may be lost: it stays hot, and no write begins any more."""
         with self.lock:
             opened.failed = error
             opened.regions.is_stuck = True
-            self._open_gate(opened)
+            self._update_writable(opened)
 
-    def lend(self, opened: OpenVolume, refresh: Callable[[], None] | None) -> None:
-        """Another process writes to the primary from now on, and `refresh` hears of it; None: no more. BadUse where the volume
-        is forked: nobody would send what it writes to the secondaries."""
+    def attach_writer(self, opened: OpenVolume, refresh: Callable[[], None]) -> None:
+        """Register another process that writes to the primary from now on.
+
+        refresh: called with the lock held; it updates `in_flight` and the open batch to what that process has written.
+        Raise BadUse if the volume is forked: nobody would send those writes to its secondaries.
+        """
         if opened.forks is not None:
             raise BadUse(
                 "a forked volume is written to by its host alone", where=f"volume {opened.name}"
             )
         opened.batch_extents = self._settings.host_nbd_batch_extents
         with self.lock:
-            opened.refresh = refresh or (lambda: None)
-            self._foreign.pop(opened.name, None)
-            if refresh is not None:
-                self._foreign[opened.name] = opened
+            opened.refresh = refresh
+            self._attached[opened.name] = opened
 
-    def lease(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion]:
+    def detach_writer(self, opened: OpenVolume) -> None:
+        """Remove the process that attach_writer() registered: it writes no more."""
+        with self.lock:
+            opened.refresh = lambda: None
+            self._attached.pop(opened.name, None)
+
+    def acquire_regions(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion]:
         """What stands for these regions in the activity log, durably, until it is given back: another process may begin
         writes in them (nbd/gate.py). One for each; where the volume is dirty as a whole that is the same for all."""
-        return self._enter(opened, numbers, list)
+        return self._make_hot(opened, numbers, list)
 
     @property
     def is_open(self) -> bool:
         """Whether writes may begin, as far as it isn't a single volume's matter: where not, lease() waits, or says why."""
         return self._outbox.accepts_writes
 
-    def give_back(self, regions: Iterable[HotRegion]) -> None:
+    def release_regions(self, regions: Iterable[HotRegion]) -> None:
         """No write that this volume's `refresh` hasn't told of is in them, and none begins."""
         with self.lock:
             for region in regions:
                 region.in_flight -= 1
 
-    def landed(
+    def add_ended(
         self,
         opened: OpenVolume,
-        ended: Sequence[PlainFlight],
+        ended: Sequence[InFlightTuple],
         regions: Collection[HotRegion],
         since_s: float | None = None,
     ) -> None:
@@ -322,13 +338,13 @@ class WriteTracker:
         lock is held."""
         self._linger(opened, self._clock.monotonic_s() if since_s is None else since_s)
         opened.regions.finished += len(ended)
-        opened.batch.flights.extend(ended)
+        opened.batch.writes.extend(ended)
         for region in regions:
             region.last_write = opened.regions.finished
-            region.used = self._next_use()
-            opened.batch.hold(region)
+            region.last_use = self._next_use()
+            opened.batch.keep_hot(region)
 
-    def gather(self, opened: OpenVolume) -> None:
+    def collect_attached(self, opened: OpenVolume) -> None:
         """Hears of what another process wrote; the batch leaves at once where it is full."""
         with self.lock:
             opened.refresh()
@@ -337,11 +353,11 @@ class WriteTracker:
 
     def tick(self, now_s: float) -> None:
         """Sends what is due, and takes acknowledgements."""
-        self.moment.us = self._clock.now_us()
-        for opened in list(self._foreign.values()):
-            self.gather(opened)
+        self.coarse_clock.now_us = self._clock.now_us()
+        for opened in list(self._attached.values()):
+            self.collect_attached(opened)
         for opened in list(self._forked.values()):
-            self._tend(opened, now_s)
+            self._advance_forks(opened, now_s)
         with self.lock:
             self._collect_all()
             now = due(
@@ -349,9 +365,9 @@ class WriteTracker:
             )
             for name in now.batches:
                 self._send(self.volumes[name])
-            self._narrow_all()
+            self._return_all_to_regions()
             for partition in now.heartbeats:
-                self._beat(partition)
+                self._send_heartbeat(partition)
         self._outbox.poll(0)
 
     def drain(self) -> None:
@@ -365,9 +381,9 @@ class WriteTracker:
             self._send_lingering()
             self._outbox.wait()
             with self.lock:
-                if not any(opened.widened for opened in self._widened.values()):
+                if not any(opened.dirty_regions for opened in self._with_dirty_regions.values()):
                     return
-                self._narrow_all()
+                self._return_all_to_regions()
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
                     "what was widened while Kafka was away couldn't be published",
@@ -375,31 +391,31 @@ class WriteTracker:
                 )
             self._outbox.poll(0.01)
 
-    def ground(self, opened: OpenVolume) -> None:
+    def wait_until_idle(self, opened: OpenVolume) -> None:
         """No write begins any more, and none is in flight when it returns; but for forked ones of which the call hasn't
         returned by the deadline. With these the volume has failed, and its session stays open, as after a crash."""
-        with self._landed:
+        with self._write_ended:
             opened.closing = True
-            self._open_gate(opened)
+            self._update_writable(opened)
             self._collect(opened)
             if opened.forks is not None:
-                self._ground_forked(opened, opened.forks)
+                self._wait_until_forks_idle(opened, opened.forks)
                 return
-            while opened.in_flight or opened.runway.flying:
-                self._landed.wait(
-                    0.001 if opened.runway.flying else None
+            while opened.in_flight or opened.lock_free.in_flight:
+                self._write_ended.wait(
+                    0.001 if opened.lock_free.in_flight else None
                 )  # those on the runway tell nobody
                 self._collect(opened)
 
-    def dismiss(self, names: Collection[str]) -> None:
+    def remove_volumes(self, names: Collection[str]) -> None:
         """Nothing of these volumes is in flight or unpublished: the session has nothing to do with them any more."""
         with self.lock:
             for name in names:
                 del self.volumes[name]
                 del self._hot.volumes[name]
-                self._widened.pop(name, None)
-                self._foreign.pop(name, None)
-                self._stirred.pop(name, None)
+                self._with_dirty_regions.pop(name, None)
+                self._attached.pop(name, None)
+                self._with_ended.pop(name, None)
                 if (
                     forked := self._forked.pop(name, None)
                 ) is not None and forked.forks is not None:
@@ -408,7 +424,7 @@ class WriteTracker:
             for partition in self._timers.beaten.keys() - self.partitions():
                 del self._timers.beaten[partition]
 
-    def let_go(self) -> None:
+    def abandon(self) -> None:
         """The session ends, as by a crash: no call to a secondary begins any more."""
         with self.lock:
             for forked in self._forked.values():
@@ -421,18 +437,18 @@ class WriteTracker:
             opened.volume.partition for name, opened in self.volumes.items() if name not in without
         }
 
-    def widen(self, names: Collection[str]) -> None:
+    def fall_back_to_whole_volume(self, names: Collection[str]) -> None:
         """These volumes, those of them that are open, are dirty as a whole: of what was to name their writes nothing is
         needed any more.
 
-        1. No write of theirs begins on the runway.
+        1. No write of theirs begins on the lock_free.
         2. The activity log says so, durably; their regions leave it, but for those that writes are in flight in.
         3. From now on their writes need no region of their own.
         """
         opened = [self.volumes[name] for name in names if name in self.volumes]
         kept: dict[str, dict[int, HotRegion]] = {}
         for each in opened:
-            each.runway.gate = {}  # 1
+            each.lock_free.writable = {}  # 1
             self._collect(each)
             kept[each.name] = self._kept(each)
         hot = (
@@ -445,42 +461,44 @@ class WriteTracker:
                 [*(ActivityEntry(ActivityOp.WHOLE_VOLUME, each.name) for each in opened), *hot]
             )  # 2
             for each in opened:
-                each.is_wide = True  # 3
-                self._set_aside(each, each.regions.widen(kept[each.name]))
+                each.tracks_whole_volume = True  # 3
+                self._keep_only_regions(
+                    each, each.regions.fall_back_to_whole_volume(kept[each.name])
+                )
                 if each.forks is not None:
-                    each.forks.forget()
-                self._report(f"volume {each.name} counts as dirty as a whole: {WIDENED}")
+                    each.forks.forget_published()
+                self._report(f"volume {each.name} counts as dirty as a whole: {WHOLE_VOLUME_NOTE}")
         finally:
-            self._open_gates()
+            self._update_all_writable()
 
-    def _enter(
+    def _make_hot(
         self, opened: OpenVolume, numbers: Sequence[int], then: Callable[[list[HotRegion]], Entered]
     ) -> Entered:
         """Has these regions in the activity log, durably, each with one more in flight, and calls `then` with them."""
         while True:
             with self.lock:
-                self._check(opened)
+                self._check_writable(opened)
                 plan = self._plan(opened, numbers)
                 if isinstance(plan, Leave):
-                    regions = self._exchange(opened, plan, numbers)
+                    regions = self._exchange_regions(opened, plan, numbers)
                     if regions is None:
                         continue
                     return then(regions)
             self._make_room(opened, plan, numbers)
 
-    def _take_off(
+    def _register(
         self,
         opened: OpenVolume,
         kind: ExtentKind,
         offset: int,
         length: int,
         regions: Iterable[HotRegion],
-    ) -> Flight:
-        flight = Flight(kind, offset, length, self.moment.us, tuple(regions))
+    ) -> InFlightWrite:
+        flight = InFlightWrite(kind, offset, length, self.coarse_clock.now_us, tuple(regions))
         opened.in_flight[id(flight)] = flight
         return flight
 
-    def _check(self, opened: OpenVolume) -> None:
+    def _check_writable(self, opened: OpenVolume) -> None:
         self._outbox.check()
         if opened.closing:
             raise BadUse(
@@ -490,7 +508,7 @@ class WriteTracker:
             raise opened.failed
 
     def _plan(self, opened: OpenVolume, numbers: Sequence[int]) -> RoomPlan:
-        if opened.is_wide:
+        if opened.tracks_whole_volume:
             return Leave(())
         if not self._outbox.accepts_writes:
             return DrainFirst()
@@ -498,10 +516,13 @@ class WriteTracker:
         if not missing:
             return Leave(())
         self._collect_all()
-        busy = {name: each.runway.numbers(self.region_bytes) for name, each in self._flying()}
+        busy = {
+            name: each.lock_free.regions_in_flight(self.region_bytes)
+            for name, each in self._flying()
+        }
         return self._hot.plan(opened.regions, numbers, missing, busy)
 
-    def _exchange(
+    def _exchange_regions(
         self, opened: OpenVolume, plan: Leave, numbers: Sequence[int]
     ) -> list[HotRegion] | None:
         """Those leave, these are hot: durable in the activity log. A volume that is dirty as a whole has that in it.
@@ -509,12 +530,12 @@ class WriteTracker:
         None where one of those can't leave any more: a write has begun in it.
         """
         whole = opened.regions.whole
-        if opened.is_wide and whole is not None:
+        if opened.tracks_whole_volume and whole is not None:
             whole.in_flight += len(numbers)
             return [whole] * len(numbers)
         self._hot.leave(plan.regions)  # C1
         if any(
-            region.number in each.runway.numbers(self.region_bytes)
+            region.number in each.lock_free.regions_in_flight(self.region_bytes)
             for region, each in self._left(plan)
         ):
             self._hot.put_back(plan.regions)  # C2
@@ -537,39 +558,39 @@ class WriteTracker:
         return self._hot.begin(opened.regions, numbers)
 
     def _flying(self) -> list[tuple[str, OpenVolume]]:
-        return [(name, each) for name, each in self.volumes.items() if each.runway.flying]
+        return [(name, each) for name, each in self.volumes.items() if each.lock_free.in_flight]
 
     def _left(self, plan: Leave) -> list[tuple[HotRegion, OpenVolume]]:
         return [(region, self.volumes[region.volume]) for region in plan.regions]
 
-    def _open_gates(self) -> None:
+    def _update_all_writable(self) -> None:
         for opened in self.volumes.values():
-            self._open_gate(opened)
+            self._update_writable(opened)
 
-    def _open_gate(self, opened: OpenVolume) -> None:
+    def _update_writable(self, opened: OpenVolume) -> None:
         """Writes may begin on the runway where nothing speaks against it."""
         is_shut = (
             opened.closing
             or opened.failed is not None
-            or opened.is_wide
+            or opened.tracks_whole_volume
             or not self._outbox.accepts_writes
         )
         is_shut = is_shut or opened.forks is not None
-        opened.runway.gate = {} if is_shut else opened.regions.hot
+        opened.lock_free.writable = {} if is_shut else opened.regions.hot
 
     def _collect_all(self) -> None:
-        for opened in list(self._stirred.values()):
+        for opened in list(self._with_ended.values()):
             self._collect(opened)
 
     def _collect(self, opened: OpenVolume) -> None:
         """What has landed on the runway joins the open batch."""
-        self._stirred.pop(opened.name, None)
-        since_s = opened.runway.stirred_s
-        ended = opened.runway.take()
+        self._with_ended.pop(opened.name, None)
+        since_s = opened.lock_free.ended_since_s
+        ended = opened.lock_free.take_ended()
         if ended:
             hot, size = opened.regions.hot, self.region_bytes
             regions = [hot[number] for number in {flight[1] // size for flight in ended}]
-            self.landed(opened, ended, regions, since_s)
+            self.add_ended(opened, ended, regions, since_s)
 
     def _make_room(
         self, opened: OpenVolume, plan: FlushFirst | DrainFirst, numbers: Sequence[int]
@@ -590,13 +611,13 @@ class WriteTracker:
         self._send_lingering()
         is_away = not self._outbox.wait_unless_away()
         with self.lock:
-            self._narrow_all()
+            self._return_all_to_regions()
             if not is_away or not isinstance(self._plan(opened, numbers), DrainFirst):
                 return
             if self._outbox.save_to_spool():  # 1
                 return
             if self._settings.host_when_full == "widen":
-                self.widen([self._widest(opened)])  # 2
+                self.fall_back_to_whole_volume([self._widest(opened)])  # 2
                 return
         self._outbox.wait()
 
@@ -613,7 +634,7 @@ class WriteTracker:
         """The regions that must stay: writes are in flight in them, or nothing leaves that volume any more."""
         if opened.regions.is_stuck:
             return opened.regions.hot
-        busy = opened.runway.numbers(self.region_bytes)
+        busy = opened.lock_free.regions_in_flight(self.region_bytes)
         return {
             n: region for n, region in opened.regions.hot.items() if region.in_flight or n in busy
         }
@@ -624,7 +645,7 @@ class WriteTracker:
 
     def _send_lingering(self) -> None:
         with self.lock:
-            for opened in self._foreign.values():
+            for opened in self._attached.values():
                 opened.refresh()
             self._collect_all()
             for name in list(self._timers.lingering):
@@ -640,19 +661,23 @@ class WriteTracker:
         opened.refresh()
         self._collect(opened)
         batch = opened.batch
-        if opened.widened:
-            self._set_aside(opened)
+        if opened.dirty_regions:
+            self._keep_only_regions(opened)
             return False
         if opened.forks is None:
-            now = batch.closed_with([*opened.in_flight.values(), *opened.runway.in_flight()])
+            now = batch.closed_with(
+                [*opened.in_flight.values(), *opened.lock_free.copy_in_flight()]
+            )
         else:
-            now = opened.forks.closed(batch, opened.in_flight.values(), self.moment.us)
+            now = opened.forks.closed_batch(
+                batch, opened.in_flight.values(), self.coarse_clock.now_us
+            )
         if self._outbox.offer(opened.volume, CommandKind.WRITES, now, regions=batch.regions):
-            self._begin_batch(opened)
-            self._named(opened)
+            self._start_batch(opened)
+            self._note_published(opened)
             return True
         if self._settings.host_when_full == "widen":
-            self._set_aside(opened)
+            self._keep_only_regions(opened)
         else:
             self._outbox.hold_writes()
         return False
@@ -660,21 +685,21 @@ class WriteTracker:
     def _linger(self, opened: OpenVolume, since_s: float) -> None:
         self._timers.lingering.setdefault(opened.name, since_s)
 
-    def _begin_batch(self, opened: OpenVolume) -> None:
+    def _start_batch(self, opened: OpenVolume) -> None:
         opened.batch = Batch()
         self._timers.lingering.pop(opened.name, None)
 
-    def _fork(self, opened: OpenVolume, plan: ForkPlan, ports: ForkPorts) -> None:
-        around = Surroundings(
+    def _attach_forks(self, opened: OpenVolume, plan: ForkPlan, ports: ForkPorts) -> None:
+        context = ForkContext(
             *(ports, self.lock, self._clock, self._settings, self._report),
-            on_known=partial(self._join, opened),
+            on_outcomes_known=partial(self._join, opened),
         )
-        opened.forks = Forks(
-            opened.volume, plan, around, self._outbox.last_positions.get(opened.name, -1)
+        opened.forks = ForkedVolume(
+            opened.volume, plan, context, self._outbox.last_positions.get(opened.name, -1)
         )
         self._forked[opened.name] = opened
 
-    def _tend(self, opened: OpenVolume, now_s: float) -> None:
+    def _advance_forks(self, opened: OpenVolume, now_s: float) -> None:
         """What is due at the secondaries; the batch leaves once it is known what became of its writes there."""
         forks = opened.forks
         if forks is None:
@@ -686,11 +711,11 @@ class WriteTracker:
                 self._outbox.last_positions.get(opened.name, -1),
                 self._outbox.is_acknowledged,
             )
-            if forks.is_ripe and opened.batch:
+            if forks.is_batch_due and opened.batch:
                 self._send(opened)
-            forks.is_ripe = False
+            forks.is_batch_due = False
 
-    def _ground_forked(self, opened: OpenVolume, forks: Forks) -> None:
+    def _wait_until_forks_idle(self, opened: OpenVolume, forks: ForkedVolume) -> None:
         until_s: float | None = None
         while opened.in_flight:
             forks.settle()
@@ -712,29 +737,29 @@ class WriteTracker:
                 return
             forks.wait()
 
-    def _named(self, opened: OpenVolume, *, with_held: bool = True) -> None:
+    def _note_published(self, opened: OpenVolume, *, with_held_back: bool = True) -> None:
         if opened.forks is not None:
-            opened.forks.named(self._outbox.last_number, with_held=with_held)
+            opened.forks.published(self._outbox.last_number, with_held_back=with_held_back)
 
-    def _set_aside(self, opened: OpenVolume, *more: HotRegion) -> None:
+    def _keep_only_regions(self, opened: OpenVolume, *more: HotRegion) -> None:
         """The open batch is forgotten but for its regions: they are widened, and so are `more`."""
         for region in more:
             region.unacknowledged += 1
         for region in (*opened.batch.regions, *more):
-            if region in opened.widened:
+            if region in opened.dirty_regions:
                 region.unacknowledged -= 1
             else:
-                opened.widened.add(region)
-        self._begin_batch(opened)
-        self._widened[opened.name] = opened
+                opened.dirty_regions.add(region)
+        self._start_batch(opened)
+        self._with_dirty_regions[opened.name] = opened
 
-    def _narrow_all(self) -> None:
-        for opened in list(self._widened.values()):
-            self._narrow(opened)
-            if not opened.widened and opened.regions.whole is None:
-                del self._widened[opened.name]
+    def _return_all_to_regions(self) -> None:
+        for opened in list(self._with_dirty_regions.values()):
+            self._return_to_regions(opened)
+            if not opened.dirty_regions and opened.regions.whole is None:
+                del self._with_dirty_regions[opened.name]
 
-    def _narrow(self, opened: OpenVolume) -> None:
+    def _return_to_regions(self, opened: OpenVolume) -> None:
         """One step back, where it can be taken.
 
         1. Once Kafka is back, MARK_DIRTY of what is widened, and of what is in flight: it names all that is unpublished.
@@ -743,21 +768,24 @@ class WriteTracker:
         3. When it is acknowledged, and the primary was flushed after the last of these writes, the activity log says
            that the volume isn't dirty as a whole.
         """
-        if opened.widened and self._outbox.can_publish_now:
+        if opened.dirty_regions and self._outbox.can_publish_now:
             opened.refresh()
             self._collect(opened)
-            self._set_aside(opened)
-            if all(region.unacknowledged == 1 for region in opened.widened):
+            self._keep_only_regions(opened)
+            if all(region.unacknowledged == 1 for region in opened.dirty_regions):
                 marks, kind = self._marks(opened), CommandKind.MARK_DIRTY
                 if self._outbox.offer(
-                    opened.volume, kind, marks, note=WIDENED, regions=opened.widened
+                    opened.volume, kind, marks, note=WHOLE_VOLUME_NOTE, regions=opened.dirty_regions
                 ):  # 1
-                    opened.widened, opened.is_wide = set(), False
-                    self._named(opened, with_held=False)
-                    self._open_gate(opened)  # 2
+                    opened.dirty_regions, opened.tracks_whole_volume = set(), False
+                    self._note_published(opened, with_held_back=False)
+                    self._update_writable(opened)  # 2
         whole, durable = opened.regions.whole, opened.regions.durable
         if whole and not (
-            opened.is_wide or whole.in_flight or whole.unacknowledged or whole.last_write > durable
+            opened.tracks_whole_volume
+            or whole.in_flight
+            or whole.unacknowledged
+            or whole.last_write > durable
         ):
             with suppress(DeviceFailed):  # the next write that needs the activity log hears of it
                 self._log.append([ActivityEntry(ActivityOp.REGIONS, opened.name)])  # 3
@@ -765,13 +793,16 @@ class WriteTracker:
 
     def _marks(self, opened: OpenVolume) -> ClosedBatch:
         """In one command: a site that knows of it may believe that nothing before it is unpublished (invariant 8)."""
-        numbers, size_bytes = {region.number for region in opened.widened}, opened.volume.size_bytes
-        in_flight = [*opened.in_flight.values(), *opened.runway.in_flight()]
-        if WHOLE in numbers or len(numbers) + len(in_flight) > MOST_EXTENTS:
+        numbers, size_bytes = (
+            {region.number for region in opened.dirty_regions},
+            opened.volume.size_bytes,
+        )
+        in_flight = [*opened.in_flight.values(), *opened.lock_free.copy_in_flight()]
+        if WHOLE_VOLUME in numbers or len(numbers) + len(in_flight) > MAX_EXTENTS:
             return whole_volume(size_bytes)
         return dirty_regions(numbers, self.region_bytes, size_bytes, in_flight)
 
-    def _beat(self, partition: int) -> None:
+    def _send_heartbeat(self, partition: int) -> None:
         """Everything that the session holds for any volume of the partition, then the heartbeat, with the lock held. None
         while Kafka is away, or while something is widened or finds no room.
 
@@ -785,11 +816,11 @@ class WriteTracker:
         for each in opened:
             each.refresh()
             self._collect(each)
-            is_holding = each.forks is not None and each.forks.is_holding
-            is_due = each.batch or each.in_flight or each.runway.flying or is_holding
+            holds_back = each.forks is not None and each.forks.holds_back
+            is_due = each.batch or each.in_flight or each.lock_free.in_flight or holds_back
             if is_due and not self._send(each):
                 return
-        if any(each.widened for each in opened) or not self._outbox.offer_heartbeat(
+        if any(each.dirty_regions for each in opened) or not self._outbox.offer_heartbeat(
             partition, acknowledged_position=acknowledged
         ):
             return

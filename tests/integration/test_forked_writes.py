@@ -29,7 +29,7 @@ from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.producers import open_volume
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import ForkMode, ForkNews, ForkPlan
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan, ForkStateChange
 from mirrorlog.producers.forks.fork_states import ForkState
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.session.host import Host, HostPorts
@@ -108,7 +108,7 @@ class World:
             self.open,
             ThreadWorkers(),
             SiteReports(reader, admin, settings.topics, clock),
-            self.hear,
+            self.on_state_change,
         )
         folder = DiskFolder(run.folder / "host")
         self.host = Host(
@@ -128,8 +128,8 @@ class World:
         device.is_broken = lambda: self.is_broken
         return device
 
-    def hear(self, news: ForkNews) -> None:
-        self.states.append(news.state)
+    def on_state_change(self, change: ForkStateChange) -> None:
+        self.states.append(change.state)
 
     def wait(self, state: ForkState, *, writing: bool = False) -> None:
         """Until the secondary is there; writes may go on."""

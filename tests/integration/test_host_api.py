@@ -113,7 +113,7 @@ from mirrorlog.domain.extents import ExtentKind
 session.IDLE_TIMEOUT_S = 0.1
 with session.open_volume("vol1") as volume:
     volume.pwrite(b"x", 1 << 20)
-    tracker, opened = volume.books
+    tracker, opened = volume.tracker_and_volume
     {meanwhile}
     raise KeyboardInterrupt
 """
@@ -147,7 +147,7 @@ def test_another_host_is_refused_whatever_it_shares_with_the_first(
     FileDevice.create(elsewhere, SIZE).close()
     with open_volume("vol1", world.settings) as volume:
         volume.pwrite(b"x", 0)
-        session = volume.books[0]._outbox.session
+        session = volume.tracker_and_volume[0]._outbox.session
         for options, reason in (
             ([], "another process on this machine writes to the primary"),
             (["--primary", str(elsewhere)], "another process keeps its state in this folder"),

@@ -26,7 +26,7 @@ from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.forks.fork_calls import Call, CallKind, Hand
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, SecondaryCalls
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.replay.contents import fill
@@ -135,7 +135,7 @@ class Worker:
     """Makes the calls of one secondary, a step at a time."""
 
     world: World
-    hand: Hand
+    calls: SecondaryCalls
     site: str
     call: Call | None = None
     is_half: bool = False
@@ -144,8 +144,8 @@ class Worker:
     def step(self) -> bool:
         world, call = self.world, self.call
         if call is None:
-            with self.hand.work:
-                self.call = self.hand.take()
+            with self.calls.work:
+                self.call = self.calls.take()
             self.is_half = False
             return self.call is not None
         if world.clock.now_s < self.stuck_until_s:
@@ -159,8 +159,8 @@ class Worker:
             failure = "planned"
         if failure != "":
             self.call = None
-            with self.hand.work:
-                self.hand.finish(call, failure)
+            with self.calls.work:
+                self.calls.finish(call, failure)
         return True
 
     def go_on(self, call: Call) -> str | None:
@@ -170,10 +170,10 @@ class Worker:
         if call.kind is CallKind.OPEN and world.clock.now_s < world.away_until_s[self.site]:
             return "away"
         if call.kind is CallKind.WRITE and call.data is not None and not self.is_half:
-            assert call.write is not None and call.device is not None
+            assert call.forked_write is not None and call.device is not None
             half = len(call.data) // 2
             try:
-                call.device.pwrite(call.write.flight.offset, call.data[:half])
+                call.device.pwrite(call.forked_write.write.offset, call.data[:half])
             except DeviceFailed as error:
                 return str(error)
             self.is_half = True
@@ -197,8 +197,8 @@ class Workers:
         self.world = world
         self.all: list[Worker] = []
 
-    def employ(self, hand: Hand) -> None:
-        self.all.append(Worker(self.world, hand, hand.site))  # type: ignore[attr-defined]
+    def serve(self, calls: SecondaryCalls) -> None:
+        self.all.append(Worker(self.world, calls, calls.site))  # type: ignore[attr-defined]
 
     def wait(self, changed: Condition, timeout_s: float) -> None:
         self.world.clock.now_s += timeout_s
@@ -367,7 +367,7 @@ class World:
         self.steps = Steps(crash_at)
         publisher = Publisher(self)
         self.workers = Workers(self)
-        forks = ForkPorts(self.open_secondary, self.workers, self.reports, self.hear)
+        forks = ForkPorts(self.open_secondary, self.workers, self.reports, self.on_state_change)
         ports = HostPorts(self.folder, publisher, self.clock, self.open_primary, forks=forks)
         try:
             host = Host(
@@ -456,8 +456,8 @@ class World:
             case "site":
                 site.crash()
 
-    def hear(self, news: object) -> None:
-        self.joined += str(news.state) == "IN"  # type: ignore[attr-defined]
+    def on_state_change(self, change: object) -> None:
+        self.joined += str(change.state) == "IN"  # type: ignore[attr-defined]
 
     def ended(self, touched: set[int]) -> None:
         """A write has ended on the primary; another may have got half-way."""

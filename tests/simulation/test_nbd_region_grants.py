@@ -371,14 +371,14 @@ class World:
             self.library,
             RingGeometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8),
         )
-        tracker, opened = volume.books
-        gather = tracker.gather
+        tracker, opened = volume.tracker_and_volume
+        gather = tracker.collect_attached
 
         def gather_then_poll(opened: OpenVolume) -> None:
             gather(opened)
             publisher.poll(0)  # Another thread of the host does this when it gets the lock.
 
-        tracker.gather = gather_then_poll  # type: ignore[method-assign]
+        tracker.collect_attached = gather_then_poll  # type: ignore[method-assign]
         grants = RegionGrants(
             tracker, opened, SteppedRing(self.ring, self.step), limit=self.settings.hot_regions
         )  # type: ignore[arg-type]
@@ -388,8 +388,8 @@ class World:
             self.act_as_host(host, grants)
             if self.random.random() < 0.1:
                 tracker.flush(opened)
-            tracker.gather(opened)
-            self.set_aside += bool(opened.widened)
+            tracker.collect_attached(opened)
+            self.set_aside += bool(opened.dirty_regions)
         grants.close()
         volume.close()
         host.close()

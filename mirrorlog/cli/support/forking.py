@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from mirrorlog.cli.support.context import Invocation
-from mirrorlog.producers.forks.fork_plans import ForkNews
+from mirrorlog.producers.forks.fork_plans import ForkStateChange
 
 ForkOption: TypeAlias = Annotated[
     list[str] | None,
@@ -31,10 +31,10 @@ ForkModeOption: TypeAlias = Annotated[
 ]
 
 
-def fork_reporter(call: Invocation) -> Callable[[ForkNews], None]:
+def fork_reporter(call: Invocation) -> Callable[[ForkStateChange], None]:
     """Return a function that prints each change of a secondary's state as a `fork` message."""
 
-    def report(change: ForkNews) -> None:
+    def report(change: ForkStateChange) -> None:
         fields = {
             "volume": change.volume,
             "site": change.site,

@@ -28,9 +28,9 @@ from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import (
     ForkMode,
-    ForkNews,
     ForkPlan,
-    Missed,
+    ForkStateChange,
+    MissedWrites,
     fork_plans,
     may_join,
 )
@@ -67,7 +67,7 @@ class Rig:
     workers: HandWorkers = field(default_factory=HandWorkers)
     reports: Reports = field(default_factory=Reports)
     said: list[str] = field(default_factory=list)
-    news: list[ForkNews] = field(default_factory=list)
+    news: list[ForkStateChange] = field(default_factory=list)
     volume: Volume = field(
         default_factory=lambda: Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v")
     )
@@ -188,10 +188,12 @@ a block is held at 8    | 9 0 0 g SYNCING    | no
 a block is held at 8    | 9 - - g SYNCING    | no
 """
 MISSED = {
-    "all is known at 7": Missed(7),
-    "something is unnamed": Missed(7, unnamed=True),
-    "something is on its way": Missed(7, naming=3),
-    "a block is held at 8": Missed(7, unnamed=True, held=(0, 1), held_at=8),
+    "all is known at 7": MissedWrites(7),
+    "something is unnamed": MissedWrites(7, has_unpublished=True),
+    "something is on its way": MissedWrites(7, pending_command=3),
+    "a block is held at 8": MissedWrites(
+        7, has_unpublished=True, held_back=(0, 1), held_back_position=8
+    ),
 }
 
 
@@ -280,7 +282,7 @@ def test_what_is_under_way_is_open(rig: Rig) -> None:
     rig.tick(1.0)
     assert rig.told() == "writes 0+4 4+4 x:HH y:OO · beat"
     rig.workers.hangs = lambda _: False
-    rig.workers.let_go()
+    rig.workers.return_hung()
     rig.tick()
     assert rig.told() == "writes 0+4 4+4 x:HH y:HH"
 
@@ -307,7 +309,7 @@ def test_the_writer_waits_for_as_many_as_the_mode_says(rig: Rig, mode: str, land
 
     def step(changed: object, timeout_s: float) -> None:
         made.append("xy"[len(made)])
-        assert rig.workers.step(rig.workers.hands[len(made) - 1])
+        assert rig.workers.step(rig.workers.calls[len(made) - 1])
 
     rig.workers.wait = step  # type: ignore[method-assign]
     volume.pwrite(b"abcd", 0)
@@ -380,7 +382,7 @@ def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_
     assert rig.told() == "writes 0+4 y:H · beat"
     assert 0 in read_previous_log(rig.folder).regions["v"]
     rig.workers.hangs = lambda _: False
-    rig.workers.let_go()
+    rig.workers.return_hung()
     assert rig.states() == "OUT IN"
     rig.tick()
     assert rig.told() == "writes 0+4 y:H"
@@ -406,7 +408,7 @@ def test_a_session_closes_when_the_outcome_of_all_is_known(rig: Rig) -> None:
     assert not [line for line in rig.said if "waits" in line]
     rig.workers.run()
     assert rig.states() == "CLOSED CLOSED"
-    assert all(hand.is_done for hand in rig.workers.hands)
+    assert all(secondary.is_done for secondary in rig.workers.calls)
     assert not read_previous_log(rig.folder).regions
 
 
@@ -491,7 +493,7 @@ def test_a_secondary_whose_site_was_restarted_stays(rig: Rig) -> None:
 
 def test_a_secondary_that_nobody_works_for_holds_nobody_up(rig: Rig) -> None:
     volume = rig.opened("sync", "x")
-    rig.workers.hands.clear()
+    rig.workers.calls.clear()
     volume.pwrite(b"abcd", 0)
     assert rig.clock.now_s >= 3
     assert rig.states() == "OUT"
@@ -543,7 +545,7 @@ def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Pat
     with Slow(primary, writable=True) as device, Host("h", ports, SETTINGS, {}) as host:
         plan = ForkPlan({"x": str(secondary)}, ForkMode.parse("sync"))
         volume = host.open_all([OpenRequest(rig.volume, device, True, forks=plan)])["v"]
-        opened = volume.books[1].forks
+        opened = volume.tracker_and_volume[1].forks
         assert opened is not None
         with opened.changed:
             while not opened.secondaries[0].is_in:

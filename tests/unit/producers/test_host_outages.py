@@ -340,7 +340,7 @@ def test_a_write_in_flight_keeps_its_region_while_the_whole_volume_becomes_dirty
     rig.write(volume, [7] * is_hot)
     rig.meanwhile("pwrite", lambda: rig.write(volume, range(6)))
     rig.write(volume, [7])
-    assert rig.opened().is_wide
+    assert rig.opened().tracks_whole_volume
     rig.back()
     volume.flush()
     rig.back()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.producers.batches.batch import Batch, Flight, region_batches
+from mirrorlog.producers.batches.batch import Batch, InFlightWrite, region_batches
 from mirrorlog.producers.batches.hot_regions import (
     DrainFirst,
     FlushFirst,
@@ -61,7 +61,7 @@ def test_a_region_waits_for_every_batch_that_holds_it() -> None:
     region = HotRegion("a", 0)
     first, second = Batch(), Batch()
     for batch in (first, first, second):
-        batch.add(Flight(ExtentKind.WRITE, 0, 1, 0, [region]))
+        batch.add(InFlightWrite(ExtentKind.WRITE, 0, 1, 0, [region]))
     assert region.unacknowledged == 2
     release(first.regions)
     assert region.unacknowledged == 1

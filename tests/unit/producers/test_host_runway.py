@@ -14,7 +14,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
-from mirrorlog.producers.batches.lock_free_writes import Runway
+from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
@@ -77,7 +77,7 @@ def test_a_hot_region_is_written_to_without_the_lock(rig: Rig) -> None:
     rig.write(3)
     rig.host._tracker.lock.acquire()
     began = []
-    rig.during("pwrite", lambda: began.append(len(rig.opened.runway.flying)))
+    rig.during("pwrite", lambda: began.append(len(rig.opened.lock_free.in_flight)))
     rig.write(3)
     assert began == [1]
     assert not rig.opened.in_flight
@@ -113,21 +113,21 @@ def test_a_region_that_is_flown_in_stays_in_the_activity_log(rig: Rig) -> None:
 class Racing(dict[int, HotRegion]):
     """A gate out of which a region is taken just after a writer has found it there."""
 
-    def __init__(self, content: dict[int, HotRegion], runway: Runway) -> None:
+    def __init__(self, content: dict[int, HotRegion], lock_free: LockFreeWrites) -> None:
         super().__init__(content)
-        self.runway, self.flight = runway, (ExtentKind.WRITE, 3 * REGION, 10, 1, ())
+        self.lock_free, self.flight = lock_free, (ExtentKind.WRITE, 3 * REGION, 10, 1, ())
 
     def __delitem__(self, number: int) -> None:
         if number == 3:
-            self.runway.flying[id(self.flight)] = self.flight
+            self.lock_free.in_flight[id(self.flight)] = self.flight
         super().__delitem__(number)
 
 
 def test_a_write_that_begins_while_its_region_is_taken_back_keeps_it(rig: Rig) -> None:
     rig.write(3, 4)
     rig.volume.flush()
-    racing = Racing(rig.opened.regions.hot, rig.opened.runway)
-    rig.opened.regions.hot = rig.opened.runway.gate = racing
+    racing = Racing(rig.opened.regions.hot, rig.opened.lock_free)
+    rig.opened.regions.hot = rig.opened.lock_free.writable = racing
     rig.write(5)
     assert read_previous_log(rig.folder).regions["a"] == {3, 5}
     assert set(racing) == {3, 5}
@@ -139,7 +139,7 @@ def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
 
     def close() -> None:
         rig.opened.closing = True
-        rig.host._tracker._open_gate(rig.opened)
+        rig.host._tracker._update_writable(rig.opened)
         with pytest.raises(BadUse, match="is closed"):
             rig.write(3)
         late.append("refused")
