@@ -164,7 +164,8 @@ class Outbox:
         """
         self.check()
         partition = volume.partition
-        self._watch_statuses(partition)
+        if self._confirmations is not None:
+            self._watch_statuses(partition)
         command = self._command(
             kind,
             partition,
@@ -174,13 +175,16 @@ class Outbox:
             note=note,
             for_session=for_session,
         )
-        with self._keeping_refusals():
+        try:
             is_queued = self._queue.offer(
                 partition=partition,
                 volume=volume.volume,
                 value=encode(command),
                 regions=regions,
             )
+        except KafkaFailed as error:
+            self._refuse(error)
+            raise
         return is_queued and self._count(partition, command)
 
     def offer_heartbeat(self, partition: int, *, acknowledged_position: int | None) -> bool:
