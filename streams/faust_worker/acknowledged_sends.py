@@ -70,6 +70,7 @@ async def send_all(
 
 
 async def _send_once(producer: Producer, messages: Sequence[Outgoing]) -> list[int]:
+    """Send all and return their offsets; raise the first error once every answer is there."""
     sent = [await producer.send(m.topic, m.key, m.value, m.partition, None, None) for m in messages]
     # Waits for all, even if one fails: a retry must not run beside its own first attempt.
     results = await asyncio.gather(*sent, return_exceptions=True)

@@ -99,6 +99,7 @@ class _ChangelogRecovery(Recovery):
         await super().on_stop()
 
     async def _stand_by(self, partitions: Sequence[int]) -> None:
+        """Follow the changelog until cancelled; an error that isn't known ends the process."""
         try:
             await self.tables.follower.stand_by(partitions)
         except Exception as error:  # noqa: BLE001
@@ -110,6 +111,7 @@ class _ChangelogRecovery(Recovery):
             self._standby_task = None
 
     def _table_partitions(self, tps: Any) -> list[int]:
+        """Return the numbers of those partitions that are of the changelog, in order."""
         return sorted(tp.partition for tp in tps if tp.topic in self.tables.changelog_topics)
 
 

@@ -35,6 +35,7 @@ class GatedConsumer(driver.Consumer):
     fetch_budget: ClassVar[FetchBudget]
 
     def _new_offset(self, tp: TP) -> int | None:
+        """Return the offset to commit; None to commit nothing for this partition."""
         if tp.topic != self.gate.topic:
             return super()._new_offset(tp)
         # Faust's own list of acknowledged offsets is not used: keep it from growing.
@@ -60,12 +61,16 @@ class GatedConsumer(driver.Consumer):
         return committed | expected
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        # Between the last offsets of two messages lies a batch, not a gap. BatchFolder finds the
-        # real gaps.
+        """Note that Faust never saw these offsets: not for the commands.
+
+        Between the last offsets of two messages lies a batch, not a gap. BatchFolder finds the real
+        gaps.
+        """
         if tp.topic != self.gate.topic:
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
+        """Fetch once the budget has room; return (records by partition, active partitions)."""
         has_room: Any = self.fetch_budget.has_room
         await self.wait(has_room)  # it also returns when the consumer is stopped
         records, active = await super()._wait_next_records(timeout)
@@ -77,6 +82,7 @@ class GatedConsumer(driver.Consumer):
         }, active
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        """Return Faust's message: for commands one for the whole fetch, at its last offset."""
         if not isinstance(record, _FetchedRecords):
             return super()._to_message(tp, record)
         message: Any = super()._to_message(tp, record.records[-1])

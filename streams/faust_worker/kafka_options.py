@@ -91,6 +91,7 @@ def _credentials(client: Mapping[str, str]) -> Any:
 
 
 def _tls(client: Mapping[str, str]) -> ssl.SSLContext:
+    """Return the TLS context for the ssl.* settings. BadUse if a certificate can't be read."""
     try:
         context = ssl.create_default_context(
             cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem")

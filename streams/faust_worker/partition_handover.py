@@ -60,6 +60,7 @@ class PartitionHandover:
         self.on_ready(partitions)
 
     async def _open_gate(self, partition: int) -> None:
+        """Tell the commit gate where the partition's commands begin (plan_start_position)."""
         bounds = await asyncio.to_thread(self.source.bounds, partition)
         through = self.table.complete_through(partition)
         position = plan_start_position(

@@ -76,6 +76,8 @@ class FlushLimits:
 
 @dataclass(slots=True)
 class _PartitionLoop:
+    """What is fetched of one partition, and the task that records it: None before `start`."""
+
     queue: asyncio.Queue[FetchedBatch] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = None
 
@@ -136,6 +138,10 @@ class PartitionLoops:
                 self._fetch_budget.release(loop.queue.get_nowait().size_bytes)
 
     async def _run(self, partition: int, loop: _PartitionLoop) -> None:
+        """Record the partition's batches, and maintain its log between two flushes, for ever.
+
+        Batches are acknowledged only after they are recorded. Their bytes are released in any case.
+        """
         processor = self._processor
         try:
             wait_s = await processor.maintain(partition)
@@ -181,6 +187,7 @@ class PartitionLoops:
 
 
 async def _next_batch(queue: asyncio.Queue[FetchedBatch], wait_s: float) -> FetchedBatch | None:
+    """Return the next batch of the queue; None if none arrives within `wait_s`."""
     if not queue.empty():
         return queue.get_nowait()
     try:

@@ -59,6 +59,7 @@ class _Reading:
     reached: Callable[[int], int]
 
     def is_complete(self) -> bool:
+        """Whether the reader has reached the end of every partition."""
         return all(self.reached(partition) >= end for partition, end in self.ends.items())
 
 
@@ -191,6 +192,7 @@ class ChangelogFollower:
             raise _TableReset
 
     def _write(self, messages: Sequence[Message]) -> None:
+        """Write the rows to their tables, in order. _TableReset if a table was emptied instead."""
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message to one partition (None: any)."""
+    """A message to a topic. partition: None lets the producer choose one."""
 
     topic: str
     partition: int | None

@@ -114,6 +114,7 @@ class RequestHandlers:
             return json_response(await slot.run(partial(self._volumes_page, after, limit, workers)))
 
     def _volumes_page(self, after: str, limit: int, workers: Mapping[int, str]) -> bytes:
+        """Return the encoded page of at most `limit` volumes. Runs in the slot's thread."""
         with self._parts.client_pool.borrow() as clients:
             clients.catalog.refresh()
             names = [name for name in sorted(clients.catalog) if name > after]

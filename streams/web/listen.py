@@ -78,6 +78,7 @@ def listen(
 def _bind(
     family: socket.AddressFamily, host: str, port: int, remembered: Path | None
 ) -> socket.socket:
+    """Bind and listen. With a file in `remembered` the port is free: the remembered one first."""
     if remembered is None:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     with suppress(OSError, ValueError, OverflowError):  # no port is remembered, or it is taken

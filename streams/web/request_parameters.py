@@ -70,6 +70,7 @@ def parse_volumes_query(query: MultiMapping[str]) -> tuple[str, int]:
 
 
 def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
+    """Return the parameters by name. BadUse for one that isn't `known`, or is given twice."""
     for name in query:
         if name not in known:
             raise BadUse(
@@ -81,6 +82,7 @@ def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str
 
 
 def _page_limit(given: dict[str, str], default: int) -> int:
+    """Return the parameter `limit`. BadUse unless it is a number from 0 to MAX_PAGE_ENTRIES."""
     text = given.get("limit", str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_PAGE_ENTRIES):
         raise BadUse(

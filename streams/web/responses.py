@@ -78,6 +78,7 @@ def changed_page(blocks: ChangedBlocks, query: ChangedQuery) -> tuple[int | None
 
 
 def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
+    """Return what a page says about the whole result."""
     volume = blocks.volume
     first, last = (
         None if at_us is None else format_time(at_us)
