@@ -15,9 +15,11 @@ from logs import Log
 from notation import command, volume
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
-from mirrorlog.changed.points import Point, parse_point
+from mirrorlog.changed.points import Now, Origin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
+from mirrorlog.changed.remote import remote_listing
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import UnknownVolume
 from mirrorlog.streams.web.openapi import openapi
 
 BLOCK = 4096
@@ -181,6 +183,65 @@ def test_errors_are_objects_as_on_the_command_line(case: str) -> None:
                 assert "from position 1 on" in error["next"]
             # The worker still answers.
             assert (await worker.json("/v1/volumes/v/changed"))["until"] == 8
+
+    run(test)
+
+
+UNKNOWN_VOLUME = [
+    "/v1/volumes/w/changed",
+    "/v1/volumes/w/changed?limit=1",
+    "/v1/volumes/w/changed?limit=0",
+    "/v1/volumes/w/changed?format=csv",
+    "/v1/volumes/w/changed?since=@0&until=@3&offset=4096&limit=1",
+]
+"""A question about a volume that doesn't exist: a page, a stream, and a later page."""
+
+
+@pytest.mark.parametrize("path", UNKNOWN_VOLUME)
+def test_an_unknown_volume_has_one_status_and_one_code_however_it_is_asked(path: str) -> None:
+    log, without_w = Log([volume(), volume("w")]), log_of(*WRITES)
+
+    def delete_w() -> None:
+        log.broker.append(log.topics.volumes, 0, b"w", None)
+
+    async def test() -> None:
+        owner, other = Worker(without_w), Worker(without_w, active=[])
+        knows_w, deletes_w = Worker(log, active=[]), Worker(log)
+        async with listening(owner, other, knows_w, deletes_w):
+            knows_w.owners = {0: owner.url}
+            # The volume goes after the worker has found it, and before the question is answered.
+            check_for = deletes_w.ownership.check_for
+            deletes_w.ownership.check_for = lambda partition: (delete_w(), check_for(partition))[1]
+            errors = {
+                "the worker that has the partition": await owner.json(path, 404),
+                "another worker": await other.json(path, 404),
+                "a request that is passed on": await knows_w.json(path, 404),
+                "a volume that is deleted meanwhile": await deletes_w.json(path, 404),
+            }
+            assert "w" not in [
+                entry["volume"] for entry in (await deletes_w.json("/v1/volumes"))["volumes"]
+            ]
+        with pytest.raises(UnknownVolume) as from_kafka:
+            changed_blocks("w", Origin(), Now(), without_w.ports(), 0)
+        errors["the command line, from Kafka"] = from_kafka.value.as_message()
+        assert {asked: error["code"] for asked, error in errors.items()} == dict.fromkeys(
+            errors, "UnknownVolume"
+        )
+        assert {error["what"] for error in errors.values()} == {"there is no volume 'w'"}
+        assert len({error["next"] for error in errors.values()}) == 1
+
+    run(test)
+
+
+def test_the_command_line_raises_the_error_that_the_node_answers() -> None:
+    log = log_of(*WRITES)
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            listing = remote_listing(worker.url, "", "w", {}, 5.0)
+            with pytest.raises(UnknownVolume, match="no volume 'w'"):
+                await asyncio.to_thread(next, listing)
 
     run(test)
 
