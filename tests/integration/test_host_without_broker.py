@@ -119,7 +119,15 @@ def test_hosts_continue_to_write_while_the_broker_is_away(
             publisher = KafkaPublisher(settings.kafka_client())
             stack.callback(publisher.close)
             ports = HostPorts(folder, publisher, SystemClock(), open_device)
-            return Host("h", ports, settings, {"v": volume}, report=reports.append), publisher
+            host = Host(
+                "h",
+                ports,
+                settings,
+                {"v": volume},
+                report=reports.append,
+                deadline_s=DEADLINE_S / 2,  # a broker that was stopped may take long to recover
+            )
+            return host, publisher
 
         host, publisher = session()
         writers = Writers(host, host.open(volume, device, newly_created=True))
