@@ -1,4 +1,4 @@
-"""Apache Kafka and every jar it runs with, pinned. Written by `python -m mirrorlog.broker.renew`."""
+"""The pinned jars of Apache Kafka. Written by `python -m mirrorlog.broker.renew`."""
 
 # ruff: noqa: E501
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A look at, and an end for, the broker of a folder, whoever started it."""
+"""The status of a folder's broker, and its end, whichever process started it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASK_WITHIN_S: Final = 2.0
 
 
 class BrokerState(StrEnum):
-    """What a folder's broker is doing."""
+    """The state of a folder's broker."""
 
     RUNNING = "running"
     NOT_ANSWERING = "not_answering"
@@ -27,7 +27,7 @@ class BrokerState(StrEnum):
 
 @dataclass(frozen=True)
 class BrokerStatus:
-    """One look at a broker; the addresses and figures of a process are None where there is none."""
+    """The status of a broker. The fields about its process are None if it doesn't run."""
 
     state: BrokerState
     bootstrap_servers: str | None
@@ -40,7 +40,10 @@ class BrokerStatus:
 
 
 def broker_status(state_dir: Path) -> BrokerStatus:
-    """Ask the broker of `state_dir`. StateDamaged where the folder's record can't be read."""
+    """Return the status of the broker in `state_dir`.
+
+    Raise StateDamaged if the folder's record can't be read.
+    """
     folder = BrokerFolder(state_dir)
     record = folder.record()
     process = record.process() if record else None
@@ -61,18 +64,21 @@ def broker_status(state_dir: Path) -> BrokerStatus:
                 log=str(folder.log_file),
             )
     return BrokerStatus(
-        BrokerState.STOPPED,
-        None,
-        None,
-        None,
-        None,
+        state=BrokerState.STOPPED,
+        bootstrap_servers=None,
+        pid=None,
+        started_at=None,
+        resident_bytes=None,
         state_dir=str(folder.path),
         log=str(folder.log_file),
     )
 
 
 def stop_broker(state_dir: Path, deadline_s: float = 30.0) -> int | None:
-    """End the broker of `state_dir`, in good order or at the deadline by force. The process that was ended, if any."""
+    """Stop the broker in `state_dir`; kill it at the deadline.
+
+    Return the id of the stopped process; None if no broker runs.
+    """
     record = BrokerFolder(state_dir).record()
     process = record.process() if record else None
     if process is None:

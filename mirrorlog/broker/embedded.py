@@ -1,4 +1,4 @@
-"""A real Apache Kafka as a child process: one node, loopback only, its data in one folder."""
+"""Apache Kafka as a child process: one node, on loopback addresses, with its data in one folder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ KILLED_WITHIN_S: Final = 10.0
 
 
 def new_cluster_id() -> str:
-    """A random UUID in URL-safe base64 without padding, as org.apache.kafka.common.Uuid writes one: never with a '-' first,
-    which a command line would take for an option."""
+    """Return a random UUID as org.apache.kafka.common.Uuid writes it: URL-safe base64, no padding.
+
+    It never begins with '-', because a command line would take it for an option.
+    """
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith(
         "-"
     ):
@@ -38,10 +40,11 @@ def new_cluster_id() -> str:
 
 
 class EmbeddedBroker:
-    """One Kafka broker, started, stopped and killed at will; it keeps its port and its data in `state_dir`.
+    """One Kafka broker. It keeps its port and its data in `state_dir`.
 
-    With dies_with_parent (on Linux) the broker is killed when this process ends in any way, and also when the **thread**
-    that called `start` ends: start it from the main thread. Without, it runs on in a session of its own.
+    With dies_with_parent (on Linux) the broker is killed when this process ends in any way, and
+    also when the **thread** that called `start` ends: start it from the main thread. Without, it
+    runs on in a session of its own.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class EmbeddedBroker:
         dies_with_parent: bool = True,
     ) -> None:
         if port is not None and not 0 < port < 65536:
-            raise BadUse(f"{port} is no port", next="A port is a number from 1 to 65535.")
+            raise BadUse(f"{port} isn't a port", next="Name a port from 1 to 65535.")
         self.folder = BrokerFolder(state_dir)
         self._runtime = runtime
         self._port = port
@@ -63,43 +66,45 @@ class EmbeddedBroker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """`host:port` for clients. BadUse before the first start."""
-        return self._started().bootstrap_servers
+        """The address for clients, `host:port`. BadUse before the first start."""
+        return self._last_record().bootstrap_servers
 
     @property
     def pid(self) -> int:
-        """The process started last. BadUse before the first start."""
-        return self._started().pid or 0
+        """The id of the process that was started last. BadUse before the first start."""
+        return self._last_record().pid or 0
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there; it may not answer yet, or any more."""
+        """Whether the process runs. It may not answer."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, deadline_s: float = 60.0) -> None:
         """Start Kafka and return when it answers.
 
-        1. Lock the folder: two brokers never share one.
-        2. Take the ports: the one asked for, or those remembered, or free ones; remember them.
+        1. Lock the folder, so that two brokers never share it.
+        2. Choose the ports: the requested one, the recorded ones, or free ones. Record them.
         3. Write the configuration.
         4. Format the data folder if it is new.
-        5. Start Kafka, which inherits the lock, remember its process, and let go of our end of the lock.
+        5. Start Kafka, which inherits the lock. Record its process, and close this process's end of
+           the lock.
         6. Ask until it answers as the cluster of this folder.
 
-        Errors: KafkaFailed where the folder or the port is in use, the data can't be formatted or there is no answer
-        before the deadline; PartFailed where the process ends by itself, with the last lines of its log. No process
-        is left then. BadUse where it runs already.
+        Raise KafkaFailed if the folder or the port is in use, if the data can't be formatted, or if
+        Kafka doesn't answer before the deadline. Raise PartFailed, with the last lines of its log,
+        if the process ends. No process is left then. Raise BadUse if the broker runs already.
         """
         if self.is_running:
             raise BadUse(
                 f"the embedded Kafka with process id {self.pid} runs already",
                 where=str(self.folder.path),
+                next="Use it, or stop it first.",
             )
         deadline = time.monotonic() + deadline_s
         try:
             lock = self.folder.lock()
             try:
-                record = self._take_ports()
+                record = self._choose_ports()
                 self.folder.write_configuration(record)
                 self._format(deadline)
                 logged_bytes = (
@@ -114,24 +119,25 @@ class EmbeddedBroker:
             raise KafkaFailed(
                 f"the embedded Kafka couldn't be started: {error}",
                 where=str(self.folder.path),
-                next="Mend that, or give another folder (--state-dir).",
+                next="Correct that, or name another folder with --state-dir.",
             ) from error
         except BaseException:
             self.kill()
             raise
 
     def stop(self, deadline_s: float = 30.0) -> None:
-        """End Kafka in good order (SIGTERM), or at the deadline with SIGKILL. Nothing to do where it doesn't run."""
+        """Stop Kafka with SIGTERM, and with SIGKILL at the deadline. Do nothing if it doesn't
+        run."""
         if self._process is not None:
             end_process(self._process, deadline_s)
 
     def kill(self) -> None:
-        """End Kafka at once (SIGKILL), as a crash would."""
+        """Kill Kafka with SIGKILL, as a crash would."""
         if self._process is not None:
             end_process(self._process, 0)
 
     def restart(self, deadline_s: float = 60.0) -> None:
-        """Stop it if it runs, and start it on the same port and data."""
+        """Stop Kafka if it runs, and start it on the same port and data."""
         self.stop()
         self.start(deadline_s)
 
@@ -147,26 +153,30 @@ class EmbeddedBroker:
     ) -> None:
         self.stop()
 
-    def _started(self) -> BrokerRecord:
+    def _last_record(self) -> BrokerRecord:
         if self._record is None:
-            raise BadUse("the embedded Kafka hasn't been started", where=str(self.folder.path))
+            raise BadUse(
+                "the embedded Kafka hasn't been started",
+                where=str(self.folder.path),
+                next="Call start() first.",
+            )
         return self._record
 
-    def _take_ports(self) -> BrokerRecord:
-        remembered = self.folder.record()
-        port = self._port or (remembered.port if remembered else ports.choose_free())
+    def _choose_ports(self) -> BrokerRecord:
+        recorded = self.folder.record()
+        port = self._port or (recorded.port if recorded else ports.choose_free())
         if not ports.is_free(port):
             raise KafkaFailed(
-                f"another program listens on port {port}, which the embedded Kafka is to use",
+                f"another program listens on port {port}, which the embedded Kafka needs",
                 where=f"{ports.LOOPBACK}:{port}",
                 next="End that program, or name another port with --port.",
             )
-        # Nobody outside knows the controller's port: it is kept where it can be, and changed where it can't.
-        controller_port = remembered.controller_port if remembered else 0
+        # Only Kafka itself uses the controller's port. So it may change if it is in use.
+        controller_port = recorded.controller_port if recorded else 0
         if controller_port in (0, port) or not ports.is_free(controller_port):
             controller_port = ports.choose_free(taken=(port,))
         record = BrokerRecord(port, controller_port)
-        self.folder.remember(record)
+        self.folder.write_record(record)
         return record
 
     def _format(self, deadline: float) -> None:
@@ -195,11 +205,12 @@ class EmbeddedBroker:
         except subprocess.TimeoutExpired as error:
             raise self._no_answer("formatting its data folder took too long") from error
         if done.returncode != 0 or self.folder.cluster_id() is None:
-            said = summarize_lines(done.stdout.decode(errors="replace").splitlines())
+            output = summarize_lines(done.stdout.decode(errors="replace").splitlines())
             raise KafkaFailed(
-                f"Kafka's data folder couldn't be formatted (exit status {done.returncode}): {said}",
+                f"Kafka's data folder couldn't be formatted "
+                f"(exit status {done.returncode}): {output}",
                 where=str(self.folder.path),
-                next="Mend what it complains about, or give another folder (--state-dir).",
+                next="Correct the reported problem, or name another folder with --state-dir.",
             )
 
     def _command(self, main_class: str, *arguments: str) -> list[str]:
@@ -213,7 +224,8 @@ class EmbeddedBroker:
 
     def _spawn(self, record: BrokerRecord, lock: int) -> None:
         with self.folder.output_file.open("wb") as output:
-            # A session of its own: Ctrl-C on the terminal reaches whoever started the broker, who stops it in order.
+            # In its own session, so that Ctrl-C on the terminal reaches only the process that
+            # started the broker, which then stops it in order.
             self._process = psutil.Popen(
                 self._command("kafka.Kafka", "server.properties"),
                 cwd=self.folder.path,
@@ -224,7 +236,7 @@ class EmbeddedBroker:
                 start_new_session=True,
             )
         self._record = replace(record, pid=self._process.pid, created_s=self._process.create_time())
-        self.folder.remember(self._record)
+        self.folder.write_record(self._record)
 
     def _await_answer(self, deadline: float, logged_bytes: int) -> None:
         cluster_id = self.folder.cluster_id()
@@ -232,20 +244,21 @@ class EmbeddedBroker:
         while (answer := answering_cluster_id(client)) != cluster_id:
             if not self.is_running:
                 raise PartFailed(
-                    f"the embedded Kafka ended while starting ({self._how_it_ended()}); "
-                    f"its last words: {self.folder.last_log_lines(logged_bytes)}",
+                    f"the embedded Kafka ended while starting ({self._describe_end()}); "
+                    f"the last lines of its log: {self.folder.last_log_lines(logged_bytes)}",
                     where=str(self.folder.log_file),
-                    next="The log says more.",
+                    next="Read the log.",
                 )
             if time.monotonic() > deadline:
                 other = (
-                    f"the cluster {answer} does instead" if answer else "it runs but doesn't answer"
+                    f"another cluster, {answer}, answers"
+                    if answer
+                    else "it runs but doesn't answer"
                 )
-                raise self._no_answer(
-                    f"{other}; its last words: {self.folder.last_log_lines(logged_bytes)}"
-                )
+                lines = self.folder.last_log_lines(logged_bytes)
+                raise self._no_answer(f"{other}; the last lines of its log: {lines}")
 
-    def _how_it_ended(self) -> str:
+    def _describe_end(self) -> str:
         status = self._process.poll() if self._process else None
         return (
             f"signal {-status}"
@@ -257,12 +270,13 @@ class EmbeddedBroker:
         return KafkaFailed(
             f"the embedded Kafka didn't answer before the deadline: {why}",
             where=str(self.folder.log_file),
-            next="A machine under load may need a longer deadline; otherwise the log says more.",
+            next="Allow a longer deadline on a machine under load. Otherwise read the log.",
         )
 
 
 def end_process(process: psutil.Process, deadline_s: float) -> bool:
-    """End a process, by SIGTERM and at the deadline by SIGKILL; True where SIGTERM was enough."""
+    """End a process with SIGTERM, and with SIGKILL at the deadline. Return whether SIGTERM
+    sufficed."""
     with contextlib.suppress(psutil.NoSuchProcess):
         if deadline_s > 0:
             process.terminate()
@@ -270,7 +284,7 @@ def end_process(process: psutil.Process, deadline_s: float) -> bool:
                 process.wait(deadline_s)
                 return True
         process.kill()
-        # Not for ever: a process whose parent doesn't take note of its end (a zombie) has ended all the same.
+        # The wait is limited: a process whose parent hasn't reaped it (a zombie) has ended too.
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(KILLED_WITHIN_S)
         return False
@@ -278,7 +292,7 @@ def end_process(process: psutil.Process, deadline_s: float) -> bool:
 
 
 def silent_client(bootstrap_servers: str) -> AdminClient:
-    """A client for asking a broker that may not be there; it writes nothing to stderr."""
+    """Return a client for a broker that may not run. It prints nothing to stderr."""
     return AdminClient(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -290,7 +304,7 @@ def silent_client(bootstrap_servers: str) -> AdminClient:
 
 
 def answering_cluster_id(client: AdminClient, within_s: float = ASK_WITHIN_S) -> str | None:
-    """The id of the cluster that answers, once it has a broker that is ready; None where there is no answer."""
+    """Return the id of the cluster that answers; None if none does, or it has no ready broker."""
     try:
         metadata = client.list_topics(timeout=within_s)
     except KafkaException:

@@ -1,8 +1,9 @@
-"""A first start whose only purpose is that the later ones are fast.
+"""A first start of the broker that records a startup cache, so that later starts are fast.
 
-The JVM of Java 25 can keep what it loaded and linked for a start (an AOT cache: JEP 483, 514 and 515) and begin from
-that. It writes the cache when it ends, which takes seconds: done once, on a broker in a folder that is then removed, so
-that no broker in use pays for it. Measured: an answer 0.75 s after the start instead of 1.6 s, for half the CPU time.
+The JVM of Java 25 can write the classes that it loaded and linked for a start into an AOT cache
+(JEP 483, 514 and 515), and start from it. It writes the cache when it ends, which takes seconds. So
+a broker in a temporary folder does that once, and no broker in use has to. Measured: the first
+answer comes 0.75 s after the start instead of 1.6 s, for half the CPU time.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from mirrorlog.broker.runtime import (
 )
 from mirrorlog.errors import MirrorlogError
 
-WRITTEN_WITHIN_S: Final = 120.0
+CACHE_WRITTEN_WITHIN_S: Final = 120.0
 _log = logging.getLogger(__name__)
 
 
 def prepare_runtime(cache_dir: Path, *, on_progress: Progress | None = None) -> Runtime:
-    """All that a broker needs to run, fast: `resolve_runtime`, and a first start where there was none.
+    """Return the runtime of `resolve_runtime`, after a first start if there has been none.
 
-    Errors: those of `resolve_runtime`. Where the first start fails, brokers start all the same, only slower.
+    Raise the errors of `resolve_runtime`. If the first start fails, brokers only start more slowly.
     """
     runtime = resolve_runtime(cache_dir, on_progress=on_progress)
     startup_cache = startup_cache_path(cache_dir)
@@ -47,19 +48,20 @@ def prepare_runtime(cache_dir: Path, *, on_progress: Progress | None = None) -> 
                 _start_once(runtime, startup_cache)
             except (MirrorlogError, OSError) as error:
                 _log.warning(
-                    "no startup cache for the embedded Kafka, its starts take longer: %s", error
+                    "the embedded Kafka has no startup cache, so its starts take longer: %s", error
                 )
     return resolve_runtime(cache_dir)
 
 
 def _start_once(runtime: Runtime, startup_cache: Path) -> None:
+    """Write the startup cache. The lock of the cache folder must be held."""
     with tempfile.TemporaryDirectory(dir=startup_cache.parent, prefix="first-start-") as stage:
         draft = Path(stage) / "startup.aot"
         broker = EmbeddedBroker(
             Path(stage), replace(runtime, jvm_options=(*JVM_OPTIONS, f"-XX:AOTCacheOutput={draft}"))
         )
         broker.start()
-        broker.stop(WRITTEN_WITHIN_S)
+        broker.stop(CACHE_WRITTEN_WITHIN_S)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         for outdated in startup_cache.parent.glob("startup-*.aot"):

@@ -1,12 +1,12 @@
-"""The folder of an embedded broker: what is where, what it remembers, and the lock that lets one broker use it.
+"""The folder of an embedded broker: its files, and the lock that lets one broker use it.
 
-lock                held by the broker's process while it runs
-broker.json         its ports, and the process that was started last
+lock                locked by the broker's process while it runs
+broker.json         the record: its ports, and the process that was started last
 server.properties   written at each start
 log4j2.properties   written at each start
-data/               Kafka's own
-log/                kafka.log (bounded, rolling), output.log (what Java itself says, of the last start)
-tmp/                native libraries that Java unpacks, of the last start
+data/               Kafka's data
+log/                kafka.log (bounded, rolling), output.log (Java's own output since the last
+start) tmp/                native libraries that Java unpacked since the last start
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ from mirrorlog.errors import KafkaFailed, StateDamaged
 
 RECORD_VERSION: Final = 1
 SAME_START_WITHIN_S: Final = 2.0
-"""The kernel's time of boot, from which psutil counts, is read to the second and follows corrections of the clock."""
+"""psutil counts from the kernel's boot time, which has whole seconds and follows the clock."""
 TAIL_BYTES: Final = 64 * 1024
 LAST_LINES: Final = 6
 
 
 @dataclass(frozen=True)
 class BrokerRecord:
-    """What the folder remembers. `created_s`: when the process was made, in seconds since 1970, as psutil tells it."""
+    """The content of broker.json.
+
+    created_s: the process's start, in seconds since 1970, by psutil.
+    """
 
     port: int
     controller_port: int
@@ -47,52 +50,52 @@ class BrokerRecord:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where clients connect."""
+        """The address for clients, host:port."""
         return f"{LOOPBACK}:{self.port}"
 
     def process(self) -> psutil.Process | None:
-        """The broker's process while it runs; never another one that was given its number since."""
+        """Return the broker's process if it runs; never another process that has its id now."""
         if self.pid is None or self.created_s is None:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created_s) < SAME_START_WITHIN_S
-            if same and process.status() != psutil.STATUS_ZOMBIE:
+            is_same = abs(process.create_time() - self.created_s) < SAME_START_WITHIN_S
+            if is_same and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
 
 def parse_record(text: str, where: str) -> BrokerRecord:
-    """The record in `text`; StateDamaged where it is none."""
+    """Parse the record. StateDamaged if `text` isn't one."""
     try:
         fields = json.loads(text)
         if fields.pop("version") != RECORD_VERSION:
-            raise ValueError("of another version")
+            raise ValueError("it has another version")
         record = BrokerRecord(**fields)
         numbers = (record.port, record.controller_port, record.pid or 1)
         if (
             not all(type(number) is int and number > 0 for number in numbers)
             or max(numbers[:2]) > 65535
         ):
-            raise ValueError("its numbers can't be")
+            raise ValueError("a number in it is impossible")
         float(record.created_s or 0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateDamaged(
-            f"what the embedded Kafka remembers of itself can't be read: {error}",
+            f"the record of the embedded Kafka can't be read: {error}",
             where=where,
-            next="Remove that file: the data beside it is kept, the broker gets new ports.",
+            next="Remove that file. The data beside it stays, and the broker gets new ports.",
         ) from error
     return record
 
 
-def server_properties(port: int, controller_port: int) -> str:
-    """Kafka's configuration."""
+def server_properties(*, port: int, controller_port: int) -> str:
+    """Return Kafka's configuration."""
     template = files("mirrorlog.broker").joinpath("server.properties").read_text(encoding="utf-8")
     return Template(template).substitute(port=port, controller_port=controller_port)
 
 
 class BrokerFolder:
-    """Paths and small files under `path`; nothing is touched before a method asks for it."""
+    """The paths and small files of a broker's folder. Making the object touches no file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -101,7 +104,7 @@ class BrokerFolder:
         self.meta_file = self.path / "data" / "meta.properties"
 
     def record(self) -> BrokerRecord | None:
-        """What the folder remembers; None for a folder that never had a broker."""
+        """Read the record; None for a folder that never had a broker."""
         path = self.path / "broker.json"
         try:
             text = path.read_text(encoding="utf-8")
@@ -111,18 +114,21 @@ class BrokerFolder:
             text = ""
         return parse_record(text, str(path))
 
-    def remember(self, record: BrokerRecord) -> None:
-        """Replace what the folder remembers."""
+    def write_record(self, record: BrokerRecord) -> None:
+        """Replace the record."""
         replace_text(
             self.path / "broker.json", json.dumps({"version": RECORD_VERSION, **asdict(record)})
         )
 
     def lock(self) -> int:
-        """The folder's lock, as an open file to be handed to the broker and then closed here.
+        """Lock the folder. Return the open file, which the caller passes to the broker and then
+        closes.
 
-        flock(2) belongs to the open file, which a child inherits: it is let go when the last process that has it open
-        is gone. Held by the broker's process alone it ends exactly with it, also by kill -9, and it outlives whoever
-        started a broker that runs on its own.
+        A lock of flock(2) belongs to the open file, which a child inherits. It ends when the last
+        process with the open file ends. Held by the broker's process alone, it ends exactly with
+        that process, even by kill -9, and outlives the process that started the broker.
+
+        Raise KafkaFailed if another broker uses the folder.
         """
         descriptor = open_lock_file(self.path / "lock")
         try:
@@ -130,25 +136,30 @@ class BrokerFolder:
         except BlockingIOError:
             os.close(descriptor)
             raise KafkaFailed(
-                f"this folder is in use by {self._holder()}",
+                f"this folder is in use by {self._describe_holder()}",
                 where=str(self.path),
-                next="Stop it (`mirrorlog broker stop`), use it as it is, or give another folder (--state-dir).",
+                next="Stop it (`mirrorlog broker stop`), use it, or name another folder with "
+                "--state-dir.",
             ) from None
         return descriptor
 
-    def _holder(self) -> str:
+    def _describe_holder(self) -> str:
         with contextlib.suppress(StateDamaged):
             record = self.record()
             process = record and record.process()
             if record and process:
-                return f"the embedded Kafka with process id {process.pid} at {record.bootstrap_servers}"
-        return "an embedded Kafka that is just being started"
+                return (
+                    f"the embedded Kafka with process id {process.pid} at "
+                    f"{record.bootstrap_servers}"
+                )
+        return "an embedded Kafka that is starting now"
 
     def write_configuration(self, record: BrokerRecord) -> None:
-        """Write what Kafka reads at its start, and make the folders it writes to."""
+        """Write the files that Kafka reads at its start, and make its folders."""
         log4j = files("mirrorlog.broker").joinpath("log4j2.properties").read_text(encoding="utf-8")
         replace_text(
-            self.path / "server.properties", server_properties(record.port, record.controller_port)
+            self.path / "server.properties",
+            server_properties(port=record.port, controller_port=record.controller_port),
         )
         replace_text(self.path / "log4j2.properties", log4j)
         (self.path / "log").mkdir(exist_ok=True)
@@ -156,9 +167,9 @@ class BrokerFolder:
         (self.path / "tmp").mkdir()
 
     def cluster_id(self) -> str | None:
-        """The id under which the data was formatted; None for a folder without data.
+        """Return the id of the formatted data; None if the data isn't formatted.
 
-        Kafka's formatter writes this file last: data without it is not yet formatted.
+        Kafka's formatter writes this file last. So data without it isn't formatted completely.
         """
         if not self.meta_file.is_file():
             return None
@@ -166,26 +177,28 @@ class BrokerFolder:
         return dict(line.split("=", 1) for line in lines if "=" in line).get("cluster.id")
 
     def last_log_lines(self, since_bytes: int) -> str:
-        """What Java said, and what Kafka logged beyond `since_bytes`, in a few lines joined to one."""
+        """Return a summary of Java's output, and of Kafka's log beyond `since_bytes`, in one
+        line."""
         return summarize_lines([*_tail(self.output_file, 0), *_tail(self.log_file, since_bytes)])
 
 
 def summarize_lines(lines: Sequence[str]) -> str:
-    """The last lines that complain, or else the last lines, without the frames of stack traces."""
+    """Join the last lines above level INFO, or else the last lines, without frames of stack
+    traces."""
     lines = [
         line.strip()
         for line in lines
         if line.strip() and not line.strip().startswith(("at ", "... "))
     ]
-    complaints = [line for line in lines if " INFO " not in line]
-    return " | ".join((complaints or lines)[-LAST_LINES:]) or "nothing"
+    problems = [line for line in lines if " INFO " not in line]
+    return " | ".join((problems or lines)[-LAST_LINES:]) or "nothing"
 
 
 def _tail(path: Path, since_bytes: int) -> list[str]:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            # A log that is shorter than it was has rolled.
+            # A log that is shorter than before has rolled.
             file.seek(max(since_bytes if since_bytes <= size else 0, size - TAIL_BYTES))
             text = file.read(TAIL_BYTES).decode(errors="replace")
     except OSError:

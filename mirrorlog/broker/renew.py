@@ -1,9 +1,11 @@
-"""Writes `artifacts.py` anew: `python -m mirrorlog.broker.renew [KAFKA_VERSION]`. For developers; needs the network.
+"""Rewrites `artifacts.py`: `python -m mirrorlog.broker.renew [KAFKA_VERSION]`.
 
-Two ways of jgo's resolver are kept out of the list (jgo 3.2.0, read in its source and seen):
-- it imports the dependency management of all that is asked for, unless the coordinate ends in `!`: asked for Kafka
-  4.1.1 with a log4j binding beside it, it answered with kafka-clients 3.9.1;
-- it passes over a dependency whose POM couldn't be had, and answers with a class path that lacks a branch.
+It is for developers, and needs the network. Two faults of jgo's resolver must not reach the list
+(jgo 3.2.0, read in its source and seen):
+
+- It imports the dependency management of all requested coordinates that don't end in `!`. Asked for
+  Kafka 4.1.1 and a log4j binding, it answered with kafka-clients 3.9.1.
+- It skips a dependency whose POM fails to download, and returns a class path that lacks a branch.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
     from jgo.maven import Artifact
 
 LEFT_OUT = frozenset({"org.scala-lang:scala-reflect"})
-"""scala-reflect serves scala-logging's macros, at compile time only."""
+"""Artifacts that aren't needed. scala-logging's macros use scala-reflect at compile time only."""
 
-HEADER = '''"""Apache Kafka and every jar it runs with, pinned. Written by `python -m mirrorlog.broker.renew`."""
+HEADER = '''"""The pinned jars of Apache Kafka. Written by `python -m mirrorlog.broker.renew`."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -37,7 +39,7 @@ from typing import Final
 
 
 class _StrictResolver(PythonResolver):
-    """A resolver that remembers what it couldn't download."""
+    """A resolver that records failed downloads in `missed`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +55,11 @@ class _StrictResolver(PythonResolver):
 
 
 def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
-    """Coordinate `group:artifact:version` → SHA-256 in hexadecimal: Kafka, what it needs to run, and the binding that
-    fits its slf4j 1.7 and its log4j. The jars land in `repository`."""
+    """Return the jars of Kafka: coordinate `group:artifact:version` → SHA-256 in hexadecimal.
+
+    They are Kafka, its dependencies at run time, and the binding between its slf4j 1.7 and its
+    log4j. The jars are downloaded to `repository`. KafkaFailed if a download fails.
+    """
     resolver = _StrictResolver()
     context = MavenContext(resolver=resolver, repo_cache=repository, local_repos=[])
     kafka = context.create_dependency(f"org.apache.kafka:kafka_2.13:{kafka_version}!")
@@ -62,8 +67,8 @@ def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
     inputs, transitive = resolver.resolve([kafka])
     if resolver.missed:
         raise KafkaFailed(
-            f"resolving Kafka {kafka_version} missed {'; '.join(resolver.missed)}",
-            next="Run it again.",
+            f"resolving Kafka {kafka_version} failed for {'; '.join(resolver.missed)}",
+            next="Run the command again.",
         )
     needed = [
         dependency.artifact
@@ -86,7 +91,7 @@ def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Resolve into an empty folder and rewrite the module."""
+    """Resolve the jars into an empty folder, and rewrite artifacts.py."""
     version = arguments[0] if arguments else artifacts.KAFKA_VERSION
     with tempfile.TemporaryDirectory() as scratch:
         jars = resolve(version, Path(scratch))

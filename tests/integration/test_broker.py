@@ -1,4 +1,4 @@
-"""The embedded Kafka as real processes, and its downloads from a repository on the loopback address."""
+"""The embedded Kafka as real processes, and its downloads from a repository on loopback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """The machine's own cache: 40 MB come from the network once."""
+    """The cache of this machine: the 40 MB are downloaded once."""
     return Settings().cache_dir
 
 
@@ -58,7 +58,7 @@ def client_settings(
 
 
 def publish(broker: EmbeddedBroker, topic: str, values: list[bytes]) -> None:
-    """Send `values` and return once each is acknowledged."""
+    """Publish `values`. Return when each is acknowledged."""
     refused: list[object] = []
     producer = Producer(client_settings(broker, acks="all"))
     for value in values:
@@ -78,8 +78,8 @@ def read(broker: EmbeddedBroker, topic: str, count: int) -> list[bytes | None]:
         consumer.close()
 
 
-def ended(pid: int) -> bool:
-    """Whether the process ends within the deadline."""
+def has_ended(pid: int) -> bool:
+    """Return whether the process ends within the deadline."""
     try:
         psutil.Process(pid).wait(DEADLINE_S)
     except psutil.NoSuchProcess:
@@ -89,7 +89,7 @@ def ended(pid: int) -> bool:
     return True
 
 
-def test_what_was_acknowledged_outlives_kill_9(broker: EmbeddedBroker) -> None:
+def test_acknowledged_messages_survive_kill_9(broker: EmbeddedBroker) -> None:
     admin = AdminClient(client_settings(broker))
     topic = NewTopic("kept", 1, 1, config={"flush.messages": "1"})
     admin.create_topics([topic])["kept"].result(DEADLINE_S)
@@ -117,7 +117,7 @@ def test_stop_leaves_no_process_and_the_folder_keeps_its_port(
         assert broker_status(again.folder.path).pid == again.pid
 
 
-def test_a_second_broker_on_the_folder_is_refused_and_the_first_unharmed(
+def test_a_second_broker_on_the_folder_is_refused_and_the_first_runs_on(
     broker: EmbeddedBroker, runtime: Runtime
 ) -> None:
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_a_second_broker_on_the_folder_is_refused_and_the_first_unharmed(
     assert broker_status(broker.folder.path).state is BrokerState.RUNNING
 
 
-def test_a_port_in_use_is_named(tmp_path: Path, runtime: Runtime) -> None:
+def test_the_error_names_a_port_in_use(tmp_path: Path, runtime: Runtime) -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(KafkaFailed, match=f"another program listens on port {port}.*--port"):
@@ -135,7 +135,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, runtime: Runtime) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_an_end_while_starting_is_told_with_the_last_words_of_the_log(
+def test_an_end_while_starting_is_reported_with_the_last_lines_of_the_log(
     broker: EmbeddedBroker,
 ) -> None:
     broker.stop()
@@ -151,7 +151,7 @@ def test_no_answer_before_the_deadline_leaves_no_process(broker: EmbeddedBroker)
     with pytest.raises(KafkaFailed, match="deadline"):
         broker.start(deadline_s=0.01)
     assert not broker.is_running
-    assert ended(broker.pid)
+    assert has_ended(broker.pid)
 
 
 PARENT = """
@@ -166,7 +166,7 @@ sys.stdin.read()
 """
 
 
-def test_a_parent_killed_with_kill_9_takes_its_broker_along(
+def test_the_broker_dies_with_a_parent_killed_by_kill_9(
     tmp_path: Path, cache_dir: Path, runtime: Runtime
 ) -> None:
     parent = subprocess.Popen(
@@ -181,7 +181,7 @@ def test_a_parent_killed_with_kill_9_takes_its_broker_along(
         assert psutil.pid_exists(pid)
         parent.kill()
     try:
-        assert ended(pid)
+        assert has_ended(pid)
     finally:
         stop_broker(tmp_path)
 
@@ -202,7 +202,7 @@ def run_cli(state_dir: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(
+def test_the_command_line_starts_a_broker_that_runs_until_it_is_stopped(
     tmp_path: Path, runtime: Runtime
 ) -> None:
     def run(command: str) -> subprocess.CompletedProcess[str]:
@@ -211,9 +211,8 @@ def test_the_command_line_starts_a_broker_that_stays_until_it_is_stopped(
     try:
         started = json.loads(run("start").stdout)
         assert started["state"] == "running"
-        assert json.loads(run("start").stdout)["pid"] == started["pid"], (
-            "one that runs is left as it is"
-        )
+        again = json.loads(run("start").stdout)
+        assert again["pid"] == started["pid"], "a running broker isn't started again"
         status = run("status")
         assert (status.returncode, json.loads(status.stdout)["pid"]) == (0, started["pid"])
     finally:
@@ -227,17 +226,17 @@ def test_dies_with_parent_refuses_an_orphan_and_restores_default_signals() -> No
     command = ["grep", "SigIgn", "/proc/self/status"]
     ran = subprocess.run(dies_with_parent(command), capture_output=True, text=True, check=True)
     assert int(ran.stdout.split()[1], 16) & 1 << (signal.SIGPIPE - 1) == 0
-    # Its parent isn't process 1: as if the parent had died before the child asked for the signal.
+    # Its parent isn't process 1. That looks as if the parent had died before step 2.
     orphan = [part if part != str(os.getpid()) else "1" for part in dies_with_parent(command)]
     ran = subprocess.run(orphan, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")
 
 
-# --- downloads -------------------------------------------------------------------------------------------------------
+# Downloads
 
 
 class Repository(http.server.ThreadingHTTPServer):
-    """A Maven repository with one jar, `g:a:1`, of which it sends `content`."""
+    """A Maven repository with one jar, `g:a:1`, whose bytes are `content`."""
 
     content = b"whole"
     requests = 0
@@ -247,10 +246,10 @@ class Repository(http.server.ThreadingHTTPServer):
 
         def do_GET(self) -> None:
             self.server.requests += 1
-            found = self.path == "/g/a/1/a-1.jar"
-            self.send_response(200 if found else 404)
+            exists = self.path == "/g/a/1/a-1.jar"
+            self.send_response(200 if exists else 404)
             self.end_headers()
-            self.wfile.write(self.server.content if found else b"")
+            self.wfile.write(self.server.content if exists else b"")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -278,15 +277,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 JARS = {"g:a:1": hashlib.sha256(b"whole").hexdigest()}
 
 
-def test_a_cold_cache_is_filled_once_and_a_damaged_jar_fetched_again(
+def test_a_cold_cache_is_filled_once_and_a_damaged_jar_downloaded_again(
     repository: Repository, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     (jar,) = resolve_runtime(cache, jars=JARS).class_path
     assert jar.read_bytes() == b"whole"
-    asked = repository.requests
+    requests = repository.requests
     resolve_runtime(cache, jars=JARS)
-    assert repository.requests == asked
+    assert repository.requests == requests
 
     jar.write_bytes(b"wh")
     assert resolve_runtime(cache, jars=JARS).class_path == (jar,)
@@ -297,12 +296,12 @@ def test_a_jar_that_is_not_the_pinned_one_is_never_used(
     repository: Repository, tmp_path: Path
 ) -> None:
     repository.content = b"other"
-    with pytest.raises(KafkaFailed, match=r"g:a:1 .*SHA-256.*run it again"):
+    with pytest.raises(KafkaFailed, match=r"g:a:1 .*SHA-256.*run the command again"):
         resolve_runtime(tmp_path / "cache", jars=JARS)
     assert recorded_class_path(tmp_path / "cache", JARS) is None
 
 
-def test_without_a_network_the_error_says_what_to_do(
+def test_without_a_network_the_error_names_the_next_step(
     repository: Repository, tmp_path: Path
 ) -> None:
     repository.shutdown()

@@ -1,4 +1,4 @@
-"""The remembered class path: warm where it is whole, never half of one."""
+"""The recorded class path of the embedded Kafka: complete, or not used at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JARS = {"g:a:1": hashlib.sha256(b"one").hexdigest(), "g:b:2": hashlib.sha256(b"t
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache folder that is warm for JARS."""
+    """A cache folder with all of JARS and their record."""
     (tmp_path / "jars").mkdir()
     paths = (tmp_path / "jars" / "a-1.jar", tmp_path / "jars" / "b-2.jar")
     for path, content in zip(paths, (b"one", b"three"), strict=True):
@@ -62,12 +62,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_anything_less_than_whole_is_cold(cache: Path, damage: Callable[[Path], object]) -> None:
+def test_an_incomplete_cache_is_not_used(cache: Path, damage: Callable[[Path], object]) -> None:
     assert recorded_class_path(cache, JARS) is not None
     damage(cache)
     assert recorded_class_path(cache, JARS) is None
 
 
-def test_a_path_that_java_would_split_is_refused(tmp_path: Path) -> None:
+def test_a_path_with_a_colon_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadUse, match="colon"):
         resolve_runtime(tmp_path / "a:b")

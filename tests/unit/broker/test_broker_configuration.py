@@ -1,4 +1,4 @@
-"""What the embedded Kafka is told and what its folder remembers, without Kafka."""
+"""The configuration of the embedded Kafka and the record of its folder, without Kafka."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def settings_of(properties: str) -> dict[str, str]:
     return settings
 
 
-def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+def test_a_cluster_id_never_looks_like_an_option() -> None:
     ids = {new_cluster_id() for _ in range(2000)}
     assert len(ids) == 2000
-    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", each) for each in ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", cluster_id) for cluster_id in ids)
 
 
 def test_every_listener_is_on_the_loopback_address() -> None:
-    settings = settings_of(server_properties(9001, 9002))
+    settings = settings_of(server_properties(port=9001, controller_port=9002))
     assert settings["listeners"] == "BROKER://127.0.0.1:9001,CONTROLLER://127.0.0.1:9002"
     assert settings["advertised.listeners"] == "BROKER://127.0.0.1:9001"
     assert settings["controller.quorum.bootstrap.servers"] == "127.0.0.1:9002"
 
 
 def test_one_node_is_enough_for_every_internal_topic() -> None:
-    settings = settings_of(server_properties(9001, 9002))
+    settings = settings_of(server_properties(port=9001, controller_port=9002))
     copies = {
         name: value
         for name, value in settings.items()
@@ -48,13 +48,13 @@ def test_one_node_is_enough_for_every_internal_topic() -> None:
     assert settings["auto.create.topics.enable"] == "false"
 
 
-def test_paths_stay_out_of_the_properties() -> None:
-    """A comma or a backslash in a folder's name would mean something to Kafka."""
-    assert settings_of(server_properties(1, 2))["log.dirs"] == "data"
-    assert "$" not in server_properties(1, 2)
+def test_the_properties_contain_no_absolute_path() -> None:
+    """Kafka would interpret a comma or a backslash in a folder's name."""
+    assert settings_of(server_properties(port=1, controller_port=2))["log.dirs"] == "data"
+    assert "$" not in server_properties(port=1, controller_port=2)
 
 
-def test_the_pinned_jars_are_one_version_of_each_and_one_kafka() -> None:
+def test_each_jar_has_one_version_and_kafka_the_pinned_one() -> None:
     names = Counter(coordinate.rsplit(":", 1)[0] for coordinate in JARS)
     assert max(names.values()) == 1
     kafka = {coordinate for coordinate in JARS if coordinate.startswith("org.apache.kafka:")}
@@ -92,24 +92,24 @@ def test_the_command_line_of_java() -> None:
         '{"version": 1, "port": 1, "controller_port": 2, "colour": "red"}',
     ],
 )
-def test_a_damaged_record_is_an_error_that_says_what_to_do(text: str) -> None:
+def test_a_damaged_record_is_an_error_with_a_next_step(text: str) -> None:
     with pytest.raises(StateDamaged, match="Remove that file"):
         parse_record(text, "broker.json")
 
 
-def test_a_record_without_a_process_is_whole() -> None:
+def test_a_record_may_have_no_process() -> None:
     record = parse_record('{"version": 1, "port": 1, "controller_port": 2}', "broker.json")
     assert record == BrokerRecord(port=1, controller_port=2)
     assert record.process() is None
 
 
-def test_a_process_that_only_has_the_number_of_the_broker_is_not_the_broker() -> None:
+def test_another_process_with_the_id_of_the_broker_is_not_the_broker() -> None:
     this = psutil.Process()
     assert BrokerRecord(1, 2, this.pid, this.create_time()).process() == this
     assert BrokerRecord(1, 2, this.pid, this.create_time() - 60).process() is None
 
 
-def test_last_words_are_complaints_without_stack_frames() -> None:
+def test_a_summary_has_the_problems_without_stack_frames() -> None:
     log = [
         "a INFO starting",
         "b ERROR no",
