@@ -214,14 +214,15 @@ class WriteTracker:
         and joins the batch when it is known what became of it there. Returns when so many have it as the mode says.
         """
         with self.lock:
-            forks = opened.forks
+            forks, write = opened.forks, None
             if forks is None:
                 self._join(opened, flight)
-                self._send_full(opened)
-                return
-            write = forks.write_ended(flight, data, succeeded=succeeded)
-            self._send_full(opened)
-            forks.wait_for_write(write)
+            else:
+                write = forks.write_ended(flight, data, succeeded=succeeded)
+            if len(opened.batch.writes) >= self.batch_extents:
+                self._send(opened)
+            if forks is not None and write is not None:
+                forks.wait_for_write(write)
 
     def _join(
         self, opened: OpenVolume, flight: InFlightWrite, outcomes: Outcomes | None = None
@@ -236,10 +237,6 @@ class WriteTracker:
         del opened.in_flight[id(flight)]
         if opened.closing:
             self._write_ended.notify_all()
-
-    def _send_full(self, opened: OpenVolume) -> None:
-        if len(opened.batch.writes) >= self.batch_extents:
-            self._send(opened)
 
     def note_ended(self, opened: OpenVolume) -> None:
         """Something has landed on the runway: the batch leaves at once where it is full, otherwise a tick sees to it."""
