@@ -16,9 +16,9 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.disk_folder import DiskFolder
-from mirrorlog.producers.forks.fork_calls import ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import ForkPlan, ForkStateChange
-from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkPlan
+from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest

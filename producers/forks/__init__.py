@@ -1,0 +1,12 @@
+"""Forked writes: a host sends its writes to secondaries too (docs/forked-writes.md).
+
+In reading order:
+
+- fork_plans: the command line's forks, and when a write is acknowledged to its writer
+- forked_volume: all secondaries of one volume, and the order of a forked write
+- forked_secondary: one secondary, its queue and its flushes
+- fork_states: the states of a secondary, and what people hear of their changes
+- forked_write: one write, and what became of it at each secondary
+- missed_writes: what a secondary has missed, and when it may join the fork again
+- fork_calls: calls to a secondary, the threads that make them, and the ports of this package
+"""

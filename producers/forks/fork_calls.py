@@ -1,8 +1,11 @@
-"""Calls to a secondary, and who makes them: one at a time, in order, never with the tracker's lock held."""
+"""Calls to a secondary, the threads that make them, and the ports of a forked volume.
+
+The calls of one secondary are made one at a time, in order, and never with the tracker's lock held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from threading import Condition, Thread
@@ -11,11 +14,12 @@ from typing import Protocol
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
-from mirrorlog.producers.forks.fork_plans import ForkedWrite
+from mirrorlog.producers.forks.fork_states import ForkStateChange
+from mirrorlog.producers.forks.forked_write import ForkedWrite
 
 
 class CallKind(Enum):
-    """What is asked of a secondary."""
+    """What a call does."""
 
     OPEN = auto()
     WRITE = auto()
@@ -25,7 +29,7 @@ class CallKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SecondaryAddress:
-    """Where a secondary is, and how large it must be at least."""
+    """The address of a secondary, and the size in bytes that it must have at least."""
 
     address: str
     size_bytes: int
@@ -34,11 +38,16 @@ class SecondaryAddress:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call. write, data: of a WRITE; data None: zeros. number: of a FLUSH. since_s: when it was asked for; began_s: when it
-    began. device: what it is made on; of an OPEN, what it has opened."""
+    """One call to a secondary.
+
+    requested_s, began_s: when it was requested and when it began, by the monotonic clock.
+    device: the device of the call; for OPEN, the device that it has opened.
+    forked_write, data: of a WRITE. data None writes zeros.
+    number: of a FLUSH.
+    """
 
     kind: CallKind
-    since_s: float
+    requested_s: float
     device: BlockDevice | None = None
     address: SecondaryAddress | None = None
     forked_write: ForkedWrite | None = None
@@ -47,7 +56,11 @@ class Call:
     began_s: float = 0.0
 
     def perform(self) -> str | None:
-        """Makes it; why it failed, or None. Whatever a device raises puts a secondary out of the fork, and nothing else."""
+        """Make the call. Return why it failed, or None.
+
+        It raises nothing: whatever a device raises puts the secondary out of the fork, and has no
+        other effect.
+        """
         try:
             self._perform()
         except MirrorlogError as error:
@@ -77,7 +90,10 @@ class Call:
 
 
 def open_secondary(address: SecondaryAddress) -> BlockDevice:
-    """The secondary, open for writing; DeviceFailed where it is smaller than its volume."""
+    """Open a secondary for writing.
+
+    Raise DeviceFailed if it is smaller than its volume, and what the opener raises.
+    """
     device = address.open_device(address.address, writable=True)
     if device.size_bytes < address.size_bytes:
         size_bytes = device.size_bytes
@@ -91,70 +107,92 @@ def open_secondary(address: SecondaryAddress) -> BlockDevice:
 
 
 class SecondaryCalls(Protocol):
-    """A secondary, as a worker sees it. take() and finish() need the lock of `work`, and never wait."""
+    """A secondary, as its worker sees it.
+
+    take() and finish() need the lock of `work`. They never wait.
+    """
 
     @property
     def work(self) -> Condition:
-        """Notified when there may be something to take, or when nothing comes any more."""
+        """Notified when a call may be ready, and when no further call comes."""
         ...
 
     @property
     def is_done(self) -> bool:
-        """Nothing comes any more."""
+        """True once no further call comes."""
         ...
 
     def take(self) -> Call | None:
-        """The next call, which has begun with that; None where there is none now."""
+        """Begin the next call and return it; None if no call is ready."""
         ...
 
     def finish(self, call: Call, failure: str | None) -> None:
-        """It has ended."""
+        """End the call that take() returned. failure: why it failed, or None."""
         ...
 
 
 class Workers(Protocol):
-    """Who makes the calls, and how a writer waits for them."""
+    """Makes the calls, and lets writers wait for them."""
 
-    def serve(self, hand: SecondaryCalls) -> None:
-        """From now on somebody makes the calls of this secondary, one after the other."""
+    def serve(self, calls: SecondaryCalls) -> None:
+        """Make the calls of this secondary from now on, one after the other."""
         ...
 
     def wait(self, changed: Condition, timeout_s: float) -> None:
-        """Until `changed` is notified, or so long; its lock is held before and after."""
+        """Wait until `changed` is notified, `timeout_s` at most. The caller holds its lock."""
         ...
 
 
 class ThreadWorkers:
-    """A thread for each secondary: one that hangs keeps none but itself. They don't keep the process from ending."""
+    """A thread for each secondary: one that hangs delays no other.
 
-    def serve(self, hand: SecondaryCalls) -> None:
-        """Starts one; it ends with its secondary."""
-        Thread(target=_work, args=(hand,), name="forked writes", daemon=True).start()
+    The threads are daemons: they don't keep the process from ending.
+    """
+
+    def serve(self, calls: SecondaryCalls) -> None:
+        """Start a thread. It ends when the secondary is done."""
+        Thread(target=_make_calls, args=(calls,), name="forked writes", daemon=True).start()
 
     def wait(self, changed: Condition, timeout_s: float) -> None:
-        """Waits."""
+        """Wait on the condition."""
         changed.wait(timeout_s)
 
 
-def _work(hand: SecondaryCalls) -> None:
+def _make_calls(calls: SecondaryCalls) -> None:
     while True:
-        with hand.work:
-            while (call := hand.take()) is None:
-                if hand.is_done:
+        with calls.work:
+            while (call := calls.take()) is None:
+                if calls.is_done:
                     return
-                hand.work.wait()
+                calls.work.wait()
         failure = call.perform()
-        with hand.work:
-            hand.finish(call, failure)
+        with calls.work:
+            calls.finish(call, failure)
 
 
 class LatestReports(Protocol):
-    """What sites last reported (mirrorlog/site_reports.py)."""
+    """The last report of each site (mirrorlog/reading/site_reports.py)."""
 
     def poll(self) -> None:
-        """Takes what has come, without waiting. May raise a MirrorlogError: then what is known stays."""
+        """Take the reports that have come, without waiting.
+
+        It may raise a MirrorlogError; the reports taken before stay.
+        """
         ...
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
-        """Of each site that has the volume."""
+        """Return the report of each site that has the volume."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPorts:
+    """The world outside of a forked volume.
+
+    on_state_change: called with the tracker's lock held when the state of a secondary changes.
+    """
+
+    open_device: DeviceOpener
+    workers: Workers
+    reports: LatestReports
+    on_state_change: Callable[[ForkStateChange], None] = lambda _: None

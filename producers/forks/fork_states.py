@@ -1,46 +1,51 @@
 """States of one secondary of a forked volume.
 
-    OUT ── it is time to try ──▶ OPENING ── opened ──▶ JOINING ── its site knows what it has missed ──▶ IN
+    OUT ── it is time to try ──▶ OPENING ── opened ──▶ JOINING
+    JOINING ── its site knows what it has missed ──▶ IN
     OPENING, JOINING, IN ── a call fails ──▶ OUT
-    OPENING, JOINING, IN ── given up while a call is under way ──▶ HUNG ── the call returns ──▶ OUT
+    OPENING, JOINING, IN ── given up during a call ──▶ HUNG ── the call returns ──▶ OUT
     any ── the volume is closed ──▶ CLOSED
 
 Rules:
-- Writes go to a secondary that is IN, in the order in which they ended on the primary; a secondary in any other state misses
-  them. So what it holds is the primary at some moment.
-- Whatever puts a secondary out, what waits for it and what it wasn't flushed after is missed; the writer hears nothing of it.
-- HUNG: the write under way may still land. It stays in flight, and is named as missed with each batch and heartbeat until its
-  call returns, and then once more. Nothing else is asked of the secondary before that.
-- JOINING: writes that come after others which it has missed may not reach it before its site knows of these (may_join).
+- A secondary that is IN gets all writes, in the order in which they ended on the primary. In any
+  other state it misses them. So its contents are those of the primary at some moment.
+- When a secondary leaves the fork, it misses what waits in its queue and what it hasn't flushed.
+  The writer sees no error.
+- HUNG: the write of the call may still take effect. It stays in flight: each batch and each
+  heartbeat names it as missed until the call returns, and then once more. Until then the
+  secondary gets no other call.
+- JOINING: the secondary has missed writes. Later writes may not reach it before its site knows of
+  the missed ones (missed_writes.may_join).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from types import MappingProxyType
 from typing import Final
 
 
 class ForkState(StrEnum):
-    """Where a secondary is."""
+    """The state of a secondary."""
 
-    OUT = "OUT"  # nothing goes to it; it is opened again after a while
-    OPENING = "OPENING"  # it is being opened
+    OUT = "OUT"  # it gets no writes; the host opens it again after a while
+    OPENING = "OPENING"  # the host is opening it
     JOINING = "JOINING"  # it is open, and its site doesn't know yet what it has missed
-    IN = "IN"  # each write goes to it
-    HUNG = "HUNG"  # out, and a call to it hasn't returned
+    IN = "IN"  # it gets every write
+    HUNG = "HUNG"  # it is out, and a call to it hasn't returned
     CLOSED = "CLOSED"  # the volume is closed
 
 
 class ForkEvent(Enum):
-    """What happens to it."""
+    """What changes the state of a secondary."""
 
     RETRIED = auto()
     OPENED = auto()
     SITE_KNOWS = auto()
-    FAILED = auto()  # no call is under way
-    GIVEN_UP = auto()  # a call is
+    FAILED = auto()  # it leaves the fork, and no call to it is running
+    GIVEN_UP = auto()  # it leaves the fork while a call to it is running
     RETURNED = auto()
     CLOSED = auto()
 
@@ -61,4 +66,42 @@ TRANSITIONS: Final[Mapping[tuple[ForkState, ForkEvent], ForkState]] = MappingPro
         **{(state, _E.CLOSED): _S.CLOSED for state in ForkState},
     }
 )
-"""Whatever isn't here can't happen: a KeyError is a defect."""
+"""All that can happen: a KeyError is a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkStateChange:
+    """The state of a secondary has changed. text: a line for people; None if they needn't know."""
+
+    volume: str
+    site: str
+    state: ForkState
+    reason: str | None
+    text: str | None
+
+
+def state_change(
+    volume: str,
+    site: str,
+    *,
+    before: ForkState,
+    state: ForkState,
+    reason: str | None,
+    reported_reason: str | None,
+) -> ForkStateChange:
+    """Return the change from `before` to `state`.
+
+    reported_reason: the reason reported last. The same one isn't reported again.
+    """
+    text = None
+    if state is ForkState.IN:
+        text = f"volume {volume}: the secondary at {site} is in the fork"
+    elif state in (ForkState.OUT, ForkState.HUNG) and reason is not None:
+        if before is ForkState.IN:
+            text = (
+                f"volume {volume}: the secondary at {site} is out of the fork, and its site "
+                f"copies what it misses: {reason}"
+            )
+        elif reason != reported_reason:
+            text = f"volume {volume}: the secondary at {site} can't be in the fork: {reason}"
+    return ForkStateChange(volume, site, state, reason, text)

@@ -22,7 +22,7 @@ from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog
 from mirrorlog.producers.durable.spool import Spool, remove_spool
-from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
 from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits

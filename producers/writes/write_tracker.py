@@ -38,8 +38,10 @@ from mirrorlog.producers.batches.hot_regions import (
 from mirrorlog.producers.batches.lock_free_writes import CoarseClock, LockFreeWrites
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import ActivityLog
+from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.forks.fork_plans import ForkPlan
-from mirrorlog.producers.forks.forked_volume import ForkContext, ForkedVolume, ForkPorts
+from mirrorlog.producers.forks.forked_secondary import ForkContext
+from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.publishing.outbox import Outbox
 from mirrorlog.settings import Settings
 
@@ -688,11 +690,18 @@ class WriteTracker:
 
     def _attach_forks(self, opened: OpenVolume, plan: ForkPlan, ports: ForkPorts) -> None:
         context = ForkContext(
-            *(ports, self.lock, self._clock, self._settings, self._report),
+            ports=ports,
+            lock=self.lock,
+            clock=self._clock,
+            settings=self._settings,
+            report=self._report,
             on_outcomes_known=partial(self._join, opened),
         )
         opened.forks = ForkedVolume(
-            opened.volume, plan, context, self._outbox.last_positions.get(opened.name, -1)
+            opened.volume,
+            plan,
+            context,
+            known_position=self._outbox.last_positions.get(opened.name, -1),
         )
         self._forked[opened.name] = opened
 
@@ -708,9 +717,8 @@ class WriteTracker:
                 self._outbox.last_positions.get(opened.name, -1),
                 self._outbox.is_acknowledged,
             )
-            if forks.is_batch_due and opened.batch:
+            if forks.take_batch_due() and opened.batch:
                 self._send(opened)
-            forks.is_batch_due = False
 
     def _wait_until_forks_idle(self, opened: OpenVolume, forks: ForkedVolume) -> None:
         until_s: float | None = None

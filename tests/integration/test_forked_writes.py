@@ -28,10 +28,9 @@ from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.producers import open_volume
 from mirrorlog.producers.durable.disk_folder import DiskFolder
-from mirrorlog.producers.forks.fork_calls import ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan, ForkStateChange
-from mirrorlog.producers.forks.fork_states import ForkState
-from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
+from mirrorlog.producers.forks.fork_states import ForkState, ForkStateChange
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume

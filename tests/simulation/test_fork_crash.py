@@ -26,9 +26,8 @@ from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.forks.fork_calls import Call, CallKind, SecondaryCalls
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, SecondaryCalls
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
-from mirrorlog.producers.forks.forked_volume import ForkPorts
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest

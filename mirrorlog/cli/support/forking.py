@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from mirrorlog.cli.support.context import Invocation
-from mirrorlog.producers.forks.fork_plans import ForkStateChange
+from mirrorlog.producers.forks.fork_states import ForkStateChange
 
 ForkOption: TypeAlias = Annotated[
     list[str] | None,

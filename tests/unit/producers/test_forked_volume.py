@@ -25,17 +25,15 @@ from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import read_previous_log
-from mirrorlog.producers.forks.fork_calls import Call, CallKind, ThreadWorkers
-from mirrorlog.producers.forks.fork_plans import (
-    ForkMode,
-    ForkPlan,
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, ThreadWorkers
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan, fork_plans
+from mirrorlog.producers.forks.fork_states import (
+    TRANSITIONS,
+    ForkEvent,
+    ForkState,
     ForkStateChange,
-    MissedWrites,
-    fork_plans,
-    may_join,
 )
-from mirrorlog.producers.forks.fork_states import TRANSITIONS, ForkEvent, ForkState
-from mirrorlog.producers.forks.forked_volume import ForkPorts
+from mirrorlog.producers.forks.missed_writes import MissedWrites, may_join
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume

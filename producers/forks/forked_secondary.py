@@ -1,0 +1,284 @@
+"""One secondary of a forked volume: its queue of writes, its flushes and its state."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Condition, RLock
+from typing import Final
+
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.batches.batch import InFlightWrite, Outcomes
+from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, SecondaryAddress
+from mirrorlog.producers.forks.fork_states import (
+    TRANSITIONS,
+    ForkEvent,
+    ForkState,
+    state_change,
+)
+from mirrorlog.producers.forks.forked_write import ForkedWrite
+from mirrorlog.producers.forks.missed_writes import (
+    MissedWrites,
+    may_join,
+    site_started_over_since,
+    site_starts_over,
+)
+from mirrorlog.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ForkContext:
+    """What the forks of one volume need of the host.
+
+    lock: the tracker's. report: takes lines for people. on_outcomes_known: called with the lock
+    held when the outcomes of a write are known for every secondary.
+    """
+
+    ports: ForkPorts
+    lock: RLock
+    clock: Clock
+    settings: Settings
+    report: Callable[[str], None]
+    on_outcomes_known: Callable[[InFlightWrite, Outcomes], None]
+
+
+class ForkedSecondary:
+    """One secondary of one volume. Every method needs the tracker's lock."""
+
+    def __init__(
+        self,
+        site: str,
+        volume: Volume,
+        address: str,
+        context: ForkContext,
+        *,
+        blocks_writer: bool,
+        known_position: int,
+        on_outcome: Callable[[ForkedWrite], None],
+    ) -> None:
+        """Make a secondary that is out of the fork.
+
+        blocks_writer: the writer waits for each of its writes. known_position: see MissedWrites.
+        on_outcome: called with a write when more is known of it.
+        """
+        self.site: Final = site
+        self.state = ForkState.OUT
+        self.reason: str | None = None
+        self.missed: Final = MissedWrites(known_position)
+        self.work: Final = Condition(context.lock)
+        self._on_outcome: Final = on_outcome
+        self._volume: Final = volume
+        self._address: Final = SecondaryAddress(
+            address, volume.size_bytes, context.ports.open_device
+        )
+        self._context: Final = context
+        self._blocks_writer: Final = blocks_writer
+        self._queue: Final[deque[Call]] = deque()
+        self._queued_bytes = 0
+        self._unflushed: Final[list[ForkedWrite]] = []
+        self._current: Call | None = None
+        self._device: BlockDevice | None = None
+        self._flushes_requested = self._flushes_done = 0
+        self._retry_at_s = float("-inf")
+        self._joined: SiteProgress | None = None
+        self._reported_reason: str | None = None
+
+    @property
+    def is_in(self) -> bool:
+        """True if writes go to it."""
+        return self.state is ForkState.IN
+
+    @property
+    def is_done(self) -> bool:
+        """See SecondaryCalls."""
+        return self.state is ForkState.CLOSED and self._device is None and self._current is None
+
+    @property
+    def open_writes(self) -> int:
+        """About how many of its writes have an unknown outcome."""
+        return len(self._queue) + len(self._unflushed)
+
+    @property
+    def queued_bytes(self) -> int:
+        """The size of the data that waits for it."""
+        return self._queued_bytes
+
+    def enqueue(self, write: ForkedWrite, data: bytes | None) -> None:
+        """Put a write at the end of the queue. data: None writes zeros."""
+        write.note_queued(self.site)
+        self._queued_bytes += len(data or b"")
+        self._enqueue(
+            Call(CallKind.WRITE, self._context.clock.monotonic_s(), forked_write=write, data=data)
+        )
+
+    def request_flush(self) -> int:
+        """Put a flush at the end of the queue, if there is anything to flush.
+
+        Return the number of the flush that covers everything enqueued so far, for is_flushed().
+        """
+        last = self._queue[-1] if self._queue else self._current
+        if last is not None and last.kind is CallKind.FLUSH:
+            return last.number
+        if last is not None or self._unflushed:
+            self._flushes_requested += 1
+            now_s = self._context.clock.monotonic_s()
+            self._enqueue(Call(CallKind.FLUSH, now_s, number=self._flushes_requested))
+        return self._flushes_requested
+
+    def is_flushed(self, number: int) -> bool:
+        """Return True if that flush has succeeded and the secondary is still in the fork."""
+        return self.is_in and self._flushes_done >= number
+
+    def take(self) -> Call | None:
+        """See SecondaryCalls."""
+        if self._current is not None:
+            return None
+        if self.state in (ForkState.OUT, ForkState.CLOSED) and self._device is not None:
+            call = Call(CallKind.CLOSE, self._context.clock.monotonic_s())
+        elif self._queue:
+            call = self._queue.popleft()
+        else:
+            return None
+        call.began_s = self._context.clock.monotonic_s()
+        if call.kind is not CallKind.OPEN:
+            call.device = self._device
+        self._current = call
+        return call
+
+    def finish(self, call: Call, failure: str | None) -> None:
+        """See SecondaryCalls."""
+        self._current = None
+        if call.kind is CallKind.OPEN:
+            self._device = call.device
+        elif call.kind is CallKind.CLOSE:
+            self._device = None
+        if self.state in (ForkState.OUT, ForkState.HUNG, ForkState.CLOSED):
+            self._returned_late(call)
+        elif failure is not None:
+            self.leave_fork(failure, call.forked_write)
+        else:
+            self._succeeded(call)
+        self.work.notify()
+
+    def _succeeded(self, call: Call) -> None:
+        match call.kind:
+            case CallKind.OPEN:
+                self._change_state(ForkEvent.OPENED)
+            case CallKind.WRITE:
+                assert call.forked_write is not None
+                self._queued_bytes -= len(call.data or b"")
+                self._unflushed.append(call.forked_write)
+                call.forked_write.note_reached(self.site)
+                self._on_outcome(call.forked_write)
+            case CallKind.FLUSH:
+                self._flushes_done = call.number
+                flushed, self._unflushed[:] = self._unflushed[:], ()
+                for write in flushed:
+                    write.note_flushed(self.site)
+                    self._on_outcome(write)
+
+    def _returned_late(self, call: Call) -> None:
+        """Take a call that returns after the secondary left. Its write is named once more."""
+        if self.state is ForkState.HUNG:
+            self._change_state(ForkEvent.RETURNED, self.reason)
+        if call.forked_write is not None:
+            call.forked_write.note_returned(self.site)
+            self._miss(call.forked_write)
+
+    def leave_fork(self, reason: str, failed: ForkedWrite | None = None) -> None:
+        """Leave the fork.
+
+        The secondary then misses `failed`, what waits in its queue, what isn't flushed, and the
+        write of the running call.
+        """
+        call = self._current
+        self._change_state(ForkEvent.FAILED if call is None else ForkEvent.GIVEN_UP, reason)
+        retry_s = self._context.settings.host_fork_retry_s
+        self._retry_at_s = self._context.clock.monotonic_s() + retry_s
+        self._miss_all(failed)
+
+    def _miss_all(self, failed: ForkedWrite | None = None) -> None:
+        """Miss everything whose outcome isn't known. Nobody waits for a flush any more."""
+        self.missed.stop_holding_back()
+        self._flushes_done = self._flushes_requested
+        call = self._current
+        if call is not None and call.forked_write is not None:
+            call.forked_write.note_hung(self.site)
+            failed = call.forked_write
+        queued = [waiting.forked_write for waiting in self._queue]
+        missed = [
+            *self._unflushed,
+            *([failed] if failed else []),
+            *(write for write in queued if write is not None),
+        ]
+        self._queue.clear()
+        self._unflushed.clear()
+        self._queued_bytes = 0
+        for write in missed:
+            self._miss(write)
+
+    def _miss(self, write: ForkedWrite) -> None:
+        write.note_missed(self.site)
+        self.missed.add(write.write)
+        self._on_outcome(write)
+
+    def expire(self, now_s: float) -> None:
+        """Leave the fork if the oldest call takes too long, or waits too long for its worker."""
+        call = self._current or (self._queue[0] if self._queue else None)
+        if call is None or self.state not in (ForkState.OPENING, ForkState.IN):
+            return
+        counts_waiting = self._blocks_writer or self._current is None
+        took_s = now_s - (call.requested_s if counts_waiting else call.began_s)
+        limit_s = self._context.settings.host_fork_timeout_s
+        if took_s >= limit_s:
+            self.leave_fork(f"{call.kind.name.lower()} took longer than {limit_s:g} s")
+
+    def advance(self, now_s: float, report: SiteProgress | None) -> None:
+        """Take the next step that its state allows. report: the last one of its site."""
+        match self.state:
+            case ForkState.OUT if now_s >= self._retry_at_s and self._device is None:
+                self._change_state(ForkEvent.RETRIED, self.reason)
+                self._enqueue(Call(CallKind.OPEN, now_s, address=self._address))
+            case ForkState.JOINING if may_join(self.missed, self._volume.generation, report):
+                self._joined = report
+                self.missed.join()
+                self._change_state(ForkEvent.SITE_KNOWS)
+            case ForkState.JOINING:
+                self.missed.hold_back(self._volume.block_size)
+            case ForkState.IN if report is not None and self._joined is not None:
+                if site_starts_over(self._volume.generation, report) or site_started_over_since(
+                    self._joined, report
+                ):
+                    self.leave_fork("its site has begun to copy it from nothing")
+                self._joined = report
+
+    def close(self) -> None:
+        """End its calls, except for the one that closes the device. A second call does nothing."""
+        if self.state is not ForkState.CLOSED:
+            self._change_state(ForkEvent.CLOSED)
+            self._miss_all()
+            self.work.notify()
+
+    def _enqueue(self, call: Call) -> None:
+        self._queue.append(call)
+        self.work.notify()
+
+    def _change_state(self, event: ForkEvent, reason: str | None = None) -> None:
+        before, self.state = self.state, TRANSITIONS[self.state, event]
+        self.reason = reason
+        change = state_change(
+            self._volume.volume,
+            self.site,
+            before=before,
+            state=self.state,
+            reason=reason,
+            reported_reason=self._reported_reason,
+        )
+        if change.text is not None:
+            self._reported_reason = reason
+            self._context.report(change.text)
+        self._context.ports.on_state_change(change)

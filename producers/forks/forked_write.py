@@ -1,0 +1,110 @@
+"""One forked write, and what became of it at each secondary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from mirrorlog.domain.commands import ForkOutcome
+from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite, Outcomes
+from mirrorlog.producers.forks.fork_plans import ForkMode
+
+MAX_OPEN_WRITES: Final = 16_384
+"""Limit of the writes of one secondary with an unknown outcome: one command must hold them all."""
+
+
+@dataclass(slots=True, eq=False)
+class ForkedWrite:
+    """A write that has ended on the primary. Its methods need the tracker's lock.
+
+    The sets hold names of sites. open: the outcome isn't known. unreached: those of `open` that
+    the write hasn't reached. hung: the call may still take effect. has: the secondary has the
+    write, durably. reached: the number of secondaries that the write has reached.
+    """
+
+    write: InFlightWrite
+    open: set[str] = field(default_factory=set)
+    unreached: set[str] = field(default_factory=set)
+    hung: set[str] = field(default_factory=set)
+    has: set[str] = field(default_factory=set)
+    reached: int = 0
+
+    def note_queued(self, site: str) -> None:
+        """The write waits in the queue of this secondary."""
+        self.open.add(site)
+        self.unreached.add(site)
+
+    def note_reached(self, site: str) -> None:
+        """The secondary has taken the write. It isn't durable there yet."""
+        self.unreached.discard(site)
+        self.reached += 1
+
+    def note_flushed(self, site: str) -> None:
+        """The secondary has the write, durably."""
+        self.open.discard(site)
+        self.has.add(site)
+
+    def note_hung(self, site: str) -> None:
+        """The secondary has left the fork while the call that writes there is running."""
+        self.hung.add(site)
+
+    def note_returned(self, site: str) -> None:
+        """A call noted as hung has returned."""
+        self.hung.discard(site)
+
+    def note_missed(self, site: str) -> None:
+        """The secondary misses the write. A hung call may still take effect there."""
+        self.open.discard(site)
+        self.unreached.discard(site)
+
+    @property
+    def is_known(self) -> bool:
+        """True if every outcome is known."""
+        return not self.open and not self.hung
+
+    def satisfies(self, mode: ForkMode) -> bool:
+        """True if the write may be acknowledged to the writer.
+
+        A secondary that is out of the fork makes no writer wait.
+        """
+        return not self.unreached or self.reached >= mode.waits_for
+
+    def outcomes(self) -> Outcomes:
+        """Return the outcomes known now, by site. A site that isn't in it has missed the write."""
+        return {
+            **dict.fromkeys(self.has, ForkOutcome.HAS),
+            **dict.fromkeys(self.open, ForkOutcome.OPEN),
+        }
+
+
+def is_queue_full(
+    mode: ForkMode, *, queued_bytes: int, open_writes: int, size_bytes: int, limit_bytes: int
+) -> bool:
+    """Return True if a secondary must leave the fork because it has no room for one more write.
+
+    queued_bytes: the data that waits for it. open_writes: its writes with an unknown outcome.
+    size_bytes: the data of the next write. limit_bytes: the limit of `queued_bytes`; a single
+    write is taken whatever its size.
+    """
+    if open_writes >= MAX_OPEN_WRITES:
+        return True
+    return not mode.blocks_writer and queued_bytes > 0 and queued_bytes + size_bytes > limit_bytes
+
+
+def held_back_writes(held_back: Iterable[tuple[int, int]], at_us: int) -> list[InFlightTuple]:
+    """Return held-back ranges, (offset, length), as writes in flight (MissedWrites.held_back)."""
+    return [(ExtentKind.WRITE, offset, length, at_us, ()) for offset, length in held_back]
+
+
+def outcomes_of(
+    write: InFlightTuple, forked_writes: Mapping[int, ForkedWrite], sites_in: Collection[str]
+) -> Outcomes:
+    """Return the outcomes of a write that is in flight.
+
+    forked_writes: by the identity of their `write`. A write that isn't there is on its way to the
+    primary: its outcome is open for all secondaries in the fork, `sites_in`.
+    """
+    forked = forked_writes.get(id(write))
+    return dict.fromkeys(sites_in, ForkOutcome.OPEN) if forked is None else forked.outcomes()
