@@ -60,7 +60,14 @@ def batches(
     of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS, most: int = 500
 ) -> Iterator[ImportBatch]:
     """What is to be published of it."""
-    return import_batches(of, volume("v", size_bytes), terms, NOW_US, most, ImportCounts())
+    return import_batches(
+        of,
+        volume("v", size_bytes),
+        terms,
+        now_us=NOW_US,
+        max_extents=most,
+        counts=ImportCounts(),
+    )
 
 
 def said(of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS) -> str:

@@ -1,6 +1,16 @@
-"""Importers: a volume that mirrorlog doesn't sit in front of can be tracked by what others recorded of it or keep of it.
+"""Imports recordings of writes and dirty maps that other tools made of a volume.
 
-A source (a recording of writes, or a dirty map) is read twice: once to prove it sound and fitting, and once to publish it.
+Such a volume can be tracked without a mirrorlog host. Each source is read twice. The first pass
+proves that it is sound and fits the volume, and the second pass publishes it.
+
+- change.py: a change of a range, and a source of changes.
+- reading.py: reads files in bounded memory, and says where an error is.
+- maps.py: dirty maps of qemu-img, nbdinfo, rbd and nbdkit.
+- thin_delta.py: the dirty map that thin_delta prints.
+- recordings.py: recordings in the formats of mirrorlog.producers.traces.
+- fio.py, blktrace.py: recordings in formats of their own.
+- fitting.py: fits changes to a volume and makes batches of them.
+- publishing.py: publishes the batches as a session, and counts the node's answers.
 """
 
 from __future__ import annotations

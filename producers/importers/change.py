@@ -1,4 +1,4 @@
-"""What a source says of one range of a volume, and what an importer is."""
+"""Changes of ranges of a volume, and sources of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from enum import Enum, auto
 
 
 class ChangeKind(Enum):
-    """What happened to the range. UNCHANGED is said only by maps that say something of every byte."""
+    """What happened to a range. Only maps that describe every byte contain UNCHANGED."""
 
     UNCHANGED = auto()
-    DIRTY = auto()  # it may differ: a map doesn't know the writes that it was made of
+    DIRTY = auto()  # It may differ. A map doesn't hold the single writes.
     WRITE = auto()
-    ZERO = auto()  # it reads as zeros now
-    DISCARD = auto()  # it reads as zeros now, and takes no room
+    ZERO = auto()  # It reads as zeros now.
+    DISCARD = auto()  # It reads as zeros now and takes no space.
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`length` bytes from byte `offset` on; at_us in microseconds by the source's clock, None where it says no time."""
+    """A change of `length` bytes from byte `offset` on.
+
+    at_us: microseconds by the source's clock, or None if the source has no time for it.
+    """
 
     kind: ChangeKind
     offset: int
@@ -28,32 +31,38 @@ class Change:
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """Return the first byte behind the range."""
         return self.offset + self.length
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRange:
-    """Where a volume lies in the addresses of a source; negative where the source begins inside the volume."""
+    """The range of a source's addresses in which a volume lies, in bytes.
+
+    The offset is negative if the source begins inside the volume.
+    """
 
     offset: int
     length: int
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """Return the first byte behind the range."""
         return self.offset + self.length
 
 
 @dataclass(frozen=True, slots=True)
 class ImportSource:
-    """One source, read as often as one likes, in bounded memory. Only a whole pass proves it sound.
+    """A source of changes that can be read repeatedly, in bounded memory.
 
-    changes: a pass over it. BadInput, saying where, for what isn't what the format says.
-    warnings: what the last pass took for dirty without being told so, or in doubt.
-    whole: a map that says something of every byte of its volume, in order.
-    joins: neighbours of a kind may be joined; where False each change was one write, and audits count them.
-    dated: its times are microseconds since 1970, UTC.
+    Only a complete pass proves that the source is sound.
+
+    changes: starts a pass. It raises BadInput, with the place, for what violates the format.
+    warnings: what the last pass treated as dirty in doubt, or because the source didn't say.
+    whole: the source is a map that describes every byte of its volume, in order.
+    joins: adjacent changes of one kind may be joined. If False, each change was one write, and
+    audits count them.
+    dated: the times are microseconds since 1970, UTC.
     """
 
     name: str

@@ -1,9 +1,13 @@
-"""fio's I/O logs (HOWTO, "Trace file format v2" and "v3"; iolog.c): what fio's `write_iolog` writes.
+"""Reads the I/O logs that fio's `write_iolog` writes.
 
-fio version 3 iolog
-162 /dev/vdb write 249856 4096          microseconds since fio began, file, action, offset, length; version 2 has no time
-201 /dev/vdb sync 1970176 0             also datasync and others: no bytes change
-30 /dev/vdb add                         also open, close
+fio's HOWTO, "Trace file format v2" and "v3", and iolog.c describe them.
+
+    fio version 3 iolog
+    162 /dev/vdb write 249856 4096      microseconds since fio's start, file, action, offset, length
+    201 /dev/vdb sync 1970176 0         datasync and others too: they change no bytes
+    30 /dev/vdb add                     open and close too
+
+Version 2 has no times.
 """
 
 from __future__ import annotations
@@ -19,17 +23,21 @@ from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.producers.traces.request import MalformedRecord, parse_number, quoted, transfer
 
 _VERSIONS: Final = {b"fio version 2 iolog": 2, b"fio version 3 iolog": 3}
-_CHANGING: Final = {b"write": RequestKind.WRITE, b"trim": RequestKind.DISCARD}
-_CHANGELESS: Final = frozenset(
+_CHANGES: Final = {b"write": RequestKind.WRITE, b"trim": RequestKind.DISCARD}
+_WITHOUT_CHANGE: Final = frozenset(
     {b"read", b"wait", b"sync", b"datasync", b"syncfs", b"sync_file_range"}
 )
-_OF_FILES: Final = frozenset({b"add", b"open", b"close"})
+_FILE_ACTIONS: Final = frozenset({b"add", b"open", b"close"})
 
 
 def fio_source(
     path: Path, *, device: str | None = None, discard_zeroes: bool = False
 ) -> ImportSource:
-    """device: one of the log's files. fio logs what it begins; whether it succeeded isn't in the log."""
+    """Read an I/O log of fio. See source_of_requests() for the options.
+
+    device: one of the log's files. fio logs requests when it issues them; the log doesn't say
+    whether they succeeded.
+    """
     warnings: list[str] = []
 
     def requests() -> Iterator[TracedRequest]:
@@ -37,7 +45,14 @@ def fio_source(
         with reader.opened() as stream:
             yield from _read(reader.lines(stream))
 
-    return source_of_requests("fio", requests, warnings, device, discard_zeroes, None)
+    return source_of_requests(
+        "fio",
+        requests,
+        warnings=warnings,
+        device=device,
+        discard_zeroes=discard_zeroes,
+        epoch_us=None,
+    )
 
 
 def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
@@ -45,21 +60,22 @@ def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
     version = _VERSIONS.get(header)
     if version is None:
         raise MalformedRecord(
-            f"the file begins with {quoted(header)} and not with 'fio version 3 iolog' or 2"
+            f"the file begins with {quoted(header)}, not with 'fio version 3 iolog' or "
+            "'fio version 2 iolog'"
         )
     for line in lines:
         fields = line.split()
         time_us = parse_number(fields.pop(0), "timestamp") if version == 3 else 0
-        if len(fields) == 2 and fields[1] in _OF_FILES:
+        if len(fields) == 2 and fields[1] in _FILE_ACTIONS:
             continue
-        if len(fields) != 4 or fields[1] not in _CHANGING.keys() | _CHANGELESS:
-            raise MalformedRecord(f"{quoted(line)} is no action of fio")
+        if len(fields) != 4 or fields[1] not in _CHANGES.keys() | _WITHOUT_CHANGE:
+            raise MalformedRecord(f"{quoted(line)} isn't an action of fio")
         name, action, offset, length = fields
-        if action in _CHANGING:
+        if action in _CHANGES:
             file = name.decode("utf-8", "backslashreplace")
             yield from transfer(
                 file,
-                _CHANGING[action],
+                _CHANGES[action],
                 parse_number(offset, "offset"),
                 parse_number(length, "length"),
                 time_us,

@@ -1,4 +1,7 @@
-"""Changes as a source tells them, made to fit a volume: moved, held against its size, joined, dated and put into batches."""
+"""Fits the changes of a source to a volume, and makes batches of them.
+
+Changes are shifted, checked against the volume's size, joined and dated, in this order.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,14 @@ _EXTENT_KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """How a source is held against a volume.
+    """How a source is fitted to a volume.
 
-    shift: added to the source's addresses, in bytes.
-    clip: what lies outside the volume is counted and left out; else it is an error.
-    partial: a map may say less than the whole volume; else that is an error, for nobody knows what it leaves out.
-    began_us: microseconds since 1970: when the recording's first change was, or since when the map counts.
+    shift: bytes to add to the source's addresses.
+    clip: changes outside the volume are counted and left out. Otherwise they are an error.
+    partial: a map may describe only a part of the volume. Otherwise that is an error, because the
+    rest may have changed.
+    began_us: when the recording's first change was made, or since when the map records changes, in
+    microseconds since 1970.
     """
 
     shift: int = 0
@@ -37,16 +42,18 @@ class FitOptions:
 
 
 def volume_range(volume: Volume, options: FitOptions) -> AddressRange:
-    """Where the volume lies in the source's addresses."""
+    """Return the range of the source's addresses in which the volume lies."""
     return AddressRange(-options.shift, volume.size_bytes)
 
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What an import amounts to.
+    """What an import contains.
 
-    commands: with extents. extents, bytes: named, overlaps twice. zero_bytes: of those, what reads as zeros.
-    outside_extents, outside_bytes: left out, because they lie outside the volume.
+    commands: the number of commands with extents.
+    extents, bytes: what the commands name. Overlaps count twice.
+    zero_bytes: the part of `bytes` that reads as zeros.
+    outside_extents, outside_bytes: what was left out because it lies outside the volume.
     """
 
     commands: int = 0
@@ -56,8 +63,8 @@ class ImportCounts:
     outside_extents: int = 0
     outside_bytes: int = 0
 
-    def take(self, change: Change) -> None:
-        """Counts a change that is published."""
+    def add(self, change: Change) -> None:
+        """Count a change that is published."""
         self.extents += 1
         self.bytes += change.length
         if change.kind in (ChangeKind.ZERO, ChangeKind.DISCARD):
@@ -66,7 +73,11 @@ class ImportCounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImportBatch:
-    """What one command says: WRITES or MARK_DIRTY; the times of the first and the last change, microseconds since 1970."""
+    """The content of one command.
+
+    kind: WRITES or MARK_DIRTY.
+    first_at_us, last_at_us: the times of the first and the last change, in microseconds since 1970.
+    """
 
     kind: CommandKind
     extents: ExtentColumns
@@ -78,20 +89,23 @@ def import_batches(
     source: ImportSource,
     volume: Volume,
     options: FitOptions,
+    *,
     now_us: int,
     max_extents: int,
     counts: ImportCounts,
 ) -> Iterator[ImportBatch]:
-    """A pass over the source: what is to be published, in batches of up to `most` extents, counted in `counts`.
+    """Make a pass over the source, and yield batches of up to `max_extents` extents.
 
-    BadInput, at the change that is wrong, for a source that is broken or doesn't fit.
+    now_us: the time of the import, in microseconds since 1970.
+    counts: is updated with what the pass yields.
+    BadInput, at the change in question, if the source is damaged or doesn't fit the volume.
     """
     changes = _fitted(source, volume, options, counts)
     if source.joins:
         changes = _joined(changes)
     batches = {CommandKind.WRITES: _OpenBatch(), CommandKind.MARK_DIRTY: _OpenBatch()}
     for change in _dated(changes, source, options, now_us):
-        counts.take(change)
+        counts.add(change)
         kind = CommandKind.MARK_DIRTY if change.kind is ChangeKind.DIRTY else CommandKind.WRITES
         batches[kind].add(change)
         if len(batches[kind].extents) >= max_extents:
@@ -106,6 +120,8 @@ def import_batches(
 
 @dataclass(slots=True)
 class _OpenBatch:
+    """The extents of a batch that isn't full, and the times of those that have one."""
+
     extents: list[Extent] = field(default_factory=list)
     times_us: list[int] = field(default_factory=list)
 
@@ -115,47 +131,57 @@ class _OpenBatch:
             self.times_us.append(change.at_us)
 
     def closed(self, kind: CommandKind, options: FitOptions, now_us: int) -> ImportBatch:
-        """A change without a time was made between the beginning of the map, if that is known, and now."""
-        times = self.times_us or [
+        """Return the batch as a command's content.
+
+        A change without a time was made between the beginning of the map, if that is known, and
+        now.
+        """
+        times_us = self.times_us or [
             now_us if options.began_us is None else min(options.began_us, now_us),
             now_us,
         ]
-        return ImportBatch(kind, ExtentColumns.of(self.extents), min(times), max(times))
+        return ImportBatch(kind, ExtentColumns.of(self.extents), min(times_us), max(times_us))
 
 
 def _fitted(
     source: ImportSource, volume: Volume, options: FitOptions, counts: ImportCounts
 ) -> Iterator[Change]:
-    """Only what changed, in the volume's addresses."""
+    """Yield the ranges that changed, at the volume's addresses."""
     changes = source.changes()
     if options.shift:
-        changes = (replace(each, offset=each.offset + options.shift) for each in changes)
+        changes = (replace(change, offset=change.offset + options.shift) for change in changes)
     if source.whole and not options.partial:
-        changes = _covering(changes, source, volume)
-    for count, change in enumerate(changes, start=1):
+        changes = _checked_coverage(changes, source, volume)
+    for number, change in enumerate(changes, start=1):
         if change.kind is not ChangeKind.UNCHANGED:
-            yield from _inside(change, source, volume, options, counts, count)
+            inside = _inside(change, source, volume, number, counts=counts, clip=options.clip)
+            if inside is not None:
+                yield inside
 
 
-def _covering(changes: Iterator[Change], source: ImportSource, volume: Volume) -> Iterator[Change]:
-    """The changes of a map that says something of every byte of the volume, once."""
+def _checked_coverage(
+    changes: Iterator[Change], source: ImportSource, volume: Volume
+) -> Iterator[Change]:
+    """Yield the changes. BadInput unless they describe each byte of the volume once, in order."""
     first = reached = 0
-    for count, change in enumerate(changes, start=1):
-        if count == 1:
+    for number, change in enumerate(changes, start=1):
+        if number == 1:
             first = reached = change.offset
         if change.offset != reached:
             raise _misfit(
                 source,
-                count,
+                number,
                 f"a range begins at byte {change.offset}, and the one before ends at {reached}",
             )
         reached = change.end
         yield change
     if first > 0 or reached < volume.size_bytes:
         raise BadInput(
-            f"the map says nothing of a part of the volume: it reaches from byte {first} to {reached}",
+            "the map doesn't describe all of the volume: it reaches from byte "
+            f"{first} to {reached}",
             where=f"volume {volume.volume} of {volume.size_bytes} bytes",
-            next="Is it the right volume, and the whole map? If only what the map covers is meant, say --partial.",
+            next="Check that it is the right volume and the complete map. To import only what the "
+            "map describes, pass --partial.",
         )
 
 
@@ -163,37 +189,41 @@ def _inside(
     change: Change,
     source: ImportSource,
     volume: Volume,
-    options: FitOptions,
+    number: int,
+    *,
     counts: ImportCounts,
-    count: int,
-) -> Iterator[Change]:
+    clip: bool,
+) -> Change | None:
+    """Return the part of the change that lies inside the volume, or None if there is none.
+
+    number: the change's number in the source. BadInput if a part lies outside, unless `clip`.
+    """
     start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
     if end - start == change.length:
-        yield change
-        return
-    if not options.clip:
+        return change
+    if not clip:
         raise _misfit(
             source,
-            count,
-            f"{change.length} bytes from byte {change.offset} on aren't all inside volume {volume.volume} "
-            f"of {volume.size_bytes} bytes",
+            number,
+            f"{change.length} bytes from byte {change.offset} on aren't all inside volume "
+            f"{volume.volume} of {volume.size_bytes} bytes",
         )
     counts.outside_extents += 1
     counts.outside_bytes += change.length - max(end - start, 0)
-    if end > start:
-        yield replace(change, offset=start, length=end - start)
+    return replace(change, offset=start, length=end - start) if end > start else None
 
 
-def _misfit(source: ImportSource, count: int, what: str) -> BadInput:
+def _misfit(source: ImportSource, number: int, problem: str) -> BadInput:
     return BadInput(
-        f"the source doesn't fit: {what}",
-        where=f"{source.name}, range {count}",
-        next="Is it the right volume? --offset-shift moves the addresses, --clip leaves out what lies outside.",
+        f"the source doesn't fit: {problem}",
+        where=f"{source.name}, range {number}",
+        next="Check that it is the right volume. --offset-shift moves the addresses, and --clip "
+        "leaves out what lies outside the volume.",
     )
 
 
 def _joined(changes: Iterable[Change]) -> Iterator[Change]:
-    """Neighbours of a kind as one."""
+    """Join adjacent changes of one kind."""
     last: Change | None = None
     for change in changes:
         if last is not None and last.kind is change.kind and last.end == change.offset:
@@ -209,8 +239,11 @@ def _joined(changes: Iterable[Change]) -> Iterator[Change]:
 def _dated(
     changes: Iterable[Change], source: ImportSource, options: FitOptions, now_us: int
 ) -> Iterator[Change]:
-    """Times counted from 1970. Those that count from nobody knows when, and those to come, become now: `changed --since` may
-    name a block too many, never one too few."""
+    """Convert the times to microseconds since 1970.
+
+    A time whose epoch is unknown becomes now, and so does a time in the future. `changed --since`
+    may then name a block too many, but never one too few.
+    """
     first_us: int | None = None
     for change in changes:
         if change.at_us is None:

@@ -1,4 +1,4 @@
-"""A session that publishes an import, and the node's answers to it."""
+"""Publishes an import as a session, and counts the node's answers to it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.producers.importers.fitting import ImportBatch
 
 _DEADLINE_S: Final = 60.0
+"""Kafka must acknowledge messages within this time."""
 _REFUSALS_KEPT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedImport:
-    """first_position, last_position: of the session's opening and its close, in the volume's partition."""
+    """An import that was published.
+
+    commands: the number of the session's commands, with its opening and its close.
+    first_position, last_position: the positions of the session's opening and of its close, in the
+    volume's partition.
+    """
 
     commands: int
     first_position: int
@@ -32,7 +38,12 @@ class PublishedImport:
 
 
 class ImportSession:
-    """One import's session on one volume. Unlike a host's it keeps nothing on disk: what isn't published is in the source."""
+    """The session of one import, on one volume.
+
+    Unlike a host's session it keeps nothing on disk: what isn't published is still in the source.
+
+    commands, extents: how many were sent.
+    """
 
     def __init__(
         self,
@@ -50,26 +61,30 @@ class ImportSession:
 
     def publish(
         self,
-        contents: Iterable[ImportBatch],
+        batches: Iterable[ImportBatch],
         note: str,
         progress: Callable[[int], None] = lambda _: None,
     ) -> PublishedImport:
-        """Publishes an import. All of it is in Kafka when this returns.
+        """Publish an import. All of it is in Kafka when this returns.
 
-        1. SESSION_OPEN is acknowledged: from now on no site calls the volume consistent.
-        2. The commands are published, in order.
-        3. They are acknowledged.
-        4. SESSION_CLOSE is acknowledged: nothing is held back any more.
+        1. Publish SESSION_OPEN and wait until it is acknowledged. From now on no site calls the
+           volume consistent.
+        2. Publish the commands, in order.
+        3. Wait until they are acknowledged.
+        4. Publish SESSION_CLOSE and wait until it is acknowledged. From now on sites may call the
+           volume consistent.
 
-        Cut off between 1 and 4, the session stays open in the log: what was published counts, what wasn't isn't taken for
-        done. To import again changes nothing but what was missing, for the log is a union (invariant 3); then the session
-        that was cut off is closed by hand.
+        If it is interrupted between 1 and 4, the session stays open in the log. What was published
+        counts, and what wasn't isn't treated as done. To import again adds only what was missing,
+        because the log is a union (invariant 3). Then close the interrupted session by hand.
 
-        progress: called with the extents so far. Errors: KafkaFailed, and what `contents` raises.
+        note: a text for audits.
+        progress: is called with the number of extents so far.
+        Errors: KafkaFailed, and the errors that `batches` raises.
         """
         first_position = self._send_and_wait(self._empty(CommandKind.SESSION_OPEN), note)  # 1
-        for content in contents:
-            self._send(content, note if content.kind is CommandKind.MARK_DIRTY else None)  # 2
+        for batch in batches:
+            self._send(batch, note if batch.kind is CommandKind.MARK_DIRTY else None)  # 2
             self._publisher.poll(0)
             progress(self.extents)
         self._publisher.flush(_DEADLINE_S)  # 3
@@ -80,13 +95,13 @@ class ImportSession:
         now_us = self._clock.now_us()
         return ImportBatch(kind, ExtentColumns.of(()), now_us, now_us)
 
-    def _send_and_wait(self, content: ImportBatch, note: str) -> int:
-        self._send(content, note)
+    def _send_and_wait(self, batch: ImportBatch, note: str) -> int:
+        self._send(batch, note)
         self._publisher.flush(_DEADLINE_S)
         assert self._acknowledged is not None, "a flush without an error acknowledges everything"
         return self._acknowledged
 
-    def _send(self, content: ImportBatch, note: str | None) -> None:
+    def _send(self, batch: ImportBatch, note: str | None) -> None:
         volume = self.volume
         command = TrackingCommand(
             volume=volume.volume,
@@ -94,10 +109,10 @@ class ImportSession:
             host=self._host,
             session=self.session,
             sequence=self.commands,
-            kind=content.kind,
-            extents=content.extents,
-            first_at_us=content.first_at_us,
-            last_at_us=content.last_at_us,
+            kind=batch.kind,
+            extents=batch.extents,
+            first_at_us=batch.first_at_us,
+            last_at_us=batch.last_at_us,
             acknowledged_position=self._acknowledged,
             note=note,
         )
@@ -109,7 +124,7 @@ class ImportSession:
             self._on_acknowledged,
         )
         self.commands += 1
-        self.extents += len(content.extents)
+        self.extents += len(batch.extents)
 
     def _on_acknowledged(self, position: int) -> None:
         self._acknowledged = (
@@ -119,9 +134,12 @@ class ImportSession:
 
 @dataclass(slots=True)
 class SessionStatuses:
-    """The node's statuses of one session's commands. Made before the first is published.
+    """Counts the node's statuses of one session's commands.
 
-    counts: by code, each command once. refusals: the texts of the first that were refused.
+    Call start() before the session publishes its first command.
+
+    counts: the number of commands by status code; each command counts once.
+    refusals: the reasons of the first refused commands.
     """
 
     reader: TopicReader
@@ -131,22 +149,22 @@ class SessionStatuses:
     refusals: list[str] = field(default_factory=list)
     _answered: BitMap64 = field(default_factory=BitMap64)
 
-    def watch(self, admin: TopicAdmin, topic: str) -> None:
-        """Statuses are read from here on."""
+    def start(self, admin: TopicAdmin, topic: str) -> None:
+        """Start to read at the present end of the status topic."""
         self.reader.assign(
             topic, {self.volume.partition: admin.end_position(topic, self.volume.partition)}
         )
 
     def wait(self, commands: int, deadline_s: float, clock: Clock) -> None:
-        """Returns when so many commands have their status; KafkaFailed at the deadline."""
+        """Wait until `commands` commands have a status. KafkaFailed at the deadline."""
         until_s = clock.monotonic_s() + deadline_s
         while len(self._answered) < commands:
             if clock.monotonic_s() > until_s:
                 raise KafkaFailed(
-                    f"the import is published, but the node answered {len(self._answered)} of its {commands} commands "
-                    f"within {deadline_s:g} s",
+                    f"the import is published, but the node answered {len(self._answered)} of its "
+                    f"{commands} commands within {deadline_s:g} s",
                     where=f"volume {self.volume.volume}, session {self.session}",
-                    next="Is a node running? It records them when it does.",
+                    next="Start a node if none is running. It records the commands when it runs.",
                 )
             for message in self.reader.poll(0.2):
                 self._take(message.value or b"")
@@ -155,7 +173,9 @@ class SessionStatuses:
         try:
             statuses = list(read_statuses(value))
         except BadInput:
-            return  # of a newer node, and not about us: it answers what it can read in what we can read
+            # A newer node wrote it, and not about this session: a node answers commands in a form
+            # that their sender can read.
+            return
         for status in statuses:
             if status.session == self.session and status.position not in self._answered:
                 self._answered.add(status.position)

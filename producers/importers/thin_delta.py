@@ -1,13 +1,19 @@
-"""`thin_delta --thin1 OLD --thin2 NEW METADATA` of thin-provisioning-tools: which blocks of two thin devices differ, in XML.
+"""Reads the XML of `thin_delta --thin1 OLD --thin2 NEW METADATA` (thin-provisioning-tools).
 
-    <superblock … data_block_size="128" …>            sectors of 512 bytes in a block
+It says which blocks of two thin devices differ:
+
+    <superblock … data_block_size="128" …>          the size of a block in sectors of 512 bytes
       <diff left="1" right="2">
-        <same begin="0" length="8"/>                  blocks; also <different>, <left_only>, <right_only>
-        <different> <range begin="8" … length="2"/> … </different>      with --verbose
+        <same begin="0" length="8"/>                in blocks; or <different>, <left_only>,
+                                                    <right_only>
+        <different>                                 with --verbose
+          <range begin="8" … length="2"/> …
+        </different>
 
-thin_delta(8), src/thin/delta_visitor.rs of version 1, thin-provisioning/thin_delta.cc of version 0.9. All but `same` is dirty:
-`left_only` was unmapped if the left one is the older, but the file doesn't say which is, nor whether an external origin
-shows through.
+Sources: thin_delta(8), src/thin/delta_visitor.rs of version 1, thin-provisioning/thin_delta.cc of
+version 0.9. All ranges except `same` are dirty. `left_only` was unmapped if the left device is the
+older one, but the file doesn't say which one is older, nor whether an external origin shows
+through.
 """
 
 from __future__ import annotations
@@ -33,60 +39,67 @@ _MAX_BLOCK_SECTORS: Final = 1 << 31
 
 
 def thin_delta_source(path: Path, volume: AddressRange) -> ImportSource:
-    """volume: on the thin device; its last block may reach behind the end, and is clipped."""
+    """Read thin_delta's XML.
+
+    volume: the volume's range on the thin device. The device's last block may reach beyond the end
+    of the volume, and is clipped.
+    """
     warnings: list[str] = []
 
     def changes() -> Iterator[Change]:
         reader = SourceReader(path, "thin-delta", warnings)
         with reader.opened() as stream:
-            document = _Document(reader, volume.end)
+            parser = _DeltaParser(reader, volume.end)
             while chunk := stream.read(CHUNK_BYTES):
-                yield from document.feed(chunk)
-            yield from document.feed(b"")
+                yield from parser.feed(chunk)
+            yield from parser.feed(b"")
 
     return ImportSource("thin-delta", changes, warnings)
 
 
-class _Document:
-    """The XML as it comes. A document type is refused, and so is every entity; known elements nest four deep."""
+class _DeltaParser:
+    """Parses the XML in chunks, and keeps the reader's position.
+
+    A document type is refused, and with it every entity. The known elements are nested four deep.
+    """
 
     def __init__(self, reader: SourceReader, end: int) -> None:
-        self._reading, self._volume_end = reader, end
+        self._reader, self._volume_end = reader, end
         self._path: list[str] = []
         self._block_bytes = self._fed = 0
         self._diffs = 0
-        self._found: list[tuple[int, int, Change]] = []
+        self._changes: list[tuple[int, int, Change]] = []
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._begin
         self._parser.EndElementHandler = self._end
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
-        reader.record = 1
+        reader.move_to(1, 0)
 
     def feed(self, chunk: bytes) -> Iterator[Change]:
-        """The changes that end in `chunk`; an empty one is the file's end."""
-        self._found.clear()
+        """Yield the changes that end in `chunk`. Pass an empty chunk at the file's end."""
+        self._changes.clear()
         self._fed += len(chunk)
         try:
             self._parser.Parse(chunk, not chunk)
         except expat.ExpatError as error:
-            self._note_place()
+            self._note_position()
             raise MalformedRecord(
-                f"this isn't whole XML: {expat.ErrorString(error.code)}"
+                f"the file isn't complete XML: {expat.ErrorString(error.code)}"
             ) from error
         if chunk and self._fed - self._parser.CurrentByteIndex > MAX_ENTRY_BYTES + CHUNK_BYTES:
-            self._note_place()
-            raise MalformedRecord(f"a tag of more than {MAX_ENTRY_BYTES:,} bytes")
-        for line, byte, change in self._found:
-            self._reading.record, self._reading.byte = line, byte
+            self._note_position()
+            raise MalformedRecord(f"a tag has more than {MAX_ENTRY_BYTES:,} bytes")
+        for line, byte, change in self._changes:
+            self._reader.move_to(line, byte)
             yield change
         if not chunk and not self._diffs:
-            raise MalformedRecord("there is no <diff> in it: thin_delta writes one")
+            raise MalformedRecord("the file has no <diff>, and thin_delta writes one")
 
     def _begin(self, name: str, attributes: Mapping[str, str]) -> None:
         parent = self._path[-1] if self._path else ""
         if parent not in _PARENTS.get(name, ()):
-            self._note_place()
-            raise MalformedRecord(f"<{name[:40]}> in <{parent}> isn't what thin_delta writes")
+            self._note_position()
+            raise MalformedRecord(f"<{name[:40]}> inside <{parent}> isn't what thin_delta writes")
         self._path.append(name)
         if name == "superblock":
             self._block_bytes = (
@@ -98,37 +111,36 @@ class _Document:
             self._diffs += 1
         elif (
             name == "range" or attributes
-        ):  # with --verbose the ranges are inside, and the element has none
-            self._range(parent if name == "range" else name, attributes)
+        ):  # With --verbose the element has no attributes, and contains ranges.
+            self._add_range(parent if name == "range" else name, attributes)
 
     def _end(self, _: str) -> None:
         self._path.pop()
 
-    def _range(self, kind: str, attributes: Mapping[str, str]) -> None:
-        most = MAX_BYTE // self._block_bytes // 2
-        begin, length = (self._number(attributes, name, most) for name in ("begin", "length"))
+    def _add_range(self, kind: str, attributes: Mapping[str, str]) -> None:
+        maximum = MAX_BYTE // self._block_bytes // 2
+        begin = self._number(attributes, "begin", maximum)
+        length = self._number(attributes, "length", maximum)
         offset, end = begin * self._block_bytes, (begin + length) * self._block_bytes
         if self._volume_end < end < self._volume_end + self._block_bytes:
             end = self._volume_end
         if kind in _DIRTY and end > offset:
-            place = self._parser.CurrentLineNumber, self._parser.CurrentByteIndex
-            self._found.append((*place, Change(ChangeKind.DIRTY, offset, end - offset)))
+            position = self._parser.CurrentLineNumber, self._parser.CurrentByteIndex
+            self._changes.append((*position, Change(ChangeKind.DIRTY, offset, end - offset)))
 
-    def _number(self, attributes: Mapping[str, str], name: str, most: int) -> int:
-        self._note_place()
-        found = parse_number(attributes.get(name, "").encode("utf-8", "replace"), name)
-        if found > most:
-            raise MalformedRecord(f"{name} {found} is above {most}")
-        return found
+    def _number(self, attributes: Mapping[str, str], name: str, maximum: int) -> int:
+        """Return an attribute, which is a whole number up to `maximum`."""
+        self._note_position()
+        value = parse_number(attributes.get(name, "").encode("utf-8", "replace"), name)
+        if value > maximum:
+            raise MalformedRecord(f"{name} {value} is above {maximum}")
+        return value
 
     def _refuse_doctype(self, *_: object) -> None:
-        self._note_place()
+        self._note_position()
         raise MalformedRecord(
-            "a document type: thin_delta writes none, and entities could be hidden in it"
+            "the file has a document type: thin_delta writes none, and it could define entities"
         )
 
-    def _note_place(self) -> None:
-        self._reading.record, self._reading.byte = (
-            self._parser.CurrentLineNumber,
-            max(self._parser.CurrentByteIndex, 0),
-        )
+    def _note_position(self) -> None:
+        self._reader.move_to(self._parser.CurrentLineNumber, max(self._parser.CurrentByteIndex, 0))

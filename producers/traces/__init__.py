@@ -1,6 +1,11 @@
-"""Recordings of block I/O: reading five formats, and writing mirrorlog's own.
+"""Reads recordings of block I/O in five formats, and writes mirrorlog's own format.
 
-A recording holds requests and no payload; the replay makes block contents itself.
+A recording holds requests without their data. The replay generates the contents of blocks.
+
+- request.py: a request of a recording, and what the readers of all formats share.
+- blkparse.py, mltrace.py, msr.py, tencent.py, vscsi.py: a format each.
+- opening.py: detects a file's format, and reads its requests.
+- counting.py: sums up a recording.
 """
 
 from __future__ import annotations
@@ -29,5 +34,8 @@ __all__ = [
 
 
 def demo_trace_path() -> Path:
-    """The recording that the demo replays: ext4, tar and SQLite on a 1 GiB disk (benchmarks/record_demo_trace.py)."""
+    """Return the path of the recording that the demo replays.
+
+    It is of ext4, tar and SQLite on a 1 GiB disk (benchmarks/record_demo_trace.py).
+    """
     return Path(str(files(__name__) / "demo.mltrace"))

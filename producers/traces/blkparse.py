@@ -1,13 +1,14 @@
-"""blkparse's default text (blkparse(1), "Default output"): one event a line, then a summary.
+"""blkparse's default text (blkparse(1), "Default output"): one event in a line, then a summary.
 
-    major,minor  cpu  sequence  seconds.nanoseconds  pid  action  rwbs  [sector + sectors]  [process]
+    major,minor cpu sequence seconds.nanoseconds pid action rwbs [sector + sectors] [process]
 
-Only `Q` events count: each request is queued once, while `A` remaps, merges, dispatches and completions name it again.
-rwbs (blk_fill_rwbs in the kernel's blktrace.c): R is a read, W a write, D a discard; an F before that letter is a
-preflush, one behind it is FUA. A line without a sector moves no data: a flush barrier if its rwbs says W or F.
+Only `Q` events are read. Each request is queued once, while `A` remaps, merges, dispatches and
+completions name it again. In rwbs (blk_fill_rwbs in the kernel's blktrace.c) R is a read, W a write
+and D a discard. An F before that letter is a preflush, and an F after it is FUA. A line without a
+sector moves no data; it is a flush if its rwbs has W or F.
 
-mirrorlog has barriers and no FUA, so both become a flush, before the write and after it: what the kernel does for a
-disk without FUA (Documentation/block/writeback_cache_control.rst).
+mirrorlog has flushes and no FUA. A preflush becomes a flush before the write, and FUA one after it.
+The kernel does the same for a disk without FUA (Documentation/block/writeback_cache_control.rst).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from mirrorlog.producers.traces.request import (
 )
 
 _EVENT: Final = re.compile(
-    rb"\s*(\d{1,10}),(\d{1,10})\s+\d+\s+\d+\s+(\d+)\.(\d{9})\s+\d+\s+([A-Za-z]{1,2})\s+([A-Z]+)(?:\s+(.*))?"
+    rb"\s*(\d{1,10}),(\d{1,10})\s+\d+\s+\d+\s+(\d+)\.(\d{9})\s+\d+"
+    rb"\s+([A-Za-z]{1,2})\s+([A-Z]+)(?:\s+(.*))?"
 )
 _NOTE: Final = re.compile(rb"\s*\d+,\d+\s+\d+\s+\d+\s+\d+\.\d{9}\s+\d+\s+m\s+N\s.*")
 _SECTORS: Final = re.compile(rb"(\d+) \+ (\d+)(?: \[.*)?")
@@ -58,7 +60,7 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
 
 
 def _queued(volume: str, time_us: int, rwbs: bytes, rest: bytes) -> Iterator[TracedRequest]:
-    """The requests that one Q event stands for: a transfer, the barriers around it, or a barrier alone."""
+    """Yield the requests of a Q event: a transfer with the flushes around it, or a flush alone."""
     flush = flush_request(volume, time_us)
     flags = _RWBS.fullmatch(rwbs)
     sectors = _SECTORS.fullmatch(rest)
@@ -72,14 +74,14 @@ def _queued(volume: str, time_us: int, rwbs: bytes, rest: bytes) -> Iterator[Tra
         if b"W" in rwbs or b"F" in rwbs:
             yield flush
         return
-    preflush, operation, behind = flags.groups()
+    preflush, operation, suffix = flags.groups()
     if operation not in _KINDS:
         raise MalformedRecord(f"rwbs {quoted(rwbs)} is neither a read, a write nor a discard")
     if preflush:
         yield flush
     offset, length = (parse_number(count, "sector") * SECTOR_BYTES for count in sectors.groups())
     yield from transfer(volume, _KINDS[operation], offset, length, time_us)
-    if b"F" in behind:
+    if b"F" in suffix:
         yield flush
 
 

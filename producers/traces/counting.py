@@ -1,4 +1,4 @@
-"""What a recording amounts to, found out by passes of their own before and after a replay."""
+"""Sums up a recording in a pass over it, before or after a replay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from mirrorlog.producers.traces.opening import Trace
 from mirrorlog.producers.traces.request import RequestKind
 
 _UNITE_EVERY: Final = 1 << 20
-"""Requests after which the ranges are united, so that what is kept grows with the blocks and not with the requests."""
+"""Unite the ranges after this many requests, so that memory grows with blocks, not requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """The requests by kind, the bytes of the writes, and for each volume the size in bytes that it must have at least.
+    """What a recording contains.
 
-    That size is the largest end of all its requests, reads included; 0 for a volume that was only flushed.
+    reads, writes, zeroes, discards, flushes: the number of requests by kind.
+    bytes_written: the sum of the writes' lengths.
+    volumes: the minimum size of each volume in bytes. It is the largest end of all requests to the
+    volume, with reads, and 0 for a volume that was only flushed.
     """
 
     reads: int
@@ -30,7 +33,7 @@ class TraceSummary:
 
 
 def summarize_trace(trace: Trace) -> TraceSummary:
-    """Read the whole recording once. BadInput where anything in it is broken."""
+    """Read the recording once. BadInput if anything in it is malformed."""
     kinds: Counter[RequestKind] = Counter()
     bytes_written = 0
     volumes: dict[str, int] = {}
@@ -51,10 +54,12 @@ def summarize_trace(trace: Trace) -> TraceSummary:
 
 
 def count_dirty_blocks(trace: Trace, block_size: int) -> dict[str, int]:
-    """How many blocks of `block_size` bytes have a byte that was written, zeroed or discarded; for each changed volume.
+    """Return the number of blocks with a byte that was written, zeroed or discarded, by volume.
 
-    The demo holds the tracking log against this. It therefore shares nothing with the way in which the log is made: no
-    bitmap and none of the arithmetic of extents, only ranges of block numbers, sorted and united.
+    block_size: in bytes. Volumes without changes are left out.
+
+    The demo compares the tracking log with this. Therefore it shares no code with the log: it uses
+    no bitmaps and no arithmetic of extents, only ranges of block numbers, sorted and united.
     """
     ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, request in enumerate(trace.requests(), start=1):
@@ -66,17 +71,17 @@ def count_dirty_blocks(trace: Trace, block_size: int) -> dict[str, int]:
             for volume in ranges:
                 ranges[volume] = _united(ranges[volume])
     return {
-        volume: sum(last - first + 1 for first, last in _united(those))
-        for volume, those in ranges.items()
+        volume: sum(last - first + 1 for first, last in _united(of_volume))
+        for volume, of_volume in ranges.items()
     }
 
 
 def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same blocks as ranges (first, last) that don't overlap, in order."""
-    apart: list[tuple[int, int]] = []
+    """Return the same blocks as ranges (first, last) that don't overlap, in order."""
+    disjoint: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
-        if apart and first <= apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(last, apart[-1][1]))
+        if disjoint and first <= disjoint[-1][1]:
+            disjoint[-1] = (disjoint[-1][0], max(last, disjoint[-1][1]))
         else:
-            apart.append((first, last))
-    return apart
+            disjoint.append((first, last))
+    return disjoint

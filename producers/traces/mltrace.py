@@ -1,7 +1,11 @@
-"""mirrorlog's own recordings (`*.mltrace`): gzip, whose CRC-32 is the checksum (RFC 1952), around lines of text.
+"""mirrorlog's own recordings (`*.mltrace`): lines of text, compressed with gzip.
 
-# mirrorlog trace 1
-time_us,volume,kind,offset,length        kind: write | zero | discard | flush; of a flush offset and length are 0
+gzip's CRC-32 is the checksum (RFC 1952). The text is:
+
+    # mirrorlog trace 1
+    time_us,volume,kind,offset,length
+
+kind is write, zero, discard or flush. The offset and the length of a flush are 0.
 """
 
 from __future__ import annotations
@@ -35,9 +39,7 @@ _KINDS: Final = {kind.value.encode(): kind for kind in RequestKind if kind is no
 def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
     header = next(lines, b"")
     if header != _HEADER:
-        raise MalformedRecord(
-            f"the file begins with {quoted(header)} and not with {quoted(_HEADER)}"
-        )
+        raise MalformedRecord(f"the file begins with {quoted(header)}, not with {quoted(_HEADER)}")
     for line in lines:
         yield _decode(line)
 
@@ -64,10 +66,10 @@ def _decode(line: bytes) -> TracedRequest:
 
 
 def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
-    """Write a recording. The same requests give the same bytes, with the same zlib.
+    """Write a recording to `path`. With one version of zlib, equal requests give equal bytes.
 
-    BadUse for a request that the format can't hold. The file takes its name when it is complete, so a failure leaves
-    what was there before.
+    BadUse for a request that the format can't hold. The file is renamed to `path` when it is
+    complete, so a failure leaves an older file unchanged.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -81,16 +83,16 @@ def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
 
 
 def _encode(request: TracedRequest) -> bytes:
-    """The request's line, which reads back as the same request."""
+    """Return the line of the request. BadUse unless it reads back as the same request."""
     row = (request.time_us, request.volume, request.kind, request.offset, request.length)
     line = ",".join(map(str, row)).encode("ascii", "replace")
     try:
         _decode(line)
-    except MalformedRecord as reason:
-        raise BadUse(f"writing {request} to a trace: {reason}") from reason
+    except MalformedRecord as error:
+        raise BadUse(f"writing {request} to a trace: {error}") from error
     return line
 
 
 FORMAT: Final = TraceFormat(
-    "mirrorlog", lambda head: _ANY_HEADER.match(head) is not None, _read, sealed=True
+    "mirrorlog", lambda head: _ANY_HEADER.match(head) is not None, _read, compressed=True
 )

@@ -1,6 +1,7 @@
-"""MSR Cambridge CSV (Write Off-Loading, FAST'08): one request a line, no header.
+"""MSR Cambridge CSV (Write Off-Loading, FAST'08): one request in a line, no header.
 
-FILETIME (units of 100 ns since 1601), host, disk number, Read|Write, offset (bytes), size (bytes), response time.
+The fields are FILETIME (units of 100 ns since 1601), host, disk number, Read|Write, offset (bytes),
+size (bytes) and response time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         parse_number(response, "response time")
         if kind not in _KINDS:
             raise MalformedRecord(f"type {quoted(kind)} is neither Read nor Write")
-        # A host is never made safe, only refused: two hosts must not become one volume.
+        # A host's name is never changed, only refused: two hosts must not become one volume.
         volume = f"{host.decode('ascii', 'replace')}-{parse_number(disk, 'disk')}"
         if not VOLUME_NAME.fullmatch(volume):
             raise MalformedRecord(

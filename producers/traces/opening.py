@@ -1,4 +1,4 @@
-"""Opening a recording: what format it has, and its records one at a time, each with its place in the file."""
+"""Opens recordings: detects their format, and reads their requests one at a time."""
 
 from __future__ import annotations
 
@@ -24,32 +24,38 @@ FORMATS: Final = {
     for trace_format in (vscsi.FORMAT, msr.FORMAT, tencent.FORMAT, blkparse.FORMAT, mltrace.FORMAT)
 }
 HEAD_BYTES: Final = 1 << 16
-"""As much is looked at to tell the format."""
+"""The size of the beginning of a file from which its format is detected."""
 MAX_LINE_BYTES: Final = 4096
 MAX_VOLUMES: Final = 1 << 16
-"""Whoever keeps something for each volume of a recording is bounded by this."""
+"""This bounds the memory of callers that keep something for each volume of a recording."""
 
 _NO_CHANGE: Final = frozenset({RequestKind.READ, RequestKind.FLUSH})
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A recording, read as often as one likes, in bounded memory. Only a whole pass proves it sound."""
+    """A recording that can be read repeatedly, in bounded memory.
+
+    Only a complete pass proves that it is sound.
+    """
 
     path: Path
     format: str
 
     @property
     def name(self) -> str:
-        """The file's name, for people."""
+        """Return the file's name, to show it."""
         return self.path.name
 
     def requests(self) -> Iterator[TracedRequest]:
-        """Writes, zeroes, discards and flushes in the order of the file. BadInput where a record is broken."""
+        """Yield writes, zeroes, discards and flushes in the order of the file.
+
+        BadInput, with the place, if a record is malformed.
+        """
         return (request for request in self.records() if request.kind is not RequestKind.READ)
 
     def records(self) -> Iterator[TracedRequest]:
-        """The same, with the reads."""
+        """Yield all requests, with reads, in the order of the file. BadInput as in requests()."""
         reader = TraceReader(self.path, self.format)
         trace_format = FORMATS[self.format]
         with reader.located_errors(), _opened(self.path) as (stream, _):
@@ -71,25 +77,27 @@ class Trace:
 
 
 def open_trace(path: Path, format: str = AUTO) -> Trace:
-    """The recording at `path`, compressed with gzip or bzip2 or not at all.
+    """Open the recording at `path`, which may be compressed with gzip or bzip2.
 
-    format: one of FORMATS, or `auto` to tell it from the content. BadInput where the file can't be read, is empty or
-    isn't recognised; BadUse where no format has that name.
+    format: one of FORMATS, or `auto` to detect it from the content.
+    BadInput if the file can't be read, is empty or isn't recognized. BadUse if there is no such
+    format.
     """
     if format not in (AUTO, *FORMATS):
         raise BadUse(
-            f"'{format}' is no format of a trace", next=f"Formats: {AUTO}, {', '.join(FORMATS)}."
+            f"'{format}' isn't a format of a trace", next=f"Formats: {AUTO}, {', '.join(FORMATS)}."
         )
     reader = TraceReader(path, format)
     with reader.located_errors(), _opened(path) as (stream, compressed):
-        reader.record = 1
+        reader.move_to_first()
         head = stream.read(HEAD_BYTES)
         if not head:
             raise MalformedRecord("the file is empty")
         trace_format = FORMATS[_recognized(head) if format == AUTO else format]
-        if trace_format.sealed and not compressed:
+        if trace_format.compressed and not compressed:
             raise MalformedRecord(
-                f"a trace of format {trace_format.name} is compressed, which gives it its checksum, and this is not"
+                f"the file isn't compressed, and a trace of format {trace_format.name} needs the "
+                "checksum of its compression"
             )
     return Trace(path, trace_format.name)
 
@@ -99,14 +107,15 @@ def _recognized(head: bytes) -> str:
         if trace_format.recognizes(head):
             return trace_format.name
     raise MalformedRecord(
-        "the file is of no format that is known", next=f"Name its format: {', '.join(FORMATS)}."
+        "the file has no known format", next=f"Name its format: {', '.join(FORMATS)}."
     )
 
 
 class TraceReader:
-    """Where in a file the reading is, and how what goes wrong there is told.
+    """Splits a file into records, knows the position, and adds it to errors.
 
-    record counts from 1 (in a text format it is the line), byte is where it begins in the decompressed file.
+    record: the number of the record, from 1; in a text format, of the line.
+    byte: where the record begins in the decompressed file.
     """
 
     def __init__(self, path: Path, format: str) -> None:
@@ -115,8 +124,12 @@ class TraceReader:
         self.record = 0
         self.byte = 0
 
+    def move_to_first(self) -> None:
+        """Note that the first record is read."""
+        self.record = 1
+
     def lines(self, stream: io.BufferedIOBase) -> Iterator[bytes]:
-        """The lines that aren't blank, without their ends."""
+        """Yield the lines that aren't blank, without their line ends."""
         line = b""
         while True:
             self.record += 1
@@ -125,14 +138,14 @@ class TraceReader:
             if not line:
                 return
             if len(line) > MAX_LINE_BYTES:
-                raise MalformedRecord(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+                raise MalformedRecord(f"a line has more than {MAX_LINE_BYTES:,} bytes")
             if b"\0" in line:
-                raise MalformedRecord("binary data where a line of text should be")
+                raise MalformedRecord("there is binary data instead of a line of text")
             if text := line.rstrip(b"\r\n"):
                 yield text
 
     def fixed_records(self, stream: io.BufferedIOBase, size_bytes: int) -> Iterator[bytes]:
-        """Records of `size_bytes` each."""
+        """Yield records of `size_bytes` bytes each."""
         block = b""
         while True:
             self.record += 1
@@ -148,7 +161,7 @@ class TraceReader:
 
     @contextmanager
     def located_errors(self) -> Iterator[None]:
-        """Whatever is wrong with the file becomes BadInput with its place."""
+        """Turn each error of the file into BadInput with its place."""
         try:
             yield
         except MalformedRecord as error:
@@ -156,7 +169,7 @@ class TraceReader:
         except (EOFError, zlib.error) as error:
             raise self._bad(f"the compressed data is damaged or cut off: {error}") from error
         except OSError as error:
-            # gzip and bz2 tell of damage by an OSError of their own, without a number.
+            # gzip and bz2 raise an OSError without a number for damaged data.
             what = (
                 "the compressed data is damaged"
                 if error.errno is None
@@ -171,17 +184,20 @@ class TraceReader:
         return BadInput(
             f"reading a trace: {what}",
             where=f"{self._path}{position}",
-            next=advice or f"Check that the file is whole{expected}.",
+            next=advice or f"Check that the file is complete{expected}.",
         )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, bool]]:
-    """(the file's bytes, decompressed; whether they were compressed). Never waits: only a regular file is opened."""
+    """Give the file's decompressed content, and whether the file was compressed.
+
+    Only a regular file is opened, so that this never waits.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise MalformedRecord(f"this is {what}", next="Name a file: it is read more than once.")
+        what = "is a directory" if stat.S_ISDIR(mode) else "isn't a regular file"
+        raise MalformedRecord(f"the path {what}", next="Name a file: it is read more than once.")
     with path.open("rb") as raw:
         magic = raw.peek(3)[:3]
         stream: io.BufferedIOBase = raw
@@ -193,6 +209,9 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, bool]]:
 
 
 def _volume_name(path: Path) -> str:
-    """A name for the volume of a recording that doesn't name it: the file's stem, made safe."""
+    """Return a name for the volume of a recording that doesn't name it.
+
+    It is the file's stem, without characters that a volume's name can't have.
+    """
     stem = Path(re.sub(r"\.(gz|bz2)$", "", path.name)).stem
     return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")[:200] or "volume"

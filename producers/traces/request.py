@@ -1,4 +1,4 @@
-"""One request of a recording, and what the readers of all formats share."""
+"""A request of a recording, and what the readers of all formats share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TIME_US: Final = (1 << 63) - 1
 
 
 class RequestKind(StrEnum):
-    """What a request asks of its volume. The values are the words of mirrorlog's own format."""
+    """The kind of a request. The values are the words of mirrorlog's own format."""
 
     READ = "read"
     WRITE = "write"
@@ -27,10 +27,12 @@ class RequestKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request as recorded. A flush is a barrier: its offset and length are 0, all others have at least one byte.
+    """A request as it was recorded.
 
-    offset and length are bytes, their sum at most MAX_BYTE. time_us is what the recording says, counted from whenever
-    its format counts; it may go back, for the order of the requests is the only order.
+    offset, length: bytes, whose sum is at most MAX_BYTE. Both are 0 for a flush; other requests
+    have at least one byte.
+    time_us: microseconds since the epoch of the recording's format. Times may go back: only the
+    order of the requests counts.
     """
 
     volume: str
@@ -41,32 +43,32 @@ class TracedRequest:
 
     @property
     def end(self) -> int:
-        """The first byte behind the request."""
+        """Return the first byte behind the request."""
         return self.offset + self.length
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """One format: how its records are framed, how it is recognised, and how they are read.
+    """A format: how its records are framed, recognized and read.
 
-    record_bytes: bytes of each record; 0 where a record is a line of text.
-    recognizes:   whether the first bytes of a file (decompressed) are of this format.
-    read:         the requests in the records, given also the name for a volume whose recording doesn't name it. It
-                  raises MalformedRecord for the record that it took last.
-    sealed:       the format counts on compression for its checksum, so a plain file isn't of it.
+    recognizes: returns whether the first bytes of a file (decompressed) are of this format.
+    read: yields the requests in the records. Its second argument is the name of the volume if the
+    recording doesn't name it. It raises MalformedRecord for the record that it took last.
+    record_bytes: the size of a record; 0 if a record is a line of text.
+    compressed: the format needs compression for its checksum, so a plain file isn't of this format.
     """
 
     name: str
     recognizes: Callable[[bytes], bool]
     read: Callable[[Iterator[bytes], str], Iterator[TracedRequest]]
     record_bytes: int = 0
-    sealed: bool = False
+    compressed: bool = False
 
 
 class MalformedRecord(Exception):
-    """A record isn't what its format says. Whoever frames the records adds file, record and byte.
+    """A record violates its format. The reader that frames the records adds file, record and byte.
 
-    next: what to do about it, where it is something else than to check the file.
+    next: what the user can do, if it isn't to check the file.
     """
 
     def __init__(self, what: str, *, next: str = "") -> None:
@@ -77,7 +79,10 @@ class MalformedRecord(Exception):
 def transfer(
     volume: str, kind: RequestKind, offset: int, length: int, time_us: int
 ) -> Iterator[TracedRequest]:
-    """The request, its address checked; nothing where it moves no bytes, as SCSI allows (SBC-4, transfer length 0)."""
+    """Yield the request. MalformedRecord if it ends above MAX_BYTE or its time is too large.
+
+    Yield nothing for a request of no bytes, which SCSI allows (SBC-4, transfer length 0).
+    """
     if offset + length > MAX_BYTE:
         raise MalformedRecord(
             f"a {kind} of {length} bytes at byte {offset} ends above byte {MAX_BYTE}"
@@ -87,7 +92,7 @@ def transfer(
 
 
 def flush_request(volume: str, time_us: int) -> TracedRequest:
-    """A flush."""
+    """Return a flush. MalformedRecord if its time is too large."""
     return TracedRequest(volume, RequestKind.FLUSH, 0, 0, _checked_time_us(time_us))
 
 
@@ -98,29 +103,32 @@ def _checked_time_us(time_us: int) -> int:
 
 
 def parse_number(field: bytes, name: str) -> int:
-    """The whole number from 0 on that `field` holds in decimal digits."""
+    """Return the number that `field` holds in decimal digits. `name` is for the error."""
     if not field.isdigit() or len(field) > 20:
         raise MalformedRecord(f"{name} {quoted(field)} isn't a whole number from 0 on")
     return int(field)
 
 
 def split_fields(line: bytes, names: tuple[str, ...]) -> list[bytes]:
-    """The fields of a CSV line, as many as there are names."""
-    found = line.split(b",")
-    if len(found) != len(names):
+    """Return the fields of a CSV line. MalformedRecord unless there is one for each name."""
+    values = line.split(b",")
+    if len(values) != len(names):
         raise MalformedRecord(
-            f"{quoted(line)} has {len(found)} of the {len(names)} fields {', '.join(names)}"
+            f"{quoted(line)} has {len(values)} of the {len(names)} fields {', '.join(names)}"
         )
-    return found
+    return values
 
 
 def quoted(field: bytes) -> str:
-    """The beginning of a field as one line of plain text, in quotes."""
+    """Return the beginning of a field as one line of plain text, in quotes."""
     return repr(field[:40])[1:]
 
 
 def matches_any_line(pattern: re.Pattern[bytes]) -> Callable[[bytes], bool]:
-    """Recognises a text format by one line that has its shape: the first line may be the broken one."""
+    """Return a test for a text format: whether one of the first 64 lines matches `pattern`.
+
+    The first line alone may be malformed.
+    """
     return lambda head: any(
         pattern.fullmatch(line.rstrip(b"\r")) for line in head.split(b"\n")[:64]
     )

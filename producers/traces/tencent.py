@@ -1,7 +1,7 @@
-"""Tencent cloud block storage CSV (OSCA, ATC'20): one request a line, no header.
+"""Tencent cloud block storage CSV (OSCA, ATC'20): one request in a line, no header.
 
-Unix time (s), offset (sectors of 512 bytes), size (sectors), type (0 read, 1 write), volume id. Many requests share a
-second and time goes back: the order in the file is the only order.
+The fields are Unix time (s), offset (sectors of 512 bytes), size (sectors), type (0 read, 1 write)
+and volume id. Many requests share a second, and time goes back: only the order in the file counts.
 """
 
 from __future__ import annotations

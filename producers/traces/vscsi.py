@@ -1,7 +1,8 @@
-"""vscsi version 1: what VMware's vscsiStats recorded for CloudPhysics, 32 bytes a request, no header.
+"""vscsi version 1: recordings of VMware's vscsiStats for CloudPhysics.
 
-Little-endian: u32 serial, u32 length (bytes), u32 scatter-gather count, u16 SCSI opcode, u16 version, u64 logical block
-address (of 512 bytes), u64 time (microseconds). Opcodes: SBC-4. Nothing in it names the disk.
+Each request has 32 bytes, and there is no header. The fields are little-endian: u32 serial, u32
+length (bytes), u32 scatter-gather count, u16 SCSI opcode, u16 version, u64 logical block address
+(of 512 bytes), u64 time (microseconds). SBC-4 has the opcodes. The disk isn't named.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def _read(records: Iterator[bytes], volume: str) -> Iterator[TracedRequest]:
         length, opcode, version, block, time_us = _RECORD.unpack(record)
         if version != _VERSION:
             raise MalformedRecord(
-                f"version 0x{version:04x} of a vscsi record is unknown, 0x{_VERSION:04x} is read"
+                f"version 0x{version:04x} of a vscsi record is unknown; "
+                f"version 0x{_VERSION:04x} is known"
             )
         kind = _KINDS.get(opcode)
         if kind is None:

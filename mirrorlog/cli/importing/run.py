@@ -67,7 +67,9 @@ def run_import(
         source = open_source(copies, volume_range(volume, terms))
 
         def read(tally: ImportCounts) -> Iterator[ImportBatch]:
-            return import_batches(source, volume, terms, now_us, max_extents, tally)
+            return import_batches(
+                source, volume, terms, now_us=now_us, max_extents=max_extents, counts=tally
+            )
 
         for _ in read(planned):  # 1
             pass
@@ -144,7 +146,7 @@ class _ImportSession:
                 stack.callback(admin.close)
                 stack.callback(reader.close)
                 answers = SessionStatuses(reader, self.volume, self.id)
-                answers.watch(admin, topics.status)
+                answers.start(admin, topics.status)
             self._call.output.print_message(
                 "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
             )

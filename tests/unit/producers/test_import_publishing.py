@@ -171,7 +171,7 @@ def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
 
     answer(status(0, "s", StatusCode.REJECTED))  # of before
     answers = SessionStatuses(log.broker.reader(), V, "s")
-    answers.watch(log.broker, topic)
+    answers.start(log.broker, topic)
     answer(
         status(1, "s"),
         status(2, "other"),

@@ -139,7 +139,7 @@ GOOD_MSR = "1,h,0,Write,0,512,1\n"
 BROKEN = {
     "empty": ("auto", b"", "is empty", 1, 0),
     "empty gzip": ("auto", gzip.compress(b""), "is empty", 1, 0),
-    "unknown": ("auto", b"\x7fELF" + bytes(400), "no format that is known", 1, 0),
+    "unknown": ("auto", b"\x7fELF" + bytes(400), "no known format", 1, 0),
     "vscsi cut": ("auto", vscsi((0x2A, 0, 512, 0)) + b"x" * 31, "31 of a record's 32", 2, 32),
     "vscsi opcode": ("auto", vscsi((0x2A, 0, 512, 0), (0x42, 0, 512, 0)), "opcode 0x42", 2, 32),
     "vscsi version": (
@@ -211,7 +211,7 @@ def test_what_is_no_readable_file_is_named(tmp_path):
     for path, what in (
         (tmp_path / "absent", "No such file"),
         (tmp_path, "directory"),
-        (tmp_path / "fifo", "no regular file"),
+        (tmp_path / "fifo", "isn't a regular file"),
         (tmp_path / "loop", "symbolic links"),
         (Path("/proc/self/mem"), "Input/output error"),
     ):
@@ -226,7 +226,7 @@ def test_a_line_without_an_end_costs_no_memory(tmp_path):
     path = saved(tmp_path, gzip.compress(GOOD_MSR.encode()) + gzip.compress(b"7" * (1 << 20)) * 64)
     tracemalloc.start()
     try:
-        with pytest.raises(BadInput, match="a line of more than 4,096 bytes") as caught:
+        with pytest.raises(BadInput, match="a line has more than 4,096 bytes") as caught:
             summarize_trace(open_trace(path))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
