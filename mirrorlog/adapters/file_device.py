@@ -39,6 +39,7 @@ class FileDevice:
     """BlockDevice on a regular file or a block device.
 
     Each call passes its offset to the kernel (pread, pwrite), so threads share only the descriptor.
+    Methods without a docstring follow BlockDevice.
     """
 
     FLAGS: ClassVar = 0

@@ -29,4 +29,5 @@ Files:
 - memory_broker.py: MemoryBroker, the ports of mirrorlog.ports.streams
 - memory_devices.py: MemoryDevice and MemoryDevices, the ports of mirrorlog.ports.devices
 - memory_folder.py: MemoryFolder, the ports of mirrorlog.ports.folders
+- memory_secondary_states.py: MemorySecondaryStates, a site's store of its secondaries' states
 """

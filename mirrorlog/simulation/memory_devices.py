@@ -48,7 +48,8 @@ def failing(nth: int, operation: str | None = None) -> Hook:
 class MemoryDevice:
     """BlockDevice in memory. It is sparse: it takes memory for the written pages only.
 
-    reopen() returns further handles of the same disk. They share its hook and its crashes.
+    reopen() returns further handles of the same disk. They share its hook and its crashes. Methods
+    without a docstring follow BlockDevice.
     """
 
     def __init__(self, size_bytes: int, *, address: str = "memory", writable: bool = True) -> None:
@@ -74,6 +75,7 @@ class MemoryDevice:
 
     @property
     def hook(self) -> Hook | None:
+        """The hook of the disk; None for none."""
         return self._disk.hook
 
     @hook.setter
@@ -86,18 +88,18 @@ class MemoryDevice:
 
     def pread(self, *, offset: int, length: int) -> bytes:
         with self._disk.lock:
-            self._begin("pread", offset, length)
-            return self._disk.now.read(offset, length)
+            self._begin("pread", offset=offset, length=length)
+            return self._disk.now.read(offset=offset, length=length)
 
     def pwrite(self, offset: int, data: Data) -> None:
         content = bytes(data)
         with self._disk.lock:
-            self._begin("pwrite", offset, len(content))
+            self._begin("pwrite", offset=offset, length=len(content))
             self._disk.change(_Change(offset, len(content), content))
 
     def zero(self, *, offset: int, length: int) -> None:
         with self._disk.lock:
-            self._begin("zero", offset, length)
+            self._begin("zero", offset=offset, length=length)
             self._disk.change(_Change(offset, length, None))
 
     def flush(self) -> None:
@@ -108,7 +110,7 @@ class MemoryDevice:
                     "an earlier flush failed", 0, "Open the device again and write that again."
                 )
             try:
-                self._begin("flush", 0, 0)
+                self._begin("flush", offset=0, length=0)
             except BaseException:
                 self._disk.fail_flush()
                 raise
@@ -134,7 +136,7 @@ class MemoryDevice:
                 raise BadUse(
                     f"a device of {self.size_bytes} bytes can't be made smaller", where=self.address
                 )
-            self._begin("resize", 0, 0)
+            self._begin("resize", offset=0, length=0)
             self._disk.size_bytes = size_bytes
 
     def close(self) -> None:
@@ -151,7 +153,7 @@ class MemoryDevice:
     ) -> None:
         self.close()
 
-    def _begin(self, operation: str, offset: int, length: int) -> None:
+    def _begin(self, operation: str, *, offset: int, length: int) -> None:
         self._check_open(offset)
         if not self._writable and operation in ("pwrite", "zero", "resize"):
             raise self._failed(
@@ -235,31 +237,34 @@ class _SparseBytes:
     pages: dict[int, bytearray] = field(default_factory=dict)
 
     def copy(self) -> _SparseBytes:
+        """Return a copy with pages of its own."""
         return _SparseBytes({page: bytearray(content) for page, content in self.pages.items()})
 
-    def present(self, offset: int, length: int) -> list[int]:
+    def present(self, *, offset: int, length: int) -> list[int]:
         """Return the present pages that overlap the range."""
-        touched = _touched(offset, length)
+        touched = _touched(offset=offset, length=length)
         if len(touched) < len(self.pages):
             return [page for page in touched if page in self.pages]
         return [page for page in self.pages if page in touched]
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, *, offset: int, length: int) -> bytes:
+        """Return the bytes of the range."""
         content = bytearray(length)
-        for page in self.present(offset, length):
-            start, end = _overlap(page, offset, length)
+        for page in self.present(offset=offset, length=length):
+            start, end = _overlap(page, offset=offset, length=length)
             content[start - offset : end - offset] = self.pages[page][
                 start - page * PAGE_BYTES : end - page * PAGE_BYTES
             ]
         return bytes(content)
 
     def apply(self, change: _Change) -> None:
+        """Write a change."""
         if change.data is None:
-            pages = self.present(change.offset, change.length)
+            pages = self.present(offset=change.offset, length=change.length)
         else:
-            pages = list(_touched(change.offset, change.length))
+            pages = list(_touched(offset=change.offset, length=change.length))
         for page in pages:
-            start, end = _overlap(page, change.offset, change.length)
+            start, end = _overlap(page, offset=change.offset, length=change.length)
             if change.data is None and end - start == PAGE_BYTES:
                 del self.pages[page]
                 continue
@@ -272,15 +277,19 @@ class _SparseBytes:
             content[start - page * PAGE_BYTES : end - page * PAGE_BYTES] = part
 
 
-def _touched(offset: int, length: int) -> range:
+def _touched(*, offset: int, length: int) -> range:
+    """The pages that overlap the range."""
     return range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)) if length else range(0)
 
 
-def _overlap(page: int, offset: int, length: int) -> tuple[int, int]:
+def _overlap(page: int, *, offset: int, length: int) -> tuple[int, int]:
+    """[start, end) of the part of the range that lies in the page."""
     return max(page * PAGE_BYTES, offset), min((page + 1) * PAGE_BYTES, offset + length)
 
 
 class _History(NamedTuple):
+    """What ends the validity of a disk's handles: each one knows the history at its opening."""
+
     crashes: int = 0
     failed_flushes: int = 0
 
@@ -302,10 +311,12 @@ class _Disk:
         self.lock: Final = RLock()
 
     def change(self, change: _Change) -> None:
+        """Write a change. It isn't durable yet."""
         self.now.apply(change)
         self.unflushed.append(change)
 
     def flush(self) -> None:
+        """Make all changes durable."""
         for change in self.unflushed:
             self.durable.apply(change)
         self.unflushed.clear()
@@ -319,6 +330,7 @@ class _Disk:
         self.history = _History(self.history.crashes, self.history.failed_flushes + 1)
 
     def crash(self, keep: Random | None) -> None:
+        """Drop the changes that aren't durable, except for the sectors that `keep` draws."""
         with self.lock:
             if keep is not None:
                 for change in self.unflushed:
@@ -328,11 +340,11 @@ class _Disk:
             self.history = _History(self.history.crashes + 1, self.history.failed_flushes)
 
     def _keep_some(self, change: _Change, keep: Random) -> None:
-        whole = change.data is not None
+        has_data = change.data is not None
         pages = (
-            _touched(change.offset, change.length)
-            if whole
-            else self.durable.present(change.offset, change.length)
+            _touched(offset=change.offset, length=change.length)
+            if has_data
+            else self.durable.present(offset=change.offset, length=change.length)
         )
         for sector in change.sectors(pages):
             if keep.getrandbits(1):

@@ -27,7 +27,7 @@ class _FileContent:
 
 
 class MemoryFolder:
-    """A StateFolder in memory, with crashes and faults.
+    """A StateFolder in memory, with crashes and faults. Methods without a docstring follow it.
 
     hook: called before each operation, with its name. The operation raises what it raises.
     full: called with the name of a file that is created or grows. If it returns True, the disk is

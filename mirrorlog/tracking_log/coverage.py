@@ -35,6 +35,7 @@ class _RecordId(NamedTuple):
     generation: str
 
     def is_inside(self, other: _RecordId) -> bool:
+        """Whether the range lies inside that of `other`, in the same generation."""
         return (
             self.generation == other.generation
             and other.after <= self.after
