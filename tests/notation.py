@@ -23,7 +23,10 @@ KINDS = {"w": ExtentKind.WRITE, "z": ExtentKind.ZERO, "d": ExtentKind.DISCARD}
 
 
 def extents(text: str) -> ExtentColumns:
-    """`0+4096 z8192+4096` → a write and a zero; a number may be an expression in Python without spaces."""
+    """Extents in notation: `0+4096 z8192+4096` is a write and a zero.
+
+    A number may be a Python expression without spaces.
+    """
     rows = []
     for word in text.split():
         kind, rest = (word[0], word[1:]) if word[0] in KINDS else ("w", word)
@@ -33,7 +36,7 @@ def extents(text: str) -> ExtentColumns:
 
 
 def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume:
-    """A volume of 4 KiB blocks in partition 0, from the first position on."""
+    """A volume with 4 KiB blocks in partition 0, whose origin is the first position."""
     fields = {
         "generation": GENERATION,
         "size_bytes": size_bytes,
@@ -47,7 +50,7 @@ def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume
 
 
 def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
-    """A command for volume `name` with these extents."""
+    """A command for volume `name` with the extents in `text`."""
     fields = {
         "generation": GENERATION,
         "host": "h",
@@ -57,7 +60,11 @@ def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
         "first_at_us": 1,
         "last_at_us": 2,
     }
-    return TrackingCommand(volume=name, extents=extents(text), **(fields | more))  # type: ignore[arg-type]
+    return TrackingCommand(
+        volume=name,
+        extents=extents(text),
+        **(fields | more),  # type: ignore[arg-type]
+    )
 
 
 def message(position: int, content: TrackingCommand | bytes | None, partition: int = 0) -> Message:
@@ -67,9 +74,12 @@ def message(position: int, content: TrackingCommand | bytes | None, partition: i
 
 
 def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
-    """`3..7` → the record that covers (3, 7]; `3..7/1of2` its second part; blocks as `1 2 5-9`."""
+    """A record in notation: `3..7` covers (3, 7], `3..7/1of2` is its second part.
+
+    blocks: `1 2 5-9`.
+    """
     span, _, part = text.partition("/")
-    after, through = (int(each) for each in span.split(".."))
+    after, through = (int(position) for position in span.split(".."))
     number, _, parts = part.partition("of")
     changed = BitMap64()
     for word in blocks.split():

@@ -1,4 +1,4 @@
-"""A host's side of the commands topic, by hand: commands sent in sequence, and when each was answered."""
+"""A host made by hand: it sends commands in sequence, and records when each was answered."""
 
 from __future__ import annotations
 
@@ -29,41 +29,47 @@ from mirrorlog.settings import Settings
 def make_volumes(
     settings: Settings, sizes: Mapping[str, int], primaries: Path | None = None
 ) -> dict[str, Volume]:
-    """Describes new volumes of 4 KiB blocks; with random bytes in a file of the folder `primaries`, if one is given."""
+    """Publish descriptions of new volumes with 4 KiB blocks.
+
+    primaries: a folder in which each volume gets a file of random bytes.
+    """
     admin, publisher = KafkaAdmin(settings.kafka_client()), KafkaPublisher(settings.kafka_client())
     count = admin.partitions(settings.topics.commands)
     ends = [admin.end_position(settings.topics.commands, partition) for partition in range(count)]
-    found = {}
+    volumes = {}
     for name, size in sizes.items():
         file = (primaries or Path("/none")) / f"{name}.img"
         if primaries is not None:
             primaries.mkdir(exist_ok=True)
             file.write_bytes(os.urandom(size))
-        found[name] = describe(name, size, 4096, file.as_uri(), ends, 1)
-    for volume in found.values():
+        volumes[name] = describe(name, size, 4096, file.as_uri(), ends, 1)
+    for volume in volumes.values():
         publish_volume(publisher, settings.topics, volume)
     publisher.flush(DEADLINE_S)
     publisher.close()
     admin.close()
-    return found
+    return volumes
 
 
-def names_in_each(partitions: int, each: int = 1) -> list[str]:
-    """Names of volumes, `each` for every partition."""
+def names_by_partition(partitions: int, each: int = 1) -> list[str]:
+    """Return names of volumes: `each` of them for every partition."""
     ends = [0] * partitions
-    found: dict[int, list[str]] = {partition: [] for partition in range(partitions)}
+    by_partition: dict[int, list[str]] = {partition: [] for partition in range(partitions)}
     number = 0
-    while any(len(names) < each for names in found.values()):
+    while any(len(names) < each for names in by_partition.values()):
         name = f"v{number}"
-        names = found[describe(name, 4096, 4096, "file:///none", ends, 1).partition]
+        names = by_partition[describe(name, 4096, 4096, "file:///none", ends, 1).partition]
         if len(names) < each:
             names.append(name)
         number += 1
-    return [name for names in found.values() for name in names]
+    return [name for names in by_partition.values() for name in names]
 
 
 class Writer:
-    """Writes to some volumes, seeded: writes, zeroes and discards of random blocks; as one session, in sequence, or as none."""
+    """Sends seeded random writes, zeros and discards of some volumes.
+
+    session: the session of the commands; None: the commands belong to no session.
+    """
 
     def __init__(
         self,
@@ -82,16 +88,16 @@ class Writer:
         self._session = session
         self.sent = 0
         self.sent_at: dict[tuple[int, int], float] = {}
-        """By partition and position of a command that was acknowledged, when it was sent (monotonic seconds)."""
+        """When each acknowledged command was sent (monotonic seconds), by (partition, position)."""
 
     def send(self, name: str, count: int, extents: int = 20, skip: int = 0) -> None:
-        """Queues commands of the volume; `skip` leaves sequence numbers out before the first."""
+        """Queue commands for the volume. `skip` sequence numbers are left out before the first."""
         self._sequences[name] += skip
         for _ in range(count):
             self.send_extents(name, self._extents(self.volumes[name], extents))
 
     def send_extents(self, name: str, extents: ExtentColumns) -> None:
-        """Queues one command with these extents."""
+        """Queue one command with these extents."""
         volume, number = self.volumes[name], self._sequences[name]
         self._sequences[name] += 1
         if self._session is None:
@@ -105,7 +111,7 @@ class Writer:
         self.send_bytes(volume.partition, encode(replace(event, extents=extents)))
 
     def send_bytes(self, partition: int, value: bytes) -> None:
-        """Queues an event as it is."""
+        """Queue the bytes of an event."""
         sent_at = time.monotonic()
 
         def acknowledged(position: int) -> None:
@@ -122,17 +128,17 @@ class Writer:
         return ExtentColumns(offsets.astype(U64), lengths.astype(U64), kinds)
 
     def flush(self) -> None:
-        """Returns when everything is acknowledged."""
+        """Return when every command is acknowledged."""
         self._publisher.flush(DEADLINE_S)
 
     def close(self) -> None:
-        """Lets go of the client."""
+        """Release the client."""
         self.flush()
         self._publisher.close()
 
     @contextmanager
     def at_full_speed(self, pace_s: float = 0.0) -> Iterator[None]:
-        """Writes to all its volumes in turn, from a thread of its own, while the block runs."""
+        """Send commands for all volumes in turn, from another thread, while the block runs."""
         stop = threading.Event()
 
         def run() -> None:
@@ -152,8 +158,8 @@ class Writer:
             self.flush()
 
 
-class Answers:
-    """The statuses of all partitions, with the time at which each came."""
+class StatusTimes:
+    """The statuses of all partitions, with their arrival times (monotonic seconds)."""
 
     def __init__(self, settings: Settings) -> None:
         admin = KafkaAdmin(settings.kafka_client())
@@ -162,37 +168,41 @@ class Answers:
             settings.topics.status, dict.fromkeys(range(admin.partitions(settings.topics.status)))
         )
         admin.close()
-        self.came_at: dict[tuple[int, int], list[float]] = {}
+        self.arrived_at: dict[tuple[int, int], list[float]] = {}
         self.codes: dict[tuple[int, int], list[StatusCode]] = {}
 
     def poll(self, timeout_s: float) -> None:
-        """Takes what is there."""
+        """Read the statuses that have arrived."""
         for message in self._reader.poll(timeout_s):
             now = time.monotonic()
             for status in read_statuses(message.value or b""):
-                place = (status.partition, status.position)
-                self.came_at.setdefault(place, []).append(now)
-                self.codes.setdefault(place, []).append(status.code)
+                position = (status.partition, status.position)
+                self.arrived_at.setdefault(position, []).append(now)
+                self.codes.setdefault(position, []).append(status.code)
 
-    def wait_for(self, places: Iterable[tuple[int, int]], deadline_s: float = DEADLINE_S) -> None:
-        """Returns when each of these commands has a status."""
+    def wait_for(
+        self, positions: Iterable[tuple[int, int]], deadline_s: float = DEADLINE_S
+    ) -> None:
+        """Return when each of the commands at (partition, position) has a status."""
         until = time.monotonic() + deadline_s
-        waiting = set(places)
-        while waiting := waiting - self.came_at.keys():
+        waiting = set(positions)
+        while waiting := waiting - self.arrived_at.keys():
             assert time.monotonic() < until, (
                 f"{len(waiting)} commands aren't answered, the first {min(waiting)}"
             )
             self.poll(0.2)
 
     def largest_gap_s(self, since: float, until: float) -> float:
-        """The longest time in which a partition was without a status."""
+        """Return the longest time in which a partition got no status."""
         times: dict[int, list[float]] = defaultdict(lambda: [since, until])
-        for (partition, _), came_at in self.came_at.items():
-            times[partition] += [at for at in came_at if since <= at <= until]
+        for (partition, _), arrived_at in self.arrived_at.items():
+            times[partition] += [at for at in arrived_at if since <= at <= until]
         return max(
-            later - earlier for each in times.values() for earlier, later in pairwise(sorted(each))
+            later - earlier
+            for arrivals in times.values()
+            for earlier, later in pairwise(sorted(arrivals))
         )
 
     def close(self) -> None:
-        """Lets go of the client."""
+        """Release the client."""
         self._reader.close()

@@ -1,4 +1,4 @@
-"""The ports to Kafka: one suite for the broker in memory and the real one."""
+"""The contract of the ports to Kafka, for the broker in memory and for a real one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mirrorlog.topics import Topics, TopicSpec
 
 
 class Cluster:
-    """What a test needs of either."""
+    """The clients of one broker, and a topic of its own for each test."""
 
     def __init__(
         self, admin: Any, publisher: Callable[[], Publisher], reader: Callable[[], TopicReader]
@@ -56,15 +56,15 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def read(reader: TopicReader, count: int) -> Sequence[Message]:
-    found: list[Message] = []
+    messages: list[Message] = []
     until = time.monotonic() + DEADLINE_S
-    while len(found) < count:
-        assert time.monotonic() < until, found
-        found += reader.poll(0.2)
-    return found
+    while len(messages) < count:
+        assert time.monotonic() < until, messages
+        messages += reader.poll(0.2)
+    return messages
 
 
-def test_messages_come_back_in_order_with_the_positions_that_were_acknowledged(
+def test_messages_are_read_in_order_at_their_acknowledged_positions(
     cluster: Cluster,
 ) -> None:
     cluster.create()
@@ -75,8 +75,8 @@ def test_messages_come_back_in_order_with_the_positions_that_were_acknowledged(
     assert positions == list(range(50))
     reader = cluster.reader()
     reader.assign(cluster.topic, {0: None, 1: None})
-    found = read(reader, 50)
-    assert [(m.topic, m.partition, m.position, m.value) for m in found] == [
+    messages = read(reader, 50)
+    assert [(m.topic, m.partition, m.position, m.value) for m in messages] == [
         (cluster.topic, 1, number, str(number).encode()) for number in range(50)
     ]
     assert reader.reached(cluster.topic, 1) == 50
@@ -94,7 +94,7 @@ def test_nothing_is_acknowledged_before_poll_or_flush(cluster: Cluster) -> None:
     publisher.close()
 
 
-def test_reading_begins_where_it_is_told(cluster: Cluster) -> None:
+def test_reading_begins_at_the_assigned_position(cluster: Cluster) -> None:
     cluster.create()
     publisher = cluster.publisher()
     for number in range(5):
@@ -107,7 +107,7 @@ def test_reading_begins_where_it_is_told(cluster: Cluster) -> None:
     publisher.close()
 
 
-def test_a_position_that_isnt_there_is_loud(cluster: Cluster) -> None:
+def test_a_position_that_does_not_exist_is_an_error(cluster: Cluster) -> None:
     cluster.create()
     reader = cluster.reader()
     reader.assign(cluster.topic, {0: 7})
@@ -118,7 +118,9 @@ def test_a_position_that_isnt_there_is_loud(cluster: Cluster) -> None:
     reader.close()
 
 
-def test_the_admin_tells_ends_and_partitions_and_making_twice_is_harmless(cluster: Cluster) -> None:
+def test_the_admin_knows_ends_and_partitions_and_creating_twice_is_harmless(
+    cluster: Cluster,
+) -> None:
     cluster.create()
     cluster.create()
     admin: TopicAdmin = cluster.admin
@@ -133,7 +135,7 @@ def test_the_admin_tells_ends_and_partitions_and_making_twice_is_harmless(cluste
     publisher.close()
 
 
-def test_the_end_is_reached_though_nothing_is_there(cluster: Cluster) -> None:
+def test_the_end_of_an_empty_partition_is_reached(cluster: Cluster) -> None:
     cluster.create()
     reader = cluster.reader()
     reader.assign(cluster.topic, {0: None})
@@ -144,19 +146,19 @@ def test_the_end_is_reached_though_nothing_is_there(cluster: Cluster) -> None:
     reader.close()
 
 
-def test_the_reader_tells_whether_there_was_more(cluster: Cluster) -> None:
+def test_at_end_is_true_only_behind_the_last_message(cluster: Cluster) -> None:
     cluster.create()
     publisher, reader = cluster.publisher(), cluster.reader()
     reader.assign(cluster.topic, {0: None})
-    for _ in range(2):  # once more than once: the end moves on
+    for _ in range(2):  # twice: the end moves on
         for _ in range(3):
             publisher.publish(cluster.topic, 0, b"k", b"v")
         publisher.flush(DEADLINE_S)
-        found: list[Message] = []
+        messages: list[Message] = []
         until = time.monotonic() + DEADLINE_S
-        while len(found) < 3:
-            found += reader.poll(0.2, max_messages=1)
-            assert len(found) == 3 or not found or not reader.at_end(cluster.topic, 0)
+        while len(messages) < 3:
+            messages += reader.poll(0.2, max_messages=1)
+            assert len(messages) == 3 or not messages or not reader.at_end(cluster.topic, 0)
             assert time.monotonic() < until
         while not reader.at_end(cluster.topic, 0):
             assert reader.poll(0.2) == []
@@ -165,7 +167,7 @@ def test_the_reader_tells_whether_there_was_more(cluster: Cluster) -> None:
     publisher.close()
 
 
-def test_a_refused_message_is_an_error_and_isnt_acknowledged(cluster: Cluster) -> None:
+def test_a_refused_message_is_an_error_and_is_not_acknowledged(cluster: Cluster) -> None:
     cluster.create(**{"max.message.bytes": "200"})
     if isinstance(cluster.admin, MemoryBroker):
         cluster.admin.refused_topics.add(cluster.topic)
@@ -177,7 +179,7 @@ def test_a_refused_message_is_an_error_and_isnt_acknowledged(cluster: Cluster) -
     publisher.close()
 
 
-def test_the_catalog_knows_all_that_was_published_before_it_was_asked(cluster: Cluster) -> None:
+def test_the_catalog_knows_every_description_published_before_its_refresh(cluster: Cluster) -> None:
     topics = Topics(f"{cluster.topic}.")
     cluster.admin.create(topics.specs(single_copy=True), 2)
     catalog = Catalog(cluster.reader(), cluster.admin, topics, SystemClock())

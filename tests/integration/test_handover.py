@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from deadlines import DEADLINE_S
 from folding import Proof
-from writing import Answers, Writer, make_volumes, names_in_each
+from writing import StatusTimes, Writer, make_volumes, names_by_partition
 
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.processes.child_processes import stop_all
@@ -66,7 +66,7 @@ class Workers:
             self.run.check()
 
 
-def grow_log(writer: Writer, answers: Answers, size_bytes: int) -> None:
+def grow_log(writer: Writer, answers: StatusTimes, size_bytes: int) -> None:
     """Write until the changelog holds about `size_bytes`.
 
     The extents are scattered, so that a record is as large as its command.
@@ -90,8 +90,8 @@ NO_HTTP = {"node_http": "off"}
 def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
     world: Run, record_property: Record
 ) -> None:
-    volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4), 1 << 34))
-    writer, answers = Writer(world.settings, volumes), Answers(world.settings)
+    volumes = make_volumes(world.settings, dict.fromkeys(names_by_partition(4), 1 << 34))
+    writer, answers = Writer(world.settings, volumes), StatusTimes(world.settings)
     workers = Workers(world, "node-1", "node-2", "node-3")
     workers.settle()
     grow_log(writer, answers, 8 * MIB)
@@ -122,12 +122,12 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
 def test_a_host_is_answered_while_workers_join_and_leave(
     world: Run, record_property: Record
 ) -> None:
-    volumes = make_volumes(world.settings, dict.fromkeys(names_in_each(4, each=2), 1 << 30))
-    writer, answers = Writer(world.settings, volumes), Answers(world.settings)
+    volumes = make_volumes(world.settings, dict.fromkeys(names_by_partition(4, each=2), 1 << 30))
+    writer, answers = Writer(world.settings, volumes), StatusTimes(world.settings)
     workers = Workers(world, "node-1", "node-2")
     workers.settle()
     with writer.at_full_speed(pace_s=0.005):
-        while len(answers.came_at) < 500:
+        while len(answers.arrived_at) < 500:
             answers.poll(0.2)
         began = time.monotonic()
         workers.start("node-3")
@@ -154,16 +154,16 @@ def test_a_host_is_answered_while_workers_join_and_leave(
 
 
 def wait_answered_since(
-    writer: Writer, answers: Answers, partitions: list[int], since_s: float
+    writer: Writer, answers: StatusTimes, partitions: list[int], since_s: float
 ) -> float:
     """Return when the last of the partitions answered a command that was sent after `since_s`."""
     until = time.monotonic() + DEADLINE_S
     while True:
         answers.poll(0.05)
         first: dict[int, float] = {}
-        for (partition, position), came_at in answers.came_at.items():
+        for (partition, position), arrived_at in answers.arrived_at.items():
             if writer.sent_at.get((partition, position), 0) > since_s:
-                first[partition] = min(came_at[0], first.get(partition, math.inf))
+                first[partition] = min(arrived_at[0], first.get(partition, math.inf))
         if all(partition in first for partition in partitions):
             return max(first[partition] for partition in partitions)
         assert time.monotonic() < until, first

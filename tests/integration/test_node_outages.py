@@ -26,7 +26,7 @@ from folding import Event, Proof, changelog_rows, read_all, table_folder
 from notation import record
 from rocksdict import Options, Rdict
 from running import Outcome, wait_for_result, wait_for_writes
-from writing import Answers, Writer, make_volumes
+from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.first_start import prepare_runtime
@@ -94,7 +94,7 @@ def test_a_worker_killed_at_any_point_of_a_flush_loses_nothing(point: str, world
     writer.send("u", 5)
     writer.send("gappy", 1, extents=1)
     writer.flush()
-    first, answers = writer.sent, Answers(world.settings)
+    first, answers = writer.sent, StatusTimes(world.settings)
     with doomed_node(world, point, "0", str(first)):
         answers.wait_for([(0, position) for position in range(first)])
         # The doomed flush holds a refused event, a gap for which the node marks the volume, and
@@ -141,7 +141,7 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
     """A quota of the broker makes the node record less than a host writes."""
     volumes = make_volumes(world.settings, {"v": 1 << 30})
     not_throttled = world.settings.model_copy(update={"kafka": {}})
-    writer, answers = Writer(not_throttled, volumes), Answers(not_throttled)
+    writer, answers = Writer(not_throttled, volumes), StatusTimes(not_throttled)
     world.start_node()
     world.wait_ready("node")
     writer.send("v", 1)
@@ -167,7 +167,7 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
             most = max(most, node.memory_info().rss)
             assert committed(world) <= complete_through(world) + 1
             world.check()
-        assert len(answers.came_at) < writer.sent
+        assert len(answers.arrived_at) < writer.sent
     finally:
         kafka_configs(
             world,
@@ -188,7 +188,7 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
     assert most - before < 30 * MIB, (
         f"{(most - before) / MIB:.0f} MiB more for {size / MIB:.0f} MiB of commands"
     )
-    assert list(answers.came_at) == sorted(answers.came_at)
+    assert list(answers.arrived_at) == sorted(answers.arrived_at)
     Proof(world.settings).all({0: "node"})
 
 
@@ -263,7 +263,7 @@ def write_some_log(world: Run, primaries: Path | None = None) -> Writer:
     writer = Writer(
         world.settings, make_volumes(world.settings, {"v": 8 * MIB}, primaries), session=None
     )
-    answers = Answers(world.settings)
+    answers = StatusTimes(world.settings)
     world.start_node()
     for _ in range(4):
         writer.send("v", 5)
@@ -286,7 +286,7 @@ def restart_and_prove(world: Run, writer: Writer) -> Proof:
     writer.send("v", 5)
     writer.flush()
     world.start_node()
-    answers = Answers(world.settings)
+    answers = StatusTimes(world.settings)
     answers.wait_for(writer.sent_at)
     answers.close()
     proof = Proof(world.settings)
@@ -324,7 +324,7 @@ def test_a_table_ahead_of_the_changelog_is_not_trusted(position: str, world: Run
     if position == "within":  # another worker has made the changelog grow meanwhile
         beside = world.settings.model_copy(update={"node_name": "beside"})
         world.start_node("beside")
-        answers = Answers(beside)
+        answers = StatusTimes(beside)
         while ends_at(world, changelog) <= end + 10:
             writer.send("v", 1)
             writer.flush()
@@ -445,7 +445,7 @@ def test_a_site_copies_only_what_changed_while_its_log_is_compacted(world: Run) 
         make_volumes(world.settings, {"v": 64 * MIB}, world.folder / "primary"),
         session=None,
     )
-    answers, sites = Answers(world.settings), ProgressFollower(world.settings)
+    answers, sites = StatusTimes(world.settings), ProgressFollower(world.settings)
     world.start_node()
     site = world.start_site("site-a")
 
@@ -519,10 +519,10 @@ def test_commands_replayed_from_the_start_change_nothing(table: str, world: Run)
     one = np.array([4096], np.uint64)
     writer.send_extents("v", ExtentColumns(one * 5, one))
     writer.flush()
-    answers = Answers(world.settings)
+    answers = StatusTimes(world.settings)
     world.start_node()
-    while len(answers.came_at) < writer.sent or not all(
-        len(times) > 1 for times in list(answers.came_at.values())[:-1]
+    while len(answers.arrived_at) < writer.sent or not all(
+        len(times) > 1 for times in list(answers.arrived_at.values())[:-1]
     ):
         answers.poll(0.2)
         assert time.monotonic() < until + DEADLINE_S

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from deadlines import DEADLINE_S
 from folding import Proof
-from writing import Answers, Writer, make_volumes
+from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.processes.dies_with_parent import dies_with_parent
@@ -34,7 +34,7 @@ print(json.dumps(["returned", sys.argv == arguments]), flush=True)
 @pytest.mark.parametrize("world", [{"partitions": 1}], indirect=True, ids=[""])
 def test_a_program_runs_a_node_which_returns_when_it_is_stopped(world: Run, tmp_path: Path) -> None:
     volumes = make_volumes(world.settings, {"v": 1 << 20})
-    writer, answers = Writer(world.settings, volumes), Answers(world.settings)
+    writer, answers = Writer(world.settings, volumes), StatusTimes(world.settings)
     environment = {**os.environ, **world.settings.as_environment()}
     # Arguments that `import faust` would take for its own, if it saw them.
     arguments = ["--datadir", str(tmp_path / "elsewhere"), "--loop", "nonsense"]

@@ -186,7 +186,7 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
         expected = (status_of(error), error.as_message())
 
     async def over_http() -> Any:
-        has, hasnt = Worker(log, wait_s=0), Worker(log, has=[])
+        has, hasnt = Worker(log, wait_s=0), Worker(log, active=[])
         async with listening(has, hasnt), asyncio.timeout(DEADLINE_S):
             path = f"/v1/volumes/v/changed?since={since}&until={until}&format={name}&wait=0"
             async with hasnt.client.get(path) as first:

@@ -1,4 +1,4 @@
-"""Commands decoded together are what the codec gives one at a time; whatever isn't plain is left to it."""
+"""Commands decoded together equal commands decoded one by one; others are marked, not decoded."""
 
 from __future__ import annotations
 
@@ -74,15 +74,19 @@ def same(columns: CommandColumns, row: int, command: TrackingCommand) -> bool:
 
 
 @given(st.lists(PLAIN | ODD, max_size=12), st.data())
-def test_what_is_plain_is_what_the_codec_gives(
+def test_a_plain_command_decodes_as_events_decode_does(
     commands: list[TrackingCommand], data: st.DataObject
 ) -> None:
-    large = data.draw(st.sampled_from([0, 0, 400, 2000]))  # read through windows, not as a whole
+    large = data.draw(st.sampled_from([0, 0, 400, 2000]))  # these are read in windows
     commands = [
         *commands,
-        *(replace(each, extents=many(large, seed)) for seed, each in enumerate(commands) if large),
+        *(
+            replace(event, extents=many(large, seed))
+            for seed, event in enumerate(commands)
+            if large
+        ),
     ]
-    values: list[bytes | None] = [encode(each) for each in commands]
+    values: list[bytes | None] = [encode(event) for event in commands]
     for _ in range(data.draw(st.integers(0, 3))):
         values.insert(data.draw(st.integers(0, len(values))), data.draw(damaged(values)))
     columns = decode_columns(values)
@@ -133,13 +137,13 @@ def flip(given: tuple[bytes, int, int]) -> bytes:
 
 @given(st.lists(PLAIN, min_size=1, max_size=12))
 def test_every_usual_command_is_plain(commands: list[TrackingCommand]) -> None:
-    columns = decode_columns([encode(each) for each in commands])
+    columns = decode_columns([encode(event) for event in commands])
     assert (
         columns.plain.all()
-        or any(each.sequence in (-(2**63), 2**63 - 1) for each in commands)
+        or any(event.sequence in (-(2**63), 2**63 - 1) for event in commands)
         or is_huge(commands)
     )
-    together = [extent for each in commands for extent in each.extents]
+    together = [extent for event in commands for extent in event.extents]
     if columns.plain.all():
         assert list(columns.extents_of(np.arange(len(commands)))) == together
 

@@ -1,4 +1,4 @@
-"""Events: what was written reads back, old bytes stay readable, and no bytes do harm."""
+"""Events survive encoding and decoding, old bytes stay readable, and damaged bytes are refused."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
-def test_every_contract_reads_back_and_is_no_other(event: object) -> None:
+def test_every_event_reads_back_and_has_no_other_type(event: object) -> None:
     assert decode(encode(event), type(event)) == event
     with pytest.raises(BadInput):
         decode(encode(event), Watermark if not isinstance(event, Watermark) else Volume)
 
 
 @given(commands(), st.data())
-def test_damaged_bytes_are_refused_or_read_and_never_anything_else(
+def test_damaged_bytes_are_refused_or_read_as_a_command(
     command: TrackingCommand, data: st.DataObject
 ) -> None:
     content = bytearray(encode(command))
@@ -151,26 +151,26 @@ def test_damaged_bytes_are_refused_or_read_and_never_anything_else(
     content = content[: data.draw(st.integers(0, len(content)))]
     for damaged in (bytes(content), data.draw(st.binary(max_size=60))):
         try:
-            found = decode(damaged, TrackingCommand)
+            event = decode(damaged, TrackingCommand)
         except BadInput:
             continue
-        assert isinstance(found, TrackingCommand)
+        assert isinstance(event, TrackingCommand)
 
 
 @given(BLOCKS.filter(bool), st.data())
-def test_a_flipped_bit_in_what_a_reader_acts_on_is_found(
+def test_the_checksum_detects_a_flipped_bit_in_the_fields_that_matter(
     changed: BitMap64, data: st.DataObject
 ) -> None:
     record = LogRecord("v", GENERATION, 0, -1, 9, 4096, changed, BitMap64(), 1, 2, 3, 4, 5, ("h",))
     content = bytearray(encode(record))
     content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
-        found = decode(bytes(content), LogRecord)
+        decoded = decode(bytes(content), LogRecord)
     except BadInput:
         return
     people = ("first_at_us", "last_at_us", "commands", "writes", "bytes_written", "hosts")
     assert all(
-        getattr(found, f) == getattr(record, f)
+        getattr(decoded, f) == getattr(record, f)
         for f in record.__dataclass_fields__
         if f not in people
     )
@@ -180,8 +180,8 @@ def test_fingerprints_are_those_of_the_specification() -> None:
     assert schema_fingerprint("int") == (0x7275D51A3F395C8F).to_bytes(8, "little")
 
 
-# Every version of a contract that landed, with its fingerprint: a line is added, none is ever changed.
-LANDED = """
+# Every released version of a contract with its fingerprint. Add lines, and never change one.
+RELEASED = """
 accepted_batch.v1      46087de904c0f4e3
 command_status.v1   f4bd3bc8ffc29b85
 log_record.v1       dce841b79190ab79
@@ -202,17 +202,17 @@ watermark.v1        36842d27c2729176
 """
 
 
-def test_contracts_that_landed_never_change() -> None:
-    found = {
+def test_released_contracts_never_change() -> None:
+    fingerprints = {
         path.stem: schema_fingerprint(
             fastavro.parse_schema(json.loads(path.read_text("utf-8")))
         ).hex()
         for path in SCHEMAS.glob("*.avsc")
     }
-    assert found == dict(line.split() for line in LANDED.strip().splitlines())
+    assert fingerprints == dict(line.split() for line in RELEASED.strip().splitlines())
 
 
-def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
+def test_a_command_of_the_first_version_is_read() -> None:
     first = schema_of("tracking_command.v1")
     fields = {
         "volume": "v",
@@ -230,8 +230,8 @@ def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
     out = BytesIO(b"\xc3\x01" + schema_fingerprint(first))
     out.seek(0, 2)
     fastavro.schemaless_writer(out, first, fields | columns | {"first_at_us": 1, "last_at_us": 2})
-    found = decode(out.getvalue(), TrackingCommand)
-    assert (found.sequence, list(found.extents), found.raw, found.logical_block_bytes) == (
+    event = decode(out.getvalue(), TrackingCommand)
+    assert (event.sequence, list(event.extents), event.raw, event.logical_block_bytes) == (
         7,
         [Extent(4096, 512)],
         (),
@@ -239,7 +239,7 @@ def test_bytes_of_the_first_version_are_read_by_the_newest() -> None:
     )
 
 
-def test_a_head_from_before_forks_has_none() -> None:
+def test_a_head_of_the_second_version_has_no_forks() -> None:
     before = schema_of("volume_head.v2")
     session = {
         "session": "s",
@@ -258,11 +258,11 @@ def test_a_head_from_before_forks_has_none() -> None:
         "described_position": 2,
     }
     fastavro.schemaless_writer(out, before, fields)
-    found = decode(b"\xc3\x01" + schema_fingerprint(before) + out.getvalue(), VolumeHead)
-    assert found == VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, -1, 0, 4, 5),), 2)
+    head = decode(b"\xc3\x01" + schema_fingerprint(before) + out.getvalue(), VolumeHead)
+    assert head == VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, -1, 0, 4, 5),), 2)
 
 
-def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
+def test_an_older_reader_sees_unknown_for_a_newer_kind() -> None:
     before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 4))
     resize = TrackingCommand(
         "v",
@@ -281,7 +281,7 @@ def test_a_reader_from_before_a_kind_was_added_sees_unknown() -> None:
     assert read["offsets"] == (4096).to_bytes(8, "little")  # type: ignore[index,call-overload]
 
 
-def test_a_description_of_the_first_version_is_of_an_active_volume() -> None:
+def test_a_description_of_the_first_version_is_read_as_active() -> None:
     first = schema_of("volume.v1")
     fields = {
         "volume": "v",
@@ -297,10 +297,15 @@ def test_a_description_of_the_first_version_is_of_an_active_volume() -> None:
         fields
         | {"origin_position": 4, "initially_zeroed": True, "primary": "p", "secondaries": {}},
     )
-    found = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Volume)
-    assert found == Volume("v", GENERATION, 8192, 4096, 0, 4, True, "p")
-    assert (found.state, found.described_position, found.shared) == (VolumeState.ACTIVE, -1, False)
+    volume = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Volume)
+    assert volume == Volume("v", GENERATION, 8192, 4096, 0, 4, True, "p")
+    assert (volume.state, volume.described_position, volume.shared) == (
+        VolumeState.ACTIVE,
+        -1,
+        False,
+    )
 
 
 def schema_of(name: str) -> dict[str, object]:
-    return fastavro.parse_schema(json.loads((SCHEMAS / f"{name}.avsc").read_text("utf-8")))  # type: ignore[return-value]
+    text = (SCHEMAS / f"{name}.avsc").read_text("utf-8")
+    return fastavro.parse_schema(json.loads(text))  # type: ignore[return-value]

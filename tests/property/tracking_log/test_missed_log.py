@@ -1,4 +1,4 @@
-"""What a site has missed: the log says what an independent fold of the commands says, however they were cut and read again."""
+"""The missed log equals an independent fold of the commands, for any flushes and replays."""
 
 from __future__ import annotations
 
@@ -43,28 +43,31 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
     )
 
 
-def missed(each: TrackingCommand, site: str) -> set[int]:
-    """Independent of the node: one extent after the other."""
-    extents = list(each.extents)
+def missed(event: TrackingCommand, site: str) -> set[int]:
+    """Return the blocks that the site missed, extent by extent, without the node's code."""
+    extents = list(event.extents)
     inside = all(extent.end <= VOLUME.size_bytes for extent in extents)
-    told = {fork.site: fork.outcomes for fork in each.forks}
-    sound = all(len(outcomes) in (0, len(extents)) for outcomes in told.values())
-    has = {ForkOutcome.HAS, ForkOutcome.OPEN} if each.sequence >= 0 else {ForkOutcome.HAS}
-    found = set()
+    by_site = {fork.site: fork.outcomes for fork in event.forks}
+    sound = all(len(outcomes) in (0, len(extents)) for outcomes in by_site.values())
+    has = {ForkOutcome.HAS, ForkOutcome.OPEN} if event.sequence >= 0 else {ForkOutcome.HAS}
+    blocks = set()
     for number, extent in enumerate(extents):
-        believed = inside and sound and each.kind is not CommandKind.MARK_DIRTY and site in told
+        believed = inside and sound and event.kind is not CommandKind.MARK_DIRTY and site in by_site
         outcome = (
-            (told[site] or bytes([1]) * len(extents))[number] if believed else ForkOutcome.MISSED
+            (by_site[site] or bytes([1]) * len(extents))[number] if believed else ForkOutcome.MISSED
         )
         if outcome not in has and extent.end <= VOLUME.size_bytes:
-            found.add(extent.offset // BLOCK)
-    return found
+            blocks.add(extent.offset // BLOCK)
+    return blocks
 
 
 def flushed(
     given: Sequence[TrackingCommand], cuts: Sequence[int]
 ) -> tuple[list[LogRecord], VolumeHead | None]:
-    """Every cut is the length of a flush; one below 0 goes back by so many commands and reads them again."""
+    """Fold the commands in flushes, with replays.
+
+    cuts: each is the length of a flush; a negative one goes back by that number of commands.
+    """
     records: dict[tuple[str, int, int], LogRecord] = {}
     heads: dict[str, VolumeHead] = {}
     first = 0
@@ -87,7 +90,9 @@ def flushed(
             now_us=9,
             record_max_bytes=900_000,
         )
-        records |= {(each.volume, each.after, each.through): each for each in plan.records}
+        records |= {
+            (record.volume, record.after, record.through): record for record in plan.records
+        }
         heads |= {each.volume: each for each in plan.heads}
         first = last + 1
     return list(records.values()), heads.get("v")
@@ -110,12 +115,12 @@ def test_the_missed_log_is_a_fold_of_the_commands(
                 if record.volume == name:
                     part.add(record)
         assert log.hole(after=after, through=end) is log.hole(after=-1, through=end) is None
-        named = next((p for p, each in enumerate(given) if site in names(each)), None)
+        named = next((p for p, event in enumerate(given) if site in names(event)), None)
         assert (log.fork is None) is (named is None)
-        expected = set().union(*(missed(each, site) for each in given[after + 1 :]), set())
+        expected = set().union(*(missed(event, site) for event in given[after + 1 :]), set())
         assert expected <= set(log.missed(after=after, through=end))
         if log.fork is not None and log.fork.after == -1:
-            everything = set().union(*(missed(each, site) for each in given), set())
+            everything = set().union(*(missed(event, site) for event in given), set())
             assert set(log.missed(after=-1, through=end)) == everything
             mine = [r for r in records if r.volume == missed_log("v", site)]
             if mine:
@@ -128,24 +133,24 @@ def test_the_missed_log_is_a_fold_of_the_commands(
                     assert log.missed_hole(after=-1, through=end) is not None
 
 
-def names(each: TrackingCommand) -> set[str]:
-    sound = all(len(fork.outcomes) in (0, len(each.extents)) for fork in each.forks)
-    return {fork.site for fork in each.forks} if sound else set()
+def names(event: TrackingCommand) -> set[str]:
+    sound = all(len(fork.outcomes) in (0, len(event.extents)) for fork in event.forks)
+    return {fork.site for fork in event.forks} if sound else set()
 
 
 @given(st.lists(commands(), min_size=1, max_size=14), CUTS, st.data())
-def test_the_missed_logs_are_proved_too(
+def test_the_rebuild_check_proves_missed_logs_too(
     given: list[TrackingCommand], cuts: list[int], data: st.DataObject
 ) -> None:
     records, _ = flushed(given, cuts)
-    messages = [message(position, each) for position, each in enumerate(given)]
+    messages = [message(position, event) for position, event in enumerate(given)]
     assert (
         list(
             check_records(messages, {"v": VOLUME}, RecordDigests(records), "table", lambda: records)
         )
         == []
     )
-    mine = [number for number, each in enumerate(records) if each.volume != "v"]
+    mine = [number for number, record in enumerate(records) if record.volume != "v"]
     if mine:
         number = data.draw(st.sampled_from(mine))
         wrong = replace(
