@@ -3,6 +3,7 @@
 In reading order:
 
 - volume_session.py: open_volume() opens a volume together with the host that it needs.
+- open_options.py: the options of open_volume().
 - wiring.py: the one place that puts a host together from the settings.
 - writes/: a write's way, from pwrite() to the open batch.
 - batches/: open batches, hot regions, writes without a lock.
@@ -15,7 +16,8 @@ In reading order:
 - importers/: recordings and dirty maps of other tools, published as commands.
 """
 
-from mirrorlog.producers.volume_session import OpenOptions, open_volume
+from mirrorlog.producers.open_options import OpenOptions
+from mirrorlog.producers.volume_session import open_volume
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.volume_file import VolumeFile
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from threading import Event, Lock, Thread
-from typing import Final, TypedDict, Unpack
+from typing import Final, Unpack
 
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.producers.forks.fork_plans import fork_plans
+from mirrorlog.producers.open_options import OpenOptions
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.wiring import HostWiring, default_host_name, open_request
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
@@ -24,27 +24,6 @@ log = logging.getLogger("mirrorlog.host")
 TICK_S: Final = 0.01
 IDLE_TIMEOUT_S: Final = 5.0
 """How long close() waits for the writes in flight after an interruption."""
-
-
-class OpenOptions(TypedDict, total=False):
-    """The options of open_volume().
-
-    host: the name of the host, which keeps its state under it. Default: default_host_name().
-    primary: where this machine reaches the primary, if not at the described address.
-    direct: open the primary with O_DIRECT, past the page cache.
-    take_over: sessions of other hosts that are gone for good. The whole volume becomes dirty.
-    report: called with each line that people should read. Default: the logger `mirrorlog.host`.
-    forks: the secondaries that each write goes to as well, each SITE or SITE=URI.
-    fork_mode: sync, async (the default) or 'quorum N' (docs/forked-writes.md).
-    """
-
-    host: str
-    primary: str
-    direct: bool
-    take_over: Collection[str]
-    report: Callable[[str], None]
-    forks: Sequence[str]
-    fork_mode: str
 
 
 def open_volume(
@@ -159,3 +138,6 @@ class _VolumeSession:
                 )
                 tracker.fail(opened, failure)
                 raise
+
+
+TrackedVolume.register_opener(open_volume)

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, Unpack
+from typing import ClassVar, Final, Protocol, Self, Unpack
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.producers.open_options import OpenOptions
 from mirrorlog.producers.writes.volume_file import VolumeFile
 from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
 from mirrorlog.settings import Settings
 
-if TYPE_CHECKING:
-    from mirrorlog.producers.volume_session import OpenOptions
-
 _WRITE: Final = ExtentKind.WRITE
+
+
+class Opener(Protocol):
+    """The type of open_volume()."""
+
+    def __call__(
+        self, name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
+    ) -> TrackedVolume: ...
 
 
 class TrackedVolume:
@@ -31,6 +37,8 @@ class TrackedVolume:
     and host_when_full is "fail"; BadUse once it is closed. Whatever it raises, the range may have been written: it is in the
     tracking log or in the activity log.
     """
+
+    _opener: ClassVar[Opener]
 
     def __init__(
         self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]
@@ -51,10 +59,13 @@ class TrackedVolume:
     def open(
         cls, name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
     ) -> TrackedVolume:
-        """open_volume(): the volume with a host of its own (volume_session.py, docs/host-api.md)."""
-        from mirrorlog.producers.volume_session import open_volume  # which stands on this module
+        """Open a volume as open_volume() does (docs/host-api.md)."""
+        return cls._opener(name, settings, **options)
 
-        return open_volume(name, settings, **options)
+    @classmethod
+    def register_opener(cls, opener: Opener) -> None:
+        """Let open() call `opener`. volume_session.py does so: it stands above this module."""
+        cls._opener = staticmethod(opener)
 
     def as_file(self) -> VolumeFile:
         """The volume as a raw file of Python's io, at offset 0; there may be any number of them."""
