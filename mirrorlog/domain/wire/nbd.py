@@ -1,8 +1,9 @@
 """NBD requests (NetworkBlockDevice/nbd, doc/proto.md, "Transmission phase"), in network byte order.
 
-Simple header ("Request message"), 28 bytes: u32 magic, u16 command flags, u16 type, u64 cookie, u64 offset, u32 length.
-Extended header (branch extension-ext-header, the same section), 32 bytes: another magic, and a u64 length.
-Offsets and lengths are bytes. Types: "Request types".
+The simple header ("Request message") has 28 bytes: u32 magic, u16 command flags, u16 type, u64
+cookie, u64 offset, u32 length. The extended header (branch extension-ext-header, the same section)
+has 32 bytes: another magic, and a u64 length. Offsets and lengths are in bytes. The section
+"Request types" has the types.
 """
 
 from __future__ import annotations
@@ -33,26 +34,27 @@ _READ_ONLY: Final = {
 }
 _CHANGES: Final = {
     1: ExtentKind.WRITE,  # WRITE
-    4: ExtentKind.DISCARD,  # TRIM: what the range reads as afterwards is undefined
-    6: ExtentKind.ZERO,  # WRITE_ZEROES: reads as zeros, also where it punches a hole
+    4: ExtentKind.DISCARD,  # TRIM: the range's content is undefined afterwards
+    6: ExtentKind.ZERO,  # WRITE_ZEROES: reads as zeros, even if it punches a hole
 }
 _WRITE: Final = 1
 _PAYLOAD_LEN: Final = 1 << 5
-"""Extended headers: `length` counts a payload; without the flag, the bytes of the export that the command is about."""
+"""In an extended header: `length` is of a payload, and not of the range of the export."""
 
 
 def interpret(command: bytes) -> Interpretation:
-    """One request header without its payload."""
+    """Return what a request changes. `command` is its header, without its payload."""
     if not command:
-        return malformed("no bytes of an NBD request")
+        return malformed("the NBD request has no bytes")
     header = next(
         (header for magic, header in _HEADERS.items() if magic.startswith(command[:4])), None
     )
     if header is None:
-        return malformed(f"NBD magic {command[:4].hex()} is unknown: a server ends the connection")
+        return malformed(f"NBD magic {command[:4].hex()} is unknown; a server ends the connection")
     if len(command) != header.size:
         return whole_volume(
-            f"NBD request of {len(command)} bytes: its header has {header.size}, and comes without payload"
+            f"an NBD request came with {len(command)} bytes, but a header without its payload has "
+            f"{header.size}"
         )
     flags, kind, offset, length = header.unpack(command)
     if kind in _READ_ONLY:
@@ -61,6 +63,6 @@ def interpret(command: bytes) -> Interpretation:
         return whole_volume(f"NBD request type {kind} is unknown")
     if flags & _PAYLOAD_LEN and kind != _WRITE:
         return whole_volume(
-            f"NBD request type {kind} with a payload names its range in a way that isn't known"
+            f"NBD request type {kind} came with a payload, and how that names a range isn't known"
         )
     return known_extents([extent(offset, length, 1, _CHANGES[kind])])

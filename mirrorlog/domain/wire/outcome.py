@@ -13,24 +13,31 @@ _U64_MAX: Final = (1 << 64) - 1
 
 
 class Verdict(Enum):
-    """How far the bytes were understood. Where a device might have executed what they stand for, doubt is WHOLE_VOLUME."""
+    """How far the command's bytes were understood.
 
-    EXTENTS = (
-        auto()
-    )  # the extents hold every block that the command may change; none where it transfers nothing
-    READ_ONLY = auto()  # changes no block: answered, records nothing
-    WHOLE_VOLUME = (
-        auto()
-    )  # may change blocks, and which isn't known: all of them are dirty, and the text says why
-    MALFORMED = auto()  # no device can have executed it: refused, and the text says why
+    In doubt it is WHOLE_VOLUME, if a device may have executed the command.
+
+    EXTENTS: the extents hold every block that the command may change. There is none if the command
+    transfers nothing.
+    READ_ONLY: the command changes no block. It is answered and not recorded.
+    WHOLE_VOLUME: the command may change blocks, but it isn't known which. All blocks are dirty, and
+    the text says why.
+    MALFORMED: no device can have executed the command. It is refused, and the text says why.
+    """
+
+    EXTENTS = auto()
+    READ_ONLY = auto()
+    WHOLE_VOLUME = auto()
+    MALFORMED = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """A verdict and its extents, in bytes, each inside [0, 2^64) and none of them empty.
+    """A verdict, with its extents in bytes. Each lies in [0, 2^64), and none is empty.
 
-    They aren't clipped to the volume: an address that doesn't fit in 64 bits stands at their upper end, where the check of
-    ranges refuses it by itself and leaves the command's other extents alone (`mirrorlog.extraction`).
+    The extents aren't clipped to the volume. An address that doesn't fit in 64 bits becomes the
+    upper end of that range. There the check of ranges refuses that extent alone, and keeps the
+    command's other extents (`mirrorlog.domain.extraction`).
     """
 
     verdict: Verdict
@@ -39,27 +46,33 @@ class Interpretation:
 
 
 def known_extents(extents: Iterable[Extent]) -> Interpretation:
-    """The command changes at most these; empty ones are left out."""
-    return Interpretation(Verdict.EXTENTS, tuple(each for each in extents if each.length))
+    """Return a verdict that the command changes at most these extents. Empty ones are left out."""
+    return Interpretation(Verdict.EXTENTS, tuple(extent for extent in extents if extent.length))
 
 
 def read_only() -> Interpretation:
-    """The command changes no block."""
+    """Return a verdict that the command changes no block."""
     return Interpretation(Verdict.READ_ONLY)
 
 
-def whole_volume(why: str) -> Interpretation:
-    """The command may change any block; `mirrorlog.wire.interpret` puts the volume's size to it."""
-    return Interpretation(Verdict.WHOLE_VOLUME, text=why)
+def whole_volume(reason: str) -> Interpretation:
+    """Return a verdict that the command may change any block.
+
+    `mirrorlog.domain.wire.interpret` adds the extent, because it knows the volume's size.
+    """
+    return Interpretation(Verdict.WHOLE_VOLUME, text=reason)
 
 
-def malformed(why: str) -> Interpretation:
-    """No device can have executed this."""
-    return Interpretation(Verdict.MALFORMED, text=why)
+def malformed(reason: str) -> Interpretation:
+    """Return a verdict that no device can have executed the command."""
+    return Interpretation(Verdict.MALFORMED, text=reason)
 
 
 def extent(first: int, count: int, unit_bytes: int, kind: ExtentKind = ExtentKind.WRITE) -> Extent:
-    """`count` units of `unit_bytes` from unit `first` on, held below 2^64 without wrapping; empty only where count is 0."""
+    """Return the extent of `count` units of `unit_bytes` bytes, from unit `first` on.
+
+    Its end is limited to 2^64 - 1, so that it doesn't wrap. It is empty only if `count` is 0.
+    """
     if not count:
         return Extent(0, 0, kind)
     offset = min(first * unit_bytes, _U64_MAX - 1)

@@ -1,11 +1,13 @@
 """SCSI CDBs for a direct access block device, big-endian.
 
-Layouts: SBC-4, clause 5, and SPC-5, clause 6, each under the name of its command; what those dropped (WRITE(6), XDWRITE,
-WRITE LONG with data, RELADR): the same clauses of SBC-2 and SBC-3. Their subclauses change their numbers with each edition.
+SBC-4, clause 5, and SPC-5, clause 6, have the layouts, each under the name of its command. The same
+clauses of SBC-2 and SBC-3 have what later editions dropped (WRITE(6), XDWRITE, WRITE LONG with
+data, RELADR). The numbers of subclauses change with each edition.
 
-Tables name a command by its opcode (one byte), by opcode and service action of byte 1 bits 4-0 (two bytes), or, for a variable
-length CDB, by opcode and service action of bytes 8-9 (three bytes). What neither table names may change any block.
-Protection information (WRPROTECT) changes no number of blocks.
+The tables name a command by its opcode (one byte), by its opcode and the service action in byte 1
+bits 4-0 (two bytes), or, for a variable length CDB, by its opcode and the service action in bytes
+8-9 (three bytes). A command that no table names may change any block. Protection information
+(WRPROTECT) doesn't change the number of blocks.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from mirrorlog.domain.wire.outcome import (
 )
 
 _CDB_BYTES: Final = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
-"""By group code, bits 7-5 of the opcode (SPC-5, GROUP CODE field). Group 3 has its own forms, 6 and 7 are vendor specific."""
+"""The length by group code, which is in bits 7-5 of the opcode (SPC-5, GROUP CODE field).
+
+Group 3 has forms of its own, and groups 6 and 7 are vendor specific.
+"""
 _VARIABLE: Final = 0x7F
 _VARIABLE_BYTES: Final = 32
-"""All the variable length CDBs in the tables: ADDITIONAL CDB LENGTH, byte 7, is 18h."""
+"""The length of all variable length CDBs in the tables: ADDITIONAL CDB LENGTH, byte 7, is 18h."""
 _TRANSPORT_BYTES: Final = 16
-"""Transports carry a CDB in a field of this size (FCP, iSCSI, SRP): what follows a shorter one there means nothing."""
+"""FCP, iSCSI and SRP carry a CDB in a field of this size. Bytes after a shorter CDB are padding."""
 _WITH_SERVICE_ACTION: Final = frozenset(
     (0x83, 0x84, 0x94, 0x95, 0x9D, 0x9E, 0x9F, 0xA3, 0xA4, 0xA9, 0xAB)
 )
@@ -76,11 +81,11 @@ _READ_ONLY: Final = {
     0xAF: "VERIFY(12)",
     0xB7: "READ DEFECT DATA(12)",
     **{
-        0x8400 + action: "RECEIVE COPY RESULTS and its kin"
+        0x8400 + action: "RECEIVE COPY RESULTS and similar"
         for action in (0x00, 0x01, *range(0x03, 0x09))
     },
     0x9500: "REPORT ZONES",
-    # Service action in: 18h to 1Ah remove elements and rebuild, and are not here.
+    # SERVICE ACTION IN. Actions 18h to 1Ah remove elements and rebuild, so they aren't listed.
     0x9E10: "READ CAPACITY(16)",
     0x9E11: "READ LONG(16)",
     0x9E12: "GET LBA STATUS(16)",
@@ -111,13 +116,16 @@ _READ_ONLY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Command:
+    """A CDB with its data, on a medium of `size_bytes` bytes."""
+
     cdb: bytes
     data: bytes
     block_bytes: int
     size_bytes: int
 
-    def field(self, at: int, width: int) -> int:
-        return int.from_bytes(self.cdb[at : at + width], "big")
+    def field(self, first_byte: int, width: int) -> int:
+        """Return the number in `width` bytes of the CDB."""
+        return int.from_bytes(self.cdb[first_byte : first_byte + width], "big")
 
     def extents(
         self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE
@@ -126,27 +134,34 @@ class _Command:
 
 
 def _write_6(command: _Command) -> Interpretation:
-    """WRITE(6) (SBC-3): 21 bits of address, under a LUN in SCSI-2; 0 blocks are 256."""
+    """WRITE(6) (SBC-3).
+
+    The address has 21 bits; SCSI-2 has a LUN above them. 0 blocks stand for 256.
+    """
     return command.extents(command.field(1, 3) & 0x1FFFFF, command.field(4, 1) or 256)
 
 
 def _write(command: _Command, lba: tuple[int, int], count: tuple[int, int]) -> Interpretation:
-    """Address and number of blocks, each a field of (first byte, bytes). RELADR only has a meaning in 10 and 12 bytes."""
-    if _relative(command):
-        return whole_volume("a relative address (RELADR, SCSI-2)")
+    """A command with an address and a number of blocks.
+
+    lba, count: their fields, each as (first byte, width). RELADR has a meaning only in CDBs of 10
+    and 12 bytes.
+    """
+    if _is_relative(command):
+        return whole_volume("the command has a relative address (RELADR, SCSI-2)")
     return command.extents(command.field(*lba), command.field(*count))
 
 
-def _relative(command: _Command) -> bool:
+def _is_relative(command: _Command) -> bool:
     return command.cdb[0] >> 5 in (1, 2, 5) and bool(command.cdb[1] & 0x01)
 
 
 def _write_same(
     command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]
 ) -> Interpretation:
-    """WRITE SAME(10), (16) and (32) (SBC-4): 0 blocks reach to the end of the medium."""
-    if _relative(command):
-        return whole_volume("a relative address (RELADR, SCSI-2)")
+    """WRITE SAME(10), (16) and (32) (SBC-4). 0 blocks stand for all up to the end of the medium."""
+    if _is_relative(command):
+        return whole_volume("the command has a relative address (RELADR, SCSI-2)")
     first, blocks = command.field(*lba), command.field(*count)
     kind = _same_kind(command, command.cdb[flags_at])
     if blocks:
@@ -160,10 +175,12 @@ def _write_same(
 
 
 def _same_kind(command: _Command, flags: int) -> ExtentKind:
-    """Zeros only where that is proved: by NDOB (bit 0, there is no data), or by the block that came as data.
+    """Return the kind of a WRITE SAME. It is ZERO or DISCARD only if zeros are proved.
 
-    UNMAP (bit 3) alone proves nothing: a device writes the block instead of unmapping wherever unmapping wouldn't read back
-    as that block. PBDATA and LBDATA (bits 2 and 1, SBC-2) put addresses into the blocks.
+    NDOB proves them (bit 0: there is no data), and so does a block of zeros that came as data.
+    UNMAP (bit 3) alone proves nothing: a device writes the block instead if the unmapped range
+    wouldn't read as that block. PBDATA and LBDATA (bits 2 and 1, SBC-2) put addresses into the
+    blocks.
     """
     size, block = command.block_bytes, command.data[: command.block_bytes]
     zeros = bool(flags & 0x01) or block.count(0) == size
@@ -173,13 +190,16 @@ def _same_kind(command: _Command, flags: int) -> ExtentKind:
 
 
 def _unmap(command: _Command) -> Interpretation:
-    """UNMAP (SBC-4): the parameter list has a header of 8 bytes and descriptors of 16.
+    """UNMAP (SBC-4). The parameter list has a header of 8 bytes and descriptors of 16 bytes.
 
-    Takes every whole descriptor that both lengths allow; a device that refuses an inconsistent list changes fewer.
+    All complete descriptors count that both lengths allow. A device that refuses an inconsistent
+    list changes fewer blocks.
     """
     length, data = command.field(7, 2), command.data
     if 0 < length < 8:
-        return malformed(f"UNMAP with a parameter list of {length} bytes: its header alone has 8")
+        return malformed(
+            f"UNMAP has a parameter list of {length} bytes, and its header alone has 8"
+        )
     if len(data) < length:
         return whole_volume(
             f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list"
@@ -189,7 +209,10 @@ def _unmap(command: _Command) -> Interpretation:
 
 
 def _write_scattered(command: _Command, count_at: int) -> Interpretation:
-    """WRITE SCATTERED(16) and (32) (SBC-4): a header of 32 bytes, descriptors of 32, then the blocks."""
+    """WRITE SCATTERED(16) and (32) (SBC-4).
+
+    The data is a header of 32 bytes, descriptors of 32 bytes, and then the blocks.
+    """
     count = command.field(count_at, 2)
     if len(command.data) < 32 * (count + 1) and count:
         return whole_volume(
@@ -201,7 +224,10 @@ def _write_scattered(command: _Command, count_at: int) -> Interpretation:
 def _descriptors(
     command: _Command, at: int, width: int, count: int, kind: ExtentKind
 ) -> Interpretation:
-    """Each begins with u64 address and u32 number of blocks."""
+    """Return the extents of `count` descriptors, which begin at byte `at` of the data.
+
+    Each has `width` bytes, and begins with a u64 address and a u32 number of blocks.
+    """
     rows = (command.data[start : start + 12] for start in range(at, at + count * width, width))
     return known_extents(
         extent(
@@ -215,28 +241,34 @@ def _descriptors(
 
 
 def _write_long(command: _Command, lba: tuple[int, int]) -> Interpretation:
-    """WRITE LONG(10) and (16) (SBC-3): one block; with PBLOCK (byte 1 bit 5) a physical one, of unknown size."""
-    if command.cdb[1] & 0x20 or _relative(command):
-        return whole_volume("WRITE LONG of a physical block, or to a relative address")
+    """WRITE LONG(10) and (16) (SBC-3), which write one block.
+
+    With PBLOCK (byte 1 bit 5) it is a physical block, of unknown size.
+    """
+    if command.cdb[1] & 0x20 or _is_relative(command):
+        return whole_volume("WRITE LONG writes a physical block, or has a relative address")
     return command.extents(command.field(*lba), 1)
 
 
 def _mode_select(
     command: _Command, length: tuple[int, int], descriptors: tuple[int, int]
 ) -> Interpretation:
-    """MODE SELECT(6) and (10) (SPC-5): a block descriptor can change the size and the number of the blocks."""
+    """MODE SELECT(6) and (10) (SPC-5).
+
+    A block descriptor can change the size and the number of the blocks.
+    """
     at, width = descriptors
     if not command.field(*length):
         return read_only()
     if len(command.data) < at + width or any(command.data[at : at + width]):
         return whole_volume(
-            "MODE SELECT with block descriptors, or without the data that would tell"
+            "MODE SELECT has block descriptors, or came without the data that would show them"
         )
     return read_only()
 
 
 def _start_stop_unit(command: _Command) -> Interpretation:
-    """START STOP UNIT (SBC-4): with LOEJ (byte 4 bit 1) another medium may be there afterwards."""
+    """START STOP UNIT (SBC-4). With LOEJ (byte 4 bit 1) it may exchange the medium."""
     return (
         whole_volume("START STOP UNIT loads or ejects the medium")
         if command.cdb[4] & 0x02
@@ -245,9 +277,12 @@ def _start_stop_unit(command: _Command) -> Interpretation:
 
 
 def _send_diagnostic(command: _Command) -> Interpretation:
-    """SEND DIAGNOSTIC (SPC-5): UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium."""
+    """SEND DIAGNOSTIC (SPC-5).
+
+    UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium.
+    """
     if command.cdb[1] & 0x03 or command.field(3, 2):
-        return whole_volume("SEND DIAGNOSTIC with a test that may write, or with parameters")
+        return whole_volume("SEND DIAGNOSTIC has parameters, or starts a test that may write")
     return read_only()
 
 
@@ -310,34 +345,41 @@ _WHOLE_VOLUME_NAMES: Final = {
     0xA1: "ATA PASS-THROUGH(12)",
     0xB5: "SECURITY PROTOCOL OUT",
 }
-"""Only for the text: what isn't here has the same verdict."""
+"""Names for the text of a verdict. Commands that aren't listed have the same verdict."""
 
 
 def interpret(cdb: bytes, data: bytes, block_bytes: int, size_bytes: int) -> Interpretation:
-    """One CDB, alone or with the padding of its transport, and the data-out buffer."""
+    """Return what a command changes on a medium of `size_bytes` bytes.
+
+    cdb: one CDB, with or without the padding of its transport. data: the data-out buffer.
+    """
     if not cdb:
-        return malformed("no bytes of a CDB")
+        return malformed("the CDB has no bytes")
     code, length = _code(cdb), _length(cdb)
     if any(cdb[max(length, _TRANSPORT_BYTES) :]):
         return whole_volume(
-            f"CDB {code:02x}h has {length} bytes and {len(cdb)} came: send one at a time"
+            f"CDB {code:02x}h has {length} bytes and {len(cdb)} came: send one CDB at a time"
         )
     if code in _READ_ONLY:
         return read_only()
     interpreter = _INTERPRETERS.get(code)
     if interpreter is None:
         return whole_volume(
-            f"SCSI {_WHOLE_VOLUME_NAMES.get(code, 'command')} ({code:02x}h) isn't one whose blocks are known"
+            "which blocks SCSI "
+            f"{_WHOLE_VOLUME_NAMES.get(code, 'command')} ({code:02x}h) changes isn't known"
         )
     if len(cdb) < length or (cdb[0] == _VARIABLE and length != _VARIABLE_BYTES):
         return whole_volume(
-            f"CDB {code:02x}h was cut, or isn't of its usual length: {len(cdb)} bytes"
+            f"CDB {code:02x}h was cut off, or has an unusual length: {len(cdb)} bytes"
         )
     return interpreter(_Command(cdb, data, block_bytes, size_bytes))
 
 
 def _code(cdb: bytes) -> int:
-    """The tables' name of the command; the opcode alone, which they don't have, where the service action was cut off."""
+    """Return the command's key in the tables.
+
+    It is the opcode alone, which isn't a key of the tables, if the service action was cut off.
+    """
     opcode = cdb[0]
     if opcode == _VARIABLE and len(cdb) >= 10:
         return opcode << 16 | int.from_bytes(cdb[8:10], "big")
@@ -347,6 +389,7 @@ def _code(cdb: bytes) -> int:
 
 
 def _length(cdb: bytes) -> int:
+    """Return the length of the CDB in bytes, by its opcode."""
     if cdb[0] == _VARIABLE:
         return 8 + cdb[7] if len(cdb) > 7 else 10
     return _CDB_BYTES.get(cdb[0] >> 5, len(cdb))
