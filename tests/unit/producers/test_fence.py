@@ -235,8 +235,8 @@ def test_taking_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
 
 
 # The rows of the log, from position 0 on | the first command that is kept | whether session 1
-# blocks. h is a head with session 1, with the positions where it was opened and closed (open if there is no
-# second one); - is a head without session 1; w is the watermark.
+# blocks. h is a head with session 1, with the positions where it was opened and closed (open if
+# there is no second one); - is a head without session 1; w is the watermark.
 CASES = """
 h0:      w9   | 10 | yes
 h0:5     w9   | 10 | no
