@@ -42,7 +42,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.compaction.retention import DEFAULT_KEEP_S
-from mirrorlog.streams.compaction.rollups import pieces
+from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
@@ -213,7 +213,7 @@ class Bench:
         """A record drawn, not folded: cut and encoded as LogCompactor does, and noticed as a flush's would be."""
         found = [
             piece
-            for piece in pieces(_stretches(changed), Settings().node_record_max_bytes)
+            for piece in cut_to_size(_stretches(changed), Settings().node_record_max_bytes)
             if piece
         ]
         for number, (blocks, zeroed) in enumerate(found):
@@ -238,13 +238,13 @@ class Bench:
             self.log.rows[record_key(record)] = encode(record)
 
 
-def _stretches(changed: BitMap64) -> list[tuple[BitMap64, BitMap64]]:
+def _stretches(changed: BitMap64) -> list[BlockSets]:
     found = []
     for start in range(0, BLOCKS, 1 << 26):
         mask = BitMap64()
         mask.add_range(start, start + (1 << 26))
         if blocks := changed & mask:
-            found.append((blocks, BitMap64()))
+            found.append(BlockSets(blocks, BitMap64()))
     return found
 
 

@@ -1,7 +1,10 @@
-"""Moments: where a partition's log was complete at a time, so that the age of its records is known. Pure.
+"""Position times: where a partition's log was complete at a time, and so how old records are. Pure.
 
-A position has no time of its own, and what hosts say of the time isn't trusted with deleting. So the node writes down each
-minute through where the log is complete. A record is at least as old as any moment at or above its end.
+A position has no time of its own, and a host's clock isn't trusted with deleting. So the node notes
+each minute through which position the log is complete. A record is at least as old as any note at
+or above its end (`through`).
+
+A note is a Watermark. Notes are always passed in the order of time.
 """
 
 from __future__ import annotations
@@ -13,41 +16,49 @@ from typing import Final
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import Watermark
 
-EVERY_S: Final = 60
-_THINNED: Final = ((6 * 3600, EVERY_S), (8 * 86_400, 3600))
-"""(younger than, one in each): above the last one a day. Thinned moments make records younger, never older."""
-_DAY_S: Final = 86_400
+NOTE_EVERY_S: Final = 60
+_KEPT: Final = ((6 * 3600, NOTE_EVERY_S), (8 * 86_400, 3600))
+"""(age in seconds, width in seconds): of notes younger than the age one is kept in each width."""
+_WIDTH_OF_OLDER_S: Final = 86_400
 
 
-def sound(moments: Sequence[Watermark], complete_through: int) -> list[Watermark]:
-    """The moments in the order of time, without those that a later one or the watermark contradicts.
+def consistent_times(times: Sequence[Watermark], *, complete_through: int) -> list[Watermark]:
+    """Return the notes in the order of time, without those that contradict a later one.
 
-    The commands topic was made anew then, and positions don't mean what they did: nothing is deleted by such a moment.
+    times: in any order. complete_through: the watermark of the log.
+    A note above a later note or above the watermark is of a commands topic that was deleted and
+    created again: positions meant something else then, and nothing is deleted by such a note.
     """
     kept: list[Watermark] = []
     lowest = complete_through
-    for moment in sorted(moments, key=lambda moment: moment.at_us, reverse=True):
-        if moment.through <= lowest:
-            kept.append(moment)
-            lowest = moment.through
+    for time in sorted(times, key=lambda time: time.at_us, reverse=True):
+        if time.through <= lowest:
+            kept.append(time)
+            lowest = time.through
     return kept[::-1]
 
 
-def position_at(moments: Sequence[Watermark], at_us: float) -> int:
-    """Records through this position, or below, are at least as old as `at_us`; `moments` in the order of time."""
-    number = bisect_right(moments, at_us, key=lambda moment: moment.at_us)
-    return moments[number - 1].through if number else BEFORE_FIRST
+def position_at(times: Sequence[Watermark], at_us: float) -> int:
+    """Return a position so that records through it are at least as old as the time `at_us`."""
+    number = bisect_right(times, at_us, key=lambda time: time.at_us)
+    return times[number - 1].through if number else BEFORE_FIRST
 
 
-def superfluous(moments: Sequence[Watermark], now_us: int) -> list[Watermark]:
-    """Those that may go: of each stretch of time the first one stays, and the newest of all."""
-    seen: set[tuple[int, int]] = set()
-    found = []
-    for moment in moments[:-1]:
-        age_s = (now_us - moment.at_us) / 1e6
-        width_s = next((width for younger_s, width in _THINNED if age_s < younger_s), _DAY_S)
-        slot = (width_s, moment.at_us // (width_s * 1_000_000))
-        if slot in seen:
-            found.append(moment)
-        seen.add(slot)
-    return found
+def times_to_prune(times: Sequence[Watermark], now_us: int) -> list[Watermark]:
+    """Return the notes that may be deleted: the older notes are, the fewer are kept.
+
+    The first note of each stretch of time is kept, and the newest of all. Without the others
+    records appear younger, never older.
+    """
+    kept_slots: set[tuple[int, int]] = set()
+    prune = []
+    for time in times[:-1]:
+        age_s = (now_us - time.at_us) / 1e6
+        width_s = next(
+            (width_s for below_age_s, width_s in _KEPT if age_s < below_age_s), _WIDTH_OF_OLDER_S
+        )
+        slot = (width_s, time.at_us // (width_s * 1_000_000))
+        if slot in kept_slots:
+            prune.append(time)
+        kept_slots.add(slot)
+    return prune

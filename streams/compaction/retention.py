@@ -1,7 +1,7 @@
-"""Retention: up to where a volume's oldest records may be deleted. Pure.
+"""Retention: how long records are kept, and through where a volume's oldest may be deleted. Pure.
 
-Nobody that is registered for a volume, site or backup, is left behind: what it hasn't applied stays, unless the operator
-said after how long it may go all the same.
+No registered site or backup of a volume is left behind: records that it hasn't applied stay, unless
+the operator set a time after which they may be deleted all the same.
 """
 
 from __future__ import annotations
@@ -13,48 +13,86 @@ from typing import Final
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.keys import split_log_name
 from mirrorlog.tracking_log.records import TIERS
 
 DEFAULT_KEEP_S: Final[Mapping[str, float]] = {"second": 300.0, "minute": 7200.0, "hour": 86_400.0}
-"""A site that was away for a moment goes on where it was, and doesn't take a whole day again for it."""
+"""How long each tier is kept after a higher one holds its records.
 
-
-def kept_once_held_s(
-    tier: int, volume: Mapping[str, float], settings: Mapping[str, float]
-) -> float:
-    """For how long records of a tier below the top are kept when a higher tier holds them.
-
-    The volume's word goes before the settings'. A tier is kept at least as long as those below it: it is what proves that
-    theirs may go.
-    """
-    words = {**DEFAULT_KEEP_S, **settings, **volume}
-    return max(words.get(name, 0.0) for name in TIERS[: tier + 1])
-
-
-def kept_at_all_s(
-    top: int, volume: Mapping[str, float], settings: Mapping[str, float]
-) -> float | None:
-    """For how long the log is kept; None: for ever. `top`: the highest tier there is."""
-    return {**settings, **volume}.get(TIERS[top])
+A site that was away for a moment continues where it was, and doesn't copy a whole day again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """Records through `through` may go. held_by: who keeps more than the settings ask for."""
+class KeepPolicy:
+    """How long the records of each log are kept.
+
+    volumes: the known descriptions. keep_s: by the name of a tier, from the settings. What a
+    volume's description says takes precedence. top_tier: the highest tier there is.
+    """
+
+    volumes: Mapping[str, Volume]
+    keep_s: Mapping[str, float]
+    top_tier: int
+
+    def described(self, log_name: str) -> Volume | None:
+        """Return the description of the log's volume. A missed log is kept as its volume's log."""
+        return self.volumes.get(split_log_name(log_name)[0])
+
+    def keep_covered_s(self, log_name: str, tier: int) -> float:
+        """Return how long the log's records of a tier are kept after a higher tier holds them."""
+        return keep_covered_s(tier, of_volume=self._of_volume(log_name), of_settings=self.keep_s)
+
+    def keep_log_s(self, log_name: str) -> float | None:
+        """Return how long the log is kept, None for ever."""
+        of_volume = self._of_volume(log_name)
+        return keep_log_s(self.top_tier, of_volume=of_volume, of_settings=self.keep_s)
+
+    def _of_volume(self, log_name: str) -> Mapping[str, float]:
+        volume = self.described(log_name)
+        return {} if volume is None else volume.keep_s
+
+
+def keep_covered_s(
+    tier: int, *, of_volume: Mapping[str, float], of_settings: Mapping[str, float]
+) -> float:
+    """Return how long records of a tier below the top are kept after a higher tier holds them.
+
+    of_volume, of_settings: seconds by the name of a tier; the volume takes precedence. A tier is
+    kept at least as long as those below it, because it proves that theirs may be deleted.
+    """
+    keep_s = {**DEFAULT_KEEP_S, **of_settings, **of_volume}
+    return max(keep_s.get(name, 0.0) for name in TIERS[: tier + 1])
+
+
+def keep_log_s(
+    top_tier: int, *, of_volume: Mapping[str, float], of_settings: Mapping[str, float]
+) -> float | None:
+    """Return how long the log is kept, None for ever. top_tier: the highest tier there is."""
+    return {**of_settings, **of_volume}.get(TIERS[top_tier])
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionLimit:
+    """Records through `through` may be deleted. held_by: the sites that keep it so low."""
 
     through: int
     held_by: tuple[SiteProgress, ...] = ()
 
 
-def limit(volume: Volume | None, due: int, overdue: int, reports: Sequence[SiteProgress]) -> Limit:
-    """due: records through it are old enough; overdue: old enough to go past sites too (BEFORE_FIRST: none ever is).
+def retention_limit(
+    volume: Volume | None, reports: Sequence[SiteProgress], *, due: int, overdue: int
+) -> RetentionLimit:
+    """Return through where the volume's records may be deleted.
 
-    What lies at or below the volume's origin no reader may ask for, and no site needs.
+    volume: its description, None if there is none. reports: the last one of each site.
+    due: records through it are old enough. overdue: records through it are old enough to be deleted
+    though a site needs them (BEFORE_FIRST: none ever is).
     """
-    needed = {id(report): needs_after(volume, report) for report in reports}
+    needed = {id(report): needed_after(volume, report) for report in reports}
     slowest = min(needed.values(), default=due)
     through = min(due, max(slowest, overdue))
-    return Limit(
+    return RetentionLimit(
         through,
         held_by=tuple(
             report for report in reports if through < due and needed[id(report)] == slowest
@@ -62,8 +100,12 @@ def limit(volume: Volume | None, due: int, overdue: int, reports: Sequence[SiteP
     )
 
 
-def needs_after(volume: Volume | None, report: SiteProgress) -> int:
-    """Where the site stands; one that has applied nothing of this generation may still want all of it."""
+def needed_after(volume: Volume | None, report: SiteProgress) -> int:
+    """Return the position behind which the site needs the log.
+
+    A site that has applied nothing of this generation may need all of it. At or below the volume's
+    origin no reader may ask for anything.
+    """
     if volume is None:
         return BEFORE_FIRST if report.applied_position is None else report.applied_position
     if report.applied_position is None or report.generation != volume.generation:

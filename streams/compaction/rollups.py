@@ -1,10 +1,12 @@
-"""Roll-ups: which records become one, and what it holds. Pure: planned here, executed elsewhere (upkeep.py).
+"""Roll-ups: which records become one, and what it holds. Pure; `roll_up_job` executes.
 
-Records of one tier that follow each other without a hole become one of the next tier, which covers what they covered, and no
-more: a hole stays a hole. What a record holds is united from all of them, also where they overlap after a replay; its
-counts and times are for people, and are added up without the records that others contain.
+Records of one tier that follow each other without a hole become one record of the next tier. It
+covers what they covered and no more: a hole stays a hole (invariant 5). Its blocks are the union of
+theirs, also where they overlap after a replay. Counts and times are for people: they are added up
+without the records that another one covers.
 
-A volume's records may be larger than memory together. So they are read a part at a time, in the order of blocks.
+A volume's records may be larger than memory together. So they are read and united part by part, in
+the order of blocks. The generators here yield None after a little work.
 """
 
 from __future__ import annotations
@@ -13,90 +15,112 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.tracking_log.keys import RecordKey
 from mirrorlog.tracking_log.records import LogRecord
 
-MOST_SOURCES: Final = 1024
-"""Records that become one: each has a part of it in memory meanwhile."""
-_SOURCES_BYTES: Final = 64 << 20
-_STRETCH: Final = 1 << 26
-"""Blocks united together: 8 MiB of bitmap at most."""
-
-Blocks: TypeAlias = tuple[BitMap64, BitMap64]
-"""Changed and zeroed."""
+MAX_SOURCES: Final = 1024
+"""Records that become one: a part of each is in memory at the same time."""
+_MAX_SOURCES_BYTES: Final = 64 << 20
+_RANGE_BLOCKS: Final = 1 << 26
+"""Blocks united at a time: 8 MiB of bitmap at most."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
-    """One record of the table as the keys of its parts tell. numbers: of the parts that are there, ascending."""
+class BlockSets(NamedTuple):
+    """The blocks of a range that changed, and those of them that were zeroed."""
+
+    changed: BitMap64
+    zeroed: BitMap64
+
+
+@dataclass(frozen=True, slots=True, order=True, kw_only=True)
+class StoredRecord:
+    """A record of the table as the keys of its parts tell.
+
+    part_numbers: of the parts that are in the table, ascending.
+    """
 
     tier: int
     after: int
     through: int
-    numbers: tuple[int, ...] = (0,)
+    part_numbers: tuple[int, ...] = (0,)
 
-    def is_inside(self, other: Entry) -> bool:
-        """Whether `other`, of a higher tier, covers all of it."""
+    def is_covered_by(self, other: StoredRecord) -> bool:
+        """Return whether `other` is of a higher tier and covers all positions of this record."""
         return (
             self.tier < other.tier and other.after <= self.after and self.through <= other.through
         )
 
     def keys(self, volume: str) -> list[RecordKey]:
-        """The keys of its parts."""
+        """Return the keys of its parts."""
         return [
             RecordKey(volume, self.tier, self.after, self.through, number)
-            for number in self.numbers
+            for number in self.part_numbers
         ]
 
 
-def entries(keys: Iterable[RecordKey]) -> list[Entry]:
-    """The records that sorted keys of one volume name."""
+def stored_records(keys: Iterable[RecordKey]) -> list[StoredRecord]:
+    """Return the records that the keys of one volume name. The keys are sorted."""
     groups = groupby(keys, key=lambda key: (key.tier, key.after, key.through))
-    return [Entry(*span, tuple(key.part for key in parts)) for span, parts in groups]
+    return [
+        StoredRecord(
+            tier=tier, after=after, through=through, part_numbers=tuple(key.part for key in parts)
+        )
+        for (tier, after, through), parts in groups
+    ]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A record to roll up. first: its first part, without the blocks where they are many; size_bytes: of that part."""
+class RollUpSource:
+    """A record to roll up.
 
-    entry: Entry
+    first: its first part, with empty bitmaps if its blocks are many. size_bytes: of that part.
+    """
+
+    record: StoredRecord
     first: LogRecord
     size_bytes: int
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every part is there."""
-        return self.entry.numbers == tuple(range(self.first.parts))
+    def is_complete(self) -> bool:
+        """Whether every part is in the table."""
+        return self.record.part_numbers == tuple(range(self.first.parts))
 
 
-def chains(sources: Iterable[Source]) -> list[list[Source]]:
-    """Sources of one tier in chains that each may become one record: of one generation, without a hole, of bounded size.
+def plan_chains(sources: Iterable[RollUpSource]) -> list[list[RollUpSource]]:
+    """Group sources of one tier into chains, each of which may become one record.
 
-    A chain of one is left to wait for its next: another record would say nothing new.
+    The sources of a chain are of one generation and block size, leave no hole, and are bounded in
+    number and size. A chain of one source waits for the next one: a record for it alone would say
+    nothing new.
     """
-    found: list[list[Source]] = []
+    chains: list[list[RollUpSource]] = []
     reach = size_bytes = 0
     kind: tuple[str, int] | None = None
     for source in sorted(
-        sources, key=lambda s: (s.first.generation, s.entry.after, -s.entry.through)
+        sources,
+        key=lambda source: (
+            source.first.generation,
+            source.record.after,
+            -source.record.through,
+        ),
     ):
-        mine = (source.first.generation, source.first.block_size)
-        goes_on = kind == mine and source.entry.after <= reach
-        if goes_on and len(found[-1]) < MOST_SOURCES and size_bytes < _SOURCES_BYTES:
-            found[-1].append(source)
+        source_kind = (source.first.generation, source.first.block_size)
+        continues = kind == source_kind and source.record.after <= reach
+        if continues and len(chains[-1]) < MAX_SOURCES and size_bytes < _MAX_SOURCES_BYTES:
+            chains[-1].append(source)
         else:
-            found.append([source])
-            reach, size_bytes = source.entry.through, 0
-        kind, size_bytes = mine, size_bytes + source.size_bytes
-        reach = max(reach, source.entry.through)
-    return found
+            chains.append([source])
+            reach, size_bytes = source.record.through, 0
+        kind, size_bytes = source_kind, size_bytes + source.size_bytes
+        reach = max(reach, source.record.through)
+    return chains
 
 
-def header(tier: int, chain: Sequence[Source]) -> LogRecord:
-    """What the chain's record says beside its blocks."""
+def merged_header(tier: int, chain: Sequence[RollUpSource]) -> LogRecord:
+    """Return the record of a chain in `tier`, with empty bitmaps."""
     records = [source.first for source in chain]
     counted, reach = [], records[0].after - 1
     for record in records:
@@ -121,69 +145,85 @@ def header(tier: int, chain: Sequence[Source]) -> LogRecord:
     )
 
 
-def united(records: Sequence[Iterator[LogRecord]]) -> Iterator[Blocks | None]:
-    """The union of records, each given as its parts in their order: stretches ascending; None after each part read.
+class _OpenPart(NamedTuple):
+    """A part that was read and isn't united yet, and the parts of its record that follow it."""
 
-    In memory: one stretch, one part of each record, and what parts that reach further hold above the stretch.
+    part: LogRecord
+    following: Iterator[LogRecord]
+
+
+def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
+    """Yield the union of records, a range of _RANGE_BLOCKS at a time, ascending.
+
+    records: each as its parts in their order. None is yielded after each part that was read.
+    Ranges without a block are left out. Memory: one range, one part of each record, and the blocks
+    above the range of parts that reach further.
     """
-    ahead: list[tuple[LogRecord, Iterator[LogRecord]]] = []
+    waiting: list[_OpenPart] = []
     for parts in records:
-        ahead += _next_of(parts)
+        waiting += _next_part(parts)
         yield None
     changed, zeroed = BitMap64(), BitMap64()
-    while ahead or changed:
+    while waiting or changed:
         lowest = min(
-            [part.changed.min() for part, _ in ahead] + ([changed.min()] if changed else [])
+            [each.part.changed.min() for each in waiting] + ([changed.min()] if changed else [])
         )
-        end = (lowest // _STRETCH + 1) * _STRETCH
-        while begun := [each for each in ahead if each[0].changed.min() < end]:
-            ahead = [each for each in ahead if each[0].changed.min() >= end]
-            for part, parts in begun:
+        end = (lowest // _RANGE_BLOCKS + 1) * _RANGE_BLOCKS
+        while reached := [each for each in waiting if each.part.changed.min() < end]:
+            waiting = [each for each in waiting if each.part.changed.min() >= end]
+            for part, following in reached:
                 changed |= part.changed
                 zeroed |= part.zeroed
-                ahead += _next_of(parts)
+                waiting += _next_part(following)
                 yield None
         mask = BitMap64()
-        mask.add_range(end - _STRETCH, end)
-        yield changed & mask, zeroed & mask
+        mask.add_range(end - _RANGE_BLOCKS, end)
+        yield BlockSets(changed & mask, zeroed & mask)
         changed, zeroed = changed - mask, zeroed - mask
 
 
-def _next_of(parts: Iterator[LogRecord]) -> list[tuple[LogRecord, Iterator[LogRecord]]]:
-    """The next part that holds a block, and those that follow it."""
-    return [
-        (part, parts)
-        for part in [next((part for part in parts if part.changed), None)]
-        if part is not None
-    ]
+def _next_part(parts: Iterator[LogRecord]) -> list[_OpenPart]:
+    """Read on to the next part that holds a block; return it, or nothing if there is none."""
+    part = next((part for part in parts if part.changed), None)
+    return [] if part is None else [_OpenPart(part, parts)]
 
 
-def pieces(stretches: Iterable[Blocks | None], max_bytes: int) -> Iterator[Blocks | None]:
-    """The same blocks in pieces by block range, each with bitmaps of at most `max_bytes`; None after a little work.
+def cut_to_size(ranges: Iterable[BlockSets | None], max_bytes: int) -> Iterator[BlockSets | None]:
+    """Yield the same blocks in pieces by block range, each with bitmaps of at most `max_bytes`.
 
-    Where one ends depends on the blocks and on `max_bytes` alone, not on how they came: two workers that roll up the same
-    range cut it alike, and parts of the one fit those of the other.
+    ranges: as `unite` yields them. None is yielded after a little work.
+    Where a piece ends depends on the blocks and on `max_bytes` alone, not on the ranges: halves of
+    halves of the address space are joined from the left as far as they fit. Two workers that roll
+    up the same range of positions cut it alike, and the parts of one fit those of the other
+    (docs/decisions/roll-ups.md).
     """
     changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
-    for stretch in stretches:
-        if stretch is None:
+    for blocks in ranges:
+        if blocks is None:
             yield None
             continue
-        first = stretch[0].min() // _STRETCH * _STRETCH
-        for leaf, leaf_bytes in _leaves(stretch, first, _STRETCH, max_bytes):
+        first = blocks.changed.min() // _RANGE_BLOCKS * _RANGE_BLOCKS
+        for leaf, leaf_bytes in _leaves(
+            blocks, first=first, width=_RANGE_BLOCKS, max_bytes=max_bytes
+        ):
             yield None
             if changed and size_bytes + leaf_bytes > max_bytes:
-                yield changed, zeroed
+                yield BlockSets(changed, zeroed)
                 changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
-            changed |= leaf[0]
-            zeroed |= leaf[1]
+            changed |= leaf.changed
+            zeroed |= leaf.zeroed
             size_bytes += leaf_bytes
     if changed:
-        yield changed, zeroed
+        yield BlockSets(changed, zeroed)
 
 
-def _leaves(blocks: Blocks, first: int, width: int, max_bytes: int) -> Iterator[tuple[Blocks, int]]:
-    """Halves of halves of the range [first, first + width), as large as `max_bytes` lets them be."""
+def _leaves(
+    blocks: BlockSets, *, first: int, width: int, max_bytes: int
+) -> Iterator[tuple[BlockSets, int]]:
+    """Yield halves of halves of the range [first, first + width), as large as `max_bytes` allows.
+
+    With each comes the size of its packed bitmaps. `width` is a power of two.
+    """
     changed, zeroed = blocks
     if not changed:
         return
@@ -191,48 +231,55 @@ def _leaves(blocks: Blocks, first: int, width: int, max_bytes: int) -> Iterator[
     if size_bytes <= max_bytes or width == 1:
         yield blocks, size_bytes
         return
+    half = width // 2
     low = BitMap64()
-    low.add_range(first, first + width // 2)
-    yield from _leaves((changed & low, zeroed & low), first, width // 2, max_bytes)
-    yield from _leaves((changed - low, zeroed - low), first + width // 2, width // 2, max_bytes)
+    low.add_range(first, first + half)
+    lower, upper = BlockSets(changed & low, zeroed & low), BlockSets(changed - low, zeroed - low)
+    yield from _leaves(lower, first=first, width=half, max_bytes=max_bytes)
+    yield from _leaves(upper, first=first + half, width=half, max_bytes=max_bytes)
 
 
 def is_within(
-    parts: Iterable[Blocks | None], whole: Iterable[Blocks | None]
+    parts: Iterable[BlockSets | None], whole: Iterable[BlockSets | None]
 ) -> Iterator[bool | None]:
-    """Whether `whole` holds every block of `parts`, both as `united` gives them: at the end one bool, before it None."""
-    held = (stretch for stretch in whole if stretch is not None)
-    now = next(held, None)
-    for stretch in parts:
+    """Prove that `whole` holds every block of `parts`: yield None after some work, a bool last.
+
+    parts, whole: as `unite` yields them.
+    """
+    held = (blocks for blocks in whole if blocks is not None)
+    current = next(held, None)
+    for blocks in parts:
         yield None
-        if stretch is None:
+        if blocks is None:
             continue
-        while now is not None and now[0].max() // _STRETCH < stretch[0].min() // _STRETCH:
-            now = next(held, None)
-        if now is None or not (stretch[0].issubset(now[0]) and stretch[1].issubset(now[1])):
+        number = blocks.changed.min() // _RANGE_BLOCKS
+        while current is not None and current.changed.max() // _RANGE_BLOCKS < number:
+            current = next(held, None)
+        if current is None or not (
+            blocks.changed.issubset(current.changed) and blocks.zeroed.issubset(current.zeroed)
+        ):
             yield False
             return
     yield True
 
 
-class Holders:
-    """Records, asked for one of a higher tier that covers another."""
+class CoverIndex:
+    """Finds, for a record, one of a higher tier that covers it."""
 
-    def __init__(self, found: Iterable[Entry]) -> None:
-        self._by_tier: dict[int, tuple[list[int], list[Entry]]] = {}
-        for entry in sorted(found, key=lambda entry: entry.after):
-            starts, furthest = self._by_tier.setdefault(entry.tier, ([], []))
-            starts.append(entry.after)
-            # Of those that begin at or before it, the one that reaches furthest.
-            furthest.append(
-                entry if not furthest or entry.through > furthest[-1].through else furthest[-1]
-            )
+    def __init__(self, records: Iterable[StoredRecord]) -> None:
+        self._by_tier: dict[int, tuple[list[int], list[StoredRecord]]] = {}
+        for record in sorted(records, key=lambda record: record.after):
+            starts, furthest = self._by_tier.setdefault(record.tier, ([], []))
+            starts.append(record.after)
+            # Of the records that begin here or before, the one that reaches furthest.
+            reaches_further = not furthest or record.through > furthest[-1].through
+            furthest.append(record if reaches_further else furthest[-1])
 
-    def holder(self, entry: Entry) -> Entry | None:
-        """The lowest record above `entry` that covers it; None where there is none."""
+    def covering(self, record: StoredRecord) -> StoredRecord | None:
+        """Return the lowest record above `record` that covers it, None if there is none."""
         for tier in sorted(self._by_tier):
             starts, furthest = self._by_tier[tier]
-            number = bisect_right(starts, entry.after)
-            if number and entry.is_inside(furthest[number - 1]):
+            number = bisect_right(starts, record.after)
+            if number and record.is_covered_by(furthest[number - 1]):
                 return furthest[number - 1]
         return None

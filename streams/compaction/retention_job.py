@@ -1,0 +1,176 @@
+"""The retention jobs: note how old the log is, and delete what is older than it is kept.
+
+Only the oldest records of a volume are deleted, and none that a registered site still needs
+(`retention`). A site that is held up, or left behind, is named in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.clock import Clock
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.streams.compaction.partition_records import tombstones
+from mirrorlog.streams.compaction.partition_state import PartitionState
+from mirrorlog.streams.compaction.retention import needed_after, retention_limit
+from mirrorlog.streams.compaction.rollups import StoredRecord
+from mirrorlog.streams.compaction.steps import Job
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import position_time_key, split_log_name
+
+log = logging.getLogger("mirrorlog.node")
+
+_WARN_EVERY_S: Final = 3600.0
+_HELD: Final = (
+    "volume %s: site %s has applied only position %s, so records of positions %d to %d stay though "
+    "they are older than the log is kept; bring the site up to date or remove it, or set "
+    "node_keep_past_sites_after_s"
+)
+_LEFT_BEHIND: Final = (
+    "volume %s: site %s has applied only position %s, and the records through position %d are "
+    "deleted now (node_keep_past_sites_after_s): the site will need a full copy"
+)
+
+
+def note_position_time(state: PartitionState) -> Job:
+    """Note that the log is complete through its watermark now, and prune older notes."""
+    now_us, through = state.clock.now_us(), state.records.complete_through()
+    partition = state.records.partition
+    time = Watermark(partition, through, now_us)
+    if through == BEFORE_FIRST or not state.times.note(time):
+        return
+    yield position_time_key(partition, at_us=now_us), encode(time)
+    for old in state.times.prune(now_us):
+        yield position_time_key(partition, at_us=old.at_us), None
+
+
+@dataclass(frozen=True, slots=True)
+class DueRecords:
+    """Which records of a volume are old enough to be deleted.
+
+    through: records through it are older than the log is kept. past_sites_through: records through
+    it may be deleted though a site needs them.
+    """
+
+    through: int
+    past_sites_through: int
+
+
+def due_records(
+    state: PartitionState, keep_past_sites_after_s: float | None
+) -> dict[str, DueRecords]:
+    """Return the volumes with records that are older than the log is kept.
+
+    keep_past_sites_after_s: as in the settings. None: records that a site needs are never deleted.
+    """
+    due: dict[str, DueRecords] = {}
+    now_us = state.clock.now_us()
+    for volume, oldest in state.oldest.items():
+        keep_s = state.policy.keep_log_s(volume)
+        if keep_s is None:
+            continue
+        through = state.times.position_at(now_us - keep_s * 1e6)
+        if through < oldest:
+            continue
+        past_sites_through = (
+            BEFORE_FIRST
+            if keep_past_sites_after_s is None
+            else state.times.position_at(now_us - (keep_s + keep_past_sites_after_s) * 1e6)
+        )
+        due[volume] = DueRecords(through, past_sites_through)
+    return due
+
+
+def retain(
+    state: PartitionState,
+    due: Mapping[str, DueRecords],
+    reports: SiteReports,
+    warnings: RetentionWarnings,
+) -> Job:
+    """Delete the records that are due and that no site needs.
+
+    reports: refreshed after `due` was found.
+    """
+    for volume, limits in due.items():
+        described = state.policy.described(volume)
+        site_reports = reports.of(split_log_name(volume)[0])
+        limit = retention_limit(
+            described, site_reports, due=limits.through, overdue=limits.past_sites_through
+        )
+        deleted: list[StoredRecord] = []
+        left: list[int] = []
+        for tier in range(state.policy.top_tier + 1):
+            begun = state.records.beginning_in(
+                volume, tier=tier, after=BEFORE_FIRST, before=limits.through
+            )
+            deleted += [record for record in begun if record.through <= limit.through]
+            left += [record.through for record in begun if record.through > limit.through]
+            following = state.records.end_of_first(volume, tier=tier, after=limits.through)
+            left += [] if following is None else [following]
+            yield None
+        state.oldest.set(volume, min(left, default=limits.through + 1))
+        if any(through <= limits.through for through in left):
+            warnings.held(limit.held_by, first=limit.through, last=limits.through)
+        reached = max((record.through for record in deleted), default=BEFORE_FIRST)
+        warnings.left_behind(
+            [report for report in site_reports if needed_after(described, report) < reached],
+            reached,
+        )
+        for record in deleted:
+            yield from tombstones(volume, record)
+
+
+class RetentionWarnings:
+    """Warns about sites that retention meets, once an hour for each volume, site and text."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._warned_s: dict[tuple[str, str, str], float] = {}
+
+    def held(self, reports: Sequence[SiteProgress], *, first: int, last: int) -> None:
+        """Warn that these sites keep records of positions `first` to `last` from being deleted."""
+        for report in reports:
+            self._warn(_HELD, report, report.applied_position, first, last)
+
+    def left_behind(self, reports: Sequence[SiteProgress], through: int) -> None:
+        """Warn that records through `through` are deleted which these sites need."""
+        for report in reports:
+            self._warn(_LEFT_BEHIND, report, report.applied_position, through)
+
+    def _warn(self, text: str, report: SiteProgress, *values: object) -> None:
+        key, now_s = (report.volume, report.site, text), self._clock.monotonic_s()
+        if now_s - self._warned_s.get(key, float("-inf")) >= _WARN_EVERY_S:
+            self._warned_s[key] = now_s
+            log.warning(text, report.volume, report.site, *values)
+
+
+class ReportsOnDemand:
+    """The sites' reports, opened when they are needed first, for all partitions of the worker."""
+
+    def __init__(self, open_reports: Callable[[], SiteReports]) -> None:
+        self._open_reports = open_reports
+        self._reports: SiteReports | None = None
+
+    async def refreshed(self) -> SiteReports | None:
+        """Return the reports with everything that was published before the call.
+
+        None if they can't be read. That is logged, and nothing must be deleted then.
+        """
+        try:
+            if self._reports is None:
+                self._reports = await asyncio.to_thread(self._open_reports)
+            await asyncio.to_thread(self._reports.refresh)
+        except KafkaFailed as error:
+            log.warning(
+                "nothing is deleted for its age: where the sites are can't be read: %s", error
+            )
+            return None
+        return self._reports

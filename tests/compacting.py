@@ -1,0 +1,149 @@
+"""A compactor on a table in memory, with a clock that a test moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+from clocks import HandClock
+from notation import GENERATION, record
+
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
+from mirrorlog.streams.table.local_store import Row
+from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key
+from mirrorlog.tracking_log.records import LogRecord
+
+NOTHING_KEPT = {"second": 0.0, "minute": 0.0, "hour": 0.0}
+
+
+class FakeTable:
+    """A LogTable of partition 0 that keeps the order of its writes in `written`.
+
+    `+` and `-` stand before the tier and range of a record that was written or removed; `W` is the
+    watermark.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.flushed: dict[str, int] = {}
+        self.through, self.written = -1, ""
+
+    def flush(self, text: str, blocks: str, **more: object) -> None:
+        """Write a record in the notation of notation.record, as a flush does."""
+        flushed = replace(record(text, blocks), **more)  # type: ignore[arg-type]
+        self.rows[record_key(flushed)] = encode(flushed)
+        self.flushed.setdefault(flushed.volume, flushed.after)
+        self.through = max(self.through, flushed.through)
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def keys(
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
+    ) -> list[bytes]:
+        return sorted(key for key in self.rows if start <= key < end)[:limit]
+
+    def complete_through(self, partition: int) -> int:
+        return self.through
+
+    def take_flushed(self, partition: int) -> Mapping[str, int]:
+        taken, self.flushed = self.flushed, {}
+        return taken
+
+    async def append(self, partition: int, rows: Sequence[Row]) -> None:
+        for key, value in rows:
+            self.rows.pop(key, None) if value is None else self.rows.update({key: value})
+            if key_kind(key) is LogRecord:
+                fields = read_record_key(key)
+                sign = "-" if value is None else "+"
+                self.written += f"{sign}{fields.tier} {fields.after}..{fields.through} "
+
+    async def repeat_watermark(self, partition: int) -> None:
+        self.written += "W "
+
+    def records(self) -> list[LogRecord]:
+        return [
+            decode(value, LogRecord)
+            for key, value in sorted(self.rows.items())
+            if key_kind(key) is LogRecord
+        ]
+
+
+class FakeReports:
+    """The same reports of sites for every volume."""
+
+    def __init__(self) -> None:
+        self.reports: list[SiteProgress] = []
+
+    def refresh(self) -> None: ...
+
+    def of(self, name: str) -> Sequence[SiteProgress]:
+        return self.reports
+
+
+def site_progress(site: str, applied: int | None) -> SiteProgress:
+    return SiteProgress(
+        site, "v", GENERATION, SiteState.BEHIND, None, applied, None, None, 0, 0, 0, 0, 0, 0
+    )
+
+
+class CompactorModel:
+    """A compactor and its table. Seconds, minutes and hours aren't kept unless keep_s says so."""
+
+    def __init__(
+        self,
+        keep_s: Mapping[str, float] | None = None,
+        past_s: float | None = None,
+        record_max_bytes: int = 900_000,
+    ) -> None:
+        self.table, self.clock, self.reports = FakeTable(), HandClock(1_000_000.0), FakeReports()
+        self.volumes: dict[str, Volume] = {}
+        self.settings = CompactionSettings(
+            (60, 3600, 86_400), keep_s or NOTHING_KEPT, past_s, record_max_bytes
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Another worker has the partition now."""
+        self.compactor = LogCompactor(
+            self.table,  # type: ignore[arg-type]
+            self.volumes,
+            lambda: self.reports,  # type: ignore[arg-type,return-value]
+            self.clock,
+            self.settings,
+        )
+
+    def work(self) -> float:
+        """Work until nothing is due; return in how many seconds something is."""
+
+        async def work_off() -> float:
+            for _ in range(1000):
+                if rest_s := await self.compactor.work(0):
+                    return rest_s
+            pytest.fail("the work never ends")
+
+        return asyncio.run(work_off())
+
+    def after(self, seconds: float, steps: int = 4) -> str:
+        """Return what is written in that time."""
+        self.table.written = ""
+        self.work()
+        for _ in range(steps):
+            self.clock.now_s += seconds / steps
+            self.work()
+        return self.table.written.strip()
+
+
+def aged(past_s: float | None = None, **volumes: Volume) -> CompactorModel:
+    """A log that is kept for an hour, after three hours with a record each ten minutes."""
+    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s)
+    model.volumes.update(volumes)
+    for number in range(18):
+        model.table.flush(f"{number * 10 - 1}..{number * 10 + 9}", f"{number}")
+        model.after(600)
+    return model

@@ -1,0 +1,214 @@
+"""LogCompactor: in which order records replace others, and which are deleted (invariants 3, 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+
+import pytest
+from compacting import NOTHING_KEPT, CompactorModel, aged, site_progress
+from notation import GENERATION, OTHER_GENERATION, volume
+
+from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
+from mirrorlog.tracking_log.coverage import Hole, VolumeLog
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import read_record_key
+
+
+def test_the_roll_up_first_then_the_watermark_then_the_tombstones() -> None:
+    model = CompactorModel()
+    model.work()
+    for text in ("-1..4", "4..6", "6..9"):
+        model.table.flush(text, "1 2")
+    assert model.after(60) == "+1 -1..9 W -0 -1..4 -0 4..6 -0 6..9"
+    assert model.after(86_400) == ""  # one of its tier alone waits for its next
+    model.table.flush("9..12", "3")
+    assert model.after(86_400) == ""
+    model.table.flush("12..15", "3")
+    assert model.after(3600, 60) == "+1 9..15 W -0 9..12 -0 12..15 +2 -1..15 W -1 -1..9 -1 9..15"
+    (left,) = model.table.records()
+    assert (left.tier, list(left.changed), left.writes) == (2, [1, 2, 3], 5)
+
+
+def test_a_volume_with_nothing_new_costs_nothing() -> None:
+    model = CompactorModel()
+    for number in range(5):
+        model.table.flush(f"{number}..{number + 1}", "1")
+    model.after(3 * 86_400)
+    asked: list[bytes] = []
+    keys = model.table.keys
+    model.table.keys = lambda *words: asked.append(words[1]) or keys(*words)  # type: ignore[method-assign,func-returns-value]
+    assert (model.after(86_400), asked) == ("", [])
+
+
+def test_finer_records_are_kept_for_as_long_as_their_tier_says() -> None:
+    model = CompactorModel({"second": 600.0, "minute": 7200.0})
+    model.volumes["w"] = volume("w", keep_s={"second": 0})
+    model.work()
+    for name in "vw":
+        for text in ("-1..4", "4..9"):
+            model.table.flush(text, "1", volume=name)
+    assert model.after(60) == "+1 -1..9 +1 -1..9 W -0 -1..4 -0 4..9"
+    model.table.through = 20
+    assert model.after(540, 9) == ""
+    assert model.after(240) == "W -0 -1..4 -0 4..9"
+
+
+def test_what_a_crash_left_beside_its_roll_up_goes_when_it_is_proved_to_be_held() -> None:
+    model = CompactorModel()
+    for text in ("-1..4", "4..9", "9..12"):
+        model.table.flush(text, "1 2")
+    model.table.flush("-1..9", "1 2", tier=1)
+    model.restart()
+    assert model.after(60) == "W -0 -1..4 -0 4..9"
+    assert model.after(0) == ""
+
+
+def test_what_the_roll_up_above_it_doesnt_hold_stays_and_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = CompactorModel()
+    model.table.flush("-1..4", "1 2")
+    model.table.flush("4..9", "3")
+    model.table.flush("-1..9", "1 2", tier=1)
+    model.restart()
+    with caplog.at_level(logging.ERROR):
+        assert model.after(7200) == "W"
+    assert (
+        "the record (-1, 9] of tier minute doesn't hold every block of the records inside it"
+        in caplog.text
+    )
+
+
+def test_generations_and_holes_are_never_bridged() -> None:
+    model = CompactorModel()
+    model.work()
+    for text, more in (
+        ("-1..4", {}),
+        ("4..6", {}),
+        ("6..8", {"generation": OTHER_GENERATION}),
+        ("10..12", {}),
+    ):
+        model.table.flush(text, "1", **more)
+    assert model.after(60) == "+1 -1..6 W -0 -1..4 -0 4..6"
+    assert model.after(86_400) == ""
+
+
+def test_what_the_watermark_doesnt_cover_yet_waits() -> None:
+    model = CompactorModel()
+    model.work()
+    for text in ("-1..4", "4..6", "6..9"):
+        model.table.flush(text, "1")
+    model.table.through = 6
+    assert model.after(60) == "+1 -1..6 W -0 -1..4 -0 4..6"
+
+
+def test_a_damaged_record_or_one_with_a_part_missing_stays_and_the_others_go_on() -> None:
+    model = CompactorModel()
+    model.work()
+    for text in ("-1..4", "4..6", "6..7", "7..8/0of2", "8..9", "9..11"):
+        model.table.flush(text, "1 2 3")
+    (damaged,) = (key for key in model.table.rows if read_record_key(key).through == 4)
+    model.table.rows[damaged] = model.table.rows[damaged][:-3]
+    assert model.after(60) == "+1 4..7 +1 8..11 W -0 4..6 -0 6..7 -0 8..9 -0 9..11"
+
+
+@pytest.mark.parametrize("held", [64, 2])
+def test_a_large_record_becomes_parts_in_turns_of_little_work(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirrorlog.streams.compaction.roll_up_job._PIECES_HELD", held)
+    model = CompactorModel(record_max_bytes=1000)
+    model.work()
+    random = Random(2)
+    sets = [BitMap64(random.sample(range(1 << 20), 2000)) for _ in range(4)]
+    for number, blocks in enumerate(sets):
+        cuts = cut_to_size([BlockSets(blocks, BitMap64())], 1500)
+        pieces = [piece for piece in cuts if piece is not None]
+        for part, piece in enumerate(pieces):
+            more = {"changed": piece.changed, "part": part, "parts": len(pieces)}
+            model.table.flush(f"{number}..{number + 1}", "", **more)
+    model.after(60)
+    left = model.table.records()
+    assert {(each.tier, each.after, each.through, each.parts) for each in left} == {
+        (1, 0, 4, len(left))
+    }
+    assert len(left) > 5
+    assert [each.part for each in left] == list(range(len(left)))
+    assert union(each.changed for each in left) == union(sets)
+
+
+def test_ten_thousand_volumes_at_one_tick_are_worked_off_in_turns() -> None:
+    model = CompactorModel()
+    model.work()
+    for number in range(600):
+        for text in ("-1..4", "4..9"):
+            model.table.flush(text, "1", volume=f"v{number}")
+    model.clock.now_s += 60
+    turns = 0
+    while not asyncio.run(model.compactor.work(0)):
+        turns += 1
+    assert turns >= 3
+    assert model.table.written.count("W") == 3
+    assert len(model.table.records()) == 600
+
+
+def test_the_oldest_records_go_when_nobody_needs_them() -> None:
+    model = aged()
+    oldest = min(model.table.records(), key=lambda each: each.after)
+    assert 60 <= oldest.after <= 120
+    model.after(7200)
+    assert model.table.records() == []
+
+
+def test_what_went_is_a_hole_to_whoever_stands_before_it() -> None:
+    model, log = aged(), VolumeLog()
+    for each in (left := model.table.records()):
+        log.add(each)
+    first = min(each.after for each in left)
+    assert log.hole(after=-1, through=179) == Hole(-1, first)
+    assert log.hole(after=first, through=179) is None
+    nothing_left = VolumeLog()
+    nothing_left.add_head(VolumeHead("v", GENERATION, 179))
+    assert nothing_left.hole(after=-1, through=200) == Hole(-1, 179)
+
+
+def test_a_volume_may_be_kept_longer_than_others() -> None:
+    model = aged(v=volume(keep_s={"day": 86_400}))
+    assert min(each.after for each in model.table.records()) == -1
+
+
+def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0})
+    model.reports.reports = [site_progress("near", 1000), site_progress("far", 25)]
+    with caplog.at_level(logging.WARNING):
+        for number in range(18):
+            model.table.flush(f"{number * 10 - 1}..{number * 10 + 9}", f"{number}")
+            model.after(600)
+        model.after(86_400, 100)
+    left = model.table.records()
+    assert min(each.after for each in left) <= 25
+    assert max(each.through for each in left) == 179
+    assert "volume v: site far has applied only position 25" in caplog.text
+    assert "near" not in caplog.text
+    assert caplog.text.count("far") <= 24 + 3  # once an hour
+
+
+def test_the_operator_may_let_it_go_past_a_site_and_the_site_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s=7200)
+    model.reports.reports = [site_progress("far", 25)]
+    with caplog.at_level(logging.WARNING):
+        model.table.flush("-1..20", "1")
+        model.table.flush("20..90", "1")
+        assert "-1 -1..90" not in model.after(3 * 3600 - 300)
+        assert model.after(900) == "-1 -1..90"
+    assert (
+        "site far has applied only position 25, and the records through position 90 are deleted"
+        in caplog.text
+    )
