@@ -281,7 +281,9 @@ async def hour() -> tuple[Counter[str], int, int, float, float]:
             1, number * 1200 - 1, number * 1200 + 1199, drawn(bench.random, a_minute), a_minute
         )
     held = bench.log.records(1)
-    bench.log.rows[watermark_key(0)] = encode(Watermark(0, 60 * 1200 - 1, bench.clock.now_us()))
+    bench.log.rows[watermark_key(0)] = encode(
+        Watermark(partition=0, through=60 * 1200 - 1, at_us=bench.clock.now_us())
+    )
     await bench.maintain()
     bench.clock.s += 3600
     began = time.perf_counter()

@@ -88,7 +88,20 @@ class FakeReports:
 
 def site_progress(site: str, applied: int | None) -> SiteProgress:
     return SiteProgress(
-        site, "v", GENERATION, SiteState.BEHIND, None, applied, None, None, 0, 0, 0, 0, 0, 0
+        site=site,
+        volume="v",
+        generation=GENERATION,
+        state=SiteState.BEHIND,
+        rung=None,
+        applied_position=applied,
+        consistent_position=None,
+        watermark=None,
+        behind_blocks=0,
+        behind_bytes=0,
+        lag_s=0,
+        blocks_copied=0,
+        bytes_copied=0,
+        at_us=0,
     )
 
 

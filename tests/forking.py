@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 
+from notation import site_progress
+
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls
 
@@ -82,7 +84,14 @@ def report(
     state: SiteState = SiteState.SYNCING,
 ) -> SiteProgress:
     """One report."""
-    return SiteProgress(
-        *(site, volume, generation, state, rung, applied, consistent, watermark),
-        *(0, 0, 0.0, 0, 0, at_us),
+    return site_progress(
+        site=site,
+        volume=volume,
+        generation=generation,
+        state=state,
+        rung=rung,
+        applied_position=applied,
+        consistent_position=consistent,
+        watermark=watermark,
+        at_us=at_us,
     )

@@ -6,6 +6,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.tracking_log.records import LogRecord
@@ -103,3 +104,24 @@ def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
         part=int(number or 0),
         parts=int(parts or 1),
     )
+
+
+def site_progress(**more: object) -> SiteProgress:
+    """A report of site `s` on volume `v`, which is behind and has applied nothing."""
+    fields: dict[str, object] = {
+        "site": "s",
+        "volume": "v",
+        "generation": GENERATION,
+        "state": SiteState.BEHIND,
+        "rung": None,
+        "applied_position": None,
+        "consistent_position": None,
+        "watermark": None,
+        "behind_blocks": 0,
+        "behind_bytes": 0,
+        "lag_s": 0.0,
+        "blocks_copied": 0,
+        "bytes_copied": 0,
+        "at_us": 0,
+    }
+    return SiteProgress(**(fields | more))  # type: ignore[arg-type]

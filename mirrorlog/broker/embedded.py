@@ -175,7 +175,7 @@ class EmbeddedBroker:
         controller_port = recorded.controller_port if recorded else 0
         if controller_port in (0, port) or not ports.is_free(controller_port):
             controller_port = ports.choose_free(taken=(port,))
-        record = BrokerRecord(port, controller_port)
+        record = BrokerRecord(port=port, controller_port=controller_port)
         self.folder.write_record(record)
         return record
 

@@ -36,7 +36,7 @@ TAIL_BYTES: Final = 64 * 1024
 LAST_LINES: Final = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BrokerRecord:
     """The content of broker.json.
 

@@ -157,7 +157,7 @@ class Refusal:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandStatus:
     """The reply to the command at `position` of `partition`.
 
@@ -176,7 +176,7 @@ class CommandStatus:
     sequence: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AcceptedBatch:
     """The reply to n commands of one session for one volume that are all ACCEPTED without remark.
 
@@ -193,7 +193,7 @@ class AcceptedBatch:
     sequences: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
     """A refused event: its bytes, the reason, and its position in the commands topic."""
 

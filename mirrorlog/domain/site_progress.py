@@ -33,7 +33,7 @@ class Rung(StrEnum):
     FULL = "full"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteProgress:
     """The report of one secondary.
 

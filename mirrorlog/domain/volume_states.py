@@ -167,7 +167,7 @@ def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition
         text = f"{wanted} bytes can't be a volume's size. Send one from 1 B to 8 EiB."
         return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
     if wanted > before:
-        earlier = (*volume.earlier_sizes, EarlierSize(position, before))
+        earlier = (*volume.earlier_sizes, EarlierSize(before_position=position, size_bytes=before))
         return _change(volume, position, size_bytes=wanted, earlier_sizes=earlier)
     if wanted < before and not any(extent.end == wanted for extent in command.extents):
         text = (

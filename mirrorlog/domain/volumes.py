@@ -28,7 +28,7 @@ class VolumeState(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierSize:
     """The size that the volume had for commands below `before_position`."""
 

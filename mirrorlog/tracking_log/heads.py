@@ -179,7 +179,7 @@ def merged_forks(one: Mapping[str, ForkHead], other: Mapping[str, ForkHead]) -> 
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionBeat:
     """The last heartbeat of a session in one partition, for all of the session's volumes there.
 
@@ -195,7 +195,7 @@ class SessionBeat:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
     """The log of `partition` is complete through position `through`."""
 

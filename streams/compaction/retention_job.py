@@ -44,7 +44,7 @@ def note_position_time(state: PartitionState) -> Job:
     """Note that the log is complete through its watermark now, and prune older notes."""
     now_us, through = state.clock.now_us(), state.records.complete_through()
     partition = state.records.partition
-    time = Watermark(partition, through, now_us)
+    time = Watermark(partition=partition, through=through, at_us=now_us)
     if through == BEFORE_FIRST or not state.times.note(time):
         return
     yield position_time_key(partition, at_us=now_us), encode(time)

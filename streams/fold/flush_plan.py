@@ -120,7 +120,9 @@ def plan_flush(
             if response.forward_to_partition is not None
         ),
         mark_dirty=tuple(volumes.mark_dirty),
-        watermark=Watermark(partition, max(flush_range.last, complete_through), now_us),
+        watermark=Watermark(
+            partition=partition, through=max(flush_range.last, complete_through), at_us=now_us
+        ),
         statuses=tuple(
             response.status(now_us, volumes.order_of(response)) for response in responses
         ),
@@ -256,11 +258,11 @@ def _last_beats(responses: Sequence[CommandResponse]) -> dict[str, SessionBeat |
             continue
         acknowledged = command.acknowledged_position
         beat = SessionBeat(
-            command.session,
-            command.host,
-            response.message.position,
-            BEFORE_FIRST if acknowledged is None else acknowledged,
-            command.last_at_us,
+            session=command.session,
+            host=command.host,
+            position=response.message.position,
+            acknowledged_position=BEFORE_FIRST if acknowledged is None else acknowledged,
+            at_us=command.last_at_us,
         )
         beats[command.session] = beat if command.kind is CommandKind.HEARTBEAT else None
     return beats

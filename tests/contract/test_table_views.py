@@ -70,7 +70,7 @@ def rows(*texts: str, head: int, watermark: int, blocks: str = "1") -> list[Row]
     return [
         *((record_key(log_record), encode(log_record)) for log_record in records),
         (head_key("v"), encode(VolumeHead("v", volume().generation, head))),
-        (watermark_key(0), encode(Watermark(0, watermark, 0))),
+        (watermark_key(0), encode(Watermark(partition=0, through=watermark, at_us=0))),
     ]
 
 

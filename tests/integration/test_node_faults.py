@@ -136,7 +136,9 @@ UNDECODABLE = {
     "only a header": GOOD[:10],
     "unknown schema": b"\xc3\x01" + bytes(8) + GOOD[10:],
     "trailing bytes": GOOD + b"\x00",
-    "another event": encode(Quarantined(0, 0, "", "", 0, None, None)),
+    "another event": encode(
+        Quarantined(partition=0, position=0, reason="", text="", at_us=0, key=None, value=None)
+    ),
 }
 
 
@@ -348,6 +350,14 @@ def read_log(run: Run, volume: Volume, through: int) -> tuple[VolumeLog, int]:
 
 def test_quarantine_takes_the_largest_event() -> None:
     largest = encode(
-        Quarantined(0, 0, "UNDECODABLE", "x" * 400, 0, b"k" * 1000, os.urandom(1 << 20))
+        Quarantined(
+            partition=0,
+            position=0,
+            reason="UNDECODABLE",
+            text="x" * 400,
+            at_us=0,
+            key=b"k" * 1000,
+            value=os.urandom(1 << 20),
+        )
     )
     assert len(largest) < QUARANTINE_MAX_BYTES

@@ -193,7 +193,7 @@ class World:
             initially_zeroed=False,
             created_at_us=2,
             described_position=NAMES.index("renew"),
-            earlier_sizes=(EarlierSize(NAMES.index("resize"), OLD),),
+            earlier_sizes=(EarlierSize(before_position=NAMES.index("resize"), size_bytes=OLD),),
         )
         codes = {name: statuses[position].code for position, name in enumerate(NAMES)}
         assert codes == {

@@ -105,8 +105,18 @@ def test_a_record_may_have_no_process() -> None:
 
 def test_another_process_with_the_id_of_the_broker_is_not_the_broker() -> None:
     this = psutil.Process()
-    assert BrokerRecord(1, 2, this.pid, this.create_time()).process() == this
-    assert BrokerRecord(1, 2, this.pid, this.create_time() - 60).process() is None
+    assert (
+        BrokerRecord(
+            port=1, controller_port=2, pid=this.pid, created_s=this.create_time()
+        ).process()
+        == this
+    )
+    assert (
+        BrokerRecord(
+            port=1, controller_port=2, pid=this.pid, created_s=this.create_time() - 60
+        ).process()
+        is None
+    )
 
 
 def test_a_summary_has_the_problems_without_stack_frames() -> None:

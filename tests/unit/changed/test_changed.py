@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 from logs import Log
-from notation import OTHER_GENERATION, command, record, volume
+from notation import OTHER_GENERATION, command, record, site_progress, volume
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.points import AtPosition, AtTime, Now, Origin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
-from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.tracking_log.heads import Watermark
@@ -167,24 +166,11 @@ def test_a_barrier_is_the_newest_of_its_name() -> None:
 def test_a_site_is_where_it_has_applied() -> None:
     log = folded([at(n, n) for n in range(4)], "2 2")
     for position in (0, 1):
-        log.report(
-            SiteProgress(
-                "s",
-                "v",
-                volume().generation,
-                SiteState.BEHIND,
-                None,
-                position,
-                *[None] * 2,
-                *[0] * 6,
-            )
-        )
+        log.report(site_progress(generation=volume().generation, applied_position=position))
     assert list(ask(log, "site:s").changed) == [2, 3]
     with pytest.raises(BadUse, match="Sites that have: s"):
         ask(log, "site:t")
-    log.report(
-        SiteProgress("s", "v", OTHER_GENERATION, SiteState.BEHIND, None, 1, *[None] * 2, *[0] * 6)
-    )
+    log.report(site_progress(generation=OTHER_GENERATION, applied_position=1))
     with pytest.raises(OutOfRetention, match="generation"):
         ask(log, "site:s")
 
@@ -203,7 +189,12 @@ def test_records_that_were_rolled_up_count_though_an_older_watermark_came_before
     log.lose_records([0, 1])
     rolled = record("-1..3", "0-3")
     log.broker.append(log.topics.changelog, 0, record_key(rolled), encode(rolled))
-    log.broker.append(log.topics.changelog, 0, watermark_key(0), encode(Watermark(0, 3, 0)))
+    log.broker.append(
+        log.topics.changelog,
+        0,
+        watermark_key(0),
+        encode(Watermark(partition=0, through=3, at_us=0)),
+    )
     log.at_once = 1
     assert list(ask(log, until="@1", patience_s=5).changed) == [0, 1]
 

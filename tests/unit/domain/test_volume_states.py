@@ -63,7 +63,10 @@ def test_a_resize_grows_and_keeps_the_earlier_size() -> None:
     before = volume(size_bytes=MIB)
     grown = apply(before, command_of(CommandKind.RESIZE), 7)
     assert grown == replace(
-        before, size_bytes=2 * MIB, described_position=7, earlier_sizes=(EarlierSize(7, MIB),)
+        before,
+        size_bytes=2 * MIB,
+        described_position=7,
+        earlier_sizes=(EarlierSize(before_position=7, size_bytes=MIB),),
     )
     again = apply(grown, command_of(CommandKind.RESIZE, size_bytes=3 * MIB), 9)
     assert [again.size_at(position) for position in (6, 7, 8, 9, 99)] == [

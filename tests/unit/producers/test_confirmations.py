@@ -65,21 +65,31 @@ class NodeModel:
         if reason is None and position % 2:
             positions = np.array([position], np.int64)
             sequences = np.array([command.sequence], np.int64)
-            self.publish(AcceptedBatch(0, 7, volume, host, session, positions, sequences))
+            self.publish(
+                AcceptedBatch(
+                    partition=0,
+                    at_us=7,
+                    volume=volume,
+                    host=host,
+                    session=session,
+                    positions=positions,
+                    sequences=sequences,
+                )
+            )
         else:
             code = StatusCode.ACCEPTED if reason is None else StatusCode.REJECTED
             self.publish(
                 CommandStatus(
-                    0,
-                    position,
-                    code,
-                    reason,
-                    "told so.",
-                    7,
-                    volume,
-                    host,
-                    session,
-                    command.sequence,
+                    partition=0,
+                    position=position,
+                    code=code,
+                    reason=reason,
+                    text="told so.",
+                    at_us=7,
+                    volume=volume,
+                    host=host,
+                    session=session,
+                    sequence=command.sequence,
                 )
             )
 
@@ -288,7 +298,14 @@ def test_a_command_that_the_node_cannot_read_ends_all_writes(rig: Rig) -> None:
     host.tick(rig.clock.monotonic_s() + 1)
     position = rig.broker.end_position(COMMANDS, 0) - 2  # a heartbeat follows
     rig.node.publish(
-        CommandStatus(0, position, StatusCode.REJECTED, "UNDECODABLE", "schema unknown", 7)
+        CommandStatus(
+            partition=0,
+            position=position,
+            code=StatusCode.REJECTED,
+            reason="UNDECODABLE",
+            text="schema unknown",
+            at_us=7,
+        )
     )
     host.tick(rig.clock.monotonic_s())
     with pytest.raises(BadInput, match="UNDECODABLE"):
@@ -303,15 +320,43 @@ def test_only_statuses_of_this_hosts_commands_count(rig: Rig) -> None:
     rig.write(volume, 0)
     host.tick(rig.clock.monotonic_s() + 1)
     end = rig.broker.end_position(COMMANDS, 0)
-    numbers = (np.arange(end, dtype=np.int64), np.arange(end, dtype=np.int64))
-    rig.node.publish(AcceptedBatch(0, 7, "a", "another", "s", *numbers))
+    numbers = np.arange(end, dtype=np.int64)
+    rig.node.publish(
+        AcceptedBatch(
+            partition=0,
+            at_us=7,
+            volume="a",
+            host="another",
+            session="s",
+            positions=numbers,
+            sequences=numbers,
+        )
+    )
     rig.node.publish(b"no status at all")
     for position in range(end + 5):
         rig.node.publish(
-            CommandStatus(0, position, StatusCode.ACCEPTED, None, "", 7, "a", "another", "s", 0)
+            CommandStatus(
+                partition=0,
+                position=position,
+                code=StatusCode.ACCEPTED,
+                reason=None,
+                text="",
+                at_us=7,
+                volume="a",
+                host="another",
+                session="s",
+                sequence=0,
+            )
         )
         rig.node.publish(
-            CommandStatus(0, position + 100, StatusCode.REJECTED, "UNDECODABLE", "", 7)
+            CommandStatus(
+                partition=0,
+                position=position + 100,
+                code=StatusCode.REJECTED,
+                reason="UNDECODABLE",
+                text="",
+                at_us=7,
+            )
         )
     with pytest.raises(KafkaFailed, match="2 commands are published"):
         host.drain()
@@ -377,7 +422,18 @@ def test_statuses_in_any_order(case: str) -> None:
         else:
             code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
             NodeModel(broker).publish(
-                CommandStatus(0, int(number), code, None, "", 7, "v", "h", "s", 0)
+                CommandStatus(
+                    partition=0,
+                    position=int(number),
+                    code=code,
+                    reason=None,
+                    text="",
+                    at_us=7,
+                    volume="v",
+                    host="h",
+                    session="s",
+                    sequence=0,
+                )
             )
             refused += confirmations.handle(confirmations.read(0))
     released = sorted(name for name, region in regions.items() if region.unacknowledged == 0)
@@ -403,7 +459,16 @@ def test_memory_is_bounded_however_long_the_node_is_away() -> None:
     assert confirmations.count_waiting({0: 4999}) == 5000
     confirmations.on_publishing(0)
     for position in range(5000, 12_000):
-        NodeModel(broker).publish(CommandStatus(0, position, StatusCode.REJECTED, None, "", 7))
+        NodeModel(broker).publish(
+            CommandStatus(
+                partition=0,
+                position=position,
+                code=StatusCode.REJECTED,
+                reason=None,
+                text="",
+                at_us=7,
+            )
+        )
     while messages := confirmations.read(0):
         confirmations.handle(messages)
     assert broker.end_position(STATUS, 0) == 7000  # the host reads the rest later

@@ -258,7 +258,7 @@ def test_sessions_that_only_the_log_holds(rig: Rig, case: str) -> None:
     for row in rows.split():
         opened, _, closed = row[1:].partition(":")
         if row[0] == "w":
-            rig.log((watermark_key(0), Watermark(0, int(opened), 0)))
+            rig.log((watermark_key(0), Watermark(partition=0, through=int(opened), at_us=0)))
         else:
             one = SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4)
             sessions = (later,) if row == "-" else (one,)

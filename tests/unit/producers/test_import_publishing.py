@@ -158,7 +158,18 @@ def status(
     position: int, session: str | None, code: StatusCode = StatusCode.ACCEPTED
 ) -> CommandStatus:
     reason = "OUT_OF_RANGE" if code is StatusCode.REJECTED else None
-    return CommandStatus(0, position, code, reason, "text", 1, "v", "h", session, 0)
+    return CommandStatus(
+        partition=0,
+        position=position,
+        code=code,
+        reason=reason,
+        text="text",
+        at_us=1,
+        volume="v",
+        host="h",
+        session=session,
+        sequence=0,
+    )
 
 
 def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
@@ -181,7 +192,13 @@ def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
     )
     answer(
         AcceptedBatch(
-            0, 1, "v", "h", "s", np.array([3, 4, 5], np.int64), np.array([1, 2, 3], np.int64)
+            partition=0,
+            at_us=1,
+            volume="v",
+            host="h",
+            session="s",
+            positions=np.array([3, 4, 5], np.int64),
+            sequences=np.array([1, 2, 3], np.int64),
         )
     )
     answers.wait(4, 1.0, SystemClock())

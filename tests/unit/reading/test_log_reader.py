@@ -41,7 +41,12 @@ class World:
     def put(self, text: str) -> None:
         """`4..9` is a record, `W9` a watermark."""
         if text.startswith("W"):
-            self.broker.append(TOPIC, 0, watermark_key(0), encode(Watermark(0, int(text[1:]), 0)))
+            self.broker.append(
+                TOPIC,
+                0,
+                watermark_key(0),
+                encode(Watermark(partition=0, through=int(text[1:]), at_us=0)),
+            )
         else:
             found = record(text, "1")
             self.broker.append(TOPIC, 0, record_key(found), encode(found))
@@ -130,7 +135,10 @@ def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_lo
 ) -> None:
     world = World()
     world.broker.append(
-        TOPIC, 0, position_time_key(0, at_us=5_000_000), encode(Watermark(0, 1, 5_000_000))
+        TOPIC,
+        0,
+        position_time_key(0, at_us=5_000_000),
+        encode(Watermark(partition=0, through=1, at_us=5_000_000)),
     )
     for key in (b"\x01?new", b"\x01?other", b"\x07r"):
         world.broker.append(TOPIC, 0, key, b"what a newer node writes")

@@ -11,7 +11,7 @@ from mirrorlog.tracking_log.heads import Watermark
 
 
 def time(minute: int, through: int) -> Watermark:
-    return Watermark(0, through, minute * 60_000_000)
+    return Watermark(partition=0, through=through, at_us=minute * 60_000_000)
 
 
 def test_times_give_positions_and_are_thinned_as_they_age() -> None:

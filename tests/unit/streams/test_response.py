@@ -64,7 +64,9 @@ def test_an_objection_names_the_first_and_counts_what_is_kept() -> None:
 
 GOOD = encode(command("0+4096"))
 FOREIGN = b"\xc3\x01" + bytes(8) + GOOD[10:]
-OTHER = encode(Quarantined(0, 0, "", "", 0, None, None))
+OTHER = encode(
+    Quarantined(partition=0, position=0, reason="", text="", at_us=0, key=None, value=None)
+)
 UNDECODABLE = [
     None,
     b"",
