@@ -1,0 +1,30 @@
+"""The remote side: sites keep secondaries up to date, and others read what sites read.
+
+`run_site` runs a site in this process, without the command line. Importing this package imports
+nothing else.
+
+In reading order:
+
+- wiring.py: puts a site together from the settings, and runs it
+- resync/: a site's secondaries, and the cycles that bring them up to date
+- state/: what a site saves of each secondary, durably
+- verify/: are two volumes the same, byte for byte?
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mirrorlog.consumers.wiring import run_site
+
+__all__ = ["run_site"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `run_site` on its first use (PEP 562)."""
+    if name != "run_site":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mirrorlog.consumers.wiring import run_site
+
+    return run_site

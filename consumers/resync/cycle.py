@@ -1,41 +1,55 @@
-"""What a site does next with one secondary: a pure function of what it keeps, what it has read of the log, and nothing else.
+"""What a site does next with one secondary, as a pure function of its saved state and of the log.
 
-State of the secondary, from what is kept durably (SecondaryState) and from the log through the watermark W:
+The states of a secondary, the reason to leave them, and the step. W is the watermark; the secondary
+hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or FULL.
 
-    nothing kept ─┬─ begin: new, both sides known to be zeros ──────────────┐
-                  └─ restore allocated/full ──▶ SYNCING ──▶ SETTLING        ▼
-    CONSISTENT ──── the log names blocks in (applied, W] ──▶ BEHIND ── restore changed ──▶ SYNCING ──▶ SETTLING
-    SETTLING ─┬─ prove: settled at W, nothing that was read appears in (applied, W] ──▶ CONSISTENT or BEHIND
-              └─ the log names more ── restore changed ──▶ SYNCING
-    CONSISTENT ─┬─ what changed in (applied, W] came by the fork ── prove, or follow while a host doesn't know it yet
-                └─ a host doesn't know yet what became of a forked write ──▶ SETTLING
-    any ─── a hole in the log, or another generation ──▶ restore allocated/full (loud) ──▶ SYNCING
-    any ─── an error of a device ──▶ STOPPED, tried again later; the others go on
-    any ─── the volume is retired ──▶ RETIRED: what the secondary holds stays, and what it is worth
+    nothing saved
+        both sides are known to be zeros      SkipInitialCopy   --> CONSISTENT
+        otherwise                             Resync all        --> SYNCING --> SETTLING
+    CONSISTENT
+        the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
+        all that changed came by the fork     MarkConsistent    --> CONSISTENT
+            while an outcome is still open    AdvancePosition   --> SETTLING
+    SETTLING
+        settled, no unproved block changed    MarkConsistent    --> CONSISTENT
+        the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
+    any state
+        a hole in the log, a new generation   Resync all        --> SYNCING, with a warning
+        a device fails                        tried again later --> STOPPED; the others go on
+        the volume is retired                 Idle              --> RETIRED; the copy stays as it is
 
 Rules:
-- A cycle that died begins again from the applied position and covers at least what it covered (invariants 6, 8).
-- A log that ends below what the secondary reached lost something: the site stops there and says so (invariant 7).
-- "Settled at W": every open session closed a batch after the site's last read, and the log holds it (invariant 8).
-- The next cycle may begin before the last one is proved; what was read since the last proof stays suspect. Only a copy
-  of everything is proved first, because everything is suspect.
-- A cycle copies what the secondary has missed in (applied, W], and again what is suspect and appears in (applied, W],
-  missed or not: a forked write may have come between the site's reading and its writing. Without a fork all that changed
-  was missed, and the second is part of the first (docs/decisions/forked-writes.md).
-- What is suspect is told by positions, never as less than what was read: all that was missed in (suspect_after, applied],
-  and all that changed up to changed_through; everything where that range has a hole. suspect_after lies as low as the
-  records reach that were taken: they name the same blocks then, whatever they are rolled up to later.
-- While a host doesn't know yet what became of a write at this secondary (OPEN), nothing new is claimed; nor before the
-  log is settled since the site began: the secondary may have lost forked writes that weren't flushed, and a host says so
-  in the batch that it closes then.
-- With a fork a secondary that has missed something may hold newer writes beside it: it equals the primary at no position.
+
+- A cycle that died begins again from the applied position, and covers at least what it covered
+  before (invariants 6 and 8).
+- A log that ends below the position that the secondary has reached lost something. The site stops
+  there and reports it (invariant 7).
+- "Settled at W": each open session closed a batch after the site's last read, and the log holds
+  that batch (invariant 8).
+- A block is unproved (in the saved state: suspect) if it was read from the moving primary since the
+  secondary was last proved consistent. The next cycle may begin before the proof of the last one.
+  A copy of the whole volume is the exception: it is proved first, because all its blocks are
+  unproved.
+- A cycle copies the blocks that the secondary has missed in (applied, W]. It also copies again the
+  unproved blocks that changed in (applied, W], missed or not: a forked write may have arrived
+  between the site's read and its write. Without a fork the secondary misses all that changes, so
+  the second set is a part of the first (docs/decisions/forked-writes.md).
+- The unproved blocks are saved as positions, and never as fewer blocks than were read: all blocks
+  missed in (suspect_after, applied], and all blocks changed through changed_through. If the log has
+  a hole there, all blocks of the volume are unproved. suspect_after is as low as the records reach
+  on which a cycle stood: they then name the same blocks even after a roll-up.
+- While a host doesn't know the outcome of a write at this secondary (OPEN), the site claims nothing
+  new. It doesn't either before the log is settled since the site's start: the secondary may have
+  lost forked writes that weren't flushed, and a host reports that in the batch that it closes then.
+- With a fork, a secondary that has missed a write may hold newer writes beside it. It then equals
+  the primary at no position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BitMap64
@@ -45,14 +59,15 @@ from mirrorlog.tracking_log.site_log import SiteLog
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What the site knows of one volume beside what it keeps.
+class CycleInput:
+    """What the site knows of one volume, beside the saved state.
 
-    watermark: the log was read completely through it; None before the first.
-    read_end: end of the commands topic, asked since the site began and after its last cycle, reads and writes; None until
-    it was asked.
-    beats: by session, the position that it knew as acknowledged at its last heartbeat in the volume's partition.
-    secondary_zeroed: the secondary is known to read as zeros from end to end.
+    watermark: the log is completely read through it; None before the first watermark.
+    read_end: the end of the commands topic. The site asked for it after its start and after the
+        last read and write of its last cycle; None until it has asked.
+    beats: by session, the position that the session knew as acknowledged at its last heartbeat in
+        the volume's partition.
+    secondary_zeroed: the whole secondary is known to read as zeros.
     """
 
     volume: Volume
@@ -64,17 +79,20 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """Both sides are zeros at the origin: keep `state`, nothing is copied."""
+class SkipInitialCopy:
+    """Both sides are zeros at the origin: save `state`, and copy nothing."""
 
     state: SecondaryState
 
 
 @dataclass(frozen=True, slots=True)
-class Restore:
-    """Resync by `rung`: `blocks` where it is CHANGED, otherwise all that the primary says it holds.
+class Resync:
+    """Copy blocks by `rung`.
 
-    running is kept before the first block is written; done when all are durable. reason: why a further rung is taken.
+    blocks: the blocks to copy by the rung CHANGED; None: all that the primary holds.
+    running: the state to save before the first block is written.
+    done: the state to save when all blocks are durable.
+    reason: why a rung above CHANGED is taken; None by the rung CHANGED.
     """
 
     rung: Rung
@@ -85,184 +103,207 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
-class Prove:
-    """The secondary equals the primary as of a position: keep `state`."""
+class MarkConsistent:
+    """The secondary is proved equal to the primary as of a position: save `state`."""
 
     state: SecondaryState
 
 
 @dataclass(frozen=True, slots=True)
-class Follow:
-    """Nothing is missing up to a position, but a host doesn't know all of it yet: keep `state`."""
+class AdvancePosition:
+    """Nothing is missing up to a position, but a host doesn't know all outcomes: save `state`."""
 
     state: SecondaryState
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """Nothing to do until the log says more."""
+class Idle:
+    """Nothing is to be done until the log grows. `state` is what the site reports."""
 
     state: SiteState
     reason: str | None = None
 
 
-Step: TypeAlias = Begin | Restore | Prove | Follow | Rest
+CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | Idle
 
 
-def next_step(kept: SecondaryState | None, view: View) -> Step:
-    """The next step for one secondary."""
-    volume, mark = view.volume, view.watermark
+def next_step(saved: SecondaryState | None, known: CycleInput) -> CycleStep:
+    """Return the next step for one secondary. `saved` is None if nothing is known of it."""
+    volume, watermark = known.volume, known.watermark
     if volume.is_retired:
-        return Rest(
+        return Idle(
             SiteState.RETIRED, f"the volume was retired at position {volume.described_position}"
         )
-    if kept is None:
-        if volume.initially_zeroed and view.secondary_zeroed:
-            return Begin(
-                _consistent(
-                    SecondaryState(volume.volume, volume.generation), volume.origin_position
-                )
-            )
-        return _copy_all(view, "nothing is known of the secondary's contents")
-    if kept.generation != volume.generation:
-        return _copy_all(
-            view, f"the generation changed from {kept.generation} to {volume.generation}"
+    if saved is None:
+        if volume.initially_zeroed and known.secondary_zeroed:
+            unsynced = SecondaryState(volume.volume, volume.generation)
+            return SkipInitialCopy(_consistent_at(unsynced, volume.origin_position))
+        return _resync_all(known, "nothing is known of the secondary's contents")
+    if saved.generation != volume.generation:
+        return _resync_all(
+            known, f"the generation changed from {saved.generation} to {volume.generation}"
         )
-    if kept.applied_position is None:
-        return _copy_all(view, "the initial copy wasn't finished")
-    reached = max(kept.applied_position, kept.cycle_through or kept.applied_position)
-    if mark is None or mark < reached:
+    if saved.applied_position is None:
+        return _resync_all(known, "the initial copy wasn't finished")
+    reached = max(saved.applied_position, saved.cycle_through or saved.applied_position)
+    if watermark is None or watermark < reached:
         if reached == volume.origin_position:
-            return Rest(_resting(kept, is_sure=view.log.fork is None))
-        return Rest(
-            SiteState.STOPPED, f"the log ends at {mark}, and the secondary has reached {reached}"
+            return Idle(_idle_state(saved, is_sure=known.log.fork is None))
+        return Idle(
+            SiteState.STOPPED,
+            f"the log ends at {watermark}, and the secondary has reached {reached}",
         )
-    if hole := view.log.hole(after=kept.applied_position, through=mark):
-        reason = f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by no record"
-        return _copy_all(view, reason)
-    return _changed(kept, kept.applied_position, mark, view)
+    if hole := known.log.hole(after=saved.applied_position, through=watermark):
+        return _resync_all(
+            known,
+            f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by "
+            "no record",
+        )
+    return _step_by_log(saved, saved.applied_position, watermark, known)
 
 
-def _changed(kept: SecondaryState, applied: int, mark: int, view: View) -> Step:
-    log, is_idle, is_suspect = view.log, kept.cycle_through is None, kept.suspect_after is not None
-    missed = log.missed(after=applied, through=mark)
-    changed = missed if log.fork is None else log.changed(after=applied, through=mark)
-    settled = is_idle and _settled(view, mark)
-    # Without a fork `again` is a part of what was missed, and matters for the proof alone.
-    copied = (
-        _copied(kept, applied, log) if changed and (settled or log.fork is not None) else BitMap64()
-    )
-    again = changed if copied is None else changed & copied
-    if is_suspect and settled and not again:
-        if not missed and not log.has_open_fork:
-            return Prove(_consistent(kept, mark))
-        if missed and log.fork is None:
-            return Prove(_consistent(kept, applied))
-    if is_idle and not missed and not again:
+class _CycleBlocks(NamedTuple):
+    """The blocks that a cycle through the watermark is about.
+
+    missed: the secondary has missed them in (applied, watermark].
+    changed: they changed in (applied, watermark].
+    unproved: they were read since the last proof, or more; None: any block of the volume.
+    recopied: those of `changed` that are unproved.
+    """
+
+    missed: BitMap64
+    changed: BitMap64
+    unproved: BitMap64 | None
+    recopied: BitMap64
+
+
+def _step_by_log(
+    saved: SecondaryState, applied: int, watermark: int, known: CycleInput
+) -> CycleStep:
+    """The next step where the log covers (applied, watermark] without a hole."""
+    log, is_idle = known.log, saved.cycle_through is None
+    is_suspect = saved.suspect_after is not None
+    settled = is_idle and _is_settled(known, watermark)
+    blocks = _cycle_blocks(saved, applied, watermark, log, settled)
+    if is_suspect and settled and not blocks.recopied:
+        if not blocks.missed and not log.has_open_fork:
+            return MarkConsistent(_consistent_at(saved, watermark))
+        if blocks.missed and log.fork is None:
+            return MarkConsistent(_consistent_at(saved, applied))
+    if is_idle and not blocks.missed and not blocks.recopied:
         is_sure = not log.has_open_fork and (settled or log.fork is None)
-        if log.fork is None or is_suspect or not changed:
-            return Rest(_resting(kept, is_sure))
-        return (
-            Prove(_consistent(kept, mark))
-            if is_sure
-            else Follow(replace(kept, applied_position=mark))
-        )
-    if is_idle and _is_copy_of_all(kept) and not settled:
-        return Rest(SiteState.SETTLING)
-    suspect_after, changed_through = _suspect(
-        kept, applied, mark, log, settled, (missed, changed, again), copied
-    )
+        if log.fork is None or is_suspect or not blocks.changed:
+            return Idle(_idle_state(saved, is_sure))
+        if is_sure:
+            return MarkConsistent(_consistent_at(saved, watermark))
+        return AdvancePosition(replace(saved, applied_position=watermark))
+    if is_idle and _is_unproved_full_copy(saved) and not settled:
+        return Idle(SiteState.SETTLING)
+    suspect_after, changed_through = _suspect_range(saved, applied, watermark, log, settled, blocks)
     running = replace(
-        kept,
+        saved,
         suspect_after=suspect_after,
         changed_through=changed_through,
-        cycle_through=mark,
+        cycle_through=watermark,
         consistent_position=None,
         rung=Rung.CHANGED,
     )
-    done = replace(running, applied_position=mark, cycle_through=None)
-    return Restore(Rung.CHANGED, running, done, missed | again, None)
+    done = replace(running, applied_position=watermark, cycle_through=None)
+    return Resync(Rung.CHANGED, running, done, blocks.missed | blocks.recopied, None)
 
 
-def _copied(kept: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None:
-    """The blocks read since the last proof, or more: none is left out. None: any of the volume's."""
-    after = kept.suspect_after
+def _cycle_blocks(
+    saved: SecondaryState, applied: int, watermark: int, log: SiteLog, settled: bool
+) -> _CycleBlocks:
+    missed = log.missed(after=applied, through=watermark)
+    changed = missed if log.fork is None else log.changed(after=applied, through=watermark)
+    unproved: BitMap64 | None = BitMap64()
+    # Without a fork `recopied` is a part of `missed`, and only the proof needs it.
+    if changed and (settled or log.fork is not None):
+        unproved = _unproved_blocks(saved, applied, log)
+    recopied = changed if unproved is None else changed & unproved
+    return _CycleBlocks(missed, changed, unproved, recopied)
+
+
+def _unproved_blocks(saved: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None:
+    """The blocks read since the last proof, or more; None: any block of the volume."""
+    after = saved.suspect_after
     if after is None:
         return BitMap64()
-    changed_through = after if kept.changed_through is None else kept.changed_through
+    changed_through = after if saved.changed_through is None else saved.changed_through
     is_hole = log.volume.hole(after=after, through=changed_through) or log.missed_hole(
         after=changed_through, through=applied
     )
-    if is_hole or _is_copy_of_all(kept):
+    if is_hole or _is_unproved_full_copy(saved):
         return None
     return log.changed(after=after, through=changed_through) | log.missed(
         after=changed_through, through=applied
     )
 
 
-def _suspect(
-    kept: SecondaryState,
+def _suspect_range(
+    saved: SecondaryState,
     applied: int,
-    mark: int,
+    watermark: int,
     log: SiteLog,
     settled: bool,
-    blocks: tuple[BitMap64, BitMap64, BitMap64],
-    copied: BitMap64 | None,
+    blocks: _CycleBlocks,
 ) -> tuple[int, int | None]:
-    """suspect_after and changed_through from the next cycle on. blocks: what it missed, what changed, what is read again."""
-    missed, changed, again = blocks
-    suspect_after, changed_through = kept.suspect_after, kept.changed_through
-    if suspect_after is None or (settled and again.issubset(missed)):
+    """The values of suspect_after and changed_through once the next cycle runs."""
+    suspect_after, changed_through = saved.suspect_after, saved.changed_through
+    if suspect_after is None or (settled and blocks.recopied.issubset(blocks.missed)):
         suspect_after, changed_through = applied, None
-    elif settled and (copied is None or len(changed) < len(copied)):
-        # What isn't read again is proved. Both sets hold what is: the smaller is told.
-        suspect_after, changed_through = applied, mark
-    elif copied is None and log.fork is not None:
-        changed_through = mark
-    return (
-        suspect_after
-        if log.fork is None
-        else min(suspect_after, log.covered_from(after=applied, through=mark))
-    ), changed_through
+    elif settled and (blocks.unproved is None or len(blocks.changed) < len(blocks.unproved)):
+        # Blocks that aren't copied again are proved. Both sets hold those that are: the smaller
+        # set is saved.
+        suspect_after, changed_through = applied, watermark
+    elif blocks.unproved is None and log.fork is not None:
+        changed_through = watermark
+    if log.fork is not None:
+        suspect_after = min(suspect_after, log.covered_from(after=applied, through=watermark))
+    return suspect_after, changed_through
 
 
-def _copy_all(view: View, reason: str) -> Step:
-    """The rungs below `changed`: right whatever the secondary holds. Covers the log through the watermark."""
-    if view.watermark is None:
-        return Rest(SiteState.WAITING, "no watermark of the volume's partition was read yet")
-    through = max(view.watermark, view.volume.origin_position)
+def _resync_all(known: CycleInput, reason: str) -> CycleStep:
+    """A resync that is right whatever the secondary holds, through the watermark."""
+    if known.watermark is None:
+        return Idle(SiteState.WAITING, "no watermark of the volume's partition was read yet")
+    through = max(known.watermark, known.volume.origin_position)
     running = SecondaryState(
-        view.volume.volume, view.volume.generation, cycle_through=through, rung=Rung.ALLOCATED.value
+        known.volume.volume,
+        known.volume.generation,
+        cycle_through=through,
+        rung=Rung.ALLOCATED,
     )
     done = replace(running, applied_position=through, suspect_after=through, cycle_through=None)
-    return Restore(Rung.ALLOCATED, running, done, None, reason)
+    return Resync(Rung.ALLOCATED, running, done, None, reason)
 
 
-def _settled(view: View, mark: int) -> bool:
-    """Whether the log through `mark` holds every write that the site may have seen half of (invariant 8)."""
-    if view.read_end is None or mark < view.read_end - 1:
+def _is_settled(known: CycleInput, watermark: int) -> bool:
+    """Whether the log through `watermark` holds all that the site read (invariant 8)."""
+    if known.read_end is None or watermark < known.read_end - 1:
         return False
-    head = view.log.volume.head
-    return head is None or head.settled_after(view.read_end, view.beats)
+    head = known.log.volume.head
+    return head is None or head.settled_after(known.read_end, known.beats)
 
 
-def _is_copy_of_all(kept: SecondaryState) -> bool:
-    return kept.suspect_after is not None and kept.rung in (Rung.ALLOCATED, Rung.FULL)
+def _is_unproved_full_copy(saved: SecondaryState) -> bool:
+    return saved.suspect_after is not None and saved.rung in (Rung.ALLOCATED, Rung.FULL)
 
 
-def _consistent(kept: SecondaryState, position: int) -> SecondaryState:
+def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:
     return replace(
-        kept,
+        saved,
         applied_position=position,
         suspect_after=None,
         changed_through=None,
         consistent_position=position,
-        rung=kept.rung or Rung.CHANGED,
+        rung=saved.rung or Rung.CHANGED,
     )
 
 
-def _resting(kept: SecondaryState, is_sure: bool) -> SiteState:
-    """is_sure: no host may still tell that the secondary has missed something up to the watermark."""
-    if kept.cycle_through is not None:
+def _idle_state(saved: SecondaryState, is_sure: bool) -> SiteState:
+    """The state to report. is_sure: no host can still report a missed write up to the watermark."""
+    if saved.cycle_through is not None:
         return SiteState.SYNCING
-    return SiteState.CONSISTENT if is_sure and kept.suspect_after is None else SiteState.SETTLING
+    return SiteState.CONSISTENT if is_sure and saved.suspect_after is None else SiteState.SETTLING

@@ -1,9 +1,10 @@
-"""Restoration: the blocks that a step names are read from the primary and written to the secondary (invariant 9)."""
+"""Restoration: read blocks from the primary and write them to the secondary (invariant 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.domain.site_progress import Rung
@@ -13,15 +14,15 @@ from mirrorlog.ports.devices import BlockDevice
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a restoration copied, and the rung it really was."""
+    """How much a restoration copied, and the rung that it really took."""
 
     rung: Rung
     blocks: int
     bytes: int
 
 
-Progress = Callable[[int, int], None]
-"""Called with (blocks, bytes) after each run."""
+OnCopied: TypeAlias = Callable[[int, int], None]
+"""Called with (blocks, bytes) after each run of blocks."""
 
 
 def restore_changed(
@@ -30,44 +31,58 @@ def restore_changed(
     volume: Volume,
     blocks: BitMap64,
     run_bytes: int,
-    progress: Progress,
+    on_copied: OnCopied,
 ) -> Copied:
-    """Copies `blocks`, in runs of up to `run_bytes`. Nothing is durable before the secondary is flushed."""
-    most = max(1, run_bytes // volume.block_size)
-    total = 0
-    for first, count in runs(blocks, max_blocks=most):
+    """Copy `blocks`, in runs of up to `run_bytes` bytes.
+
+    The caller flushes the secondary: nothing is durable before that.
+    """
+    max_blocks = max(1, run_bytes // volume.block_size)
+    total_bytes = 0
+    for first, count in runs(blocks, max_blocks=max_blocks):
         offset, length = volume.byte_range(first=first, count=count)
-        _copy(primary, secondary, offset, length)
-        total += length
-        progress(count, length)
-    return Copied(Rung.CHANGED, len(blocks), total)
+        _copy(primary, secondary, offset=offset, length=length)
+        total_bytes += length
+        on_copied(count, length)
+    return Copied(Rung.CHANGED, len(blocks), total_bytes)
 
 
 def restore_all(
-    primary: BlockDevice, secondary: BlockDevice, volume: Volume, run_bytes: int, progress: Progress
+    primary: BlockDevice,
+    secondary: BlockDevice,
+    volume: Volume,
+    run_bytes: int,
+    on_copied: OnCopied,
 ) -> Copied:
-    """Copies what the primary says it holds and zeroes the rest; `full` where the primary can't tell them apart."""
-    blocks = total = 0
-    reach = 0
-    whole = False
-    for offset, length in _block_ranges(primary, volume):
-        whole = length == volume.size_bytes
-        if offset > reach:
-            secondary.zero(offset=reach, length=offset - reach)
+    """Copy what the primary has allocated, and zero the rest, in runs of up to `run_bytes` bytes.
+
+    The rung of the result is FULL if the primary can't tell what it has allocated. The caller
+    flushes the secondary.
+    """
+    total_blocks = total_bytes = 0
+    reached = 0
+    is_whole = False
+    for offset, length in _allocated_block_ranges(primary, volume):
+        is_whole = length == volume.size_bytes
+        if offset > reached:
+            secondary.zero(offset=reached, length=offset - reached)
         for start in range(offset, offset + length, run_bytes):
-            size = min(run_bytes, offset + length - start)
-            _copy(primary, secondary, start, size)
-            count = -(-size // volume.block_size)
-            blocks, total = blocks + count, total + size
-            progress(count, size)
-        reach = offset + length
-    if reach < volume.size_bytes:
-        secondary.zero(offset=reach, length=volume.size_bytes - reach)
-    return Copied(Rung.FULL if whole else Rung.ALLOCATED, blocks, total)
+            size_bytes = min(run_bytes, offset + length - start)
+            _copy(primary, secondary, offset=start, length=size_bytes)
+            count = -(-size_bytes // volume.block_size)
+            total_blocks, total_bytes = total_blocks + count, total_bytes + size_bytes
+            on_copied(count, size_bytes)
+        reached = offset + length
+    if reached < volume.size_bytes:
+        secondary.zero(offset=reached, length=volume.size_bytes - reached)
+    return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, total_blocks, total_bytes)
 
 
-def _block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, int]]:
-    """Allocated ranges rounded outwards to blocks and joined where they then touch (invariant 4)."""
+def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the allocated ranges, rounded outwards to blocks (invariant 4).
+
+    Ranges that touch after the rounding are joined.
+    """
     start = end = 0
     for offset, length in primary.allocated():
         first = offset // volume.block_size * volume.block_size
@@ -83,7 +98,7 @@ def _block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, i
         yield start, end - start
 
 
-def _copy(primary: BlockDevice, secondary: BlockDevice, offset: int, length: int) -> None:
+def _copy(primary: BlockDevice, secondary: BlockDevice, *, offset: int, length: int) -> None:
     data = primary.pread(offset=offset, length=length)
     if bytes(length) == data:
         secondary.zero(offset=offset, length=length)

@@ -1,0 +1,7 @@
+"""What a site saves of each secondary, durably.
+
+In reading order:
+
+- secondary_state.py: SecondaryState and the port SecondaryStateStore
+- state_files.py: the store in a folder, a file a volume
+"""

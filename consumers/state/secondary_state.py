@@ -4,33 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import check_volume_name
-
-RUNGS: Final = ("changed", "allocated", "full")
-"""The rungs of a resync, from the cheapest to the one that trusts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecondaryState:
-    """One secondary, as its site knows it. Positions are those of the volume's partition, from BEFORE_FIRST on.
+    """One secondary, as its site knows it.
 
-    generation:          the volume's history (canonical UUID) that all positions here belong to.
-    applied_position:    the secondary holds every change up to it, durably; None: never in sync.
-    suspect_after:       what changed in (suspect_after, applied_position] was read from a moving primary and isn't
-                         proved consistent yet; None: nothing is suspect.
-    changed_through:     of what is suspect, all that changed up to it may have been read, and behind it what the secondary
-                         had missed; None: none but what it had missed (docs/decisions/forked-writes.md).
-    cycle_through:       a cycle that applies up to it is running, so the secondary is inconsistent; None: none runs.
-    consistent_position: the secondary equals the primary as of it; None: it equals the primary as of no position.
-    rung:                of the running cycle, or of the last one; None: there was none.
-    updated_at_us:       microseconds since 1970 (UTC), for people.
+    Positions are those of the volume's partition, from BEFORE_FIRST on.
 
-    Errors: BadUse for a volume name that can't be one; ValueError for values that contradict each other, above all for
-    a state that claims consistency while a cycle runs or while blocks are suspect (invariant 8).
+    generation: the volume's history (a canonical UUID) to which all positions here belong.
+    applied_position: the secondary holds every change up to it, durably; None: it was never in
+        sync.
+    suspect_after: the blocks that the site read for (suspect_after, applied_position] came from a
+        moving primary and aren't proved consistent yet; None: all blocks are proved.
+    changed_through: all blocks that changed in (suspect_after, changed_through] may have been read
+        and are unproved; above it those that the secondary had missed. None: only those that it had
+        missed (docs/decisions/forked-writes.md).
+    cycle_through: a cycle that applies the log up to it is running, so the secondary is
+        inconsistent; None: no cycle runs.
+    consistent_position: the secondary equals the primary as of it; None: it equals the primary as
+        of no position.
+    rung: how the running cycle, or the last one, chose its blocks; None: there was no cycle.
+    updated_at_us: microseconds since 1970 (UTC), for people.
+
+    Raise BadUse for a volume name that is none, and ValueError for values that contradict each
+    other: above all for a state that claims consistency while a cycle runs or while blocks are
+    unproved (invariant 8).
     """
 
     volume: str
@@ -39,7 +44,7 @@ class SecondaryState:
     suspect_after: int | None = None
     cycle_through: int | None = None
     consistent_position: int | None = None
-    rung: str | None = None
+    rung: Rung | None = None
     updated_at_us: int = 0
     changed_through: int | None = None
 
@@ -56,8 +61,8 @@ class SecondaryState:
         ):
             _check_number(name, getattr(self, name), BEFORE_FIRST)
         _check_number("updated_at_us", self.updated_at_us, 0)
-        if self.rung not in (None, *RUNGS):
-            raise ValueError(f"'{self.rung}' is no rung")
+        if self.rung is not None:
+            object.__setattr__(self, "rung", Rung(self.rung))  # ValueError if it is no rung
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:
@@ -70,15 +75,17 @@ class SecondaryState:
             self.cycle_through is not None or self.suspect_after is not None
         ):
             raise ValueError(
-                "a secondary with a running cycle or with suspect blocks is consistent at no position"
+                "a secondary with a running cycle or with unproved blocks "
+                "is consistent at no position"
             )
         if self.changed_through is not None and self.suspect_after is None:
-            raise ValueError("nothing is suspect, so nothing of it was read")
+            raise ValueError("changed_through is set, but all blocks are proved")
         if self.cycle_through is None:
             return
         if self.rung is None or (applied is not None and self.cycle_through < applied):
             raise ValueError(
-                f"a cycle from {applied} through {self.cycle_through} by the rung {self.rung} can't be"
+                f"a cycle from {applied} through {self.cycle_through} by the rung {self.rung} "
+                "is impossible"
             )
 
 
@@ -90,26 +97,28 @@ def _check_number(name: str, value: object, least: int) -> None:
 
 
 class SecondaryStateStore(Protocol):
-    """Keeps one state per volume next to the secondaries. One writer per volume at a time."""
+    """Keeps one state per volume, next to the secondaries. A volume has one writer at a time."""
 
     def load(self, volume: str) -> SecondaryState | None:
-        """The last state saved; None where none ever was.
+        """Return the state that was saved last; None if none ever was.
 
-        StateDamaged where what is kept can't be trusted in every bit: a state is never guessed, the answer is a resync
-        by the rung "full". DeviceFailed where it can't be read.
+        Raise StateDamaged unless every bit of it can be trusted. A state is never guessed: the
+        answer to damage is a resync by the rung "full". Raise DeviceFailed if it can't be read.
         """
         ...
 
     def save(self, state: SecondaryState) -> None:
-        """Durable when it returns. Cut off or failed anywhere, load() finds the old state or this one, whole.
+        """Save a state durably, in place of the last one of its volume.
 
-        DeviceFailed where it can't be written.
+        After a crash or an error at any point, load() returns the old state or the new one, whole.
+        Raise DeviceFailed if it can't be written.
         """
         ...
 
     def save_all(self, states: Sequence[SecondaryState]) -> None:
-        """save() of each, for less: those of thousands of volumes share what makes them durable.
+        """Save states as save() does, but with fewer waits for the disk.
 
-        Cut off or failed, some are the old states and some these, each whole.
+        After a crash or an error, load() returns the old state or the new one for each volume,
+        each whole.
         """
         ...

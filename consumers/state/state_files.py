@@ -1,9 +1,10 @@
-"""Where a site keeps what it knows about its secondaries: one small file per volume; memory in tests.
+"""Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 2: one line of JSON (RFC 8259), keys sorted, no spaces, ASCII: the fields of SecondaryState, `format`,
-`version`, and `crc32`: CRC-32 (ISO 3309, zlib.crc32) of that line without its `crc32`. A file that differs from this in
-any byte is damaged, so that no reader has to guess what it meant. Version 1 has no `changed_through`, and is written
-where there is none.
+Format, version 2: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
+fields of SecondaryState, `format`, `version`, and `crc32`: the CRC-32 (ISO 3309, zlib.crc32) of the
+line without its `crc32`. A file that differs from this in any byte is damaged, so that no reader
+has to guess what it meant. Version 1 has no `changed_through`; a state without one is written as
+version 1.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 FORMAT: Final = "mirrorlog.secondary_state"
 FORMAT_VERSION: Final = 2
 MAX_STATE_BYTES: Final = 1 << 16
-"""Many times what a state takes: a larger file isn't one, and isn't read."""
+"""A larger file is no state and isn't read: a state takes a small part of this."""
 BATCH: Final = 64
-"""States that one journal commit of the file system makes durable; also the files open at a time."""
+"""How many states are saved together.
+
+One journal commit of the file system makes them durable. So many files are open at a time."""
 
 
 def encode_state(state: SecondaryState) -> bytes:
-    """The bytes of `state` on disk."""
+    """Return the bytes of `state` on disk."""
     payload = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(state)}
     if state.changed_through is None:
         payload["version"] = 1
@@ -42,7 +45,11 @@ def encode_state(state: SecondaryState) -> bytes:
 
 
 def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
-    """The state of `volume` in these bytes; StateDamaged, naming `where`, unless encode_state() made every byte."""
+    """Return the state of `volume` that these bytes hold.
+
+    where: names the source of the bytes in the error. Raise StateDamaged unless the bytes are
+    exactly those that encode_state() makes.
+    """
     try:
         document = json.loads(content[:MAX_STATE_BYTES])
     except (ValueError, RecursionError):
@@ -58,9 +65,8 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
         without = {"changed_through"} if document["version"] == 1 else set()
         names = {field.name for field in fields(SecondaryState)} - without
         state = SecondaryState(**{name: document[name] for name in names})
-        intact = (
-            encode_state(state) == content
-        )  # covers the checksum, and whatever a JSON parser is lenient about
+        # This covers the checksum, and everything about which a JSON parser is lenient.
+        intact = encode_state(state) == content
     except (KeyError, TypeError, ValueError, AttributeError, BadUse):
         intact = False
     if not intact:
@@ -71,10 +77,18 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
 
 
 class SecondaryStateFiles:
-    """SecondaryStateStore in a folder: VOLUME.json, while it is written .VOLUME.tmp (no volume begins with a dot)."""
+    """SecondaryStateStore in a folder.
+
+    A state is in VOLUME.json, and in .VOLUME.tmp while it is written. No volume's name begins with
+    a dot.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder and its entries durable: a predecessor may have died between steps 4 and 5 of save()."""
+        """Create the folder if needed, and make its entries durable.
+
+        The process before may have died between steps 4 and 5 of save_all(). Raise DeviceFailed if
+        the folder can't be created.
+        """
         self.folder: Final = folder.absolute()
         try:
             create_folder(self.folder)
@@ -83,7 +97,7 @@ class SecondaryStateFiles:
             raise _failed("making the folder of states", self.folder, error) from error
 
     def path(self, volume: str) -> Path:
-        """The file of a volume. BadUse for a name that can't be one."""
+        """Return the file of a volume. Raise BadUse for a name that is none."""
         return self.folder / f"{check_volume_name(volume)}.json"
 
     def load(self, volume: str) -> SecondaryState | None:
@@ -101,13 +115,13 @@ class SecondaryStateFiles:
         self.save_all([state])
 
     def save_all(self, states: Sequence[SecondaryState]) -> None:
-        """Replace the states of volumes, BATCH of them at a time.
+        """Save the states, BATCH of them at a time.
 
-        1. Encode all states, so that what can't be a state fails before any file is touched.
-        2. Write each whole to .VOLUME.tmp, over what a crash may have left there.
-        3. Make each of these durable: a name must never lead to bytes that aren't.
-        4. Rename each over VOLUME.json; from here on load() finds the new state.
-        5. Make the renames durable in the folder; only now have the states been saved.
+        1. Encode all states, so that an impossible state fails before any file is touched.
+        2. Write each state whole to .VOLUME.tmp, over what a crash may have left there.
+        3. Make these files durable: a name must never lead to bytes that aren't durable.
+        4. Rename each file to VOLUME.json. From here on load() returns the new state.
+        5. Make the renames durable in the folder. Only now are the states saved.
         """
         contents = {state.volume: encode_state(state) for state in states}
         for start in range(0, len(states), BATCH):
@@ -141,9 +155,8 @@ class SecondaryStateFiles:
 def _write(file: FileIO, content: bytes) -> None:
     if file.write(content) != len(content):
         raise OSError(errno.ENOSPC, "only a part was written")
-    if hasattr(
-        os, "posix_fadvise"
-    ):  # begins to write it out, so that the first fsync commits the whole batch
+    if hasattr(os, "posix_fadvise"):
+        # The kernel begins to write the pages out: the first fsync then commits the whole batch.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -1,4 +1,4 @@
-"""The state store of a site in memory: the double of SecondaryStateFiles, with a power switch."""
+"""SecondaryStateStore in memory, which can lose power between any two steps of a save."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from mirrorlog.consumers.state.state_files import decode_state, encode_state
 from mirrorlog.domain.volumes import check_volume_name
 
 StateHook: TypeAlias = Callable[[str, str], None]
-"""Called with (step, volume) before each step of a save: "write", "rename", "sync"; it may raise."""
+"""Called with (step, volume) before each step of a save. It may raise.
+
+The steps are "write", "rename" and "sync"."""
 
 
 class MemorySecondaryStates:
-    """SecondaryStateStore in memory, with the steps of the files: `contents` is what load() finds, by volume."""
+    """A double of SecondaryStateFiles with the same steps.
+
+    contents: by volume, the bytes that load() reads. A test may change them.
+    hook: called before each step of a save.
+    """
 
     def __init__(self) -> None:
         self.contents: Final[dict[str, bytes]] = {}
@@ -23,14 +29,17 @@ class MemorySecondaryStates:
         self.hook: StateHook | None = None
 
     def load(self, volume: str) -> SecondaryState | None:
+        """Return the state that was saved last; raise StateDamaged as the files do."""
         content = self.contents.get(check_volume_name(volume))
         return None if content is None else decode_state(content, volume, f"memory, {volume}")
 
     def save_all(self, states: Sequence[SecondaryState]) -> None:
+        """Save each state."""
         for state in states:
             self.save(state)
 
     def save(self, state: SecondaryState) -> None:
+        """Save a state. It survives a crash once this has returned."""
         content = encode_state(state)
         self._before("write", state.volume)
         self._before("rename", state.volume)
@@ -39,7 +48,10 @@ class MemorySecondaryStates:
         self._durable[state.volume] = content
 
     def crash(self, keep: Random | None = None) -> None:
-        """Power off, power on: a save that didn't return is gone or, with `keep`, may have got through by its draw."""
+        """Switch the power off and on: saves that didn't return are lost.
+
+        keep: draws which of those survive all the same.
+        """
         if keep is not None:
             self._durable |= {
                 volume: content for volume, content in self.contents.items() if keep.getrandbits(1)

@@ -223,7 +223,7 @@ class World:
 
 def follow(site: Site) -> None:
     for _ in range(20):
-        site.turn(0)
+        site.run_once(0)
 
 
 def test_a_site_follows_each_change_while_it_happens() -> None:
@@ -233,12 +233,12 @@ def test_a_site_follows_each_change_while_it_happens() -> None:
         world.broker.append(TOPICS.commands, 0, b"v", encode(event))
         world.run(10)
         follow(site)
-        rungs.append(kept.rung if (kept := site.secondaries["v"].kept) else None)
+        rungs.append(kept.rung if (kept := site.secondaries["v"].saved) else None)
         assert world.secondary.reopen().size_bytes == (
             OLD if NAMES.index(name) < NAMES.index("resize") else NEW
         )
     assert rungs == [*["changed"] * 4, "allocated", "allocated", "changed"]
-    assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
+    assert site.secondaries["v"].state is SiteState.CONSISTENT
     assert world.secondary.reopen().pread(offset=0, length=NEW) == world.primary.reopen().pread(
         offset=0, length=NEW
     )
@@ -257,7 +257,7 @@ def test_a_node_that_dies_at_any_step_leaves_the_same(most: int) -> None:
         world.run(1 + crash_at % 3, keeps=crash_at % 2 == 0)
         world.check_end()
         follow(site := world.site())
-        assert site.secondaries["v"].resting.state is SiteState.CONSISTENT
+        assert site.secondaries["v"].state is SiteState.CONSISTENT
         assert world.secondary.reopen().pread(offset=0, length=NEW) == world.primary.reopen().pread(
             offset=0, length=NEW
         ), f"step {crash_at}"
@@ -307,7 +307,7 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     site = world.site()
     world.run(10)
     follow(site)
-    kept = site.secondaries["v"].kept
+    kept = site.secondaries["v"].saved
     late = command(f"{2 * BLOCK}+1", sequence=1)
     for event in (command("", kind=CommandKind.RETIRE, sequence=-1), late, RESIZE):
         world.broker.append(TOPICS.commands, 0, b"v", encode(event))
@@ -322,12 +322,12 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     assert (refused.code, refused.reason) == (StatusCode.REJECTED, "VOLUME_RETIRED")
     assert 2 in {block for record in world.records() for block in record.changed}
     secondary = site.secondaries["v"]
-    assert (secondary.resting.state, secondary.kept) == (SiteState.RETIRED, kept)
+    assert (secondary.state, secondary.saved) == (SiteState.RETIRED, kept)
     assert "retired at position 1" in (site.progress(secondary).reason or "")
     new = world.site()
     new._ports = replace(new._ports, make_secondary=_never, open_secondary=_never)
     follow(new)
-    assert new.secondaries["v"].resting.state is SiteState.RETIRED
+    assert new.secondaries["v"].state is SiteState.RETIRED
 
 
 def _never(_: Volume) -> BlockDevice:

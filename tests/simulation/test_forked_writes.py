@@ -23,16 +23,16 @@ from notation import GENERATION
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync import cycle
 from mirrorlog.consumers.resync.cycle import (
-    Begin,
-    Follow,
-    Prove,
-    Rest,
-    Restore,
-    Step,
-    View,
+    AdvancePosition,
+    CycleInput,
+    CycleStep,
+    Idle,
+    MarkConsistent,
+    Resync,
+    SkipInitialCopy,
     next_step,
 )
-from mirrorlog.consumers.resync.site import Secondary, _apart, _needed_after
+from mirrorlog.consumers.resync.secondary import needed_after, split_positions
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import union
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
@@ -686,7 +686,7 @@ class Site:
         if self.is_fresh and self.world.random.random() < 0.7:
             rows = list({key: (key, row) for key, row in rows}.values())
         self.read_from, self.is_fresh = marks[-1] + 1, False
-        needed = _needed_after(Secondary(VOLUME, self.kept, False))
+        needed = needed_after(self.kept)
         for _, row in rows:
             if isinstance(row, VolumeHead):
                 self.volume_log.add_head(row)
@@ -696,7 +696,7 @@ class Site:
                 site = split_log_name(row.volume)[1]
                 if site in (None, self.name):
                     (self.volume_log if site is None else self.missed_log).add(row)
-        apart = _apart(Secondary(VOLUME, self.kept, False), self.log.fork)
+        apart = split_positions(VOLUME, self.kept, self.log.fork)
         for log in (self.volume_log, self.missed_log):
             log.forget_rolled_up(apart)
 
@@ -712,24 +712,26 @@ class Site:
         yield
         while True:
             zeroed = not any(self.disk.now.values())
-            step: Step = self.world_step(View(VOLUME, self.log, self.mark, self.read_end, zeroed))
-            if isinstance(step, Begin | Prove | Follow):
+            step: CycleStep = self.world_step(
+                CycleInput(VOLUME, self.log, self.mark, self.read_end, zeroed)
+            )
+            if isinstance(step, SkipInitialCopy | MarkConsistent | AdvancePosition):
                 self.keep(step.state)
                 yield
                 continue
             break
-        if isinstance(step, Rest):
+        if isinstance(step, Idle):
             self.resting, self.rested_at = step.state, self.mark
             self.is_torn &= step.state is not SiteState.CONSISTENT
             self.report()
         else:
             yield from self.restore(step)
 
-    def world_step(self, view: View) -> Step:
+    def world_step(self, view: CycleInput) -> CycleStep:
         step = next_step(self.kept, view)
         if (
             "no_second_term" in self.world.bugs
-            and isinstance(step, Restore)
+            and isinstance(step, Resync)
             and step.blocks is not None
         ):
             assert (
@@ -743,7 +745,7 @@ class Site:
             )
         return step
 
-    def restore(self, step: Restore) -> Iterator[None]:
+    def restore(self, step: Resync) -> Iterator[None]:
         self.resting, self.read_end = SiteState.SYNCING, None
         self.keep(step.running)
         self.report()
@@ -781,7 +783,7 @@ class Site:
     def keep(self, state: SecondaryState) -> None:
         self.kept = state
         for log in (self.volume_log, self.missed_log):
-            log.forget_through(_needed_after(Secondary(VOLUME, state, False)))
+            log.forget_through(needed_after(state))
 
     def check(self) -> None:
         """What it claims holds: nothing that the log named is missing, and no write is there without those before it."""
@@ -841,7 +843,7 @@ def test_a_broken_rule_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
     if bug == "claims_while_open":
         monkeypatch.setattr(SiteLog, "has_open_fork", property(lambda _: False))
     if bug == "proves_unsettled":
-        monkeypatch.setattr(cycle, "_settled", lambda *_: True)
+        monkeypatch.setattr(cycle, "_is_settled", lambda *_: True)
     for seed in range(BROKEN[bug], BROKEN[bug] + 100):
         try:
             World(seed, bugs=frozenset({bug})).run(10)

@@ -410,10 +410,9 @@ class World:
     def settle(self) -> None:
         """The site reads on until it rests, or the test fails."""
         for _ in range(200):
-            self.site.site.turn(0)
+            self.site.site.run_once(0)
             if all(
-                each.resting.state is SiteState.CONSISTENT
-                for each in self.site.site.secondaries.values()
+                each.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()
             ):
                 return
         pytest.fail("no rest")
@@ -443,7 +442,7 @@ class World:
     def run_site(self) -> None:
         self.site_fuse.left = self.random.randrange(40) if self.random.random() < 0.3 else None
         try:
-            self.site.site.turn(0)
+            self.site.site.run_once(0)
         except Crash:
             self.site.crash()
         self.site_fuse.left = None
@@ -456,14 +455,13 @@ class World:
         while self.node.step(50):
             self.node.commit()
         for _ in range(200):
-            self.site.site.turn(0)
+            self.site.site.run_once(0)
             self.site.check_consistency()
             if all(
-                each.resting.state is SiteState.CONSISTENT
-                for each in self.site.site.secondaries.values()
+                each.state is SiteState.CONSISTENT for each in self.site.site.secondaries.values()
             ):
                 return
-        pytest.fail(f"no rest: {[each.resting for each in self.site.site.secondaries.values()]}")
+        pytest.fail(f"no rest: {[each.status for each in self.site.site.secondaries.values()]}")
 
     def check_end(self) -> None:
         assert set(self.site.site.secondaries) == set(NAMES)
@@ -546,7 +544,7 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
         flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed)) + 20] ^= 1
         changelog.messages.insert(place, replace(lost, value=bytes(flipped)))
     world.finish()
-    assert {each.kept.rung for each in world.site.site.secondaries.values() if each.kept} & {
+    assert {each.saved.rung for each in world.site.site.secondaries.values() if each.saved} & {
         Rung.ALLOCATED,
         Rung.FULL,
     }
@@ -583,9 +581,9 @@ def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
     assert part not in world.broker.messages(topic)
     assert mark in world.broker.messages(topic)
     world.site.reader.at_once = (1,)
-    world.site.site.turn(0)
+    world.site.site.run_once(0)
     for _ in range(200):
-        world.site.site.turn(0)
+        world.site.site.run_once(0)
     world.finish()
     world.check_end()
 
@@ -615,18 +613,18 @@ def test_a_forked_volume_from_host_to_site() -> None:
         world.host.send("v", CommandKind.WRITES, [Extent(block * BLOCK, BLOCK)], forks)
         world.node.step(50)
         world.node.commit()
-        world.site.site.turn(0)
+        world.site.site.run_once(0)
 
     def beat() -> None:
         for _ in range(3):
             world.host.heartbeat()
             world.node.step(50)
-            world.site.site.turn(0)
+            world.site.site.run_once(0)
 
     for block in range(20):
         write(block, ForkOutcome.HAS if block % 4 else ForkOutcome.MISSED)
     write(21, ForkOutcome.OPEN)
-    assert secondary.resting.state in (SiteState.SETTLING, SiteState.SYNCING)
+    assert secondary.state in (SiteState.SETTLING, SiteState.SYNCING)
     write(21, ForkOutcome.HAS)
     beat()
     world.settle()
@@ -666,11 +664,11 @@ def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:
         world.host.primaries[name].pwrite(0, content(1_000_000))
     with pytest.raises(pytest.fail.Exception):
         world.finish()
-    states = {name: each.resting.state for name, each in world.site.site.secondaries.items()}
+    states = {name: each.state for name, each in world.site.site.secondaries.items()}
     assert states == {"u": SiteState.CONSISTENT, "v": SiteState.STOPPED, "w": SiteState.CONSISTENT}
     gone.clear()
     for _ in range(60):
-        world.site.site.turn(0)
+        world.site.site.run_once(0)
         world.site.check_consistency()
     world.check_end()
 

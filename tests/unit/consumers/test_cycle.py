@@ -6,13 +6,13 @@ import pytest
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
 from mirrorlog.consumers.resync.cycle import (
-    Begin,
-    Follow,
-    Prove,
-    Rest,
-    Restore,
-    Step,
-    View,
+    AdvancePosition,
+    CycleInput,
+    CycleStep,
+    Idle,
+    MarkConsistent,
+    Resync,
+    SkipInitialCopy,
     next_step,
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -107,7 +107,7 @@ def kept_from(text: str) -> SecondaryState | None:
     )
 
 
-def view_from(text: str, zeroed: bool) -> View:
+def view_from(text: str, zeroed: bool) -> CycleInput:
     log, missed, forks, numbers, words = (
         VolumeLog(),
         VolumeLog(),
@@ -127,18 +127,18 @@ def view_from(text: str, zeroed: bool) -> View:
     closed, open_forks = 100 if "X" in words else -1, ("a",) if "O" in words else ()
     session = SessionHead("s", "h", 5, 5, closed, numbers["A"] or -1, open_forks=open_forks)
     log.add_head(VolumeHead("v", GENERATION, 0, (session,), forks=forks))
-    return View(volume(), SiteLog(log, missed, "a"), numbers["W"], numbers["E"], zeroed)
+    return CycleInput(volume(), SiteLog(log, missed, "a"), numbers["W"], numbers["E"], zeroed)
 
 
-def show(step: Step) -> str:
-    if isinstance(step, Begin):
+def show(step: CycleStep) -> str:
+    if isinstance(step, SkipInitialCopy):
         return f"begin {step.state.applied_position}"
-    if isinstance(step, Prove):
+    if isinstance(step, MarkConsistent):
         assert step.state.applied_position == step.state.consistent_position
         return f"prove {step.state.consistent_position}"
-    if isinstance(step, Rest):
+    if isinstance(step, Idle):
         return f"rest {step.state.value}"
-    if isinstance(step, Follow):
+    if isinstance(step, AdvancePosition):
         return f"follow {step.state.applied_position}"
     assert step.running.consistent_position is step.done.consistent_position is None
     assert step.running.cycle_through == step.done.applied_position
@@ -160,6 +160,6 @@ def test_next_step(case: str) -> None:
 
 def test_a_running_cycle_keeps_the_applied_position_until_it_is_done() -> None:
     step = next_step(kept_from("4/././changed"), view_from("4..9=1 W9", False))
-    assert isinstance(step, Restore)
+    assert isinstance(step, Resync)
     assert (step.running.applied_position, step.running.cycle_through) == (4, 9)
     assert (step.done.applied_position, step.done.cycle_through) == (9, None)

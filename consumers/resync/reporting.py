@@ -1,0 +1,122 @@
+"""What a site reports: the progress of each secondary on a topic, and a summary of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mirrorlog.codec.events import encode
+from mirrorlog.consumers.resync.cycle import CycleInput
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Publisher
+
+_PARTITION = 0
+
+
+@dataclass(slots=True)
+class _LastReport:
+    progress: SiteProgress
+    at_s: float
+
+
+class ProgressReporter:
+    """Publishes the progress of a site's secondaries to the progress topic."""
+
+    def __init__(
+        self, site: str, publisher: Publisher, topic: str, clock: Clock, interval_s: float
+    ) -> None:
+        self._site, self._publisher, self._topic = site, publisher, topic
+        self._clock, self._interval_s = clock, interval_s
+        self._last: dict[str, _LastReport] = {}
+
+    def is_due(self, secondary: Secondary) -> bool:
+        """Whether a report is due: after the interval, and once the secondary becomes consistent."""
+        last = self._last.get(secondary.volume.volume)
+        if last is None or self._clock.monotonic_s() - last.at_s >= self._interval_s:
+            return True
+        was_consistent = last.progress.state is SiteState.CONSISTENT
+        return secondary.state is SiteState.CONSISTENT and not was_consistent
+
+    def report(self, secondary: Secondary, known: CycleInput) -> None:
+        """Publish the progress of a secondary unless the last report says the same."""
+        volume = secondary.volume.volume
+        last, progress = self._last.get(volume), self.progress_of(secondary, known)
+        if last is not None and replace(progress, at_us=last.progress.at_us) == last.progress:
+            return
+        self._last[volume] = _LastReport(progress, self._clock.monotonic_s())
+        key = f"{self._site}/{volume}".encode()
+        self._publisher.publish(self._topic, _PARTITION, key, encode(progress))
+
+    def progress_of(self, secondary: Secondary, known: CycleInput) -> SiteProgress:
+        """Return the progress of a secondary as of now."""
+        return progress_of(self._site, secondary, known, self._clock.now_us())
+
+    def poll(self) -> None:
+        """Deliver what was published."""
+        self._publisher.poll(0)
+
+
+def progress_of(site: str, secondary: Secondary, known: CycleInput, now_us: int) -> SiteProgress:
+    """Return the progress of a secondary as of now. `known` is what the next cycle would see."""
+    volume, saved, watermark = secondary.volume, secondary.saved, known.watermark
+    applied = saved.applied_position if saved and saved.generation == volume.generation else None
+    after = volume.origin_position if applied is None else applied
+    behind_blocks, oldest_us = 0, None
+    if watermark is not None:
+        behind_blocks = len(known.log.missed(after=after, through=watermark))
+        oldest_us = known.log.oldest_missed_at_us(after=after, through=watermark)
+    consistent = saved.consistent_position if saved else None
+    if secondary.state is SiteState.CONSISTENT and not behind_blocks and watermark is not None:
+        # The log names nothing of the volume above the applied position: what is true there is
+        # true at the watermark.
+        applied = consistent = max(watermark, after)
+    elif secondary.is_awaiting_outcomes and not behind_blocks and watermark is not None:
+        applied = max(watermark, after)
+    if secondary.state is SiteState.STOPPED and consistent is not None and behind_blocks:
+        # A host that reads of the watermark may fork again. It must not before the site has saved
+        # that the secondary is behind.
+        watermark = applied
+    return SiteProgress(
+        site=site,
+        volume=volume.volume,
+        generation=volume.generation,
+        state=secondary.state,
+        rung=saved.rung if saved else None,
+        applied_position=applied,
+        consistent_position=consistent,
+        watermark=watermark,
+        behind_blocks=behind_blocks,
+        behind_bytes=behind_blocks * volume.block_size,
+        lag_s=0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+        blocks_copied=secondary.blocks_copied,
+        bytes_copied=secondary.bytes_copied,
+        at_us=now_us,
+        reason=secondary.status.reason or secondary.reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSummary:
+    """All secondaries of a site together. blocks_copied, bytes_copied: since the site's start."""
+
+    site: str
+    volumes: int
+    consistent: int
+    stopped: int
+    blocks_copied: int
+    bytes_copied: int
+
+
+def summarize_site(site: str, secondaries: Iterable[Secondary]) -> SiteSummary:
+    """Return the summary of a site's secondaries."""
+    every = list(secondaries)
+    return SiteSummary(
+        site=site,
+        volumes=len(every),
+        consistent=sum(secondary.state is SiteState.CONSISTENT for secondary in every),
+        stopped=sum(secondary.state is SiteState.STOPPED for secondary in every),
+        blocks_copied=sum(secondary.blocks_copied for secondary in every),
+        bytes_copied=sum(secondary.bytes_copied for secondary in every),
+    )

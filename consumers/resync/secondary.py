@@ -1,0 +1,148 @@
+"""One secondary while its site runs: what is saved of it, what it does now, and when it is due.
+
+Other objects read a Secondary and call its methods; none writes its fields.
+"""
+
+from __future__ import annotations
+
+from mirrorlog.consumers.resync.cycle import Idle
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.heads import ForkHead, Watermark
+
+
+class Secondary:
+    """One secondary of a site.
+
+    Only `saved` survives the process; the state store holds the same. Attributes to read:
+
+    volume: the volume as it was described last.
+    saved: the state that is saved; None if nothing is known of the secondary.
+    status: what the secondary does now, as the site reports it.
+    reason: why a rung above CHANGED was taken, until the secondary is consistent again.
+    is_zeroed: the whole secondary is known to read as zeros.
+    read_end: where the commands topic ended after the last read of a cycle; None until the site has
+        asked for it.
+    blocks_copied, bytes_copied: since the site's start.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.saved: SecondaryState | None = None
+        self.status = Idle(SiteState.WAITING)
+        self.reason: str | None = None
+        self.is_zeroed = False
+        self.read_end: int | None = None
+        self.blocks_copied = 0
+        self.bytes_copied = 0
+        self._retry_at_s = 0.0
+        self._seen_watermark: Watermark | None = None
+
+    @property
+    def state(self) -> SiteState:
+        """What the site reports: the state that `status` names."""
+        return self.status.state
+
+    @property
+    def is_awaiting_outcomes(self) -> bool:
+        """Whether it is idle with all blocks proved, and only a host's fork outcomes are open."""
+        saved = self.saved
+        if saved is None or saved.suspect_after is not None or saved.cycle_through is not None:
+            return False
+        return self.state is SiteState.SETTLING
+
+    def describe(self, volume: Volume) -> None:
+        """Take a new description of the volume."""
+        self.volume = volume
+
+    def note_saved(self, state: SecondaryState | None) -> None:
+        """Note the state that the store holds now."""
+        self.saved = state
+
+    def note_damaged(self, reason: str) -> None:
+        """Note that the saved state is damaged: nothing is known of the secondary now."""
+        self.saved, self.reason = None, reason
+
+    def note_zeroed(self, is_zeroed: bool) -> None:
+        """Note whether the whole secondary reads as zeros."""
+        self.is_zeroed = is_zeroed
+
+    def note_read_end(self, end_position: int) -> None:
+        """Note where the commands topic ends, now that the secondary's reads are over."""
+        self.read_end = end_position
+
+    def is_due(self, watermark: Watermark | None) -> bool:
+        """Whether a look may give another step: after a failure, a cycle, or a new watermark."""
+        return self._retry_at_s > 0 or watermark != self._seen_watermark
+
+    def begin_look(self, now_s: float, watermark: Watermark | None) -> bool:
+        """Begin to look for the next step; False while the secondary waits after a failure."""
+        if now_s < self._retry_at_s:
+            return False
+        self._retry_at_s = 0.0
+        self._seen_watermark = watermark
+        return True
+
+    def go_idle(self, step: Idle) -> None:
+        """Nothing is to be done until the log grows."""
+        self.status = step
+
+    def begin_cycle(self, reason: str | None) -> None:
+        """A resync begins. From here on the secondary is inconsistent."""
+        self.status = Idle(SiteState.SYNCING, reason)
+        self.read_end = None
+        if reason is not None:
+            self.reason = reason
+
+    def begin_copy(self) -> None:
+        """Blocks are about to be written."""
+        self.is_zeroed = False
+
+    def note_copied(self, blocks: int, size_bytes: int) -> None:
+        """Count blocks that were copied."""
+        self.blocks_copied += blocks
+        self.bytes_copied += size_bytes
+
+    def end_cycle(self) -> None:
+        """All blocks of the cycle are durable. The proof of the cycle is still missing."""
+        self.status = Idle(SiteState.SETTLING)
+
+    def stop(self, reason: str, retry_at_s: float) -> None:
+        """A device failed: stay as it is until `retry_at_s` of the monotonic clock."""
+        self.status = Idle(SiteState.STOPPED, reason)
+        self._retry_at_s = retry_at_s
+
+    def forget_reason(self) -> None:
+        """The secondary is consistent again: the reason for its last resync no longer matters."""
+        self.reason = None
+
+
+def needed_after(saved: SecondaryState | None) -> int:
+    """Return the position above which the site still needs the log's records.
+
+    They are needed for the next cycle, or for the proof of the last ones.
+    """
+    if saved is None or saved.applied_position is None:
+        return BEFORE_FIRST
+    if saved.suspect_after is None:
+        return saved.applied_position
+    return min(saved.suspect_after, saved.applied_position)
+
+
+def split_positions(
+    volume: Volume, saved: SecondaryState | None, fork: ForkHead | None
+) -> list[int]:
+    """Return the positions at which the site splits the log.
+
+    The site asks for the log below and above each of them separately. So it keeps the finer records
+    of a roll-up that spans one.
+    """
+    positions = [volume.origin_position]
+    if saved is not None:
+        named = (saved.applied_position, saved.suspect_after, saved.changed_through)
+        positions += [position for position in named if position is not None]
+    if fork is not None:
+        positions.append(fork.after)
+    return positions

@@ -1,0 +1,148 @@
+"""The one place that puts a site together: settings become ports, and the ports become a site."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from mirrorlog.adapters.addresses import open_device, path_of
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.folders import lock_folder
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.consumers.resync.reporting import SiteSummary
+from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import Settings
+
+OnSummary: TypeAlias = Callable[[SiteSummary], None]
+"""Takes the summary of all secondaries of a site."""
+
+_ROUND_S: Final = 0.1
+_SUMMARY_S: Final = 0.5
+
+
+def _ignore_ready() -> None:
+    pass
+
+
+def _ignore_summary(summary: SiteSummary) -> None:
+    del summary
+
+
+def run_site(
+    name: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    on_ready: Callable[[], None] = _ignore_ready,
+    on_summary: OnSummary = _ignore_summary,
+) -> None:
+    """Keep the secondaries of the site `name` up to date until `stopped()` returns True.
+
+        from pathlib import Path
+        from threading import Event
+        from mirrorlog.consumers import run_site
+        from mirrorlog.settings import load_settings
+
+        stop = Event()
+        settings = load_settings(overrides={"bootstrap_servers": "localhost:9092"})
+        run_site("berlin", Path("/srv/mirror"), settings, stopped=stop.is_set)
+
+    folder: holds the saved states, and the secondaries of volumes that name no address for this
+        site. It is created if needed, and locked for this process until the call returns.
+    stopped: asked between two rounds, some ten times a second while nothing happens. A stop, or a
+        kill, at any other point is safe too: the next run repeats the cycle that was cut off.
+    on_ready: called once, when the site is open, before the first round.
+    on_summary: called at most twice a second, if the summary has changed.
+
+    Any thread may call it; it handles no signals. Raise BadUse if another process has the folder,
+    KafkaFailed and OutOfRetention as Site.run_once does.
+    """
+    with open_site(name, folder, settings) as site:
+        on_ready()
+        run_rounds(site, stopped, on_summary, SystemClock())
+
+
+def run_rounds(
+    site: Site, stopped: Callable[[], bool], on_summary: OnSummary, clock: Clock
+) -> None:
+    """Run rounds of `site` until `stopped()` returns True. on_summary: as in run_site."""
+    last_summary: SiteSummary | None = None
+    last_at_s = float("-inf")
+    while not stopped():
+        site.run_once(_ROUND_S)
+        if clock.monotonic_s() - last_at_s < _SUMMARY_S:
+            continue
+        summary = site.summary()
+        if summary != last_summary:
+            last_summary, last_at_s = summary, clock.monotonic_s()
+            on_summary(summary)
+
+
+@contextmanager
+def open_site(name: str, folder: Path, settings: Settings) -> Iterator[Site]:
+    """Open a site on Kafka and on files. Raise BadUse if another process has its folder."""
+    folder = folder.absolute()
+    with ExitStack() as stack:
+        stack.callback(os.close, lock_folder(folder))
+        yield Site(name, _site_ports(name, folder, settings, stack), settings)
+
+
+def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -> SitePorts:
+    """Return a site's ports. Its clients are closed with the stack."""
+    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
+
+    def open_reader() -> KafkaReader:
+        reader = KafkaReader(client)
+        stack.callback(reader.close)
+        return reader
+
+    admin = KafkaAdmin(client, settings.patience_s)
+    stack.callback(admin.close)
+    log = LogReader(open_reader(), admin, topics.changelog, site=name)
+    catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
+    publisher = KafkaPublisher(client)
+    stack.callback(publisher.close)
+    return SitePorts(
+        log=log,
+        catalog=catalog,
+        admin=admin,
+        publisher=publisher,
+        states=SecondaryStateFiles(folder / "states"),
+        open_primary=lambda volume: open_device(volume.primary, writable=False),
+        open_secondary=lambda volume: open_secondary(
+            volume, secondary_address(name, folder, volume)
+        ),
+        make_secondary=lambda volume: make_secondary(
+            volume, secondary_address(name, folder, volume)
+        ),
+        clock=clock,
+    )
+
+
+def secondary_address(site: str, folder: Path, volume: Volume) -> str:
+    """Return the address that the volume names for the site, or that of VOLUME.img in `folder`."""
+    return volume.secondaries.get(site) or (folder / f"{volume.volume}.img").as_uri()
+
+
+def make_secondary(volume: Volume, address: str) -> None:
+    """Create the secondary as a file of zeros, unless there is a file at `address`."""
+    if not path_of(address).exists():
+        FileDevice.create(path_of(address), volume.size_bytes).close()
+
+
+def open_secondary(volume: Volume, address: str) -> BlockDevice:
+    """Open the secondary for writing. It grows to the volume's size if it is smaller."""
+    device = open_device(address, writable=True)
+    if device.size_bytes < volume.size_bytes:
+        device.resize(volume.size_bytes)
+    return device

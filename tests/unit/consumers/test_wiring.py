@@ -1,0 +1,105 @@
+"""A site runs from Python until it is stopped, and says what it does meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clocks import HandClock
+from notation import volume
+
+from mirrorlog.consumers import wiring
+from mirrorlog.consumers.resync.reporting import SiteSummary
+from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.wiring import (
+    make_secondary,
+    open_secondary,
+    run_rounds,
+    run_site,
+    secondary_address,
+)
+from mirrorlog.errors import BadUse
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import Settings
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
+
+SETTINGS = Settings()
+
+
+@pytest.fixture
+def site() -> Site:
+    broker, topics, clock = MemoryBroker(), SETTINGS.topics, HandClock(look_s=0.3)
+    broker.create(topics.specs(single_copy=True), 1)
+    publisher = broker.publisher()
+    publish_volume(publisher, topics, volume())
+    publisher.flush(0)
+    ports = SitePorts(
+        log=LogReader(broker.reader(), broker, topics.changelog, site="a"),
+        catalog=Catalog(broker.reader(), broker, topics, clock),
+        admin=broker,
+        publisher=publisher,
+        states=MemorySecondaryStates(),
+        open_primary=lambda volume: MemoryDevice(volume.size_bytes),
+        open_secondary=lambda volume: MemoryDevice(volume.size_bytes),
+        make_secondary=lambda volume: None,
+        clock=clock,
+    )
+    return Site("a", ports, SETTINGS)
+
+
+def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) -> None:
+    rounds, summaries = iter(range(9)), list[SiteSummary]()
+    run_rounds(site, lambda: next(rounds) == 8, summaries.append, HandClock(look_s=0.3))
+    assert site.secondaries["v"].saved is not None
+    assert summaries == [SiteSummary("a", 1, 1, 0, 0, 0)]
+
+
+def test_run_site_opens_the_site_and_closes_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "_site_ports", lambda *_: site._ports)
+    said = []
+    for _ in range(2):  # the second run finds the folder unlocked
+        run_site(
+            "a",
+            tmp_path / "site",
+            SETTINGS,
+            stopped=lambda: len(said) % 2 == 0,
+            on_ready=lambda: said.append("ready"),
+            on_summary=said.append,
+        )
+    summary = SiteSummary("a", 1, 1, 0, 0, 0)
+    assert said == ["ready", summary] * 2
+
+
+def test_two_sites_in_one_folder_are_refused(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "_site_ports", lambda *_: site._ports)
+    with wiring.open_site("a", tmp_path, SETTINGS), pytest.raises(BadUse):
+        run_site("b", tmp_path, SETTINGS, stopped=lambda: True)
+
+
+def test_a_secondary_is_a_file_in_the_folder_unless_the_volume_names_an_address(
+    tmp_path: Path,
+) -> None:
+    address = secondary_address("a", tmp_path, volume())
+    assert address == f"file://{tmp_path}/v.img"
+    make_secondary(volume(), address)
+    with open_secondary(volume(size_bytes=1 << 25), address) as device:
+        assert device.size_bytes == 1 << 25
+    make_secondary(volume(), address)
+    assert (tmp_path / "v.img").stat().st_size == 1 << 25
+    elsewhere = volume(secondaries={"a": "file:///elsewhere", "b": "file:///other"})
+    assert secondary_address("a", tmp_path, elsewhere) == "file:///elsewhere"
+
+
+def test_the_package_is_cheap_to_import() -> None:
+    code = "import sys, mirrorlog.consumers; print(len([m for m in sys.modules if 'kafka' in m]))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert loaded.strip() == b"0"
