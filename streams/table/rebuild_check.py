@@ -1,33 +1,39 @@
-"""The log proves itself: the commands are folded anew, and every record is held against what they say.
+"""The log proves itself: the commands are folded again, and every record is compared with them.
 
-Shares the reading and clipping of commands with the node (response.py) and nothing of how it cuts them into records.
+The check reads and clips commands as the node does (`streams/fold/response.py`). It shares nothing
+with how the node cuts them into records.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
-from mirrorlog.domain.bitmaps import BitMap64, fingerprint, runs, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BitMap64, runs, touched, union, zeroed
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.domain.extraction import MAX_FORKS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
-from mirrorlog.tracking_log.keys import RecordKey, missed_log, split_log_name
+from mirrorlog.streams.table.record_digests import RecordDigest, RecordDigests, RecordSpan
+from mirrorlog.tracking_log.keys import missed_log, split_log_name
 from mirrorlog.tracking_log.records import TIERS, LogRecord
 
-DETAILED: Final = 20
-"""So many differences are told block by block."""
+DETAILED_DIFFERENCES: Final = 20
+"""The number of differences of which the blocks are found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a record doesn't say what the commands in its range say. after, through: of the record, or of the position
-    that no record covers. where: 'changelog' or 'table'. missing, surplus: of the first DETAILED differences."""
+    """A record that doesn't say what the commands in its range say.
+
+    where: 'changelog' or 'table'. after, through: the range of the record, or the position that no
+    record covers. missing, surplus: blocks that the record lacks, and blocks that no command names.
+    Both are empty behind the first DETAILED_DIFFERENCES.
+    """
 
     volume: str
     where: str
@@ -41,219 +47,195 @@ class Difference:
     def __str__(self) -> str:
         sides = (("missing", self.missing), ("surplus", self.surplus))
         blocks = ", ".join(
-            f"{name} blocks {summarize_blocks(each)}" for name, each in sides if each
+            f"{name} blocks {summarize_blocks(side)}" for name, side in sides if side
         )
-        name = f"{TIERS[self.tier]} record ({self.after}, {self.through}]"
-        return f"volume {self.volume}, {self.where}, {name}: {self.what}{'; ' if blocks else ''}{blocks}"
+        record = f"{TIERS[self.tier]} record ({self.after}, {self.through}]"
+        detail = f"; {blocks}" if blocks else ""
+        return f"volume {self.volume}, {self.where}, {record}: {self.what}{detail}"
 
 
-def summarize_blocks(blocks: BitMap64, most: int = 5) -> str:
-    """The first runs of a set, and how many blocks it has."""
-    first = []
+def summarize_blocks(blocks: BitMap64, max_runs: int = 5) -> str:
+    """Return the first runs of a set, and in brackets how many blocks it has."""
+    shown = []
     for start, count in runs(blocks):
-        first.append(f"{start}-{start + count - 1}" if count > 1 else str(start))
-        if len(first) == most:
-            first.append("…")
+        shown.append(f"{start}-{start + count - 1}" if count > 1 else str(start))
+        if len(shown) == max_runs:
+            shown.append("…")
             break
-    return f"{', '.join(first)} ({len(blocks)})"
-
-
-class _Span(NamedTuple):
-    """One record, all its parts together."""
-
-    volume: str
-    after: int
-    through: int
-    tier: int
-
-
-@dataclass(slots=True)
-class _Open:
-    """What a record says, as digests by part, and what the commands have said so far of its range.
-
-    parts: by their number, the first block of each and the digests of what it holds of changed and zeroed.
-    """
-
-    span: _Span
-    expected_parts: int
-    parts: dict[int, tuple[int, bytes, bytes]] = field(default_factory=dict)
-    judged: bool = True
-    folded: BitMap64 = field(default_factory=BitMap64)
-    folded_zeroed: BitMap64 = field(default_factory=BitMap64)
-
-    def add(self, record: LogRecord) -> None:
-        self.expected_parts = record.parts
-        first = record.changed.min() if record.changed else 0
-        self.parts[record.part] = (first, fingerprint(record.changed), fingerprint(record.zeroed))
-
-    def agrees(self) -> tuple[bool, bool]:
-        """Whether changed, and whether zeroed, is what was folded."""
-        firsts = [self.parts[number][0] for number in sorted(self.parts)]
-        ends = [*firsts[1:], None]
-        agreed = [True, True]
-        for number, start, end in zip(sorted(self.parts), [0, *firsts[1:]], ends, strict=True):
-            for kind, folded in enumerate((self.folded, self.folded_zeroed)):
-                mine = folded if len(firsts) == 1 else _within(folded, start, end)
-                agreed[kind] &= fingerprint(mine) == self.parts[number][1 + kind]
-        return agreed[0], agreed[1]
-
-
-def _within(blocks: BitMap64, start: int, end: int | None) -> BitMap64:
-    mask = BitMap64()
-    mask.add_range(start, (blocks.max() + 1 if blocks else start) if end is None else end)
-    return blocks & mask
-
-
-class RecordDigests:
-    """What records say, as digests: a day's record may be larger than all else together."""
-
-    def __init__(self, records: Iterable[LogRecord] = ()) -> None:
-        self._found: dict[_Span, _Open] = {}
-        for record in records:
-            self.add(record)
-
-    def add(self, record: LogRecord) -> None:
-        """Takes a record, or a part of one."""
-        span = _Span(record.volume, record.after, record.through, record.tier)
-        self._found.setdefault(span, _Open(span, record.parts)).add(record)
-
-    def drop(self, key: RecordKey) -> None:
-        """The log dropped it."""
-        if (
-            whole := self._found.get(_Span(key.volume, key.after, key.through, key.tier))
-        ) is not None:
-            whole.parts.pop(key.part, None)
-
-    def by_volume(self, through: int) -> dict[str, deque[_Open]]:
-        """Records of which every part is there, in the order of positions; none that ends above `through`."""
-        grouped: dict[str, deque[_Open]] = defaultdict(deque)
-        for span, whole in sorted(self._found.items()):
-            if len(whole.parts) == whole.expected_parts and span.through <= through:
-                grouped[span.volume].append(whole)
-        return grouped
+    return f"{', '.join(shown)} ({len(blocks)})"
 
 
 def check_records(
     messages: Iterable[Message],
     volumes: Mapping[str, Volume],
-    claims: RecordDigests,
+    digests: RecordDigests,
+    *,
     where: str,
-    again: Callable[[], Iterable[LogRecord]],
+    reread: Callable[[], Iterable[LogRecord]],
     through: int = MAX_BYTE,
 ) -> Iterator[Difference]:
-    """Differences between the commands of one partition, in order, and the records of its volumes, of whatever tier; the
-    records of what each site has missed among them.
+    """Yield the differences between the commands of one partition and its records of all tiers.
 
-    Records that begin before the first message aren't judged: a part of their commands is gone; nor are those of which a
-    part is missing: they say nothing to a reader either. again: the records, for each difference that is told in detail.
-    Memory: a digest for each part of a record, and a bitmap for each record that is open at a position.
+    messages: the commands in their order. volumes: those to check, by name.
+    digests: of the records of these volumes and of what each site has missed of them.
+    where: 'changelog' or 'table'. reread: reads the records again, for each detailed difference.
+    through: records that end above it are left out.
+
+    A record that begins before the first message isn't judged, because a part of its commands is
+    gone. Nor is a record that misses a part: a reader doesn't use it either. Memory: a digest for
+    each part of a record, and the bitmaps of the records that are open at a position.
     """
-    waiting = claims.by_volume(through)
-    sites = _Sites(waiting)
-    open_records: dict[str, list[_Open]] = defaultdict(list)
-    judge = _Judge(again, where)
-    first: int | None = None
+    check = _Check(digests.by_log(through), _DifferenceFinder(reread, where), where)
+    is_first = True
     for message in messages:
-        if first is None:
-            first = message.position
-            for each in (each for group in waiting.values() for each in group):
-                each.judged = each.span.after + 1 >= first
+        if is_first:
+            check.judge_from(message.position)
+            is_first = False
         command = read_command(message)
         name = command.volume if isinstance(command, TrackingCommand) else ""
-        answer = check_command(message, command, volumes.get(name))
-        if answer.volume is None:
-            continue
-        sites.take(name, answer)
-        for log, blocks, zeros in _folded(name, answer, sites) if len(answer.extents) else ():
-            yield from judge.close(open_records[log], message.position)
-            _open(waiting.get(log), open_records[log], message.position)
-            if blocks and not open_records[log] and sites.is_due(log):
-                what = "no record covers the command"
+        response = check_command(message, command, volumes.get(name))
+        if response.volume is not None:
+            yield from check.fold(name, response)
+    yield from check.finish()
+
+
+class _Check:
+    """The state of one check. waiting: the records whose range hasn't begun, by log."""
+
+    def __init__(
+        self, waiting: dict[str, deque[RecordDigest]], finder: _DifferenceFinder, where: str
+    ) -> None:
+        self._waiting, self._finder, self._where = waiting, finder, where
+        self._open: dict[str, list[RecordDigest]] = defaultdict(list)
+        self._missed_logs = _MissedLogs(waiting)
+
+    def judge_from(self, first_position: int) -> None:
+        """Judge only the records that begin at the position of the first message or later."""
+        for digests in self._waiting.values():
+            for digest in digests:
+                digest.judge_from(first_position)
+
+    def fold(self, volume: str, response: CommandResponse) -> Iterator[Difference]:
+        """Add a command to the records whose range it lies in.
+
+        Yield the differences of the records that ended before it, and one if no record covers it.
+        """
+        self._missed_logs.note(volume, response)
+        if not len(response.extents):
+            return
+        position = response.message.position
+        for log, changed, zeros in _folded(volume, response, self._missed_logs.sites_of(volume)):
+            opened = self._open[log]
+            yield from self._finder.close(opened, position)
+            _open_records(self._waiting.get(log), opened, position)
+            if changed and not opened and self._missed_logs.has_begun(log):
                 yield Difference(
-                    log, where, 0, message.position - 1, message.position, blocks, BitMap64(), what
+                    log,
+                    self._where,
+                    tier=0,
+                    after=position - 1,
+                    through=position,
+                    missing=changed,
+                    surplus=BitMap64(),
+                    what="no record covers the command",
                 )
-            for each in open_records[log]:
-                each.folded |= blocks
-                each.folded_zeroed |= zeros
-    for name in {*waiting, *open_records}:
-        _open(waiting.get(name), open_records[name], None)
-        yield from judge.close(open_records[name], None)
+            for digest in opened:
+                digest.fold(changed=changed, zeroed=zeros)
+
+    def finish(self) -> Iterator[Difference]:
+        """Yield the differences of all records that are left. There are no more commands."""
+        for log in {*self._waiting, *self._open}:
+            _open_records(self._waiting.get(log), self._open[log], None)
+            yield from self._finder.close(self._open[log], None)
 
 
-class _Sites:
-    """The missed logs of each volume: those that have records, and those that a command has begun."""
+class _MissedLogs:
+    """The sites of each volume that have a log of what they missed.
+
+    logs: the names of those that have records. A log begins with the first command that names its
+    site; only from then on must it cover the commands.
+    """
 
     def __init__(self, logs: Iterable[str]) -> None:
-        self._of: dict[str, dict[str, None]] = defaultdict(dict)
+        self._sites: dict[str, dict[str, None]] = defaultdict(dict)
         self._begun: dict[str, dict[str, None]] = defaultdict(dict)
         for volume, site in map(split_log_name, logs):
             if site is not None:
-                self._of[volume][site] = None
+                self._sites[volume][site] = None
 
-    def take(self, volume: str, answer: CommandResponse) -> None:
+    def note(self, volume: str, response: CommandResponse) -> None:
+        """Note the sites that a command names: the first MAX_FORKS of them have a log."""
         begun = self._begun[volume]
-        for site in answer.forks.missed:
+        for site in response.forks.missed:
             if site in begun or len(begun) < MAX_FORKS:
-                begun[site] = self._of[volume][site] = None
+                begun[site] = self._sites[volume][site] = None
 
-    def of(self, volume: str) -> Iterable[str]:
-        return self._of[volume]
+    def sites_of(self, volume: str) -> Iterable[str]:
+        """Return the sites of a volume that have a log."""
+        return self._sites[volume]
 
-    def is_due(self, log: str) -> bool:
-        """Whether the log must cover the command."""
+    def has_begun(self, log: str) -> bool:
+        """Return whether the log must cover the command that was noted last."""
         volume, site = split_log_name(log)
         return site is None or site in self._begun[volume]
 
 
 def _folded(
-    volume: str, answer: CommandResponse, sites: _Sites
+    volume: str, response: CommandResponse, sites: Iterable[str]
 ) -> Iterator[tuple[str, BitMap64, BitMap64]]:
-    """What a command says to each log of its volume: name, changed, zeroed."""
-    assert answer.volume is not None
-    block_size, size_bytes = answer.volume.block_size, answer.volume.size_bytes
+    """Yield (log, changed, zeroed) of a command for its volume's log and each site's missed log."""
+    assert response.volume is not None
+    block_size, size_bytes = response.volume.block_size, response.volume.size_bytes
     yield (
         volume,
-        touched(answer.extents, block_size),
-        zeroed(answer.extents, block_size=block_size, size_bytes=size_bytes),
+        touched(response.extents, block_size),
+        zeroed(response.extents, block_size=block_size, size_bytes=size_bytes),
     )
-    for site in sites.of(volume):
-        yield missed_log(volume, site), touched(answer.missed_by(site), block_size), BitMap64()
+    for site in sites:
+        yield missed_log(volume, site), touched(response.missed_by(site), block_size), BitMap64()
 
 
-def _open(waiting: deque[_Open] | None, opened: list[_Open], position: int | None) -> None:
-    """Records whose range has begun; all that are left where `position` is None."""
+def _open_records(
+    waiting: deque[RecordDigest] | None, opened: list[RecordDigest], position: int | None
+) -> None:
+    """Move the records whose range has begun at `position` to `opened`; None moves all of them."""
     while waiting and (position is None or waiting[0].span.after < position):
         opened.append(waiting.popleft())
 
 
-@dataclass(slots=True)
-class _Judge:
-    again: Callable[[], Iterable[LogRecord]]
-    where: str
-    told: int = 0
+class _DifferenceFinder:
+    """Compares records with what was folded. reread, where: as for check_records."""
 
-    def close(self, opened: list[_Open], position: int | None) -> Iterator[Difference]:
-        """Judges the records whose range has ended before `position`."""
-        for each in [each for each in opened if position is None or each.span.through < position]:
-            opened.remove(each)
-            if not each.judged:
+    def __init__(self, reread: Callable[[], Iterable[LogRecord]], where: str) -> None:
+        self._reread, self._where = reread, where
+        self._count = 0
+
+    def close(self, opened: list[RecordDigest], position: int | None) -> Iterator[Difference]:
+        """Take the records that end before `position` from `opened`, and yield their differences.
+
+        None takes all of them.
+        """
+        ended = [digest for digest in opened if position is None or digest.span.through < position]
+        for digest in ended:
+            opened.remove(digest)
+            if not digest.is_judged:
                 continue
-            for what, agrees, folded in zip(
-                ("changed", "zeroed"), each.agrees(), (each.folded, each.folded_zeroed), strict=True
-            ):
-                if not agrees:
-                    yield self._difference(each.span, what, folded)
+            agreement = digest.agreement()
+            if not agreement.changed:
+                yield self._difference(digest.span, "changed", digest.folded)
+            if not agreement.zeroed:
+                yield self._difference(digest.span, "zeroed", digest.folded_zeroed)
 
-    def _difference(self, span: _Span, what: str, folded: BitMap64) -> Difference:
+    def _difference(self, span: RecordSpan, what: str, folded: BitMap64) -> Difference:
         missing, surplus = BitMap64(), BitMap64()
-        self.told += 1
-        if self.told <= DETAILED:
-            again = [r for r in self.again() if _Span(r.volume, r.after, r.through, r.tier) == span]
-            found = union(r.changed if what == "changed" else r.zeroed for r in again)
-            missing, surplus = folded - found, found - folded
+        self._count += 1
+        if self._count <= DETAILED_DIFFERENCES:
+            parts = [record for record in self._reread() if RecordSpan.of(record) == span]
+            held = union(part.changed if what == "changed" else part.zeroed for part in parts)
+            missing, surplus = folded - held, held - folded
         return Difference(
             span.volume,
-            self.where,
+            self._where,
             span.tier,
             span.after,
             span.through,

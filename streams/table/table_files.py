@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from rocksdict import AccessType, Options, Rdict
 
@@ -13,27 +14,31 @@ from mirrorlog.errors import BadUse
 from mirrorlog.tracking_log.keys import key_kind
 from mirrorlog.tracking_log.records import LogRecord
 
-_OFFSET_KEY = b"__faust\0offset__"
+_OFFSET_KEY: Final = b"__faust\0offset__"
+"""Faust's own row: the table's position in the changelog."""
 
 
 def table_partitions(node_folder: Path) -> dict[int, Path]:
-    """The RocksDB folders of the table under a node's folder, by partition."""
-    found = {}
+    """Return the table's RocksDB folders under a node's folder, by partition."""
+    folders = {}
     for path in node_folder.glob("**/tables/log-*.db"):
         if match := re.fullmatch(r"log-(\d+)\.db", path.name):
-            found[int(match.group(1))] = path
-    return found
+            folders[int(match.group(1))] = path
+    return folders
 
 
-def table_records(path: Path) -> Iterator[LogRecord]:
-    """Every log record in one partition's folder; a node that runs isn't disturbed, its last second may be missing.
+def table_records(folder: Path) -> Iterator[LogRecord]:
+    """Yield every log record in one partition's RocksDB folder, a part of a record as a record.
 
-    BadUse where it isn't a table; BadInput for a record that fails its checksum.
+    A running node isn't disturbed; what it wrote in the last second may be missing. BadUse if the
+    folder isn't a table. BadInput for a record that fails its checksum.
     """
     try:
-        table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
+        table = Rdict(
+            str(folder), options=Options(raw_mode=True), access_type=AccessType.read_only()
+        )
     except Exception as error:
-        raise BadUse(f"the table can't be read: {error}", where=str(path)) from error
+        raise BadUse(f"the table can't be read: {error}", where=str(folder)) from error
     try:
         for key, value in table.items():
             assert isinstance(key, bytes)  # raw mode

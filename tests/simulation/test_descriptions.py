@@ -36,7 +36,8 @@ from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
-from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
+from mirrorlog.streams.table.rebuild_check import check_records
+from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import key_kind
 from mirrorlog.tracking_log.records import LogRecord
@@ -212,8 +213,8 @@ class World:
                     commands,
                     {"v": described},
                     RecordDigests(records),
-                    "here",
-                    partial(iter, records),
+                    where="here",
+                    reread=partial(iter, records),
                 )
             )
             assert found == [], "\n".join(map(str, found))

@@ -22,10 +22,10 @@ from mirrorlog.reading.read_through import read_through
 from mirrorlog.settings import Settings
 from mirrorlog.streams.table.rebuild_check import (
     Difference,
-    RecordDigests,
     check_records,
     summarize_blocks,
 )
+from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.streams.table.table_files import table_partitions, table_records
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
@@ -156,13 +156,13 @@ def _check_partition(
     def is_of(record: LogRecord | RecordKey) -> bool:
         return split_log_name(record.volume)[0] in volumes
 
-    claims, through = RecordDigests(), -1
+    digests, through = RecordDigests(), -1
     for message in changelog_now(call.settings, partition):
         kind = key_kind(message.key or b"")
         if kind is Watermark and message.value is not None:
             through = max(through, decode(message.value, Watermark).through)
         if kind is LogRecord and is_of(key := read_record_key(message.key or b"")):
-            claims.drop(key) if message.value is None else claims.add(
+            digests.drop(key) if message.value is None else digests.add(
                 decode(message.value, LogRecord)
             )
 
@@ -170,7 +170,9 @@ def _check_partition(
         return (record for record in read_changelog(call.settings, partition)[0] if is_of(record))
 
     commands = _commands(call.settings, partition, through)
-    yield from check_records(commands, volumes, claims, "changelog", in_changelog, through)
+    yield from check_records(
+        commands, volumes, digests, where="changelog", reread=in_changelog, through=through
+    )
     table = table_partitions(call.settings.state_dir / call.settings.node_name).get(partition)
     if table is None:
         call.output.print_text(
@@ -183,7 +185,12 @@ def _check_partition(
 
     commands = _commands(call.settings, partition, through)
     yield from check_records(
-        commands, volumes, RecordDigests(in_table()), "table", in_table, through
+        commands,
+        volumes,
+        RecordDigests(in_table()),
+        where="table",
+        reread=in_table,
+        through=through,
     )
 
 

@@ -11,9 +11,11 @@ from notation import command, message, volume
 
 from mirrorlog.domain.bitmaps import BitMap64, fingerprint
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes, TrackingCommand
+from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
-from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
+from mirrorlog.streams.table.rebuild_check import Difference, check_records
+from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import missed_log, read_record_key, record_key
@@ -138,18 +140,20 @@ def names(event: TrackingCommand) -> set[str]:
     return {fork.site for fork in event.forks} if sound else set()
 
 
+def differences(messages: Sequence[Message], records: Sequence[LogRecord]) -> list[Difference]:
+    digests = RecordDigests(records)
+    return list(
+        check_records(messages, {"v": VOLUME}, digests, where="table", reread=lambda: records)
+    )
+
+
 @given(st.lists(commands(), min_size=1, max_size=14), CUTS, st.data())
 def test_the_rebuild_check_proves_missed_logs_too(
     given: list[TrackingCommand], cuts: list[int], data: st.DataObject
 ) -> None:
     records, _ = flushed(given, cuts)
     messages = [message(position, event) for position, event in enumerate(given)]
-    assert (
-        list(
-            check_records(messages, {"v": VOLUME}, RecordDigests(records), "table", lambda: records)
-        )
-        == []
-    )
+    assert differences(messages, records) == []
     mine = [number for number, record in enumerate(records) if record.volume != "v"]
     if mine:
         number = data.draw(st.sampled_from(mine))
@@ -159,7 +163,5 @@ def test_the_rebuild_check_proves_missed_logs_too(
         )
         assert fingerprint(wrong.changed) != fingerprint(records[number].changed)
         tampered = [*records[:number], wrong, *records[number + 1 :]]
-        (difference,) = check_records(
-            messages, {"v": VOLUME}, RecordDigests(tampered), "table", lambda: tampered
-        )
+        (difference,) = differences(messages, tampered)
         assert (difference.volume, difference.through) == (wrong.volume, wrong.through)

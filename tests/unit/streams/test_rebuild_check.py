@@ -1,17 +1,20 @@
-"""The log held against the commands: what differs is found and named."""
+"""The rebuild check: every record that differs from the commands is found and named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from notation import command, message, record, volume
 
 from mirrorlog.domain.bitmaps import BitMap64
-from mirrorlog.streams.table.rebuild_check import RecordDigests, check_records
+from mirrorlog.ports.streams import Message
+from mirrorlog.streams.table.rebuild_check import Difference, check_records
+from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.tracking_log.records import LogRecord
 
-# commands as position=extents | records as span=blocks | differences as after..through missing/surplus
+# commands as position=extents | records as range=blocks | difference as range missing/surplus
 CASES = """
 0=0+1 1=4096+1         | -1..1=0,1             |
 0=0+1 1=4096+1         | -1..0=0 0..1=1        |
@@ -35,23 +38,36 @@ CASES = """
 
 
 def record_of(text: str) -> LogRecord:
-    """`m-1..4=1,2` is a minute's."""
+    """`m-1..4=1,2` is a minute's record."""
     span, blocks = text.lstrip("m").split("=")
     return replace(record(span, blocks.replace(",", " ")), tier=int(text.startswith("m")))
 
 
+def differences(
+    messages: Sequence[Message], records: Sequence[LogRecord], where: str
+) -> list[Difference]:
+    digests = RecordDigests(records)
+    return list(
+        check_records(messages, {"v": volume()}, digests, where=where, reread=lambda: records)
+    )
+
+
+def blocks(of: BitMap64) -> str:
+    return ",".join(map(str, of))
+
+
 @pytest.mark.parametrize("case", CASES.strip().splitlines())
-def test_compare(case: str) -> None:
+def test_records_that_differ_from_the_commands_are_found(case: str) -> None:
     given, log, expected = (part.strip() for part in case.split("|"))
     messages = [
-        message(int(each.split("=")[0]), command(each.split("=")[1], sequence=-1))
-        for each in given.split()
+        message(int(position), command(extents, sequence=-1))
+        for position, extents in (word.split("=") for word in given.split())
     ]
-    records = [record_of(each) for each in log.split()]
     found = [
-        f"{each.after}..{each.through} {','.join(map(str, each.missing))}/{','.join(map(str, each.surplus))}"
-        for each in check_records(
-            messages, {"v": volume()}, RecordDigests(records), "changelog", lambda: records
+        f"{difference.after}..{difference.through} "
+        f"{blocks(difference.missing)}/{blocks(difference.surplus)}"
+        for difference in differences(
+            messages, [record_of(text) for text in log.split()], "changelog"
         )
     ]
     assert found == ([expected] if expected else [])
@@ -60,14 +76,9 @@ def test_compare(case: str) -> None:
 def test_parts_count_together_and_zeroed_blocks_too() -> None:
     messages = [message(0, command("0+4096 z4096+4096", sequence=-1))]
     parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BitMap64([1]))]
-    assert (
-        list(check_records(messages, {"v": volume()}, RecordDigests(parts), "table", lambda: parts))
-        == []
-    )
+    assert differences(messages, parts, "table") == []
     alone = [replace(parts[0], parts=1, changed=BitMap64([0, 1]))]
-    (difference,) = check_records(
-        messages, {"v": volume()}, RecordDigests(alone), "table", lambda: alone
-    )
+    (difference,) = differences(messages, alone, "table")
     assert "volume v, table, second record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(
         difference
     )
