@@ -14,7 +14,11 @@ from mirrorlog.producers.batches.hot_regions import HotRegion
 
 
 class InFlightWrite(NamedTuple):
-    """A write that has begun: its data may be on the primary, or not, or in part. at_us: a time shortly before that."""
+    """A write that has begun: its data may be on the primary, wholly or in part.
+
+    offset, length: in bytes. at_us: a time shortly before the write began, in microseconds.
+    regions: those that it lies in.
+    """
 
     kind: ExtentKind
     offset: int
@@ -24,23 +28,29 @@ class InFlightWrite(NamedTuple):
 
 
 InFlightTuple: TypeAlias = tuple[ExtentKind, int, int, int, tuple[HotRegion, ...]]
-"""The same without the names: it is made in a third of the time. On the runway there is one for each write, without regions."""
+"""The fields of an InFlightWrite as a plain tuple, which is made in a third of the time.
+
+There is one for each lock-free write, without regions.
+"""
 
 Outcomes: TypeAlias = Mapping[str, ForkOutcome]
-"""Of one forked write, by site. A site that isn't there has missed it."""
+"""The outcomes of one forked write, by site. A site that isn't in it has missed the write."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Writes that have ended: merging them would lose the count that audits report. regions: theirs, each once. outcomes:
-    one for each of the flights, where the volume is forked."""
+    """Writes that have ended. They aren't merged, because audits report their number.
+
+    regions: those of the writes, each once. outcomes: one for each write if the volume is forked,
+    else none.
+    """
 
     writes: list[InFlightTuple] = field(default_factory=list)
     regions: list[HotRegion] = field(default_factory=list)
     outcomes: list[Outcomes] = field(default_factory=list)
 
     def add(self, write: InFlightWrite, outcomes: Outcomes | None = None) -> None:
-        """Takes a write that has ended; its regions wait for this batch's acknowledgement."""
+        """Add a write that has ended. Its regions stay hot until this batch is acknowledged."""
         self.writes.append(write)
         if outcomes is not None:
             self.outcomes.append(outcomes)
@@ -49,7 +59,7 @@ class Batch:
                 self.keep_hot(region)
 
     def keep_hot(self, region: HotRegion) -> None:
-        """The region waits for this batch's acknowledgement, whatever it held before; once is enough."""
+        """Keep the region hot until this batch is acknowledged. A second call does nothing."""
         if region.counted_by is not self:
             region.counted_by = self
             region.unacknowledged += 1
@@ -58,8 +68,10 @@ class Batch:
     def closed_with(
         self, in_flight: Iterable[InFlightTuple], outcomes: Iterable[Outcomes] = ()
     ) -> ClosedBatch:
-        """What the command says: these extents and those of the writes in flight at this moment (invariant 8). outcomes: of
-        these, where the volume is forked."""
+        """Return what the command names: these writes, and those in flight now (invariant 8).
+
+        outcomes: of the writes in flight, if the volume is forked.
+        """
         return replace(
             closed_batch([*self.writes, *in_flight]),
             forks=fork_columns([*self.outcomes, *outcomes]),
@@ -71,8 +83,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedBatch:
-    """Extents, and a time at which none of their writes had begun; now, where that is None, as for the last of them. forks:
-    what became of each at secondaries; none where they have all missed all."""
+    """What a command names.
+
+    first_at_us: a time at which none of the writes had begun; None for the time of the command.
+    forks: the outcomes by site. A secondary that isn't in it has missed every extent.
+    """
 
     extents: ExtentColumns
     first_at_us: int | None = None
@@ -80,19 +95,21 @@ class ClosedBatch:
 
 
 def fork_columns(outcomes: Sequence[Outcomes]) -> tuple[ForkOutcomes, ...]:
-    """The same by site, as a command says it: in the order of the sites' names."""
+    """Turn outcomes by write into outcomes by site, in the order of the sites' names.
+
+    If a site has all writes, its column is empty, as in a command.
+    """
     missed, has = ForkOutcome.MISSED, ForkOutcome.HAS
-    found = []
-    for site in sorted({site for each in outcomes for site in each}):
-        column = [each.get(site, missed) for each in outcomes]
-        found.append(
-            ForkOutcomes(site, b"" if all(each is has for each in column) else bytes(column))
-        )
-    return tuple(found)
+    columns = []
+    for site in sorted({site for by_site in outcomes for site in by_site}):
+        column = [by_site.get(site, missed) for by_site in outcomes]
+        has_all = all(outcome is has for outcome in column)
+        columns.append(ForkOutcomes(site, b"" if has_all else bytes(column)))
+    return tuple(columns)
 
 
 def closed_batch(writes: Collection[InFlightTuple]) -> ClosedBatch:
-    """These writes."""
+    """Return a batch of these writes."""
     if not writes:
         return ClosedBatch(_columns((), (), ()))
     kinds, offsets, lengths, times_us, _ = zip(*writes, strict=True)
@@ -102,15 +119,20 @@ def closed_batch(writes: Collection[InFlightTuple]) -> ClosedBatch:
 def _columns(
     offsets: Collection[int], lengths: Collection[int], kinds: Collection[ExtentKind]
 ) -> ExtentColumns:
+    """Return extents as columns. kinds: may be empty if all are writes."""
     return ExtentColumns(
         np.array(offsets, U64), np.array(lengths, U64), np.array(kinds, U8) if any(kinds) else None
     )
 
 
 def region_batches(
-    numbers: Iterable[int], region_bytes: int, size_bytes: int, most: int
+    numbers: Iterable[int], *, region_bytes: int, size_bytes: int, max_extents: int
 ) -> Iterator[ClosedBatch]:
-    """The bytes of these regions that lie inside the volume, neighbours joined, in batches of up to `most` extents."""
+    """Yield batches that cover these regions of a volume of `size_bytes`.
+
+    Neighbouring regions are joined into one extent. Each batch has up to `max_extents` of them.
+    What lies behind the volume's end is left out.
+    """
     offsets: list[int] = []
     lengths: list[int] = []
     for number in sorted(numbers):
@@ -123,27 +145,30 @@ def region_batches(
         else:
             offsets.append(offset)
             lengths.append(length)
-    for start in range(0, len(offsets), most):
-        end = start + most
+    for start in range(0, len(offsets), max_extents):
+        end = start + max_extents
         yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], ()))
 
 
 def dirty_regions(
-    numbers: Iterable[int], region_bytes: int, size_bytes: int, in_flight: Iterable[InFlightTuple]
+    numbers: Iterable[int],
+    in_flight: Iterable[InFlightTuple],
+    *,
+    region_bytes: int,
+    size_bytes: int,
 ) -> ClosedBatch:
-    """One batch of these regions, and of what is in flight."""
+    """Return one batch of these regions of a volume of `size_bytes`, and of what is in flight."""
     regions = [
         extent
-        for each in region_batches(numbers, region_bytes, size_bytes, size_bytes)
-        for extent in each.extents
-    ]
-    return ClosedBatch(
-        ExtentColumns.of(
-            [*regions, *(Extent(offset, length) for _, offset, length, _, _ in in_flight)]
+        for batch in region_batches(
+            numbers, region_bytes=region_bytes, size_bytes=size_bytes, max_extents=size_bytes
         )
-    )
+        for extent in batch.extents
+    ]
+    writes = [Extent(offset, length) for _, offset, length, _, _ in in_flight]
+    return ClosedBatch(ExtentColumns.of([*regions, *writes]))
 
 
 def whole_volume(size_bytes: int) -> ClosedBatch:
-    """All of it."""
+    """Return a batch of one extent, the whole volume."""
     return ClosedBatch(_columns((0,), (size_bytes,), ()))

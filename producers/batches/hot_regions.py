@@ -1,4 +1,7 @@
-"""Which regions are hot, how long they must stay so, and which may leave to make room: decided here, done elsewhere."""
+"""Which regions are hot, how long they stay so, and which may leave to make room.
+
+Everything here is decisions: writes/hot_region_admission.py carries them out.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 FLUSHED_AHEAD: Final = 64
-"""When a flush is needed to make room, it is made for as many regions at once, so that it isn't needed for each."""
+"""A flush that makes room is made for up to this many regions: then not each needs its own."""
 WHOLE_VOLUME: Final = -1
 """Number of the region that is the whole volume."""
 
@@ -16,9 +19,11 @@ WHOLE_VOLUME: Final = -1
 class HotRegion:
     """One region of the activity log.
 
-    in_flight: writes that have begun and not ended. unacknowledged: batches that hold a write of the region and aren't
-    acknowledged. last_write: which of the volume's writes, counted as they end, was the last in it. used: the higher, the
-    later a write began in it. counted: the last batch that counts as one of those unacknowledged.
+    in_flight: the number of writes in it that have begun and not ended; lock-free writes aren't
+    counted. unacknowledged: the number of batches that hold a write of the region and aren't
+    acknowledged. last_write: the number of the last write in it; a volume's writes are numbered as
+    they end. last_use: a higher value means a later use. counted_by: the last batch that is counted
+    in `unacknowledged`.
     """
 
     volume: str
@@ -31,14 +36,14 @@ class HotRegion:
 
 
 def release(regions: Iterable[HotRegion]) -> None:
-    """A batch that held writes of these regions is acknowledged."""
+    """Count a batch that held writes of these regions as acknowledged."""
     for region in regions:
         region.unacknowledged -= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """These regions leave; then there is room."""
+    """Let these regions leave; then there is room."""
 
     regions: Sequence[HotRegion]
 
@@ -61,13 +66,15 @@ RoomPlan: TypeAlias = Leave | FlushFirst | DrainFirst
 def plan_room(
     oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int
 ) -> RoomPlan:
-    """How `surplus` (1 or more) regions can leave, those that were used longest ago first.
+    """Return how `surplus` regions (1 or more) can leave.
 
-    A region may leave once all its writes are acknowledged **and** durable on the primary: a power cut that takes back a
-    write that a site has copied already is a change that nothing else would name. Where writes in flight are all that
-    keeps regions here, the set grows by those.
+    oldest_first: the candidates, the one used longest ago first. durable: by volume, how many of
+    its writes the last flush covered.
 
-    durable: by volume, how many of its writes the last flush covered.
+    A region may leave once all its writes are acknowledged **and** durable on the primary. If a
+    power cut took back a write that a site has copied already, nothing else would name that change.
+    If only writes in flight keep regions here, no room can be made: then fewer regions leave, and
+    the set grows by the rest.
     """
     leaving: list[HotRegion] = []
     unflushed: list[HotRegion] = []
@@ -92,10 +99,13 @@ def plan_room(
 
 @dataclass(slots=True, eq=False)
 class VolumeRegions:
-    """The hot regions of one volume, by number, and the one that is all of it, where there is one.
+    """The hot regions of one volume.
 
-    finished: writes that have ended; durable: how many of them the last flush covered. is_stuck: its primary can't be flushed
-    any more, or a command was refused. Its regions never leave, and take no room from others.
+    hot: by number. whole: the region that is the whole volume, while there is one.
+    finished: the number of writes that have ended. durable: how many of them the last flush
+    covered.
+    is_stuck: the primary can't be flushed any more, or the node refused a command. The regions
+    never leave then, and don't count for the limit of HotRegions.
     """
 
     name: str
@@ -106,7 +116,10 @@ class VolumeRegions:
     is_stuck: bool = False
 
     def fall_back_to_whole_volume(self, kept: dict[int, HotRegion]) -> HotRegion:
-        """One region that is all of the volume takes the place of all others but these."""
+        """Replace all hot regions but `kept` by one that is the whole volume, and return it.
+
+        The caller has written that durably.
+        """
         self.hot = kept
         self.whole = self.whole or HotRegion(self.name, WHOLE_VOLUME)
         self.whole.last_write = self.finished
@@ -115,14 +128,18 @@ class VolumeRegions:
 
 @dataclass(slots=True)
 class HotRegions:
-    """At most `limit` regions, and those that writes in flight need, and one that is the whole for each volume."""
+    """The hot regions of all open volumes.
+
+    There are at most `limit`. Not counted are those that writes in flight need, and the one of each
+    volume that is the whole volume.
+    """
 
     limit: int
     volumes: dict[str, VolumeRegions] = field(default_factory=dict)
-    _used: int = 0
+    _last_use: int = 0
 
     def missing(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[int]:
-        """Those that aren't hot."""
+        """Return those of `numbers` that aren't hot."""
         return [number for number in numbers if number not in volume.hot]
 
     def plan(
@@ -132,23 +149,27 @@ class HotRegions:
         missing: int,
         busy: Mapping[str, Collection[int]],
     ) -> RoomPlan:
-        """How to make room for `missing` more; the regions `numbers` of the volume stay, and the `busy` ones, by volume."""
-        able = [each for each in self.volumes.values() if not each.is_stuck]
-        surplus = sum(len(each.hot) for each in able) + missing - self.limit
+        """Return how to make room for `missing` more regions.
+
+        The regions `numbers` of the volume stay, and so do the `busy` ones: by volume, the numbers
+        of regions with lock-free writes in flight.
+        """
+        able = [regions for regions in self.volumes.values() if not regions.is_stuck]
+        surplus = sum(len(regions.hot) for regions in able) + missing - self.limit
         if surplus <= 0:
             return Leave(())
         others = [
             region
-            for each in able
-            for region in each.hot.values()
-            if (each is not volume or region.number not in numbers)
-            and region.number not in busy.get(each.name, ())
+            for regions in able
+            for region in regions.hot.values()
+            if (regions is not volume or region.number not in numbers)
+            and region.number not in busy.get(regions.name, ())
         ]
         others.sort(key=lambda region: region.last_use)
-        return plan_room(others, {each.name: each.durable for each in able}, surplus)
+        return plan_room(others, {regions.name: regions.durable for regions in able}, surplus)
 
     def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
-        """A write begins in these regions: they are hot, and the last to leave."""
+        """Make these regions hot and the last to leave, each with one more write in flight."""
         begun = [volume.hot.get(number) or HotRegion(volume.name, number) for number in numbers]
         for region in begun:
             volume.hot[region.number] = region
@@ -157,12 +178,16 @@ class HotRegions:
         return begun
 
     def next_use(self) -> int:
-        """For HotRegion.used."""
-        self._used += 1
-        return self._used
+        """Return the next value of HotRegion.last_use."""
+        self._last_use += 1
+        return self._last_use
 
     def leave(self, regions: Iterable[HotRegion]) -> None:
-        """These leave."""
+        """Remove `regions` from the hot set.
+
+        Pass only regions that plan_room returned, or whole-volume regions. The caller then writes
+        COOL (or REGIONS) durably.
+        """
         for region in regions:
             volume = self.volumes[region.volume]
             if region.number == WHOLE_VOLUME:
@@ -171,6 +196,6 @@ class HotRegions:
                 del volume.hot[region.number]
 
     def put_back(self, regions: Iterable[HotRegion]) -> None:
-        """They don't leave after all."""
+        """Undo leave() for these regions."""
         for region in regions:
             self.volumes[region.volume].hot[region.number] = region

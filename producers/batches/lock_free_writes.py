@@ -1,43 +1,76 @@
-"""Where the writes of most applications begin and end without a lock: one region, and it is hot.
+"""Writes that begin and end without a lock: those that lie in one region, which is hot.
 
-A writer (TrackedVolume.pwrite), any number of threads:
+A writer (TrackedVolume.pwrite), in any number of threads:
 
-    W1  The flight is in `flying`: from now on whatever batch closes names it.
-    W2  Is its region in `gate`? If not, the flight leaves again, nothing was touched, and the write goes by WriteTracker.begin.
+    W1  The write is in `in_flight`: from now on every batch that closes names it.
+    W2  Is its region in `writable`? If not, the write is removed from `in_flight`, nothing was
+        touched, and the write begins with WriteTracker.begin.
     W3  The data goes to the primary.
-    W4  The flight is in `landed`, well or not. Then: is `stirred_s` set? If not, the tracker is told.
+    W4  The write is in `ended`, whether it succeeded or not. If `ended_since_s` isn't set, or the
+        batch is full, the writer calls WriteTracker.note_ended.
 
 The tracker, with its lock held:
 
-    H1  A region is durable in the activity log.    C1  A region that may leave is taken out of `gate`.
-    H2  It is in `gate`.                            C2  Where a flight of it is in `flying`, it is put back.
-                                                    C3  It leaves the activity log.
-    B1  `stirred_s` is unset; what has landed joins the open batch, and is in `flying` no more.
-    B2  A batch is closed with what is in `flying`.
+    H1  A region is durable in the activity log.
+    H2  The region is in `writable`.
 
-No write slips through. W1 and W2 against C1 and C2, W4 against B1: each side writes first and reads then, so that at least one
-of them sees the other (Dekker). What has landed and isn't taken yet is in `flying`, so B2 names it. This stands on the
-interpreter's lock: each of these steps is one operation of a built-in type, and all threads see them in one order.
+    C1  A region that may leave is removed from `writable`.
+    C2  If a write in `in_flight` lies in the region, the region is put back.
+    C3  The region leaves the activity log.
+
+    B1  `ended_since_s` is unset. The ended writes join the open batch, and leave `in_flight`.
+    B2  A batch is closed with what is in `in_flight`.
+
+No write is missed. Of W1 and W2 against C1 and C2, and of W4 against B1, each side writes first and
+reads then, so at least one of them sees the other (Dekker's algorithm). Writes that have ended and
+aren't collected yet are still in `in_flight`, so B2 names them.
+
+This stands on CPython's interpreter lock: each step is one operation of a built-in type, and all
+threads see the steps in one order. A free-threaded interpreter doesn't promise that. There
+`writable` stays empty (has_interpreter_lock), and every write begins and ends with the tracker's
+lock.
 """
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from dataclasses import dataclass, field
 
 from mirrorlog.producers.batches.batch import InFlightTuple
 from mirrorlog.producers.batches.hot_regions import HotRegion
 
 
+def has_interpreter_lock() -> bool:
+    """Return True if this interpreter runs one thread at a time (CPython's GIL, PEP 703).
+
+    Once it is on in a process it stays on, so one call at the start of a session is enough.
+    """
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)  # from Python 3.13 on
+    if is_gil_enabled is None:
+        return not sysconfig.get_config_var("Py_GIL_DISABLED")
+    return bool(is_gil_enabled())
+
+
 @dataclass(slots=True)
 class CoarseClock:
-    """The time by the clock that people read, as of the last tick: asking it for each write would cost as much as the rest."""
+    """The wall-clock time of the last tick, in microseconds since the epoch.
+
+    To ask the clock for each write would cost as much as the rest of its bookkeeping.
+    """
 
     now_us: int
 
 
 @dataclass(slots=True, eq=False)
 class LockFreeWrites:
-    """One volume's. gate: its hot regions by number; none while its writes must ask. flying: by identity."""
+    """The lock-free writes of one volume.
+
+    writable: the volume's hot regions by number; empty while its writes must take the lock.
+    in_flight: the writes that have begun and aren't collected, by identity.
+    ended: the writes that have ended and aren't collected.
+    ended_since_s: when the first of `ended` was noted, by the monotonic clock.
+    """
 
     writable: dict[int, HotRegion] = field(default_factory=dict)
     in_flight: dict[int, InFlightTuple] = field(default_factory=dict)
@@ -45,18 +78,18 @@ class LockFreeWrites:
     ended_since_s: float | None = None
 
     def take_ended(self) -> list[InFlightTuple]:
-        """B1: what has landed."""
+        """Do step B1, and return the ended writes. Call it with the tracker's lock held."""
         self.ended_since_s = None
         ended = self.ended[:]
         del self.ended[: len(ended)]
-        for flight in ended:
-            del self.in_flight[id(flight)]
+        for write in ended:
+            del self.in_flight[id(write)]
         return ended
 
     def copy_in_flight(self) -> list[InFlightTuple]:
-        """B2: what was flying at one moment."""
+        """Return the writes that are in flight at one moment (B2)."""
         return list(self.in_flight.copy().values())
 
     def regions_in_flight(self, region_bytes: int) -> set[int]:
-        """C2: the regions that flights are in."""
-        return {flight[1] // region_bytes for flight in self.copy_in_flight()}
+        """Return the numbers of the regions that writes are in flight in (C2)."""
+        return {write[1] // region_bytes for write in self.copy_in_flight()}

@@ -154,7 +154,7 @@ class FilterExport:
         host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
         self._server: Final = GrantServer(
-            self._grants, lambda: tracker.collect_attached(opened), host_end, report
+            self._grants, lambda: tracker.attached_writers.collect(opened), host_end, report
         )
 
     @property

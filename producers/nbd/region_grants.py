@@ -17,7 +17,8 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
 from mirrorlog.producers.nbd.ring import Ring, RingExtents, regions_touched
-from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.producers.writes.tracker_state import OpenVolume
+from mirrorlog.producers.writes.write_tracker import WriteTracker
 
 REVOKED_AT_ONCE: Final = 64
 """When grants must be revoked to make room, this many are revoked at once, which is rarer."""
@@ -48,13 +49,14 @@ class RegionGrants:
     def __init__(self, tracker: WriteTracker, opened: OpenVolume, ring: Ring, limit: int) -> None:
         """Attach nbdkit's writes to the tracker, which then calls collect_writes()."""
         self._tracker: Final = tracker
+        self._writers: Final = tracker.attached_writers
         self._opened: Final = opened
         self._ring: Final = ring
         self._limit: Final = limit
         self._granted: Final[OrderedDict[int, HotRegion]] = OrderedDict()
         self._revoked: Final[deque[_RevokedRegions]] = deque()
         self._in_flight: dict[int, InFlightWrite] = {}
-        tracker.attach_writer(opened, self.collect_writes)
+        self._writers.attach_writer(opened, self.collect_writes)
 
     def grant(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Grant the regions of these ranges, which are (offset, length) in bytes (G1 and G2).
@@ -70,7 +72,7 @@ class RegionGrants:
         with self._tracker.lock:
             missing = sorted(wanted - self._granted.keys())
             self._make_room(len(missing), wanted)
-        hot_regions = self._tracker.acquire_regions(self._opened, missing)  # G1
+        hot_regions = self._writers.acquire_regions(self._opened, missing)  # G1
         with self._tracker.lock:
             self._granted.update(zip(missing, hot_regions, strict=True))
             self._ring.grant(wanted & self._granted.keys())  # G2
@@ -88,14 +90,11 @@ class RegionGrants:
         ended, in_flight = self._ring.collect(orphaned=orphaned)
         if len(ended):
             regions = self._regions_of(ended)
-            self._tracker.add_ended(self._opened, _in_flight_writes(ended, tuple(regions)), regions)
-        for key in self._in_flight:
-            del self._opened.in_flight[key]
+            self._writers.add_ended(self._opened, _in_flight_writes(ended, tuple(regions)), regions)
         regions = self._regions_of(in_flight)
-        self._in_flight = {
-            id(flight): flight for flight in _in_flight_writes(in_flight, tuple(regions))
-        }
-        self._opened.in_flight.update(self._in_flight)
+        writes = {id(write): write for write in _in_flight_writes(in_flight, tuple(regions))}
+        self._writers.replace_in_flight(self._opened, self._in_flight, writes)
+        self._in_flight = writes
         self._release_regions()
 
     def close(self) -> None:
@@ -106,8 +105,8 @@ class RegionGrants:
         with self._tracker.lock:
             self.collect_writes(orphaned=True)
             held = [self._granted, *(revoked.regions for revoked in self._revoked)]
-            self._tracker.release_regions(region for regions in held for region in regions.values())
-            self._tracker.detach_writer(self._opened)
+            self._writers.release_regions(region for regions in held for region in regions.values())
+            self._writers.detach_writer(self._opened)
 
     def _release_regions(self) -> None:
         """Revoke the grants that must end, and release the revoked regions whose writes ended (R3).
@@ -115,14 +114,14 @@ class RegionGrants:
         All grants end if no write may begin. A grant of the whole volume ends when the volume isn't
         tracked as a whole any more. Call it with the tracker's lock held.
         """
-        if not self._tracker.is_open:
+        if not self._writers.accepts_writes:
             self._revoke(list(self._granted))
         elif self._opened.regions.whole is not None and not self._opened.tracks_whole_volume:
             self._revoke(
                 [n for n, region in self._granted.items() if region.number == WHOLE_VOLUME]
             )
         while self._revoked and self._revoked[0].until <= self._ring.tail:
-            self._tracker.release_regions(self._revoked.popleft().regions.values())  # R3
+            self._writers.release_regions(self._revoked.popleft().regions.values())  # R3
 
     def _revoke(self, numbers: Sequence[int]) -> None:
         """Revoke the grants of these regions (R1 and R2). Call it with the tracker's lock held."""

@@ -36,7 +36,8 @@ from mirrorlog.producers.session.opening import (
 from mirrorlog.producers.session.parts import SessionParts
 from mirrorlog.producers.session.settling import read_previous_session, settle, settle_previous
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.producers.writes.tracker_state import OpenVolume
+from mirrorlog.producers.writes.write_tracker import WriteTracker
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 

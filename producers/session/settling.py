@@ -23,7 +23,7 @@ from mirrorlog.producers.durable.activity_format import (
 from mirrorlog.producers.durable.activity_log import carry_over, read_previous_log
 from mirrorlog.producers.durable.spool_recovery import PreviousSpool
 from mirrorlog.producers.session.parts import SessionParts
-from mirrorlog.producers.writes.write_tracker import WHOLE_VOLUME_NOTE
+from mirrorlog.producers.writes.whole_volume_fallback import WHOLE_VOLUME_NOTE
 from mirrorlog.settings import Settings
 from mirrorlog.units import format_size
 
@@ -202,9 +202,9 @@ def _mark_dirty(parts: SessionParts, volume: Volume, unpublished: VolumeActivity
         )
     for batch in region_batches(
         unpublished.regions,
-        region_bytes,
-        volume.size_bytes,
-        parts.settings.host_batch_extents,
+        region_bytes=region_bytes,
+        size_bytes=volume.size_bytes,
+        max_extents=parts.settings.host_batch_extents,
     ):
         parts.outbox.send(
             volume,

@@ -11,8 +11,9 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import Data, check_range
 from mirrorlog.producers.open_options import OpenOptions
+from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.volume_file import VolumeFile
-from mirrorlog.producers.writes.write_tracker import OpenVolume, WriteTracker
+from mirrorlog.producers.writes.write_tracker import WriteTracker
 from mirrorlog.settings import Settings
 
 _WRITE: Final = ExtentKind.WRITE

@@ -372,13 +372,13 @@ class World:
             RingGeometry(SECTORS * SECTOR, REGION * SECTOR, 3 * REGION * SECTOR, 2, slots=8),
         )
         tracker, opened = volume.tracker_and_volume
-        gather = tracker.collect_attached
+        gather = tracker.attached_writers.collect
 
         def gather_then_poll(opened: OpenVolume) -> None:
             gather(opened)
             publisher.poll(0)  # Another thread of the host does this when it gets the lock.
 
-        tracker.collect_attached = gather_then_poll  # type: ignore[method-assign]
+        tracker.attached_writers.collect = gather_then_poll  # type: ignore[method-assign]
         grants = RegionGrants(
             tracker, opened, SteppedRing(self.ring, self.step), limit=self.settings.hot_regions
         )  # type: ignore[arg-type]
@@ -388,7 +388,7 @@ class World:
             self.act_as_host(host, grants)
             if self.random.random() < 0.1:
                 tracker.flush(opened)
-            tracker.collect_attached(opened)
+            tracker.attached_writers.collect(opened)
             self.set_aside += bool(opened.dirty_regions)
         grants.close()
         volume.close()

@@ -14,7 +14,7 @@ from mirrorlog.producers.batches.hot_regions import (
     plan_room,
     release,
 )
-from mirrorlog.producers.writes.write_tracker import Due, Timers, due
+from mirrorlog.producers.writes.timers import DueWork, Timers, due_work
 
 # Regions, the oldest first, by what keeps them: = nothing, w a write in flight, a an unacknowledged batch, f a flush
 # | how many must leave | the plan: which leave, or what comes first
@@ -89,8 +89,8 @@ def test_what_is_due(case: str) -> None:
             for partition, at in (each.split("@") for each in beats.split())
         },
     )
-    found = due(timers, float(now_s), linger_s=1, heartbeat_s=10)
-    assert found == Due(
+    due = due_work(timers, float(now_s), linger_s=1, heartbeat_s=10)
+    assert due == DueWork(
         [each for each in expected.split() if each.isalpha()],
         [int(each) for each in expected.split() if each.isdigit()],
     )
@@ -111,7 +111,10 @@ REGIONS = """
 def test_regions_are_published_clipped_and_joined(case: str) -> None:
     numbers, region_bytes, size_bytes, most, expected = (part.strip() for part in case.split("|"))
     batches = region_batches(
-        {int(n) for n in numbers.split()}, int(region_bytes), int(size_bytes), int(most)
+        {int(n) for n in numbers.split()},
+        region_bytes=int(region_bytes),
+        size_bytes=int(size_bytes),
+        max_extents=int(most),
     )
     assert (
         " / ".join(" ".join(f"{e.offset}+{e.length}" for e in batch.extents) for batch in batches)

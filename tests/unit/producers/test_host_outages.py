@@ -270,7 +270,7 @@ def test_a_volume_that_is_dirty_as_a_whole_is_so_after_a_crash(rig: Rig, flushed
 def test_the_volume_with_the_most_regions_becomes_dirty_as_a_whole(rig: Rig) -> None:
     big = rig.open("a")
     small = rig.open("b")
-    rig.host._tracker._settings = SETTINGS.model_copy(update={"host_when_full": "widen"})
+    rig.host._tracker._state.settings = SETTINGS.model_copy(update={"host_when_full": "widen"})
     rig.host._outbox._queue._spool._failed = True
     rig.publisher.is_away = True
     rig.write(big, [0, 1])

@@ -139,7 +139,7 @@ def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
 
     def close() -> None:
         rig.opened.closing = True
-        rig.host._tracker._update_writable(rig.opened)
+        rig.host._tracker._state.update_writable(rig.opened)
         with pytest.raises(BadUse, match="is closed"):
             rig.write(3)
         late.append("refused")

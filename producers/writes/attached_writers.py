@@ -1,0 +1,103 @@
+"""Other processes that write to primaries: the tracker accounts for their writes.
+
+nbd/region_grants.py is the caller: nbdkit writes to the primary, and the host collects from a ring
+in shared memory what it has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from mirrorlog.errors import BadUse
+from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite
+from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.writes.batch_sending import send_batch
+from mirrorlog.producers.writes.hot_region_admission import make_hot
+from mirrorlog.producers.writes.open_batch import add_ended
+from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
+
+
+class AttachedWriters:
+    """The attached writers of a session: at most one for each volume."""
+
+    def __init__(self, state: TrackerState) -> None:
+        self._state = state
+
+    @property
+    def accepts_writes(self) -> bool:
+        """True if writes may begin, as far as Kafka and the node are concerned.
+
+        If not, acquire_regions() waits, or raises the reason.
+        """
+        return self._state.outbox.accepts_writes
+
+    def attach_writer(self, opened: OpenVolume, collect: Callable[[], None]) -> None:
+        """Account for the writes of another process to the primary from now on.
+
+        collect: called with the lock held; it calls add_ended() and replace_in_flight().
+        Raise BadUse if the volume is forked: nobody would send those writes to its secondaries.
+        """
+        if opened.forks is not None:
+            raise BadUse(
+                "a forked volume is written to by its host alone", where=f"volume {opened.name}"
+            )
+        opened.attached_batch_extents = self._state.settings.host_nbd_batch_extents
+        with self._state.lock:
+            opened.collect_attached = collect
+            self._state.attached[opened.name] = opened
+
+    def detach_writer(self, opened: OpenVolume) -> None:
+        """Account for it no longer. It writes no more, and all that it wrote is collected."""
+        with self._state.lock:
+            opened.collect_attached = lambda: None
+            self._state.attached.pop(opened.name, None)
+
+    def acquire_regions(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion]:
+        """Make these regions durable in the activity log, and keep them there.
+
+        The writer may begin writes in them until release_regions(). Return a region for each
+        number; while the volume is tracked as a whole, that is the same one for all. Call it
+        without the lock: it may wait for a flush or for Kafka. For errors see make_hot().
+        """
+        return make_hot(self._state, opened, numbers, list)
+
+    def release_regions(self, regions: Iterable[HotRegion]) -> None:
+        """End acquire_regions() for these regions.
+
+        The writer begins no write in them, and all its writes in them are collected.
+        """
+        with self._state.lock:
+            for region in regions:
+                region.in_flight -= 1
+
+    def add_ended(
+        self, opened: OpenVolume, ended: Sequence[InFlightTuple], regions: Collection[HotRegion]
+    ) -> None:
+        """Add ended writes, which lie in these regions, to the open batch. With the lock held."""
+        add_ended(self._state, opened, ended, regions)
+
+    def replace_in_flight(
+        self,
+        opened: OpenVolume,
+        before: Mapping[int, InFlightWrite],
+        now: Mapping[int, InFlightWrite],
+    ) -> None:
+        """Replace the writer's writes in flight. Call it with the lock held.
+
+        before, now: the writes by identity; `before` is empty or the last call's `now`.
+        """
+        for key in before:
+            del opened.in_flight[key]
+        opened.in_flight.update(now)
+
+    def collect(self, opened: OpenVolume) -> None:
+        """Collect what the writer has written. A full batch leaves at once."""
+        with self._state.lock:
+            opened.collect_attached()
+            if len(opened.batch) >= opened.attached_batch_extents:
+                send_batch(self._state, opened)
+
+    def collect_all(self) -> None:
+        """Call collect() for every attached writer."""
+        for opened in list(self._state.attached.values()):
+            self.collect(opened)

@@ -1,0 +1,85 @@
+"""How writes that have ended leave as tracking commands.
+
+Every function needs the tracker's lock, from closing a batch until it is published: a batch that
+closes earlier must not be published later (invariant 8).
+"""
+
+from __future__ import annotations
+
+from mirrorlog.domain.commands import CommandKind
+from mirrorlog.producers.writes.open_batch import (
+    collect_all_ended,
+    collect_ended,
+    keep_only_regions,
+    note_published,
+    start_batch,
+)
+from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
+
+
+def send_batch(state: TrackerState, opened: OpenVolume) -> bool:
+    """Close the open batch and hand it to Outbox.offer(), with everything that is in flight.
+
+    Return True if all that the session held for the volume is on its way. If the command finds no
+    room, only the regions of its writes are kept; or, with `host_when_full` "fail", the batch stays
+    open and no write begins.
+    """
+    opened.collect_attached()
+    collect_ended(state, opened)
+    batch = opened.batch
+    if opened.dirty_regions:
+        keep_only_regions(state, opened)
+        return False
+    if opened.forks is None:
+        closed = batch.closed_with([*opened.in_flight.values(), *opened.lock_free.copy_in_flight()])
+    else:
+        closed = opened.forks.closed_batch(
+            batch, opened.in_flight.values(), state.coarse_clock.now_us
+        )
+    if state.outbox.offer(opened.volume, CommandKind.WRITES, closed, regions=batch.regions):
+        start_batch(state, opened)
+        note_published(state, opened)
+        return True
+    if state.settings.host_when_full == "widen":
+        keep_only_regions(state, opened)
+    else:
+        state.outbox.hold_writes()
+    return False
+
+
+def send_all_batches(state: TrackerState) -> None:
+    """Send the open batch of every volume that has one."""
+    for opened in state.attached.values():
+        opened.collect_attached()
+    collect_all_ended(state)
+    for name in list(state.timers.batch_since_s):
+        send_batch(state, state.volumes[name])
+
+
+def send_heartbeat(state: TrackerState, partition: int) -> None:
+    """Send everything that the session holds for volumes of the partition, then a heartbeat.
+
+    Send no heartbeat while Kafka is away, while a volume has dirty regions, or if a command finds
+    no room.
+
+    The acknowledged position that the heartbeat names is read before the batches are closed. An
+    attached writer begins writes without the lock. If the position were read later, it could be
+    that of an acknowledgement that came after such a write began, and no batch would name the
+    write.
+    """
+    if not state.outbox.can_publish_now:
+        return
+    volumes = [opened for opened in state.volumes.values() if opened.volume.partition == partition]
+    acknowledged = state.outbox.acknowledged_position(partition)
+    for opened in volumes:
+        opened.collect_attached()
+        collect_ended(state, opened)
+        holds_back = opened.forks is not None and opened.forks.holds_back
+        is_due = opened.batch or opened.in_flight or opened.lock_free.in_flight or holds_back
+        if is_due and not send_batch(state, opened):
+            return
+    if any(opened.dirty_regions for opened in volumes):
+        return
+    if state.outbox.offer_heartbeat(partition, acknowledged_position=acknowledged):
+        del state.timers.heartbeat_s[partition]
+        state.timers.heartbeat_s[partition] = state.clock.monotonic_s()

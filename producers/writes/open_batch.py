@@ -1,0 +1,102 @@
+"""The open batch of a volume: how writes join it, and how it starts again.
+
+Every function needs the tracker's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from mirrorlog.producers.batches.batch import Batch, InFlightTuple, InFlightWrite, Outcomes
+from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
+
+
+def collect_ended(state: TrackerState, opened: OpenVolume) -> None:
+    """Add the lock-free writes that have ended to the open batch."""
+    state.with_ended.pop(opened.name, None)
+    since_s = opened.lock_free.ended_since_s
+    ended = opened.lock_free.take_ended()
+    if ended:
+        hot, size = opened.regions.hot, state.settings.region_bytes
+        regions = [hot[number] for number in {write[1] // size for write in ended}]
+        add_ended(state, opened, ended, regions, since_s=since_s)
+
+
+def collect_all_ended(state: TrackerState) -> None:
+    """Call collect_ended() for each volume that needs it."""
+    for opened in list(state.with_ended.values()):
+        collect_ended(state, opened)
+
+
+def add_ended(
+    state: TrackerState,
+    opened: OpenVolume,
+    ended: Sequence[InFlightTuple],
+    regions: Collection[HotRegion],
+    *,
+    since_s: float | None = None,
+) -> None:
+    """Add writes that have ended to the open batch. They aren't in `in_flight`.
+
+    regions: those that the writes lie in. since_s: when the first of them ended; None for now.
+    """
+    start_s = state.clock.monotonic_s() if since_s is None else since_s
+    state.timers.batch_since_s.setdefault(opened.name, start_s)
+    opened.regions.finished += len(ended)
+    opened.batch.writes.extend(ended)
+    for region in regions:
+        region.last_write = opened.regions.finished
+        region.last_use = state.hot.next_use()
+        opened.batch.keep_hot(region)
+
+
+def end_write(
+    state: TrackerState,
+    opened: OpenVolume,
+    write: InFlightWrite,
+    outcomes: Outcomes | None = None,
+) -> None:
+    """Move a write from `in_flight` to the open batch. outcomes: of a forked write."""
+    regions = opened.regions
+    finished = regions.finished = regions.finished + 1
+    for region in write.regions:
+        region.in_flight -= 1
+        region.last_write = finished
+    state.timers.batch_since_s.setdefault(opened.name, state.clock.monotonic_s())
+    opened.batch.add(write, outcomes)
+    del opened.in_flight[id(write)]
+    if opened.closing:
+        state.write_ended.notify_all()
+
+
+def start_batch(state: TrackerState, opened: OpenVolume) -> None:
+    """Start an empty batch. What the old one named is published or kept elsewhere."""
+    opened.batch = Batch()
+    state.timers.batch_since_s.pop(opened.name, None)
+
+
+def keep_only_regions(state: TrackerState, opened: OpenVolume, *more: HotRegion) -> None:
+    """Forget the writes of the open batch, and keep their regions as dirty; `more` too.
+
+    Each dirty region counts once in its `unacknowledged`, until a command that marks it dirty is
+    acknowledged.
+    """
+    for region in more:
+        region.unacknowledged += 1
+    for region in (*opened.batch.regions, *more):
+        if region in opened.dirty_regions:
+            region.unacknowledged -= 1
+        else:
+            opened.dirty_regions.add(region)
+    start_batch(state, opened)
+    state.with_dirty_regions[opened.name] = opened
+
+
+def note_published(state: TrackerState, opened: OpenVolume, *, with_held_back: bool = True) -> None:
+    """Tell the forks that the last command names all that was missed, and all in flight.
+
+    with_held_back: it names the held-back blocks too (ForkedVolume.published).
+    """
+    if opened.forks is not None:
+        opened.forks.published(state.outbox.last_number, with_held_back=with_held_back)
