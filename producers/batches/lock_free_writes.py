@@ -27,8 +27,8 @@ aren't collected yet are still in `in_flight`, so B2 names them.
 
 This stands on CPython's interpreter lock: each step is one operation of a built-in type, and all
 threads see the steps in one order. A free-threaded interpreter doesn't promise that. There
-`writable` stays empty (has_interpreter_lock), and every write begins and ends with the tracker's
-lock.
+has_interpreter_lock() is False, so TrackerState.update_writable keeps `writable` empty, and every
+write begins and ends with the tracker's lock.
 """
 
 from __future__ import annotations

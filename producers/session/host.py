@@ -19,6 +19,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.folders import StateFolder
 from mirrorlog.ports.streams import Publisher
+from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog
 from mirrorlog.producers.durable.spool import Spool, remove_spool
@@ -52,6 +53,8 @@ class HostPorts:
     statuses: the node's answers; needed with `host_confirm = "recorded"`.
     sessions: finds out who else has a volume open. Without it a host doesn't look for others.
     forks: needed if a volume is forked.
+    has_interpreter_lock: asked once; without that lock every write takes the tracker's
+        (batches/lock_free_writes.py).
     """
 
     folder: StateFolder
@@ -61,6 +64,7 @@ class HostPorts:
     statuses: StatusPorts | None = None
     sessions: SessionPorts | None = None
     forks: ForkPorts | None = None
+    has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
 
 
 class Host:
@@ -121,7 +125,12 @@ class Host:
             self._outbox: Final = self._new_outbox(name, deadline_s)
             undo.callback(self._outbox.close)
             self._tracker: Final = WriteTracker(
-                self._log, self._outbox, ports.clock, settings, report
+                self._log,
+                self._outbox,
+                ports.clock,
+                settings,
+                report,
+                allows_lock_free=ports.has_interpreter_lock(),
             )
             self._parts: Final = SessionParts(
                 self.session, self._log, self._outbox, settings, report

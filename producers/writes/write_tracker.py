@@ -13,7 +13,6 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion, VolumeRegions
-from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.forks.fork_plans import ForkPlan
@@ -70,22 +69,14 @@ class WriteTracker:
         settings: Settings,
         report: Callable[[str], None],
         *,
-        allows_lock_free: bool | None = None,
+        allows_lock_free: bool,
     ) -> None:
         """Start without volumes.
 
-        report: takes lines for people. allows_lock_free: writes may begin without the lock; None
-        asks has_interpreter_lock().
+        report: takes lines for people. allows_lock_free: what has_interpreter_lock() says.
         """
         self._state: Final = TrackerState(
-            log,
-            outbox,
-            clock,
-            settings,
-            report,
-            allows_lock_free=(
-                has_interpreter_lock() if allows_lock_free is None else allows_lock_free
-            ),
+            log, outbox, clock, settings, report, allows_lock_free=allows_lock_free
         )
         self.lock: Final = self._state.lock
         self.volumes: Final = self._state.volumes

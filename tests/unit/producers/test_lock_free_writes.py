@@ -1,7 +1,9 @@
-"""The runway's protocol, one interleaving at a time: what another thread does between two steps."""
+"""Lock-free writes, one interleaving at a time: what another thread does between two steps."""
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +16,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
-from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites
+from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites, has_interpreter_lock
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
@@ -28,6 +30,9 @@ SETTINGS = Settings(region_bytes=REGION, hot_regions=2, host_batch_extents=4)
 
 @dataclass
 class Rig:
+    """A host with one open volume, `a`, of ten regions; two of them may be hot."""
+
+    has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
@@ -36,7 +41,13 @@ class Rig:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices.create("memory://a", 10 * REGION)
         self.description = Volume("a", "g", 10 * REGION, 4096, 0, -1, True, "memory://a")
-        ports = HostPorts(self.folder, self.broker.publisher(), SystemClock(), self.devices)
+        ports = HostPorts(
+            self.folder,
+            self.broker.publisher(),
+            SystemClock(),
+            self.devices,
+            has_interpreter_lock=self.has_interpreter_lock,
+        )
         self.host = Host("h", ports, SETTINGS, {"a": self.description})
         self.volume = self.host.open(
             self.description, self.devices("memory://a", writable=True), newly_created=True
@@ -44,21 +55,23 @@ class Rig:
         self.opened = self.host._tracker.volumes["a"]
 
     def write(self, *regions: int) -> None:
+        """Write 10 bytes at the start of each of these regions."""
         for number in regions:
             self.volume.pwrite(b"x" * 10, number * REGION)
 
-    def during(self, operation: str, do: Callable[[], object]) -> None:
-        """Once, when the primary is at that operation."""
+    def during(self, operation: str, action: Callable[[], object]) -> None:
+        """Call `action` once, when the primary is at its next `operation`."""
         disk = self.devices.devices["memory://a"]
 
-        def hook(found: str, _: int, __: int) -> None:
-            if found == operation and disk.hook is not None:
+        def hook(name: str, _: int, __: int) -> None:
+            if name == operation and disk.hook is not None:
                 disk.hook = None
-                do()
+                action()
 
         disk.hook = hook
 
     def named(self) -> list[str]:
+        """Return the extents of each command that names some, as offset+length."""
         messages = self.broker.messages(SETTINGS.topics.commands)
         commands = [decode(message.value or b"", TrackingCommand) for message in messages]
         return [
@@ -86,7 +99,39 @@ def test_a_hot_region_is_written_to_without_the_lock(rig: Rig) -> None:
     assert rig.named() == ["30000+10 30000+10"]
 
 
-def test_what_flies_is_named_by_every_batch_that_closes(rig: Rig) -> None:
+def test_every_write_takes_the_lock_without_an_interpreter_lock() -> None:
+    rig = Rig(has_interpreter_lock=lambda: False)
+    in_flight: list[tuple[int, int]] = []
+
+    def count() -> None:
+        in_flight.append((len(rig.opened.lock_free.in_flight), len(rig.opened.in_flight)))
+
+    for _ in range(3):
+        rig.during("pwrite", count)
+        rig.write(3)
+    assert in_flight == [(0, 1)] * 3
+    assert not rig.opened.lock_free.writable
+    assert not rig.opened.lock_free.ended
+    rig.during("pwrite", rig.host.drain)  # a batch that closes during a write names it
+    rig.write(3)
+    rig.host.drain()
+    assert rig.named() == ["30000+10 30000+10 30000+10 30000+10", "30000+10"]
+    assert read_previous_log(rig.folder).regions["a"] == {3}
+    rig.volume.close()
+    assert not read_previous_log(rig.folder).volumes
+
+
+def test_the_interpreter_says_whether_it_has_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_enabled in (True, False):
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda answer=is_enabled: answer, raising=False)
+        assert has_interpreter_lock() is is_enabled
+    monkeypatch.delattr(sys, "_is_gil_enabled")
+    for is_disabled, expected in ((None, True), (0, True), (1, False)):
+        monkeypatch.setattr(sysconfig, "get_config_var", lambda _, answer=is_disabled: answer)
+        assert has_interpreter_lock() is expected
+
+
+def test_every_batch_that_closes_names_what_is_in_flight(rig: Rig) -> None:
     rig.write(3)
     rig.during("pwrite", rig.host.drain)
     rig.write(3)
@@ -94,16 +139,16 @@ def test_what_flies_is_named_by_every_batch_that_closes(rig: Rig) -> None:
     assert rig.named() == ["30000+10 30000+10", "30000+10"]
 
 
-def test_a_region_that_is_flown_in_stays_in_the_activity_log(rig: Rig) -> None:
+def test_a_region_with_a_write_in_flight_stays_in_the_activity_log(rig: Rig) -> None:
     rig.write(3)
 
-    def others() -> None:
+    def write_elsewhere() -> None:
         for number in (4, 5, 6):
             rig.write(number)
             rig.volume.flush()
         assert 3 in read_previous_log(rig.folder).regions["a"]
 
-    rig.during("pwrite", others)
+    rig.during("pwrite", write_elsewhere)
     rig.write(3)
     rig.volume.flush()
     rig.write(7, 8)
@@ -111,19 +156,19 @@ def test_a_region_that_is_flown_in_stays_in_the_activity_log(rig: Rig) -> None:
 
 
 class Racing(dict[int, HotRegion]):
-    """A gate out of which a region is taken just after a writer has found it there."""
+    """The writable regions, of which one is removed just after a writer has found it there."""
 
     def __init__(self, content: dict[int, HotRegion], lock_free: LockFreeWrites) -> None:
         super().__init__(content)
-        self.lock_free, self.flight = lock_free, (ExtentKind.WRITE, 3 * REGION, 10, 1, ())
+        self.lock_free, self.write = lock_free, (ExtentKind.WRITE, 3 * REGION, 10, 1, ())
 
     def __delitem__(self, number: int) -> None:
         if number == 3:
-            self.lock_free.in_flight[id(self.flight)] = self.flight
+            self.lock_free.in_flight[id(self.write)] = self.write
         super().__delitem__(number)
 
 
-def test_a_write_that_begins_while_its_region_is_taken_back_keeps_it(rig: Rig) -> None:
+def test_a_write_that_begins_while_its_region_is_removed_keeps_it(rig: Rig) -> None:
     rig.write(3, 4)
     rig.volume.flush()
     racing = Racing(rig.opened.regions.hot, rig.opened.lock_free)
@@ -133,7 +178,7 @@ def test_a_write_that_begins_while_its_region_is_taken_back_keeps_it(rig: Rig) -
     assert set(racing) == {3, 5}
 
 
-def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
+def test_a_close_waits_for_what_is_in_flight_and_lets_no_write_begin(rig: Rig) -> None:
     rig.write(3)
     late: list[str] = []
 
@@ -155,4 +200,4 @@ def test_a_close_waits_for_what_flies_and_lets_no_write_begin(rig: Rig) -> None:
 def test_a_full_batch_leaves_without_a_tick(rig: Rig) -> None:
     rig.write(3, 3, 3, 3, 3, 3, 3, 3, 3)
     rig.host._outbox.poll(0)
-    assert [len(each.split()) for each in rig.named()] == [5, 4]
+    assert [len(extents.split()) for extents in rig.named()] == [5, 4]
