@@ -209,7 +209,7 @@ class PreviousLog:
 
 
 def pack_log(
-    state: ActivityState, session: str, region_bytes: int, slots: int
+    state: ActivityState, session: str, *, region_bytes: int, slots: int
 ) -> tuple[bytes, int]:
     """Return (the content of a file that says `state`, the number of slots used).
 

@@ -47,13 +47,15 @@ def carry_over(log: PreviousLog, region_bytes: int, known: Container[str]) -> Ac
             state.volumes[name] = VolumeActivity(
                 covered=activity.covered and not log.damaged,
                 sessions=set(activity.sessions),
-                regions=_rescaled(activity.regions, log.region_bytes, region_bytes),
+                regions=_rescaled(
+                    activity.regions, old_bytes=log.region_bytes, new_bytes=region_bytes
+                ),
                 whole_volume=activity.whole_volume,
             )
     return state
 
 
-def _rescaled(regions: Iterable[int], old_bytes: int, new_bytes: int) -> set[int]:
+def _rescaled(regions: Iterable[int], *, old_bytes: int, new_bytes: int) -> set[int]:
     """Return the regions of `new_bytes` that hold the bytes of regions of `old_bytes`."""
     if old_bytes == new_bytes:
         return set(regions)
@@ -124,6 +126,8 @@ class ActivityLog:
 
     def _rewrite(self) -> StateFile:
         """Replace the file by one that says `state`; return it open."""
-        content, self._used = pack_log(self.state, self._session, self._region_bytes, self._slots)
+        content, self._used = pack_log(
+            self.state, self._session, region_bytes=self._region_bytes, slots=self._slots
+        )
         self._capacity = len(content) // SLOT_BYTES - 1
         return replace_file(self._folder, FILE_NAME, content)

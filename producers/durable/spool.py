@@ -120,7 +120,7 @@ class Spool:
                 self._files.append(self._create_file(self.last + 1))
             file = self._files[-1]
             file.is_synced = False
-            file.file.pwrite(file.end, _pack(self.last + 1, record, file.crc))
+            file.file.pwrite(file.end, _pack(record, number=self.last + 1, header_crc=file.crc))
         except DeviceFailed:
             return False
         file.end += size
@@ -137,7 +137,7 @@ class Spool:
         head = file.file.pread(offset=file.read_end, length=_RECORD.size)
         size = _record_bytes(head) if len(head) == _RECORD.size else 0
         content = file.file.pread(offset=file.read_end, length=size)
-        record = _unpack(content, file.crc, self.last_read + 1)
+        record = _unpack(content, number=self.last_read + 1, header_crc=file.crc)
         if record is None:
             raise StateDamaged(
                 "the host's spool is damaged", where=f"{file.name}, offset {file.read_end}"
@@ -237,7 +237,7 @@ def read_spool(
         while at < len(data):
             head = data[at : at + _RECORD.size]
             size = _record_bytes(head) if len(head) == _RECORD.size else 0
-            record = _unpack(data[at : at + size], header.crc, expected)
+            record = _unpack(data[at : at + size], number=expected, header_crc=header.crc)
             if record is None:
                 return
             yield expected, record
@@ -282,7 +282,7 @@ def _record_bytes(head: bytes) -> int:
     return _RECORD.size + int(name_bytes) + int(value_bytes) + _CRC.size
 
 
-def _pack(number: int, record: SpoolRecord, header_crc: int) -> bytes:
+def _pack(record: SpoolRecord, *, number: int, header_crc: int) -> bytes:
     name = record.volume.encode()
     body = (
         _RECORD.pack(len(name), len(record.value), number, record.partition) + name + record.value
@@ -290,13 +290,13 @@ def _pack(number: int, record: SpoolRecord, header_crc: int) -> bytes:
     return body + _CRC.pack(zlib.crc32(body, header_crc))
 
 
-def _unpack(data: bytes, header_crc: int, expected_number: int) -> SpoolRecord | None:
-    """Return the record that `data` is; None if it isn't the valid record of that number."""
+def _unpack(data: bytes, *, number: int, header_crc: int) -> SpoolRecord | None:
+    """Return the record that `data` is; None if it isn't the valid record `number`."""
     if len(data) < _RECORD.size + _CRC.size or _record_bytes(data[: _RECORD.size]) != len(data):
         return None
     body = data[: -_CRC.size]
-    name_bytes, _, number, partition = _RECORD.unpack_from(body)
-    if number != expected_number or _CRC.pack(zlib.crc32(body, header_crc)) != data[len(body) :]:
+    name_bytes, _, actual_number, partition = _RECORD.unpack_from(body)
+    if actual_number != number or _CRC.pack(zlib.crc32(body, header_crc)) != data[len(body) :]:
         return None
     name_end = _RECORD.size + name_bytes
     return SpoolRecord(partition, body[_RECORD.size : name_end].decode(), body[name_end:])

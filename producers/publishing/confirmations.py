@@ -118,7 +118,7 @@ class Confirmations:
         self._partitions[partition].unacknowledged += 1
 
     def on_published(
-        self, partition: int, position: int, regions: Collection[HotRegion]
+        self, *, partition: int, position: int, regions: Collection[HotRegion]
     ) -> list[CommandStatus]:
         """Let a command that Kafka has acknowledged wait for its status, and `regions` with it.
 

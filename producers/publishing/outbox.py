@@ -444,7 +444,11 @@ class Outbox:
         else:
             if not self._confirmations.is_waiting:
                 self._confirmed_s = self._clock.monotonic_s()
-            self._on_refused(self._confirmations.on_published(partition, position, regions))
+            self._on_refused(
+                self._confirmations.on_published(
+                    partition=partition, position=position, regions=regions
+                )
+            )
 
     @property
     def _is_full(self) -> bool:

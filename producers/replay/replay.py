@@ -136,10 +136,15 @@ class Replay:
                 break
         self._save()
         self._host.drain()
-        progress(ReplayProgress(index, writes, written))
+        progress(ReplayProgress(requests=index, writes=writes, bytes_written=written))
         host = self._host
         return ReplayResult(
-            writes, written, host.extents, host.commands, dict(host.last_positions), not stopped
+            writes=writes,
+            bytes_written=written,
+            extents=host.extents,
+            commands=host.commands,
+            last_positions=dict(host.last_positions),
+            finished=not stopped,
         )
 
     def _perform(self, request: TracedRequest, version: int) -> None:
@@ -188,7 +193,11 @@ class Replay:
         if now_s - self._progressed_s >= PROGRESS_S:
             self._progressed_s = now_s
             progress(
-                ReplayProgress(self._now.next_request, self._now.writes, self._now.bytes_written)
+                ReplayProgress(
+                    requests=self._now.next_request,
+                    writes=self._now.writes,
+                    bytes_written=self._now.bytes_written,
+                )
             )
 
     def _keep_pace(self, request: TracedRequest) -> None:

@@ -325,7 +325,7 @@ class Host:
             ports.publisher,
             Spool(ports.folder, self.session, limit_bytes=settings.host_spool_bytes),
             ports.clock,
-            PublishLimits(settings.host_queue_bytes, settings.host_away_s),
+            PublishLimits(queue_bytes=settings.host_queue_bytes, away_s=settings.host_away_s),
             OutboxCallbacks(
                 log_entries=self._log.append,
                 on_rejected=self._on_rejected,

@@ -418,7 +418,7 @@ def test_statuses_in_any_order(case: str) -> None:
             batch = [regions.setdefault(name, HotRegion("v", ord(name))) for name in names]
             for region in batch:
                 region.unacknowledged += 1
-            refused += confirmations.on_published(0, int(number), batch)
+            refused += confirmations.on_published(partition=0, position=int(number), regions=batch)
         else:
             code = StatusCode.ACCEPTED if event[0] == "a" else StatusCode.REJECTED
             NodeModel(broker).publish(
@@ -453,7 +453,7 @@ def test_memory_is_bounded_however_long_the_node_is_away() -> None:
         assert not confirmations.is_full
         confirmations.on_publishing(0)
         region.unacknowledged += 1
-        confirmations.on_published(0, position, (region,))
+        confirmations.on_published(partition=0, position=position, regions=(region,))
     assert confirmations.is_full
     assert region.unacknowledged == 1
     assert confirmations.count_waiting({0: 4999}) == 5000
@@ -472,5 +472,5 @@ def test_memory_is_bounded_however_long_the_node_is_away() -> None:
     while messages := confirmations.read(0):
         confirmations.handle(messages)
     assert broker.end_position(STATUS, 0) == 7000  # the host reads the rest later
-    confirmations.on_published(0, 20_000, ())
+    confirmations.on_published(partition=0, position=20_000, regions=())
     assert confirmations.read(0)
