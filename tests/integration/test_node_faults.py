@@ -23,8 +23,8 @@ from notation import command
 from running import Outcome
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.cli.commands.log import read_changelog
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.changelog import read_changelog
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.domain.bitmaps import BitMap64

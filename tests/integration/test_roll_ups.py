@@ -13,8 +13,8 @@ import pytest
 from deadlines import DEADLINE_S
 from running import Outcome, wait_for_result, wait_for_writes
 
-from mirrorlog.cli.commands.log import read_changelog
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.changelog import read_changelog
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.producers.traces import RequestKind, count_dirty_blocks, demo_trace_path, open_trace
 from mirrorlog.tracking_log.records import LogRecord

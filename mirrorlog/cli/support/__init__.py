@@ -5,6 +5,7 @@ In reading order:
 - context: the global options of one call.
 - output: text for people, JSON for programs, and errors.
 - lookup: volumes and topics, read once.
+- changelog: the tracking log of one partition, read once.
 - sending: one tracking command, and the node's status of it.
 - create_topics: the topics of a cluster.
 - forking: the options of a host that forks its writes.

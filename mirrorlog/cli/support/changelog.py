@@ -1,0 +1,61 @@
+"""The tracking log of one partition as the changelog holds it, and the commands that it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.cli.support.lookup import patience_for, read_topic
+from mirrorlog.codec.events import decode
+from mirrorlog.ports.streams import Message
+from mirrorlog.reading.read_through import read_through
+from mirrorlog.settings import Settings
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
+
+
+def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:
+    """Return the records of one partition as compaction would leave them, and its watermark.
+
+    Records above the watermark are left out. The watermark is -1 if the log has none.
+    Errors: KafkaFailed as read_through raises it.
+    """
+    entries: dict[bytes, bytes] = {}
+    for message in changelog_messages(settings, partition):
+        if message.key is not None and message.value is not None:
+            entries[message.key] = message.value
+        elif message.key is not None:
+            entries.pop(message.key, None)
+    watermarks = [
+        decode(value, Watermark) for key, value in entries.items() if key_kind(key) is Watermark
+    ]
+    through = max((watermark.through for watermark in watermarks), default=-1)
+    records = (
+        decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord
+    )
+    return [record for record in records if record.through <= through], through
+
+
+def changelog_messages(settings: Settings, partition: int) -> Iterator[Message]:
+    """Yield the changelog of one partition to its end, and then to the end that it has by then.
+
+    Records may be rolled up and compacted away before this reader meets them. Their roll-up lies
+    before the second end. Errors: KafkaFailed as read_through raises it.
+    """
+    topic, patience = settings.topics.changelog, patience_for("reading the tracking log")
+    with (
+        closing(KafkaAdmin(settings.kafka_client())) as admin,
+        closing(KafkaReader(settings.kafka_client())) as reader,
+    ):
+        reader.assign(topic, {partition: None})
+        for _ in range(2):
+            end = admin.end_position(topic, partition)
+            yield from read_through(reader, topic, {partition: end}, patience)
+
+
+def commands_through(settings: Settings, partition: int, through: int) -> Iterator[Message]:
+    """Yield the commands of one partition up to the position `through`, from the oldest kept."""
+    messages = read_topic(settings, settings.topics.commands, partition)
+    return (message for message in messages if message.position <= through)
