@@ -58,7 +58,16 @@ BLOCKS = VOLUME_BYTES // BLOCK
 WRITES_A_SECOND, FLUSH_S, EXTENTS_A_COMMAND = 10_000, 0.25, 500
 FRAMING_BYTES = 10
 GENERATION = "11111111-1111-4111-8111-111111111111"
-VOLUME = Volume("vol-0001", GENERATION, VOLUME_BYTES, BLOCK, 0, -1, True, "nbd://primary")
+VOLUME = Volume(
+    volume="vol-0001",
+    generation=GENERATION,
+    size_bytes=VOLUME_BYTES,
+    block_size=BLOCK,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=True,
+    primary="nbd://primary",
+)
 TOPIC = Settings().topics.changelog
 LIMIT_BYTES_A_WRITE, LIMIT_STATE_FRACTION = 12.0, 0.003
 
@@ -191,15 +200,15 @@ class Bench:
             extents = ExtentColumns(offsets, np.full(EXTENTS_A_COMMAND, BLOCK, np.uint64))
             at_us, number = self.clock.now_us(), self.position + len(values)
             command = TrackingCommand(
-                VOLUME.volume,
-                GENERATION,
-                "host-01",
-                "5e55",
-                number,
-                CommandKind.WRITES,
-                extents,
-                at_us,
-                at_us,
+                volume=VOLUME.volume,
+                generation=GENERATION,
+                host="host-01",
+                session="5e55",
+                sequence=number,
+                kind=CommandKind.WRITES,
+                extents=extents,
+                first_at_us=at_us,
+                last_at_us=at_us,
             )
             values.append(encode(command))
         positions = range(self.position, self.position + len(values))
@@ -218,22 +227,22 @@ class Bench:
         ]
         for number, (blocks, zeroed) in enumerate(found):
             record = LogRecord(
-                VOLUME.volume,
-                GENERATION,
-                tier,
-                after,
-                through,
-                BLOCK,
-                blocks,
-                zeroed,
-                self.clock.now_us() - 60_000_000,
-                self.clock.now_us(),
-                writes // EXTENTS_A_COMMAND,
-                writes,
-                writes * BLOCK,
-                ("host-01",),
-                number,
-                len(found),
+                volume=VOLUME.volume,
+                generation=GENERATION,
+                tier=tier,
+                after=after,
+                through=through,
+                block_size=BLOCK,
+                changed=blocks,
+                zeroed=zeroed,
+                first_at_us=self.clock.now_us() - 60_000_000,
+                last_at_us=self.clock.now_us(),
+                commands=writes // EXTENTS_A_COMMAND,
+                writes=writes,
+                bytes_written=writes * BLOCK,
+                hosts=("host-01",),
+                part=number,
+                parts=len(found),
             )
             self.log.rows[record_key(record)] = encode(record)
 

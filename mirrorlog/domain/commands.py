@@ -77,7 +77,7 @@ class ForkOutcomes:
     outcomes: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TrackingCommand:
     """One batch of extents (or a barrier, …) from one session of one host for one volume.
 

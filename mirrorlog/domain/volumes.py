@@ -36,7 +36,7 @@ class EarlierSize:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
     """A volume as a message on the topic `mirrorlog.volumes` describes it. The newest message wins.
 

@@ -16,7 +16,7 @@ TIERS: Final = ("second", "minute", "hour", "day")
 """Names of the tiers. Flushes write to the first tier; roll-ups write to the others."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LogRecord:
     """The blocks of `volume` that changed in `(after, through]`, or one part of them.
 

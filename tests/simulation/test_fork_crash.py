@@ -51,7 +51,16 @@ SETTINGS = Settings(
     host_fork_queue_bytes=8 * SECTOR,
 )
 TOPIC = SETTINGS.topics.commands
-VOLUME = Volume("v", "g", SIZE, SECTOR, 0, -1, True, "v")
+VOLUME = Volume(
+    volume="v",
+    generation="g",
+    size_bytes=SIZE,
+    block_size=SECTOR,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=True,
+    primary="v",
+)
 
 
 def read(device: MemoryDevice) -> list[bytes]:

@@ -50,7 +50,16 @@ from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.site_log import SiteLog
 
 BLOCK, BLOCKS, SITES = 512, 6, ("a", "b")
-VOLUME = Volume("v", GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, "memory:p")
+VOLUME = Volume(
+    volume="v",
+    generation=GENERATION,
+    size_bytes=BLOCK * BLOCKS,
+    block_size=BLOCK,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=True,
+    primary="memory:p",
+)
 MISSED, HAS, OPEN = ForkOutcome.MISSED, ForkOutcome.HAS, ForkOutcome.OPEN
 
 
@@ -156,18 +165,16 @@ class World:
         columns = ExtentColumns.of(Extent(block * BLOCK + 8, 8) for block in blocks)
         number = self.sequence if sequence is None else sequence
         command = TrackingCommand(
-            *(
-                "v",
-                GENERATION,
-                "h",
-                str(self.sessions),
-                number,
-                kind,
-                columns,
-                1,
-                2,
-                self.acknowledged,
-            ),
+            volume="v",
+            generation=GENERATION,
+            host="h",
+            session=str(self.sessions),
+            sequence=number,
+            kind=kind,
+            extents=columns,
+            first_at_us=1,
+            last_at_us=2,
+            acknowledged_position=self.acknowledged,
             forks=tuple(forks),
         )
         self.commands.append(command)

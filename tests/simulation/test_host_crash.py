@@ -48,7 +48,16 @@ SETTINGS = Settings(
 OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
 VOLUMES = {
-    name: Volume(name, "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, name)
+    name: Volume(
+        volume=name,
+        generation="generation",
+        size_bytes=SECTORS * SECTOR,
+        block_size=SECTOR,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary=name,
+    )
     for name in ("left", "right")
 }
 

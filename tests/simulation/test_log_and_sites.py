@@ -132,16 +132,16 @@ class HostModel:
         known = None if self.acknowledged < 0 else self.acknowledged
         columns = ExtentColumns.of(extents)
         event = TrackingCommand(
-            name,
-            GENERATION,
-            "h",
-            "s",
-            self.sequences[name],
-            kind,
-            columns,
-            1,
-            2,
-            known,
+            volume=name,
+            generation=GENERATION,
+            host="h",
+            session="s",
+            sequence=self.sequences[name],
+            kind=kind,
+            extents=columns,
+            first_at_us=1,
+            last_at_us=2,
+            acknowledged_position=known,
             forks=forks,
         )
         self.sequences[name] += 1
@@ -339,7 +339,16 @@ class World:
         self.broker = MemoryBroker()
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)
         self.volumes = {
-            name: Volume(name, GENERATION, BLOCK * BLOCKS, BLOCK, 0, -1, True, f"memory://{name}")
+            name: Volume(
+                volume=name,
+                generation=GENERATION,
+                size_bytes=BLOCK * BLOCKS,
+                block_size=BLOCK,
+                partition=0,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
+            )
             for name in NAMES
         }
         publisher = self.broker.publisher()
@@ -681,14 +690,14 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     while world.node.step(50):
         world.node.commit()
     renewed = Volume(
-        "v",
-        "33333333-3333-4333-8333-333333333333",
-        BLOCK * BLOCKS,
-        BLOCK,
-        0,
-        world.host.acknowledged,
-        False,
-        "x",
+        volume="v",
+        generation="33333333-3333-4333-8333-333333333333",
+        size_bytes=BLOCK * BLOCKS,
+        block_size=BLOCK,
+        partition=0,
+        origin_position=world.host.acknowledged,
+        initially_zeroed=False,
+        primary="x",
     )
     publisher = world.broker.publisher()
     publish_volume(publisher, world.settings.topics, renewed)

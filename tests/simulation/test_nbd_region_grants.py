@@ -54,7 +54,16 @@ SETTINGS = Settings(
 )
 NO_ROOM = {"host_away_s": 0.1, "host_queue_bytes": 1, "host_spool_bytes": 0, "hot_regions": 2}
 """Kafka is away, and the host falls back to the whole volume at once."""
-VOLUME = Volume("v", "generation", SECTORS * SECTOR, SECTOR, 0, -1, True, "v")
+VOLUME = Volume(
+    volume="v",
+    generation="generation",
+    size_bytes=SECTORS * SECTOR,
+    block_size=SECTOR,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=True,
+    primary="v",
+)
 WRITES = 80
 
 needs_a_compiler = pytest.mark.skipif(

@@ -41,7 +41,16 @@ class World:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = MemoryDevices()
         self.volumes = {
-            name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}")
+            name: Volume(
+                volume=name,
+                generation="g",
+                size_bytes=SIZE,
+                block_size=4096,
+                partition=0,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
+            )
             for name in ("a", "b")
         }
         for volume in self.volumes.values():

@@ -54,7 +54,15 @@ def made(
     columns = ExtentColumns.of(rows)
     host, last_us = f"h{first_us % 3}", first_us + span_us
     return TrackingCommand(
-        name, volume().generation, host, "s", -1, kind, columns, first_us, last_us
+        volume=name,
+        generation=volume().generation,
+        host=host,
+        session="s",
+        sequence=-1,
+        kind=kind,
+        extents=columns,
+        first_at_us=first_us,
+        last_at_us=last_us,
     )
 
 
@@ -209,15 +217,15 @@ def test_the_log_itself_has_edges_to_be_exact_at() -> None:
     log = Log([mine])
     writes = [
         TrackingCommand(
-            "v",
-            mine.generation,
-            "h",
-            "s",
-            n,
-            CommandKind.WRITES,
-            ExtentColumns.of([Extent(n * BLOCK, 1)]),
-            0,
-            0,
+            volume="v",
+            generation=mine.generation,
+            host="h",
+            session="s",
+            sequence=n,
+            kind=CommandKind.WRITES,
+            extents=ExtentColumns.of([Extent(n * BLOCK, 1)]),
+            first_at_us=0,
+            last_at_us=0,
         )
         for n in range(10)
     ]

@@ -28,16 +28,16 @@ EXTENT = st.builds(
 )
 PLAIN = st.builds(
     TrackingCommand,
-    NAME,
-    st.just(GENERATION),
-    NAME,
-    NAME,
-    LONG,
-    st.just(CommandKind.WRITES),
-    st.lists(EXTENT, max_size=5).map(ExtentColumns.of),
-    LONG,
-    LONG,
-    st.none() | st.integers(0, 2**63 - 1),
+    volume=NAME,
+    generation=st.just(GENERATION),
+    host=NAME,
+    session=NAME,
+    sequence=LONG,
+    kind=st.just(CommandKind.WRITES),
+    extents=st.lists(EXTENT, max_size=5).map(ExtentColumns.of),
+    first_at_us=LONG,
+    last_at_us=LONG,
+    acknowledged_position=st.none() | st.integers(0, 2**63 - 1),
 )
 ODD = st.tuples(
     PLAIN,
@@ -157,15 +157,15 @@ def is_huge(commands: list[TrackingCommand]) -> bool:
 def test_an_unknown_extent_kind_is_refused_by_both() -> None:
     value = encode(
         TrackingCommand(
-            "v",
-            GENERATION,
-            "h",
-            "s",
-            0,
-            CommandKind.WRITES,
-            ExtentColumns.of([Extent(7, 7, ExtentKind.DISCARD)]),
-            1,
-            2,
+            volume="v",
+            generation=GENERATION,
+            host="h",
+            session="s",
+            sequence=0,
+            kind=CommandKind.WRITES,
+            extents=ExtentColumns.of([Extent(7, 7, ExtentKind.DISCARD)]),
+            first_at_us=1,
+            last_at_us=2,
         )
     )
     wrong = value.replace(b"\x02\x02\x02\x04\x00", b"\x02\x09\x02\x04\x00")

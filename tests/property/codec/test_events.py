@@ -49,25 +49,30 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
         lambda v: np.array(v, np.uint8)
     )
     columns = ExtentColumns(draw(u64), draw(u64), draw(kinds) if count else None)
-    fields = [
-        draw(TEXT),
-        GENERATION,
-        draw(TEXT),
-        draw(TEXT),
-        draw(I64),
-        draw(st.sampled_from(list(CommandKind))),
-    ]
     raw = st.builds(
         RawCommand,
         st.sampled_from(list(WireProtocol)),
         st.binary(max_size=20),
         st.binary(max_size=20),
     )
-    people = [draw(I64), draw(I64), draw(st.none() | POSITION), draw(st.none() | TEXT)]
-    wire = [tuple(draw(st.lists(raw, max_size=3))), draw(st.integers(0, 4096))]
     forks = st.lists(st.builds(ForkOutcomes, TEXT, st.binary(max_size=20)), max_size=3).map(tuple)
     return TrackingCommand(
-        *fields, columns, *people, *wire, draw(POSITION), draw(st.none() | TEXT), draw(forks)
+        volume=draw(TEXT),
+        generation=GENERATION,
+        host=draw(TEXT),
+        session=draw(TEXT),
+        sequence=draw(I64),
+        kind=draw(st.sampled_from(list(CommandKind))),
+        extents=columns,
+        first_at_us=draw(I64),
+        last_at_us=draw(I64),
+        acknowledged_position=draw(st.none() | POSITION),
+        note=draw(st.none() | TEXT),
+        raw=tuple(draw(st.lists(raw, max_size=3))),
+        logical_block_bytes=draw(st.integers(0, 4096)),
+        size_bytes=draw(POSITION),
+        new_generation=draw(st.none() | TEXT),
+        forks=draw(forks),
     )
 
 
@@ -92,21 +97,43 @@ def test_commands_read_back(command: TrackingCommand) -> None:
 @given(BLOCKS, BLOCKS, st.lists(TEXT, max_size=3))
 def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]) -> None:
     record = LogRecord(
-        "v", GENERATION, 1, -1, 9, 4096, changed, zeroed, 1, 2, 3, 4, 5, tuple(hosts), 1, 3
+        volume="v",
+        generation=GENERATION,
+        tier=1,
+        after=-1,
+        through=9,
+        block_size=4096,
+        changed=changed,
+        zeroed=zeroed,
+        first_at_us=1,
+        last_at_us=2,
+        commands=3,
+        writes=4,
+        bytes_written=5,
+        hosts=tuple(hosts),
+        part=1,
+        parts=3,
     )
     assert same(decode(encode(record), LogRecord), record)
 
 
 EVENTS = [
     Volume(
-        *("v", GENERATION, 1 << 40, 4096, 3, -1, True, "file:///p", {"a": "file:///s"}, 7),
-        *(
-            VolumeState.RETIRED,
-            {"day": 400 * 86400},
-            True,
-            9,
-            (EarlierSize(before_position=9, size_bytes=1 << 30),),
-        ),
+        volume="v",
+        generation=GENERATION,
+        size_bytes=1 << 40,
+        block_size=4096,
+        partition=3,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary="file:///p",
+        secondaries={"a": "file:///s"},
+        created_at_us=7,
+        state=VolumeState.RETIRED,
+        keep_s={"day": 400 * 86400},
+        shared=True,
+        described_position=9,
+        earlier_sizes=(EarlierSize(before_position=9, size_bytes=1 << 30),),
     ),
     VolumeHead(
         "v",
@@ -176,7 +203,22 @@ def test_damaged_bytes_are_refused_or_read_as_a_command(
 def test_the_checksum_detects_a_flipped_bit_in_the_fields_that_matter(
     changed: BitMap64, data: st.DataObject
 ) -> None:
-    record = LogRecord("v", GENERATION, 0, -1, 9, 4096, changed, BitMap64(), 1, 2, 3, 4, 5, ("h",))
+    record = LogRecord(
+        volume="v",
+        generation=GENERATION,
+        tier=0,
+        after=-1,
+        through=9,
+        block_size=4096,
+        changed=changed,
+        zeroed=BitMap64(),
+        first_at_us=1,
+        last_at_us=2,
+        commands=3,
+        writes=4,
+        bytes_written=5,
+        hosts=("h",),
+    )
     content = bytearray(encode(record))
     content[data.draw(st.integers(10, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
@@ -280,15 +322,15 @@ def test_a_head_of_the_second_version_has_no_forks() -> None:
 def test_an_older_reader_sees_unknown_for_a_newer_kind() -> None:
     before, newest = (schema_of(f"tracking_command.v{number}") for number in (2, 4))
     resize = TrackingCommand(
-        "v",
-        GENERATION,
-        "h",
-        "s",
-        0,
-        CommandKind.RESIZE,
-        ExtentColumns.of([Extent(4096, 512)]),
-        1,
-        2,
+        volume="v",
+        generation=GENERATION,
+        host="h",
+        session="s",
+        sequence=0,
+        kind=CommandKind.RESIZE,
+        extents=ExtentColumns.of([Extent(4096, 512)]),
+        first_at_us=1,
+        last_at_us=2,
         size_bytes=4608,
     )
     read = fastavro.schemaless_reader(BytesIO(encode(resize)[10:]), newest, before)
@@ -313,7 +355,16 @@ def test_a_description_of_the_first_version_is_read_as_active() -> None:
         | {"origin_position": 4, "initially_zeroed": True, "primary": "p", "secondaries": {}},
     )
     volume = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Volume)
-    assert volume == Volume("v", GENERATION, 8192, 4096, 0, 4, True, "p")
+    assert volume == Volume(
+        volume="v",
+        generation=GENERATION,
+        size_bytes=8192,
+        block_size=4096,
+        partition=0,
+        origin_position=4,
+        initially_zeroed=True,
+        primary="p",
+    )
     assert (volume.state, volume.described_position, volume.shared) == (
         VolumeState.ACTIVE,
         -1,

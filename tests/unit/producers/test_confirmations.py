@@ -126,7 +126,16 @@ class Rig:
         self.node = NodeModel(self.broker)
         for name in ("a", "b"):
             self.devices.create(f"memory://{name}", SIZE)
-            self.volumes[name] = Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}")
+            self.volumes[name] = Volume(
+                volume=name,
+                generation="g",
+                size_bytes=SIZE,
+                block_size=4096,
+                partition=0,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
+            )
 
     def host(self, publisher: MemoryPublisher | None = None) -> Host:
         self.sessions += 1
@@ -371,7 +380,15 @@ def test_only_statuses_of_this_hosts_commands_count(rig: Rig) -> None:
 
 def test_retired_volumes_are_not_opened(rig: Rig) -> None:
     rig.volumes["a"] = Volume(
-        "a", "g", SIZE, 4096, 0, -1, True, "memory://a", state=VolumeState.RETIRED
+        volume="a",
+        generation="g",
+        size_bytes=SIZE,
+        block_size=4096,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary="memory://a",
+        state=VolumeState.RETIRED,
     )
     with pytest.raises(BadUse, match="retired"):
         rig.open(rig.host())

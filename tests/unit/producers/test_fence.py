@@ -60,7 +60,17 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.broker.create(TOPICS.specs(single_copy=True), 1)
-        self.volume = Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v", shared=self.shared)
+        self.volume = Volume(
+            volume="v",
+            generation="g",
+            size_bytes=SIZE,
+            block_size=4096,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary="memory://v",
+            shared=self.shared,
+        )
         self.devices.create("memory://v", SIZE)
 
     def host(self, name: str, session: int, folder: str = "") -> Host:

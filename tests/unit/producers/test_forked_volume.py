@@ -67,7 +67,16 @@ class Rig:
     said: list[str] = field(default_factory=list)
     news: list[ForkStateChange] = field(default_factory=list)
     volume: Volume = field(
-        default_factory=lambda: Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v")
+        default_factory=lambda: Volume(
+            volume="v",
+            generation="g",
+            size_bytes=SIZE,
+            block_size=4096,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary="memory://v",
+        )
     )
     seen: int = 0
 
@@ -235,7 +244,19 @@ x=                  | ! no address
 @pytest.mark.parametrize("case", OPTIONS.strip().splitlines())
 def test_what_a_host_is_told_to_fork_to(case: str) -> None:
     given, found = (part.split() for part in case.split("|"))
-    volumes = [Volume(name, "g", SIZE, 4096, 0, -1, True, name) for name in "vw"]
+    volumes = [
+        Volume(
+            volume=name,
+            generation="g",
+            size_bytes=SIZE,
+            block_size=4096,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary=name,
+        )
+        for name in "vw"
+    ]
     volumes[0] = replace(volumes[0], secondaries={"x": "/described"})
     if found[0] == "!":
         with pytest.raises(BadUse, match=" ".join(found[1:])):
@@ -517,7 +538,17 @@ def test_a_secondary_that_cannot_be_opened_is_said_once_and_tried_again(
 
 
 def test_a_shared_volume_is_not_forked(rig: Rig) -> None:
-    rig.volume = Volume("v", "g", SIZE, 4096, 0, -1, True, "memory://v", shared=True)
+    rig.volume = Volume(
+        volume="v",
+        generation="g",
+        size_bytes=SIZE,
+        block_size=4096,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary="memory://v",
+        shared=True,
+    )
     with pytest.raises(BadUse, match="shared"):
         rig.opened()
 

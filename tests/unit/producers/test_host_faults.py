@@ -49,7 +49,16 @@ class Rig:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-        self.volume = Volume("v", "g", SIZE, SECTOR, 0, -1, True, str(self.folder / "primary"))
+        self.volume = Volume(
+            volume="v",
+            generation="g",
+            size_bytes=SIZE,
+            block_size=SECTOR,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary=str(self.folder / "primary"),
+        )
         self.device = FileDevice.create(self.folder / "primary", SIZE)
         self.log = self.folder / "state" / FILE_NAME
 

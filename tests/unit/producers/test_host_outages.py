@@ -71,7 +71,17 @@ class Rig:
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.volumes = {
-            name: Volume(name, "g", SIZE, 4096, 0, -1, True, f"memory://{name}") for name in "ab"
+            name: Volume(
+                volume=name,
+                generation="g",
+                size_bytes=SIZE,
+                block_size=4096,
+                partition=0,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
+            )
+            for name in "ab"
         }
         for volume in self.volumes.values():
             self.devices.create(volume.primary, SIZE)

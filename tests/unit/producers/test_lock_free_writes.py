@@ -40,7 +40,16 @@ class Rig:
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices.create("memory://a", 10 * REGION)
-        self.description = Volume("a", "g", 10 * REGION, 4096, 0, -1, True, "memory://a")
+        self.description = Volume(
+            volume="a",
+            generation="g",
+            size_bytes=10 * REGION,
+            block_size=4096,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary="memory://a",
+        )
         ports = HostPorts(
             self.folder,
             self.broker.publisher(),

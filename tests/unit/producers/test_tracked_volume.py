@@ -54,7 +54,14 @@ class Rig:
         for name, partition in (("a", 0), ("b", 0), ("c", 1)):
             self.devices.create(f"memory://{name}", SIZE)
             self.volumes[name] = Volume(
-                name, "g", SIZE, 4096, partition, -1, True, f"memory://{name}"
+                volume=name,
+                generation="g",
+                size_bytes=SIZE,
+                block_size=4096,
+                partition=partition,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
             )
 
     def host(self, publisher: MemoryPublisher | None = None, **more: object) -> Host:
@@ -304,7 +311,16 @@ def _broken(operation: str) -> None:
 BAD_USE: dict[str, Callable[[Rig, Host, TrackedVolume], object]] = {
     "is open already": lambda rig, host, volume: rig.open(host, "a"),
     "has 100000 bytes, the volume 100001": lambda rig, host, volume: host.open(
-        Volume("d", "g", SIZE + 1, 4096, 0, -1, True, ""),
+        Volume(
+            volume="d",
+            generation="g",
+            size_bytes=SIZE + 1,
+            block_size=4096,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=True,
+            primary="",
+        ),
         rig.devices("memory://c", writable=True),
         True,
     ),

@@ -26,7 +26,16 @@ def test_an_empty_primary_makes_a_volume_newly_created(
 ) -> None:
     devices = MemoryDevices()
     devices.create("memory://v", SIZE)
-    volume = Volume("v", "g", SIZE, 4096, 0, -1, initially_zeroed, "memory://v")
+    volume = Volume(
+        volume="v",
+        generation="g",
+        size_bytes=SIZE,
+        block_size=4096,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=initially_zeroed,
+        primary="memory://v",
+    )
     with devices("memory://v", writable=True) as device:
         if has_data:
             device.pwrite(offset=4096, data=b"x")
