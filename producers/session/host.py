@@ -92,9 +92,9 @@ class Host:
         1. The folder is locked. So the session before is dead, and nothing of it is in flight.
         2. Its activity log and its spool are read (settling.read_previous_session).
         3. This session's activity log durably replaces the old one. It holds everything that the
-           old one says may be unpublished, and the regions of all commands in the spool. It says,
-           too, that this session is open on the volumes of step 4. From now on the spool isn't
-           needed for safety: it only says more exactly what is dirty.
+           old one says may be unpublished (invariant 1), and the regions of all commands in the
+           spool. It says, too, that this session is open on the volumes of step 4. From now on the
+           spool isn't needed for safety: it only says more exactly what is dirty.
         4. What may be unpublished is published, and the old sessions are closed
            (settling.settle_previous). Volumes that aren't in `volumes`, or whose primary can't be
            flushed, are reported; they stay in the log until a later start or open() settles them.
