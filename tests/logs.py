@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from notation import message
 
-from mirrorlog.changed.logs import TopicLogs
-from mirrorlog.changed.query import QueryPorts
+from mirrorlog.changed.logs import TopicLogSource
+from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.site_progress import SiteProgress
@@ -106,7 +106,7 @@ class Log:
         """What a query needs."""
         clock = SystemClock()
         catalog = Catalog(self.broker.reader(), self.broker, self.topics, clock)
-        logs = TopicLogs(self.open_reader, self.broker, self.topics.changelog, clock)
+        logs = TopicLogSource(self.open_reader, self.broker, self.topics.changelog, clock)
         return QueryPorts(self.open_reader, self.broker, catalog, self.topics, clock, logs)
 
     def open_reader(self) -> TopicReader:

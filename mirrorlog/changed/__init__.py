@@ -1,0 +1,14 @@
+"""Which blocks of a volume changed between two points, exactly and with a proof.
+
+In reading order:
+
+- points.py: points in a volume's history, as people write them
+- query.py: changed_blocks(), the question and its steps
+- logs.py: LogView, the log of one volume; the adapter that reads it from the topic
+- proven_log.py: what that log covers without a hole
+- volume_commands.py: the commands of one volume, and QueryPorts
+- point_positions.py: barriers, sites and times become positions
+- fold.py: records and commands united into ChangedBlocks
+- formats.py: ChangedBlocks in the formats of other tools
+- http.py, remote.py: the same question over HTTP
+"""

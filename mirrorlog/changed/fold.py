@@ -1,8 +1,9 @@
-"""Records and commands of one volume folded into what changed, who wrote it and what is known to be zero.
+"""Fold records and commands of one volume: what changed, who wrote it, what is known to be zero.
 
-Zero: a block is called zero where a zero or discard covered it whole and nothing in the range may have written to it, in
-whatever order: neither positions nor clocks order the writes of two sessions, nor a record its own. Of a record that is
-known only where all that it holds are zeros that don't overlap; of the edges, where commands are folded, it is known.
+A block is known to be zero if a zero or discard covered it whole and nothing in the range may have
+written to it. The order doesn't matter: neither positions nor clocks order the writes of two
+sessions, and a record doesn't order its own. Of a record this is known only if all that it holds
+are zeros that don't overlap. At the edges, where commands are folded, it is always known.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from mirrorlog.domain.extents import ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.records import LogRecord
 
-_SMALL_SET: Final = 1 << 16
-_PILE_AT_MOST: Final = 1 << 20
-"""Blocks: 8 MiB."""
+_SMALL_SET_BLOCKS: Final = 1 << 16
+_MAX_PENDING_BLOCKS: Final = 1 << 20
+"""How many blocks of small sets wait to be sorted together: 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChangedBlocks:
     """What changed in `(since, until]`, positions of the volume's partition.
 
-    zeroed: those of `changed` that are known to have been zeroed or discarded whole and not written.
-    hosts, times (microseconds, by the hosts' clocks; None where nothing changed) and writes are of the whole range. Where
-    records overlap, after a crash of the node, some writes count twice.
+    zeroed: those of `changed` that are known to be zeroed or discarded whole and not written.
+    hosts, first_write_at_us, last_write_at_us, writes: of the whole range. Times are microseconds
+        by the hosts' clocks, None if nothing changed. If records overlap, after a crash of the
+        node, some writes count twice.
     """
 
     volume: Volume
@@ -46,75 +48,89 @@ class ChangedBlocks:
     writes: int
 
 
-class Union:
-    """Unites many sets. Of small ones the blocks are collected and sorted at once: a Roaring set is walked for each that is
-    added to it, and ten thousand small sets of a large volume share few neighbours."""
+class BlockUnion:
+    """Unites many sets of blocks.
+
+    The blocks of small sets are collected and sorted together. Adding a set to a Roaring set walks
+    the whole Roaring set, and ten thousand small sets of a large volume share few neighbours.
+    """
 
     def __init__(self) -> None:
         self._united = BitMap64()
-        self._pile: list[npt.NDArray[np.uint64]] = []
-        self._piled = 0
+        self._pending: list[npt.NDArray[np.uint64]] = []
+        self._pending_blocks = 0
 
     def add(self, blocks: BitMap64) -> None:
-        """Adds a set, which stays as it is."""
-        if len(blocks) > _SMALL_SET:
+        """Add a set. The set itself isn't changed."""
+        if len(blocks) > _SMALL_SET_BLOCKS:
             self._united |= blocks
         elif blocks:
-            self._pile.append(np.frombuffer(blocks.to_array(), np.uint64))
-            self._piled += len(blocks)
-            if self._piled > _PILE_AT_MOST:
-                self._settle()
+            self._pending.append(np.frombuffer(blocks.to_array(), np.uint64))
+            self._pending_blocks += len(blocks)
+            if self._pending_blocks > _MAX_PENDING_BLOCKS:
+                self._unite_pending()
 
     def result(self) -> BitMap64:
-        """The set of all."""
-        self._settle()
+        """Return the union of all sets added."""
+        self._unite_pending()
         return self._united
 
-    def _settle(self) -> None:
-        if not self._pile:
+    def _unite_pending(self) -> None:
+        if not self._pending:
             return
-        found = np.concatenate(self._pile)
-        found.sort()
-        first_of_its_kind = np.concatenate(([True], found[1:] != found[:-1]))
-        self._united |= BitMap64(array("Q", found[first_of_its_kind].tobytes()))
-        self._pile, self._piled = [], 0
+        blocks = np.concatenate(self._pending)
+        blocks.sort()
+        is_first = np.concatenate(([True], blocks[1:] != blocks[:-1]))
+        self._united |= BitMap64(array("Q", blocks[is_first].tobytes()))
+        self._pending, self._pending_blocks = [], 0
 
 
 @dataclass(slots=True)
-class Fold:
-    """Records and commands, united; `times` are the first and the last, empty before there is one.
+class ChangeFold:
+    """Unites records and commands of one volume.
 
-    written: what may have been written; zeroed: what was zeroed whole; touched: these and what was zeroed in part.
+    written: blocks that may have been written.
+    zeroed: blocks that a zero or discard covered whole.
+    touched: blocks of which a command wrote, zeroed or discarded a part.
+    times_us: the first and the last write; empty before there is one.
     """
 
     volume: Volume
-    touched: Union = field(default_factory=Union)
-    zeroed: Union = field(default_factory=Union)
-    written: Union = field(default_factory=Union)
+    touched: BlockUnion = field(default_factory=BlockUnion)
+    zeroed: BlockUnion = field(default_factory=BlockUnion)
+    written: BlockUnion = field(default_factory=BlockUnion)
     hosts: set[str] = field(default_factory=set)
-    times: list[int] = field(default_factory=list)
+    times_us: list[int] = field(default_factory=list)
     writes: int = 0
 
     def add_record(self, parts: Sequence[LogRecord]) -> None:
-        """All parts of a record that lies inside the range."""
-        one = len(parts) == 1
-        changed = parts[0].changed if one else union(part.changed for part in parts)
-        zero = parts[0].zeroed if one else union(part.zeroed for part in parts)
-        if self._only_zeroed(changed, zero, parts[0].bytes_written):
+        """Add a record that lies in the range: all its parts, with their bitmaps."""
+        is_single = len(parts) == 1
+        changed = parts[0].changed if is_single else union(part.changed for part in parts)
+        zero = parts[0].zeroed if is_single else union(part.zeroed for part in parts)
+        if self._is_only_zeroed(changed, zero, parts[0].bytes_written):
             self.zeroed.add(zero)
         else:
             self.written.add(changed)
-        self._note(parts[0].hosts, parts[0].first_at_us, parts[0].last_at_us, parts[0].writes)
+        self._note(
+            parts[0].hosts,
+            first_at_us=parts[0].first_at_us,
+            last_at_us=parts[0].last_at_us,
+            writes=parts[0].writes,
+        )
 
-    def _only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
-        """Each block was zeroed whole, and together the extents are no longer than the blocks: there was no other."""
+    def _is_only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
+        """Whether each block was zeroed whole, and no other extent touched it.
+
+        The extents together are then as long as the blocks.
+        """
         if not changed or changed != zero:
             return False
         _, last_bytes = self.volume.byte_range(first=changed.max(), count=1)
         return bytes_written == (len(changed) - 1) * self.volume.block_size + last_bytes
 
     def add_command(self, command: TrackingCommand, extents: ExtentColumns) -> None:
-        """One command, with its extents clipped to the volume."""
+        """Add one command. `extents` are its extents, clipped to the volume."""
         if not len(extents):
             return
         size = self.volume.block_size
@@ -127,29 +143,36 @@ class Fold:
             )
         else:
             self.written.add(touched(extents, size))
-        self._note((command.host,), command.first_at_us, command.last_at_us, len(extents))
+        self._note(
+            (command.host,),
+            first_at_us=command.first_at_us,
+            last_at_us=command.last_at_us,
+            writes=len(extents),
+        )
 
-    def _note(self, hosts: Iterable[str], first_at_us: int, last_at_us: int, writes: int) -> None:
+    def _note(
+        self, hosts: Iterable[str], *, first_at_us: int, last_at_us: int, writes: int
+    ) -> None:
         self.hosts.update(hosts)
-        self.times = [min([first_at_us, *self.times]), max([last_at_us, *self.times])]
+        self.times_us = [min([first_at_us, *self.times_us]), max([last_at_us, *self.times_us])]
         self.writes += writes
 
-    def result(self, since: int, until: int) -> ChangedBlocks:
-        """The answer for `(since, until]`."""
+    def result(self, *, since: int, until: int) -> ChangedBlocks:
+        """Return what changed in `(since, until]`, which is what was added."""
         written, zero = self.written.result(), self.zeroed.result()
         changed = self.touched.result() | written | zero
         for blocks in (changed, zero):
             if blocks and blocks.max() >= self.volume.blocks:  # the volume was larger once
                 blocks.remove_range(self.volume.blocks, blocks.max() + 1)
-        first, last = self.times or (None, None)
+        first_at_us, last_at_us = self.times_us or (None, None)
         return ChangedBlocks(
-            self.volume,
-            since,
-            until,
-            changed,
-            zero - written,
-            tuple(sorted(self.hosts)),
-            first,
-            last,
-            self.writes,
+            volume=self.volume,
+            since=since,
+            until=until,
+            changed=changed,
+            zeroed=zero - written,
+            hosts=tuple(sorted(self.hosts)),
+            first_write_at_us=first_at_us,
+            last_write_at_us=last_at_us,
+            writes=self.writes,
         )

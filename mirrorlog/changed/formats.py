@@ -1,4 +1,6 @@
-"""Changed blocks in the shapes that tools already read. Each is a stream of text pieces: memory doesn't grow with the runs.
+"""Changed blocks in formats that tools already read.
+
+A listing is a stream of text pieces: memory doesn't grow with its length.
 
 | format     | what it is like                                              | lists      |
 |------------|--------------------------------------------------------------|------------|
@@ -12,8 +14,8 @@
 | csv        | start,length,zero with a header                              | changed    |
 | ranges     | first-last byte, both inside (RFC 9110, 14.1.2)              | changed    |
 
-Bytes, clipped at the volume's end. A listing that is resumed begins with the byte asked for, in the middle of a run if need be.
-Those in JSON also come in pages.
+Numbers are bytes, clipped at the volume's end. A listing that is resumed begins with the byte asked
+for, even in the middle of a run. Listings in JSON also come in pages.
 """
 
 from __future__ import annotations
@@ -32,15 +34,18 @@ from mirrorlog.errors import BadUse
 from mirrorlog.units import format_size
 
 EBS_PAGE: Final = 10_000
-"""Blocks on a page of ListChangedBlocks: the most that EBS gives (MaxResults)."""
+"""The blocks on a page of ListChangedBlocks: as many as EBS returns (MaxResults)."""
 _GIB: Final = 1 << 30
-Entry: TypeAlias = Mapping[str, Any]
+ListingEntry: TypeAlias = Mapping[str, Any]
 """One object of a listing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """`length` bytes from `start` on, all alike. zero: changed, and known to read as zeros."""
+class ByteRun:
+    """`length` bytes from `start` on that are alike.
+
+    dirty: they may have changed. zero: they changed, and are known to read as zeros.
+    """
 
     start: int
     length: int
@@ -49,15 +54,18 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A piece of a listing. next: the byte that the rest of it begins with; None where there is no rest."""
+class ListingPage:
+    """A page of a listing. next: the byte with which the next page begins; None on the last."""
 
-    listing: Sequence[Entry] | Entry
+    listing: Sequence[ListingEntry] | ListingEntry
     next: int | None
 
 
 def render(answer: ChangedBlocks, name: str, offset: int = 0) -> Iterator[str]:
-    """The answer in the format `name`, from byte `offset` on; BadUse for an unknown format and an offset outside."""
+    """Yield the answer in the format `name`, in pieces, from byte `offset` on.
+
+    Raise BadUse for an unknown format or an offset outside the volume.
+    """
     check_format(name, FORMATS)
     _check_offset(answer, offset)
     if name in _LISTS:
@@ -65,22 +73,24 @@ def render(answer: ChangedBlocks, name: str, offset: int = 0) -> Iterator[str]:
     return _TEXTS[name](answer, offset)
 
 
-def page(answer: ChangedBlocks, name: str, offset: int, most: int) -> Page:
-    """At most `most` entries of the listing in the format `name`, from byte `offset` on; BadUse as `render`.
+def list_page(answer: ChangedBlocks, name: str, offset: int, max_entries: int) -> ListingPage:
+    """Return at most `max_entries` entries of a JSON format, from byte `offset` on.
 
-    A page ends where an entry does: all pages together are the listing.
+    A page ends where an entry does: all pages together are the listing. Raise BadUse as render().
     """
     check_format(name, JSON_FORMATS)
     _check_offset(answer, offset)
     if name == "ebs":
-        return _ebs_page(answer, offset, most)
-    entries = list(islice(_LISTS[name](answer, offset), most + 1))
-    rest = entries.pop() if len(entries) > most else None
-    return Page(entries, None if rest is None else rest["start" if "start" in rest else "offset"])
+        return _ebs_page(answer, offset, max_entries)
+    entries = list(islice(_LISTS[name](answer, offset), max_entries + 1))
+    rest = entries.pop() if len(entries) > max_entries else None
+    return ListingPage(
+        entries, None if rest is None else rest["start" if "start" in rest else "offset"]
+    )
 
 
 def check_format(name: str, known: Sequence[str]) -> None:
-    """BadUse where `name` is none of the formats `known`."""
+    """Raise BadUse unless `name` is one of the formats `known`."""
     if name not in known:
         raise BadUse(f"there is no format '{name[:40]}'", next=f"Use one of {', '.join(known)}.")
 
@@ -94,8 +104,8 @@ def _check_offset(answer: ChangedBlocks, offset: int) -> None:
         )
 
 
-def changed_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretch]:
-    """The changed runs from byte `offset` on, ascending; neighbours differ in `zero`."""
+def changed_runs(answer: ChangedBlocks, offset: int = 0) -> Iterator[ByteRun]:
+    """Yield the changed runs from byte `offset` on, ascending. Neighbours differ in `zero`."""
     volume = answer.volume
     first_block = offset // volume.block_size
     dirty = (
@@ -107,19 +117,19 @@ def changed_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretc
         start, length = volume.byte_range(first=first, count=count)
         cut = max(offset - start, 0)
         if length > cut:
-            yield Stretch(start + cut, length - cut, True, is_zero)
+            yield ByteRun(start + cut, length - cut, True, is_zero)
 
 
-def all_stretches(answer: ChangedBlocks, offset: int = 0) -> Iterator[Stretch]:
-    """The whole volume from byte `offset` on, without a gap."""
+def all_runs(answer: ChangedBlocks, offset: int = 0) -> Iterator[ByteRun]:
+    """Yield runs that cover the volume from byte `offset` on without a gap, ascending."""
     reached = offset
-    for stretch in changed_stretches(answer, offset):
-        if stretch.start > reached:
-            yield Stretch(reached, stretch.start - reached, False, False)
-        yield stretch
-        reached = stretch.start + stretch.length
+    for run in changed_runs(answer, offset):
+        if run.start > reached:
+            yield ByteRun(reached, run.start - reached, False, False)
+        yield run
+        reached = run.start + run.length
     if reached < answer.volume.size_bytes:
-        yield Stretch(reached, answer.volume.size_bytes - reached, False, False)
+        yield ByteRun(reached, answer.volume.size_bytes - reached, False, False)
 
 
 def _from(blocks: BitMap64, first: int) -> BitMap64:
@@ -131,7 +141,7 @@ def _from(blocks: BitMap64, first: int) -> BitMap64:
 
 
 def _list(entries: Iterator[str]) -> Iterator[str]:
-    """A JSON array, an entry a line."""
+    """A JSON array with one entry on a line."""
     before = "[\n"
     for entry in entries:
         yield before + entry
@@ -139,55 +149,55 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def _json(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
-    """A changed run says who may have written it, and when: what is known of the whole range, not of the run alone."""
-    who: Entry = {
+def _json(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
+    """Entries with the hosts and times of the whole range: those of one run aren't known."""
+    changed: ListingEntry = {
         "hosts": list(answer.hosts),
         "first_write_at": _time(answer.first_write_at_us),
         "last_write_at": _time(answer.last_write_at_us),
     }
-    for_none: Entry = {"hosts": [], "first_write_at": None, "last_write_at": None}
-    for each in all_stretches(answer, offset):
+    unchanged: ListingEntry = {"hosts": [], "first_write_at": None, "last_write_at": None}
+    for run in all_runs(answer, offset):
         fields = {
-            "start": each.start,
-            "length": each.length,
-            "dirty": each.dirty,
-            "zero": each.zero,
+            "start": run.start,
+            "length": run.length,
+            "dirty": run.dirty,
+            "zero": run.zero,
         }
-        yield {**fields, **(who if each.dirty else for_none)}
+        yield {**fields, **(changed if run.dirty else unchanged)}
 
 
 def _time(at_us: int | None) -> str | None:
     return None if at_us is None else format_time(at_us)
 
 
-def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
-    """As an overlay that holds what changed: what didn't isn't present, neither as data nor as zeros."""
-    for each in all_stretches(answer, offset):
+def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
+    """Like an overlay that holds the changed runs. The others aren't present."""
+    for run in all_runs(answer, offset):
         yield {
-            "start": each.start,
-            "length": each.length,
+            "start": run.start,
+            "length": run.length,
             "depth": 0,
-            "present": each.dirty,
-            "zero": each.zero,
-            "data": each.dirty and not each.zero,
-            "offset": each.start,
+            "present": run.dirty,
+            "zero": run.zero,
+            "data": run.dirty and not run.zero,
+            "offset": run.start,
         }
 
 
-def _nbdinfo(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
-    """A dirty bitmap's map knows clean and dirty: dirty zeros are dirty."""
+def _nbdinfo(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
+    """Clean and dirty runs: the map of a dirty bitmap doesn't tell zeros."""
     start, length, dirty = offset, 0, False
-    for each in all_stretches(answer, offset):
-        if each.dirty != dirty and length:
+    for run in all_runs(answer, offset):
+        if run.dirty != dirty and length:
             yield _nbd_entry(start, length, dirty)
-            start, length = each.start, 0
-        length, dirty = length + each.length, each.dirty
+            start, length = run.start, 0
+        length, dirty = length + run.length, run.dirty
     if length:
         yield _nbd_entry(start, length, dirty)
 
 
-def _nbd_entry(start: int, length: int, dirty: bool) -> Entry:
+def _nbd_entry(start: int, length: int, dirty: bool) -> ListingEntry:
     return {
         "offset": start,
         "length": length,
@@ -196,12 +206,12 @@ def _nbd_entry(start: int, length: int, dirty: bool) -> Entry:
     }
 
 
-def _rbd(answer: ChangedBlocks, offset: int) -> Iterator[Entry]:
-    for each in changed_stretches(answer, offset):
+def _rbd(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
+    for run in changed_runs(answer, offset):
         yield {
-            "offset": each.start,
-            "length": each.length,
-            "exists": "false" if each.zero else "true",
+            "offset": run.start,
+            "length": run.length,
+            "exists": "false" if run.zero else "true",
         }
 
 
@@ -209,36 +219,37 @@ def _ebs(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     yield json.dumps(_ebs_page(answer, offset, EBS_PAGE).listing) + "\n"
 
 
-def _ebs_page(answer: ChangedBlocks, offset: int, most: int) -> Page:
-    """One page. NextToken is the byte offset of the next one, as text; null on the last. VolumeSize in GiB, rounded up."""
+def _ebs_page(answer: ChangedBlocks, offset: int, max_entries: int) -> ListingPage:
+    """One page of ListChangedBlocks.
+
+    NextToken is the byte offset of the next page, as text; null on the last. VolumeSize is in GiB,
+    rounded up.
+    """
     volume = answer.volume
     indexes = _from(answer.changed, offset // volume.block_size)
-    found = list(islice(iter(indexes), most + 1))
-    rest = found.pop() * volume.block_size if len(found) > most else None
+    blocks = list(islice(iter(indexes), max_entries + 1))
+    rest = blocks.pop() * volume.block_size if len(blocks) > max_entries else None
     fields = {
         "BlockSize": volume.block_size,
         "VolumeSize": -(-volume.size_bytes // _GIB),
         "NextToken": None if rest is None else str(rest),
-        "ChangedBlocks": [{"BlockIndex": index} for index in found],
+        "ChangedBlocks": [{"BlockIndex": index} for index in blocks],
     }
-    return Page(fields, rest)
+    return ListingPage(fields, rest)
 
 
 def _extentlist(answer: ChangedBlocks, offset: int) -> Iterator[str]:
-    return (f"{each.start} {each.length}\n" for each in changed_stretches(answer, offset))
+    return (f"{run.start} {run.length}\n" for run in changed_runs(answer, offset))
 
 
 def _csv(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     yield "start,length,zero\n"
-    for each in changed_stretches(answer, offset):
-        yield f"{each.start},{each.length},{str(each.zero).lower()}\n"
+    for run in changed_runs(answer, offset):
+        yield f"{run.start},{run.length},{str(run.zero).lower()}\n"
 
 
 def _ranges(answer: ChangedBlocks, offset: int) -> Iterator[str]:
-    return (
-        f"{each.start}-{each.start + each.length - 1}\n"
-        for each in changed_stretches(answer, offset)
-    )
+    return (f"{run.start}-{run.start + run.length - 1}\n" for run in changed_runs(answer, offset))
 
 
 def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
@@ -250,11 +261,11 @@ def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
         first, last = _time(answer.first_write_at_us), _time(answer.last_write_at_us)
         yield f"{answer.writes} writes by {', '.join(answer.hosts)}, the first {first}, the last {last}\n"
         yield f"{'START':>20} {'LENGTH':>20}\n"
-    for each in changed_stretches(answer, offset):
-        yield f"{each.start:>20} {each.length:>20}{'  zero' if each.zero else ''}\n"
+    for run in changed_runs(answer, offset):
+        yield f"{run.start:>20} {run.length:>20}{'  zero' if run.zero else ''}\n"
 
 
-_LISTS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[Entry]]]] = {
+_LISTS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[ListingEntry]]]] = {
     "json": _json,
     "qemu-map": _qemu_map,
     "nbdinfo": _nbdinfo,

@@ -1,4 +1,4 @@
-"""What the node's HTTP and those who ask it agree on: paths, headers, and which error is which status."""
+"""What the node's HTTP service and its clients agree on: headers, and the status of each error."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mirrorlog.errors import (
 
 SINCE_HEADER: Final = "Mirrorlog-Since"
 UNTIL_HEADER: Final = "Mirrorlog-Until"
-"""The positions that the question came to: a stream's; a page has them in its body."""
+"""The positions that the question's points stand for. A page has them in its body instead."""
 FORWARDED_HEADER: Final = "Mirrorlog-Forwarded"
-"""A worker passed the request on: the one that gets it answers by itself or not at all."""
+"""A worker passed the request on. The worker that gets it answers itself, or not at all."""
 
 
 def status_of(error: MirrorlogError) -> int:
-    """The HTTP status that tells of `error`."""
+    """Return the HTTP status that stands for `error`."""
     match error:
         case UnknownVolume():
             return 404
         case NotAllowed():
             return 401
         case BadInput():
-            return 500  # what is damaged is mirrorlog's own: a request is never a BadInput
+            return 500  # mirrorlog's own data is damaged: no request causes a BadInput
         case BadUse():
             return 400
         case OutOfRetention():
@@ -44,18 +44,22 @@ def status_of(error: MirrorlogError) -> int:
 
 
 def error_of(status: int, body: bytes, where: str) -> MirrorlogError:
-    """The error that a response tells of: the same class, and so the same exit code, as where it happened."""
+    """Return the error that a response holds.
+
+    It has the class that it had in the node, and so the same exit code. NodeUnavailable if the
+    response isn't mirrorlog's.
+    """
     try:
-        told: dict[str, Any] = json.loads(body)
-        what, place, advice = (str(told[name]) for name in ("what", "where", "next"))
+        fields: dict[str, Any] = json.loads(body)
+        what, error_where, advice = (str(fields[name]) for name in ("what", "where", "next"))
     except (ValueError, TypeError, KeyError):
         return NodeUnavailable(
             f"the answer is HTTP status {status}, and not mirrorlog's",
             where=where,
             next="Check the node's address.",
         )
-    code = str(told.get("code"))
+    code = str(fields.get("code"))
     kind = getattr(errors, code, None)
     if not (isinstance(kind, type) and issubclass(kind, MirrorlogError)):
         kind = BadUse if 400 <= status < 500 else MirrorlogError
-    return kind(what, where=place, next=advice)
+    return kind(what, where=error_where, next=advice)

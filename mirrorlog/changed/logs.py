@@ -1,8 +1,12 @@
-"""The log of one volume, complete through a position: the port that a question reads, and the adapter that reads the topic."""
+"""The log of one volume, complete through a position.
+
+LogView and VolumeLogSource are what a question reads; TopicLogSource reads the changelog topic.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Protocol
 
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -16,31 +20,34 @@ from mirrorlog.tracking_log.records import LogRecord
 
 
 class LogView(Protocol):
-    """A volume's log as all of it was at one moment, however the log is rolled up meanwhile."""
+    """The whole log of a volume at one moment, even if the log is rolled up meanwhile."""
 
     @property
     def log(self) -> VolumeLog:
-        """Every record above the volume's origin, and the head. The records may come without their bitmaps."""
+        """All records above the volume's origin, maybe without their bitmaps, and the head."""
 
     @property
     def complete_through(self) -> int:
-        """Up to which position the partition's log was complete at that moment."""
+        """The position through which the partition's log was complete at that moment."""
 
     def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """The parts of one record of `log`, with their bitmaps."""
+        """Return the parts of one record of `log`, with their bitmaps."""
 
     def close(self) -> None:
-        """Lets go of what holds the view still; `log` stays."""
+        """Release what the view holds, except for `log`."""
 
 
-class VolumeLogs(Protocol):
-    """Where the logs of volumes are read."""
+class VolumeLogSource(Protocol):
+    """Where a question reads the logs of volumes."""
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
-        """The volume's log once it is complete through position `needed`; KafkaFailed where it isn't by `patience_s`."""
+        """Return the volume's log once it is complete through position `needed`.
+
+        Raise KafkaFailed if it isn't complete within `patience_s`.
+        """
 
 
-class TopicLogs:
+class TopicLogSource:
     """Reads the changelog topic: the volume's partition of it, from the oldest record on."""
 
     def __init__(
@@ -49,29 +56,29 @@ class TopicLogs:
         self._open_reader, self._admin, self._topic, self._clock = open_reader, admin, topic, clock
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
-        """Reads until all that was there is read and the log is complete through `needed`."""
+        """Read until all that was there is read and the log is complete through `needed`.
+
+        Raise KafkaFailed if that takes longer than `patience_s`.
+        """
 
         def is_wanted(record: LogRecord) -> bool:
             return record.volume == volume.volume and record.through > volume.origin_position
 
         until_s = self._clock.monotonic_s() + patience_s
-        reader = self._open_reader()
-        try:
+        with closing(self._open_reader()) as reader:
             log = LogReader(reader, self._admin, self._topic, [volume.partition], drops=True)
             while True:
                 log.poll(0.2, is_wanted)
-                mark = log.watermarks.get(volume.partition)
-                complete_through = mark.through if mark else BEFORE_FIRST
+                watermark = log.watermarks.get(volume.partition)
+                complete_through = watermark.through if watermark else BEFORE_FIRST
                 if log.caught_up() and max(complete_through, volume.origin_position) >= needed:
-                    return _Held(log.logs[volume.volume], complete_through)
+                    return _LoadedLog(log.logs[volume.volume], complete_through)
                 if self._clock.monotonic_s() > until_s:
                     raise incomplete(volume, needed, complete_through, patience_s)
-        finally:
-            reader.close()
 
 
-class _Held:
-    """All of it in memory."""
+class _LoadedLog:
+    """A LogView that holds all records in memory, with their bitmaps."""
 
     def __init__(self, log: VolumeLog, complete_through: int) -> None:
         self.log, self.complete_through = log, complete_through
@@ -86,9 +93,10 @@ class _Held:
 def incomplete(
     volume: Volume, needed: int, complete_through: int, patience_s: float
 ) -> KafkaFailed:
-    """The error for a log that didn't get there in time."""
+    """Return the error for a log that isn't complete in time."""
     return KafkaFailed(
         f"the log isn't complete through position {needed} after {patience_s:g} s",
-        where=f"volume {volume.volume}, partition {volume.partition}, complete through {complete_through}",
-        next="Is the node running?",
+        where=f"volume {volume.volume}, partition {volume.partition}, "
+        f"complete through {complete_through}",
+        next="Check that the node runs.",
     )

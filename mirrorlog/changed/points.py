@@ -1,11 +1,12 @@
-"""Points in a volume's history as people and programs write them.
+"""Points in a volume's history, as people and programs write them.
 
-2h ago · 30min ago          a time, that long before now
-2026-11-22T18:30:00Z        a time, ISO 8601 (RFC 3339; a date alone is its midnight); without a zone it is UTC
-@1234 · 1234                a log position: what came through it lies before the point
+2h ago, 30min ago           a time, that long before now
+2026-11-22T18:30:00Z        a time, ISO 8601 (RFC 3339); UTC unless it names a zone; a date alone is
+                            its midnight
+@1234, 1234                 a log position: the commands through it lie before the point
 barrier:NAME                the newest BARRIER command of that name
 site:NAME                   what the site has applied
-origin · now                where the log of the volume begins, and its end
+origin, now                 where the log of the volume begins, and its end
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from mirrorlog.units import parse_duration_s
 _POSITION: Final = re.compile(r"@?([0-9]{1,19}|-1)")
 _AGO: Final = re.compile(r"(.*\S)\s+ago")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_WAYS: Final = (
+_HOW_TO_WRITE: Final = (
     "Write 2026-11-22T18:30:00Z, '2h ago', @1234, barrier:NAME, site:NAME, origin or now."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AtTime:
-    """A time, in microseconds since 1970, UTC."""
+    """A time. at_us: microseconds since 1970, UTC."""
 
     at_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class AtPosition:
-    """A log position of the volume's partition; -1 is before the first."""
+    """A log position of the volume's partition; -1 is the one before the first."""
 
     position: int
 
@@ -56,23 +57,26 @@ class AtSite:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class AtOrigin:
     """Where the log of the volume begins."""
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
-    """The end of the commands when the question is asked."""
+class AtEnd:
+    """The end of the commands at the time of the question."""
 
 
-Point: TypeAlias = AtTime | AtPosition | AtBarrier | AtSite | Origin | Now
+Point: TypeAlias = AtTime | AtPosition | AtBarrier | AtSite | AtOrigin | AtEnd
 
 
 def parse_point(text: str, now_us: int) -> Point:
-    """The point that `text` names; BadUse where it names none. `now_us`: what "ago" counts from."""
+    """Return the point that `text` names. Raise BadUse if it names none.
+
+    now_us: the time from which "ago" counts back.
+    """
     words = text.strip()
     if words in ("origin", "now"):
-        return Origin() if words == "origin" else Now()
+        return AtOrigin() if words == "origin" else AtEnd()
     kind, colon, name = words.partition(":")
     if colon and kind in ("barrier", "site"):
         if not name:
@@ -94,16 +98,20 @@ def _checked(position: int, text: str) -> int:
 
 def _time_us(text: str) -> int:
     try:
-        found = datetime.fromisoformat(text.upper())
+        time = datetime.fromisoformat(text.upper())
     except ValueError as error:
-        raise BadUse(f"'{text[:60]}' is no point in a volume's history", next=_WAYS) from error
-    return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
-        microseconds=1
-    )
+        raise BadUse(
+            f"'{text[:60]}' is no point in a volume's history", next=_HOW_TO_WRITE
+        ) from error
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def format_time(at_us: int) -> str | None:
-    """RFC 3339, UTC, with microseconds; None for what a host's clock says and no calendar has."""
+    """Return the time by RFC 3339, in UTC, with microseconds.
+
+    Return None for a time that a host's clock may show and no calendar has.
+    """
     try:
         return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     except OverflowError:

@@ -1,4 +1,4 @@
-"""`changed` asked of a node over HTTP: the same listing, the same errors."""
+"""Ask a node over HTTP what changed: the same listing and the same errors as from Kafka."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from mirrorlog.changed.http import error_of
 from mirrorlog.errors import BadUse, NodeUnavailable
 
 _CHUNK_BYTES: Final = 1 << 16
-_SILENCE_S: Final = 120.0
-_ERROR_AT_MOST: Final = 1 << 16
+_TIMEOUT_S: Final = 120.0
+_MAX_ERROR_BYTES: Final = 1 << 16
 
 
 def remote_listing(
     node: str, token: str, volume: str, parameters: Mapping[str, str], patience_s: float
 ) -> Iterator[str]:
-    """The pieces of the listing as the node at address `node` streams them; nothing is asked before the first is taken.
+    """Yield the pieces of the listing as the node at address `node` streams them.
 
-    Where the node can't answer now it is asked again, until `patience_s` have passed. The node's errors are raised as it
-    told them; NodeUnavailable where it doesn't answer, or breaks off.
+    Nothing is sent before the first piece is taken. If the node can't answer now, it is asked again
+    until `patience_s` have passed. Raise the node's errors by their classes; NodeUnavailable if it
+    doesn't answer or breaks off.
     """
     if urlsplit(node).scheme not in ("http", "https") or not urlsplit(node).hostname:
         raise BadUse(
@@ -56,11 +57,11 @@ def remote_listing(
 def _open(request: Request, node: str) -> http.client.HTTPResponse:
     try:
         response: http.client.HTTPResponse = build_opener(ProxyHandler({})).open(
-            request, timeout=_SILENCE_S
+            request, timeout=_TIMEOUT_S
         )
     except HTTPError as error:
         with error:
-            raise error_of(error.code, error.read(_ERROR_AT_MOST), node) from None
+            raise error_of(error.code, error.read(_MAX_ERROR_BYTES), node) from None
     except (URLError, OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise NodeUnavailable(

@@ -13,7 +13,8 @@ from aiohttp import web
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
 from mirrorlog.changed.http import FORWARDED_HEADER
-from mirrorlog.changed.query import QueryPorts, changed_blocks
+from mirrorlog.changed.query import changed_blocks
+from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import NodeUnavailable
 from mirrorlog.ports.clock import Clock
@@ -38,7 +39,7 @@ from mirrorlog.streams.web.responses import (
     stream_listing,
     volume_entry,
 )
-from mirrorlog.streams.web.table_logs import TableLogs
+from mirrorlog.streams.web.table_logs import TableLogSource
 from mirrorlog.topics import Topics
 
 _CACHED_RESULTS: Final = 4
@@ -170,7 +171,7 @@ class RequestHandlers:
             check_owned()
 
         parts = self._parts
-        logs = TableLogs(parts.open_view, parts.clock, checkpoint, slot.pause)
+        logs = TableLogSource(parts.open_view, parts.clock, checkpoint, slot.pause)
         with parts.client_pool.borrow() as clients:
             ports = QueryPorts(
                 clients.open_reader,

@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.formats import JSON_FORMATS, page
+from mirrorlog.changed.formats import JSON_FORMATS, list_page
 from mirrorlog.changed.http import SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.changed.points import format_time
 from mirrorlog.domain.volumes import Volume
@@ -67,7 +67,7 @@ def volume_entry(volume: Volume, worker: str | None) -> Mapping[str, Any]:
 
 def changed_page(blocks: ChangedBlocks, query: ChangedQuery) -> tuple[int | None, bytes]:
     """Return (the byte that the next page begins with, None on the last; the encoded page)."""
-    listing_page = page(blocks, query.format, query.offset, query.limit)
+    listing_page = list_page(blocks, query.format, query.offset, query.limit)
     listing = {
         "format": query.format,
         "offset": query.offset,

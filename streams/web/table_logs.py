@@ -24,8 +24,8 @@ log = logging.getLogger("mirrorlog.node")
 _RETRY_S: Final = 0.05
 
 
-class TableLogs:
-    """Reads logs for a question (the port mirrorlog.changed.logs.VolumeLogs).
+class TableLogSource:
+    """Reads logs for a question (the port mirrorlog.changed.logs.VolumeLogSource).
 
     open_view:  opens a view of a partition's table, from any thread.
     checkpoint: called between two steps of little work. It may rest, or raise to give the question

@@ -20,7 +20,7 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.faust_worker.http_service import open_table_view
 from mirrorlog.streams.table.local_store import Row, TableView
-from mirrorlog.streams.web.table_logs import TableLogs
+from mirrorlog.streams.web.table_logs import TableLogSource
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
 
@@ -74,8 +74,8 @@ def rows(*texts: str, head: int, watermark: int, blocks: str = "1") -> list[Row]
     ]
 
 
-def logs(table: Any, checkpoint: Callable[[], None] = lambda: None) -> TableLogs:
-    return TableLogs(lambda _: table.view(), SystemClock(), checkpoint, lambda _: None)
+def logs(table: Any, checkpoint: Callable[[], None] = lambda: None) -> TableLogSource:
+    return TableLogSource(lambda _: table.view(), SystemClock(), checkpoint, lambda _: None)
 
 
 def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -> None:

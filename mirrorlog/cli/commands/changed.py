@@ -12,10 +12,11 @@ import typer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, render
-from mirrorlog.changed.logs import TopicLogs
+from mirrorlog.changed.logs import TopicLogSource
 from mirrorlog.changed.points import parse_point
-from mirrorlog.changed.query import QueryPorts, changed_blocks
+from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.remote import remote_listing
+from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
@@ -94,7 +95,7 @@ def query_kafka(
     def open_reader() -> TopicReader:
         return KafkaReader(client, patience_s)
 
-    logs = TopicLogs(open_reader, admin, topics.changelog, clock)
+    logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
     ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
     try:
         return changed_blocks(volume, after, through, ports, patience_s)

@@ -6,11 +6,11 @@ import pytest
 
 from mirrorlog.changed.points import (
     AtBarrier,
+    AtEnd,
+    AtOrigin,
     AtPosition,
     AtSite,
     AtTime,
-    Now,
-    Origin,
     format_time,
     parse_point,
 )
@@ -20,8 +20,8 @@ NOW_US = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 
 # text | the point
 POINTS = """
-origin                           | Origin()
-now                              | Now()
+origin                           | AtOrigin()
+now                              | AtEnd()
 @1234                            | AtPosition(1234)
 1234                             | AtPosition(1234)
 -1                               | AtPosition(-1)
@@ -49,7 +49,7 @@ def test_points(case: str) -> None:
     text, expected = case.split(" | ")
     point = parse_point(text, NOW_US)
     assert point == eval(expected)
-    assert isinstance(point, AtTime | AtPosition | AtBarrier | AtSite | Origin | Now)
+    assert isinstance(point, AtTime | AtPosition | AtBarrier | AtSite | AtOrigin | AtEnd)
 
 
 NOT_POINTS = [

@@ -11,7 +11,7 @@ from import_cases import batches, listed_changes, source
 from logs import Log
 from notation import command, volume
 
-from mirrorlog.changed.points import Now, Origin
+from mirrorlog.changed.points import AtEnd, AtOrigin
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
@@ -58,7 +58,7 @@ def some(tmp_path: Path, most: int = 4) -> Iterator[ImportBatch]:
 def dirty(log: Log) -> set[int]:
     """What the log says."""
     log.flush(10_000)
-    return set(changed_blocks("v", Origin(), Now(), log.ports()).changed)
+    return set(changed_blocks("v", AtOrigin(), AtEnd(), log.ports()).changed)
 
 
 def test_an_import_is_a_session_from_its_opening_to_its_close(tmp_path: Path) -> None:

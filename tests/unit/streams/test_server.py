@@ -15,7 +15,7 @@ from logs import Log
 from notation import command, volume
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
-from mirrorlog.changed.points import Now, Origin, Point, parse_point
+from mirrorlog.changed.points import AtEnd, AtOrigin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.remote import remote_listing
 from mirrorlog.domain.volumes import Volume
@@ -222,7 +222,7 @@ def test_an_unknown_volume_has_one_status_and_one_code_however_it_is_asked(path:
                 entry["volume"] for entry in (await deletes_w.json("/v1/volumes"))["volumes"]
             ]
         with pytest.raises(UnknownVolume) as from_kafka:
-            changed_blocks("w", Origin(), Now(), without_w.ports(), 0)
+            changed_blocks("w", AtOrigin(), AtEnd(), without_w.ports(), 0)
         errors["the command line, from Kafka"] = from_kafka.value.as_message()
         assert {asked: error["code"] for asked, error in errors.items()} == dict.fromkeys(
             errors, "UnknownVolume"

@@ -9,7 +9,7 @@ from logs import Log
 from notation import OTHER_GENERATION, command, record, site_progress, volume
 
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.points import AtPosition, AtTime, Now, Origin, Point, parse_point
+from mirrorlog.changed.points import AtEnd, AtOrigin, AtPosition, AtTime, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
@@ -224,12 +224,12 @@ def test_blocks_behind_the_end_of_a_volume_that_shrank_arent_listed() -> None:
 
 def test_what_isnt_there_or_goes_backwards_is_bad_use() -> None:
     log = folded([at(n, n) for n in range(4)], "4")
-    backwards = [(AtPosition(2), AtPosition(1)), (Now(), Origin()), (AtTime(2), AtTime(1))]
+    backwards = [(AtPosition(2), AtPosition(1)), (AtEnd(), AtOrigin()), (AtTime(2), AtTime(1))]
     for since, until in backwards:
         with pytest.raises(BadUse, match="lies after"):
             ask(log, since, until)
     with pytest.raises(BadUse, match="no volume 'w'"):
-        changed_blocks("w", Origin(), Now(), log.ports(), 0)
+        changed_blocks("w", AtOrigin(), AtEnd(), log.ports(), 0)
 
 
 # records taken away (by flush) | since..until | blocks, or the position and second from which on the log can answer

@@ -1,0 +1,127 @@
+"""The log of one volume as a question uses it: what it covers without a hole, and from where on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from mirrorlog.changed.logs import LogView
+from mirrorlog.changed.points import format_time
+from mirrorlog.domain.commands import IMPORTED
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import OutOfRetention
+from mirrorlog.tracking_log.coverage import Hole
+from mirrorlog.tracking_log.records import LogRecord
+
+
+class ProvenLog:
+    """A volume's log in one view. A record is a sequence of its parts, which agree on its range.
+
+    watermark: the log is complete through it.
+    """
+
+    def __init__(self, volume: Volume, view: LogView) -> None:
+        self._volume, self._view = volume, view
+        self.watermark: Final = max(view.complete_through, volume.origin_position)
+
+    def records(self) -> list[tuple[LogRecord, ...]]:
+        """Return all complete records, by their positions. They may come without bitmaps."""
+        return list(self._view.log.complete_records())
+
+    def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Return the parts of a record, with their bitmaps."""
+        return self._view.parts(record)
+
+    def close(self) -> None:
+        """Release the view. Only parts() needs it."""
+        self._view.close()
+
+    def prove(self, *, after: int, through: int) -> None:
+        """Raise OutOfRetention unless the log covers `(after, through]` (invariant 5)."""
+        # A hole may begin in the range and end above it: only the whole log above `after` tells.
+        hole = self._hole(after)
+        if hole is not None and hole.after < through:
+            raise self.out_of_retention(
+                f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by "
+                "no record",
+                after,
+            )
+
+    def answers_from(self) -> int:
+        """Return the lowest position above which the log has no hole."""
+        position = self._volume.origin_position
+        while hole := self._hole(position):
+            position = hole.through
+        return position
+
+    def first_parts(self, after: int) -> list[LogRecord]:
+        """Return the first part of each record that adds something above `after`."""
+        covering = covering_records(self.records(), after=after, through=self.watermark)
+        return [record[0] for record in covering]
+
+    def out_of_retention(self, what: str, asked: object) -> OutOfRetention:
+        """Return the error for a question that reaches below the log."""
+        base = self.answers_from()
+        at_us = self._volume.created_at_us or None
+        if base > self._volume.origin_position:
+            dated = (record for record in self.first_parts(base) if not is_imported(record))
+            at_us = next((record.first_at_us for record in dated), None)
+        return out_of_retention(self._volume, what, asked, base=base, at_us=at_us)
+
+    def _hole(self, after: int) -> Hole | None:
+        """The first hole above `after`, up to the watermark.
+
+        The chain must also reach as far as the volume's head says.
+        """
+        if hole := self._view.log.hole(after=after, through=self.watermark):
+            return hole
+        head = self._view.log.head
+        if head is None or head.generation != self._volume.generation:
+            return None
+        reached = max([after, *(record[0].through for record in self.records())])
+        return Hole(reached, head.through) if reached < head.through <= self.watermark else None
+
+
+def out_of_retention(
+    volume: Volume, what: str, asked: object, *, base: int, at_us: int | None
+) -> OutOfRetention:
+    """Return the error that names the position, and the time, from which the log can answer."""
+    time = None if at_us is None else format_time(at_us)
+    return OutOfRetention(
+        what,
+        where=f"volume {volume.volume}, asked for {asked}",
+        next=f"The log can answer from position {base} on{f', {time}' if time else ''}: "
+        f"--since @{base}.",
+    )
+
+
+def is_imported(record: LogRecord) -> bool:
+    """Whether the record holds an import: its times don't tell when its commands came."""
+    return any(host.startswith(IMPORTED) for host in record.hosts)
+
+
+def covering_records(
+    records: Iterable[tuple[LogRecord, ...]], *, after: int, through: int
+) -> Iterator[tuple[LogRecord, ...]]:
+    """Yield the records that overlap `(after, through]`, in order.
+
+    A record whose range the ones before it cover is left out.
+    """
+    reached = after
+    for record in records:
+        if record[0].through > reached and record[0].after < through:
+            reached = record[0].through
+            yield record
+
+
+def uncovered_ranges(
+    records: Sequence[tuple[LogRecord, ...]], *, after: int, through: int
+) -> Iterator[tuple[int, int]]:
+    """Yield the (after, through) of the ranges between records that lie in `(after, through]`."""
+    reached = after
+    for record in records:
+        if record[0].after > reached:
+            yield reached, record[0].after
+        reached = record[0].through
+    if through > reached:
+        yield reached, through

@@ -1,0 +1,122 @@
+"""The commands of one volume, as a question reads them from the commands topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from mirrorlog.changed.logs import VolumeLogSource
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.extraction import command_extents, extract
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadInput
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.read_through import ReadPatience, read_range
+from mirrorlog.topics import Topics
+
+Event = TypeVar("Event")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPorts:
+    """What a question needs from outside.
+
+    open_reader: opens a reader; each range of commands is read by one of its own.
+    checkpoint: called between two steps of little work. It may rest, or raise to give the question
+        up.
+    """
+
+    open_reader: Callable[[], TopicReader]
+    admin: TopicAdmin
+    catalog: Catalog
+    topics: Topics
+    clock: Clock
+    logs: VolumeLogSource
+    checkpoint: Callable[[], None] = lambda: None
+
+
+class VolumeCommand(NamedTuple):
+    """One command. extents: those that the node takes of it, clipped to the volume."""
+
+    position: int
+    command: TrackingCommand
+    extents: ExtentColumns
+
+    @property
+    def touches_blocks(self) -> bool:
+        """Whether an extent of it has a byte."""
+        return bool(self.extents.lengths.any())
+
+
+class VolumeCommands:
+    """Reads the commands of one volume."""
+
+    def __init__(self, volume: Volume, ports: QueryPorts, patience_s: float) -> None:
+        self._volume, self._ports = volume, ports
+        self._topic, self._partition = ports.topics.commands, volume.partition
+        self._patience = ReadPatience(
+            ports.clock,
+            patience_s,
+            f"reading what changed on volume {volume.volume}",
+            before_poll=ports.checkpoint,
+            poll_s=0.2,
+        )
+
+    def last_position(self) -> int:
+        """Return the position of the partition's last command, or the origin if that is higher."""
+        end_position = self._ports.admin.end_position(self._topic, self._partition)
+        return max(end_position - 1, self._volume.origin_position)
+
+    def kept_after(self) -> int:
+        """Return the position above which commands are kept."""
+        return self._ports.admin.first_position(self._topic, self._partition) - 1
+
+    def is_kept(self, after: int) -> bool:
+        """Whether all commands above position `after` are kept."""
+        return self.kept_after() <= after
+
+    def read(self, *, after: int, through: int) -> Iterator[VolumeCommand]:
+        """Yield the volume's commands in `(after, through]`.
+
+        Messages that are no command are left out: the node refused them, and no record has them.
+        Raise KafkaFailed as read_through does.
+        """
+        for message in self._read(self._topic, self._partition, after=after, through=through):
+            command = _decoded(message, TrackingCommand)
+            if command is not None and command.volume == self._volume.volume:
+                volume = self._volume.as_of(message.position)
+                named = command_extents(command, volume, message.position)
+                yield VolumeCommand(
+                    message.position, command, extract(named.extents, volume).extents
+                )
+
+    def read_events(self, topic: str, kind: type[Event]) -> Iterator[Event]:
+        """Yield the events of `kind` in a topic with one partition, up to its end as of now."""
+        after = self._ports.admin.first_position(topic, 0) - 1
+        through = self._ports.admin.end_position(topic, 0) - 1
+        for message in self._read(topic, 0, after=after, through=through):
+            event = _decoded(message, kind)
+            if event is not None:
+                yield event
+
+    def _read(self, topic: str, partition: int, *, after: int, through: int) -> Iterator[Message]:
+        return read_range(
+            self._ports.open_reader,
+            topic,
+            partition,
+            self._patience,
+            start=after + 1,
+            end=through + 1,
+        )
+
+
+def _decoded(message: Message, kind: type[Event]) -> Event | None:
+    try:
+        return None if message.value is None else decode(message.value, kind)
+    except BadInput:
+        return None
