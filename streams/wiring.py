@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
@@ -83,27 +83,49 @@ def run_node(
     on_failure: called before an error ends the process.
 
     MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
-    can't be used, KafkaFailed, OutOfRetention. An error after that **ends the process** with the
+    can't be used, KafkaFailed, OutOfRetention. Nothing stays open then. An error after that **ends the process** with the
     exit code of the error, without any clean-up: a stop in good order would acknowledge commands
     that the log does not hold (invariant 2).
     """
+    with ExitStack() as opened:
+        settings, ports = _open_ports(settings, on_ready, on_failure, opened)
+        app = build_node(settings, ports)
+        opened.pop_all()  # the worker uses them until the process ends
+    with _bare_command_line():
+        from mirrorlog.streams.faust_worker.worker import run_worker
+    run_worker(app)
+
+
+def _open_ports(
+    settings: Settings, on_ready: OnReady, on_failure: OnFailure, opened: ExitStack
+) -> tuple[Settings, NodePorts]:
+    """Open what the node needs from outside, and check that it may start.
+
+    Return it, and the settings with the number of partitions that the commands topic really has.
+    `opened` closes everything.
+    """
     endpoint = _open_endpoint(settings)
+    if endpoint:
+        opened.callback(endpoint.socket.close)
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
+    opened.callback(admin.close)
     source = _source_topic(settings, admin)
     bounds = source.all_bounds()
     if first_commits := plan_first_commits(settings.topics.commands, bounds):
         source.commit(first_commits)
     with _bare_command_line():
         from mirrorlog.streams.faust_worker.kafka_options import unsupported_settings
-        from mirrorlog.streams.faust_worker.worker import run_worker
     for name in unsupported_settings(settings.kafka):
         log.warning(
             "the node's Kafka client doesn't know the setting %s: hosts and sites honour it, "
             "the node doesn't",
             name,
         )
+    catalog = _open_catalog(settings, admin)
+    opened.callback(catalog.close)
+    catalog.refresh()
     ports = NodePorts(
-        catalog=_read_catalog(settings, admin),
+        catalog=catalog,
         changelog=_changelog_source(settings, admin),
         source=source,
         open_reports=partial(_open_reports, settings, admin),
@@ -112,7 +134,7 @@ def run_node(
         on_ready=partial(on_ready, endpoint.url if endpoint else None),
         endpoint=endpoint,
     )
-    run_worker(build_node(settings.model_copy(update={"partitions": len(bounds)}), ports))
+    return settings.model_copy(update={"partitions": len(bounds)}), ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +263,9 @@ def _source_topic(settings: Settings, admin: KafkaAdmin) -> SourceTopic:
     )
 
 
-def _read_catalog(settings: Settings, admin: KafkaAdmin) -> Catalog:
+def _open_catalog(settings: Settings, admin: KafkaAdmin) -> Catalog:
     reader = KafkaReader(settings.kafka_client())
-    catalog = Catalog(reader, admin, settings.topics, SystemClock(), settings.patience_s)
-    catalog.refresh()
-    return catalog
+    return Catalog(reader, admin, settings.topics, SystemClock(), settings.patience_s)
 
 
 def _changelog_source(settings: Settings, admin: KafkaAdmin) -> ChangelogSource:

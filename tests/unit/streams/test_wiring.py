@@ -1,9 +1,19 @@
-"""The Python call that runs a node can be imported without what only a running node needs."""
+"""The Python call that runs a node: what importing it loads, and what an early error leaves."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.settings import Settings
+from mirrorlog.streams import run_node
+
+NO_BROKER = "127.0.0.1:1"
 
 # what is imported | modules that it must not load
 IMPORTS = """
@@ -29,3 +39,16 @@ def test_a_name_that_the_package_does_not_export_is_an_attribute_error() -> None
 
     assert not hasattr(mirrorlog.streams, "run_nodes")
     assert mirrorlog.streams.__all__ == ["run_node"]
+
+
+def test_a_node_that_cannot_start_raises_and_leaves_its_address_free(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    settings = Settings(
+        state_dir=tmp_path, bootstrap_servers=NO_BROKER, node_http=address, patience_s=1
+    )
+    errors = []  # holds the frames of the first call: no garbage collector closes its socket
+    for _ in range(2):
+        with pytest.raises(KafkaFailed) as error:
+            run_node(settings)
+        errors.append(error)
