@@ -145,7 +145,10 @@ def _read(
     partition: int, volumes: list[Volume], ports: SessionPorts, topics: Topics, clock: Clock
 ) -> _Known:
     known = _Known(
-        {each.volume: VolumeHead(each.volume, each.generation, BEFORE_FIRST) for each in volumes}
+        {
+            each.volume: VolumeHead(each.volume, each.generation, through=BEFORE_FIRST)
+            for each in volumes
+        }
     )
     names = {head_key(each.volume): each.volume for each in volumes}
     ends = {

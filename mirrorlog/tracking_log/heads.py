@@ -7,7 +7,7 @@ duplicates change nothing (invariant 3).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -30,6 +30,7 @@ class SessionHead:
 
     session: str
     host: str
+    _: KW_ONLY
     opened_position: int = BEFORE_FIRST
     last_position: int = BEFORE_FIRST
     closed_position: int = BEFORE_FIRST
@@ -101,6 +102,7 @@ class VolumeHead:
 
     volume: str
     generation: str
+    _: KW_ONLY
     through: int
     sessions: tuple[SessionHead, ...] = ()
     described_position: int = BEFORE_FIRST

@@ -6,7 +6,7 @@ Every key begins with a version byte and a byte for the kind of the entry.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeAlias
 
 from mirrorlog.tracking_log.heads import PositionTime, SessionBeat, VolumeHead, Watermark
@@ -40,6 +40,7 @@ class RecordKey:
     """The fields in the key of a record, or of one part of it."""
 
     volume: str
+    _: KW_ONLY
     tier: int
     after: int
     through: int
@@ -76,7 +77,13 @@ def first_key_after(volume: str, *, tier: int, position: int) -> bytes:
 def read_record_key(key: bytes) -> RecordKey:
     """Return the fields of a record's key. Pass only keys that record_key made."""
     tier, start, through, part = _RECORD_TAIL.unpack(key[-_RECORD_TAIL.size :])
-    return RecordKey(key[2 : -_RECORD_TAIL.size - 1].decode(), tier, start - 1, through, part)
+    return RecordKey(
+        key[2 : -_RECORD_TAIL.size - 1].decode(),
+        tier=tier,
+        after=start - 1,
+        through=through,
+        part=part,
+    )
 
 
 def head_key(volume: str) -> bytes:

@@ -56,7 +56,7 @@ class StoredRecord:
     def keys(self, volume: str) -> list[RecordKey]:
         """Return the keys of its parts."""
         return [
-            RecordKey(volume, self.tier, self.after, self.through, number)
+            RecordKey(volume, tier=self.tier, after=self.after, through=self.through, part=number)
             for number in self.part_numbers
         ]
 

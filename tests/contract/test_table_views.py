@@ -69,7 +69,7 @@ def rows(*texts: str, head: int, watermark: int, blocks: str = "1") -> list[Row]
     records = [record(text, blocks) for text in texts]
     return [
         *((record_key(log_record), encode(log_record)) for log_record in records),
-        (head_key("v"), encode(VolumeHead("v", volume().generation, head))),
+        (head_key("v"), encode(VolumeHead("v", volume().generation, through=head))),
         (watermark_key(0), encode(Watermark(partition=0, through=watermark, at_us=0))),
     ]
 

@@ -353,7 +353,7 @@ class World:
         self.away_until_s = dict.fromkeys(SITES, 0.0)
         self.reports = Reports()
         self.commands: list[TrackingCommand] = []
-        self.heads = [VolumeHead("v", "g", -1)]
+        self.heads = [VolumeHead("v", "g", through=-1)]
         self.beats: list[dict[str, int]] = [{}]
         self.sites = [Site(self, name) for name in SITES]
         self.history: list[list[list[bytes]]] = [[read(self.primary)]]
@@ -489,7 +489,7 @@ class World:
                 fork.site for fork in command.forks if ForkOutcome.OPEN in fork.outcomes
             )
             session = session_head(command, position, open_forks)
-            head = head.merged(VolumeHead("v", "g", position, (session,)))
+            head = head.merged(VolumeHead("v", "g", through=position, sessions=(session,)))
         else:
             beats.pop(command.session, None)
             if not closed:

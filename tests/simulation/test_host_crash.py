@@ -400,7 +400,10 @@ class World:
                 self.beats[command.session] = acknowledged
             return
         head = VolumeHead(
-            command.volume, command.generation, position, (session_head(command, position),)
+            command.volume,
+            command.generation,
+            through=position,
+            sessions=(session_head(command, position),),
         )
         known = self.heads.get(command.volume)
         self.heads[command.volume] = head if known is None else known.merged(head)

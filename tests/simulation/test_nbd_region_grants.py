@@ -323,7 +323,9 @@ class World:
             if not closed:
                 self.beats[command.session] = acknowledged
             return
-        head = VolumeHead("v", "generation", position, (session_head(command, position),))
+        head = VolumeHead(
+            "v", "generation", through=position, sessions=(session_head(command, position),)
+        )
         self.head = head if self.head is None else self.head.merged(head)
 
     def check_site_reads(self, head: VolumeHead) -> None:

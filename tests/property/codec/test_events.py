@@ -138,10 +138,22 @@ EVENTS = [
     VolumeHead(
         "v",
         GENERATION,
-        9,
-        (SessionHead("s", "h", 0, 1, 2, 3, 4, 5, ("a", "b")),),
-        6,
-        {"a": ForkHead(3, 7)},
+        through=9,
+        sessions=(
+            SessionHead(
+                "s",
+                "h",
+                opened_position=0,
+                last_position=1,
+                closed_position=2,
+                acknowledged_position=3,
+                last_sequence=4,
+                last_at_us=5,
+                open_forks=("a", "b"),
+            ),
+        ),
+        described_position=6,
+        forks={"a": ForkHead(3, 7)},
     ),
     Watermark(partition=2, through=9, at_us=7),
     SessionBeat(session="s", host="h", position=9, acknowledged_position=8, at_us=7),
@@ -316,7 +328,24 @@ def test_a_head_of_the_second_version_has_no_forks() -> None:
     }
     fastavro.schemaless_writer(out, before, fields)
     head = decode(b"\xc3\x01" + schema_fingerprint(before) + out.getvalue(), VolumeHead)
-    assert head == VolumeHead("v", GENERATION, 9, (SessionHead("s", "h", 0, 1, -1, 0, 4, 5),), 2)
+    assert head == VolumeHead(
+        "v",
+        GENERATION,
+        through=9,
+        sessions=(
+            SessionHead(
+                "s",
+                "h",
+                opened_position=0,
+                last_position=1,
+                closed_position=-1,
+                acknowledged_position=0,
+                last_sequence=4,
+                last_at_us=5,
+            ),
+        ),
+        described_position=2,
+    )
 
 
 def test_an_older_reader_sees_unknown_for_a_newer_kind() -> None:

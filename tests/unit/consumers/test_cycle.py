@@ -125,8 +125,16 @@ def view_from(text: str, zeroed: bool) -> CycleInput:
         elif word[0] in numbers:
             numbers[word[0]] = int(word[1:])
     closed, open_forks = 100 if "X" in words else -1, ("a",) if "O" in words else ()
-    session = SessionHead("s", "h", 5, 5, closed, numbers["A"] or -1, open_forks=open_forks)
-    log.add_head(VolumeHead("v", GENERATION, 0, (session,), forks=forks))
+    session = SessionHead(
+        "s",
+        "h",
+        opened_position=5,
+        last_position=5,
+        closed_position=closed,
+        acknowledged_position=numbers["A"] or -1,
+        open_forks=open_forks,
+    )
+    log.add_head(VolumeHead("v", GENERATION, through=0, sessions=(session,), forks=forks))
     return CycleInput(volume(), SiteLog(log, missed, "a"), numbers["W"], numbers["E"], zeroed)
 
 

@@ -264,15 +264,22 @@ def test_sessions_that_only_the_log_holds(rig: Rig, case: str) -> None:
     for number in range(10):
         rig.broker.append(TOPICS.commands, 0, b"other", b"unreadable" if number else b"")
     rig.broker.trim(TOPICS.commands, 0, int(kept_from))
-    later = SessionHead("later", "l", 8, 8, 9)
+    later = SessionHead("later", "l", opened_position=8, last_position=8, closed_position=9)
     for row in rows.split():
         opened, _, closed = row[1:].partition(":")
         if row[0] == "w":
             rig.log((watermark_key(0), Watermark(partition=0, through=int(opened), at_us=0)))
         else:
-            one = SessionHead(str(UUID(int=1)), "one", 0, 6, int(closed or -1), 4)
+            one = SessionHead(
+                str(UUID(int=1)),
+                "one",
+                opened_position=0,
+                last_position=6,
+                closed_position=int(closed or -1),
+                acknowledged_position=4,
+            )
             sessions = (later,) if row == "-" else (one,)
-            rig.log((head_key("v"), VolumeHead("v", "g", 3, sessions)))
+            rig.log((head_key("v"), VolumeHead("v", "g", through=3, sessions=sessions)))
     rig.seen = 10
     expectation = {"yes": BadUse, "gone": OutOfRetention}.get(expected.strip())
     if expectation is None:

@@ -171,7 +171,7 @@ def test_what_went_is_a_hole_to_whoever_stands_before_it() -> None:
     assert log.hole(after=-1, through=179) == Hole(-1, first)
     assert log.hole(after=first, through=179) is None
     nothing_left = VolumeLog()
-    nothing_left.add_head(VolumeHead("v", GENERATION, 179))
+    nothing_left.add_head(VolumeHead("v", GENERATION, through=179))
     assert nothing_left.hole(after=-1, through=200) == Hole(-1, 179)
 
 

@@ -63,29 +63,40 @@ def test_only_what_was_written_says_what_is_zero() -> None:
 
 
 def test_the_chain_goes_on_where_the_last_record_ended() -> None:
-    head = VolumeHead("v", GENERATION, 3)
+    head = VolumeHead("v", GENERATION, through=3)
     (rec,) = flush(8, [command("0+1")], {"v": head}, v=volume()).records
     assert (rec.after, rec.through) == (3, 8)
 
 
 def test_a_replay_behind_the_table_overlaps_and_claims_no_more_than_it_folds() -> None:
-    head = VolumeHead("v", GENERATION, 30)
+    head = VolumeHead("v", GENERATION, through=30)
     plan = flush(8, [command("0+1")], {"v": head}, v=volume())
     assert (plan.records[0].after, plan.records[0].through) == (7, 8)
     assert plan.heads[0].through == 30
 
 
 def test_heartbeats_cost_no_record_and_dont_move_the_chain() -> None:
-    head = VolumeHead("v", GENERATION, 3)
+    head = VolumeHead("v", GENERATION, through=3)
     beat = command("", kind=CommandKind.HEARTBEAT, acknowledged_position=6)
     plan = flush(8, [beat], {"v": head}, v=volume())
     assert plan.records == ()
     assert plan.heads[0].through == 3
-    assert plan.heads[0].sessions == (SessionHead("s", "h", 8, 8, -1, 6, 0, 2),)
+    assert plan.heads[0].sessions == (
+        SessionHead(
+            "s",
+            "h",
+            opened_position=8,
+            last_position=8,
+            closed_position=-1,
+            acknowledged_position=6,
+            last_sequence=0,
+            last_at_us=2,
+        ),
+    )
 
 
 def test_another_generation_begins_its_chain_at_its_origin() -> None:
-    head = VolumeHead("v", OTHER_GENERATION, 3)
+    head = VolumeHead("v", OTHER_GENERATION, through=3)
     (rec,) = flush(8, [command("0+1")], {"v": head}, v=volume(origin_position=6)).records
     assert (rec.after, rec.through) == (6, 8)
 
@@ -184,7 +195,7 @@ def test_what_each_site_missed_is_a_chain_of_its_own(case: str) -> None:
 
 
 def test_outcomes_that_contradict_the_extents_are_answered_and_count_for_nothing() -> None:
-    head = {"v": VolumeHead("v", GENERATION, -1, forks={"a": ForkHead(-1, -1)})}
+    head = {"v": VolumeHead("v", GENERATION, through=-1, forks={"a": ForkHead(-1, -1)})}
     for forks in (
         (ForkOutcomes("a", b"\1\1"),),
         (ForkOutcomes("a"), ForkOutcomes("a")),

@@ -42,7 +42,15 @@ def test_standing(case: str) -> None:
     for word in before.split():
         name, _, numbers = word.partition(":")
         opened, last, closed, sequence = (int(each) for each in numbers.split("/"))
-        sessions[name] = SessionHead(name, "h", opened, last, closed, -1, sequence)
+        sessions[name] = SessionHead(
+            name,
+            "h",
+            opened_position=opened,
+            last_position=last,
+            closed_position=closed,
+            acknowledged_position=-1,
+            last_sequence=sequence,
+        )
     position, session, number, kind = given.split()
     found = session_order(
         sessions,
@@ -87,6 +95,16 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
 def test_a_session_that_knew_of_its_close_has_opened_the_volume_again(
     knew: int | None, expected: str
 ) -> None:
-    sessions = {"s": SessionHead("s", "h", 1, 5, 7, 5, 3)}
+    sessions = {
+        "s": SessionHead(
+            "s",
+            "h",
+            opened_position=1,
+            last_position=5,
+            closed_position=7,
+            acknowledged_position=5,
+            last_sequence=3,
+        )
+    }
     event = command("", sequence=4, kind=CommandKind.SESSION_OPEN, acknowledged_position=knew)
     assert session_order(sessions, event, 9).code.value == expected

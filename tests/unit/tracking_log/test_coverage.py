@@ -48,7 +48,7 @@ def test_a_hole_is_reported(case: str) -> None:
 def test_a_missing_last_record_is_a_hole() -> None:
     log = VolumeLog()
     log.add(record("-1..4", "1"))
-    log.add_head(VolumeHead("v", GENERATION, 9))
+    log.add_head(VolumeHead("v", GENERATION, through=9))
     assert log.hole(after=-1, through=12) == Hole(4, 9)
     assert log.hole(after=-1, through=8) is None
     log.add(record("4..9", "2"))

@@ -34,20 +34,63 @@ def test_settled_after_needs_a_batch_of_every_open_session_closed_after_the_end(
             beats["0"] = int(text[1:])
             continue
         last, closed, acknowledged = (int(position) for position in text.split("/"))
-        heads.append(SessionHead(str(number), "h", 0, last, closed, acknowledged))
-    assert VolumeHead("v", GENERATION, 0, tuple(heads)).settled_after(int(end), beats) is (
-        expected == "yes"
-    )
+        heads.append(
+            SessionHead(
+                str(number),
+                "h",
+                opened_position=0,
+                last_position=last,
+                closed_position=closed,
+                acknowledged_position=acknowledged,
+            )
+        )
+    assert VolumeHead("v", GENERATION, through=0, sessions=tuple(heads)).settled_after(
+        int(end), beats
+    ) is (expected == "yes")
 
 
 def test_merging_heads_is_a_union() -> None:
     early = VolumeHead(
-        "v", GENERATION, 4, (SessionHead("a", "h", 3, 3, -1, 2), SessionHead("b", "h", 1, 1))
+        "v",
+        GENERATION,
+        through=4,
+        sessions=(
+            SessionHead(
+                "a",
+                "h",
+                opened_position=3,
+                last_position=3,
+                closed_position=-1,
+                acknowledged_position=2,
+            ),
+            SessionHead("b", "h", opened_position=1, last_position=1),
+        ),
     )
-    late = VolumeHead("v", GENERATION, 9, (SessionHead("a", "h", 8, 8, 9, 7),))
+    late = VolumeHead(
+        "v",
+        GENERATION,
+        through=9,
+        sessions=(
+            SessionHead(
+                "a",
+                "h",
+                opened_position=8,
+                last_position=8,
+                closed_position=9,
+                acknowledged_position=7,
+            ),
+        ),
+    )
     for merged in (early.merged(late), late.merged(early), early.merged(late).merged(early)):
         assert merged.through == 9
         assert {head.session: head for head in merged.sessions} == {
-            "a": SessionHead("a", "h", 3, 8, 9, 7),
-            "b": SessionHead("b", "h", 1, 1),
+            "a": SessionHead(
+                "a",
+                "h",
+                opened_position=3,
+                last_position=8,
+                closed_position=9,
+                acknowledged_position=7,
+            ),
+            "b": SessionHead("b", "h", opened_position=1, last_position=1),
         }
