@@ -24,7 +24,7 @@ class PartitionBounds:
     committed: int | None
 
 
-def plan_first_commits(topic: str, bounds: Mapping[int, PartitionBounds]) -> dict[int, int]:
+def plan_first_commits(topic: str, all_bounds: Mapping[int, PartitionBounds]) -> dict[int, int]:
     """Return the position to commit for each partition that the group has never committed.
 
     It is the oldest position that is kept, so no command is skipped.
@@ -33,29 +33,29 @@ def plan_first_commits(topic: str, bounds: Mapping[int, PartitionBounds]) -> dic
     the topic ends below a committed position: it was created again, and its positions no longer
     mean what they did.
     """
-    for partition, found in bounds.items():
-        if found.committed is None:
+    for partition, bounds in all_bounds.items():
+        if bounds.committed is None:
             continue
-        where = f"topic {topic}, partition {partition}, committed {found.committed}"
-        if found.committed < found.first_kept:
+        where = f"topic {topic}, partition {partition}, committed {bounds.committed}"
+        if bounds.committed < bounds.first_kept:
             raise OutOfRetention(
-                f"commands up to position {found.first_kept - 1} were deleted before the node "
+                f"commands up to position {bounds.first_kept - 1} were deleted before the node "
                 "recorded them",
                 where=where,
                 next="Renew the generation of the partition's volumes, then reset the group to the "
                 "oldest position.",
             )
-        if found.committed > found.end:
+        if bounds.committed > bounds.end:
             raise OutOfRetention(
-                f"the topic ends at position {found.end}: it was created again, or lost "
+                f"the topic ends at position {bounds.end}: it was created again, or lost "
                 "acknowledged commands",
                 where=where,
                 next="Renew the generation of the partition's volumes, then reset the group.",
             )
     return {
-        partition: found.first_kept
-        for partition, found in bounds.items()
-        if found.committed is None
+        partition: bounds.first_kept
+        for partition, bounds in all_bounds.items()
+        if bounds.committed is None
     }
 
 
