@@ -3,7 +3,8 @@
     OUT ── it is time to try ──▶ OPENING ── opened ──▶ JOINING
     JOINING ── its site knows what it has missed ──▶ IN
     OPENING, JOINING, IN ── a call fails ──▶ OUT
-    OPENING, JOINING, IN ── given up during a call ──▶ HUNG ── the call returns ──▶ OUT
+    OPENING, JOINING, IN ── given up during a call ──▶ HUNG
+    HUNG ── the call returns ──▶ OUT
     any ── the volume is closed ──▶ CLOSED
 
 Rules:

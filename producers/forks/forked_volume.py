@@ -86,7 +86,7 @@ class ForkedVolume:
         for secondary in self.secondaries:
             context.ports.workers.serve(secondary)
 
-    def enter(self, offset: int, length: int) -> None:
+    def enter(self, *, offset: int, length: int) -> None:
         """Begin the write of [offset, offset + length) to the primary.
 
         Wait first until no other write that overlaps it is on its way there.
@@ -99,7 +99,7 @@ class ForkedVolume:
             self.wait()
         self._to_primary.append(entering)
 
-    def leave(self, offset: int, length: int) -> None:
+    def leave(self, *, offset: int, length: int) -> None:
         """End the write of [offset, offset + length) to the primary; wake writers that overlap it.
 
         Raise ValueError unless enter() was called with the same range.
@@ -115,7 +115,7 @@ class ForkedVolume:
         data: what a WRITE has written. It is copied here, because the buffer is the caller's.
         succeeded: the primary has the write. If it doesn't, every secondary misses it.
         """
-        self.leave(write.offset, write.length)
+        self.leave(offset=write.offset, length=write.length)
         content = bytes(data or b"") if succeeded and write.kind is ExtentKind.WRITE else None
         forked = ForkedWrite(write)
         self._writes[id(write)] = forked

@@ -1,4 +1,4 @@
-"""A volume that remembers what is written to it."""
+"""A volume that records what is written to it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ class Opener(Protocol):
 
 
 class TrackedVolume:
-    """Any number of threads may call it; a range that two of them write at once holds a mix of both, as on any disk.
+    """An open volume. Any number of threads may call it.
 
-    Arguments come in the order of os.pwrite(2) and libnbd: what or how much, then where. fua (force unit access): what is
-    written is durable on the primary when the call returns.
+    A range that two threads write at once holds a mix of both, as on any disk. Arguments are
+    positional and in the order of os.pwrite(2) and libnbd: the data or the length in bytes, then
+    the offset in bytes. With `fua` (force unit access), the change is durable on the primary when
+    the call returns.
 
-    Errors of a write: DeviceFailed where it lies outside the volume (nothing was touched), where the primary or the
-    activity log failed; KafkaFailed where the broker refuses commands for good, or where there is no room while it is away
-    and host_when_full is "fail"; BadUse once it is closed. Whatever it raises, the range may have been written: it is in the
-    tracking log or in the activity log.
+    A write raises:
+
+    - DeviceFailed if the range isn't inside the volume (then nothing was touched), or if the
+      primary or the activity log failed;
+    - KafkaFailed if the broker refuses commands for good, or if Kafka is away, there is no room,
+      and `host_when_full` is "fail";
+    - BadUse if the volume is closed.
+
+    Whatever a write raises, its range may have been written. The range is then in the tracking log
+    or in the activity log.
     """
 
     _opener: ClassVar[Opener]
@@ -44,6 +52,7 @@ class TrackedVolume:
     def __init__(
         self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]
     ) -> None:
+        """Host makes it. close: called by close() with the volume's name."""
         self._opened: Final = opened
         self._tracker: Final = tracker
         self._close: Final = close
@@ -69,43 +78,53 @@ class TrackedVolume:
         cls._opener = staticmethod(opener)
 
     def as_file(self) -> VolumeFile:
-        """The volume as a raw file of Python's io, at offset 0; there may be any number of them."""
+        """Return the volume as a new raw file of Python's io, at offset 0."""
         return VolumeFile(self)
 
     @property
     def volume(self) -> Volume:
-        """Its description."""
+        """The volume's description when it was opened."""
         return self._opened.volume
 
     @property
     def size_bytes(self) -> int:
-        """The volume's size."""
+        """The volume's size in bytes."""
         return self._opened.volume.size_bytes
 
     @property
     def tracker_and_volume(self) -> tuple[WriteTracker, OpenVolume]:
-        """For whoever lets another process write to the primary, and keeps the books for it (nbd/gate.py)."""
+        """The tracker and its entry for this volume.
+
+        They are for code that lets another process write to the primary (nbd/region_grants.py), and
+        for the session.
+        """
         return self._tracker, self._opened
 
     def pread(self, length: int, offset: int) -> Data:
-        """Exactly `length` bytes from the primary."""
-        self._check_range(offset, length)
+        """Return exactly `length` bytes from the primary."""
+        self._check_range(offset=offset, length=length)
         return self._opened.device.pread(offset=offset, length=length)
 
     def pwrite(self, data: Data, offset: int, *, fua: bool = False) -> None:
-        """Writes all of `data`; durable on the primary after the next flush()."""
+        """Write all of `data`. The next flush() makes it durable on the primary.
+
+        It takes no lock if one hot region holds the range and the volume has no fork
+        (batches/lock_free_writes.py, W1 to W4). Then WriteTracker.note_ended() is the next step:
+        the first ended write calls it, and so does the one that fills the batch. Any other write
+        goes through _change().
+        """
         view = data if isinstance(data, bytes) else memoryview(data).cast("B")
         end, size = offset + len(view), self._region_bytes
         number = offset // size
         if offset < end <= self._size_bytes and (end - 1) // size == number:
             lock_free = self._lock_free
-            flight = (_WRITE, offset, end - offset, self._coarse_clock.now_us, ())
-            lock_free.in_flight[id(flight)] = flight  # W1
+            write = (_WRITE, offset, end - offset, self._coarse_clock.now_us, ())
+            lock_free.in_flight[id(write)] = write  # W1
             if number in lock_free.writable:  # W2
                 try:
                     self._write(offset, view)  # W3
                 finally:
-                    lock_free.ended.append(flight)  # W4
+                    lock_free.ended.append(write)  # W4
                     if (
                         lock_free.ended_since_s is None
                         or len(lock_free.ended) >= self._batch_extents
@@ -114,49 +133,49 @@ class TrackedVolume:
                 if fua:
                     self.flush()
                 return
-            del lock_free.in_flight[id(flight)]
-        for start, piece in self._pieces(offset, len(view)):
-            part = memoryview(view)[start - offset : start - offset + piece]
-            self._change(ExtentKind.WRITE, start, piece, partial(self._write, start, part), part)
+            del lock_free.in_flight[id(write)]
+        for start, length in self._pieces(offset=offset, length=len(view)):
+            part = memoryview(view)[start - offset : start - offset + length]
+            self._change(
+                ExtentKind.WRITE,
+                partial(self._write, start, part),
+                part,
+                offset=start,
+                length=length,
+            )
         if fua:
             self.flush()
 
     def zero(self, length: int, offset: int, *, fua: bool = False) -> None:
-        """The range reads as zeros."""
-        for start, piece in self._pieces(offset, length):
-            self._change(
-                ExtentKind.ZERO,
-                start,
-                piece,
-                partial(self._opened.device.zero, offset=start, length=piece),
-            )
+        """Make the range read as zeros. The next flush() makes that durable on the primary."""
+        self._zero(ExtentKind.ZERO, offset=offset, length=length)
         if fua:
             self.flush()
 
     def trim(self, length: int, offset: int, *, fua: bool = False) -> None:
-        """The range isn't needed any more; it reads as zeros."""
-        for start, piece in self._pieces(offset, length):
-            self._change(
-                ExtentKind.DISCARD,
-                start,
-                piece,
-                partial(self._opened.device.zero, offset=start, length=piece),
-            )
+        """Discard the range, which isn't needed any more. It reads as zeros, as after zero()."""
+        self._zero(ExtentKind.DISCARD, offset=offset, length=length)
         if fua:
             self.flush()
 
     def check(self) -> None:
-        """Raises why no write may begin any more, where that is so."""
+        """Raise the error because of which no write may begin any more, if there is one."""
         if self._opened.failed is not None:
             raise self._opened.failed
 
     def flush(self) -> None:
-        """Writes that ended before the call are durable on the primary when it returns, and on as many of its secondaries in
-        the fork as the mode waits for. Publishes nothing."""
+        """Make the writes that ended before durable on the primary.
+
+        They are durable too on as many secondaries in the fork as the fork mode says. Nothing is
+        published. Raise DeviceFailed if the primary fails; then no write begins any more.
+        """
         self._tracker.flush_all(self._opened)
 
     def close(self) -> None:
-        """Host.close() for this volume alone. Closing twice is harmless."""
+        """Publish everything, and end the session on this volume. A second call does nothing.
+
+        The host makes the handle: one from open_volume() ends its host too.
+        """
         self._close(self._opened.name)
 
     def __enter__(self) -> Self:
@@ -170,41 +189,57 @@ class TrackedVolume:
     ) -> None:
         self.close()
 
+    def _zero(self, kind: ExtentKind, *, offset: int, length: int) -> None:
+        zero = self._opened.device.zero
+        for start, part in self._pieces(offset=offset, length=length):
+            self._change(kind, partial(zero, offset=start, length=part), offset=start, length=part)
+
     def _change(
         self,
         kind: ExtentKind,
+        apply: Callable[[], None],
+        data: Data | None = None,
+        *,
         offset: int,
         length: int,
-        write: Callable[[], None],
-        data: Data | None = None,
     ) -> None:
-        """The order of a write (invariants 1 and 8); lock_free_writes.py has that of a write that takes no lock,
-        forked_volume.py that of one that goes to secondaries, too.
+        """Do the steps of a write that takes the lock, in this order (invariants 1 and 8).
 
-        1. Its regions are durable in the activity log: after a crash they are published as dirty.
-        2. It is registered as in flight: from now on whatever batch closes names it, for a reader may see its data.
-        3. The data goes to the primary.
-        4. Its extent joins the open batch, and it is no longer in flight. That is so when step 3 raised, too: nobody
-           knows then what the range holds, and unknown is dirty.
+        lock_free_writes.py has the order of a write that takes no lock, forked_volume.py that of
+        one that goes to secondaries too.
+
+        1. WriteTracker.begin(): the write's regions are durable in the activity log. After a crash
+           they are published as dirty.
+        2. The write is registered as in flight. From now on every batch that closes names it,
+           because a reader may see its data.
+        3. `apply` changes the primary.
+        4. WriteTracker.end(): the extent joins the open batch, and the write is no longer in
+           flight. So it does if step 3 raised: then nobody knows what the range holds, and
+           unknown is dirty.
+
+        data: what a WRITE writes; a forked volume sends it to its secondaries.
         """
-        flight = self._tracker.begin(self._opened, kind, offset, length)  # 1, 2
+        write = self._tracker.begin(self._opened, kind, offset=offset, length=length)  # 1, 2
         succeeded = False
         try:
-            write()  # 3
+            apply()  # 3
             succeeded = True
         finally:
-            self._tracker.end(self._opened, flight, data, succeeded=succeeded)  # 4
+            self._tracker.end(self._opened, write, data, succeeded=succeeded)  # 4
 
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """(offset, length) of parts that the activity log has room for; mostly one, the whole."""
-        self._check_range(offset, length)
-        most, end = self._tracker.max_write_bytes, offset + length
+    def _pieces(self, *, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of the parts of the range that the activity log has room for.
+
+        Mostly there is one part, the whole range.
+        """
+        self._check_range(offset=offset, length=length)
+        max_bytes, end = self._tracker.max_write_bytes, offset + length
         while offset < end:
-            piece_end = min(offset - offset % most + most, end)
-            yield offset, piece_end - offset
-            offset = piece_end
+            part_end = min(offset - offset % max_bytes + max_bytes, end)
+            yield offset, part_end - offset
+            offset = part_end
 
-    def _check_range(self, offset: int, length: int) -> None:
+    def _check_range(self, *, offset: int, length: int) -> None:
         check_range(
             f"volume {self._opened.name}", size_bytes=self.size_bytes, offset=offset, length=length
         )

@@ -1,4 +1,4 @@
-"""A volume as a raw file of Python's io: for whatever wants to read(), write() and seek()."""
+"""A volume as a raw file of Python's io, for code that wants to read(), write() and seek()."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 
-class Bytes(Protocol):
-    """What stands behind the file."""
+class FileVolume(Protocol):
+    """What VolumeFile needs of a volume; TrackedVolume says what the methods do."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -27,69 +27,71 @@ class Bytes(Protocol):
 
 
 class VolumeFile(io.RawIOBase):
-    """Of fixed size: what doesn't fit any more isn't written, as on a block device, and where nothing fits ENOSPC is raised.
+    """A raw file of fixed size.
 
-    Closing the file flushes it, and leaves the volume open. It belongs to one thread; others take files of their own, or the
-    volume's pread() and pwrite(). Errors are the volume's.
+    As on a block device, data that doesn't fit isn't written, and a write of which nothing fits
+    raises ENOSPC. Closing the file flushes it, and leaves the volume open. A file belongs to one
+    thread; other threads take files of their own, or the volume's pread() and pwrite(). Errors are
+    the volume's.
     """
 
-    def __init__(self, volume: Bytes) -> None:
+    def __init__(self, volume: FileVolume) -> None:
         super().__init__()
         self._volume: Final = volume
-        self._at = 0
+        self._position = 0
         self._is_flushed = True
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """The new position; it may lie behind the end."""
-        self._check()
-        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._volume.size_bytes}
+        """Set the position and return it. It may lie behind the end. OSError (EINVAL) below 0."""
+        self._check_open()
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._volume.size_bytes}
         if whence not in bases or bases[whence] + offset < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._at = bases[whence] + offset
-        return self._at
+        self._position = bases[whence] + offset
+        return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fills the buffer as far as the volume goes; how many bytes."""
-        self._check()
+        """Read into the buffer up to the volume's end. Return the number of bytes."""
+        self._check_open()
         view = memoryview(buffer).cast("B")
-        length = max(min(len(view), self._volume.size_bytes - self._at), 0)
+        length = max(min(len(view), self._volume.size_bytes - self._position), 0)
         if length:
-            view[:length] = self._volume.pread(length, self._at)
-        self._at += length
+            view[:length] = self._volume.pread(length, self._position)
+        self._position += length
         return length
 
     def write(self, data: ReadableBuffer) -> int:
-        """Writes as much as fits; how many bytes."""
-        self._check()
+        """Write as much as fits. Return the number of bytes. OSError (ENOSPC) if nothing fits."""
+        self._check_open()
         view = memoryview(data).cast("B")
-        length = max(min(len(view), self._volume.size_bytes - self._at), 0)
+        length = max(min(len(view), self._volume.size_bytes - self._position), 0)
         if len(view) and not length:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if length:
             self._is_flushed = False
-            self._volume.pwrite(view[:length], self._at)
-        self._at += length
+            self._volume.pwrite(view[:length], self._position)
+        self._position += length
         return length
 
     def flush(self) -> None:
-        """What was written by this file is durable on the primary."""
-        self._check()
+        """Make what this file has written durable on the primary."""
+        self._check_open()
         if not self._is_flushed:
             self._volume.flush()
             self._is_flushed = True
 
-    def _check(self) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")

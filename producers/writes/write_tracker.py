@@ -112,7 +112,7 @@ class WriteTracker:
             return opened
 
     def begin(
-        self, opened: OpenVolume, kind: ExtentKind, offset: int, length: int
+        self, opened: OpenVolume, kind: ExtentKind, *, offset: int, length: int
     ) -> InFlightWrite:
         """Begin a write; the caller may then touch its data. end() must follow.
 
@@ -124,14 +124,14 @@ class WriteTracker:
         numbers = range(offset // size, (offset + length - 1) // size + 1)
         if opened.forks is not None:
             with self.lock:
-                opened.forks.enter(offset, length)
+                opened.forks.enter(offset=offset, length=length)
         try:
             register = partial(self._register, opened, kind, offset, length)
             return make_hot(self._state, opened, numbers, register)
         except BaseException:
             if opened.forks is not None:
                 with self.lock:
-                    opened.forks.leave(offset, length)
+                    opened.forks.leave(offset=offset, length=length)
             raise
 
     def _register(

@@ -123,7 +123,7 @@ with session.open_volume("vol1") as volume:
 def test_ctrl_c_ends_the_session_cleanly_unless_a_write_is_between_two_steps(
     world: Run, primary: Path, in_flight: bool
 ) -> None:
-    meanwhile = "tracker.begin(opened, ExtentKind.WRITE, 0, 10)" if in_flight else ""
+    meanwhile = "tracker.begin(opened, ExtentKind.WRITE, offset=0, length=10)" if in_flight else ""
     environment = {**inherited_environment(), **world.settings.as_environment()}
     command = [sys.executable, "-c", INTERRUPTED.format(meanwhile=meanwhile)]
     done = subprocess.run(
