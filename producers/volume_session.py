@@ -138,6 +138,3 @@ class _VolumeSession:
                 )
                 tracker.fail(opened, failure)
                 raise
-
-
-TrackedVolume.register_opener(open_volume)

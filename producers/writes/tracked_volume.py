@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, Final, Protocol, Self, Unpack
+from typing import Final, Self, Unpack
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
@@ -17,14 +17,6 @@ from mirrorlog.producers.writes.write_tracker import WriteTracker
 from mirrorlog.settings import Settings
 
 _WRITE: Final = ExtentKind.WRITE
-
-
-class Opener(Protocol):
-    """The type of open_volume()."""
-
-    def __call__(
-        self, name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
-    ) -> TrackedVolume: ...
 
 
 class TrackedVolume:
@@ -47,8 +39,6 @@ class TrackedVolume:
     or in the activity log.
     """
 
-    _opener: ClassVar[Opener]
-
     def __init__(
         self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]
     ) -> None:
@@ -65,17 +55,15 @@ class TrackedVolume:
         self._batch_extents: Final = tracker.batch_extents
         self._size_bytes: Final = opened.volume.size_bytes
 
-    @classmethod
+    @staticmethod
     def open(
-        cls, name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
+        name: str, settings: Settings | None = None, **options: Unpack[OpenOptions]
     ) -> TrackedVolume:
         """Open a volume as open_volume() does (docs/host-api.md)."""
-        return cls._opener(name, settings, **options)
+        # open_volume() makes objects of this class, so its module can't be imported on top.
+        from mirrorlog.producers.volume_session import open_volume
 
-    @classmethod
-    def register_opener(cls, opener: Opener) -> None:
-        """Let open() call `opener`. volume_session.py does so: it stands above this module."""
-        cls._opener = staticmethod(opener)
+        return open_volume(name, settings, **options)
 
     def as_file(self) -> VolumeFile:
         """Return the volume as a new raw file of Python's io, at offset 0."""
