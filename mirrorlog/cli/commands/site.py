@@ -1,4 +1,4 @@
-"""`mirrorlog site`: the remote side."""
+"""`mirrorlog site`: a site, which keeps secondaries up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def run(
     name: Annotated[str, typer.Argument(help="Name of the site.", metavar="SITE")],
     folder: Annotated[
         Path,
-        typer.Option("--dir", help="Secondaries without an address of their own are made here."),
+        typer.Option(
+            "--dir",
+            help="Keep the site's state in this folder, and secondaries that have no address.",
+        ),
     ],
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
@@ -30,7 +33,8 @@ def run(
     signalled: Callable[[], bool] | None = None
 
     def on_ready() -> None:
-        # Not before: while the site waits for Kafka at its start, Ctrl-C ends it at once.
+        # Signals are caught from here on only, so that Ctrl-C ends the site at once while it
+        # waits for Kafka at its start.
         nonlocal signalled
         signalled = stop_flag()
         output.print_message("ready", {"site": name})
