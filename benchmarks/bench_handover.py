@@ -1,12 +1,14 @@
-"""How long a worker's partitions go unanswered when it is killed, with and without a standby.
+"""Measures how long commands go unanswered after a worker is killed, with and without a standby.
 
     python benchmarks/bench_handover.py [--extents 40M] [--repeat 3] [--short]
 
-Three workers fold that many random writes and have their tables then. One is killed with -9 while a host goes on writing, a
-command of one extent for each volume twenty times a second. Measured is the time from the kill to the first answer to a
-command that was sent after it, in each partition that the worker had: the slowest of them. Whoever takes over without a
-standby reads the partition's changelog first. Most of the rest is the session's timeout (`node_session_timeout_s`), before
-which nobody knows. The last line of stdout is one JSON object.
+Three workers fold that many random writes and then have their tables. One of them is killed with
+SIGKILL while a host goes on writing: a command of one extent for each volume, twenty times a
+second. Measured is the time from the kill to the first status of a command that was sent after it,
+in each partition that the worker had; the slowest partition counts. Without a standby, the worker
+that takes over first reads the partition's changelog. Most of the rest is the session's timeout
+(`node_session_timeout_s`), before which no other worker knows of the death. The last line of stdout
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-from bench_node import number, say
+from bench_node import log_line, parse_count
 from cluster import Cluster, wait_for
-from results import finish, machine
+from results import machine, report_result
 from workload import Workload, writes
 
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
@@ -41,21 +43,21 @@ _EACH_S: Final = 0.05
 
 
 class Host:
-    """Goes on with the workload's session, a command of one block at a time, and reads the answers."""
+    """Continues the workload's session with commands of one block, and reads their statuses."""
 
     def __init__(self, settings: Settings, workload: Workload) -> None:
         self._topics: Topics = settings.topics
         self._publisher = KafkaPublisher(settings.kafka_client())
-        self._answers = KafkaReader(settings.kafka_client())
+        self._reader = KafkaReader(settings.kafka_client())
         self._volumes, self._sequence = workload.volumes(), workload.commands_per_volume
         self._sent_at: dict[tuple[int, int], float] = {}
 
     def read_answers(self, ends: Mapping[int, int]) -> None:
-        """From now on."""
-        self._answers.assign(self._topics.status, dict(ends))
+        """Read statuses from these positions on, by partition."""
+        self._reader.assign(self._topics.status, dict(ends))
 
     def write(self) -> None:
-        """A command for each volume."""
+        """Publish a command for each volume."""
         self._sequence += 1
         now_us = time.time_ns() // 1000
         for volume in self._volumes:
@@ -73,42 +75,45 @@ class Host:
         self._publisher.publish(self._topics.commands, partition, key, value, acknowledged)
 
     def answered(self, timeout_s: float) -> dict[int, float]:
-        """By partition of what was answered meanwhile, when the newest of those commands was sent."""
+        """Read statuses for `timeout_s`.
+
+        Return, for each partition with statuses, when the newest of their commands was sent.
+        """
         self._publisher.poll(0)
-        found: dict[int, float] = {}
-        for message in self._answers.poll(timeout_s):
+        newest_sent_at: dict[int, float] = {}
+        for message in self._reader.poll(timeout_s):
             for status in read_statuses(message.value or b""):
                 sent_at = self._sent_at.get((status.partition, status.position), 0.0)
-                found[status.partition] = max(sent_at, found.get(status.partition, 0.0))
-        return found
+                newest_sent_at[status.partition] = max(
+                    sent_at, newest_sent_at.get(status.partition, 0.0)
+                )
+        return newest_sent_at
 
     def close(self) -> None:
-        """Lets go of the clients."""
+        """Close the clients."""
         self._publisher.close()
-        self._answers.close()
+        self._reader.close()
 
 
-def settled(run: Run, partitions: int) -> dict[str, list[int]]:
-    """Which partitions each worker has, once they have all of them between them."""
+def wait_for_assignment(run: Run, partitions: int) -> dict[str, list[int]]:
+    """Wait until the workers have all partitions, and return the partitions of each."""
     held: dict[str, list[int]] = {}
 
-    def is_settled() -> bool:
+    def is_complete() -> bool:
         for message in run.read_messages():
             if message.message_type == "ready":
                 held[message.part] = message.fields["partitions"]
         run.check()
-        everyone = all(held.get(name) for name in run.parts)
-        return everyone and sorted(number for each in held.values() for number in each) == list(
-            range(partitions)
-        )
+        assigned = sorted(number for numbers in held.values() for number in numbers)
+        return all(held.get(name) for name in run.parts) and assigned == list(range(partitions))
 
-    wait_for(is_settled, _ANSWER_S, "the workers didn't share the partitions")
+    wait_for(is_complete, _ANSWER_S, "the workers didn't get all partitions")
     return held
 
 
 def hand_over(run: Run, cluster: Cluster, workload: Workload) -> float:
-    """Kills the worker that has partition 0; how long its partitions were without an answer, in seconds."""
-    held = settled(run, workload.partitions)
+    """Kill the worker of partition 0. Return how long its partitions had no status, in seconds."""
+    held = wait_for_assignment(run, workload.partitions)
     (holder,) = [name for name, partitions in held.items() if 0 in partitions]
     topic = run.settings.topics.status
     host = Host(run.settings, workload)
@@ -120,7 +125,7 @@ def hand_over(run: Run, cluster: Cluster, workload: Workload) -> float:
     waiting, written_at = set(held[holder]), 0.0
     while waiting:
         if (now := time.monotonic()) > killed_at + _ANSWER_S:
-            raise TimeoutError(f"partitions {sorted(waiting)} aren't answered")
+            raise TimeoutError(f"partitions {sorted(waiting)} have no statuses")
         if now - written_at >= _EACH_S:
             host.write()
             written_at = now
@@ -134,7 +139,7 @@ def hand_over(run: Run, cluster: Cluster, workload: Workload) -> float:
 
 
 def measure(cluster: Cluster, extents: int, standbys: int, name: str) -> dict[str, Any]:
-    """One run: folded, settled, killed."""
+    """Do one run: fold the writes, wait for the assignment, kill a worker."""
     workload = Workload(extents, 500, time.time_ns() // 1000)
     folder = cluster.folder / name
     settings = cluster.settings(f"{name}.", folder / "state", workload.partitions)
@@ -153,71 +158,76 @@ def measure(cluster: Cluster, extents: int, standbys: int, name: str) -> dict[st
             return all((committed[partition] or 0) >= end for partition, end in ends.items())
 
         wait_for(recorded, _FOLD_S, "the commands weren't folded")
-        changelog = sum(_size(run.settings, partition) for partition in range(workload.partitions))
+        changelog = sum(
+            _changelog_bytes(run.settings, partition) for partition in range(workload.partitions)
+        )
         took_s = hand_over(run, cluster, workload)
     cluster.delete_topics([spec.name for spec in settings.topics.specs(single_copy=True)])
-    say(
+    log_line(
         f"{standbys} standbys, {changelog / 1e6:.0f} MB of changelog: unanswered for {took_s:.2f} s"
     )
     return {"unanswered_s": round(took_s, 2), "changelog_bytes": changelog}
 
 
-def _size(settings: Settings, partition: int) -> int:
+def _changelog_bytes(settings: Settings, partition: int) -> int:
+    """Return the bytes of the keys and values in a partition of the changelog."""
     reader = KafkaReader(settings.kafka_client())
     reader.assign(settings.topics.changelog, {partition: None})
     size, idle = 0, 0
     while idle < 3:
-        found = reader.poll(0.5)
-        size += sum(len(each.key or b"") + len(each.value or b"") for each in found)
-        idle = 0 if found else idle + 1
+        messages = reader.poll(0.5)
+        size += sum(len(m.key or b"") + len(m.value or b"") for m in messages)
+        idle = 0 if messages else idle + 1
     reader.close()
     return size
 
 
 def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The median and each run."""
-    took = [run["unanswered_s"] for run in runs]
+    """Return the median and each run."""
+    runs_s = [run["unanswered_s"] for run in runs]
     return {
-        "median": round(median(took), 2),
+        "median": round(median(runs_s), 2),
         "unit": "s",
-        "runs": took,
+        "runs": runs_s,
         "changelog_bytes": runs[0]["changelog_bytes"],
     }
 
 
 def main() -> int:
-    """1 where a partition wasn't answered any more."""
+    """Return exit code 1 if a partition got no more statuses."""
     parser = argparse.ArgumentParser(
-        description="How long a killed worker's partitions go unanswered."
+        description="Measure how long commands go unanswered after a worker is killed."
     )
     parser.add_argument("--extents", help="random writes in the log (default 40M)")
     parser.add_argument("--repeat", type=int, help="runs of each case (default 3)")
-    parser.add_argument("--short", action="store_true", help="a quick look: 2M extents, once")
+    parser.add_argument("--short", action="store_true", help="run once, with 2M extents")
     parser.add_argument(
-        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+        "--save",
+        action="store_true",
+        help="keep a complete result without failures for docs/performance.md",
     )
-    given = parser.parse_args()
-    extents = number(given.extents or ("2M" if given.short else "40M"))
+    arguments = parser.parse_args()
+    extents = parse_count(arguments.extents or ("2M" if arguments.short else "40M"))
     runs: dict[str, list[dict[str, Any]]] = {"no_standby": [], "standby": []}
     failures: list[str] = []
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mirrorlog-bench-")))
         cluster = cleanup.enter_context(Cluster(folder))
-        for turn in range(given.repeat or (1 if given.short else 3)):
-            for standbys, (name, found) in enumerate(runs.items()):
+        for repeat in range(arguments.repeat or (1 if arguments.short else 3)):
+            for standbys, (name, results) in enumerate(runs.items()):
                 try:
-                    found.append(measure(cluster, extents, standbys, f"{name}-{turn}"))
+                    results.append(measure(cluster, extents, standbys, f"{name}-{repeat}"))
                 except TimeoutError as error:
                     failures.append(f"{name}: {error}")
-    cases = {} if failures else {name: figures(found) for name, found in runs.items()}
+    cases = {} if failures else {name: figures(results) for name, results in runs.items()}
     result = {
         "bench": "handover",
         "cases": cases,
         "failures": failures,
-        "short": given.short,
+        "short": arguments.short,
         "machine": machine(),
     }
-    return finish(result, save=given.save)
+    return report_result(result, save=arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""What tracking costs a host, beside the same writes without it.
+"""Measures what tracking costs a host, beside the same writes without tracking.
 
     python benchmarks/bench_host.py [--cases nbd_4k,…] [--repeat 5] [--short] [--save]
 
-nbd_4k: writes of 4 KiB, 16 at a time, by `qemu-img bench` through an NBD export, each export on an image of 256 MiB whose
-blocks are all allocated and written to once before the clock starts; mirrorlog publishes to a live broker. Repeats are
-interleaved. Ratios are of medians: requests a second over those of nbdkit's own file plugin. Beside it: nbdkit with its log
-filter; QEMU without a bitmap, with one that is kept in a qcow2 image (qemu-nbd), and with one in memory on the raw image
-(qemu-storage-daemon).
-nbd_4k_regions: the worst that a client can do: each write is in another region, and there are twice as many as may be hot, in a
-file of one hole of 8 GiB.
-pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py); the ratio is of times, tracked over plain.
+- nbd_4k: `qemu-img bench` does writes of 4 KiB through an NBD export, 16 at a time. Each export is
+  of an image of 256 MiB, whose blocks are all allocated and written to once before the clock
+  starts. mirrorlog publishes to a live broker. Repeats are interleaved. The ratios are of medians:
+  requests a second over those of nbdkit's file plugin. The other contestants are nbdkit with its
+  log filter, and QEMU without a bitmap, with a bitmap in a qcow2 image (qemu-nbd), and with a
+  bitmap in memory on the raw image (qemu-storage-daemon).
+- nbd_4k_regions: a client's worst case. Each write goes to another region, and there are twice as
+  many regions as may be hot, in a file of 8 GiB that is one hole.
+- pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py). The ratio is
+  of times: tracked over plain.
 
 The last line of stdout is one JSON object.
 """
@@ -28,11 +30,11 @@ from statistics import median
 from typing import Any, Final, TypeAlias
 
 import pwrite_cases
-from bench_node import say
+from bench_node import log_line
 from cluster import Cluster
 from nbd_exports import exports, requests_per_s, sparse_exports
 from pinned import ProgramFailed
-from results import finish, machine
+from results import machine, report_result
 
 NBD_BYTES: Final = 256 << 20
 SPARSE_BYTES: Final = 8 << 30
@@ -41,7 +43,7 @@ REGION_BYTES: Final = 4 << 20
 
 @dataclass(slots=True)
 class Bench:
-    """What the cases share, and what they found."""
+    """What the cases share, and their results."""
 
     cluster: Cluster
     folder: Path
@@ -52,12 +54,12 @@ class Bench:
     skipped: list[str] = field(default_factory=list)
 
     def note(self, name: str, unit: str, value: float) -> None:
-        """One run of one contestant."""
+        """Keep and print the result of one run of one contestant."""
         self.runs.setdefault(name, (unit, []))[1].append(value)
-        say(f"{name:28} {value:12,.0f} {unit}")
+        log_line(f"{name:28} {value:12,.0f} {unit}")
 
     def median(self, name: str) -> float:
-        """Of all runs of a contestant."""
+        """Return the median of all runs of a contestant."""
         return median(self.runs[name][1])
 
 
@@ -65,35 +67,35 @@ Case: TypeAlias = Callable[[Bench], None]
 
 
 def nbd_4k(bench: Bench) -> None:
-    """See above."""
+    """Run the case nbd_4k (see the module's docstring)."""
     if not _has_tools(bench, "nbd_4k"):
         return
-    found, skipped = exports(bench.cluster, bench.folder, NBD_BYTES)
+    contestants, skipped = exports(bench.cluster, bench.folder, NBD_BYTES)
     bench.skipped += skipped
     options = {"-d": 16, "-s": 4096}
-    sweep = NBD_BYTES // 4096
+    sweep = NBD_BYTES // 4096  # Writes that cover the image once.
     for _ in range(bench.repeat):
-        for name, serving in found.items():
+        for name, open_export in contestants.items():
             is_slow = name == "mirrorlog_plugin"
             count = sweep // 8 if is_slow or bench.short else 2 * sweep
-            with serving() as uri:
+            with open_export() as uri:
                 requests_per_s(uri, count if is_slow else sweep, options)
                 bench.note(f"nbd_4k_{name}", "requests/s", requests_per_s(uri, count, options))
     plain = bench.median("nbd_4k_file")
-    for name in found.keys() - {"file"}:
+    for name in contestants.keys() - {"file"}:
         bench.ratios[f"nbd_4k_{name}"] = round(bench.median(f"nbd_4k_{name}") / plain, 3)
     bench.ratios["nbd_4k"] = bench.ratios.pop("nbd_4k_mirrorlog")
 
 
 def nbd_4k_regions(bench: Bench) -> None:
-    """See above."""
+    """Run the case nbd_4k_regions (see the module's docstring)."""
     if not _has_tools(bench, "nbd_4k_regions"):
         return
     options = {"-d": 16, "-s": 4096, "-S": REGION_BYTES + 4096}
     regions = SPARSE_BYTES // REGION_BYTES
     for _ in range(bench.repeat):
-        for name, serving in sparse_exports(bench.cluster, bench.folder, SPARSE_BYTES).items():
-            with serving() as uri:
+        for name, open_export in sparse_exports(bench.cluster, bench.folder, SPARSE_BYTES).items():
+            with open_export() as uri:
                 requests_per_s(uri, regions, options)
                 bench.note(
                     f"nbd_4k_regions_{name}", "requests/s", requests_per_s(uri, regions, options)
@@ -103,12 +105,13 @@ def nbd_4k_regions(bench: Bench) -> None:
 
 
 def _has_tools(bench: Bench, case: str) -> bool:
-    found = shutil.which("nbdkit") is not None and shutil.which("qemu-img") is not None
-    if not found:
+    """Return whether the case can run here. Otherwise note it as skipped."""
+    has_tools = shutil.which("nbdkit") is not None and shutil.which("qemu-img") is not None
+    if not has_tools:
         bench.skipped.append(
             f"{case}: apt install nbdkit nbdkit-plugin-dev nbdkit-plugin-python gcc qemu-utils"
         )
-    return found
+    return has_tools
 
 
 CASES: Final[Mapping[str, Case]] = {
@@ -119,38 +122,44 @@ CASES: Final[Mapping[str, Case]] = {
 
 
 def main() -> int:
-    """1 where a contestant failed."""
+    """Return exit code 1 if a contestant failed."""
     parser = argparse.ArgumentParser(description="What tracking costs a host.")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
     parser.add_argument("--repeat", type=int, help="runs of each contestant (default 5)")
     parser.add_argument(
-        "--dir", type=Path, help="where the folder with all data is made; removed afterwards"
+        "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
     )
-    parser.add_argument("--short", action="store_true", help="a quick look: one short run of each")
     parser.add_argument(
-        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+        "--short", action="store_true", help="run each contestant once, for a short time"
     )
-    given = parser.parse_args()
-    if unknown := set(given.cases.split(",")) - CASES.keys():
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep a complete result without failures for docs/performance.md",
+    )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.cases.split(",")) - CASES.keys():
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     failures: list[str] = []
     with ExitStack() as cleanup:
         folder = Path(
             cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
             )
         )
         cluster = cleanup.enter_context(Cluster(folder))
-        bench = Bench(cluster, folder, given.repeat or (1 if given.short else 5), given.short)
-        for name in given.cases.split(","):
+        bench = Bench(
+            cluster, folder, arguments.repeat or (1 if arguments.short else 5), arguments.short
+        )
+        for name in arguments.cases.split(","):
             try:
                 CASES[name](bench)
             except ProgramFailed as error:
-                say(f"FAILED {name}: {error}")
+                log_line(f"FAILED {name}: {error}")
                 failures.append(f"{name}: {error}")
     for line in bench.skipped:
-        say(f"######## not measured here: {line}")
-    return finish(_result(bench, failures, short=given.short), save=given.save)
+        log_line(f"######## not measured here: {line}")
+    return report_result(_result(bench, failures, short=arguments.short), save=arguments.save)
 
 
 def _result(bench: Bench, failures: list[str], *, short: bool) -> dict[str, Any]:

@@ -1,19 +1,25 @@
-"""How large the tracking log gets: random 4 KiB writes all over a volume of 1 TiB, 10,000 a second, in simulated time.
+"""Measures the size of the tracking log of a volume of 1 TiB with random writes.
 
-Bytes are those of keys and values, uncompressed, and 10 more for each message in the changelog (what a record of Kafka's
-format costs inside a large batch: DefaultRecord, KIP-98).
+There are 10,000 writes of 4 KiB a second, in simulated time. Bytes are those of keys and values,
+uncompressed, and 10 more for each message in the changelog, which is what a record of Kafka's
+format costs inside a large batch (DefaultRecord, KIP-98).
 
-Simulated, with the node's own code (BatchFolder, LogTable, LogCompactor; only Kafka and RocksDB are in memory):
-- some minutes of commands of 500 extents, a flush each 0.25 s, rolled up to minutes: flush records, heads, watermarks,
-  moments, minutes' records and the tombstones of their parts;
-- an hour of minutes' records, each of 600,000 blocks drawn at random, rolled up to the hour's record by LogCompactor in turns.
-Composed: a day's record isn't rolled up from 24 hours. Its blocks are drawn with the density that 864 million random writes
-leave, and it is cut and encoded by the same code. The rest is arithmetic: what a tier writes, over the writes that it covers;
-and what the state holds at its fullest, just before the ticks at the end of day 30, with the default times for which tiers are
-kept: 6 minutes of flushes and one more until the next tick, 180 minutes, 48 hours, 30 days, each as large as the one that was
-encoded.
+Two parts are simulated with the node's own code (BatchFolder, LogTable, LogCompactor); only Kafka
+and RocksDB are in memory:
+- Some minutes of commands of 500 extents, with a flush each 0.25 s, are rolled up to minutes. The
+  result is flush records, heads, watermarks, position times, minutes' records and the tombstones of
+  their parts.
+- An hour of minutes' records, each of 600,000 random blocks, is rolled up to the hour's record by
+  LogCompactor, step by step.
 
-    python benchmarks/bench_log_size.py [MINUTES]      some minutes on one core
+A day's record isn't rolled up from 24 hours. Its blocks are drawn with the density that 864 million
+random writes give, and it is split and encoded by the same code. The rest is arithmetic: the bytes
+that a tier writes, divided by the writes that it covers; and the maximum of the state, just before
+the ticks at the end of day 30. That state has the default retention of the tiers: 6 minutes of
+flushes and one more until the next tick, 180 minutes, 48 hours and 30 days, each as large as the
+one that was encoded.
+
+    python benchmarks/bench_log_size.py [MINUTES]      takes some minutes on one core
 """
 
 from __future__ import annotations
@@ -73,7 +79,7 @@ LIMIT_BYTES_A_WRITE, LIMIT_STATE_FRACTION = 12.0, 0.003
 
 
 class Clock:
-    """Simulated; only how long a turn takes is told by the real one."""
+    """A simulated clock. Only the time that a step takes is real."""
 
     def __init__(self) -> None:
         self.s = 1_800_000_000.0
@@ -87,7 +93,7 @@ class Clock:
 
 
 class Changelog:
-    """The store, and what was sent to the changelog, by what it was."""
+    """The local store, and the bytes that were sent to the changelog, by kind."""
 
     def __init__(self) -> None:
         self.rows: SortedDict[bytes, bytes] = SortedDict()
@@ -97,7 +103,7 @@ class Changelog:
         for message in messages:
             if message.topic == TOPIC:
                 size = len(message.key or b"") + len(message.value or b"") + FRAMING_BYTES
-                self.sent[_what(message.key or b"", message.value)] += size
+                self.sent[_kind_of(message.key or b"", message.value)] += size
         return list(range(len(messages)))
 
     def get(self, partition: int, key: bytes) -> bytes | None:
@@ -113,23 +119,24 @@ class Changelog:
             self.rows.pop(key, None) if value is None else self.rows.update({key: value})
 
     def records(self, tier: int) -> int:
-        """Bytes of the tier's records in the state."""
-        mine = [
+        """Return the bytes of the tier's records in the state."""
+        keys = [
             key
             for key in self.rows
             if key_kind(key) is LogRecord and read_record_key(key).tier == tier
         ]
-        return sum(len(key) + len(self.rows[key]) for key in mine)
+        return sum(len(key) + len(self.rows[key]) for key in keys)
 
 
-def _what(key: bytes, value: bytes | None) -> str:
+def _kind_of(key: bytes, value: bytes | None) -> str:
+    """Return the kind of a message, as the results name it."""
     if key_kind(key) is not LogRecord:
         return "heads, watermarks, moments"
     return "tombstones" if value is None else TIERS[read_record_key(key).tier]
 
 
 class _WholeSource:
-    """A commands topic that nobody has committed and in which nothing is missing."""
+    """A commands topic without committed offsets and without gaps."""
 
     def committed(self, partition: int) -> int:
         return 0
@@ -139,6 +146,8 @@ class _WholeSource:
 
 
 class _NoSites:
+    """No site reports progress."""
+
     def refresh(self) -> None: ...
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
@@ -147,7 +156,7 @@ class _NoSites:
 
 @dataclass
 class Bench:
-    """A node whose partition holds the one volume."""
+    """A node whose only partition has one volume."""
 
     def __post_init__(self) -> None:
         settings = Settings()
@@ -182,16 +191,17 @@ class Bench:
         self.position = 0
 
     async def maintain(self) -> float:
-        """All that is due; how long the longest turn took, in seconds."""
+        """Do all maintenance that is due. Return the seconds of the longest step."""
         longest = 0.0
         while True:
-            began = time.perf_counter()
+            start_s = time.perf_counter()
             rest_s = await self.node.maintain(0)
-            longest = max(longest, time.perf_counter() - began)
+            longest = max(longest, time.perf_counter() - start_s)
             if rest_s:
                 return longest
 
     async def flush(self) -> None:
+        """Record the commands of a flush, and advance the clock."""
         values: list[bytes | None] = []
         for _ in range(int(WRITES_A_SECOND * FLUSH_S) // EXTENTS_A_COMMAND):
             offsets = self.random.integers(0, BLOCKS, EXTENTS_A_COMMAND).astype(
@@ -219,13 +229,16 @@ class Bench:
         self.clock.s += FLUSH_S
 
     def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
-        """A record drawn, not folded: cut and encoded as LogCompactor does, and noticed as a flush's would be."""
-        found = [
+        """Put a record of these blocks into the state, split and encoded as LogCompactor does it.
+
+        The compactor notices it as it notices the record of a flush.
+        """
+        parts = [
             piece
-            for piece in cut_to_size(_stretches(changed), Settings().node_record_max_bytes)
+            for piece in cut_to_size(_block_sets(changed), Settings().node_record_max_bytes)
             if piece
         ]
-        for number, (blocks, zeroed) in enumerate(found):
+        for number, (blocks, zeroed) in enumerate(parts):
             record = LogRecord(
                 volume=VOLUME.volume,
                 generation=GENERATION,
@@ -242,34 +255,39 @@ class Bench:
                 bytes_written=writes * BLOCK,
                 hosts=("host-01",),
                 part=number,
-                parts=len(found),
+                parts=len(parts),
             )
             self.log.rows[record_key(record)] = encode(record)
 
 
-def _stretches(changed: BitMap64) -> list[BlockSets]:
-    found = []
+def _block_sets(changed: BitMap64) -> list[BlockSets]:
+    """Return the blocks in sets that each cover a range of 2^26 blocks."""
+    block_sets = []
     for start in range(0, BLOCKS, 1 << 26):
         mask = BitMap64()
         mask.add_range(start, start + (1 << 26))
         if blocks := changed & mask:
-            found.append(BlockSets(blocks, BitMap64()))
-    return found
+            block_sets.append(BlockSets(blocks, BitMap64()))
+    return block_sets
 
 
 def drawn(random: np.random.Generator, writes: int) -> BitMap64:
-    """The blocks that so many random writes touch."""
+    """Return the blocks that `writes` random writes change."""
     if writes < 1 << 22:
         return BitMap64(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
-    density, found = 1 - np.exp(-writes / BLOCKS), BitMap64()
+    density, blocks = 1 - np.exp(-writes / BLOCKS), BitMap64()
     for start in range(0, BLOCKS, 1 << 24):
         here: npt.NDArray[np.int64] = np.flatnonzero(random.random(1 << 24, np.float32) < density)
-        found |= BitMap64(array("Q", (here + start).astype(np.uint64).tobytes()))
-    return found
+        blocks |= BitMap64(array("Q", (here + start).astype(np.uint64).tobytes()))
+    return blocks
 
 
 async def minutes(count: int) -> tuple[Counter[str], int, float]:
-    """(bytes sent, bytes of a flush record in the state, seconds of the longest turn), over whole minutes."""
+    """Simulate `count` minutes of flushes.
+
+    Return the bytes that were sent by kind, the bytes of the flush records in the state, and the
+    seconds of the longest step of maintenance.
+    """
     bench = Bench()
     await bench.maintain()
     longest = 0.0
@@ -282,7 +300,11 @@ async def minutes(count: int) -> tuple[Counter[str], int, float]:
 
 
 async def hour() -> tuple[Counter[str], int, int, float, float]:
-    """(bytes sent, bytes of an hour's minutes in the state, of its own record, seconds it took, of the longest turn)."""
+    """Simulate the roll-up of an hour.
+
+    Return the bytes that were sent by kind, the bytes of the minutes' records in the state, the
+    bytes of the hour's record, the seconds of the roll-up, and those of its longest step.
+    """
     bench = Bench()
     a_minute = 60 * WRITES_A_SECOND
     for number in range(60):
@@ -301,11 +323,12 @@ async def hour() -> tuple[Counter[str], int, int, float, float]:
 
 
 def main() -> None:
+    """Print the result as one JSON object, and its figures on stderr."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     began = time.perf_counter()
-    sent, flushed, turn_minute_s = asyncio.run(minutes(count))
+    sent, flushed, minute_step_s = asyncio.run(minutes(count))
     print(f"{count} minutes of flushes: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    hour_sent, minutes_held, hour_held, hour_took_s, turn_hour_s = asyncio.run(hour())
+    hour_sent, minutes_held, hour_held, hour_took_s, hour_step_s = asyncio.run(hour())
     print(f"an hour of minutes: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     bench = Bench()
     bench.put(
@@ -332,10 +355,10 @@ def main() -> None:
         "day": day_held * 30,
     }
     total, size = sum(a_write.values()), sum(state.values())
-    for name, each in a_write.items():
-        print(f"changelog, {name:<27} {each:8.3f} B a write", file=sys.stderr)
-    for name, each in state.items():
-        print(f"state, {name:<31} {each / 2**20:8.1f} MiB", file=sys.stderr)
+    for name, bytes_a_write in a_write.items():
+        print(f"changelog, {name:<27} {bytes_a_write:8.3f} B a write", file=sys.stderr)
+    for name, tier_bytes in state.items():
+        print(f"state, {name:<31} {tier_bytes / 2**20:8.1f} MiB", file=sys.stderr)
     cases = {
         "changelog_bytes_a_write": {
             "median": round(total, 3),
@@ -344,10 +367,13 @@ def main() -> None:
         },
         "state_after_30_days": {"median": round(size / 2**20, 1), "unit": "MiB"},
         "hour_roll_up": {"median": round(hour_took_s, 2), "unit": "s"},
-        "longest_turn": {"median": round(max(turn_minute_s, turn_hour_s), 3), "unit": "s"},
+        "longest_turn": {"median": round(max(minute_step_s, hour_step_s), 3), "unit": "s"},
     }
-    for name, each in a_write.items():
-        cases[f"changelog_{name.replace(', ', '_')}"] = {"median": round(each, 3), "unit": "B"}
+    for name, bytes_a_write in a_write.items():
+        cases[f"changelog_{name.replace(', ', '_')}"] = {
+            "median": round(bytes_a_write, 3),
+            "unit": "B",
+        }
     ratios = {
         "state_of_volume": round(size / VOLUME_BYTES, 5),
         "bytes_a_write_of_limit": round(total / LIMIT_BYTES_A_WRITE, 3),

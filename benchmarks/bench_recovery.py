@@ -1,11 +1,12 @@
-"""How fast a worker whose disk is lost comes back: its table is read again from the changelog, all of it.
+"""Measures how fast a worker recovers after it lost its disk, by reading the whole changelog.
 
     python benchmarks/bench_recovery.py [--extents 10M,40M,160M] [--repeat 5] [--short]
 
-For each size a node folds that many random writes; then it is started again and again without its disk, on one core, with
-nothing to fold. Starting, joining the group and opening the tables takes its time whatever the state's size: so a state of
-next to nothing is recovered beside the others, and what they take more is their recovery. After each recovery the table is
-held against the changelog, key by key: a difference fails the bench. The last line of stdout is one JSON object.
+For each size a node folds that many random writes. Then it is started repeatedly without its disk,
+on one core, with nothing to fold. Starting, joining the group and opening the tables takes time for
+every size. Therefore a tiny state is recovered too, and what the others take beyond that is their
+recovery. After each recovery the table is compared with the changelog, key by key, and a difference
+fails the benchmark. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench_node import number, say
+from bench_node import log_line, parse_count
 from cluster import Cluster
 from contestants import LOG_FILE, START_S, start_node, wait_recorded
 from pinned import ProgramFailed, split_cores
-from results import finish, machine
+from results import machine, report_result
 from rocksdict import AccessType, Options, Rdict
 from workload import Workload
 
@@ -36,16 +37,21 @@ from mirrorlog.streams.table.table_files import table_partitions
 
 _FOLD_S: Final = 600.0
 _RECOVER_S: Final = 600.0
-_NEXT_TO_NOTHING: Final = 8000
-"""Extents: a command for each volume."""
-_FAUST_OWN: Final = b"__faust\0"
+_BASELINE_EXTENTS: Final = 8000
+"""The extents of the tiny state: a command for each volume."""
+_FAUST_KEY_PREFIX: Final = b"__faust\0"
+"""The prefix of the keys that Faust keeps in the table for itself."""
 Rows = dict[tuple[int, bytes], int]
-"""By partition and key, the value's checksum."""
+"""The checksums of values by partition and key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """One start: how long until it was ready, the CPU time until then, the most memory that it had."""
+class WorkerStart:
+    """One start of a worker.
+
+    ready_s, cpu_s: the time and the CPU time until it was ready.
+    peak_bytes: its maximum of resident memory.
+    """
 
     ready_s: float
     cpu_s: float
@@ -53,28 +59,31 @@ class Start:
 
 
 @dataclass(slots=True)
-class State:
-    """A log of some size, and how the worker that has it started."""
+class FoldedLog:
+    """A log of some size, and the starts of the worker that has it.
+
+    with_disk, without_disk: the starts with and without the worker's disk.
+    """
 
     settings: Settings
     folder: Path
     extents: int
     rows: Rows
     changelog_bytes: int
-    kept: list[Start] = field(default_factory=list)
-    lost: list[Start] = field(default_factory=list)
+    with_disk: list[WorkerStart] = field(default_factory=list)
+    without_disk: list[WorkerStart] = field(default_factory=list)
 
 
-def start(state: State, core: int) -> Start:
-    """Starts the node, and stops it when it is ready."""
-    with start_node(state.settings, state.folder / LOG_FILE, core) as program:
-        ready = program.wait_said("ready", _RECOVER_S)
+def start(log: FoldedLog, core: int) -> WorkerStart:
+    """Start the node, and stop it when it is ready."""
+    with start_node(log.settings, log.folder / LOG_FILE, core) as program:
+        ready = program.wait_for_line("ready", _RECOVER_S)
         _, peak_bytes = program.resident_bytes()
-        return Start(ready.at_s - program.started_at_s, program.cpu_s(ready.at_s), peak_bytes)
+        return WorkerStart(ready.at_s - program.started_at_s, program.cpu_s(ready.at_s), peak_bytes)
 
 
 def rows_of_changelog(cluster: Cluster, settings: Settings) -> tuple[Rows, int]:
-    """The newest value of every key that wasn't removed; and the bytes of all messages, keys and values."""
+    """Return the newest rows of the changelog, and the bytes of all its keys and values."""
     rows: Rows = {}
     size_bytes = 0
     for message in cluster.read(settings, settings.topics.changelog):
@@ -88,20 +97,20 @@ def rows_of_changelog(cluster: Cluster, settings: Settings) -> tuple[Rows, int]:
 
 
 def rows_of_table(settings: Settings) -> Rows:
-    """What is in the node's table."""
+    """Return the rows of the node's table."""
     rows: Rows = {}
     for partition, path in table_partitions(settings.state_dir).items():
         table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
         for key, value in table.items():
-            assert isinstance(key, bytes)  # raw mode
-            if not key.startswith(_FAUST_OWN):
+            assert isinstance(key, bytes)  # The table is open in raw mode.
+            if not key.startswith(_FAUST_KEY_PREFIX):
                 rows[partition, key] = zlib.crc32(value)
         table.close()
     return rows
 
 
-def fold(cluster: Cluster, extents: int, core: int) -> State:
-    """Lets a node fold so many writes."""
+def fold(cluster: Cluster, extents: int, core: int) -> FoldedLog:
+    """Let a node fold `extents` writes."""
     workload = Workload(extents, 500, time.time_ns() // 1000)
     folder = cluster.folder / f"recovery-{extents}"
     folder.mkdir()
@@ -110,69 +119,76 @@ def fold(cluster: Cluster, extents: int, core: int) -> State:
     cluster.describe(settings, workload.volumes())
     cluster.publish(settings.topics.commands, workload.publications(), "lz4")
     with start_node(settings, folder / LOG_FILE, core) as program:
-        program.wait_said("ready", START_S)
+        program.wait_for_line("ready", START_S)
         wait_recorded(cluster, settings, program, workload.ends(), _FOLD_S)
     rows, size_bytes = rows_of_changelog(cluster, settings)
-    say(f"{workload.extents:,} extents: {size_bytes / 1e6:.1f} MB of changelog, {len(rows):,} keys")
-    return State(settings, folder, workload.extents, rows, size_bytes)
-
-
-def recover(state: State, core: int) -> None:
-    """Starts the node with its disk, and without."""
-    state.kept.append(start(state, core))
-    shutil.rmtree(state.settings.state_dir)
-    state.lost.append(start(state, core))
-    kept, lost = state.kept[-1], state.lost[-1]
-    say(
-        f"{state.extents:,} extents: ready after {kept.ready_s:.2f} s with its disk, {lost.ready_s:.2f} s without; "
-        f"CPU {lost.cpu_s:.2f} s, at most {lost.peak_bytes / 1e6:.0f} MB resident"
+    log_line(
+        f"{workload.extents:,} extents: {size_bytes / 1e6:.1f} MB of changelog, {len(rows):,} keys"
     )
-    if (found := rows_of_table(state.settings)) != state.rows:
-        differing = {key for key in {*found, *state.rows} if found.get(key) != state.rows.get(key)}
+    return FoldedLog(settings, folder, workload.extents, rows, size_bytes)
+
+
+def recover(log: FoldedLog, core: int) -> None:
+    """Start the node with its disk and without. ProgramFailed if its table is wrong then."""
+    log.with_disk.append(start(log, core))
+    shutil.rmtree(log.settings.state_dir)
+    log.without_disk.append(start(log, core))
+    kept, lost = log.with_disk[-1], log.without_disk[-1]
+    log_line(
+        f"{log.extents:,} extents: ready after {kept.ready_s:.2f} s with its disk, "
+        f"{lost.ready_s:.2f} s without; CPU {lost.cpu_s:.2f} s, "
+        f"at most {lost.peak_bytes / 1e6:.0f} MB resident"
+    )
+    if (rows := rows_of_table(log.settings)) != log.rows:
+        differing = {key for key in {*rows, *log.rows} if rows.get(key) != log.rows.get(key)}
         raise ProgramFailed(
             f"{len(differing)} rows of the recovered table differ from the changelog"
         )
 
 
-def figures(state: State, nothing: State) -> dict[str, Any]:
-    """What recovery took, beyond a start with nothing to recover."""
-    base_s = median(each.ready_s for each in nothing.lost)
-    base_cpu_s = median(each.cpu_s for each in nothing.lost)
-    runs_s = [each.ready_s - base_s for each in state.lost]
+def figures(log: FoldedLog, baseline: FoldedLog) -> dict[str, Any]:
+    """Return the figures of recovery, less those of a start with a tiny log (`baseline`)."""
+    base_s = median(start.ready_s for start in baseline.without_disk)
+    base_cpu_s = median(start.cpu_s for start in baseline.without_disk)
+    runs_s = [start.ready_s - base_s for start in log.without_disk]
     return {
-        "extents": state.extents,
-        "changelog_bytes": state.changelog_bytes,
-        "keys": len(state.rows),
-        "ready_with_disk_s": round(median(each.ready_s for each in state.kept), 3),
-        "ready_without_disk_s": round(median(each.ready_s for each in state.lost), 3),
+        "extents": log.extents,
+        "changelog_bytes": log.changelog_bytes,
+        "keys": len(log.rows),
+        "ready_with_disk_s": round(median(start.ready_s for start in log.with_disk), 3),
+        "ready_without_disk_s": round(median(start.ready_s for start in log.without_disk), 3),
         "recovery_s": round(median(runs_s), 3),
-        "recovery_runs_s": [round(each, 3) for each in runs_s],
-        "recovery_mb_s": round(state.changelog_bytes / 1e6 / median(runs_s), 1),
-        "recovery_cpu_s": round(median(each.cpu_s for each in state.lost) - base_cpu_s, 3),
-        "peak_bytes": max(each.peak_bytes for each in state.lost),
+        "recovery_runs_s": [round(seconds, 3) for seconds in runs_s],
+        "recovery_mb_s": round(log.changelog_bytes / 1e6 / median(runs_s), 1),
+        "recovery_cpu_s": round(median(start.cpu_s for start in log.without_disk) - base_cpu_s, 3),
+        "peak_bytes": max(start.peak_bytes for start in log.without_disk),
     }
 
 
 def main() -> int:
-    """1 where a recovered table differs from the changelog."""
-    parser = argparse.ArgumentParser(description="How fast a worker whose disk is lost comes back.")
+    """Return exit code 1 if a recovered table differs from the changelog."""
+    parser = argparse.ArgumentParser(
+        description="Measure how fast a worker recovers after it lost its disk."
+    )
     parser.add_argument(
-        "--extents", help="sizes of the state, in random writes (default 10M,40M,160M)"
+        "--extents", help="sizes of the log, in random writes (default 10M,40M,160M)"
     )
     parser.add_argument("--repeat", type=int, help="recoveries of each size (default 5)")
     parser.add_argument(
         "--dir",
         type=Path,
-        help="where the folder with the broker's data is made; removed afterwards",
+        help="create the folder for the broker's data here; it is removed afterwards",
     )
-    parser.add_argument("--short", action="store_true", help="a quick look: 4M extents, once")
+    parser.add_argument("--short", action="store_true", help="run once, with 4M extents")
     parser.add_argument(
-        "--save", action="store_true", help="keep a good, full result for docs/performance.md"
+        "--save",
+        action="store_true",
+        help="keep a complete result without failures for docs/performance.md",
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     sizes = [
-        number(each)
-        for each in (given.extents or ("4M" if given.short else "10M,40M,160M")).split(",")
+        parse_count(size)
+        for size in (arguments.extents or ("4M" if arguments.short else "10M,40M,160M")).split(",")
     ]
     core, others = split_cores()
     os.sched_setaffinity(0, others)
@@ -180,31 +196,29 @@ def main() -> int:
     with ExitStack() as cleanup:
         folder = Path(
             cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=given.dir)
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
             )
         )
         cluster = cleanup.enter_context(Cluster(folder))
-        states = [fold(cluster, size, core) for size in (_NEXT_TO_NOTHING, *sizes)]
-        for _ in range(given.repeat or (1 if given.short else 5)):
-            for state in states:
+        logs = [fold(cluster, size, core) for size in (_BASELINE_EXTENTS, *sizes)]
+        for _ in range(arguments.repeat or (1 if arguments.short else 5)):
+            for log in logs:
                 try:
-                    recover(state, core)
+                    recover(log, core)
                 except (ProgramFailed, TimeoutError) as error:
-                    say(f"FAILED {state.extents}: {error}")
-                    failures.append(f"{state.extents}: {error}")
+                    log_line(f"FAILED {log.extents}: {error}")
+                    failures.append(f"{log.extents}: {error}")
     cases = (
-        {}
-        if failures
-        else {f"extents_{each.extents}": figures(each, states[0]) for each in states[1:]}
+        {} if failures else {f"extents_{log.extents}": figures(log, logs[0]) for log in logs[1:]}
     )
     result = {
         "bench": "recovery",
         "cases": cases,
         "failures": failures,
-        "short": given.short,
+        "short": arguments.short,
         "machine": machine(),
     }
-    return finish(result, save=given.save)
+    return report_result(result, save=arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The broker of a bench: topics made, filled, read back and reset."""
+"""The broker of a benchmark: creates, fills, reads and resets topics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mirrorlog.topics import TopicSpec
 
 _DEADLINE_S: Final = 60.0
 _LOG_APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
-"""The broker stamps each message when it takes it: that is when the log holds it."""
+"""The broker sets the time of each message when it appends it, which is when the log holds it."""
 CHANGELOG: Final = {"cleanup.policy": "compact", "flush.messages": "1", **_LOG_APPEND_TIME}
-"""What every changelog has, mirrorlog's own and the peers'."""
+"""The configuration of every changelog: mirrorlog's own and the peers'."""
 
 
 class Cluster:
-    """An embedded broker in `folder`, gone when it is left."""
+    """An embedded broker, with its data in `folder`. It runs while the context lasts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,38 +49,41 @@ class Cluster:
 
     @property
     def servers(self) -> str:
-        """bootstrap.servers."""
+        """Return the value of bootstrap.servers."""
         return self._broker.bootstrap_servers
 
     def settings(self, prefix: str, state_dir: Path, partitions: int) -> Settings:
-        """Settings of a node whose topics begin with `prefix`."""
-        given: dict[str, Any] = {
+        """Return the settings of a node whose topics begin with `prefix`."""
+        overrides: dict[str, Any] = {
             "bootstrap_servers": self.servers,
             "topic_prefix": prefix,
             "state_dir": state_dir,
         }
-        return load_settings(None, given | {"partitions": partitions})
+        return load_settings(None, overrides | {"partitions": partitions})
 
     def make_topics(self, settings: Settings) -> None:
-        """Those of mirrorlog that aren't there, as mirrorlog makes them; the changelog tells when it took each message."""
+        """Create mirrorlog's missing topics with mirrorlog's configuration.
+
+        In addition the changelog's messages have the time at which the broker appended them.
+        """
         self.admin.create(
-            [_stamped(spec, settings) for spec in settings.topics.specs(single_copy=True)],
+            [_with_append_time(spec, settings) for spec in settings.topics.specs(single_copy=True)],
             settings.partitions,
         )
 
     def make_changelog(self, name: str, partitions: int) -> None:
-        """A peer's changelog."""
+        """Create the changelog of a peer."""
         self.admin.create([TopicSpec(name, CHANGELOG)], partitions)
 
     def describe(self, settings: Settings, volumes: Iterable[Volume]) -> None:
-        """Publishes volumes' descriptions."""
+        """Publish the volumes' descriptions."""
         publisher = KafkaPublisher(settings.kafka_client())
         for volume in volumes:
             publish_volume(publisher, settings.topics, volume)
         publisher.flush(_DEADLINE_S)
 
     def publish(self, topic: str, publications: Iterable[Publication], compression: str) -> None:
-        """Appends commands, with their own times."""
+        """Publish commands with their own times. KafkaException if the broker refuses one."""
         producer = Producer(
             {
                 "bootstrap.servers": self.servers,
@@ -89,7 +92,7 @@ class Cluster:
                 "linger.ms": 5,
                 "compression.type": compression,
                 "queue.buffering.max.kbytes": 65536,
-                "log_level": 2,  # that the broker has gone at the end is no news
+                "log_level": 2,  # Don't log that the broker stops at the end.
             }
         )
         refused: list[KafkaError] = []
@@ -98,39 +101,39 @@ class Cluster:
             if error is not None:
                 refused.append(error)
 
-        for each in publications:
+        for publication in publications:
             while True:
                 try:
                     producer.produce(
                         topic,
-                        each.value,
-                        each.key,
-                        each.partition,
+                        publication.value,
+                        publication.key,
+                        publication.partition,
                         on_delivery=delivered,
-                        timestamp=each.at_ms,
+                        timestamp=publication.at_ms,
                     )
                     break
                 except BufferError:
                     producer.poll(0.1)
             producer.poll(0)
         if producer.flush(_DEADLINE_S) or refused:
-            raise KafkaException(f"the commands couldn't be published: {refused[:1]}")
+            raise KafkaException(f"publishing the commands: the broker refused {refused[:1]}")
 
     def reset(self, settings: Settings, group: str) -> None:
-        """Takes away all that a node made: its group, its log, its answers. The commands and the volumes stay."""
+        """Remove a node's group, log and statuses. The commands and the volumes stay."""
         topics = settings.topics
         self.forget_group(group)
         self.delete_topics([topics.changelog, topics.status, topics.quarantine])
         self.make_topics(settings)
 
     def delete_topics(self, names: Iterable[str]) -> None:
-        """Removes those that are there, and returns when they are gone."""
-        gone = set(names) & self.admin.names("")
-        self.admin.delete(sorted(gone))
-        wait_for(lambda: not gone & self.admin.names(""), _DEADLINE_S, "topics weren't removed")
+        """Remove those of the topics that exist, and wait until they are gone."""
+        existing = set(names) & self.admin.names("")
+        self.admin.delete(sorted(existing))
+        wait_for(lambda: not existing & self.admin.names(""), _DEADLINE_S, "topics weren't removed")
 
     def forget_group(self, group: str) -> None:
-        """Removes a consumer group, once its last member's session has run out."""
+        """Remove a consumer group when the session of its last member has expired."""
 
         def removed() -> bool:
             try:
@@ -145,20 +148,20 @@ class Cluster:
         wait_for(removed, _DEADLINE_S, f"group {group} still has members")
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        """By partition, what the group has committed; nothing where it has committed nothing."""
-        question = [ConsumerGroupTopicPartitions(group)]
+        """Return the committed offset by partition. Partitions without one are left out."""
+        request = [ConsumerGroupTopicPartitions(group)]
         try:
-            found = self._raw.list_consumer_group_offsets(question)[group].result(_DEADLINE_S)
+            offsets = self._raw.list_consumer_group_offsets(request)[group].result(_DEADLINE_S)
         except KafkaException:
             return {}
         return {
-            each.partition: each.offset
-            for each in found.topic_partitions
-            if each.topic == topic and each.offset >= 0
+            entry.partition: entry.offset
+            for entry in offsets.topic_partitions
+            if entry.topic == topic and entry.offset >= 0
         }
 
     def ends(self, topic: str) -> dict[int, int]:
-        """By partition, the position behind the last message."""
+        """Return the position behind the last message, by partition."""
         return {
             number: self.admin.end_position(topic, number)
             for number in range(self.admin.partitions(topic))
@@ -167,7 +170,11 @@ class Cluster:
     def read(
         self, settings: Settings, topic: str, positions: Mapping[int, int | None] | None = None
     ) -> Iterator[Message]:
-        """What the topic holds now, from these positions on; `at_us` is when the broker took it, where the topic says so."""
+        """Yield the messages that the topic holds now.
+
+        positions: where to begin in each partition; by default, at its beginning.
+        The messages' `at_us` is when the broker appended them, if the topic is configured so.
+        """
         reader = KafkaReader(settings.kafka_client())
         ends = self.ends(topic)
         reader.assign(topic, positions or dict.fromkeys(ends))
@@ -178,11 +185,11 @@ class Cluster:
             reader.close()
 
 
-class NotingReader:
-    """A reader that shows every message to `note` as it hands it on."""
+class ObservedReader:
+    """A reader that passes every message to `observe` before it returns it."""
 
-    def __init__(self, reader: KafkaReader, note: Callable[[Message], None]) -> None:
-        self._reader, self._note = reader, note
+    def __init__(self, reader: KafkaReader, observe: Callable[[Message], None]) -> None:
+        self._reader, self._observe = reader, observe
         self.assign, self.reached, self.at_end, self.close = (
             reader.assign,
             reader.reached,
@@ -191,14 +198,15 @@ class NotingReader:
         )
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-        """What the reader polls."""
+        """Return what the reader polls."""
         messages = self._reader.poll(timeout_s, max_messages=max_messages)
         for message in messages:
-            self._note(message)
+            self._observe(message)
         return messages
 
 
-def _stamped(spec: TopicSpec, settings: Settings) -> TopicSpec:
+def _with_append_time(spec: TopicSpec, settings: Settings) -> TopicSpec:
+    """Return the topic's specification, with LogAppendTime for the changelog."""
     if spec.name != settings.topics.changelog:
         return spec
     return replace(spec, config={**spec.config, **_LOG_APPEND_TIME})
@@ -207,7 +215,7 @@ def _stamped(spec: TopicSpec, settings: Settings) -> TopicSpec:
 def wait_for(
     condition: Callable[[], bool], deadline_s: float, what: str, every_s: float = 0.05
 ) -> None:
-    """Returns when the condition holds; TimeoutError at the deadline."""
+    """Wait until the condition holds. TimeoutError, with the text `what`, at the deadline."""
     until = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > until:
@@ -216,5 +224,5 @@ def wait_for(
 
 
 def all_committed(committed: Mapping[int, int], ends: Mapping[int, int]) -> bool:
-    """Whether every partition is committed up to its end."""
+    """Return whether every partition is committed up to its end."""
     return all(committed.get(partition, 0) >= end for partition, end in ends.items())

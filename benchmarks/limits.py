@@ -1,7 +1,7 @@
-"""What folding can cost at least, step by step: consume; consume and decode; consume, decode and union.
+"""The minimum cost of folding in three steps: consume; also decode; also union.
 
-A program under test of bench_node.py: no table, no changelog, no answers, nothing committed. Batches of as many commands
-as a flush of the node takes at most.
+This is a program under test of bench_node.py. It has no table, no changelog and no statuses, and it
+commits nothing. Its batches have as many commands as a flush of the node has at most.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from mirrorlog.settings import load_settings
 Step = Callable[[Sequence[bytes]], None]
 
 
-def say(message_type: str, **fields: object) -> None:
-    """One JSON line."""
+def print_line(message_type: str, **fields: object) -> None:
+    """Print a JSON line."""
     print(json.dumps({"message_type": message_type, "at_s": time.time(), **fields}), flush=True)
 
 
 class Fold:
-    """What the node does of it: for each batch, the set of each of its volumes. They are united when the clock has stopped."""
+    """Makes a set of blocks for each volume of each batch, as the node does.
+
+    The sets are united when the clock has stopped.
+    """
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._sets: dict[str, list[Blocks | BitMap64]] = defaultdict(list)
 
-    def take(self, values: Sequence[bytes]) -> None:
-        """One batch."""
+    def add(self, values: Sequence[bytes]) -> None:
+        """Add a batch of encoded commands."""
         columns = decode_columns(values)
         for number, sender in enumerate(columns.senders):
             self._add(sender.volume, columns.extents_of(np.flatnonzero(columns.sender == number)))
@@ -54,7 +57,7 @@ class Fold:
         self._sets[volume].append(touched(extents, self._block_size) if blocks is None else blocks)
 
     def united(self) -> dict[str, BitMap64]:
-        """Everything, by volume."""
+        """Return all blocks by volume."""
         return {volume: union(map(_as_bitmap, sets)) for volume, sets in self._sets.items()}
 
 
@@ -67,13 +70,13 @@ def _as_bitmap(blocks: Blocks | BitMap64) -> BitMap64:
 
 
 def decoded_one_by_one(columns: CommandColumns) -> list[TrackingCommand]:
-    """Those that the batch decoder leaves to the codec."""
+    """Return the commands that the batch decoder leaves to the codec."""
     others = np.flatnonzero(~columns.plain).tolist()
     return [decode(columns.values[row] or b"", TrackingCommand) for row in others]
 
 
 def run(topic: str, ends: dict[int, int], batch: int, step: Step) -> None:
-    """Reads the whole topic, `batch` messages at a time."""
+    """Read the whole topic, and pass up to `batch` messages at a time to `step`."""
     client = load_settings().kafka_client()
     consumer = Consumer(
         {
@@ -85,46 +88,46 @@ def run(topic: str, ends: dict[int, int], batch: int, step: Step) -> None:
             "fetch.queue.backoff.ms": 10,
         }
     )
-    left = sum(ends.values())
-    say("begun")
+    remaining = sum(ends.values())
+    print_line("begun")
     consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
-    while left:
-        messages = consumer.consume(min(batch, left), 5.0)
+    while remaining:
+        messages = consumer.consume(min(batch, remaining), 5.0)
         step([message.value() or b"" for message in messages])
-        left -= len(messages)
-    say("done")
+        remaining -= len(messages)
+    print_line("done")
     consumer.close()
 
 
 def main() -> None:
-    """Runs one of the three."""
-    parser = argparse.ArgumentParser(description="What folding can cost at least.")
+    """Run one of the three steps."""
+    parser = argparse.ArgumentParser(description="Measure the minimum cost of folding.")
     parser.add_argument("step", choices=("consume", "decode", "fold"))
     parser.add_argument("topic")
     parser.add_argument(
-        "ends", type=json.loads, help="by partition, the position behind the last command, as JSON"
+        "ends", type=json.loads, help="the position behind the last command by partition, as JSON"
     )
     parser.add_argument("--block-size", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=_BATCH)
-    parser.add_argument("--save", type=Path, help="folder for the volumes' bitmaps, each in a file")
-    given = parser.parse_args()
-    fold = Fold(given.block_size)
+    parser.add_argument("--save", type=Path, help="write the volumes' bitmaps to this folder")
+    arguments = parser.parse_args()
+    fold = Fold(arguments.block_size)
 
     def decode_only(values: Sequence[bytes]) -> None:
         columns = decode_columns(values)
         columns.extents_of(np.flatnonzero(columns.plain))
         decoded_one_by_one(columns)
 
-    steps: dict[str, Step] = {"consume": lambda _: None, "decode": decode_only, "fold": fold.take}
+    steps: dict[str, Step] = {"consume": lambda _: None, "decode": decode_only, "fold": fold.add}
     run(
-        given.topic,
-        {int(partition): end for partition, end in given.ends.items()},
-        given.batch,
-        steps[given.step],
+        arguments.topic,
+        {int(partition): end for partition, end in arguments.ends.items()},
+        arguments.batch,
+        steps[arguments.step],
     )
-    if given.save:
+    if arguments.save:
         for volume, blocks in fold.united().items():
-            (given.save / volume).write_bytes(blocks.serialize())
+            (arguments.save / volume).write_bytes(blocks.serialize())
 
 
 _BATCH: Final = 2000

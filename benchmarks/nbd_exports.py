@@ -1,4 +1,4 @@
-"""What serves an image over NBD: mirrorlog, nbdkit by itself and with its log filter, QEMU with a dirty bitmap."""
+"""NBD exports of an image: mirrorlog, nbdkit alone and with its log filter, QEMU with a bitmap."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from mirrorlog.reading.catalog import describe, publish_volume
 from mirrorlog.settings import inherited_environment
 
 START_S: Final = 30.0
-PIECE_BYTES: Final = 8 << 20
-Serving: TypeAlias = Callable[[], AbstractContextManager[str]]
-"""Serves an image of its own while the context lasts: its URI."""
+CHUNK_BYTES: Final = 8 << 20
+ExportFactory: TypeAlias = Callable[[], AbstractContextManager[str]]
+"""Serves an image of its own while the context lasts, and gives the export's URI."""
 
 
 def exports(
     cluster: Cluster, folder: Path, size_bytes: int
-) -> tuple[dict[str, Serving], list[str]]:
-    """(what can be served here, what can't and why). Every block of the images is in its place, so that no contestant pays
-    for finding one."""
+) -> tuple[dict[str, ExportFactory], list[str]]:
+    """Return the exports that can be served here, and a text for each that can't.
+
+    All blocks of the images are allocated, so that no contestant has to allocate any.
+    """
     image = folder / "image"
     make_image(image, size_bytes)
-    found: dict[str, Serving] = {
+    factories: dict[str, ExportFactory] = {
         "file": lambda: nbdkit(folder, "file", str(image)),
         "mirrorlog": lambda: mirrorlog(cluster, folder, size_bytes, "filter"),
         "log_filter": lambda: nbdkit(
@@ -46,26 +48,27 @@ def exports(
     skipped = []
     if shutil.which("qemu-storage-daemon") is None:
         skipped.append(
-            "QEMU's storage daemon with a dirty bitmap: apt install --no-install-recommends qemu-system-common"
+            "QEMU's storage daemon with a dirty bitmap: "
+            "apt install --no-install-recommends qemu-system-common"
         )
     else:
-        found["qemu_storage_bitmap"] = lambda: qemu_storage_daemon(folder, image)
+        factories["qemu_storage_bitmap"] = lambda: qemu_storage_daemon(folder, image)
     if shutil.which("qemu-nbd") is None:
-        return found, [*skipped, "QEMU: apt install qemu-utils"]
+        return factories, [*skipped, "QEMU: apt install qemu-utils"]
     qcow2 = folder / "image.qcow2"
     subprocess.run(
         ["qemu-img", "convert", "-O", "qcow2", "-S", "0", str(image), str(qcow2)], check=True
     )
     subprocess.run(["qemu-img", "bitmap", "--add", str(qcow2), "b"], check=True)
     return {
-        **found,
+        **factories,
         "qemu_raw": lambda: qemu_nbd(folder, image, "raw"),
         "qemu_bitmap": lambda: qemu_nbd(folder, qcow2, "qcow2"),
     }, skipped
 
 
-def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, Serving]:
-    """The file plugin and mirrorlog, on files of one hole."""
+def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, ExportFactory]:
+    """Return exports of the file plugin and of mirrorlog, on files of one hole."""
     image = folder / "sparse"
     make_image(image, size_bytes, sparse=True)
     return {
@@ -75,18 +78,18 @@ def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str,
 
 
 def make_image(path: Path, size_bytes: int, *, sparse: bool = False) -> None:
-    """A file of zeros."""
+    """Create a file of zeros, or of one hole if it is `sparse`."""
     with path.open("wb") as file:
         file.truncate(size_bytes)
-        for start in range(0, 0 if sparse else size_bytes, PIECE_BYTES):
-            file.write(bytes(min(PIECE_BYTES, size_bytes - start)))
+        for start in range(0, 0 if sparse else size_bytes, CHUNK_BYTES):
+            file.write(bytes(min(CHUNK_BYTES, size_bytes - start)))
 
 
 @contextmanager
 def mirrorlog(
     cluster: Cluster, folder: Path, size_bytes: int, through: str, *, sparse: bool = False
 ) -> Iterator[str]:
-    """`mirrorlog host serve`, publishing to the broker."""
+    """Run `mirrorlog host serve`, which publishes to the broker."""
     name = f"{through}-sparse" if sparse else through
     settings = cluster.settings("nbd.", folder / "state", 4)
     cluster.make_topics(settings)
@@ -115,15 +118,15 @@ def mirrorlog(
         part.wait()
 
 
-def nbdkit(folder: Path, *served: str) -> AbstractContextManager[str]:
-    """nbdkit by itself."""
-    return _served(
-        folder / "n.sock", ["nbdkit", "--foreground", "--unix", str(folder / "n.sock"), *served]
+def nbdkit(folder: Path, *arguments: str) -> AbstractContextManager[str]:
+    """Run nbdkit alone, with these arguments."""
+    return _serve(
+        folder / "n.sock", ["nbdkit", "--foreground", "--unix", str(folder / "n.sock"), *arguments]
     )
 
 
 def qemu_nbd(folder: Path, image: Path, image_format: str) -> AbstractContextManager[str]:
-    """QEMU; bitmaps that are in the image are kept up to date, in memory."""
+    """Run qemu-nbd. It keeps the bitmaps of the image up to date, in memory."""
     command = [
         "qemu-nbd",
         "--persistent",
@@ -133,11 +136,11 @@ def qemu_nbd(folder: Path, image: Path, image_format: str) -> AbstractContextMan
         image_format,
         str(image),
     ]
-    return _served(folder / "q.sock", command)
+    return _serve(folder / "q.sock", command)
 
 
 def qemu_storage_daemon(folder: Path, image: Path) -> AbstractContextManager[str]:
-    """QEMU on the raw image, with a dirty bitmap in memory, made before the export."""
+    """Run qemu-storage-daemon on the raw image, with a dirty bitmap in memory."""
     socket = folder / "d.sock"
     nodes = [f"driver=file,node-name=file,filename={image}", "driver=raw,node-name=disk,file=file"]
     command = [
@@ -145,7 +148,7 @@ def qemu_storage_daemon(folder: Path, image: Path) -> AbstractContextManager[str
         *(word for node in nodes for word in ("--blockdev", node)),
         *("--nbd-server", f"addr.type=unix,addr.path={socket}"),
     ]
-    orders: list[tuple[str, dict[str, object]]] = [
+    qmp_commands: list[tuple[str, dict[str, object]]] = [
         ("qmp_capabilities", {}),
         ("block-dirty-bitmap-add", {"node": "disk", "name": "changed"}),
         (
@@ -153,16 +156,19 @@ def qemu_storage_daemon(folder: Path, image: Path) -> AbstractContextManager[str
             {"type": "nbd", "id": "disk", "node-name": "disk", "name": "", "writable": True},
         ),
     ]
-    return _served(
-        socket, command, [{"execute": name, "arguments": given} for name, given in orders]
+    return _serve(
+        socket, command, [{"execute": name, "arguments": given} for name, given in qmp_commands]
     )
 
 
 @contextmanager
-def _served(
-    socket: Path, command: list[str], orders: Sequence[Mapping[str, object]] = ()
+def _serve(
+    socket: Path, command: list[str], qmp_commands: Sequence[Mapping[str, object]] = ()
 ) -> Iterator[str]:
-    """orders: sent to its standard input, each answered there with a line (QEMU Machine Protocol)."""
+    """Run a server, and give the URI of its socket.
+
+    qmp_commands: commands of the QEMU Machine Protocol, for the server's standard input.
+    """
     socket.unlink(missing_ok=True)
     with subprocess.Popen(
         dies_with_parent(command),
@@ -172,12 +178,12 @@ def _served(
         text=True,
     ) as process:
         try:
-            for order in orders:
-                _obeyed(process, order)
+            for qmp_command in qmp_commands:
+                _execute(process, qmp_command)
             until = time.monotonic() + START_S
             while not socket.exists():
                 if process.poll() is not None or time.monotonic() > until:
-                    raise ProgramFailed(f"{command[0]} doesn't serve")
+                    raise ProgramFailed(f"{command[0]} didn't start to serve")
                 time.sleep(0.02)
             yield f"nbd+unix:///?socket={socket}"
         finally:
@@ -185,26 +191,41 @@ def _served(
             process.wait()
 
 
-def _obeyed(process: subprocess.Popen[str], order: Mapping[str, object]) -> None:
-    """Lines that are no answer are events."""
+def _execute(process: subprocess.Popen[str], qmp_command: Mapping[str, object]) -> None:
+    """Execute a command of the QEMU Machine Protocol. ProgramFailed if QEMU refuses it.
+
+    QEMU answers with a line. Lines that aren't an answer are events.
+    """
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.write(json.dumps(qmp_command) + "\n")
     process.stdin.flush()
     for line in process.stdout:
         answer = json.loads(line)
         if "return" in answer:
             return
         if "error" in answer:
-            raise ProgramFailed(f"QEMU refused {order['execute']}: {answer['error']['desc']}")
+            raise ProgramFailed(f"QEMU refused {qmp_command['execute']}: {answer['error']['desc']}")
     raise ProgramFailed("QEMU ended")
 
 
 def requests_per_s(uri: str, count: int, options: Mapping[str, int]) -> float:
-    """Writes of `qemu-img bench` a second; `options` are its own."""
-    more = [word for name, value in options.items() for word in (name, str(value))]
-    command = ["qemu-img", "bench", "-w", "-t", "none", "-f", "raw", "-c", str(count), *more, uri]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ProgramFailed(f"qemu-img bench failed: {done.stderr.strip()}")
-    seconds = done.stdout.partition("Run completed in")[2].split()[0]
+    """Return the writes a second of `qemu-img bench`, with these of its own options."""
+    option_words = [word for name, value in options.items() for word in (name, str(value))]
+    command = [
+        "qemu-img",
+        "bench",
+        "-w",
+        "-t",
+        "none",
+        "-f",
+        "raw",
+        "-c",
+        str(count),
+        *option_words,
+        uri,
+    ]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
+        raise ProgramFailed(f"qemu-img bench failed: {completed.stderr.strip()}")
+    seconds = completed.stdout.partition("Run completed in")[2].split()[0]
     return count / float(seconds)

@@ -1,4 +1,4 @@
-"""A program under test: a process on one core, its JSON lines with the time of their arrival, its CPU time as it goes on."""
+"""Runs a program under test on one core, with the times of its JSON lines and its CPU time."""
 
 from __future__ import annotations
 
@@ -23,29 +23,32 @@ _STOP_S: Final = 20.0
 
 
 class ProgramFailed(Exception):
-    """A program under test ended, or didn't do what was waited for."""
+    """A program under test ended, or didn't do in time what it should."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One JSON line."""
+class JsonLine:
+    """A JSON line of the program, and when it arrived."""
 
     at_s: float
     fields: Mapping[str, Any]
 
 
 def split_cores() -> tuple[int, list[int]]:
-    """The core of the programs under test, and those of the broker and of the bench."""
+    """Return the core for the program under test, and the cores for everything else."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise ProgramFailed(
-            "the bench needs two cores: one for the program under test, one for the broker"
+            "the benchmark needs two cores: one for the program under test, and one for the broker"
         )
     return cores[-1], cores[:-1]
 
 
-class Pinned:
-    """Runs `command` on `core`, with every thread of it, until it is stopped or killed. Times are of time.time()."""
+class PinnedProcess:
+    """Runs `command` with all its threads on `core` until it is stopped.
+
+    All times are of time.time().
+    """
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class Pinned:
     ) -> None:
         self._name, self._log_file = name, log_file
         self.started_at_s = time.time()
-        self._said: list[Said] = []
-        self._heard = threading.Condition()
+        self._lines: list[JsonLine] = []
+        self._line_arrived = threading.Condition()
         self._samples: list[tuple[float, float]] = []
         with log_file.open("ab") as log:
             self._process = psutil.Popen(
@@ -69,7 +72,8 @@ class Pinned:
                 stderr=log,
             )
         self._threads = [
-            threading.Thread(target=each, daemon=True) for each in (self._listen, self._sample)
+            threading.Thread(target=target, daemon=True)
+            for target in (self._read_lines, self._sample)
         ]
         for thread in self._threads:
             thread.start()
@@ -82,36 +86,41 @@ class Pinned:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return the process id."""
         return int(self._process.pid)
 
     def check(self) -> None:
-        """ProgramFailed where it has ended."""
+        """Raise ProgramFailed if the program has ended."""
         if (code := self._process.poll()) is not None:
             lines = self._log_file.read_text("utf-8", "replace").splitlines()
             raise ProgramFailed(
-                f"{self._name} ended with exit code {code}; its last words: {' | '.join(lines[-5:])}"
+                f"{self._name} ended with exit code {code}; "
+                f"its log ends with: {' | '.join(lines[-5:])}"
             )
 
-    def wait_said(self, message_type: str, deadline_s: float) -> Said:
-        """The first line of that type."""
+    def wait_for_line(self, message_type: str, deadline_s: float) -> JsonLine:
+        """Return the first line of that type. ProgramFailed if there is none in time."""
         until = time.monotonic() + deadline_s
         seen = 0
-        with self._heard:
+        with self._line_arrived:
             while True:
-                for said in self._said[seen:]:
-                    if said.fields.get("message_type") == message_type:
-                        return said
-                seen = len(self._said)
+                for line in self._lines[seen:]:
+                    if line.fields.get("message_type") == message_type:
+                        return line
+                seen = len(self._lines)
                 if time.monotonic() > until:
                     raise ProgramFailed(
-                        f"{self._name} didn't say '{message_type}' within {deadline_s:g} s"
+                        f"{self._name} printed no line of type '{message_type}' "
+                        f"within {deadline_s:g} s"
                     )
-                if not self._heard.wait(0.2) and seen == len(self._said):
+                if not self._line_arrived.wait(0.2) and seen == len(self._lines):
                     self.check()
 
     def cpu_s(self, at_s: float) -> float:
-        """CPU seconds that all its threads had used at that time, in user and in kernel mode, between two samples in line."""
+        """Return the CPU seconds that all threads had used at that time, in user and kernel mode.
+
+        Between two samples it is interpolated.
+        """
         times = [at for at, _ in self._samples]
         index = min(max(bisect_left(times, at_s), 1), len(times) - 1)
         (before_s, before), (after_s, after) = self._samples[index - 1], self._samples[index]
@@ -119,22 +128,22 @@ class Pinned:
         return before + share * (after - before)
 
     def resident_bytes(self) -> tuple[int, int]:
-        """Memory that is resident now, and the most that ever was (proc(5), VmRSS and VmHWM)."""
+        """Return the resident memory now, and its maximum so far (proc(5), VmRSS and VmHWM)."""
         lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
-        found = {
+        sizes = {
             line.split()[0]: int(line.split()[1]) * 1024
             for line in lines
             if line.startswith(("VmRSS", "VmHWM"))
         }
-        return found["VmRSS:"], found["VmHWM:"]
+        return sizes["VmRSS:"], sizes["VmHWM:"]
 
     def wait(self) -> None:
-        """Returns when it has ended by itself; ProgramFailed where it ended badly."""
+        """Wait until the program has ended by itself. ProgramFailed if its exit code isn't 0."""
         if self._process.wait(_STOP_S) != 0:
             self.check()
 
     def stop(self) -> None:
-        """SIGTERM, and at the deadline SIGKILL. Nothing to do where it has ended."""
+        """Stop the program with SIGTERM, and with SIGKILL at the deadline. It may have ended."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -145,16 +154,16 @@ class Pinned:
         for thread in self._threads:
             thread.join()
 
-    def _listen(self) -> None:
+    def _read_lines(self) -> None:
         for line in self._process.stdout:
             at_s = time.time()
             try:
                 fields = json.loads(line)
             except ValueError:
                 continue
-            with self._heard:
-                self._said.append(Said(at_s, fields))
-                self._heard.notify_all()
+            with self._line_arrived:
+                self._lines.append(JsonLine(at_s, fields))
+                self._line_arrived.notify_all()
 
     def _sample(self) -> None:
         try:

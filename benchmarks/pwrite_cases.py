@@ -1,10 +1,11 @@
-"""pwrite through a tracked volume beside os.pwrite on the same file: 4 KiB and 64 KiB, random and sequential, with and without
-a flush after each 32 writes. Cases of bench_host.py.
+"""Cases of bench_host.py: pwrite through a tracked volume beside os.pwrite on the same file.
 
-The file is 128 MiB, written once before, so that all of it is in the page cache and nothing is allocated. A repeat is some
-rounds of each in turn, plain and tracked, with the same data and addresses; a round's time is divided by its writes, and a
-repeat is the median of its rounds. A thread ticks each 5 ms, as a host's does, and publishes to a live broker; the time that
-it takes the interpreter away from the writer is in the figures.
+The writes have 4 KiB or 64 KiB, and are random or sequential, with or without a flush after each 32
+writes. The file has 128 MiB and is written once before, so that all of it is in the page cache and
+nothing is allocated. A repeat does rounds of plain and tracked writes in turn, with the same data
+and addresses. A round's time is divided by its writes, and a repeat's result is the median of its
+rounds. A thread ticks each 5 ms, as a host's does, and publishes to a live broker. The figures
+include the time in which that thread has the interpreter.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from mirrorlog.reading.catalog import describe
 
 FILE_BYTES: Final = 128 << 20
 ROUND_BYTES: Final = 64 << 20
-MOST_WRITES: Final = 4000
+MAX_WRITES: Final = 4000
 TICK_S: Final = 0.005
-FLUSH_EACH: Final = 32
+WRITES_PER_FLUSH: Final = 32
 
 Write = Callable[[bytes, int], object]
 Flush = Callable[[], object]
 
 
 class Bench(Protocol):
-    """What a case is given, and where it tells what it found."""
+    """What a case gets, and where it puts its results."""
 
     cluster: Cluster
     folder: Path
@@ -56,15 +57,18 @@ class Bench(Protocol):
 
 
 class PwriteCase:
-    """One size, one order, with or without flushes."""
+    """A case of one size and one order, with or without flushes."""
 
     def __init__(self, name: str, size: int, *, is_random: bool, flushes: bool) -> None:
         self._name, self._size, self._is_random = name, size, is_random
-        self._flush_each = FLUSH_EACH if flushes else 0
-        self._writes = min(ROUND_BYTES // size, MOST_WRITES) // (8 if flushes else 1)
+        self._writes_per_flush = WRITES_PER_FLUSH if flushes else 0
+        self._writes = min(ROUND_BYTES // size, MAX_WRITES) // (8 if flushes else 1)
 
     def __call__(self, bench: Bench) -> None:
-        """Notes nanoseconds a write, plain and tracked, of each repeat; the ratio is tracked over plain."""
+        """Measure the nanoseconds of a write, plain and tracked, in each repeat.
+
+        The ratio is tracked over plain.
+        """
         folder = bench.folder / self._name
         folder.mkdir()
         with tracked_file(bench.cluster, folder) as (volume, fd):
@@ -80,6 +84,7 @@ class PwriteCase:
     def _repeat(
         self, random: Random, rounds: int, volume: TrackedVolume, fd: int
     ) -> tuple[float, float]:
+        """Return the nanoseconds of a plain write and of a tracked write."""
         data = random.randbytes(self._size)
         plain: list[float] = []
         tracked: list[float] = []
@@ -94,25 +99,30 @@ class PwriteCase:
         return median(plain), median(tracked)
 
     def _offsets(self, random: Random) -> list[int]:
-        places = FILE_BYTES // self._size
+        """Return the offsets of the writes of a round."""
+        count = FILE_BYTES // self._size
         if self._is_random:
-            return [random.randrange(places) * self._size for _ in range(self._writes)]
-        first = random.randrange(places - self._writes + 1)
+            return [random.randrange(count) * self._size for _ in range(self._writes)]
+        first = random.randrange(count - self._writes + 1)
         return [(first + number) * self._size for number in range(self._writes)]
 
     def _timed(self, write: Write, flush: Flush, data: bytes, offsets: Sequence[int]) -> float:
-        each = self._flush_each or len(offsets) + 1
-        began = time.perf_counter_ns()
+        """Do the writes, and return the nanoseconds of one of them."""
+        interval = self._writes_per_flush or len(offsets) + 1
+        start_ns = time.perf_counter_ns()
         for number, offset in enumerate(offsets, start=1):
             write(data, offset)
-            if number % each == 0:
+            if number % interval == 0:
                 flush()
-        return (time.perf_counter_ns() - began) / len(offsets)
+        return (time.perf_counter_ns() - start_ns) / len(offsets)
 
 
 @contextmanager
 def tracked_file(cluster: Cluster, folder: Path) -> Iterator[tuple[TrackedVolume, int]]:
-    """A volume on a file, of a host that publishes to the cluster while a thread ticks; and the file's descriptor."""
+    """Give a tracked volume on a file, and a descriptor of the file.
+
+    The volume's host publishes to the cluster, and a thread lets it tick.
+    """
     settings = cluster.settings(f"{folder.name}.", folder, 1)
     cluster.make_topics(settings)
     path = folder / "primary"

@@ -1,16 +1,20 @@
-"""Record the workload that `mirrorlog demo` replays: a 1 GiB disk gets ext4, a source tree, a database and some wear.
+"""Records the workload that `mirrorlog demo` replays.
 
-The disk is memory behind an NBD server whose log filter writes down every request; the kernel's own ext4 runs on it:
+A 1 GiB disk gets ext4, a source tree and a database, and then files are changed and deleted.
+
+The disk is memory behind an NBD server whose log filter logs every request. The kernel's own ext4
+runs on it:
 
     ext4 (mount) → loop device → nbdfuse → NBD → nbdkit --filter=log memory
 
-Needs root on Linux, and of Debian's packages e2fsprogs, libnbd-bin, mount, nbdkit, tar and util-linux. Run it in a
-mount namespace of its own, so that nothing stays mounted whatever happens:
+It needs root on Linux, and Debian's packages e2fsprogs, libnbd-bin, mount, nbdkit, tar and
+util-linux. Run it in a mount namespace of its own, so that nothing stays mounted if it fails:
 
     unshare --mount python benchmarks/record_demo_trace.py
 
-Two runs differ: the kernel's write-back has its own clock, and the tree is the running Python's library. The recording
-in the package is one such run. It holds addresses, kinds and times, and nothing of what was written.
+Two runs differ: the kernel's write-back has its own clock, and the tree is the running Python's
+library. The recording in the package is one such run. It holds addresses, kinds and times, and no
+data.
 """
 
 from __future__ import annotations
@@ -48,28 +52,33 @@ TRIMMED: Final = (128 << 20, 48 << 20)
 PROGRAMS: Final = ("fstrim", "losetup", "mke2fs", "mount", "nbdfuse", "nbdkit", "tar", "umount")
 START_DEADLINE_S: Final = 20.0
 
-# 2026-11-22 17:19:22.540004 connection=1 Zero id=12 offset=0x20000000 count=0x2000000 trim=1 fua=0 fast=0 ...
+# 2026-11-22 17:19:22.540004 connection=1 Zero id=12 offset=0x20000000 count=0x2000000 trim=1 fua=0 …
 _REQUEST: Final = re.compile(
     r"(?P<when>\S+ \S+) connection=\d+ (?P<kind>Write|Zero|Trim|Flush) id=\d+"
-    r"(?: offset=0x(?P<offset>[0-9a-f]+) count=0x(?P<count>[0-9a-f]+).*? fua=(?P<fua>[01]))?.*\.\.\."
+    r"(?: offset=0x(?P<offset>[0-9a-f]+) count=0x(?P<count>[0-9a-f]+).*? fua=(?P<fua>[01]))?"
+    r".*\.\.\."
 )
 _KINDS: Final = {"Write": RequestKind.WRITE, "Zero": RequestKind.ZERO, "Trim": RequestKind.DISCARD}
 
 
 def run(*command: object) -> str:
+    """Run the command, and return its standard output."""
     return subprocess.run(
         [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
 
 
 def recorded(log: Path) -> Iterator[TracedRequest]:
-    """The requests in nbdkit's log, by the time they began. Write-through (FUA) becomes a flush behind the request."""
-    begin: datetime | None = None
+    """Yield the requests in nbdkit's log, in the order of their beginnings.
+
+    A request with FUA becomes the request and a flush after it.
+    """
+    start: datetime | None = None
     with log.open() as lines:
         for match in filter(None, map(_REQUEST.fullmatch, (line.rstrip() for line in lines))):
             when = datetime.fromisoformat(match["when"])
-            begin = begin or when
-            elapsed = when - begin
+            start = start or when
+            elapsed = when - start
             time_us = (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
             if match["kind"] != "Flush":
                 offset, count = int(match["offset"], 16), int(match["count"], 16)
@@ -79,7 +88,10 @@ def recorded(log: Path) -> Iterator[TracedRequest]:
 
 
 def mounted(cleanup: ExitStack, folder: Path) -> Path:
-    """ext4 on a disk whose requests go to `folder`/log; `cleanup` takes it all apart again."""
+    """Mount ext4 on a disk whose requests are logged to `folder`/log, and return the mount point.
+
+    `cleanup` unmounts it again.
+    """
     disk, tree = folder / "nbd" / "disk", folder / "tree"
     disk.parent.mkdir()
     tree.mkdir()
@@ -97,13 +109,13 @@ def mounted(cleanup: ExitStack, folder: Path) -> Path:
     while not disk.exists():
         if fuse.poll() is not None or time.monotonic() > deadline:
             fuse.terminate()
-            sys.exit("nbdfuse brought up no disk")
+            sys.exit("nbdfuse didn't provide a disk")
         time.sleep(0.05)
     cleanup.callback(run, "umount", disk.parent)
     loop = run("losetup", "--find", "--show", disk)
     cleanup.callback(run, "losetup", "--detach", loop)
-    # Everything is laid out at once (nothing is left to the kernel's lazy initialisation), and the empty disk isn't
-    # discarded: that would change every block there is.
+    # Lay everything out at once, without the kernel's lazy initialization. Don't discard the empty
+    # disk, which would change every block.
     layout = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
     run("mke2fs", "-q", "-t", "ext4", "-J", "size=16", "-N", 16384, "-E", layout, loop)
     run("mount", "-o", "noatime", loop, tree)
@@ -112,7 +124,7 @@ def mounted(cleanup: ExitStack, folder: Path) -> Path:
 
 
 def unpack_sources(tree: Path) -> None:
-    """A tree of many small files comes out of an archive: TREE_BYTES of the running Python's library."""
+    """Unpack a tree of many small files: TREE_BYTES of the running Python's library."""
     library = Path(sysconfig.get_paths()["stdlib"])
     names, size_bytes = [], 0
     for path in sorted(library.rglob("*.py")):
@@ -126,8 +138,8 @@ def unpack_sources(tree: Path) -> None:
     os.sync()
 
 
-def keep_orders(tree: Path, dice: random.Random) -> None:
-    """A database takes orders one transaction at a time, each durable before the next; then it is compacted."""
+def run_database(tree: Path, rng: random.Random) -> None:
+    """Commit durable transactions in a database one after the other, and then compact it."""
     with closing(sqlite3.connect(tree / "orders.db", isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -137,34 +149,34 @@ def keep_orders(tree: Path, dice: random.Random) -> None:
         database.execute("CREATE INDEX of_customer ON orders (customer)")
         for _ in range(450):
             database.execute("BEGIN")
-            for _ in range(dice.randrange(5, 60)):
-                row = (dice.randrange(5_000), dice.randbytes(dice.randrange(20, 200)).hex(), "open")
+            for _ in range(rng.randrange(5, 60)):
+                row = (rng.randrange(5_000), rng.randbytes(rng.randrange(20, 200)).hex(), "open")
                 database.execute("INSERT INTO orders (customer, item, state) VALUES (?, ?, ?)", row)
             database.execute(
-                "UPDATE orders SET state = 'paid' WHERE customer = ?", (dice.randrange(5_000),)
+                "UPDATE orders SET state = 'paid' WHERE customer = ?", (rng.randrange(5_000),)
             )
             database.execute("COMMIT")
         database.execute("DELETE FROM orders WHERE id % 3 = 0")
         database.execute("VACUUM")
 
 
-def wear(tree: Path, dice: random.Random) -> None:
-    """Files are deleted and part of their space discarded, others are edited, and a log grows line by durable line."""
+def change_files(tree: Path, rng: random.Random) -> None:
+    """Delete files, discard a part of their space, edit others, and append durable log lines."""
     (tree / "sources.tar").unlink()
     files = sorted(path for path in tree.rglob("*.py") if path.is_file())
-    for path in dice.sample(files, len(files) // 3):
+    for path in rng.sample(files, len(files) // 3):
         path.unlink()
         files.remove(path)
     os.sync()
     run("fstrim", "--offset", TRIMMED[0], "--length", TRIMMED[1], tree)
-    for path in dice.sample(files, 60):
+    for path in rng.sample(files, 60):
         with path.open("r+b", buffering=0) as file:
-            file.seek(dice.randrange(path.stat().st_size + 1))
-            file.write(dice.randbytes(3000))
+            file.seek(rng.randrange(path.stat().st_size + 1))
+            file.write(rng.randbytes(3000))
             os.fsync(file.fileno())
     with (tree / "service.log").open("ab", buffering=0) as log:
         for _ in range(150):
-            log.write(dice.randbytes(dice.randrange(100, 900)))
+            log.write(rng.randbytes(rng.randrange(100, 900)))
             os.fdatasync(log.fileno())
 
 
@@ -176,18 +188,18 @@ def main() -> None:
     output: Path = parser.parse_args().output
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         sys.exit(
-            f"missing programs: {', '.join(missing)}; the packages are named at the top of this file"
+            f"missing programs: {', '.join(missing)}; the docstring of this file names the packages"
         )
     if os.geteuid():
         sys.exit("mounting needs root: unshare --mount python benchmarks/record_demo_trace.py")
-    dice = random.Random(20_030_101)
+    rng = random.Random(20_030_101)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with ExitStack() as cleanup:
             tree = mounted(cleanup, folder)
             unpack_sources(tree)
-            keep_orders(tree, dice)
-            wear(tree, dice)
+            run_database(tree, rng)
+            change_files(tree, rng)
         write_trace(output, recorded(folder / "log"))
     print(f"{output}: {output.stat().st_size:,} bytes; {summarize_trace(open_trace(output))}")
 

