@@ -51,15 +51,15 @@ def make_volumes(
     return volumes
 
 
-def names_by_partition(partitions: int, each: int = 1) -> list[str]:
-    """Return names of volumes: `each` of them for every partition."""
+def names_by_partition(partitions: int, per_partition: int = 1) -> list[str]:
+    """Return names of volumes: `per_partition` of them for every partition."""
     ends = [0] * partitions
     by_partition: dict[int, list[str]] = {partition: [] for partition in range(partitions)}
     number = 0
-    while any(len(names) < each for names in by_partition.values()):
+    while any(len(names) < per_partition for names in by_partition.values()):
         name = f"v{number}"
         names = by_partition[describe(name, 4096, 4096, "file:///none", ends, 1).partition]
-        if len(names) < each:
+        if len(names) < per_partition:
             names.append(name)
         number += 1
     return [name for names in by_partition.values() for name in names]

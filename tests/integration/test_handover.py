@@ -122,7 +122,9 @@ def test_one_of_three_workers_is_killed_and_the_others_answer_in_its_partitions(
 def test_a_host_is_answered_while_workers_join_and_leave(
     world: Run, record_property: Record
 ) -> None:
-    volumes = make_volumes(world.settings, dict.fromkeys(names_by_partition(4, each=2), 1 << 30))
+    volumes = make_volumes(
+        world.settings, dict.fromkeys(names_by_partition(4, per_partition=2), 1 << 30)
+    )
     writer, answers = Writer(world.settings, volumes), StatusTimes(world.settings)
     workers = Workers(world, "node-1", "node-2")
     workers.settle()

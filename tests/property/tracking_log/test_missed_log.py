@@ -95,7 +95,7 @@ def flushed(
         records |= {
             (record.volume, record.after, record.through): record for record in plan.records
         }
-        heads |= {each.volume: each for each in plan.heads}
+        heads |= {head.volume: head for head in plan.heads}
         first = last + 1
     return list(records.values()), heads.get("v")
 
