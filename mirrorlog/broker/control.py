@@ -14,7 +14,7 @@ import psutil
 from mirrorlog.broker.embedded import answering_cluster_id, end_process, silent_client
 from mirrorlog.broker.folder import BrokerFolder
 
-ASK_WITHIN_S: Final = 2.0
+STATUS_WITHIN_S: Final = 2.0
 
 
 class BrokerState(StrEnum):
@@ -51,7 +51,7 @@ def broker_status(state_dir: Path) -> BrokerStatus:
         if record and process:
             resident_bytes = process.memory_info().rss
             started_at = datetime.fromtimestamp(process.create_time(), UTC)
-            answer = answering_cluster_id(silent_client(record.bootstrap_servers), ASK_WITHIN_S)
+            answer = answering_cluster_id(silent_client(record.bootstrap_servers), STATUS_WITHIN_S)
             return BrokerStatus(
                 state=BrokerState.RUNNING
                 if answer == folder.cluster_id()
