@@ -115,18 +115,23 @@ def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str,
 
 def test_a_part_that_dies_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
     assert_ends(
-        tmp_path, lambda parts: parts["node"].kill(), code=1, says="node ended with exit code -9"
+        tmp_path,
+        lambda parts: parts["node"].kill(),
+        code=1,
+        stderr_text="node ended with exit code -9",
     )
 
 
 def test_interrupting_the_demo_leaves_nothing(tmp_path: Path) -> None:
     assert_ends(
-        tmp_path, lambda parts: os.kill(parts["demo"].pid, signal.SIGINT), code=130, says=""
+        tmp_path, lambda parts: os.kill(parts["demo"].pid, signal.SIGINT), code=130, stderr_text=""
     )
 
 
 def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
-    assert_ends(tmp_path, lambda parts: parts["demo"].kill(), code=-9, says="", folder_goes=False)
+    assert_ends(
+        tmp_path, lambda parts: parts["demo"].kill(), code=-9, stderr_text="", folder_removed=False
+    )
     assert len(list((tmp_path / "demo").glob("run-*"))) == 1
     done, _ = demo("--trace", str(tmp_path / "missing"), state_dir=tmp_path)
     assert done.returncode == 2
@@ -136,7 +141,7 @@ def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
 
 
 def assert_ends(
-    tmp_path: Path, act: object, *, code: int, says: str, folder_goes: bool = True
+    tmp_path: Path, act: object, *, code: int, stderr_text: str, folder_removed: bool = True
 ) -> None:
     command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path), "demo"]
     with subprocess.Popen(
@@ -158,10 +163,10 @@ def assert_ends(
         act(parts)  # type: ignore[operator]
         _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, stderr
-    assert says in stderr
+    assert stderr_text in stderr
     _, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
     assert alive == []
-    if folder_goes:
+    if folder_removed:
         assert list((tmp_path / "demo").glob("run-*")) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
@@ -78,15 +79,8 @@ def send(
         CommandKind.BARRIER: barrier,
         CommandKind.SESSION_CLOSE: close_session,
     }
-    kinds = [kind for kind, values in given.items() if values]
-    if len(kinds) != 1:
-        raise BadUse(
-            "a command is of one kind",
-            next="Give extents, or ranges to mark dirty, or raw commands, or a barrier's name, "
-            "or a session to close.",
-        )
     content = CommandContent(
-        kinds[0],
+        _only_kind([kind for kind, values in given.items() if values]),
         extents,
         note=barrier,
         session=close_session,
@@ -100,6 +94,17 @@ def send(
         f"{status.text}".strip()
     )
     check_accepted(status)
+
+
+def _only_kind(kinds: Sequence[CommandKind]) -> CommandKind:
+    """Return the kind that the options amount to. BadUse unless there is exactly one."""
+    if len(kinds) != 1:
+        raise BadUse(
+            "a command is of one kind",
+            next="Give extents, or ranges to mark dirty, or raw commands, or a barrier's name, "
+            "or a session to close.",
+        )
+    return kinds[0]
 
 
 def _raw(text: str) -> RawCommand:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +16,40 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.stopping import stop_flag
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import ExitCode
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.replay.replay import Pace, Replay, ReplayProgress
+from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import AUTO, Trace, open_trace, summarize_trace
 from mirrorlog.producers.wiring import HostWiring, open_request
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, describe, publish_volume
 from mirrorlog.units import parse_size
 
 _MAX_OPEN_FILES = 1 << 16
 _PUBLISH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What `host replay` replays, and how.
+
+    sizes: the size in bytes of each volume of the trace, by name.
+    folder: the primaries of new volumes are made here. block_size: of new volumes.
+    host: the name of the host.
+    speed: how many times as fast as recorded; None for no pauses.
+    """
+
+    trace: Trace
+    sizes: Mapping[str, int]
+    folder: Path
+    block_size: int
+    host: str
+    speed: float | None
+    forks: Sequence[str]
+    fork_mode: str
 
 
 def replay(
@@ -64,43 +87,38 @@ def replay(
     _allow_open_files()
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)
-    sizes = _volume_sizes(trace, block_bytes)
-    stopped = stop_flag()
+    options = ReplayOptions(
+        trace=trace,
+        sizes=_volume_sizes(trace, block_bytes),
+        folder=folder.absolute(),
+        block_size=block_bytes,
+        host=name,
+        speed=speed,
+        forks=fork or (),
+        fork_mode=fork_mode,
+    )
+    if not _replay(call, options, stop_flag()):
+        raise typer.Exit(int(ExitCode.INTERRUPTED))
+
+
+def _replay(call: Invocation, options: ReplayOptions, stopped: Callable[[], bool]) -> bool:
+    """Run the host until the recording ends or `stopped`. Return whether it has ended."""
 
     def print_progress(progress: ReplayProgress) -> None:
         call.output.print_message("progress", asdict(progress))
 
     with ExitStack() as stack:
-        wiring = HostWiring(name, call.settings, stack)
-        catalog, new = _make_volumes(call, wiring, sizes, folder.absolute(), block_bytes)
-        plans = fork_plans(fork or (), fork_mode, [catalog[volume] for volume in sizes])
-        host = stack.enter_context(
-            wiring.start_host(
-                catalog,
-                forks=plans,
-                on_fork_change=fork_reporter(call),
-                report=call.output.print_text,
-            )
-        )
-
-        def request(volume: str) -> OpenRequest:
-            return open_request(
-                catalog[volume],
-                wiring.open_primary(catalog[volume]),
-                newly_created=volume in new,
-                forks=plans.get(volume),
-            )
-
-        volumes = host.open_all([request(volume) for volume in sizes])
+        wiring = HostWiring(options.host, call.settings, stack)
+        host, volumes = _open_volumes(call, options, wiring, stack)
         call.output.print_message("ready", {"volumes": len(volumes)})
         result = Replay(
             host,
-            trace.name,
-            trace.requests(),
+            options.trace.name,
+            options.trace.requests(),
             volumes,
             wiring.folder,
             wiring.clock,
-            pace=Pace(speed=speed),
+            pace=Pace(speed=options.speed),
             stop=stopped,
         ).run(print_progress)
         host.close()
@@ -111,8 +129,34 @@ def replay(
     }
     call.output.print_message("result", fields)
     call.output.print_text(f"{fields['writes']} writes in {fields['commands']} commands")
-    if not result.finished:
-        raise typer.Exit(int(ExitCode.INTERRUPTED))
+    return result.finished
+
+
+def _open_volumes(
+    call: Invocation, options: ReplayOptions, wiring: HostWiring, stack: ExitStack
+) -> tuple[Host, Mapping[str, TrackedVolume]]:
+    """Make the volumes that don't exist, start the host, which `stack` ends, and open them all."""
+    catalog, new = _make_volumes(call, wiring, options)
+    descriptions = [catalog[name] for name in options.sizes]
+    plans = fork_plans(options.forks, options.fork_mode, descriptions)
+    host = stack.enter_context(
+        wiring.start_host(
+            catalog,
+            forks=plans,
+            on_fork_change=fork_reporter(call),
+            report=call.output.print_text,
+        )
+    )
+
+    def request(volume: Volume) -> OpenRequest:
+        return open_request(
+            volume,
+            wiring.open_primary(volume),
+            newly_created=volume.volume in new,
+            forks=plans.get(volume.volume),
+        )
+
+    return host, host.open_all([request(volume) for volume in descriptions])
 
 
 def _volume_sizes(trace: Trace, block_size: int) -> dict[str, int]:
@@ -136,9 +180,9 @@ def _allow_open_files() -> None:
 
 
 def _make_volumes(
-    call: Invocation, wiring: HostWiring, sizes: Mapping[str, int], folder: Path, block_size: int
+    call: Invocation, wiring: HostWiring, options: ReplayOptions
 ) -> tuple[Catalog, set[str]]:
-    """Make the volumes of `sizes` that don't exist. Return the catalog, and which were made now.
+    """Make the volumes of the recording that don't exist. Return the catalog, and which were made now.
 
     1. Make the primary, durably.
     2. Publish the description, and wait until Kafka acknowledges it: the node must know a volume
@@ -146,15 +190,16 @@ def _make_volumes(
 
     A volume whose primary exists already is described, and not returned as made now.
     """
-    topics, admin = call.settings.topics, wiring.admin
-    folder.mkdir(parents=True, exist_ok=True)
+    topics, admin, sizes = call.settings.topics, wiring.admin, options.sizes
+    options.folder.mkdir(parents=True, exist_ok=True)
     catalog = wiring.read_catalog()
     new = set()
     partitions = range(admin.partitions(topics.commands))
     ends = [admin.end_position(topics.commands, partition) for partition in partitions]
     for name in sizes.keys() - catalog.keys():
-        address = (folder / f"{name}.img").as_uri()
-        volume = describe(name, sizes[name], block_size, address, ends, wiring.clock.now_us())
+        address = (options.folder / f"{name}.img").as_uri()
+        now_us = wiring.clock.now_us()
+        volume = describe(name, sizes[name], options.block_size, address, ends, now_us)
         path = path_of(volume.primary)
         if not path.exists():
             FileDevice.create(path, volume.size_bytes).close()  # 1

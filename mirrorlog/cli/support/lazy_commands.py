@@ -40,6 +40,8 @@ def lazy_group(commands: Sequence[LazyCommand]) -> type[typer.core.TyperGroup]:
     by_name = {command.name: command for command in commands}
 
     class LazyGroup(typer.core.TyperGroup):
+        """Holds a placeholder for each command until one is resolved."""
+
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             for command in commands:

@@ -1,4 +1,4 @@
-"""The command line: its commands are loaded when they run, and what the list says of them is true."""
+"""The list of commands: a command is loaded when it runs, and is what the list says of it."""
 
 from __future__ import annotations
 
