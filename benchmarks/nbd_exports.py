@@ -19,7 +19,7 @@ from pinned import ProgramFailed
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.processes.dies_with_parent import dies_with_parent
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment
 
 START_S: Final = 30.0
@@ -99,7 +99,16 @@ def mirrorlog(
         ends = [cluster.ends(settings.topics.commands)[number] for number in range(4)]
         publisher = KafkaPublisher(settings.kafka_client())
         publish_volume(
-            publisher, settings.topics, describe(name, size_bytes, 4096, primary.as_uri(), ends, 1)
+            publisher,
+            settings.topics,
+            new_volume(
+                name,
+                size_bytes=size_bytes,
+                block_size=4096,
+                primary=primary.as_uri(),
+                ends=ends,
+                now_us=1,
+            ),
         )
         publisher.flush(START_S)
         publisher.close()

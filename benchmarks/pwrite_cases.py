@@ -30,7 +30,7 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.reading.catalog import describe
+from mirrorlog.reading.catalog import new_volume
 
 FILE_BYTES: Final = 128 << 20
 ROUND_BYTES: Final = 64 << 20
@@ -131,7 +131,14 @@ def tracked_file(cluster: Cluster, folder: Path) -> Iterator[tuple[TrackedVolume
             file.write(os.urandom(1 << 20))
         file.flush()
         os.fsync(file.fileno())
-    described = describe("bench", FILE_BYTES, 4096, path.as_uri(), [0], SystemClock().now_us())
+    described = new_volume(
+        "bench",
+        size_bytes=FILE_BYTES,
+        block_size=4096,
+        primary=path.as_uri(),
+        ends=[0],
+        now_us=SystemClock().now_us(),
+    )
     cluster.describe(settings, [described])
     with ExitStack() as stack:
         publisher = KafkaPublisher(settings.kafka_client())

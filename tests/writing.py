@@ -22,7 +22,7 @@ from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.extents import U8, U64, ExtentColumns
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import Settings
 
 
@@ -42,7 +42,9 @@ def make_volumes(
         if primaries is not None:
             primaries.mkdir(exist_ok=True)
             file.write_bytes(os.urandom(size))
-        volumes[name] = describe(name, size, 4096, file.as_uri(), ends, 1)
+        volumes[name] = new_volume(
+            name, size_bytes=size, block_size=4096, primary=file.as_uri(), ends=ends, now_us=1
+        )
     for volume in volumes.values():
         publish_volume(publisher, settings.topics, volume)
     publisher.flush(DEADLINE_S)
@@ -58,7 +60,10 @@ def names_by_partition(partitions: int, per_partition: int = 1) -> list[str]:
     number = 0
     while any(len(names) < per_partition for names in by_partition.values()):
         name = f"v{number}"
-        names = by_partition[describe(name, 4096, 4096, "file:///none", ends, 1).partition]
+        described = new_volume(
+            name, size_bytes=4096, block_size=4096, primary="file:///none", ends=ends, now_us=1
+        )
+        names = by_partition[described.partition]
         if len(names) < per_partition:
             names.append(name)
         number += 1

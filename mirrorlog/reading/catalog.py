@@ -1,5 +1,8 @@
-"""The volumes there are, as `mirrorlog.volumes` tells: read up to its end as of now, so that nobody is taken for unknown
-only because his description is newer than the last look."""
+"""The volumes that exist, as the topic `mirrorlog.volumes` describes them.
+
+refresh() reads the topic to its end as of now, so that no volume counts as unknown only because its
+description is newer than the last look.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ _PARTITION = 0
 
 
 class Catalog(Mapping[str, Volume]):
-    """Descriptions by volume name; `refresh` brings it up to date.
+    """Descriptions by volume name. refresh() brings them up to date.
 
-    A description never takes back what a command at a higher position said: not where a node that was cut off publishes
-    its own again, late (invariant 10).
+    A description never replaces one from a command at a higher position: a node that was cut off
+    may publish its old description late (invariant 10).
+
+    patience_s: how long refresh() waits for a broker that doesn't answer.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Catalog(Mapping[str, Volume]):
             self.take(decode(message.value, Volume))
 
     def take(self, description: Volume) -> None:
-        """Takes a description, unless a newer one is known."""
+        """Take a description, unless a newer one is known."""
         known = self._volumes.get(description.volume)
         if known is None or known.described_position <= description.described_position:
             self._volumes[description.volume] = description
@@ -87,14 +92,24 @@ class Catalog(Mapping[str, Volume]):
         return len(self._volumes)
 
     def close(self) -> None:
-        """Lets go of the reader."""
+        """Close the reader."""
         self._reader.close()
 
 
-def describe(
-    name: str, size_bytes: int, block_size: int, primary: str, ends: Sequence[int], now_us: int
+def new_volume(
+    name: str,
+    *,
+    size_bytes: int,
+    block_size: int,
+    primary: str,
+    ends: Sequence[int],
+    now_us: int,
 ) -> Volume:
-    """A new volume, all zeros. `ends`: where the commands topic ends now, by partition: its history begins there."""
+    """Return the description of a new volume that reads as zeros.
+
+    ends: by partition, where the commands topic ends now. The volume's history begins there.
+    Raise BadUse for a name, a size or a block size that is impossible.
+    """
     check_volume_name(name)
     check_geometry(size_bytes=size_bytes, block_size=block_size)
     partition = partition_of(name, len(ends))
@@ -112,5 +127,5 @@ def describe(
 
 
 def publish_volume(publisher: Publisher, topics: Topics, volume: Volume) -> None:
-    """Queues a description; the caller flushes before it lets anyone write."""
+    """Queue a description. Flush the publisher before anyone writes to the volume."""
     publisher.publish(topics.volumes, _PARTITION, volume.volume.encode(), encode(volume))

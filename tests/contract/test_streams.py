@@ -17,7 +17,7 @@ from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
-from mirrorlog.reading.catalog import Catalog, describe, publish_volume
+from mirrorlog.reading.catalog import Catalog, new_volume, publish_volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics, TopicSpec
@@ -188,7 +188,14 @@ def test_the_catalog_knows_every_description_published_before_its_refresh(cluste
         publish_volume(
             publisher,
             topics,
-            describe(f"v{number}", 4096 * (number + 1), 4096, "file:///p", [0, 0], 1),
+            new_volume(
+                f"v{number}",
+                size_bytes=4096 * (number + 1),
+                block_size=4096,
+                primary="file:///p",
+                ends=[0, 0],
+                now_us=1,
+            ),
         )
     publisher.flush(DEADLINE_S)
     catalog.refresh()
@@ -197,7 +204,13 @@ def test_the_catalog_knows_every_description_published_before_its_refresh(cluste
         "v1": 8192,
         "v2": 12288,
     }
-    publish_volume(publisher, topics, describe("v1", 1 << 20, 4096, "file:///p", [0, 0], 1))
+    publish_volume(
+        publisher,
+        topics,
+        new_volume(
+            "v1", size_bytes=1 << 20, block_size=4096, primary="file:///p", ends=[0, 0], now_us=1
+        ),
+    )
     publisher.flush(DEADLINE_S)
     catalog.refresh()
     assert catalog["v1"].size_bytes == 1 << 20

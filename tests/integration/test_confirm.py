@@ -23,7 +23,7 @@ from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +54,9 @@ class World:
         ]
         path = run.folder / "v.img"
         self.device = stack.enter_context(FileDevice.create(path, SIZE))
-        self.volume: Volume = describe("v", SIZE, 4096, path.as_uri(), ends, 1)
+        self.volume: Volume = new_volume(
+            "v", size_bytes=SIZE, block_size=4096, primary=path.as_uri(), ends=ends, now_us=1
+        )
         publish_volume(self.publisher, self.settings.topics, self.volume)
         self.publisher.flush(DEADLINE_S)
         self.folder = DiskFolder(run.folder / "host")

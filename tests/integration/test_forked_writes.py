@@ -34,7 +34,7 @@ from mirrorlog.producers.forks.fork_states import ForkState, ForkStateChange
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import inherited_environment
 
@@ -71,7 +71,14 @@ def started(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
     path = run.folder / "primary" / "v.img"
     path.parent.mkdir()
     device = stack.enter_context(FileDevice.create(path, SIZE))
-    volume = describe("v", SIZE, BLOCK, path.as_uri(), ends, SystemClock().now_us())
+    volume = new_volume(
+        "v",
+        size_bytes=SIZE,
+        block_size=BLOCK,
+        primary=path.as_uri(),
+        ends=ends,
+        now_us=SystemClock().now_us(),
+    )
     publish_volume(publisher, run.settings.topics, volume)
     publisher.flush(DEADLINE_S)
     publisher.close()

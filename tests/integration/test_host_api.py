@@ -23,7 +23,7 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import BadUse
 from mirrorlog.producers import TrackedVolume, open_volume
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,11 @@ def primary(world: Run, tmp_path: Path) -> Path:
     topic = world.settings.topics.commands
     ends = [admin.end_position(topic, number) for number in range(admin.partitions(topic))]
     publish_volume(
-        publisher, world.settings.topics, describe("vol1", SIZE, BLOCK, path.as_uri(), ends, 1)
+        publisher,
+        world.settings.topics,
+        new_volume(
+            "vol1", size_bytes=SIZE, block_size=BLOCK, primary=path.as_uri(), ends=ends, now_us=1
+        ),
     )
     publisher.flush(DEADLINE_S)
     publisher.close()

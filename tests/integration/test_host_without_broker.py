@@ -25,7 +25,7 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.reading.catalog import describe
+from mirrorlog.reading.catalog import new_volume
 
 pytestmark = pytest.mark.integration
 
@@ -109,7 +109,14 @@ def test_hosts_continue_to_write_while_the_broker_is_away(
     )
     reports: list[str] = []
     path = tmp_path / "primary"
-    volume = describe("v", SIZE, BLOCK, path.as_uri(), [0] * settings.partitions, 1)
+    volume = new_volume(
+        "v",
+        size_bytes=SIZE,
+        block_size=BLOCK,
+        primary=path.as_uri(),
+        ends=[0] * settings.partitions,
+        now_us=1,
+    )
     folder = DiskFolder(tmp_path / "host")
     with ExitStack() as stack:
         device = stack.enter_context(FileDevice.create(path, SIZE))

@@ -26,7 +26,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.processes.child_processes import ChildProcess
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
 
 pytestmark = [
@@ -77,7 +77,14 @@ class Served:
         publish_volume(
             publisher,
             run.settings.topics,
-            describe(name, SIZE, 4096, self.primary.as_uri(), ends, 1),
+            new_volume(
+                name,
+                size_bytes=SIZE,
+                block_size=4096,
+                primary=self.primary.as_uri(),
+                ends=ends,
+                now_us=1,
+            ),
         )
         publisher.flush(DEADLINE_S)
         publisher.close()

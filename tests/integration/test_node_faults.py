@@ -31,7 +31,7 @@ from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, CommandStatus, Quarantined, StatusCode
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 from mirrorlog.tracking_log.coverage import VolumeLog
@@ -49,7 +49,9 @@ def make_volume(run: Run, name: str = "v") -> Volume:
     admin, publisher = KafkaAdmin(settings.kafka_client()), KafkaPublisher(settings.kafka_client())
     count = admin.partitions(settings.topics.commands)
     ends = [admin.end_position(settings.topics.commands, partition) for partition in range(count)]
-    volume = describe(name, SIZE, 4096, "file:///none", ends, 1)
+    volume = new_volume(
+        name, size_bytes=SIZE, block_size=4096, primary="file:///none", ends=ends, now_us=1
+    )
     publish_volume(publisher, settings.topics, volume)
     publisher.flush(DEADLINE_S)
     admin.close()

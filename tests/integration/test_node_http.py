@@ -21,7 +21,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,14 @@ class Writer:
         admin.close()
         self.publisher = KafkaPublisher(client)
         candidates = [
-            describe(f"vol-{n}", 1 << 24, BLOCK, "file:none", ends, 1_700_000_000_000_000)
+            new_volume(
+                f"vol-{n}",
+                size_bytes=1 << 24,
+                block_size=BLOCK,
+                primary="file:none",
+                ends=ends,
+                now_us=1_700_000_000_000_000,
+            )
             for n in range(40)
         ]
         self.volumes = {

@@ -25,7 +25,7 @@ from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import AUTO, Trace, open_trace, summarize_trace
 from mirrorlog.producers.wiring import HostWiring, open_request
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
-from mirrorlog.reading.catalog import Catalog, describe, publish_volume
+from mirrorlog.reading.catalog import Catalog, new_volume, publish_volume
 from mirrorlog.units import parse_size
 
 _MAX_OPEN_FILES = 1 << 16
@@ -198,8 +198,14 @@ def _make_volumes(
     ends = [admin.end_position(topics.commands, partition) for partition in partitions]
     for name in sizes.keys() - catalog.keys():
         address = (options.folder / f"{name}.img").as_uri()
-        now_us = wiring.clock.now_us()
-        volume = describe(name, sizes[name], options.block_size, address, ends, now_us)
+        volume = new_volume(
+            name,
+            size_bytes=sizes[name],
+            block_size=options.block_size,
+            primary=address,
+            ends=ends,
+            now_us=wiring.clock.now_us(),
+        )
         path = path_of(volume.primary)
         if not path.exists():
             FileDevice.create(path, volume.size_bytes).close()  # 1

@@ -24,7 +24,7 @@ from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.reading.catalog import describe, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.records import TIERS
@@ -246,7 +246,14 @@ def _describe(
         ]
     finally:
         admin.close()
-    return describe(name, size_bytes, block_size, address, ends, SystemClock().now_us())
+    return new_volume(
+        name,
+        size_bytes=size_bytes,
+        block_size=block_size,
+        primary=address,
+        ends=ends,
+        now_us=SystemClock().now_us(),
+    )
 
 
 def _publish(settings: Settings, volume: Volume) -> None:
