@@ -66,7 +66,9 @@ class TopicLogSource:
 
         until_s = self._clock.monotonic_s() + patience_s
         with closing(self._open_reader()) as reader:
-            log = LogReader(reader, self._admin, self._topic, [volume.partition], drops=True)
+            log = LogReader(
+                reader, self._admin, self._topic, [volume.partition], forget_deleted=True
+            )
             while True:
                 log.poll(0.2, is_wanted)
                 watermark = log.watermarks.get(volume.partition)

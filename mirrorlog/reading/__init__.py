@@ -1,0 +1,10 @@
+"""Readers of mirrorlog's topics that more than one role uses.
+
+In reading order:
+
+- read_through.py: read a topic up to its end, or a range of it, with a deadline
+- catalog.py: the volumes that exist
+- log_reader.py: the tracking log, as sites and questions read it
+- open_sessions.py: the sessions that are open on a volume
+- site_reports.py: what sites last reported
+"""

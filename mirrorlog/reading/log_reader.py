@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -17,11 +17,14 @@ from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
 from mirrorlog.tracking_log.records import LogRecord
 
-log = logging.getLogger("mirrorlog.site")
+log = logging.getLogger("mirrorlog.reading")
 
 _POLLS_WITHOUT_END: Final = 20
-Entry: TypeAlias = LogRecord | VolumeHead | SessionBeat | RecordKey
-"""A RecordKey: the log drops the record."""
+"""After so many polls without reaching the end, the reader asks where the end is."""
+LogRow: TypeAlias = LogRecord | VolumeHead | SessionBeat | RecordKey
+"""A row of the log. A RecordKey means that the log deletes the record."""
+IsWanted: TypeAlias = Callable[[LogRecord], bool]
+"""Says whether the caller needs a record."""
 _READ: Final[tuple[type[LogRecord | VolumeHead | SessionBeat | Watermark], ...]] = (
     LogRecord,
     VolumeHead,
@@ -30,37 +33,59 @@ _READ: Final[tuple[type[LogRecord | VolumeHead | SessionBeat | Watermark], ...]]
 )
 
 
-@dataclass(slots=True)
-class _Unsettled:
-    """What was read of one partition and doesn't count yet. before_mark: so many of the entries lie before `mark`.
+class _EndQuestion(NamedTuple):
+    """The reader asked for the partition's end, and what it had read by then.
 
-    asked: the end that was asked for, and then: the watermark, what lay before it, and what had been read.
+    end: the answer. rows_before: the number of rows before `watermark`. reached: the position that
+    the reader had reached.
     """
 
-    entries: list[Entry] = field(default_factory=list)
-    mark: Watermark | None = None
-    before_mark: int = 0
+    end: int
+    watermark: Watermark
+    rows_before: int
+    reached: int
+
+
+@dataclass(slots=True)
+class _PendingRows:
+    """What was read of one partition and doesn't count yet.
+
+    watermark: the last one among the rows. rows_before: the number of rows before it.
+    polls: since rows last counted.
+    """
+
+    rows: list[LogRow] = field(default_factory=list)
+    watermark: Watermark | None = None
+    rows_before: int = 0
     polls: int = 0
-    asked: tuple[int, Watermark, int, int] | None = None
+    question: _EndQuestion | None = None
 
 
 class LogReader:
-    """Reads the changelog, every partition of it or those asked for, from the oldest record that compaction left.
+    """Reads the changelog from the oldest record that compaction left.
 
-    What is read counts from the watermark on that follows it: before, others of the same flush may not have been read, and
-    neither a head's promise (invariant 8) nor a record's coverage would be whole.
+    A row counts only once a watermark follows it. Before that, other rows of the same flush may be
+    unread, and neither a head's promise (invariant 8) nor a record's coverage would be whole.
 
-    And a watermark counts only once the reader was at the partition's end after it. While somebody reads, records are
-    rolled up, and their parts are compacted away before he meets the roll-up. But the roll-up, and a watermark behind it,
-    were in the changelog before the tombstones of the parts: whoever missed a part has its roll-up at the next end. Where
-    the end runs ahead, it is asked for, and what was read before the question counts when it is reached.
+    A watermark counts only once the reader was at the partition's end after it. While the reader
+    reads, records are rolled up, and their parts may be compacted away before the reader meets the
+    roll-up. But the roll-up, and a watermark after it, lie in the changelog before the tombstones of
+    the parts. So a reader that missed a part has its roll-up at the next end. If the end moves away
+    faster than the reader reads, the reader asks where the end is; what it had read before the
+    question counts when it reaches that end.
 
-    What the log drops a site keeps for as long as it needs it: what a record says stays true, and parts say it more finely
-    than their roll-up. With `drops` the reader drops it too, whether the cleaner has been there or not.
+    partitions: those to read; all by default.
+    forget_deleted: drop the records that the log deletes, whether they are compacted away or not. A
+        site keeps them for as long as it needs them: what a record says stays true, and the parts
+        say it more finely than their roll-up.
+    site: keep the logs of what this site has missed; those of other sites are never kept.
 
-    Of the logs of what sites have missed it keeps those of `site`, and none of the others.
+    Attributes to read:
 
-    beats: by partition and session, what the session knew as acknowledged at its last heartbeat for all its volumes.
+    logs: by the log's name (a volume, or a missed log), the records and the head.
+    watermarks: by partition, the last watermark that counts.
+    beats: by partition and session, the position that the session knew as acknowledged at its last
+        heartbeat, for all its volumes.
     """
 
     def __init__(
@@ -70,19 +95,17 @@ class LogReader:
         topic: str,
         partitions: Sequence[int] | None = None,
         *,
-        drops: bool = False,
+        forget_deleted: bool = False,
         site: str | None = None,
     ) -> None:
-        self._reader, self._admin, self._topic, self._drops, self._site = (
-            reader,
-            admin,
-            topic,
-            drops,
-            site,
-        )
+        self._reader, self._admin, self._topic = reader, admin, topic
+        self._forget_deleted, self._site = forget_deleted, site
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
-        self._behind = {partition: admin.end_position(topic, partition) for partition in partitions}
-        self._unsettled: dict[int, _Unsettled] = defaultdict(_Unsettled)
+        # By partition, where it ended at the start; a partition leaves once it is read that far.
+        self._unread_ends = {
+            partition: admin.end_position(topic, partition) for partition in partitions
+        }
+        self._pending: dict[int, _PendingRows] = defaultdict(_PendingRows)
         self._unknown_kinds: set[bytes] = set()
         self.beats: dict[int, dict[str, int]] = defaultdict(dict)
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
@@ -92,112 +115,112 @@ class LogReader:
     def caught_up(self) -> bool:
         """Whether all that was there when the reader began is read, and counts.
 
-        Before, a watermark that was read is one of the past: to act on it would copy blocks that change again later on.
+        Before that, a watermark is one of the past: acting on it would copy blocks that change
+        again later in the log.
         """
-        reached = [
-            p for p, end in self._behind.items() if self._reader.reached(self._topic, p) >= end
-        ]
-        for partition in reached:
-            if self._unsettled[partition].mark is None:
-                del self._behind[partition]
-        return not self._behind
+        for partition, end in list(self._unread_ends.items()):
+            is_reached = self._reader.reached(self._topic, partition) >= end
+            if is_reached and self._pending[partition].watermark is None:
+                del self._unread_ends[partition]
+        return not self._unread_ends
 
-    def poll(
-        self, timeout_s: float, wanted: Callable[[LogRecord], bool] = lambda _: True
-    ) -> set[str]:
-        """Takes what is there; the volumes of which something new is known. Records not `wanted` aren't kept."""
+    def poll(self, timeout_s: float, is_wanted: IsWanted = lambda _: True) -> set[str]:
+        """Read what has arrived; wait up to `timeout_s` for something.
+
+        Return the volumes of which something new counts. Records that aren't wanted aren't kept.
+        Raise BadInput for a damaged row, except for a record: that is a hole, and its volume's
+        readers find it.
+        """
         for message in self._reader.poll(timeout_s):
-            self._take(message, wanted)
+            self._take(message, is_wanted)
         touched: set[str] = set()
-        for partition, unsettled in self._unsettled.items():
-            if unsettled.mark is not None:
-                touched |= self._settle(partition, unsettled, wanted)
+        for partition, pending in self._pending.items():
+            if pending.watermark is not None:
+                touched |= self._count_pending(partition, pending, is_wanted)
         return touched
 
-    def _take(self, message: Message, wanted: Callable[[LogRecord], bool]) -> None:
+    def _take(self, message: Message, is_wanted: IsWanted) -> None:
+        """Add a message to what is pending of its partition."""
         if message.key is None:
             return
+        pending = self._pending[message.partition]
         if message.value is None:
-            if self._drops and key_kind(message.key) is LogRecord:
-                self._unsettled[message.partition].entries.append(read_record_key(message.key))
+            if self._forget_deleted and key_kind(message.key) is LogRecord:
+                pending.rows.append(read_record_key(message.key))
             return
-        entry = self._entry(message.key, message.value, message)
-        unsettled = self._unsettled[message.partition]
-        if isinstance(entry, Watermark):
+        row = self._row(message.key, message.value, message)
+        if isinstance(row, Watermark):
             # A worker that lost the partition may still send an old one.
-            if unsettled.mark is None or entry.through >= unsettled.mark.through:
-                unsettled.mark = entry
-            unsettled.before_mark = len(unsettled.entries)
-        elif entry is not None and (
-            not isinstance(entry, LogRecord) or self._is_kept(entry, wanted)
-        ):
-            unsettled.entries.append(entry)
+            if pending.watermark is None or row.through >= pending.watermark.through:
+                pending.watermark = row
+            pending.rows_before = len(pending.rows)
+        elif row is not None and (not isinstance(row, LogRecord) or self._is_kept(row, is_wanted)):
+            pending.rows.append(row)
 
-    def _settle(
-        self, partition: int, unsettled: _Unsettled, wanted: Callable[[LogRecord], bool]
+    def _count_pending(
+        self, partition: int, pending: _PendingRows, is_wanted: IsWanted
     ) -> set[str]:
-        """Lets what is before the watermark count, if the reader is at the end, or at one that was asked for since."""
-        assert unsettled.mark is not None
-        unsettled.polls += 1
+        """Let the rows before the watermark count, if the reader is at an end after it."""
+        assert pending.watermark is not None
+        pending.polls += 1
         reached = self._reader.reached(self._topic, partition)
         if self._reader.at_end(self._topic, partition):
-            mark, count, read = unsettled.mark, unsettled.before_mark, reached
-            while count < len(unsettled.entries) and isinstance(
-                unsettled.entries[count], RecordKey
-            ):
-                count += 1  # what is dropped is held by what counts now, or by nothing
-            unsettled.mark = None
-        elif unsettled.asked is not None and reached >= unsettled.asked[0]:
-            _, mark, count, read = unsettled.asked
+            watermark, count, read = pending.watermark, pending.rows_before, reached
+            while count < len(pending.rows) and isinstance(pending.rows[count], RecordKey):
+                count += 1  # the rows that count now hold what is deleted, or nothing does
+            pending.watermark = None
+        elif pending.question is not None and reached >= pending.question.end:
+            _, watermark, count, read = pending.question
         else:
-            if unsettled.asked is None and unsettled.polls > _POLLS_WITHOUT_END:
+            if pending.question is None and pending.polls > _POLLS_WITHOUT_END:
                 end = self._admin.end_position(self._topic, partition)
-                unsettled.asked = (end, unsettled.mark, unsettled.before_mark, reached)
-            return set()
-        if read >= self._behind.get(partition, 0):
-            self._behind.pop(partition, None)
-        known = self.watermarks.get(partition)
-        if known is None or mark.through >= known.through:
-            self.watermarks[partition] = mark
-        settled, unsettled.entries = unsettled.entries[:count], unsettled.entries[count:]
-        unsettled.before_mark = max(0, unsettled.before_mark - count)
-        unsettled.polls, unsettled.asked = 0, None
-        return self._count(partition, settled, wanted)
-
-    def _count(
-        self, partition: int, settled: Iterable[Entry], wanted: Callable[[LogRecord], bool]
-    ) -> set[str]:
-        touched = set()
-        for each in settled:
-            if isinstance(each, SessionBeat):
-                beats = self.beats[partition]
-                beats[each.session] = max(
-                    each.acknowledged_position, beats.get(each.session, BEFORE_FIRST)
+                pending.question = _EndQuestion(
+                    end, pending.watermark, pending.rows_before, reached
                 )
+            return set()
+        if read >= self._unread_ends.get(partition, 0):
+            self._unread_ends.pop(partition, None)
+        known = self.watermarks.get(partition)
+        if known is None or watermark.through >= known.through:
+            self.watermarks[partition] = watermark
+        rows, pending.rows = pending.rows[:count], pending.rows[count:]
+        pending.rows_before = max(0, pending.rows_before - count)
+        pending.polls, pending.question = 0, None
+        return self._count(partition, rows, is_wanted)
+
+    def _count(self, partition: int, rows: Iterable[LogRow], is_wanted: IsWanted) -> set[str]:
+        """Add rows to the logs; return their volumes."""
+        touched = set()
+        for row in rows:
+            if isinstance(row, SessionBeat):
+                beats = self.beats[partition]
+                known = beats.get(row.session, BEFORE_FIRST)
+                beats[row.session] = max(row.acknowledged_position, known)
                 continue
-            touched.add(split_log_name(each.volume)[0])
-            if isinstance(each, RecordKey):
-                self.logs[each.volume].drop(each)
-            elif isinstance(each, VolumeHead):
-                self.logs[each.volume].add_head(each)
-            elif wanted(each):
-                self.logs[each.volume].add(each)
+            touched.add(split_log_name(row.volume)[0])
+            if isinstance(row, RecordKey):
+                self.logs[row.volume].drop(row)
+            elif isinstance(row, VolumeHead):
+                self.logs[row.volume].add_head(row)
+            elif is_wanted(row):
+                self.logs[row.volume].add(row)
         return touched
 
-    def _is_kept(self, record: LogRecord, wanted: Callable[[LogRecord], bool]) -> bool:
-        return split_log_name(record.volume)[1] in (None, self._site) and wanted(record)
+    def _is_kept(self, record: LogRecord, is_wanted: IsWanted) -> bool:
+        return split_log_name(record.volume)[1] in (None, self._site) and is_wanted(record)
 
-    def _entry(
+    def _row(
         self, key: bytes, value: bytes, message: Message
     ) -> LogRecord | VolumeHead | SessionBeat | Watermark | None:
-        """What a row says; None where it isn't for a reader of the log."""
+        """The row in a message; None if it isn't for readers of the log, or is a damaged record."""
         named = key_kind(key)
-        kind = next((each for each in _READ if each is named), None)
+        kind = next((kind for kind in _READ if kind is named), None)
         if kind is None:
             if named is None and key[:2] not in self._unknown_kinds:
                 self._unknown_kinds.add(key[:2])
                 log.warning(
-                    "the log has rows that this mirrorlog doesn't know (%s…): a newer node writes it",
+                    "the log has rows that this mirrorlog doesn't know (%s…): "
+                    "a newer node writes it",
                     key[:2].hex(),
                 )
             return None
@@ -206,7 +229,7 @@ class LogReader:
         except BadInput as error:
             if kind is not LogRecord:
                 raise
-            # It is a hole then, and that is found and said; other volumes go on.
+            # The record is a hole then. Readers of its volume find it; other volumes go on.
             log.error(
                 "a log record is damaged: %s (partition %d, %d)",
                 error,

@@ -1,9 +1,9 @@
-"""Which sessions are open on a volume, read from the log and from the commands that aren't in it yet: no node is asked."""
+"""Which sessions are open on a volume, read from the log and the commands. No node is asked."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -27,22 +27,25 @@ from mirrorlog.tracking_log.heads import (
 from mirrorlog.tracking_log.keys import head_key, key_kind
 
 PATIENCE_S: Final = 30.0
-DATED: Final = 3
-"""Of so many sessions the time of their first command is looked up, for people."""
+MAX_DATED_SESSIONS: Final = 3
+"""For so many sessions the time of their first command is read, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPorts:
-    """How the log and the commands are read: each question has a reader of its own."""
+    """How the log and the commands are read: each range by a reader of its own."""
 
-    new_reader: Callable[[], TopicReader]
+    open_reader: Callable[[], TopicReader]
     admin: TopicAdmin
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session that may write to the volume. opened_at_us: None where it isn't known. last_at_us: of its last command or
-    heartbeat that is known."""
+    """A session that may write to the volume.
+
+    opened_at_us: the time of its first command; None if it isn't known.
+    last_at_us: the time of its last known command or heartbeat.
+    """
 
     volume: str
     session: str
@@ -52,69 +55,76 @@ class OpenSession:
     last_at_us: int
 
 
-def open_before(
+def sessions_open_before(
     positions: Mapping[str, int],
     volumes: Mapping[str, Volume],
     ports: SessionPorts,
     topics: Topics,
     clock: Clock,
 ) -> list[OpenSession]:
-    """The sessions that are open on these volumes and began before `positions` (by volume; each is acknowledged).
+    """Return the sessions that are open on these volumes and began before `positions`.
 
-    1. The ends of the partitions are asked for.
-    2. The log is read to its end: the newest head of each volume tells all sessions through the watermark, or further.
-    3. The commands behind the watermark are read to their end, and folded on top (folding twice changes nothing).
+    positions: by volume; each must be acknowledged. volumes: the descriptions, by name.
 
-    What is learnt behind `positions` counts for sessions that began before them alone: a close is taken, and who opens
-    later asks the same question and meets the session that asks now.
-    Errors: KafkaFailed where nothing comes for so long, OutOfRetention where commands are gone that the log doesn't hold.
+    1. Ask where the partitions end.
+    2. Read the log to its end. The newest head of each volume names all its sessions, at least
+       through the watermark.
+    3. Read the commands above the watermark to their end, and fold them on top. Folding a command
+       twice changes nothing.
+
+    What is read above `positions` counts only for sessions that began before them: a close of such a
+    session counts. A session that opens later asks the same question, and meets the session that
+    asks now.
+
+    Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are
+    gone that the log doesn't hold.
     """
-    found: list[OpenSession] = []
-    clients = (ports, topics, clock)
+    open_sessions: list[OpenSession] = []
+    reading = _Reading(ports, topics, clock)
     for partition in sorted({volumes[name].partition for name in positions}):
-        mine = {
-            name: position
-            for name, position in positions.items()
-            if volumes[name].partition == partition
-        }
-        known = _read(partition, [volumes[name] for name in mine], *clients)
-        for name, position in mine.items():
+        names = [name for name in positions if volumes[name].partition == partition]
+        known = reading.partition_sessions(partition, [volumes[name] for name in names])
+        for name in names:
             for session in known.heads[name].sessions:
-                if session.is_open and BEFORE_FIRST < session.opened_position < position:
-                    opened_at_us = (
-                        _time_of(partition, session.opened_position, *clients)
-                        if len(found) < DATED
-                        else None
+                is_before = BEFORE_FIRST < session.opened_position < positions[name]
+                if not session.is_open or not is_before:
+                    continue
+                is_dated = len(open_sessions) < MAX_DATED_SESSIONS
+                open_sessions.append(
+                    OpenSession(
+                        volume=name,
+                        session=session.session,
+                        host=session.host,
+                        opened_position=session.opened_position,
+                        opened_at_us=reading.time_of(partition, session.opened_position)
+                        if is_dated
+                        else None,
+                        last_at_us=max(session.last_at_us, known.beats[session.session]),
                     )
-                    last_at_us = max(session.last_at_us, known.beats[session.session])
-                    found.append(
-                        OpenSession(
-                            *(name, session.session, session.host, session.opened_position),
-                            opened_at_us,
-                            last_at_us,
-                        )
-                    )
-    return found
+                )
+    return open_sessions
 
 
 @dataclass(slots=True)
-class _Known:
-    """Of one partition. beats: when a session's last heartbeat was made."""
+class _PartitionSessions:
+    """What was read of the sessions of one partition.
+
+    heads: by volume. beats: by session, the time of its last heartbeat.
+    """
 
     heads: dict[str, VolumeHead]
     watermark: int = BEFORE_FIRST
     beats: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def take_row(self, name: str | None, message: Message) -> None:
-        """A row of the log; `name`: the volume whose head it is."""
+    def take_row(self, volume: str | None, message: Message) -> None:
+        """Take a row of the log. volume: the volume whose head it is; None for other rows."""
         if message.value is None or message.key is None:
             return
-        if name is not None:
+        if volume is not None:
             head = decode(message.value, VolumeHead)
-            if _reach(head) >= _reach(
-                self.heads[name]
-            ):  # a worker that lost the partition may still send an old one
-                self.heads[name] = head
+            # A worker that lost the partition may still send an old head.
+            if _last_known_position(head) >= _last_known_position(self.heads[volume]):
+                self.heads[volume] = head
         elif key_kind(message.key) is Watermark:
             self.watermark = max(self.watermark, decode(message.value, Watermark).through)
         elif key_kind(message.key) is SessionBeat:
@@ -122,72 +132,69 @@ class _Known:
             self.beats[beat.session] = beat.at_us
 
     def take_command(self, message: Message) -> None:
-        """What cannot be read names no session."""
+        """Take a command. A message that is none names no session."""
         with suppress(BadInput):
             command = decode(message.value or b"", TrackingCommand)
             if command.kind is CommandKind.HEARTBEAT:
                 self.beats[command.session] = command.last_at_us
             if command.volume in self.heads and updates_session(command):
                 head = self.heads[command.volume]
-                said = session_head(command, message.position)
-                self.heads[command.volume] = head.merged(replace(head, sessions=(said,)))
+                session = session_head(command, message.position)
+                self.heads[command.volume] = head.merged(replace(head, sessions=(session,)))
 
 
-def _reach(head: VolumeHead) -> int:
-    """The last position that the head knows of: it only grows from one head of a volume to the next."""
+def _last_known_position(head: VolumeHead) -> int:
+    """The last position that the head knows of. It only grows from one head to the next."""
     return max(
-        (max(each.last_position, each.closed_position) for each in head.sessions),
+        (max(session.last_position, session.closed_position) for session in head.sessions),
         default=BEFORE_FIRST,
     )
 
 
-def _read(
-    partition: int, volumes: list[Volume], ports: SessionPorts, topics: Topics, clock: Clock
-) -> _Known:
-    known = _Known(
-        {
-            each.volume: VolumeHead(each.volume, each.generation, through=BEFORE_FIRST)
-            for each in volumes
-        }
-    )
-    names = {head_key(each.volume): each.volume for each in volumes}
-    ends = {
-        topic: ports.admin.end_position(topic, partition)
-        for topic in (topics.changelog, topics.commands)
-    }  # 1
-    for message in _messages(
-        ports, topics.changelog, partition, None, ends[topics.changelog], clock
-    ):  # 2
-        known.take_row(names.get(message.key or b""), message)
-    after = (
-        min(each.origin_position for each in volumes)
-        if known.watermark == BEFORE_FIRST
-        else known.watermark
-    )
-    keys = {each.volume.encode() for each in volumes} | {b""}
-    for message in _messages(
-        ports, topics.commands, partition, after + 1, ends[topics.commands], clock
-    ):  # 3
-        if (message.key or b"") in keys:
-            known.take_command(message)
-    return known
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reads the log and the commands for one question."""
 
+    ports: SessionPorts
+    topics: Topics
+    clock: Clock
 
-def _messages(
-    ports: SessionPorts, topic: str, partition: int, start: int | None, end: int, clock: Clock
-) -> Iterator[Message]:
-    """The messages of the partition at [start, end)."""
-    patience = ReadPatience(clock, PATIENCE_S, "reading who else has the volume open")
-    return read_range(ports.new_reader, topic, partition, patience, start=start, end=end)
-
-
-def _time_of(
-    partition: int, position: int, ports: SessionPorts, topics: Topics, clock: Clock
-) -> int | None:
-    """When the command at that position came; None where it isn't kept any more."""
-    with suppress(OutOfRetention):
-        command = next(
-            _messages(ports, topics.commands, partition, position, position + 1, clock), None
+    def partition_sessions(self, partition: int, volumes: Sequence[Volume]) -> _PartitionSessions:
+        """Read all that is there of a partition's sessions (steps 1 to 3)."""
+        known = _PartitionSessions(
+            {
+                volume.volume: VolumeHead(volume.volume, volume.generation, through=BEFORE_FIRST)
+                for volume in volumes
+            }
         )
-        return command.at_us if command else None
-    return None
+        volumes_by_key = {head_key(volume.volume): volume.volume for volume in volumes}
+        changelog, commands = self.topics.changelog, self.topics.commands
+        log_end = self.ports.admin.end_position(changelog, partition)  # 1
+        commands_end = self.ports.admin.end_position(commands, partition)
+        for message in self._messages(changelog, partition, start=None, end=log_end):  # 2
+            known.take_row(volumes_by_key.get(message.key or b""), message)
+        after = known.watermark
+        if after == BEFORE_FIRST:
+            after = min(volume.origin_position for volume in volumes)
+        keys = {volume.volume.encode() for volume in volumes} | {b""}
+        for message in self._messages(commands, partition, start=after + 1, end=commands_end):  # 3
+            if (message.key or b"") in keys:
+                known.take_command(message)
+        return known
+
+    def time_of(self, partition: int, position: int) -> int | None:
+        """Return the time at which the broker took the command; None if it is no longer kept."""
+        with suppress(OutOfRetention):
+            messages = self._messages(
+                self.topics.commands, partition, start=position, end=position + 1
+            )
+            command = next(messages, None)
+            return command.at_us if command else None
+        return None
+
+    def _messages(
+        self, topic: str, partition: int, *, start: int | None, end: int
+    ) -> Iterator[Message]:
+        patience = ReadPatience(self.clock, PATIENCE_S, "reading who else has the volume open")
+        open_reader = self.ports.open_reader
+        return read_range(open_reader, topic, partition, patience, start=start, end=end)

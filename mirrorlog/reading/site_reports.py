@@ -1,5 +1,7 @@
-"""What sites and backups last reported of each volume, as `mirrorlog.progress` tells: whoever is registered there still
-needs the log after its position."""
+"""What sites and backups last reported of each volume, on the topic `mirrorlog.progress`.
+
+A site that is registered there still needs the log above its position.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.read_through import ReadPatience, read_through
 from mirrorlog.topics import Topics
 
-log = logging.getLogger("mirrorlog.reading.site_reports")
+log = logging.getLogger("mirrorlog.reading")
 _PARTITION = 0
 
 
 class SiteReports:
-    """Reports by volume; `refresh` brings them up to date."""
+    """Reports by volume. refresh() brings them up to date.
+
+    patience_s: how long refresh() waits for a broker that doesn't answer.
+    """
 
     def __init__(
         self,
@@ -57,7 +62,9 @@ class SiteReports:
             report = None if value is None else decode(value, SiteProgress)
         except BadInput as error:
             log.error(
-                "a site's report can't be read, its last one stands: %s (key %r)", error, key[:80]
+                "a site's report can't be read, its last one still counts: %s (key %r)",
+                error,
+                key[:80],
             )
             return
         if (known := self._volumes.pop(key, None)) is not None:
@@ -67,5 +74,5 @@ class SiteReports:
             self._reports[report.volume][key] = report
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
-        """The last report of each site that has the volume."""
+        """Return the last report of each site that has the volume."""
         return list(self._reports[volume].values()) if volume in self._reports else []

@@ -18,7 +18,7 @@ from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityO
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.session.fence import find_other_sessions, other_hosts_error
 from mirrorlog.producers.session.parts import SessionParts
-from mirrorlog.reading.open_sessions import OpenSession, SessionPorts, open_before
+from mirrorlog.reading.open_sessions import OpenSession, SessionPorts, sessions_open_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def exclude_other_hosts(
         {name: positions[name] for name in volumes},
         volumes,
         own_sessions={name: activities[name].sessions | parts.log.state.lost for name in volumes},
-        find_open=lambda wanted: open_before(
+        find_open=lambda wanted: sessions_open_before(
             wanted, volumes, sessions, parts.settings.topics, clock
         ),
     )

@@ -105,8 +105,8 @@ def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
     for text in ("-1..4", "4..9"):
         world.broker.append(TOPIC, 0, record_key(record(text)), None)
     kept, dropped = (
-        LogReader(world.broker.reader(), world.broker, TOPIC, drops=drops)
-        for drops in (False, True)
+        LogReader(world.broker.reader(), world.broker, TOPIC, forget_deleted=forget_deleted)
+        for forget_deleted in (False, True)
     )
     for log in (kept, dropped):
         log.poll(0)
