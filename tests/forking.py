@@ -1,4 +1,4 @@
-"""Secondaries that a test drives by hand, and reports that it makes up."""
+"""Secondaries that a test drives, and reports that it makes up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls
 
 @dataclass
 class HandWorkers:
-    """Nothing happens at a secondary until run(), or until somebody waits. `hangs`: whether a call is only begun; let_go()
-    returns those. idle: called where somebody waits and nothing can be done."""
+    """Workers that do nothing until run(), or until somebody waits.
+
+    calls: the secondaries served. hangs: says of a call whether it only begins; return_hung() ends
+    such calls. idle: called when somebody waits and no call can be made.
+    """
 
     calls: list[SecondaryCalls] = field(default_factory=list)
     hangs: Callable[[Call], bool] = lambda _: False
@@ -30,7 +33,7 @@ class HandWorkers:
             self.idle(timeout_s)
 
     def run(self, most: int = 1_000_000) -> int:
-        """How many calls were made or begun, at most so many."""
+        """Make calls until none is left, `most` at most. Return how many were made or begun."""
         count = 0
         while count < most and any(self.step(secondary) for secondary in self.calls):
             count += 1
@@ -52,7 +55,7 @@ class HandWorkers:
             calls.finish(call, failure)
 
     def return_hung(self) -> None:
-        """What hung is done now."""
+        """Make the calls that hung."""
         stuck, self.stuck = self.stuck, []
         for calls, call in stuck:
             self.make(calls, call)
@@ -60,7 +63,7 @@ class HandWorkers:
 
 @dataclass
 class Reports:
-    """What sites said last."""
+    """The last report of each site."""
 
     by_site: dict[str, SiteProgress] = field(default_factory=dict)
 
@@ -83,7 +86,7 @@ def report(
     at_us: int = 0,
     state: SiteState = SiteState.SYNCING,
 ) -> SiteProgress:
-    """One report."""
+    """Return a report of a site."""
     return site_progress(
         site=site,
         volume=volume,

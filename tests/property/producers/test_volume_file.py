@@ -1,4 +1,4 @@
-"""A volume as a file does what a file of that size in memory does."""
+"""A volume as a file does what a file of that size in memory does, except that it doesn't grow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ STEPS = st.lists(
 )
 
 
-class Memory:
+class MemoryVolume:
+    """A volume in memory that counts its flushes."""
+
     size_bytes = SIZE
 
     def __init__(self) -> None:
@@ -38,7 +40,7 @@ class Memory:
         self.flushes += 1
 
 
-def done(file: io.RawIOBase | io.BytesIO, step: tuple[str, int]) -> object:
+def apply(file: io.RawIOBase | io.BytesIO, step: tuple[str, int]) -> object:
     name, number = step
     if name == "read":
         return file.read(number)
@@ -52,27 +54,27 @@ def done(file: io.RawIOBase | io.BytesIO, step: tuple[str, int]) -> object:
 
 
 @given(STEPS)
-def test_it_reads_writes_and_seeks_as_a_file_does(steps: list[tuple[str, int]]) -> None:
-    file, model = VolumeFile(Memory()), io.BytesIO(bytes(SIZE))
+def test_a_volume_file_reads_writes_and_seeks_as_a_file_does(steps: list[tuple[str, int]]) -> None:
+    file, model = VolumeFile(MemoryVolume()), io.BytesIO(bytes(SIZE))
     for step in steps:
         before = model.tell()
         base = {"forward": before, "end": SIZE}.get(step[0], 0)
         if step[0] in ("seek", "forward", "end") and base + step[1] < 0:
             with pytest.raises(OSError, match="Invalid"):
-                done(file, step)
+                apply(file, step)
         elif step[0] == "write" and step[1] and before >= SIZE:
             with pytest.raises(OSError) as full:
-                done(file, step)
+                apply(file, step)
             assert full.value.errno == errno.ENOSPC
         else:
-            assert done(file, step) == done(model, step)
+            assert apply(file, step) == apply(model, step)
         assert file.tell() == model.tell()
     file.seek(0)
     assert file.readall() == model.getvalue()
 
 
-def test_it_flushes_what_it_wrote_and_a_buffer_fits_on_top() -> None:
-    volume = Memory()
+def test_a_volume_file_flushes_what_it_wrote_and_carries_a_buffer() -> None:
+    volume = MemoryVolume()
     with VolumeFile(volume) as reading:
         reading.read(10)
     assert volume.flushes == 0

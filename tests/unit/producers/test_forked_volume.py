@@ -1,7 +1,7 @@
-"""Forked writes: what goes to which secondary, when the writer is told, and what the commands say of each.
+"""Forked writes: which secondary gets what, when a write is acknowledged, what commands say of each.
 
-told() is what was published since it was asked last: kind, extents, and for each site named the outcomes: missed, has,
-open.
+published() returns the commands since its last call: kind, extents, and for each site that is named
+its outcomes, one letter for each extent: M for missed, H for has, O for open.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SETTINGS = Settings(
 
 @dataclass
 class Rig:
-    """One volume, and secondaries that the test drives: x and y are in the fork after opened()."""
+    """One volume `v`, and secondaries that the test drives. After open(), x and y are in the fork."""
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
@@ -64,8 +64,8 @@ class Rig:
     clock: HandClock = field(default_factory=HandClock)
     workers: HandWorkers = field(default_factory=HandWorkers)
     reports: Reports = field(default_factory=Reports)
-    said: list[str] = field(default_factory=list)
-    news: list[ForkStateChange] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    changes: list[ForkStateChange] = field(default_factory=list)
     volume: Volume = field(
         default_factory=lambda: Volume(
             volume="v",
@@ -85,39 +85,40 @@ class Rig:
         self.disks = {
             name: self.devices.create(f"memory://{name}", SIZE) for name in ("v", "x", "y")
         }
-        self.workers.idle = self.passes
+        self.workers.idle = self.pass_time
 
-    def passes(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.clock.now_s += seconds
 
-    def begun(self) -> Host:
-        forks = ForkPorts(self.devices, self.workers, self.reports, self.news.append)
+    def start_host(self) -> Host:
+        forks = ForkPorts(self.devices, self.workers, self.reports, self.changes.append)
         ports = HostPorts(
             self.folder, self.broker.publisher(), self.clock, self.devices, forks=forks
         )
         self.host = Host(
-            *("h", ports, SETTINGS, {"v": self.volume}),
+            "h",
+            ports,
+            SETTINGS,
+            {"v": self.volume},
             new_session=lambda: str(UUID(int=1)),
-            report=self.said.append,
+            report=self.lines.append,
             deadline_s=10,
         )
         return self.host
 
-    def opened(
-        self, mode: str = "async", sites: str = "xy", *, known: bool = True
-    ) -> TrackedVolume:
-        """known: the sites know of the session."""
+    def open(self, mode: str = "async", sites: str = "xy", *, known: bool = True) -> TrackedVolume:
+        """Start a host and open the volume, forked to `sites`. known: the sites know of the session."""
         plan = ForkPlan({site: f"memory://{site}" for site in sites}, ForkMode.parse(mode))
         opening = OpenRequest(self.volume, self.disks["v"].reopen(), newly_created=True, forks=plan)
-        volume = self.begun().open_all([opening])["v"]
-        self.know(sites if known else "")
+        volume = self.start_host().open_all([opening])["v"]
+        self.report_known(sites if known else "")
         self.tick()
         self.tick()
-        self.told()
+        self.published()
         return volume
 
-    def know(self, sites: str, *, all_copied: bool = True) -> None:
-        """These sites have read all that there is, and copied it; or copy it now."""
+    def report_known(self, sites: str, *, all_copied: bool = True) -> None:
+        """Let these sites report that they have read everything, and have copied it or copy it now."""
         end = self.broker.end_position(SETTINGS.topics.commands, 0) - 1
         for site in sites:
             self.reports.by_site[site] = report(
@@ -125,32 +126,34 @@ class Rig:
             )
 
     def tick(self, seconds: float = 0.125) -> None:
-        """Time passes; a tick, what the secondaries have to do, and another."""
+        """Let time pass, tick, let the secondaries do their calls, and tick again."""
         self.clock.now_s += seconds
         self.host.tick(self.clock.now_s)
         self.workers.run()
         self.host.tick(self.clock.now_s)
 
-    def told(self) -> str:
+    def published(self) -> str:
         messages = self.broker.messages(SETTINGS.topics.commands)
         new, self.seen = messages[self.seen :], len(messages)
-        return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
+        return " · ".join(
+            _notation(decode(message.value or b"", TrackingCommand)) for message in new
+        )
 
-    def holds(self, name: str, offset: int = 0, length: int = 4) -> bytes:
+    def read(self, name: str, offset: int = 0, length: int = 4) -> bytes:
         return self.disks[name].reopen(writable=False).pread(offset=offset, length=length)
 
     def states(self) -> str:
-        """Of x and y."""
-        found = {news.site: news.state.name for news in self.news}
-        return " ".join(found[site] for site in sorted(found))
+        """Return the states of x and y."""
+        states = {change.site: change.state.name for change in self.changes}
+        return " ".join(states[site] for site in sorted(states))
 
 
-def _told(command: TrackingCommand) -> str:
+def _notation(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
     forks = []
     for fork in command.forks:
         outcomes = fork.outcomes or bytes([1]) * len(extents)
-        forks.append(f"{fork.site}:{''.join('MHO'[each] for each in outcomes)}")
+        forks.append(f"{fork.site}:{''.join('MHO'[outcome] for outcome in outcomes)}")
     return " ".join([SHORT_KINDS[command.kind], *extents, *forks])
 
 
@@ -176,7 +179,8 @@ def test_every_state_can_be_reached_and_left() -> None:
     ]
 
 
-# what is missed | what its site reported: watermark, applied, consistent, generation, state | may it join
+# what is missed | what the site reported: watermark, applied, consistent, generation, state
+# | may the secondary join
 JOINS = """
 all is known at 7       | 7 7 - g SETTLING   | yes
 all is known at 7       | 9 9 9 g CONSISTENT | yes
@@ -208,29 +212,31 @@ MISSED = {
 def test_a_secondary_joins_when_its_site_knows(case: str) -> None:
     missed, reported, joins = (part.strip() for part in case.split("|"))
     watermark, applied, consistent = (
-        None if each == "-" else int(each) for each in reported.split()[:3]
+        None if number == "-" else int(number) for number in reported.split()[:3]
     )
     generation, state = reported.split()[3:]
-    told = report(
-        *("x", "v"),
+    latest = report(
+        "x",
+        "v",
         watermark=watermark,
         applied=applied,
         consistent=consistent,
         generation=generation,
         state=SiteState[state],
     )
-    assert may_join(MISSED[missed], "g", told) is (joins == "yes")
+    assert may_join(MISSED[missed], "g", latest) is (joins == "yes")
 
 
 @pytest.mark.parametrize(
     "text", ["", "quorum", "quorum 0", "quorum -1", "quorum two", "sync 1", "fast"]
 )
-def test_what_is_no_mode_is_refused(text: str) -> None:
+def test_an_unknown_mode_is_refused(text: str) -> None:
     with pytest.raises(BadUse):
         ForkMode.parse(text)
 
 
-# --fork of volumes v and w, of which v is described with a secondary at x | addresses by volume and site, or what is wrong
+# --fork of volumes v and w; v is described with a secondary at x
+# | addresses by volume and site, or the error
 OPTIONS = """
 x=/a/{volume}                 | v:x=/a/v w:x=/a/w
 x=/a/{volume} y=/b/{volume}.img | v:x=/a/v v:y=/b/v.img w:x=/a/w w:y=/b/w.img
@@ -242,8 +248,8 @@ x=                  | ! no address
 
 
 @pytest.mark.parametrize("case", OPTIONS.strip().splitlines())
-def test_what_a_host_is_told_to_fork_to(case: str) -> None:
-    given, found = (part.split() for part in case.split("|"))
+def test_fork_options_name_addresses(case: str) -> None:
+    given, expected = (part.split() for part in case.split("|"))
     volumes = [
         Volume(
             volume=name,
@@ -258,72 +264,72 @@ def test_what_a_host_is_told_to_fork_to(case: str) -> None:
         for name in "vw"
     ]
     volumes[0] = replace(volumes[0], secondaries={"x": "/described"})
-    if found[0] == "!":
-        with pytest.raises(BadUse, match=" ".join(found[1:])):
+    if expected[0] == "!":
+        with pytest.raises(BadUse, match=" ".join(expected[1:])):
             fork_plans(given, "sync", volumes)
         return
     plans = fork_plans(given, "sync", volumes)
-    told = [
+    addresses = [
         f"{name}:{site}={address}"
         for name in "vw"
         for site, address in plans[name].secondaries.items()
     ]
-    assert told == found
+    assert addresses == expected
     assert fork_plans(["x"], "sync", volumes[:1])["v"].secondaries == {"x": "/described"}
     assert fork_plans([], "sync", volumes) == {}
 
 
-def test_a_write_is_said_to_be_there_once_it_is_durable(rig: Rig) -> None:
-    volume = rig.opened()
+def test_a_secondary_has_a_write_once_it_is_durable_there(rig: Rig) -> None:
+    volume = rig.open()
     data = bytearray(b"abcd")
     volume.pwrite(data, 0)
     data[:] = b"####"  # the buffer is its owner's again
     volume.zero(10, 20)
     volume.trim(5, 40)
-    assert rig.holds("x") == bytes(4)
+    assert rig.read("x") == bytes(4)
     rig.workers.run()
-    assert rig.holds("x") == rig.holds("y") == b"abcd"
-    assert rig.told() == ""
+    assert rig.read("x") == rig.read("y") == b"abcd"
+    assert rig.published() == ""
     rig.tick()
-    assert rig.told() == "writes 0+4 20+10 40+5 x:HHH y:HHH"
+    assert rig.published() == "writes 0+4 20+10 40+5 x:HHH y:HHH"
     rig.disks["x"].crash()
-    assert rig.holds("x") == b"abcd"
+    assert rig.read("x") == b"abcd"
 
 
-def test_what_is_under_way_is_open(rig: Rig) -> None:
-    volume = rig.opened()
+def test_a_write_under_way_is_open(rig: Rig) -> None:
+    volume = rig.open()
     rig.workers.hangs = of(CallKind.WRITE, "y", rig)
     volume.pwrite(b"abcd", 0)
     volume.pwrite(b"efgh", 4)
     rig.tick(1.0)
     rig.tick()
-    assert rig.told() == "writes 0+4 4+4 x:OO y:OO · beat"
+    assert rig.published() == "writes 0+4 4+4 x:OO y:OO · beat"
     rig.tick(1.0)
-    assert rig.told() == "writes 0+4 4+4 x:HH y:OO · beat"
+    assert rig.published() == "writes 0+4 4+4 x:HH y:OO · beat"
     rig.workers.hangs = lambda _: False
     rig.workers.return_hung()
     rig.tick()
-    assert rig.told() == "writes 0+4 4+4 x:HH y:HH"
+    assert rig.published() == "writes 0+4 4+4 x:HH y:HH"
 
 
 def test_the_order_on_a_secondary_is_that_of_the_primary(rig: Rig) -> None:
-    volume = rig.opened()
+    volume = rig.open()
     for letter in b"abcdef":
         volume.pwrite(bytes([letter]) * 4, 0)
         volume.pwrite(bytes([letter]) * 4, 4)
     for made in range(12):
         rig.workers.run(1)
-        first, second = rig.holds("x", 0, 1)[0], rig.holds("x", 4, 1)[0]
+        first, second = rig.read("x", 0, 1)[0], rig.read("x", 4, 1)[0]
         assert first == second or first == second + 1 or not second, made
-    assert rig.holds("x") == rig.holds("v") == b"ffff"
+    assert rig.read("x") == rig.read("v") == b"ffff"
 
 
 @pytest.mark.parametrize(
-    "mode, landed",
+    "mode, reached",
     [("async", ""), ("quorum 1", "x"), ("quorum 2", "xy"), ("quorum 9", "xy"), ("sync", "xy")],
 )
-def test_the_writer_waits_for_as_many_as_the_mode_says(rig: Rig, mode: str, landed: str) -> None:
-    volume = rig.opened(mode)
+def test_the_writer_waits_for_as_many_as_the_mode_says(rig: Rig, mode: str, reached: str) -> None:
+    volume = rig.open(mode)
     made: list[str] = []
 
     def step(changed: object, timeout_s: float) -> None:
@@ -332,99 +338,99 @@ def test_the_writer_waits_for_as_many_as_the_mode_says(rig: Rig, mode: str, land
 
     rig.workers.wait = step  # type: ignore[method-assign]
     volume.pwrite(b"abcd", 0)
-    assert "".join(made) == landed
-    assert [rig.holds(site) == b"abcd" for site in "xy"] == [site in landed for site in "xy"]
+    assert "".join(made) == reached
+    assert [rig.read(site) == b"abcd" for site in "xy"] == [site in reached for site in "xy"]
 
 
 def test_a_flush_reaches_the_secondaries_that_the_mode_waits_for(rig: Rig) -> None:
-    volume = rig.opened("sync")
+    volume = rig.open("sync")
     volume.pwrite(b"abcd", 0)
     volume.flush()
     for disk in rig.disks.values():
         disk.crash()
-    assert rig.holds("v") == rig.holds("x") == rig.holds("y") == b"abcd"
+    assert rig.read("v") == rig.read("x") == rig.read("y") == b"abcd"
 
 
 @pytest.mark.parametrize("mode", ["async", "quorum 2", "sync"])
 def test_a_secondary_that_fails_never_fails_the_writer(rig: Rig, mode: str) -> None:
-    volume = rig.opened(mode)
+    volume = rig.open(mode)
     rig.disks["x"].hook = failing(2, "pwrite")
     for at in range(4):
         volume.pwrite(b"abcd", at * 10)
     volume.flush()
     rig.tick()
     rig.tick()
-    assert rig.told() == "writes 0+4 10+4 20+4 30+4 y:HHHH"
+    assert rig.published() == "writes 0+4 10+4 20+4 30+4 y:HHHH"
     assert rig.states() == "OUT IN"
-    (line,) = [line for line in rig.said if "out of the fork" in line]
+    (line,) = [line for line in rig.lines if "out of the fork" in line]
     assert "site x" in line or "at x" in line
     assert "pwrite of 4 bytes failed" in line
 
 
 def test_a_secondary_that_cannot_be_flushed_has_missed_what_was_written_since(rig: Rig) -> None:
-    volume = rig.opened("sync")
+    volume = rig.open("sync")
     volume.pwrite(b"abcd", 0)
     rig.tick()
-    assert rig.told() == "writes 0+4 x:H y:H"
+    assert rig.published() == "writes 0+4 x:H y:H"
     rig.disks["x"].hook = failing(1, "flush")
     volume.pwrite(b"abcd", 10)
     volume.flush()
     rig.tick()
-    assert rig.told() == "writes 10+4 y:H"
+    assert rig.published() == "writes 10+4 y:H"
     assert rig.states() == "OUT IN"
 
 
 def test_what_the_primary_failed_to_write_is_missed(rig: Rig) -> None:
-    volume = rig.opened("sync")
+    volume = rig.open("sync")
     rig.disks["v"].hook = failing(1, "pwrite")
     with pytest.raises(DeviceFailed):
         volume.pwrite(b"abcd", 0)
     rig.tick()
-    assert (rig.told(), rig.holds("x")) == ("writes 0+4", bytes(4))
+    assert (rig.published(), rig.read("x")) == ("writes 0+4", bytes(4))
     volume.pwrite(b"abcd", 0)
     rig.tick()
-    assert rig.told() == "writes 0+4 x:H y:H"
+    assert rig.published() == "writes 0+4 x:H y:H"
 
 
 def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_more(
     rig: Rig,
 ) -> None:
-    volume = rig.opened("sync")
+    volume = rig.open("sync")
     rig.workers.hangs = of(CallKind.WRITE, "x", rig)
     volume.pwrite(b"abcd", 0)
     assert rig.clock.now_s >= 3
     assert rig.states() == "HUNG IN"
     volume.pwrite(b"efgh", 20)
     rig.tick()
-    assert rig.told() == "writes 0+4 20+4 y:OO · beat · writes 20+4 0+4 y:HH"
+    assert rig.published() == "writes 0+4 20+4 y:OO · beat · writes 20+4 0+4 y:HH"
     rig.tick(1.0)
-    assert rig.told() == "writes 0+4 y:H · beat"
+    assert rig.published() == "writes 0+4 y:H · beat"
     assert 0 in read_previous_log(rig.folder).regions["v"]
     rig.workers.hangs = lambda _: False
     rig.workers.return_hung()
     assert rig.states() == "OUT IN"
     rig.tick()
-    assert rig.told() == "writes 0+4 y:H"
+    assert rig.published() == "writes 0+4 y:H"
     rig.tick(1.0)
-    assert rig.told() == "beat"
+    assert rig.published() == "beat"
 
 
 def test_a_session_that_a_write_hangs_in_is_left_open(rig: Rig) -> None:
-    volume = rig.opened("sync")
+    volume = rig.open("sync")
     rig.workers.hangs = of(CallKind.WRITE, "x", rig)
     volume.pwrite(b"abcd", 0)
     with pytest.raises(DeviceFailed, match="hasn't returned"):
         rig.host.close()
-    assert "close" not in rig.told()
+    assert "close" not in rig.published()
     assert read_previous_log(rig.folder).regions == {"v": {0}}
 
 
 def test_a_session_closes_when_the_outcome_of_all_is_known(rig: Rig) -> None:
-    volume = rig.opened()
+    volume = rig.open()
     volume.pwrite(b"abcd", 0)
     rig.host.close()
-    assert rig.told() == "writes 0+4 x:H y:H · close · close"
-    assert not [line for line in rig.said if "waits" in line]
+    assert rig.published() == "writes 0+4 x:H y:H · close · close"
+    assert not [line for line in rig.lines if "waits" in line]
     rig.workers.run()
     assert rig.states() == "CLOSED CLOSED"
     assert all(secondary.is_done for secondary in rig.workers.calls)
@@ -432,70 +438,73 @@ def test_a_session_closes_when_the_outcome_of_all_is_known(rig: Rig) -> None:
 
 
 def test_a_queue_is_bounded(rig: Rig) -> None:
-    volume = rig.opened("async")
+    volume = rig.open("async")
     volume.pwrite(bytes(900), 0)
     volume.pwrite(bytes(100), 1000)
     assert rig.states() == "IN IN"
     volume.pwrite(bytes(1), 2000)
     assert rig.states() == "OUT OUT"
     rig.tick()
-    assert rig.told() == "writes 0+900 1000+100 2000+1"
+    assert rig.published() == "writes 0+900 1000+100 2000+1"
 
 
 def test_a_write_larger_than_the_queue_goes_through(rig: Rig) -> None:
-    volume = rig.opened("async")
+    volume = rig.open("async")
     volume.pwrite(b"x" * 5000, 0)
     rig.tick()
-    assert rig.told() == "writes 0+5000 x:H y:H"
+    assert rig.published() == "writes 0+5000 x:H y:H"
 
 
 def test_a_secondary_is_out_until_its_site_knows_of_the_session(rig: Rig) -> None:
-    volume = rig.opened("sync", "x", known=False)
+    volume = rig.open("sync", "x", known=False)
     assert rig.states() == "JOINING"
-    rig.know("x")
+    rig.report_known("x")
     rig.tick()
     assert rig.states() == "IN"
     volume.pwrite(b"abcd", 0)
     rig.tick()
-    assert rig.told() == "writes 0+4 x:H"
+    assert rig.published() == "writes 0+4 x:H"
 
 
 def test_a_secondary_comes_back_while_writes_go_on(rig: Rig) -> None:
-    """No write reaches it before its site knows of something that it has missed, and can prove nothing until it knows all."""
-    volume = rig.opened("sync", "x")
+    """No write reaches it before its site knows of something that it has missed.
+
+    From then on the site proves nothing until it knows of everything that was missed.
+    """
+    volume = rig.open("sync", "x")
     rig.disks["x"].hook = failing(1, "pwrite")
     volume.pwrite(b"abcd", 0)
     assert rig.states() == "OUT"
     rig.tick()
-    assert rig.told() == "writes 0+4"
+    assert rig.published() == "writes 0+4"
     rig.tick(5.0)  # it is open again
     assert rig.states() == "JOINING"
     volume.pwrite(b"abcd", 5000)  # whatever the site has reported, it can't know of this
-    rig.know("x")
+    rig.report_known("x")
     rig.tick(0.0)
     assert rig.states() == "JOINING"
     volume.pwrite(b"abcd", 10)
     rig.tick()
     # 5000+4 is held back: named by each command until it has joined, and before each heartbeat.
-    assert rig.told() == "beat · writes 5000+4 10+4 5000+4"
+    assert rig.published() == "beat · writes 5000+4 10+4 5000+4"
     rig.tick(1.0)
-    assert rig.told() == "writes 5000+4 · beat"
+    assert rig.published() == "writes 5000+4 · beat"
     volume.pwrite(b"abcd", 30)
     rig.tick()
-    assert rig.told() == "writes 30+4 5000+4"
+    assert rig.published() == "writes 30+4 5000+4"
     volume.pwrite(b"abcd", 40)
-    rig.know("x", all_copied=False)
+    rig.report_known("x", all_copied=False)
     rig.tick(0.0)
     assert rig.states() == "IN"
     volume.pwrite(b"abcd", 50)
     rig.tick()
     rig.tick()
     # And once more, so that the site proves nothing of before.
-    assert rig.told() == "writes 40+4 50+4 5000+4 x:MOM · writes 50+4 x:H"
+    assert rig.published() == "writes 40+4 50+4 5000+4 x:MOM · writes 50+4 x:H"
 
 
-def test_a_secondary_whose_site_begins_from_nothing_is_opened_anew(rig: Rig) -> None:
-    rig.opened("sync", "x")
+def test_a_secondary_whose_site_begins_from_nothing_is_opened_again(rig: Rig) -> None:
+    rig.open("sync", "x")
     rig.reports.by_site["x"] = report(
         "x", "v", watermark=9, applied=None, rung=Rung.ALLOCATED, at_us=1
     )
@@ -504,14 +513,14 @@ def test_a_secondary_whose_site_begins_from_nothing_is_opened_anew(rig: Rig) -> 
 
 
 def test_a_secondary_whose_site_was_restarted_stays(rig: Rig) -> None:
-    rig.opened("sync", "x")
+    rig.open("sync", "x")
     rig.reports.by_site["x"] = report("x", "v", watermark=0, applied=-1, rung=Rung.CHANGED, at_us=1)
     rig.tick()
     assert rig.states() == "IN"
 
 
-def test_a_secondary_that_nobody_works_for_holds_nobody_up(rig: Rig) -> None:
-    volume = rig.opened("sync", "x")
+def test_a_secondary_without_a_worker_makes_nobody_wait(rig: Rig) -> None:
+    volume = rig.open("sync", "x")
     rig.workers.calls.clear()
     volume.pwrite(b"abcd", 0)
     assert rig.clock.now_s >= 3
@@ -519,20 +528,20 @@ def test_a_secondary_that_nobody_works_for_holds_nobody_up(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("broken", ["gone", "small"])
-def test_a_secondary_that_cannot_be_opened_is_said_once_and_tried_again(
+def test_a_secondary_that_cannot_be_opened_is_reported_once_and_tried_again(
     rig: Rig, broken: str
 ) -> None:
     if broken == "gone":
         del rig.devices.devices["memory://x"]
     else:
         rig.devices.devices["memory://x"] = MemoryDevice(SIZE - 1, address="memory://x")
-    rig.opened("sync", "x")
+    rig.open("sync", "x")
     for _ in range(3):
         rig.tick(5.0)
-    assert len([line for line in rig.said if "can't be in the fork" in line]) == 1
+    assert len([line for line in rig.lines if "can't be in the fork" in line]) == 1
     rig.devices.devices["memory://x"] = rig.disks["x"]
     rig.tick(5.0)
-    rig.know("x")
+    rig.report_known("x")
     rig.tick()
     assert rig.states() == "IN"
 
@@ -550,11 +559,11 @@ def test_a_shared_volume_is_not_forked(rig: Rig) -> None:
         shared=True,
     )
     with pytest.raises(BadUse, match="shared"):
-        rig.opened()
+        rig.open()
 
 
 def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Path) -> None:
-    """With real threads and files: the second waits, and one beside it doesn't."""
+    """Real threads and files: the second write waits, and one beside it doesn't."""
     primary, secondary = (tmp_path / name for name in ("primary", "secondary"))
     for path in (primary, secondary):
         FileDevice.create(path, SIZE).close()

@@ -1,4 +1,4 @@
-"""What a host publishes, refuses and remembers, on a broker, a folder and devices in memory."""
+"""What a host publishes, refuses and remembers, with a broker, a folder and devices in memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KINDS = {ExtentKind.WRITE: "", ExtentKind.ZERO: "z", ExtentKind.DISCARD: "d"}
 
 @dataclass
 class Rig:
-    """A host's world; `host()` begins a session."""
+    """A host's world. host() starts a session."""
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
@@ -88,8 +88,8 @@ class Rig:
         host.abandon()
         self.folder.kill()
 
-    def told(self) -> str:
-        """What was published since this was asked last, by partition: volume, session, kind, extents."""
+    def published(self) -> str:
+        """Return the commands since the last call, by partition: volume, session, kind, extents."""
         messages = self.broker.messages(SETTINGS.topics.commands)
         new = [
             message
@@ -97,10 +97,12 @@ class Rig:
             if (message.partition, message.position) not in self.seen
         ]
         self.seen.update((message.partition, message.position) for message in new)
-        return " · ".join(_told(decode(message.value or b"", TrackingCommand)) for message in new)
+        return " · ".join(
+            _notation(decode(message.value or b"", TrackingCommand)) for message in new
+        )
 
 
-def _told(command: TrackingCommand) -> str:
+def _notation(command: TrackingCommand) -> str:
     extents = [f"{KINDS[extent.kind]}{extent.offset}+{extent.length}" for extent in command.extents]
     return " ".join(
         [
@@ -120,24 +122,24 @@ def rig() -> Rig:
 def test_a_session_from_its_opening_to_its_close(rig: Rig) -> None:
     host = rig.host()
     with rig.open(host, "a") as volume:
-        assert rig.told() == "a s1 open"
+        assert rig.published() == "a s1 open"
         volume.pwrite(b"x" * 10, 5)
         volume.zero(20, 9_990)
         volume.trim(30, 70)
-        assert rig.told() == ""
+        assert rig.published() == ""
         rig.clock.now_s = 0.1
         host.tick(0.1)
-        assert rig.told() == "a s1 writes 5+10 z9990+20 d70+30"
+        assert rig.published() == "a s1 writes 5+10 z9990+20 d70+30"
         for offset in range(4):
             volume.pwrite(b"y", offset)
         host.tick(0.1)
-        assert rig.told() == "a s1 writes 0+1 1+1 2+1 3+1"
+        assert rig.published() == "a s1 writes 0+1 1+1 2+1 3+1"
         rig.clock.now_s = 1.0
         host.tick(1.0)
-        assert rig.told() == "* s1 beat"
+        assert rig.published() == "* s1 beat"
         volume.pwrite(b"z", 50)
         assert bytes(volume.pread(4, 48)) == bytes(2) + b"z" + bytes(1)
-    assert rig.told() == "a s1 writes 50+1 · a s1 close · * s1 close"
+    assert rig.published() == "a s1 writes 50+1 · a s1 close · * s1 close"
     host.close()
     leftover = read_previous_log(rig.folder)
     assert (leftover.exists, leftover.damaged, leftover.volumes) == (True, False, frozenset())
@@ -149,9 +151,9 @@ def test_after_a_crash_hot_regions_are_dirty_and_both_sessions_end(rig: Rig) -> 
     rig.open(host, "b")
     rig.crash(host)
     assert read_previous_log(rig.folder).regions == {"a": {7, 8, 9}}
-    assert rig.told() == "a s1 open · b s1 open"
+    assert rig.published() == "a s1 open · b s1 open"
     rig.host()
-    assert rig.told() == (
+    assert rig.published() == (
         "a s2 dirty 70000+30000 · a s1 close · a s2 close · b s1 close · b s2 close · * s1 close"
     )
     assert read_previous_log(rig.folder).volumes == frozenset()
@@ -160,11 +162,11 @@ def test_after_a_crash_hot_regions_are_dirty_and_both_sessions_end(rig: Rig) -> 
 def test_a_volume_that_the_log_cannot_vouch_for_is_dirty_as_a_whole_once(rig: Rig) -> None:
     host = rig.host()
     rig.open(host, "a", newly_created=False)
-    assert rig.told() == f"a s1 open · a s1 dirty 0+{SIZE}"
+    assert rig.published() == f"a s1 open · a s1 dirty 0+{SIZE}"
     host.close()
-    rig.told()
+    rig.published()
     rig.open(rig.host(), "a", newly_created=False)
-    assert rig.told() == "a s2 open"
+    assert rig.published() == "a s2 open"
     assert [report.split()[1] for report in rig.reports] == ["a"]
 
 
@@ -172,41 +174,41 @@ def test_a_damaged_log_makes_every_old_volume_dirty_and_closes_its_session(rig: 
     host = rig.host()
     rig.open(host, "a")
     host.close()
-    rig.told()
+    rig.published()
     rig.folder.damage(FILE_NAME, lambda log: log[:-1])
     host = rig.host()
     assert "damaged" in rig.reports[0]
     rig.open(host, "b", newly_created=True)
-    assert rig.told() == f"a s2 dirty 0+{SIZE} · a s1 close · a s2 close · b s2 open"
+    assert rig.published() == f"a s2 dirty 0+{SIZE} · a s1 close · a s2 close · b s2 open"
     rig.open(host, "c", newly_created=False)
-    assert rig.told() == f"c s2 open · c s2 dirty 0+{SIZE} · c s1 close"
+    assert rig.published() == f"c s2 open · c s2 dirty 0+{SIZE} · c s1 close"
 
 
 def test_what_an_unknown_volume_owes_is_reported_and_kept(rig: Rig) -> None:
     host = rig.host()
     rig.open(host, "a").pwrite(b"x", 0)
     rig.crash(host)
-    rig.told()
+    rig.published()
     known = rig.volumes.pop("a")
     for _ in range(2):
         rig.host().close()
-    assert (rig.told(), len(rig.reports)) == ("", 2)
+    assert (rig.published(), len(rig.reports)) == ("", 2)
     rig.volumes["a"] = known
     rig.host()
-    assert rig.told() == "a s4 dirty 0+10000 · a s1 close · a s4 close · * s1 close"
+    assert rig.published() == "a s4 dirty 0+10000 · a s1 close · a s4 close · * s1 close"
 
 
 def test_what_a_volume_without_primary_owes_is_kept_until_it_is_opened(rig: Rig) -> None:
     host = rig.host()
     rig.open(host, "a").pwrite(b"x", 0)
     rig.crash(host)
-    rig.told()
+    rig.published()
     gone = rig.devices.devices.pop("memory://a")
     host = rig.host()
-    assert (rig.told(), "no such device" in rig.reports[0]) == ("", True)
+    assert (rig.published(), "no such device" in rig.reports[0]) == ("", True)
     rig.devices.devices["memory://a"] = gone
     rig.open(host, "a", newly_created=False)
-    assert rig.told() == "a s2 open · a s2 dirty 0+10000 · a s1 close · * s1 close"
+    assert rig.published() == "a s2 open · a s2 dirty 0+10000 · a s1 close · * s1 close"
 
 
 def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
@@ -218,7 +220,7 @@ def test_many_volumes_are_opened_with_one_wait(rig: Rig) -> None:
     host.open_all(
         OpenRequest(v, rig.devices(v.primary, writable=True), True) for v in rig.volumes.values()
     )
-    assert (len(waits), rig.told()) == (1, "a s1 open · b s1 open · c s1 open")
+    assert (len(waits), rig.published()) == (1, "a s1 open · b s1 open · c s1 open")
 
 
 def test_a_range_larger_than_the_activity_log_is_written_in_parts_that_fit(rig: Rig) -> None:
@@ -226,7 +228,7 @@ def test_a_range_larger_than_the_activity_log_is_written_in_parts_that_fit(rig: 
     volume.zero(SIZE - 1, 1)
     assert len(read_previous_log(rig.folder).regions["a"]) <= 3
     volume.close()
-    assert rig.told() == (
+    assert rig.published() == (
         "a s1 open · a s1 writes z1+29999 · a s1 writes z30000+30000 · a s1 writes z60000+30000 · "
         "a s1 writes z90000+10000 · a s1 close · * s1 close"
     )
@@ -247,7 +249,7 @@ def test_a_failed_write_is_named(rig: Rig) -> None:
     with pytest.raises(DeviceFailed, match="planned"):
         volume.pwrite(b"x", 7)
     volume.close()
-    assert "a s1 writes 7+1" in rig.told()
+    assert "a s1 writes 7+1" in rig.published()
 
 
 def test_a_primary_that_cannot_be_flushed_stays_in_the_log_and_harms_no_other(rig: Rig) -> None:
@@ -264,7 +266,7 @@ def test_a_primary_that_cannot_be_flushed_stays_in_the_log_and_harms_no_other(ri
     with pytest.raises(DeviceFailed, match="planned"):
         host.close()
     assert read_previous_log(rig.folder).regions == {"a": {0}}
-    assert "a s1 close" not in rig.told()
+    assert "a s1 close" not in rig.published()
 
 
 def test_a_failed_flush_is_told_each_time(rig: Rig) -> None:
@@ -338,7 +340,10 @@ def test_bad_use(rig: Rig, message: str) -> None:
 
 
 def test_threads_share_a_host(rig: Rig) -> None:
-    """Every write is named once at least, and nothing is owed at the end, though regions come and go all the time."""
+    """Every write is named at least once, and nothing is unpublished at the end.
+
+    Meanwhile regions become hot and leave all the time.
+    """
     publisher = rig.broker.publisher()
     poll = publisher.poll
 
