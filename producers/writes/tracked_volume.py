@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -124,25 +123,21 @@ class TrackedVolume:
             del lock_free.in_flight[id(write)]
         for start, length in self._pieces(offset=offset, length=len(view)):
             part = memoryview(view)[start - offset : start - offset + length]
-            self._change(
-                ExtentKind.WRITE,
-                partial(self._write, start, part),
-                part,
-                offset=start,
-                length=length,
-            )
+            self._change(ExtentKind.WRITE, part, offset=start, length=length)
         if fua:
             self.flush()
 
     def zero(self, length: int, offset: int, *, fua: bool = False) -> None:
         """Make the range read as zeros. The next flush() makes that durable on the primary."""
-        self._zero(ExtentKind.ZERO, offset=offset, length=length)
+        for start, part_length in self._pieces(offset=offset, length=length):
+            self._change(ExtentKind.ZERO, None, offset=start, length=part_length)
         if fua:
             self.flush()
 
     def trim(self, length: int, offset: int, *, fua: bool = False) -> None:
         """Discard the range, which isn't needed any more. It reads as zeros, as after zero()."""
-        self._zero(ExtentKind.DISCARD, offset=offset, length=length)
+        for start, part_length in self._pieces(offset=offset, length=length):
+            self._change(ExtentKind.DISCARD, None, offset=start, length=part_length)
         if fua:
             self.flush()
 
@@ -177,16 +172,10 @@ class TrackedVolume:
     ) -> None:
         self.close()
 
-    def _zero(self, kind: ExtentKind, *, offset: int, length: int) -> None:
-        zero = self._opened.device.zero
-        for start, part in self._pieces(offset=offset, length=length):
-            self._change(kind, partial(zero, offset=start, length=part), offset=start, length=part)
-
     def _change(
         self,
         kind: ExtentKind,
-        apply: Callable[[], None],
-        data: Data | None = None,
+        data: Data | None,
         *,
         offset: int,
         length: int,
@@ -200,17 +189,20 @@ class TrackedVolume:
            they are published as dirty.
         2. The write is registered as in flight. From now on every batch that closes names it,
            because a reader may see its data.
-        3. `apply` changes the primary.
+        3. The data, or zeros, go to the primary.
         4. WriteTracker.end(): the extent joins the open batch, and the write is no longer in
            flight. So it does if step 3 raised: then nobody knows what the range holds, and
            unknown is dirty.
 
-        data: what a WRITE writes; a forked volume sends it to its secondaries.
+        data: what a WRITE writes; None for zeros.
         """
         write = self._tracker.begin(self._opened, kind, offset=offset, length=length)  # 1, 2
         succeeded = False
         try:
-            apply()  # 3
+            if data is None:
+                self._opened.device.zero(offset=offset, length=length)  # 3
+            else:
+                self._write(offset, data)  # 3
             succeeded = True
         finally:
             self._tracker.end(self._opened, write, data, succeeded=succeeded)  # 4

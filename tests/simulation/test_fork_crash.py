@@ -1,11 +1,14 @@
-"""A forked volume: no block of a secondary differs from the primary without the log naming it as missed, and a site that says
-that its secondary is consistent is right, wherever the host crashes.
+"""A host with a forked volume crashes at any step.
 
-The world: one volume of 12 KiB on a primary and on the secondaries of two sites, in memory; regions of 1 KiB of which three
-may be hot; a broker that gets some of what a dying host had queued. Secondaries fail half-way through a write, hang and let a
-write land long after, go away and come back, lose their power. Sites follow the rules of docs/decisions/forked-writes.md,
-one sector a step, while the host writes. Each call through a port counts as one step or more, and the run is repeated with a
-crash at each step in turn.
+Wherever it crashes, no block of a secondary differs from the primary unless the log names it as
+missed, and a site that calls its secondary consistent is right.
+
+The world: one volume of 12 KiB on a primary and on the secondaries of two sites, in memory. Regions
+have 1 KiB, and three of them may be hot. The broker gets some of what a dying host had queued.
+Secondaries fail half-way through a write, hang and let a write take effect long after, go away and
+come back, and lose power. Sites follow the rules of docs/decisions/forked-writes.md, one sector a
+step, while the host writes. Each call through a port counts as one step or more, and the run is
+repeated with a crash at each step in turn.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def read(device: MemoryDevice) -> list[bytes]:
 
 
 class Primary:
-    """Its writes take three steps, and other things happen amid them."""
+    """A primary whose writes take three steps. Other things happen between them."""
 
     def __init__(self, world: World, inner: MemoryDevice) -> None:
         self.world, self.inner, self.size_bytes = world, inner, inner.size_bytes
@@ -112,7 +115,7 @@ class Primary:
 
 @dataclass
 class Publisher:
-    """Delivers some of what is queued when it is polled."""
+    """A publisher that delivers some of its queue when it is polled."""
 
     world: World
     queue: list[tuple[bytes, Callable[[int], None]]] = field(default_factory=list)
@@ -140,7 +143,7 @@ class Publisher:
 
 @dataclass
 class Worker:
-    """Makes the calls of one secondary, a step at a time."""
+    """Makes the calls of one secondary, one step at a time."""
 
     world: World
     calls: SecondaryCalls
@@ -172,7 +175,10 @@ class Worker:
         return True
 
     def go_on(self, call: Call) -> str | None:
-        """What call.perform() says; "" where it isn't done."""
+        """Do one step of the call.
+
+        Return what call.perform() returns, or "" if more steps follow.
+        """
         world = self.world
         world.steps("before a call")
         if call.kind is CallKind.OPEN and world.clock.now_s < world.away_until_s[self.site]:
@@ -191,7 +197,7 @@ class Worker:
         return failure
 
     def die(self) -> None:
-        """What the kernel had begun it may finish."""
+        """Finish the running write or not, as a kernel may after the process has died."""
         if (
             self.call is not None
             and self.call.kind is CallKind.WRITE
@@ -201,6 +207,8 @@ class Worker:
 
 
 class Workers:
+    """The workers of all secondaries. A wait lets the rest of the world go on."""
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.all: list[Worker] = []
@@ -215,8 +223,10 @@ class Workers:
 
 @dataclass
 class Site:
-    """A site as docs/decisions/forked-writes.md has it, a step at a time. What is kept: applied, suspect_after, through,
-    consistent; the rest goes with a crash."""
+    """A site that follows docs/decisions/forked-writes.md, one step at a time.
+
+    It keeps `applied`, `suspect_after`, `through` and `consistent`; a crash loses the rest.
+    """
 
     world: World
     name: str
@@ -237,16 +247,16 @@ class Site:
 
     def changed(self, after: int, through: int) -> set[int]:
         return {
-            each
+            sector
             for command in self.world.commands[after + 1 : through + 1]
-            for each in sectors(command)
+            for sector in sectors(command)
         }
 
     def missed(self, after: int, through: int) -> set[int]:
         return {
-            each
+            sector
             for command in self.world.commands[after + 1 : through + 1]
-            for each in missed(command, self.name)
+            for sector in missed(command, self.name)
         }
 
     def copied(self) -> set[int]:
@@ -265,10 +275,10 @@ class Site:
         self.mark = max(self.mark, self.through or -1)
         while self.decide():
             pass
-        self.tell()
+        self.report()
 
     def decide(self) -> bool:
-        """Whether to look again."""
+        """Take one decision. Return True if another may follow."""
         world, mark = self.world, self.mark
         pending = self.pending(mark)
         settled = (
@@ -311,20 +321,23 @@ class Site:
             assert self.through is not None
             self.applied, self.through, self.copying = self.through, None, None
             self.read_end = len(self.world.commands)
-            self.tell()
+            self.report()
 
     def crash(self) -> None:
-        """Its process ends, and begins again: it asks where the commands end before it claims anything new."""
+        """Restart the site. It asks where the commands end before it claims anything new."""
         self.copying, self.read_end = None, len(self.world.commands)
 
     def lose_power(self, keep: Random | None) -> None:
-        """With that it may have lost forked writes: it claims nothing before the log is settled since."""
+        """Cut the power of the secondary, which may lose forked writes.
+
+        The site claims nothing until the sessions have settled.
+        """
         self.crash()
         self.disk.crash(keep)
         self.consistent = None
         self.suspect_after = self.applied if self.suspect_after is None else self.suspect_after
 
-    def tell(self) -> None:
+    def report(self) -> None:
         rests = not self.pending(self.mark) and self.consistent is not None
         state = SiteState.SYNCING if self.copying is not None else SiteState.SETTLING
         self.world.reports.by_site[self.name] = report(
@@ -347,7 +360,8 @@ class World:
         self.clock = CountingClock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
-        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
+        # Each session has steps of its own, so the hook looks them up.
+        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108
         self.primary = MemoryDevice(SIZE, address="v")
         self.disks = {site: MemoryDevice(SIZE, address=site) for site in SITES}
         self.away_until_s = dict.fromkeys(SITES, 0.0)
@@ -371,7 +385,7 @@ class World:
         self.joined = 0
 
     def session(self, crash_at: int | None, mode: str = "kill") -> int:
-        """One session, from its start to its close or its crash; how many steps it took."""
+        """Run one session from its start to its close or crash. Return its number of steps."""
         self.steps = Steps(crash_at)
         publisher = Publisher(self)
         self.workers = Workers(self)
@@ -388,8 +402,13 @@ class World:
             )
             plan = ForkPlan({site: site for site in SITES}, self.mode)
             device = Primary(self, self.primary.reopen())
-            opening = OpenRequest(VOLUME, device, newly_created=self.sessions == 1, forks=plan)  # type: ignore[arg-type]
-            self.volume = host.open_all([opening])["v"]
+            request = OpenRequest(
+                VOLUME,
+                device,  # type: ignore[arg-type]
+                newly_created=self.sessions == 1,
+                forks=plan,
+            )
+            self.volume = host.open_all([request])["v"]
             self.host = host
             while self.position < len(self.script):
                 self.position += 1
@@ -398,9 +417,8 @@ class World:
             host.close()
         except Crashed:
             self.crash(publisher, mode)
-        except (
-            DeviceFailed
-        ) as error:  # a write hung at the end: the session is left open, as by a crash
+        except DeviceFailed as error:
+            # A write hung at the end: the session stays open, as after a crash.
             assert "hasn't returned" in str(error)
             self.steps.dead = True
             self.crash(publisher, "kill")
@@ -431,7 +449,7 @@ class World:
             self.volume.pwrite(data, first * SECTOR)
 
     def meanwhile(self) -> None:
-        """Amid a write to the primary: another thread writes, or ticks; secondaries and sites go on."""
+        """During a write to the primary, let another thread write or tick, and the world go on."""
         sector = self.random.randrange(SECTORS)
         if (
             len(self.in_flight) == 1
@@ -445,7 +463,7 @@ class World:
         self.others()
 
     def others(self) -> None:
-        """Secondaries, sites and the rest of the world go on, without the host's lock."""
+        """Let secondaries, sites and the rest of the world go on, without the host's lock."""
         for _ in range(self.random.randint(0, 12)):
             worker = self.random.choice(self.workers.all) if self.workers.all else None
             if worker is not None and self.random.random() < 0.6:
@@ -468,7 +486,7 @@ class World:
         self.joined += str(change.state) == "IN"  # type: ignore[attr-defined]
 
     def ended(self, touched: set[int]) -> None:
-        """A write has ended on the primary; another may have got half-way."""
+        """Note that a write has ended on the primary. Another one may be half-way through."""
         before, now = self.history[-1][-1], read(self.primary)
         self.history[-1].append(
             [(now if sector in touched else before)[sector] for sector in range(SECTORS)]
@@ -476,7 +494,7 @@ class World:
         self.ended_us.append((self.clock.now_us(), touched))
 
     def append(self, value: bytes) -> int:
-        """And what the node keeps of the sessions then."""
+        """Append a command, and update what the node keeps of the sessions. Return its position."""
         command, position = decode(value, TrackingCommand), len(self.commands)
         self.commands.append(command)
         closed = command.kind is CommandKind.SESSION_CLOSE
@@ -528,37 +546,47 @@ class World:
         return str(UUID(int=self.sessions))
 
     def check_claims(self) -> None:
-        """A secondary that its site calls consistent as of a position is the primary at some moment, but for one write that is
-        under way; and that moment isn't before one that a command up to there tells of."""
+        """Check each secondary that its site calls consistent at a position.
+
+        It must equal the primary at some moment, except for one write that is under way. That
+        moment must not be before a write that a command up to the position names.
+        """
         for site in self.sites:
             if site.consistent is None:
                 continue
-            found, least = read(site.disk), self.told_through(site.consistent)
+            content, least = read(site.disk), self.named_through(site.consistent)
             epochs = [
                 (moments, least if moments is self.history[-1] else 0) for moments in self.history
             ]
-            assert any(self.is_moment(found, moments[least:]) for moments, least in epochs), (
-                f"{site.name} is called consistent as of {site.consistent}, and is the primary of no moment from {least} on"
+            assert any(self.is_moment(content, moments[least:]) for moments, least in epochs), (
+                f"{site.name} is called consistent at {site.consistent}, and equals the primary at "
+                f"no moment from {least} on"
             )
 
-    def told_through(self, position: int) -> int:
-        """How many of the writes since the last loss of power commands up to there name, which were closed after their end."""
+    def named_through(self, position: int) -> int:
+        """Return how many of the writes since the last loss of power the commands up to it name.
+
+        Only commands that were closed after the end of the write count.
+        """
         for index in range(len(self.ended_us) - 1, 0, -1):
             ended_us, touched = self.ended_us[index]
             if any(
-                each.last_at_us > ended_us and touched <= sectors(each)
-                for each in self.commands[: position + 1]
+                command.last_at_us > ended_us and touched <= sectors(command)
+                for command in self.commands[: position + 1]
             ):
                 return index
         return 0
 
-    def is_moment(self, found: list[bytes], moments: list[list[bytes]]) -> bool:
+    def is_moment(self, content: list[bytes], moments: list[list[bytes]]) -> bool:
         sure = [sector for sector in range(SECTORS) if sector not in self.wild]
         pairs = zip(moments, [*moments[1:], *moments[-1:]], strict=True)
-        return any(all(_between(found[s], now[s], then[s]) for s in sure) for now, then in pairs)
+        return any(all(_between(content[s], now[s], then[s]) for s in sure) for now, then in pairs)
 
     def check_end(self) -> None:
-        """Every sector that differs is one that its site knows to copy; having done so all is the same, also without power."""
+        """Check that every sector that differs is one that its site knows to copy.
+
+        Once the sites have copied, everything is equal, even after a loss of power.
+        """
         last = len(self.commands) - 1
         for site in self.sites:
             site.crash()
@@ -567,7 +595,8 @@ class World:
                 sector for sector in range(SECTORS) if primary[sector] != secondary[sector]
             }
             assert differing <= site.pending(last), (
-                f"sectors {sorted(differing - site.pending(last))} at {site.name} differ and no command names them as missed"
+                f"sectors {sorted(differing - site.pending(last))} at {site.name} differ, and no "
+                "command names them as missed"
             )
             for _ in range(6 * SECTORS):
                 site.mark = last
@@ -578,10 +607,10 @@ class World:
             assert read(site.disk) == read(self.primary), f"{site.name} differs in the end"
 
 
-def _between(found: bytes, now: bytes, then: bytes) -> bool:
-    """Whether it is the one, the other, or torn between them."""
+def _between(sector: bytes, now: bytes, then: bytes) -> bool:
+    """Return True if a sector is `now`, `then`, or torn between them."""
     half = SECTOR // 2
-    return found in (now, then) or found in (then[:half] + now[half:], now[:half] + then[half:])
+    return sector in (now, then) or sector in (then[:half] + now[half:], now[:half] + then[half:])
 
 
 def sectors(command: TrackingCommand) -> set[int]:
@@ -598,8 +627,8 @@ def missed(command: TrackingCommand, site: str) -> set[int]:
             outcomes = fork.outcomes or bytes([ForkOutcome.HAS]) * len(command.extents)
             kept = [
                 extent
-                for extent, each in zip(command.extents, outcomes, strict=True)
-                if each == ForkOutcome.MISSED
+                for extent, outcome in zip(command.extents, outcomes, strict=True)
+                if outcome == ForkOutcome.MISSED
             ]
             return {
                 sector
@@ -610,7 +639,7 @@ def missed(command: TrackingCommand, site: str) -> set[int]:
 
 
 def scripted(random: Random, calm: bool) -> Iterator[tuple[str, int, int]]:
-    """(what, first sector, sectors); for a tick the first number is tenths of seconds."""
+    """Yield (what, first sector, sectors). For a tick, the first number is tenths of seconds."""
     if calm:
         yield from [("tick", 3, 0)] * 12
     kinds = ("write", "fail", "zero", "trim", "flush", "tick")
@@ -651,7 +680,7 @@ def test_secondaries_that_fail_hang_and_come_back(mode: str) -> None:
 
 @pytest.mark.parametrize("crash", ["kill", "power", "all"])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
-def test_nothing_is_missed_that_the_log_does_not_say(mode: str, crash: str) -> None:
+def test_the_log_names_everything_that_is_missed(mode: str, crash: str) -> None:
     crash_everywhere(3, mode, crash, every=4)
 
 
@@ -659,12 +688,14 @@ def test_nothing_is_missed_that_the_log_does_not_say(mode: str, crash: str) -> N
 @pytest.mark.parametrize("crash", ["kill", "power", "all"])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
 @pytest.mark.parametrize("seed", range(4, 8))
-def test_the_same_for_long(seed: int, mode: str, crash: str) -> None:
+def test_the_log_names_everything_that_is_missed_at_length(
+    seed: int, mode: str, crash: str
+) -> None:
     crash_everywhere(seed, mode, crash)
 
 
 def crash_everywhere(seed: int, mode: str, crash: str, *, every: int = 1) -> None:
-    """A crash at each step, or at some of them."""
+    """Crash at each step in turn, or at every `every`th step."""
     steps = World(seed, mode).session(None)
     for crash_at in range(1, steps + 1, every):
         world = World(seed, mode)
