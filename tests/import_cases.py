@@ -1,4 +1,4 @@
-"""Sources for importers, written from their documented formats, and what an import of one says, in one line."""
+"""Sources for importers, written from their documented formats, and imports in one-line notation."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TERMS = FitOptions()
 
 
 def source(
-    kind: str, path: Path, lies: AddressRange = WHOLE_VOLUME, **options: object
+    kind: str, path: Path, volume_range: AddressRange = WHOLE_VOLUME, **options: object
 ) -> ImportSource:
-    """The source in a file, for a volume that lies there."""
+    """Return the source in a file, for a volume in this range of its addresses."""
     match kind:
         case "blktrace":
-            return blktrace_source([path], lies, **options)  # type: ignore[arg-type]
+            return blktrace_source([path], volume_range, **options)  # type: ignore[arg-type]
         case "fio":
             return fio_source(path, **options)  # type: ignore[arg-type]
         case "qemu-map":
@@ -51,35 +51,41 @@ def source(
         case "extentlist":
             return extent_list_source(path)
         case "thin-delta":
-            return thin_delta_source(path, lies)
+            return thin_delta_source(path, volume_range)
         case _:
             return recording_source(kind, path, **options)  # type: ignore[arg-type]
 
 
 def batches(
-    of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS, most: int = 500
+    import_source: ImportSource,
+    size_bytes: int = MIB,
+    terms: FitOptions = TERMS,
+    max_extents: int = 500,
 ) -> Iterator[ImportBatch]:
-    """What is to be published of it."""
+    """Yield what is published of the source, in batches of up to `max_extents` extents."""
     return import_batches(
-        of,
+        import_source,
         volume("v", size_bytes),
         terms,
         now_us=NOW_US,
-        max_extents=most,
+        max_extents=max_extents,
         counts=ImportCounts(),
     )
 
 
-def said(of: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS) -> str:
-    """`d0+4096 z8192+4096`: m may differ, w written, z zeroed, d discarded; a command is followed by a bar."""
+def rendered(import_source: ImportSource, size_bytes: int = MIB, terms: FitOptions = TERMS) -> str:
+    """Return an import in one line, such as `d0+4096 z8192+4096 |`.
+
+    m may differ, w is written, z zeroed, d discarded. A bar ends a command.
+    """
     letters = {CommandKind.MARK_DIRTY: "mmm", CommandKind.WRITES: "wzd"}
     return " ".join(
         " ".join(
-            f"{letters[content.kind][each.kind]}{each.offset}+{each.length}"
-            for each in content.extents
+            f"{letters[batch.kind][extent.kind]}{extent.offset}+{extent.length}"
+            for extent in batch.extents
         )
         + " |"
-        for content in batches(of, size_bytes, terms)
+        for batch in batches(import_source, size_bytes, terms)
     )
 
 
@@ -96,7 +102,7 @@ def event(
     version: int = 7,
     order: str = "<",
 ) -> bytes:
-    """One event of blktrace; `action` as the kernel's header builds it (blktrace_api.h)."""
+    """Return an event of blktrace. `action` is as the kernel's blktrace_api.h builds it."""
     magic = 0x65617400 | version
     if version == 7:
         head = (magic, sequence, time_ns, sector, length, action, 1, device, cpu, 0, len(data))
@@ -106,7 +112,7 @@ def event(
 
 
 def tc(bit: int) -> int:
-    """BLK_TC_ACT(1 << bit)."""
+    """Return BLK_TC_ACT(1 << bit)."""
     return 1 << bit + 16
 
 
@@ -118,15 +124,15 @@ TIMESTAMP = 1 | tc(10)
 
 
 def blocks_of(
-    of: ImportSource, described: Volume, terms: FitOptions = TERMS
+    import_source: ImportSource, described: Volume, terms: FitOptions = TERMS
 ) -> tuple[set[int], set[int]]:
-    """(blocks that an import dirties, blocks that one of its zeros covers whole), byte by byte."""
+    """Return the blocks that an import dirties, and those that one of its zeros covers whole."""
     dirty, zeroed = set[int](), set[int]()
-    for content in batches(of, described.size_bytes, terms):
-        for extent in content.extents:
+    for batch in batches(import_source, described.size_bytes, terms):
+        for extent in batch.extents:
             size = described.block_size
             dirty.update(range(extent.offset // size, -(-extent.end // size)))
-            if content.kind is CommandKind.WRITES and extent.kind:
+            if batch.kind is CommandKind.WRITES and extent.kind:
                 last = (
                     described.blocks if extent.end == described.size_bytes else extent.end // size
                 )
@@ -135,12 +141,12 @@ def blocks_of(
 
 
 def lines(rows: Iterable[str]) -> bytes:
-    """Lines of text, each with its end."""
+    """Return lines of text, each with a line end."""
     return "".join(f"{row}\n" for row in rows).encode()
 
 
 def listed_changes(changes: Iterable[tuple[int, int, bool]]) -> bytes:
-    """An extent list of (offset, length, whether it reads as zeros)."""
+    """Return an extent list. `changes` are (offset, length, whether it reads as zeros)."""
     return lines(
         f"{offset} {length} {'hole,zero' if zero else ''}" for offset, length, zero in changes
     )
@@ -167,7 +173,7 @@ VALID = {
     "thin-delta": b'<superblock data_block_size="8"><diff><different begin="2" length="1"/></diff></superblock>',
     "extentlist": b"0 4096\n8192 4096 hole,zero\n",
 }
-"""A source of each kind, of a device of 1 MiB."""
+"""A valid source of each kind, of a device of 1 MiB."""
 VALID_BLOCKS = {
     "blktrace": {1, 2, 3},
     "blkparse": {1, 2},
@@ -181,5 +187,5 @@ VALID_BLOCKS = {
     "thin-delta": {2},
     "extentlist": {0, 2},
 }
-"""The blocks of 4 KiB that it names, counted by hand."""
+"""The blocks of 4 KiB that the valid sources name, counted by hand."""
 KINDS = tuple(VALID)

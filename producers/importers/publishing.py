@@ -48,8 +48,9 @@ class ImportSession:
     def __init__(
         self,
         publisher: Publisher,
-        topic: str,
         volume: Volume,
+        *,
+        topic: str,
         host: str,
         session: str,
         clock: Clock,

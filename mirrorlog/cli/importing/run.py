@@ -73,7 +73,7 @@ def run_import(
 
         for _ in read(planned):  # 1
             pass
-        session = _ImportSession(call, volume, kind, options.host)
+        session = _ImportRun(call, volume, kind, options.host)
         if planned.extents and not options.dry_run:
             published, answers = session.run(
                 _unchanged(read, planned), str(files[0]), patience_s
@@ -119,7 +119,7 @@ def _unchanged(
         )
 
 
-class _ImportSession:
+class _ImportRun:
     """The session of one import, and its Kafka clients while it runs."""
 
     def __init__(self, call: Invocation, volume: Volume, kind: str, host: str | None) -> None:
@@ -151,7 +151,12 @@ class _ImportSession:
                 "session", {"session": self.id, "host": self.host, "volume": self.volume.volume}
             )
             session = ImportSession(
-                publisher, topics.commands, self.volume, self.host, self.id, self._clock
+                publisher,
+                self.volume,
+                topic=topics.commands,
+                host=self.host,
+                session=self.id,
+                clock=self._clock,
             )
             note = f"import of {self.kind} {file}"[:200]
             try:
@@ -178,7 +183,7 @@ class _ImportSession:
 
 
 def _result_fields(
-    session: _ImportSession,
+    session: _ImportRun,
     options: ImportOptions,
     doubts: Sequence[str],
     tally: ImportCounts,
@@ -210,7 +215,7 @@ def _result_fields(
     }
 
 
-def _print_result(call: Invocation, session: _ImportSession, fields: dict[str, Any]) -> None:
+def _print_result(call: Invocation, session: _ImportRun, fields: dict[str, Any]) -> None:
     for doubt in fields["doubts"]:
         call.output.print_text(f"In doubt: {doubt}.")
     call.output.print_message("result", {"schema_version": 1, **fields})

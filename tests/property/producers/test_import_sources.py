@@ -1,4 +1,4 @@
-"""What is exported and imported again is the same, and damage is found, whatever the values and however the bytes arrive."""
+"""Exports can be imported again, and damage is found, for any values and any sizes of reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from import_cases import (
     blocks_of,
     event,
     lines,
-    said,
+    rendered,
     source,
 )
 from notation import volume
@@ -52,7 +52,7 @@ EXPORTS = {
     st.sets(st.integers(0, 40), max_size=10),
     st.sampled_from([1, 100, BLOCK]),
 )
-def test_what_changed_is_exported_and_imported_again(
+def test_an_export_imports_as_the_same_changes(
     tmp_path: Path, exported: str, changed: set[int], zeroed: set[int], tail: int
 ) -> None:
     described = volume(size_bytes=40 * BLOCK + tail)
@@ -102,7 +102,7 @@ RECORDINGS = {"fio": fio, "blktrace": blktrace, "blkparse": blkparse}
     changes=st.lists(st.tuples(extents, st.booleans()), min_size=1, max_size=30),
     zeroes=st.booleans(),
 )
-def test_every_write_of_a_recording_is_said_once_in_its_order(
+def test_every_write_of_a_recording_is_imported_once_in_order(
     tmp_path: Path, kind: str, changes: list[tuple[tuple[int, int], bool]], zeroes: bool
 ) -> None:
     encode: Callable[[list[tuple[int, int, bool]]], bytes] = RECORDINGS[kind]
@@ -113,7 +113,7 @@ def test_every_write_of_a_recording_is_said_once_in_its_order(
         f"{a}{start * 512}+{count * 512}"
         for a, ((start, count), _) in zip(letters, changes, strict=True)
     ]
-    assert said(source(kind, path, discard_zeroes=zeroes)).split()[:-1] == expected
+    assert rendered(source(kind, path, discard_zeroes=zeroes)).split()[:-1] == expected
 
 
 ranges = st.lists(
@@ -123,44 +123,47 @@ ranges = st.lists(
 
 @in_one_folder
 @given(ranges, st.booleans(), st.integers(1, 3), st.integers(0, 511))
-def test_thin_delta_names_all_but_what_is_the_same(
-    tmp_path: Path, found: list[tuple[str, int]], verbose: bool, sectors: int, missing: int
+def test_thin_delta_names_all_ranges_except_equal_ones(
+    tmp_path: Path, elements: list[tuple[str, int]], verbose: bool, sectors: int, missing: int
 ) -> None:
     begin, rows, dirty = 0, [], set[int]()
-    for name, length in found:
+    for name, length in elements:
         row = f'begin="{begin}" length="{length}"/>'
         rows.append(f"<{name}><range {row}</{name}>" if verbose else f"<{name} {row}")
         dirty |= set(range(begin, begin + length)) if name != "same" else set()
         begin += length
-    text = f'<superblock data_block_size="{sectors}"><diff left="1" right="2">{"".join(rows)}</diff></superblock>'
+    text = (
+        f'<superblock data_block_size="{sectors}"><diff left="1" right="2">'
+        f"{''.join(rows)}</diff></superblock>"
+    )
     path = tmp_path / "delta.xml"
     path.write_text(text)
     size = max(begin * sectors * 512 - missing, 512)
-    named = source("thin-delta", path, AddressRange(0, size))
-    said_bytes = [
-        byte
-        for content in batches(named, size)
-        for each in content.extents
-        for byte in range(each.offset // 512, -(-each.end // 512))
+    import_source = source("thin-delta", path, AddressRange(0, size))
+    sectors_named = [
+        sector
+        for batch in batches(import_source, size)
+        for extent in batch.extents
+        for sector in range(extent.offset // 512, -(-extent.end // 512))
     ]
-    assert set(said_bytes) == {block * sectors + n for block in dirty for n in range(sectors)}
+    assert set(sectors_named) == {block * sectors + n for block in dirty for n in range(sectors)}
 
 
 CUT_SHOWS = sorted(set(KINDS) - {"blkparse", "msr", "tencent"})
-"""Of the others, which the replay reads, a last line that is cut off may be a line still."""
+"""In the other formats, which the replay reads, a last line that was cut off may still be valid."""
 
 
 @pytest.mark.parametrize("kind", CUT_SHOWS)
-def test_a_file_that_was_cut_off_is_never_taken_for_whole(tmp_path: Path, kind: str) -> None:
-    """But for one that ends where a record does, in the formats that have no end."""
+def test_a_file_that_was_cut_off_is_an_error(tmp_path: Path, kind: str) -> None:
+    """Except if it ends behind a record, in formats that have no end."""
     content = VALID[kind]
     path = tmp_path / "cut"
     path.write_bytes(content)
-    whole = said(source(kind, path))
+    whole = rendered(source(kind, path))
     for length in range(len(content.rstrip())):
         path.write_bytes(content[:length])
         try:
-            part = said(source(kind, path))
+            part = rendered(source(kind, path))
         except BadInput:
             continue
         assert kind in ("blktrace", "fio", "vscsi", "extentlist")
@@ -171,25 +174,25 @@ def test_a_file_that_was_cut_off_is_never_taken_for_whole(tmp_path: Path, kind: 
 @pytest.mark.parametrize("kind", KINDS)
 @in_one_folder
 @given(data=st.data(), mask=st.integers(1, 255))
-def test_any_byte_changed_is_bad_input_or_another_source(
+def test_any_changed_byte_gives_bad_input_or_another_source(
     tmp_path: Path, kind: str, data: st.DataObject, mask: int
 ) -> None:
     content = bytearray(VALID[kind])
     content[data.draw(st.integers(0, len(content) - 1))] ^= mask
-    said_or_told(tmp_path / "changed", kind, bytes(content))
+    import_or_bad_input(tmp_path / "changed", kind, bytes(content))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @in_one_folder
 @given(content=st.binary(max_size=200))
 def test_any_bytes(tmp_path: Path, kind: str, content: bytes) -> None:
-    said_or_told(tmp_path / "any", kind, content)
+    import_or_bad_input(tmp_path / "any", kind, content)
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda each: (
-        st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3)
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3)
     ),
     max_leaves=5,
 )
@@ -213,18 +216,18 @@ names = st.sampled_from(
 @in_one_folder
 @given(entries=st.lists(st.dictionaries(names, json_values), max_size=3))
 def test_any_json(tmp_path: Path, kind: str, entries: list[dict[str, object]]) -> None:
-    said_or_told(tmp_path / "any", kind, json.dumps(entries).encode())
+    import_or_bad_input(tmp_path / "any", kind, json.dumps(entries).encode())
 
 
-def said_or_told(path: Path, kind: str, content: bytes) -> None:
+def import_or_bad_input(path: Path, kind: str, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        said(source(kind, path), terms=FitOptions(clip=True, partial=True))
+        rendered(source(kind, path), terms=FitOptions(clip=True, partial=True))
     except BadInput as error:
         assert str(path) in error.where or kind in error.where
         assert error.next
     except BadUse:
-        pass  # two devices
+        pass  # The recording has two devices.
 
 
 @in_one_folder
@@ -240,32 +243,32 @@ def test_a_json_list_is_read_in_pieces_of_any_size(
     text = json.dumps(entries, indent=indent, ensure_ascii=True).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mirrorlog.producers.importers.reading.CHUNK_BYTES", piece)
-        reading = SourceReader(tmp_path, "k", [])
+        reader = SourceReader(tmp_path, "k", [])
         try:
-            found = list(reading.entries(io.BytesIO(text)))
+            read = list(reader.entries(io.BytesIO(text)))
         except MalformedRecord:
             assert "NaN" in text.decode() or "Infinity" in text.decode()
             return
-    assert json.dumps(found) == json.dumps(entries)
+    assert json.dumps(read) == json.dumps(entries)
 
 
 class Endless(io.RawIOBase):
-    """A stream that goes on for ever; it counts what is taken of it."""
+    """A stream without an end, which counts the bytes that are read."""
 
     def __init__(self, head: bytes, rest: bytes) -> None:
         self._head, self._rest, self.taken = head, rest, 0
 
     def read(self, size: int = -1) -> bytes:
-        found = (self._head + self._rest * (size // len(self._rest) + 1))[:size]
+        chunk = (self._head + self._rest * (size // len(self._rest) + 1))[:size]
         self._head = b""
-        self.taken += len(found)
-        return found
+        self.taken += len(chunk)
+        return chunk
 
     def readline(self, size: int | None = -1) -> bytes:
         return self.read(size or -1)
 
 
-# what never ends
+# The beginning of a source, and what is repeated after it.
 ENDLESS = {
     "qemu-map": (b'[{"start": "', b"x"),
     "nbdinfo": (b'[{"a": [', b"[1],"),
@@ -277,12 +280,12 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_what_never_ends_is_told_in_bounded_memory(
+def test_a_source_without_an_end_is_refused_in_bounded_memory(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = Endless(*ENDLESS[kind])
     (tmp_path / "endless").touch()
     monkeypatch.setattr(Path, "open", lambda *_: stream)
     with pytest.raises(BadInput):
-        said(source(kind, tmp_path / "endless"))
+        rendered(source(kind, tmp_path / "endless"))
     assert stream.taken < 1 << 20

@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, reading it gives requests or BadInput; and what was written comes back."""
+"""Reading any bytes gives requests or BadInput, and a written recording reads back."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ VALID = {
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
-def requests_or_bad_input(path: Path, form: str) -> None:
+def requests_or_bad_input(path: Path, trace_format: str) -> None:
     try:
-        summarize_trace(open_trace(path, form))
+        summarize_trace(open_trace(path, trace_format))
     except BadInput as error:
         assert str(path) in error.where
         assert error.next
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_cut_anywhere(tmp_path, form):
+@pytest.mark.parametrize("trace_format", FORMATS)
+def test_cut_anywhere(tmp_path, trace_format):
     path = tmp_path / "cut"
-    for length in range(len(VALID[form])):
-        path.write_bytes(VALID[form][:length])
-        requests_or_bad_input(path, form)
+    for length in range(len(VALID[trace_format])):
+        path.write_bytes(VALID[trace_format][:length])
+        requests_or_bad_input(path, trace_format)
         requests_or_bad_input(path, "auto")
 
 
 @in_one_folder
 @given(
-    form=st.sampled_from(list(FORMATS)),
+    trace_format=st.sampled_from(list(FORMATS)),
     data=st.data(),
     mask=st.integers(1, 255),
     auto=st.booleans(),
 )
-def test_any_byte_changed(tmp_path, form, data, mask, auto):
-    content = bytearray(VALID[form])
+def test_any_byte_changed(tmp_path, trace_format, data, mask, auto):
+    content = bytearray(VALID[trace_format])
     content[data.draw(st.integers(0, len(content) - 1))] ^= mask
     path = tmp_path / "changed"
     path.write_bytes(content)
-    requests_or_bad_input(path, "auto" if auto else form)
+    requests_or_bad_input(path, "auto" if auto else trace_format)
 
 
 @in_one_folder
@@ -73,24 +73,24 @@ def test_any_byte_changed(tmp_path, form, data, mask, auto):
     st.sampled_from(["auto", *FORMATS]),
     st.sampled_from([bytes, gzip.compress]),
 )
-def test_any_bytes(tmp_path, content, form, pack):
+def test_any_bytes(tmp_path, content, trace_format, pack):
     path = tmp_path / "any"
     path.write_bytes(pack(content))
-    requests_or_bad_input(path, form)
+    requests_or_bad_input(path, trace_format)
 
 
-@pytest.mark.parametrize("form", ["mirrorlog", "tencent"])
-def test_compressed_damage_is_never_taken_for_a_trace(tmp_path, form):
-    """Each byte that the checksum covers, changed: no altered address passes for a recorded one."""
+@pytest.mark.parametrize("trace_format", ["mirrorlog", "tencent"])
+def test_compressed_damage_is_never_taken_for_a_trace(tmp_path, trace_format):
+    """Change each byte that the checksum covers: no altered address is taken for a recorded one."""
     path = tmp_path / "changed"
-    path.write_bytes(VALID[form])
-    true = list(open_trace(path, form).records())
-    for index in range(10, len(VALID[form])):
-        content = bytearray(VALID[form])
+    path.write_bytes(VALID[trace_format])
+    original = list(open_trace(path, trace_format).records())
+    for index in range(10, len(VALID[trace_format])):
+        content = bytearray(VALID[trace_format])
         content[index] ^= 0x10
         path.write_bytes(content)
         try:
-            assert list(open_trace(path, form).records()) == true
+            assert list(open_trace(path, trace_format).records()) == original
         except BadInput:
             continue
 
@@ -107,7 +107,7 @@ times = st.integers(0, (1 << 63) - 1)
 
 
 def requests(limit: int, names: st.SearchStrategy[str]) -> st.SearchStrategy[list[TracedRequest]]:
-    """At least one request that changes something, flushes between."""
+    """Draw requests, of which at least one changes something, with flushes in between."""
     change = st.builds(
         lambda volume, kind, extent, time: TracedRequest(volume, kind, *extent, time),
         *(names, changes, extents(limit), times),
@@ -122,7 +122,7 @@ def requests(limit: int, names: st.SearchStrategy[str]) -> st.SearchStrategy[lis
 
 @in_one_folder
 @given(requests(MAX_BYTE, volumes))
-def test_what_is_written_is_read(tmp_path, recorded):
+def test_a_written_recording_reads_back(tmp_path, recorded):
     path = tmp_path / "some.mltrace"
     write_trace(path, recorded)
     trace = open_trace(path)
@@ -139,7 +139,7 @@ def test_the_count_is_that_of_a_set_of_blocks(tmp_path, recorded, block_size):
     for request in recorded:
         for byte in range(request.offset, request.offset + request.length):
             blocks.setdefault(request.volume, set()).add(byte // block_size)
-    expected = {volume: len(those) for volume, those in blocks.items()}
+    expected = {volume: len(of_volume) for volume, of_volume in blocks.items()}
     assert count_dirty_blocks(open_trace(path), block_size) == expected
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mirrorlog.producers.traces.counting._UNITE_EVERY", 3)

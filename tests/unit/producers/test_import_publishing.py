@@ -1,4 +1,4 @@
-"""An import's session, on Kafka in memory with a log folded by the real planner."""
+"""The session of an import, on Kafka in memory, with a log that the real flush plans fold."""
 
 from __future__ import annotations
 
@@ -36,27 +36,33 @@ BLOCKS = range(0, 40, 3)
 
 
 def kinds(log: Log, name: str) -> list[CommandKind]:
-    found = (
-        decode(each.value or b"", TrackingCommand)
-        for each in log.broker.messages(log.topics.commands)
+    commands = (
+        decode(message.value or b"", TrackingCommand)
+        for message in log.broker.messages(log.topics.commands)
     )
-    return [each.kind for each in found if each.session == name]
+    return [command.kind for command in commands if command.session == name]
 
 
 def session(log: Log, name: str, publisher: MemoryPublisher | None = None) -> ImportSession:
-    ports = publisher or log.broker.publisher(), log.topics.commands
-    return ImportSession(*ports, V, f"import:{name}", name, SystemClock())
+    return ImportSession(
+        publisher or log.broker.publisher(),
+        V,
+        topic=log.topics.commands,
+        host=f"import:{name}",
+        session=name,
+        clock=SystemClock(),
+    )
 
 
-def some(tmp_path: Path, most: int = 4) -> Iterator[ImportBatch]:
+def some_batches(tmp_path: Path, max_extents: int = 4) -> Iterator[ImportBatch]:
     (tmp_path / "list").write_bytes(
         listed_changes((4096 * block, 4096, block % 2 == 0) for block in BLOCKS)
     )
-    return batches(source("extentlist", tmp_path / "list"), most=most)
+    return batches(source("extentlist", tmp_path / "list"), max_extents=max_extents)
 
 
 def dirty(log: Log) -> set[int]:
-    """What the log says."""
+    """Return the blocks that the log names."""
     log.flush(10_000)
     return set(changed_blocks("v", AtOrigin(), AtEnd(), log.ports()).changed)
 
@@ -64,22 +70,22 @@ def dirty(log: Log) -> set[int]:
 def test_an_import_is_a_session_from_its_opening_to_its_close(tmp_path: Path) -> None:
     log = Log([V])
     log.publish([command(session="other")])
-    found = session(log, "s").publish(some(tmp_path), "import of extentlist list")
-    said = kinds(log, "s")
-    assert (said[0], said[-1]) == (CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE)
-    assert set(said[1:-1]) == {CommandKind.WRITES, CommandKind.MARK_DIRTY}
-    assert found == PublishedImport(len(said), 1, len(said))
+    result = session(log, "s").publish(some_batches(tmp_path), "import of extentlist list")
+    published = kinds(log, "s")
+    assert (published[0], published[-1]) == (CommandKind.SESSION_OPEN, CommandKind.SESSION_CLOSE)
+    assert set(published[1:-1]) == {CommandKind.WRITES, CommandKind.MARK_DIRTY}
+    assert result == PublishedImport(len(published), 1, len(published))
     sequences = [
         decode(m.value or b"", TrackingCommand).sequence
         for m in log.broker.messages(log.topics.commands)
     ]
-    assert sequences[1:] == list(range(len(said)))
+    assert sequences[1:] == list(range(len(published)))
     assert dirty(log) == set(BLOCKS)
-    assert not any(each.is_open for each in log.heads["v"].sessions if each.session == "s")
+    assert not any(head.is_open for head in log.heads["v"].sessions if head.session == "s")
 
 
-class Cut(MemoryPublisher):
-    """A publisher whose broker goes away for good after so many messages."""
+class CutOffPublisher(MemoryPublisher):
+    """A publisher whose broker goes away for good after `after` messages."""
 
     def __init__(self, broker: MemoryBroker, after: int) -> None:
         super().__init__(broker)
@@ -98,8 +104,8 @@ class Cut(MemoryPublisher):
             raise KafkaFailed("away")
 
 
-class Refusing(MemoryPublisher):
-    """A publisher of which the broker refuses the third message for good; it is heard of at the next flush."""
+class RefusingPublisher(MemoryPublisher):
+    """A publisher whose third message the broker refuses. The next flush raises the error."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         super().__init__(broker)
@@ -119,33 +125,33 @@ class Refusing(MemoryPublisher):
             raise KafkaFailed("refused")
 
 
-def test_a_session_that_misses_a_command_isnt_closed(tmp_path: Path) -> None:
+def test_a_session_without_one_of_its_commands_isnt_closed(tmp_path: Path) -> None:
     log = Log([V])
     with pytest.raises(KafkaFailed, match="refused"):
-        session(log, "s", Refusing(log.broker)).publish(some(tmp_path), "n")
+        session(log, "s", RefusingPublisher(log.broker)).publish(some_batches(tmp_path), "n")
     assert len(kinds(log, "s")) == 4
     assert CommandKind.SESSION_CLOSE not in kinds(log, "s")
 
 
 @pytest.mark.parametrize("after", range(1, 6))
-def test_cut_off_anywhere_it_stays_open_and_a_second_run_and_a_close_mend_it(
+def test_an_interrupted_session_stays_open_until_a_second_import_and_a_close(
     tmp_path: Path, after: int
 ) -> None:
     log = Log([V])
     with pytest.raises(KafkaFailed):
-        session(log, "s", Cut(log.broker, after)).publish(some(tmp_path), "n")
+        session(log, "s", CutOffPublisher(log.broker, after)).publish(some_batches(tmp_path), "n")
     assert len(kinds(log, "s")) == after
     dirty(log)
-    assert [each.is_open for each in log.heads["v"].sessions] == [True]
-    session(log, "t").publish(some(tmp_path), "n")
+    assert [head.is_open for head in log.heads["v"].sessions] == [True]
+    session(log, "t").publish(some_batches(tmp_path), "n")
     log.publish([command(session="s", sequence=-1, kind=CommandKind.SESSION_CLOSE)])
     assert dirty(log) == set(BLOCKS)
-    assert not any(each.is_open for each in log.heads["v"].sessions)
+    assert not any(head.is_open for head in log.heads["v"].sessions)
 
 
 def test_a_source_that_fails_on_the_second_pass_leaves_its_session_open(tmp_path: Path) -> None:
     def failing() -> Iterator[ImportBatch]:
-        yield from list(some(tmp_path))[:1]
+        yield from list(some_batches(tmp_path))[:1]
         raise OSError
 
     log = Log([V])
@@ -172,17 +178,17 @@ def status(
     )
 
 
-def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
+def test_each_status_of_the_session_counts_once() -> None:
     log = Log([V])
     topic = log.topics.status
 
     def answer(*events: CommandStatus | AcceptedBatch | bytes) -> None:
-        for each in events:
-            log.broker.append(topic, 0, b"v", each if isinstance(each, bytes) else encode(each))
+        for event in events:
+            log.broker.append(topic, 0, b"v", event if isinstance(event, bytes) else encode(event))
 
-    answer(status(0, "s", StatusCode.REJECTED))  # of before
-    answers = SessionStatuses(log.broker.reader(), V, "s")
-    answers.start(log.broker, topic)
+    answer(status(0, "s", StatusCode.REJECTED))  # Before the session.
+    statuses = SessionStatuses(log.broker.reader(), V, "s")
+    statuses.start(log.broker, topic)
     answer(
         status(1, "s"),
         status(2, "other"),
@@ -201,8 +207,8 @@ def test_answers_are_counted_once_and_only_those_to_the_session() -> None:
             sequences=np.array([1, 2, 3], np.int64),
         )
     )
-    answers.wait(4, 1.0, SystemClock())
-    assert answers.counts == {StatusCode.ACCEPTED: 3, StatusCode.REJECTED: 1}
-    assert answers.refusals == ["OUT_OF_RANGE at position 3: text"]
+    statuses.wait(4, 1.0, SystemClock())
+    assert statuses.counts == {StatusCode.ACCEPTED: 3, StatusCode.REJECTED: 1}
+    assert statuses.refusals == ["OUT_OF_RANGE at position 3: text"]
     with pytest.raises(KafkaFailed, match="answered 4 of its 5"):
-        answers.wait(5, 0.0, SystemClock())
+        statuses.wait(5, 0.0, SystemClock())

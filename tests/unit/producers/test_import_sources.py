@@ -1,4 +1,4 @@
-"""What each field of a source means: golden inputs, written by hand from the documented formats."""
+"""What each field of a source means, on inputs written by hand from the documented formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from import_cases import (
     batches,
     event,
     lines,
-    said,
+    rendered,
     source,
     tc,
 )
@@ -27,13 +27,13 @@ from mirrorlog.producers.importers import AddressRange, FitOptions, blktrace_sou
 K = 1024
 
 
-def written(folder: Path, content: bytes | str) -> Path:
+def write_source(folder: Path, content: bytes | str) -> Path:
     path = folder / "source"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-# depth present zero data, of 64 KiB each, then what is said of the first: - nothing, m may differ, z zeros
+# depth present zero data, for a map of 64 KiB, then what is imported: - nothing, m may differ, z zeros
 QEMU = """
 0 true  false true  "offset": 0 | m
 0 true  true  false             | z
@@ -53,15 +53,15 @@ QEMU = """
 
 
 @pytest.mark.parametrize("case", QEMU.strip().splitlines())
-def test_a_qemu_map_says_what_its_newest_layer_holds(tmp_path: Path, case: str) -> None:
+def test_a_qemu_map_imports_what_its_newest_layer_holds(tmp_path: Path, case: str) -> None:
     row, expected = case.split("|")
     depth, present, zero, data, *offset = row.split(maxsplit=4)
-    some = "" if present == "-" else f'"present": {present}, '
-    fields = f'"depth": {depth}, {some}"zero": {zero}, "data": {data}' + "".join(
-        f", {each}" for each in offset
+    optional = "" if present == "-" else f'"present": {present}, '
+    fields = f'"depth": {depth}, {optional}"zero": {zero}, "data": {data}' + "".join(
+        f", {field}" for field in offset
     )
-    path = written(tmp_path, f'[{{ "start": 0, "length": 65536, {fields}}}]\n')
-    text = said(source("qemu-map", path), 65536)
+    path = write_source(tmp_path, f'[{{ "start": 0, "length": 65536, {fields}}}]\n')
+    text = rendered(source("qemu-map", path), 65536)
     assert text == {"-": ""}.get(expected.strip(), f"{expected.strip()}0+65536 |")
 
 
@@ -71,37 +71,38 @@ X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true,
 """
 
 
-def test_a_map_of_an_x_dirty_bitmap_is_read_as_one_or_named_in_doubt_but_never_the_other_way_round(
+def test_a_map_of_a_dirty_bitmap_is_dirty_in_doubt_and_never_inverted(
     tmp_path: Path,
 ) -> None:
-    path = written(tmp_path, X_DIRTY_BITMAP)
-    assert said(source("qemu-map", path, dirty_bitmap=True)) == "m65536+131072 |"
-    told = source("qemu-map", path)
-    assert said(told) == "m0+1048576 |"
-    assert "--dirty-bitmap" in told.warnings[0]
+    path = write_source(tmp_path, X_DIRTY_BITMAP)
+    assert rendered(source("qemu-map", path, dirty_bitmap=True)) == "m65536+131072 |"
+    undeclared = source("qemu-map", path)
+    assert rendered(undeclared) == "m0+1048576 |"
+    assert "--dirty-bitmap" in undeclared.warnings[0]
     for of_an_image in (
         X_DIRTY_BITMAP.replace('"zero": false', '"zero": true', 1),
         X_DIRTY_BITMAP.replace('depth": 0', 'depth": 1'),
     ):
         path.write_text(of_an_image)
         with pytest.raises(BadInput, match="this map is of an image"):
-            said(source("qemu-map", path, dirty_bitmap=True))
+            rendered(source("qemu-map", path, dirty_bitmap=True))
 
 
 def test_more_layers_of_a_chain(tmp_path: Path) -> None:
     rows = ", ".join(
-        f'{{"start": {n * K}, "length": {K}, "depth": {n}, "present": true, "zero": false, "data": true}}'
+        f'{{"start": {n * K}, "length": {K}, "depth": {n}, "present": true, '
+        '"zero": false, "data": true}'
         for n in range(4)
     )
-    path = written(tmp_path, f"[{rows}]")
-    assert [said(source("qemu-map", path, layers=n), 4 * K) for n in (1, 2, 4)] == [
+    path = write_source(tmp_path, f"[{rows}]")
+    assert [rendered(source("qemu-map", path, layers=n), 4 * K) for n in (1, 2, 4)] == [
         "m0+1024 |",
         "m0+2048 |",
         "m0+4096 |",
     ]
 
 
-# type, description, what is said
+# type, description, what is imported
 NBD = """
 0 clean           | -
 1 dirty           | m
@@ -119,24 +120,26 @@ NBD = """
 
 
 @pytest.mark.parametrize("case", NBD.strip().splitlines())
-def test_a_map_of_nbdinfo_is_told_by_its_descriptions(tmp_path: Path, case: str) -> None:
-    row, expected = (each.strip() for each in case.split("|"))
+def test_descriptions_identify_the_context_of_an_nbdinfo_map(tmp_path: Path, case: str) -> None:
+    row, expected = (part.strip() for part in case.split("|"))
     kind, _, description = row.partition(" ")
-    some = f', "description": "{description}"' if description else ""
-    path = written(tmp_path, f'[\n{{ "offset": 0, "length": 1048576, "type": {kind}{some}}}\n]\n')
+    optional = f', "description": "{description}"' if description else ""
+    path = write_source(
+        tmp_path, f'[\n{{ "offset": 0, "length": 1048576, "type": {kind}{optional}}}\n]\n'
+    )
     if expected == "error":
         with pytest.raises(BadInput, match=f"{path}, record 1, byte 2"):
-            said(source("nbdinfo", path))
+            rendered(source("nbdinfo", path))
     else:
-        assert said(source("nbdinfo", path)) == {"-": ""}.get(expected, "m0+1048576 |")
+        assert rendered(source("nbdinfo", path)) == {"-": ""}.get(expected, "m0+1048576 |")
 
 
 def test_rbd_diff(tmp_path: Path) -> None:
     text = (
         '[{"offset":0,"length":4096,"exists":"true"},{"offset":4096,"length":4096,"exists":"true"},'
     )
-    path = written(tmp_path, text + '{"offset":65536,"length":8192,"exists":"false"}]')
-    assert said(source("rbd-diff", path)) == "z65536+8192 | m0+8192 |"
+    path = write_source(tmp_path, text + '{"offset":65536,"length":8192,"exists":"false"}]')
+    assert rendered(source("rbd-diff", path)) == "z65536+8192 | m0+8192 |"
 
 
 THIN = """<superblock uuid="" time="1" transaction="1" data_block_size="128" nr_data_blocks="9">
@@ -160,10 +163,13 @@ THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_
 
 
 @pytest.mark.parametrize("text", [THIN, THIN_VERBOSE])
-def test_thin_delta_in_both_its_forms(tmp_path: Path, text: str) -> None:
-    lies = AddressRange(0, 6 * 65536 + 100)  # the last block reaches behind the end of the volume
+def test_thin_delta_in_both_forms(tmp_path: Path, text: str) -> None:
+    # The last block reaches beyond the end of the volume.
+    volume_range = AddressRange(0, 6 * 65536 + 100)
     assert (
-        said(source("thin-delta", written(tmp_path, text), lies), lies.length)
+        rendered(
+            source("thin-delta", write_source(tmp_path, text), volume_range), volume_range.length
+        )
         == "m131072+131072 m393216+100 |"
     )
 
@@ -172,9 +178,9 @@ EXTENTS = "0 4096\n  8K 1k hole\n\n1M 512 hole,zero\r\n8s 1s 0\n2097152 1b zero\
 
 
 def test_an_extent_list(tmp_path: Path) -> None:
-    path = written(tmp_path, EXTENTS)
+    path = write_source(tmp_path, EXTENTS)
     assert (
-        said(source("extentlist", path), 4 * MIB)
+        rendered(source("extentlist", path), 4 * MIB)
         == "z1048576+512 z2097152+1 | m0+4096 m8192+1024 m4096+512 |"
     )
 
@@ -200,9 +206,9 @@ FIO_2 = """fio version 2 iolog
 
 @pytest.mark.parametrize("text", [FIO_2, FIO_3])
 def test_both_versions_of_fios_log(tmp_path: Path, text: str) -> None:
-    path = written(tmp_path, text)
-    assert said(source("fio", path)) == "w4096+4096 w65536+4096 |"
-    assert said(source("fio", path, discard_zeroes=True)) == "w4096+4096 d65536+4096 |"
+    path = write_source(tmp_path, text)
+    assert rendered(source("fio", path)) == "w4096+4096 w65536+4096 |"
+    assert rendered(source("fio", path, discard_zeroes=True)) == "w4096+4096 d65536+4096 |"
 
 
 BLKTRACE = b"".join(
@@ -224,9 +230,9 @@ BLKTRACE = b"".join(
 )
 
 
-def test_blktrace_counts_what_was_queued_at_the_time_of_day(tmp_path: Path) -> None:
-    path = written(tmp_path, BLKTRACE)
-    assert said(source("blktrace", path)) == "w4096+4096 w65536+65536 |"
+def test_blktrace_imports_queued_requests_with_the_time_of_day(tmp_path: Path) -> None:
+    path = write_source(tmp_path, BLKTRACE)
+    assert rendered(source("blktrace", path)) == "w4096+4096 w65536+65536 |"
     batch, *_ = batches(source("blktrace", path))
     assert (batch.first_at_us, batch.last_at_us) == (1_700_000_003_000_004, 1_700_000_004_000_004)
 
@@ -237,8 +243,8 @@ def test_versions_and_byte_orders_of_blktrace(tmp_path: Path, version: int, orde
         event(n, Q_WRITE, 8 * n, 512, version=version, order=order, data=b"x" * n)
         for n in (1, 2, 3)
     )
-    path = written(tmp_path, content)
-    assert said(source("blktrace", path)) == "w4096+512 w8192+512 w12288+512 |"
+    path = write_source(tmp_path, content)
+    assert rendered(source("blktrace", path)) == "w4096+512 w8192+512 w12288+512 |"
 
 
 def test_the_files_of_all_cpus_are_one_recording(tmp_path: Path) -> None:
@@ -247,22 +253,26 @@ def test_the_files_of_all_cpus_are_one_recording(tmp_path: Path) -> None:
     paths[0].write_bytes(event(1, Q_WRITE, 0, 512))
     paths[1].write_bytes(event(0, TIMESTAMP, data=time) + event(9, Q_WRITE, 8, 512, cpu=1))
     batch, *_ = batches(blktrace_source(paths, AddressRange(0, MIB)))
-    assert [each.offset for each in batch.extents] == [0, 4096]
+    assert [extent.offset for extent in batch.extents] == [0, 4096]
     assert batch.first_at_us == 1_700_000_000_000_000
 
 
-# what doesn't tell where it wrote
-UNTOLD = {
+# Events that don't say where the device wrote.
+UNKNOWN_RANGES = {
     "lost": event(1, Q_WRITE, 8, 512) + event(3, Q_READ, 0, 512),
     "zone": event(1, Q_WRITE, 8, 512) + event(2, Q_WRITE, 64, 0),
     "passed": event(1, Q_WRITE, 8, 512) + event(2, 7 | tc(6) | tc(1) | tc(9), 0, 0, data=bytes(16)),
 }
 
 
-@pytest.mark.parametrize("case", UNTOLD)
-def test_where_blktrace_doesnt_tell_the_whole_volume_is_dirty(tmp_path: Path, case: str) -> None:
-    found = source("blktrace", written(tmp_path, UNTOLD[case]), AddressRange(4096, MIB))
-    assert said(found, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
+@pytest.mark.parametrize("case", UNKNOWN_RANGES)
+def test_the_whole_volume_is_dirty_if_blktrace_doesnt_know_the_range(
+    tmp_path: Path, case: str
+) -> None:
+    found = source(
+        "blktrace", write_source(tmp_path, UNKNOWN_RANGES[case]), AddressRange(4096, MIB)
+    )
+    assert rendered(found, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
     assert "the whole volume is dirty" in found.warnings[0]
 
 
@@ -270,7 +280,7 @@ MSR = "116444736010000000,src,1,Write,4096,512,9\n116444736030000000,src,1,Write
 TENCENT = "1538323200,8,1,1,7\n1538323199,16,1,1,7\n"
 BLKPARSE = "8,0 0 1 0.000000000 1 Q W 8 + 1 [d]\n8,0 0 2 5.000000000 1 Q W 16 + 1 [d]\n"
 
-# kind, content, --began in seconds, first and last time in seconds (now: what counts from nobody knows when)
+# kind, content, --began in seconds, first and last time in seconds (now if the epoch is unknown)
 TIMES = [
     ("msr", MSR, None, 1, 3),
     ("tencent", TENCENT, None, 1538323199, 1538323200),
@@ -287,31 +297,31 @@ TIMES = [
 @pytest.mark.parametrize("case", TIMES, ids=str)
 def test_times(tmp_path: Path, case: tuple[str, str, int | None, float, float]) -> None:
     kind, content, began_s, first_s, last_s = case
-    terms = FitOptions(began_us=None if began_s is None else began_s * 1_000_000)
-    (batch,) = batches(source(kind, written(tmp_path, content)), terms=terms)
+    options = FitOptions(began_us=None if began_s is None else began_s * 1_000_000)
+    (batch,) = batches(source(kind, write_source(tmp_path, content)), terms=options)
     assert (batch.first_at_us, batch.last_at_us) == (first_s * 1e6, last_s * 1e6)
 
 
-def test_of_several_devices_one_has_to_be_named(tmp_path: Path) -> None:
-    path = written(tmp_path, BLKPARSE + "8,16 0 3 5.000000000 1 Q W 24 + 1 [d]\n")
+def test_one_of_several_devices_has_to_be_named(tmp_path: Path) -> None:
+    path = write_source(tmp_path, BLKPARSE + "8,16 0 3 5.000000000 1 Q W 24 + 1 [d]\n")
     with pytest.raises(BadUse, match=r"8-0, 8-16.*--device"):
-        said(source("blkparse", path))
-    assert said(source("blkparse", path, device="8-16")) == "w12288+512 |"
+        rendered(source("blkparse", path))
+    assert rendered(source("blkparse", path, device="8-16")) == "w12288+512 |"
     with pytest.raises(BadUse, match=r"'sda'.*8-0, 8-16"):
-        said(source("blkparse", path, device="sda"))
+        rendered(source("blkparse", path, device="sda"))
 
 
-def test_the_device_that_is_named_may_come_late(tmp_path: Path) -> None:
+def test_the_named_device_may_appear_late(tmp_path: Path) -> None:
     rows = (f"1538323200,{n},1,1,{n}" for n in range(50))
-    path = written(tmp_path, lines(rows))
-    assert said(source("tencent", path, device="vol49")) == "w25088+512 |"
+    path = write_source(tmp_path, lines(rows))
+    assert rendered(source("tencent", path, device="vol49")) == "w25088+512 |"
 
 
 def listed(*rows: str) -> bytes:
     return lines(rows)
 
 
-# a list of extents for a volume of 1 MiB, and the terms
+# A list of extents for a volume of 1 MiB, and the options.
 FITS = [
     ("4096 4096", FitOptions(shift=4096), "m8192+4096 |"),
     ("8192 4096", FitOptions(shift=-4096), "m4096+4096 |"),
@@ -323,19 +333,19 @@ FITS = [
 ]
 
 
-@pytest.mark.parametrize(("row", "terms", "expected"), FITS, ids=str)
-def test_addresses_are_moved_and_held_against_the_volume(
-    tmp_path: Path, row: str, terms: FitOptions, expected: str
+@pytest.mark.parametrize(("row", "options", "expected"), FITS, ids=str)
+def test_addresses_are_shifted_and_checked_against_the_volume(
+    tmp_path: Path, row: str, options: FitOptions, expected: str
 ) -> None:
-    found = source("extentlist", written(tmp_path, listed("0 0", row)))
+    found = source("extentlist", write_source(tmp_path, listed("0 0", row)))
     if "aren't" in expected:
         with pytest.raises(BadInput, match=expected):
-            said(found, MIB, terms)
+            rendered(found, MIB, options)
     else:
-        assert said(found, MIB, terms) == expected
+        assert rendered(found, MIB, options) == expected
 
 
-# ranges as start+length, * dirty
+# Ranges as start+length; * is dirty.
 PARTS = {
     "0+512 *512+512": None,
     "*0+512": "reaches from byte 0 to 512",
@@ -348,25 +358,26 @@ PARTS = {
 
 
 @pytest.mark.parametrize("ranges", PARTS)
-def test_a_map_must_say_something_of_the_whole_volume(tmp_path: Path, ranges: str) -> None:
+def test_a_map_must_describe_the_whole_volume(tmp_path: Path, ranges: str) -> None:
     rows = []
     for word in ranges.split():
         offset, length = word.lstrip("*").split("+")
         kind = int(word.startswith("*"))
         description = ("clean", "dirty")[kind]
         rows.append(
-            f'{{"offset": {offset}, "length": {length}, "type": {kind}, "description": "{description}"}}'
+            f'{{"offset": {offset}, "length": {length}, "type": {kind}, '
+            f'"description": "{description}"}}'
         )
-    found = source("nbdinfo", written(tmp_path, f"[{', '.join(rows)}]"))
+    found = source("nbdinfo", write_source(tmp_path, f"[{', '.join(rows)}]"))
     if (message := PARTS[ranges]) is None:
-        said(found, 1024)
+        rendered(found, 1024)
     else:
         with pytest.raises(BadInput, match=message):
-            said(found, 1024)
-    said(found, 1024, FitOptions(partial=True))
+            rendered(found, 1024)
+    rendered(found, 1024, FitOptions(partial=True))
 
 
-# kind, what is wrong, where, what is told
+# kind, content, place of the error, text of the error
 BROKEN = [
     ("qemu-map", "", "byte 0|source", "doesn't begin with '\\['"),
     ("qemu-map", '[{"start": 0, "length": 1', "record 1, byte 1", "isn't complete JSON"),
@@ -457,11 +468,11 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: f"{case[0]}: {case[3]}")
-def test_what_is_broken_is_told_with_its_place(
+def test_a_malformed_source_is_reported_with_its_place(
     tmp_path: Path, case: tuple[str, bytes | str, str, str]
 ) -> None:
     kind, content, where, what = case
     with pytest.raises(BadInput, match=what) as error:
-        said(source(kind, written(tmp_path, content)))
-    assert any(each in error.value.where for each in where.split("|")), error.value.where
+        rendered(source(kind, write_source(tmp_path, content)))
+    assert any(place in error.value.where for place in where.split("|")), error.value.where
     assert error.value.next

@@ -1,4 +1,4 @@
-"""Each format on small files, and what is said of the broken ones."""
+"""Each format on small files, and the errors of malformed ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVENT = "8,16 1 7 2.000003999 42 "
 
 
 def vscsi(*rows: tuple[int, int, int, int]) -> bytes:
-    """Records from (opcode, block, length, time), version 1."""
+    """Return records of version 1. `rows` are (opcode, block, length, time)."""
     return b"".join(
         struct.pack("<IIIHHQQ", 0, length, 1, op, 0x0100, block, time)
         for op, block, length, time in rows
@@ -39,13 +39,13 @@ def mltrace(text: str) -> bytes:
     return gzip.compress(f"# mirrorlog trace 1\n{text}".encode(), mtime=0)
 
 
-def saved(folder: Path, content: bytes | str, name: str = "some file.trace") -> Path:
+def save(folder: Path, content: bytes | str, name: str = "some file.trace") -> Path:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def short(request: TracedRequest) -> str:
+def rendered(request: TracedRequest) -> str:
     return f"{request.volume} {request.kind} {request.offset}+{request.length} @{request.time_us}"
 
 
@@ -100,35 +100,35 @@ READABLE = {
 }
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("trace_format", FORMATS)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
-def test_reads_and_recognises(tmp_path, form, pack):
-    content, requests, volumes = READABLE[form]
+def test_reads_and_recognizes(tmp_path, trace_format, pack):
+    content, requests, volumes = READABLE[trace_format]
     plain = content.encode() if isinstance(content, str) else content
-    trace = open_trace(saved(tmp_path, plain if form == "mirrorlog" else pack(plain)))
-    assert trace.format == form
-    assert [short(request) for request in trace.requests()] == requests
-    assert [short(request) for request in trace.requests()] == requests, (
-        "a second pass gives the same"
+    trace = open_trace(save(tmp_path, plain if trace_format == "mirrorlog" else pack(plain)))
+    assert trace.format == trace_format
+    assert [rendered(request) for request in trace.requests()] == requests
+    assert [rendered(request) for request in trace.requests()] == requests, (
+        "a second pass gives the same requests"
     )
     assert summarize_trace(trace).volumes == volumes
 
 
-def test_survey_counts_by_kind(tmp_path):
-    found = summarize_trace(open_trace(saved(tmp_path, READABLE["blkparse"][0])))
-    assert (found.reads, found.writes, found.zeroes, found.discards, found.flushes) == (
+def test_a_summary_counts_by_kind(tmp_path):
+    summary = summarize_trace(open_trace(save(tmp_path, READABLE["blkparse"][0])))
+    assert (summary.reads, summary.writes, summary.zeroes, summary.discards, summary.flushes) == (
         1,
         2,
         0,
         1,
         3,
     )
-    assert found.bytes_written == 8192
+    assert summary.bytes_written == 8192
 
 
 def test_dirty_blocks_round_outwards_and_count_once(tmp_path):
     text = "0,v,write,4095,2\n0,v,zero,4096,4096\n0,w,discard,0,1073741825\n0,w,flush,0,0\n"
-    assert count_dirty_blocks(open_trace(saved(tmp_path, mltrace(text))), 4096) == {
+    assert count_dirty_blocks(open_trace(save(tmp_path, mltrace(text))), 4096) == {
         "v": 2,
         "w": 262_145,
     }
@@ -185,11 +185,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_input_is_named_in_one_line(tmp_path, case):
-    form, content, what, record, byte = BROKEN[case]
-    path = saved(tmp_path, content)
+def test_malformed_input_is_reported_in_one_line(tmp_path, case):
+    trace_format, content, what, record, byte = BROKEN[case]
+    path = save(tmp_path, content)
     with pytest.raises(BadInput) as caught:
-        summarize_trace(open_trace(path, form))
+        summarize_trace(open_trace(path, trace_format))
     assert what in caught.value.what
     assert caught.value.where == f"{path}, record {record}, byte {byte}"
     assert caught.value.next
@@ -198,14 +198,14 @@ def test_broken_input_is_named_in_one_line(tmp_path, case):
 
 def test_unknown_format_lists_the_formats(tmp_path):
     with pytest.raises(BadInput) as caught:
-        open_trace(saved(tmp_path, "hello\n"))
+        open_trace(save(tmp_path, "hello\n"))
     assert all(name in caught.value.next for name in FORMATS)
     with pytest.raises(BadUse) as misused:
-        open_trace(saved(tmp_path, "hello\n"), "vhs")
+        open_trace(save(tmp_path, "hello\n"), "vhs")
     assert all(name in misused.value.next for name in FORMATS)
 
 
-def test_what_is_no_readable_file_is_named(tmp_path):
+def test_a_path_that_isnt_a_readable_file_is_reported(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     for path, what in (
@@ -222,8 +222,8 @@ def test_what_is_no_readable_file_is_named(tmp_path):
 
 
 def test_a_line_without_an_end_costs_no_memory(tmp_path):
-    """64 MiB that never end a line, in 64 KiB of gzip."""
-    path = saved(tmp_path, gzip.compress(GOOD_MSR.encode()) + gzip.compress(b"7" * (1 << 20)) * 64)
+    """A line of 64 MiB without an end, in 64 KiB of gzip."""
+    path = save(tmp_path, gzip.compress(GOOD_MSR.encode()) + gzip.compress(b"7" * (1 << 20)) * 64)
     tracemalloc.start()
     try:
         with pytest.raises(BadInput, match="a line has more than 4,096 bytes") as caught:
@@ -235,14 +235,14 @@ def test_a_line_without_an_end_costs_no_memory(tmp_path):
 
 
 def test_volumes_are_bounded(tmp_path):
-    path = saved(tmp_path, "".join(f"1,8,2,1,{volume}\n" for volume in range((1 << 16) + 1)))
+    path = save(tmp_path, "".join(f"1,8,2,1,{volume}\n" for volume in range((1 << 16) + 1)))
     with pytest.raises(BadInput, match="more than 65,536 volumes"):
         summarize_trace(open_trace(path))
 
 
 def test_requests_stream(tmp_path):
-    """What stands before a broken record can be read without reaching it."""
-    path = saved(tmp_path, GOOD_MSR * 3 + "broken\n")
+    """Requests before a malformed record can be read without an error."""
+    path = save(tmp_path, GOOD_MSR * 3 + "broken\n")
     assert len(list(islice(open_trace(path).requests(), 3))) == 3
 
 
@@ -262,8 +262,8 @@ WRITE = TracedRequest("v", RequestKind.WRITE, 0, 1, 0)
     ],
     ids=str,
 )
-def test_a_request_that_cannot_be_written_leaves_what_was_there(tmp_path, request_):
-    path = saved(tmp_path, "before")
+def test_a_request_that_cannot_be_written_leaves_the_old_file(tmp_path, request_):
+    path = save(tmp_path, "before")
     with pytest.raises(BadUse):
         write_trace(path, [WRITE, request_])
     assert path.read_text() == "before"

@@ -1,4 +1,4 @@
-"""The readers and the counts, held against the known figures of real recordings."""
+"""The readers and the counts, compared with the known figures of real recordings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mirrorlog.producers.traces import (
     summarize_trace,
 )
 
-# file, format, volumes, (reads, writes, flushes), bytes written, bytes written at least once, largest volume,
-# dirty blocks of 4 KiB, 64 KiB and 1 MiB
+# file, format, volumes, (reads, writes, flushes), bytes written, bytes written at least once,
+# largest volume, dirty blocks of 4 KiB, 64 KiB and 1 MiB
 KNOWN = [
     (
         *("cloudphysics/cloudPhysicsIO.vscsi", "vscsi", 1, (46_974, 66_898, 0)),
@@ -27,7 +27,7 @@ KNOWN = [
         *(3_580_928, 1_904_128, 13_575_029_248, (475, 140, 92)),
     ),
     (
-        # 23 barriers of their own and one behind each of the 21 writes with FUA.
+        # There are 23 flushes, and one after each of the 21 writes with FUA.
         *("blkparse/nvme0n1.blktrace.txt", "blkparse", 1, (0, 225, 23 + 21)),
         *(1_181_696, 1_095_680, 391_002_484_736, (268, 30, 13)),
     ),
@@ -37,28 +37,28 @@ KNOWN = [
 @pytest.mark.traces
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known[1])
 def test_known_figures(recordings, known):
-    file, form, volumes, kinds, bytes_written, bytes_unique, largest, dirty = known
+    file, trace_format, volumes, kinds, bytes_written, bytes_unique, largest, dirty = known
     trace = open_trace(recordings / file)
-    found = summarize_trace(trace)
-    assert trace.format == form
-    assert (found.reads, found.writes, found.flushes) == kinds
-    assert found.bytes_written == bytes_written
-    assert len(found.volumes) == volumes
-    assert max(found.volumes.values()) == largest
+    summary = summarize_trace(trace)
+    assert trace.format == trace_format
+    assert (summary.reads, summary.writes, summary.flushes) == kinds
+    assert summary.bytes_written == bytes_written
+    assert len(summary.volumes) == volumes
+    assert max(summary.volumes.values()) == largest
     counts = [sum(count_dirty_blocks(trace, size).values()) for size in (1, 4096, 65536, 1 << 20)]
     assert counts == [bytes_unique, *dirty]
 
 
 def test_the_recording_in_the_package_is_fit_for_the_demo():
-    """Lively and small: changes of every kind, barriers, blocks written again, on a disk that is mostly untouched."""
+    """It is small, and has changes of every kind, flushes and rewritten blocks on a sparse disk."""
     path = demo_trace_path()
     trace = open_trace(path)
-    found = summarize_trace(trace)
+    summary = summarize_trace(trace)
     dirty_bytes = 4096 * count_dirty_blocks(trace, 4096)["demo"]
     assert path.stat().st_size <= 300_000
     assert trace.format == "mirrorlog"
-    assert found.volumes == {"demo": 1 << 30}
-    assert found.writes > 2_000
-    assert min(found.zeroes, found.discards, found.flushes) > 0
-    assert found.bytes_written <= 150 << 20
-    assert dirty_bytes < found.bytes_written
+    assert summary.volumes == {"demo": 1 << 30}
+    assert summary.writes > 2_000
+    assert min(summary.zeroes, summary.discards, summary.flushes) > 0
+    assert summary.bytes_written <= 150 << 20
+    assert dirty_bytes < summary.bytes_written
