@@ -52,7 +52,7 @@ TRIMMED: Final = (128 << 20, 48 << 20)
 PROGRAMS: Final = ("fstrim", "losetup", "mke2fs", "mount", "nbdfuse", "nbdkit", "tar", "umount")
 START_DEADLINE_S: Final = 20.0
 
-# 2026-11-22 17:19:22.540004 connection=1 Zero id=12 offset=0x20000000 count=0x2000000 trim=1 fua=0 …
+# 2026-11-22 17:19:22.540004 connection=1 Zero id=12 offset=0x200 count=0x2000 trim=1 fua=0 ...
 _REQUEST: Final = re.compile(
     r"(?P<when>\S+ \S+) connection=\d+ (?P<kind>Write|Zero|Trim|Flush) id=\d+"
     r"(?: offset=0x(?P<offset>[0-9a-f]+) count=0x(?P<count>[0-9a-f]+).*? fua=(?P<fua>[01]))?"

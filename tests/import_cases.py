@@ -1,4 +1,4 @@
-"""Sources for importers, written from their documented formats, and imports in one-line notation."""
+"""Sources for importers, from their documented formats, and imports in one-line notation."""
 
 from __future__ import annotations
 
@@ -157,11 +157,14 @@ VALID = {
     "blkparse": b"8,0 0 1 0.000000000 1 Q WS 8 + 8 [p]\n8,0 0 1 0.000000000 1 Q D 16 + 8 [p]\n",
     "fio": b"fio version 3 iolog\n0 /v add\n1 /v write 4096 512\n2 /v trim 8192 512\n",
     "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, 0x2A, 0x0100, 8 * n, 9) for n in (1, 2)),
-    "msr": b"128166372003061629,hm,1,Write,8192,512,413\n128166372003061630,hm,1,Write,4096,512,54\n",
+    "msr": b"128166372003061629,hm,1,Write,8192,512,413\n"
+    b"128166372003061630,hm,1,Write,4096,512,54\n",
     "tencent": b"1538323200,8,8,1,1058\n1538323199,16,8,1,1058\n",
-    "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true, "zero": false, "data": true, "offset": 0},
+    "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true, "zero": false, "data": true,
+"offset": 0},
 {"start": 8192, "length": 4096, "depth": 0, "present": true, "zero": true, "data": false},
-{"start": 12288, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true, "offset": 4096},
+{"start": 12288, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true,
+"offset": 4096},
 {"start": 16384, "length": 1032192, "depth": 1, "present": false, "zero": true, "data": false}]
 """,
     "nbdinfo": b"""[
@@ -169,8 +172,10 @@ VALID = {
 { "offset": 4096, "length": 8192, "type": 1, "description": "dirty"},
 { "offset": 12288, "length": 1036288, "type": 0, "description": "clean"}
 ]""",
-    "rbd-diff": b'[{"offset":0,"length":4096,"exists":"true"},{"offset":8192,"length":4096,"exists":"false"}]',
-    "thin-delta": b'<superblock data_block_size="8"><diff><different begin="2" length="1"/></diff></superblock>',
+    "rbd-diff": b'[{"offset":0,"length":4096,"exists":"true"},'
+    b'{"offset":8192,"length":4096,"exists":"false"}]',
+    "thin-delta": b'<superblock data_block_size="8"><diff>'
+    b'<different begin="2" length="1"/></diff></superblock>',
     "extentlist": b"0 4096\n8192 4096 hole,zero\n",
 }
 """A valid source of each kind, of a device of 1 MiB."""

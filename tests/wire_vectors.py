@@ -1,7 +1,8 @@
 """One-line notation for raw commands: `command | data | expected`.
 
-Bytes are hex with spaces; `00*508` repeats a byte. Expected is a verdict (`read-only`, `whole`, `malformed`, `none` for
-records without extents) or extents in the notation of `notation.extents`, where B stands for the logical block.
+Bytes are hex with spaces; `00*508` repeats a byte. Expected is a verdict (`read-only`, `whole`,
+`malformed`, `none` for no extents) or extents in the notation of `notation.extents`, where B stands
+for the size of a logical block.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ WORDS = {
 
 
 def raw(text: str) -> bytes:
-    """`2a 00 00*3` → 2a 00 00 00 00."""
+    """Return the bytes: 2a 00 00 00 00 for `2a 00*4`."""
     pairs = (word.partition("*") for word in text.split())
     return b"".join(bytes.fromhex(digits) * int(times or 1) for digits, _, times in pairs)
 
 
 def vectors(text: str) -> list[str]:
-    """The lines that hold a vector."""
+    """Return the lines that hold a vector."""
     return [line.strip() for line in text.splitlines() if "|" in line]
 
 
 def expected(
     text: str, block_bytes: int, size_bytes: int = SIZE
 ) -> tuple[Verdict, tuple[Extent, ...]]:
-    """What the right column stands for."""
+    """Return the verdict and the extents of the right column."""
     if text in WORDS:
         whole = (Extent(0, size_bytes),) if text == "whole" else ()
         return WORDS[text], whole
@@ -43,8 +44,8 @@ def expected(
 
 
 def check(protocol: WireProtocol, vector: str, block_bytes: int) -> None:
-    """The vector holds."""
+    """Check that interpreting the vector's command gives what the vector expects."""
     command, data, wanted = (part.strip() for part in vector.partition("#")[0].split("|"))
-    found: Interpretation = interpret(protocol, raw(command), raw(data), block_bytes, SIZE)
-    assert (found.verdict, found.extents) == expected(wanted, block_bytes)
-    assert bool(found.text) is (found.verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))
+    result: Interpretation = interpret(protocol, raw(command), raw(data), block_bytes, SIZE)
+    assert (result.verdict, result.extents) == expected(wanted, block_bytes)
+    assert bool(result.text) is (result.verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))

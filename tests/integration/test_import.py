@@ -1,4 +1,7 @@
-"""`mirrorlog import` of each kind by the real command line, and the log held against a fold and counts of its own."""
+"""`mirrorlog import` of each kind with the real command line.
+
+The log is compared with an independent fold and with blocks that were counted by hand.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,20 @@ from mirrorlog.producers.traces import RequestKind, TracedRequest, write_trace
 pytestmark = pytest.mark.integration
 
 BLOCK = 4096
-APART = 10
-"""Blocks: each source is moved to a place of its own."""
+BLOCKS_APART = 10
+"""The distance in blocks between the sources, each of which is shifted to blocks of its own."""
 
 
 class Shell:
-    """The command line on a run's settings."""
+    """Runs the command line with a run's settings."""
 
     def __init__(self, run: Run) -> None:
         self.environment = {**os.environ, **run.settings.as_environment()}
 
     def __call__(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> Any:
-        """The last JSON that it printed; it must end with `code`."""
+        """Run a command, check its exit code, and return the last JSON that it printed."""
         command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             capture_output=True,
             input=stdin,
@@ -44,17 +47,18 @@ class Shell:
             check=False,
             env=self.environment,
         )
-        assert done.returncode == code, done.stderr.decode()
-        text = done.stdout.decode()
+        assert completed.returncode == code, completed.stderr.decode()
+        text = completed.stdout.decode()
         return json.loads(text if text.startswith("[\n") else text.splitlines()[-1])
 
 
 def blocks(listing: list[dict[str, Any]]) -> set[int]:
+    """Return the dirty blocks of a map of `mirrorlog changed`."""
     return {
         block
-        for each in listing
-        if each["dirty"]
-        for block in range(each["start"] // BLOCK, -(-(each["start"] + each["length"]) // BLOCK))
+        for entry in listing
+        if entry["dirty"]
+        for block in range(entry["start"] // BLOCK, -(-(entry["start"] + entry["length"]) // BLOCK))
     }
 
 
@@ -65,7 +69,7 @@ def changed_between(run: Run, after: int, through: int) -> set[int]:
     )
 
 
-def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_path: Path) -> None:
+def test_the_log_has_what_each_kind_of_import_named(world: Run, tmp_path: Path) -> None:
     world.start_node()
     world.wait_ready("node")
     shell = Shell(world)
@@ -78,17 +82,18 @@ def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_pa
         path = tmp_path / f"source.{kind}"
         path.write_bytes(content)
         more = ["--partial"] if kind in ("qemu-map", "nbdinfo") else []
-        more += ["--offset-shift", str(number * APART * BLOCK), "--wait", "60s"]
-        found = shell("import", kind, "v", "-" if number % 2 else str(path), *more, stdin=content)
-        expected = {number * APART + block for block in named}
-        assert found["refused"] == 0
-        assert found["statuses"] == {"ACCEPTED": found["commands"]}, kind
+        more += ["--offset-shift", str(number * BLOCKS_APART * BLOCK), "--wait", "60s"]
+        result = shell("import", kind, "v", "-" if number % 2 else str(path), *more, stdin=content)
+        expected = {number * BLOCKS_APART + block for block in named}
+        assert result["refused"] == 0
+        assert result["statuses"] == {"ACCEPTED": result["commands"]}, kind
         assert (
-            changed_between(world, found["first_position"] - 1, found["last_position"]) == expected
+            changed_between(world, result["first_position"] - 1, result["last_position"])
+            == expected
         ), kind
         everything |= expected
 
-    # Nothing is published by a dry run, nor of a source that is broken at its end or doesn't fit.
+    # A dry run publishes nothing, and neither does a source that is malformed or doesn't fit.
     described = find_volume(world.settings, "v")
     events = len(
         list(read_all(world.settings, world.settings.topics.commands, described.partition))
@@ -115,7 +120,7 @@ def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_pa
         == events
     )
 
-    # The files of two CPUs; and again: a union.
+    # Import the files of two CPUs, twice: the log is a union.
     cpus = [tmp_path / f"trace.blktrace.{cpu}" for cpu in (0, 1)]
     for cpu, path in enumerate(cpus):
         path.write_bytes(event(1, Q_WRITE, 8 * (200 + cpu), 512, cpu=cpu))
@@ -125,6 +130,6 @@ def test_each_kind_is_imported_and_the_log_says_what_it_named(world: Run, tmp_pa
 
     listing = shell("changed", "v", "--json")
     assert blocks(listing) == everything
-    assert "db-1" in {host for each in listing for host in each["hosts"]}
+    assert "db-1" in {host for entry in listing for host in entry["hosts"]}
     dirty, _ = fold(world.settings, {"v": described}, described.partition)["v"].sets()
     assert set(dirty) == everything

@@ -1,4 +1,4 @@
-"""Real NBD clients write through `mirrorlog host serve`; two sites follow, and are compared byte for byte."""
+"""Real NBD clients write through `mirrorlog host serve`, and two sites end with the same bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SITES = ("site-a", "site-b")
 
 @pytest.fixture(scope="module")
 def run(shared_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A node and two sites for all tests here; few regions may be hot, so that they come and go."""
+    """A node and two sites for all tests here. Few regions may be hot, so that they change often."""
     folder = tmp_path_factory.mktemp("nbd")
     given = {
         "state_dir": folder / "state",
@@ -60,7 +60,7 @@ def run(shared_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory)
 
 
 class Served:
-    """A volume of its own, served until it is stopped."""
+    """A new volume with an NBD export, which runs until it is stopped."""
 
     def __init__(self, run: Run, name: str, *options: str) -> None:
         self.run, self.name, self.options = run, name, options
@@ -99,7 +99,7 @@ class Served:
             self.part.kill()
 
     def start(self) -> str:
-        """Its URI, once clients can connect."""
+        """Start the export, and return its URI when clients can connect."""
         arguments = ["host", "serve", self.name, "--socket", str(self.socket), *self.options]
         environment = {**inherited_environment(), **self.run.settings.as_environment()}
         self.part = ChildProcess(
@@ -115,13 +115,14 @@ class Served:
 
     @property
     def nbdkit(self) -> psutil.Process:
-        [found] = [
-            each for each in psutil.Process(self.part.pid).children() if each.name() == "nbdkit"
+        """Return nbdkit's process."""
+        [nbdkit] = [
+            child for child in psutil.Process(self.part.pid).children() if child.name() == "nbdkit"
         ]
-        return found
+        return nbdkit
 
     def kill(self, who: str) -> None:
-        """kill -9; what is left ends by itself."""
+        """Kill processes with SIGKILL. The others end by themselves."""
         victims = [self.nbdkit] if who == "nbdkit" else [psutil.Process(self.part.pid)]
         victims += [self.nbdkit] if who == "both" else []
         nbdkit = self.nbdkit
@@ -133,7 +134,7 @@ class Served:
         del self.run.parts["host"]
 
     def stop(self) -> dict[str, int]:
-        """The last positions, after a clean end."""
+        """Stop the host in order, and return its last positions."""
         self.part.signal(signal.SIGTERM)
         positions = wait_for_result(self.run)["last_positions"]
         self.part.wait(DEADLINE_S)
@@ -143,7 +144,7 @@ class Served:
         return dict(positions)
 
     def check_sites(self) -> None:
-        """Stops, then both sites have proved themselves consistent, and equal the primary."""
+        """Stop, and check that both sites become consistent and equal the primary."""
         positions = self.stop()
         outcome = Outcome(self.run)
         outcome.volumes = {self.name: outcome.volumes[self.name]}
@@ -153,15 +154,15 @@ class Served:
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if found is None:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
         pytest.skip(f"{name} isn't installed")
-    return found
+    return path
 
 
 def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(each) for each in command],
+        [str(word) for word in command],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -173,7 +174,7 @@ def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProces
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A disk of data, holes and zeros."""
+    """An image of a disk with data, holes and zeros."""
     path = tmp_path / "image"
     with path.open("wb") as file:
         file.truncate(SIZE)
@@ -185,7 +186,7 @@ def image(tmp_path: Path) -> Path:
 
 @contextmanager
 def fused(uri: str, folder: Path) -> Iterator[Path]:
-    """The export as a file."""
+    """Give the export as a file."""
     nbdfuse = tool("nbdfuse")
     if not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0:
         pytest.skip("no /dev/fuse for this user")
@@ -202,7 +203,7 @@ def fused(uri: str, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def mounted(file: Path, folder: Path) -> Iterator[Path]:
-    """The file's ext4, mounted."""
+    """Mount the ext4 of the file."""
     (folder / "fs").mkdir()
     done = call("mount", "-o", "loop", file, folder / "fs", check=False)
     if done.returncode != 0:
@@ -244,14 +245,14 @@ def test_qemu_img_and_qemu_io(run: Run, image: Path) -> None:
     qemu_img, qemu_io = tool("qemu-img"), tool("qemu-io")
     with Served(run, "qemu") as served:
         call(qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, served.uri)
-        does = [
+        commands = [
             "write -P 7 4k 1M",
             "write -f -P 9 10M 100k",
             "write -z 20M 3M",
             "write -z -u 30M 3M",
             "discard 8M 5M",
         ]
-        does += [
+        commands += [
             "aio_write -P 3 40M 64k",
             "aio_write -P 4 40M 512",
             "aio_flush",
@@ -259,7 +260,7 @@ def test_qemu_img_and_qemu_io(run: Run, image: Path) -> None:
             "read -P 7 4k 1M",
         ]
         done = call(
-            qemu_io, "-f", "raw", *(each for line in does for each in ("-c", line)), served.uri
+            qemu_io, "-f", "raw", *(word for line in commands for word in ("-c", line)), served.uri
         )
         assert "verification failed" not in done.stdout
         assert (
@@ -315,9 +316,9 @@ def test_a_file_system_with_a_database(run: Run, tmp_path: Path) -> None:
                 call("fstrim", folder, check=False)
         served.check_sites()
         for site in SITES:
-            found = tmp_path / f"{site}.db"
-            call(debugfs, "-R", f"dump base.db {found}", run.folder / site / "fs.img")
-            with sqlite3.connect(found) as base:
+            copy = tmp_path / f"{site}.db"
+            call(debugfs, "-R", f"dump base.db {copy}", run.folder / site / "fs.img")
+            with sqlite3.connect(copy) as base:
                 assert base.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
                 assert base.execute("SELECT count(*) FROM t").fetchone() == (40,)
             base.close()
@@ -354,7 +355,7 @@ def test_killed_in_the_middle_and_served_again(run: Run, who: str) -> None:
         served.check_sites()
 
 
-def test_who_may_not_write_cannot(run: Run) -> None:
+def test_neither_a_read_only_client_nor_a_second_host_can_write(run: Run) -> None:
     qemu_io, nbdinfo = tool("qemu-io"), tool("nbdinfo")
     with Served(run, "calm", "--read-only") as served:
         assert "is_read_only: true" in call(nbdinfo, served.uri).stdout
@@ -381,19 +382,19 @@ def test_who_may_not_write_cannot(run: Run) -> None:
         served.check_sites()
 
 
-def test_tls_is_nbdkits_own(run: Run, tmp_path: Path) -> None:
+def test_tls_with_nbdkits_own_options(run: Run, tmp_path: Path) -> None:
     nbdinfo = tool("nbdinfo")
     keys = tmp_path / "keys"
     keys.write_text(f"alice:{os.urandom(32).hex()}\n")
     with Served(run, "secret", "--tls", "require", "--tls-psk", str(keys)) as served:
         assert served.uri.startswith("nbds+unix://")
         assert call(nbdinfo, served.uri.replace("nbds", "nbd"), check=False).returncode != 0
-        found = call(nbdinfo, f"{served.uri.replace('://', '://alice@')}&tls-psk-file={keys}")
-        assert "with TLS" in found.stdout
+        info = call(nbdinfo, f"{served.uri.replace('://', '://alice@')}&tls-psk-file={keys}")
+        assert "with TLS" in info.stdout
         served.check_sites()
 
 
-def test_without_nbdkit_a_line_says_what_to_install(tmp_path: Path) -> None:
+def test_without_nbdkit_the_error_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mirrorlog", "host", "serve", "v"]
     environment = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(

@@ -1,6 +1,7 @@
-"""Raw commands: encode → interpret gives the extents, no bytes do harm, and nothing is silently read-only.
+"""Raw commands: interpreting an encoded command gives its extents, and any bytes have a verdict.
 
-The encoders are written from the standards' field layouts and share nothing with the code under test.
+The encoders are written from the standards' field layouts, and share nothing with the code under
+test.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BLOCKS = st.sampled_from([512, 4096, 1 << 16])
 
 @dataclass(frozen=True)
 class Case:
-    """A command and the ranges that it changes, in blocks: (first, count, kind)."""
+    """A command, and the ranges that it changes in blocks, as (first, count, kind)."""
 
     protocol: WireProtocol
     command: bytes
@@ -205,18 +206,18 @@ CHANGES = st.one_of(
 
 
 @given(CHANGES, BLOCKS)
-def test_what_was_encoded_is_recorded(case: Case, block_bytes: int) -> None:
+def test_an_encoded_command_gives_its_extents(case: Case, block_bytes: int) -> None:
     unit = 1 if case.protocol is WireProtocol.NBD else block_bytes
-    found = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
-    assert found.verdict is Verdict.EXTENTS
+    result = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
+    assert result.verdict is Verdict.EXTENTS
     wanted = [
         Extent(first * unit, count * unit, kind) for first, count, kind in case.ranges if count
     ]
-    assert len(found.extents) == len(wanted)
-    for extent, true in zip(found.extents, wanted, strict=True):
+    assert len(result.extents) == len(wanted)
+    for extent, true in zip(result.extents, wanted, strict=True):
         if true.end <= U64:
             assert extent == true
-        else:  # not wrapped: it lies where the check of ranges refuses it
+        else:  # It doesn't wrap: the check of ranges refuses it.
             assert U64 >= extent.end > MAX_BYTE
             assert extract(ExtentColumns.of([extent]), volume(size_bytes=SIZE)).objection
 
@@ -226,15 +227,15 @@ def test_write_same_of_no_blocks_reaches_the_end(
     encode: Callable[..., bytes], first: int, block_bytes: int
 ) -> None:
     code, size_bytes = {cdb_10: 0x41, cdb_16: 0x93, cdb_32: 0x0D}[encode], 100 * block_bytes + 5
-    found = interpret(WireProtocol.SCSI, encode(code, 8, first, 0), b"", block_bytes, size_bytes)
+    result = interpret(WireProtocol.SCSI, encode(code, 8, first, 0), b"", block_bytes, size_bytes)
     if first <= 100:
-        assert found.extents == (Extent(first * block_bytes, size_bytes - first * block_bytes),)
+        assert result.extents == (Extent(first * block_bytes, size_bytes - first * block_bytes),)
     else:
-        assert (found.verdict, found.extents) == (Verdict.MALFORMED, ())
+        assert (result.verdict, result.extents) == (Verdict.MALFORMED, ())
 
 
 @given(CHANGES, BLOCKS, st.data())
-def test_a_change_that_was_cut_off_never_says_less(
+def test_a_command_that_was_cut_off_never_names_less(
     case: Case, block_bytes: int, data: st.DataObject
 ) -> None:
     assume(any(count for _, count, _ in case.ranges))
@@ -263,34 +264,37 @@ OPENINGS = st.sampled_from(
     st.sampled_from([512, 4096, 1 << 62, 0, 520, -1]),
     st.sampled_from([SIZE, 1 << 20, 1000, 0]),
 )
-def test_no_bytes_do_harm(
+def test_any_bytes_have_a_verdict(
     protocol: WireProtocol, command: bytes, data: bytes, block_bytes: int, size_bytes: int
 ) -> None:
-    found = interpret(protocol, command, data, block_bytes, size_bytes)
-    match found.verdict:
+    result = interpret(protocol, command, data, block_bytes, size_bytes)
+    match result.verdict:
         case Verdict.EXTENTS:
             assert all(
-                each.offset >= 0 and each.length > 0 and each.end <= U64 for each in found.extents
+                extent.offset >= 0 and extent.length > 0 and extent.end <= U64
+                for extent in result.extents
             )
-            ExtentColumns.of(found.extents)
+            ExtentColumns.of(result.extents)
         case Verdict.WHOLE_VOLUME:
-            assert found.text and found.extents == ((Extent(0, size_bytes),) if size_bytes else ())
+            assert result.text and result.extents == (
+                (Extent(0, size_bytes),) if size_bytes else ()
+            )
         case Verdict.MALFORMED:
-            assert found.text and not found.extents
+            assert result.text and not result.extents
         case Verdict.READ_ONLY:
-            assert not found.extents
+            assert not result.extents
 
 
-# Opcode, or opcode:service actions. The list is closed: nothing else is ever read-only, whatever its other bytes.
+# Opcode, or opcode:service actions. Nothing else is ever read-only, for any other bytes.
 SCSI_READ_ONLY = """
-00 03 12 1a 1c 1e 4c 4d 5a 5e 5f 8c a0 a2  inquiries, sense, mode and log pages, persistent reservations, attributes
+00 03 12 1a 1c 1e 4c 4d 5a 5e 5f 8c a0 a2  inquiries, sense, mode and log pages, reservations
 08 28 88 a8 7f:9 52 7f:3                    reads
 2f 8f af 7f:a                               verifications
 0b 2b 34 90 35 91                           seeks, pre-fetches, synchronised caches
-25 3e 3c 9b 37 b7 9e:10-17 7f:12 ab:1       capacities, READ LONG, buffers, defects, LBA status, streams, serial number
+25 3e 3c 9b 37 b7 9e:10-17 7f:12 ab:1       capacities, READ LONG, buffers, defects, LBA status
 16 17 56 57                                 reservations of SPC-2
 84:0-1 84:3-8 95:0                          what became of copies; zones
-a3:5 a3:a-f a4:6 a4:a-b a4:e-f              identifiers, port groups, aliases, operation codes, priorities, timestamps
+a3:5 a3:a-f a4:6 a4:a-b a4:e-f              identifiers, port groups, aliases, timestamps
 """
 SCSI_AT_TIMES = (
     "15 55 1b 1d"  # MODE SELECT, START STOP UNIT, SEND DIAGNOSTIC: read-only in their plainest form
@@ -301,14 +305,14 @@ NBD_READ_ONLY = "00 02 03 05 07"
 
 
 def codes(text: str) -> set[tuple[int, int]]:
-    """(opcode, service action; -1 where there is none)."""
-    found: set[tuple[int, int]] = set()
+    """Return pairs of opcode and service action, which is -1 if there is none."""
+    pairs: set[tuple[int, int]] = set()
     for word in (word for line in text.splitlines() for word in line.partition("  ")[0].split()):
         opcode, _, actions = word.partition(":")
         first, _, last = actions.partition("-")
         steps = range(int(first, 16), int(last or first, 16) + 1) if actions else (-1,)
-        found |= {(int(opcode, 16), action) for action in steps}
-    return found
+        pairs |= {(int(opcode, 16), action) for action in steps}
+    return pairs
 
 
 WITH_ACTION = {
@@ -317,7 +321,7 @@ WITH_ACTION = {
 
 
 def every_cdb(fill: int) -> dict[tuple[int, int], bytes]:
-    """A CDB of each opcode and service action, its other bytes `fill`."""
+    """Return a CDB of each opcode and service action, with `fill` in its other bytes."""
     plain = {
         (op, -1): bytes([op, *[fill] * 15]) for op in range(256) if op not in (*WITH_ACTION, 0x7F)
     }
@@ -334,10 +338,11 @@ def every_cdb(fill: int) -> dict[tuple[int, int], bytes]:
 
 
 def verdicts(fill: int) -> dict[Verdict, set[tuple[int, int]]]:
-    found: dict[Verdict, set[tuple[int, int]]] = {verdict: set() for verdict in Verdict}
+    by_verdict: dict[Verdict, set[tuple[int, int]]] = {verdict: set() for verdict in Verdict}
     for code, cdb in every_cdb(fill).items():
-        found[interpret(WireProtocol.SCSI, cdb, bytes([fill]) * 4096, 512, SIZE).verdict].add(code)
-    return found
+        verdict = interpret(WireProtocol.SCSI, cdb, bytes([fill]) * 4096, 512, SIZE).verdict
+        by_verdict[verdict].add(code)
+    return by_verdict
 
 
 def test_every_scsi_opcode_has_its_verdict() -> None:
@@ -360,15 +365,15 @@ def test_every_other_opcode_has_its_verdict(
             return bytes([opcode]) + fill * 63
         return struct.pack(">IHH20s", 0x25609513, 0, opcode, fill * 20)
 
-    found = {
+    verdict_of = {
         op: interpret(protocol, command(op), fill * 4096, 512, SIZE).verdict for op in range(256)
     }
-    read_only = {(op, -1) for op, verdict in found.items() if verdict is Verdict.READ_ONLY}
+    read_only = {(op, -1) for op, verdict in verdict_of.items() if verdict is Verdict.READ_ONLY}
     hints = (
         {(9, -1)} if protocol is WireProtocol.NVME and fill == b"\x00" else set()
     )  # Dataset Management without AD
     assert read_only == codes(listed) | hints
-    assert {op for op, verdict in found.items() if verdict is Verdict.EXTENTS} <= {
+    assert {op for op, verdict in verdict_of.items() if verdict is Verdict.EXTENTS} <= {
         1,
         4,
         6,
@@ -378,7 +383,7 @@ def test_every_other_opcode_has_its_verdict(
     }
 
 
-def test_a_command_that_the_tables_forget_is_the_whole_volume(
+def test_a_command_that_isnt_in_the_tables_is_the_whole_volume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cdbs = every_cdb(0)

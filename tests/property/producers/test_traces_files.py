@@ -27,9 +27,11 @@ VALID = {
     "vscsi": b"".join(
         struct.pack("<IIIHHQQ", 1, 4096, 1, op, 0x0100, 8, 9) for op in (0x2A, 0x28, 0x2A)
     ),
-    "msr": b"128166372003061629,hm,1,Read,383496192,32768,413\n128166372003061630,hm,0,Write,310983168,512,54\n",
+    "msr": b"128166372003061629,hm,1,Read,383496192,32768,413\n"
+    b"128166372003061630,hm,0,Write,310983168,512,54\n",
     "tencent": bz2.compress(b"1538323200,4247200,128,1,1058\n1538323199,13896880,128,0,1063\n"),
-    "blkparse": b"259,0 3 3 0.000000299 18 Q W 763 + 8 [d]\n259,0 1 2 0.024124474 9 Q FWS [j]\nCPU3 (nvme0n1):\n",
+    "blkparse": b"259,0 3 3 0.000000299 18 Q W 763 + 8 [d]\n259,0 1 2 0.024124474 9 Q FWS [j]\n"
+    b"CPU3 (nvme0n1):\n",
     "mirrorlog": gzip.compress(b"# mirrorlog trace 1\n1,v,write,0,4096\n2,v,flush,0,0\n", mtime=0),
 }
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -1,4 +1,4 @@
-"""Request headers, byte by byte (NetworkBlockDevice/nbd, doc/proto.md, "Request message").
+"""Request headers, written byte by byte (NetworkBlockDevice/nbd, doc/proto.md, "Request message").
 
 In order: magic, flags, type, cookie, offset, length.
 """

@@ -1,4 +1,7 @@
-"""Submission queue entries, byte by byte (NVM Command Set 1.0c, section 3.2): CDW10 is at byte 40, little-endian."""
+"""Submission queue entries, written byte by byte (NVM Command Set 1.0c, section 3.2).
+
+They are little-endian, and CDW10 is at byte 40.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""CDBs, byte by byte from the field layouts: SBC-4 clause 5 and SPC-5 clause 6 under the command's name, or as noted."""
+"""CDBs, written byte by byte from the field layouts.
+
+SBC-4, clause 5, and SPC-5, clause 6, have the layouts under the commands' names, unless noted
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -136,19 +140,19 @@ def test_an_address_beyond_64_bits_never_wraps() -> None:
     cdb = raw("8a 00 ff*8 00 00 00 08 00 00")
     assert interpret(WireProtocol.SCSI, cdb, b"", 512, SIZE).extents == (Extent(2**64 - 2, 1),)
     unmap = raw("42 00 00*5 00 28 00"), raw("00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 ff*12 00*4")
-    found = interpret(WireProtocol.SCSI, *unmap, 512, SIZE)
-    assert found.extents == tuple(
+    result = interpret(WireProtocol.SCSI, *unmap, 512, SIZE)
+    assert result.extents == tuple(
         Extent(o, n, ExtentKind.DISCARD) for o, n in ((2560, 1536), (2**64 - 2, 1))
     )
 
 
 @pytest.mark.parametrize("block_bytes", [0, -512, 520])
-def test_a_block_size_that_cannot_be_makes_a_write_whole_and_leaves_reads_alone(
+def test_with_an_impossible_block_size_a_write_is_the_whole_volume_and_a_read_is_read_only(
     block_bytes: int,
 ) -> None:
     write, read = raw("2a 00*7 01 00"), raw("28 00*7 01 00")
-    found = interpret(WireProtocol.SCSI, write, b"", block_bytes, SIZE)
-    assert (found.verdict, found.extents) == (Verdict.WHOLE_VOLUME, (Extent(0, SIZE),))
+    result = interpret(WireProtocol.SCSI, write, b"", block_bytes, SIZE)
+    assert (result.verdict, result.extents) == (Verdict.WHOLE_VOLUME, (Extent(0, SIZE),))
     assert interpret(WireProtocol.SCSI, read, b"", block_bytes, SIZE).verdict is Verdict.READ_ONLY
 
 

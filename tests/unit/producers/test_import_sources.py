@@ -33,7 +33,7 @@ def write_source(folder: Path, content: bytes | str) -> Path:
     return path
 
 
-# depth present zero data, for a map of 64 KiB, then what is imported: - nothing, m may differ, z zeros
+# depth present zero data (a map of 64 KiB) | the import: - nothing, m may differ, z zeros
 QEMU = """
 0 true  false true  "offset": 0 | m
 0 true  true  false             | z
@@ -65,9 +65,11 @@ def test_a_qemu_map_imports_what_its_newest_layer_holds(tmp_path: Path, case: st
     assert text == {"-": ""}.get(expected.strip(), f"{expected.strip()}0+65536 |")
 
 
-X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true, "zero": false, "data": true, "offset": 0},
+X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true, "zero": false, "data": true,
+"offset": 0},
 { "start": 65536, "length": 131072, "depth": 0, "present": false, "zero": false, "data": false},
-{ "start": 196608, "length": 851968, "depth": 0, "present": true, "zero": false, "data": true, "offset": 196608}]
+{ "start": 196608, "length": 851968, "depth": 0, "present": true, "zero": false, "data": true,
+"offset": 196608}]
 """
 
 
@@ -151,7 +153,8 @@ THIN = """<superblock uuid="" time="1" transaction="1" data_block_size="128" nr_
   </diff>
 </superblock>
 """
-THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_block_size="128" nr_data_blocks="9">
+THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_block_size="128"
+ nr_data_blocks="9">
   <diff left_root="7" right="2">
     <same> <range begin="0" data_begin="0" length="2"/> </same>
     <different> <range begin="2" left_data_begin="2" right_data_begin="9" length="1"/> </different>

@@ -1,4 +1,4 @@
-"""The NBD export without nbdkit: what the relay says of holes, where a server listens, what is said where parts are missing."""
+"""The NBD export without nbdkit: extents of the relay, addresses, and errors for missing programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mirrorlog.producers.nbd.nbdkit_process import (
 from mirrorlog.producers.nbd.relay import allocation_extents
 from mirrorlog.simulation.memory_devices import PAGE_BYTES, MemoryDevice
 
-# pages with data | asked for | extents: d for data, h for a hole, in pages
+# pages with data | first page and count of the request | extents in pages: d data, h hole
 RANGES = """
           | 0 8 | h0-8
 0 1 5     | 0 8 | d0-2 h2-5 d5-6 h6-8
@@ -36,22 +36,22 @@ def test_extents_cover_the_range_without_gaps(case: str) -> None:
     device = MemoryDevice(8 * PAGE_BYTES)
     for page in pages:
         device.pwrite(int(page) * PAGE_BYTES, b"x" * PAGE_BYTES)
-    offset, length = (int(each) * PAGE_BYTES for each in asked)
-    found = [
+    offset, length = (int(number) * PAGE_BYTES for number in asked)
+    extents = [
         f"{'h' if kind else 'd'}{start // PAGE_BYTES}-{(start + size) // PAGE_BYTES}"
         for start, size, kind in allocation_extents(device, offset, length)
     ]
-    assert found == wanted
+    assert extents == wanted
 
 
-def test_places_have_uris_that_clients_read() -> None:
+def test_addresses_have_uris_that_clients_read() -> None:
     assert NbdAddress(Path("/run/a b.sock")).uri(tls=False) == "nbd+unix:///?socket=/run/a%20b.sock"
     assert NbdAddress(None, "::1", 7).uri(tls=True) == "nbds://[::1]:7"
     psk = TlsOptions(TlsMode.REQUIRE, psk=Path("/keys"), verify_peer=True)
     assert psk.options() == ["--tls=require", "--tls-psk=/keys", "--tls-verify-peer"]
 
 
-def test_a_dead_servers_socket_goes_and_nothing_else(
+def test_only_the_socket_of_a_dead_server_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def test_a_dead_servers_socket_goes_and_nothing_else(
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
-def test_without_a_compiler_the_filter_says_what_is_missing(
+def test_without_a_compiler_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nbdkit").symlink_to(str(shutil.which("nbdkit")))
