@@ -91,7 +91,7 @@ def site_progress(site: str, applied: int | None) -> SiteProgress:
         site=site,
         volume="v",
         generation=GENERATION,
-        state=SiteState.BEHIND,
+        state=SiteState.SETTLING,
         rung=None,
         applied_position=applied,
         consistent_position=None,

@@ -107,12 +107,12 @@ def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
 
 
 def site_progress(**more: object) -> SiteProgress:
-    """A report of site `s` on volume `v`, which is behind and has applied nothing."""
+    """A report of site `s` on volume `v`, which has applied nothing."""
     fields: dict[str, object] = {
         "site": "s",
         "volume": "v",
         "generation": GENERATION,
-        "state": SiteState.BEHIND,
+        "state": SiteState.SETTLING,
         "rung": None,
         "applied_position": None,
         "consistent_position": None,

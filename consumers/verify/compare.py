@@ -1,10 +1,10 @@
 """Are two volumes the same, byte for byte?
 
-The judge of a run: it reads files by itself and shares nothing with the code that copies them (no port, no adapter), so
-that no defect can be on both sides.
+This is the check of a whole run. It reads files by itself and shares nothing with the code that
+copies them (no port, no adapter), so that one defect can't be on both sides.
 
-Method: ask both files where they hold data (lseek with SEEK_DATA and SEEK_HOLE, lseek(2)), skip what is a hole in both,
-take a hole in one of them as zeros, read everything else and compare it.
+Method: ask both files where they hold data (lseek with SEEK_DATA and SEEK_HOLE, lseek(2)). Skip what
+is a hole in both. Take a hole in one of them as zeros. Read and compare the rest.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from mirrorlog.errors import BadUse, DeviceFailed
 
 READ_BYTES: Final = 1 << 20
 PIECES_AHEAD: Final = 16
-"""Pieces announced to the kernel before they are read: scattered ones that aren't cached come 3 to 4 times as fast."""
+"""How many pieces are announced to the kernel before they are read.
+
+Scattered pieces that aren't cached are then read 3 to 4 times as fast."""
 REPORTS: Final = 256
-"""About as often progress is reported."""
+"""Progress is reported about so many times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What compare_files() found.
+    """The result of compare_files().
 
-    compared_bytes:    bytes that hold data on one side at least; what is a hole in both is equal without being read.
-    different_blocks:  blocks with a difference, those that only the larger file has among them.
-    first_differences: byte offset of the first difference in each of the first of these blocks, ascending.
+    compared_bytes: bytes that hold data on at least one side. A hole in both files is equal without
+        being read.
+    different_blocks: blocks with a difference, with those that only the larger file has.
+    first_differences: the byte offset of the first difference in each of the first of these blocks,
+        ascending.
     """
 
     identical: bool
@@ -49,15 +53,17 @@ def compare_files(
     *,
     block_size: int,
     progress: Callable[[int], None] | None = None,
-    most: int = 20,
+    max_differences: int = 20,
 ) -> Comparison:
-    """Compare two regular files or block devices that nobody writes to meanwhile.
+    """Compare two regular files or block devices. Nothing may write to them meanwhile.
 
-    block_size: bytes, the unit in which differences are counted. most: how many of them are named.
-    progress:   called with the bytes that the comparison has moved on since the last call, holes included; these add up
-                to the size of the larger file.
-    Memory: three times READ_BYTES, whatever the sizes. Errors: BadUse where both are one file, or one isn't a file;
-    DeviceFailed where one can't be read.
+    block_size: bytes, the unit in which differences are counted.
+    max_differences: how many differences the result names.
+    progress: called with the bytes by which the comparison has moved on since the last call, holes
+        included. They add up to the size of the larger file.
+
+    The memory is three times READ_BYTES, whatever the sizes. Raise BadUse if both paths are one
+    file, or one isn't a file; DeviceFailed if one can't be read.
     """
     if block_size < 1:
         raise BadUse(f"blocks can't have {block_size} bytes", next="Give the volume's block size.")
@@ -65,13 +71,13 @@ def compare_files(
         sides = _Side.open(left, stack), _Side.open(right, stack)
         if os.path.sameopenfile(sides[0].fd, sides[1].fd):
             raise BadUse(
-                "both sides are one and the same file, so that a comparison can't find anything",
+                "both sides are the same file, so that a comparison finds nothing",
                 where=f"{left} and {right}",
                 next="Give the files of the primary and of the secondary.",
             )
         common_bytes = min(side.size_bytes for side in sides)
         larger_bytes = max(side.size_bytes for side in sides)
-        differences = _Differences(block_size, most)
+        differences = _Differences(block_size, max_differences)
         meter = _Meter(larger_bytes, progress)
         compared_bytes = 0
         for piece in _announced(sides, _pieces(*(side.data(common_bytes) for side in sides))):
@@ -94,7 +100,7 @@ def compare_files(
 
 
 class _Piece(NamedTuple):
-    """At most READ_BYTES from `start` to before `end`, with data on one side at least."""
+    """The bytes [start, end), at most READ_BYTES, with data on at least one side."""
 
     start: int
     end: int
@@ -104,20 +110,22 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Side:
+    """One of the two files, open for reading."""
+
     path: Path
     fd: int
     size_bytes: int
 
     @classmethod
     def open(cls, path: Path, stack: ExitStack) -> _Side:
-        """Open for reading until `stack` unwinds."""
+        """Open the file until `stack` is closed."""
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
                 raise BadUse(
                     "only regular files and block devices can be compared",
                     where=str(path),
-                    next="Name one.",
+                    next="Name one of these.",
                 )
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
@@ -126,14 +134,17 @@ class _Side:
             raise _unreadable(path, 0, str(error.strerror)) from error
 
     def data(self, until: int) -> Iterator[tuple[int, int]]:
-        """(start, end) of what may hold data before `until`; everything where the file system can't tell."""
+        """Yield the (start, end) of the ranges before `until` that may hold data.
+
+        This is one range if the file system can't tell.
+        """
         end = 0
         while end < until:
             try:
                 start = os.lseek(self.fd, end, os.SEEK_DATA)
                 end = os.lseek(self.fd, start, os.SEEK_HOLE)
             except OSError as error:
-                if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                if error.errno == errno.ENXIO:  # only a hole from here on
                     return
                 if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                     raise _unreadable(self.path, end, str(error.strerror)) from error
@@ -142,20 +153,21 @@ class _Side:
                 yield start, min(end, until)
 
     def announce(self, start: int, end: int) -> None:
-        """Let the kernel begin to read."""
+        """Let the kernel begin to read the range."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_WILLNEED)
 
     def read(self, start: int, end: int) -> bytes:
+        """Return the bytes [start, end)."""
         content = b""
         while len(content) < end - start:
-            at = start + len(content)
+            offset = start + len(content)
             try:
-                part = os.pread(self.fd, end - at, at)
+                part = os.pread(self.fd, end - offset, offset)
             except OSError as error:
-                raise _unreadable(self.path, at, str(error.strerror)) from error
+                raise _unreadable(self.path, offset, str(error.strerror)) from error
             if not part:
-                raise _unreadable(self.path, at, "it became smaller meanwhile")
+                raise _unreadable(self.path, offset, "it became smaller meanwhile")
             content = content + part if content else part
         return content
 
@@ -171,7 +183,10 @@ def _unreadable(path: Path, offset: int, why: str) -> DeviceFailed:
 def _pieces(
     lefts: Iterator[tuple[int, int]], rights: Iterator[tuple[int, int]]
 ) -> Iterator[_Piece]:
-    """What either side holds, ascending, cut wherever a side changes between data and hole."""
+    """Yield the pieces with data on either side, ascending.
+
+    They are cut where a side changes between data and hole. lefts, rights: as _Side.data() yields.
+    """
     nowhere = (1 << 64, 1 << 64)
     left, right = next(lefts, nowhere), next(rights, nowhere)
     at = 0
@@ -189,7 +204,7 @@ def _pieces(
 
 
 def _announced(sides: tuple[_Side, _Side], pieces: Iterator[_Piece]) -> Iterator[_Piece]:
-    """The pieces, each announced to the kernel some pieces before it comes."""
+    """Yield the pieces. Each is announced to the kernel PIECES_AHEAD pieces before."""
     ahead: deque[_Piece] = deque()
     for piece in pieces:
         for side, holds_data in zip(sides, (piece.in_left, piece.in_right), strict=True):
@@ -203,16 +218,16 @@ def _announced(sides: tuple[_Side, _Side], pieces: Iterator[_Piece]) -> Iterator
 
 @dataclass(slots=True)
 class _Differences:
-    """Differences by block; they are added in ascending order."""
+    """Differences by block. They are added in ascending order."""
 
     block_size: int
-    most: int
+    max_named: int
     blocks: int = 0
     first: list[int] = field(default_factory=list)
     _last_block: int = -1
 
     def add(self, start: int, left: bytes, right: bytes) -> None:
-        """Two different contents of one range."""
+        """Add the differences between two contents of the range that begins at `start`."""
         at = 0
         while at < len(left):
             end = min(at + self.block_size - (start + at) % self.block_size, len(left))
@@ -221,14 +236,14 @@ class _Differences:
             at = end
 
     def add_tail(self, start: int, end: int) -> None:
-        """What only the larger file has, at any length of it."""
+        """Add the range [start, end), which only the larger file has, whatever its length."""
         if start == end:
             return
         block, last = start // self.block_size, (end - 1) // self.block_size
         if block == self._last_block:
             block += 1
         self.blocks += last - block + 1
-        named = range(block, min(last + 1, block + max(0, self.most - len(self.first))))
+        named = range(block, min(last + 1, block + max(0, self.max_named - len(self.first))))
         self.first += [max(start, number * self.block_size) for number in named]
 
     def _count(self, start: int, left: bytes, right: bytes) -> None:
@@ -237,7 +252,7 @@ class _Differences:
             return
         self._last_block = block
         self.blocks += 1
-        if len(self.first) < self.most:
+        if len(self.first) < self.max_named:
             self.first.append(
                 start
                 + next(at for at, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
@@ -246,13 +261,14 @@ class _Differences:
 
 @dataclass(slots=True)
 class _Meter:
-    """Reports in steps: a call for each piece would cost more than comparing it."""
+    """Reports progress in steps: a call for each piece would cost more than comparing it."""
 
     size_bytes: int
     report: Callable[[int], None] | None
     reported_bytes: int = 0
 
     def reach(self, offset: int) -> None:
+        """Note that the comparison has reached `offset`; report it if the step is long enough."""
         moved = offset - self.reported_bytes
         if (
             self.report is not None

@@ -293,8 +293,9 @@ def _batch(record: Fields) -> AcceptedBatch:
 
 
 def _progress(record: Fields) -> SiteProgress:
-    rung = record["rung"]
-    return SiteProgress(
-        **record
-        | {"state": SiteState(record["state"]), "rung": None if rung is None else Rung(rung)}
-    )
+    rung, state = record["rung"], record["state"]
+    known = {
+        "state": SiteState(state) if state in SiteState.__members__ else SiteState.UNKNOWN,
+        "rung": None if rung is None else Rung(rung),
+    }
+    return SiteProgress(**record | known)

@@ -7,13 +7,16 @@ from enum import StrEnum
 
 
 class SiteState(StrEnum):
-    """The state of one secondary. consumers/resync/cycle.py holds the transitions."""
+    """The state of one secondary. consumers/resync/cycle.py holds the transitions.
+
+    The schema also has the symbol BEHIND, which no site reports: a site that sees newer changes
+    copies them at once, and is SYNCING. It is read as UNKNOWN.
+    """
 
     WAITING = "WAITING"  # the log has no entry of the volume yet
     SYNCING = "SYNCING"  # a resync runs: the secondary is inconsistent
     # Applied, but the primary moved while its blocks were read: consistency isn't proved yet.
     SETTLING = "SETTLING"
-    BEHIND = "BEHIND"  # consistent at an older position, and the log names newer changes
     # It equals the primary as of the applied position, and the log names nothing newer.
     CONSISTENT = "CONSISTENT"
     STOPPED = "STOPPED"  # after an error, which `reason` names

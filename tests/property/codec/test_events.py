@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -172,7 +173,7 @@ EVENTS = [
         site="a",
         volume="v",
         generation=GENERATION,
-        state=SiteState.BEHIND,
+        state=SiteState.SETTLING,
         rung=Rung.FULL,
         applied_position=9,
         consistent_position=None,
@@ -404,3 +405,13 @@ def test_a_description_of_the_first_version_is_read_as_active() -> None:
 def schema_of(name: str) -> dict[str, object]:
     text = (SCHEMAS / f"{name}.avsc").read_text("utf-8")
     return fastavro.parse_schema(json.loads(text))  # type: ignore[return-value]
+
+
+def test_a_state_that_this_release_does_not_know_is_read_as_unknown() -> None:
+    """The schema has the state BEHIND, the fifth symbol; no site reports it."""
+    report = next(event for event in EVENTS if isinstance(event, SiteProgress))
+    encoded = bytearray(encode(report))
+    at = encoded.index(GENERATION.encode()) + len(GENERATION)
+    assert encoded[at] == 2 * 3  # the index of SETTLING, as Avro writes an enum's int
+    encoded[at] = 2 * 4
+    assert decode(bytes(encoded), SiteProgress) == replace(report, state=SiteState.UNKNOWN)

@@ -62,9 +62,9 @@ def pages(layout: str) -> dict[int, bytes]:
 def test_layouts(pair: tuple[Path, Path], left: str, right: str, different: str) -> None:
     for path, layout in zip(pair, (left, right), strict=True):
         lay(path, len(layout) * PAGE, pages(layout))
-    found = compare_files(*pair, block_size=PAGE)
-    assert found.first_differences == tuple(int(number) * PAGE for number in different)
-    assert (found.different_blocks, found.identical) == (len(different), not different)
+    comparison = compare_files(*pair, block_size=PAGE)
+    assert comparison.first_differences == tuple(int(number) * PAGE for number in different)
+    assert (comparison.different_blocks, comparison.identical) == (len(different), not different)
 
 
 @st.composite
@@ -136,8 +136,14 @@ def test_it_finds_what_a_plain_loop_finds(
         blocks, firsts = expected(paths[0].read_bytes(), paths[1].read_bytes(), block_size, most)
         moved: list[int] = []
         for order in (paths, paths[::-1]):
-            found = compare_files(*order, block_size=block_size, progress=moved.append, most=most)
-            assert (found.identical, found.different_blocks, found.first_differences) == (
+            comparison = compare_files(
+                *order, block_size=block_size, progress=moved.append, max_differences=most
+            )
+            assert (
+                comparison.identical,
+                comparison.different_blocks,
+                comparison.first_differences,
+            ) == (
                 not blocks,
                 blocks,
                 firsts,
@@ -148,19 +154,19 @@ def test_it_finds_what_a_plain_loop_finds(
 def test_a_difference_deep_in_a_hole_of_a_huge_volume(pair: tuple[Path, Path]) -> None:
     lay(pair[0], TIB, {12345: b"same", TIB // 3: b"x"})
     lay(pair[1], TIB, {12345: b"same"})
-    found = compare_files(*pair, block_size=PAGE)
-    assert (found.identical, found.different_blocks, found.first_differences) == (
+    comparison = compare_files(*pair, block_size=PAGE)
+    assert (comparison.identical, comparison.different_blocks, comparison.first_differences) == (
         False,
         1,
         (TIB // 3,),
     )
-    assert found.compared_bytes <= 1 << 20
+    assert comparison.compared_bytes <= 1 << 20
 
 
 def test_a_larger_file_differs_however_much_larger_it_is(pair: tuple[Path, Path]) -> None:
     lay(pair[0], TIB, {})
     lay(pair[1], 5000, {})
-    assert compare_files(*pair, block_size=PAGE, most=3) == Comparison(
+    assert compare_files(*pair, block_size=PAGE, max_differences=3) == Comparison(
         False, TIB - 5000, TIB // PAGE - 1, (5000, 2 * PAGE, 3 * PAGE)
     )
 
@@ -197,7 +203,7 @@ def test_what_cannot_be_judged_is_refused(pair: tuple[Path, Path], tmp_path: Pat
     left, right = pair
     lay(left, SIZE, {})
     right.hardlink_to(left)
-    with pytest.raises(BadUse, match="one and the same"):
+    with pytest.raises(BadUse, match="both sides are the same file"):
         compare_files(left, right, block_size=PAGE)
     with pytest.raises(BadUse):
         compare_files(left, tmp_path, block_size=PAGE)

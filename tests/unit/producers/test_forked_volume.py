@@ -185,7 +185,7 @@ JOINS = """
 all is known at 7       | 7 7 - g SETTLING   | yes
 all is known at 7       | 9 9 9 g CONSISTENT | yes
 all is known at 7       | 9 6 - g SYNCING    | no
-all is known at 7       | 9 6 6 g BEHIND     | no
+all is known at 7       | 9 6 6 g SETTLING   | no
 all is known at 7       | 9 - - g SYNCING    | no
 all is known at 7       | 9 9 - h SETTLING   | no
 something is unnamed    | 9 9 9 g CONSISTENT | no
