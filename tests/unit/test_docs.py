@@ -98,7 +98,7 @@ def test_bad_links_and_bad_names_are_found(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("# A `heading`, here\n")
     (tmp_path / "code.py").write_text("class A:\n    def b(self): ...\n")
     text = (
-        "# Own\n[good](there.md) [good](there.md#a-heading-here) [good](#own) [web](https://a.b/c)\n"
+        "# Own\n[good](there.md) [good](there.md#a-heading-here) [good](#own) [web](https://a.b)\n"
         "[`A.b`](code.py) [`A`](code.py) [`A.gone`](code.py)\n"
         "[bad](gone.md) [bad](there.md#gone) [bad](#gone)\n```\n[no link](gone.md)\n```\n"
         "`streams/there.py` `there.py` `gone/there.py` `gone.py` `/openapi.json`\n"

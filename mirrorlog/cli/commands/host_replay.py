@@ -182,7 +182,9 @@ def _allow_open_files() -> None:
 def _make_volumes(
     call: Invocation, wiring: HostWiring, options: ReplayOptions
 ) -> tuple[Catalog, set[str]]:
-    """Make the volumes of the recording that don't exist. Return the catalog, and which were made now.
+    """Make the volumes of the recording that don't exist.
+
+    Return the catalog, and the names of the volumes that were made now:
 
     1. Make the primary, durably.
     2. Publish the description, and wait until Kafka acknowledges it: the node must know a volume

@@ -100,7 +100,7 @@ class Run:
         return part
 
     def check(self) -> None:
-        """Raise PartFailed if a part has ended by itself. Only the host may end with exit code 0."""
+        """Raise PartFailed if a part has ended by itself. Only the host may, with exit code 0."""
         for name, part in self.parts.items():
             part.check(may_end=name == "host")
         if self.broker is not None and not self.broker.is_running:
