@@ -57,7 +57,8 @@ from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key, watermark_key
-from mirrorlog.tracking_log.records import TIERS, LogRecord
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.tiers import TIERS
 
 VOLUME_BYTES, BLOCK = 1 << 40, 4096
 BLOCKS = VOLUME_BYTES // BLOCK

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mirrorlog.errors import BadUse
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.records import TIERS
+from mirrorlog.tracking_log.tiers import TIERS
 
 
 class Settings(BaseSettings):

@@ -2,6 +2,7 @@
 
 Files in reading order:
 
+- tiers.py: the names of the tiers
 - records.py: one record, the blocks that changed in `(after, through]`
 - record_parts.py: records split by block range so that each part fits into a message
 - heads.py: heads of volumes, heartbeats of sessions, watermarks

@@ -8,19 +8,15 @@ replays, duplicates, and a worker that returns late, change nothing (invariant 3
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from mirrorlog.domain.bitmaps import BitMap64
-
-TIERS: Final = ("second", "minute", "hour", "day")
-"""Names of the tiers. Flushes write to the first tier; roll-ups write to the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LogRecord:
     """The blocks of `volume` that changed in `(after, through]`, or one part of them.
 
-    tier: an index into TIERS.
+    tier: an index into TIERS (tiers.py).
     changed: every block with a byte that was written, zeroed or discarded.
     zeroed: the blocks that a zero or discard covered whole; a subset of `changed`.
     first_at_us, last_at_us, commands, writes, bytes_written, hosts: for people. Positions, not

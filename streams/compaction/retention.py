@@ -14,7 +14,7 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.keys import split_log_name
-from mirrorlog.tracking_log.records import TIERS
+from mirrorlog.tracking_log.tiers import TIERS
 
 DEFAULT_KEEP_S: Final[Mapping[str, float]] = {"second": 300.0, "minute": 7200.0, "hour": 86_400.0}
 """How long each tier is kept after a higher one holds its records.

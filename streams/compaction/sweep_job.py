@@ -18,7 +18,7 @@ from mirrorlog.streams.compaction.partition_state import PartitionState, next_ti
 from mirrorlog.streams.compaction.position_times import NOTE_EVERY_S
 from mirrorlog.streams.compaction.rollups import RollUpSource, StoredRecord, is_within
 from mirrorlog.streams.compaction.steps import Job, Step, WatermarkDue
-from mirrorlog.tracking_log.records import TIERS
+from mirrorlog.tracking_log.tiers import TIERS
 
 log = logging.getLogger("mirrorlog.node")
 

@@ -20,7 +20,8 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.streams.table.record_digests import RecordDigest, RecordDigests, RecordSpan
 from mirrorlog.tracking_log.keys import missed_log, split_log_name
-from mirrorlog.tracking_log.records import TIERS, LogRecord
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.tiers import TIERS
 
 DETAILED_DIFFERENCES: Final = 20
 """The number of differences of which the blocks are found."""

@@ -44,7 +44,8 @@ from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import key_kind, read_record_key
-from mirrorlog.tracking_log.records import TIERS, LogRecord
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.tiers import TIERS
 
 BLOCK, BLOCKS, NAMES = 512, 48, ("u", "v", "w")
 

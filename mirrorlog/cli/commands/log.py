@@ -26,7 +26,8 @@ from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.streams.table.table_files import table_partitions, table_records
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
-from mirrorlog.tracking_log.records import TIERS, LogRecord
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.tiers import TIERS
 
 app = typer.Typer(no_args_is_help=True, help="Show the tracking log, and check it.")
 

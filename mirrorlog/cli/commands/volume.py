@@ -27,7 +27,7 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log.records import TIERS
+from mirrorlog.tracking_log.tiers import TIERS
 from mirrorlog.units import format_size, parse_duration_s, parse_size
 
 app = typer.Typer(
