@@ -24,7 +24,6 @@ check: setup ## format, lint, types, imports that an editor can follow, and who 
 	$(BIN)/mypy -p mirrorlog
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit/test_architecture.py
 
 format: setup
 	$(BIN)/ruff format .
@@ -77,4 +76,4 @@ wheel: setup
 	rm -rf build && $(BIN)/python -m build --no-isolation --wheel
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(PEERS)/quixstreams/.venv $(PEERS)/kafka-streams/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) $(PEERS)/quixstreams/.venv $(PEERS)/kafka-streams/build .mypy_cache .import_linter_cache .ruff_cache .pytest_cache .hypothesis

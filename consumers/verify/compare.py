@@ -1,4 +1,4 @@
-"""Are two volumes the same, byte for byte?
+"""Compare two volumes byte for byte.
 
 This is the check of a whole run. It reads files by itself and shares nothing with the code that
 copies them (no port, no adapter), so that one defect can't be on both sides.

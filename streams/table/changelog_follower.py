@@ -51,7 +51,7 @@ class ChangelogSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _ChangelogReading:
     """A reader that is open. ends: by partition, where the changelog ended when it was opened."""
 
     ends: Mapping[int, int]
@@ -122,7 +122,7 @@ class ChangelogFollower:
             await asyncio.sleep(_RETRY_S)
 
     @asynccontextmanager
-    async def _open(self, partitions: Sequence[int]) -> AsyncIterator[_Reading]:
+    async def _open(self, partitions: Sequence[int]) -> AsyncIterator[_ChangelogReading]:
         """Open a reader at the tables' positions; empty those tables that can't be trusted."""
         changelog = self._changelog
         # One thread: it never closes a reader that polls, even if this task is cancelled meanwhile.
@@ -143,7 +143,7 @@ class ChangelogFollower:
             }
             opened = reader = await call(changelog.open_reader)
             await call(opened.assign, changelog.topic, starts)
-            yield _Reading(
+            yield _ChangelogReading(
                 {partition: end for partition, (_, end) in bounds.items()},
                 lambda: call(partial(opened.poll, _POLL_S, max_messages=_ROWS_AT_ONCE)),
                 lambda partition: opened.reached(changelog.topic, partition),
