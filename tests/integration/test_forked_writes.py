@@ -1,4 +1,7 @@
-"""Forked writes with a real broker, node and sites: what the fork brought isn't copied, what it missed is, and nothing else."""
+"""Forked writes with a real broker, node and sites.
+
+A site copies what the fork missed, and nothing that it brought.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,8 @@ class Flaky(FileDevice):
         super().pwrite(offset, data)
 
 
-def started(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
-    """A node, two sites, and a volume with its primary."""
+def start_world(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
+    """Start a node and two sites. Return a volume, and its primary's device."""
     for start in (
         run.start_node,
         lambda: run.start_site("site-a"),
@@ -87,13 +90,13 @@ def started(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
 
 
 def copied(run: Run, last_positions: Mapping[str, int]) -> dict[str, int]:
-    """Blocks that each site has copied, once both are proved to be what the primary is."""
-    outcome, found = Outcome(run), {}
+    """Return how many blocks each site has copied, once both are proved to equal the primary."""
+    outcome, blocks_copied = Outcome(run), {}
     for site in ("site-a", "site-b"):
         outcome.wait_consistent(site, last_positions)
         assert outcome.identical(site)
-        found[site] = outcome.reports["v"].blocks_copied
-    return found
+        blocks_copied[site] = outcome.reports["v"].blocks_copied
+    return blocks_copied
 
 
 class World:
@@ -102,14 +105,14 @@ class World:
     def __init__(self, run: Run, mode: str, stack: ExitStack) -> None:
         self.run, self.random, self.is_broken = run, Random(1), False
         self.states: list[ForkState] = []
-        volume, device = started(run, stack)
+        volume, device = start_world(run, stack)
         settings = run.settings.model_copy(
             update={"region_bytes": 16 * BLOCK, "hot_regions": 8, "host_fork_retry_s": 0.2}
         )
         client, clock = settings.kafka_client(), SystemClock()
         publisher, admin, reader = KafkaPublisher(client), KafkaAdmin(client), KafkaReader(client)
-        for each in (publisher, admin, reader):
-            stack.callback(each.close)
+        for client_part in (publisher, admin, reader):
+            stack.callback(client_part.close)
         forks = ForkPorts(
             self.open,
             ThreadWorkers(),
@@ -138,7 +141,7 @@ class World:
         self.states.append(change.state)
 
     def wait(self, state: ForkState, *, writing: bool = False) -> None:
-        """Until the secondary is there; writes may go on."""
+        """Wait until the secondary is in this state. writing: write meanwhile."""
         self.states.clear()
         until = time.monotonic() + DEADLINE_S
         while state not in self.states:
@@ -166,7 +169,7 @@ class World:
                 self.volume.flush()
 
     def finish(self) -> dict[str, int]:
-        """See copied()."""
+        """Close the host, and return what copied() returns."""
         self.host.close()
         return copied(self.run, self.host.last_positions)
 
@@ -183,9 +186,9 @@ def test_what_is_forked_is_not_copied(world: Run, mode: str, stack: ExitStack) -
     for _ in range(10):
         forked.write(50)
         forked.host.pause(0.02)
-    found = forked.finish()
-    assert found["site-a"] == 0
-    assert found["site-b"] > 100
+    blocks_copied = forked.finish()
+    assert blocks_copied["site-a"] == 0
+    assert blocks_copied["site-b"] > 100
 
 
 def test_a_secondary_that_fails_and_comes_back_while_writes_go_on(
@@ -201,14 +204,14 @@ def test_a_secondary_that_fails_and_comes_back_while_writes_go_on(
         forked.is_broken = False
         forked.wait(ForkState.IN, writing=True)
         forked.write(100)
-    found = forked.finish()
-    assert 0 < found["site-a"] < found["site-b"]
+    blocks_copied = forked.finish()
+    assert 0 < blocks_copied["site-a"] < blocks_copied["site-b"]
 
 
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
 def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> None:
-    """Through `mirrorlog host serve`, which says when the secondary is in the fork."""
-    _, device = started(world, stack)
+    """Write through `mirrorlog host serve`, which reports when the secondary is in the fork."""
+    _, device = start_world(world, stack)
     device.close()
     secondary, source = world.folder / "site-a" / "v.img", world.folder / "source.img"
     source.write_bytes(os.urandom(SIZE))
@@ -247,30 +250,31 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
             assert message.fields["through"] == "plugin"
         return message.message_type == "fork" and message.fields["state"] == "IN"
 
-    said = world.wait_for(is_in, DEADLINE_S)
-    assert (said["volume"], said["site"]) == ("v", "site-a")
+    message = world.wait_for(is_in, DEADLINE_S)
+    assert (message["volume"], message["site"]) == ("v", "site-a")
     subprocess.run(["nbdcopy", "--flush", str(source), uri], check=True, timeout=DEADLINE_S)
-    assert secondary.read_bytes() == source.read_bytes()  # acknowledged is there, in this mode
+    assert (
+        secondary.read_bytes() == source.read_bytes()
+    )  # in this mode, all secondaries have what is acknowledged
     host.signal(signal.SIGTERM)
-    found = copied(world, wait_for_result(world)["last_positions"])
-    assert (found["site-a"], found["site-b"]) == (0, BLOCKS)
+    blocks_copied = copied(world, wait_for_result(world)["last_positions"])
+    assert (blocks_copied["site-a"], blocks_copied["site-b"]) == (0, BLOCKS)
     assert "site-a is in the fork" in host.log_file.read_text()
 
 
 def test_a_program_forks_through_the_python_api(run: Run) -> None:
     with ExitStack() as stack:
-        described, device = started(run, stack)
+        described, device = start_world(run, stack)
         device.close()
         secondary = run.folder / "site-a" / "v.img"
 
         def is_forked(volume: TrackedVolume, block: int) -> bool:
             data = os.urandom(BLOCK)
             volume.pwrite(data, block * BLOCK)
-            if not secondary.exists():  # its site makes it
+            if not secondary.exists():  # its site creates it
                 return False
-            with secondary.open(
-                "rb"
-            ) as file:  # before a site has heard of it, but for one that reads just now
+            # The secondary has the block before its site has read of it, unless the site reads now.
+            with secondary.open("rb") as file:
                 file.seek(block * BLOCK)
                 return file.read(BLOCK) == data
 

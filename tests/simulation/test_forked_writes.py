@@ -1,13 +1,17 @@
-"""Forked writes, seeded: a host that writes to the primary and to the secondaries of two sites, the node that folds what
-it says, and the sites that copy what they missed, block by block, each in the other's way.
+"""Forked writes in a seeded simulation.
 
-The host is a model of the rules in docs/decisions/forked-writes.md; the fold (plan_flush) and the sites' decisions
-(next_step) are the real ones. Every step is one of: a write begins, reaches the primary, ends; a forked write reaches its
-secondary, returns, fails, hangs; a secondary is flushed, loses power, goes out of the fork and comes back; a batch is
-closed; the host dies; the node flushes, is cut off, reads again, rolls up; a site reads a block, writes one, keeps, dies.
+A host writes to the primary and to the secondaries of two sites, the node folds its commands, and
+the sites copy what they missed, block by block. All of them run at once.
 
-Checked after every step: what a site claims to be consistent holds all that the log named up to there, and no write
-without those that had ended when it began. Checked at the end of every run: all are equal, and the sites know it.
+The host is a model of the rules in docs/decisions/forked-writes.md. The fold (plan_flush) and the
+sites' decisions (next_step) are the real ones. Every step is one of these: a write begins, reaches
+the primary, ends; a forked write reaches its secondary, returns, fails, hangs; a secondary is
+flushed, loses power, leaves the fork, comes back; a batch is closed; the host dies; the node
+flushes, is cut off, reads again, rolls up; a site reads a block, writes one, keeps its state, dies.
+
+Checked after every step: a secondary that its site claims to be consistent holds all that the log
+named up to there, and holds no write without those that had ended when it began. Checked at the
+end of every run: all secondaries equal the primary, and their sites know it.
 """
 
 from __future__ import annotations
@@ -65,19 +69,26 @@ MISSED, HAS, OPEN = ForkOutcome.MISSED, ForkOutcome.HAS, ForkOutcome.OPEN
 
 @dataclass(eq=False)
 class Write:
-    """One write. ended_at: when the host heard of its end; outcomes: by site, None while it isn't known."""
+    """One write.
+
+    on_primary: it has reached the primary. ended_at: when its end was acknowledged. overlaps: it
+    overlaps another write in flight. outcomes: by site, None while it isn't known.
+    """
 
     version: int
     blocks: tuple[int, ...]
     began_at: int
-    landed: bool = False
+    on_primary: bool = False
     ended_at: int | None = None
     overlaps: bool = False
     outcomes: dict[str, ForkOutcome | None] = field(default_factory=dict)
 
 
 class Disk:
-    """Blocks by the version of what was written there last; what isn't flushed is lost with the power."""
+    """A disk: for each block, the version of its last write.
+
+    A loss of power may take back what isn't flushed.
+    """
 
     def __init__(self) -> None:
         self.now = dict.fromkeys(range(BLOCKS), 0)
@@ -98,11 +109,15 @@ class Disk:
 
 @dataclass(eq=False)
 class Fork:
-    """One secondary as the host sees it. queue: in the order in which the writes ended on the primary.
+    """One secondary as the host sees it.
 
-    joining: writes are queued, and wait for the site's word that it knows what was missed before. held: a block that is
-    named as missed by each command since held_at. named_at: by there all that was missed is named. returned: in the
-    cache of the secondary. durable: flushed. hanging: calls that haven't returned.
+    joining: writes are queued, and wait until the site has reported that it knows what was missed.
+    named_at: the position up to which all that was missed is named.
+    held: a block that each command since `held_at` names as missed.
+    queue: writes in the order in which they ended on the primary. sending: the write under way;
+    arrived: it has reached the disk. returned: writes that aren't flushed.
+    hanging: writes whose calls haven't returned, and whether each has reached the disk.
+    is_cut: the secondary has lost power, and answers no call.
     """
 
     site: str
@@ -114,14 +129,17 @@ class Fork:
     held_at: int | None = None
     queue: deque[Write] = field(default_factory=deque)
     sending: Write | None = None
-    landed: bool = False
+    arrived: bool = False
     returned: list[Write] = field(default_factory=list)
     hanging: list[tuple[Write, bool]] = field(default_factory=list)
     is_cut: bool = False
 
 
 class World:
-    """Everything. calm: nothing fails, overlaps or dies. bugs: rules that are broken on purpose."""
+    """The whole simulation.
+
+    calm: nothing fails, overlaps or dies. bugs: the rules that are broken on purpose.
+    """
 
     def __init__(
         self, seed: int, *, calm: bool = False, bugs: frozenset[str] = frozenset()
@@ -131,7 +149,7 @@ class World:
         self.disks = {site: Disk() for site in SITES}
         self.writes: list[Write] = []
         self.version, self.holds_block = 0, self.random.random() < 0.5
-        self.landed = {block: [0] for block in range(BLOCKS)}
+        self.on_primary = {block: [0] for block in range(BLOCKS)}
         self.commands: list[TrackingCommand] = []
         self.as_of: list[dict[int, int]] = []
         self.node = Node(self)
@@ -146,7 +164,7 @@ class World:
     def open_session(self) -> None:
         self.sessions += 1
         self.sequence, self.acknowledged = 0, len(self.commands) - 1 if self.commands else None
-        self.flying: list[Write] = []
+        self.in_flight: list[Write] = []
         self.unnamed: list[Write] = []
         self.forks = {site: Fork(site, self.disks[site]) for site in SITES}
         opened = self.send(CommandKind.SESSION_OPEN, [], [ForkOutcomes(site) for site in SITES])
@@ -179,7 +197,7 @@ class World:
         )
         self.commands.append(command)
         before = self.as_of[-1] if self.as_of else dict.fromkeys(range(BLOCKS), 0)
-        # What is in flight may or may not have reached the primary: it counts when its end is told.
+        # What is in flight may or may not have reached the primary: it counts once it has ended.
         done = {b: w.version for w in self.unnamed if w.ended_at is not None for b in w.blocks}
         self.as_of.append({b: self.later(b, before[b], done.get(b, 0)) for b in range(BLOCKS)})
         self.sequence += number >= 0
@@ -190,42 +208,42 @@ class World:
         return max(versions, key=lambda version: self.age(block, version))
 
     def age(self, block: int, version: int) -> int:
-        """The higher, the newer: by the order in which the primary took them."""
-        return self.landed[block].index(version) if version in self.landed[block] else -1
+        """Return the rank of a version in the order in which the primary took the versions."""
+        return self.on_primary[block].index(version) if version in self.on_primary[block] else -1
 
     def begin(self) -> None:
-        if len(self.flying) > 4:
+        if len(self.in_flight) > 4:
             return
         first = self.random.randrange(BLOCKS)
         blocks = tuple(range(first, min(first + self.random.randint(1, 3), BLOCKS)))
-        hit = [each for each in self.flying if {*each.blocks} & {*blocks}]
-        if hit and self.calm:
+        overlapped = [other for other in self.in_flight if {*other.blocks} & {*blocks}]
+        if overlapped and self.calm:
             return
         self.version += 1
-        write = Write(self.version, blocks, self.now, overlaps=bool(hit))
-        for each in hit:
-            each.overlaps = True
+        write = Write(self.version, blocks, self.now, overlaps=bool(overlapped))
+        for other in overlapped:
+            other.overlaps = True
         self.writes.append(write)
-        self.flying.append(write)
+        self.in_flight.append(write)
         self.unnamed.append(write)
 
-    def land(self) -> None:
-        waiting = [each for each in self.flying if not each.landed]
+    def reach_primary(self) -> None:
+        waiting = [write for write in self.in_flight if not write.on_primary]
         if waiting:
-            self.land_on_primary(self.random.choice(waiting))
+            self.write_to_primary(self.random.choice(waiting))
 
-    def land_on_primary(self, write: Write) -> None:
-        write.landed = True
+    def write_to_primary(self, write: Write) -> None:
+        write.on_primary = True
         for block in write.blocks:
             self.primary.write(block, write.version)
-            self.landed[block].append(write.version)
+            self.on_primary[block].append(write.version)
 
     def end(self) -> None:
-        landed = [each for each in self.flying if each.landed]
-        if not landed:
+        written = [write for write in self.in_flight if write.on_primary]
+        if not written:
             return
-        write = self.random.choice(landed)
-        self.flying.remove(write)
+        write = self.random.choice(written)
+        self.in_flight.remove(write)
         write.ended_at = self.now
         for site, fork in self.forks.items():
             is_forked = (fork.is_in or fork.joining) and not write.overlaps
@@ -238,11 +256,11 @@ class World:
         if fork.is_cut and (fork.is_in or fork.joining):
             self.put_out(fork)
         elif fork.is_in and fork.sending is None and fork.queue:
-            fork.sending, fork.landed = fork.queue.popleft(), False
-        elif fork.sending is not None and not fork.landed:
+            fork.sending, fork.arrived = fork.queue.popleft(), False
+        elif fork.sending is not None and not fork.arrived:
             for block in fork.sending.blocks:
                 fork.disk.write(block, fork.sending.version)
-            fork.landed = True
+            fork.arrived = True
         elif fork.sending is not None:
             fork.returned.append(fork.sending)
             fork.sending = None
@@ -262,19 +280,18 @@ class World:
     def fork_hangs(self) -> None:
         fork = self.forks[self.random.choice(SITES)]
         if fork.sending is not None and not fork.is_cut:
-            fork.hanging.append((fork.sending, fork.landed))
+            fork.hanging.append((fork.sending, fork.arrived))
             self.put_out(fork)
 
     def hanging_returns(self) -> None:
         fork = self.forks[self.random.choice(SITES)]
         if fork.hanging:
-            write, landed = fork.hanging[0]
-            if landed or self.random.random() < 0.3 or fork.is_cut:
+            write, arrived = fork.hanging[0]
+            if arrived or self.random.random() < 0.3 or fork.is_cut:
                 fork.hanging.pop(0)
+                # It is named once more: its site copies it again after the call took effect.
                 if write not in self.unnamed:
-                    self.unnamed.append(
-                        write
-                    )  # once more: its site copies it again after whatever landed
+                    self.unnamed.append(write)
             else:
                 fork.hanging[0] = (write, True)
                 for block in write.blocks:
@@ -318,18 +335,21 @@ class World:
             self.come_back_with_a_queue(fork)
 
     def come_back_with_a_queue(self, fork: Fork) -> None:
-        """It queues what ends from now on, until all that was missed before is named and known at the site."""
+        """Queue what ends from now on, until the site knows all that was missed before."""
         if not fork.joining:
             fork.joining, fork.named_at = True, None
         elif fork.named_at is not None and self.sites[fork.site].reported >= fork.named_at:
             fork.is_in, fork.joining = True, False
 
     def come_back_behind_a_block(self, fork: Fork) -> None:
-        """A block that was missed is named as missed with each command, until the site has begun to copy it, and once more
-        after that: by then all that was missed is named."""
+        """Hold back a missed block, until the site has begun to copy it, or has copied all.
+
+        Each command names the block as missed, and once more after that: by then all that was
+        missed is named.
+        """
         site = self.sites[fork.site]
         missed = [w for w in self.unnamed if w.outcomes.get(fork.site) is MISSED]
-        applied, consistent, state = site.told
+        applied, consistent, state = site.reported_state
         if not missed and fork.held is None:
             fork.is_in = fork.named_at is not None and min(site.reported, applied) >= fork.named_at
         elif fork.held is None:
@@ -347,7 +367,10 @@ class World:
         )
 
     def close_batch(self) -> None:
-        """Names what was written since, and what is in flight: what isn't known of every secondary is named again."""
+        """Name what has ended since the last batch, and what is in flight.
+
+        A write is named again until its outcome is known for every secondary.
+        """
         named = list(self.unnamed)
         hanging = {site: {id(w) for w, _ in fork.hanging} for site, fork in self.forks.items()}
         for fork in self.forks.values():
@@ -355,22 +378,22 @@ class World:
                 w for w, _ in fork.hanging if w not in named and "hung_isnt_named" not in self.bugs
             ]
         self.random.shuffle(named)
-        found: dict[str, list[int]] = {site: [] for site in SITES}
+        outcomes: dict[str, list[int]] = {site: [] for site in SITES}
         blocks: list[int] = []
         for write in named:
             blocks += write.blocks
             for site, fork in self.forks.items():
                 outcome = MISSED if id(write) in hanging[site] else self.outcome(write, fork)
-                found[site] += [outcome] * len(write.blocks)
-        for held in (each for each in self.forks.values() if each.held is not None):
+                outcomes[site] += [outcome] * len(write.blocks)
+        for held in (fork for fork in self.forks.values() if fork.held is not None):
             blocks.append(held.held)
             for fork in self.forks.values():
-                found[fork.site].append(
+                outcomes[fork.site].append(
                     OPEN if fork is not held and (fork.is_in or fork.joining) else MISSED
                 )
         forks = [
-            ForkOutcomes(site, b"" if all(o == HAS for o in each) else bytes(each))
-            for site, each in found.items()
+            ForkOutcomes(site, b"" if all(o == HAS for o in column) else bytes(column))
+            for site, column in outcomes.items()
         ]
         kind = CommandKind.WRITES if blocks else CommandKind.HEARTBEAT
         position = self.send(kind, blocks, forks)
@@ -378,7 +401,7 @@ class World:
             w for w in self.unnamed if w.ended_at is None or None in w.outcomes.values()
         ]
         for fork in self.forks.values():
-            if fork.named_at is None or MISSED in found[fork.site]:
+            if fork.named_at is None or MISSED in outcomes[fork.site]:
                 fork.named_at = position
             if fork.held is not None and fork.held_at is None:
                 fork.held_at = position
@@ -386,20 +409,20 @@ class World:
                 fork.held = fork.held_at = None
 
     def host_dies(self) -> None:
-        """What it hadn't told is marked for everybody; then a new session begins."""
-        for write in self.flying:
-            if not write.landed and self.random.random() < 0.5:
-                self.land_on_primary(write)
+        """Let the host die: what is unpublished is marked dirty, and a new session begins."""
+        for write in self.in_flight:
+            if not write.on_primary and self.random.random() < 0.5:
+                self.write_to_primary(write)
         marked = {block for write in self.unnamed for block in write.blocks}
         for fork in self.forks.values():
             marked |= {block for write, _ in fork.hanging for block in write.blocks}
-        for write in (*self.flying, *self.unnamed):
-            write.ended_at = None  # nobody was told
+        for write in (*self.in_flight, *self.unnamed):
+            write.ended_at = None  # its end was never acknowledged
         self.unnamed = []
         extra = {self.random.randrange(BLOCKS) for _ in range(2)}
         position = self.send(CommandKind.MARK_DIRTY, sorted(marked | extra), [], -1)
         self.as_of[position] = {
-            b: self.landed[b][-1] if b in marked else v for b, v in self.as_of[position].items()
+            b: self.on_primary[b][-1] if b in marked else v for b, v in self.as_of[position].items()
         }
         self.send(CommandKind.SESSION_CLOSE, [], [], -1)
         self.open_session()
@@ -439,7 +462,7 @@ class World:
         self.node.flush(cut_off=True)
 
     def site_forgets(self) -> None:
-        """Its state is damaged: it copies everything, from a primary that moves, beside the fork."""
+        """Damage a site's state: it copies everything while the primary and the fork go on."""
         site = self.sites[self.random.choice(SITES)]
         site.kept = None
         site.die()
@@ -451,7 +474,7 @@ class World:
         self.now += 1
         names = list(USUAL if self.calm else {**USUAL, **FAULTS})
         (name,) = self.random.choices(
-            names, [self.paces[each] * {**USUAL, **FAULTS}[each] for each in names]
+            names, [self.paces[name] * {**USUAL, **FAULTS}[name] for name in names]
         )
         getattr(self, name)()
         self.check()
@@ -467,7 +490,7 @@ class World:
             self.come_to_rest()
 
     def let_all_in(self) -> None:
-        """The sites know of the session, and all secondaries are in the fork."""
+        """Go on until the sites know of the session and all secondaries are in the fork."""
         for _ in range(400):
             self.now += 1
             self.random.choice(
@@ -481,11 +504,11 @@ class World:
         assert all(fork.is_in for fork in self.forks.values())
 
     def come_to_rest(self) -> None:
-        """Nobody writes for a while: then all is equal, and the sites know it."""
+        """Stop writing for a while. Then all disks must be equal, and the sites must know it."""
         if not self.calm and self.random.random() < 0.5:
             getattr(self, self.random.choice(list(FAULTS)))()
         steps = [
-            "land",
+            "reach_primary",
             "end",
             "fork_step",
             "flush_fork",
@@ -497,7 +520,7 @@ class World:
         hangs_for = self.random.choice((0, 400))
         for number in range(3000):
             self.now += 1
-            if not self.flying and self.is_quiet:
+            if not self.in_flight and self.is_quiet:
                 break
             getattr(
                 self,
@@ -512,12 +535,12 @@ class World:
             assert site.resting is SiteState.CONSISTENT, f"{site.name}: {site.resting}, {site.kept}"
             assert site.disk.now == self.primary.now, site.name
         self.writes = []
-        self.landed = {block: [version] for block, version in self.primary.now.items()}
+        self.on_primary = {block: [version] for block, version in self.primary.now.items()}
         if ends:
             self.open_session()
 
     def let_sites_rest(self, ends: bool) -> None:
-        """Until they have heard all; the session goes on telling that it lives, or ends."""
+        """Go on until the sites have read everything. The session sends heartbeats, or ends."""
         if ends:
             self.send(CommandKind.SESSION_CLOSE, [], [])
         for number in range(900):
@@ -528,13 +551,13 @@ class World:
             for site in self.sites.values():
                 site.step()
             self.check()
-            if all(site.has_heard_all for site in self.sites.values()):
+            if all(site.has_read_all for site in self.sites.values()):
                 break
 
 
 USUAL = {
     "begin": 12,
-    "land": 12,
+    "reach_primary": 12,
     "end": 12,
     "fork_step": 40,
     "flush_fork": 4,
@@ -558,7 +581,7 @@ FAULTS = {
 
 
 class Node:
-    """plan_flush, a table that survives or is recovered from the changelog, and roll-ups."""
+    """A node: plan_flush, a table with its changelog, and roll-ups."""
 
     def __init__(self, world: World) -> None:
         self.world, self.committed, self.done = world, 0, BEFORE_FIRST
@@ -596,7 +619,7 @@ class Node:
             self.committed = self.done + 1
 
     def parts(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """As BatchFolder.record does: what the log holds already isn't folded together with what is new."""
+        """Split the range as BatchFolder.record does: the log holds the first part already."""
         through = self.complete_through
         if first <= through < last:
             yield first, through
@@ -621,25 +644,25 @@ class Node:
             complete_through=self.complete_through,
         )
         assert not plan.quarantined
-        rows: list[tuple[bytes, object]] = [(record_key(each), each) for each in plan.records]
-        rows += [(head_key(each.volume), each) for each in plan.heads]
+        rows: list[tuple[bytes, object]] = [(record_key(record), record) for record in plan.records]
+        rows += [(head_key(head.volume), head) for head in plan.heads]
         return [*rows, (watermark_key(0), plan.watermark)]
 
     def roll_up(self) -> None:
-        """Some records of one log that follow each other become one of the next tier."""
+        """Roll some records of one log that follow each other up to one of the next tier."""
         records = [row for row in self.table.values() if isinstance(row, LogRecord)]
         if not records:
             return
         chosen = self.world.random.choice(records)
-        mine = [
+        same_tier = [
             r
             for r in records
             if (r.volume, r.tier) == (chosen.volume, chosen.tier) and r.through <= self.done
         ]
         chain: list[LogRecord] = []
-        for each in sorted(mine, key=lambda r: (r.after, -r.through)):
-            if not chain or each.after <= max(r.through for r in chain):
-                chain.append(each)
+        for record in sorted(same_tier, key=lambda r: (r.after, -r.through)):
+            if not chain or record.after <= max(r.through for r in chain):
+                chain.append(record)
         if chosen.tier == 3 or len(chain) < 2:
             return
         whole = replace(
@@ -650,20 +673,20 @@ class Node:
         )
         self.put(record_key(whole), whole)
         self.put(watermark_key(0), self.table[watermark_key(0)])
-        for each in chain:
-            self.put(record_key(each), None)
+        for record in chain:
+            self.put(record_key(record), None)
 
 
 class Site:
-    """next_step, executed a block at a time; what it keeps and its disk survive."""
+    """A site: next_step, executed one block at a time. Its kept state and its disk survive."""
 
     def __init__(self, world: World, name: str, disk: Disk) -> None:
         self.world, self.name, self.disk = world, name, disk
         self.kept: SecondaryState | None = None
         self.reported = BEFORE_FIRST
-        self.told: tuple[int, bool, SiteState] = BEFORE_FIRST, True, SiteState.WAITING
+        self.reported_state: tuple[int, bool, SiteState] = BEFORE_FIRST, True, SiteState.WAITING
         self.copied = 0
-        self.is_torn = False  # it lost power, and claims nothing before its site has heard of it
+        self.is_torn = False  # the secondary has lost power, and the site doesn't know it yet
         self.start()
 
     def start(self) -> None:
@@ -684,7 +707,10 @@ class Site:
         return SiteLog(self.volume_log, self.missed_log, self.name)
 
     def read(self) -> None:
-        """All rows through the last watermark; a site that begins anew reads what compaction has left."""
+        """Read all rows through the last watermark.
+
+        A site that has just started may read only what compaction has left.
+        """
         changelog = self.world.node.changelog
         marks = [number for number, (_, row) in enumerate(changelog) if isinstance(row, Watermark)]
         if not marks:
@@ -708,11 +734,11 @@ class Site:
             log.forget_rolled_up(apart)
 
     def step(self) -> None:
-        """A little work."""
+        """Do a little work."""
         if next(self.work, StopIteration) is StopIteration:
-            self.work = self.turn()
+            self.work = self.cycle()
 
-    def turn(self) -> Iterator[None]:
+    def cycle(self) -> Iterator[None]:
         self.read()
         if self.asks:
             self.read_end, self.asks = len(self.world.commands), False
@@ -770,7 +796,7 @@ class Site:
         self.asks = True
 
     @property
-    def has_heard_all(self) -> bool:
+    def has_read_all(self) -> bool:
         return (
             self.resting is SiteState.CONSISTENT and self.rested_at == len(self.world.commands) - 1
         )
@@ -782,7 +808,7 @@ class Site:
             )
             if self.resting is not SiteState.SYNCING and self.kept.suspect_after is None:
                 applied = max(applied, self.mark)
-            self.reported, self.told = (
+            self.reported, self.reported_state = (
                 self.mark,
                 (applied, self.kept.consistent_position is not None, self.resting),
             )
@@ -793,7 +819,10 @@ class Site:
             log.forget_through(needed_after(state))
 
     def check(self) -> None:
-        """What it claims holds: nothing that the log named is missing, and no write is there without those before it."""
+        """Check what the site claims to be consistent.
+
+        Nothing that the log named is missing, and no write is there without those before it.
+        """
         if self.kept is None or self.kept.consistent_position is None or self.is_torn:
             return
         held = self.disk.now
@@ -815,7 +844,7 @@ class Site:
         there = [
             w.began_at
             for w in self.world.writes
-            if w.landed and any(held[b] == w.version for b in w.blocks)
+            if w.on_primary and any(held[b] == w.version for b in w.blocks)
         ]
         if missing and there:
             assert max(there) < min(missing), f"{self.name} has a newer write beside an older block"
@@ -833,9 +862,9 @@ def test_where_nothing_fails_a_site_copies_nothing(seed: int) -> None:
     assert [site.copied for site in world.sites.values()] == [0, 0]
 
 
-# Rules that are broken on purpose, and the first seed that finds it: they are looked for from there on.
+# Rules that are broken on purpose, and the seed from which on the test looks for one that finds it.
 BROKEN = {
-    "no_second_term": 27,  # what changed behind the fork's back isn't copied again
+    "no_second_term": 27,  # `again` of docs/decisions/forked-writes.md is left out
     "open_is_has": 0,
     "claims_while_open": 0,
     "proves_unsettled": 32,
@@ -856,4 +885,4 @@ def test_a_broken_rule_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
             World(seed, bugs=frozenset({bug})).run(10)
         except AssertionError:
             return
-    pytest.fail("nothing found it")
+    pytest.fail("no seed finds the broken rule")

@@ -1,12 +1,16 @@
-"""A host that crashes between any two steps forgets no write, and never lets a site believe that it has seen all.
+"""A host that crashes between any two steps forgets no write, and misleads no site.
 
-The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an activity log of eight slots, batches of
-two extents, a broker in memory that gets some of what a dying host had queued; now and then the host learns of a volume
-only after its start. Every call through a port counts as one step or more (a data write as three, its halves apart), and
-the run is repeated with a crash at each step in turn. Sites copy what the commands name.
+No site may believe that the log names all it has read while that isn't so.
 
-With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the client's queue, a dozen, a few
-or none in the spool, whose disk is full at times: so all rungs of docs/decisions/host-spool.md are taken, up and down.
+The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an activity log of
+eight slots, batches of two extents, and a broker in memory that gets some of what a dying host had
+queued. Now and then the host learns of a volume only after its start. Every call through a port
+counts as one step or more (a data write as three, with its halves apart), and the run is repeated
+with a crash at each step in turn. Sites copy what the commands name.
+
+With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the
+client's queue; a dozen, a few or none fit in the spool, whose disk is full at times. So every step
+of docs/decisions/host-spool.md is taken, in both directions.
 """
 
 from __future__ import annotations
@@ -74,7 +78,10 @@ class Write:
 
 @dataclass
 class Site:
-    """Secondaries that get every sector that a command names, some time after the command came."""
+    """A site that copies every sector that a command names, some time after the command came.
+
+    copies: the probability that it copies when a command comes.
+    """
 
     copies: float
     secondaries: dict[str, bytearray] = field(
@@ -93,8 +100,10 @@ class Site:
 
 @dataclass
 class Look:
-    """A site read a whole primary when the topic ended at `end`: which sector it saw as which write left it, and whether
-    that was still in flight."""
+    """A site has read a whole primary when the topic ended at `end`.
+
+    seen: each sector that it saw as a write left it, that write, and whether it was in flight.
+    """
 
     volume: str
     end: int
@@ -109,19 +118,21 @@ class Device:
 
     def pwrite(self, offset: int, data: memoryview) -> None:
         half = len(data) // 2
-        mine = {(self.inner.address, (offset + at) // SECTOR) for at in range(0, len(data), SECTOR)}
-        self.world.in_flight.append(mine)
+        touched = {
+            (self.inner.address, (offset + at) // SECTOR) for at in range(0, len(data), SECTOR)
+        }
+        self.world.in_flight.append(touched)
         self.world.steps("before the write")
         self.inner.pwrite(offset, data[:half])
         self.world.meanwhile()
         self.world.steps("amid the write")
         if self.world.fails:
             self.world.fails = False
-            self.world.in_flight.remove(mine)
+            self.world.in_flight.remove(touched)
             raise DeviceFailed("planned")
         self.inner.pwrite(offset + half, data[half:])
         self.world.steps("after the write")
-        self.world.in_flight.remove(mine)
+        self.world.in_flight.remove(touched)
 
     def zero(self, *, offset: int, length: int) -> None:
         self.world.steps("before the zero")
@@ -141,7 +152,7 @@ class Device:
 
 
 class Publisher:
-    """Delivers some of what is queued when it is polled, all when it is flushed."""
+    """A publisher that delivers some of its queue when it is polled."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -172,7 +183,7 @@ class Publisher:
         acknowledged(position)
 
     def die(self) -> None:
-        """What was on its way may still arrive, some of it long after the next session recovered."""
+        """Deliver some of the queue now, and some long after the next session has recovered."""
         at_once = self.world.random.randint(0, len(self.queue))
         for key, value, _ in self.queue[:at_once]:
             self.world.append(key, value)
@@ -189,7 +200,7 @@ class World:
         self.random = Random(seed)
         self.settings = SETTINGS
         self.back_at_s = 0.0
-        self.rungs: set[str] = set()
+        self.steps_down: set[str] = set()
         if outages:
             self.settings = SETTINGS.model_copy(
                 update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]}
@@ -197,7 +208,8 @@ class World:
         self.clock = CountingClock()
         self.steps = Steps(None)
         self.folder = MemoryFolder()
-        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108 - each session has steps of its own
+        # Each session has steps of its own, so the hook looks them up.
+        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108
         self.folder.full = lambda name: outages and "spool" in name and self.random.random() < 0.1
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
@@ -225,7 +237,7 @@ class World:
         return self.clock.now_s < self.back_at_s
 
     def session(self, crash_at: int | None, mode: str = "kill") -> int:
-        """One session, from its start to its close or its crash; how many steps it took."""
+        """Run one session from its start to its close or crash. Return its number of steps."""
         self.steps = Steps(crash_at, self.look)
         publisher = Publisher(self)
         others = (
@@ -241,7 +253,7 @@ class World:
                 known,
                 new_session=self.new_session,
                 log_slots=8,
-                report=self.heard,
+                report=self.on_report,
             )
             self.volumes = volumes = self.open_all(host)
             while self.position < len(self.script):
@@ -254,8 +266,11 @@ class World:
         return self.steps.count
 
     def open_all(self, host: Host) -> dict[str, TrackedVolume]:
-        """No host is ever kept off its own volume: a session of its own that it doesn't know, or that a late command opened
-        again, is the only one that it meets."""
+        """Open all volumes.
+
+        A host is refused its own volume only by a session of its own: one that it doesn't know, or
+        that a late command opened again. Then it takes over.
+        """
         is_new = self.sessions == 1
         try:
             return host.open_all(
@@ -298,11 +313,13 @@ class World:
             case "tick":
                 self.clock.now_s += first / 10
                 host.tick(self.clock.now_s)
-        self.rungs |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
+        self.steps_down |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
 
-    def heard(self, report: str) -> None:
-        self.rungs |= {
-            rung for rung in ("counts as dirty as a whole", "spool is damaged") if rung in report
+    def on_report(self, report: str) -> None:
+        self.steps_down |= {
+            step_down
+            for step_down in ("counts as dirty as a whole", "spool is damaged")
+            if step_down in report
         }
 
     def write(self, volume: TrackedVolume, first: int, count: int) -> None:
@@ -318,7 +335,7 @@ class World:
             volume.pwrite(data, first * SECTOR)
 
     def meanwhile(self) -> None:
-        """Time passes while a write is in flight: another thread writes, or ticks."""
+        """During a write to the primary, let another thread write, or tick while time passes."""
         name, sector = self.random.choice(list(VOLUMES)), self.random.randrange(SECTORS)
         if (
             len(self.in_flight) == 1
@@ -350,7 +367,7 @@ class World:
         return position
 
     def look(self) -> None:
-        """Now and then a site reads a primary, whatever the host does at that moment."""
+        """Let a site read a primary now and then, whatever the host does at that moment."""
         if self.random.random() > 0.05:
             return
         name = self.random.choice(list(VOLUMES))
@@ -359,14 +376,17 @@ class World:
         for sector in range(SECTORS):
             write = self.contents.get((name, sector, data[sector * SECTOR : (sector + 1) * SECTOR]))
             if write is not None:
-                seen.append((sector, write, any((name, sector) in each for each in self.in_flight)))
+                seen.append(
+                    (sector, write, any((name, sector) in touched for touched in self.in_flight))
+                )
         self.looks.append(Look(name, self.broker.end_position(TOPIC, 0), seen))
 
     def check_looks(self, position: int) -> None:
-        """A site that now believes that the log names all it has read is right (invariant 8).
+        """Check that a site is right if it now believes that the log names all it has read.
 
-        A write that had ended when it was read is named by a command that was closed after its beginning; one that was
-        in flight by such a command at or above the position where the topic ended then.
+        This is invariant 8. A write that had ended when the site read it must be named by a command
+        that was closed after the write began. A write that was in flight must be named by such a
+        command at or above the position where the topic ended then.
         """
         settled = [
             look
@@ -389,7 +409,7 @@ class World:
                 ), f"sector {sector} of {write} isn't named, yet a site is settled at {position}"
 
     def fold(self, position: int, command: TrackingCommand) -> None:
-        """What the node keeps of the sessions."""
+        """Keep of the sessions what the node keeps."""
         closed = command.kind is CommandKind.SESSION_CLOSE
         acknowledged = (
             -1 if command.acknowledged_position is None else command.acknowledged_position
@@ -419,10 +439,13 @@ class World:
         if mode == "spool":
             for name in [name for name in self.folder._now if "spool" in name]:
                 if self.random.random() < 0.5:
-                    self.folder.damage(name, lambda data: _spoilt(data, self.random))
+                    self.folder.damage(name, lambda data: _damaged(data, self.random))
 
     def damaged(self, log: bytes) -> bytes | None:
-        """One bit has flipped, or the log is gone: with it the name of the session, so nobody can ever close that."""
+        """Flip one bit, or remove the log (None).
+
+        With the log the name of the session is gone, so nobody can ever close the session.
+        """
         self.log_was = "gone" if self.random.random() < 0.2 else "flipped"
         if self.log_was == "gone":
             return None
@@ -442,7 +465,10 @@ class World:
         return str(UUID(int=self.sessions))
 
     def check_end(self) -> None:
-        """After a clean close and one more power cut all sites equal the primaries, and wait for no session."""
+        """Check, after a clean close, that no site waits for a session.
+
+        After one more power cut all sites must equal the primaries.
+        """
         while self.late:
             self.arrive(*self.late.pop(0))
         # Only a command that says nothing of what its session knew can open a dead session again.
@@ -474,8 +500,8 @@ def _flipped(data: bytes, random: Random) -> bytes:
     return bytes(content)
 
 
-def _spoilt(data: bytes, random: Random) -> bytes | None:
-    """A bit has flipped, the end is missing, or all of it."""
+def _damaged(data: bytes, random: Random) -> bytes | None:
+    """Flip a bit, cut the end off, or remove everything (None)."""
     return random.choice((_flipped(data, random), data[: random.randrange(len(data) + 1)], None))
 
 
@@ -488,8 +514,10 @@ def sectors(command: TrackingCommand) -> set[int]:
 
 
 def scripted(random: Random, outages: bool) -> Iterator[tuple[str, str, int, int]]:
-    """(what, volume, first sector, sectors); for a tick the first number is tenths of seconds, Kafka is away for twice so many
-    seconds as there are sectors."""
+    """Yield (what, volume, first sector, sectors).
+
+    For a tick, the first number is tenths of seconds. Kafka is away for two seconds a sector.
+    """
     kinds = ("write", "fail", "zero", "trim", "flush", "reopen", "tick", "away")
     for _ in range(20):
         what = random.choices(kinds, (60, 4, 4, 4, 6, 2, 20, 15 if outages else 0))[0]
@@ -517,17 +545,18 @@ def test_no_write_is_forgotten_while_kafka_is_away(seed: int, mode: str) -> None
 
 
 def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> set[str]:
-    """The rungs that were taken."""
+    """Crash at each step in turn, or at every `every`th. Return the steps down that were taken."""
     undisturbed = World(seed, outages)
     steps = undisturbed.session(None)
     undisturbed.check_end()
-    rungs = set(undisturbed.rungs)
+    steps_down = set(undisturbed.steps_down)
     for crash_at in range(1, steps + 1, every):
         world = World(seed, outages)
         try:
             world.session(crash_at, mode)
             if world.steps.dead:
-                # The next session may crash as well, mostly while it recovers, then the power may fail in its turn.
+                # The next session may crash as well, mostly while it recovers. Then the power may
+                # fail, too.
                 world.session(
                     world.random.choice((None, world.random.randint(1, 40))),
                     world.random.choice(("kill", "power")),
@@ -539,5 +568,5 @@ def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> 
             raise AssertionError(
                 f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}"
             ) from error
-        rungs |= world.rungs
-    return rungs
+        steps_down |= world.steps_down
+    return steps_down
