@@ -9,7 +9,7 @@ The order of a forked write (docs/decisions/forked-writes.md):
 3. The data goes to the primary.
 4. With the lock held, the write joins the queue of each secondary in the fork. All others have
    missed it. If the primary failed, all secondaries have missed it.
-5. Workers write it to the secondaries. The writer waits for as many as the mode says, and returns.
+5. Workers write it to the secondaries. The writer waits for as many as the mode requires, and returns.
 6. When a batch is due, the worker of each secondary flushes it. Only then does the secondary count
    as having the write.
 7. Once the outcome is known for every secondary, the write joins the batch. It is no longer in
@@ -150,7 +150,7 @@ class ForkedVolume:
         return self._mode.waits_for > 0
 
     def wait_for_write(self, write: ForkedWrite) -> None:
-        """Wait until as many secondaries in the fork have the write as the mode says."""
+        """Wait until as many secondaries in the fork have the write as the mode requires."""
         while not write.satisfies(self._mode):
             self.wait()
 
@@ -167,7 +167,7 @@ class ForkedVolume:
         ]
 
     def wait_for_flushes(self, requested: Sequence[tuple[ForkedSecondary, int]]) -> None:
-        """Wait until as many secondaries in the fork have flushed as the mode says."""
+        """Wait until as many secondaries in the fork have flushed as the mode requires."""
         while True:
             done = sum(secondary.is_flushed(number) for secondary, number in requested)
             still_in = sum(secondary.is_in for secondary, _ in requested)

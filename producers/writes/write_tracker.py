@@ -161,7 +161,7 @@ class WriteTracker:
 
         data, succeeded: used if the volume is forked. They are what was written, and whether the
         primary has it. The write then goes to the secondaries, and joins the batch when its
-        outcome is known there. The call returns when as many secondaries have it as the mode says.
+        outcome is known there. The call returns when as many secondaries have it as the mode requires.
         """
         with self.lock:
             forks, forked_write = opened.forks, None
@@ -190,7 +190,7 @@ class WriteTracker:
         flush_primary(self._state, opened)
 
     def flush_all(self, opened: OpenVolume) -> None:
-        """Flush the primary, and as many secondaries in the fork as the fork mode says."""
+        """Flush the primary, and as many secondaries in the fork as the fork mode requires."""
         forks = opened.forks
         if forks is None or not forks.is_waited_for:
             self.flush(opened)

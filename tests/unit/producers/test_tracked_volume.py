@@ -269,7 +269,7 @@ def test_a_primary_that_cannot_be_flushed_stays_in_the_log_and_harms_no_other(ri
     assert "a s1 close" not in rig.published()
 
 
-def test_a_failed_flush_is_told_each_time(rig: Rig) -> None:
+def test_a_failed_flush_is_reported_each_time(rig: Rig) -> None:
     volume = rig.open(rig.host(), "a")
     rig.devices.devices["memory://a"].hook = failing(1, "flush")
     for operation in (volume.flush, volume.flush, lambda: volume.pwrite(b"x", 0)):
