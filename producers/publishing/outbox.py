@@ -156,7 +156,7 @@ class Outbox:
         for_session: str | None = None,
         regions: Collection[HotRegion] = (),
     ) -> bool:
-        """Queue one command for a volume.
+        """Make one command for a volume, encode it, and hand it to PublishQueue.offer().
 
         Return False, with nothing done, if neither the client nor the spool has room for it.
         `regions` are released, with the lock held, when the command is acknowledged or is durable

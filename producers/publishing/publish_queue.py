@@ -155,6 +155,8 @@ class PublishQueue:
     ) -> bool:
         """Queue one encoded command; return False, with nothing done, if there is no room.
 
+        If the client has room, the command goes to Publisher.publish() (KafkaPublisher) at once.
+        Otherwise it goes to the spool, and feed() publishes it later.
         `regions` are released when the command is acknowledged, or saved (see save()).
         """
         record = SpoolRecord(partition, volume, value)
