@@ -1,4 +1,4 @@
-"""Clocks that a test moves, and a process that may crash at each of its steps."""
+"""A clock whose answers all differ, and a process that may crash at each of its steps."""
 
 from __future__ import annotations
 
@@ -7,23 +7,8 @@ from dataclasses import dataclass
 
 
 @dataclass
-class HandClock:
-    """It goes on when the test says so, and by `look_s` at each look at the monotonic time."""
-
-    now_s: float = 0.0
-    look_s: float = 0.0
-
-    def now_us(self) -> int:
-        return int(self.now_s * 1e6)
-
-    def monotonic_s(self) -> float:
-        self.now_s += self.look_s
-        return self.now_s
-
-
-@dataclass
 class CountingClock:
-    """Each answer of now_us() differs, so that a command's times tell which writes it can know of."""
+    """Its answers of now_us() all differ: a command's times tell which writes it can know of."""
 
     now_s: float = 0.0
     ticks: int = 0
@@ -37,12 +22,12 @@ class CountingClock:
 
 
 class Crashed(BaseException):
-    """The process is gone: nothing of it runs any further."""
+    """The process is killed: nothing of it runs any more."""
 
 
 @dataclass
 class Steps:
-    """Counts the steps of one session; at step `crash_at`, and from then on, nothing happens any more."""
+    """Counts the steps of one session, and raises Crashed at step `crash_at` and ever after."""
 
     crash_at: int | None
     seen: Callable[[], None] = lambda: None

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from clocks import HandClock
 from notation import GENERATION, record
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key
@@ -114,7 +114,7 @@ class CompactorModel:
         past_s: float | None = None,
         record_max_bytes: int = 900_000,
     ) -> None:
-        self.table, self.clock, self.reports = FakeTable(), HandClock(1_000_000.0), FakeReports()
+        self.table, self.clock, self.reports = FakeTable(), ManualClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         self.settings = CompactionSettings(
             (60, 3600, 86_400), keep_s or NOTHING_KEPT, past_s, record_max_bytes

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from clocks import HandClock
 from notation import GENERATION, OTHER_GENERATION, command, volume
 from sources import FixedSource
 
@@ -27,6 +26,7 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
@@ -103,7 +103,7 @@ class World:
         for message in self.broker.messages(TOPICS.changelog):
             self._put(message.key or b"", message.value)
         gate = CommitGate(TOPICS.commands)
-        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, HandClock(look_s=10))
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, ManualClock(look_s=10))
         node = self.node(gate, catalog)
         self.steps, self.crash_at = 0, crash_at
         messages = [
@@ -119,7 +119,7 @@ class World:
             gate,
             catalog,
             FixedSource(self.committed, ""),
-            clock=HandClock(look_s=10),
+            clock=ManualClock(look_s=10),
             record_max_bytes=9999,
             compactor=NoCompaction(),
         )
@@ -150,7 +150,7 @@ class World:
             self.rows[key] = value
 
     def described(self) -> Volume:
-        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, HandClock(look_s=10))
+        catalog = Catalog(self.broker.reader(), self.broker, TOPICS, ManualClock(look_s=10))
         catalog.refresh()
         return catalog["v"]
 
@@ -167,14 +167,14 @@ class World:
     def site(self) -> Site:
         ports = SitePorts(
             log=LogReader(self.broker.reader(), self.broker, TOPICS.changelog),
-            catalog=Catalog(SlowReader(self.broker), self.broker, TOPICS, HandClock(look_s=10)),
+            catalog=Catalog(SlowReader(self.broker), self.broker, TOPICS, ManualClock(look_s=10)),
             admin=self.broker,
             publisher=self.broker.publisher(),
             states=MemorySecondaryStates(),
             open_primary=lambda _: self.primary.reopen(writable=False),
             open_secondary=self._open_secondary,
             make_secondary=lambda _: None,
-            clock=HandClock(look_s=10),
+            clock=ManualClock(look_s=10),
         )
         return Site("a", ports, SETTINGS)
 
@@ -285,7 +285,7 @@ def test_a_description_that_comes_late_takes_nothing_back() -> None:
 
 def test_another_worker_takes_the_description_over() -> None:
     world = World([SCRIPT["inside"]])
-    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, HandClock(look_s=10))
+    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, ManualClock(look_s=10))
     catalog.refresh()  # long before it gets the partition
     world.run(10)
     for event in (SCRIPT["renew"], SCRIPT["renewed"]):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from clocks import Crashed, HandClock
+from clocks import Crashed
 
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
@@ -22,6 +22,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -35,7 +36,7 @@ class World:
 
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)
-        self.clock = HandClock(look_s=0.002)
+        self.clock = ManualClock(look_s=0.002)
         self.folder = MemoryFolder()
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)

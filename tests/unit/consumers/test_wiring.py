@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from clocks import HandClock
 from notation import volume
 
 from mirrorlog.consumers import wiring
@@ -24,6 +23,7 @@ from mirrorlog.errors import BadUse
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
@@ -33,7 +33,7 @@ SETTINGS = Settings()
 
 @pytest.fixture
 def site() -> Site:
-    broker, topics, clock = MemoryBroker(), SETTINGS.topics, HandClock(look_s=0.3)
+    broker, topics, clock = MemoryBroker(), SETTINGS.topics, ManualClock(look_s=0.3)
     broker.create(topics.specs(single_copy=True), 1)
     publisher = broker.publisher()
     publish_volume(publisher, topics, volume())
@@ -54,7 +54,7 @@ def site() -> Site:
 
 def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) -> None:
     rounds, summaries = iter(range(9)), list[SiteSummary]()
-    run_rounds(site, lambda: next(rounds) == 8, summaries.append, HandClock(look_s=0.3))
+    run_rounds(site, lambda: next(rounds) == 8, summaries.append, ManualClock(look_s=0.3))
     assert site.secondaries["v"].saved is not None
     assert summaries == [SiteSummary("a", 1, 1, 0, 0, 0)]
 

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from clocks import HandClock
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
@@ -28,6 +27,7 @@ from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPo
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -116,7 +116,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: HandClock = field(default_factory=lambda: HandClock(look_s=0.01))
+    clock: ManualClock = field(default_factory=lambda: ManualClock(look_s=0.01))
     volumes: dict[str, Volume] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0

@@ -13,7 +13,6 @@ from threading import Event, Thread
 from uuid import UUID
 
 import pytest
-from clocks import HandClock
 from forking import HandWorkers, Reports, report
 from notation import SHORT_KINDS
 
@@ -38,6 +37,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice, MemoryDevices, failing
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -61,7 +61,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: HandClock = field(default_factory=HandClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     workers: HandWorkers = field(default_factory=HandWorkers)
     reports: Reports = field(default_factory=Reports)
     lines: list[str] = field(default_factory=list)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
-from clocks import HandClock
 from notation import SHORT_KINDS
 
 from mirrorlog.codec.events import decode
@@ -20,6 +19,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -38,7 +38,7 @@ SETTINGS = Settings(
 class Publisher(MemoryPublisher):
     """A publisher that delivers nothing while Kafka is away; waiting for it lets time pass."""
 
-    def __init__(self, broker: MemoryBroker, clock: HandClock) -> None:
+    def __init__(self, broker: MemoryBroker, clock: ManualClock) -> None:
         super().__init__(broker)
         self.clock, self.is_away = clock, False
 
@@ -63,7 +63,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: HandClock = field(default_factory=HandClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0
     seen: int = 0

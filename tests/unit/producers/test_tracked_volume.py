@@ -8,7 +8,6 @@ from threading import Barrier, Thread
 from uuid import UUID
 
 import pytest
-from clocks import HandClock
 from notation import SHORT_KINDS
 
 from mirrorlog.codec.events import decode
@@ -21,6 +20,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices, failing
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -43,7 +43,7 @@ class Rig:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
-    clock: HandClock = field(default_factory=HandClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     volumes: dict[str, Volume] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
     sessions: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from clocks import HandClock
 from notation import volume
 
 from mirrorlog.changed.http import status_of
@@ -13,6 +12,7 @@ from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, exit_code_of
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import Topics
 
@@ -30,7 +30,7 @@ def broker() -> MemoryBroker:
 
 
 def test_an_unknown_volume_is_one_error_whichever_way_it_is_asked_for(broker: MemoryBroker) -> None:
-    catalog = Catalog(broker.reader(), broker, TOPICS, HandClock())
+    catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
     with pytest.raises(UnknownVolume):
         catalog.volume_named("v")
     catalog.refresh()
@@ -53,7 +53,7 @@ def test_a_refresh_gives_up(
     broker: MemoryBroker, kind: Callable[..., Catalog | SiteReports]
 ) -> None:
     broker.append(TOPICS.progress, 0, b"k", None)
-    clock = HandClock(look_s=1)
+    clock = ManualClock(look_s=1)
     with pytest.raises(KafkaFailed, match="got no further for 30 s"):
         kind(SilentReader(broker), broker, TOPICS, clock).refresh()
     assert 30 < clock.now_s < 40

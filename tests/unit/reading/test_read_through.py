@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from clocks import HandClock
 
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import ReadPatience, read_range, read_through
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import TopicSpec
 
@@ -42,7 +42,7 @@ class StuckReader(MemoryReader):
         self.closed += 1
 
 
-def patience(clock: HandClock, patience_s: float = 30) -> ReadPatience:
+def patience(clock: ManualClock, patience_s: float = 30) -> ReadPatience:
     return ReadPatience(clock, patience_s, "reading what is there")
 
 
@@ -60,7 +60,7 @@ def test_all_partitions_are_read_to_their_ends(broker: MemoryBroker) -> None:
     fill(broker, 1, 1500)
     reader = broker.reader()
     reader.assign(TOPIC, {0: 1, 1: None})
-    messages = list(read_through(reader, TOPIC, {0: 3, 1: 1500}, patience(HandClock())))
+    messages = list(read_through(reader, TOPIC, {0: 3, 1: 1500}, patience(ManualClock())))
     assert positions(messages) == [1, 2]
     assert positions(messages, 1) == list(range(1500))
 
@@ -69,7 +69,7 @@ def test_a_topic_that_never_reaches_its_end_meets_the_deadline(broker: MemoryBro
     fill(broker, 0, 5)
     reader = StuckReader(broker, 2, lambda: None)
     reader.assign(TOPIC, {0: None})
-    clock = HandClock(look_s=0.5)
+    clock = ManualClock(look_s=0.5)
     messages = []
     with pytest.raises(KafkaFailed) as caught:
         for message in read_through(reader, TOPIC, {0: 5}, patience(clock)):
@@ -85,7 +85,7 @@ def test_a_slow_topic_that_makes_progress_is_read_whatever_it_takes(broker: Memo
     fill(broker, 0, 50)
     reader = StuckReader(broker, 50, lambda: None)
     reader.assign(TOPIC, {0: None})
-    clock = HandClock(look_s=20)
+    clock = ManualClock(look_s=20)
     assert len(list(read_through(reader, TOPIC, {0: 50}, patience(clock)))) == 50
     assert clock.now_s > 30
 
@@ -95,7 +95,7 @@ def test_the_end_is_fixed_at_the_start(broker: MemoryBroker) -> None:
     fill(broker, 0, 4)
     reader = StuckReader(broker, 10**6, lambda: fill(broker, 0, 2))
     reader.assign(TOPIC, {0: None})
-    assert positions(list(read_through(reader, TOPIC, {0: 4}, patience(HandClock())))) == [
+    assert positions(list(read_through(reader, TOPIC, {0: 4}, patience(ManualClock())))) == [
         0,
         1,
         2,
@@ -106,7 +106,7 @@ def test_the_end_is_fixed_at_the_start(broker: MemoryBroker) -> None:
 def test_an_empty_topic_is_not_polled(broker: MemoryBroker) -> None:
     reader = StuckReader(broker, 0, lambda: None)
     reader.assign(TOPIC, {0: None})
-    assert list(read_through(reader, TOPIC, {0: 0}, patience(HandClock()))) == []
+    assert list(read_through(reader, TOPIC, {0: 0}, patience(ManualClock()))) == []
     assert reader.polls == 0
 
 
@@ -118,14 +118,14 @@ def test_offsets_with_gaps_and_a_compacted_end_are_passed(broker: MemoryBroker) 
     broker.compact(TOPIC, 0)
     reader = broker.reader()
     reader.assign(TOPIC, {0: None})
-    assert list(read_through(reader, TOPIC, {0: 12}, patience(HandClock(look_s=1)))) == []
+    assert list(read_through(reader, TOPIC, {0: 12}, patience(ManualClock(look_s=1)))) == []
     assert reader.reached(TOPIC, 0) == 12
 
 
 def test_a_trimmed_beginning(broker: MemoryBroker) -> None:
     fill(broker, 0, 6)
     broker.trim(TOPIC, 0, 4)
-    clock = HandClock()
+    clock = ManualClock()
     from_oldest = read_range(broker.reader, TOPIC, 0, patience(clock), start=None, end=6)
     assert positions(list(from_oldest)) == [4, 5]
     with pytest.raises(OutOfRetention):
@@ -136,7 +136,7 @@ def test_a_trimmed_beginning(broker: MemoryBroker) -> None:
 def test_a_range_is_read_exactly(broker: MemoryBroker, start: int | None, end: int) -> None:
     fill(broker, 0, 8)
     messages = list(
-        read_range(broker.reader, TOPIC, 0, patience(HandClock()), start=start, end=end)
+        read_range(broker.reader, TOPIC, 0, patience(ManualClock()), start=start, end=end)
     )
     assert positions(messages) == list(range(start or 0, end))
 
@@ -144,10 +144,12 @@ def test_a_range_is_read_exactly(broker: MemoryBroker, start: int | None, end: i
 def test_a_range_closes_its_reader_also_where_it_is_given_up(broker: MemoryBroker) -> None:
     fill(broker, 0, 3)
     readers = [StuckReader(broker, stuck_at, lambda: None) for stuck_at in (3, 3, 1)]
-    given_up = read_range(lambda: readers[1], TOPIC, 0, patience(HandClock()), start=None, end=3)
+    given_up = read_range(lambda: readers[1], TOPIC, 0, patience(ManualClock()), start=None, end=3)
     assert (
         len(
-            list(read_range(lambda: readers[0], TOPIC, 0, patience(HandClock()), start=None, end=3))
+            list(
+                read_range(lambda: readers[0], TOPIC, 0, patience(ManualClock()), start=None, end=3)
+            )
         )
         == 3
     )
@@ -156,7 +158,7 @@ def test_a_range_closes_its_reader_also_where_it_is_given_up(broker: MemoryBroke
     with pytest.raises(KafkaFailed):
         list(
             read_range(
-                lambda: readers[2], TOPIC, 0, patience(HandClock(look_s=1)), start=None, end=3
+                lambda: readers[2], TOPIC, 0, patience(ManualClock(look_s=1)), start=None, end=3
             )
         )
     assert [reader.closed for reader in readers] == [1, 1, 1]
@@ -170,6 +172,6 @@ def test_what_is_called_before_poll_may_give_the_reading_up(broker: MemoryBroker
         raise Cancelled
 
     fill(broker, 0, 1)
-    wait = ReadPatience(HandClock(), 30, "reading", before_poll=cancel)
+    wait = ReadPatience(ManualClock(), 30, "reading", before_poll=cancel)
     with pytest.raises(Cancelled):
         next(read_range(broker.reader, TOPIC, 0, wait, start=None, end=1))

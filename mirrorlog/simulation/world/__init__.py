@@ -1,0 +1,26 @@
+"""All roles in one thread, on a broker in memory, driven by a seed.
+
+A host writes, the node folds, a site restores. Each of them may be killed between any two of its
+steps. Checked all the time: a secondary that its site calls consistent equals the primary as of that
+position (invariant 8). Checked at the end: every secondary equals its primary, and the log equals an
+independent fold of the commands (invariants 2, 3 and 5).
+
+    >>> from mirrorlog.simulation.world.world import World
+    >>> world = World(seed=1)
+    >>> for _ in range(50):
+    ...     world.act()
+    >>> world.finish()
+    >>> world.check_end()
+    >>> world.site.secondary_equals_primary("v")
+    True
+
+A test may also take single steps: world.host.write(), world.node.fold(), world.run_site().
+
+In reading order:
+
+- world.py: World, the random steps, the end and its checks
+- host.py: HostModel writes to the primaries and publishes commands, late
+- node.py: NodeModel runs the real fold and compaction, on a table in memory
+- site.py: SiteModel runs the real site, on devices in memory
+- crashes.py: Fuse kills a role at one of its steps
+"""

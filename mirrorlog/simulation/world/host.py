@@ -1,0 +1,149 @@
+"""The world's host: it writes to the primaries, and publishes what it wrote late."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Final
+
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.settings import Settings
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevice
+
+BLOCK_BYTES: Final = 512
+BLOCKS: Final = 48
+SIZE_BYTES: Final = BLOCK_BYTES * BLOCKS
+
+
+def content(version: int) -> bytes:
+    """Return the content of a block at a version."""
+    return version.to_bytes(8, "big") * (BLOCK_BYTES // 8)
+
+
+class HostModel:
+    """One host with one session. It remembers what each block held as of each position.
+
+    primaries: by volume, the devices. acknowledged: the position of its last command.
+    lost: the volumes of which a command was lost.
+    """
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        settings: Settings,
+        volumes: Mapping[str, Volume],
+        random: Random,
+    ) -> None:
+        self._broker, self._topic, self._random = broker, settings.topics.commands, random
+        self.volumes = volumes
+        self.primaries = {name: MemoryDevice(SIZE_BYTES) for name in volumes}
+        self.acknowledged = -1
+        self.lost: set[str] = set()
+        # By volume: (block, version) in the open batch, (position, block, version) published.
+        self._open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
+        self._history: dict[str, list[tuple[int, int, int]]] = {name: [] for name in volumes}
+        self._sequences: Counter[str] = Counter()
+        self._version = 0
+
+    def write(self) -> None:
+        """Write a few blocks of a volume, both drawn."""
+        name = self.draw_volume()
+        first = self._random.randrange(BLOCKS)
+        for block in range(first, min(first + self._random.randint(1, 4), BLOCKS)):
+            self.write_block(name, block)
+
+    def draw_volume(self) -> str:
+        """Return a volume that is drawn."""
+        return self._random.choice(list(self.volumes))
+
+    def write_block(self, name: str, block: int) -> None:
+        """Write a block of the primary. Its address joins the open batch."""
+        self._version += 1
+        self.primaries[name].pwrite(block * BLOCK_BYTES, content(self._version))
+        self._open_batches[name].append((block, self._version))
+
+    def write_untracked(self, name: str, block: int) -> None:
+        """Write a block of the primary without a command. It counts as published."""
+        self._version += 1
+        self.primaries[name].pwrite(block * BLOCK_BYTES, content(self._version))
+        self._history[name].append((self.acknowledged, block, self._version))
+
+    def write_forked(
+        self,
+        name: str,
+        block: int,
+        secondaries: Sequence[MemoryDevice],
+        forks: tuple[ForkOutcomes, ...],
+    ) -> None:
+        """Write a block of the primary and of `secondaries` durably, and publish it at once."""
+        self._version += 1
+        for device in (self.primaries[name], *secondaries):
+            device.pwrite(block * BLOCK_BYTES, content(self._version))
+            device.flush()
+        self._history[name].append((self.acknowledged + 1, block, self._version))
+        self.send(name, CommandKind.WRITES, [Extent(block * BLOCK_BYTES, BLOCK_BYTES)], forks)
+
+    def publish(self, name: str) -> None:
+        """Publish the open batch of a volume.
+
+        The command names only some bytes of each block, so that rounding inwards would lose it
+        (invariant 4).
+        """
+        batch, self._open_batches[name] = self._open_batches[name], []
+        extents = [Extent(block * BLOCK_BYTES + 8, 8) for block, _ in batch]
+        position = self.send(name, CommandKind.WRITES, extents)
+        self._history[name] += [(position, block, version) for block, version in batch]
+
+    def lose(self) -> None:
+        """Lose a command of a volume that is drawn. Nobody knows which blocks it named."""
+        name = self.draw_volume()
+        self._sequences[name] += 1
+        self.lost.add(name)
+
+    def heartbeat(self) -> None:
+        """Publish all open batches, then a heartbeat."""
+        for name, batch in self._open_batches.items():
+            if batch:
+                self.publish(name)
+        self.send("", CommandKind.HEARTBEAT)
+
+    def close(self) -> None:
+        """Publish everything, and close the session."""
+        self.heartbeat()
+        for name in self.volumes:
+            self.send(name, CommandKind.SESSION_CLOSE)
+
+    def send(
+        self,
+        name: str,
+        kind: CommandKind,
+        extents: Sequence[Extent] = (),
+        forks: tuple[ForkOutcomes, ...] = (),
+    ) -> int:
+        """Publish one command; return its position."""
+        volume = self.volumes.get(name) or next(iter(self.volumes.values()))
+        command = TrackingCommand(
+            volume=name,
+            generation=volume.generation,
+            host="h",
+            session="s",
+            sequence=self._sequences[name],
+            kind=kind,
+            extents=ExtentColumns.of(extents),
+            first_at_us=1,
+            last_at_us=2,
+            acknowledged_position=None if self.acknowledged < 0 else self.acknowledged,
+            forks=forks,
+        )
+        self._sequences[name] += 1
+        self.acknowledged = self._broker.append(self._topic, 0, name.encode(), encode(command))
+        return self.acknowledged
+
+    def versions_at(self, name: str, position: int) -> dict[int, int]:
+        """Return the version of each block that was written, as of a position."""
+        return {block: version for at, block, version in self._history[name] if at <= position}

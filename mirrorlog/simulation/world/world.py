@@ -1,0 +1,249 @@
+"""World: one host, one node and one site, moved by a random generator with a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.catalog import publish_volume
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import load_settings
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.world.crashes import Crash, Fuse
+from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
+from mirrorlog.simulation.world.node import NodeModel
+from mirrorlog.simulation.world.site import SiteModel
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.tiers import TIERS
+
+VOLUMES: Final = ("u", "v", "w")
+GENERATION: Final = "11111111-1111-4111-8111-111111111111"
+_TIERS_S: Final = (2, 6, 18)
+_MAX_ROUNDS: Final = 200
+
+
+class World:
+    """One host, one node and one site with three volumes, in one partition.
+
+    seed: two worlds with one seed take the same steps.
+    losses: how often a command is lost, as a weight beside those in act().
+    overrides: settings, by name.
+
+    A check that fails raises AssertionError.
+    """
+
+    def __init__(self, seed: int, losses: float = 0, **overrides: object) -> None:
+        self._random, self._losses = Random(seed), losses
+        keep_s = self._random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
+        own = {"site_copy_bytes": 4096, "node_tiers_s": _TIERS_S, "node_keep_s": keep_s}
+        self.settings = load_settings(None, {**own, **overrides})
+        self.broker = MemoryBroker()
+        self.broker.create(self.settings.topics.specs(single_copy=True), 1)
+        self.volumes = {name: _describe(name) for name in VOLUMES}
+        for volume in self.volumes.values():
+            self.publish_volume(volume)
+        self._node_fuse, self._site_fuse = Fuse(), Fuse()
+        self.host = HostModel(self.broker, self.settings, self.volumes, self._random)
+        for name in self.volumes:
+            self.host.send(name, CommandKind.SESSION_OPEN)
+        self.node = NodeModel(self.broker, self.settings, self._node_fuse, self._random)
+        self.site = SiteModel(self.broker, self.host, self.settings, self._site_fuse, self._random)
+        self._stale_node: NodeModel | None = None
+        for primary in self.host.primaries.values():
+            primary.hook = self._write_while_read
+
+    def publish_volume(self, volume: Volume) -> None:
+        """Publish a description."""
+        publisher = self.broker.publisher()
+        publish_volume(publisher, self.settings.topics, volume)
+        publisher.flush(1)
+
+    def hold_primaries_still(self) -> None:
+        """From now on the host doesn't write while the site reads."""
+        for primary in self.host.primaries.values():
+            primary.hook = None
+
+    def _write_while_read(self, operation: str, *_: int) -> None:
+        """The primary changes while the site reads it."""
+        if operation == "pread" and self._random.random() < 0.3:
+            self.host.write()
+            if self._random.random() < 0.5:
+                self.host.publish(self.host.draw_volume())
+
+    # Steps
+
+    def act(self) -> None:
+        """Take one step of one role, both drawn, then check what the site claims."""
+        acts: dict[Callable[[], object], float] = {
+            self.host.write: 30,
+            lambda: self.host.publish(self.host.draw_volume()): 12,
+            self.host.heartbeat: 5,
+            self.host.lose: self._losses,
+            self.run_node: 14,
+            self.node.commit: 6,
+            self.run_site: 14,
+            self.maintain_node: 14,
+            self._leave_stale_node: 0.5,
+            self._maintain_stale_node: 6,
+            self.compact_some: 1,
+        }
+        self._random.choices(list(acts), list(acts.values()))[0]()
+        self.site.check_consistency()
+
+    def run_node(self) -> None:
+        """Fold a batch. The node may crash in it."""
+        self._node_fuse.light(self._random)
+        try:
+            self.node.fold(self._random.randint(1, 12))
+        except Crash:
+            if self._random.random() < 0.5:
+                self.node.commit()  # Faust commits at times of its own
+            self.node.start()
+        self._node_fuse.put_out()
+
+    def maintain_node(self) -> None:
+        """Do a little compaction. The node may crash in it."""
+        self._node_fuse.light(self._random)
+        try:
+            for _ in range(self._random.randint(1, 12)):
+                self.node.maintain()
+        except Crash:
+            self.node.start()
+        self._node_fuse.put_out()
+        self.check_log()
+
+    def run_site(self) -> None:
+        """Run one round of the site. The site may crash in it."""
+        self._site_fuse.light(self._random)
+        try:
+            self.site.site.run_once(0)
+        except Crash:
+            self.site.crash()
+        self._site_fuse.put_out()
+
+    def fold_and_commit(self) -> None:
+        """Fold all commands, and commit after each batch."""
+        while self.node.fold(50):
+            self.node.commit()
+
+    def compact(self, below: int | None = None) -> None:
+        """Let the broker compact the changelog, up to a position."""
+        self.broker.compact(self.settings.topics.changelog, 0, below)
+
+    def compact_some(self) -> None:
+        """Let the broker compact the changelog, up to a position that is drawn."""
+        end = self.broker.end_position(self.settings.topics.changelog, 0)
+        self.compact(self._random.choice((None, self._random.randint(0, end))))
+
+    def _leave_stale_node(self) -> None:
+        """Leave a worker that doesn't know that it has lost the partition."""
+        self._stale_node = self.node.left_behind()
+
+    def _maintain_stale_node(self) -> None:
+        if self._stale_node is not None:
+            for _ in range(self._random.randint(1, 12)):
+                self._stale_node.maintain()
+            self.check_log()
+
+    def settle(self) -> None:
+        """Run the site until it calls all secondaries consistent."""
+        for _ in range(_MAX_ROUNDS):
+            self.site.site.run_once(0)
+            if self.site.is_consistent():
+                return
+        raise AssertionError(f"not consistent: {self._statuses()}")
+
+    def finish(self) -> None:
+        """End the host's session, then run node and site until all secondaries are consistent."""
+        self.host.close()
+        self.hold_primaries_still()
+        self.fold_and_commit()
+        for _ in range(_MAX_ROUNDS):
+            self.site.site.run_once(0)
+            self.site.check_consistency()
+            if self.site.is_consistent():
+                return
+        raise AssertionError(f"not consistent: {self._statuses()}")
+
+    def _statuses(self) -> list[object]:
+        return [secondary.status for secondary in self.site.site.secondaries.values()]
+
+    # Checks
+
+    def read_log(self) -> LogReader:
+        """Read the whole changelog; return the reader."""
+        log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
+        while not log.caught_up():
+            log.poll(0)
+        return log
+
+    def check_log(self) -> None:
+        """Check that the log holds all that was folded, however far a roll-up came."""
+        log = self.read_log()
+        through = log.watermarks[0].through if log.watermarks else -1
+        for name in self.volumes:
+            assert log.logs[name].hole(after=-1, through=through) is None
+            changed = log.logs[name].changed(after=-1, through=through)
+            assert self.fold(name, through).issubset(changed)
+
+    def check_end(self) -> None:
+        """Check secondaries and log after finish(). No resync took a rung above CHANGED."""
+        assert set(self.site.site.secondaries) == set(self.volumes)
+        for name in self.volumes:
+            assert self.site.secondary_equals_primary(name), name
+            saved = self.site.states.load(name)
+            assert saved is None or saved.rung is Rung.CHANGED, (
+                f"{name}: the site found a hole where there is none"
+            )
+        end = self.broker.end_position(self.settings.topics.commands, 0) - 1
+        log = self.read_log()
+        for name in self.volumes:
+            folded = self.fold(name)
+            assert log.logs[name].hole(after=-1, through=end) is None
+            assert log.logs[name].changed(after=-1, through=end) == folded
+            assert _table_blocks(self.node, name) == folded
+            assert name not in self.host.lost or len(folded) == BLOCKS
+
+    def fold(self, name: str, through: int | None = None) -> BitMap64:
+        """Return the blocks that commands named, through a position.
+
+        It is independent of the node's fold: it takes one extent after the other.
+        """
+        blocks = BitMap64()
+        for message in self.broker.messages(self.settings.topics.commands):
+            if through is not None and message.position > through:
+                break
+            command = decode(message.value or b"", TrackingCommand)
+            if command.volume == name:
+                for extent in command.extents:
+                    end = (extent.end + BLOCK_BYTES - 1) // BLOCK_BYTES
+                    blocks.update(range(extent.offset // BLOCK_BYTES, end))
+        return blocks
+
+
+def _describe(name: str) -> Volume:
+    return Volume(
+        volume=name,
+        generation=GENERATION,
+        size_bytes=SIZE_BYTES,
+        block_size=BLOCK_BYTES,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary=f"memory://{name}",
+    )
+
+
+def _table_blocks(node: NodeModel, name: str) -> BitMap64:
+    blocks = BitMap64()
+    for key, value in node.rows.items():
+        if key_kind(key) is LogRecord and (record := decode(value, LogRecord)).volume == name:
+            blocks |= record.changed
+    return blocks
