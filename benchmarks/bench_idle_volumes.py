@@ -176,8 +176,8 @@ def figures(node: Node, runs: Sequence[NodeFigures]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Return exit code 1 if a node failed."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Measure what idle volumes cost a node.")
     parser.add_argument(
         "--volumes", type=int, help="volumes of the large node, with the ten in use (default 10000)"
@@ -195,7 +195,12 @@ def main() -> int:
         action="store_true",
         help="keep a complete result without failures for docs/performance.md",
     )
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Return exit code 1 if a node failed."""
+    arguments = parse_arguments()
     counts = (_IN_USE, arguments.volumes or 10_000)
     rounds = arguments.rounds or (5 if arguments.short else 40)
     core, others = split_cores()

@@ -181,6 +181,7 @@ def change_files(tree: Path, rng: random.Random) -> None:
 
 
 def main() -> None:
+    """Record the workload, and write the recording to the package or to --output."""
     parser = argparse.ArgumentParser(
         description="Record the workload that `mirrorlog demo` replays."
     )

@@ -162,13 +162,13 @@ def writes(
     )
 
 
-def differences(expected: dict[str, Blocks], found: dict[str, Blocks]) -> list[str]:
+def differences(expected: dict[str, Blocks], folded: dict[str, Blocks]) -> list[str]:
     """Return a text for each volume whose log doesn't hold exactly what was written."""
     problems = [
-        f"{name}: a volume that isn't there" for name in sorted(found.keys() - expected.keys())
+        f"{name}: a volume that isn't there" for name in sorted(folded.keys() - expected.keys())
     ]
     for name, blocks in expected.items():
-        other = found.get(name, blocks[:0])
+        other = folded.get(name, blocks[:0])
         if not np.array_equal(blocks, other):
             missing, surplus = np.setdiff1d(blocks, other), np.setdiff1d(other, blocks)
             problems.append(f"{name}: {len(missing)} blocks missing, {len(surplus)} too many")

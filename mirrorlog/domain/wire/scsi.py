@@ -130,6 +130,7 @@ class _Command:
     def extents(
         self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE
     ) -> Interpretation:
+        """Return a verdict that the command changes `count` blocks from block `first` on."""
         return known_extents([extent(first, count, self.block_bytes, kind)])
 
 

@@ -272,11 +272,11 @@ UNKNOWN_RANGES = {
 def test_the_whole_volume_is_dirty_if_blktrace_doesnt_know_the_range(
     tmp_path: Path, case: str
 ) -> None:
-    found = source(
+    import_source = source(
         "blktrace", write_source(tmp_path, UNKNOWN_RANGES[case]), AddressRange(4096, MIB)
     )
-    assert rendered(found, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
-    assert "the whole volume is dirty" in found.warnings[0]
+    assert rendered(import_source, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
+    assert "the whole volume is dirty" in import_source.warnings[0]
 
 
 MSR = "116444736010000000,src,1,Write,4096,512,9\n116444736030000000,src,1,Write,8192,512,9\n"
@@ -340,12 +340,12 @@ FITS = [
 def test_addresses_are_shifted_and_checked_against_the_volume(
     tmp_path: Path, row: str, options: FitOptions, expected: str
 ) -> None:
-    found = source("extentlist", write_source(tmp_path, listed("0 0", row)))
+    import_source = source("extentlist", write_source(tmp_path, listed("0 0", row)))
     if "aren't" in expected:
         with pytest.raises(BadInput, match=expected):
-            rendered(found, MIB, options)
+            rendered(import_source, MIB, options)
     else:
-        assert rendered(found, MIB, options) == expected
+        assert rendered(import_source, MIB, options) == expected
 
 
 # Ranges as start+length; * is dirty.
@@ -371,13 +371,13 @@ def test_a_map_must_describe_the_whole_volume(tmp_path: Path, ranges: str) -> No
             f'{{"offset": {offset}, "length": {length}, "type": {kind}, '
             f'"description": "{description}"}}'
         )
-    found = source("nbdinfo", write_source(tmp_path, f"[{', '.join(rows)}]"))
+    import_source = source("nbdinfo", write_source(tmp_path, f"[{', '.join(rows)}]"))
     if (message := PARTS[ranges]) is None:
-        rendered(found, 1024)
+        rendered(import_source, 1024)
     else:
         with pytest.raises(BadInput, match=message):
-            rendered(found, 1024)
-    rendered(found, 1024, FitOptions(partial=True))
+            rendered(import_source, 1024)
+    rendered(import_source, 1024, FitOptions(partial=True))
 
 
 # kind, content, place of the error, text of the error

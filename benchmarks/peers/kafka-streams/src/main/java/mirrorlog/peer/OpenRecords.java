@@ -22,7 +22,7 @@ import org.roaringbitmap.RoaringBitmap;
  * changelog doesn't hold. A punctuator can't promise that: a commit between two of its calls loses what is open.
  */
 final class OpenRecords implements StateStore, CachedStateStore<Bytes, byte[]> {
-    /** A record with so many blocks is written at once: the serialized bitmap must fit a message. */
+    /** A record with more blocks is written at once, so that the serialized bitmap fits a message. */
     private static final int MOST_BLOCKS = 250_000;
 
     /** The blocks of an open record. */
