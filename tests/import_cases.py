@@ -29,7 +29,7 @@ from mirrorlog.producers.importers import (
 
 NOW_US = 2_000_000_000_000_000
 MIB = 1 << 20
-WHOLE_VOLUME = AddressRange(0, MIB)
+WHOLE_VOLUME = AddressRange(offset=0, length=MIB)
 TERMS = FitOptions()
 
 

@@ -46,6 +46,8 @@ def expected(
 def check(protocol: WireProtocol, vector: str, block_bytes: int) -> None:
     """Check that interpreting the vector's command gives what the vector expects."""
     command, data, wanted = (part.strip() for part in vector.partition("#")[0].split("|"))
-    result: Interpretation = interpret(protocol, raw(command), raw(data), block_bytes, SIZE)
+    result: Interpretation = interpret(
+        protocol, raw(command), data=raw(data), logical_block_bytes=block_bytes, size_bytes=SIZE
+    )
     assert (result.verdict, result.extents) == expected(wanted, block_bytes)
     assert bool(result.text) is (result.verdict in (Verdict.WHOLE_VOLUME, Verdict.MALFORMED))

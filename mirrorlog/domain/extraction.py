@@ -100,7 +100,13 @@ def command_extents(command: TrackingCommand, volume: Volume, position: int) -> 
     if not command.raw:
         return CommandExtents(command.extents)
     interpreted = [
-        interpret(r.protocol, r.command, r.data, command.logical_block_bytes, volume.size_bytes)
+        interpret(
+            r.protocol,
+            r.command,
+            data=r.data,
+            logical_block_bytes=command.logical_block_bytes,
+            size_bytes=volume.size_bytes,
+        )
         for r in command.raw
     ]
     extents = ExtentColumns.of(

@@ -219,9 +219,9 @@ def _requests_of(
         yield from transfer(
             event.device_name,
             kind,
-            event.sector * SECTOR_BYTES,
-            event.length,
-            event.time_ns // 1000,
+            offset=event.sector * SECTOR_BYTES,
+            length=event.length,
+            time_us=event.time_ns // 1000,
         )
     elif event.action == _QUEUED and not event.categories & _FLUSH:
         reader.warn(

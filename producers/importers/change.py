@@ -25,9 +25,9 @@ class Change:
     """
 
     kind: ChangeKind
-    offset: int
-    length: int
-    at_us: int | None = None
+    offset: int = field(kw_only=True)
+    length: int = field(kw_only=True)
+    at_us: int | None = field(kw_only=True, default=None)
 
     @property
     def end(self) -> int:
@@ -35,7 +35,7 @@ class Change:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddressRange:
     """The range of a source's addresses in which a volume lies, in bytes.
 

@@ -76,7 +76,7 @@ def _read(lines: Iterator[bytes]) -> Iterator[TracedRequest]:
             yield from transfer(
                 file,
                 _CHANGES[action],
-                parse_number(offset, "offset"),
-                parse_number(length, "length"),
-                time_us,
+                offset=parse_number(offset, "offset"),
+                length=parse_number(length, "length"),
+                time_us=time_us,
             )

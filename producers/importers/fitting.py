@@ -43,7 +43,7 @@ class FitOptions:
 
 def volume_range(volume: Volume, options: FitOptions) -> AddressRange:
     """Return the range of the source's addresses in which the volume lies."""
-    return AddressRange(-options.shift, volume.size_bytes)
+    return AddressRange(offset=-options.shift, length=volume.size_bytes)
 
 
 @dataclass(slots=True)

@@ -168,7 +168,7 @@ def _change(kind: ChangeKind, offset: int, length: int) -> Iterator[Change]:
             f"the range of {length} bytes from byte {offset} ends above byte {MAX_BYTE}"
         )
     if length:
-        yield Change(kind, offset, length)
+        yield Change(kind, offset=offset, length=length)
 
 
 def _nbdkit_size(field: bytes) -> int:

@@ -82,7 +82,10 @@ def source_of_requests(
                 has_changes = True
                 at_us = max(request.time_us - (epoch_us or 0), 0)
                 yield Change(
-                    _kind(request.kind, discard_zeroes), request.offset, request.length, at_us
+                    _kind(request.kind, discard_zeroes),
+                    offset=request.offset,
+                    length=request.length,
+                    at_us=at_us,
                 )
             elif device is None:
                 raise BadUse(

@@ -126,7 +126,9 @@ class _DeltaParser:
             end = self._volume_end
         if kind in _DIRTY and end > offset:
             position = self._parser.CurrentLineNumber, self._parser.CurrentByteIndex
-            self._changes.append((*position, Change(ChangeKind.DIRTY, offset, end - offset)))
+            self._changes.append(
+                (*position, Change(ChangeKind.DIRTY, offset=offset, length=end - offset))
+            )
 
     def _number(self, attributes: Mapping[str, str], name: str, maximum: int) -> int:
         """Return an attribute, which is a whole number up to `maximum`."""

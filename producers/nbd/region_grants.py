@@ -67,7 +67,7 @@ class RegionGrants:
         wanted = {
             number
             for offset, length in ranges
-            for number in self._ring.geometry.regions_of(offset, length)
+            for number in self._ring.geometry.regions_of(offset=offset, length=length)
         }
         with self._tracker.lock:
             missing = sorted(wanted - self._granted.keys())

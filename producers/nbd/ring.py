@@ -57,7 +57,7 @@ class RingGeometry:
         """Return the number of the volume's regions."""
         return -(-self.size_bytes // self.region_bytes)
 
-    def regions_of(self, offset: int, length: int) -> range:
+    def regions_of(self, *, offset: int, length: int) -> range:
         """Return the numbers of the regions that [offset, offset + length) touches, in bytes."""
         return range(offset // self.region_bytes, (offset + length - 1) // self.region_bytes + 1)
 
@@ -156,7 +156,7 @@ class Ring:
         """Let no further write begin. `code` is an errno."""
         self._library.ml_ring_fail(self._at, code)
 
-    def begin(self, kind: ExtentKind, offset: int, length: int, at_us: int) -> int | None:
+    def begin(self, kind: ExtentKind, *, offset: int, length: int, at_us: int) -> int | None:
         """Begin a write (W1 and W2). Return its position, or None if the ring is full."""
         position = ctypes.c_uint64()
         code = self._library.ml_ring_begin(
@@ -169,7 +169,7 @@ class Ring:
         )
         return None if code else position.value
 
-    def may_write(self, offset: int, length: int) -> bool:
+    def may_write(self, *, offset: int, length: int) -> bool:
         """Return whether all regions of the range are granted (W3)."""
         return bool(
             self._library.ml_ring_may_write(

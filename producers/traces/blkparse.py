@@ -80,7 +80,7 @@ def _queued(volume: str, time_us: int, rwbs: bytes, rest: bytes) -> Iterator[Tra
     if preflush:
         yield flush
     offset, length = (parse_number(count, "sector") * SECTOR_BYTES for count in sectors.groups())
-    yield from transfer(volume, _KINDS[operation], offset, length, time_us)
+    yield from transfer(volume, _KINDS[operation], offset=offset, length=length, time_us=time_us)
     if b"F" in suffix:
         yield flush
 

@@ -62,7 +62,7 @@ def _decode(line: bytes) -> TracedRequest:
         return flush_request(name, time_us)
     if not count:
         raise MalformedRecord(f"a {_KINDS[kind]} of no bytes")
-    return next(transfer(name, _KINDS[kind], start, count, time_us))
+    return next(transfer(name, _KINDS[kind], offset=start, length=count, time_us=time_us))
 
 
 def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:

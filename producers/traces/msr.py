@@ -44,9 +44,9 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         yield from transfer(
             volume,
             _KINDS[kind],
-            parse_number(offset, "offset"),
-            parse_number(size, "size"),
-            time_us,
+            offset=parse_number(offset, "offset"),
+            length=parse_number(size, "size"),
+            time_us=time_us,
         )
 
 

@@ -77,7 +77,7 @@ class MalformedRecord(Exception):
 
 
 def transfer(
-    volume: str, kind: RequestKind, offset: int, length: int, time_us: int
+    volume: str, kind: RequestKind, *, offset: int, length: int, time_us: int
 ) -> Iterator[TracedRequest]:
     """Yield the request. MalformedRecord if it ends above MAX_BYTE or its time is too large.
 

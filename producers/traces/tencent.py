@@ -36,9 +36,9 @@ def _read(lines: Iterator[bytes], _volume: str) -> Iterator[TracedRequest]:
         yield from transfer(
             f"vol{parse_number(volume, 'volume')}",
             _KINDS[kind],
-            parse_number(offset, "offset") * SECTOR_BYTES,
-            parse_number(size, "size") * SECTOR_BYTES,
-            parse_number(time, "time") * 1_000_000,
+            offset=parse_number(offset, "offset") * SECTOR_BYTES,
+            length=parse_number(size, "size") * SECTOR_BYTES,
+            time_us=parse_number(time, "time") * 1_000_000,
         )
 
 

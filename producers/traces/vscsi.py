@@ -47,7 +47,9 @@ def _read(records: Iterator[bytes], volume: str) -> Iterator[TracedRequest]:
         kind = _KINDS.get(opcode)
         if kind is None:
             raise MalformedRecord(f"SCSI opcode 0x{opcode:02x} is neither a read nor a write")
-        yield from transfer(volume, kind, block * SECTOR_BYTES, length, time_us)
+        yield from transfer(
+            volume, kind, offset=block * SECTOR_BYTES, length=length, time_us=time_us
+        )
 
 
 FORMAT: Final = TraceFormat("vscsi", _recognizes, _read, record_bytes=_RECORD.size)

@@ -252,10 +252,14 @@ class World:
                 write
             )
         write.at_us = self.clock.now_us()
-        while (position := ring.begin(ExtentKind.WRITE, offset, length, write.at_us)) is None:
+        while (
+            position := ring.begin(
+                ExtentKind.WRITE, offset=offset, length=length, at_us=write.at_us
+            )
+        ) is None:
             yield
         yield
-        while not ring.may_write(offset, length):
+        while not ring.may_write(offset=offset, length=length):
             self.grant_requests[position] = offset, length
             while position in self.grant_requests:
                 yield

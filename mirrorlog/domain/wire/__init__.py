@@ -22,7 +22,12 @@ __all__ = ["Interpretation", "Verdict", "interpret"]
 
 
 def interpret(
-    protocol: WireProtocol, command: bytes, data: bytes, logical_block_bytes: int, size_bytes: int
+    protocol: WireProtocol,
+    command: bytes,
+    *,
+    data: bytes,
+    logical_block_bytes: int,
+    size_bytes: int,
 ) -> Interpretation:
     """Return what one command may change on a volume of `size_bytes` bytes. It never raises.
 
@@ -43,5 +48,5 @@ def interpret(
         case WireProtocol.UNKNOWN:
             result = whole_volume("the command's protocol is unknown to this node")
     if result.verdict is Verdict.WHOLE_VOLUME and size_bytes > 0:
-        return replace(result, extents=(extent(0, size_bytes, 1),))
+        return replace(result, extents=(extent(0, size_bytes, unit_bytes=1),))
     return result

@@ -65,4 +65,4 @@ def interpret(command: bytes) -> Interpretation:
         return whole_volume(
             f"NBD request type {kind} came with a payload, and how that names a range isn't known"
         )
-    return known_extents([extent(offset, length, 1, _CHANGES[kind])])
+    return known_extents([extent(offset, length, unit_bytes=1, kind=_CHANGES[kind])])

@@ -64,7 +64,7 @@ def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
     CDW10 and CDW11 hold the first block, CDW12 bits 15:00 the number of blocks.
     """
     first, dword12, _ = _ENTRY.unpack(command)
-    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, block_bytes)])
+    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, unit_bytes=block_bytes)])
 
 
 def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
@@ -73,7 +73,7 @@ def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpretat
     if dword12 & _NAMESPACE_ZEROES:
         return whole_volume("Write Zeroes zeroes the whole namespace")
     kind = ExtentKind.DISCARD if dword12 & _DEALLOCATE else ExtentKind.ZERO
-    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, block_bytes, kind)])
+    return known_extents([extent(first, (dword12 & 0xFFFF) + 1, unit_bytes=block_bytes, kind=kind)])
 
 
 def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
@@ -91,7 +91,8 @@ def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interp
         )
     ranges = _RANGE.iter_unpack(data[:size])
     return known_extents(
-        extent(first, count, block_bytes, ExtentKind.DISCARD) for count, first in ranges
+        extent(first, count, unit_bytes=block_bytes, kind=ExtentKind.DISCARD)
+        for count, first in ranges
     )
 
 
@@ -111,7 +112,13 @@ def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
             f"Copy came with {len(data)} bytes of its {size} bytes of source ranges"
         )
     return known_extents(
-        [extent(first, sum(count + 1 for (count,) in source.iter_unpack(data[:size])), block_bytes)]
+        [
+            extent(
+                first,
+                sum(count + 1 for (count,) in source.iter_unpack(data[:size])),
+                unit_bytes=block_bytes,
+            )
+        ]
     )
 
 

@@ -68,7 +68,9 @@ def malformed(reason: str) -> Interpretation:
     return Interpretation(Verdict.MALFORMED, text=reason)
 
 
-def extent(first: int, count: int, unit_bytes: int, kind: ExtentKind = ExtentKind.WRITE) -> Extent:
+def extent(
+    first: int, count: int, *, unit_bytes: int, kind: ExtentKind = ExtentKind.WRITE
+) -> Extent:
     """Return the extent of `count` units of `unit_bytes` bytes, from unit `first` on.
 
     Its end is limited to 2^64 - 1, so that it doesn't wrap. It is empty only if `count` is 0.

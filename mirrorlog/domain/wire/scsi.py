@@ -131,7 +131,7 @@ class _Command:
         self, first: int, count: int, kind: ExtentKind = ExtentKind.WRITE
     ) -> Interpretation:
         """Return a verdict that the command changes `count` blocks from block `first` on."""
-        return known_extents([extent(first, count, self.block_bytes, kind)])
+        return known_extents([extent(first, count, unit_bytes=self.block_bytes, kind=kind)])
 
 
 def _write_6(command: _Command) -> Interpretation:
@@ -172,7 +172,7 @@ def _write_same(
         return malformed(
             f"WRITE SAME from block {first} to the end of a medium of {command.size_bytes} bytes"
         )
-    return known_extents([extent(offset, command.size_bytes - offset, 1, kind)])
+    return known_extents([extent(offset, command.size_bytes - offset, unit_bytes=1, kind=kind)])
 
 
 def _same_kind(command: _Command, flags: int) -> ExtentKind:
@@ -206,7 +206,7 @@ def _unmap(command: _Command) -> Interpretation:
             f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list"
         )
     described = min(int.from_bytes(data[2:4], "big"), length - 8) if length else 0
-    return _descriptors(command, 8, 16, described // 16, ExtentKind.DISCARD)
+    return _descriptors(command, at=8, width=16, count=described // 16, kind=ExtentKind.DISCARD)
 
 
 def _write_scattered(command: _Command, count_at: int) -> Interpretation:
@@ -219,11 +219,11 @@ def _write_scattered(command: _Command, count_at: int) -> Interpretation:
         return whole_volume(
             f"WRITE SCATTERED came with {len(command.data)} bytes, too few for {count} descriptors"
         )
-    return _descriptors(command, 32, 32, count, ExtentKind.WRITE)
+    return _descriptors(command, at=32, width=32, count=count, kind=ExtentKind.WRITE)
 
 
 def _descriptors(
-    command: _Command, at: int, width: int, count: int, kind: ExtentKind
+    command: _Command, *, at: int, width: int, count: int, kind: ExtentKind
 ) -> Interpretation:
     """Return the extents of `count` descriptors, which begin at byte `at` of the data.
 
@@ -234,8 +234,8 @@ def _descriptors(
         extent(
             int.from_bytes(row[:8], "big"),
             int.from_bytes(row[8:], "big"),
-            command.block_bytes,
-            kind,
+            unit_bytes=command.block_bytes,
+            kind=kind,
         )
         for row in rows
     )

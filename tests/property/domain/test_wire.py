@@ -208,7 +208,13 @@ CHANGES = st.one_of(
 @given(CHANGES, BLOCKS)
 def test_an_encoded_command_gives_its_extents(case: Case, block_bytes: int) -> None:
     unit = 1 if case.protocol is WireProtocol.NBD else block_bytes
-    result = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
+    result = interpret(
+        case.protocol,
+        case.command,
+        data=case.data,
+        logical_block_bytes=block_bytes,
+        size_bytes=SIZE,
+    )
     assert result.verdict is Verdict.EXTENTS
     wanted = [
         Extent(first * unit, count * unit, kind) for first, count, kind in case.ranges if count
@@ -227,7 +233,13 @@ def test_write_same_of_no_blocks_reaches_the_end(
     encode: Callable[..., bytes], first: int, block_bytes: int
 ) -> None:
     code, size_bytes = {cdb_10: 0x41, cdb_16: 0x93, cdb_32: 0x0D}[encode], 100 * block_bytes + 5
-    result = interpret(WireProtocol.SCSI, encode(code, 8, first, 0), b"", block_bytes, size_bytes)
+    result = interpret(
+        WireProtocol.SCSI,
+        encode(code, 8, first, 0),
+        data=b"",
+        logical_block_bytes=block_bytes,
+        size_bytes=size_bytes,
+    )
     if first <= 100:
         assert result.extents == (Extent(first * block_bytes, size_bytes - first * block_bytes),)
     else:
@@ -239,13 +251,27 @@ def test_a_command_that_was_cut_off_never_names_less(
     case: Case, block_bytes: int, data: st.DataObject
 ) -> None:
     assume(any(count for _, count, _ in case.ranges))
-    whole = interpret(case.protocol, case.command, case.data, block_bytes, SIZE)
+    whole = interpret(
+        case.protocol,
+        case.command,
+        data=case.data,
+        logical_block_bytes=block_bytes,
+        size_bytes=SIZE,
+    )
     command = case.command[: data.draw(st.integers(1, len(case.command) - 1))]
     assert (
-        interpret(case.protocol, command, case.data, block_bytes, SIZE).verdict
+        interpret(
+            case.protocol, command, data=case.data, logical_block_bytes=block_bytes, size_bytes=SIZE
+        ).verdict
         is Verdict.WHOLE_VOLUME
     )
-    part = interpret(case.protocol, case.command, case.data[:-1], block_bytes, SIZE)
+    part = interpret(
+        case.protocol,
+        case.command,
+        data=case.data[:-1],
+        logical_block_bytes=block_bytes,
+        size_bytes=SIZE,
+    )
     if part.verdict is not Verdict.WHOLE_VOLUME:
         assert [(e.offset, e.length) for e in part.extents] == [
             (e.offset, e.length) for e in whole.extents
@@ -267,7 +293,9 @@ OPENINGS = st.sampled_from(
 def test_any_bytes_have_a_verdict(
     protocol: WireProtocol, command: bytes, data: bytes, block_bytes: int, size_bytes: int
 ) -> None:
-    result = interpret(protocol, command, data, block_bytes, size_bytes)
+    result = interpret(
+        protocol, command, data=data, logical_block_bytes=block_bytes, size_bytes=size_bytes
+    )
     match result.verdict:
         case Verdict.EXTENTS:
             assert all(
@@ -340,7 +368,13 @@ def every_cdb(fill: int) -> dict[tuple[int, int], bytes]:
 def verdicts(fill: int) -> dict[Verdict, set[tuple[int, int]]]:
     by_verdict: dict[Verdict, set[tuple[int, int]]] = {verdict: set() for verdict in Verdict}
     for code, cdb in every_cdb(fill).items():
-        verdict = interpret(WireProtocol.SCSI, cdb, bytes([fill]) * 4096, 512, SIZE).verdict
+        verdict = interpret(
+            WireProtocol.SCSI,
+            cdb,
+            data=bytes([fill]) * 4096,
+            logical_block_bytes=512,
+            size_bytes=SIZE,
+        ).verdict
         by_verdict[verdict].add(code)
     return by_verdict
 
@@ -366,7 +400,10 @@ def test_every_other_opcode_has_its_verdict(
         return struct.pack(">IHH20s", 0x25609513, 0, opcode, fill * 20)
 
     verdict_of = {
-        op: interpret(protocol, command(op), fill * 4096, 512, SIZE).verdict for op in range(256)
+        op: interpret(
+            protocol, command(op), data=fill * 4096, logical_block_bytes=512, size_bytes=SIZE
+        ).verdict
+        for op in range(256)
     }
     read_only = {(op, -1) for op, verdict in verdict_of.items() if verdict is Verdict.READ_ONLY}
     hints = (
@@ -391,15 +428,29 @@ def test_a_command_that_isnt_in_the_tables_is_the_whole_volume(
         monkeypatch.delitem(scsi._INTERPRETERS, code)
     for code in codes(SCSI_EXTENTS) | codes(SCSI_AT_TIMES):
         assert (
-            interpret(WireProtocol.SCSI, cdbs[code], b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+            interpret(
+                WireProtocol.SCSI, cdbs[code], data=b"", logical_block_bytes=512, size_bytes=SIZE
+            ).verdict
+            is Verdict.WHOLE_VOLUME
         )
     for opcode in list(nvme._CHANGES):
         monkeypatch.delitem(nvme._CHANGES, opcode)
         assert (
-            interpret(WireProtocol.NVME, entry(opcode, 0, 0), b"", 512, SIZE).verdict
+            interpret(
+                WireProtocol.NVME,
+                entry(opcode, 0, 0),
+                data=b"",
+                logical_block_bytes=512,
+                size_bytes=SIZE,
+            ).verdict
             is Verdict.WHOLE_VOLUME
         )
     for kind in list(nbd._CHANGES):
         monkeypatch.delitem(nbd._CHANGES, kind)
         request = struct.pack(">IHHQQI", 0x25609513, 0, kind, 0, 0, 512)
-        assert interpret(WireProtocol.NBD, request, b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+        assert (
+            interpret(
+                WireProtocol.NBD, request, data=b"", logical_block_bytes=512, size_bytes=SIZE
+            ).verdict
+            is Verdict.WHOLE_VOLUME
+        )

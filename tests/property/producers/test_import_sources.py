@@ -139,7 +139,7 @@ def test_thin_delta_names_all_ranges_except_equal_ones(
     path = tmp_path / "delta.xml"
     path.write_text(text)
     size = max(begin * sectors * 512 - missing, 512)
-    import_source = source("thin-delta", path, AddressRange(0, size))
+    import_source = source("thin-delta", path, AddressRange(offset=0, length=size))
     sectors_named = [
         sector
         for batch in batches(import_source, size)

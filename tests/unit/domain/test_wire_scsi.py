@@ -138,9 +138,16 @@ def test_vector(vector: str, block_bytes: int) -> None:
 
 def test_an_address_beyond_64_bits_never_wraps() -> None:
     cdb = raw("8a 00 ff*8 00 00 00 08 00 00")
-    assert interpret(WireProtocol.SCSI, cdb, b"", 512, SIZE).extents == (Extent(2**64 - 2, 1),)
-    unmap = raw("42 00 00*5 00 28 00"), raw("00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 ff*12 00*4")
-    result = interpret(WireProtocol.SCSI, *unmap, 512, SIZE)
+    assert interpret(
+        WireProtocol.SCSI, cdb, data=b"", logical_block_bytes=512, size_bytes=SIZE
+    ).extents == (Extent(2**64 - 2, 1),)
+    unmap, data = (
+        raw("42 00 00*5 00 28 00"),
+        raw("00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 ff*12 00*4"),
+    )
+    result = interpret(
+        WireProtocol.SCSI, unmap, data=data, logical_block_bytes=512, size_bytes=SIZE
+    )
     assert result.extents == tuple(
         Extent(o, n, ExtentKind.DISCARD) for o, n in ((2560, 1536), (2**64 - 2, 1))
     )
@@ -151,10 +158,22 @@ def test_with_an_impossible_block_size_a_write_is_the_whole_volume_and_a_read_is
     block_bytes: int,
 ) -> None:
     write, read = raw("2a 00*7 01 00"), raw("28 00*7 01 00")
-    result = interpret(WireProtocol.SCSI, write, b"", block_bytes, SIZE)
+    result = interpret(
+        WireProtocol.SCSI, write, data=b"", logical_block_bytes=block_bytes, size_bytes=SIZE
+    )
     assert (result.verdict, result.extents) == (Verdict.WHOLE_VOLUME, (Extent(0, SIZE),))
-    assert interpret(WireProtocol.SCSI, read, b"", block_bytes, SIZE).verdict is Verdict.READ_ONLY
+    assert (
+        interpret(
+            WireProtocol.SCSI, read, data=b"", logical_block_bytes=block_bytes, size_bytes=SIZE
+        ).verdict
+        is Verdict.READ_ONLY
+    )
 
 
 def test_a_protocol_newer_than_this_node_is_the_whole_volume() -> None:
-    assert interpret(WireProtocol.UNKNOWN, b"x", b"", 512, SIZE).verdict is Verdict.WHOLE_VOLUME
+    assert (
+        interpret(
+            WireProtocol.UNKNOWN, b"x", data=b"", logical_block_bytes=512, size_bytes=SIZE
+        ).verdict
+        is Verdict.WHOLE_VOLUME
+    )

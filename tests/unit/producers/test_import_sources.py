@@ -168,7 +168,7 @@ THIN_VERBOSE = """<superblock uuid="" time="1" transaction="1" version="2" data_
 @pytest.mark.parametrize("text", [THIN, THIN_VERBOSE])
 def test_thin_delta_in_both_forms(tmp_path: Path, text: str) -> None:
     # The last block reaches beyond the end of the volume.
-    volume_range = AddressRange(0, 6 * 65536 + 100)
+    volume_range = AddressRange(offset=0, length=6 * 65536 + 100)
     assert (
         rendered(
             source("thin-delta", write_source(tmp_path, text), volume_range), volume_range.length
@@ -255,7 +255,7 @@ def test_the_files_of_all_cpus_are_one_recording(tmp_path: Path) -> None:
     time = (1_700_000_000).to_bytes(4, "little") + bytes(4)
     paths[0].write_bytes(event(1, Q_WRITE, 0, 512))
     paths[1].write_bytes(event(0, TIMESTAMP, data=time) + event(9, Q_WRITE, 8, 512, cpu=1))
-    batch, *_ = batches(blktrace_source(paths, AddressRange(0, MIB)))
+    batch, *_ = batches(blktrace_source(paths, AddressRange(offset=0, length=MIB)))
     assert [extent.offset for extent in batch.extents] == [0, 4096]
     assert batch.first_at_us == 1_700_000_000_000_000
 
@@ -273,7 +273,9 @@ def test_the_whole_volume_is_dirty_if_blktrace_doesnt_know_the_range(
     tmp_path: Path, case: str
 ) -> None:
     import_source = source(
-        "blktrace", write_source(tmp_path, UNKNOWN_RANGES[case]), AddressRange(4096, MIB)
+        "blktrace",
+        write_source(tmp_path, UNKNOWN_RANGES[case]),
+        AddressRange(offset=4096, length=MIB),
     )
     assert rendered(import_source, MIB, FitOptions(shift=-4096)) == f"w0+512 w0+{MIB} |"
     assert "the whole volume is dirty" in import_source.warnings[0]
