@@ -160,8 +160,8 @@ VALID = {
     "msr": b"128166372003061629,hm,1,Write,8192,512,413\n"
     b"128166372003061630,hm,1,Write,4096,512,54\n",
     "tencent": b"1538323200,8,8,1,1058\n1538323199,16,8,1,1058\n",
-    "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true, "zero": false, "data": true,
-"offset": 0},
+    "qemu-map": b"""[{"start": 0, "length": 8192, "depth": 1, "present": true,
+"zero": false, "data": true, "offset": 0},
 {"start": 8192, "length": 4096, "depth": 0, "present": true, "zero": true, "data": false},
 {"start": 12288, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true,
 "offset": 4096},

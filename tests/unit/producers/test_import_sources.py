@@ -65,8 +65,8 @@ def test_a_qemu_map_imports_what_its_newest_layer_holds(tmp_path: Path, case: st
     assert text == {"-": ""}.get(expected.strip(), f"{expected.strip()}0+65536 |")
 
 
-X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true, "zero": false, "data": true,
-"offset": 0},
+X_DIRTY_BITMAP = """[{ "start": 0, "length": 65536, "depth": 0, "present": true,
+"zero": false, "data": true, "offset": 0},
 { "start": 65536, "length": 131072, "depth": 0, "present": false, "zero": false, "data": false},
 { "start": 196608, "length": 851968, "depth": 0, "present": true, "zero": false, "data": true,
 "offset": 196608}]

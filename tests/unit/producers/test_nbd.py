@@ -1,4 +1,4 @@
-"""The NBD export without nbdkit: extents of the relay, addresses, and errors for missing programs."""
+"""The NBD export without nbdkit: extents of the relay, addresses, errors for missing programs."""
 
 from __future__ import annotations
 
