@@ -1,4 +1,4 @@
-"""A tracking log on a broker in memory: commands folded by the real planner, in flushes of any size."""
+"""A tracking log on a broker in memory: the real planner folds commands in flushes of any size."""
 
 from __future__ import annotations
 
@@ -26,43 +26,46 @@ from mirrorlog.tracking_log.records import LogRecord
 
 
 class Log:
-    """Partition 0 of everything. The changelog is what a node would write; its table is `heads`.
+    """Partition 0 of all topics. The changelog is what a node would write; `heads` is its table.
 
-    at_once: how many messages a poll gives at most.
+    at_once: how many messages a poll returns at most.
     """
 
     def __init__(self, volumes: Iterable[Volume]) -> None:
         self.broker, self.topics = MemoryBroker(), Topics()
         self.broker.create(self.topics.specs(single_copy=True), 1)
-        self.volumes = {each.volume: each for each in volumes}
+        self.volumes = {volume.volume: volume for volume in volumes}
         self.heads: dict[str, VolumeHead] = {}
         self.next, self.through = 0, -1
         self._flushes: list[list[int]] = []
         self.at_once = 1000
         self._on_poll: Callable[[], object] = lambda: None
         publisher = self.broker.publisher()
-        for each in self.volumes.values():
-            publish_volume(publisher, self.topics, each)
+        for volume in self.volumes.values():
+            publish_volume(publisher, self.topics, volume)
         publisher.flush(0)
 
     def publish(self, commands: Sequence[TrackingCommand | bytes]) -> None:
-        """Appends commands, or bytes that aren't one."""
-        for each in commands:
+        """Append commands, or bytes that are none."""
+        for command in commands:
             self.broker.append(
-                self.topics.commands, 0, b"k", each if isinstance(each, bytes) else encode(each)
+                self.topics.commands,
+                0,
+                b"k",
+                command if isinstance(command, bytes) else encode(command),
             )
 
     def flush(self, count: int, record_max_bytes: int = 900_000) -> None:
-        """Folds the next `count` events that are there."""
+        """Fold the next `count` events."""
         events = self.broker.messages(self.topics.commands)[self.next : self.next + count]
         if not events:
             return
         responses = []
         flush_range = FlushRange(partition=0, first=events[0].position, last=events[-1].position)
         for event in events:
-            found = read_command(message(event.position, event.value))
-            name = found.volume if isinstance(found, TrackingCommand) else ""
-            responses.append(check_command(event, found, self.volumes.get(name)))
+            read = read_command(message(event.position, event.value))
+            name = read.volume if isinstance(read, TrackingCommand) else ""
+            responses.append(check_command(event, read, self.volumes.get(name)))
         plan = plan_flush(
             flush_range,
             responses,
@@ -78,39 +81,41 @@ class Log:
         self.next, self.through = events[-1].position + 1, plan.watermark.through
 
     def rewind(self, position: int) -> None:
-        """The node starts again from there, with its table ahead: its records overlap what it wrote before."""
+        """Start the node again at a position that is behind its table: its new records overlap."""
         self.next = position
 
     @property
     def flushes(self) -> int:
-        """How many there were."""
+        """The number of flushes."""
         return len(self._flushes)
 
     def lose_records(self, flushes: Sequence[int]) -> None:
-        """Takes the records of these flushes away."""
+        """Remove the records of these flushes."""
         gone = {position for flush in flushes for position in self._flushes[flush]}
-        found = self.broker.partition(self.topics.changelog, 0)
-        found.messages = [m for m in found.messages if m.position not in gone or not _is_record(m)]
+        changelog = self.broker.partition(self.topics.changelog, 0)
+        changelog.messages = [
+            m for m in changelog.messages if m.position not in gone or not _is_record(m)
+        ]
 
     def report(self, progress: SiteProgress) -> None:
-        """A site's report."""
+        """Publish a site's report."""
         self.broker.append(
             self.topics.progress, 0, f"{progress.site} {progress.volume}".encode(), encode(progress)
         )
 
     def on_poll(self, act: Callable[[], object]) -> None:
-        """Runs `act` whenever somebody polls."""
+        """Call `act` before every poll of every reader."""
         self._on_poll = act
 
     def ports(self) -> QueryPorts:
-        """What a query needs."""
+        """Return the ports of a query."""
         clock = SystemClock()
         catalog = Catalog(self.broker.reader(), self.broker, self.topics, clock)
         logs = TopicLogSource(self.open_reader, self.broker, self.topics.changelog, clock)
         return QueryPorts(self.open_reader, self.broker, catalog, self.topics, clock, logs)
 
     def open_reader(self) -> TopicReader:
-        """A reader that polls as was asked for."""
+        """Return a reader with `at_once` and `on_poll`."""
         return _Reader(self.broker, self._on_poll, self.at_once)
 
 

@@ -32,7 +32,10 @@ class ProgressReporter:
         self._last: dict[str, _LastReport] = {}
 
     def is_due(self, secondary: Secondary) -> bool:
-        """Whether a report is due: after the interval, and once the secondary becomes consistent."""
+        """Whether a report is due.
+
+        It is due after the interval, and at once when the secondary becomes consistent.
+        """
         last = self._last.get(secondary.volume.volume)
         if last is None or self._clock.monotonic_s() - last.at_s >= self._interval_s:
             return True

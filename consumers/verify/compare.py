@@ -3,8 +3,8 @@
 This is the check of a whole run. It reads files by itself and shares nothing with the code that
 copies them (no port, no adapter), so that one defect can't be on both sides.
 
-Method: ask both files where they hold data (lseek with SEEK_DATA and SEEK_HOLE, lseek(2)). Skip what
-is a hole in both. Take a hole in one of them as zeros. Read and compare the rest.
+Method: ask both files where they hold data (lseek with SEEK_DATA and SEEK_HOLE, lseek(2)). Skip
+what is a hole in both. Take a hole in one of them as zeros. Read and compare the rest.
 """
 
 from __future__ import annotations

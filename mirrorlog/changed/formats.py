@@ -255,11 +255,13 @@ def _ranges(answer: ChangedBlocks, offset: int) -> Iterator[str]:
 def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     volume, blocks = answer.volume, len(answer.changed)
     size = format_size(min(blocks * volume.block_size, volume.size_bytes))
-    yield f"{volume.volume}: {blocks} of {volume.blocks} blocks changed ({size}) after position {answer.since}, "
+    yield f"{volume.volume}: {blocks} of {volume.blocks} blocks changed ({size}) "
+    yield f"after position {answer.since}, "
     yield f"through {answer.until}\n"
     if answer.hosts:
         first, last = _time(answer.first_write_at_us), _time(answer.last_write_at_us)
-        yield f"{answer.writes} writes by {', '.join(answer.hosts)}, the first {first}, the last {last}\n"
+        yield f"{answer.writes} writes by {', '.join(answer.hosts)}, "
+        yield f"the first {first}, the last {last}\n"
         yield f"{'START':>20} {'LENGTH':>20}\n"
     for run in changed_runs(answer, offset):
         yield f"{run.start:>20} {run.length:>20}{'  zero' if run.zero else ''}\n"

@@ -78,7 +78,7 @@ class Catalog(Mapping[str, Volume]):
         if volume is None:
             raise UnknownVolume(
                 f"there is no volume '{name[:220]}'",
-                next="`mirrorlog volume list`, or GET /v1/volumes of a node, shows those there are.",
+                next="`mirrorlog volume list` or GET /v1/volumes of a node shows those that exist.",
             )
         return volume
 

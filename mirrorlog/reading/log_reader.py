@@ -69,9 +69,9 @@ class LogReader:
 
     A watermark counts only once the reader was at the partition's end after it. While the reader
     reads, records are rolled up, and their parts may be compacted away before the reader meets the
-    roll-up. But the roll-up, and a watermark after it, lie in the changelog before the tombstones of
-    the parts. So a reader that missed a part has its roll-up at the next end. If the end moves away
-    faster than the reader reads, the reader asks where the end is; what it had read before the
+    roll-up. But the roll-up, and a watermark after it, lie in the changelog before the tombstones
+    of the parts. So a reader that missed a part has its roll-up at the next end. If the end moves
+    away faster than the reader reads, the reader asks where the end is; what it had read before the
     question counts when it reaches that end.
 
     partitions: those to read; all by default.

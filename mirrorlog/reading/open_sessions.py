@@ -72,8 +72,8 @@ def sessions_open_before(
     3. Read the commands above the watermark to their end, and fold them on top. Folding a command
        twice changes nothing.
 
-    What is read above `positions` counts only for sessions that began before them: a close of such a
-    session counts. A session that opens later asks the same question, and meets the session that
+    What is read above `positions` counts only for sessions that began before them: a close of such
+    a session counts. A session that opens later asks the same question, and meets the session that
     asks now.
 
     Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are

@@ -1,4 +1,4 @@
-"""What a site knows about a secondary is kept whole or refused, through damage and through crashes."""
+"""What a site saves of a secondary is whole or refused, after damage and after crashes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_name_never_leads_out_of_the_folder(rig: Rig, name: str) -> None:
 
 
 def damages(content: bytes) -> Iterator[bytes]:
-    """Every truncation, every flipped bit, every byte doubled, lost or made a blank; something behind the end."""
+    """Truncations, flipped bits, bytes that are doubled, lost or blank, and longer contents."""
     yield from (content[:length] for length in range(len(content)))
     for at in range(len(content)):
         yield from (
@@ -122,7 +122,7 @@ def test_any_damage_is_refused(rig: Rig) -> None:
 
 
 def sealed(**changes: object) -> bytes:
-    """A state file whose checksum is right, with other content."""
+    """A state file with other content and the right checksum."""
     payload = {**json.loads(encode_state(OLD)), **changes}
     del payload["crc32"]
 
@@ -162,7 +162,8 @@ def test_version_1_stays_readable(rig: Rig) -> None:
     rig.put(
         "vol1",
         b'{"applied_position":41,"consistent_position":null,"crc32":2793522919,"cycle_through":977,'
-        b'"format":"mirrorlog.secondary_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","rung":"changed",'
+        b'"format":"mirrorlog.secondary_state",'
+        b'"generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","rung":"changed",'
         b'"suspect_after":null,"updated_at_us":2,"version":1,"volume":"vol1"}\n',
     )
     assert rig.store.load("vol1") == NEW
@@ -214,9 +215,10 @@ def test_a_crash_in_memory_leaves_old_or_new(step: str | None, seed: int | None)
 
 
 class Disk:
-    """Records what makes a save durable, and says what a loss of power after each step may leave under the name.
+    """Records what makes a save durable, and what a loss of power after each step may leave.
 
-    The weakest promise of POSIX: bytes last once their file was synced, a rename once its folder was.
+    It assumes the weakest promise of POSIX: bytes are durable once their file was synced, a rename
+    once its folder was synced.
     """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -263,10 +265,10 @@ def test_a_loss_of_power_between_any_two_steps_leaves_old_or_new(
         for content in disk.outcomes(volume, done, encode_state(old), encode_state(new)):
             store.path(volume).write_bytes(content)
             (tmp_path / f".{volume}.tmp").write_bytes(encode_state(new)[: done * 20])
-            found = SecondaryStateFiles(tmp_path)
-            assert found.load(volume) in ((new,) if done == steps else (old, new))
-            found.save(new)
-            assert found.load(volume) == new
+            store_now = SecondaryStateFiles(tmp_path)
+            assert store_now.load(volume) in ((new,) if done == steps else (old, new))
+            store_now.save(new)
+            assert store_now.load(volume) == new
 
 
 @pytest.mark.parametrize("death", [SystemExit, OSError])

@@ -104,7 +104,7 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     assert "isn't complete" in changed(run, "--until", f"@{last + 10_000}", "--wait", "1s", code=1)
     table = changed(run)
     assert f"demo: {len(everything)} of {volume.blocks} blocks changed" in table
-    # Not entry by entry: what is known to be zero may change when the minute is rolled up in between.
+    # Entries may differ: what is known to be zero may change with a roll-up in between.
     assert dirty_blocks(run, "--json") == everything
 
 

@@ -1,7 +1,8 @@
-"""Commands that change a volume, with a node that dies at each of its steps and a site that follows.
+"""Commands that change a volume, with a node that is killed at each step and a site that follows.
 
-The script: writes, a resize, writes into what grew, a new generation, more writes; commits lag, so that a restart reads
-old commands again by a newer description. After each crash the volume, the log and the secondary end as if there was none.
+The script: writes, a resize, writes into the grown part, a new generation, more writes. Commits lag
+behind, so that a restart reads old commands again by a newer description. After each crash the
+volume, the log and the secondary end as if there had been none.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ VOLUME = volume(size_bytes=OLD)
 
 
 class Crash(BaseException):
-    """kill -9."""
+    """The node is killed, as by kill -9."""
 
 
 RESIZE = command(f"{OLD}+{NEW - OLD}", kind=CommandKind.RESIZE, sequence=-1, size_bytes=NEW)
@@ -69,7 +70,7 @@ NAMES = list(SCRIPT)
 
 
 class SlowReader(MemoryReader):
-    """What is there comes to those who wait for it."""
+    """Returns messages only to a poll that waits."""
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         return super().poll(timeout_s, max_messages=max_messages) if timeout_s else ()
@@ -87,17 +88,16 @@ class World:
         publisher = self.broker.publisher()
         publish_volume(publisher, TOPICS, VOLUME)
         publisher.flush(0)
-        for each in script:
-            self.broker.append(TOPICS.commands, 0, b"v", encode(each))
+        for event in script:
+            self.broker.append(TOPICS.commands, 0, b"v", encode(event))
         self.rows: dict[bytes, bytes] = {}
         self.committed, self.steps, self.crash_at = 0, 0, -1
         self.primary, self.secondary = MemoryDevice(NEW), MemoryDevice(OLD)
-        self.primary.pwrite(
-            OLD, b"older than the volume" * 100
-        )  # what a grown region held before nobody knows
+        # Nobody knows what a grown region held before.
+        self.primary.pwrite(OLD, b"older than the volume" * 100)
 
-    def run(self, most: int, crash_at: int = -1, keeps: bool = True) -> None:
-        """A node from its start to the end of the commands, or to its crash; it commits only where it ends well."""
+    def run(self, max_messages: int, crash_at: int = -1, keeps: bool = True) -> None:
+        """Run a node to the end of the commands, or to its crash. Without a crash, commit."""
         if not keeps:
             self.rows = {}
         for message in self.broker.messages(TOPICS.changelog):
@@ -109,8 +109,10 @@ class World:
         messages = [
             m for m in self.broker.messages(TOPICS.commands) if m.position >= self.committed
         ]
-        for start in range(0, len(messages), most):
-            asyncio.run(node.record(EventBatch.from_messages(messages[start : start + most])))
+        for start in range(0, len(messages), max_messages):
+            asyncio.run(
+                node.record(EventBatch.from_messages(messages[start : start + max_messages]))
+            )
         self.committed = gate.committable_offset(0) or self.committed
 
     def node(self, gate: CommitGate, catalog: Catalog) -> BatchFolder:
@@ -125,12 +127,16 @@ class World:
         )
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:
-        found = []
-        for each in messages:
+        positions = []
+        for message in messages:
             self._step()
-            found.append(self.broker.append(each.topic, each.partition or 0, each.key, each.value))
+            positions.append(
+                self.broker.append(
+                    message.topic, message.partition or 0, message.key, message.value
+                )
+            )
         self._step()
-        return found
+        return positions
 
     def _step(self) -> None:
         self.steps += 1
@@ -155,7 +161,7 @@ class World:
         return catalog["v"]
 
     def statuses(self) -> dict[int, CommandStatus]:
-        """The last that was said of each command."""
+        """The last status of each command, by position."""
         values = [message.value or b"" for message in self.broker.messages(TOPICS.status)]
         return {status.position: status for value in values for status in read_statuses(value)}
 
@@ -208,7 +214,7 @@ class World:
         ]
         for records in (list(self.records()), table):
             commands = self.broker.messages(TOPICS.commands)
-            found = list(
+            differences = list(
                 check_records(
                     commands,
                     {"v": described},
@@ -217,7 +223,7 @@ class World:
                     reread=partial(iter, records),
                 )
             )
-            assert found == [], "\n".join(map(str, found))
+            assert differences == [], "\n".join(map(str, differences))
         dirty = {block for record in self.records() for block in record.changed}
         assert dirty == {0, 1, 4, 5, 6, 7}
 
@@ -234,7 +240,7 @@ def test_a_site_follows_each_change_while_it_happens() -> None:
         world.broker.append(TOPICS.commands, 0, b"v", encode(event))
         world.run(10)
         follow(site)
-        rungs.append(kept.rung if (kept := site.secondaries["v"].saved) else None)
+        rungs.append(saved.rung if (saved := site.secondaries["v"].saved) else None)
         assert world.secondary.reopen().size_bytes == (
             OLD if NAMES.index(name) < NAMES.index("resize") else NEW
         )
@@ -246,15 +252,15 @@ def test_a_site_follows_each_change_while_it_happens() -> None:
     world.check_end()
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 10])
-def test_a_node_that_dies_at_any_step_leaves_the_same(most: int) -> None:
+@pytest.mark.parametrize("max_messages", [1, 2, 3, 10])
+def test_a_node_that_dies_at_any_step_leaves_the_same(max_messages: int) -> None:
     undisturbed = World(list(SCRIPT.values()))
-    undisturbed.run(most)
+    undisturbed.run(max_messages)
     undisturbed.check_end()
     for crash_at in range(1, undisturbed.steps + 1):
         world = World(list(SCRIPT.values()))
         with pytest.raises(Crash):
-            world.run(most, crash_at)
+            world.run(max_messages, crash_at)
         world.run(1 + crash_at % 3, keeps=crash_at % 2 == 0)
         world.check_end()
         follow(site := world.site())
@@ -308,7 +314,7 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     site = world.site()
     world.run(10)
     follow(site)
-    kept = site.secondaries["v"].saved
+    saved = site.secondaries["v"].saved
     late = command(f"{2 * BLOCK}+1", sequence=1)
     for event in (command("", kind=CommandKind.RETIRE, sequence=-1), late, RESIZE):
         world.broker.append(TOPICS.commands, 0, b"v", encode(event))
@@ -323,7 +329,7 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     assert (refused.code, refused.reason) == (StatusCode.REJECTED, "VOLUME_RETIRED")
     assert 2 in {block for record in world.records() for block in record.changed}
     secondary = site.secondaries["v"]
-    assert (secondary.state, secondary.saved) == (SiteState.RETIRED, kept)
+    assert (secondary.state, secondary.saved) == (SiteState.RETIRED, saved)
     assert "retired at position 1" in (site.progress(secondary).reason or "")
     new = world.site()
     new._ports = replace(new._ports, make_secondary=_never, open_secondary=_never)
@@ -332,7 +338,7 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
 
 
 def _never(_: Volume) -> BlockDevice:
-    raise AssertionError("a retired volume has no use for a device")
+    raise AssertionError("the site opens no device of a retired volume")
 
 
 def test_the_log_says_by_which_description_it_was_written() -> None:

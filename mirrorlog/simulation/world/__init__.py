@@ -1,9 +1,9 @@
 """All roles in one thread, on a broker in memory, driven by a seed.
 
 A host writes, the node folds, a site restores. Each of them may be killed between any two of its
-steps. Checked all the time: a secondary that its site calls consistent equals the primary as of that
-position (invariant 8). Checked at the end: every secondary equals its primary, and the log equals an
-independent fold of the commands (invariants 2, 3 and 5).
+steps. act() checks all the time that a secondary which its site calls consistent equals the primary
+as of that position (invariant 8). check_end() checks that every secondary equals its primary, and
+that the log equals an independent fold of the commands (invariants 2, 3 and 5).
 
     >>> from mirrorlog.simulation.world.world import World
     >>> world = World(seed=1)

@@ -1,4 +1,4 @@
-"""`changed` over a log that the real planner folded, in any batches, equals brute force over the commands."""
+"""`changed` over a log from the real planner, in any batches, equals brute force."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 
 BLOCK, SIZE = 512, 20 * 512 + 100
-"""A small volume with a partial last block. Extents may reach behind its end."""
+"""A small volume with a partial last block. Extents may reach past its end."""
 EXTENTS = st.lists(
     st.builds(
         Extent,
@@ -42,7 +42,7 @@ KINDS = st.sampled_from(
 )
 
 
-def made(
+def command_of(
     name: str, kind: CommandKind, rows: list[Extent], first_us: int, span_us: int
 ) -> TrackingCommand:
     if kind is not CommandKind.WRITES:
@@ -67,12 +67,12 @@ def made(
 
 
 NAMES = st.sampled_from(["v", "v", "v", "w", "nobody"])
-COMMANDS = st.builds(made, NAMES, KINDS, EXTENTS, st.integers(0, 30), st.integers(0, 3))
+COMMANDS = st.builds(command_of, NAMES, KINDS, EXTENTS, st.integers(0, 30), st.integers(0, 3))
 EVENTS = st.lists(
     st.one_of(COMMANDS, COMMANDS, COMMANDS, st.just(b"junk")), min_size=1, max_size=14
 )
 FLUSHES = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, 0, 0, 1, 3])), max_size=8)
-"""How many events each flush takes, and by how many the node then falls back, as after a crash."""
+"""For each flush: how many events it takes, and how many the node then repeats after a crash."""
 
 
 def bytes_of(command: TrackingCommand, kinds: set[ExtentKind]) -> set[int]:
@@ -84,8 +84,8 @@ def bytes_of(command: TrackingCommand, kinds: set[ExtentKind]) -> set[int]:
     }
 
 
-def blocks_of(found: set[int]) -> set[int]:
-    return {byte // BLOCK for byte in found}
+def blocks_of(offsets: set[int]) -> set[int]:
+    return {byte // BLOCK for byte in offsets}
 
 
 def folded(
@@ -102,7 +102,7 @@ def folded(
 
 
 def of_volume(events: list[TrackingCommand | bytes]) -> list[tuple[int, TrackingCommand]]:
-    """The volume's commands that dirty something, by position."""
+    """The volume's commands that change a block, with their positions."""
     mine = [
         (p, e) for p, e in enumerate(events) if isinstance(e, TrackingCommand) and e.volume == "v"
     ]
@@ -119,18 +119,18 @@ def test_positions_are_exact_at_both_edges(
     )
     origin = data.draw(st.integers(-1, since), "origin")
     log = folded(events, flushes, origin)
-    found = changed_blocks("v", AtPosition(since), AtPosition(until), log.ports(), 0)
+    answer = changed_blocks("v", AtPosition(since), AtPosition(until), log.ports(), 0)
     inside = [each for position, each in of_volume(events) if since < position <= until]
     everything = set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
-    assert set(found.changed) == blocks_of(everything)
-    assert set(found.hosts) == {each.host for each in inside}
-    assert found.first_write_at_us == min((each.first_at_us for each in inside), default=None)
-    assert found.last_write_at_us == max((each.last_at_us for each in inside), default=None)
+    assert set(answer.changed) == blocks_of(everything)
+    assert set(answer.hosts) == {each.host for each in inside}
+    assert answer.first_write_at_us == min((each.first_at_us for each in inside), default=None)
+    assert answer.last_write_at_us == max((each.last_at_us for each in inside), default=None)
     # Zero is never claimed of a byte that may have been written, whatever the order.
     written = set[int]().union(*(bytes_of(each, {ExtentKind.WRITE}) for each in inside))
-    assert set(found.zeroed) <= set(found.changed) - blocks_of(written)
+    assert set(answer.zeroed) <= set(answer.changed) - blocks_of(written)
     zeros = everything - written
-    assert all(set(range(b * BLOCK, min((b + 1) * BLOCK, SIZE))) <= zeros for b in found.zeroed)
+    assert all(set(range(b * BLOCK, min((b + 1) * BLOCK, SIZE))) <= zeros for b in answer.zeroed)
 
 
 @settings(max_examples=300, deadline=None)
@@ -138,12 +138,12 @@ def test_positions_are_exact_at_both_edges(
 def test_times_end_where_their_definition_says(
     events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], times: list[int]
 ) -> None:
-    found = changed_blocks("v", *map(AtTime, times), folded(events, flushes, -1).ports(), 0)
+    answer = changed_blocks("v", *map(AtTime, times), folded(events, flushes, -1).ports(), 0)
     mine = of_volume(events)
     first = min((p for p, each in mine if each.last_at_us > times[0]), default=len(events))
     last = max((p for p, each in mine if each.first_at_us <= times[1]), default=-1)
     inside = [each for position, each in mine if first <= position <= last]
-    assert set(found.changed) == blocks_of(
+    assert set(answer.changed) == blocks_of(
         set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
     )
 
@@ -154,7 +154,7 @@ POINTS = st.one_of(
     st.sampled_from(["origin", "now"]),
 )
 GONE = st.lists(st.integers(0, 7), max_size=2)
-"""Flushes whose records are taken away, as retention does, or damage."""
+"""Flushes whose records are removed, as by retention or damage."""
 
 
 @settings(max_examples=100, deadline=None)
@@ -212,7 +212,7 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
 
 
 def test_the_log_itself_has_edges_to_be_exact_at() -> None:
-    """One record over all: the query has nothing but commands to be exact with."""
+    """One record holds everything: only the commands can make the answer exact."""
     mine: Volume = volume("v", SIZE, block_size=BLOCK)
     log = Log([mine])
     writes = [

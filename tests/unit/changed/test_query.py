@@ -1,4 +1,4 @@
-"""What `changed` answers, and what it refuses to answer, on a broker in memory with the real planner."""
+"""What `changed` answers and what it refuses, on a broker in memory with the real planner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOW_US = 1_000_000_000
 def folded(
     commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None
 ) -> Log:
-    """A log of these commands, `flushes` saying how many commands each flush took."""
+    """A log of these commands. `flushes` names the number of commands in each flush."""
     log = Log([of or volume()])
     log.publish(commands)
     for count in flushes.split():
@@ -50,7 +50,8 @@ def at(position: int, seconds: int, last: int | None = None, **more: object) -> 
     return command(f"{position * 4096}+4096", sequence=position, **(times | more))
 
 
-# seconds of the commands at 0, 1, 2, … (first-last) | how many a flush took | since..until, seconds | blocks
+# seconds of the commands at 0, 1, 2, ... (first-last) | commands of each flush
+# | since..until in seconds | blocks
 TIMES = """
 1 2 3 4 5 6       | 3 3  | 2..4   | 2 3
 1 2 3 4 5 6       | 6    | 2..4   | 2 3
@@ -91,10 +92,10 @@ def test_a_command_that_dirties_nothing_is_no_place_in_time() -> None:
 
 def test_hosts_times_and_writes_are_of_the_range_alone() -> None:
     log = folded([at(n, n + 1, n + 2, host=f"h{n}") for n in range(6)], "1 2 3")
-    found = ask(log, "@1", "@4")
-    assert (found.since, found.until, list(found.changed)) == (1, 4, [2, 3, 4])
-    assert (found.hosts, found.writes) == (("h2", "h3", "h4"), 3)
-    assert (found.first_write_at_us, found.last_write_at_us) == (3_000_000, 6_000_000)
+    answer = ask(log, "@1", "@4")
+    assert (answer.since, answer.until, list(answer.changed)) == (1, 4, [2, 3, 4])
+    assert (answer.hosts, answer.writes) == (("h2", "h3", "h4"), 3)
+    assert (answer.first_write_at_us, answer.last_write_at_us) == (3_000_000, 6_000_000)
     nothing = ask(log, "@4", "@4")
     assert (nothing.hosts, nothing.first_write_at_us, nothing.writes) == ((), None, 0)
 
@@ -232,7 +233,8 @@ def test_what_isnt_there_or_goes_backwards_is_bad_use() -> None:
         changed_blocks("w", AtOrigin(), AtEnd(), log.ports(), 0)
 
 
-# records taken away (by flush) | since..until | blocks, or the position and second from which on the log can answer
+# flushes whose records are removed | since..until | blocks, or the position and the second from
+# which the log can answer
 HOLES = """
 1     | -1..1  | 0 1
 1     | -1..2  | from 3 5

@@ -1,4 +1,4 @@
-"""What a site does next (invariants 6, 7, 8), one line a case."""
+"""What a site does next (invariants 6, 7 and 8), one case on a line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead
 from mirrorlog.tracking_log.site_log import SiteLog
 
-# kept: - or applied/suspect_after/cycle_through/rung, '.' for none; g: other generation
-# log: records as span=blocks; W watermark, E end asked after the last read, A acknowledged by the session, X it is closed
+# saved: - or applied/suspect_after/cycle_through/rung, '.' for None; g: another generation
+# log: records as span=blocks; W the watermark, E the read_end, A acknowledged by the session, X the
+# session is closed
 CASES = """
 -               zeros       | W9                                   | begin -1
 -               zeros       | -1..4=1 W9                           | begin -1
@@ -57,8 +58,8 @@ g4/././changed              | 4..9=1 W9                            | all through
 ././9/allocated             | -1..9=2 W9                           | all through 9: the initial copy wasn't finished
 """
 
-# With a fork: F: behind that position the missed log holds, @ its records, O: an outcome is open; kept: +through is
-# changed_through
+# With a fork. F: the missed log holds what is above that position; @ its records; O: an outcome is
+# open. saved: +through is changed_through
 FORKED = """
 4/././changed     | 4..9=1,2 F-1 W9 E8 A8                          | prove 9
 4/././changed     | 4..9=1,2 F-1 W9                                | follow 9
@@ -91,7 +92,7 @@ FORKED = """
 """
 
 
-def kept_from(text: str) -> SecondaryState | None:
+def saved_from(text: str) -> SecondaryState | None:
     if text == "-":
         return None
     applied, suspect, cycle, rung = text.lstrip("g").split("/")
@@ -107,7 +108,7 @@ def kept_from(text: str) -> SecondaryState | None:
     )
 
 
-def view_from(text: str, zeroed: bool) -> CycleInput:
+def input_from(text: str, zeroed: bool) -> CycleInput:
     log, missed, forks, numbers, words = (
         VolumeLog(),
         VolumeLog(),
@@ -162,12 +163,12 @@ def show(step: CycleStep) -> str:
 def test_next_step(case: str) -> None:
     given, log, expected = (part.strip() for part in case.split("|"))
     text, _, secondary = given.partition(" ")
-    step = next_step(kept_from(text), view_from(log, secondary.strip() == "zeros"))
+    step = next_step(saved_from(text), input_from(log, secondary.strip() == "zeros"))
     assert show(step) == expected or (": " in expected and show(step).startswith(expected))
 
 
 def test_a_running_cycle_keeps_the_applied_position_until_it_is_done() -> None:
-    step = next_step(kept_from("4/././changed"), view_from("4..9=1 W9", False))
+    step = next_step(saved_from("4/././changed"), input_from("4..9=1 W9", False))
     assert isinstance(step, Resync)
     assert (step.running.applied_position, step.running.cycle_through) == (4, 9)
     assert (step.done.applied_position, step.done.cycle_through) == (9, None)

@@ -1,4 +1,4 @@
-"""The catalog knows every volume that was described before it was asked, and one error for those that weren't."""
+"""The catalog knows every volume that was described before refresh(), and has one error."""
 
 from __future__ import annotations
 

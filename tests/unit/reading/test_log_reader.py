@@ -1,4 +1,4 @@
-"""What of the changelog counts for a reader, and when."""
+"""Which rows of the changelog count for a reader, and when."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOPIC = Topics().changelog
 
 
 class BusyReader(MemoryReader):
-    """One message a poll; `before` is done before each."""
+    """Returns one message a poll. `before` is called before each poll."""
 
     def __init__(self, broker: MemoryBroker, before: Callable[[], object]) -> None:
         super().__init__(broker)
@@ -48,8 +48,8 @@ class World:
                 encode(Watermark(partition=0, through=int(text[1:]), at_us=0)),
             )
         else:
-            found = record(text, "1")
-            self.broker.append(TOPIC, 0, record_key(found), encode(found))
+            log_record = record(text, "1")
+            self.broker.append(TOPIC, 0, record_key(log_record), encode(log_record))
 
     def flush(self) -> None:
         self.put(f"{self.flushed}..{self.flushed + 1}")

@@ -24,7 +24,7 @@ def broker() -> MemoryBroker:
 
 
 class StuckReader(MemoryReader):
-    """Hands out what lies below a position, and nothing from there on, as a partition without a leader does."""
+    """Returns what lies below a position and then nothing, like a partition without a leader."""
 
     def __init__(self, broker: MemoryBroker, stuck_at: int, on_poll: Callable[[], object]) -> None:
         super().__init__(broker)
