@@ -30,7 +30,6 @@ Files:
 - memory_devices.py: MemoryDevice and MemoryDevices, the ports of mirrorlog.ports.devices
 - memory_folder.py: MemoryFolder, the ports of mirrorlog.ports.folders
 - memory_secondary_states.py: MemorySecondaryStates, a site's store of its secondaries' states
-- memory_secondary_states.py: MemorySecondaryStates, the store of a site's states
 - manual_clock.py: ManualClock, the port of mirrorlog.ports.clock
 - world/: all roles together, moved by a seed
 """
