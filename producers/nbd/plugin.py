@@ -132,7 +132,7 @@ def call(
         answer = receive(connection, size)
     except OSError as error:
         nbdkit.set_error(errno.EIO)
-        raise RuntimeError(f"connecting to the host: {error}") from error
+        raise RuntimeError(f"the connection to the host failed: {error}") from error
     if code:
         nbdkit.set_error(code)
         raise RuntimeError(answer.decode())
