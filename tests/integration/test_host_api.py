@@ -151,7 +151,7 @@ def test_another_host_is_refused_whatever_it_shares_with_the_first(
     FileDevice.create(elsewhere, SIZE).close()
     with open_volume("vol1", world.settings) as volume:
         volume.pwrite(b"x", 0)
-        session = volume.tracker_and_volume[0]._outbox.session
+        session = volume.tracker_and_volume[0]._state.outbox.session
         for options, reason in (
             ([], "another process on this machine writes to the primary"),
             (["--primary", str(elsewhere)], "another process keeps its state in this folder"),
