@@ -83,9 +83,9 @@ def run_node(
     on_failure: called before an error ends the process.
 
     MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
-    can't be used, KafkaFailed, OutOfRetention. Nothing stays open then. An error after that **ends the process** with the
-    exit code of the error, without any clean-up: a stop in good order would acknowledge commands
-    that the log does not hold (invariant 2).
+    can't be used, KafkaFailed, OutOfRetention. Nothing stays open then. An error after that
+    **ends the process** with the exit code of the error, without any clean-up: a stop in good order
+    would acknowledge commands that the log does not hold (invariant 2).
     """
     with ExitStack() as opened:
         settings, ports = _open_ports(settings, on_ready, on_failure, opened)

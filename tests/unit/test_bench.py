@@ -1,4 +1,4 @@
-"""The benches' own arithmetic: the workload is what it says it is, a wrong fold is found, medians are medians."""
+"""The benchmarks compute rightly: the workload, the check of a fold, and the medians."""
 
 from __future__ import annotations
 

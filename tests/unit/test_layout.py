@@ -1,4 +1,4 @@
-"""What the linters don't look at: files say what they are, packages list their files, a class name means one thing."""
+"""Files say what they are for, packages list their files, and class names are unique."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ CONTRACTS: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["
 
 # contract of import-linter (its beginning) | file that breaks it | line planted there
 IMPORTS: Final = """
-The roles are independent    | producers/session/breach.py  | import mirrorlog.consumers.resync.cycle
+The roles are independent    | producers/forks/breach.py    | import mirrorlog.consumers.wiring
 Each layer imports only      | mirrorlog/ports/breach.py    | import mirrorlog.adapters.folders
 No circles                   | mirrorlog/domain/extents.py  | import mirrorlog.domain.bitmaps
 The domain does no input     | mirrorlog/domain/breach.py   | import os
