@@ -99,10 +99,10 @@ class BatchFolder:
         """Make one batch durable in the log. Every exception must stop the node.
 
         1. `_check_continues`: no command lies unread before the batch or inside it (invariant 7).
-        2. `_respond`: each command is checked and answered (response), and its extents become
-           addresses inside its volume (extraction).
-        3. `_plan`: the responses become records, heads and a watermark (log, planned).
-        4. `LogTable.flush`: the plan is written, and the gate advances (log, durable).
+        2. `_plan` decodes the commands. `_respond` checks and answers each of them (response) and
+           turns its extents into addresses inside its volume (extraction). `plan_flush` makes them
+           records, heads and a watermark (log, planned).
+        3. `LogTable.flush`: the plan is written, and the gate advances (log, durable).
 
         What the log holds already is flushed by itself (a replay): folded together with new
         commands it would make a site copy again what it has.
@@ -110,7 +110,7 @@ class BatchFolder:
         await self._ensure_assigned(batch.partition)
         await self._check_continues(batch.partition, batch.positions)
         for part in batch.split_after(self._log.complete_through(batch.partition)):
-            await self._log.flush(self._plan(part, await self._respond(part)))
+            await self._log.flush(await self._plan(part))
 
     async def maintain(self, partition: int) -> float:
         """Do a little work on the partition's log between two batches.
@@ -153,22 +153,41 @@ class BatchFolder:
     async def _reason_of_gap(self, partition: int, *, first: int, end: int) -> str | None:
         return await asyncio.to_thread(self._source.gap_reason, partition, first=first, end=end)
 
-    async def _respond(self, batch: EventBatch) -> _BatchResponses:
-        """Check and answer every command of the batch. `_plan` turns the result into records.
+    async def _plan(self, batch: EventBatch) -> FlushPlan:
+        """Return the plan of the batch's flush. `LogTable.flush` makes it durable."""
+        # The columns live until the plan is made: freed earlier, their pages go back to the system
+        # and are faulted in again for the plan.
+        columns = decode_columns(batch.values)
+        answered = await self._respond(batch, columns)
+        return plan_flush(
+            FlushRange(
+                partition=batch.partition, first=batch.positions[0], last=batch.positions[-1]
+            ),
+            answered.responses,
+            answered.bulk_folds,
+            answered.heads,
+            now_us=self._clock.now_us(),
+            record_max_bytes=self._record_max_bytes,
+            complete_through=self._log.complete_through(batch.partition),
+        )
+
+    async def _respond(self, batch: EventBatch, columns: CommandColumns) -> _BatchResponses:
+        """Check and answer every command of the batch. `plan_flush` makes records of the result.
+
+        columns: the batch, decoded.
 
         Volumes that qualify are folded in bulk. All other commands are decoded and checked one at a
         time (`check_command`). Both clip extents to the volume (`extract`) or find them inside it.
         """
-        partition, columns = batch.partition, decode_columns(batch.values)
         single = _read_rows(batch, ~columns.plain)
         not_plain = {
             command.volume for command in single.values() if isinstance(command, TrackingCommand)
         }
-        heads = self._log.heads(partition, sorted(not_plain | _volumes_of(columns)))
+        heads = self._log.heads(batch.partition, sorted(not_plain | _volumes_of(columns)))
         bulk_folds, in_bulk = fold_in_bulk(
             columns,
             np.array(batch.positions, np.int64),
-            partition,
+            batch.partition,
             self._catalog,
             heads,
             not_plain,
@@ -201,20 +220,6 @@ class BatchFolder:
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
-
-    def _plan(self, batch: EventBatch, answered: _BatchResponses) -> FlushPlan:
-        """Fold the responses into the plan of one flush. `LogTable.flush` makes it durable."""
-        return plan_flush(
-            FlushRange(
-                partition=batch.partition, first=batch.positions[0], last=batch.positions[-1]
-            ),
-            answered.responses,
-            answered.bulk_folds,
-            answered.heads,
-            now_us=self._clock.now_us(),
-            record_max_bytes=self._record_max_bytes,
-            complete_through=self._log.complete_through(batch.partition),
-        )
 
 
 def _read_rows(
