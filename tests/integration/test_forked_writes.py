@@ -45,6 +45,8 @@ pytestmark = pytest.mark.integration
 
 BLOCK, BLOCKS = 4096, 4096
 SIZE = BLOCK * BLOCKS
+PATIENT = {"host_fork_timeout_s": DEADLINE_S}
+"""No test here waits for a secondary to be too slow, so a busy machine must not put one out."""
 
 
 class Flaky(FileDevice):
@@ -107,7 +109,12 @@ class World:
         self.states: list[ForkState] = []
         volume, device = start_world(run, stack)
         settings = run.settings.model_copy(
-            update={"region_bytes": 16 * BLOCK, "hot_regions": 8, "host_fork_retry_s": 0.2}
+            update={
+                "region_bytes": 16 * BLOCK,
+                "hot_regions": 8,
+                "host_fork_retry_s": 0.2,
+                **PATIENT,
+            }
         )
         client, clock = settings.kafka_client(), SystemClock()
         publisher, admin, reader = KafkaPublisher(client), KafkaAdmin(client), KafkaReader(client)
@@ -224,7 +231,8 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
         "--fork",
         f"site-a={secondary.as_uri()}",
     ]
-    environment = {**inherited_environment(), **world.settings.as_environment()}
+    settings = world.settings.model_copy(update=PATIENT)
+    environment = {**inherited_environment(), **settings.as_environment()}
     refused = subprocess.run(
         [sys.executable, "-m", "mirrorlog", *arguments, "--through", "filter"],
         env=environment,
@@ -267,6 +275,7 @@ def test_a_program_forks_through_the_python_api(run: Run) -> None:
         described, device = start_world(run, stack)
         device.close()
         secondary = run.folder / "site-a" / "v.img"
+        settings = run.settings.model_copy(update=PATIENT)
 
         def is_forked(volume: TrackedVolume, block: int) -> bool:
             data = os.urandom(BLOCK)
@@ -280,7 +289,7 @@ def test_a_program_forks_through_the_python_api(run: Run) -> None:
 
         until = time.monotonic() + DEADLINE_S
         with open_volume(
-            "v", run.settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync"
+            "v", settings, forks=[f"site-a={secondary.as_uri()}"], fork_mode="sync"
         ) as volume:
             while not all(is_forked(volume, block) for block in range(50)):
                 assert time.monotonic() < until
