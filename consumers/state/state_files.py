@@ -101,6 +101,10 @@ class SecondaryStateFiles:
         return self.folder / f"{check_volume_name(volume)}.json"
 
     def load(self, volume: str) -> SecondaryState | None:
+        """Return the state that was saved last; None if none ever was.
+
+        Raise StateDamaged and DeviceFailed as SecondaryStateStore.load says.
+        """
         path = self.path(volume)
         try:
             with path.open("rb") as file:
@@ -112,6 +116,7 @@ class SecondaryStateFiles:
         return decode_state(content, volume, str(path))
 
     def save(self, state: SecondaryState) -> None:
+        """Save one state, as save_all() does."""
         self.save_all([state])
 
     def save_all(self, states: Sequence[SecondaryState]) -> None:

@@ -27,7 +27,7 @@ PIECES_AHEAD: Final = 16
 
 Scattered pieces that aren't cached are then read 3 to 4 times as fast."""
 REPORTS: Final = 256
-"""Progress is reported about so many times."""
+"""About how many times progress is reported."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from mirrorlog.tracking_log.records import LogRecord
 log = logging.getLogger("mirrorlog.reading")
 
 _POLLS_WITHOUT_END: Final = 20
-"""After so many polls without reaching the end, the reader asks where the end is."""
+"""The number of polls without reaching the end after which the reader asks where it is."""
 LogRow: TypeAlias = LogRecord | VolumeHead | SessionBeat | RecordKey
 """A row of the log. A RecordKey means that the log deletes the record."""
 IsWanted: TypeAlias = Callable[[LogRecord], bool]

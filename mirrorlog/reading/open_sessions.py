@@ -28,7 +28,7 @@ from mirrorlog.tracking_log.keys import head_key, key_kind
 
 PATIENCE_S: Final = 30.0
 MAX_DATED_SESSIONS: Final = 3
-"""For so many sessions the time of their first command is read, for people."""
+"""For how many sessions the time of the first command is read, for people."""
 
 
 @dataclass(frozen=True, slots=True)

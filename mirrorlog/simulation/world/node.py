@@ -57,7 +57,7 @@ class NodeModel:
         self.start()
 
     def start(self) -> None:
-        """Start the worker anew, as after a crash."""
+        """Start the worker again, as after a crash."""
         if self._random.random() < 0.5:
             self.rows = {}
         for message in self._broker.messages(self._settings.topics.changelog):

@@ -64,7 +64,7 @@ class SiteModel:
         self.start()
 
     def start(self) -> None:
-        """Start the site anew, as after a crash."""
+        """Start the site again, as after a crash."""
         topics, clock = self._settings.topics, ManualClock(look_s=_CLOCK_STEP_S)
         self.reader = SlowReader(self._broker, self._random)
         self.log = LogReader(self.reader, self._broker, topics.changelog, site=SITE)

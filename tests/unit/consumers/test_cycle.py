@@ -25,35 +25,35 @@ from mirrorlog.tracking_log.site_log import SiteLog
 # log: records as span=blocks; W the watermark, E the read_end, A acknowledged by the session, X the
 # session is closed
 CASES = """
--               zeros       | W9                                   | begin -1
--               zeros       | -1..4=1 W9                           | begin -1
+-               zeros       | W9                                   | skip -1
+-               zeros       | -1..4=1 W9                           | skip -1
 -               data        | W9                                   | all through 9: nothing is known
--               data        |                                      | rest WAITING
-4/././changed               | W9                                   | rest CONSISTENT
+-               data        |                                      | idle WAITING
+4/././changed               | W9                                   | idle CONSISTENT
 4/././changed               | 4..9=1,2 W9                          | changed through 9 blocks 1,2 suspect 4
 4/././changed               | 4..7=1 7..9=2 W9                     | changed through 9 blocks 1,2 suspect 4
-4/././changed               | 4..9=1 W3                            | rest STOPPED
-4/././changed               |                                      | rest STOPPED
--1/././changed              |                                      | rest CONSISTENT
+4/././changed               | 4..9=1 W3                            | idle STOPPED
+4/././changed               |                                      | idle STOPPED
+-1/././changed              |                                      | idle CONSISTENT
 4/././changed               | 5..9=1 W9                            | all through 9: the log has a hole: positions 5 to 5
 4/././changed               | 4..6=1 7..9=1 W9                     | all through 9: the log has a hole: positions 7 to 7
 4/2/./changed               | 3..4=1 4..9=2 W9 E8 A8               | changed through 9 blocks 2 suspect 4
 g4/././changed              | 4..9=1 W9                            | all through 9: the generation changed
-4/2/./changed               | 2..4=1 W9                            | rest SETTLING
-4/2/./changed               | 2..4=1 W9 E8 A7                      | rest SETTLING
-4/2/./changed               | 2..4=1 W9 E8 A8                      | prove 9
-4/2/./changed               | 2..4=1 W6 E8 A8                      | rest SETTLING
-4/2/./changed               | 2..4=1 W9 E8 A2 X                    | prove 9
-4/2/./changed               | 2..4=1 4..9=2 W9 E8 A8               | prove 4
+4/2/./changed               | 2..4=1 W9                            | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A7                      | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A8                      | consistent 9
+4/2/./changed               | 2..4=1 W6 E8 A8                      | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A2 X                    | consistent 9
+4/2/./changed               | 2..4=1 4..9=2 W9 E8 A8               | consistent 4
 4/2/./changed               | 2..4=1 4..9=1 W9 E8 A8               | changed through 9 blocks 1 suspect 4
 4/2/./changed               | 2..4=1 4..9=2 W9 E8 A7               | changed through 9 blocks 2 suspect 2
 4/2/./changed               | 2..4=1 4..9=2 W9                     | changed through 9 blocks 2 suspect 2
-4/4/./allocated             | 4..9=2 W9                            | rest SETTLING
+4/4/./allocated             | 4..9=2 W9                            | idle SETTLING
 4/4/./allocated             | 4..9=2 W9 E8 A8                      | changed through 9 blocks 2 suspect 4
-4/4/./allocated             | W9 E8 A8                             | prove 9
+4/4/./allocated             | W9 E8 A8                             | consistent 9
 4/4/9/changed               | 4..9=2 W9                            | changed through 9 blocks 2 suspect 4
 4/2/9/changed               | 2..4=1 4..9=2 W9 E8 A8               | changed through 9 blocks 2 suspect 2
-4/4/9/changed               | 4..7=2 W7                            | rest STOPPED
+4/4/9/changed               | 4..7=2 W7                            | idle STOPPED
 4/4/9/changed               | 4..9=2 9..12=3 W12                   | changed through 12 blocks 2,3 suspect 4
 ././9/allocated             | -1..9=2 W9                           | all through 9: the initial copy wasn't finished
 """
@@ -61,22 +61,22 @@ g4/././changed              | 4..9=1 W9                            | all through
 # With a fork. F: the missed log holds what is above that position; @ its records; O: an outcome is
 # open. saved: +through is changed_through
 FORKED = """
-4/././changed     | 4..9=1,2 F-1 W9 E8 A8                          | prove 9
-4/././changed     | 4..9=1,2 F-1 W9                                | follow 9
-4/././changed     | 4..9=1,2 F-1 W9 E8 A8 O                        | follow 9
-4/././changed     | F-1 W9 E8 A8                                   | rest CONSISTENT
-4/././changed     | F-1 W9                                         | rest SETTLING
-4/././changed     | F-1 W9 E8 A8 O                                 | rest SETTLING
-4/././changed     | F-1 W9 E8 A8 O X                               | rest CONSISTENT
+4/././changed     | 4..9=1,2 F-1 W9 E8 A8                          | consistent 9
+4/././changed     | 4..9=1,2 F-1 W9                                | advance 9
+4/././changed     | 4..9=1,2 F-1 W9 E8 A8 O                        | advance 9
+4/././changed     | F-1 W9 E8 A8                                   | idle CONSISTENT
+4/././changed     | F-1 W9                                         | idle SETTLING
+4/././changed     | F-1 W9 E8 A8 O                                 | idle SETTLING
+4/././changed     | F-1 W9 E8 A8 O X                               | idle CONSISTENT
 4/././changed     | 4..9=1,2 @4..9=2 F-1 W9                        | changed through 9 blocks 2 suspect 4
 4/././changed     | 4..9=1,2 @-1..9=2,3 F-1 W9                     | changed through 9 blocks 2,3 suspect -1
 4/././changed     | 4..6=1 6..9=2,3 @6..9=3 F6 W9                  | changed through 9 blocks 1,3 suspect 4
 4/././changed     | 4..9=1,2 @4..6=2 @7..9=1 F-1 W9                | all through 9: the log has a hole: positions 7 to 7
 4/././changed     | 4..9=1,2 F-1..8 W9                             | all through 9: the log has a hole: positions 5 to 8
 4/././changed     | 4..6=1 7..9=1 F-1 W9                           | all through 9: the log has a hole: positions 7 to 7
-4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A8           | prove 9
-4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A8 O         | rest SETTLING
-4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A7           | rest SETTLING
+4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A8           | consistent 9
+4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A8 O         | idle SETTLING
+4/2/./changed     | 2..4=1,2 @2..4=2 4..9=1 F-1 W9 E8 A7           | idle SETTLING
 4/2/./changed     | 2..4=1,2 @2..4=2 4..9=2,3 F-1 W9               | changed through 9 blocks 2 suspect 2
 4/2/./changed     | 2..4=1,2 @2..4=2 4..9=2,3 F-1 W9 E8 A8         | changed through 9 blocks 2 suspect 2
 4/2/./changed     | 2..4=1-8 @2..4=2-8 4..9=2,3 F-1 W9 E8 A8       | changed through 9 blocks 2,3 suspect 4+9
@@ -85,7 +85,7 @@ FORKED = """
 4/2+4/./changed   | 2..4=1,2 4..9=1,3 F-1 W9                       | changed through 9 blocks 1 suspect 2+4
 4/2/./changed     | 3..4=1,2 @3..4=2 4..9=1,3 F-1 W9 E8 A8         | changed through 9 blocks 1,3 suspect 4+9
 4/2/./changed     | @3..4=2 4..9=1,3 F-1..4 W9                     | changed through 9 blocks 1,3 suspect 2+9
-4/4/./allocated   | 4..9=1,3 @4..9=3 F-1 W9                        | rest SETTLING
+4/4/./allocated   | 4..9=1,3 @4..9=3 F-1 W9                        | idle SETTLING
 4/4/./allocated   | 4..9=1,3 @4..9=3 F-1 W9 E8 A8                  | changed through 9 blocks 1,3 suspect 4+9
 4/4/9/changed     | 4..9=1,2 9..12=1,3 @4..9=2 F-1 W12             | changed through 12 blocks 2 suspect 4
 4/2/9/changed     | 2..4=1,2 @2..4=2 4..9=2,3 F-1 W9 E8 A8         | changed through 9 blocks 2 suspect 2
@@ -141,14 +141,14 @@ def input_from(text: str, zeroed: bool) -> CycleInput:
 
 def show(step: CycleStep) -> str:
     if isinstance(step, SkipInitialCopy):
-        return f"begin {step.state.applied_position}"
+        return f"skip {step.state.applied_position}"
     if isinstance(step, MarkConsistent):
         assert step.state.applied_position == step.state.consistent_position
-        return f"prove {step.state.consistent_position}"
+        return f"consistent {step.state.consistent_position}"
     if isinstance(step, Idle):
-        return f"rest {step.state.value}"
+        return f"idle {step.state.value}"
     if isinstance(step, AdvancePosition):
-        return f"follow {step.state.applied_position}"
+        return f"advance {step.state.applied_position}"
     assert step.running.consistent_position is step.done.consistent_position is None
     assert step.running.cycle_through == step.done.applied_position
     if step.rung is Rung.CHANGED:
