@@ -9,7 +9,8 @@ The order of a forked write (docs/decisions/forked-writes.md):
 3. The data goes to the primary.
 4. With the lock held, the write joins the queue of each secondary in the fork. All others have
    missed it. If the primary failed, all secondaries have missed it.
-5. Workers write it to the secondaries. The writer waits for as many as the mode requires, and returns.
+5. Workers write it to the secondaries. The writer waits for as many as the mode requires, and
+   returns.
 6. When a batch is due, the worker of each secondary flushes it. Only then does the secondary count
    as having the write.
 7. Once the outcome is known for every secondary, the write joins the batch. It is no longer in

@@ -149,8 +149,8 @@ class TrackedVolume:
     def flush(self) -> None:
         """Make the writes that ended before durable on the primary.
 
-        They are durable too on as many secondaries in the fork as the fork mode requires. Nothing is
-        published. Raise DeviceFailed if the primary fails; then no write begins any more.
+        They are durable too on as many secondaries in the fork as the fork mode requires. Nothing
+        is published. Raise DeviceFailed if the primary fails; then no write begins any more.
         """
         self._tracker.flush_all(self._opened)
 

@@ -161,7 +161,8 @@ class WriteTracker:
 
         data, succeeded: used if the volume is forked. They are what was written, and whether the
         primary has it. The write then goes to the secondaries, and joins the batch when its
-        outcome is known there. The call returns when as many secondaries have it as the mode requires.
+        outcome is known there. The call returns when as many secondaries have it as the mode
+        requires.
         """
         with self.lock:
             forks, forked_write = opened.forks, None

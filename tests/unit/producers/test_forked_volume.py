@@ -1,4 +1,4 @@
-"""Forked writes: which secondary gets what, when a write is acknowledged, what commands say of each.
+"""Forked writes: what a secondary gets, when a write is acknowledged, and what commands say of it.
 
 published() returns the commands since its last call: kind, extents, and for each site that is named
 its outcomes, one letter for each extent: M for missed, H for has, O for open.
@@ -56,7 +56,7 @@ SETTINGS = Settings(
 
 @dataclass
 class Rig:
-    """One volume `v`, and secondaries that the test drives. After open(), x and y are in the fork."""
+    """One volume `v`, and secondaries that the test drives. open() puts x and y into the fork."""
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
@@ -107,7 +107,10 @@ class Rig:
         return self.host
 
     def open(self, mode: str = "async", sites: str = "xy", *, known: bool = True) -> TrackedVolume:
-        """Start a host and open the volume, forked to `sites`. known: the sites know of the session."""
+        """Start a host and open the volume, forked to `sites`.
+
+        known: the sites know of the session.
+        """
         plan = ForkPlan({site: f"memory://{site}" for site in sites}, ForkMode.parse(mode))
         opening = OpenRequest(self.volume, self.disks["v"].reopen(), newly_created=True, forks=plan)
         volume = self.start_host().open_all([opening])["v"]
@@ -118,7 +121,10 @@ class Rig:
         return volume
 
     def report_known(self, sites: str, *, all_copied: bool = True) -> None:
-        """Let these sites report that they have read everything, and have copied it or copy it now."""
+        """Let these sites report that they have read everything.
+
+        all_copied: they have copied it, too; otherwise they copy it now.
+        """
         end = self.broker.end_position(SETTINGS.topics.commands, 0) - 1
         for site in sites:
             self.reports.by_site[site] = report(

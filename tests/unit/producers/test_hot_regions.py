@@ -12,9 +12,9 @@ from mirrorlog.producers.batches.hot_regions import (
     plan_room,
 )
 
-# Regions, the one used longest ago first, each by what keeps it hot: = nothing, w a write in flight,
-# a an unacknowledged batch, f a missing flush | how many must leave | the plan: the regions that
-# leave, or what comes first
+# Regions, the one used longest ago first, each by what keeps it hot: = nothing, w a write in
+# flight, a an unacknowledged batch, f a missing flush | how many must leave | the plan: the regions
+# that leave, or what comes first
 ROOM = """
 =    | 1 | leave 0
 ===  | 2 | leave 0 1
