@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -151,16 +152,21 @@ def assert_ends(
         for line in process.stdout:
             if line.startswith("node and sites"):
                 break
-        children = psutil.Process(process.pid).children(recursive=True)
+        # The demo is suspended until `act` is done, so that it can't end before.
+        running = psutil.Process(process.pid)
+        running.suspend()
+        children = running.children(recursive=True)
         parts = {
             word: child
             for child in children
             for word in child.cmdline()
             if word in ("node", "site-a")
         }
-        parts["demo"] = psutil.Process(process.pid)
+        parts["demo"] = running
         assert len(children) >= 3
         act(parts)  # type: ignore[operator]
+        with suppress(psutil.NoSuchProcess):
+            running.resume()
         _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, stderr
     assert stderr_text in stderr

@@ -22,7 +22,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=DEADLINE_S,
+        timeout=2 * DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
