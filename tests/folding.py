@@ -1,6 +1,6 @@
-"""An independent fold of the commands topic, and what must equal it: the changelog as a site reads it, and the tables.
+"""An independent fold of the commands topic, and the proof that changelog and tables equal it.
 
-Of the product only the codec of events is used for the fold, and the site's reader for what a site sees.
+The fold uses only the product's codec of events. What a site sees is read with the site's reader.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 
 _OF_FAUST = b"__faust\0"
-"""How the keys begin that a table has beside its rows."""
+"""The first bytes of the keys that a table has beside its rows."""
 _WITHOUT_EXTENTS = {
     CommandKind.HEARTBEAT,
     CommandKind.SESSION_OPEN,
@@ -53,7 +53,7 @@ class Event:
 
 
 def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
-    """Every message that the partition holds now."""
+    """Yield every message that the partition holds now."""
     consumer = Consumer(
         {**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True}
     )
@@ -76,31 +76,34 @@ def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
 
 
 class Marked:
-    """Blocks of a volume: at each, how many of the ranges that were added begin there, less those that have ended."""
+    """The blocks of a volume that lie in any added range.
+
+    The array holds at each block how many ranges begin there, less how many end there.
+    """
 
     def __init__(self, count: int) -> None:
         self._edges = np.zeros(count + 1, np.int32)
 
     def add(self, firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
-        """Adds the ranges [first, end)."""
+        """Add the ranges [first, end)."""
         real = firsts < ends
         np.add.at(self._edges, firsts[real], 1)
         np.add.at(self._edges, ends[real], -1)
 
     def blocks(self) -> npt.NDArray[np.int64]:
-        """Those in any range, ascending."""
+        """Return the blocks in any range, ascending."""
         return np.flatnonzero(np.cumsum(self._edges)[:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What the commands say of one volume."""
+    """The blocks that the commands changed and zeroed in one volume."""
 
     changed: Marked
     zeroed: Marked
 
     def sets(self) -> tuple[BitMap64, BitMap64]:
-        """Both, as sets."""
+        """Return (changed, zeroed) as sets."""
         return (
             BitMap64(array("Q", self.changed.blocks())),
             BitMap64(array("Q", self.zeroed.blocks())),
@@ -108,11 +111,14 @@ class Folded:
 
 
 def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> dict[str, Folded]:
-    """The commands of one partition, folded one at a time. All extents lie inside their volumes."""
-    found = {
-        name: Folded(*(Marked(-(-each.size_bytes // each.block_size)) for _ in range(2)))
-        for name, each in volumes.items()
-        if each.partition == partition
+    """Fold the commands of one partition one at a time; return the result by volume.
+
+    All extents must lie inside their volumes.
+    """
+    folded = {
+        name: Folded(*(Marked(-(-volume.size_bytes // volume.block_size)) for _ in range(2)))
+        for name, volume in volumes.items()
+        if volume.partition == partition
     }
     for event in read_all(settings, settings.topics.commands, partition):
         try:
@@ -122,7 +128,7 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
         if command.kind in _WITHOUT_EXTENTS:
             continue
         assert command.kind in (CommandKind.WRITES, CommandKind.MARK_DIRTY), command.kind
-        volume, blocks = volumes[command.volume], found[command.volume]
+        volume, blocks = volumes[command.volume], folded[command.volume]
         offsets, lengths = (
             command.extents.offsets.astype(np.int64),
             command.extents.lengths.astype(np.int64),
@@ -133,11 +139,11 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
         if command.extents.kinds is not None and command.kind is CommandKind.WRITES:
             zeros = command.extents.kinds != ExtentKind.WRITE
             blocks.zeroed.add(-(-offsets[zeros] // size), ends[zeros] // size)
-    return found
+    return folded
 
 
 def table_rows(path: Path) -> dict[bytes, bytes]:
-    """The rows of one partition's RocksDB folder."""
+    """Return the rows in one partition's RocksDB folder."""
     table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
     try:
         return {
@@ -150,7 +156,7 @@ def table_rows(path: Path) -> dict[bytes, bytes]:
 
 
 def changelog_rows(settings: Settings, partition: int) -> dict[bytes, bytes]:
-    """What compaction would leave of the changelog."""
+    """Return the rows that compaction would leave of the changelog."""
     rows: dict[bytes, bytes] = {}
     for event in read_all(settings, settings.topics.changelog, partition):
         assert event.key is not None
@@ -161,13 +167,13 @@ def changelog_rows(settings: Settings, partition: int) -> dict[bytes, bytes]:
 
 
 def table_folder(settings: Settings, worker: str, partition: int) -> Path:
-    """Where a worker has the partition's table."""
-    (found,) = (settings.state_dir / worker).glob(f"**/tables/log-{partition}.db")
-    return found
+    """Return the folder of a worker's table of the partition."""
+    (folder,) = (settings.state_dir / worker).glob(f"**/tables/log-{partition}.db")
+    return folder
 
 
 class Proof:
-    """Everything that must be the same once the log is complete."""
+    """Asserts that everything is the same once the log is complete."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.volumes = settings, load_volumes(settings)
@@ -179,14 +185,14 @@ class Proof:
 
     @property
     def folded(self) -> dict[str, Folded]:
-        """The commands, folded; once."""
+        """The folded commands by volume. They are folded at the first access."""
         if not self._folded:
             for partition in self.partitions:
                 self._folded |= fold(self.settings, self.volumes, partition)
         return self._folded
 
     def of_the_changelog(self) -> None:
-        """A site reads what the commands say, block for block, without a hole, and to their end."""
+        """Assert that a site reads every folded block, without a hole, to the commands' end."""
         reader, admin = (
             KafkaReader(self.settings.kafka_client()),
             KafkaAdmin(self.settings.kafka_client()),
@@ -206,44 +212,49 @@ class Proof:
         reader.close()
         admin.close()
         for name, blocks in self.folded.items():
-            volume, said = self.volumes[name], log.logs[name]
+            volume, volume_log = self.volumes[name], log.logs[name]
             end = self.ends[volume.partition]
-            assert said.hole(after=volume.origin_position, through=end - 1) is None, name
+            assert volume_log.hole(after=volume.origin_position, through=end - 1) is None, name
             changed, zeroed = blocks.sets()
-            assert said.changed(after=volume.origin_position, through=end - 1) == changed, name
-            records = [part for whole in said.complete_records() for part in whole]
+            assert volume_log.changed(after=volume.origin_position, through=end - 1) == changed, (
+                name
+            )
+            records = [part for whole in volume_log.complete_records() for part in whole]
             assert union(record.changed for record in records) == changed, name
             assert union(record.zeroed for record in records) == zeroed, name
 
     def of_a_table(self, worker: str, partition: int) -> None:
-        """The worker's table holds what the changelog holds, byte for byte: it follows within the deadline."""
+        """Assert that the worker's table equals the changelog within the deadline, in each byte."""
         until = time.monotonic() + DEADLINE_S
         while True:
             wanted = changelog_rows(self.settings, partition)
-            found = table_rows(table_folder(self.settings, worker, partition))
-            if found == wanted:
+            rows = table_rows(table_folder(self.settings, worker, partition))
+            if rows == wanted:
                 return
             if time.monotonic() > until:
-                differing = [key for key in {*wanted, *found} if wanted.get(key) != found.get(key)]
+                differing = [key for key in {*wanted, *rows} if wanted.get(key) != rows.get(key)]
                 surplus, missing = (
-                    len(found.keys() - wanted.keys()),
-                    len(wanted.keys() - found.keys()),
+                    len(rows.keys() - wanted.keys()),
+                    len(wanted.keys() - rows.keys()),
                 )
                 raise AssertionError(
-                    f"{worker}'s table of partition {partition}: {len(differing)} of {len(wanted)} rows differ, "
+                    f"{worker}'s table of partition {partition}: "
+                    f"{len(differing)} of {len(wanted)} rows differ, "
                     f"{missing} are missing, {surplus} too many: {sorted(differing)[:3]}"
                 )
 
     def by_rebuild(self, worker: str) -> None:
-        """`mirrorlog log rebuild --check --all` with a worker's tables."""
+        """Assert that `mirrorlog log rebuild --check --all` accepts a worker's tables."""
         settings = self.settings.model_copy(update={"node_name": worker})
         done = run_cli(settings, "log", "rebuild", "--check", "--all")
         assert done.returncode == 0, (worker, done.stdout, done.stderr)
         assert json.loads(done.stdout.splitlines()[-1])["ok"] is True
 
     def all(self, holders: Mapping[int, str]) -> None:
-        """The changelog, the table of each partition's worker, and what `log rebuild` says of the changelog and of the
-        tables of one of them."""
+        """Assert all of it: the changelog, the table of each partition's worker, and `log rebuild`.
+
+        holders: the worker of each partition. `log rebuild` reads the tables of one of them.
+        """
         self.of_the_changelog()
         for partition, worker in holders.items():
             self.of_a_table(worker, partition)
@@ -251,7 +262,7 @@ class Proof:
 
 
 def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A `mirrorlog` command with these settings, under --json."""
+    """Run a `mirrorlog` command with these settings and --json."""
     command: list[Any] = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
     environment = {**os.environ, **settings.as_environment()}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The table's local store: RocksDB through Faust, and the one of the simulation, give the same rows in the same order."""
+"""The local store: RocksDB and the simulation's store give the same rows in the same order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirrorlog.streams.table.local_store import LocalStore, Row
 
 
 class InMemory:
-    """As tests/simulation has it."""
+    """The store of tests/simulation."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}

@@ -1,4 +1,4 @@
-"""The node on a real broker: a changelog that refuses every record, and events that are no commands."""
+"""The node on a real broker: a changelog that refuses records, and events that are no commands."""
 
 from __future__ import annotations
 
@@ -61,19 +61,24 @@ def make_volume(run: Run, name: str = "v") -> Volume:
 def publish(
     run: Run, volume: Volume, values: list[bytes | None], partition: int | None = None
 ) -> list[int]:
-    """Publishes raw events; their positions."""
+    """Publish raw events; return their positions."""
     publisher = KafkaPublisher(run.settings.kafka_client())
     positions: list[int] = []
     for value in values:
-        target = volume.partition if partition is None else partition
-        publisher.publish(run.settings.topics.commands, target, b"v", value, positions.append)  # type: ignore[arg-type]
+        publisher.publish(
+            run.settings.topics.commands,
+            volume.partition if partition is None else partition,
+            b"v",
+            value,  # type: ignore[arg-type]
+            positions.append,
+        )
     publisher.flush(DEADLINE_S)
     publisher.close()
     return positions
 
 
 def limit_messages(run: Run, topic: str, size_bytes: int) -> None:
-    """Sets the topic's max.message.bytes."""
+    """Set the topic's max.message.bytes."""
     entry = ConfigEntry(
         "max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET
     )
@@ -166,11 +171,11 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     assert all(status.text for status in statuses[::2])
 
     kept = read_until(run, run.settings.topics.quarantine, 0, Quarantined, len(events))
-    assert [(each.value, each.reason, each.position) for each in kept] == [
+    assert [(event.value, event.reason, event.position) for event in kept] == [
         (value, reason, position)
         for (value, reason), position in zip(events, positions[::2], strict=True)
     ]
-    # The part of "beyond the end" that lies inside, the unknown kind's extent, and the good one: nothing else.
+    # Only the part of "beyond the end" that lies inside, the unknown kind's extent, and the good one.
     assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
 
 
@@ -182,19 +187,19 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
         run, volume, [b"junk", encode(command("0+4096 z8192+4096", generation=volume.generation))]
     )
     dirty_set(run, volume, positions[-1])
-    found = {
+    lines_of = {
         topic: tail(run, topic)
         for topic in ("volumes", "commands", "status", "quarantine", "log", "progress")
     }
-    events = {topic: [line["event"] for line in lines] for topic, lines in found.items()}
+    events = {topic: [line["event"] for line in lines] for topic, lines in lines_of.items()}
     assert events["volumes"] == ["Volume"]
     assert events["commands"] == ["undecodable", "TrackingCommand"]
     assert events["status"] == ["CommandStatus", "AcceptedBatch"]
     assert events["quarantine"] == ["Quarantined"]
     assert {"LogRecord", "VolumeHead", "Watermark"} <= set(events["log"])
     assert events["progress"] == []
-    assert found["quarantine"][0]["value"] == b"junk".hex()
-    (record,) = [line for line in found["log"] if line["event"] == "LogRecord"]
+    assert lines_of["quarantine"][0]["value"] == b"junk".hex()
+    (record,) = [line for line in lines_of["log"] if line["event"] == "LogRecord"]
     assert record["changed"] == {"blocks": 2, "first_runs": [[0, 1], [2, 1]]}
 
 
@@ -245,13 +250,13 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     run.start_node()
     run.wait_ready("node")
     raw = "scsi:2a000000001800000800"
-    said = [
+    option_lists = [
         ("--write", "4KiB+1", "--zero", "1MiB+8KiB"),
         ("--raw", raw),
         ("--barrier", "noon"),
         ("--mark-dirty", "1GiB+4KiB"),
     ]
-    sent = [cli(run, "command", "send", "v", *options) for options in said]
+    sent = [cli(run, "command", "send", "v", *options) for options in option_lists]
     assert [done.returncode for done in sent] == [0, 0, 0, 2]
     statuses = [json.loads(done.stdout.splitlines()[0]) for done in sent]
     assert [status["code"] for status in statuses] == [
@@ -267,7 +272,7 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
     closed = cli(run, "command", "send", "v", "--close-session", "dead")
     assert closed.returncode == 0
     head = head_of(run, volume, json.loads(closed.stdout.splitlines()[0])["position"])
-    assert [(each.session, each.host, each.is_open) for each in head.sessions] == [
+    assert [(session.session, session.host, session.is_open) for session in head.sessions] == [
         ("dead", "h", False)
     ]
     for options in (
@@ -295,29 +300,29 @@ def read_statuses_until(run: Run, partition: int, count: int) -> list[CommandSta
     """The statuses of a partition, by position, once there are `count`."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(run.settings.topics.status, {partition: None})
-    found: list[CommandStatus] = []
+    statuses: list[CommandStatus] = []
     until = time.monotonic() + DEADLINE_S
-    while len(found) < count:
-        assert time.monotonic() < until, f"{len(found)} of {count} statuses"
+    while len(statuses) < count:
+        assert time.monotonic() < until, f"{len(statuses)} of {count} statuses"
         for message in reader.poll(0.5):
-            found += read_statuses(message.value or b"")
+            statuses += read_statuses(message.value or b"")
         run.check()
     reader.close()
-    return sorted(found, key=lambda status: status.position)
+    return sorted(statuses, key=lambda status: status.position)
 
 
 def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: int) -> list[Event]:
     """The first `count` events of a partition."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(topic, {partition: None})
-    found: list[Event] = []
+    events: list[Event] = []
     until = time.monotonic() + DEADLINE_S
-    while len(found) < count:
-        assert time.monotonic() < until, f"{len(found)} of {count} events on {topic}"
-        found += [decode(message.value or b"", kind) for message in reader.poll(0.5)]
+    while len(events) < count:
+        assert time.monotonic() < until, f"{len(events)} of {count} events on {topic}"
+        events += [decode(message.value or b"", kind) for message in reader.poll(0.5)]
         run.check()
     reader.close()
-    return found
+    return events
 
 
 def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:

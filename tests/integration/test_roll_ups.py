@@ -36,21 +36,24 @@ def cli(run: Run, *arguments: str, **more: str) -> subprocess.CompletedProcess[s
 def wait_for_records(
     run: Run, partition: int, last: int, enough: Callable[[list[LogRecord]], bool]
 ) -> None:
-    """Returns when the log is complete through position `last`, and its records are `enough`."""
+    """Return when the log is complete through position `last` and `enough` accepts its records."""
     until = time.monotonic() + DEADLINE_S
     while True:
-        found, through = read_changelog(run.settings, partition)
-        if through >= last and enough(found):
+        records, through = read_changelog(run.settings, partition)
+        if through >= last and enough(records):
             return
-        assert time.monotonic() < until, [(each.tier, each.after, each.through) for each in found]
+        assert time.monotonic() < until, [
+            (record.tier, record.after, record.through) for record in records
+        ]
         run.check()
 
 
 def write_until_all_is_rolled_up(run: Run, partition: int, last: int) -> None:
-    """Return when the log is complete through position `last` and no record of the lowest tier is left.
+    """Return when the log is complete through `last` and the lowest tier has no record left.
 
-    A record with no record behind it is not rolled up. Whether the node folds a command into a record of its own depends on
-    its pace. So a write that the host made is sent again whenever one record is left over; it changes no block.
+    A record with no record behind it is not rolled up. Whether the node folds a command into a
+    record of its own depends on its pace. So a write that the host made is sent again whenever one
+    record is left over; it changes no block.
     """
     again = next(
         request for request in open_trace(TRACE).requests() if request.kind is RequestKind.WRITE
@@ -92,7 +95,7 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     checked = cli(world, "log", "rebuild", "--check", "--all")
     assert checked.returncode == 0, checked.stdout
     shown = [json.loads(line) for line in cli(world, "log", "show", "demo").stdout.splitlines()]
-    assert {each["tier"] for each in shown} <= {"minute", "hour", "day"}
+    assert {record["tier"] for record in shown} <= {"minute", "hour", "day"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_past_retention_the_answer_is_from_when_on_the_log_can_answer(world: Run
     world.start_host(TRACE, "auto")
     last = wait_for_result(world)["last_positions"]["demo"]
     volume = Outcome(world).volumes["demo"]
-    wait_for_records(world, volume.partition, last, lambda found: not found)
+    wait_for_records(world, volume.partition, last, lambda records: not records)
     asked = cli(world, "changed", "demo")
     error = json.loads(asked.stdout.splitlines()[-1])
     assert (asked.returncode, error["code"]) == (3, "OutOfRetention")

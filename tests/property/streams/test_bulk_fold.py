@@ -1,7 +1,8 @@
-"""The smooth way plans what the way one at a time plans: records byte for byte, heads, and a status for each command.
+"""Bulk fold and single checks plan the same: rows byte for byte, and a status for each command.
 
-Where a record is split, byte for byte isn't asked for: a Roaring container may be a run or an array where both are as small,
-by its history, and so a part may just fit or not.
+Where a record is split, its parts aren't compared byte for byte. A Roaring container may be a run
+or an array if both have the same size, depending on how it was built. So a part may just fit or
+just not fit.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TEXTS = st.sampled_from(
         "4096+40960",
     ]
 )
-# What hosts do: mostly go on in sequence; sometimes leave one out, repeat one, or begin a session anew.
+# Hosts mostly continue their sequence. Sometimes they skip or repeat one, or begin a new session.
 TURNS = st.lists(
     st.tuples(
         NAMES,
@@ -68,10 +69,10 @@ TURNS = st.lists(
 
 def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]]) -> list[bytes]:
     sequences: dict[tuple[str, str], int] = {}
-    found = []
+    values = []
     for name, text, (host, session), step, kind, generation in turns:
         sequence = sequences[name, session] = sequences.get((name, session), -1) + step
-        each = command(
+        event = command(
             text,
             name,
             host=host,
@@ -80,8 +81,8 @@ def events(turns: list[tuple[str, str, tuple[str, str], int, CommandKind, str]])
             kind=kind,
             generation=generation,
         )
-        found.append(encode(each))
-    return found
+        values.append(encode(event))
+    return values
 
 
 def plan(
@@ -94,7 +95,7 @@ def plan(
     single = {
         row: read_command(batch.message(row)) for row in np.flatnonzero(~columns.plain).tolist()
     }
-    not_plain = {each.volume for each in single.values() if isinstance(each, TrackingCommand)}
+    not_plain = {read.volume for read in single.values() if isinstance(read, TrackingCommand)}
     bulk_folds, taken = fold_in_bulk(
         columns, np.array(batch.positions), 0, VOLUMES, heads, not_plain
     )
@@ -113,39 +114,41 @@ def plan(
 
 
 def respond(message: Message):  # type: ignore[no-untyped-def]
-    found = read_command(message)
-    name = found.volume if isinstance(found, TrackingCommand) else ""
-    return check_command(message, found, VOLUMES.get(name))
+    read = read_command(message)
+    name = read.volume if isinstance(read, TrackingCommand) else ""
+    return check_command(message, read, VOLUMES.get(name))
 
 
-def statuses(found: FlushPlan) -> list[CommandStatus]:
-    every = [*found.statuses, *(each for batch in found.accepted for each in expand(batch))]
-    return sorted(every, key=lambda each: each.position)
+def statuses(plan: FlushPlan) -> list[CommandStatus]:
+    every = [*plan.statuses, *(status for batch in plan.accepted for status in expand(batch))]
+    return sorted(every, key=lambda status: status.position)
 
 
-def rows(found: FlushPlan) -> dict[bytes, object]:
-    return dict(changelog_rows(found))
+def rows(plan: FlushPlan) -> dict[bytes, object]:
+    return dict(changelog_rows(plan))
 
 
-def united(found: FlushPlan) -> dict[object, object]:
-    """Records whatever their parts, and all other rows as they are."""
-    said: dict[object, object] = {
-        key: value for key, value in rows(found).items() if key_kind(key) is not LogRecord
+def united(plan: FlushPlan) -> dict[object, object]:
+    """Each record with the blocks of all its parts, and all other rows as they are."""
+    other_rows: dict[object, object] = {
+        key: value for key, value in rows(plan).items() if key_kind(key) is not LogRecord
     }
     blocks: dict[object, tuple[BitMap64, BitMap64]] = {}
-    for each in (
+    for record in (
         decode(value or b"", LogRecord)
-        for key, value in changelog_rows(found)
+        for key, value in changelog_rows(plan)
         if key_kind(key) is LogRecord
     ):
-        whole = encode(replace(each, part=0, parts=1, changed=BitMap64(), zeroed=BitMap64()))
+        whole = encode(replace(record, part=0, parts=1, changed=BitMap64(), zeroed=BitMap64()))
         changed, zeroed = blocks.get(whole, (BitMap64(), BitMap64()))
-        blocks[whole] = changed | each.changed, zeroed | each.zeroed
-    return said | {whole: tuple(map(list, each)) for whole, each in blocks.items()}
+        blocks[whole] = changed | record.changed, zeroed | record.zeroed
+    return other_rows | {whole: tuple(map(list, sets)) for whole, sets in blocks.items()}
 
 
 @given(TURNS, TURNS, st.sampled_from([900_000, 30]))
-def test_both_ways_plan_the_same(first: list, second: list, max_bytes: int) -> None:  # type: ignore[type-arg]
+def test_bulk_folds_and_single_checks_plan_the_same(
+    first: list, second: list, max_bytes: int
+) -> None:  # type: ignore[type-arg]
     heads: dict[str, VolumeHead] = {}
     at = 0
     for turns in (first, second):
@@ -154,26 +157,26 @@ def test_both_ways_plan_the_same(first: list, second: list, max_bytes: int) -> N
         assert united(one) == united(other)
         assert max_bytes == 30 or rows(one) == rows(other)
         assert statuses(one) == statuses(other)
-        assert [encode(each) for each in one.mark_dirty] == [
-            encode(each) for each in other.mark_dirty
+        assert [encode(command) for command in one.mark_dirty] == [
+            encode(command) for command in other.mark_dirty
         ]
         assert (one.quarantined, one.watermark) == (other.quarantined, other.watermark)
-        heads |= {each.volume: each for each in one.heads}
+        heads |= {head.volume: head for head in one.heads}
         at += len(values)
 
 
-def test_usual_commands_take_the_smooth_way() -> None:
+def test_ordinary_commands_are_folded_in_bulk() -> None:
     values = [encode(command(f"{n * 8192}+4096", "v", sequence=n)) for n in range(20)]
-    found = plan(values, 0, {}, True, 900_000)
-    assert (len(found.packed), found.records, found.statuses) == (1, (), ())
-    assert list(decode(encode(found.packed[0]), LogRecord).changed) == [2 * n for n in range(20)]
-    assert [each.sequence for each in statuses(found)] == list(range(20))
+    planned = plan(values, 0, {}, True, 900_000)
+    assert (len(planned.packed), planned.records, planned.statuses) == (1, (), ())
+    assert list(decode(encode(planned.packed[0]), LogRecord).changed) == [2 * n for n in range(20)]
+    assert [status.sequence for status in statuses(planned)] == list(range(20))
 
 
 @pytest.mark.parametrize(
     "sequences", ["0 1 3", "0 1 1", "0 2 3", "1 2 3", "0 -1 1", "2 1 0", "0 1 2"]
 )
-def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> None:
+def test_a_sequence_that_does_not_simply_continue_is_checked(sequences: str) -> None:
     values = [
         encode(command(f"{n}+1", "v", sequence=int(number)))
         for n, number in enumerate(sequences.split())
@@ -185,6 +188,6 @@ def test_a_sequence_that_doesnt_simply_go_on_is_looked_at(sequences: str) -> Non
 
 def test_very_many_commands_are_answered_by_events_that_a_topic_takes() -> None:
     values = [encode(command("0+1", "v", sequence=n)) for n in range(70_000)]
-    found = plan(values, 0, {}, True, 900_000)
-    assert [each.sequence for each in statuses(found)] == list(range(70_000))
-    assert max(len(encode(each)) for each in found.accepted) < 900_000
+    planned = plan(values, 0, {}, True, 900_000)
+    assert [status.sequence for status in statuses(planned)] == list(range(70_000))
+    assert max(len(encode(batch)) for batch in planned.accepted) < 900_000

@@ -39,7 +39,12 @@ def test_a_volume_with_nothing_new_costs_nothing() -> None:
     model.after(3 * 86_400)
     asked: list[bytes] = []
     keys = model.table.keys
-    model.table.keys = lambda *words: asked.append(words[1]) or keys(*words)  # type: ignore[method-assign,func-returns-value]
+
+    def noted(partition: int, start: bytes, end: bytes, limit: int | None = None) -> list[bytes]:
+        asked.append(start)
+        return keys(partition, start, end, limit)
+
+    model.table.keys = noted  # type: ignore[method-assign]
     assert (model.after(86_400), asked) == ("", [])
 
 
@@ -56,7 +61,7 @@ def test_finer_records_are_kept_for_as_long_as_their_tier_says() -> None:
     assert model.after(240) == "W -0 -1..4 -0 4..9"
 
 
-def test_what_a_crash_left_beside_its_roll_up_goes_when_it_is_proved_to_be_held() -> None:
+def test_sources_that_a_crash_left_are_deleted_once_they_are_proved_to_be_held() -> None:
     model = CompactorModel()
     for text in ("-1..4", "4..9", "9..12"):
         model.table.flush(text, "1 2")
@@ -66,7 +71,7 @@ def test_what_a_crash_left_beside_its_roll_up_goes_when_it_is_proved_to_be_held(
     assert model.after(0) == ""
 
 
-def test_what_the_roll_up_above_it_doesnt_hold_stays_and_is_said(
+def test_sources_that_the_roll_up_does_not_hold_stay_and_an_error_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel()
@@ -96,7 +101,7 @@ def test_generations_and_holes_are_never_bridged() -> None:
     assert model.after(86_400) == ""
 
 
-def test_what_the_watermark_doesnt_cover_yet_waits() -> None:
+def test_records_above_the_watermark_wait() -> None:
     model = CompactorModel()
     model.work()
     for text in ("-1..4", "4..6", "6..9"):
@@ -116,9 +121,7 @@ def test_a_damaged_record_or_one_with_a_part_missing_stays_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("held", [64, 2])
-def test_a_large_record_becomes_parts_in_turns_of_little_work(
-    held: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_record_becomes_parts(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirrorlog.streams.compaction.roll_up_job._PIECES_HELD", held)
     model = CompactorModel(record_max_bytes=1000)
     model.work()
@@ -132,15 +135,15 @@ def test_a_large_record_becomes_parts_in_turns_of_little_work(
             model.table.flush(f"{number}..{number + 1}", "", **more)
     model.after(60)
     left = model.table.records()
-    assert {(each.tier, each.after, each.through, each.parts) for each in left} == {
+    assert {(part.tier, part.after, part.through, part.parts) for part in left} == {
         (1, 0, 4, len(left))
     }
     assert len(left) > 5
-    assert [each.part for each in left] == list(range(len(left)))
-    assert union(each.changed for each in left) == union(sets)
+    assert [part.part for part in left] == list(range(len(left)))
+    assert union(part.changed for part in left) == union(sets)
 
 
-def test_ten_thousand_volumes_at_one_tick_are_worked_off_in_turns() -> None:
+def test_many_volumes_at_one_tick_are_worked_off_in_several_calls() -> None:
     model = CompactorModel()
     model.work()
     for number in range(600):
@@ -155,19 +158,19 @@ def test_ten_thousand_volumes_at_one_tick_are_worked_off_in_turns() -> None:
     assert len(model.table.records()) == 600
 
 
-def test_the_oldest_records_go_when_nobody_needs_them() -> None:
+def test_the_oldest_records_are_deleted_when_no_site_needs_them() -> None:
     model = aged()
-    oldest = min(model.table.records(), key=lambda each: each.after)
+    oldest = min(model.table.records(), key=lambda record: record.after)
     assert 60 <= oldest.after <= 120
     model.after(7200)
     assert model.table.records() == []
 
 
-def test_what_went_is_a_hole_to_whoever_stands_before_it() -> None:
+def test_deleted_records_are_a_hole_to_a_reader_before_them() -> None:
     model, log = aged(), VolumeLog()
-    for each in (left := model.table.records()):
-        log.add(each)
-    first = min(each.after for each in left)
+    for record in (left := model.table.records()):
+        log.add(record)
+    first = min(record.after for record in left)
     assert log.hole(after=-1, through=179) == Hole(-1, first)
     assert log.hole(after=first, through=179) is None
     nothing_left = VolumeLog()
@@ -177,10 +180,10 @@ def test_what_went_is_a_hole_to_whoever_stands_before_it() -> None:
 
 def test_a_volume_may_be_kept_longer_than_others() -> None:
     model = aged(v=volume(keep_s={"day": 86_400}))
-    assert min(each.after for each in model.table.records()) == -1
+    assert min(record.after for record in model.table.records()) == -1
 
 
-def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(
+def test_a_site_that_lags_keeps_the_records_it_needs_and_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0})
@@ -191,14 +194,14 @@ def test_a_site_that_lags_keeps_what_it_needs_and_that_is_said(
             model.after(600)
         model.after(86_400, 100)
     left = model.table.records()
-    assert min(each.after for each in left) <= 25
-    assert max(each.through for each in left) == 179
+    assert min(record.after for record in left) <= 25
+    assert max(record.through for record in left) == 179
     assert "volume v: site far has applied only position 25" in caplog.text
     assert "near" not in caplog.text
     assert caplog.text.count("far") <= 24 + 3  # once an hour
 
 
-def test_the_operator_may_let_it_go_past_a_site_and_the_site_is_named(
+def test_records_may_be_deleted_past_a_site_and_the_site_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s=7200)

@@ -23,11 +23,11 @@ def flush(
     **more: Volume,
 ) -> FlushPlan:
     responses = []
-    for position, each in enumerate(commands, start=first):
-        event = message(position, each)
-        found = read_command(event)
-        name = found.volume if isinstance(found, TrackingCommand) else ""
-        responses.append(check_command(event, found, more.get(name)))
+    for position, given in enumerate(commands, start=first):
+        event = message(position, given)
+        read = read_command(event)
+        name = read.volume if isinstance(read, TrackingCommand) else ""
+        responses.append(check_command(event, read, more.get(name)))
     return plan_flush(
         FlushRange(partition=0, first=first, last=first + len(commands) - 1),
         responses,
@@ -56,7 +56,7 @@ def test_one_record_a_volume_covers_the_whole_batch() -> None:
     assert plan.records[0].bytes_written == 12288
 
 
-def test_only_what_was_written_says_what_is_zero() -> None:
+def test_only_written_extents_make_blocks_zeroed() -> None:
     zeros = [command("z0+8192"), command("z8192+4096", kind=CommandKind.MARK_DIRTY)]
     (rec,) = flush(0, zeros, v=volume()).records
     assert (list(rec.changed), list(rec.zeroed)) == ([0, 1, 2], [0, 1])
@@ -75,7 +75,7 @@ def test_a_replay_behind_the_table_overlaps_and_claims_no_more_than_it_folds() -
     assert plan.heads[0].through == 30
 
 
-def test_heartbeats_cost_no_record_and_dont_move_the_chain() -> None:
+def test_heartbeats_cost_no_record_and_do_not_move_the_chain() -> None:
     head = VolumeHead("v", GENERATION, through=3)
     beat = command("", kind=CommandKind.HEARTBEAT, acknowledged_position=6)
     plan = flush(8, [beat], {"v": head}, v=volume())
@@ -101,7 +101,7 @@ def test_another_generation_begins_its_chain_at_its_origin() -> None:
     assert (rec.after, rec.through) == (6, 8)
 
 
-def test_a_closed_session_stays_closed_until_it_speaks_again() -> None:
+def test_a_closed_session_stays_closed_until_its_next_command() -> None:
     close = command("", kind=CommandKind.SESSION_CLOSE)
     plan = flush(0, [command("0+1"), close], v=volume())
     assert not plan.heads[0].sessions[0].is_open
@@ -116,8 +116,8 @@ def test_a_head_keeps_every_open_session_and_a_few_closed_ones() -> None:
         if number % 2:
             commands.append(command("", session=str(number), kind=CommandKind.SESSION_CLOSE))
     sessions = flush(0, commands, v=volume()).heads[0].sessions
-    assert sum(each.is_open for each in sessions) == 20
-    assert sorted(int(each.session) for each in sessions if not each.is_open) == list(
+    assert sum(head.is_open for head in sessions) == 20
+    assert sorted(int(head.session) for head in sessions if not head.is_open) == list(
         range(25, 40, 2)
     )
 
@@ -125,7 +125,7 @@ def test_a_head_keeps_every_open_session_and_a_few_closed_ones() -> None:
 def test_refused_events_are_answered_kept_and_dont_stop_the_others() -> None:
     plan = flush(0, [b"junk", command("0+1"), command("0+1", "nobody")], v=volume())
     assert [status.code.value for status in plan.statuses] == ["REJECTED", "ACCEPTED", "REJECTED"]
-    assert [each.position for each in plan.quarantined] == [0, 2]
+    assert [event.position for event in plan.quarantined] == [0, 2]
     assert [rec.through for rec in plan.records] == [2]
 
 
@@ -152,7 +152,7 @@ def test_a_large_record_is_split_by_block_range_and_covers_only_as_a_whole() -> 
     assert split_record(record("-1..9", "1 2 3"), 20_000)[0].changed == BitMap64([1, 2, 3])
 
 
-# extents of each command, of its forks, flush by flush | the records | where the missed logs begin and end
+# extents and forks of a command, flush by flush | the records | begin and end of the missed logs
 FORKED = """
 0+1 8192+1 a=HM | v -1..0=0,2 v@a -1..0=2 | a -1..0
 0+1 8192+1 a=HO | v -1..0=0,2 | a -1..-1
@@ -171,25 +171,25 @@ FORKED = """
 def test_what_each_site_missed_is_a_chain_of_its_own(case: str) -> None:
     given, records, begun = (part.strip() for part in case.split("|"))
     heads: dict[str, VolumeHead] = {}
-    found = []
+    written = []
     for position, text in enumerate(given.split("/")):
         named = [word for word in text.split() if "=" in word]
         outcomes = {"M": 0, "H": 1, "O": 2, "?": 9}
         forks = tuple(
-            ForkOutcomes(site, bytes(outcomes[each] for each in told))
-            for site, told in (fork.split("=") for word in named for fork in word.split(","))
+            ForkOutcomes(site, bytes(outcomes[letter] for letter in letters))
+            for site, letters in (fork.split("=") for word in named for fork in word.split(","))
         )
         extents = " ".join(word for word in text.split() if "=" not in word)
         plan = flush(
             position, [command(extents, sequence=position, forks=forks)], heads, v=volume()
         )
-        found += [
+        written += [
             f"{r.volume} {r.after}..{r.through}={','.join(map(str, r.changed))}"
             for r in plan.records
         ]
-        heads = {each.volume: each for each in plan.heads}
-    assert " ".join(found) == records
-    assert [f"{site} {each.after}..{each.through}" for site, each in heads["v"].forks.items()] == (
+        heads = {head.volume: head for head in plan.heads}
+    assert " ".join(written) == records
+    assert [f"{site} {fork.after}..{fork.through}" for site, fork in heads["v"].forks.items()] == (
         [" ".join(pair) for pair in zip(*[iter(begun.split())] * 2, strict=True)]
     )
 
@@ -203,24 +203,24 @@ def test_outcomes_that_contradict_the_extents_are_answered_and_count_for_nothing
     ):
         plan = flush(0, [command("0+1", forks=forks)], head, v=volume())
         assert [(r.volume, list(r.changed)) for r in plan.records] == [("v", [0]), ("v@a", [0])]
-        assert [(each.code.value, each.reason) for each in plan.statuses] == [
+        assert [(status.code.value, status.reason) for status in plan.statuses] == [
             ("REJECTED", "MALFORMED_COMMAND")
         ]
         assert plan.heads[0].forks.keys() == {"a"}
 
 
-def test_no_more_sites_get_a_log_of_their_own_than_are_bearable() -> None:
+def test_at_most_max_forks_sites_get_a_log_of_their_own() -> None:
     commands = [
         command("0+1", forks=tuple(ForkOutcomes(f"s{n}{m}") for m in range(20))) for n in range(9)
     ]
     assert len(flush(0, commands, v=volume()).heads[0].forks) == MAX_FORKS
 
 
-def test_a_session_leaves_open_what_its_last_command_left() -> None:
+def test_the_open_forks_of_a_session_are_those_of_its_last_command() -> None:
     def of(*outcomes: bytes, again: bool = False) -> tuple[str, ...]:
         commands = [
-            command("0+1", sequence=0 if again else number, forks=(ForkOutcomes("a", each),))
-            for number, each in enumerate(outcomes)
+            command("0+1", sequence=0 if again else number, forks=(ForkOutcomes("a", codes),))
+            for number, codes in enumerate(outcomes)
         ]
         return flush(0, commands, v=volume()).heads[0].sessions[0].open_forks
 

@@ -1,4 +1,4 @@
-"""Every event gets one answer: what is an address is recorded, what can't be one is refused (invariant 11)."""
+"""Every event gets one response: addresses are recorded, the rest is refused (invariant 11)."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ d0+2**40 512+512               | d0+1048576 512+512  | yes
 @pytest.mark.parametrize("case", EXTENTS.strip().splitlines())
 def test_extents_are_clipped_kept_or_refused(case: str) -> None:
     given, kept, objection = (part.strip() for part in case.split("|"))
-    found = extract(extents(given), volume(size_bytes=SIZE))
-    assert list(found.extents) == list(extents(kept))
-    assert (found.objection is not None) is (objection == "yes")
+    extraction = extract(extents(given), volume(size_bytes=SIZE))
+    assert list(extraction.extents) == list(extents(kept))
+    assert (extraction.objection is not None) is (objection == "yes")
 
 
 def test_an_objection_names_the_first_and_counts_what_is_kept() -> None:
-    found = extract(extents("0+512 1048576+1 4096+512"), volume(size_bytes=SIZE))
-    assert found.objection is not None
-    assert "1 of 3 extents" in found.objection
-    assert "extent 1, offset 1048576" in found.objection
-    assert "2 extents whole" in found.objection
+    extraction = extract(extents("0+512 1048576+1 4096+512"), volume(size_bytes=SIZE))
+    assert extraction.objection is not None
+    assert "1 of 3 extents" in extraction.objection
+    assert "extent 1, offset 1048576" in extraction.objection
+    assert "2 extents whole" in extraction.objection
 
 
 GOOD = encode(command("0+4096"))
@@ -81,18 +81,18 @@ UNDECODABLE = [
 
 
 @pytest.mark.parametrize("value", UNDECODABLE)
-def test_what_isnt_a_command_is_refused_with_its_bytes(value: bytes | None) -> None:
+def test_an_event_that_is_no_command_is_refused_with_its_bytes(value: bytes | None) -> None:
     event = message(7, value)
-    answer = check_command(event, read_command(event), None)
-    status, kept = answer.status(5, SessionOrder(StatusCode.ACCEPTED)), answer.quarantined(5)
+    response = check_command(event, read_command(event), None)
+    status, kept = response.status(5, SessionOrder(StatusCode.ACCEPTED)), response.quarantined(5)
     assert (status.code, status.reason, status.position) == (StatusCode.REJECTED, "UNDECODABLE", 7)
     assert kept is not None
     assert (kept.value, kept.reason) == (value, "UNDECODABLE")
-    assert answer.volume is None
+    assert response.volume is None
 
 
 # kind, volume known, partition of the volume, generation | code reason | recorded extents
-ANSWERS = """
+RESPONSES = """
 WRITES       yes 0 same  | ACCEPTED -              | 2
 MARK_DIRTY   yes 0 same  | ACCEPTED -              | 2
 WRITES       yes 0 other | ACCEPTED -              | 2
@@ -102,20 +102,20 @@ WRITES       yes 3 same  | ACCEPTED -              | 0
 """
 
 
-@pytest.mark.parametrize("case", ANSWERS.strip().splitlines())
-def test_answers(case: str) -> None:
+@pytest.mark.parametrize("case", RESPONSES.strip().splitlines())
+def test_responses(case: str) -> None:
     given, expected, recorded = (part.split() for part in case.split("|"))
     kind, known, partition, generation = given
     more = {} if generation == "same" else {"generation": OTHER_GENERATION}
     event = message(7, command("0+4096 8192+1", kind=CommandKind(kind), **more))
-    answer = check_command(
+    response = check_command(
         event, read_command(event), volume(partition=int(partition)) if known == "yes" else None
     )
-    status = answer.status(5, SessionOrder(StatusCode.ACCEPTED))
+    status = response.status(5, SessionOrder(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected
-    assert len(answer.extents) == int(recorded[0])
-    assert (answer.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
-    assert answer.forward_to_partition == (3 if partition == "3" else None)
+    assert len(response.extents) == int(recorded[0])
+    assert (response.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
+    assert response.forward_to_partition == (3 if partition == "3" else None)
     assert decode(encode(status), CommandStatus) == status
 
 
@@ -139,19 +139,21 @@ def test_raw_commands_are_interpreted_and_doubt_is_dirty(case: str) -> None:
     )
     event = message(7, command(kind=CommandKind.RAW, raw=raw, logical_block_bytes=512))
     target = volume(size_bytes=SIZE)
-    answer = check_command(event, read_command(event), target)
-    status = answer.status(5, SessionOrder(StatusCode.ACCEPTED))
+    response = check_command(event, read_command(event), target)
+    status = response.status(5, SessionOrder(StatusCode.ACCEPTED))
     assert [status.code.value, status.reason or "-"] == expected.split()
-    blocks = range(target.blocks) if recorded == "all" else [int(each) for each in recorded.split()]
-    assert list(touched(answer.extents, 4096)) == list(blocks)
+    blocks = (
+        range(target.blocks) if recorded == "all" else [int(block) for block in recorded.split()]
+    )
+    assert list(touched(response.extents, 4096)) == list(blocks)
     assert bool(status.text) is (recorded == "all" or status.code is StatusCode.REJECTED)
 
 
-def test_names_too_long_are_cut_and_their_addresses_kept() -> None:
+def test_long_names_are_cut_and_their_addresses_are_kept() -> None:
     event = message(0, command("0+4096", host="h" * 10_000, session="s" * 10_000))
-    found = read_command(event)
-    assert isinstance(found, TrackingCommand)
-    assert (len(found.host), len(found.session), list(found.extents)) == (
+    read = read_command(event)
+    assert isinstance(read, TrackingCommand)
+    assert (len(read.host), len(read.session), list(read.extents)) == (
         255,
         255,
         [Extent(0, 4096)],

@@ -1,4 +1,4 @@
-"""How a command stands in its session, one line a case."""
+"""How a command continues its session, one line a case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirrorlog.streams.fold.response import CommandResponse, check_command, read
 from mirrorlog.streams.fold.session_order import session_order
 from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
 
-# sessions before, as name:opened/last/closed/last_sequence | position session sequence kind | status, missing
+# sessions, as name:opened/last/closed/last_sequence | position session sequence kind | code missing
 CASES = """
                               |  9 s  0 WRITES        | ACCEPTED 0
                               |  9 s  2 WRITES        | SEQUENCE_GAP 2
@@ -36,12 +36,12 @@ s:1/5/-1/3 t:6/6/-1/0         |  9 u  0 SESSION_OPEN  | ACCEPTED 0
 
 
 @pytest.mark.parametrize("case", CASES.strip("\n").splitlines())
-def test_standing(case: str) -> None:
+def test_session_order(case: str) -> None:
     before, given, expected = (part.strip() for part in case.split("|"))
     sessions = {}
     for word in before.split():
         name, _, numbers = word.partition(":")
-        opened, last, closed, sequence = (int(each) for each in numbers.split("/"))
+        opened, last, closed, sequence = (int(number) for number in numbers.split("/"))
         sessions[name] = SessionHead(
             name,
             "h",
@@ -52,13 +52,13 @@ def test_standing(case: str) -> None:
             last_sequence=sequence,
         )
     position, session, number, kind = given.split()
-    found = session_order(
+    order = session_order(
         sessions,
         command("", session=session, sequence=int(number), kind=CommandKind(kind)),
         int(position),
     )
-    assert [found.code.value, str(found.missing)] == expected.split()
-    assert bool(found.text) is (found.code is not StatusCode.ACCEPTED)
+    assert [order.code.value, str(order.missing)] == expected.split()
+    assert bool(order.text) is (order.code is not StatusCode.ACCEPTED)
 
 
 def flush(
@@ -70,8 +70,8 @@ def flush(
 
 def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> None:
     responses = []
-    for position, each in enumerate([command("0+1", sequence=0), command("0+1", sequence=3)]):
-        event = message(position, each)
+    for position, sequence in enumerate((0, 3)):
+        event = message(position, command("0+1", sequence=sequence))
         responses.append(check_command(event, read_command(event), volume()))
     plan = flush(0, responses)
     assert [status.code.value for status in plan.statuses] == ["ACCEPTED", "SEQUENCE_GAP"]
