@@ -175,7 +175,7 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
         (value, reason, position)
         for (value, reason), position in zip(events, positions[::2], strict=True)
     ]
-    # Only the part of "beyond the end" that lies inside, the unknown kind's extent, and the good one.
+    # Only what lies inside of "beyond the end", the unknown kind's extent, and the good one.
     assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
 
 
