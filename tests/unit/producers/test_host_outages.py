@@ -330,7 +330,7 @@ def test_no_heartbeat_is_sent_before_the_waiting_regions_are_marked(rig: Rig) ->
     rig.write(volume, [0, 1, 2] * 3)
     for _ in range(5):
         rig.tick(1.0)
-    flight = rig.host._tracker.begin(rig.opened(), ExtentKind.WRITE, 0, 5)
+    write = rig.host._tracker.begin(rig.opened(), ExtentKind.WRITE, offset=0, length=5)
     # The third command still waits, and names a region that can't be marked before it.
     rig.publisher.deliver(2)
     rig.tick()
@@ -338,7 +338,7 @@ def test_no_heartbeat_is_sent_before_the_waiting_regions_are_marked(rig: Rig) ->
     published = rig.published().split(" · ")
     marked = published.index("a s1 dirty 0+30000 0+5")  # with the write in flight
     assert published.index("* s1 beat") > marked
-    rig.host._tracker.end(rig.opened(), flight)
+    rig.host._tracker.end(rig.opened(), write)
 
 
 @pytest.mark.parametrize("is_hot", [False, True], ids=["with the lock", "without the lock"])
