@@ -144,7 +144,10 @@ def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
 def assert_ends(
     tmp_path: Path, act: object, *, code: int, stderr_text: str, folder_removed: bool = True
 ) -> None:
-    command = [sys.executable, "-m", "mirrorlog", "--state-dir", str(tmp_path), "demo"]
+    # A shell lets its background jobs ignore SIGINT, and children inherit that.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from mirrorlog.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "--state-dir", str(tmp_path), "demo"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
