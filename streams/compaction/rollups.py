@@ -166,11 +166,12 @@ def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
     changed, zeroed = BitMap64(), BitMap64()
     while waiting or changed:
         lowest = min(
-            [each.part.changed.min() for each in waiting] + ([changed.min()] if changed else [])
+            [open_part.part.changed.min() for open_part in waiting]
+            + ([changed.min()] if changed else [])
         )
         end = (lowest // _RANGE_BLOCKS + 1) * _RANGE_BLOCKS
-        while reached := [each for each in waiting if each.part.changed.min() < end]:
-            waiting = [each for each in waiting if each.part.changed.min() >= end]
+        while reached := [open_part for open_part in waiting if open_part.part.changed.min() < end]:
+            waiting = [open_part for open_part in waiting if open_part.part.changed.min() >= end]
             for part, following in reached:
                 changed |= part.changed
                 zeroed |= part.zeroed

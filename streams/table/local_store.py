@@ -8,7 +8,7 @@ implement them in memory. Every user takes the smallest part that serves it:
 | `RowStore`      | none by itself                          | a row by its key, a batch of rows    |
 | `LocalStore`    | `LogTable`, for the fold and compaction | keys in their order                  |
 | `FollowedStore` | `ChangelogFollower`                     | which changelog, and through where   |
-| `TableView`     | queries over HTTP                       | one state of a partition that lives  |
+| `TableView`     | queries over HTTP                       | a partition as it was at one time    |
 """
 
 from __future__ import annotations
