@@ -1,6 +1,5 @@
 """The pinned jars of Apache Kafka. Written by `python -m mirrorlog.broker.renew`."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Mapping

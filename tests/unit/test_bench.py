@@ -32,7 +32,10 @@ def test_commands_are_a_hosts_and_name_what_the_independent_fold_holds(
     work = bench.workload.Workload(
         600, 10, 10**15, partitions=3, volume_count=4, volume_bytes=1 << 20
     )
-    sent = [(each.partition, decode(each.value, TrackingCommand)) for each in work.publications()]
+    sent = [
+        (publication.partition, decode(publication.value, TrackingCommand))
+        for publication in work.publications()
+    ]
     positions = dict.fromkeys(range(3), 0)
     named: dict[str, set[int]] = {}
     for partition, command in sent:

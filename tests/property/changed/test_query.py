@@ -49,7 +49,7 @@ def command_of(
         rows = (
             []
             if kind is CommandKind.HEARTBEAT
-            else [Extent(each.offset, each.length) for each in rows]
+            else [Extent(row.offset, row.length) for row in rows]
         )
     columns = ExtentColumns.of(rows)
     host, last_us = f"h{first_us % 3}", first_us + span_us
@@ -78,9 +78,9 @@ FLUSHES = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, 0, 0, 1, 3])
 def bytes_of(command: TrackingCommand, kinds: set[ExtentKind]) -> set[int]:
     return {
         byte
-        for each in command.extents
-        if each.kind in kinds
-        for byte in range(each.offset, min(each.end, SIZE))
+        for extent in command.extents
+        if extent.kind in kinds
+        for byte in range(extent.offset, min(extent.end, SIZE))
     }
 
 
@@ -120,14 +120,16 @@ def test_positions_are_exact_at_both_edges(
     origin = data.draw(st.integers(-1, since), "origin")
     log = folded(events, flushes, origin)
     answer = changed_blocks("v", AtPosition(since), AtPosition(until), log.ports(), 0)
-    inside = [each for position, each in of_volume(events) if since < position <= until]
-    everything = set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
+    inside = [command for position, command in of_volume(events) if since < position <= until]
+    everything = set[int]().union(*(bytes_of(command, set(ExtentKind)) for command in inside))
     assert set(answer.changed) == blocks_of(everything)
-    assert set(answer.hosts) == {each.host for each in inside}
-    assert answer.first_write_at_us == min((each.first_at_us for each in inside), default=None)
-    assert answer.last_write_at_us == max((each.last_at_us for each in inside), default=None)
+    assert set(answer.hosts) == {command.host for command in inside}
+    assert answer.first_write_at_us == min(
+        (command.first_at_us for command in inside), default=None
+    )
+    assert answer.last_write_at_us == max((command.last_at_us for command in inside), default=None)
     # Zero is never claimed of a byte that may have been written, whatever the order.
-    written = set[int]().union(*(bytes_of(each, {ExtentKind.WRITE}) for each in inside))
+    written = set[int]().union(*(bytes_of(command, {ExtentKind.WRITE}) for command in inside))
     assert set(answer.zeroed) <= set(answer.changed) - blocks_of(written)
     zeros = everything - written
     assert all(set(range(b * BLOCK, min((b + 1) * BLOCK, SIZE))) <= zeros for b in answer.zeroed)
@@ -140,11 +142,11 @@ def test_times_end_where_their_definition_says(
 ) -> None:
     answer = changed_blocks("v", *map(AtTime, times), folded(events, flushes, -1).ports(), 0)
     mine = of_volume(events)
-    first = min((p for p, each in mine if each.last_at_us > times[0]), default=len(events))
-    last = max((p for p, each in mine if each.first_at_us <= times[1]), default=-1)
-    inside = [each for position, each in mine if first <= position <= last]
+    first = min((p for p, command in mine if command.last_at_us > times[0]), default=len(events))
+    last = max((p for p, command in mine if command.first_at_us <= times[1]), default=-1)
+    inside = [command for position, command in mine if first <= position <= last]
     assert set(answer.changed) == blocks_of(
-        set[int]().union(*(bytes_of(each, set(ExtentKind)) for each in inside))
+        set[int]().union(*(bytes_of(command, set(ExtentKind)) for command in inside))
     )
 
 
@@ -206,7 +208,7 @@ def test_http_answers_from_the_table_what_the_command_line_answers_from_the_topi
                 for page in pages
             ]
             (pinned,) = {(page["since"], page["until"]) for page in pages}
-            return *pinned, [entry for each in lists for entry in each]
+            return *pinned, [entry for part in lists for entry in part]
 
     assert asyncio.run(over_http()) == expected
 

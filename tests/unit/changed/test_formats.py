@@ -124,15 +124,15 @@ def test_pages_of_ebs_end_with_a_token_that_resumes_them() -> None:
     assert (found, pages) == (list(many.changed), 2)
 
 
-@pytest.mark.parametrize("name", [each for each in FORMATS if each != "ebs"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "ebs"])
 def test_a_listing_streams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 
     def counted(blocks: BitMap64) -> Iterator[tuple[int, int]]:
         nonlocal taken
-        for each in runs(blocks):
+        for run in runs(blocks):
             taken += 1
-            yield each
+            yield run
 
     monkeypatch.setattr("mirrorlog.changed.formats.runs", counted)
     pieces = render(answer(range(0, 4000, 2), size_bytes=1 << 30), name)

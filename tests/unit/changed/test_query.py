@@ -36,7 +36,7 @@ def ask(
     log: Log, since: str | Point = "origin", until: str | Point = "now", patience_s: float = 0.0
 ) -> ChangedBlocks:
     points = [
-        parse_point(each, NOW_US) if isinstance(each, str) else each for each in (since, until)
+        parse_point(point, NOW_US) if isinstance(point, str) else point for point in (since, until)
     ]
     return changed_blocks("v", *points, log.ports(), patience_s)
 
@@ -70,10 +70,10 @@ TIMES = """
 @pytest.mark.parametrize("case", TIMES.strip("\n").splitlines())
 def test_times_round_outwards_however_clocks_went(case: str) -> None:
     seconds, flushes, asked, blocks = (part.strip() for part in case.split("|"))
-    spans = [[int(each) for each in span.split("-")] for span in seconds.split()]
+    spans = [[int(second) for second in span.split("-")] for span in seconds.split()]
     log = folded([at(number, span[0], span[-1]) for number, span in enumerate(spans)], flushes)
-    since, until = (AtTime(int(each) * 10**6) for each in asked.split(".."))
-    assert list(ask(log, since, until).changed) == [int(each) for each in blocks.split()]
+    since, until = (AtTime(int(second) * 10**6) for second in asked.split(".."))
+    assert list(ask(log, since, until).changed) == [int(block) for block in blocks.split()]
 
 
 def test_a_command_that_dirties_nothing_is_no_place_in_time() -> None:
@@ -127,7 +127,7 @@ def test_zero_only_where_nothing_can_have_written_to_the_block(case: str) -> Non
         kind = CommandKind.MARK_DIRTY if text.strip().startswith("M") else CommandKind.WRITES
         commands.append(command(text.replace("M", ""), sequence=number, kind=kind))
     assert list(ask(folded(commands, flushes), since).zeroed) == [
-        int(each) for each in zero.split()
+        int(block) for block in zero.split()
     ]
 
 
@@ -260,13 +260,13 @@ def test_a_hole_is_said_with_the_position_and_time_from_which_on_the_log_can_ans
 ) -> None:
     gone, asked, expected = (part.strip() for part in case.split("|"))
     log = folded([at(n, n + 1) for n in range(6)], "2 2 2")
-    log.lose_records([int(each) for each in gone.split()])
+    log.lose_records([int(position) for position in gone.split()])
     since, until = (
-        AtTime(int(each[1:]) * 10**6) if each.startswith("t") else AtPosition(int(each))
-        for each in asked.split("..")
+        AtTime(int(point[1:]) * 10**6) if point.startswith("t") else AtPosition(int(point))
+        for point in asked.split("..")
     )
     if not expected.startswith("from"):
-        assert list(ask(log, since, until).changed) == [int(each) for each in expected.split()]
+        assert list(ask(log, since, until).changed) == [int(block) for block in expected.split()]
         return
     position, *second = expected.split()[1:]
     with pytest.raises(OutOfRetention) as out:

@@ -86,7 +86,7 @@ def test_a_report_is_due_after_the_interval_and_at_once_when_consistent() -> Non
     messages = broker.messages(TOPICS.progress)
     assert {message.key for message in messages} == {b"a/v"}
     reports = [decode(message.value or b"", SiteProgress) for message in messages]
-    assert [(each.state, each.bytes_copied) for each in reports] == [
+    assert [(report.state, report.bytes_copied) for report in reports] == [
         (SiteState.SYNCING, 0),
         (SiteState.CONSISTENT, 0),
         (SiteState.CONSISTENT, 8192),

@@ -1,4 +1,4 @@
-"""read_through ends where the topic ended, or at its deadline, whatever the topic does meanwhile."""
+"""read_through ends where the topic ended, or at its deadline, whatever happens to the topic."""
 
 from __future__ import annotations
 
