@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -28,30 +31,49 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
-    # The build runs in a copy of what git tracks, because setuptools reuses what an earlier
-    # build left in the tree.
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build the project in a copy of what git tracks; return the wheel and the source distribution.
+
+    setuptools would reuse what an earlier build left in the tree.
+    """
     tracked = run(
         "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY
     ).split("\0")
     for name in filter(None, tracked):
-        source, target = REPOSITORY / name, tmp_path / "source" / name
+        source, target = REPOSITORY / name, folder / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink():
             target.symlink_to(source.readlink())
         elif source.is_file():
             target.write_bytes(source.read_bytes())
     run(
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        "--wheel",
-        "--outdir",
-        tmp_path,
-        cwd=tmp_path / "source",
+        *(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder),
+        cwd=folder / "source",
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """Return the modules among the names of an archive's files, without the role's link."""
+    paths = [name for name in names if name.endswith(".py") and not name.endswith("/setup.py")]
+    return sorted(path.removeprefix("mirrorlog/") for path in paths)
+
+
+def test_the_wheel_installs_and_runs_the_demo(tmp_path: Path) -> None:
+    wheel, sdist = build(tmp_path)
+    folders = ("mirrorlog", "producers", "streams", "consumers", "schemas")
+    sources = [
+        str(path.relative_to(REPOSITORY))
+        for folder in folders
+        for path in (REPOSITORY / folder).rglob("*.py")
+    ]
+    with zipfile.ZipFile(wheel) as archive:
+        assert modules_of(archive.namelist()) == modules_of(sources)
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+        packaged = [name for name in names if name.startswith(folders)]
+        assert modules_of(packaged) == modules_of(sources)
     run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     pins = [
         line.split("\\")[0].strip()
