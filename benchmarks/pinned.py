@@ -119,7 +119,7 @@ class PinnedProcess:
     def cpu_s(self, at_s: float) -> float:
         """Return the CPU seconds that all threads had used at that time, in user and kernel mode.
 
-        Between two samples it is interpolated.
+        Between two samples the value is interpolated.
         """
         times = [at for at, _ in self._samples]
         index = min(max(bisect_left(times, at_s), 1), len(times) - 1)
@@ -143,7 +143,10 @@ class PinnedProcess:
             self.check()
 
     def stop(self) -> None:
-        """Stop the program with SIGTERM, and with SIGKILL at the deadline. It may have ended."""
+        """Stop the program with SIGTERM, and with SIGKILL at the deadline.
+
+        Does nothing if the program has ended.
+        """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:

@@ -11,7 +11,7 @@ The packages, from the lowest layer to the highest:
 - adapters/: the ports on this machine and on a Kafka cluster
 - processes/: child processes that die with their parent
 - broker/: an embedded Kafka
-- reading/: the topics as other roles read them
+- reading/: the topics as several roles read them
 - changed/: the question "which blocks changed?"
 - producers/, streams/, consumers/: the three roles (hosts, the node, sites)
 - simulation/: Kafka, devices and folders in memory, for tests

@@ -58,7 +58,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def _split(text: str, *, kind: str, examples: str) -> tuple[str, str]:
-    """The number and the unit in `text`."""
+    """Return the number and the unit in `text`."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise BadUse(f"'{text}' isn't a {kind}", next=f"Write a {kind} like {examples}.")

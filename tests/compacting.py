@@ -153,7 +153,7 @@ class CompactorModel:
 
 
 def aged(past_s: float | None = None, **volumes: Volume) -> CompactorModel:
-    """A log that is kept for an hour, after three hours with a record each ten minutes."""
+    """Return a log that is kept for an hour, after three hours with a record each ten minutes."""
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s)
     model.volumes.update(volumes)
     for number in range(18):

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder of real recordings, which aren't part of the project.
+    """Return the folder of real recordings, which aren't part of the project.
 
     A test that needs it is marked `traces`.
     """

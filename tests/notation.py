@@ -24,7 +24,7 @@ KINDS = {"w": ExtentKind.WRITE, "z": ExtentKind.ZERO, "d": ExtentKind.DISCARD}
 
 
 def extents(text: str) -> ExtentColumns:
-    """Extents in notation: `0+4096 z8192+4096` is a write and a zero.
+    """Return extents in notation: `0+4096 z8192+4096` is a write and a zero.
 
     A number may be a Python expression without spaces.
     """
@@ -37,7 +37,7 @@ def extents(text: str) -> ExtentColumns:
 
 
 def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume:
-    """A volume with 4 KiB blocks in partition 0, whose origin is the first position."""
+    """Return a volume with 4 KiB blocks in partition 0, whose origin is the first position."""
     fields = {
         "generation": GENERATION,
         "size_bytes": size_bytes,
@@ -51,7 +51,7 @@ def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume
 
 
 def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
-    """A command for volume `name` with the extents in `text`."""
+    """Return a command for volume `name` with the extents in `text`."""
     fields = {
         "generation": GENERATION,
         "host": "h",
@@ -69,7 +69,7 @@ def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
 
 
 def message(position: int, content: TrackingCommand | bytes | None, partition: int = 0) -> Message:
-    """An event of the commands topic."""
+    """Return an event of the commands topic."""
     value = encode(content) if isinstance(content, TrackingCommand) else content
     return Message("mirrorlog.commands", partition, position, b"v", value)
 
@@ -107,7 +107,7 @@ def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
 
 
 def site_progress(**more: object) -> SiteProgress:
-    """A report of site `s` on volume `v`, which has applied nothing."""
+    """Return a report of site `s` on volume `v`, which has applied nothing."""
     fields: dict[str, object] = {
         "site": "s",
         "volume": "v",

@@ -127,39 +127,39 @@ class Idle:
 CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | Idle
 
 
-def next_step(saved: SecondaryState | None, known: CycleInput) -> CycleStep:
+def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
     """Return the next step for one secondary. `saved` is None if nothing is known of it."""
-    volume, watermark = known.volume, known.watermark
+    volume, watermark = cycle_input.volume, cycle_input.watermark
     if volume.is_retired:
         return Idle(
             SiteState.RETIRED, f"the volume was retired at position {volume.described_position}"
         )
     if saved is None:
-        if volume.initially_zeroed and known.secondary_zeroed:
+        if volume.initially_zeroed and cycle_input.secondary_zeroed:
             unsynced = SecondaryState(volume.volume, volume.generation)
             return SkipInitialCopy(_consistent_at(unsynced, volume.origin_position))
-        return _resync_all(known, "nothing is known of the secondary's contents")
+        return _resync_all(cycle_input, "nothing is known of the secondary's contents")
     if saved.generation != volume.generation:
         return _resync_all(
-            known, f"the generation changed from {saved.generation} to {volume.generation}"
+            cycle_input, f"the generation changed from {saved.generation} to {volume.generation}"
         )
     if saved.applied_position is None:
-        return _resync_all(known, "the initial copy wasn't finished")
+        return _resync_all(cycle_input, "the initial copy wasn't finished")
     reached = max(saved.applied_position, saved.cycle_through or saved.applied_position)
     if watermark is None or watermark < reached:
         if reached == volume.origin_position:
-            return Idle(_idle_state(saved, is_sure=known.log.fork is None))
+            return Idle(_idle_state(saved, is_sure=cycle_input.log.fork is None))
         return Idle(
             SiteState.STOPPED,
             f"the log ends at {watermark}, and the secondary has reached {reached}",
         )
-    if hole := known.log.hole(after=saved.applied_position, through=watermark):
+    if hole := cycle_input.log.hole(after=saved.applied_position, through=watermark):
         return _resync_all(
-            known,
+            cycle_input,
             f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by "
             "no record",
         )
-    return _step_by_log(saved, saved.applied_position, watermark, known)
+    return _step_by_log(saved, saved.applied_position, watermark, cycle_input)
 
 
 class _CycleBlocks(NamedTuple):
@@ -178,12 +178,12 @@ class _CycleBlocks(NamedTuple):
 
 
 def _step_by_log(
-    saved: SecondaryState, applied: int, watermark: int, known: CycleInput
+    saved: SecondaryState, applied: int, watermark: int, cycle_input: CycleInput
 ) -> CycleStep:
-    """The next step where the log covers (applied, watermark] without a hole."""
-    log, is_idle = known.log, saved.cycle_through is None
+    """Return the next step where the log covers (applied, watermark] without a hole."""
+    log, is_idle = cycle_input.log, saved.cycle_through is None
     is_suspect = saved.suspect_after is not None
-    settled = is_idle and _is_settled(known, watermark)
+    settled = is_idle and _is_settled(cycle_input, watermark)
     blocks = _cycle_blocks(saved, applied, watermark, log, settled)
     if is_suspect and settled and not blocks.recopied:
         if not blocks.missed and not log.has_open_fork:
@@ -226,7 +226,7 @@ def _cycle_blocks(
 
 
 def _unproved_blocks(saved: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None:
-    """The blocks read since the last proof, or more; None: any block of the volume."""
+    """Return the blocks read since the last proof, or more; None for any block of the volume."""
     after = saved.suspect_after
     if after is None:
         return BitMap64()
@@ -249,7 +249,7 @@ def _suspect_range(
     settled: bool,
     blocks: _CycleBlocks,
 ) -> tuple[int, int | None]:
-    """The values of suspect_after and changed_through once the next cycle runs."""
+    """Return the values of suspect_after and changed_through once the next cycle runs."""
     suspect_after, changed_through = saved.suspect_after, saved.changed_through
     if suspect_after is None or (settled and blocks.recopied.issubset(blocks.missed)):
         suspect_after, changed_through = applied, None
@@ -264,14 +264,14 @@ def _suspect_range(
     return suspect_after, changed_through
 
 
-def _resync_all(known: CycleInput, reason: str) -> CycleStep:
-    """A resync that is right whatever the secondary holds, through the watermark."""
-    if known.watermark is None:
+def _resync_all(cycle_input: CycleInput, reason: str) -> CycleStep:
+    """Return a resync through the watermark that is right whatever the secondary holds."""
+    if cycle_input.watermark is None:
         return Idle(SiteState.WAITING, "no watermark of the volume's partition was read yet")
-    through = max(known.watermark, known.volume.origin_position)
+    through = max(cycle_input.watermark, cycle_input.volume.origin_position)
     running = SecondaryState(
-        known.volume.volume,
-        known.volume.generation,
+        cycle_input.volume.volume,
+        cycle_input.volume.generation,
         cycle_through=through,
         rung=Rung.ALLOCATED,
     )
@@ -279,12 +279,12 @@ def _resync_all(known: CycleInput, reason: str) -> CycleStep:
     return Resync(Rung.ALLOCATED, running, done, None, reason)
 
 
-def _is_settled(known: CycleInput, watermark: int) -> bool:
-    """Whether the log through `watermark` holds all that the site read (invariant 8)."""
-    if known.read_end is None or watermark < known.read_end - 1:
+def _is_settled(cycle_input: CycleInput, watermark: int) -> bool:
+    """Return whether the log through `watermark` holds all that the site read (invariant 8)."""
+    if cycle_input.read_end is None or watermark < cycle_input.read_end - 1:
         return False
-    head = known.log.volume.head
-    return head is None or head.settled_after(known.read_end, known.beats)
+    head = cycle_input.log.volume.head
+    return head is None or head.settled_after(cycle_input.read_end, cycle_input.beats)
 
 
 def _is_unproved_full_copy(saved: SecondaryState) -> bool:
@@ -303,7 +303,10 @@ def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:
 
 
 def _idle_state(saved: SecondaryState, is_sure: bool) -> SiteState:
-    """The state to report. is_sure: no host can still report a missed write up to the watermark."""
+    """Return the state to report.
+
+    is_sure: no host can still report a missed write up to the watermark.
+    """
     if saved.cycle_through is not None:
         return SiteState.SYNCING
     return SiteState.CONSISTENT if is_sure and saved.suspect_after is None else SiteState.SETTLING

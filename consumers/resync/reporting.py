@@ -32,7 +32,7 @@ class ProgressReporter:
         self._last: dict[str, _LastReport] = {}
 
     def is_due(self, secondary: Secondary) -> bool:
-        """Whether a report is due.
+        """Return whether a report is due.
 
         It is due after the interval, and at once when the secondary becomes consistent.
         """
@@ -42,34 +42,39 @@ class ProgressReporter:
         was_consistent = last.progress.state is SiteState.CONSISTENT
         return secondary.state is SiteState.CONSISTENT and not was_consistent
 
-    def report(self, secondary: Secondary, known: CycleInput) -> None:
+    def report(self, secondary: Secondary, cycle_input: CycleInput) -> None:
         """Publish the progress of a secondary unless the last report says the same."""
         volume = secondary.volume.volume
-        last, progress = self._last.get(volume), self.progress_of(secondary, known)
+        last, progress = self._last.get(volume), self.progress_of(secondary, cycle_input)
         if last is not None and replace(progress, at_us=last.progress.at_us) == last.progress:
             return
         self._last[volume] = _LastReport(progress, self._clock.monotonic_s())
         key = f"{self._site}/{volume}".encode()
         self._publisher.publish(self._topic, _PARTITION, key, encode(progress))
 
-    def progress_of(self, secondary: Secondary, known: CycleInput) -> SiteProgress:
+    def progress_of(self, secondary: Secondary, cycle_input: CycleInput) -> SiteProgress:
         """Return the progress of a secondary as of now."""
-        return progress_of(self._site, secondary, known, self._clock.now_us())
+        return progress_of(self._site, secondary, cycle_input, self._clock.now_us())
 
     def poll(self) -> None:
-        """Deliver what was published."""
+        """Run the callbacks that are due, without waiting."""
         self._publisher.poll(0)
 
 
-def progress_of(site: str, secondary: Secondary, known: CycleInput, now_us: int) -> SiteProgress:
-    """Return the progress of a secondary as of now. `known` is what the next cycle would see."""
-    volume, saved, watermark = secondary.volume, secondary.saved, known.watermark
+def progress_of(
+    site: str, secondary: Secondary, cycle_input: CycleInput, now_us: int
+) -> SiteProgress:
+    """Return the progress of a secondary as of now.
+
+    cycle_input: what the next cycle would see.
+    """
+    volume, saved, watermark = secondary.volume, secondary.saved, cycle_input.watermark
     applied = saved.applied_position if saved and saved.generation == volume.generation else None
     after = volume.origin_position if applied is None else applied
     behind_blocks, oldest_us = 0, None
     if watermark is not None:
-        behind_blocks = len(known.log.missed(after=after, through=watermark))
-        oldest_us = known.log.oldest_missed_at_us(after=after, through=watermark)
+        behind_blocks = len(cycle_input.log.missed(after=after, through=watermark))
+        oldest_us = cycle_input.log.oldest_missed_at_us(after=after, through=watermark)
     consistent = saved.consistent_position if saved else None
     if secondary.state is SiteState.CONSISTENT and not behind_blocks and watermark is not None:
         # The log names nothing of the volume above the applied position: what is true there is
@@ -78,8 +83,8 @@ def progress_of(site: str, secondary: Secondary, known: CycleInput, now_us: int)
     elif secondary.is_awaiting_outcomes and not behind_blocks and watermark is not None:
         applied = max(watermark, after)
     if secondary.state is SiteState.STOPPED and consistent is not None and behind_blocks:
-        # A host that reads of the watermark may fork again. It must not before the site has saved
-        # that the secondary is behind.
+        # A host that reads of the watermark may fork again. It must not fork again before the
+        # site has saved that the secondary is behind.
         watermark = applied
     return SiteProgress(
         site=site,
@@ -114,12 +119,12 @@ class SiteSummary:
 
 def summarize_site(site: str, secondaries: Iterable[Secondary]) -> SiteSummary:
     """Return the summary of a site's secondaries."""
-    every = list(secondaries)
+    all_secondaries = list(secondaries)
     return SiteSummary(
         site=site,
-        volumes=len(every),
-        consistent=sum(secondary.state is SiteState.CONSISTENT for secondary in every),
-        stopped=sum(secondary.state is SiteState.STOPPED for secondary in every),
-        blocks_copied=sum(secondary.blocks_copied for secondary in every),
-        bytes_copied=sum(secondary.bytes_copied for secondary in every),
+        volumes=len(all_secondaries),
+        consistent=sum(secondary.state is SiteState.CONSISTENT for secondary in all_secondaries),
+        stopped=sum(secondary.state is SiteState.STOPPED for secondary in all_secondaries),
+        blocks_copied=sum(secondary.blocks_copied for secondary in all_secondaries),
+        bytes_copied=sum(secondary.bytes_copied for secondary in all_secondaries),
     )

@@ -42,12 +42,12 @@ class Secondary:
 
     @property
     def state(self) -> SiteState:
-        """What the site reports: the state that `status` names."""
+        """The state that the site reports, which `status` names."""
         return self.status.state
 
     @property
     def is_awaiting_outcomes(self) -> bool:
-        """Whether it is idle with all blocks proved, and only a host's fork outcomes are open."""
+        """Return whether only a host's fork outcomes are open: idle, with all blocks proved."""
         saved = self.saved
         if saved is None or saved.suspect_after is not None or saved.cycle_through is not None:
             return False
@@ -74,7 +74,7 @@ class Secondary:
         self.read_end = end_position
 
     def is_due(self, watermark: Watermark | None) -> bool:
-        """Whether a look may give another step: after a failure, a cycle, or a new watermark."""
+        """Return whether another step is possible: after a failure, a cycle, or a new watermark."""
         return self._retry_at_s > 0 or watermark != self._seen_watermark
 
     def begin_look(self, now_s: float, watermark: Watermark | None) -> bool:
@@ -86,18 +86,18 @@ class Secondary:
         return True
 
     def go_idle(self, step: Idle) -> None:
-        """Nothing is to be done until the log grows."""
+        """Note that nothing is to be done until the log grows."""
         self.status = step
 
     def begin_cycle(self, reason: str | None) -> None:
-        """A resync begins. From here on the secondary is inconsistent."""
+        """Note that a resync begins. From here on the secondary is inconsistent."""
         self.status = Idle(SiteState.SYNCING, reason)
         self.read_end = None
         if reason is not None:
             self.reason = reason
 
     def begin_copy(self) -> None:
-        """Blocks are about to be written."""
+        """Note that blocks are about to be written."""
         self.is_zeroed = False
 
     def note_copied(self, blocks: int, size_bytes: int) -> None:
@@ -106,16 +106,16 @@ class Secondary:
         self.bytes_copied += size_bytes
 
     def end_cycle(self) -> None:
-        """All blocks of the cycle are durable. The proof of the cycle is still missing."""
+        """Note that all blocks of the cycle are durable. Its proof is still missing."""
         self.status = Idle(SiteState.SETTLING)
 
     def stop(self, reason: str, retry_at_s: float) -> None:
-        """A device failed: stay as it is until `retry_at_s` of the monotonic clock."""
+        """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock."""
         self.status = Idle(SiteState.STOPPED, reason)
         self._retry_at_s = retry_at_s
 
     def forget_reason(self) -> None:
-        """The secondary is consistent again: the reason for its last resync no longer matters."""
+        """Forget the reason for the last resync: the secondary is consistent again."""
         self.reason = None
 
 

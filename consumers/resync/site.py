@@ -123,7 +123,7 @@ class Site:
     # The catalog
 
     def _has_newer_description(self, name: str) -> bool:
-        """Whether the log was written by a newer description of the volume than the site has."""
+        """Return whether the log is by a newer description of the volume than the site has."""
         known, head = self._ports.catalog.get(name), self._ports.log.logs[name].head
         return known is None or (
             head is not None and head.described_position > known.described_position
@@ -313,7 +313,7 @@ class Site:
     # The log
 
     def _is_needed(self, record: LogRecord) -> bool:
-        """Whether a record says something above what its secondary has applied and proved."""
+        """Return whether a record covers more than its secondary has applied and proved."""
         secondary = self._secondaries.get(split_log_name(record.volume)[0])
         return secondary is None or record.through > needed_after(secondary.saved)
 
@@ -346,6 +346,6 @@ class Site:
         return SiteLog(*self._logs(name), self.name)
 
     def _logs(self, name: str) -> tuple[VolumeLog, VolumeLog]:
-        """The volume's log, and the log of what this site has missed of the volume."""
+        """Return the volume's log, and the log of what this site has missed of the volume."""
         logs = self._ports.log.logs
         return logs[name], logs[missed_log(name, self.name)]

@@ -170,7 +170,7 @@ class DirectDevice(FileDevice):
 
 
 def _pieces(*, offset: int, length: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the pieces of a range, cut at multiples of `most_bytes`."""
+    """Yield (offset, length) of the pieces of a range, cut at multiples of `most_bytes`."""
     end = offset + length
     while offset < end:
         piece_end = min(offset - offset % most_bytes + most_bytes, end)

@@ -61,7 +61,7 @@ def _lock(fd: int, kind: int, byte: int) -> None:
 
 
 def _is_unlocked(fd: int, byte: int) -> bool:
-    """Whether no other open file description has a lock on the byte."""
+    """Return whether no other open file description has a lock on the byte."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
     return int(_FLOCK.unpack(answer)[0]) == fcntl.F_UNLCK

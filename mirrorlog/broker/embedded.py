@@ -76,7 +76,7 @@ class EmbeddedBroker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process runs. It may not answer."""
+        """Return whether the process runs. It may not answer."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, deadline_s: float = 60.0) -> None:

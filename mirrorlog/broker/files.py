@@ -30,7 +30,7 @@ def open_lock_file(path: Path) -> int:
 def waiting_lock(path: Path) -> Iterator[None]:
     """Hold the lock on `path` in the context. Wait while another process holds it.
 
-    The lock ends with the process too, even by kill -9.
+    The lock also ends when the process is killed.
     """
     descriptor = open_lock_file(path)
     try:

@@ -1,7 +1,7 @@
 """Rewrites `artifacts.py`: `python -m mirrorlog.broker.renew [KAFKA_VERSION]`.
 
 It is for developers, and needs the network. Two faults of jgo's resolver must not reach the list
-(jgo 3.2.0, read in its source and seen):
+(jgo 3.2.0, found in its source and reproduced):
 
 - It imports the dependency management of all requested coordinates that don't end in `!`. Asked for
   Kafka 4.1.1 and a log4j binding, it answered with kafka-clients 3.9.1.

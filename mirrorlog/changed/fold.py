@@ -120,7 +120,7 @@ class ChangeFold:
         )
 
     def _is_only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
-        """Whether each block was zeroed whole, and no other extent touched it.
+        """Return whether each block was zeroed whole, and no other extent touched it.
 
         The extents together are then as long as the blocks.
         """

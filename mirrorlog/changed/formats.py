@@ -141,7 +141,7 @@ def _from(blocks: BitMap64, first: int) -> BitMap64:
 
 
 def _list(entries: Iterator[str]) -> Iterator[str]:
-    """A JSON array with one entry on a line."""
+    """Yield the text of a JSON array with one entry on a line."""
     before = "[\n"
     for entry in entries:
         yield before + entry
@@ -150,7 +150,7 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
 
 
 def _json(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
-    """Entries with the hosts and times of the whole range: those of one run aren't known."""
+    """Yield entries with the hosts and times of the whole range: those of one run aren't known."""
     changed: ListingEntry = {
         "hosts": list(answer.hosts),
         "first_write_at": _time(answer.first_write_at_us),
@@ -172,7 +172,7 @@ def _time(at_us: int | None) -> str | None:
 
 
 def _qemu_map(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
-    """Like an overlay that holds the changed runs. The others aren't present."""
+    """Yield entries like those of an overlay that holds only the changed runs."""
     for run in all_runs(answer, offset):
         yield {
             "start": run.start,
@@ -220,7 +220,7 @@ def _ebs(answer: ChangedBlocks, offset: int) -> Iterator[str]:
 
 
 def _ebs_page(answer: ChangedBlocks, offset: int, max_entries: int) -> ListingPage:
-    """One page of ListChangedBlocks.
+    """Return one page of ListChangedBlocks.
 
     NextToken is the byte offset of the next page, as text; null on the last. VolumeSize is in GiB,
     rounded up.

@@ -66,7 +66,7 @@ def position_of(
 
 
 def _barrier_position(name: str, volume: Volume, commands: VolumeCommands, last: int) -> int:
-    """The position of the newest barrier of that name. It is likely to be near the end."""
+    """Return the position of the newest barrier of that name. It is likely to be near the end."""
     kept_after = commands.kept_after()
     lowest = max(kept_after, volume.origin_position)
     upper, step = last, _BARRIER_STEP
@@ -167,7 +167,7 @@ class TimePositions:
         return base
 
     def _records_for(self, point: AtTime) -> tuple[int, list[LogRecord]]:
-        """The position from which the log can answer, and the first part of each record above it.
+        """Return the position from which the log can answer, and each later record's first part.
 
         Raise OutOfRetention if the time lies before that position.
         """

@@ -69,7 +69,7 @@ class ProvenLog:
         return out_of_retention(self._volume, what, asked, base=base, at_us=at_us)
 
     def _hole(self, after: int) -> Hole | None:
-        """The first hole above `after`, up to the watermark.
+        """Return the first hole above `after`, up to the watermark.
 
         The chain must also reach as far as the volume's head says.
         """
@@ -96,7 +96,7 @@ def out_of_retention(
 
 
 def is_imported(record: LogRecord) -> bool:
-    """Whether the record holds an import: its times don't tell when its commands came."""
+    """Return whether the record holds an import: its times don't tell when its commands came."""
     return any(host.startswith(IMPORTED) for host in record.hosts)
 
 

@@ -94,7 +94,7 @@ def _fold_range(
     after: int,
     through: int,
 ) -> ChangedBlocks:
-    """The answer for `(after, through]`, which the log covers. Closes the log."""
+    """Return the answer for `(after, through]`, which the log covers. Close the log."""
     records = log.records()
     lying_inside = (
         record for record in records if after <= record[0].after and record[0].through <= through

@@ -49,7 +49,7 @@ class VolumeCommand(NamedTuple):
 
     @property
     def touches_blocks(self) -> bool:
-        """Whether an extent of it has a byte."""
+        """Return whether an extent of it has a byte."""
         return bool(self.extents.lengths.any())
 
 
@@ -77,7 +77,7 @@ class VolumeCommands:
         return self._ports.admin.first_position(self._topic, self._partition) - 1
 
     def is_kept(self, after: int) -> bool:
-        """Whether all commands above position `after` are kept."""
+        """Return whether all commands above position `after` are kept."""
         return self.kept_after() <= after
 
     def read(self, *, after: int, through: int) -> Iterator[VolumeCommand]:

@@ -120,7 +120,7 @@ class _LockstepReader:
         self._loaded_to = begin + loaded
 
     def _indexes(self) -> I64:
-        """The index of each row's next byte in the joined bytes."""
+        """Return the index of each row's next byte in the joined bytes."""
         if (
             not self._whole
             and ((self.at + _VARINT_BYTES > self._loaded_to) & (self._loaded_to < self.sizes)).any()

@@ -159,7 +159,7 @@ def schema_fingerprint(schema: Any) -> bytes:
 
 
 def _plain(event: Any) -> Fields:
-    """The fields of a dataclass, without those of its members."""
+    """Return the fields of a dataclass, without those of its members."""
     return {field.name: getattr(event, field.name) for field in fields(event)}
 
 
@@ -236,7 +236,7 @@ def _record(fields: Fields) -> LogRecord:
 
 
 def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
-    """The checksum of the fields on which a reader acts.
+    """Return the checksum of the fields on which a reader acts.
 
     They are the key, the number of parts, the block size, the generation and both bitmaps. The
     fields for people aren't part of it.

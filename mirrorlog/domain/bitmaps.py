@@ -57,7 +57,7 @@ def zeroed(columns: ExtentColumns, *, block_size: int, size_bytes: int) -> BitMa
 
 
 def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> BitMap64:
-    """The union of the ranges [first, end). A range that is empty or inverted adds nothing."""
+    """Return the union of the ranges [first, end). An empty or inverted range adds nothing."""
     counts = np.where(ends > firsts, ends - firsts, np.uint64(0))
     short = counts <= _MAX_EXPANDED_BLOCKS
     blocks = BitMap64(array("Q", _expand(firsts[short], counts[short]).tobytes()))
@@ -69,7 +69,10 @@ def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> Bit
 def _expand(
     firsts: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    """All blocks of the ranges, sorted and with duplicates: BitMap64() takes that form fastest."""
+    """Return all blocks of the ranges, sorted and with duplicates.
+
+    BitMap64() takes that form fastest.
+    """
     if not len(firsts):
         return firsts
     starts = np.cumsum(counts) - counts
@@ -135,7 +138,7 @@ def fingerprint(blocks: BitMap64) -> bytes:
 
 
 def _window_runs(blocks: BitMap64) -> Iterator[tuple[int, int]]:
-    """[first, end) of each run. A run is cut where a window ends."""
+    """Yield [first, end) of each run. A run is cut where a window ends."""
     for firsts, lasts in _windows(blocks):
         yield from (
             (first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
@@ -143,7 +146,7 @@ def _window_runs(blocks: BitMap64) -> Iterator[tuple[int, int]]:
 
 
 def _windows(blocks: BitMap64) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
-    """The first and the last block of each run, a window at a time. Windows cut runs."""
+    """Yield the first and the last block of each run, a window at a time. Windows cut runs."""
     if not blocks:
         return
     last = blocks.max()
@@ -163,7 +166,7 @@ def _windows(blocks: BitMap64) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDA
 
 
 def _cut(first: int, end: int, max_blocks: int | None) -> Iterator[tuple[int, int]]:
-    """(first, count) of the pieces of the run [first, end)."""
+    """Yield (first, count) of the pieces of the run [first, end)."""
     step = max_blocks or max(end - first, 1)
     for start in range(first, end, step):
         yield start, min(step, end - start)

@@ -60,7 +60,7 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
 
 
 def _expand(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks:
-    """All blocks of the ranges [first, first + count), which are `total` blocks together."""
+    """Return all blocks of the ranges [first, first + count), which are `total` blocks together."""
     ends = np.cumsum(counts)
     within = np.arange(total, dtype=firsts.dtype) - np.repeat(
         (ends - counts).astype(firsts.dtype), counts
@@ -95,9 +95,9 @@ def pack_blocks(blocks: Blocks) -> bytes:
 
 
 def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-    """(start, cardinality) of each container.
+    """Return the start and the cardinality of each container.
 
-    None if a container of another kind, runs or a bitmap, would be smaller for any of them.
+    Return None if a container of another kind, runs or a bitmap, would be smaller for any of them.
     """
     keys = blocks >> np.uint32(_CONTAINER_BITS)
     starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))

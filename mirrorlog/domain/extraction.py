@@ -120,7 +120,7 @@ def command_extents(command: TrackingCommand, volume: Volume, position: int) -> 
 
 
 def _texts(interpreted: list[Interpretation], verdict: Verdict) -> str:
-    """The explanations of the first three raw commands with that verdict."""
+    """Return the explanations of the first three raw commands with that verdict."""
     texts = [
         f"raw command {number}: {raw.text}"
         for number, raw in enumerate(interpreted)

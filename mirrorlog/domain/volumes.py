@@ -80,7 +80,7 @@ class Volume:
 
     @property
     def is_retired(self) -> bool:
-        """Whether the volume is retired: no host writes to it any more."""
+        """Return whether the volume is retired: no host writes to it any more."""
         return self.state is VolumeState.RETIRED
 
     def size_at(self, position: int) -> int:

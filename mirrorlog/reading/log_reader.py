@@ -113,7 +113,7 @@ class LogReader:
         reader.assign(topic, dict.fromkeys(partitions))
 
     def caught_up(self) -> bool:
-        """Whether all that was there when the reader began is read, and counts.
+        """Return whether all that was there when the reader began is read, and counts.
 
         Before that, a watermark is one of the past: acting on it would copy blocks that change
         again later in the log.
@@ -212,7 +212,10 @@ class LogReader:
     def _row(
         self, key: bytes, value: bytes, message: Message
     ) -> LogRecord | VolumeHead | SessionBeat | Watermark | None:
-        """The row in a message; None if it isn't for readers of the log, or is a damaged record."""
+        """Return the row in a message.
+
+        Return None if it isn't for readers of the log, or is a damaged record.
+        """
         named = key_kind(key)
         kind = next((kind for kind in _READ if kind is named), None)
         if kind is None:

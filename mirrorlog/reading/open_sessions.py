@@ -28,7 +28,7 @@ from mirrorlog.tracking_log.keys import head_key, key_kind
 
 PATIENCE_S: Final = 30.0
 MAX_DATED_SESSIONS: Final = 3
-"""For how many sessions the time of the first command is read, for people."""
+"""The number of sessions whose opening time is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def sessions_open_before(
        twice changes nothing.
 
     What is read above `positions` counts only for sessions that began before them: a close of such
-    a session counts. A session that opens later asks the same question, and meets the session that
+    a session counts. A session that opens later asks the same question, and finds the session that
     asks now.
 
     Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are
@@ -132,7 +132,7 @@ class _PartitionSessions:
             self.beats[beat.session] = beat.at_us
 
     def take_command(self, message: Message) -> None:
-        """Take a command. A message that is none names no session."""
+        """Take a command. A message that isn't a command is skipped."""
         with suppress(BadInput):
             command = decode(message.value or b"", TrackingCommand)
             if command.kind is CommandKind.HEARTBEAT:
@@ -144,7 +144,7 @@ class _PartitionSessions:
 
 
 def _last_known_position(head: VolumeHead) -> int:
-    """The last position that the head knows of. It only grows from one head to the next."""
+    """Return the last position that the head knows of. It only grows from one head to the next."""
     return max(
         (max(session.last_position, session.closed_position) for session in head.sessions),
         default=BEFORE_FIRST,

@@ -278,12 +278,12 @@ class _SparseBytes:
 
 
 def _touched(*, offset: int, length: int) -> range:
-    """The pages that overlap the range."""
+    """Return the pages that overlap the range."""
     return range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)) if length else range(0)
 
 
 def _overlap(page: int, *, offset: int, length: int) -> tuple[int, int]:
-    """[start, end) of the part of the range that lies in the page."""
+    """Return [start, end) of the part of the range that lies in the page."""
     return max(page * PAGE_BYTES, offset), min((page + 1) * PAGE_BYTES, offset + length)
 
 

@@ -131,7 +131,7 @@ class MemoryFolder:
             ) from cause
 
     def alive(self, crashes: int) -> bool:
-        """Whether no crash has happened since there had been `crashes` of them."""
+        """Return whether no crash has happened since the number of crashes was `crashes`."""
         return crashes == self._crashes
 
     def _renamed(self, names: Names) -> None:

@@ -35,7 +35,7 @@ class _RecordId(NamedTuple):
     generation: str
 
     def is_inside(self, other: _RecordId) -> bool:
-        """Whether the range lies inside that of `other`, in the same generation."""
+        """Return whether the range lies inside that of `other`, in the same generation."""
         return (
             self.generation == other.generation
             and other.after <= self.after
@@ -191,7 +191,7 @@ class VolumeLog:
             gaps = _uncovered(gaps, [key for key in used if self._is_complete(key)])
 
     def _overlapping(self, *, after: int, through: int) -> list[_RecordId]:
-        """The records that overlap `(after, through]`; none for an empty range."""
+        """Return the records that overlap `(after, through]`; none for an empty range."""
         if after >= through:
             return []
         return [key for key in self._parts_by_id if key.through > after and key.after < through]
@@ -203,7 +203,7 @@ class VolumeLog:
 def _uncovered(
     gaps: Sequence[tuple[int, int]], records: Sequence[_RecordId]
 ) -> list[tuple[int, int]]:
-    """The parts of `gaps`, ascending, that none of the records covers."""
+    """Return the parts of `gaps`, ascending, that none of the records covers."""
     left = []
     spans = sorted((key.after, key.through) for key in records)
     for start, end in gaps:

@@ -41,7 +41,7 @@ class SessionHead:
 
     @property
     def is_open(self) -> bool:
-        """Whether the host may still hold writes that the log doesn't name."""
+        """Return whether the host may still hold writes that the log doesn't name."""
         is_late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
         return self.closed_position < self.last_position and not is_late
 
@@ -70,7 +70,7 @@ class SessionHead:
         )
 
     def _open_forks_beside(self, other: SessionHead) -> tuple[str, ...]:
-        """The open forks, or none if the last command of `other` is later."""
+        """Return the open forks, or none if the last command of `other` is later."""
         return self.open_forks if self.last_position >= other.last_position else ()
 
 

@@ -38,7 +38,7 @@ class SiteLog:
 
     @property
     def has_open_fork(self) -> bool:
-        """Whether a host doesn't know the outcome of one of its writes at the site's secondary."""
+        """Return whether the outcome of a host's write at the site's secondary is unknown."""
         return self.volume.head is not None and self.volume.head.has_open_fork(self.site)
 
     def changed(self, *, after: int, through: int) -> BitMap64:
@@ -86,7 +86,7 @@ class SiteLog:
         return min((time_us for time_us in times_us if time_us is not None), default=None)
 
     def _parts(self, *, after: int, through: int) -> Iterator[_LogRange]:
-        """The logs that say what the secondary missed in `(after, through]`, with their ranges."""
+        """Yield the logs, with their ranges, that say what was missed in `(after, through]`."""
         fork = self.fork
         begin = through if fork is None else min(max(fork.after, after), through)
         if begin > after:

@@ -90,12 +90,12 @@ class VolumeActivity:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything is published, and no session is open."""
+        """Return whether everything is published, and no session is open."""
         return not (self.sessions or self.regions or self.whole_volume or self.spooled)
 
     @property
     def is_whole_volume_dirty(self) -> bool:
-        """Whether all of the volume may hold unpublished writes, whatever `regions` says."""
+        """Return whether all of the volume may hold unpublished writes, whatever `regions` says."""
         return self.whole_volume or not self.covered
 
 
@@ -193,7 +193,7 @@ class PreviousLog:
 
     @property
     def whole(self) -> frozenset[str]:
-        """Those of `volumes` that are dirty as a whole."""
+        """The volumes among `volumes` that are dirty as a whole."""
         return frozenset(
             name for name in self.volumes if self.state.volumes[name].is_whole_volume_dirty
         )

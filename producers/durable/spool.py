@@ -95,7 +95,10 @@ class Spool:
     """
 
     def __init__(self, folder: StateFolder, session: str, *, limit_bytes: int) -> None:
-        """limit_bytes: how much all files together may hold; 0 if nothing is to be spooled."""
+        """Create a spool without files.
+
+        limit_bytes: how much all files together may hold; 0 if nothing is to be spooled.
+        """
         self.last = self.last_read = 0
         self.first_kept = 1
         self._folder: Final = folder
@@ -106,7 +109,7 @@ class Spool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no file."""
+        """Return whether the spool has no file."""
         return not self._files
 
     def append(self, record: SpoolRecord) -> bool:

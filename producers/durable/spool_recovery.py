@@ -57,7 +57,7 @@ class PreviousSpool:
                 state.volumes[name].regions |= numbers
 
     def _is_complete(self) -> bool:
-        """Whether the spool holds every record that the activity log counts on."""
+        """Return whether the spool holds every record that the activity log counts on."""
         numbers = [number for number, _ in read_spool(self._folder, self._session, self._first)]
         return bool(numbers) and numbers[0] <= self._first and numbers[-1] >= self._last
 

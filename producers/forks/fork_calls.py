@@ -114,12 +114,12 @@ class SecondaryCalls(Protocol):
 
     @property
     def work(self) -> Condition:
-        """Notified when a call may be ready, and when no further call comes."""
+        """The condition, notified when a call may be ready and when no further call comes."""
         ...
 
     @property
     def is_done(self) -> bool:
-        """True once no further call comes."""
+        """Return True once no further call comes."""
         ...
 
     def take(self) -> Call | None:

@@ -40,7 +40,7 @@ class ForkMode:
 
     @property
     def blocks_writer(self) -> bool:
-        """True if a writer waits for a secondary that has no room for one more write.
+        """Return whether a writer waits for a secondary that has no room for one more write.
 
         Otherwise such a secondary leaves the fork.
         """

@@ -89,7 +89,7 @@ class ForkedSecondary:
 
     @property
     def is_in(self) -> bool:
-        """True if writes go to it."""
+        """Return whether writes go to the secondary."""
         return self.state is ForkState.IN
 
     @property

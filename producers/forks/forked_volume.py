@@ -147,7 +147,7 @@ class ForkedVolume:
 
     @property
     def is_waited_for(self) -> bool:
-        """True if the mode makes the writer wait for any secondary."""
+        """Return whether the mode makes the writer wait for any secondary."""
         return self._mode.waits_for > 0
 
     def wait_for_write(self, write: ForkedWrite) -> None:
@@ -197,7 +197,7 @@ class ForkedVolume:
 
     @property
     def holds_back(self) -> bool:
-        """True if each batch and heartbeat must name a block that isn't in flight."""
+        """Return whether each batch and heartbeat must name a block that isn't in flight."""
         return any(secondary.missed.held_back is not None for secondary in self.secondaries)
 
     def closed_batch(
@@ -221,7 +221,7 @@ class ForkedVolume:
         return batch.closed_with([*in_flight, *held_back], [*outcomes, *others_have])
 
     def published(self, number: int, *, with_held_back: bool = True) -> None:
-        """Command `number` names everything that was missed, and everything in flight.
+        """Note that command `number` names everything that was missed or is in flight.
 
         with_held_back: it names the held-back blocks too.
         """
@@ -229,7 +229,7 @@ class ForkedVolume:
             secondary.missed.published(number, with_held_back=with_held_back)
 
     def forget_published(self) -> None:
-        """Commands that named missed writes may be lost."""
+        """Note that commands that named missed writes may be lost."""
         for secondary in self.secondaries:
             secondary.missed.forget_published()
 

@@ -32,40 +32,40 @@ class ForkedWrite:
     reached: int = 0
 
     def note_queued(self, site: str) -> None:
-        """The write waits in the queue of this secondary."""
+        """Note that the write waits in the queue of this secondary."""
         self.open.add(site)
         self.unreached.add(site)
 
     def note_reached(self, site: str) -> None:
-        """The secondary has taken the write. It isn't durable there yet."""
+        """Note that the secondary has taken the write. It isn't durable there yet."""
         self.unreached.discard(site)
         self.reached += 1
 
     def note_flushed(self, site: str) -> None:
-        """The secondary has the write, durably."""
+        """Note that the secondary has the write, durably."""
         self.open.discard(site)
         self.has.add(site)
 
     def note_hung(self, site: str) -> None:
-        """The secondary has left the fork while the call that writes there is running."""
+        """Note that the secondary left the fork while the call that writes there is running."""
         self.hung.add(site)
 
     def note_returned(self, site: str) -> None:
-        """A call noted as hung has returned."""
+        """Note that a call noted as hung has returned."""
         self.hung.discard(site)
 
     def note_missed(self, site: str) -> None:
-        """The secondary misses the write. A hung call may still take effect there."""
+        """Note that the secondary misses the write. A hung call may still take effect there."""
         self.open.discard(site)
         self.unreached.discard(site)
 
     @property
     def is_known(self) -> bool:
-        """True if every outcome is known."""
+        """Return whether every outcome is known."""
         return not self.open and not self.hung
 
     def satisfies(self, mode: ForkMode) -> bool:
-        """True if the write may be acknowledged to the writer.
+        """Return whether the write may be acknowledged to the writer.
 
         A secondary that is out of the fork makes no writer wait.
         """

@@ -39,7 +39,7 @@ class MissedWrites:
         self.has_unpublished, self.last_range = True, (write[1], write[2])
 
     def forget_published(self) -> None:
-        """Commands that named missed writes may be lost: nothing counts as published any more."""
+        """Count nothing as published: commands that named missed writes may be lost."""
         self.has_unpublished = True
         self.pending_command = self.held_back_command = self.held_back_position = None
 
@@ -54,7 +54,7 @@ class MissedWrites:
             self.held_back = offset, min(length, block_size)
 
     def join(self) -> None:
-        """The secondary is in the fork from now on."""
+        """Note that the secondary is in the fork from now on."""
         self.joined = True
 
     def stop_holding_back(self) -> None:
@@ -63,7 +63,7 @@ class MissedWrites:
         self.joined = False
 
     def published(self, number: int, *, with_held_back: bool) -> None:
-        """Command `number` names everything that was missed before it.
+        """Note that command `number` names everything that was missed before it.
 
         with_held_back: it names the held-back block too. Where it doesn't, holding back starts
         again: between two commands that name the block, a site may have proved what it has.

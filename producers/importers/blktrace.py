@@ -71,7 +71,7 @@ class BlktraceEvent:
 
     @property
     def is_timestamp(self) -> bool:
-        """Whether the event's data is the time of day."""
+        """Return whether the event's data is the time of day."""
         return bool(self.categories & _NOTIFY) and self.action == _TIMESTAMP and len(self.data) >= 8
 
     def clock_start_us(self) -> int:

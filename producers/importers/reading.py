@@ -32,7 +32,10 @@ class SourceReader:
     """
 
     def __init__(self, path: Path, kind: str, warnings: list[str]) -> None:
-        """kind: the source's kind, for errors. warnings: takes texts (see ImportSource)."""
+        """Name the file, which opened() opens.
+
+        kind: the source's kind, for errors. warnings: takes texts (see ImportSource).
+        """
         self.record, self.byte = 0, 0
         self._path, self._kind, self._warnings = path, kind, warnings
 

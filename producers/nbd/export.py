@@ -45,7 +45,7 @@ class Export(Protocol):
 
     @property
     def data_path(self) -> DataPath:
-        """FILTER or PLUGIN."""
+        """The constant FILTER or PLUGIN."""
         ...
 
     @property

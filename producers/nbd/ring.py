@@ -144,7 +144,7 @@ class Ring:
 
     @property
     def has_writes(self) -> bool:
-        """Whether there is a write in flight, or one that has ended and isn't collected."""
+        """Return whether there is a write in flight, or one that has ended and isn't collected."""
         return bool(self._library.ml_ring_has_writes(self._at))
 
     @property

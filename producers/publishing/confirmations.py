@@ -91,16 +91,16 @@ class Confirmations:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many commands wait that no more should be published."""
+        """Return whether too many commands wait for more to be published."""
         return self._waiting >= self._max_waiting
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any command waits for its status."""
+        """Return whether any command waits for its status."""
         return self._waiting > 0
 
     def is_watched(self, partition: int) -> bool:
-        """Whether statuses of the partition are read."""
+        """Return whether statuses of the partition are read."""
         return partition in self._partitions
 
     def watch(self, partition: int) -> None:

@@ -226,19 +226,19 @@ class Outbox:
         return self._queue.last
 
     def is_acknowledged(self, number: int) -> bool:
-        """Whether Kafka has acknowledged all commands through `number`.
+        """Return whether Kafka has acknowledged all commands through `number`.
 
         Commands that were lost with the spool count as acknowledged (see QueueCallbacks).
         """
         return self._queue.is_acknowledged(number)
 
     def acknowledged_position(self, partition: int) -> int | None:
-        """The position of the session's last command that Kafka has acknowledged there."""
+        """Return the position of the session's last command that Kafka has acknowledged there."""
         return self._acknowledged.get(partition)
 
     @property
     def accepts_writes(self) -> bool:
-        """Whether a write may begin. If not, it waits, or check() raises the reason."""
+        """Return whether a write may begin. If not, it waits, or check() raises the reason."""
         return self._accepts_writes
 
     def watch_accepts_writes(self, callback: Callable[[], None]) -> None:
@@ -251,12 +251,12 @@ class Outbox:
 
     @property
     def can_publish_now(self) -> bool:
-        """Whether a command would go straight to Kafka."""
+        """Return whether a command would go straight to Kafka."""
         return self._queue.can_publish_now and not self._is_full
 
     @property
     def is_away(self) -> bool:
-        """Whether Kafka has been silent for long although commands wait for it.
+        """Return whether Kafka has been silent for long although commands wait for it.
 
         With confirmations the same holds for the node.
         """
@@ -452,7 +452,7 @@ class Outbox:
 
     @property
     def _is_full(self) -> bool:
-        """Whether so many commands wait for the node that writes must wait, too."""
+        """Return whether too many commands wait for the node, so that writes must wait, too."""
         return self._confirmations is not None and self._confirmations.is_full
 
     def _watch_statuses(self, partition: int) -> None:

@@ -114,7 +114,10 @@ class PublishQueue:
         *,
         release_saved: bool,
     ) -> None:
-        """release_saved: whether save() may release regions whose commands the spool holds."""
+        """Create a queue without commands.
+
+        release_saved: whether save() may release regions whose commands the spool holds.
+        """
         self._publisher: Final = publisher
         self._topic: Final = topic
         self._clock: Final = clock
@@ -139,12 +142,12 @@ class PublishQueue:
 
     @property
     def can_publish_now(self) -> bool:
-        """Whether the next command would go straight to the client, and Kafka answers."""
+        """Return whether the next command would go straight to the client, and Kafka answers."""
         return not self.waiting and self._has_room(1) and not self.is_away
 
     @property
     def is_away(self) -> bool:
-        """Whether Kafka has acknowledged nothing for `away_s`, although commands wait."""
+        """Return whether Kafka has acknowledged nothing for `away_s`, although commands wait."""
         return (
             bool(self._in_flight)
             and self._clock.monotonic_s() - self._progress_s >= self._limits.away_s
@@ -265,13 +268,13 @@ class PublishQueue:
         self._spool.close()
 
     def is_acknowledged(self, number: int) -> bool:
-        """Whether all commands through `number` are acknowledged, or lost with the spool."""
+        """Return whether all commands through `number` are acknowledged, or lost with the spool."""
         return (
             self.last - self.waiting >= number and next(iter(self._in_flight), number + 1) > number
         )
 
     def _has_room(self, size: int) -> bool:
-        """Whether the client may get `size` more bytes; always if it holds nothing."""
+        """Return whether the client may get `size` more bytes; always if it holds nothing."""
         return not self._in_flight or (
             self._in_flight_bytes + size <= self._limits.queue_bytes
             and len(self._in_flight) < MAX_IN_FLIGHT

@@ -151,7 +151,7 @@ class Host:
 
     @property
     def last_positions(self) -> Mapping[str, int]:
-        """By volume, the position of this session's last acknowledged command."""
+        """The position, by volume, of this session's last acknowledged command."""
         return self._outbox.last_positions
 
     def open(self, volume: Volume, device: BlockDevice, newly_created: bool) -> TrackedVolume:

@@ -31,7 +31,7 @@ class SessionParts:
         return self.outbox.lock
 
     def is_unsettled(self, name: str) -> bool:
-        """Whether an earlier session may have left writes of the volume unpublished, or is open.
+        """Return whether an earlier session is open, or may have left writes unpublished.
 
         The activity log must name the volume, and this session must be open on it.
         """

@@ -25,7 +25,7 @@ class AttachedWriters:
 
     @property
     def accepts_writes(self) -> bool:
-        """True if writes may begin, as far as Kafka and the node are concerned.
+        """Return whether writes may begin, as far as Kafka and the node are concerned.
 
         If not, acquire_regions() waits, or raises the reason.
         """

@@ -41,7 +41,7 @@ class TrackedVolume:
     def __init__(
         self, opened: OpenVolume, tracker: WriteTracker, close: Callable[[str], None]
     ) -> None:
-        """Host makes it. close: called by close() with the volume's name."""
+        """Create the object; only Host does. close: called by close() with the volume's name."""
         self._opened: Final = opened
         self._tracker: Final = tracker
         self._close: Final = close

@@ -78,7 +78,10 @@ class TrackerState:
         *,
         allows_lock_free: bool,
     ) -> None:
-        """allows_lock_free: writes may begin without the lock (lock_free_writes.py)."""
+        """Create the state of a tracker without volumes.
+
+        allows_lock_free: writes may begin without the lock (lock_free_writes.py).
+        """
         self.lock: Final = outbox.lock
         self.log: Final = log
         self.outbox: Final = outbox

@@ -89,7 +89,7 @@ class RollUpQueue:
 
     @property
     def has_queued(self) -> bool:
-        """Whether a volume is queued."""
+        """Return whether a volume is queued."""
         return bool(self._queue)
 
     @property

@@ -85,7 +85,7 @@ class RollUpSource:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every part is in the table."""
+        """Return whether every part is in the table."""
         return self.record.part_numbers == tuple(range(self.first.parts))
 
 

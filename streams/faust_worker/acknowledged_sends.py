@@ -34,7 +34,10 @@ class Producer(Protocol):
 
 
 def _is_retriable(error: Exception) -> bool:
-    """Whether the broker is away, electing or slow. A refusal (too large, not allowed) is not."""
+    """Return whether the broker is away, electing or slow.
+
+    A refusal (too large, not allowed) can't be retried.
+    """
     cause = error.__cause__ if isinstance(error, ProducerSendError) else error
     return isinstance(cause, KafkaTimeoutError) or (
         isinstance(cause, KafkaError) and bool(cause.retriable)

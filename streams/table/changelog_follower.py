@@ -59,7 +59,7 @@ class _ChangelogReading:
     reached: Callable[[int], int]
 
     def is_complete(self) -> bool:
-        """Whether the reader has reached the end of every partition."""
+        """Return whether the reader has reached the end of every partition."""
         return all(self.reached(partition) >= end for partition, end in self.ends.items())
 
 

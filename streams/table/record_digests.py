@@ -86,7 +86,7 @@ class RecordDigest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every part is known."""
+        """Return whether every part is known."""
         return len(self.parts) == self.expected_parts
 
     def agreement(self) -> Agreement:

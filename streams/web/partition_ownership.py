@@ -36,7 +36,7 @@ class PartitionOwnership:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the worker is neither recovering nor in a rebalance."""
+        """Return whether the worker is neither recovering nor in a rebalance."""
         return self._is_settled
 
     @property

@@ -28,9 +28,9 @@ class TableLogSource:
     """Reads logs for a question (the port mirrorlog.changed.logs.VolumeLogSource).
 
     open_view:  opens a view of a partition's table, from any thread.
-    checkpoint: called between two steps of little work. It may rest, or raise to give the question
-                up.
-    pause:      waits for so many seconds; raises as `checkpoint`.
+    checkpoint: called between two steps of little work. It may sleep, or raise to abandon the
+                question.
+    pause:      waits for a number of seconds; raises what `checkpoint` raises.
     """
 
     def __init__(
@@ -107,5 +107,5 @@ class _TableLogView:
         return parts
 
     def close(self) -> None:
-        """Release the table."""
+        """Close the view."""
         self._view.close()

@@ -122,7 +122,7 @@ def test_any_damage_is_refused(rig: Rig) -> None:
 
 
 def sealed(**changes: object) -> bytes:
-    """A state file with other content and the right checksum."""
+    """Return a state file with other content and the right checksum."""
     payload = {**json.loads(encode_state(OLD)), **changes}
     del payload["crc32"]
 

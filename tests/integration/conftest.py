@@ -62,7 +62,7 @@ def world(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The settings of `run`."""
+    """Return the settings of `run`."""
     return load_settings(None, {"state_dir": tmp_path / "state"})
 
 

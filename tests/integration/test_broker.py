@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """The cache of this machine: the 40 MB are downloaded once."""
+    """Return the cache of this machine: the 40 MB are downloaded once."""
     return Settings().cache_dir
 
 

@@ -55,7 +55,7 @@ def dirty_blocks(run: Run, *arguments: str) -> set[int]:
 
 
 def blocks_by_position(run: Run, volume: Volume, last: int) -> dict[int, set[int]]:
-    """The volume's commands, read and folded without bitmaps."""
+    """Return the volume's commands, read and folded without bitmaps."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(run.settings.topics.commands, {volume.partition: None})
     found: dict[int, set[int]] = {}

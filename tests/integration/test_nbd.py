@@ -174,7 +174,7 @@ def call(*command: str | Path, check: bool = True) -> subprocess.CompletedProces
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An image of a disk with data, holes and zeros."""
+    """Return an image of a disk with data, holes and zeros."""
     path = tmp_path / "image"
     with path.open("wb") as file:
         file.truncate(SIZE)

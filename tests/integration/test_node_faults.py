@@ -297,7 +297,7 @@ def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) ->
 
 
 def read_statuses_until(run: Run, partition: int, count: int) -> list[CommandStatus]:
-    """The statuses of a partition, by position, once there are `count`."""
+    """Return the statuses of a partition, by position, once there are `count`."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(run.settings.topics.status, {partition: None})
     statuses: list[CommandStatus] = []
@@ -312,7 +312,7 @@ def read_statuses_until(run: Run, partition: int, count: int) -> list[CommandSta
 
 
 def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: int) -> list[Event]:
-    """The first `count` events of a partition."""
+    """Return the first `count` events of a partition."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(topic, {partition: None})
     events: list[Event] = []
@@ -326,14 +326,14 @@ def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: i
 
 
 def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
-    """The blocks that the log names, complete through a position."""
+    """Return the blocks that the log names, complete through a position."""
     log, mark = read_log(run, volume, through)
     assert log.hole(after=volume.origin_position, through=mark) is None
     return log.changed(after=volume.origin_position, through=mark)
 
 
 def head_of(run: Run, volume: Volume, through: int) -> VolumeHead:
-    """The volume's head in a log that is complete through a position."""
+    """Return the volume's head in a log that is complete through a position."""
     head = read_log(run, volume, through)[0].head
     assert head is not None
     return head

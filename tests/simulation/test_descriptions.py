@@ -161,7 +161,7 @@ class World:
         return catalog["v"]
 
     def statuses(self) -> dict[int, CommandStatus]:
-        """The last status of each command, by position."""
+        """Return the last status of each command, by position."""
         values = [message.value or b"" for message in self.broker.messages(TOPICS.status)]
         return {status.position: status for value in values for status in read_statuses(value)}
 

@@ -22,7 +22,7 @@ from mirrorlog.tracking_log.tiers import TIERS
 
 
 def record_keys(world: World) -> list[RecordKey]:
-    """The keys of all records in the node's table."""
+    """Return the keys of all records in the node's table."""
     return [read_record_key(key) for key in world.node.rows if key_kind(key) is LogRecord]
 
 

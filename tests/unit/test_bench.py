@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The modules of benchmarks/, which is no package: its scripts are run by path."""
+    """Yield the modules of benchmarks/, which is no package: its scripts are run by path."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import report
     import results

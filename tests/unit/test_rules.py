@@ -64,7 +64,7 @@ def plant(root: Path, file: str, line: str) -> None:
 
 
 def lint_imports(root: Path) -> Mapping[str, bool]:
-    """Whether each contract is kept."""
+    """Return whether each contract is kept."""
     call = "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"
     printed = python("-c", call, cwd=root).stdout
     return {

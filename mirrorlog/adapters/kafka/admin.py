@@ -1,4 +1,4 @@
-"""Creates, deletes and inspects topics of a Kafka cluster: the port TopicAdmin, and more."""
+"""Topics of a Kafka cluster, their creation and deletion (TopicAdmin), and committed positions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KafkaAdmin:
         self._consumer = self._consumer_of("mirrorlog.asker")
 
     def _consumer_of(self, group: str) -> KafkaClient:
-        """A consumer named after `group`. It never joins the group."""
+        """Return a consumer named after `group`. It never joins the group."""
         settings = {**self._settings, "group.id": group, "enable.auto.commit": False}
         return KafkaClient(Consumer, settings)
 
@@ -192,7 +192,7 @@ class KafkaAdmin:
         self._consumer.raw.close()
 
     def _cluster(self) -> Any:
-        """The cluster's metadata: its brokers and topics."""
+        """Return the cluster's metadata: its brokers and topics."""
         return self._admin.request(
             lambda timeout_s: self._admin.raw.list_topics(timeout=timeout_s),
             patience_s=self._patience_s,
@@ -202,7 +202,7 @@ class KafkaAdmin:
 
 
 def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -> None:
-    """Wait for a request's future. KafkaFailed if it fails with another code than `ignored`."""
+    """Wait for a request's future. KafkaFailed if it fails with a code other than `ignored`."""
     try:
         future.result(timeout=REQUEST_S)
     except KafkaException as error:

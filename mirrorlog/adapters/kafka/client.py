@@ -129,7 +129,7 @@ class KafkaClient:
         raise AssertionError("a retry context ends by a return or by an error")
 
     def _is_unavailable(self, error: Exception) -> bool:
-        """Whether another attempt may succeed after `error`."""
+        """Return whether another attempt may succeed after `error`."""
         self._run_callbacks()
         if (
             not isinstance(error, KafkaException)

@@ -101,7 +101,10 @@ class KafkaReader:
         return (topic, partition) in self._at_end
 
     def _message(self, event: Any) -> Message | None:
-        """The message in an event of librdkafka; None for a partition's end or a short outage."""
+        """Return the message in an event of librdkafka.
+
+        Return None for a partition's end or a short outage.
+        """
         error = event.error()
         if error is None:
             self._reached[event.topic(), event.partition()] = event.offset() + 1

@@ -1,4 +1,4 @@
-"""Where a run of the demo works, and how nothing of it is left."""
+"""The folder and topics of a demo run, and their removal."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
         return
     runs = state_dir / "demo"
     with waiting_lock(runs / "lock"):
-        for left in runs.glob("run-*"):
-            _remove_unless_held(left)
+        for folder in runs.glob("run-*"):
+            _remove_unless_held(folder)
         folder = runs / f"run-{uuid.uuid4().hex[:8]}"
         lock_folder(folder)
     try:

@@ -38,12 +38,15 @@ class Output:
         self.console.print(text, markup=False)
 
     def print_message(self, message_type: str, fields: Mapping[str, Any]) -> None:
-        """With --json, print one line of JSON with its `message_type` and `fields`."""
+        """Print one line of JSON with its `message_type` and `fields` if --json is given."""
         if self.json:
             self.print_json({"message_type": message_type, **fields})
 
     def print_json(self, fields: Mapping[str, Any]) -> None:
-        """With --json, print `fields` as one line of JSON. ValueError if one is NaN or infinite."""
+        """Print `fields` as one line of JSON if --json is given.
+
+        Raise ValueError if one is NaN or infinite.
+        """
         if self.json:
             sys.stdout.write(json.dumps(fields, allow_nan=False) + "\n")
             sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 NVM Command Set Specification 1.0c, section 3.2, and Base 2.0, "Submission Queue Entry", describe
 them. An entry has 64 bytes and is little-endian: the opcode is in byte 0, and CDW10 begins at byte
-40. The commands' counts of logical blocks are zero-based, and those in the ranges of Dataset
+40. The commands' counts of logical blocks are zero-based, but those in the ranges of Dataset
 Management aren't. In an admin queue the same opcodes have other meanings (Format NVM, Sanitize).
 Such commands must not be interpreted here: mark the volume dirty for them.
 """
@@ -54,12 +54,12 @@ _SOURCES: Final = {
 """A source range of Copy, by its descriptor format, with its zero-based count of blocks.
 
 Formats 1 and 3 have longer tags of protection information. Formats 2 and 3 (NVM Command Set 1.1)
-are as 0 and 1, from another namespace with blocks of the same size.
+are like 0 and 1, from another namespace with blocks of the same size.
 """
 
 
 def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
-    """Write (3.2.6) and Write Uncorrectable (3.2.7).
+    """Interpret Write (3.2.6) and Write Uncorrectable (3.2.7).
 
     CDW10 and CDW11 hold the first block, CDW12 bits 15:00 the number of blocks.
     """
@@ -68,7 +68,7 @@ def _write(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
 
 
 def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpretation:
-    """Write Zeroes (3.2.8). Its addresses are as those of Write."""
+    """Interpret Write Zeroes (3.2.8). Its addresses are like those of Write."""
     first, dword12, _ = _ENTRY.unpack(command)
     if dword12 & _NAMESPACE_ZEROES:
         return whole_volume("Write Zeroes zeroes the whole namespace")
@@ -77,7 +77,7 @@ def _write_zeroes(command: bytes, _data: bytes, block_bytes: int) -> Interpretat
 
 
 def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
-    """Dataset Management (3.2.3).
+    """Interpret Dataset Management (3.2.3).
 
     CDW10 bits 07:00 hold the zero-based number of ranges, which come as data, 16 bytes each.
     """
@@ -97,7 +97,7 @@ def _dataset_management(command: bytes, data: bytes, block_bytes: int) -> Interp
 
 
 def _copy(command: bytes, data: bytes, block_bytes: int) -> Interpretation:
-    """Copy (3.2.2), which writes its source ranges one after the other from one block on.
+    """Interpret Copy (3.2.2), which writes its source ranges one after the other from one block on.
 
     CDW10 and CDW11 hold that block, CDW12 bits 07:00 the zero-based number of source ranges, and
     bits 11:08 their format.
@@ -134,7 +134,7 @@ _CHANGES: Final[dict[int, Callable[[bytes, bytes, int], Interpretation]]] = {
 def interpret(command: bytes, data: bytes, block_bytes: int, _size_bytes: int) -> Interpretation:
     """Return what a command changes.
 
-    command: a submission queue entry. data: what the host let the controller fetch.
+    command: a submission queue entry. data: the data that came with the command.
     """
     if not command:
         return malformed("the NVMe command has no bytes")

@@ -135,7 +135,7 @@ class _Command:
 
 
 def _write_6(command: _Command) -> Interpretation:
-    """WRITE(6) (SBC-3).
+    """Interpret WRITE(6) (SBC-3).
 
     The address has 21 bits; SCSI-2 has a LUN above them. 0 blocks stand for 256.
     """
@@ -143,7 +143,7 @@ def _write_6(command: _Command) -> Interpretation:
 
 
 def _write(command: _Command, lba: tuple[int, int], count: tuple[int, int]) -> Interpretation:
-    """A command with an address and a number of blocks.
+    """Interpret a command with an address and a number of blocks.
 
     lba, count: their fields, each as (first byte, width). RELADR has a meaning only in CDBs of 10
     and 12 bytes.
@@ -160,7 +160,10 @@ def _is_relative(command: _Command) -> bool:
 def _write_same(
     command: _Command, flags_at: int, lba: tuple[int, int], count: tuple[int, int]
 ) -> Interpretation:
-    """WRITE SAME(10), (16) and (32) (SBC-4). 0 blocks stand for all up to the end of the medium."""
+    """Interpret WRITE SAME(10), (16) and (32) (SBC-4).
+
+    0 blocks stand for all up to the end of the medium.
+    """
     if _is_relative(command):
         return whole_volume("the command has a relative address (RELADR, SCSI-2)")
     first, blocks = command.field(*lba), command.field(*count)
@@ -191,10 +194,10 @@ def _same_kind(command: _Command, flags: int) -> ExtentKind:
 
 
 def _unmap(command: _Command) -> Interpretation:
-    """UNMAP (SBC-4). The parameter list has a header of 8 bytes and descriptors of 16 bytes.
+    """Interpret UNMAP (SBC-4).
 
-    All complete descriptors count that both lengths allow. A device that refuses an inconsistent
-    list changes fewer blocks.
+    The parameter list has a header of 8 bytes and descriptors of 16 bytes. All complete descriptors
+    count that both lengths allow. A device that refuses an inconsistent list changes fewer blocks.
     """
     length, data = command.field(7, 2), command.data
     if 0 < length < 8:
@@ -210,7 +213,7 @@ def _unmap(command: _Command) -> Interpretation:
 
 
 def _write_scattered(command: _Command, count_at: int) -> Interpretation:
-    """WRITE SCATTERED(16) and (32) (SBC-4).
+    """Interpret WRITE SCATTERED(16) and (32) (SBC-4).
 
     The data is a header of 32 bytes, descriptors of 32 bytes, and then the blocks.
     """
@@ -242,7 +245,7 @@ def _descriptors(
 
 
 def _write_long(command: _Command, lba: tuple[int, int]) -> Interpretation:
-    """WRITE LONG(10) and (16) (SBC-3), which write one block.
+    """Interpret WRITE LONG(10) and (16) (SBC-3), which write one block.
 
     With PBLOCK (byte 1 bit 5) it is a physical block, of unknown size.
     """
@@ -254,7 +257,7 @@ def _write_long(command: _Command, lba: tuple[int, int]) -> Interpretation:
 def _mode_select(
     command: _Command, length: tuple[int, int], descriptors: tuple[int, int]
 ) -> Interpretation:
-    """MODE SELECT(6) and (10) (SPC-5).
+    """Interpret MODE SELECT(6) and (10) (SPC-5).
 
     A block descriptor can change the size and the number of the blocks.
     """
@@ -269,7 +272,7 @@ def _mode_select(
 
 
 def _start_stop_unit(command: _Command) -> Interpretation:
-    """START STOP UNIT (SBC-4). With LOEJ (byte 4 bit 1) it may exchange the medium."""
+    """Interpret START STOP UNIT (SBC-4). With LOEJ (byte 4 bit 1) it may exchange the medium."""
     return (
         whole_volume("START STOP UNIT loads or ejects the medium")
         if command.cdb[4] & 0x02
@@ -278,7 +281,7 @@ def _start_stop_unit(command: _Command) -> Interpretation:
 
 
 def _send_diagnostic(command: _Command) -> Interpretation:
-    """SEND DIAGNOSTIC (SPC-5).
+    """Interpret SEND DIAGNOSTIC (SPC-5).
 
     UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium.
     """

@@ -21,7 +21,7 @@ class Fuse:
         self._steps_left = random.randrange(max_steps) if is_lit else None
 
     def put_out(self) -> None:
-        """No step raises Crash until the fuse is lit again."""
+        """Put out the fuse: no step raises Crash until it is lit again."""
         self._steps_left = None
 
     def step(self, *_: object) -> None:

@@ -99,13 +99,13 @@ class SiteModel:
         self.start()
 
     def is_consistent(self) -> bool:
-        """Whether the site calls all its secondaries consistent."""
+        """Return whether the site calls all its secondaries consistent."""
         return all(
             secondary.state is SiteState.CONSISTENT for secondary in self.site.secondaries.values()
         )
 
     def secondary_equals_primary(self, name: str) -> bool:
-        """Whether the secondary holds the primary's bytes."""
+        """Return whether the secondary holds the primary's bytes."""
         primary = self._host.primaries[name].pread(offset=0, length=SIZE_BYTES)
         return self.secondary(name).pread(offset=0, length=SIZE_BYTES) == primary
 

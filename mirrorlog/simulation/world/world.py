@@ -66,12 +66,12 @@ class World:
         publisher.flush(1)
 
     def hold_primaries_still(self) -> None:
-        """From now on the host doesn't write while the site reads."""
+        """Let the host write no more while the site reads."""
         for primary in self.host.primaries.values():
             primary.hook = None
 
     def _write_while_read(self, operation: str, *_: int) -> None:
-        """The primary changes while the site reads it."""
+        """Let the host write now and then while the site reads the primary."""
         if operation == "pread" and self._random.random() < 0.3:
             self.host.write()
             if self._random.random() < 0.5:

@@ -102,7 +102,7 @@ def folded(
 
 
 def of_volume(events: list[TrackingCommand | bytes]) -> list[tuple[int, TrackingCommand]]:
-    """The volume's commands that change a block, with their positions."""
+    """Return the volume's commands that change a block, with their positions."""
     mine = [
         (p, e) for p, e in enumerate(events) if isinstance(e, TrackingCommand) and e.volume == "v"
     ]

@@ -129,7 +129,7 @@ def rows(plan: FlushPlan) -> dict[bytes, object]:
 
 
 def united(plan: FlushPlan) -> dict[object, object]:
-    """Each record with the blocks of all its parts, and all other rows as they are."""
+    """Return each record with the blocks of all its parts, and all other rows as they are."""
     other_rows: dict[object, object] = {
         key: value for key, value in rows(plan).items() if key_kind(key) is not LogRecord
     }

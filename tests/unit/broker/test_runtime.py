@@ -19,7 +19,7 @@ JARS = {"g:a:1": hashlib.sha256(b"one").hexdigest(), "g:b:2": hashlib.sha256(b"t
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache folder with all of JARS and their record."""
+    """Return a cache folder with all of JARS and their record."""
     (tmp_path / "jars").mkdir()
     paths = (tmp_path / "jars" / "a-1.jar", tmp_path / "jars" / "b-2.jar")
     for path, content in zip(paths, (b"one", b"three"), strict=True):

@@ -24,7 +24,7 @@ NOW_US = 1_000_000_000
 def folded(
     commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None
 ) -> Log:
-    """A log of these commands. `flushes` names the number of commands in each flush."""
+    """Return a log of these commands. `flushes` names the number of commands in each flush."""
     log = Log([of or volume()])
     log.publish(commands)
     for count in flushes.split():

@@ -95,7 +95,7 @@ def test_counts_and_times_are_those_of_a_cover() -> None:
 
 
 def parts(blocks: BlockSets, max_bytes: int) -> Iterator[LogRecord]:
-    """A record of these blocks in parts."""
+    """Yield a record of these blocks in parts."""
     for piece in cut_to_size([blocks] if blocks.changed else [], max_bytes):
         if piece is not None:
             yield replace(record("-1..9"), changed=piece.changed, zeroed=piece.zeroed)

@@ -20,7 +20,7 @@ LIMITS_BYTES = (250, 1000, 5000, 900_000)
 
 
 def scattered(random: Random) -> Blocks:
-    """Blocks in runs and alone, below 2^32 and above."""
+    """Return blocks in runs and alone, below 2^32 and above."""
     blocks: set[int] = set()
     for _ in range(random.randint(1, 30)):
         first = random.choice((0, (1 << 26) - 50, 1 << 28)) + random.randrange(1 << 18)
@@ -42,7 +42,7 @@ def bitmap_of(blocks: Blocks) -> BitMap64:
 def halves_of_bitmap(
     changed: BitMap64, zeroed: BitMap64, max_bytes: int
 ) -> Iterator[tuple[BitMap64, BitMap64]]:
-    """The cut of bitmaps as it was before both forms shared one."""
+    """Yield the cut of bitmaps as it was before both forms shared one."""
     if len(changed) < 2 or len(pack(changed)) + len(pack(zeroed)) <= max_bytes:
         yield changed, zeroed
         return
@@ -57,7 +57,7 @@ def halves_of_bitmap(
 def halves_of_array(
     changed: Blocks, zeroed: BitMap64, max_bytes: int
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The cut of arrays as it was before both forms shared one."""
+    """Yield the cut of arrays as it was before both forms shared one."""
     packed = pack_blocks(changed), pack(zeroed)
     if len(changed) < 2 or len(packed[0]) + len(packed[1]) <= max_bytes:
         yield packed
