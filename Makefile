@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo`, `make test`, `make check`. Needs Python 3.11 or later and nothing else.
+# Everything a newcomer needs: `make demo`, `make test`, `make check`. Needs Linux, Python 3.11 or later, and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
