@@ -186,12 +186,14 @@ def test_the_broker_dies_with_a_parent_killed_by_kill_9(
         stop_broker(tmp_path)
 
 
-def run_cli(state_dir: Path, command: str) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    state_dir: Path, command: str, *, as_json: bool = True
+) -> subprocess.CompletedProcess[str]:
     arguments = [
         sys.executable,
         "-m",
         "mirrorlog",
-        "--json",
+        *(["--json"] if as_json else []),
         "--state-dir",
         str(state_dir),
         "broker",
@@ -220,6 +222,15 @@ def test_the_command_line_starts_a_broker_that_runs_until_it_is_stopped(
     assert json.loads(stopped.stdout)["state"] == "stopped"
     assert not psutil.pid_exists(started["pid"])
     assert run("status").returncode == 1
+
+
+def test_stop_says_whether_it_stopped_a_broker(tmp_path: Path, runtime: Runtime) -> None:
+    EmbeddedBroker(tmp_path / "broker", runtime, dies_with_parent=False).start()
+    ran = [run_cli(tmp_path, "stop", as_json=False) for _ in range(2)]
+    assert [(stop.returncode, stop.stdout) for stop in ran] == [
+        (0, f"The broker in {tmp_path / 'broker'} is stopped.\n"),
+        (0, f"No broker runs in {tmp_path / 'broker'}.\n"),
+    ]
 
 
 def test_dies_with_parent_refuses_an_orphan_and_restores_default_signals() -> None:

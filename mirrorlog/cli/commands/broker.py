@@ -58,8 +58,10 @@ def start(context: typer.Context, port: Port = None, as_json: AsJson = False) ->
 def stop(context: typer.Context, as_json: AsJson = False) -> None:
     """Stop the broker. Do nothing if none runs."""
     folder = _folder(context)
-    stop_broker(folder)
-    _print_status(context, broker_status(folder), as_json)
+    has_stopped_one = stop_broker(folder) is not None
+    status = broker_status(folder)
+    text = f"The broker in {status.state_dir} is stopped." if has_stopped_one else None
+    _print_status(context, status, as_json, text)
 
 
 @app.command()
@@ -83,12 +85,15 @@ def _print_progress(jars: int, total: int) -> None:
         typer.echo("All files are there. A first start now makes later starts faster.", err=True)
 
 
-def _print_status(context: typer.Context, status: BrokerStatus, as_json: bool) -> None:
+def _print_status(
+    context: typer.Context, status: BrokerStatus, as_json: bool, text: str | None = None
+) -> None:
+    """Print the status, as `text` if there is one. The JSON object is the same in any case."""
     output = invocation(context).output
     if as_json and not output.json:
         output = Output(json=True, quiet=True)
     output.print_json({"schema_version": SCHEMA_VERSION, **asdict(status)})
-    output.print_text(_as_text(status))
+    output.print_text(text or _as_text(status))
 
 
 def _as_text(status: BrokerStatus) -> str:
