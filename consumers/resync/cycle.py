@@ -128,7 +128,10 @@ CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePositi
 
 
 def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
-    """Return the next step for one secondary. `saved` is None if nothing is known of it."""
+    """Return the next step for one secondary. `saved` is None if nothing is known of it.
+
+    Site._advance takes the step. It hands each Resync to Site._run_cycles (site.py).
+    """
     volume, watermark = cycle_input.volume, cycle_input.watermark
     if volume.is_retired:
         return Idle(

@@ -43,7 +43,11 @@ class ProgressReporter:
         return secondary.state is SiteState.CONSISTENT and not was_consistent
 
     def report(self, secondary: Secondary, cycle_input: CycleInput) -> None:
-        """Publish the progress of a secondary unless the last report says the same."""
+        """Publish the progress of a secondary unless the last report says the same.
+
+        It is the last step of a round. The node keeps the records that the report says the site
+        still needs (mirrorlog/reading/site_reports.py).
+        """
         volume = secondary.volume.volume
         last, progress = self._last.get(volume), self.progress_of(secondary, cycle_input)
         if last is not None and replace(progress, at_us=last.progress.at_us) == last.progress:

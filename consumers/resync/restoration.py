@@ -35,7 +35,7 @@ def restore_changed(
 ) -> Copied:
     """Copy `blocks`, in runs of up to `run_bytes` bytes.
 
-    The caller flushes the secondary: nothing is durable before that.
+    The caller, Site._copy, flushes the secondary: nothing is durable before that.
     """
     max_blocks = max(1, run_bytes // volume.block_size)
     total_bytes = 0

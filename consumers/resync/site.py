@@ -85,6 +85,13 @@ class Site:
     def run_once(self, timeout_s: float) -> None:
         """Read what has arrived, then take a step with each volume that needs one.
 
+        1. LogReader.poll reads the log, and Catalog.poll the descriptions.
+        2. _ask_read_ends asks for the end of the commands topic where the reads of a cycle are
+           over.
+        3. _advance: next_step (cycle.py) decides for each volume, and _run_cycles copies.
+        4. ProgressReporter.report publishes what is due.
+
+        Steps 3 and 4 are left out until the reader has caught up with the log.
         Wait up to `timeout_s` for the log. Raise KafkaFailed, OutOfRetention or DeviceFailed (of
         the state store): the site can't go on then. A device of one volume stops that volume only.
         """
@@ -228,13 +235,14 @@ class Site:
     def _run_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> None:
         """Run one cycle of each secondary. The order keeps every claim true (invariants 6 and 8):
 
-        1. Save durably that a cycle runs: from here on the secondary is inconsistent, and the site
-           reports it.
-        2. Read the blocks from the primary and write them to the secondary.
+        1. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
+           report says so. A cycle shorter than the interval of reports may have none.
+        2. Read the blocks from the primary and write them to the secondary (restore_changed or
+           restore_all).
         3. Flush the secondary: the blocks are durable.
         4. Save the new applied position durably. Reports from here on name it.
-        5. After the last read, ask for the end of the commands topic. The proof of the cycle stands
-           on it.
+        5. Note that the last read is over. The next round asks for the end of the commands topic
+           (_ask_read_ends), on which the proof of the cycle stands.
 
         A crash between any two steps repeats the cycle. If a device fails, its cycle ends there;
         the other cycles go on.

@@ -42,7 +42,8 @@ def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
 
     An extent that begins inside the volume and ends behind it is clipped, with an objection. An
     extent that begins behind the volume, or that ends above 2^63 - 1, is refused with an objection.
-    Empty extents dirty nothing.
+    Empty extents dirty nothing. In the node, plan_flush folds them next
+    (streams/fold/flush_plan.py).
     """
     size, limit = np.uint64(volume.size_bytes), np.uint64(MAX_BYTE)
     offsets, lengths = extents.offsets, extents.lengths

@@ -40,13 +40,16 @@ class Rung(StrEnum):
 class SiteProgress:
     """The report of one secondary.
 
-    applied_position: the secondary holds every change up to it, durably.
+    applied_position: the secondary holds every change up to it, durably. While the log names no
+        newer change, the report may name the watermark, which isn't saved. So the report of a
+        later cycle may name a lower position.
     consistent_position: the last position at which it was proved equal to the primary.
     watermark: the position through which the site had read the log when it reported.
     behind_blocks, behind_bytes: what the log names and the secondary doesn't hold yet.
     lag_s: the age of the oldest write among them.
     blocks_copied, bytes_copied: of this site's process since its start.
-    reason: why the secondary is STOPPED.
+    reason: why the secondary is STOPPED, RETIRED or WAITING, or why a rung above CHANGED was taken,
+        until it is consistent again.
     """
 
     site: str

@@ -127,7 +127,8 @@ class LogReader:
     def poll(self, timeout_s: float, is_wanted: IsWanted = lambda _: True) -> set[str]:
         """Read what has arrived; wait up to `timeout_s` for something.
 
-        Return the volumes of which something new counts. Records that aren't wanted aren't kept.
+        Return the volumes of which something new counts: a site decides by next_step what to do
+        with each (consumers/resync/cycle.py). Records that aren't wanted aren't kept.
         Raise BadInput for a damaged row, except for a record: that is a hole, and its volume's
         readers find it.
         """

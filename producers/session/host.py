@@ -206,7 +206,9 @@ class Host:
         return {name: self._admit(request) for name, request in wanted.items()}
 
     def tick(self, now_s: float) -> None:
-        """Send the batches and heartbeats that are due; handle acknowledgements. Never waits.
+        """Send the batches and heartbeats that are due; handle acknowledgements.
+
+        It waits for no acknowledgement. It takes the tracker's lock.
 
         now_s: the time by the monotonic clock.
         """

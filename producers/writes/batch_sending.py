@@ -20,9 +20,10 @@ from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 def send_batch(state: TrackerState, opened: OpenVolume) -> bool:
     """Close the open batch and hand it to Outbox.offer(), with everything that is in flight.
 
-    Return True if all that the session held for the volume is on its way. If the command finds no
-    room, only the regions of its writes are kept; or, with `host_when_full` "fail", the batch stays
-    open and no write begins.
+    Return True if all that the session held for the volume is on its way. While the volume has
+    dirty regions, nothing is offered, and only the regions of the batch's writes are kept. If the
+    command finds no room, only their regions are kept, too; or, with `host_when_full` "fail", the
+    batch stays open and no write begins.
     """
     opened.collect_attached()
     collect_ended(state, opened)

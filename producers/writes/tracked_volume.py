@@ -95,10 +95,10 @@ class TrackedVolume:
     def pwrite(self, data: Data, offset: int, *, fua: bool = False) -> None:
         """Write all of `data`. The next flush() makes it durable on the primary.
 
-        It takes no lock if one hot region holds the range and the volume has no fork
-        (batches/lock_free_writes.py, W1 to W4). Then WriteTracker.note_ended() is the next step:
-        the first ended write calls it, and so does the one that fills the batch. Any other write
-        goes through _change().
+        The primary is written to without a lock if one hot region holds the range and the volume
+        has no fork (batches/lock_free_writes.py, W1 to W4). Then the first write of a batch calls
+        WriteTracker.note_ended(), which takes the lock. So does the one that fills the batch; it
+        also sends the batch. Any other write goes through _change().
         """
         view = data if isinstance(data, bytes) else memoryview(data).cast("B")
         end, size = offset + len(view), self._region_bytes

@@ -178,7 +178,8 @@ class WriteTracker:
     def note_ended(self, opened: OpenVolume) -> None:
         """Take note that lock-free writes have ended.
 
-        A full batch is handed to send_batch() at once; otherwise tick() sends it when it is due.
+        collect_ended() adds them to the open batch at the next tick(), or when the batch is sent. A
+        full batch is handed to send_batch() at once; otherwise tick() sends it when it is due.
         """
         with self.lock:
             opened.lock_free.ended_since_s = self._state.clock.monotonic_s()
@@ -223,7 +224,7 @@ class WriteTracker:
         fall_back_to_whole_volume(self._state, names)
 
     def tick(self, now_s: float) -> None:
-        """Send the batches and heartbeats that are due, and take acknowledgements.
+        """Hand the batches that are due to send_batch(), send heartbeats, take acknowledgements.
 
         now_s: by the monotonic clock. Call it every few milliseconds from one thread, without the
         lock.

@@ -55,7 +55,10 @@ class FetchedBatch:
 
 
 class BatchProcessor(Protocol):
-    """What a loop calls. The two methods never run at the same time for one partition."""
+    """The part of BatchFolder that the loops need (streams/fold/fold_batch.py).
+
+    The two methods never run at the same time for one partition.
+    """
 
     async def record(self, batch: EventBatch) -> None:
         """Make the batch's commands durable in the log."""
@@ -139,6 +142,8 @@ class PartitionLoops:
 
     async def _run(self, partition: int, loop: _PartitionLoop) -> None:
         """Record the partition's batches, and maintain its log between two flushes, for ever.
+
+        BatchFolder.record (streams/fold/fold_batch.py) is the next step of a batch.
 
         Batches are acknowledged only after they are recorded. Their bytes are released in any case.
         """

@@ -11,7 +11,7 @@ Files in reading order:
 - `fold_batch`: BatchFolder.record, the way of a batch from its events to the durable log.
 - `response`: what the node does with one event, and what it answers.
 - `session_order`: whether a command continues its session, and whether commands before it are lost.
-- `bulk_fold`: volumes whose commands are all ordinary are folded without looking at each command.
+- `bulk_fold`: volumes whose commands are all plain are folded without looking at each command.
 - `flush_plan`: everything that one flush writes, in the order of its acknowledgements.
 - `volume_fold`: the record and the head of one volume.
 - `missed_fold`: the records of what each site with a forked secondary has missed.

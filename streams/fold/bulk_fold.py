@@ -1,4 +1,4 @@
-"""Bulk fold: a volume's ordinary commands are folded together, without looking at each of them.
+"""Bulk fold: a volume's plain commands are folded together, without looking at each of them.
 
 The commands of a volume qualify if all of them are plain (`CommandColumns.plain`), inside the
 volume, of its generation, and continue their sessions without a gap. A volume is folded in bulk as

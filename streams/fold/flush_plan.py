@@ -91,7 +91,7 @@ def plan_flush(
     record_max_bytes: int,
     complete_through: int = BEFORE_FIRST,
 ) -> FlushPlan:
-    """Plan the flush of the events of one partition.
+    """Plan the flush of the events of one partition. `LogTable.flush` executes the plan.
 
     responses: to the events that were checked one at a time, in their order.
     bulk_folds: of the volumes whose events were folded in bulk. No volume is in both.

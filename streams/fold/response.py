@@ -142,6 +142,9 @@ def check_command(
 
     command: from read_command.
     volume: the newest description of the volume that the command names, None if there is none.
+
+    The command's extents pass `extract` (mirrorlog/domain/extraction.py). plan_flush takes the
+    response next (flush_plan.py).
     """
     if isinstance(command, Refusal):
         return CommandResponse(message, None, command)

@@ -102,6 +102,8 @@ class LogTable:
 
         A crash between two steps repeats them: the same range gives the same records under the same
         keys. ChangelogRefused if a message isn't acknowledged; no later step has happened then.
+
+        Sites read the rows next (LogReader.poll in mirrorlog/reading/log_reader.py).
         """
         partition = plan.flush_range.partition
         await self._send(self._messages_aside(plan))  # 1

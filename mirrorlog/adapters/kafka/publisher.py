@@ -41,7 +41,11 @@ class KafkaPublisher:
         value: bytes,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
-        """Queue one message. Block while the queue is full."""
+        """Queue one message, which is sent with acks=all. Block while the queue is full.
+
+        poll() calls `on_acknowledged` with the message's position. The node fetches commands next
+        (streams/faust_worker/app.py, install_agent).
+        """
 
         def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
             if error is not None:
