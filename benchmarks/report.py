@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def caption(text: str) -> str:
+    """Return a table's caption in lines of at most 100 columns."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def machine_line(result: Result) -> str:
     """Return a line with the machine of the result and its software."""
     on = result["machine"]
@@ -62,9 +68,8 @@ def node(result: Result) -> str:
         rows.append([label, f"{rate['median'] / 1e6:.2f}", spread, f"{cpu['median']:.3f}"])
     head = ["case", "million extents/s", "slowest – fastest", "CPU s per million"]
     extents = f"{result['extents']:,} extents (one a command: {result['single_extents']:,})"
-    return (
-        f"{extents}, medians of {result['repeat']}. {machine_line(result)}\n\n{table(head, rows)}"
-    )
+    text = f"{extents}, medians of {result['repeat']}. {machine_line(result)}"
+    return f"{caption(text)}\n\n{table(head, rows)}"
 
 
 def recovery(result: Result) -> str:
@@ -92,7 +97,7 @@ def recovery(result: Result) -> str:
         "CPU s of recovery",
         "most resident, MB",
     ]
-    return f"{machine_line(result)}\n\n{table(head, rows)}"
+    return f"{caption(machine_line(result))}\n\n{table(head, rows)}"
 
 
 def volumes(result: Result) -> str:
@@ -121,7 +126,7 @@ def volumes(result: Result) -> str:
         [label, *(form(case[name]) for case in columns)] for name, (label, form) in labels.items()
     ]
     head = ["", *(f"{int(name.split('_')[1]):,} volumes" for name in result["cases"])]
-    return f"{machine_line(result)}\n\n{table(head, rows)}"
+    return f"{caption(machine_line(result))}\n\n{table(head, rows)}"
 
 
 _HOST_ROWS: Final = {
@@ -150,8 +155,8 @@ def host(result: Result) -> str:
             [label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"]
         )
     head = ["export", "requests/s", "slowest – fastest", "of the file plugin's"]
-    caption = f"Medians of {result['repeat']}. {machine_line(result)}"
-    return f"{caption}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
+    text = f"Medians of {result['repeat']}. {machine_line(result)}"
+    return f"{caption(text)}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
 
 
 def _pwrites(result: Result) -> str:

@@ -107,3 +107,9 @@ def test_bad_links_and_bad_names_are_found(tmp_path: Path) -> None:
     assert list(broken_links(text, tmp_path)) == expected
     files = ["streams/there.py", "elsewhere.py"]
     assert list(unknown_files(text, files)) == ["gone/there.py", "gone.py"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_of_a_page_is_above_100_columns(page: str) -> None:
+    lines = (REPOSITORY / page).read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
