@@ -65,7 +65,7 @@ def run_site(
     on_summary: called at most twice a second, if the summary has changed.
 
     Any thread may call it; it handles no signals. Raise BadUse if another process has the folder,
-    KafkaFailed and OutOfRetention as Site.run_once does.
+    and the errors of Site.run_once.
     """
     with open_site(name, folder, settings) as site:
         on_ready()

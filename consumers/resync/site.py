@@ -92,8 +92,9 @@ class Site:
         4. ProgressReporter.report publishes what is due.
 
         Steps 3 and 4 are left out until the reader has caught up with the log.
-        Wait up to `timeout_s` for the log. Raise KafkaFailed, OutOfRetention or DeviceFailed (of
-        the state store): the site can't go on then. A device of one volume stops that volume only.
+        Wait up to `timeout_s` for the log. Raise KafkaFailed, OutOfRetention, BadInput (an event of
+        the log or a description is damaged) or DeviceFailed (of the state store): the site can't go
+        on then. A device of one volume stops that volume only.
         """
         touched = self._ports.log.poll(timeout_s, self._is_needed)
         self._ports.catalog.poll(0)

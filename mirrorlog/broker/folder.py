@@ -5,8 +5,8 @@ broker.json         the record: its ports, and the process that was started last
 server.properties   written at each start
 log4j2.properties   written at each start
 data/               Kafka's data
-log/                kafka.log (bounded, rolling), output.log (Java's own output since the last
-start) tmp/                native libraries that Java unpacked since the last start
+log/                kafka.log (bounded, rolling), output.log (what Java printed, of the last start)
+tmp/                native libraries that Java unpacked since the last start
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class SiteProgress:
     applied_position: the secondary holds every change up to it, durably. While the log names no
         newer change, the report may name the watermark, which isn't saved. So the report of a
         later cycle may name a lower position.
-    consistent_position: the last position at which it was proved equal to the primary.
+    consistent_position: the position at which it equals the primary, by proof. None while a cycle
+        runs or blocks are unproved: it then equals the primary at no known position.
     watermark: the position through which the site had read the log when it reported.
     behind_blocks, behind_bytes: what the log names and the secondary doesn't hold yet.
     lag_s: the age of the oldest write among them.

@@ -2,7 +2,7 @@
 
 In reading order:
 
-- read_through.py: read a topic up to its end, or a range of it, with a deadline
+- read_through.py: read a topic up to its end, or a range of it, and give up without progress
 - catalog.py: the volumes that exist
 - log_reader.py: the tracking log, as sites and questions read it
 - open_sessions.py: the sessions that are open on a volume
