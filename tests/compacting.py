@@ -122,7 +122,7 @@ class CompactorModel:
         self.restart()
 
     def restart(self) -> None:
-        """Another worker has the partition now."""
+        """Let another worker take the partition."""
         self.compactor = LogCompactor(
             self.table,  # type: ignore[arg-type]
             self.volumes,

@@ -75,7 +75,7 @@ def message(position: int, content: TrackingCommand | bytes | None, partition: i
 
 
 def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
-    """A record in notation: `3..7` covers (3, 7], `3..7/1of2` is its second part.
+    """Return a record in notation: `3..7` covers (3, 7], `3..7/1of2` is its second part.
 
     blocks: `1 2 5-9`.
     """

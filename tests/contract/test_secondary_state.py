@@ -90,7 +90,7 @@ def test_a_name_never_leads_out_of_the_folder(rig: Rig, name: str) -> None:
 
 
 def damages(content: bytes) -> Iterator[bytes]:
-    """Truncations, flipped bits, bytes that are doubled, lost or blank, and longer contents."""
+    """Yield shorter and longer contents, and some with a bit flipped or a byte doubled or blank."""
     yield from (content[:length] for length in range(len(content)))
     for at in range(len(content)):
         yield from (

@@ -33,7 +33,7 @@ def nothing_left_running() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """A broker for tests that use topics of a prefix of their own, and leave the broker running."""
+    """Yield a broker for tests that use topics of a prefix of their own and leave it running."""
     folder = tmp_path_factory.mktemp("shared-broker")
     with EmbeddedBroker(folder, prepare_runtime(load_settings(None, {}).cache_dir)) as broker:
         yield broker
@@ -43,7 +43,7 @@ def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
 def world(
     shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Run]:
-    """A run on the shared broker, with topics of its own.
+    """Yield a run on the shared broker, with topics of its own.
 
     The fixture's parameter, a mapping, holds more settings.
     """
@@ -68,7 +68,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def run(tmp_path: Path, settings: Settings) -> Iterator[Run]:
-    """A run with a broker of its own, which is started, and with its topics created."""
+    """Yield a run with a started broker of its own and with its topics created."""
     with Run(tmp_path / "run", settings, own_broker=True) as started:
         started.start_broker()
         yield started

@@ -41,7 +41,7 @@ def changed(run: Run, *arguments: str, code: int = 0) -> str:
 
 
 def dirty_blocks(run: Run, *arguments: str) -> set[int]:
-    """Of a json listing, which must be whole, sorted and without a gap."""
+    """Return the dirty blocks of a json listing, which must be whole, sorted and without a gap."""
     reached, blocks = 0, set[int]()
     for entry in json.loads(
         changed(run, *(arguments if "--json" in arguments else ("--format", "json", *arguments)))

@@ -73,7 +73,7 @@ def test_the_main_job_on_the_kafka_of_testcontainers(tmp_path: Path) -> None:
 
 @pytest.fixture
 def compose(engine: Any) -> Iterator[Any]:
-    """Runs `docker compose …` in a project of its own. Nothing of it is left afterwards."""
+    """Yield a function that runs `docker compose …` in a project of its own, then remove it."""
     project = f"mirrorlog-test-{uuid.uuid4().hex[:8]}"
     environment = {**os.environ, "KAFKA_PORT": str(ports.choose_free())}
     before = everything(engine)

@@ -41,7 +41,10 @@ SITES = ("site-a", "site-b")
 
 @pytest.fixture(scope="module")
 def run(shared_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A node and two sites for all tests. Few regions may be hot, so that they change often."""
+    """Yield a run with a node and two sites for all tests.
+
+    Few regions may be hot, so that they change often.
+    """
     folder = tmp_path_factory.mktemp("nbd")
     given = {
         "state_dir": folder / "state",

@@ -340,7 +340,7 @@ def head_of(run: Run, volume: Volume, through: int) -> VolumeHead:
 
 
 def read_log(run: Run, volume: Volume, through: int) -> tuple[VolumeLog, int]:
-    """What a site reads of the volume, and through which position: at least `through`."""
+    """Return what a site reads of the volume, and through which position: at least `through`."""
     reader, admin = (
         KafkaReader(run.settings.kafka_client()),
         KafkaAdmin(run.settings.kafka_client()),

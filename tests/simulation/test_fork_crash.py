@@ -449,7 +449,7 @@ class World:
             self.volume.pwrite(data, first * SECTOR)
 
     def meanwhile(self) -> None:
-        """During a write to the primary, let another thread write or tick, and the world go on."""
+        """Let another thread write or tick, and the world go on, during a write to the primary."""
         sector = self.random.randrange(SECTORS)
         if (
             len(self.in_flight) == 1

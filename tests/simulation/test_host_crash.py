@@ -99,10 +99,10 @@ class Site:
 
 
 @dataclass
-class Look:
-    """A site has read a whole primary when the topic ended at `end`.
+class PrimaryRead:
+    """One read of a whole primary by a site, when the topic ended at `end`.
 
-    seen: each sector that it saw as a write left it, that write, and whether it was in flight.
+    seen: each sector that was read as a write left it, that write, and whether it was in flight.
     """
 
     volume: str
@@ -200,7 +200,7 @@ class World:
         self.random = Random(seed)
         self.settings = SETTINGS
         self.back_at_s = 0.0
-        self.steps_down: set[str] = set()
+        self.fallbacks: set[str] = set()
         if outages:
             self.settings = SETTINGS.model_copy(
                 update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]}
@@ -215,7 +215,7 @@ class World:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = {name: MemoryDevice(SECTORS * SECTOR, address=name) for name in VOLUMES}
         self.sites = [Site(1.0), Site(0.0), Site(0.3)]
-        self.looks: list[Look] = []
+        self.primary_reads: list[PrimaryRead] = []
         self.writes: list[Write] = []
         self.in_flight: list[set[tuple[str, int]]] = []
         self.volumes: dict[str, TrackedVolume] = {}
@@ -238,7 +238,7 @@ class World:
 
     def session(self, crash_at: int | None, mode: str = "kill") -> int:
         """Run one session from its start to its close or crash. Return its number of steps."""
-        self.steps = Steps(crash_at, self.look)
+        self.steps = Steps(crash_at, self.read_primary)
         publisher = Publisher(self)
         others = (
             SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
@@ -313,13 +313,13 @@ class World:
             case "tick":
                 self.clock.now_s += first / 10
                 host.tick(self.clock.now_s)
-        self.steps_down |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
+        self.fallbacks |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
 
     def on_report(self, report: str) -> None:
-        self.steps_down |= {
-            step_down
-            for step_down in ("counts as dirty as a whole", "spool is damaged")
-            if step_down in report
+        self.fallbacks |= {
+            fallback
+            for fallback in ("counts as dirty as a whole", "spool is damaged")
+            if fallback in report
         }
 
     def write(self, volume: TrackedVolume, first: int, count: int) -> None:
@@ -335,7 +335,7 @@ class World:
             volume.pwrite(data, first * SECTOR)
 
     def meanwhile(self) -> None:
-        """During a write to the primary, let another thread write, or tick while time passes."""
+        """Let another thread write, or tick while time passes, during a write to the primary."""
         name, sector = self.random.choice(list(VOLUMES)), self.random.randrange(SECTORS)
         if (
             len(self.in_flight) == 1
@@ -345,7 +345,7 @@ class World:
             self.write(self.volumes[name], sector, 1)
         if self.host is not None and self.random.random() < 0.3:
             for _ in range(4):
-                self.look()
+                self.read_primary()
                 self.clock.now_s += 1.1
                 self.host.tick(self.clock.now_s)
 
@@ -363,10 +363,10 @@ class World:
             site.dirty |= {(command.volume, sector) for sector in sectors(command)}
             if self.random.random() < site.copies:
                 site.copy(self.devices)
-        self.check_looks(position)
+        self.check_primary_reads(position)
         return position
 
-    def look(self) -> None:
+    def read_primary(self) -> None:
         """Let a site read a primary now and then, whatever the host does at that moment."""
         if self.random.random() > 0.05:
             return
@@ -379,9 +379,9 @@ class World:
                 seen.append(
                     (sector, write, any((name, sector) in touched for touched in self.in_flight))
                 )
-        self.looks.append(Look(name, self.broker.end_position(TOPIC, 0), seen))
+        self.primary_reads.append(PrimaryRead(name, self.broker.end_position(TOPIC, 0), seen))
 
-    def check_looks(self, position: int) -> None:
+    def check_primary_reads(self, position: int) -> None:
         """Check that a site is right if it now believes that the log names all it has read.
 
         This is invariant 8. A write that had ended when the site read it must be named by a command
@@ -389,27 +389,27 @@ class World:
         command at or above the position where the topic ended then.
         """
         settled = [
-            look
-            for look in self.looks
-            if look.volume in self.heads
-            and self.heads[look.volume].settled_after(look.end, self.beats)
+            primary_read
+            for primary_read in self.primary_reads
+            if primary_read.volume in self.heads
+            and self.heads[primary_read.volume].settled_after(primary_read.end, self.beats)
         ]
         commands = (
             [(at, command, sectors(command)) for at, command in self.commands] if settled else []
         )
-        for look in settled:
-            self.looks.remove(look)
-            for sector, write, in_flight in look.seen:
+        for primary_read in settled:
+            self.primary_reads.remove(primary_read)
+            for sector, write, in_flight in primary_read.seen:
                 assert any(
-                    command.volume == look.volume
+                    command.volume == primary_read.volume
                     and command.last_at_us > write.began_us
                     and sector in named
                     for at, command, named in commands
-                    if at >= look.end or not in_flight
+                    if at >= primary_read.end or not in_flight
                 ), f"sector {sector} of {write} isn't named, yet a site is settled at {position}"
 
     def fold(self, position: int, command: TrackingCommand) -> None:
-        """Keep of the sessions what the node keeps."""
+        """Keep the part of each session that the node keeps."""
         closed = command.kind is CommandKind.SESSION_CLOSE
         acknowledged = (
             -1 if command.acknowledged_position is None else command.acknowledged_position
@@ -545,11 +545,11 @@ def test_no_write_is_forgotten_while_kafka_is_away(seed: int, mode: str) -> None
 
 
 def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> set[str]:
-    """Crash at each step in turn, or at every `every`th. Return the steps down that were taken."""
+    """Crash at each step in turn, or at every `every`th. Return the fallbacks that were taken."""
     undisturbed = World(seed, outages)
     steps = undisturbed.session(None)
     undisturbed.check_end()
-    steps_down = set(undisturbed.steps_down)
+    fallbacks = set(undisturbed.fallbacks)
     for crash_at in range(1, steps + 1, every):
         world = World(seed, outages)
         try:
@@ -568,5 +568,5 @@ def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> 
             raise AssertionError(
                 f"seed {seed}, {mode} at step {crash_at} of {steps}: {error}"
             ) from error
-        steps_down |= world.steps_down
-    return steps_down
+        fallbacks |= world.fallbacks
+    return fallbacks

@@ -277,7 +277,7 @@ class World:
         write.ended = True
 
     def check_log(self, write: Write) -> None:
-        """Invariant 1: before the data is written, its regions are durable in the activity log."""
+        """Check invariant 1: the regions are durable in the activity log before data is written."""
         durable = read_log(bytes(self.folder._durable[FILE_NAME].durable)).state.volumes["v"]
         regions = set(range(write.first // REGION, (write.first + write.count - 1) // REGION + 1))
         assert durable.whole_volume or regions <= durable.regions, (
@@ -333,7 +333,7 @@ class World:
         self.head = head if self.head is None else self.head.merged(head)
 
     def check_site_reads(self, head: VolumeHead) -> None:
-        """Invariant 8: when a site believes that its reads are named, a command names them."""
+        """Check invariant 8: if a site believes that its reads are named, a command names them."""
         for site_read in [
             read for read in self.site_reads if head.settled_after(read.end, self.beats)
         ]:
@@ -427,7 +427,7 @@ class World:
                 host.tick(self.clock.now_s)
 
     def crash(self, publisher: Publisher) -> None:
-        """The host is dead. nbdkit may go on for a little, without answers, before it dies too."""
+        """Kill the host. nbdkit may go on for a little, without answers, before it dies too."""
         publisher.die()
         if self.mode == "power":
             keep = self.random if self.random.random() < 0.7 else None
@@ -439,7 +439,7 @@ class World:
         self.kill_nbdkit()
 
     def check_end(self) -> None:
-        """After the last copies and one more power cut, every secondary equals the primary."""
+        """Check that each secondary equals the primary after the last copies and a power cut."""
         for _, secondary, dirty in self.secondaries:
             self.copy(secondary, dirty)
         self.device.crash(self.random)

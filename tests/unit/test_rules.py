@@ -76,7 +76,7 @@ def lint_imports(root: Path) -> Mapping[str, bool]:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bool]:
-    """The contracts on a copy of the sources with one breach of each."""
+    """Return whether each contract is kept on a copy of the sources with one breach of each."""
     root = tmp_path_factory.mktemp("breaches")
     shutil.copy(ROOT / "pyproject.toml", root)
     shutil.copytree(

@@ -1,4 +1,7 @@
-"""The settings of the topics: acknowledged means durable (invariant 12), and the log stays."""
+"""The settings of the topics: acknowledged means durable (invariant 12).
+
+The changelog has no retention.
+"""
 
 from __future__ import annotations
 

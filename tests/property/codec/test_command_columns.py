@@ -149,7 +149,7 @@ def test_every_usual_command_is_plain(commands: list[TrackingCommand]) -> None:
 
 
 def is_huge(commands: list[TrackingCommand]) -> bool:
-    """A varint of ten bytes is left to the codec."""
+    """Return whether a command has a varint of ten bytes, which is left to the codec."""
     fields = ("sequence", "first_at_us", "last_at_us", "acknowledged_position")
     return any(
         not -(2**62) <= (getattr(event, f) or 0) < 2**62 for event in commands for f in fields

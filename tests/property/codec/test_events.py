@@ -78,7 +78,7 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
 
 
 def same(one: object, two: object) -> bool:
-    """Equality of dataclasses whose fields may be arrays or bitmaps."""
+    """Return whether two dataclasses, whose fields may be arrays or bitmaps, are equal."""
     names = type(one).__dataclass_fields__
     for name in names:
         left, right = getattr(one, name), getattr(two, name)

@@ -27,7 +27,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def lay(path: Path, size_bytes: int, pieces: dict[int, bytes]) -> None:
-    """A sparse file with these pieces in it."""
+    """Write a sparse file with these pieces in it."""
     with path.open("wb") as file:
         for offset, data in pieces.items():
             file.seek(offset)
@@ -77,7 +77,7 @@ def sparse(draw: st.DrawFn) -> dict[int, bytes]:
 
 
 def expected(left: bytes, right: bytes, block_size: int, most: int) -> tuple[int, tuple[int, ...]]:
-    """The same by the plainest code: a byte that one side lacks differs."""
+    """Return the same by the plainest code: a byte that one side lacks differs."""
     size = max(len(left), len(right))
     firsts: dict[int, int] = {}
     for at in range(size):

@@ -42,7 +42,7 @@ def ask(
 
 
 def at(position: int, seconds: int, last: int | None = None, **more: object) -> TrackingCommand:
-    """A write of block `position`, made at that second."""
+    """Return a write of block `position`, made at that second."""
     times = {
         "first_at_us": seconds * 10**6,
         "last_at_us": (seconds if last is None else last) * 10**6,

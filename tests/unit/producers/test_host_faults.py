@@ -134,7 +134,10 @@ def deleted(content: bytes, random: Random) -> bytes | None:
 def test_whatever_damages_the_activity_log_no_write_counts_as_published(
     rig: Rig, damage: Callable[[bytes, Random], bytes | None], seed: int
 ) -> None:
-    """Only the opening of the dead session reached Kafka. The next session must name its writes."""
+    """Only the opening of the dead session reached Kafka.
+
+    The next session must name the dead session's writes.
+    """
     random = Random(seed)
     host = rig.host()
     volume = rig.open(host)

@@ -314,7 +314,8 @@ def test_no_heartbeat_is_sent_for_a_batch_that_found_no_room(rig: Rig) -> None:
         host_away_s=9.0,
     )
     rig.write(volume, [0])
-    # This command is in flight. The next one is too large to be sent beside it, a heartbeat isn't.
+    # This command is in flight. The next one is too large to be sent beside it, but a heartbeat
+    # isn't.
     rig.tick(0.2)
     for number in range(100):
         volume.pwrite(b"x", 2 * number)

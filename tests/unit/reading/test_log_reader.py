@@ -39,7 +39,7 @@ class World:
         self.flushed = -1
 
     def put(self, text: str) -> None:
-        """`4..9` is a record, `W9` a watermark."""
+        """Append rows to the log: `4..9` is a record, `W9` a watermark."""
         if text.startswith("W"):
             self.broker.append(
                 TOPIC,

@@ -11,7 +11,10 @@ from mirrorlog.streams.faust_worker.assignment import WorkerAssignment, assign_p
 
 
 def parse(text: str) -> dict[str, WorkerAssignment]:
-    """`a:0,1/2 b:2/0,1` → a works on 0 and 1 and is the standby of 2; b is the reverse."""
+    """Parse assignments.
+
+    In `a:0,1/2 b:2/0,1`, a works on 0 and 1 and is the standby of 2; b is the reverse.
+    """
     assignments = {}
     for word in text.split():
         name, _, rest = word.partition(":")

@@ -22,7 +22,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(text: str, authority: Path) -> dict[str, str]:
-    """`a=b c=d` as a mapping. CA stands for the path of a valid certificate."""
+    """Return `a=b c=d` as a mapping. CA stands for the path of a valid certificate."""
     return dict(part.replace("CA", str(authority), 1).split("=", 1) for part in text.split())
 
 

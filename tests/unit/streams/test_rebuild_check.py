@@ -38,7 +38,7 @@ CASES = """
 
 
 def record_of(text: str) -> LogRecord:
-    """`m-1..4=1,2` is a minute's record."""
+    """Parse a record: `m-1..4=1,2` is a minute's record."""
     span, blocks = text.lstrip("m").split("=")
     return replace(record(span, blocks.replace(",", " ")), tier=int(text.startswith("m")))
 

@@ -37,7 +37,7 @@ def stored_of(record: LogRecord) -> StoredRecord:
 
 
 def source(text: str) -> RollUpSource:
-    """`3..7` as in notation.record; `g3..7` of another generation."""
+    """Parse a source: `3..7` as in notation.record, `g3..7` of another generation."""
     generation = OTHER_GENERATION if text.startswith("g") else GENERATION
     first = replace(record(text.lstrip("g"), "1"), generation=generation)
     return RollUpSource(stored_of(first), first, 100)
@@ -95,7 +95,7 @@ def test_counts_and_times_are_those_of_a_cover() -> None:
 
 
 def parts(blocks: BlockSets, max_bytes: int) -> Iterator[LogRecord]:
-    """Yield a record of these blocks in parts."""
+    """Yield the parts of a record of these blocks."""
     for piece in cut_to_size([blocks] if blocks.changed else [], max_bytes):
         if piece is not None:
             yield replace(record("-1..9"), changed=piece.changed, zeroed=piece.zeroed)

@@ -42,7 +42,7 @@ def bitmap_of(blocks: Blocks) -> BitMap64:
 def halves_of_bitmap(
     changed: BitMap64, zeroed: BitMap64, max_bytes: int
 ) -> Iterator[tuple[BitMap64, BitMap64]]:
-    """Yield the cut of bitmaps as it was before both forms shared one."""
+    """Yield the pieces of bitmaps, cut by a plain implementation for bitmaps alone."""
     if len(changed) < 2 or len(pack(changed)) + len(pack(zeroed)) <= max_bytes:
         yield changed, zeroed
         return
@@ -57,7 +57,7 @@ def halves_of_bitmap(
 def halves_of_array(
     changed: Blocks, zeroed: BitMap64, max_bytes: int
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the cut of arrays as it was before both forms shared one."""
+    """Yield the pieces of arrays, cut by a plain implementation for arrays alone."""
     packed = pack_blocks(changed), pack(zeroed)
     if len(changed) < 2 or len(packed[0]) + len(packed[1]) <= max_bytes:
         yield packed
