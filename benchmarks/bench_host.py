@@ -43,7 +43,7 @@ REGION_BYTES: Final = 4 << 20
 
 @dataclass(slots=True)
 class Bench:
-    """What the cases share, and their results."""
+    """The parts that the cases share, and their results."""
 
     cluster: Cluster
     folder: Path

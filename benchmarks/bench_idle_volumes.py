@@ -44,7 +44,7 @@ _DEADLINE_S: Final = 300.0
 
 @dataclass(slots=True)
 class NodeFigures:
-    """What one run of one node took. The figures of rounds are for one round."""
+    """The costs of one run of one node. The figures of rounds are for one round."""
 
     resident_bytes: int = 0
     peak_bytes: int = 0

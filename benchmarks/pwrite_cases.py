@@ -43,7 +43,7 @@ Flush = Callable[[], object]
 
 
 class Bench(Protocol):
-    """What a case gets, and where it puts its results."""
+    """The input of a case, and the place of its results."""
 
     cluster: Cluster
     folder: Path

@@ -37,7 +37,7 @@ class Run:
 
     @property
     def extents_per_s(self) -> float:
-        """Return the rate."""
+        """Return the extents per second."""
         return self.extents / self.elapsed_s
 
     @property

@@ -79,7 +79,7 @@ class BadInput(BadUse):
 
 
 class UnknownVolume(BadUse):
-    """There is no volume of that name."""
+    """No volume has that name."""
 
 
 class NotAllowed(BadUse):

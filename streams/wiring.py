@@ -139,7 +139,7 @@ def _open_ports(
 
 @dataclass(frozen=True, slots=True)
 class NodePorts:
-    """What a node needs from outside.
+    """The ports that a node needs.
 
     open_reports: opens the reports of all sites, when the compactor first needs them.
     endpoint:     where the worker answers over HTTP; None if it doesn't.

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass
 class CountingClock:
-    """Its answers of now_us() all differ: a command's times tell which writes it can know of."""
+    """A clock whose answers of now_us() all differ.
+
+    A command's times tell which writes it can know of.
+    """
 
     now_s: float = 0.0
     ticks: int = 0

@@ -15,7 +15,7 @@ from mirrorlog.domain.site_progress import SiteProgress
 
 
 class Outcome:
-    """How a run ended: its log, its sites' reports, and its files.
+    """The end of a run: its log, its sites' reports, and its files.
 
     volumes: the descriptions at the time when this was made. reports: of the site that
     wait_consistent waited for last, by volume.

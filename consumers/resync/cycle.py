@@ -60,7 +60,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 
 @dataclass(frozen=True, slots=True)
 class CycleInput:
-    """What the site knows of one volume, beside the saved state.
+    """The facts that the site knows of one volume, beside the saved state.
 
     watermark: the log is completely read through it; None before the first watermark.
     read_end: the end of the commands topic. The site asked for it after its start and after the
@@ -111,14 +111,14 @@ class MarkConsistent:
 
 @dataclass(frozen=True, slots=True)
 class AdvancePosition:
-    """Nothing is missing up to a position, but a host doesn't know all outcomes: save `state`."""
+    """Save `state`: nothing is missing up to a position, but a host doesn't know all outcomes."""
 
     state: SecondaryState
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing is to be done until the log grows. `state` is what the site reports."""
+    """Do nothing until the log grows. The site reports `state`."""
 
     state: SiteState
     reason: str | None = None

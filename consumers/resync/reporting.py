@@ -111,7 +111,7 @@ def progress_of(
 
 @dataclass(frozen=True, slots=True)
 class SiteSummary:
-    """All secondaries of a site together. blocks_copied, bytes_copied: since the site's start."""
+    """The sums over a site's secondaries. blocks_copied, bytes_copied: since the site's start."""
 
     site: str
     volumes: int

@@ -14,7 +14,7 @@ from mirrorlog.ports.devices import BlockDevice
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """How much a restoration copied, and the rung that it really took."""
+    """The amount that a restoration copied, and the rung that it really took."""
 
     rung: Rung
     blocks: int

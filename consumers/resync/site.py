@@ -47,7 +47,7 @@ later reports."""
 
 @dataclass(frozen=True, slots=True)
 class SitePorts:
-    """What a site needs from outside.
+    """The ports that a site needs.
 
     make_secondary: creates a secondary, all zeros, unless it is there already. The site calls it
         only while nothing is saved of the volume. A secondary that is gone later is an error: its

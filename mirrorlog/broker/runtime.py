@@ -50,7 +50,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Runtime:
-    """What is needed to run Kafka's main classes."""
+    """The Java, class path and options with which Kafka's main classes run."""
 
     java: Path
     class_path: tuple[Path, ...]

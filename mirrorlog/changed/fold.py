@@ -29,7 +29,7 @@ _MAX_PENDING_BLOCKS: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChangedBlocks:
-    """What changed in `(since, until]`, positions of the volume's partition.
+    """The blocks that changed in `(since, until]`, positions of the volume's partition.
 
     zeroed: those of `changed` that are known to be zeroed or discarded whole and not written.
     hosts, first_write_at_us, last_write_at_us, writes: of the whole range. Times are microseconds

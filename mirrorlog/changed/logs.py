@@ -38,7 +38,7 @@ class LogView(Protocol):
 
 
 class VolumeLogSource(Protocol):
-    """Where a question reads the logs of volumes."""
+    """A source from which a question reads the logs of volumes."""
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
         """Return the volume's log once it is complete through position `needed`.

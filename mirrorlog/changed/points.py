@@ -58,7 +58,7 @@ class AtSite:
 
 @dataclass(frozen=True, slots=True)
 class AtOrigin:
-    """Where the log of the volume begins."""
+    """The point where the log of the volume begins."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True, slots=True)
 class QueryPorts:
-    """What a question needs from outside.
+    """The ports that a question needs.
 
     open_reader: opens a reader; each range of commands is read by one of its own.
     checkpoint: called between two steps of little work. It may rest, or raise to give the question

@@ -53,7 +53,7 @@ _I64: Final = np.dtype("<i8")
 
 @dataclass(frozen=True, slots=True)
 class _Contract:
-    """How a dataclass becomes an Avro record and back. name: of the schema files."""
+    """The mapping of a dataclass to an Avro record and back. name: of the schema files."""
 
     name: str
     to_fields: Callable[[Any], Fields]
@@ -62,7 +62,7 @@ class _Contract:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How to decode the events with one header."""
+    """The decoder of the events with one header."""
 
     contract: _Contract
     event_type: type

@@ -17,7 +17,7 @@ MAX_BYTE: Final = (1 << 63) - 1
 
 
 class ExtentKind(IntEnum):
-    """What happened to the range. The numbers are on the wire and never change their meaning."""
+    """The kind of a change. The numbers are on the wire and never change their meaning."""
 
     WRITE = 0
     ZERO = 1

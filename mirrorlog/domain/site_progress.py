@@ -25,7 +25,7 @@ class SiteState(StrEnum):
 
 
 class Rung(StrEnum):
-    """How a resync chooses its blocks (invariant 7).
+    """The way in which a resync chooses its blocks (invariant 7).
 
     The next rung is taken where the one before can't be trusted: the blocks that the log names,
     the allocated blocks, all blocks.

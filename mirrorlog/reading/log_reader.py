@@ -48,7 +48,7 @@ class _EndQuestion(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingRows:
-    """What was read of one partition and doesn't count yet.
+    """The rows that were read of one partition and don't count yet.
 
     watermark: the last one among the rows. rows_before: the number of rows before it.
     polls: since rows last counted.

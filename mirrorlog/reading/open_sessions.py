@@ -33,7 +33,7 @@ MAX_DATED_SESSIONS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class SessionPorts:
-    """How the log and the commands are read: each range by a reader of its own."""
+    """The ports for the log and the commands. Each range is read by a reader of its own."""
 
     open_reader: Callable[[], TopicReader]
     admin: TopicAdmin
@@ -107,7 +107,7 @@ def sessions_open_before(
 
 @dataclass(slots=True)
 class _PartitionSessions:
-    """What was read of the sessions of one partition.
+    """The state of the sessions of one partition, as far as it was read.
 
     heads: by volume. beats: by session, the time of its last heartbeat.
     """

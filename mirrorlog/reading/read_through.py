@@ -21,7 +21,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReadPatience:
-    """How long a reader waits for a topic, and what the error says after that.
+    """The time for which a reader waits for a topic, and the text of the error after that.
 
     patience_s: the reader gives up after so many seconds without progress in any partition.
     purpose: what is being done, for the error, such as "reading the volumes' descriptions".

@@ -288,7 +288,7 @@ def _overlap(page: int, *, offset: int, length: int) -> tuple[int, int]:
 
 
 class _History(NamedTuple):
-    """What ends the validity of a disk's handles: each one knows the history at its opening."""
+    """The events that invalidate a disk's handles. Each handle keeps the counts at its opening."""
 
     crashes: int = 0
     failed_flushes: int = 0

@@ -19,7 +19,7 @@ Names = dict[str, "_FileContent"]
 
 @dataclass(slots=True, eq=False)
 class _FileContent:
-    """What a file holds now, what of it is durable, and the writes (offset, data) since a sync."""
+    """A file's content, its durable content, and the writes (offset, data) since a sync."""
 
     now: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)

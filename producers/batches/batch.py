@@ -83,7 +83,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedBatch:
-    """What a command names.
+    """The content of the command that a batch becomes.
 
     first_at_us: a time at which none of the writes had begun; None for the time of the command.
     forks: the outcomes by site. A secondary that isn't in it has missed every extent.

@@ -43,7 +43,7 @@ _BLANK: Final = bytes(SLOT_BYTES)
 
 
 class ActivityOp(IntEnum):
-    """What an entry says. The numbers are on disk: their meanings never change."""
+    """The meaning of an entry. The numbers are on disk: their meanings never change."""
 
     SETTLED = 1  # all is published: no region is hot, no session is open; the log covers the volume
     OPENED = 2  # the session may have published commands for the volume
@@ -72,7 +72,7 @@ class ActivityEntry:
 
 @dataclass(slots=True)
 class VolumeActivity:
-    """What the activity log says of one volume.
+    """The state of one volume in the activity log.
 
     covered: everything that this host did to the volume before `sessions` and `regions` is
         published. A volume that isn't covered is dirty as a whole.
@@ -101,7 +101,7 @@ class VolumeActivity:
 
 @dataclass(slots=True)
 class ActivityState:
-    """What all entries of a log together say. Both the writer and the reader of a log use it.
+    """The state that a log's entries yield. Both the writer and the reader of a log use it.
 
     lost: the sessions whose log was damaged.
     spool: (first, last) of the records that the spool must hold, because regions that they name
@@ -170,7 +170,7 @@ class ActivityState:
 
 @dataclass(frozen=True, slots=True)
 class PreviousLog:
-    """What the log of the session before says.
+    """The content of the log of the session before.
 
     exists: there was a log. If there was none, no volume is covered.
     session: the session that wrote it; None if that can't be told.

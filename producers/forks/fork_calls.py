@@ -19,7 +19,7 @@ from mirrorlog.producers.forks.forked_write import ForkedWrite
 
 
 class CallKind(Enum):
-    """What a call does."""
+    """The kind of a call."""
 
     OPEN = auto()
     WRITE = auto()

@@ -14,7 +14,7 @@ _ALL_SECONDARIES: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class ForkMode:
-    """When a write is acknowledged to its writer: once `waits_for` secondaries have it.
+    """The mode of a fork. A write is acknowledged when `waits_for` secondaries have it.
 
     If fewer secondaries are in the fork, all of these must have it.
     """

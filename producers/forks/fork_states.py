@@ -40,7 +40,7 @@ class ForkState(StrEnum):
 
 
 class ForkEvent(Enum):
-    """What changes the state of a secondary."""
+    """An event that changes the state of a secondary."""
 
     RETRIED = auto()
     OPENED = auto()

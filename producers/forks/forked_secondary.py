@@ -32,7 +32,7 @@ from mirrorlog.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ForkContext:
-    """What the forks of one volume need of the host.
+    """The parts of the host that the forks of one volume need.
 
     lock: the tracker's. report: takes lines for people. on_outcomes_known: called with the lock
     held when the outcomes of a write are known for every secondary.

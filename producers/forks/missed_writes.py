@@ -11,7 +11,7 @@ from mirrorlog.producers.batches.batch import InFlightTuple
 
 @dataclass(slots=True)
 class MissedWrites:
-    """What one secondary has missed, and how much of that its site can know.
+    """The writes that one secondary has missed, and how much of them its site can know.
 
     known_position: a site that has read the log through this position knows of every missed write
     that was published and acknowledged.

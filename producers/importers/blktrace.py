@@ -46,7 +46,7 @@ ByteOrder = Literal["little", "big"]
 
 @dataclass(frozen=True, slots=True)
 class BlktraceEvent:
-    """One event.
+    """One event of a trace.
 
     action: the low byte of the action: what happened, without the flag of a cgroup.
     categories: the high half of the action: bits (BLK_TC_*) for the kind of the request.

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 
 class ChangeKind(Enum):
-    """What happened to a range. Only maps that describe every byte contain UNCHANGED."""
+    """The kind of change to a range. Only maps that describe every byte contain UNCHANGED."""
 
     UNCHANGED = auto()
     DIRTY = auto()  # It may differ. A map doesn't hold the single writes.

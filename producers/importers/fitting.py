@@ -25,7 +25,7 @@ _EXTENT_KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """How a source is fitted to a volume.
+    """The options for fitting a source to a volume.
 
     shift: bytes to add to the source's addresses.
     clip: changes outside the volume are counted and left out. Otherwise they are an error.
@@ -48,7 +48,7 @@ def volume_range(volume: Volume, options: FitOptions) -> AddressRange:
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What an import contains.
+    """The counts of an import.
 
     commands: the number of commands with extents.
     extents, bytes: what the commands name. Overlaps count twice.

@@ -26,7 +26,7 @@ Report: TypeAlias = Callable[[str], None]
 
 
 class DataPath(StrEnum):
-    """How requests reach the volume.
+    """The path by which requests reach the volume.
 
     AUTO: through the filter if it can be built, and through the plugin otherwise.
     """

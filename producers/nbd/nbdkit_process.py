@@ -31,7 +31,7 @@ SUN_PATH_BYTES: Final = 107
 
 
 class TlsMode(StrEnum):
-    """Whether the export offers TLS (ON), and refuses clients without it (REQUIRE)."""
+    """The TLS of an export: ON offers it, REQUIRE also refuses clients without it."""
 
     OFF = "off"
     ON = "on"
@@ -62,7 +62,7 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class NbdAddress:
-    """Where clients connect: at a Unix socket if there is one, otherwise at an address and port.
+    """The place where clients connect: a Unix socket if there is one, or an address and port.
 
     Without TLS, use a loopback address.
     """

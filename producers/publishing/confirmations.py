@@ -34,7 +34,7 @@ statuses that may wait for their command before no more are read."""
 
 @dataclass(frozen=True, slots=True)
 class StatusPorts:
-    """Where statuses come from. No one but the host uses `reader`."""
+    """The ports through which statuses come. No one but the host uses `reader`."""
 
     reader: TopicReader
     admin: TopicAdmin

@@ -54,7 +54,7 @@ class CommandSource:
 
 @dataclass(frozen=True, slots=True)
 class OutboxCallbacks:
-    """What an Outbox calls, with its lock held.
+    """The functions that an Outbox calls with its lock held.
 
     log_entries: makes entries durable in the activity log; DeviceFailed if it can't.
     on_rejected: called with a volume, and the node's first refusal of one of its commands.

@@ -36,7 +36,7 @@ class PublishLimits:
 
 @dataclass(frozen=True, slots=True)
 class QueueCallbacks:
-    """What a PublishQueue calls, with the lock held.
+    """The functions that a PublishQueue calls with the lock held.
 
     log_entries: makes entries durable in the activity log; DeviceFailed if it can't.
     on_publishing: called before a command is handed to the client.

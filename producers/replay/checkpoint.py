@@ -15,7 +15,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a replay of `trace` has come.
+    """The progress of a replay of `trace`.
 
     The requests before number `next_request` are durable on the primaries. `writes` of them were
     writes, of `bytes_written` bytes in all.

@@ -26,7 +26,7 @@ _PIECE_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """How far a replay has come, including earlier runs."""
+    """The progress of a replay, including earlier runs."""
 
     requests: int
     writes: int
@@ -35,7 +35,7 @@ class ReplayProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay did.
+    """The result of a replay.
 
     writes, bytes_written: of the whole trace, including earlier runs.
     extents, commands: what this session published.
@@ -53,7 +53,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a replay goes, and how often it saves its checkpoint.
+    """The speed of a replay, and the interval of its checkpoints.
 
     speed: 1.0 as recorded, 2.0 twice as fast; None as fast as possible.
     checkpoint_requests: the number of requests between two checkpoints.

@@ -47,7 +47,7 @@ DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class HostPorts:
-    """What a host needs of the world outside (wiring.py makes one from the settings).
+    """The ports that a host needs (wiring.py makes them from the settings).
 
     folder: keeps the past of one host name. Never give it to a host of another name.
     statuses: the node's answers; needed with `host_confirm = "recorded"`.

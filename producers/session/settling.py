@@ -30,7 +30,7 @@ from mirrorlog.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class PreviousSession:
-    """What the state folder says of the session before.
+    """The session before, as the state folder describes it.
 
     state: the state that the new session's activity log begins with.
     unpublished: by volume, what the old activity log says may be unpublished. Unlike `state` it

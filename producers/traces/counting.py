@@ -15,7 +15,7 @@ _UNITE_EVERY: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """What a recording contains.
+    """The counts and sizes of a recording.
 
     reads, writes, zeroes, discards, flushes: the number of requests by kind.
     bytes_written: the sum of the writes' lengths.

@@ -21,7 +21,7 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class DueWork:
-    """What must be sent now: the open batches of these volumes, heartbeats for these partitions."""
+    """The work that is due: the open batches of volumes, and heartbeats for partitions."""
 
     batches: Sequence[str]
     heartbeats: Sequence[int]

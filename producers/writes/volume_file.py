@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FileVolume(Protocol):
-    """What VolumeFile needs of a volume; TrackedVolume says what the methods do."""
+    """The volume that VolumeFile needs. TrackedVolume describes the methods."""
 
     @property
     def size_bytes(self) -> int: ...

@@ -84,7 +84,7 @@ _VOLUMES_AT_ONCE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class CompactionSettings:
-    """When records are rolled up and deleted.
+    """The settings for rolling up and deleting records.
 
     tiers_s: the period of each tier above the lowest, seconds.
     keep_s: how long each tier is kept, seconds, by its name.

@@ -239,7 +239,7 @@ def _identity(volume: str, record: StoredRecord) -> tuple[str, int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """What the jobs of one partition work on.
+    """The state on which the jobs of one partition work.
 
     records: the table. roll_ups, sweeps, times, oldest, damaged: what is remembered.
     """

@@ -25,7 +25,7 @@ A site that was away for a moment continues where it was, and doesn't copy a who
 
 @dataclass(frozen=True, slots=True)
 class KeepPolicy:
-    """How long the records of each log are kept.
+    """The time for which the records of each log are kept.
 
     volumes: the known descriptions. keep_s: by the name of a tier, from the settings. What a
     volume's description says takes precedence. top_tier: the highest tier there is.

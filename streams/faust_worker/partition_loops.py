@@ -79,7 +79,7 @@ class FlushLimits:
 
 @dataclass(slots=True)
 class _PartitionLoop:
-    """What is fetched of one partition, and the task that records it: None before `start`."""
+    """The batches fetched of one partition, and the task that records them: None before `start`."""
 
     queue: asyncio.Queue[FetchedBatch] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = None

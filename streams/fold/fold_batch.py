@@ -63,7 +63,7 @@ class LogMaintenance(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _BatchResponses:
-    """What the stages response and extraction say of a batch.
+    """The results of the stages response and extraction for a batch.
 
     heads: of the volumes that its commands name, from the table.
     bulk_folds: the volumes whose commands were folded in bulk.

@@ -47,7 +47,7 @@ _NO_EXTENTS: Final = ExtentColumns.of([])
 
 @dataclass(frozen=True, slots=True)
 class CommandResponse:
-    """What the node does with one event.
+    """The node's response to one event.
 
     command: None if the event can't be decoded.
     refusal: why the event, or a part of it, is refused.

@@ -26,7 +26,7 @@ from mirrorlog.tracking_log.heads import SessionHead
 
 @dataclass(frozen=True, slots=True)
 class SessionOrder:
-    """How a command continues its session.
+    """The way in which a command continues its session.
 
     code, text: of its status.
     missing: the number of the session's commands that never arrived before this one.

@@ -38,7 +38,7 @@ class _PartDigest(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Whether a record's changed blocks, and its zeroed blocks, are the folded ones."""
+    """The agreement of a record's changed and zeroed blocks with the folded ones."""
 
     changed: bool
     zeroed: bool
@@ -46,7 +46,7 @@ class Agreement(NamedTuple):
 
 @dataclass(slots=True)
 class RecordDigest:
-    """What one record says, and what the commands in its range have said so far.
+    """The digest of one record, and of the commands in its range so far.
 
     expected_parts: how many parts the record has. parts: those that are known, by their number.
     folded, folded_zeroed: the blocks that commands changed and zeroed.

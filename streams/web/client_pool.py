@@ -14,7 +14,7 @@ from mirrorlog.reading.catalog import Catalog
 
 @dataclass(frozen=True, slots=True)
 class QueryClients:
-    """What one question asks of Kafka. One thread uses it at a time: nothing in it is thread-safe.
+    """The clients of one question. One thread uses it at a time: nothing in it is thread-safe.
 
     open_reader: opens a reader, which the caller closes.
     close:       closes the catalog and the admin client.

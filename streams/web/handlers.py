@@ -47,7 +47,7 @@ _CACHED_RESULTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class HttpParts:
-    """What the handlers need.
+    """The parts that the handlers need.
 
     open_view: opens a view of a partition's table, from any thread.
     own_url:   the address that this worker tells its group.

@@ -21,7 +21,7 @@ _VOLUMES: Final = ("after", "limit")
 
 @dataclass(frozen=True, slots=True)
 class ChangedQuery:
-    """What a request asks of one volume.
+    """The question of a request about one volume.
 
     offset: the byte of the volume that the listing begins with.
     limit:  entries on a page; 0 streams the whole listing.

@@ -34,7 +34,7 @@ _PUBLISH_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """What `host replay` replays, and how.
+    """The options of `host replay`.
 
     sizes: the size in bytes of each volume of the trace, by name.
     folder: the primaries of new volumes are made here. block_size: of new volumes.

@@ -38,7 +38,7 @@ TICK_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `host serve` serves, and how.
+    """The options of `host serve`.
 
     primary: the address at which this host reaches the primary.
     host: the name of the host.

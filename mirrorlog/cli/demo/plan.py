@@ -14,7 +14,7 @@ from mirrorlog.units import parse_size
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What the demo is to do.
+    """The plan of a demo run.
 
     block_size: of tracking, in bytes.
     writes, bytes_written: what the recording holds.

@@ -16,7 +16,7 @@ from mirrorlog.errors import MirrorlogError
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a command prints. With `json`, JSON goes to stdout and text goes to stderr.
+    """A command's output. With `json`, JSON goes to stdout and text goes to stderr.
 
     Without `json`, text goes to stdout and no JSON is printed. With `quiet`, no text is printed.
     """

@@ -28,7 +28,7 @@ from mirrorlog.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class CommandContent:
-    """What a command holds besides its sender: the fields of TrackingCommand of the same names.
+    """The content of a command besides its sender: fields named as those of TrackingCommand.
 
     session: the id of the session that it belongs to; None for a new id.
     """

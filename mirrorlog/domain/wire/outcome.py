@@ -13,7 +13,7 @@ _U64_MAX: Final = (1 << 64) - 1
 
 
 class Verdict(Enum):
-    """How far the command's bytes were understood.
+    """The extent to which the command's bytes were understood.
 
     In doubt it is WHOLE_VOLUME, if a device may have executed the command.
 
