@@ -129,7 +129,7 @@ def fold(cluster: Cluster, extents: int, core: int) -> FoldedLog:
 
 
 def recover(log: FoldedLog, core: int) -> None:
-    """Start the node with its disk and without. ProgramFailed if its table is wrong then."""
+    """Start the node with its disk and without. Raise ProgramFailed if its table is wrong then."""
     log.with_disk.append(start(log, core))
     shutil.rmtree(log.settings.state_dir)
     log.without_disk.append(start(log, core))

@@ -87,7 +87,7 @@ class Contestant(Protocol):
     def run(self, test_bed: TestBed, folder: Path) -> Outcome:
         """Run the program once, from the first command on, with its files in `folder`.
 
-        ProgramFailed if the program fails.
+        Raise ProgramFailed if the program fails.
         """
 
 
@@ -143,7 +143,7 @@ class NodeUnderTest:
     def run(self, test_bed: TestBed, folder: Path) -> Outcome:
         """Run the node, then read its log as a site does.
 
-        ProgramFailed if the log has a hole or doesn't reach the last command.
+        Raise ProgramFailed if the log has a hole or doesn't reach the last command.
         """
         shutil.rmtree(test_bed.settings.state_dir, ignore_errors=True)
         test_bed.cluster.reset(test_bed.settings, group_of(test_bed.settings))
@@ -329,7 +329,10 @@ def wait_committed(
     ends: Mapping[int, int],
     deadline_s: float,
 ) -> None:
-    """Wait until the group has committed up to `ends`. ProgramFailed if the program ends before."""
+    """Wait until the group has committed up to `ends`.
+
+    Raise ProgramFailed if the program ends before.
+    """
 
     def done() -> bool:
         program.check()

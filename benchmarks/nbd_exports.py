@@ -201,7 +201,7 @@ def _serve(
 
 
 def _execute(process: subprocess.Popen[str], qmp_command: Mapping[str, object]) -> None:
-    """Execute a command of the QEMU Machine Protocol. ProgramFailed if QEMU refuses it.
+    """Execute a command of the QEMU Machine Protocol. Raise ProgramFailed if QEMU refuses it.
 
     QEMU answers with a line. Lines that aren't an answer are events.
     """

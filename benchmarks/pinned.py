@@ -99,7 +99,7 @@ class PinnedProcess:
             )
 
     def wait_for_line(self, message_type: str, deadline_s: float) -> JsonLine:
-        """Return the first line of that type. ProgramFailed if there is none in time."""
+        """Return the first line of that type. Raise ProgramFailed if there is none in time."""
         until = time.monotonic() + deadline_s
         seen = 0
         with self._line_arrived:
@@ -138,14 +138,17 @@ class PinnedProcess:
         return sizes["VmRSS:"], sizes["VmHWM:"]
 
     def wait(self) -> None:
-        """Wait until the program has ended by itself. ProgramFailed if its exit code isn't 0."""
+        """Wait until the program has ended by itself.
+
+        Raise ProgramFailed if its exit code isn't 0.
+        """
         if self._process.wait(_STOP_S) != 0:
             self.check()
 
     def stop(self) -> None:
         """Stop the program with SIGTERM, and with SIGKILL at the deadline.
 
-        Does nothing if the program has ended.
+        Do nothing if the program has ended.
         """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

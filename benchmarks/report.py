@@ -193,7 +193,10 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
 
 
 def rewritten(page: str, name: str, content: str) -> str:
-    """Return the page with the part `name` replaced. ValueError if the page has no such part."""
+    """Return the page with the part `name` replaced.
+
+    Raise ValueError if the page has no such part.
+    """
     part = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     page, count = part.subn(lambda match: f"{match[1]}{content}\n{match[2]}", page)
     if not count:

@@ -24,7 +24,7 @@ from mirrorlog.tracking_log.tiers import TIERS
 
 
 class Settings(BaseSettings):
-    """All settings. Sizes are in bytes, times in seconds. The command line accepts units."""
+    """The settings. Sizes are in bytes, times in seconds. The command line accepts units."""
 
     model_config = SettingsConfigDict(env_prefix="MIRRORLOG_", frozen=True, extra="forbid")
 

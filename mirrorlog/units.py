@@ -30,8 +30,8 @@ _QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 def parse_size(text: str) -> int:
     """Return the bytes of a size: 4096 for `4KiB`.
 
-    A number without a unit is bytes. `K` and `KiB` are 1024 bytes, `kB` is 1000. BadUse if the text
-    is no size.
+    A number without a unit is bytes. `K` and `KiB` are 1024 bytes, `kB` is 1000. Raise BadUse if
+    the text is no size.
     """
     number, unit = _split(text, kind="size", examples="4KiB, 64M or 1.5GiB")
     factor = SIZE_UNITS.get(unit) or SIZE_UNITS.get(unit.upper().replace("IB", "iB"))
@@ -45,7 +45,7 @@ def parse_size(text: str) -> int:
 def parse_duration_s(text: str) -> float:
     """Return the seconds of a duration: 7200.0 for `2h`.
 
-    A number without a unit is seconds. BadUse if the text is no duration.
+    A number without a unit is seconds. Raise BadUse if the text is no duration.
     """
     number, unit = _split(text, kind="duration", examples="500ms, 30s, 5min, 2h or 7d")
     factor = DURATION_UNITS_S.get(unit.lower())

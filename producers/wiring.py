@@ -56,7 +56,10 @@ class HostWiring:
         stack.callback(self.publisher.close)
 
     def read_catalog(self) -> Catalog:
-        """Return the descriptions of all volumes, as of now. KafkaFailed if they can't be read."""
+        """Return the descriptions of all volumes, as of now.
+
+        Raise KafkaFailed if they can't be read.
+        """
         catalog = Catalog(self._reader(), self.admin, self._settings.topics, self.clock)
         self._stack.callback(catalog.close)
         catalog.refresh()

@@ -69,7 +69,7 @@ class FileDevice:
 
     @classmethod
     def create(cls, path: Path, size_bytes: int) -> FileDevice:
-        """Create a sparse file of zeros and open it for writing. BadUse if the path exists.
+        """Create a sparse file of zeros and open it for writing. Raise BadUse if the path exists.
 
         1. Create the file. Never open an existing one.
         2. Set its size durably.

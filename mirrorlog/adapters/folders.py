@@ -19,7 +19,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def create_folder(path: Path) -> None:
-    """Create the folder and its missing parents durably. OSError if that fails."""
+    """Create the folder and its missing parents durably. Raise OSError if that fails."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -30,8 +30,8 @@ def lock_folder(path: Path) -> int:
     """Create the folder if needed and lock it. Return the descriptor that holds the lock.
 
     The lock is flock(2) on the file `lock` in the folder. It ends when the descriptor is closed or
-    the process ends, even by kill -9. BadUse if another process holds it; OSError if the folder
-    can't be created.
+    the process ends, even by kill -9. Raise BadUse if another process holds it; OSError if the
+    folder can't be created.
     """
     create_folder(path)
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

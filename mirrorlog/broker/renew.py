@@ -58,7 +58,7 @@ def resolve(kafka_version: str, repository: Path) -> dict[str, str]:
     """Return the jars of Kafka: coordinate `group:artifact:version` → SHA-256 in hexadecimal.
 
     They are Kafka, its dependencies at run time, and the binding between its slf4j 1.7 and its
-    log4j. The jars are downloaded to `repository`. KafkaFailed if a download fails.
+    log4j. The jars are downloaded to `repository`. Raise KafkaFailed if a download fails.
     """
     resolver = _StrictResolver()
     context = MavenContext(resolver=resolver, repo_cache=repository, local_repos=[])

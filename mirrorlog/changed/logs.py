@@ -24,7 +24,7 @@ class LogView(Protocol):
 
     @property
     def log(self) -> VolumeLog:
-        """All records above the volume's origin, maybe without their bitmaps, and the head."""
+        """The records above the volume's origin, maybe without their bitmaps, and the head."""
 
     @property
     def complete_through(self) -> int:

@@ -71,7 +71,7 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Registry:
-    """All contracts. writers: by type, header and newest schema. readers: by header."""
+    """The contracts. writers: by type, header and newest schema. readers: by header."""
 
     writers: Mapping[type, tuple[bytes, Any, _Contract]]
     readers: Mapping[bytes, _Reader]

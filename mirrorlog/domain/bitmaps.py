@@ -101,7 +101,10 @@ def pack(blocks: BitMap64) -> bytes:
 
 
 def unpack(data: bytes) -> BitMap64:
-    """Return the set whose portable 64-bit form is `data`. BadInput if `data` isn't such a form."""
+    """Return the set whose portable 64-bit form is `data`.
+
+    Raise BadInput if `data` isn't such a form.
+    """
     if not data:
         return BitMap64()
     try:

@@ -70,8 +70,8 @@ class ExtentColumns:
     def unpack(cls, offsets: bytes, lengths: bytes, kinds: bytes) -> ExtentColumns:
         """Return the columns from their bytes on the wire.
 
-        kinds: empty if all extents are writes. ValueError if the lengths of the columns disagree or
-        a kind is unknown.
+        kinds: empty if all extents are writes. Raise ValueError if the lengths of the columns
+        disagree or a kind is unknown.
         """
         if (
             len(offsets) % 8

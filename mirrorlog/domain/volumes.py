@@ -105,7 +105,10 @@ class Volume:
 
 
 def check_volume_name(name: str) -> str:
-    """Return `name`. BadUse if it can't be part of topic keys, file names and labels of metrics."""
+    """Return `name`.
+
+    Raise BadUse if it can't be part of topic keys, file names and labels of metrics.
+    """
     if not VOLUME_NAME.fullmatch(name):
         raise BadUse(
             f"'{name[:220]}' can't name a volume",

@@ -32,7 +32,10 @@ class StateFolder(Protocol):
     """One folder of files, by name. DeviceFailed if it can't be read or written."""
 
     def lock(self) -> None:
-        """Lock the folder against other processes until close(). BadUse if one has locked it."""
+        """Lock the folder against other processes until close().
+
+        Raise BadUse if one has locked it.
+        """
         ...
 
     def read(self, name: str) -> bytes | None:

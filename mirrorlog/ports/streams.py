@@ -103,7 +103,7 @@ class TopicAdmin(Protocol):
         """Create the missing topics. Existing topics stay as they are."""
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions. KafkaFailed if there is no such topic."""
+        """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
 
     def end_position(self, topic: str, partition: int) -> int:
         """Return the position that the next message will have."""

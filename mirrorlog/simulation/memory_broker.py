@@ -52,7 +52,7 @@ class MemoryBroker:
                     self._partitions[spec.name, number] = MemoryPartition()
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions. KafkaFailed if there is no such topic."""
+        """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
         if topic not in self._counts:
             raise KafkaFailed("there is no such topic", where=f"topic {topic}")
         return self._counts[topic]
@@ -88,7 +88,7 @@ class MemoryBroker:
         ]
 
     def partition(self, topic: str, partition: int) -> MemoryPartition:
-        """Return one partition. KafkaFailed if there is no such partition."""
+        """Return one partition. Raise KafkaFailed if there is no such partition."""
         if (topic, partition) not in self._partitions:
             raise KafkaFailed(
                 "there is no such partition", where=f"topic {topic}, partition {partition}"

@@ -180,7 +180,7 @@ class MemoryDevices:
         self.devices: Final[dict[str, MemoryDevice]] = {}
 
     def create(self, address: str, size_bytes: int) -> MemoryDevice:
-        """Create a device of zeros. BadUse if the address is invalid or exists."""
+        """Create a device of zeros. Raise BadUse if the address is invalid or exists."""
         if not re.fullmatch(r"memory://.+", address) or address in self.devices:
             raise BadUse(
                 "a new device in memory needs an unused address",

@@ -293,7 +293,7 @@ def _salvaged(data: bytes) -> PreviousLog:
 
 
 def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
-    """Return (session, region bytes) of the header. ValueError if it isn't valid.
+    """Return (session, region bytes) of the header. Raise ValueError if it isn't valid.
 
     whole: `data` is the whole file, whose size must be what the header says.
     """
@@ -321,7 +321,7 @@ def _used_slots(data: bytes) -> Iterator[_Slot]:
 
 
 def _read_slot(slot: bytes) -> _Slot:
-    """Return the slot's content. ValueError if it isn't valid."""
+    """Return the slot's content. Raise ValueError if it isn't valid."""
     body = _unsealed(slot)
     sequence, session, length = _SLOT.unpack_from(body)
     payload = body[_SLOT.size : _SLOT.size + length]
@@ -337,7 +337,7 @@ def _sealed(body: bytes) -> bytes:
 
 
 def _unsealed(slot: bytes) -> bytes:
-    """Return a slot without its checksum. ValueError if the checksum is wrong."""
+    """Return a slot without its checksum. Raise ValueError if the checksum is wrong."""
     body = slot[: SLOT_BYTES - _CRC.size]
     if len(slot) != SLOT_BYTES or _CRC.pack(zlib.crc32(body)) != slot[len(body) :]:
         raise ValueError("the checksum is wrong")

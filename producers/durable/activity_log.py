@@ -82,7 +82,7 @@ class ActivityLog:
     ) -> None:
         """Replace the log in `folder` by a new one that says `state`.
 
-        A crash leaves either the old log or the new one. DeviceFailed if it can't be written.
+        A crash leaves either the old log or the new one. Raise DeviceFailed if it can't be written.
         """
         self._folder: Final = folder
         self._session: Final = session
@@ -95,9 +95,9 @@ class ActivityLog:
     def append(self, entries: Iterable[ActivityEntry]) -> None:
         """Add the entries in this order, and make them durable.
 
-        DeviceFailed if that fails, and from then on always. After a failed write nobody knows what
-        the file holds. The entries from before are still in it, and no more are added; so no write
-        begins in a region that the file doesn't name.
+        Raise DeviceFailed if that fails, and from then on always. After a failed write nobody knows
+        what the file holds. The entries from before are still in it, and no more are added; so no
+        write begins in a region that the file doesn't name.
         """
         if self._failed:
             raise DeviceFailed(

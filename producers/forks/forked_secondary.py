@@ -202,7 +202,7 @@ class ForkedSecondary:
         self._miss_all(failed)
 
     def _miss_all(self, failed: ForkedWrite | None = None) -> None:
-        """Miss everything whose outcome isn't known. Nobody waits for a flush any more."""
+        """Count the writes with an unknown outcome as missed. Nobody waits for a flush any more."""
         self.missed.stop_holding_back()
         self._flushes_done = self._flushes_requested
         call = self._current

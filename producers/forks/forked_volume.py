@@ -48,7 +48,7 @@ _REPORT_INTERVAL_S: Final = 0.2
 
 
 class ForkedVolume:
-    """All secondaries of one volume.
+    """The secondaries of one volume.
 
     Every method but poll() needs the tracker's lock. A method that waits releases it meanwhile.
     """

@@ -162,7 +162,10 @@ def _fitted(
 def _checked_coverage(
     changes: Iterator[Change], source: ImportSource, volume: Volume
 ) -> Iterator[Change]:
-    """Yield the changes. BadInput unless they describe each byte of the volume once, in order."""
+    """Yield the changes.
+
+    Raise BadInput unless they describe each byte of the volume once, in order.
+    """
     first = reached = 0
     for number, change in enumerate(changes, start=1):
         if number == 1:
@@ -196,7 +199,7 @@ def _inside(
 ) -> Change | None:
     """Return the part of the change that lies inside the volume, or None if there is none.
 
-    number: the change's number in the source. BadInput if a part lies outside, unless `clip`.
+    number: the change's number in the source. Raise BadInput if a part lies outside, unless `clip`.
     """
     start, end = max(change.offset, 0), min(change.end, volume.size_bytes)
     if end - start == change.length:

@@ -83,7 +83,7 @@ class RelayExport:
     def __init__(self, folder: Path, volume: TrackedVolume, device: BlockDevice) -> None:
         """Listen for the plugin at a socket in `folder`.
 
-        device: the volume's primary. BadUse if nbdkit has no Python plugin.
+        device: the volume's primary. Raise BadUse if nbdkit has no Python plugin.
         """
         require_python_plugin()
         folder.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def _build(cache_dir: Path, part: str, version: str) -> Path:
 
 
 def _run(*command: str) -> str:
-    """Run the command and return its standard output. BadUse if it fails."""
+    """Run the command and return its standard output. Raise BadUse if it fails."""
     completed = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )

@@ -123,8 +123,8 @@ class NbdkitProcess:
         arguments: the end of the command line, from `--filter` or the plugin's name on.
         threads: how many requests of one connection nbdkit serves at once.
         pass_fds: the descriptors that nbdkit inherits.
-        BadUse if another server listens at the address. PartFailed if nbdkit ends or isn't ready in
-        time; it has then printed the reason on stderr.
+        Raise BadUse if another server listens at the address. Raise PartFailed if nbdkit ends or
+        isn't ready in time; it has then printed the reason on stderr.
         """
         if listen.socket is not None:
             remove_stale_socket(listen.socket.absolute())
@@ -197,8 +197,8 @@ class NbdkitProcess:
 def remove_stale_socket(path: Path) -> None:
     """Remove the socket of a server that has ended, and create the socket's folder.
 
-    BadUse if a server listens there, if something other than a socket is there, or if the path is
-    too long.
+    Raise BadUse if a server listens there, if something other than a socket is there, or if the
+    path is too long.
     """
     if len(str(path).encode()) > SUN_PATH_BYTES:
         raise BadUse(

@@ -118,8 +118,8 @@ def call(
 ) -> bytearray:
     """Send a request and return the content of its reply.
 
-    Each of nbdkit's threads has a connection of its own. RuntimeError if the host reports an error
-    or is gone; the errno is then set for nbdkit.
+    Each of nbdkit's threads has a connection of its own. Raise RuntimeError if the host reports an
+    error or is gone; the errno is then set for nbdkit.
     """
     try:
         connection = getattr(of_thread, "connection", None)
@@ -147,7 +147,10 @@ def send(connection: socket.socket, head: bytes, data: bytes | bytearray) -> Non
 
 
 def receive(connection: socket.socket, size: int) -> bytearray:
-    """Return the next `size` bytes. ConnectionError if the host closes the connection before."""
+    """Return the next `size` bytes.
+
+    Raise ConnectionError if the host closes the connection before.
+    """
     data = bytearray(size)
     view, got = memoryview(data), 0
     while got < size:

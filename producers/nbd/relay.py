@@ -165,7 +165,10 @@ def allocation_extents(
 
 
 def _receive(connection: socket.socket, size: int) -> memoryview:
-    """Return the next `size` bytes. ConnectionError if there are fewer, or `size` is too large."""
+    """Return the next `size` bytes.
+
+    Raise ConnectionError if there are fewer, or `size` is too large.
+    """
     if size > MAX_DATA_BYTES:
         raise ConnectionError(
             f"a request has {size} bytes of data, and {MAX_DATA_BYTES} is the maximum"

@@ -75,7 +75,7 @@ class Ring:
         """Create the segment.
 
         library: the shared library of ring.c (build_ring).
-        BadUse if the volume has more than MOST_REGIONS regions.
+        Raise BadUse if the volume has more than MOST_REGIONS regions.
         """
         if geometry.region_count > MOST_REGIONS:
             raise BadUse(

@@ -267,8 +267,8 @@ class Outbox:
     def check(self) -> None:
         """Raise the reason why no write may begin any more, because no command could name it.
 
-        KafkaFailed if the broker has refused a command for good; BadInput if the node couldn't
-        read one.
+        Raise KafkaFailed if the broker has refused a command for good; BadInput if the node
+        couldn't read one.
         """
         if self._refused is not None:
             raise self._refused

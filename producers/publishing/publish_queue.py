@@ -85,7 +85,7 @@ class _SpooledRegions:
 
 
 class PublishQueue:
-    """All commands of a session in order, numbered from 1.
+    """The commands of a session in order, numbered from 1.
 
     While Kafka acknowledges commands, they stay in memory:
 
@@ -239,7 +239,7 @@ class PublishQueue:
     def poll(self, timeout_s: float) -> None:
         """Handle acknowledgements, waiting up to `timeout_s` for one; then feed().
 
-        KafkaFailed if the broker refuses a command.
+        Raise KafkaFailed if the broker refuses a command.
         """
         self._publisher.poll(timeout_s)
         if not self._spool.is_empty:
@@ -250,7 +250,7 @@ class PublishQueue:
         """Wait until all commands through `number` are acknowledged; return False at the timeout.
 
         give_up_when_away: return False as soon as Kafka is away, too.
-        KafkaFailed if the broker refuses a command.
+        Raise KafkaFailed if the broker refuses a command.
         """
         until_s = self._clock.monotonic_s() + timeout_s
         while True:

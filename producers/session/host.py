@@ -222,7 +222,7 @@ class Host:
     def drain(self) -> None:
         """Publish every write that ended before the call, and wait until it is acknowledged.
 
-        BadInput if the node refused a command of the session.
+        Raise BadInput if the node refused a command of the session.
         """
         self._tracker.drain()
         for error in self._outbox.rejected.values():

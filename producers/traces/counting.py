@@ -33,7 +33,7 @@ class TraceSummary:
 
 
 def summarize_trace(trace: Trace) -> TraceSummary:
-    """Read the recording once. BadInput if anything in it is malformed."""
+    """Read the recording once. Raise BadInput if anything in it is malformed."""
     kinds: Counter[RequestKind] = Counter()
     bytes_written = 0
     volumes: dict[str, int] = {}

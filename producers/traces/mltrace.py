@@ -83,7 +83,7 @@ def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
 
 
 def _encode(request: TracedRequest) -> bytes:
-    """Return the line of the request. BadUse unless it reads back as the same request."""
+    """Return the line of the request. Raise BadUse unless it reads back as the same request."""
     row = (request.time_us, request.volume, request.kind, request.offset, request.length)
     line = ",".join(map(str, row)).encode("ascii", "replace")
     try:

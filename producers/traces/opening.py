@@ -80,8 +80,8 @@ def open_trace(path: Path, format: str = AUTO) -> Trace:
     """Open the recording at `path`, which may be compressed with gzip or bzip2.
 
     format: one of FORMATS, or `auto` to detect it from the content.
-    BadInput if the file can't be read, is empty or isn't recognized. BadUse if there is no such
-    format.
+    Raise BadInput if the file can't be read, is empty or isn't recognized. Raise BadUse if there is
+    no such format.
     """
     if format not in (AUTO, *FORMATS):
         raise BadUse(

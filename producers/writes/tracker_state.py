@@ -123,7 +123,7 @@ class TrackerState:
     def check_writable(self, opened: OpenVolume) -> None:
         """Raise why no write of the volume may begin any more. Call it with the lock held.
 
-        BadUse if the volume is closed; what `failed` or Outbox.check() says.
+        Raise BadUse if the volume is closed; what `failed` or Outbox.check() says.
         """
         self.outbox.check()
         if opened.closing:

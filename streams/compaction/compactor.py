@@ -127,7 +127,7 @@ class LogCompactor:
         """Do a little work on the partition's log. It is durable when the call returns.
 
         Return in how many seconds at the latest there is more work; 0.0 means at once. Never call
-        it during a flush of the partition. ChangelogRefused if the changelog takes no row.
+        it during a flush of the partition. Raise ChangelogRefused if the changelog takes no row.
         """
         compactor = self._partitions.get(partition)
         if compactor is None:

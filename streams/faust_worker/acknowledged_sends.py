@@ -50,8 +50,8 @@ async def send_all(
     """Send in order; return the offsets once every in-sync replica has every message.
 
     The whole set is sent again if an acknowledgement is missing: a duplicate changes nothing
-    (invariant 3). ChangelogRefused if the broker refuses a message, or if it hasn't acknowledged
-    them all within `patience_s`.
+    (invariant 3). Raise ChangelogRefused if the broker refuses a message, or if it hasn't
+    acknowledged them all within `patience_s`.
     """
     if not messages:
         return []

@@ -91,7 +91,10 @@ def _credentials(client: Mapping[str, str]) -> Any:
 
 
 def _tls(client: Mapping[str, str]) -> ssl.SSLContext:
-    """Return the TLS context for the ssl.* settings. BadUse if a certificate can't be read."""
+    """Return the TLS context for the ssl.* settings.
+
+    Raise BadUse if a certificate can't be read.
+    """
     try:
         context = ssl.create_default_context(
             cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem")

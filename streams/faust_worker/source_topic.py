@@ -56,7 +56,7 @@ class SourceTopic:
         self._admin.commit(self._group, self._topic, positions)
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
-        """Say what became of the commands in [first, end); None if there are none.
+        """Return what became of the commands in [first, end); None if there are none.
 
         A transaction leaves positions without a command: its control records. Raise KafkaFailed if
         the broker doesn't answer for the patience.

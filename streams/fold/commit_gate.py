@@ -37,7 +37,8 @@ class CommitGate:
     def expected_position(self, partition: int) -> int:
         """Return the position at which the partition's next flush must begin, or below which.
 
-        A flush that begins above it would skip the positions between. KeyError unless assigned.
+        A flush that begins above it would skip the positions between. Raise KeyError unless
+        assigned.
         """
         return self._next[partition]
 

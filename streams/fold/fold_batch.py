@@ -35,7 +35,7 @@ class DurableLog(Protocol):
         """Return the position through which the partition's log is complete."""
 
     async def flush(self, plan: FlushPlan) -> None:
-        """Make the plan durable. ChangelogRefused if the broker doesn't take it."""
+        """Make the plan durable. Raise ChangelogRefused if the broker doesn't take it."""
 
 
 class CommandsSource(Protocol):

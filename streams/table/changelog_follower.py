@@ -66,7 +66,7 @@ class _ChangelogReading:
 def reason_to_rebuild(
     *, position: int | None, origin: str | None, identity: str, first_kept: int, end: int
 ) -> str | None:
-    """Say why the table can't be continued at `position`; None if it can.
+    """Return why the table can't be continued at `position`; None if it can.
 
     position:        the last changelog position that the table holds; None for an empty table.
     origin:          the identity of the changelog that the table's rows came from.

@@ -70,7 +70,7 @@ class LogTable:
     async def append(self, partition: int, rows: Sequence[Row]) -> None:
         """Write rows that belong to no flush: to the changelog, acknowledged, then to the store.
 
-        ChangelogRefused if a row isn't acknowledged; the store is unchanged then.
+        Raise ChangelogRefused if a row isn't acknowledged; the store is unchanged then.
         """
         if rows:
             positions = await self._send(
@@ -101,7 +101,8 @@ class LogTable:
         6. The commit gate advances: the source offset may be committed.
 
         A crash between two steps repeats them: the same range gives the same records under the same
-        keys. ChangelogRefused if a message isn't acknowledged; no later step has happened then.
+        keys. Raise ChangelogRefused if a message isn't acknowledged; no later step has happened
+        then.
 
         Sites read the rows next (LogReader.poll in mirrorlog/reading/log_reader.py).
         """

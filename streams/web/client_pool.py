@@ -38,7 +38,7 @@ class ClientPool:
 
     @contextmanager
     def borrow(self) -> Iterator[QueryClients]:
-        """Lend clients to the calling thread. They are closed, not kept, after a KafkaFailed."""
+        """Yield clients for the calling thread. They are closed, not kept, after a KafkaFailed."""
         try:
             clients = self._free.get_nowait()
         except Empty:

@@ -46,7 +46,8 @@ def listen(
     advertised: the URL to tell the group and people, if the bound address means nothing to them.
     remembered: the file that keeps the free port for the next start.
 
-    BadUse if the address can't be bound, or if other machines can reach it and `token` is empty.
+    Raise BadUse if the address can't be bound, or if other machines can reach it and `token` is
+    empty.
     """
     if address == "off":
         return None

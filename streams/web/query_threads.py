@@ -50,7 +50,7 @@ class QuerySlot:
         return await asyncio.wrap_future(running)
 
     def checkpoint(self) -> None:
-        """Rest if it is time to; raise QueryCancelled if the client has gone.
+        """Sleep if it is time to; raise QueryCancelled if the client has gone.
 
         Call it often: between two steps of little work each.
         """

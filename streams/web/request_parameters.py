@@ -82,7 +82,10 @@ def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str
 
 
 def _page_limit(given: dict[str, str], default: int) -> int:
-    """Return the parameter `limit`. BadUse unless it is a number from 0 to MAX_PAGE_ENTRIES."""
+    """Return the parameter `limit`.
+
+    Raise BadUse unless it is a number from 0 to MAX_PAGE_ENTRIES.
+    """
     text = given.get("limit", str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_PAGE_ENTRIES):
         raise BadUse(

@@ -46,7 +46,7 @@ class TableLogSource:
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
         """Return the volume's log once it is complete through position `needed`.
 
-        All of it comes from the view that showed the watermark. KafkaFailed if the log isn't
+        All of it comes from the view that showed the watermark. Raise KafkaFailed if the log isn't
         complete within `patience_s`.
         """
         until_s = self._clock.monotonic_s() + patience_s

@@ -101,7 +101,7 @@ class KafkaAdmin:
             _finish(future, topic, "deleted")
 
     def partitions(self, topic: str) -> int:
-        """Return the number of partitions. KafkaFailed if there is no such topic."""
+        """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
         metadata = self._cluster().topics.get(topic)
         if metadata is None or metadata.error is not None:
             raise KafkaFailed(
@@ -202,7 +202,10 @@ class KafkaAdmin:
 
 
 def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -> None:
-    """Wait for a request's future. KafkaFailed if it fails with a code other than `ignored`."""
+    """Wait for a request's future.
+
+    Raise KafkaFailed if it fails with a code other than `ignored`.
+    """
     try:
         future.result(timeout=REQUEST_S)
     except KafkaException as error:

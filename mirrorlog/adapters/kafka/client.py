@@ -67,7 +67,7 @@ class KafkaClient:
         settings: Mapping[str, Any],
         run_callbacks: Callable[[], object] | None = None,
     ) -> None:
-        """Create the client. BadUse if librdkafka refuses the settings.
+        """Create the client. Raise BadUse if librdkafka refuses the settings.
 
         make: confluent_kafka's class of the client.
         run_callbacks: polls the client without losing a message. The default polls a client that

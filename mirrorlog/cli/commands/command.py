@@ -97,7 +97,7 @@ def send(
 
 
 def _only_kind(kinds: Sequence[CommandKind]) -> CommandKind:
-    """Return the kind that the options amount to. BadUse unless there is exactly one."""
+    """Return the kind that the options amount to. Raise BadUse unless there is exactly one."""
     if len(kinds) != 1:
         raise BadUse(
             "a command is of one kind",
@@ -108,7 +108,7 @@ def _only_kind(kinds: Sequence[CommandKind]) -> CommandKind:
 
 
 def _raw(text: str) -> RawCommand:
-    """Parse PROTOCOL:HEX[:HEX]. BadUse if it isn't that."""
+    """Parse PROTOCOL:HEX[:HEX]. Raise BadUse if it isn't that."""
     protocol, _, rest = text.partition(":")
     command, _, data = rest.partition(":")
     try:
@@ -122,7 +122,7 @@ def _raw(text: str) -> RawCommand:
 
 
 def _extent(text: str, kind: ExtentKind) -> Extent:
-    """Parse OFFSET+LENGTH. BadUse if it isn't that."""
+    """Parse OFFSET+LENGTH. Raise BadUse if it isn't that."""
     offset, plus, length = text.partition("+")
     if not plus:
         raise BadUse(f"'{text}' isn't an extent", next="Write OFFSET+LENGTH, as in 1GiB+64KiB.")

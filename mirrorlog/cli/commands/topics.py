@@ -64,7 +64,10 @@ def tail(
 
 
 def _read(settings: Settings, topic: str, *, follow: bool) -> Iterator[Message]:
-    """Read `topic`, named with or without the prefix. BadUse if mirrorlog has no such topic."""
+    """Read `topic`, named with or without the prefix.
+
+    Raise BadUse if mirrorlog has no such topic.
+    """
     names = {spec.name for spec in settings.topics.specs(single_copy=True)}
     name = topic if topic in names else f"{settings.topic_prefix}{topic}"
     if name not in names:

@@ -218,7 +218,7 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
 def _make_primary(address: str, size_bytes: int) -> bool:
     """Make the primary, unless it exists. Return whether all of it reads as zeros.
 
-    BadUse if it exists and is smaller than the volume.
+    Raise BadUse if it exists and is smaller than the volume.
     """
     path = path_of(address)
     if not path.exists():
@@ -278,7 +278,7 @@ def _as_fields(volume: Volume) -> dict[str, Any]:
 
 
 def _find_active(settings: Settings, name: str) -> Volume:
-    """Return the volume. BadUse if there is none of that name, or it is retired."""
+    """Return the volume. Raise BadUse if there is none of that name, or it is retired."""
     volume = find_volume(settings, name)
     if volume.is_retired:
         where = f"volume {name}, position {volume.described_position}"
@@ -292,7 +292,7 @@ def _print_volume(call: Invocation, volume: Volume, text: str) -> None:
 
 
 def _send(call: Invocation, volume: Volume, content: CommandContent, timeout: str) -> CommandStatus:
-    """Publish the command and wait for its status. BadInput if the node refuses it.
+    """Publish the command and wait for its status. Raise BadInput if the node refuses it.
 
     The node publishes the volume's new description before it answers.
     """

@@ -95,7 +95,7 @@ def _follow(
 ) -> None:
     """Wait until each site has proved every volume consistent at `positions` (by volume).
 
-    PartFailed if no site reports progress for _STALL_S.
+    Raise PartFailed if no site reports progress for _STALL_S.
     """
     moved_at_s, last_total = time.monotonic(), -1
     for site in plan.sites:

@@ -20,7 +20,7 @@ from mirrorlog.settings import Settings
 def work_folder(keep: Path | None, state_dir: Path) -> Iterator[Path]:
     """Yield the folder of a run: `keep`, or a new folder that is removed when the run ends.
 
-    Folders of runs that were killed are removed, too. BadUse if `keep` isn't new or empty.
+    Folders of runs that were killed are removed, too. Raise BadUse if `keep` isn't new or empty.
     """
     if keep is not None:
         if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):

@@ -88,7 +88,10 @@ class ImportOptions:
     partial: bool = False
 
     def terms(self) -> FitOptions:
-        """Return how the source is fitted to its volume. BadUse if an option can't be parsed."""
+        """Return how the source is fitted to its volume.
+
+        Raise BadUse if an option can't be parsed.
+        """
         began_us = None
         if self.began is not None:
             point = parse_point(self.began, SystemClock().now_us())
