@@ -71,12 +71,12 @@ def _open(address: FileAddress, *, writable: bool) -> FileDevice:
 
 
 def path_of(address: str) -> Path:
-    """Return the path of a file address or a plain path. BadUse for any other address."""
+    """Return the path of a file address or a plain path. Raise BadUse for any other address."""
     return parse_file_address(address).path
 
 
 def parse_file_address(address: str) -> FileAddress:
-    """Parse a file address or a plain path. BadUse for any other address."""
+    """Parse a file address or a plain path. Raise BadUse for any other address."""
     if not address or "\0" in address:
         raise BadUse(
             f"{address!r} isn't the address of a device",

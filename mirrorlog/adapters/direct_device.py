@@ -106,7 +106,7 @@ class DirectDevice(FileDevice):
         self.pwrite(end, bytes(offset + length - end))
 
     def resize(self, size_bytes: int) -> None:
-        """Grow the device to a multiple of the alignment. BadUse for any other size."""
+        """Grow the device to a multiple of the alignment. Raise BadUse for any other size."""
         if size_bytes % self._alignment:
             raise BadUse(
                 f"{size_bytes} bytes aren't a multiple of {self._alignment}, the smallest "

@@ -62,7 +62,10 @@ class CommandColumns:
     _ranges: dict[str, tuple[I64, I64]]
 
     def extents_of(self, rows: I64) -> ExtentColumns:
-        """Return the extents of those rows, event by event. ValueError for an unknown kind."""
+        """Return the extents of those rows, event by event.
+
+        Raise ValueError for an unknown kind.
+        """
         offsets, lengths = self._joined("offsets", rows), self._joined("lengths", rows)
         return ExtentColumns.unpack(offsets, lengths, self._kinds(rows))
 

@@ -15,8 +15,10 @@ from mirrorlog.domain.commands import AcceptedBatch, CommandStatus, StatusCode
 
 
 def read_statuses(value: bytes) -> Iterator[CommandStatus]:
-    """Yield the statuses in one event of the status topic, by position. BadInput for another
-    event."""
+    """Yield the statuses in one event of the status topic, by position.
+
+    Raise BadInput for another event.
+    """
     event = decode(value, object)
     if isinstance(event, AcceptedBatch):
         yield from expand(event)

@@ -62,7 +62,7 @@ class BlockDevice(Protocol):
         ...
 
     def resize(self, size_bytes: int) -> None:
-        """Grow the device durably. The new part reads as zeros. BadUse for a smaller size."""
+        """Grow the device durably. The new part reads as zeros. Raise BadUse for a smaller size."""
         ...
 
     def close(self) -> None:

@@ -309,7 +309,8 @@ def _read_header(data: bytes, *, whole: bool = True) -> tuple[str, int]:
 def _used_slots(data: bytes) -> Iterator[_Slot]:
     """Yield the slots up to the first one of zeros.
 
-    ValueError for a slot that isn't valid, and for anything but zeros behind the first of zeros.
+    Raise ValueError for a slot that isn't valid, and for anything but zeros behind the first of
+    zeros.
     """
     for start in range(SLOT_BYTES, len(data), SLOT_BYTES):
         slot = data[start : start + SLOT_BYTES]
@@ -357,7 +358,10 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
 
 
 def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
-    """Yield the entries. ValueError for other bytes, such as an operation of a later version."""
+    """Yield the entries.
+
+    Raise ValueError for other bytes, such as an operation of a later version.
+    """
     at = 0
     try:
         while at < len(payload):

@@ -68,7 +68,7 @@ def _decode(line: bytes) -> TracedRequest:
 def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
     """Write a recording to `path`. With one version of zlib, equal requests give equal bytes.
 
-    BadUse for a request that the format can't hold. The file is renamed to `path` when it is
+    Raise BadUse for a request that the format can't hold. The file is renamed to `path` when it is
     complete, so a failure leaves an older file unchanged.
     """
     part = path.with_name(path.name + ".part")

@@ -74,7 +74,7 @@ class PartitionRecords:
     def end_of_first(self, volume: str, *, tier: int, after: int) -> int | None:
         """Return the `through` of the tier's first record whose own `after` is `after` or above.
 
-        None if there is no such record.
+        Return None if there is no such record.
         """
         start = first_key_after(volume, tier=tier, position=after)
         end = above_prefix(tier_prefix(volume, tier))

@@ -54,7 +54,7 @@ class RollUpQueue:
     def take_start(self, volume: str, *, tier: int) -> int | None:
         """Return and forget the lowest `after` of the volume's records to roll up from `tier`.
 
-        None if there are none.
+        Return None if there are none.
         """
         return self._unrolled.pop((volume, tier), None)
 
@@ -77,7 +77,7 @@ class RollUpQueue:
     def take_batch(self, limit: int) -> tuple[int, list[str]] | None:
         """Return and forget up to `limit` queued volumes and the tier that they get a record of.
 
-        None if no volume is queued.
+        Return None if no volume is queued.
         """
         if not self._queue:
             return None

@@ -162,7 +162,7 @@ class ReportsOnDemand:
     async def refreshed(self) -> SiteReports | None:
         """Return the reports with everything that was published before the call.
 
-        None if they can't be read. That is logged, and nothing must be deleted then.
+        Return None if they can't be read. That is logged, and nothing must be deleted then.
         """
         try:
             if self._reports is None:

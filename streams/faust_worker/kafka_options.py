@@ -39,7 +39,7 @@ _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 def faust_settings(bootstrap_servers: str, client: Mapping[str, str]) -> dict[str, Any]:
     """Return the keyword arguments of faust.App for a client's librdkafka settings.
 
-    BadUse for a value that isn't valid, and for a protocol or SASL mechanism that Faust can't
+    Raise BadUse for a value that isn't valid, and for a protocol or SASL mechanism that Faust can't
     speak.
     """
     addresses = client.get("bootstrap.servers", bootstrap_servers).split(",")

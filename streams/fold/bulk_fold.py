@@ -198,7 +198,7 @@ def _session_runs(
 ) -> tuple[SessionRun, ...] | None:
     """Return each session's run, in the order of their first command.
 
-    None if a session doesn't simply continue, or if two sessions share a host or a name.
+    Return None if a session doesn't simply continue, or if two sessions share a host or a name.
     """
     known = {session.session: session for session in head.sessions} if head else {}
     runs: list[SessionRun] = []

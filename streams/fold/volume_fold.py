@@ -70,7 +70,7 @@ def fold_changed(
     """Return the record `(after, through]` of one volume with an empty set of zeroed blocks.
 
     responses: to the volume's commands. extents: for each of them, those to fold.
-    None if they change no block: a heartbeat costs no record.
+    Return None if they change no block: a heartbeat costs no record.
     """
     volume = newest_volume(responses)
     every_extent = concatenate(extents)

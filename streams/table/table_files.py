@@ -31,7 +31,7 @@ def table_records(folder: Path) -> Iterator[LogRecord]:
     """Yield every log record in one partition's RocksDB folder, a part of a record as a record.
 
     A running node isn't disturbed; what it wrote in the last second may be missing. Raise BadUse if
-    the folder isn't a table. BadInput for a record that fails its checksum.
+    the folder isn't a table. Raise BadInput for a record that fails its checksum.
     """
     try:
         table = Rdict(

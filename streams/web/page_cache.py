@@ -28,7 +28,7 @@ class PageCache:
     def get(self, volume: Volume, since: Point, until: Point) -> ChangedBlocks | None:
         """Return the result between two positions for the volume as it is described now.
 
-        None if it isn't kept, or if `since` or `until` is not a position.
+        Return None if it isn't kept, or if `since` or `until` is not a position.
         """
         now_s = self._clock.monotonic_s()
         for key in [key for key, (until_s, _) in self._results.items() if until_s < now_s]:

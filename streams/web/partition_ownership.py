@@ -58,7 +58,8 @@ class PartitionOwnership:
     def check_for(self, partition: int) -> Callable[[], None] | None:
         """Return a check that raises NodeUnavailable once the partition may have moved.
 
-        None if this worker doesn't own the partition. The check may be called from any thread.
+        Return None if this worker doesn't own the partition. The check may be called from any
+        thread.
         """
         if partition not in self._partitions:
             return None

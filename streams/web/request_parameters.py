@@ -70,7 +70,7 @@ def parse_volumes_query(query: MultiMapping[str]) -> tuple[str, int]:
 
 
 def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
-    """Return the parameters by name. BadUse for one that isn't `known`, or is given twice."""
+    """Return the parameters by name. Raise BadUse for one that isn't `known`, or is given twice."""
     for name in query:
         if name not in known:
             raise BadUse(

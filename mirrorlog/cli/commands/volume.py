@@ -337,7 +337,10 @@ def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
 
 
 def _keep_s(texts: Sequence[str]) -> dict[str, int]:
-    """Parse `TIER=TIME` texts; return seconds by tier. BadUse for a tier that doesn't exist."""
+    """Parse `TIER=TIME` texts; return seconds by tier.
+
+    Raise BadUse for a tier that doesn't exist.
+    """
     keep = _pairs(texts, "TIER=TIME")
     if unknown := sorted(keep.keys() - set(TIERS)):
         raise BadUse(
