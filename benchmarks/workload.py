@@ -1,4 +1,4 @@
-"""What every program under test folds: volumes, random writes, their commands and the expected log.
+"""The workload of a program under test: volumes, random writes, their commands, the expected log.
 
 The commands are encoded by mirrorlog's own codec, and are as a host makes them. There is one
 session, with a SESSION_OPEN and then WRITES for each volume in turn. Sequences begin at 0, and

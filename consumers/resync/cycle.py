@@ -1,4 +1,4 @@
-"""What a site does next with one secondary, as a pure function of its saved state and of the log.
+"""The next step of a site with one secondary, as a pure function of its saved state and of the log.
 
 The states of a secondary, the reason to leave them, and the step. W is the watermark; the secondary
 hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or FULL.

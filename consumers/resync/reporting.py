@@ -1,4 +1,4 @@
-"""What a site reports: the progress of each secondary on a topic, and a summary of them all."""
+"""The reports of a site: the progress of each secondary on a topic, and a summary of them all."""
 
 from __future__ import annotations
 

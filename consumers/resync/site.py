@@ -39,7 +39,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 log = logging.getLogger("mirrorlog.site")
 
 _RETRY_S: Final = 5.0
-"""How long a secondary waits after a failure of its device."""
+"""The time for which a secondary waits after a failure of its device."""
 _SAVED_TOGETHER: Final = 64
 """How many secondaries have their states saved together. More means fewer waits for the disk, and
 later reports."""

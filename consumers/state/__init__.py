@@ -1,4 +1,4 @@
-"""What a site saves of each secondary, durably.
+"""The state of each secondary that a site saves durably.
 
 In reading order:
 

@@ -1,4 +1,4 @@
-"""What a site knows about one secondary, and the port that keeps it."""
+"""The state of one secondary that a site knows, and the port that keeps it."""
 
 from __future__ import annotations
 

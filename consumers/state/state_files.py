@@ -30,7 +30,7 @@ FORMAT_VERSION: Final = 2
 MAX_STATE_BYTES: Final = 1 << 16
 """A larger file is no state and isn't read: a state takes a small part of this."""
 BATCH: Final = 64
-"""How many states are saved together.
+"""The number of states that are saved together.
 
 One journal commit of the file system makes them durable. So many files are open at a time."""
 

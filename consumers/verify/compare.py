@@ -23,7 +23,7 @@ from mirrorlog.errors import BadUse, DeviceFailed
 
 READ_BYTES: Final = 1 << 20
 PIECES_AHEAD: Final = 16
-"""How many pieces are announced to the kernel before they are read.
+"""The number of pieces that are announced to the kernel before they are read.
 
 Scattered pieces that aren't cached are then read 3 to 4 times as fast."""
 REPORTS: Final = 256

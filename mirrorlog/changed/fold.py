@@ -24,7 +24,7 @@ from mirrorlog.tracking_log.records import LogRecord
 
 _SMALL_SET_BLOCKS: Final = 1 << 16
 _MAX_PENDING_BLOCKS: Final = 1 << 20
-"""How many blocks of small sets wait to be sorted together: 8 MiB."""
+"""The number of blocks of small sets that wait to be sorted together: 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

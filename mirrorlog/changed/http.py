@@ -1,4 +1,4 @@
-"""What the node's HTTP service and its clients agree on: headers, and the status of each error."""
+"""The contract of the node's HTTP service and clients: headers, and the status of each error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sites and backups last reported of each volume, on the topic `mirrorlog.progress`.
+"""The last reports of sites and backups on each volume, from the topic `mirrorlog.progress`.
 
 A site that is registered there still needs the log above its position.
 """

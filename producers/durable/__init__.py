@@ -1,4 +1,4 @@
-"""What a host keeps in its state folder, so that a crash forgets no write.
+"""The files that a host keeps in its state folder, so that a crash forgets no write.
 
 In reading order:
 

@@ -1,4 +1,4 @@
-"""What the spool of a dead session says of the writes of that session."""
+"""The writes of a dead session, as far as its spool names them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from mirrorlog.producers.forks.forked_write import (
 from mirrorlog.producers.forks.missed_writes import report_of
 
 _WAIT_S: Final = 0.05
-"""How often a waiting writer looks whether a secondary hangs."""
+"""The interval at which a waiting writer checks whether a secondary hangs."""
 _REPORT_INTERVAL_S: Final = 0.2
 
 

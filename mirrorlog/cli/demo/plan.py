@@ -1,4 +1,4 @@
-"""What the demo is to do, and what it must end with: read from the recording beforehand."""
+"""The plan of the demo, and its expected end, read from the recording beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What proves a run right: the tracking log, the sites' reports, and the files themselves."""
+"""The proof of a run: the tracking log, the sites' reports, and the files themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the demo looks: a bar for each stage on a terminal, a line elsewhere, a table at the end."""
+"""The demo's display: a bar for each stage on a terminal, a line elsewhere, a table at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands need.
+"""The parts that several commands need.
 
 In reading order:
 - lazy_commands: a group of commands that imports a command when it runs.

@@ -1,4 +1,4 @@
-"""What a command prints: text for people and JSON for programs, never both on one stream."""
+"""The output of a command: text for people and JSON for programs, never both on one stream."""
 
 from __future__ import annotations
 

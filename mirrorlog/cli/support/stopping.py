@@ -1,4 +1,4 @@
-"""How a command that runs until it is stopped learns that it should stop."""
+"""The signals that tell a running command to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a raw command does to the volume's blocks, as far as its bytes tell."""
+"""The effect of a raw command on the volume's blocks, as far as its bytes tell."""
 
 from __future__ import annotations
 
