@@ -23,7 +23,7 @@ INSTALL_HINT: Final = (
     "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
 )
 READY_S: Final = 30.0
-"""nbdkit must serve this long after its start."""
+"""nbdkit must be ready within this time after its start."""
 STOP_S: Final = 20.0
 """nbdkit may take this long to finish requests before it is killed."""
 SUN_PATH_BYTES: Final = 107

@@ -62,7 +62,7 @@ class RegionGrants:
         """Grant the regions of these ranges, which are (offset, length) in bytes (G1 and G2).
 
         Call it from one thread at a time, without the tracker's lock. It may wait for a flush of
-        the activity log or for Kafka. Raise MirrorlogError if no write may begin.
+        a primary, or for Kafka. Raise MirrorlogError if no write may begin.
         """
         wanted = {
             number

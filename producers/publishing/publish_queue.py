@@ -171,10 +171,11 @@ class PublishQueue:
         if not self._spill() or not self._spool.append(record):
             return False
         self.last += 1
-        self._spooled_volumes.add(volume)
-        self._spooled_regions.setdefault(partition, _SpooledRegions()).add(
-            self._spool.last, regions
-        )
+        if volume:  # a command for all volumes of a session names no region
+            self._spooled_volumes.add(volume)
+            self._spooled_regions.setdefault(partition, _SpooledRegions()).add(
+                self._spool.last, regions
+            )
         return True
 
     def feed(self) -> None:
@@ -322,7 +323,8 @@ class PublishQueue:
             if not complete:
                 break
             command.spool_number = command.spool_number or self._spool.last
-            self._spooled_volumes.add(command.record.volume)
+            if command.record.volume:
+                self._spooled_volumes.add(command.record.volume)
         self._spool.mark_all_read()
         return complete
 

@@ -103,7 +103,7 @@ class Host:
         volumes: every volume that exists, by name.
         report: called with each line that people should read.
         deadline_s: how long the host waits for an acknowledgement.
-        log_slots: about how many entries the activity log takes before it is rewritten.
+        log_slots: how many appends the activity log takes before it is rewritten.
         Errors: BadUse if another host holds the folder, DeviceFailed if the folder can't be
         written, KafkaFailed.
         """

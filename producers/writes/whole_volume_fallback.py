@@ -41,7 +41,8 @@ def fall_back_to_whole_volume(state: TrackerState, names: Collection[str]) -> No
        flight.
     3. Their writes need no region of their own any more.
 
-    Raise DeviceFailed if the activity log can't be written. Then nothing has changed.
+    Raise DeviceFailed if the activity log can't be written. Then the volumes are tracked as before,
+    and the activity log takes no more entries.
     """
     volumes = [state.volumes[name] for name in names if name in state.volumes]
     kept: dict[str, dict[int, HotRegion]] = {}
