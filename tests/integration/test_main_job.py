@@ -35,7 +35,9 @@ def demo(
     """Run `mirrorlog demo --json`; return the process and the last JSON object that it printed."""
     options = ["--state-dir", str(state_dir), "demo", "--json", *arguments]
     command = [sys.executable, "-m", "mirrorlog", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False
+    )
     lines = done.stdout.splitlines()
     return done, json.loads(lines[-1]) if lines else {}
 
