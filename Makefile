@@ -7,13 +7,17 @@ PYTEST_ARGS ?= -n 4 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
+.PHONY: demo test test-busy test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
 
 test: setup ## the whole suite
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-busy: setup ## the suite three times in a row beside four busy processes: no test depends on pace
+	@busy=; for number in 1 2 3 4; do (while :; do :; done) & busy="$$busy $$!"; done; trap "kill $$busy" EXIT; \
+	for run in 1 2 3; do $(BIN)/pytest $(PYTEST_ARGS) || exit 1; done
 
 test-slow: setup ## what takes minutes and isn't in the suite
 	$(BIN)/pytest -m slow
