@@ -58,7 +58,7 @@ def blocks_by_position(run: Run, volume: Volume, last: int) -> dict[int, set[int
     """Return the volume's commands, read and folded without bitmaps."""
     reader = KafkaReader(run.settings.kafka_client())
     reader.assign(run.settings.topics.commands, {volume.partition: None})
-    found: dict[int, set[int]] = {}
+    by_position: dict[int, set[int]] = {}
     while reader.reached(run.settings.topics.commands, volume.partition) <= last:
         for message in reader.poll(0.5):
             command = decode(message.value or b"", TrackingCommand)
@@ -66,14 +66,14 @@ def blocks_by_position(run: Run, volume: Volume, last: int) -> dict[int, set[int
                 pairs = zip(
                     command.extents.offsets.tolist(), command.extents.lengths.tolist(), strict=True
                 )
-                found[message.position] = {
+                by_position[message.position] = {
                     block
                     for offset, length in pairs
                     if length
                     for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
                 }
     reader.close()
-    return found
+    return by_position
 
 
 def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: Path) -> None:

@@ -116,12 +116,12 @@ def test_a_listing_is_resumed_at_a_byte(case: str) -> None:
 
 def test_pages_of_ebs_end_with_a_token_that_resumes_them() -> None:
     many = answer(range(1, 3 * EBS_PAGE, 2), size_bytes=3 * EBS_PAGE * 4096)
-    found, token, pages = list[int](), "0", 0
+    indexes, token, pages = list[int](), "0", 0
     while token is not None:
         page = json.loads("".join(render(many, "ebs", int(token))))
-        found += [entry["BlockIndex"] for entry in page["ChangedBlocks"]]
+        indexes += [entry["BlockIndex"] for entry in page["ChangedBlocks"]]
         token, pages = page["NextToken"], pages + 1
-    assert (found, pages) == (list(many.changed), 2)
+    assert (indexes, pages) == (list(many.changed), 2)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "ebs"])

@@ -63,14 +63,14 @@ def test_records_that_differ_from_the_commands_are_found(case: str) -> None:
         message(int(position), command(extents, sequence=-1))
         for position, extents in (word.split("=") for word in given.split())
     ]
-    found = [
+    shown = [
         f"{difference.after}..{difference.through} "
         f"{blocks(difference.missing)}/{blocks(difference.surplus)}"
         for difference in differences(
             messages, [record_of(text) for text in log.split()], "changelog"
         )
     ]
-    assert found == ([expected] if expected else [])
+    assert shown == ([expected] if expected else [])
 
 
 def test_parts_count_together_and_zeroed_blocks_too() -> None:
