@@ -15,7 +15,7 @@ from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
-from mirrorlog.reading.read_through import ReadPatience, read_through
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
 _PARTITION = 0
@@ -38,21 +38,18 @@ class Catalog(Mapping[str, Volume]):
         clock: Clock,
         patience_s: float = 30.0,
     ) -> None:
-        self._reader, self._admin, self._topic, self._clock = reader, admin, topics.volumes, clock
-        self._patience_s = patience_s
+        patience = ReadPatience(clock, patience_s, "reading the volumes' descriptions")
+        self._topic = CompactedTopic(reader, admin, topics.volumes, patience)
         self._volumes: dict[str, Volume] = {}
-        reader.assign(self._topic, {_PARTITION: None})
 
     def refresh(self) -> None:
         """Read every description published before the call. Raise KafkaFailed as read_through."""
-        ends = {_PARTITION: self._admin.end_position(self._topic, _PARTITION)}
-        patience = ReadPatience(self._clock, self._patience_s, "reading the volumes' descriptions")
-        for message in read_through(self._reader, self._topic, ends, patience):
+        for message in self._topic.read_to_end():
             self._take_message(message)
 
     def poll(self, timeout_s: float) -> None:
         """Take the descriptions that have arrived; wait up to `timeout_s` for one."""
-        for message in self._reader.poll(timeout_s):
+        for message in self._topic.poll(timeout_s):
             self._take_message(message)
 
     def _take_message(self, message: Message) -> None:
@@ -93,7 +90,7 @@ class Catalog(Mapping[str, Volume]):
 
     def close(self) -> None:
         """Close the reader."""
-        self._reader.close()
+        self._topic.close()
 
 
 def new_volume(

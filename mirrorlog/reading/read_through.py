@@ -6,13 +6,15 @@ ever: if no partition makes progress for the patience, KafkaFailed says how far 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Message, TopicReader
+from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+
+_PARTITION = 0
 
 
 def _do_nothing() -> None:
@@ -86,6 +88,29 @@ def read_range(
         for message in read_through(reader, topic, {partition: end}, patience):
             if message.position < end:
                 yield message
+
+
+class CompactedTopic:
+    """The one partition of a compacted topic, read from its beginning and followed as it grows."""
+
+    def __init__(
+        self, reader: TopicReader, admin: TopicAdmin, topic: str, patience: ReadPatience
+    ) -> None:
+        self._reader, self._admin, self._topic, self._patience = reader, admin, topic, patience
+        reader.assign(topic, {_PARTITION: None})
+
+    def read_to_end(self) -> Iterator[Message]:
+        """Yield every message published before the call. Raise KafkaFailed as read_through."""
+        ends = {_PARTITION: self._admin.end_position(self._topic, _PARTITION)}
+        yield from read_through(self._reader, self._topic, ends, self._patience)
+
+    def poll(self, timeout_s: float) -> Iterable[Message]:
+        """Return the messages that have arrived; wait up to `timeout_s` for one."""
+        return self._reader.poll(timeout_s)
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
 
 
 def _gave_up(

@@ -14,11 +14,10 @@ from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
-from mirrorlog.reading.read_through import ReadPatience, read_through
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
 log = logging.getLogger("mirrorlog.reading")
-_PARTITION = 0
 
 
 class SiteReports:
@@ -35,22 +34,19 @@ class SiteReports:
         clock: Clock,
         patience_s: float = 30.0,
     ) -> None:
-        self._reader, self._admin, self._topic, self._clock = reader, admin, topics.progress, clock
-        self._patience_s = patience_s
+        patience = ReadPatience(clock, patience_s, "reading the sites' reports")
+        self._topic = CompactedTopic(reader, admin, topics.progress, patience)
         self._volumes: dict[bytes, str] = {}
         self._reports: dict[str, dict[bytes, SiteProgress]] = defaultdict(dict)
-        reader.assign(self._topic, {_PARTITION: None})
 
     def refresh(self) -> None:
         """Read every report published before the call. Raise KafkaFailed as read_through."""
-        ends = {_PARTITION: self._admin.end_position(self._topic, _PARTITION)}
-        patience = ReadPatience(self._clock, self._patience_s, "reading the sites' reports")
-        for message in read_through(self._reader, self._topic, ends, patience):
+        for message in self._topic.read_to_end():
             self._take_message(message)
 
     def poll(self, timeout_s: float = 0) -> None:
         """Take the reports that have arrived; wait up to `timeout_s` for one."""
-        for message in self._reader.poll(timeout_s):
+        for message in self._topic.poll(timeout_s):
             self._take_message(message)
 
     def _take_message(self, message: Message) -> None:
