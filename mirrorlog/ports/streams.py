@@ -99,6 +99,12 @@ class TopicReader(Protocol):
 class TopicAdmin(Protocol):
     """Creates topics, and says where their partitions begin and end."""
 
+    def cluster_id(self) -> str:
+        """Return the id that the cluster gave itself when it was made.
+
+        A cluster that holds a mirror of the topics has another id.
+        """
+
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
         """Create the missing topics. Existing topics stay as they are."""
 

@@ -30,7 +30,8 @@ class MemoryBroker:
     refused_topics: publishing to a topic in this set raises KafkaFailed. Tests change it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cluster_id: str = "memory") -> None:
+        self._cluster_id = cluster_id
         self._partitions: dict[tuple[str, int], MemoryPartition] = {}
         self._counts: dict[str, int] = {}
         self.refused_topics: set[str] = set()
@@ -42,6 +43,10 @@ class MemoryBroker:
     def reader(self) -> MemoryReader:
         """Return a new reader."""
         return MemoryReader(self)
+
+    def cluster_id(self) -> str:
+        """Return the id that the broker was made with."""
+        return self._cluster_id
 
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
         """Create the missing topics."""

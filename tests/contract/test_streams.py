@@ -135,6 +135,13 @@ def test_the_admin_knows_ends_and_partitions_and_creating_twice_is_harmless(
     publisher.close()
 
 
+def test_a_cluster_has_an_id_that_stays(cluster: Cluster) -> None:
+    first = cluster.admin.cluster_id()
+    assert first and first != "None"
+    cluster.create()
+    assert cluster.admin.cluster_id() == first
+
+
 def test_the_end_of_an_empty_partition_is_reached(cluster: Cluster) -> None:
     cluster.create()
     reader = cluster.reader()

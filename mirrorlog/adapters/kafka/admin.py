@@ -48,6 +48,10 @@ class KafkaAdmin:
         """Return the number of brokers in the cluster."""
         return len(self._cluster().brokers)
 
+    def cluster_id(self) -> str:
+        """Return the id that the cluster gave itself when it was made."""
+        return str(self._cluster().cluster_id)
+
     def create(self, specs: Sequence[TopicSpec], partitions: int, *, copies: int = 1) -> None:
         """Create the missing topics and wait for their leaders. Existing topics stay as they are.
 
