@@ -196,20 +196,27 @@ def _same_kind(command: _Command, flags: int) -> ExtentKind:
 def _unmap(command: _Command) -> Interpretation:
     """Interpret UNMAP (SBC-4).
 
-    The parameter list has a header of 8 bytes and descriptors of 16 bytes. All complete descriptors
-    count that both lengths allow. A device that refuses an inconsistent list changes fewer blocks.
+    The parameter list has a header of 8 bytes and descriptors of 16 bytes. Three lengths say where
+    it ends: PARAMETER LIST LENGTH in the CDB, and two in the header. Devices differ if the lengths
+    contradict each other. One refuses the list, another takes the shortest length, and tgt 1.0.85
+    (bs_rdwr.c) looks at none of them, and discards every whole descriptor that the transport
+    brought. So every whole descriptor in the data counts. The whole volume counts if a length names
+    descriptors that aren't in the data.
     """
     length, data = command.field(7, 2), command.data
-    if 0 < length < 8:
+    came = len(data[8:]) // 16
+    if 0 < length < 8 and len(data) >= length and not came:
         return malformed(
             f"UNMAP has a parameter list of {length} bytes, and its header alone has 8"
         )
-    if len(data) < length:
+    named_bytes = max(
+        int.from_bytes(data[0:2], "big") - 6, int.from_bytes(data[2:4], "big"), length - 8
+    )
+    if len(data) < length or came < named_bytes // 16:
         return whole_volume(
-            f"UNMAP came with {len(data)} bytes of its {length} bytes of parameter list"
+            f"UNMAP came with {len(data)} bytes, and a length of its parameter list names more"
         )
-    described = min(int.from_bytes(data[2:4], "big"), length - 8) if length else 0
-    return _descriptors(command, at=8, width=16, count=described // 16, kind=ExtentKind.DISCARD)
+    return _descriptors(command, at=8, width=16, count=came, kind=ExtentKind.DISCARD)
 
 
 def _write_scattered(command: _Command, count_at: int) -> Interpretation:

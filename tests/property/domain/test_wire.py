@@ -246,6 +246,30 @@ def test_write_same_of_no_blocks_reaches_the_end(
         assert (result.verdict, result.extents) == (Verdict.MALFORMED, ())
 
 
+LENGTHS = st.one_of(st.integers(0, 120), st.integers(0, U16))
+
+
+@given(RANGES, LENGTHS, LENGTHS, LENGTHS, st.binary(max_size=15))
+def test_an_unmap_names_what_any_target_discards_whatever_its_lengths_say(
+    ranges: list[tuple[int, int]], in_cdb: int, in_header: int, of_descriptors: int, rest: bytes
+) -> None:
+    rows = b"".join(struct.pack(">QI4x", *row) for row in ranges)
+    data = struct.pack(">HH4x", in_header, of_descriptors) + rows + rest
+    command = struct.pack(">B6xHB", 0x42, in_cdb, 0)
+    result = interpret(
+        WireProtocol.SCSI, command, data=data, logical_block_bytes=1, size_bytes=SIZE
+    )
+    named = max(in_cdb - 8, in_header - 6, of_descriptors) // 16
+    if in_cdb > len(data) or named > len(ranges):  # A target may have had more than came here.
+        assert result.verdict is Verdict.WHOLE_VOLUME
+    elif result.verdict is Verdict.MALFORMED:
+        assert not ranges
+    else:  # A target that goes by the transport alone discards all of them (tgt, bs_rdwr.c).
+        wanted = [Extent(first, count, DISCARD) for first, count in ranges if count]
+        assert [e.offset for e in result.extents] == [min(w.offset, U64 - 1) for w in wanted]
+        assert all(e.end == min(w.end, U64) for e, w in zip(result.extents, wanted, strict=True))
+
+
 @given(CHANGES, BLOCKS, st.data())
 def test_a_command_that_was_cut_off_never_names_less(
     case: Case, block_bytes: int, data: st.DataObject

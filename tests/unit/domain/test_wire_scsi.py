@@ -71,17 +71,25 @@ ae 00 00 00 00 01 00 00 00 02 00 00                |  | B+2*B                  #
 93 09 00 00 00 01 00*4 00 00 00 00 00 00           |  | malformed              # to the end, from behind it
 7f 00*6 18 00 0d 09 00 00*7 03 00*8 00 00 00 02    |  | d3*B+2*B               # WRITE SAME(32): flags in byte 10
 7f 00*6 18 00 0d 00 00 00*7 03 00*8 00 00 00 02    |  | 3*B+2*B
-42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03 00*4                          | d5*B+3*B   # UNMAP: 7-8 list length
+42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03 00*4                        | d5*B+3*B  # UNMAP: 7-8 list length
 42 01 00*5 00 28 00 | 00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 00*7 09 00 00 00 01 00*4 | d5*B+3*B d9*B+B  # ANCHOR
-42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 00 00*4                          | none       # no blocks
-42 00 00*5 00 18 00 | 00 16 00 18 00*4 00*7 05 00 00 00 03 00*4                          | d5*B+3*B   # part of a 2nd descriptor
-42 00 00*5 00 20 00 | 00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 00*7 09 00 00 00 01 00*4 | d5*B+3*B   # only 32 bytes go over
-42 00 00*5 00 18 00 | 00 16 00 0f 00*4 00*7 05 00 00 00 03 00*4                          | none       # no whole descriptor
-42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03                               | whole      # list cut off
-42 00 00*5 00 18 00 |                                                                    | whole      # list not sent along
-42 00 00*5 00 08 00 | 00 06 00 00 00*4                                                   | none
-42 00 00*5 00 00 00 |                                                                    | none       # no list, not an error
-42 00 00*5 00 07 00 | 00*7                                                               | malformed  # shorter than its header
+42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 00 00*4                        | none  # no blocks
+42 00 00*5 00 18 00 | 00 16 00 18 00*4 00*7 05 00 00 00 03 00*4                        | d5*B+3*B  # part of a 2nd descriptor
+42 00 00*5 00 20 00 | 00 26 00 20 00*4 00*7 05 00 00 00 03 00*4 00*7 09 00 00 00 01 00*4 | d5*B+3*B d9*B+B  # the CDB names one of two
+42 00 00*5 00 28 00 | 00 26 00 10 00*4 00*7 05 00 00 00 03 00*4 00*7 09 00 00 00 01 00*4 | d5*B+3*B d9*B+B  # the header names one of two
+42 00 00*5 00 28 00 | 00 16 00 20 00*4 00*7 05 00 00 00 03 00*4 00*7 09 00 00 00 01 00*4 | d5*B+3*B d9*B+B  # its first length alone does
+42 00 00*5 00 18 00 | 00 16 00 0f 00*4 00*7 05 00 00 00 03 00*4                        | d5*B+3*B  # the header names no whole one
+42 00 00*5 00 00 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03 00*4                        | d5*B+3*B  # the CDB names none
+42 00 00*5 00 07 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03 00*4                        | d5*B+3*B  # the CDB names less than a header
+42 00 00*5 00 18 00 | 00 26 00 20 00*4 00*7 05 00 00 00 03 00*4                        | whole  # the header names two, one came
+42 00 00*5 00 18 00 | 00 26 00 10 00*4 00*7 05 00 00 00 03 00*4                        | whole  # its first length names two
+42 00 00*5 00 00 00 | 00 16 00 10 00*4                                                 | whole  # the header names one, none came
+42 00 00*5 00 18 00 | 00 16 00 10 00*4 00*7 05 00 00 00 03                             | whole  # list cut off
+42 00 00*5 00 18 00 |                                                                  | whole  # list not sent along
+42 00 00*5 00 08 00 | 00 06 00 00 00*4                                                 | none
+42 00 00*5 00 00 00 |                                                                  | none  # no list, not an error
+42 00 00*5 00 07 00 | 00*7                                                             | malformed  # shorter than its header
+42 00 00*5 00 07 00 |                                                                  | whole  # shorter than its header, data unseen
 9f 12 00 00 00 01 00 00 00 01 00 00 00 03 00 00 | 00*32 00*7 05 00 00 00 03 00*20 | 5*B+3*B # WRITE SCATTERED(16): 8-9 count
 9f 12 00 00 00 01 00 00 00 02 00 00 00 03 00 00 | 00*32 00*7 05 00 00 00 03 00*20 | whole   # the second is missing
 9f 12 00 00 00 01 00 00 00 00 00 00 00 00 00 00 |                                 | none
