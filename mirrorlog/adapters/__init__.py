@@ -3,6 +3,7 @@
 - addresses.py: addresses of devices, and opening them
 - file_device.py: a file or a block device, through the page cache
 - direct_device.py: the same past the page cache (O_DIRECT)
+- device_identity.py: which storage an open file or block device is
 - image_locks.py: locks that keep other writers off an image
 - folders.py: durable folders and their locks
 - kafka/: a Kafka cluster through confluent-kafka

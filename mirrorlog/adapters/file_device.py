@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
+from mirrorlog.adapters.device_identity import identity_of
 from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
@@ -108,6 +109,13 @@ class FileDevice:
     @property
     def size_bytes(self) -> int:
         return self._size_bytes
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        try:
+            return identity_of(self._fd)
+        except OSError as error:
+            raise self._failure("asking for the identity", 0, error) from error
 
     def fileno(self) -> int:
         """Return the descriptor. A process that inherits it holds its locks too."""

@@ -1,14 +1,43 @@
-"""The port to the bytes of a volume: a file, a block device, or memory in tests."""
+"""The port to a volume: its bytes, and which storage holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from mirrorlog.errors import DeviceFailed
 
 Data: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceIdentity:
+    """Which storage a device is, whatever name it was opened by.
+
+    storage: the same for two devices only if they are one storage. It holds on one machine, until
+        that restarts.
+    below: the storages on which this one lies: the file behind a loop device, the disk of a
+        partition, the disk that holds a file's file system.
+    lasting: what stays the same after a restart and tells the device from what is put in its place
+        (inode and its generation, serial number). None if nothing does.
+    """
+
+    storage: str
+    below: frozenset[str] = frozenset()
+    lasting: str | None = None
+
+    def overlaps(self, other: DeviceIdentity) -> bool:
+        """Return whether a write to one of the two devices may change the other.
+
+        Both must have been opened on this machine.
+        """
+        return (
+            self.storage == other.storage
+            or self.storage in other.below
+            or other.storage in self.below
+        )
 
 
 class BlockDevice(Protocol):
@@ -26,6 +55,11 @@ class BlockDevice(Protocol):
     @property
     def size_bytes(self) -> int:
         """The size when the device was opened, or after the last resize() of this object."""
+        ...
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """Which storage this is."""
         ...
 
     def pread(self, *, offset: int, length: int) -> Data:

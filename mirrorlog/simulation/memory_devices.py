@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from threading import RLock
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias
 
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 PAGE_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
@@ -85,6 +86,10 @@ class MemoryDevice:
     @property
     def size_bytes(self) -> int:
         return self._disk.size_bytes
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        return DeviceIdentity(storage=self._disk.serial, lasting=self._disk.serial)
 
     def pread(self, *, offset: int, length: int) -> bytes:
         with self._disk.lock:
@@ -287,6 +292,9 @@ def _overlap(page: int, *, offset: int, length: int) -> tuple[int, int]:
     return max(page * PAGE_BYTES, offset), min((page + 1) * PAGE_BYTES, offset + length)
 
 
+_serials: Final = count(1)
+
+
 class _History(NamedTuple):
     """The events that invalidate a disk's handles. Each handle keeps the counts at its opening."""
 
@@ -302,6 +310,7 @@ class _Disk:
     """
 
     def __init__(self, size_bytes: int) -> None:
+        self.serial: Final = f"memory {next(_serials)}"
         self.size_bytes = size_bytes
         self.durable = _SparseBytes()
         self.now = _SparseBytes()

@@ -88,6 +88,16 @@ def test_a_new_device_is_zeros(rig: Rig) -> None:
         assert (device.size_bytes, device.pread(offset=0, length=SIZE)) == (SIZE, bytes(SIZE))
 
 
+def test_a_device_is_known_again_by_whatever_handle(rig: Rig) -> None:
+    with rig.create(SIZE) as device, rig.reopen(writable=False) as again:
+        assert again.identity == device.identity
+        assert again.identity.overlaps(device.identity)
+        assert device.identity.lasting
+        other = MemoryDevice(SIZE)
+        assert not other.identity.overlaps(device.identity)
+        assert other.identity.lasting != device.identity.lasting
+
+
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("offset", [0, 1, 4095, 4096, SIZE - 5000])
 def test_writes_are_read_back(rig: Rig, offset: int, wrap: Callable[[bytes], bytes]) -> None:
