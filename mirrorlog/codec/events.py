@@ -35,6 +35,7 @@ from mirrorlog.domain.commands import (
     WireProtocol,
 )
 from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.histories import History
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
@@ -170,7 +171,7 @@ def _contracts() -> Mapping[type, _Contract]:
         PackedRecord: _Contract("log_record", _packed_fields, _record),
         VolumeHead: _Contract("volume_head", _head_fields, _head),
         SessionBeat: _Contract("session_beat", _plain, lambda f: SessionBeat(**f)),
-        Watermark: _Contract("watermark", _plain, lambda f: Watermark(**f)),
+        Watermark: _Contract("watermark", _watermark_fields, _watermark),
         Volume: _Contract("volume", _volume_fields, _volume),
         CommandStatus: _Contract(
             "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
@@ -264,6 +265,16 @@ def _head(record: Fields) -> VolumeHead:
     )
     forks = {site: ForkHead(**item) for site, item in record["forks"].items()}
     return VolumeHead(**record | {"sessions": sessions, "forks": forks})
+
+
+def _watermark_fields(watermark: Watermark) -> Fields:
+    history = watermark.history
+    return _plain(watermark) | {"history": None if history is None else _plain(history)}
+
+
+def _watermark(record: Fields) -> Watermark:
+    history = record["history"]
+    return Watermark(**record | {"history": None if history is None else History(**history)})
 
 
 def _volume_fields(volume: Volume) -> Fields:

@@ -6,6 +6,7 @@ Files in reading order:
 - extents.py: byte ranges, one by one and as columns
 - commands.py: tracking commands, and the node's answers to them
 - positions.py: positions in the log
+- histories.py: the history in which a position counts, and digests of commands
 - volume_states.py: the states of a volume, and the effect of each command
 - extraction.py: the extents that a command names, clipped to its volume
 - wire/: commands of SCSI, NVMe and NBD, interpreted

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.domain.histories import NO_EPOCH
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadUse
 
@@ -55,6 +56,10 @@ class Volume:
     described_position: of the last command that changed the description; -1 before the first.
     Commands at or below it are part of the description already.
     earlier_sizes: oldest first. With them a command means the same whenever it is read: see as_of.
+    cluster: the id of the Kafka cluster whose positions the description names; None if unknown.
+    history_id, epoch: the history of the partition that began with this description. None and
+    NO_EPOCH: no history was renewed since the volume was created, so its positions belong to the
+    history that the partition has.
     """
 
     volume: str
@@ -72,6 +77,14 @@ class Volume:
     shared: bool = False
     described_position: int = BEFORE_FIRST
     earlier_sizes: tuple[EarlierSize, ...] = ()
+    cluster: str | None = None
+    history_id: str | None = None
+    epoch: int = NO_EPOCH
+
+    @property
+    def description_order(self) -> tuple[int, int]:
+        """The key by which descriptions of one volume are ordered: the higher one is newer."""
+        return self.epoch, self.described_position
 
     @property
     def blocks(self) -> int:

@@ -105,6 +105,9 @@ class TopicAdmin(Protocol):
         A cluster that holds a mirror of the topics has another id.
         """
 
+    def identity(self, topic: str) -> str:
+        """Return the topic's id. A topic that is deleted and created again has another one."""
+
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
         """Create the missing topics. Existing topics stay as they are."""
 

@@ -24,8 +24,8 @@ _PARTITION = 0
 class Catalog(Mapping[str, Volume]):
     """Descriptions by volume name. refresh() brings them up to date.
 
-    A description never replaces one from a command at a higher position: a node that was cut off
-    may publish its old description late (invariant 10).
+    A description never replaces one of a later history, or one from a command at a higher position:
+    a node that was cut off may publish its old description late (invariant 10).
 
     patience_s: how long refresh() waits for a broker that doesn't answer.
     """
@@ -63,7 +63,7 @@ class Catalog(Mapping[str, Volume]):
     def take(self, description: Volume) -> None:
         """Take a description, unless a newer one is known."""
         known = self._volumes.get(description.volume)
-        if known is None or known.described_position <= description.described_position:
+        if known is None or known.description_order <= description.description_order:
             self._volumes[description.volume] = description
 
     def volume_named(self, name: str) -> Volume:

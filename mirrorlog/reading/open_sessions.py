@@ -86,7 +86,8 @@ def sessions_open_before(
         known = reading.partition_sessions(partition, [volumes[name] for name in names])
         for name in names:
             for session in known.heads[name].sessions:
-                is_before = BEFORE_FIRST < session.opened_position < positions[name]
+                opened = session.opened_position  # OPENED_EARLIER lies before every position
+                is_before = opened != BEFORE_FIRST and opened < positions[name]
                 if not session.is_open or not is_before:
                     continue
                 is_dated = len(open_sessions) < MAX_DATED_SESSIONS

@@ -34,6 +34,8 @@ class MemoryBroker:
         self._cluster_id = cluster_id
         self._partitions: dict[tuple[str, int], MemoryPartition] = {}
         self._counts: dict[str, int] = {}
+        self._identities: dict[str, str] = {}
+        self._created = 0
         self.refused_topics: set[str] = set()
 
     def publisher(self) -> MemoryPublisher:
@@ -52,9 +54,26 @@ class MemoryBroker:
         """Create the missing topics."""
         for spec in specs:
             if spec.name not in self._counts:
+                self._created += 1
+                self._identities[spec.name] = f"{spec.name}#{self._created}"
                 self._counts[spec.name] = 1 if spec.one_partition else partitions
                 for number in range(self._counts[spec.name]):
                     self._partitions[spec.name, number] = MemoryPartition()
+
+    def delete(self, topics: Sequence[str]) -> None:
+        """Delete topics with all their messages."""
+        for topic in topics:
+            for number in range(self._counts.pop(topic)):
+                del self._partitions[topic, number]
+            del self._identities[topic]
+
+    def names(self, prefix: str) -> set[str]:
+        """Return the names of the topics that begin with `prefix`."""
+        return {name for name in self._counts if name.startswith(prefix)}
+
+    def identity(self, topic: str) -> str:
+        """Return the topic's id. A topic that is deleted and created again has another one."""
+        return self._identities[topic]
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
@@ -75,6 +94,16 @@ class MemoryBroker:
         kept = self.partition(topic, partition)
         kept.first = first
         kept.messages = [message for message in kept.messages if message.position >= first]
+
+    def rewind(self, topic: str, partition: int, end: int) -> None:
+        """Lose the messages from position `end` on: the broker goes back in time.
+
+        Its data folder was restored, or a replica that lagged behind became the leader.
+        """
+        kept = self.partition(topic, partition)
+        kept.end = min(kept.end, end)
+        kept.first = min(kept.first, kept.end)
+        kept.messages = [message for message in kept.messages if message.position < kept.end]
 
     def compact(self, topic: str, partition: int, below: int | None = None) -> None:
         """Keep only the latest message of each key, and no tombstones, as compaction does.

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
-from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.histories import NO_EPOCH, History, epoch_of
+from mirrorlog.domain.positions import BEFORE_FIRST, OPENED_EARLIER
 
 
 @dataclass(frozen=True, slots=True)
 class SessionHead:
     """The state of one session of a host on one volume, as the log knows it.
 
-    opened_position: the position of the session's first command.
+    opened_position: the position of the session's first command; OPENED_EARLIER if it was open
+    when an earlier history of the partition ended.
     last_position: the position of its last command that isn't a SESSION_CLOSE.
     closed_position: the position of its SESSION_CLOSE.
     acknowledged_position: the highest acknowledged position that one of its commands names.
@@ -42,8 +44,25 @@ class SessionHead:
     @property
     def is_open(self) -> bool:
         """Return whether the host may still hold writes that the log doesn't name."""
+        if self.opened_position == OPENED_EARLIER and self.closed_position == BEFORE_FIRST:
+            return True
         is_late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
         return self.closed_position < self.last_position and not is_late
+
+    def carried_over(self) -> SessionHead:
+        """Return the head of this open session in a new history.
+
+        Its positions mean nothing there. The session stays open until it closes in the new history,
+        and settles nothing by what it knew before. Its sequence numbers go on.
+        """
+        return SessionHead(
+            session=self.session,
+            host=self.host,
+            opened_position=OPENED_EARLIER,
+            last_sequence=self.last_sequence,
+            last_at_us=self.last_at_us,
+            open_forks=self.open_forks,
+        )
 
     def merged(self, other: SessionHead) -> SessionHead:
         """Merge two heads of one session.
@@ -56,7 +75,7 @@ class SessionHead:
             session=self.session,
             host=self.host,
             opened_position=min(
-                (position for position in opened if position > BEFORE_FIRST),
+                (position for position in opened if position != BEFORE_FIRST),
                 default=BEFORE_FIRST,
             ),
             last_position=max(self.last_position, other.last_position),
@@ -98,6 +117,7 @@ class VolumeHead:
     described_position: of the description by which the log was written. A reader with an older
     description reads a newer one first.
     forks: by site, the range of the log of what the site has missed (keys.missed_log).
+    epoch: of the history in which all positions here were taken.
     """
 
     volume: str
@@ -107,13 +127,17 @@ class VolumeHead:
     sessions: tuple[SessionHead, ...] = ()
     described_position: int = BEFORE_FIRST
     forks: Mapping[str, ForkHead] = field(default_factory=dict)
+    epoch: int = NO_EPOCH
 
     def merged(self, other: VolumeHead) -> VolumeHead:
         """Merge two heads of one volume.
 
-        The result has the higher position with its generation, and the sessions and forks of both,
-        each merged.
+        Of two histories, the result is the head of the later one: their positions can't be
+        compared. Otherwise it has the higher position with its generation, and the sessions and
+        forks of both, each merged.
         """
+        if self.epoch != other.epoch:
+            return self if self.epoch > other.epoch else other
         sessions = {head.session: head for head in self.sessions}
         for head in other.sessions:
             known = sessions.get(head.session)
@@ -187,7 +211,7 @@ class SessionBeat:
 
     Before the heartbeat, the session published everything that it held for any of them. At that
     time it knew that `acknowledged_position` was acknowledged. So idle volumes cost nothing,
-    whatever their number.
+    whatever their number. `epoch` is that of the history in which the positions were taken.
     """
 
     session: str
@@ -195,15 +219,32 @@ class SessionBeat:
     position: int
     acknowledged_position: int
     at_us: int
+    epoch: int = NO_EPOCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
-    """The log of `partition` is complete through position `through`."""
+    """The log of `partition` is complete through position `through`.
+
+    history: the history in which the position was taken; None if an older node wrote it.
+    anchor: the digest of the command at `through` (histories.anchor_of); None if it isn't known.
+    """
 
     partition: int
     through: int
     at_us: int
+    history: History | None = None
+    anchor: bytes | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its history."""
+        return epoch_of(self.history)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The key by which watermarks are ordered: no position of an older history ever wins."""
+        return self.epoch, self.through
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,3 +223,16 @@ def test_the_catalog_knows_every_description_published_before_its_refresh(cluste
     assert catalog["v1"].size_bytes == 1 << 20
     catalog.close()
     publisher.close()
+
+
+def test_a_topic_that_is_created_again_has_another_identity(cluster: Cluster) -> None:
+    cluster.create()
+    first = cluster.admin.identity(cluster.topic)
+    cluster.create()
+    assert cluster.admin.identity(cluster.topic) == first
+    cluster.admin.delete([cluster.topic])
+    until = time.monotonic() + DEADLINE_S
+    while cluster.topic in cluster.admin.names(cluster.topic):
+        assert time.monotonic() < until
+    cluster.create()
+    assert cluster.admin.identity(cluster.topic) not in (first, "")

@@ -27,6 +27,7 @@ from mirrorlog.domain.commands import (
     WireProtocol,
 )
 from mirrorlog.domain.extents import U64, Extent, ExtentColumns
+from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
@@ -135,6 +136,9 @@ EVENTS = [
         shared=True,
         described_position=9,
         earlier_sizes=(EarlierSize(before_position=9, size_bytes=1 << 30),),
+        cluster="c",
+        history_id=GENERATION,
+        epoch=2,
     ),
     VolumeHead(
         "v",
@@ -155,9 +159,17 @@ EVENTS = [
         ),
         described_position=6,
         forks={"a": ForkHead(3, 7)},
+        epoch=2,
     ),
     Watermark(partition=2, through=9, at_us=7),
-    SessionBeat(session="s", host="h", position=9, acknowledged_position=8, at_us=7),
+    Watermark(
+        partition=2,
+        through=9,
+        at_us=7,
+        history=History(cluster="c", topic=None, epoch=2, id=GENERATION),
+        anchor=b"0123456789abcdef",
+    ),
+    SessionBeat(session="s", host="h", position=9, acknowledged_position=8, at_us=7, epoch=2),
     CommandStatus(
         partition=0,
         position=9,
@@ -257,6 +269,7 @@ command_status.v1   f4bd3bc8ffc29b85
 log_record.v1       dce841b79190ab79
 quarantined.v1      ecccc44089df0e3b
 session_beat.v1     79f4898e4ab012cd
+session_beat.v2     28ce7fb9273546dd
 site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
 tracking_command.v1 2ed6c02cfc5b0391
@@ -265,10 +278,13 @@ tracking_command.v3 915375bbf6a2f0fa
 tracking_command.v4 970e83fe19473df9
 volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
+volume.v3           f6389f46b1e496b9
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1
+volume_head.v4      1d12736c33a9005e
 watermark.v1        36842d27c2729176
+watermark.v2        92966f7bf96dd2e3
 """
 
 
@@ -415,3 +431,52 @@ def test_a_state_that_this_release_does_not_know_is_read_as_unknown() -> None:
     assert encoded[at] == 2 * 3  # the index of SETTLING, as Avro writes an enum's int
     encoded[at] = 2 * 4
     assert decode(bytes(encoded), SiteProgress) == replace(report, state=SiteState.UNKNOWN)
+
+
+def encode_by(name: str, fields: dict[str, object]) -> bytes:
+    """Return an event as a release with that newest schema encodes it."""
+    schema, out = schema_of(name), BytesIO()
+    fastavro.schemaless_writer(out, schema, fields)
+    return b"\xc3\x01" + schema_fingerprint(schema) + out.getvalue()
+
+
+def test_rows_of_the_versions_before_histories_belong_to_no_history() -> None:
+    watermark = encode_by("watermark.v1", {"partition": 2, "through": 9, "at_us": 7})
+    assert decode(watermark, Watermark) == Watermark(partition=2, through=9, at_us=7)
+    beat = {"session": "s", "host": "h", "position": 9, "acknowledged_position": 8, "at_us": 7}
+    assert decode(encode_by("session_beat.v1", beat), SessionBeat) == SessionBeat(
+        session="s", host="h", position=9, acknowledged_position=8, at_us=7
+    )
+    head = {"volume": "v", "generation": GENERATION, "through": 9, "sessions": []}
+    assert decode(encode_by("volume_head.v3", head), VolumeHead) == VolumeHead(
+        "v", GENERATION, through=9
+    )
+    volume = {
+        "volume": "v",
+        "generation": GENERATION,
+        "size_bytes": 8192,
+        "block_size": 4096,
+        "partition": 0,
+        "origin_position": 4,
+        "initially_zeroed": True,
+        "primary": "p",
+        "secondaries": {},
+    }
+    assert decode(encode_by("volume.v2", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
+
+
+def test_the_bytes_of_a_watermark_with_a_history_never_change() -> None:
+    golden = (
+        "c30192966f7bf96dd2e304120e02020263020274044831313131313131312d31"
+        "3131312d343131312d383131312d3131313131313131313131310220cef173bd"
+        "05596d20b9fb59f408a0d92d"
+    )
+    watermark = Watermark(
+        partition=2,
+        through=9,
+        at_us=7,
+        history=History(cluster="c", topic="t", epoch=2, id=GENERATION),
+        anchor=anchor_of(b"v", b"command"),
+    )
+    assert encode(watermark).hex() == golden
+    assert decode(bytes.fromhex(golden), Watermark) == watermark

@@ -57,3 +57,24 @@ def test_a_refresh_gives_up(
     with pytest.raises(KafkaFailed, match="got no further for 30 s"):
         kind(SilentReader(broker), broker, TOPICS, clock).refresh()
     assert 30 < clock.now_s < 40
+
+
+# descriptions, as epoch:described position, in the order of their messages | the one that counts
+ORDERS = """
+0:-1 0:7     | 0:7
+0:7 0:-1     | 0:7
+0:900 1:2    | 1:2
+1:2 0:900    | 1:2
+1:2 1:3 2:-1 | 2:-1
+"""
+
+
+@pytest.mark.parametrize("case", ORDERS.strip().splitlines())
+def test_a_description_of_an_earlier_history_never_wins(broker: MemoryBroker, case: str) -> None:
+    catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
+    published, expected = (part.strip() for part in case.split("|"))
+    for text in published.split():
+        epoch, position = (int(number) for number in text.split(":"))
+        catalog.take(volume(epoch=epoch, described_position=position))
+    taken = catalog["v"]
+    assert f"{taken.epoch}:{taken.described_position}" == expected

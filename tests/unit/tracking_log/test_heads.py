@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from notation import GENERATION
+from notation import GENERATION, OTHER_GENERATION
 
-from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
+from mirrorlog.domain.histories import History
+from mirrorlog.domain.positions import OPENED_EARLIER
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, Watermark
 
 # sessions as last/closed/acknowledged, B<acknowledged> for a heartbeat | topic's end | settled
 SETTLED = """
@@ -94,3 +96,52 @@ def test_merging_heads_is_a_union() -> None:
             ),
             "b": SessionHead("b", "h", opened_position=1, last_position=1),
         }
+
+
+def test_of_two_histories_the_head_of_the_later_one_wins_whatever_its_position() -> None:
+    old = VolumeHead("v", GENERATION, through=900, sessions=(SessionHead("a", "h"),), epoch=1)
+    new = VolumeHead("v", OTHER_GENERATION, through=3, epoch=2)
+    assert old.merged(new) == new.merged(old) == new
+
+
+def test_watermarks_are_ordered_by_the_epoch_before_the_position() -> None:
+    history = History(cluster="c", topic="t", epoch=1, id=GENERATION)
+    before = Watermark(partition=0, through=900, at_us=0)
+    later = Watermark(partition=0, through=3, at_us=0, history=history)
+    assert max(before, later, key=lambda watermark: watermark.order) is later
+
+
+# commands behind a renewal, as last/closed/acknowledged | open | settled at 5
+CARRIED_OVER = """
+          | open   | no
+7/-1/-1   | open   | no
+7/-1/6    | open   | yes
+-1/8/-1   | closed | yes
+7/8/-1    | closed | yes
+9/8/8     | open   | yes
+"""
+
+
+@pytest.mark.parametrize("case", CARRIED_OVER.strip("\n").splitlines())
+def test_a_session_that_was_open_stays_open_in_the_next_history_until_it_closes(case: str) -> None:
+    text, state, settled = (part.strip() for part in case.split("|"))
+    before = SessionHead(
+        "s", "h", opened_position=3, last_position=900, acknowledged_position=899, last_sequence=9
+    )
+    head = before.carried_over()
+    assert (head.is_open, head.last_sequence, head.opened_position) == (True, 9, OPENED_EARLIER)
+    if text:
+        last, closed, acknowledged = (int(position) for position in text.split("/"))
+        update = SessionHead(
+            "s",
+            "h",
+            opened_position=last,
+            last_position=last,
+            closed_position=closed,
+            acknowledged_position=acknowledged,
+        )
+        head = head.merged(update)
+        assert head.opened_position == OPENED_EARLIER
+    assert head.is_open is (state == "open")
+    volume = VolumeHead("v", GENERATION, through=0, sessions=(head,), epoch=2)
+    assert volume.settled_after(5, {}) is (settled == "yes")
