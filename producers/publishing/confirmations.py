@@ -138,6 +138,20 @@ class Confirmations:
         )
         return [] if status is None else self._confirm(commands, status)
 
+    def forget(self, partition: int) -> None:
+        """Let no published command of the partition wait any longer, and release its regions.
+
+        The partition's history broke, and the commands may be gone: the caller has made the volumes
+        that they name count as dirty as a whole.
+        """
+        commands = self._partitions.get(partition)
+        if commands is None:
+            return
+        for group in (commands.closed_group, commands.open_group):
+            self._waiting -= len(group.positions)
+            release(group.regions)
+        self._partitions[partition] = _PartitionCommands(unacknowledged=commands.unacknowledged)
+
     def read(self, timeout_s: float) -> Sequence[Message]:
         """Return statuses that have come, for handle(); none while too many are early."""
         early = sum(len(commands.early) for commands in self._partitions.values())

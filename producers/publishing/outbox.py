@@ -15,7 +15,7 @@ A command's way:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock, RLock
@@ -109,6 +109,7 @@ class Outbox:
         self._limits: Final = limits
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
+        self._broken: Final[dict[int, tuple[int, int]]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
         self._confirmed_s = clock.monotonic_s()
@@ -235,6 +236,27 @@ class Outbox:
     def acknowledged_position(self, partition: int) -> int | None:
         """Return the position of the session's last command that Kafka has acknowledged there."""
         return self._acknowledged.get(partition)
+
+    @property
+    def broken_histories(self) -> Mapping[int, tuple[int, int]]:
+        """The partitions whose history broke, each with two positions: (acknowledged, lower).
+
+        Kafka acknowledged a command at the first position, and a later command at the second, which
+        is not higher. So the topic was made anew, or the broker went back in time: commands that
+        were acknowledged may be gone. The caller makes every volume of the partition count as dirty
+        as a whole, durably, and then calls accept_history().
+        """
+        return self._broken
+
+    def accept_history(self, partitions: Iterable[int]) -> None:
+        """Forget that the history of these partitions broke. The caller holds the lock.
+
+        Commands of the old history that wait for the node's status wait no longer.
+        """
+        for partition in partitions:
+            del self._broken[partition]
+            if self._confirmations is not None:
+                self._confirmations.forget(partition)
 
     @property
     def accepts_writes(self) -> bool:
@@ -435,10 +457,13 @@ class Outbox:
         self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
     ) -> None:
         partition, volume = record.partition, record.volume
-        self._acknowledged[partition] = max(position, self._acknowledged.get(partition, 0))
+        known = self._acknowledged.get(partition)
+        if known is not None and position <= known:
+            self._broken.setdefault(partition, (known, position))
+        self._acknowledged[partition] = position
         if not volume:
             return
-        self.last_positions[volume] = max(position, self.last_positions.get(volume, 0))
+        self.last_positions[volume] = position
         if self._confirmations is None:
             release(regions)
         else:

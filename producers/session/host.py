@@ -43,6 +43,7 @@ from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 
 DEADLINE_S: Final = 60.0
+BROKEN_HISTORY_NOTE: Final = "the commands that named its writes may be gone: the history broke"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Host:
         self._report: Final = report
         self._ports: Final = ports
         self._handles: Final[dict[str, TrackedVolume]] = {}
+        self._partitions: Final = {name: volume.partition for name, volume in volumes.items()}
         ports.folder.lock()  # 1
         with ExitStack() as undo:
             undo.callback(ports.folder.close)
@@ -136,6 +138,7 @@ class Host:
                 self.session, self._log, self._outbox, settings, report
             )
             settle_previous(self._parts, previous, ports.open_device)  # 4
+            self._handle_broken_histories()
             remove_spool(ports.folder)  # 5
             undo.pop_all()
 
@@ -171,7 +174,9 @@ class Host:
         4. SESSION_OPEN of each volume is published, acknowledged.
         5. No other host has opened one of them earlier (opening.exclude_other_hosts). Otherwise
            this session ends on all of them.
-        6. What may be unpublished is published (settling.settle). When it is acknowledged, writes
+        6. If one of these commands shows that the history of a partition broke, the volumes there
+           count as dirty as a whole (_handle_broken_histories).
+        7. What may be unpublished is published (settling.settle). When it is acknowledged, writes
            may begin.
 
         Errors: those of step 1; BadUse if another host has a volume open; DeviceFailed and
@@ -182,11 +187,10 @@ class Host:
         check_requests(wanted.values(), self._handles, can_fork=self._ports.forks is not None)  # 1
         with self._tracker.lock:
             self._log.append(opened_entries(self._parts, wanted))  # 2
-        unsettled = [
-            request.volume for name, request in wanted.items() if self._parts.is_unsettled(name)
-        ]
-        for volume in unsettled:
-            wanted[volume.volume].device.flush()  # 3
+        self._partitions.update(
+            (name, request.volume.partition) for name, request in wanted.items()
+        )
+        unsettled = self._flush_unsettled(wanted)  # 3
         with self._tracker.lock:
             for request in wanted.values():
                 self._outbox.send(request.volume, CommandKind.SESSION_OPEN)  # 4
@@ -199,7 +203,10 @@ class Host:
                 with suppress(MirrorlogError):  # the activity log keeps it; the next start ends it
                     withdraw(self._parts, wanted)
                 raise
-        settle(self._parts, unsettled, self._log.state.volumes, reopened=True)  # 6
+        self._outbox.wait_published()
+        if self._handle_broken_histories():  # 6
+            unsettled = self._flush_unsettled(wanted)
+        settle(self._parts, unsettled, self._log.state.volumes, reopened=True)  # 7
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]
@@ -212,11 +219,12 @@ class Host:
 
         now_s: the time by the monotonic clock.
         """
+        self._handle_broken_histories()
         self._tracker.tick(now_s)
 
     def pause(self, timeout_s: float) -> None:
         """Call tick(), then wait for an acknowledgement, at most for `timeout_s`."""
-        self._tracker.tick(self._ports.clock.monotonic_s())
+        self.tick(self._ports.clock.monotonic_s())
         self._outbox.poll(timeout_s)
 
     def drain(self) -> None:
@@ -224,7 +232,7 @@ class Host:
 
         Raise BadInput if the node refused a command of the session.
         """
-        self._tracker.drain()
+        self._drain()
         for error in self._outbox.rejected.values():
             raise error
 
@@ -277,7 +285,8 @@ class Host:
         1. No write begins any more, and those in flight end.
         2. The primaries are flushed. If that fails, the volume keeps its regions in the activity
            log, and steps 4 and 5 pass over it. So they do if the node refused a command of it.
-        3. The open batches are published, acknowledged.
+        3. The open batches are published, acknowledged. Steps 3 and 4 are repeated if one of their
+           commands shows that the history of a partition broke.
         4. SESSION_CLOSE of each volume is published, and one for all volumes of a partition if the
            session has no other volume open there. They are acknowledged.
         5. The activity log durably says that the volumes are settled.
@@ -295,14 +304,12 @@ class Host:
                 flushed[opened.name] = opened
             except MirrorlogError as error:
                 failures.append(error)
-        self._tracker.drain()  # 3
-        self._drop_rejected(flushed, failures)
-        with self._tracker.lock:
-            for opened in flushed.values():
-                self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)  # 4
-            for partition in self._tracker.partitions() - self._tracker.partitions(without=flushed):
-                self._outbox.send_close_for_all(partition)
-        self._outbox.wait()
+        is_broken = True
+        while is_broken:
+            self._drain()  # 3
+            self._drop_rejected(flushed, failures)
+            self._publish_close(flushed)  # 4
+            is_broken = self._handle_broken_histories()
         self._drop_rejected(flushed, failures)
         with self._tracker.lock:
             self._log.append([ActivityEntry(ActivityOp.SETTLED, name) for name in flushed])  # 5
@@ -311,6 +318,60 @@ class Host:
             del self._handles[name]
         if failures:
             raise failures[0]
+
+    def _publish_close(self, closing: Mapping[str, OpenVolume]) -> None:
+        """Publish the end of the session on these volumes, acknowledged."""
+        with self._tracker.lock:
+            for opened in closing.values():
+                self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)
+            for partition in self._tracker.partitions() - self._tracker.partitions(without=closing):
+                self._outbox.send_close_for_all(partition)
+        self._outbox.wait()
+
+    def _drain(self) -> None:
+        """Publish every write that ended before the call, also if a history breaks meanwhile."""
+        self._tracker.drain()
+        while self._handle_broken_histories():
+            self._tracker.drain()
+
+    def _flush_unsettled(self, requests: Mapping[str, OpenRequest]) -> list[Volume]:
+        """Flush the primaries of the volumes that are to be settled; return these volumes."""
+        unsettled = [
+            request.volume for name, request in requests.items() if self._parts.is_unsettled(name)
+        ]
+        for volume in unsettled:
+            requests[volume.volume].device.flush()
+        return unsettled
+
+    def _handle_broken_histories(self) -> bool:
+        """Let every volume in a partition whose history broke count as dirty as a whole, durably.
+
+        What Kafka had acknowledged may be gone, and its regions have left the activity log. An open
+        volume is published as dirty when Kafka takes commands; any other one when it is opened, or
+        at the next start. Return whether a history broke (Outbox.broken_histories).
+        Raise DeviceFailed if the activity log can't be written.
+        """
+        if not self._outbox.broken_histories:
+            return False
+        with self._tracker.lock:
+            broken = dict(self._outbox.broken_histories)
+            for partition, (acknowledged, lower) in broken.items():
+                self._report(
+                    f"the history of partition {partition} broke: a command was acknowledged at "
+                    f"position {acknowledged}, and a later one at {lower}. The topic was made "
+                    "anew, or the broker went back in time"
+                )
+            names = [
+                name for name in self._log.state.volumes if self._partitions.get(name) in broken
+            ]
+            self._log.append(
+                ActivityEntry(ActivityOp.WHOLE_VOLUME, name)
+                for name in names
+                if name not in self._tracker.volumes
+            )
+            self._tracker.fall_back_to_whole_volume(names, BROKEN_HISTORY_NOTE)
+            self._outbox.accept_history(broken)
+        return True
 
     def _drop_rejected(
         self, flushed: dict[str, OpenVolume], failures: list[MirrorlogError]

@@ -60,15 +60,15 @@ def send_all_batches(state: TrackerState) -> None:
 def send_heartbeat(state: TrackerState, partition: int) -> None:
     """Send everything that the session holds for volumes of the partition, then a heartbeat.
 
-    Send no heartbeat while Kafka is away, while a volume has dirty regions, or if a command finds
-    no room.
+    Send no heartbeat while Kafka is away, while a volume has dirty regions, if a command finds no
+    room, or between a break of the partition's history and the volumes' fallback.
 
     The acknowledged position that the heartbeat names is read before the batches are closed. An
     attached writer begins writes without the lock. If the position were read later, it could be
     that of an acknowledgement that came after such a write began, and no batch would name the
     write.
     """
-    if not state.outbox.can_publish_now:
+    if not state.outbox.can_publish_now or partition in state.outbox.broken_histories:
         return
     volumes = [opened for opened in state.volumes.values() if opened.volume.partition == partition]
     acknowledged = state.outbox.acknowledged_position(partition)

@@ -32,7 +32,7 @@ class OpenVolume:
     dirty_regions: regions that are only known to be dirty, because no command could be kept that
     names their writes. Until a command marks them dirty, all further writes of the volume go there.
     tracks_whole_volume: `dirty_regions` is the whole volume, and a write needs no region of its
-    own.
+    own. dirty_note: why the regions are dirty.
     forks: the secondaries that its writes go to. With forks no write is lock-free.
     collect_attached: takes what an attached writer has written (attached_writers.py).
     attached_batch_extents: with an attached writer, the batch is sent at this number of extents.
@@ -48,6 +48,7 @@ class OpenVolume:
     failed: DeviceFailed | BadInput | None = None
     dirty_regions: set[HotRegion] = field(default_factory=set)
     tracks_whole_volume: bool = False
+    dirty_note: str = ""
     forks: ForkedVolume | None = None
     collect_attached: Callable[[], None] = lambda: None
     attached_batch_extents: int = 0

@@ -1,9 +1,10 @@
-"""Falling back to a whole volume while Kafka is away, and returning to regions.
+"""Falling back to a whole volume, and returning to regions.
 
 While Kafka is away and the spool has no room, no command can be kept that names writes. Then the
 host knows of them only that their regions are dirty (OpenVolume.dirty_regions). If no region can
 leave the activity log either, a volume counts as dirty as a whole
-(docs/decisions/host-spool.md).
+(docs/decisions/host-spool.md). So does every volume of a partition whose history broke: commands
+that Kafka had acknowledged may be gone, and their regions have left the activity log.
 
 Every function needs the tracker's lock.
 """
@@ -31,10 +32,13 @@ MAX_EXTENTS: Final = 60_000
 """Limit of one command: just below a message of 1 MiB."""
 
 
-def fall_back_to_whole_volume(state: TrackerState, names: Collection[str]) -> None:
+def fall_back_to_whole_volume(
+    state: TrackerState, names: Collection[str], note: str = WHOLE_VOLUME_NOTE
+) -> None:
     """Let these volumes count as dirty as a whole. Names of volumes that aren't open are skipped.
 
     After it, no command is needed that would have named their earlier writes.
+    note: the reason, for people.
 
     1. No write of theirs begins without the lock.
     2. The activity log says so durably. Their regions leave it, except for those with writes in
@@ -60,11 +64,12 @@ def fall_back_to_whole_volume(state: TrackerState, names: Collection[str]) -> No
         state.log.append([*whole, *hot])  # 2
         for opened in volumes:
             opened.tracks_whole_volume = True  # 3
+            opened.dirty_note = note
             region = opened.regions.fall_back_to_whole_volume(kept[opened.name])
             keep_only_regions(state, opened, region)
             if opened.forks is not None:
                 opened.forks.forget_published()
-            state.report(f"volume {opened.name} counts as dirty as a whole: {WHOLE_VOLUME_NOTE}")
+            state.report(f"volume {opened.name} counts as dirty as a whole: {note}")
     finally:
         state.update_all_writable()
 
@@ -109,11 +114,12 @@ def _return_to_regions(state: TrackerState, opened: OpenVolume) -> None:
                 opened.volume,
                 CommandKind.MARK_DIRTY,
                 _dirty_batch(state, opened),
-                note=WHOLE_VOLUME_NOTE,
+                note=opened.dirty_note or WHOLE_VOLUME_NOTE,
                 regions=opened.dirty_regions,
             )
         ):  # 1
             opened.dirty_regions, opened.tracks_whole_volume = set(), False
+            opened.dirty_note = ""
             note_published(state, opened, with_held_back=False)
             state.update_writable(opened)  # 2
     whole, durable = opened.regions.whole, opened.regions.durable

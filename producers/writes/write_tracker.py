@@ -36,6 +36,7 @@ from mirrorlog.producers.writes.primary_flush import flush_primary
 from mirrorlog.producers.writes.timers import due_work
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 from mirrorlog.producers.writes.whole_volume_fallback import (
+    WHOLE_VOLUME_NOTE,
     fall_back_to_whole_volume,
     return_all_to_regions,
 )
@@ -216,12 +217,15 @@ class WriteTracker:
             if name in self.volumes:
                 self._state.fail(self.volumes[name], error)
 
-    def fall_back_to_whole_volume(self, names: Collection[str]) -> None:
+    def fall_back_to_whole_volume(
+        self, names: Collection[str], note: str = WHOLE_VOLUME_NOTE
+    ) -> None:
         """Let these volumes, if they are open, count as dirty as a whole. With the lock held.
 
         After it, no command is needed that would have named their earlier writes.
+        note: the reason, for people.
         """
-        fall_back_to_whole_volume(self._state, names)
+        fall_back_to_whole_volume(self._state, names, note)
 
     def tick(self, now_s: float) -> None:
         """Hand the batches that are due to send_batch(), send heartbeats, take acknowledgements.

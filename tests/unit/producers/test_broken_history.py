@@ -1,0 +1,189 @@
+"""A host whose positions go back: what Kafka acknowledged may be gone, so all counts as dirty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from notation import SHORT_KINDS
+
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_devices import MemoryDevices
+from mirrorlog.simulation.memory_folder import MemoryFolder
+
+SIZE, REGION = 100_000, 10_000
+SETTINGS = Settings(region_bytes=REGION, host_batch_extents=1, host_heartbeat_s=1.0)
+TOPIC = SETTINGS.topics.commands
+WHOLE_VOLUME = f"dirty 0+{SIZE}"
+
+
+@dataclass
+class Rig:
+    """A host with the volumes a and b, both in partition 0."""
+
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    folder: MemoryFolder = field(default_factory=MemoryFolder)
+    devices: MemoryDevices = field(default_factory=MemoryDevices)
+    clock: ManualClock = field(default_factory=ManualClock)
+    reports: list[str] = field(default_factory=list)
+    sessions: int = 0
+
+    def __post_init__(self) -> None:
+        self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+        self.volumes = {
+            name: Volume(
+                volume=name,
+                generation="g",
+                size_bytes=SIZE,
+                block_size=4096,
+                partition=0,
+                origin_position=-1,
+                initially_zeroed=True,
+                primary=f"memory://{name}",
+            )
+            for name in "ab"
+        }
+        for volume in self.volumes.values():
+            self.devices.create(volume.primary, SIZE)
+        self.start()
+
+    def start(self) -> None:
+        self.sessions += 1
+        session = str(UUID(int=self.sessions))
+        ports = HostPorts(self.folder, self.broker.publisher(), self.clock, self.devices)
+        self.host = Host(
+            "h",
+            ports,
+            SETTINGS,
+            self.volumes,
+            new_session=lambda: session,
+            report=self.reports.append,
+        )
+
+    def open(self, name: str = "a") -> TrackedVolume:
+        return self.host.open(
+            self.volumes[name], self.devices(f"memory://{name}", writable=True), newly_created=True
+        )
+
+    def write(self, volume: TrackedVolume, count: int) -> None:
+        """Write ten bytes `count` times, each its own command, acknowledged."""
+        for number in range(count):
+            volume.pwrite(bytes([number + 1]) * 10, number * REGION % SIZE)
+        self.tick()
+
+    def tick(self) -> None:
+        for _ in range(5):
+            self.clock.now_s += 0.5
+            self.host.tick(self.clock.now_s)
+
+    def go_back_to(self, end: int) -> None:
+        """The broker loses the commands from position `end` on."""
+        self.broker.rewind(TOPIC, 0, end)
+
+    def commands(self, after: int = -1) -> list[str]:
+        return [
+            _in_short(decode(message.value or b"", TrackingCommand))
+            for message in self.broker.messages(TOPIC)
+            if message.position > after
+        ]
+
+    def is_reported(self) -> bool:
+        return any("the history of partition 0 broke" in line for line in self.reports)
+
+
+def _in_short(command: TrackingCommand) -> str:
+    extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
+    return " ".join([command.volume or "*", SHORT_KINDS[command.kind], *extents])
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def write_more(rig: Rig, volume: TrackedVolume) -> None:
+    rig.write(volume, 1)
+
+
+def beat(rig: Rig, volume: TrackedVolume) -> None:
+    rig.tick()
+
+
+def drain(rig: Rig, volume: TrackedVolume) -> None:
+    volume.pwrite(b"x", 0)
+    rig.host.drain()
+
+
+def close(rig: Rig, volume: TrackedVolume) -> None:
+    volume.close()
+
+
+@pytest.mark.parametrize("act", [write_more, beat, drain, close])
+def test_an_open_volume_is_published_as_dirty_when_positions_go_back(
+    rig: Rig, act: Callable[[Rig, TrackedVolume], None]
+) -> None:
+    volume = rig.open()
+    rig.write(volume, 12)
+    rig.go_back_to(4)
+    act(rig, volume)
+    rig.tick()
+    assert f"a {WHOLE_VOLUME}" in rig.commands(after=3)
+    assert rig.is_reported()
+
+
+def test_after_a_close_that_finds_the_break_the_volume_is_dirty_before_it_is_closed(
+    rig: Rig,
+) -> None:
+    volume = rig.open()
+    rig.write(volume, 12)
+    rig.go_back_to(4)
+    volume.close()
+    last = [line for line in rig.commands(after=3) if line.startswith("a ")][-2:]
+    assert last == [f"a {WHOLE_VOLUME}", "a close"]
+
+
+def test_no_heartbeat_before_the_dirty_volume_proves_anything(rig: Rig) -> None:
+    """Those that were under way name a position above their own, which a reader can tell."""
+    volume = rig.open()
+    rig.write(volume, 12)
+    rig.go_back_to(4)
+    write_more(rig, volume)
+    rig.tick()
+    dirty_at = 4 + rig.commands(after=3).index(f"a {WHOLE_VOLUME}")
+    beats = [
+        (message.position, decode(message.value or b"", TrackingCommand).acknowledged_position)
+        for message in rig.broker.messages(TOPIC)
+        if not message.key and 4 <= message.position < dirty_at
+    ]
+    assert beats
+    assert all(known is not None and known >= position for position, known in beats)
+
+
+def test_a_volume_that_isnt_open_is_published_as_dirty_when_it_is_opened(rig: Rig) -> None:
+    other = rig.open("b")
+    rig.write(other, 3)
+    other.close()
+    volume = rig.open("a")
+    rig.write(volume, 12)
+    rig.go_back_to(4)
+    write_more(rig, volume)
+    before = rig.broker.end_position(TOPIC, 0) - 1
+    rig.open("b")
+    assert f"b {WHOLE_VOLUME}" in rig.commands(after=before)
+
+
+def test_positions_that_rise_are_no_break(rig: Rig) -> None:
+    volume = rig.open()
+    rig.write(volume, 12)
+    volume.close()
+    assert not rig.is_reported()
+    assert not any("dirty" in line for line in rig.commands())
