@@ -4,6 +4,7 @@
     ├── BadUse               a wrong option, an unknown name, contradicting options     exit 2
     │   ├── BadInput         a file, event or message that isn't what it claims to be   exit 2
     │   ├── UnknownVolume    there is no volume of that name                            exit 2
+    │   ├── WrongCluster     the positions are those of another Kafka cluster           exit 2
     │   └── NotAllowed       the request doesn't carry the node's token                 exit 2
     ├── OutOfRetention       the log doesn't reach that far: a hole, a trim, another    exit 3
     │                        generation
@@ -80,6 +81,10 @@ class BadInput(BadUse):
 
 class UnknownVolume(BadUse):
     """No volume has that name."""
+
+
+class WrongCluster(BadUse):
+    """The topics are a mirror or a copy: their positions are those of another Kafka cluster."""
 
 
 class NotAllowed(BadUse):

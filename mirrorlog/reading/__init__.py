@@ -3,6 +3,7 @@
 In reading order:
 
 - read_through.py: read a topic up to its end, or a range of it, and give up without progress
+- clusters.py: refuses the positions of another cluster
 - catalog.py: the volumes that exist
 - log_reader.py: the tracking log, as sites and questions read it
 - open_sessions.py: the sessions that are open on a volume

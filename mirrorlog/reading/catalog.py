@@ -15,6 +15,7 @@ from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.reading.clusters import ClusterCheck
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
@@ -39,16 +40,23 @@ class Catalog(Mapping[str, Volume]):
         patience_s: float = 30.0,
     ) -> None:
         patience = ReadPatience(clock, patience_s, "reading the volumes' descriptions")
+        self._cluster = ClusterCheck(admin)
         self._topic = CompactedTopic(reader, admin, topics.volumes, patience)
         self._volumes: dict[str, Volume] = {}
 
     def refresh(self) -> None:
-        """Read every description published before the call. Raise KafkaFailed as read_through."""
+        """Read every description published before the call.
+
+        Raise KafkaFailed as read_through, WrongCluster if a description is of another cluster.
+        """
         for message in self._topic.read_to_end():
             self._take_message(message)
 
     def poll(self, timeout_s: float) -> None:
-        """Take the descriptions that have arrived; wait up to `timeout_s` for one."""
+        """Take the descriptions that have arrived; wait up to `timeout_s` for one.
+
+        Raise WrongCluster if a description is of another cluster.
+        """
         for message in self._topic.poll(timeout_s):
             self._take_message(message)
 
@@ -58,7 +66,9 @@ class Catalog(Mapping[str, Volume]):
         if message.value is None:
             self._volumes.pop(message.key.decode(), None)
         else:
-            self.take(decode(message.value, Volume))
+            description = decode(message.value, Volume)
+            self._cluster.check(description.cluster, f"volume {description.volume}")
+            self.take(description)
 
     def take(self, description: Volume) -> None:
         """Take a description, unless a newer one is known."""
@@ -101,10 +111,12 @@ def new_volume(
     primary: str,
     ends: Sequence[int],
     now_us: int,
+    cluster: str | None = None,
 ) -> Volume:
     """Return the description of a new volume that reads as zeros.
 
     ends: by partition, where the commands topic ends now. The volume's history begins there.
+    cluster: the id of the cluster to which these positions belong.
     Raise BadUse for a name, a size or a block size that is impossible.
     """
     check_volume_name(name)
@@ -120,6 +132,7 @@ def new_volume(
         initially_zeroed=True,
         primary=primary,
         created_at_us=now_us,
+        cluster=cluster,
     )
 
 

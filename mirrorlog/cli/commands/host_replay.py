@@ -207,6 +207,7 @@ def _make_volumes(
             primary=address,
             ends=ends,
             now_us=wiring.clock.now_us(),
+            cluster=admin.cluster_id(),
         )
         path = path_of(volume.primary)
         if not path.exists():

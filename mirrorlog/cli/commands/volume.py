@@ -244,6 +244,7 @@ def _describe(
         ends = [
             admin.end_position(topic, partition) for partition in range(admin.partitions(topic))
         ]
+        cluster = admin.cluster_id()
     finally:
         admin.close()
     return new_volume(
@@ -253,6 +254,7 @@ def _describe(
         primary=address,
         ends=ends,
         now_us=SystemClock().now_us(),
+        cluster=cluster,
     )
 
 

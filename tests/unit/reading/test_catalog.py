@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from notation import volume
 
 from mirrorlog.changed.http import status_of
-from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, exit_code_of
+from mirrorlog.codec.events import encode
+from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, WrongCluster, exit_code_of
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
@@ -41,6 +43,22 @@ def test_an_unknown_volume_is_one_error_whichever_way_it_is_asked_for(broker: Me
     assert exit_code_of(caught.value) is ExitCode.BAD_USE
     assert status_of(caught.value) == 404
     assert caught.value.as_message()["code"] == "UnknownVolume"
+
+
+@pytest.mark.parametrize("read", [Catalog.refresh, lambda catalog: catalog.poll(0)])
+def test_a_mirror_of_the_topics_on_another_cluster_is_refused(
+    broker: MemoryBroker, read: Callable[[Catalog], None]
+) -> None:
+    mirror = MemoryBroker(cluster_id="another")
+    mirror.create(TOPICS.specs(single_copy=True), 1)
+    for cluster in (broker, mirror):
+        described = replace(volume(name="w"), cluster=broker.cluster_id())
+        cluster.append(TOPICS.volumes, 0, b"w", encode(described))
+    read(Catalog(broker.reader(), broker, TOPICS, ManualClock()))
+    with pytest.raises(WrongCluster, match=r"cluster is another, .* those of cluster memory") as e:
+        read(Catalog(mirror.reader(), mirror, TOPICS, ManualClock()))
+    assert "volume w" in str(e.value)
+    assert exit_code_of(e.value) is ExitCode.BAD_USE
 
 
 class SilentReader(MemoryReader):

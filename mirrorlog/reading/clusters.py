@@ -1,0 +1,36 @@
+"""The cluster to which positions belong: those of a mirror of the topics are other positions."""
+
+from __future__ import annotations
+
+from mirrorlog.errors import WrongCluster
+from mirrorlog.ports.streams import TopicAdmin
+
+
+class ClusterCheck:
+    """Refuses what was written in terms of another cluster's positions.
+
+    The cluster is asked for its id once, when it is first needed.
+    """
+
+    def __init__(self, admin: TopicAdmin) -> None:
+        self._admin = admin
+        self._own: str | None = None
+
+    def check(self, cluster: str | None, where: str) -> None:
+        """Raise WrongCluster if `cluster` isn't the one that the admin asks; None is unknown.
+
+        where: names what was read, for the error.
+        """
+        if cluster is None:
+            return
+        if self._own is None:
+            self._own = self._admin.cluster_id()
+        if cluster != self._own:
+            raise WrongCluster(
+                f"this cluster is {self._own}, and the positions are those of cluster {cluster}: "
+                "the topics here are a mirror or a copy, in which a position is another command",
+                where=where,
+                next=f"Name the servers of cluster {cluster} (--bootstrap-servers). If it is gone "
+                "for good, create the volumes on this cluster under another topic prefix: their "
+                "sites copy them in full.",
+            )
