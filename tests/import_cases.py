@@ -41,7 +41,7 @@ def source(
         case "blktrace":
             return blktrace_source([path], volume_range, **options)  # type: ignore[arg-type]
         case "fio":
-            return fio_source(path, **options)  # type: ignore[arg-type]
+            return fio_source(path, volume_range, **options)  # type: ignore[arg-type]
         case "qemu-map":
             return qemu_map_source(path, **options)  # type: ignore[arg-type]
         case "nbdinfo":
@@ -155,7 +155,8 @@ def listed_changes(changes: Iterable[tuple[int, int, bool]]) -> bytes:
 VALID = {
     "blktrace": b"".join(event(n, Q_WRITE, 8 * n, 512, data=b"x" * n) for n in (1, 2, 3)),
     "blkparse": b"8,0 0 1 0.000000000 1 Q WS 8 + 8 [p]\n8,0 0 1 0.000000000 1 Q D 16 + 8 [p]\n",
-    "fio": b"fio version 3 iolog\n0 /v add\n1 /v write 4096 512\n2 /v trim 8192 512\n",
+    "fio": b"fio version 3 iolog\n0 /v add\n0 /v open\n1 /v write 4096 512\n"
+    b"2 /v trim 8192 512\n3 /v close\n",
     "vscsi": b"".join(struct.pack("<IIIHHQQ", 1, 4096, 1, 0x2A, 0x0100, 8 * n, 9) for n in (1, 2)),
     "msr": b"128166372003061629,hm,1,Write,8192,512,413\n"
     b"128166372003061630,hm,1,Write,4096,512,54\n",

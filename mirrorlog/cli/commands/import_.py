@@ -61,9 +61,11 @@ def _add_recording(kind: str, help: str) -> None:
         dry_run: DryRunOption = False,
         wait: WaitOption = None,
     ) -> None:
-        def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
+        def open_source(files: Sequence[Path], volume_span: AddressRange) -> ImportSource:
             if kind == "fio":
-                return fio_source(files[0], device=device, discard_zeroes=discard_zeroes)
+                return fio_source(
+                    files[0], volume_span, device=device, discard_zeroes=discard_zeroes
+                )
             return recording_source(kind, files[0], device=device, discard_zeroes=discard_zeroes)
 
         options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)

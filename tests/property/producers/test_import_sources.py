@@ -76,7 +76,7 @@ def fio(changes: list[tuple[int, int, bool]]) -> bytes:
         f"{n} /v {'trim' if d else 'write'} {s * 512} {c * 512}"
         for n, (s, c, d) in enumerate(changes)
     )
-    return lines(["fio version 3 iolog", "0 /v add", *rows])
+    return lines(["fio version 3 iolog", "0 /v add", "0 /v open", *rows, "9 /v close"])
 
 
 def blktrace(changes: list[tuple[int, int, bool]]) -> bytes:
@@ -114,6 +114,61 @@ def test_every_write_of_a_recording_is_imported_once_in_order(
         for a, ((start, count), _) in zip(letters, changes, strict=True)
     ]
     assert rendered(source(kind, path, discard_zeroes=zeroes)).split()[:-1] == expected
+
+
+@st.composite
+def fio_jobs(draw: st.DrawFn) -> tuple[int, bytes, set[int], bool]:
+    """Return a log that several jobs appended to.
+
+    Return the size of the pieces in which each job appends its lines, the log, the blocks that the
+    jobs wrote, and whether the log is clean: the jobs ran one after the other, each to its end.
+    """
+    name = draw(st.sampled_from(["v", "/v", "a blank", "a write 1 1"]))
+    logs, written = [], set[int]()
+    for _ in range(draw(st.integers(1, 3))):
+        log = f"fio version 3 iolog\n1 {name} add\n"
+        for blocks in draw(st.lists(st.lists(st.integers(0, 255), max_size=9), max_size=3)):
+            writes = "".join(f"{9 * block} {name} write {block * BLOCK} 512\n" for block in blocks)
+            log += f"1 {name} open\n{writes}2 {name} close\n"
+            written.update(blocks)
+        logs.append(log.encode())
+    # One piece at least ends with a line.
+    some_log = draw(st.sampled_from(logs))
+    ends = [at + 1 for at, byte in enumerate(some_log) if byte == ord("\n")]
+    piece_bytes = draw(st.sampled_from(ends))
+    pieces = [
+        [log[at : at + piece_bytes] for at in range(0, len(log), piece_bytes)] for log in logs
+    ]
+    is_clean = all(len(log) % piece_bytes for log in logs)
+    if draw(st.booleans()):  # A job was killed, and another may have followed.
+        killed = pieces[draw(st.integers(0, len(pieces) - 1))]
+        if len(killed) > 1:
+            del killed[-1]
+            is_clean = False
+    order = [number for number, job in enumerate(pieces) for _ in job]
+    if draw(st.booleans()):
+        order = draw(st.permutations(order))
+        is_clean = is_clean and order == sorted(order)
+    content = b"".join(pieces[number].pop(0) for number in order)
+    return piece_bytes, content, written, is_clean
+
+
+@settings(in_one_folder, max_examples=300)
+@given(fio_jobs())
+def test_no_write_of_a_fio_job_is_lost_by_a_kill_or_by_other_jobs(
+    tmp_path: Path, jobs: tuple[int, bytes, set[int], bool]
+) -> None:
+    piece_bytes, content, written, is_clean = jobs
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mirrorlog.producers.importers.fio.BUFFER_BYTES", piece_bytes)
+        try:
+            dirty, _ = blocks_of(source("fio", path), volume(), FitOptions(clip=True))
+        except BadInput:
+            assert not is_clean
+            return
+    assert dirty == written if is_clean else dirty >= written
 
 
 ranges = st.lists(
@@ -167,7 +222,11 @@ def test_a_file_that_was_cut_off_is_an_error(tmp_path: Path, kind: str) -> None:
         except BadInput:
             continue
         assert kind in ("blktrace", "fio", "vscsi", "extentlist")
-        assert whole.startswith(part.removesuffix("|")) or kind == "extentlist"
+        assert (
+            whole.startswith(part.removesuffix("|"))
+            or kind == "extentlist"
+            or (kind == "fio" and part.endswith(f"w0+{MIB} |"))
+        )
         assert kind in ("blktrace", "vscsi") or content[:length].endswith(b"\n") or not length
 
 
