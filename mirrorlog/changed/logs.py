@@ -16,6 +16,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import counts_for
 from mirrorlog.tracking_log.records import LogRecord
 
 
@@ -72,7 +73,9 @@ class TopicLogSource:
             while True:
                 log.poll(0.2, is_wanted)
                 watermark = log.watermarks.get(volume.partition)
-                complete_through = watermark.through if watermark else BEFORE_FIRST
+                complete_through = BEFORE_FIRST
+                if watermark is not None and counts_for(watermark, volume):
+                    complete_through = watermark.through
                 if log.caught_up() and max(complete_through, volume.origin_position) >= needed:
                     return _LoadedLog(log.logs[volume.volume], complete_through)
                 if self._clock.monotonic_s() > until_s:

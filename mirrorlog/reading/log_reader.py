@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.histories import NO_EPOCH
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
@@ -74,6 +75,11 @@ class LogReader:
     away faster than the reader reads, the reader asks where the end is; what it had read before the
     question counts when it reaches that end.
 
+    A watermark of a later history ends what was read of the partition before: its logs, beats and
+    watermark are forgotten. Rows of an earlier history don't count any more: a worker that lost the
+    partition may still send them. A record names no history but a generation, which each history
+    renews, and a log answers by one generation (VolumeLog).
+
     partitions: those to read; all by default.
     forget_deleted: drop the records that the log deletes, whether they are compacted away or not. A
         site keeps them for as long as it needs them: what a record says stays true, and the parts
@@ -107,6 +113,7 @@ class LogReader:
         }
         self._pending: dict[int, _PendingRows] = defaultdict(_PendingRows)
         self._unknown_kinds: set[bytes] = set()
+        self._names: dict[int, set[str]] = defaultdict(set)
         self.beats: dict[int, dict[str, int]] = defaultdict(dict)
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
         self.watermarks: dict[int, Watermark] = {}
@@ -152,7 +159,7 @@ class LogReader:
         row = self._row(message.key, message.value, message)
         if isinstance(row, Watermark):
             # A worker that lost the partition may still send an old one.
-            if pending.watermark is None or row.through >= pending.watermark.through:
+            if pending.watermark is None or row.order >= pending.watermark.order:
                 pending.watermark = row
             pending.rows_before = len(pending.rows)
         elif row is not None and (not isinstance(row, LogRecord) or self._is_kept(row, is_wanted)):
@@ -182,23 +189,32 @@ class LogReader:
         if read >= self._unread_ends.get(partition, 0):
             self._unread_ends.pop(partition, None)
         known = self.watermarks.get(partition)
-        if known is None or watermark.through >= known.through:
+        if known is not None and watermark.epoch > known.epoch:
+            self._forget_history(partition, known, watermark)
+        if known is None or watermark.order >= known.order:
             self.watermarks[partition] = watermark
-        rows, pending.rows = pending.rows[:count], pending.rows[count:]
-        pending.rows_before = max(0, pending.rows_before - count)
+        rows, later = pending.rows[:count], pending.rows[count:]
+        # Rows of the next history wait for its first watermark.
+        early = [row for row in rows if _epoch(row) > watermark.epoch]
+        pending.rows = [*early, *later]
+        pending.rows_before = max(0, pending.rows_before - count) + len(early)
         pending.polls, pending.question = 0, None
         return self._count(partition, rows, is_wanted)
 
     def _count(self, partition: int, rows: Iterable[LogRow], is_wanted: IsWanted) -> set[str]:
         """Add rows to the logs; return their volumes."""
         touched = set()
+        epoch = self.watermarks[partition].epoch
         for row in rows:
+            if isinstance(row, SessionBeat | VolumeHead) and row.epoch != epoch:
+                continue
             if isinstance(row, SessionBeat):
                 beats = self.beats[partition]
                 known = beats.get(row.session, BEFORE_FIRST)
                 beats[row.session] = max(row.acknowledged_position, known)
                 continue
             touched.add(split_log_name(row.volume)[0])
+            self._names[partition].add(row.volume)
             if isinstance(row, RecordKey):
                 self.logs[row.volume].drop(row)
             elif isinstance(row, VolumeHead):
@@ -206,6 +222,20 @@ class LogReader:
             elif is_wanted(row):
                 self.logs[row.volume].add(row)
         return touched
+
+    def _forget_history(self, partition: int, before: Watermark, now: Watermark) -> None:
+        """Forget what was read of the partition: it belongs to an earlier history."""
+        log.warning(
+            "partition %d: its history of epoch %d ended, and another began: what was read of it "
+            "no longer counts (epoch %d, from position %d on)",
+            partition,
+            before.epoch,
+            now.epoch,
+            now.through + 1,
+        )
+        for name in self._names.pop(partition, set()):
+            self.logs.pop(name, None)
+        self.beats.pop(partition, None)
 
     def _is_kept(self, record: LogRecord, is_wanted: IsWanted) -> bool:
         return split_log_name(record.volume)[1] in (None, self._site) and is_wanted(record)
@@ -241,3 +271,8 @@ class LogReader:
                 message.position,
             )
             return None
+
+
+def _epoch(row: LogRow) -> int:
+    """Return the epoch of the history to which a row belongs; NO_EPOCH for a record's."""
+    return row.epoch if isinstance(row, SessionBeat | VolumeHead) else NO_EPOCH

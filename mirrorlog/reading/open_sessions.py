@@ -15,8 +15,10 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.commands_now import commands_now
 from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.topics import Topics
+from mirrorlog.tracking_log.breaks import break_reason
 from mirrorlog.tracking_log.heads import (
     SessionBeat,
     VolumeHead,
@@ -70,7 +72,8 @@ def sessions_open_before(
     2. Read the log to its end. The newest head of each volume names all its sessions, at least
        through the watermark.
     3. Read the commands above the watermark to their end, and fold them on top. Folding a command
-       twice changes nothing.
+       twice changes nothing. If the commands belong to another history than the log (break_reason),
+       all of them are folded, on top of sessions that began earlier.
 
     What is read above `positions` counts only for sessions that began before them: a close of such
     a session counts. A session that opens later asks the same question, and finds the session that
@@ -114,7 +117,7 @@ class _PartitionSessions:
     """
 
     heads: dict[str, VolumeHead]
-    watermark: int = BEFORE_FIRST
+    watermark: Watermark | None = None
     beats: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def take_row(self, volume: str | None, message: Message) -> None:
@@ -124,13 +127,25 @@ class _PartitionSessions:
         if volume is not None:
             head = decode(message.value, VolumeHead)
             # A worker that lost the partition may still send an old head.
-            if _last_known_position(head) >= _last_known_position(self.heads[volume]):
+            if _head_order(head) >= _head_order(self.heads[volume]):
                 self.heads[volume] = head
         elif key_kind(message.key) is Watermark:
-            self.watermark = max(self.watermark, decode(message.value, Watermark).through)
+            watermark = decode(message.value, Watermark)
+            if self.watermark is None or watermark.order >= self.watermark.order:
+                self.watermark = watermark
         elif key_kind(message.key) is SessionBeat:
             beat = decode(message.value, SessionBeat)
             self.beats[beat.session] = beat.at_us
+
+    def begin_history(self) -> None:
+        """Note that the commands belong to another history than the log that was read.
+
+        The node hasn't renewed the history yet. Every session that the log calls open still is, and
+        began before every command of the topic.
+        """
+        for name, head in self.heads.items():
+            carried = (session.carried_over() for session in head.sessions if session.is_open)
+            self.heads[name] = replace(head, sessions=tuple(carried))
 
     def take_command(self, message: Message) -> None:
         """Take a command. A message that isn't a command is skipped."""
@@ -144,9 +159,12 @@ class _PartitionSessions:
                 self.heads[command.volume] = head.merged(replace(head, sessions=(session,)))
 
 
-def _last_known_position(head: VolumeHead) -> int:
-    """Return the last position that the head knows of. It only grows from one head to the next."""
-    return max(
+def _head_order(head: VolumeHead) -> tuple[int, int]:
+    """Return the head's epoch, and the last position that it knows of.
+
+    Both only grow from one head of a volume to the next.
+    """
+    return head.epoch, max(
         (max(session.last_position, session.closed_position) for session in head.sessions),
         default=BEFORE_FIRST,
     )
@@ -174,17 +192,40 @@ class _Reading:
         commands_end = self.ports.admin.end_position(commands, partition)
         for message in self._messages(changelog, partition, start=None, end=log_end):  # 2
             known.take_row(volumes_by_key.get(message.key or b""), message)
-        after = known.watermark
-        if after == BEFORE_FIRST:
-            after = min(volume.origin_position for volume in volumes)
+        start = self._first_unread(partition, known, volumes)
         keys = {volume.volume.encode() for volume in volumes} | {b""}
-        for message in self._messages(commands, partition, start=after + 1, end=commands_end):  # 3
+        for message in self._messages(commands, partition, start=start, end=commands_end):  # 3
             if (message.key or b"") in keys:
                 known.take_command(message)
         return known
 
+    def _first_unread(
+        self, partition: int, known: _PartitionSessions, volumes: Sequence[Volume]
+    ) -> int | None:
+        """Return the first position whose command the log doesn't hold; None for the oldest kept.
+
+        None: the commands belong to another history than the log, and all of them count.
+        """
+        watermark = known.watermark
+        if watermark is None:
+            return min(volume.origin_position for volume in volumes) + 1
+        now = commands_now(
+            self.ports.open_reader,
+            self.ports.admin,
+            self.topics.commands,
+            partition,
+            watermark.through,
+            self._patience(),
+        )
+        if break_reason(watermark, now) is None:
+            return watermark.through + 1
+        known.begin_history()
+        return None
+
     def time_of(self, partition: int, position: int) -> int | None:
         """Return the time at which the broker took the command; None if it is no longer kept."""
+        if position < 0:
+            return None  # OPENED_EARLIER: the command is of an earlier history
         with suppress(OutOfRetention):
             messages = self._messages(
                 self.topics.commands, partition, start=position, end=position + 1
@@ -196,6 +237,8 @@ class _Reading:
     def _messages(
         self, topic: str, partition: int, *, start: int | None, end: int
     ) -> Iterator[Message]:
-        patience = ReadPatience(self.clock, PATIENCE_S, "reading who else has the volume open")
         open_reader = self.ports.open_reader
-        return read_range(open_reader, topic, partition, patience, start=start, end=end)
+        return read_range(open_reader, topic, partition, self._patience(), start=start, end=end)
+
+    def _patience(self) -> ReadPatience:
+        return ReadPatience(self.clock, PATIENCE_S, "reading who else has the volume open")

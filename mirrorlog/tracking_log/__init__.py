@@ -6,6 +6,7 @@ Files in reading order:
 - records.py: one record, the blocks that changed in `(after, through]`
 - record_parts.py: records split by block range so that each part fits into a message
 - heads.py: heads of volumes, heartbeats of sessions, watermarks
+- breaks.py: what shows that a position means another command now
 - keys.py: keys of the changelog topic, and names of logs
 - coverage.py: one reader's copy of a volume's log, and the proof that no position is missing
 - site_log.py: the same for a site, with what its secondary has missed

@@ -50,6 +50,9 @@ class VolumeLog:
     The watermark of the partition and the volume's head arrive beside the records, and follow them
     in the changelog. Records stay here after the log has deleted them, because what a record says
     stays true.
+
+    Only the records of one generation count in an answer: that of the head, unless the caller names
+    another. Positions of two generations may belong to two histories, and mean other commands.
     """
 
     head: VolumeHead | None = None
@@ -76,13 +79,18 @@ class VolumeLog:
         """Merge `head` into the volume's head."""
         self.head = head if self.head is None else self.head.merged(head)
 
+    @property
+    def generation(self) -> str | None:
+        """The generation whose records count; None before the first head: then all do."""
+        return None if self.head is None else self.head.generation
+
     def complete_records(self) -> Iterator[tuple[LogRecord, ...]]:
-        """Yield each record with all its parts present, as a tuple of its parts.
+        """Yield each record that counts with all its parts present, as a tuple of its parts.
 
         The records are in the order of positions. Of two with the same start, the longer is first.
         """
         for key in sorted(self._parts_by_id, key=lambda key: (key.after, -key.through, key.tier)):
-            if self._is_complete(key):
+            if self._is_complete(key) and self.generation in (None, key.generation):
                 yield tuple(self._parts_by_id[key].values())
 
     def forget_through(self, position: int) -> None:
@@ -120,7 +128,14 @@ class VolumeLog:
             if all(part.changed.issubset(changed) for part in self._parts_by_id[finer].values()):
                 del self._parts_by_id[finer]
 
-    def hole(self, *, after: int, through: int, chain_end: int | None = None) -> Hole | None:
+    def hole(
+        self,
+        *,
+        after: int,
+        through: int,
+        chain_end: int | None = None,
+        generation: str | None = None,
+    ) -> Hole | None:
         """Return the first part of `(after, through]` that isn't proved covered (invariant 5).
 
         Return None if all of it is covered. Records form a chain: each begins where the one before
@@ -128,11 +143,12 @@ class VolumeLog:
         `through`.
 
         chain_end: the position at which the last record ends; None: take it from the head.
+        generation: of the records that count; None: take it from the head.
         """
         if chain_end is None:
             chain_end = BEFORE_FIRST if self.head is None else self.head.through
         covered = after
-        overlapping = self._overlapping(after=after, through=through)
+        overlapping = self._overlapping(after, through, generation)
         for key in sorted(overlapping, key=lambda key: (key.after, key.through)):
             if not self._is_complete(key):
                 continue
@@ -143,33 +159,35 @@ class VolumeLog:
             return Hole(covered, chain_end)  # the chain goes further than the records present
         incomplete = [
             key.through
-            for key in self._parts_by_id
+            for key in self._counted(generation)
             if not self._is_complete(key) and covered < key.through <= through
         ]
         return Hole(covered, min(incomplete)) if incomplete else None
 
-    def changed(self, *, after: int, through: int) -> BitMap64:
+    def changed(self, *, after: int, through: int, generation: str | None = None) -> BitMap64:
         """Return the blocks that may have changed in `(after, through]`.
 
         A record that reaches beyond the range counts with all its blocks: the result is rounded
-        outwards.
+        outwards. generation: as for hole().
         """
-        return union(record.changed for record in self._needed(after=after, through=through))
+        return union(record.changed for record in self._needed(after, through, generation))
 
-    def covered_from(self, *, after: int, through: int) -> int:
+    def covered_from(self, *, after: int, through: int, generation: str | None = None) -> int:
         """Return the lowest `after` of the records on which changed() of the same range stands."""
-        records = self._needed(after=after, through=through)
+        records = self._needed(after, through, generation)
         return min((record.after for record in records), default=after)
 
-    def oldest_at_us(self, *, after: int, through: int) -> int | None:
+    def oldest_at_us(
+        self, *, after: int, through: int, generation: str | None = None
+    ) -> int | None:
         """Return the time of the first write in `(after, through]`, by its host's clock.
 
         Return None if the range holds no write.
         """
-        records = self._needed(after=after, through=through)
+        records = self._needed(after, through, generation)
         return min((record.first_at_us for record in records if record.changed), default=None)
 
-    def _needed(self, *, after: int, through: int) -> Iterator[LogRecord]:
+    def _needed(self, after: int, through: int, generation: str | None) -> Iterator[LogRecord]:
         """Yield record parts that together say all that the log says of `(after, through]`.
 
         Lower tiers come first. A reader in the middle of a minute that holds the records of the
@@ -178,7 +196,7 @@ class VolumeLog:
         """
         gaps = [(after, through)]
         by_tier: dict[int, list[_RecordId]] = defaultdict(list)
-        for key in self._overlapping(after=after, through=through):
+        for key in self._overlapping(after, through, generation):
             by_tier[key.tier].append(key)
         for tier in sorted(by_tier):
             used = [
@@ -190,11 +208,17 @@ class VolumeLog:
                 yield from self._parts_by_id[key].values()
             gaps = _uncovered(gaps, [key for key in used if self._is_complete(key)])
 
-    def _overlapping(self, *, after: int, through: int) -> list[_RecordId]:
-        """Return the records that overlap `(after, through]`; none for an empty range."""
+    def _overlapping(self, after: int, through: int, generation: str | None) -> list[_RecordId]:
+        """Return the records that count and overlap `(after, through]`; none for an empty range."""
         if after >= through:
             return []
-        return [key for key in self._parts_by_id if key.through > after and key.after < through]
+        counted = self._counted(generation)
+        return [key for key in counted if key.through > after and key.after < through]
+
+    def _counted(self, generation: str | None) -> Iterator[_RecordId]:
+        """Yield the records of `generation`, for None of the head's; all if that is unknown."""
+        wanted = self.generation if generation is None else generation
+        return (key for key in self._parts_by_id if wanted in (None, key.generation))
 
     def _is_complete(self, key: _RecordId) -> bool:
         return len(self._parts_by_id[key]) == key.parts

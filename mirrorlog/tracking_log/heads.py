@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.histories import NO_EPOCH, History, epoch_of
 from mirrorlog.domain.positions import BEFORE_FIRST, OPENED_EARLIER
+from mirrorlog.domain.volumes import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,17 @@ class Watermark:
     def order(self) -> tuple[int, int]:
         """The key by which watermarks are ordered: no position of an older history ever wins."""
         return self.epoch, self.through
+
+
+def counts_for(watermark: Watermark, volume: Volume) -> bool:
+    """Return whether the watermark says something of the volume's log.
+
+    It doesn't if the volume's description began another history of the partition: the two stand in
+    no order, and one of them is about to be replaced.
+    """
+    if volume.history_id is None:
+        return True
+    return watermark.history is not None and watermark.history.id == volume.history_id
 
 
 @dataclass(frozen=True, slots=True)

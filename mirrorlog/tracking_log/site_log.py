@@ -48,7 +48,9 @@ class SiteLog:
     def missed(self, *, after: int, through: int) -> BitMap64:
         """Return the blocks that the secondary may have missed in `(after, through]`."""
         return union(
-            part.log.changed(after=part.after, through=part.through)
+            part.log.changed(
+                after=part.after, through=part.through, generation=self.volume.generation
+            )
             for part in self._parts(after=after, through=through)
         )
 
@@ -59,7 +61,12 @@ class SiteLog:
         """
         for part in self._parts(after=after, through=through):
             chain_end = self.fork.through if self.fork and part.log is self.missed_log else None
-            hole = part.log.hole(after=part.after, through=part.through, chain_end=chain_end)
+            hole = part.log.hole(
+                after=part.after,
+                through=part.through,
+                chain_end=chain_end,
+                generation=self.volume.generation,
+            )
             if hole is not None:
                 return hole
         return None
@@ -73,7 +80,11 @@ class SiteLog:
     def covered_from(self, *, after: int, through: int) -> int:
         """Return the lowest `after` of the records on which missed() of the same range stands."""
         parts = self._parts(after=after, through=through)
-        lowest = (part.log.covered_from(after=part.after, through=part.through) for part in parts)
+        generation = self.volume.generation
+        lowest = (
+            log.covered_from(after=start, through=end, generation=generation)
+            for log, start, end in parts
+        )
         return min([after, *lowest])
 
     def oldest_missed_at_us(self, *, after: int, through: int) -> int | None:
@@ -82,7 +93,11 @@ class SiteLog:
         Return None if it missed none in `(after, through]`.
         """
         parts = self._parts(after=after, through=through)
-        times_us = (log.oldest_at_us(after=start, through=end) for log, start, end in parts)
+        generation = self.volume.generation
+        times_us = (
+            log.oldest_at_us(after=start, through=end, generation=generation)
+            for log, start, end in parts
+        )
         return min((time_us for time_us in times_us if time_us is not None), default=None)
 
     def _parts(self, *, after: int, through: int) -> Iterator[_LogRange]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from mirrorlog.domain.commands import IMPORTED
+from mirrorlog.domain.positions import OPENED_EARLIER
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.open_sessions import OpenSession
@@ -61,6 +62,8 @@ def other_hosts_error(others: Collection[OpenSession]) -> BadUse:
 
 def _described(other: OpenSession) -> str:
     since = f"position {other.opened_position}"
+    if other.opened_position == OPENED_EARLIER:
+        since = "before the log's history was renewed"
     if other.opened_at_us:
         since = f"{_time(other.opened_at_us)} ({since})"
     return (

@@ -12,6 +12,7 @@ from notation import SHORT_KINDS
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
 from mirrorlog.producers.durable.activity_log import read_previous_log
@@ -89,6 +90,12 @@ class Rig:
         on_search, self.on_search = self.on_search, lambda: None
         on_search()
         return self.broker.end_position(topic, partition)
+
+    def first_position(self, topic: str, partition: int) -> int:
+        return self.broker.first_position(topic, partition)
+
+    def identity(self, topic: str) -> str:
+        return self.broker.identity(topic)
 
     def open(self, host: Host, take_over: Collection[int] = ()) -> TrackedVolume:
         device = self.devices("memory://v", writable=True)
@@ -288,6 +295,36 @@ def test_sessions_that_only_the_log_holds(rig: Rig, case: str) -> None:
         with pytest.raises(expectation):
             rig.open(rig.host("two", 2))
         assert rig.published() == "s2 open · s2 close"
+
+
+# What became of the commands topic, of which the log held the positions 0 to 9
+BREAKS = ("created again", "went back", "went back, and used its positions again")
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_session_of_an_earlier_history_blocks_whatever_its_position(rig: Rig, what: str) -> None:
+    """The node hasn't renewed the history yet. Old positions say nothing of the new topic."""
+    for number in range(10):
+        rig.broker.append(TOPICS.commands, 0, b"other", b"old %d" % number)
+    history = History(
+        cluster="memory", topic=rig.broker.identity(TOPICS.commands), epoch=1, id=str(UUID(int=9))
+    )
+    anchor = anchor_of(b"other", b"old 9")
+    watermark = Watermark(partition=0, through=9, at_us=0, history=history, anchor=anchor)
+    one = SessionHead(str(UUID(int=1)), "one", opened_position=8, last_position=9)
+    head = VolumeHead("v", "g", through=3, sessions=(one,))
+    rig.log((head_key("v"), head), (watermark_key(0), watermark))
+    if what == "created again":
+        rig.broker.delete([TOPICS.commands])
+        rig.broker.create(TOPICS.specs(single_copy=True), 1)
+    else:
+        rig.broker.rewind(TOPICS.commands, 0, 2)
+        for number in range(10 if "used" in what else 0):
+            rig.broker.append(TOPICS.commands, 0, b"other", b"new %d" % number)
+    rig.seen = rig.broker.end_position(TOPICS.commands, 0)
+    with pytest.raises(BadUse, match="since before the log's history was renewed"):
+        rig.open(rig.host("two", 2))
+    assert rig.published() == "s2 open · s2 close"
 
 
 def test_a_host_that_cannot_search_does_not_open(rig: Rig) -> None:

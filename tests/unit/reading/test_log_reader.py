@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
-from notation import record
+from notation import GENERATION, record
 
 from mirrorlog.codec.events import encode
+from mirrorlog.domain.histories import History
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.heads import Watermark
-from mirrorlog.tracking_log.keys import position_time_key, record_key, watermark_key
+from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import (
+    beat_key,
+    head_key,
+    position_time_key,
+    record_key,
+    watermark_key,
+)
 
 TOPIC = Topics().changelog
 
@@ -39,16 +48,34 @@ class World:
         self.flushed = -1
 
     def put(self, text: str) -> None:
-        """Append rows to the log: `4..9` is a record, `W9` a watermark."""
+        """Append rows to the log: `4..9` is a record, `W9` a watermark, `H9` a head, `B9` a beat.
+
+        `W9e2` is a watermark of epoch 2. Each epoch has a generation of its own.
+        """
+        text, _, epoch_text = text.partition("e")
+        epoch, number = int(epoch_text or 0), text[1:]
+        generation = str(UUID(int=epoch)) if epoch else GENERATION
         if text.startswith("W"):
-            self.broker.append(
-                TOPIC,
-                0,
-                watermark_key(0),
-                encode(Watermark(partition=0, through=int(text[1:]), at_us=0)),
+            history = History(cluster=None, topic=None, epoch=epoch, id=generation)
+            watermark = Watermark(
+                partition=0, through=int(number), at_us=0, history=history if epoch else None
             )
+            self.broker.append(TOPIC, 0, watermark_key(0), encode(watermark))
+        elif text.startswith("H"):
+            head = VolumeHead("v", generation, through=int(number), epoch=epoch)
+            self.broker.append(TOPIC, 0, head_key("v"), encode(head))
+        elif text.startswith("B"):
+            beat = SessionBeat(
+                session="s",
+                host="h",
+                position=0,
+                acknowledged_position=int(number),
+                at_us=0,
+                epoch=epoch,
+            )
+            self.broker.append(TOPIC, 0, beat_key("s"), encode(beat))
         else:
-            log_record = record(text, "1")
+            log_record = replace(record(text, "1"), generation=generation)
             self.broker.append(TOPIC, 0, record_key(log_record), encode(log_record))
 
     def flush(self) -> None:
@@ -155,3 +182,39 @@ def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_lo
     world.broker.append(TOPIC, 0, watermark_key(0), b"junk")
     with pytest.raises(BadInput):
         log.poll(0)
+
+
+# Rows in the order of the changelog, `;` where the reader looks | watermark, ends of the records
+# that count, end of the head, heartbeat.
+HISTORIES = """
+-1..4 H4 B3 W4                                   | 4 4 4 3
+-1..9 H9 B8 W9 ; H-1e2 W-1e2                     | -1 - -1 -
+-1..9 H9 B8 W9 H-1e2 W-1e2                       | -1 - -1 -
+-1..9 H9 W9 ; H-1e2 W-1e2 ; -1..3e2 H3e2 B2e2 W3e2 | 3 3 3 2
+-1..9 H9 W9 H-1e2 W-1e2 -1..3e2 H3e2 B2e2 W3e2   | 3 3 3 2
+H-1e2 W-1e2 -1..3e2 H3e2 B2e2 W3e2 ; 9..12 H12 B11 W12 | 3 3 3 2
+H-1e2 W-1e2 -1..3e2 H3e2 B2e2 W3e2 9..12 H12 B11 W12 | 3 3 3 2
+-1..9 H9 W9 H4e2 W10 ; W4e2                      | 4 - 4 -
+-1..9 H9 W9 ; H4e2 ; W10 ; W4e2                  | 4 - 4 -
+-1..9 H9 W9 ; -1..3e2 H3e2 B2e2 W3e2             | 3 3 3 2
+"""
+
+
+@pytest.mark.parametrize("case", HISTORIES.strip().splitlines())
+def test_what_belongs_to_an_earlier_history_never_counts_again(case: str) -> None:
+    rows, expected = (part.strip() for part in case.split("|"))
+    world = World()
+    log = LogReader(world.broker.reader(), world.broker, TOPIC)
+    for looks in rows.split(";"):
+        for text in looks.split():
+            world.put(text)
+        log.poll(0)
+    ends = [record[0].through for record in log.logs["v"].complete_records()]
+    head = log.logs["v"].head
+    counted = (
+        log.watermarks[0].through,
+        ",".join(map(str, ends)) or "-",
+        head.through if head else "-",
+        log.beats[0].get("s", "-"),
+    )
+    assert " ".join(map(str, counted)) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from notation import GENERATION, record
+from notation import GENERATION, OTHER_GENERATION, record
 
 from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
@@ -136,3 +136,19 @@ def test_forget_through_keeps_records_that_reach_further() -> None:
     log.add(record("3..9", "2"))
     log.forget_through(4)
     assert log.changed(after=-1, through=9) == BitMap64([2])
+
+
+def test_only_records_of_one_generation_count() -> None:
+    log = VolumeLog()
+    log.add(record("-1..4", "1"))
+    log.add(replace(record("4..9", "2"), generation=OTHER_GENERATION))
+    log.add_head(VolumeHead("v", OTHER_GENERATION, through=9))
+    assert [parts[0].through for parts in log.complete_records()] == [9]
+    assert log.changed(after=-1, through=9) == BitMap64([2])
+    assert log.hole(after=-1, through=9) == Hole(-1, 4)
+    assert log.hole(after=4, through=9) is None
+    assert log.changed(after=-1, through=9, generation=GENERATION) == BitMap64([1])
+    missed = VolumeLog()
+    missed.add(record("-1..9", "1"))
+    assert missed.hole(after=-1, through=9, chain_end=9) is None
+    assert missed.hole(after=-1, through=9, chain_end=9, generation=OTHER_GENERATION) == Hole(-1, 9)
