@@ -54,6 +54,7 @@ class HostWiring:
         stack.callback(self.admin.close)
         self.publisher: Final = KafkaPublisher(self._client)
         stack.callback(self.publisher.close)
+        self._catalog: Catalog | None = None
 
     def read_catalog(self) -> Catalog:
         """Return the descriptions of all volumes, as of now.
@@ -63,6 +64,7 @@ class HostWiring:
         catalog = Catalog(self._reader(), self.admin, self._settings.topics, self.clock)
         self._stack.callback(catalog.close)
         catalog.refresh()
+        self._catalog = catalog
         return catalog
 
     def open_primary(
@@ -100,6 +102,7 @@ class HostWiring:
             statuses=self._status_ports(),
             sessions=SessionPorts(lambda: KafkaReader(self._client), self.admin),
             forks=self._fork_ports(on_fork_change) if forks else None,
+            descriptions=self._catalog,
         )
         return Host(self.name, ports, self._settings, volumes, report=report)
 

@@ -71,7 +71,7 @@ class ForkedSecondary:
         self.missed: Final = MissedWrites(known_position)
         self.work: Final = Condition(context.lock)
         self._on_outcome: Final = on_outcome
-        self._volume: Final = volume
+        self._volume = volume
         self._address: Final = SecondaryAddress(
             address, volume.size_bytes, context.ports.open_device
         )
@@ -236,6 +236,10 @@ class ForkedSecondary:
         limit_s = self._context.settings.host_fork_timeout_s
         if took_s >= limit_s:
             self.leave_fork(f"{call.kind.name.lower()} took longer than {limit_s:g} s")
+
+    def describe(self, volume: Volume) -> None:
+        """Take a new description of the volume. What its site reports of an old one is void."""
+        self._volume = volume
 
     def advance(self, now_s: float, report: SiteProgress | None) -> None:
         """Take the next step that its state allows. report: the last one of its site."""

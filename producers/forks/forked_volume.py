@@ -87,6 +87,11 @@ class ForkedVolume:
         for secondary in self.secondaries:
             context.ports.workers.serve(secondary)
 
+    def describe(self, volume: Volume) -> None:
+        """Take a new description of the volume."""
+        for secondary in self.secondaries:
+            secondary.describe(volume)
+
     def enter(self, *, offset: int, length: int) -> None:
         """Begin the write of [offset, offset + length) to the primary.
 

@@ -109,6 +109,7 @@ class Outbox:
         self._limits: Final = limits
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
+        self._histories: Final[dict[int, str]] = {}
         self._broken: Final[dict[int, tuple[int, int]]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
@@ -198,7 +199,9 @@ class Outbox:
             to do so.
         """
         command = replace(
-            self._command(CommandKind.HEARTBEAT, partition),
+            self._command(
+                CommandKind.HEARTBEAT, partition, generation=self._histories.get(partition, "")
+            ),
             acknowledged_position=acknowledged_position,
         )
         return self._offer_for_all(partition, command)
@@ -257,6 +260,23 @@ class Outbox:
             del self._broken[partition]
             if self._confirmations is not None:
                 self._confirmations.forget(partition)
+
+    def name_history(self, partition: int, history_id: str | None) -> None:
+        """Let the heartbeats of the partition name this history; None changes nothing.
+
+        The caller holds the lock.
+        """
+        if history_id is not None:
+            self._histories[partition] = history_id
+
+    def enter_history(self, partition: int, history_id: str | None) -> None:
+        """Forget which commands of the partition Kafka has acknowledged: they may be gone.
+
+        The partition's history was renewed. The session names in its commands only what is
+        acknowledged from now on, and its heartbeats name the history. The caller holds the lock.
+        """
+        self._acknowledged.pop(partition, None)
+        self.name_history(partition, history_id)
 
     @property
     def accepts_writes(self) -> bool:

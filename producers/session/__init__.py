@@ -5,6 +5,7 @@ In reading order:
 - host.py: the door. It starts the session, opens and closes volumes.
 - opening.py: the checks before a volume is opened, and what excludes other hosts.
 - fence.py: which sessions of other hosts may write to a volume.
+- description_watch.py: open volumes take over a generation that was renewed.
 - settling.py: what a dead session left unpublished is published, and the session is closed.
 - parts.py: what these share of one session.
 """

@@ -27,6 +27,7 @@ from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
 from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
+from mirrorlog.producers.session.description_watch import DescriptionWatch
 from mirrorlog.producers.session.opening import (
     OpenRequest,
     check_requests,
@@ -39,6 +40,7 @@ from mirrorlog.producers.session.settling import read_previous_session, settle, 
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
+from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 
@@ -54,6 +56,8 @@ class HostPorts:
     statuses: the node's answers; needed with `host_confirm = "recorded"`.
     sessions: finds out who else has a volume open. Without it a host doesn't look for others.
     forks: needed if a volume is forked.
+    descriptions: follows the volumes' generations while they are open. Without it a session keeps
+        those with which it opened them.
     has_interpreter_lock: asked once; without that lock every write takes the tracker's
         (batches/lock_free_writes.py).
     """
@@ -65,6 +69,7 @@ class HostPorts:
     statuses: StatusPorts | None = None
     sessions: SessionPorts | None = None
     forks: ForkPorts | None = None
+    descriptions: Catalog | None = None
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
 
 
@@ -112,6 +117,9 @@ class Host:
         self._report: Final = report
         self._ports: Final = ports
         self._handles: Final[dict[str, TrackedVolume]] = {}
+        self._descriptions: Final = (
+            None if ports.descriptions is None else DescriptionWatch(ports.descriptions)
+        )
         self._partitions: Final = {name: volume.partition for name, volume in volumes.items()}
         ports.folder.lock()  # 1
         with ExitStack() as undo:
@@ -193,6 +201,7 @@ class Host:
         unsettled = self._flush_unsettled(wanted)  # 3
         with self._tracker.lock:
             for request in wanted.values():
+                self._outbox.name_history(request.volume.partition, request.volume.history_id)
                 self._outbox.send(request.volume, CommandKind.SESSION_OPEN)  # 4
         if self._ports.sessions is not None:
             try:
@@ -220,6 +229,7 @@ class Host:
         now_s: the time by the monotonic clock.
         """
         self._handle_broken_histories()
+        self._follow_descriptions(now_s)
         self._tracker.tick(now_s)
 
     def pause(self, timeout_s: float) -> None:
@@ -342,6 +352,25 @@ class Host:
         for volume in unsettled:
             requests[volume.volume].device.flush()
         return unsettled
+
+    def _follow_descriptions(self, now_s: float) -> None:
+        """Take over the generations of open volumes that were renewed."""
+        if self._descriptions is None or not self._descriptions.is_due(now_s):
+            return
+        with self._tracker.lock:
+            volumes = {name: opened.volume for name, opened in self._tracker.volumes.items()}
+        for volume in self._descriptions.renewed(volumes, now_s):
+            before = volumes[volume.volume]
+            self._report(
+                f"volume {volume.volume}: its generation was renewed from {before.generation} to "
+                f"{volume.generation}; its sites copy all of it"
+            )
+            with self._tracker.lock:
+                if volume.volume not in self._tracker.volumes:
+                    continue
+                self._tracker.renew(volume)
+                if volume.epoch != before.epoch:
+                    self._outbox.enter_history(volume.partition, volume.history_id)
 
     def _handle_broken_histories(self) -> bool:
         """Let every volume in a partition whose history broke count as dirty as a whole, durably.

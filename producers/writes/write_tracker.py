@@ -112,6 +112,16 @@ class WriteTracker:
             state.update_writable(opened)
             return opened
 
+    def renew(self, volume: Volume) -> None:
+        """Take over the generation and the history of an open volume's new description.
+
+        The caller has the lock. Commands that the session sends from now on name them.
+        """
+        opened = self._state.volumes[volume.volume]
+        opened.volume = volume
+        if opened.forks is not None:
+            opened.forks.describe(volume)
+
     def begin(
         self, opened: OpenVolume, kind: ExtentKind, *, offset: int, length: int
     ) -> InFlightWrite:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
@@ -14,6 +14,7 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -59,7 +60,14 @@ class Rig:
     def start(self) -> None:
         self.sessions += 1
         session = str(UUID(int=self.sessions))
-        ports = HostPorts(self.folder, self.broker.publisher(), self.clock, self.devices)
+        catalog = Catalog(self.broker.reader(), self.broker, SETTINGS.topics, self.clock)
+        ports = HostPorts(
+            self.folder,
+            self.broker.publisher(),
+            self.clock,
+            self.devices,
+            descriptions=catalog,
+        )
         self.host = Host(
             "h",
             ports,
@@ -187,3 +195,61 @@ def test_positions_that_rise_are_no_break(rig: Rig) -> None:
     volume.close()
     assert not rig.is_reported()
     assert not any("dirty" in line for line in rig.commands())
+
+
+RENEWED = "33333333-3333-4333-8333-333333333333"
+HISTORY = "44444444-4444-4444-8444-444444444444"
+
+
+def last_of(rig: Rig, key: bytes) -> TrackingCommand:
+    messages = [message for message in rig.broker.messages(TOPIC) if message.key == key]
+    return decode(messages[-1].value or b"", TrackingCommand)
+
+
+def renew(rig: Rig, **changes: object) -> None:
+    """Publish a description of volume a with another generation."""
+    renewed = replace(rig.volumes["a"], generation=RENEWED, **changes)  # type: ignore[arg-type]
+    publisher = rig.broker.publisher()
+    publish_volume(publisher, SETTINGS.topics, renewed)
+    publisher.flush(0)
+
+
+def test_an_open_volume_takes_over_the_generation_and_the_history_that_the_node_renewed(
+    rig: Rig,
+) -> None:
+    volume = rig.open()
+    rig.write(volume, 5)
+    known = last_of(rig, b"").acknowledged_position
+    assert known is not None and last_of(rig, b"").generation == ""
+    renew(rig, epoch=2, history_id=HISTORY)
+    rig.tick()
+    first = next(
+        command
+        for message in rig.broker.messages(TOPIC)
+        if (command := decode(message.value or b"", TrackingCommand)).generation == HISTORY
+    )
+    assert first.acknowledged_position is None, "what was acknowledged before may be gone"
+    rig.write(volume, 1)
+    assert last_of(rig, b"a").generation == RENEWED
+    assert (last_of(rig, b"").acknowledged_position or 0) > known
+    assert any("its generation was renewed" in line for line in rig.reports)
+
+
+def test_a_generation_that_an_operator_renewed_keeps_what_is_acknowledged(rig: Rig) -> None:
+    volume = rig.open()
+    rig.write(volume, 5)
+    renew(rig, described_position=7, size_bytes=SIZE * 2)
+    rig.tick()
+    rig.write(volume, 1)
+    assert last_of(rig, b"a").generation == RENEWED
+    assert last_of(rig, b"a").acknowledged_position is not None
+    assert last_of(rig, b"").generation == ""
+    assert volume.size_bytes == SIZE
+
+
+def test_an_older_description_changes_nothing(rig: Rig) -> None:
+    rig.volumes["a"] = replace(rig.volumes["a"], described_position=9)
+    volume = rig.open()
+    renew(rig, described_position=3)
+    rig.write(volume, 1)
+    assert last_of(rig, b"a").generation == "g"

@@ -1,0 +1,58 @@
+"""Follows the descriptions of a session's volumes while they are open.
+
+The node renews the generation of a volume when it finds that the history of its partition broke;
+an operator may renew it, too. The log believes what a command says of acknowledged positions only
+if the command names the current generation (docs/decisions/histories.md). So a session that kept
+the old one would keep its sites waiting for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.catalog import Catalog
+
+_INTERVAL_S: Final = 1.0
+
+
+class DescriptionWatch:
+    """Looks at the catalog once in _INTERVAL_S seconds. One thread calls it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog: Final = catalog
+        self._looked_s = float("-inf")
+
+    def is_due(self, now_s: float) -> bool:
+        """Return whether the next look is due. now_s: the time by the monotonic clock."""
+        return now_s - self._looked_s >= _INTERVAL_S
+
+    def renewed(self, volumes: Mapping[str, Volume], now_s: float) -> list[Volume]:
+        """Return those of `volumes` whose generation was renewed, as the session goes on with them.
+
+        Only the generation and the history are taken over. The session keeps the size with which it
+        opened a volume. Raise KafkaFailed and WrongCluster as Catalog.poll does.
+        """
+        self._looked_s = now_s
+        self._catalog.poll(0)
+        return [
+            with_generation_of(volume, newest)
+            for name, volume in volumes.items()
+            if (newest := self._catalog.get(name)) is not None
+            and newest.generation != volume.generation
+            and newest.description_order > volume.description_order
+        ]
+
+
+def with_generation_of(volume: Volume, newest: Volume) -> Volume:
+    """Return `volume` with the generation and the history of its newest description."""
+    return replace(
+        volume,
+        generation=newest.generation,
+        cluster=newest.cluster,
+        history_id=newest.history_id,
+        epoch=newest.epoch,
+        described_position=newest.described_position,
+    )
