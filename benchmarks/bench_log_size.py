@@ -137,10 +137,7 @@ def _kind_of(key: bytes, value: bytes | None) -> str:
 
 
 class _WholeSource:
-    """A commands topic without committed offsets and without gaps."""
-
-    def committed(self, partition: int) -> int:
-        return 0
+    """A commands topic without gaps."""
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         return None

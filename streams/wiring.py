@@ -19,6 +19,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.errors import MirrorlogError, exit_code_of
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
@@ -30,7 +31,6 @@ from mirrorlog.streams.faust_worker.partition_loops import (
     PartitionLoops,
 )
 from mirrorlog.streams.faust_worker.source_topic import SourceTopic
-from mirrorlog.streams.faust_worker.start_positions import plan_first_commits
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
@@ -109,10 +109,7 @@ def _open_ports(
         opened.callback(endpoint.socket.close)
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
     opened.callback(admin.close)
-    source = _source_topic(settings, admin)
-    bounds = source.all_bounds()
-    if first_commits := plan_first_commits(settings.topics.commands, bounds):
-        source.commit(first_commits)
+    partitions = partition_count(admin, settings.topics)
     with _bare_command_line():
         from mirrorlog.streams.faust_worker.kafka_options import unsupported_settings
     for name in unsupported_settings(settings.kafka):
@@ -127,14 +124,14 @@ def _open_ports(
     ports = NodePorts(
         catalog=catalog,
         changelog=_changelog_source(settings, admin),
-        source=source,
+        source=_source_topic(settings, admin),
         open_reports=partial(_open_reports, settings, admin),
         clock=SystemClock(),
         abort=partial(_abort_process, on_failure),
         on_ready=partial(on_ready, endpoint.url if endpoint else None),
         endpoint=endpoint,
     )
-    return settings.model_copy(update={"partitions": len(bounds)}), ports
+    return settings.model_copy(update={"partitions": partitions}), ports
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ In reading order:
 
 - read_through.py: read a topic up to its end, or a range of it, and give up without progress
 - clusters.py: refuses the positions of another cluster
+- partition_counts.py: how many partitions the topics have, and whether they agree
 - catalog.py: the volumes that exist
 - commands_now.py: the commands topic as it is now, to hold a watermark against it
 - log_reader.py: the tracking log, as sites and questions read it

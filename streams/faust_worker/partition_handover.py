@@ -66,7 +66,15 @@ class PartitionHandover:
         position = plan_start_position(
             self.gate.topic, partition, bounds, through, self.catalog.values()
         )
-        if bounds.committed is not None and position < bounds.committed:
+        if bounds.committed is None and through >= 0:
+            log.warning(
+                "partition %d: the group has no committed position: it was deleted, or no node ran "
+                "for longer than Kafka keeps it; the commands from %d on are folded, where the log "
+                "ends",
+                partition,
+                position,
+            )
+        elif bounds.committed is not None and position < bounds.committed:
             log.warning(
                 "partition %d: the log ends at position %d, before the %d that was committed: "
                 "the commands from %d on are folded again",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 
 from mirrorlog.adapters.kafka import KafkaAdmin
@@ -32,28 +32,11 @@ class SourceTopic:
         purpose = "reading the commands that the stream may have passed over"
         self._patience = ReadPatience(SystemClock(), patience_s, purpose, poll_s=0.5)
 
-    def all_bounds(self) -> dict[int, PartitionBounds]:
-        """Return the bounds of every partition, by its number."""
-        committed = self._admin.committed_positions(self._group, self._topic)
-        return {
-            partition: PartitionBounds(*self._admin.bounds(self._topic, partition), position)
-            for partition, position in committed.items()
-        }
-
     def bounds(self, partition: int) -> PartitionBounds:
-        """Return the bounds of a partition that the group has committed."""
+        """Return where the partition begins and ends, and what the group has committed of it."""
+        committed = self._admin.committed_positions(self._group, self._topic)[partition]
         first_kept, end = self._admin.bounds(self._topic, partition)
-        return PartitionBounds(first_kept, end, self.committed(partition))
-
-    def committed(self, partition: int) -> int:
-        """Return the first position of the partition that the group has not committed."""
-        position = self._admin.committed_positions(self._group, self._topic)[partition]
-        assert position is not None
-        return position
-
-    def commit(self, positions: Mapping[int, int]) -> None:
-        """Commit positions for the group. Only possible while the group has no member."""
-        self._admin.commit(self._group, self._topic, positions)
+        return PartitionBounds(first_kept, end, committed)
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Return what became of the commands in [first, end); None if there are none.

@@ -1,9 +1,13 @@
-"""Where the node begins to read the commands of a partition: when it first starts, and after each
-assignment. Pure."""
+"""Where the node begins to read the commands of a partition, after each assignment. Pure.
+
+The log decides: its watermark says which commands it holds. What the consumer group has committed
+is a hint that Kafka forgets (a group without members keeps its offsets for a week by default), and
+that an operator may delete or move. So the node never begins above the watermark.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mirrorlog.domain.volumes import Volume
@@ -16,47 +20,13 @@ class PartitionBounds:
 
     first_kept: the oldest position that retention has kept.
     end:        the position that the next command will have.
-    committed:  the first position that the node's group has not committed; None if it never did.
+    committed:  the first position that the node's group has not committed; None if it has committed
+                nothing, or Kafka doesn't know of it any more.
     """
 
     first_kept: int
     end: int
     committed: int | None
-
-
-def plan_first_commits(topic: str, all_bounds: Mapping[int, PartitionBounds]) -> dict[int, int]:
-    """Return the position to commit for each partition that the group has never committed.
-
-    It is the oldest position that is kept, so no command is skipped.
-
-    Raise OutOfRetention if commands at or above a committed position are gone (invariant 7), or if
-    the topic ends below a committed position: it was created again, and its positions no longer
-    mean what they did.
-    """
-    for partition, bounds in all_bounds.items():
-        if bounds.committed is None:
-            continue
-        where = f"topic {topic}, partition {partition}, committed {bounds.committed}"
-        if bounds.committed < bounds.first_kept:
-            raise OutOfRetention(
-                f"commands up to position {bounds.first_kept - 1} were deleted before the node "
-                "recorded them",
-                where=where,
-                next="Renew the generation of the partition's volumes, then reset the group to the "
-                "oldest position.",
-            )
-        if bounds.committed > bounds.end:
-            raise OutOfRetention(
-                f"the topic ends at position {bounds.end}: it was created again, or lost "
-                "acknowledged commands",
-                where=where,
-                next="Renew the generation of the partition's volumes, then reset the group.",
-            )
-    return {
-        partition: bounds.first_kept
-        for partition, bounds in all_bounds.items()
-        if bounds.committed is None
-    }
 
 
 def plan_start_position(
@@ -68,18 +38,42 @@ def plan_start_position(
 ) -> int:
     """Return the position from which the commands of an assigned partition are folded.
 
-    It is the committed position, or the position after `complete_through`, where the log ends, if
-    that is lower. A source position is committed only after the changelog holds its commands. So a
-    log that ends below it has lost acknowledged records, or the changelog was created again: what
-    the log lacks is folded again.
+    complete_through: the position through which the log is complete.
 
-    Raise OutOfRetention if those commands are gone too and a volume's history needs them.
+    It is the position behind `complete_through`, or the committed position if that is lower. A
+    source position is committed only after the changelog holds its commands. So a log that ends
+    below it has lost acknowledged records, or the changelog was created again, or an operator has
+    moved the group ahead: what the log lacks is folded again. A group that was moved back has its
+    commands folded and answered again, which changes nothing (invariant 3).
+
+    Raise OutOfRetention if commands that the log lacks are gone and a volume's history needs them
+    (invariant 7), or if the topic ends below the log: it was created again, and its positions no
+    longer mean what they did.
     """
-    assert bounds.committed is not None
-    if complete_through + 1 >= bounds.committed:
-        return bounds.committed
-    if complete_through + 1 >= bounds.first_kept:
-        return complete_through + 1
+    where = f"topic {topic}, partition {partition}"
+    recorded_end = complete_through + 1
+    if recorded_end > bounds.end:
+        raise OutOfRetention(
+            f"the topic ends at position {bounds.end}, and the log is complete through "
+            f"{complete_through}: the topic was created again, or lost acknowledged commands",
+            where=where,
+            next="Renew the generation of the partition's volumes.",
+        )
+    if recorded_end < bounds.first_kept:
+        _check_nothing_lost(where, partition, bounds, complete_through, volumes)
+        return bounds.first_kept
+    start = recorded_end if bounds.committed is None else min(bounds.committed, recorded_end)
+    return max(start, bounds.first_kept)
+
+
+def _check_nothing_lost(
+    where: str,
+    partition: int,
+    bounds: PartitionBounds,
+    complete_through: int,
+    volumes: Iterable[Volume],
+) -> None:
+    """Raise OutOfRetention if a volume needs a command between the log and `first_kept`."""
     lost = sorted(
         volume.volume
         for volume in volumes
@@ -91,7 +85,6 @@ def plan_start_position(
         raise OutOfRetention(
             f"the log ends at position {complete_through} and the commands are kept from "
             f"{bounds.first_kept} on: what lies between is lost for the volumes {names}",
-            where=f"topic {topic}, partition {partition}",
+            where=where,
             next="Renew the generation of these volumes: their sites copy them in full.",
         )
-    return bounds.first_kept

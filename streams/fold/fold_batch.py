@@ -39,18 +39,13 @@ class DurableLog(Protocol):
 
 
 class CommandsSource(Protocol):
-    """The part of SourceTopic that the fold needs (streams/faust_worker/source_topic.py).
-
-    Both calls block: they ask the broker.
-    """
-
-    def committed(self, partition: int) -> int:
-        """Return the first position of the partition that the group hasn't committed."""
+    """The part of SourceTopic that the fold needs (streams/faust_worker/source_topic.py)."""
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Return what happened to the commands in [first, end).
 
-        None: there are none, as behind the marker of a transaction.
+        None: there are none, as behind the marker of a transaction. The call blocks: it asks the
+        broker.
         """
 
 
@@ -106,8 +101,9 @@ class BatchFolder:
 
         What the log holds already is flushed by itself (a replay): folded together with new
         commands it would make a site copy again what it has.
+
+        The gate must have been told where the partition begins (`CommitGate.assign`).
         """
-        await self._ensure_assigned(batch.partition)
         await self._check_continues(batch.partition, batch.positions)
         for part in batch.split_after(self._log.complete_through(batch.partition)):
             await self._log.flush(await self._plan(part))
@@ -118,17 +114,6 @@ class BatchFolder:
         Return in how many seconds at the latest there is more work.
         """
         return await self._compactor.work(partition)
-
-    async def _ensure_assigned(self, partition: int) -> None:
-        """Assign the partition at its committed position if nobody did.
-
-        The worker that had the partition before may have changed descriptions of its volumes: so
-        the catalog is read again.
-        """
-        if not self._gate.is_assigned(partition):
-            position = await asyncio.to_thread(self._source.committed, partition)
-            self._gate.assign(partition, position=position)
-            await asyncio.to_thread(self._catalog.refresh)
 
     async def _check_continues(self, partition: int, positions: Sequence[int]) -> None:
         """Raise OutOfRetention if commands lie between the log and the batch, or inside the batch.

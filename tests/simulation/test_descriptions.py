@@ -104,6 +104,8 @@ class World:
             self._put(message.key or b"", message.value)
         gate = CommitGate(TOPICS.commands)
         catalog = Catalog(self.broker.reader(), self.broker, TOPICS, ManualClock(look_s=10))
+        catalog.refresh()
+        gate.assign(0, position=self.committed)
         node = self.node(gate, catalog)
         self.steps, self.crash_at = 0, crash_at
         messages = [
@@ -120,7 +122,7 @@ class World:
             LogTable(self._send, self, TOPICS, gate),
             gate,
             catalog,
-            FixedSource(self.committed, ""),
+            FixedSource(""),
             clock=ManualClock(look_s=10),
             record_max_bytes=9999,
             compactor=NoCompaction(),
@@ -298,6 +300,8 @@ def test_another_worker_takes_the_description_over() -> None:
         world.broker.append(TOPICS.commands, 0, b"v", encode(event))
         world.run(10)
     gate = CommitGate(TOPICS.commands)
+    gate.assign(0, position=world.committed)
+    catalog.refresh()  # as PartitionHandover does
     node = world.node(gate, catalog)
     world.broker.append(TOPICS.commands, 0, b"v", encode(replace(SCRIPT["renewed"], sequence=4)))
     asyncio.run(

@@ -26,15 +26,8 @@ _RECORD_MAX_BYTES = 400
 _CLOCK_STEP_S = 0.3
 
 
-class _CommittedSource:
+class _Source:
     """The commands topic as the fold asks about it: a gap is a loss."""
-
-    def __init__(self, committed: int) -> None:
-        self._committed = committed
-
-    def committed(self, partition: int) -> int:
-        del partition
-        return self._committed
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         del partition, first, end
@@ -90,7 +83,7 @@ class NodeModel:
             table,
             self._gate,
             catalog,
-            _CommittedSource(self._committed),
+            _Source(),
             clock=self._clock,
             record_max_bytes=_RECORD_MAX_BYTES,
             compactor=LogCompactor(table, catalog, self._reports, self._clock, compaction),

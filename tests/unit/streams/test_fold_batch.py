@@ -24,7 +24,7 @@ GAPS = """
 @pytest.mark.parametrize("case", GAPS.strip().splitlines())
 def test_a_gap_is_asked_about_before_anything_is_folded(case: str) -> None:
     committed, positions, asked, answer = (part.strip() for part in case.split("|"))
-    source = FixedSource(None, answer or None)
+    source = FixedSource(answer or None)
     gate = CommitGate("t")
     gate.assign(0, position=int(committed))
     folder = BatchFolder(

@@ -8,63 +8,60 @@ from notation import volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.faust_worker.start_positions import (
     PartitionBounds,
-    plan_first_commits,
     plan_start_position,
 )
 
-# oldest kept, end, committed | what is committed before the first start, or why the node stops
-FIRST_COMMITS = """
-0  0  - | 0
-5  9  - | 5
-0  9  0 | nothing
-5  9  5 | nothing
-5  9  9 | nothing
-5  9  4 | deleted before the node recorded them
-0  3  4 | it was created again
-"""
-
-
-@pytest.mark.parametrize("case", FIRST_COMMITS.strip().splitlines())
-def test_first_commits(case: str) -> None:
-    given, expected = (part.strip() for part in case.split("|"))
-    first, end, committed = given.split()
-    bounds = PartitionBounds(int(first), int(end), None if committed == "-" else int(committed))
-    if expected == "nothing" or expected.isdigit():
-        assert plan_first_commits("t", {0: bounds}) == (
-            {} if expected == "nothing" else {0: int(expected)}
-        )
-        return
-    with pytest.raises(OutOfRetention, match=expected):
-        plan_first_commits("t", {0: bounds})
-
-
-# oldest kept, committed, log complete through | the volume's origin | the start position
+# kept from..end | committed | the log is complete through | the volume's origin | start, or why not
 START_POSITIONS = """
-0  0 -1 | -1 | 0
-0  5  4 | -1 | 5
-0  5  8 | -1 | 5
-0  5  2 | -1 | 3
-2  5  1 | -1 | 2
-3  5  1 | -1 | lost
-3  5  1 |  2 | 3
-3  3 -1 |  2 | 3
-3  3 -1 |  1 | lost
+first start
+0..0 | - | -1 | -1 | 0
+5..9 | - | -1 |  4 | 5
+5..9 | - | -1 |  3 | lost for the volumes v
+after a stop
+0..9 | 5 |  4 | -1 | 5
+5..9 | 9 |  8 | -1 | 9
+0..9 | 5 |  8 | -1 | 5
+the log has lost records
+0..9 | 5 |  2 | -1 | 3
+2..9 | 5 |  1 | -1 | 2
+3..9 | 5 |  1 | -1 | lost for the volumes v
+3..9 | 5 |  1 |  2 | 3
+3..9 | 3 | -1 |  2 | 3
+3..9 | 3 | -1 |  1 | lost for the volumes v
+the group's position was deleted
+0..9 | - |  4 | -1 | 5
+5..9 | - |  8 | -1 | 9
+5..9 | - |  2 | -1 | lost for the volumes v
+moved ahead, also beyond the end
+0..9 | 9 |  4 | -1 | 5
+0..9 | 20 | 4 | -1 | 5
+6..9 | 9 |  4 | -1 | lost for the volumes v
+moved back, also below what is kept
+0..9 | 0 |  8 | -1 | 0
+5..9 | 0 |  8 | -1 | 5
+5..9 | 0 |  4 | -1 | 5
+the topic was created again
+0..3 | 4 |  3 | -1 | the topic ends at position 3
+0..3 | 1 |  8 | -1 | the topic ends at position 3
+0..3 | - |  8 | -1 | the topic ends at position 3
 """
 
 
-@pytest.mark.parametrize("case", START_POSITIONS.strip().splitlines())
-def test_a_partition_starts_where_the_log_ends_if_that_is_below_the_committed_position(
+@pytest.mark.parametrize(
+    "case", [line for line in START_POSITIONS.strip().splitlines() if "|" in line]
+)
+def test_no_position_of_the_group_makes_the_node_pass_over_commands_above_the_log(
     case: str,
 ) -> None:
-    given, origin, expected = (part.strip() for part in case.split("|"))
-    first, committed, through = (int(number) for number in given.split())
+    kept, committed, through, origin, expected = (part.strip() for part in case.split("|"))
+    first, end = (int(number) for number in kept.split(".."))
+    bounds = PartitionBounds(first, end, None if committed == "-" else int(committed))
     volumes = [
         volume(origin_position=int(origin)),
         volume("other", origin_position=-1, partition=1),
     ]
-    bounds = PartitionBounds(first, 9, committed)
-    if expected == "lost":
-        with pytest.raises(OutOfRetention, match="lost for the volumes v"):
-            plan_start_position("t", 0, bounds, through, volumes)
-    else:
-        assert plan_start_position("t", 0, bounds, through, volumes) == int(expected)
+    if expected.isdigit():
+        assert plan_start_position("t", 0, bounds, int(through), volumes) == int(expected)
+        return
+    with pytest.raises(OutOfRetention, match=expected):
+        plan_start_position("t", 0, bounds, int(through), volumes)
