@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirrorlog.errors import WrongCluster
 from mirrorlog.ports.streams import TopicAdmin
+from mirrorlog.tracking_log.heads import Watermark
 
 
 class ClusterCheck:
@@ -34,3 +35,8 @@ class ClusterCheck:
                 "for good, create the volumes on this cluster under another topic prefix: their "
                 "sites copy them in full.",
             )
+
+    def check_watermark(self, watermark: Watermark) -> None:
+        """Raise WrongCluster if the watermark's position is that of another cluster."""
+        if watermark.history is not None:
+            self.check(watermark.history.cluster, f"the log of partition {watermark.partition}")

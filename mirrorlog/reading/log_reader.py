@@ -13,6 +13,7 @@ from mirrorlog.domain.histories import NO_EPOCH
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.clusters import ClusterCheck
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
@@ -105,6 +106,7 @@ class LogReader:
         site: str | None = None,
     ) -> None:
         self._reader, self._admin, self._topic = reader, admin, topic
+        self._cluster = ClusterCheck(admin)
         self._forget_deleted, self._site = forget_deleted, site
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
         # By partition, where it ended at the start; a partition leaves once it is read that far.
@@ -137,7 +139,7 @@ class LogReader:
         Return the volumes of which something new counts: a site decides by next_step what to do
         with each (consumers/resync/cycle.py). Records that aren't wanted aren't kept.
         Raise BadInput for a damaged row, except for a record: that is a hole, and its volume's
-        readers find it.
+        readers find it. Raise WrongCluster if the log is a mirror of another cluster's.
         """
         for message in self._reader.poll(timeout_s):
             self._take(message, is_wanted)
@@ -158,6 +160,7 @@ class LogReader:
             return
         row = self._row(message.key, message.value, message)
         if isinstance(row, Watermark):
+            self._cluster.check_watermark(row)
             # A worker that lost the partition may still send an old one.
             if pending.watermark is None or row.order >= pending.watermark.order:
                 pending.watermark = row

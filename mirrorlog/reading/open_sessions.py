@@ -15,6 +15,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
+from mirrorlog.reading.clusters import ClusterCheck
 from mirrorlog.reading.commands_now import commands_now
 from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.topics import Topics
@@ -209,6 +210,7 @@ class _Reading:
         watermark = known.watermark
         if watermark is None:
             return min(volume.origin_position for volume in volumes) + 1
+        ClusterCheck(self.ports.admin).check_watermark(watermark)
         now = commands_now(
             self.ports.open_reader,
             self.ports.admin,

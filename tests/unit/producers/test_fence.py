@@ -14,7 +14,14 @@ from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed, OutOfRetention
+from mirrorlog.errors import (
+    BadUse,
+    DeviceFailed,
+    ExitCode,
+    KafkaFailed,
+    OutOfRetention,
+    WrongCluster,
+)
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
@@ -93,6 +100,9 @@ class Rig:
 
     def first_position(self, topic: str, partition: int) -> int:
         return self.broker.first_position(topic, partition)
+
+    def cluster_id(self) -> str:
+        return self.broker.cluster_id()
 
     def identity(self, topic: str) -> str:
         return self.broker.identity(topic)
@@ -325,6 +335,13 @@ def test_a_session_of_an_earlier_history_blocks_whatever_its_position(rig: Rig, 
     with pytest.raises(BadUse, match="since before the log's history was renewed"):
         rig.open(rig.host("two", 2))
     assert rig.published() == "s2 open · s2 close"
+
+
+def test_a_host_on_a_mirror_of_the_log_is_refused(rig: Rig) -> None:
+    history = History(cluster="source", topic=None, epoch=1, id=str(UUID(int=9)))
+    rig.log((watermark_key(0), Watermark(partition=0, through=0, at_us=0, history=history)))
+    with pytest.raises(WrongCluster, match="this cluster is memory"):
+        rig.open(rig.host("one", 1))
 
 
 def test_a_host_that_cannot_search_does_not_open(rig: Rig) -> None:

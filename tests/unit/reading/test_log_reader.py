@@ -12,7 +12,7 @@ from notation import GENERATION, record
 
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.histories import History
-from mirrorlog.errors import BadInput
+from mirrorlog.errors import BadInput, WrongCluster
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
@@ -218,3 +218,15 @@ def test_what_belongs_to_an_earlier_history_never_counts_again(case: str) -> Non
         log.beats[0].get("s", "-"),
     )
     assert " ".join(map(str, counted)) == expected
+
+
+def test_the_log_of_a_mirror_on_another_cluster_is_refused() -> None:
+    mirror = MemoryBroker(cluster_id="mirror")
+    mirror.create(Topics().specs(single_copy=True), 1)
+    history = History(cluster="source", topic="t", epoch=1, id=GENERATION)
+    watermark = Watermark(partition=0, through=4, at_us=1, history=history)
+    mirror.append(TOPIC, 0, watermark_key(0), encode(watermark))
+    reader = LogReader(mirror.reader(), mirror, TOPIC)
+    with pytest.raises(WrongCluster, match="the positions are those of cluster source"):
+        reader.poll(0)
+    assert not reader.watermarks
