@@ -73,3 +73,11 @@ def format_size(size_bytes: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} PiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as people read it: `1.5 h` for 5400."""
+    for unit, length_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.1f} s".replace(".0 ", " ")

@@ -14,4 +14,5 @@ Files in reading order:
 - block_arrays.py: sets of blocks as sorted arrays, for the node's hot path
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site
+- retry_reports.py: which failures of repeated attempts are logged
 """
