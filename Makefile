@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 4 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-slow check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
+.PHONY: demo test test-busy test-slow soak check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -21,6 +21,10 @@ test-busy: setup ## the suite three times in a row beside four busy processes: n
 
 test-slow: setup ## what takes minutes and isn't in the suite
 	$(BIN)/pytest -m slow
+
+MINUTES ?= 30
+soak: setup ## a healthy run that must print no warning; half an hour, or MINUTES=12
+	MIRRORLOG_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -m slow tests/integration/test_soak.py
 
 check: setup ## format, lint, types, imports that an editor can follow, and who may import whom
 	$(BIN)/ruff format --check .

@@ -158,7 +158,7 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     settings: `partitions` is the number that the commands topic really has.
     """
     with _bare_command_line():
-        from mirrorlog.streams.faust_worker.acknowledged_sends import send_all
+        from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports, send_all
         from mirrorlog.streams.faust_worker.app import connect_signals, install_agent, make_app
         from mirrorlog.streams.faust_worker.faust_recovery import follow_changelog
         from mirrorlog.streams.faust_worker.faust_store import FaustStore
@@ -169,8 +169,10 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     store = FaustStore(app, topics.changelog, {"block_cache_size": settings.node_block_cache_bytes})
     follow_changelog(app, ChangelogFollower(store, ports.changelog), ports.abort)
 
+    send_reports = SendReports(ports.clock)
+
     async def send(messages: Sequence[Outgoing]) -> list[int]:
-        return await send_all(app.producer, messages, settings.patience_s)
+        return await send_all(app.producer, messages, settings.patience_s, send_reports)
 
     table = LogTable(send, store, topics, gate)
     compactor = LogCompactor(

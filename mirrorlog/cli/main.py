@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -107,15 +106,9 @@ def read_global_options(
     """Make the Invocation that every command takes from `context` (support/context.py)."""
     # The settings need pydantic, which `mirrorlog --help` can do without.
     from mirrorlog.cli.support.context import Invocation, settings_from
+    from mirrorlog.cli.support.log_lines import set_up_logging
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(name)s: %(message)s",
-    )
-    # librdkafka logs twenty lines a second while a broker is away. What matters of them becomes
-    # an error of mirrorlog.
-    for noisy in ("mirrorlog.kafka", "stamina"):
-        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
+    set_up_logging(verbose=verbose)
     settings = settings_from(
         config, client_file, client_options or [], bootstrap_servers, state_dir
     )

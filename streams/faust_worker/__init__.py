@@ -8,6 +8,7 @@ start_positions.py     decides where the commands of a partition are read from (
 assignment.py          decides which worker has which partitions
 partition_handover.py  starts and stops the work on partitions as the group assigns them
 gated_transport.py     commits what the commit gate allows; hands on batches, not messages
+partition_watch.py     finds partitions on which the worker is stuck (pure)
 partition_loops.py     folds the batches of each partition, one after the other
 acknowledged_sends.py  sends messages and waits until the broker has acknowledged them
 faust_store.py         the table in RocksDB, behind the ports of table/local_store.py

@@ -6,6 +6,7 @@ A broker that is away delays the node. A message that the broker refuses stops i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
@@ -13,8 +14,12 @@ import stamina
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.exceptions import ProducerSendError
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import ChangelogRefused
+from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.outgoing import Outgoing
+
+log = logging.getLogger("mirrorlog.node")
 
 
 class Producer(Protocol):
@@ -33,6 +38,24 @@ class Producer(Protocol):
         broker has answered."""
 
 
+class SendReports:
+    """Logs which topics the node can't write to, and when it can again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._reports = clock, RetryReports()
+
+    def failed(self, topics: str, error: Exception) -> None:
+        """Note that the broker hasn't acknowledged messages, and that they are sent again."""
+        reason = f"{type(error).__name__} {error}"[:400]
+        if text := self._reports.failed(topics, reason, now_s=self._clock.monotonic_s()):
+            log.warning("the node holds back, messages to %s aren't acknowledged: %s", topics, text)
+
+    def worked(self, topics: str) -> None:
+        """Note that all messages were acknowledged."""
+        if text := self._reports.worked(topics, now_s=self._clock.monotonic_s()):
+            log.warning("sending to %s %s", topics, text)
+
+
 def _is_retriable(error: Exception) -> bool:
     """Return whether the broker is away, electing or slow.
 
@@ -45,7 +68,7 @@ def _is_retriable(error: Exception) -> bool:
 
 
 async def send_all(
-    producer: Producer, messages: Sequence[Outgoing], patience_s: float
+    producer: Producer, messages: Sequence[Outgoing], patience_s: float, reports: SendReports
 ) -> list[int]:
     """Send in order; return the offsets once every in-sync replica has every message.
 
@@ -55,14 +78,23 @@ async def send_all(
     """
     if not messages:
         return []
+    topics = ", ".join(sorted({message.topic for message in messages}))
+
+    def is_tried_again(error: Exception) -> bool:
+        if not _is_retriable(error):
+            return False
+        reports.failed(topics, error)
+        return True
+
     try:
         async for attempt in stamina.retry_context(
-            on=_is_retriable, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=5.0
+            on=is_tried_again, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=5.0
         ):
             with attempt:
-                return await _send_once(producer, messages)
+                offsets = await _send_once(producer, messages)
+                reports.worked(topics)
+                return offsets
     except (KafkaError, ProducerSendError) as error:
-        topics = ", ".join(sorted({message.topic for message in messages}))
         raise ChangelogRefused(
             f"{len(messages)} messages weren't acknowledged: {type(error).__name__} {error}"[:400],
             where=f"topics {topics}",

@@ -1,24 +1,32 @@
-"""Faust's Kafka transport with two changes.
+"""Faust's Kafka transport with three changes.
 
 - The commit gate decides what the consumer commits, not the acknowledgements of Faust's streams.
 - The records that one poll brings for a partition of the commands topic are handed on as one
   message, whose value is an EventBatch. Faust wraps every message in several tasks, which costs
   more than folding a small command.
+- A watch of mirrorlog's own finds partitions on which the worker is stuck (partition_watch.py says
+  what is wrong with Faust's).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.streams.faust_worker.partition_loops import FetchBudget
+from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
+
+log = logging.getLogger("mirrorlog.node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,12 @@ class GatedConsumer(driver.Consumer):
 
     gate: ClassVar[CommitGate]
     fetch_budget: ClassVar[FetchBudget]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._watch = PartitionWatch(self.app.conf.stream_processing_timeout)
+        self._stuck_reports = RetryReports()
+        self._handed_on: dict[int, int] = {}
 
     def _new_offset(self, tp: TP) -> int | None:
         """Return the offset to commit; None to commit nothing for this partition."""
@@ -50,6 +64,8 @@ class GatedConsumer(driver.Consumer):
         aiokafka does not seek to a committed offset of 0: what was fetched and dropped in a
         rebalance would be passed over.
         """
+        self._watch.clear()
+        self._handed_on.clear()
         committed = dict(await super().seek_to_committed())
         expected = {
             tp: self.gate.expected_position(tp.partition)
@@ -94,7 +110,36 @@ class GatedConsumer(driver.Consumer):
             [event.key for event in record.records],
             [event.value for event in record.records],
         )
+        self._handed_on[tp.partition] = record.records[-1].offset
         return message  # type: ignore[no-any-return]
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Look whether the worker is stuck on a partition of the commands, and log it.
+
+        Faust calls it about once a second for each assigned partition, the changelog's too, unless
+        a rebalance is under way. now: monotonic seconds.
+        """
+        if tp.topic != self.gate.topic or not self.gate.is_assigned(tp.partition):
+            return
+        look = self._watch.look(tp.partition, self._view(tp), now_s=now)
+        if look.stuck is not None:
+            if text := self._stuck_reports.failed(tp.partition, look.stuck, now_s=now):
+                log.error("partition %d is stuck: %s", tp.partition, text)
+        elif look.is_well and (text := self._stuck_reports.worked(tp.partition, now_s=now)):
+            log.warning("partition %d %s", tp.partition, text)
+
+    def _view(self, tp: TP) -> PartitionView:
+        """Return what is known of an assigned partition of the commands topic."""
+        consumer: Any = self._thread
+        subscription = consumer._ensure_consumer()._fetcher._subscriptions.subscription
+        assignment = None if subscription is None else subscription.assignment
+        state = assignment and assignment.state_value(TopicPartition(tp.topic, tp.partition))
+        return PartitionView(
+            fetch_mark=(state.timestamp, state.highwater) if state else None,
+            handed_on=self._handed_on.get(tp.partition),
+            recorded=self.gate.expected_position(tp.partition),
+            committed=self._committed_offset[tp] or 0,
+        )
 
 
 def gated_transport(gate: CommitGate, fetch_budget: FetchBudget) -> type[driver.Transport]:

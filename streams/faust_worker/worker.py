@@ -11,7 +11,8 @@ def run_worker(app: faust.App) -> None:
     Call it from the main thread: the worker installs handlers of signals. SystemExit(1) if the app
     fails to start.
     """
-    worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
+    # Logging stays as the program has set it up.
+    worker = faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.spinner = None
     try:
         worker.execute_from_commandline()

@@ -12,6 +12,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from mirrorlog.errors import BadUse, KafkaFailed
 
+log = logging.getLogger("mirrorlog.kafka")
+
 ClientSettings: TypeAlias = Mapping[str, str | int | bool]
 """Settings by librdkafka's names."""
 
@@ -54,6 +56,19 @@ _REFUSED: Final = frozenset(
 """Errors of a connection that another attempt doesn't mend: the login or a certificate is wrong."""
 
 
+class _DebugLogger:
+    """Logs librdkafka's own lines as details.
+
+    librdkafka writes twenty lines a second while a broker is away, and calls what it mends itself a
+    warning. What matters of them becomes an error of mirrorlog.
+    """
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        """Log a line of librdkafka, whatever its level."""
+        del level
+        log.debug(text, *values)
+
+
 class KafkaClient:
     """A librdkafka client (`raw`) with retries, and with the last error of its connections.
 
@@ -74,10 +89,8 @@ class KafkaClient:
         receives no messages.
         """
         self._connection_error: KafkaError | None = None
-        # librdkafka writes twenty lines a second while a broker is away: to Python's logging.
-        logger = logging.getLogger("mirrorlog.kafka")
         try:
-            self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=logger)
+            self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=_DebugLogger())
         except (KafkaException, ValueError, TypeError) as error:
             raise BadUse(
                 f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka]."

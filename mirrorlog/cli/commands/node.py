@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -33,8 +32,6 @@ def node(
     """
     call = invocation(context)
     from mirrorlog.streams import run_node
-
-    logging.getLogger("stamina").setLevel(logging.WARNING)  # the node logs when it holds back
 
     def print_ready(url: str | None, partitions: Sequence[int]) -> None:
         call.output.print_message("ready", {"partitions": list(partitions), "http": url})

@@ -4,6 +4,7 @@ In reading order:
 - lazy_commands: a group of commands that imports a command when it runs.
 - context: the global options of one call.
 - output: text for people, JSON for programs, and errors.
+- log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.
 - changelog: the tracking log of one partition, read once.
 - sending: one tracking command, and the node's status of it.
