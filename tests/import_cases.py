@@ -194,4 +194,18 @@ VALID_BLOCKS = {
     "extentlist": {0, 2},
 }
 """The blocks of 4 KiB that the valid sources name, counted by hand."""
+EMPTY = {
+    "blktrace": event(1, Q_READ, 8, 512),
+    "blkparse": b"8,0 0 1 0.000000000 1 Q R 8 + 8 [p]\n",
+    "fio": b"fio version 3 iolog\n0 /v add\n0 /v open\n1 /v read 4096 512\n3 /v close\n",
+    "vscsi": struct.pack("<IIIHHQQ", 1, 4096, 1, 0x28, 0x0100, 8, 9),
+    "msr": b"128166372003061629,hm,1,Read,8192,512,413\n",
+    "tencent": b"1538323200,8,8,0,1058\n",
+    "qemu-map": b"[]\n",
+    "nbdinfo": b"[\n]\n",
+    "rbd-diff": b"[]",
+    "thin-delta": b'<superblock data_block_size="8"><diff left="1" right="2"/></superblock>',
+    "extentlist": b"",
+}
+"""A source of each kind that names nothing, of a device of 1 MiB."""
 KINDS = tuple(VALID)

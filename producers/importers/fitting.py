@@ -31,6 +31,8 @@ class FitOptions:
     clip: changes outside the volume are counted and left out. Otherwise they are an error.
     partial: a map may describe only a part of the volume. Otherwise that is an error, because the
     rest may have changed.
+    allow_empty: a source that names nothing says that nothing changed. Otherwise that is an error,
+    because a tool that failed leaves such a source.
     began_us: when the recording's first change was made, or since when the map records changes, in
     microseconds since 1970.
     """
@@ -38,6 +40,7 @@ class FitOptions:
     shift: int = 0
     clip: bool = False
     partial: bool = False
+    allow_empty: bool = False
     began_us: int | None = None
 
 
@@ -148,6 +151,8 @@ def _fitted(
 ) -> Iterator[Change]:
     """Yield the ranges that changed, at the volume's addresses."""
     changes = source.changes()
+    if not options.allow_empty:
+        changes = _checked_content(changes, source, volume)
     if options.shift:
         changes = (replace(change, offset=change.offset + options.shift) for change in changes)
     if source.whole and not options.partial:
@@ -157,6 +162,22 @@ def _fitted(
             inside = _inside(change, source, volume, number, counts=counts, clip=options.clip)
             if inside is not None:
                 yield inside
+
+
+def _checked_content(
+    changes: Iterator[Change], source: ImportSource, volume: Volume
+) -> Iterator[Change]:
+    """Yield the changes. Raise BadInput if there is none, not even an unchanged range."""
+    first = next(changes, None)
+    if first is None:
+        raise BadInput(
+            f"the source is empty: it names no {'range' if source.joins else 'write'}",
+            where=f"{source.name} for volume {volume.volume}",
+            next="If a tool in front of a pipe failed, its output means nothing; `set -o pipefail` "
+            "shows that. If nothing changed, pass --allow-empty.",
+        )
+    yield first
+    yield from changes
 
 
 def _checked_coverage(

@@ -124,10 +124,11 @@ class _DeltaParser:
         offset, end = begin * self._block_bytes, (begin + length) * self._block_bytes
         if self._volume_end < end < self._volume_end + self._block_bytes:
             end = self._volume_end
-        if kind in _DIRTY and end > offset:
+        if end > offset:
             position = self._parser.CurrentLineNumber, self._parser.CurrentByteIndex
+            change_kind = ChangeKind.DIRTY if kind in _DIRTY else ChangeKind.UNCHANGED
             self._changes.append(
-                (*position, Change(ChangeKind.DIRTY, offset=offset, length=end - offset))
+                (*position, Change(change_kind, offset=offset, length=end - offset))
             )
 
     def _number(self, attributes: Mapping[str, str], name: str, maximum: int) -> int:

@@ -47,14 +47,16 @@ class Trace:
         """Return the file's name, to show it."""
         return self.path.name
 
-    def requests(self) -> Iterator[TracedRequest]:
+    def requests(self, *, allow_no_change: bool = False) -> Iterator[TracedRequest]:
         """Yield writes, zeroes, discards and flushes in the order of the file.
 
-        BadInput, with the place, if a record is malformed.
+        BadInput, with the place, if a record is malformed, or if no request changes the volume,
+        unless `allow_no_change`.
         """
-        return (request for request in self.records() if request.kind is not RequestKind.READ)
+        records = self.records(allow_no_change=allow_no_change)
+        return (request for request in records if request.kind is not RequestKind.READ)
 
-    def records(self) -> Iterator[TracedRequest]:
+    def records(self, *, allow_no_change: bool = False) -> Iterator[TracedRequest]:
         """Yield all requests, with reads, in the order of the file. BadInput as in requests()."""
         reader = TraceReader(self.path, self.format)
         trace_format = FORMATS[self.format]
@@ -72,7 +74,7 @@ class Trace:
                     raise MalformedRecord(f"the recording names more than {MAX_VOLUMES:,} volumes")
                 changes = changes or request.kind not in _NO_CHANGE
                 yield request
-            if not changes:
+            if not (changes or allow_no_change):
                 raise MalformedRecord("the recording ends without a write in it")
 
 

@@ -111,6 +111,9 @@ def test_the_log_has_what_each_kind_of_import_named(world: Run, tmp_path: Path) 
         "aren't all inside"
         in shell("import", "extentlist", "v", "-", stdin=b"0 4096\n1M 1\n", code=2)["what"]
     )
+    assert "is empty" in shell("import", "extentlist", "v", "-", stdin=b"", code=2)["what"]
+    empty = shell("import", "extentlist", "v", "-", "--allow-empty", stdin=b"")
+    assert (empty["extents"], empty["session"]) == (0, None)
     assert (
         "no volume 'w'"
         in shell("import", "extentlist", "w", "-", stdin=b"0 4096\n", code=2)["what"]

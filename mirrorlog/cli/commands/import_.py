@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mirrorlog.cli.importing.options import (
+    AllowEmptyOption,
     BeganOption,
     ClipOption,
     DeviceOption,
@@ -57,6 +58,7 @@ def _add_recording(kind: str, help: str) -> None:
         began: BeganOption = None,
         offset_shift: OffsetShiftOption = "0",
         clip: ClipOption = False,
+        allow_empty: AllowEmptyOption = False,
         host: HostOption = None,
         dry_run: DryRunOption = False,
         wait: WaitOption = None,
@@ -68,7 +70,7 @@ def _add_recording(kind: str, help: str) -> None:
                 )
             return recording_source(kind, files[0], device=device, discard_zeroes=discard_zeroes)
 
-        options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)
+        options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty)
         run_import(invocation(context), kind, volume, [file], open_source, options)
 
 
@@ -83,11 +85,12 @@ def _add_list(kind: str, open_source: OpenSource, help: str) -> None:
         began: BeganOption = None,
         offset_shift: OffsetShiftOption = "0",
         clip: ClipOption = False,
+        allow_empty: AllowEmptyOption = False,
         host: HostOption = None,
         dry_run: DryRunOption = False,
         wait: WaitOption = None,
     ) -> None:
-        options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)
+        options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty)
         run_import(invocation(context), kind, volume, [file], open_source, options)
 
 
@@ -124,6 +127,7 @@ def import_blktrace(
     began: BeganOption = None,
     offset_shift: OffsetShiftOption = "0",
     clip: ClipOption = False,
+    allow_empty: AllowEmptyOption = False,
     host: HostOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = None,
@@ -133,7 +137,7 @@ def import_blktrace(
     def open_source(copies: Sequence[Path], volume_span: AddressRange) -> ImportSource:
         return blktrace_source(copies, volume_span, device=device, discard_zeroes=discard_zeroes)
 
-    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait)
+    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty)
     run_import(invocation(context), "blktrace", volume, files, open_source, options)
 
 
@@ -157,6 +161,7 @@ def import_qemu_map(
     began: BeganOption = None,
     offset_shift: OffsetShiftOption = "0",
     clip: ClipOption = False,
+    allow_empty: AllowEmptyOption = False,
     host: HostOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = None,
@@ -166,7 +171,7 @@ def import_qemu_map(
     def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
         return qemu_map_source(files[0], layers=layers, dirty_bitmap=dirty_bitmap)
 
-    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, partial)
+    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty, partial)
     run_import(invocation(context), "qemu-map", volume, [file], open_source, options)
 
 
@@ -179,6 +184,7 @@ def import_nbdinfo(
     began: BeganOption = None,
     offset_shift: OffsetShiftOption = "0",
     clip: ClipOption = False,
+    allow_empty: AllowEmptyOption = False,
     host: HostOption = None,
     dry_run: DryRunOption = False,
     wait: WaitOption = None,
@@ -188,5 +194,5 @@ def import_nbdinfo(
     def open_source(files: Sequence[Path], _: AddressRange) -> ImportSource:
         return nbdinfo_source(files[0])
 
-    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, partial)
+    options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty, partial)
     run_import(invocation(context), "nbdinfo", volume, [file], open_source, options)

@@ -59,6 +59,13 @@ ClipOption = Annotated[
     bool,
     typer.Option("--clip", help="Leave out what lies outside the volume, and count it."),
 ]
+AllowEmptyOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-empty",
+        help="A source that names nothing says that nothing changed. Otherwise it is an error.",
+    ),
+]
 HostOption = Annotated[
     str | None,
     typer.Option(
@@ -85,6 +92,7 @@ class ImportOptions:
     host: str | None
     dry_run: bool
     wait: str | None
+    allow_empty: bool = False
     partial: bool = False
 
     def terms(self) -> FitOptions:
@@ -100,7 +108,13 @@ class ImportOptions:
                     f"'{self.began}' isn't a time", next="Write 2026-11-22T18:30:00Z or '2h ago'."
                 )
             began_us = point.at_us
-        return FitOptions(self._shift_bytes(), self.clip, self.partial, began_us)
+        return FitOptions(
+            shift=self._shift_bytes(),
+            clip=self.clip,
+            partial=self.partial,
+            allow_empty=self.allow_empty,
+            began_us=began_us,
+        )
 
     def _shift_bytes(self) -> int:
         size = parse_size(self.offset_shift.removeprefix("-"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from import_cases import (
+    EMPTY,
     MIB,
     NOW_US,
     Q_DISCARD,
@@ -421,7 +422,6 @@ PARTS = {
     "0+512 *512+512": None,
     "*0+512": "reaches from byte 0 to 512",
     "*512+512": "reaches from byte 512 to 1024",
-    "": "reaches from byte 0 to 0",
     "*0+512 768+256": "begins at byte 768, and the one before ends at 512",
     "*0+512 *0+512": "begins at byte 0, and the one before ends at 512",
     "*0+512 512+1024": None,
@@ -446,6 +446,37 @@ def test_a_map_must_describe_the_whole_volume(tmp_path: Path, ranges: str) -> No
         with pytest.raises(BadInput, match=message):
             rendered(import_source, 1024)
     rendered(import_source, 1024, FitOptions(partial=True))
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_source_that_names_nothing_has_to_be_allowed(tmp_path: Path, kind: str) -> None:
+    import_source = source(kind, write_source(tmp_path, EMPTY[kind]))
+    with pytest.raises(BadInput, match="the source is empty: it names no") as error:
+        rendered(import_source, terms=FitOptions(partial=True))
+    assert kind in error.value.where and "--allow-empty" in error.value.next
+    assert rendered(import_source, terms=FitOptions(partial=True, allow_empty=True)) == ""
+
+
+@pytest.mark.parametrize("kind", ["qemu-map", "nbdinfo"])
+def test_an_empty_map_that_is_allowed_still_has_to_describe_the_volume(
+    tmp_path: Path, kind: str
+) -> None:
+    import_source = source(kind, write_source(tmp_path, EMPTY[kind]))
+    with pytest.raises(BadInput, match="reaches from byte 0 to 0"):
+        rendered(import_source, terms=FitOptions(allow_empty=True))
+
+
+UNCHANGED = {
+    "qemu-map": '[{"start": 0, "length": 1048576, "depth": 1, "zero": false, "data": true}]',
+    "nbdinfo": '[{"offset": 0, "length": 1048576, "type": 0, "description": "clean"}]',
+    "thin-delta": '<superblock data_block_size="8"><diff><same begin="0" length="9"/></diff>'
+    "</superblock>",
+}
+
+
+@pytest.mark.parametrize("kind", UNCHANGED)
+def test_a_map_that_says_that_all_is_unchanged_isnt_empty(tmp_path: Path, kind: str) -> None:
+    assert rendered(source(kind, write_source(tmp_path, UNCHANGED[kind]))) == ""
 
 
 # kind, content, place of the error, text of the error
