@@ -16,7 +16,12 @@ from typing import Final
 
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.producers.traces import blkparse, mltrace, msr, tencent, vscsi
-from mirrorlog.producers.traces.request import MalformedRecord, RequestKind, TracedRequest
+from mirrorlog.producers.traces.request import (
+    MalformedRecord,
+    RequestKind,
+    TracedRequest,
+    quoted,
+)
 
 AUTO: Final = "auto"
 FORMATS: Final = {
@@ -131,7 +136,10 @@ class TraceReader:
         self.record = 1
 
     def lines(self, stream: io.BufferedIOBase) -> Iterator[bytes]:
-        """Yield the lines that aren't blank, without their line ends."""
+        """Yield the lines that aren't blank, without their line ends.
+
+        The last line must have a line end too: a number that was cut off is still a number.
+        """
         line = b""
         while True:
             self.record += 1
@@ -143,6 +151,8 @@ class TraceReader:
                 raise MalformedRecord(f"a line has more than {MAX_LINE_BYTES:,} bytes")
             if b"\0" in line:
                 raise MalformedRecord("there is binary data instead of a line of text")
+            if not line.endswith(b"\n"):
+                raise MalformedRecord(f"line {quoted(line)} has no line end: the file was cut off")
             if text := line.rstrip(b"\r\n"):
                 yield text
 

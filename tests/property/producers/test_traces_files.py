@@ -45,13 +45,54 @@ def requests_or_bad_input(path: Path, trace_format: str) -> None:
         assert error.next
 
 
+PLAIN = {
+    **VALID,
+    "tencent": bz2.decompress(VALID["tencent"]),
+    "mirrorlog": gzip.decompress(VALID["mirrorlog"]),
+}
+
+
 @pytest.mark.parametrize("trace_format", FORMATS)
-def test_cut_anywhere(tmp_path, trace_format):
+def test_a_cut_recording_gives_whole_records_and_is_refused(
+    tmp_path: Path, trace_format: str
+) -> None:
+    """Except if it ends behind a record: then it is a shorter recording."""
+    whole, _ = records_and_error(packed(tmp_path, trace_format, PLAIN[trace_format]), trace_format)
+    for length in range(len(PLAIN[trace_format])):
+        content = PLAIN[trace_format][:length]
+        path = packed(tmp_path, trace_format, content)
+        records, error = records_and_error(path, trace_format)
+        assert records == whole[: len(records)], "a cut never gives another record"
+        behind_record = not length % 32 if trace_format == "vscsi" else content.endswith(b"\n")
+        assert error is not None or behind_record, content[-40:]
+        requests_or_bad_input(path, "auto")
+
+
+@pytest.mark.parametrize("trace_format", ["tencent", "mirrorlog"])
+def test_cut_compressed_data_is_refused(tmp_path: Path, trace_format: str) -> None:
     path = tmp_path / "cut"
     for length in range(len(VALID[trace_format])):
         path.write_bytes(VALID[trace_format][:length])
-        requests_or_bad_input(path, trace_format)
+        assert records_and_error(path, trace_format)[1] is not None
         requests_or_bad_input(path, "auto")
+
+
+def packed(folder: Path, trace_format: str, content: bytes) -> Path:
+    """Write a recording, compressed if its format needs that. Return its path."""
+    path = folder / "cut"
+    path.write_bytes(gzip.compress(content) if trace_format == "mirrorlog" else content)
+    return path
+
+
+def records_and_error(path: Path, trace_format: str) -> tuple[list[TracedRequest], str | None]:
+    """Return the records of a recording up to its end or its first error, and that error."""
+    records: list[TracedRequest] = []
+    try:
+        for record in open_trace(path, trace_format).records():
+            records.append(record)
+    except BadInput as error:
+        return records, error.what
+    return records, None
 
 
 @in_one_folder

@@ -61,7 +61,7 @@ READABLE = {
         {"hm-1": 8704, "hm-0": 30},
     ),
     "tencent": (
-        "1538323200,8,2,1,7\n1538323199,0,1,1,12\n1538323200,90,1,0,3",
+        "1538323200,8,2,1,7\n1538323199,0,1,1,12\n1538323200,90,1,0,3\n",
         ["vol7 write 4096+1024 @1538323200000000", "vol12 write 0+512 @1538323199000000"],
         {"vol7": 5120, "vol12": 512, "vol3": 46592},
     ),
@@ -155,6 +155,9 @@ BROKEN = {
     "nonsense": ("auto", GOOD_MSR + "1,h,0,Write,0,1e3,1\n", "size '1e3'", 2, 20),
     "huge": ("auto", GOOD_MSR + f"1,h,0,Write,0,{'9' * 4000},1\n", "size '999", 2, 20),
     "overflow": ("auto", f"1,h,0,Write,{MAX_BYTE},1,1\n", "ends above", 1, 0),
+    "cut line": ("auto", GOOD_MSR * 2 + "1,h,0,Write,0,51", "no line end", 3, 40),
+    "cut summary": ("auto", f"{EVENT}Q W 1 + 8 [a]\nCPU0 (sd", "no line end", 2, 38),
+    "cut volume": ("auto", "1,8,2,1,10", "no line end", 1, 0),
     "few fields": ("auto", GOOD_MSR * 2 + "1,h,0,Wri\n", "4 of the 7 fields", 3, 40),
     "other type": ("auto", GOOD_MSR + "1,h,0,Trim,0,512,1\n", "'Trim'", 2, 20),
     "no UTF-8": ("auto", GOOD_MSR.encode() + b"1,\xff,0,Write,0,512,1\n", r"host '\xff'", 2, 20),
