@@ -9,9 +9,16 @@ from typing import Final
 _FLUSHED: Final = {"flush.messages": "1"}
 _COMPACTED: Final = {"cleanup.policy": "compact", "max.compaction.lag.ms": str(24 * 3600 * 1000)}
 _MIB: Final = 1 << 20
+MESSAGE_MAX_BYTES: Final = 1_000_000
+"""The key and the value that the node puts into one message of any topic but the quarantine. Kafka
+takes 1,048,588 bytes with their overhead unless a topic or the cluster says otherwise
+(max.message.bytes)."""
 QUARANTINE_MAX_BYTES: Final = 2 * _MIB
-"""Large enough for an event of the largest size, and for the reason of its refusal (invariant
-11)."""
+"""Large enough for an event that no client compressed, and for the reason of its refusal (invariant
+11). Kafka limits what an event takes when it is compressed, so an event may be larger than this."""
+QUARANTINED_VALUE_MAX_BYTES: Final = 3 * _MIB // 2
+QUARANTINED_KEY_MAX_BYTES: Final = 64 << 10
+"""The bytes of a refused event that are kept. The key is in the message twice."""
 
 
 @dataclass(frozen=True, slots=True)

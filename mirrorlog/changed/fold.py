@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
-from mirrorlog.domain.extents import ExtentColumns, ExtentKind
+from mirrorlog.domain.extents import MAX_BYTE, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -122,9 +122,9 @@ class ChangeFold:
     def _is_only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
         """Return whether each block was zeroed whole, and no other extent touched it.
 
-        The extents together are then as long as the blocks.
+        The extents together are then as long as the blocks. MAX_BYTE may stand for any larger sum.
         """
-        if not changed or changed != zero:
+        if not changed or changed != zero or bytes_written == MAX_BYTE:
             return False
         _, last_bytes = self.volume.byte_range(first=changed.max(), count=1)
         return bytes_written == (len(changed) - 1) * self.volume.block_size + last_bytes

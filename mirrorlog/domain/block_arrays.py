@@ -47,7 +47,9 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
     else:
         blocks = firsts
     further = lasts - blocks
-    if further.any():
+    if (most := int(further.max())) > 0:
+        if most > _MAX_BLOCKS:
+            return None  # their sum may be above 2^64
         total = int(further.sum(dtype=np.uint64)) + len(blocks)
         if total > _MAX_BLOCKS:
             return None

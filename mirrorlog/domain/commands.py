@@ -147,6 +147,8 @@ class RejectReason(StrEnum):
     VOLUME_RETIRED = "VOLUME_RETIRED"  # a RESIZE or NEW_GENERATION of a retired volume
     # The volume to change is in a state that this node doesn't know.
     UNKNOWN_STATE = "UNKNOWN_STATE"
+    # With the change, the volume's description wouldn't fit into a message.
+    DESCRIPTION_TOO_LARGE = "DESCRIPTION_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,12 @@ class AcceptedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A refused event: its bytes, the reason, and its position in the commands topic."""
+    """A refused event: its bytes, the reason, and its position in the commands topic.
+
+    key, value: as they came; only the first bytes if they are too large for a message.
+    key_length, key_sha256, value_length, value_sha256: of the whole key and the whole value if only
+    their first bytes are kept; None if they are kept whole.
+    """
 
     partition: int
     position: int
@@ -204,3 +211,7 @@ class Quarantined:
     at_us: int
     key: bytes | None
     value: bytes | None
+    key_length: int | None = None
+    key_sha256: bytes | None = None
+    value_length: int | None = None
+    value_sha256: bytes | None = None

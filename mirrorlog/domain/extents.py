@@ -98,6 +98,16 @@ class ExtentColumns:
             b"" if self.kinds is None else self.kinds.tobytes(),
         )
 
+    def total_bytes(self, *, longest: int) -> int:
+        """Return the sum of the lengths; 2^63 - 1 if it is larger, the largest number in an event.
+
+        longest: no extent is longer.
+        """
+        if len(self) * longest <= MAX_BYTE:
+            return int(self.lengths.sum())
+        total: int = sum(self.lengths.tolist())
+        return min(total, MAX_BYTE)
+
     def __len__(self) -> int:
         return len(self.offsets)
 

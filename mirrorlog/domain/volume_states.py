@@ -18,6 +18,7 @@ Rules:
   volume had at its position decide the answer. So a replay gives the same answers and undoes
   nothing newer.
 - A volume only grows, and a retired volume stays retired.
+- A change is refused if the description wouldn't fit into a message with it.
 - UNKNOWN is a state that a newer mirrorlog wrote: this version doesn't change the description.
 """
 
@@ -31,7 +32,13 @@ from uuid import UUID
 
 from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, Extent
-from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
+from mirrorlog.domain.volumes import (
+    DESCRIPTION_MAX_BYTES,
+    MAX_RESIZES,
+    EarlierSize,
+    Volume,
+    VolumeState,
+)
 
 DESCRIPTION_KINDS: Final = (CommandKind.RESIZE, CommandKind.RETIRE, CommandKind.NEW_GENERATION)
 """The kinds of command that change a volume's description."""
@@ -167,6 +174,9 @@ def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition
         text = f"{wanted} bytes can't be a volume's size. Send one from 1 B to 8 EiB."
         return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
     if wanted > before:
+        if len(volume.earlier_sizes) >= MAX_RESIZES and position > volume.described_position:
+            text = f"the volume was resized {MAX_RESIZES} times already. Create a new one."
+            return _refuse(volume, RejectReason.DESCRIPTION_TOO_LARGE, text)
         earlier = (*volume.earlier_sizes, EarlierSize(before_position=position, size_bytes=before))
         return _change(volume, position, size_bytes=wanted, earlier_sizes=earlier)
     if wanted < before and not any(extent.end == wanted for extent in command.extents):
@@ -202,6 +212,12 @@ def _change(volume: Volume, position: int, **changes: object) -> Transition:
     if position <= volume.described_position:
         return Transition(volume)
     changed = replace(volume, described_position=position, **changes)  # type: ignore[arg-type]
+    if changed.description_bytes > DESCRIPTION_MAX_BYTES:
+        text = (
+            f"the volume's description takes {changed.description_bytes} bytes, and a message "
+            f"takes {DESCRIPTION_MAX_BYTES}. Describe the volume with shorter addresses."
+        )
+        return _refuse(volume, RejectReason.DESCRIPTION_TOO_LARGE, text)
     return Transition(changed)
 
 

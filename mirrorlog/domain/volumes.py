@@ -16,6 +16,11 @@ from mirrorlog.errors import BadUse
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MIN_BLOCK_BYTES: Final = 512
 MAX_BLOCK_BYTES: Final = 1 << 26
+MAX_RESIZES: Final = 10_000
+"""How often a volume may grow: the description names each earlier size."""
+DESCRIPTION_MAX_BYTES: Final = 800_000
+"""A description is one message. Kafka takes 1 MiB unless a topic or the cluster says otherwise."""
+_EARLIER_SIZE_BYTES: Final = 20
 
 
 class VolumeState(StrEnum):
@@ -110,6 +115,17 @@ class Volume:
         if position >= self.described_position or not self.earlier_sizes:
             return self
         return replace(self, size_bytes=self.size_at(position))
+
+    @property
+    def description_bytes(self) -> int:
+        """The size of the description in a message, without its numbers: at most 200 bytes more."""
+        maps = [*self.secondaries, *self.secondaries.values(), *self.keep_s]
+        texts = [self.volume, self.generation, self.primary, *maps]
+        return (
+            sum(len(text.encode()) for text in texts)
+            + 10 * len(maps)
+            + _EARLIER_SIZE_BYTES * len(self.earlier_sizes)
+        )
 
     def byte_range(self, *, first: int, count: int) -> tuple[int, int]:
         """Return (offset, length) of `count` blocks from block `first`, up to the volume's end."""

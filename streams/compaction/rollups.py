@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.tracking_log.keys import RecordKey
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -138,7 +139,7 @@ def merged_header(tier: int, chain: Sequence[RollUpSource]) -> LogRecord:
         last_at_us=max(record.last_at_us for record in records),
         commands=sum(record.commands for record in counted),
         writes=sum(record.writes for record in counted),
-        bytes_written=sum(record.bytes_written for record in counted),
+        bytes_written=min(sum(record.bytes_written for record in counted), MAX_BYTE),
         hosts=tuple(sorted({host for record in records for host in record.hosts})),
         part=0,
         parts=1,

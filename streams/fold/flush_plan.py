@@ -107,6 +107,7 @@ def plan_flush(
         volumes.add_bulk_fold(fold)
     beats = _last_beats(responses)
     quarantined = (response.quarantined(now_us) for response in responses)
+    forwarded = (response.forwarded() for response in responses)
     return FlushPlan(
         flush_range,
         records=tuple(volumes.records),
@@ -114,11 +115,7 @@ def plan_flush(
         beats=tuple(beat for beat in beats.values() if beat is not None),
         ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
         quarantined=tuple(event for event in quarantined if event is not None),
-        forwarded=tuple(
-            (response.forward_to_partition, response.message)
-            for response in responses
-            if response.forward_to_partition is not None
-        ),
+        forwarded=tuple(event for event in forwarded if event is not None),
         mark_dirty=tuple(volumes.mark_dirty),
         watermark=Watermark(
             partition=partition, through=max(flush_range.last, complete_through), at_us=now_us

@@ -13,9 +13,10 @@ check_command leads on to the next stage, extraction: `extract` in mirrorlog/dom
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Final
 
-from mirrorlog.codec.events import decode
+from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
     CommandKind,
     CommandStatus,
@@ -25,7 +26,7 @@ from mirrorlog.domain.commands import (
     StatusCode,
     TrackingCommand,
 )
-from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.extents import Extent, ExtentColumns
 from mirrorlog.domain.extraction import (
     CommandExtents,
     CommandForks,
@@ -39,9 +40,16 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.session_order import SessionOrder
+from mirrorlog.topics import (
+    MESSAGE_MAX_BYTES,
+    QUARANTINED_KEY_MAX_BYTES,
+    QUARANTINED_VALUE_MAX_BYTES,
+)
 
 NAME_MAX_CHARACTERS: Final = 255
-"""The longest name of a volume, host or session that the log and the statuses hold."""
+"""The longest name of a volume, generation, host or session that the log and the statuses hold."""
+TEXT_MAX_CHARACTERS: Final = 4000
+"""The longest text of a status."""
 _NO_EXTENTS: Final = ExtentColumns.of([])
 
 
@@ -55,7 +63,7 @@ class CommandResponse:
     extents: the extents to fold, clipped to the volume.
     forks: which of the extents each forked secondary has missed.
     remark: the text of the status if nothing is refused.
-    forward_to_partition: where the volume's commands belong, if that isn't the event's partition.
+    forward_to: the volume, if its commands don't belong into the event's partition.
     depends_on_description: a newer description of the volume could change the response. The caller
     looks for one before it lets anything be refused.
     new_description: the volume as this command changed it. It must be published before the command
@@ -69,7 +77,7 @@ class CommandResponse:
     extents: ExtentColumns = field(default=_NO_EXTENTS)
     forks: CommandForks = field(default_factory=CommandForks)
     remark: str = ""
-    forward_to_partition: int | None = None
+    forward_to: Volume | None = None
     depends_on_description: bool = False
     new_description: Volume | None = None
 
@@ -85,7 +93,7 @@ class CommandResponse:
             position=self.message.position,
             code=order.code if refusal is None else StatusCode.REJECTED,
             reason=None if refusal is None else refusal.reason.value,
-            text="; ".join(filter(None, (order.text, text))),
+            text="; ".join(filter(None, (order.text, text)))[:TEXT_MAX_CHARACTERS],
             at_us=now_us,
             volume=command.volume if command else None,
             host=command.host if command else None,
@@ -98,19 +106,70 @@ class CommandResponse:
         return self.forks.missed_by(site, self.extents)
 
     def quarantined(self, now_us: int) -> Quarantined | None:
-        """Return the event with its bytes for the quarantine, None if nothing is refused."""
+        """Return the event with its bytes for the quarantine, None if nothing is refused.
+
+        A key or a value that is too large for a message of the quarantine is kept in part, with the
+        length and the digest of the whole. Kafka limits only what an event takes when it is
+        compressed.
+        """
         if self.refusal is None:
             return None
         message = self.message
+        key = _KeptBytes.of(message.key, QUARANTINED_KEY_MAX_BYTES)
+        value = _KeptBytes.of(message.value, QUARANTINED_VALUE_MAX_BYTES)
         return Quarantined(
             partition=message.partition,
             position=message.position,
             reason=self.refusal.reason.value,
-            text=self.refusal.text,
+            text=self.refusal.text[:TEXT_MAX_CHARACTERS],
             at_us=now_us,
-            key=message.key,
-            value=message.value,
+            key=key.kept,
+            value=value.kept,
+            key_length=key.whole_length,
+            key_sha256=key.whole_sha256,
+            value_length=value.whole_length,
+            value_sha256=value.whole_sha256,
         )
+
+    def forwarded(self) -> tuple[int, Message] | None:
+        """Return the message for another partition and its number, None if there is none.
+
+        A command that is too large for a message there is made smaller: it names the whole volume
+        instead of its extents. Nobody sends such a command but a client that compresses more than a
+        megabyte and has a wrong partitioner, too.
+        """
+        message, command, volume = self.message, self.command, self.forward_to
+        if command is None or volume is None:
+            return None
+        if len(message.key or b"") + len(message.value or b"") <= MESSAGE_MAX_BYTES:
+            return volume.partition, message
+        smaller = replace(
+            command,
+            extents=ExtentColumns.of([Extent(0, volume.size_bytes)]),
+            raw=(),
+            forks=(),
+            note=command.note and command.note[:NAME_MAX_CHARACTERS],
+            new_generation=command.new_generation and command.new_generation[:NAME_MAX_CHARACTERS],
+        )
+        return volume.partition, replace(message, key=volume.volume.encode(), value=encode(smaller))
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptBytes:
+    """The bytes of a key or value that the quarantine keeps.
+
+    whole_length, whole_sha256: of all bytes; None if all of them are kept.
+    """
+
+    kept: bytes | None
+    whole_length: int | None = None
+    whole_sha256: bytes | None = None
+
+    @classmethod
+    def of(cls, whole: bytes | None, max_bytes: int) -> _KeptBytes:
+        if whole is None or len(whole) <= max_bytes:
+            return cls(whole)
+        return cls(whole[:max_bytes], len(whole), sha256(whole).digest())
 
 
 def read_command(message: Message) -> TrackingCommand | Refusal:
@@ -130,6 +189,7 @@ def read_command(message: Message) -> TrackingCommand | Refusal:
     return replace(
         command,
         volume=command.volume[:NAME_MAX_CHARACTERS],
+        generation=command.generation[:NAME_MAX_CHARACTERS],
         host=command.host[:NAME_MAX_CHARACTERS],
         session=command.session[:NAME_MAX_CHARACTERS],
     )
@@ -159,9 +219,7 @@ def check_command(
             f"it belongs to partition {volume.partition} and was forwarded there; "
             "set the host's partitioner right."
         )
-        return CommandResponse(
-            message, command, None, remark=remark, forward_to_partition=volume.partition
-        )
+        return CommandResponse(message, command, None, remark=remark, forward_to=volume)
     return _check_known_volume(message, command, volume)
 
 

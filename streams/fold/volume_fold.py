@@ -95,7 +95,7 @@ def fold_changed(
         last_at_us=max(command.last_at_us for command in commands),
         commands=len(commands),
         writes=len(every_extent),
-        bytes_written=int(every_extent.lengths.sum()),
+        bytes_written=every_extent.total_bytes(longest=volume.size_bytes),
         hosts=tuple(sorted({command.host for command in commands})),
     )
 
@@ -141,7 +141,7 @@ def bulk_record(
         last_at_us=fold.last_at_us,
         commands=fold.commands,
         writes=len(extents),
-        bytes_written=int(extents.lengths.sum()),
+        bytes_written=extents.total_bytes(longest=volume.size_bytes),
         hosts=fold.hosts,
     )
     zeros = zeroed(extents, block_size=volume.block_size, size_bytes=volume.size_bytes)

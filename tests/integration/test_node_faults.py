@@ -33,7 +33,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.topics import QUARANTINE_MAX_BYTES
+from mirrorlog.topics import QUARANTINE_MAX_BYTES, QUARANTINED_VALUE_MAX_BYTES
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import record_key
@@ -62,7 +62,7 @@ def publish(
     run: Run, volume: Volume, values: list[bytes | None], partition: int | None = None
 ) -> list[int]:
     """Publish raw events; return their positions."""
-    publisher = KafkaPublisher(run.settings.kafka_client())
+    publisher = KafkaPublisher(run.settings.kafka_client(**{"message.max.bytes": 10 << 20}))
     positions: list[int] = []
     for value in values:
         publisher.publish(
@@ -137,6 +137,7 @@ OUTSIDE = {
 UNDECODABLE = {
     "random bytes": os.urandom(300),
     "a megabyte of random bytes": os.urandom(900_000),
+    "more than the quarantine takes, compressible": bytes(3 << 20),
     "no bytes": b"",
     "a tombstone": None,
     "truncated": GOOD[:-3],
@@ -172,9 +173,10 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
 
     kept = read_until(run, run.settings.topics.quarantine, 0, Quarantined, len(events))
     assert [(event.value, event.reason, event.position) for event in kept] == [
-        (value, reason, position)
+        (value and value[:QUARANTINED_VALUE_MAX_BYTES], reason, position)
         for (value, reason), position in zip(events, positions[::2], strict=True)
     ]
+    assert [event.value_length for event in kept if event.value_length] == [3 << 20]
     # Only what lies inside of "beyond the end", the unknown kind's extent, and the good one.
     assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
 

@@ -181,6 +181,19 @@ EVENTS = [
     Quarantined(
         partition=0, position=9, reason="UNDECODABLE", text="text", at_us=7, key=None, value=b"\x00"
     ),
+    Quarantined(
+        partition=0,
+        position=9,
+        reason="UNDECODABLE",
+        text="text",
+        at_us=7,
+        key=b"k",
+        value=b"v",
+        key_length=100_000,
+        key_sha256=bytes(32),
+        value_length=9_000_000,
+        value_sha256=bytes(32),
+    ),
     SiteProgress(
         site="a",
         volume="v",
@@ -268,6 +281,7 @@ accepted_batch.v1      46087de904c0f4e3
 command_status.v1   f4bd3bc8ffc29b85
 log_record.v1       dce841b79190ab79
 quarantined.v1      ecccc44089df0e3b
+quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
 session_beat.v2     28ce7fb9273546dd
 site_progress.v1    b981e54b947f368b
@@ -363,6 +377,15 @@ def test_a_head_of_the_second_version_has_no_forks() -> None:
         ),
         described_position=2,
     )
+
+
+def test_a_refused_event_of_the_first_version_is_whole() -> None:
+    first = schema_of("quarantined.v1")
+    fields = {"partition": 0, "position": 9, "reason": "UNDECODABLE", "text": "text", "at_us": 7}
+    out = BytesIO()
+    fastavro.schemaless_writer(out, first, fields | {"key": b"k", "value": b"v"})
+    event = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Quarantined)
+    assert event == Quarantined(**fields, key=b"k", value=b"v")  # type: ignore[arg-type]
 
 
 def test_an_older_reader_sees_unknown_for_a_newer_kind() -> None:

@@ -115,7 +115,8 @@ def test_responses(case: str) -> None:
     assert [status.code.value, status.reason or "-"] == expected
     assert len(response.extents) == int(recorded[0])
     assert (response.quarantined(5) is not None) is (status.code is StatusCode.REJECTED)
-    assert response.forward_to_partition == (3 if partition == "3" else None)
+    forwarded = response.forwarded()
+    assert (forwarded and forwarded[0]) == (3 if partition == "3" else None)
     assert decode(encode(status), CommandStatus) == status
 
 
