@@ -1,6 +1,7 @@
 """Changed blocks in formats that tools already read.
 
-A listing is a stream of text pieces: memory doesn't grow with its length.
+A listing is a stream of text pieces: memory doesn't grow with its length. docs/changed.md says how
+to copy what a listing names.
 
 | format     | what it is like                                              | lists      |
 |------------|--------------------------------------------------------------|------------|
