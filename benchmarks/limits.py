@@ -86,6 +86,7 @@ def run(topic: str, ends: dict[int, int], batch: int, step: Step) -> None:
             "fetch.message.max.bytes": 4 << 20,
             "queued.max.messages.kbytes": 65536,
             "fetch.queue.backoff.ms": 10,
+            "isolation.level": "read_uncommitted",
         }
     )
     remaining = sum(ends.values())

@@ -159,7 +159,12 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     """
     with _bare_command_line():
         from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports, send_all
-        from mirrorlog.streams.faust_worker.app import connect_signals, install_agent, make_app
+        from mirrorlog.streams.faust_worker.app import (
+            connect_signals,
+            install_agent,
+            make_app,
+            seen_end,
+        )
         from mirrorlog.streams.faust_worker.faust_recovery import follow_changelog
         from mirrorlog.streams.faust_worker.faust_store import FaustStore
     topics = settings.topics
@@ -190,7 +195,9 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
     )
-    loops = PartitionLoops(folder, fetch_budget, limits, ports.abort)
+    loops = PartitionLoops(
+        folder, fetch_budget, limits, ports.abort, partial(seen_end, app, topics.commands)
+    )
     handover = PartitionHandover(
         table=table,
         gate=gate,

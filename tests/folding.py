@@ -55,7 +55,12 @@ class Event:
 def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
     """Yield every message that the partition holds now."""
     consumer = Consumer(
-        {**settings.kafka_client(), "group.id": "test", "enable.partition.eof": True}
+        {
+            **settings.kafka_client(),
+            "group.id": "test",
+            "enable.partition.eof": True,
+            "isolation.level": "read_uncommitted",
+        }
     )
     try:
         first, end = consumer.get_watermark_offsets(

@@ -150,6 +150,10 @@ class MemoryBroker:
         log.end += 1
         return position
 
+    def append_marker(self, topic: str, partition: int) -> None:
+        """Append a position without a message, as the end of a transaction does."""
+        self.partition(topic, partition).end += 1
+
 
 class MemoryPublisher:
     """Publisher whose messages reach the broker, and are acknowledged, in poll() and flush()."""

@@ -63,6 +63,10 @@ def make_app(
         canonical_url=endpoint.url if endpoint else f"off://{settings.node_name}",
         key_serializer="raw",
         value_serializer="raw",
+        # Faust lets the environment overrule what is given here, as by PRODUCER_ACKS=0.
+        env={},
+        # With it, the consumer reads uncommitted (invariant 16).
+        processing_guarantee="at_least_once",
         # For the changelog, which Faust seeks only after it was assigned. No command is passed over
         # by it: each partition begins at a committed position, and BatchFolder asks about every gap
         # (invariant 7).
@@ -115,6 +119,14 @@ def connect_signals(
     signals.on_partitions_revoked.connect(revoked, weak=False)
     signals.on_partitions_assigned.connect(assigned, weak=False)
     store.table.on_recover(recovered)
+
+
+def seen_end(app: faust.App, topic: str, partition: int) -> int | None:
+    """Return where the partition ended at the consumer's last fetch of it, None if unknown."""
+    consumer: Any = app.consumer
+    tp = TP(topic, partition)
+    # A number that another thread's consumer keeps: nothing is asked of the broker.
+    return consumer.highwater(tp) if tp in consumer.assignment() else None
 
 
 def install_agent(app: faust.App, topic: str, loops: PartitionLoops, abort: AbortProcess) -> None:

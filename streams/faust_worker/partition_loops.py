@@ -8,12 +8,16 @@ more is fetched while it is used up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, TypeAlias
+from typing import Final, NoReturn, Protocol, TypeAlias
 
 from mirrorlog.streams.fold.batch import EventBatch
 
+_LOOK_S: Final = 1.0
+"""How often the loops look for partitions whose end moved on without a command."""
+SeenEnd: TypeAlias = Callable[[int], int | None]
+"""Returns where a partition ended at the consumer's last fetch of it, None if it isn't known."""
 AbortProcess: TypeAlias = Callable[[BaseException], NoReturn]
 """Ends the process at once, so that nothing more is acknowledged."""
 
@@ -57,8 +61,14 @@ class FetchedBatch:
 class BatchProcessor(Protocol):
     """The part of BatchFolder that the loops need (streams/fold/fold_batch.py).
 
-    The two methods never run at the same time for one partition.
+    The coroutines never run at the same time for one partition.
     """
+
+    def recorded_end(self, partition: int) -> int:
+        """Return the first position of the partition that isn't in the log."""
+
+    async def pass_empty(self, partition: int, end: int) -> None:
+        """Let the log be complete up to `end`, unless a command lies between."""
 
     async def record(self, batch: EventBatch) -> None:
         """Make the batch's commands durable in the log."""
@@ -79,10 +89,18 @@ class FlushLimits:
 
 @dataclass(slots=True)
 class _PartitionLoop:
-    """The batches fetched of one partition, and the task that records them: None before `start`."""
+    """The batches fetched of one partition, and the task that records them: None before `start`.
 
-    queue: asyncio.Queue[FetchedBatch] = field(default_factory=asyncio.Queue)
+    queue: None wakes the task.
+    is_idle: the task waits for a batch, and holds none.
+    empty_end: no command seems to lie between the log and this position; None if there is no such
+        position.
+    """
+
+    queue: asyncio.Queue[FetchedBatch | None] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = None
+    is_idle: bool = False
+    empty_end: int | None = None
 
 
 class PartitionLoops:
@@ -98,10 +116,12 @@ class PartitionLoops:
         fetch_budget: FetchBudget,
         limits: FlushLimits,
         abort: AbortProcess,
+        seen_end: SeenEnd,
     ) -> None:
         self._processor, self._fetch_budget = processor, fetch_budget
-        self._limits, self._abort = limits, abort
+        self._limits, self._abort, self._seen_end = limits, abort, seen_end
         self._loops: dict[int, _PartitionLoop] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     def start(self, partitions: Iterable[int]) -> None:
         """Start the loops of the partitions that this worker has now, and stop all others.
@@ -110,6 +130,8 @@ class PartitionLoops:
         """
         assigned = set(partitions)
         self.stop(self._loops.keys() - assigned)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watch_ends(), name="mirrorlog-ends")
         for partition in assigned:
             loop = self._loops.setdefault(partition, _PartitionLoop())
             if loop.task is None:
@@ -131,6 +153,9 @@ class PartitionLoops:
 
         Dropped batches are not committed: the next worker of the partition reads them again.
         """
+        if partitions is None and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for partition in list(self._loops if partitions is None else partitions):
             loop = self._loops.pop(partition, None)
             if loop is None:
@@ -138,7 +163,37 @@ class PartitionLoops:
             if loop.task is not None:
                 loop.task.cancel()
             while not loop.queue.empty():
-                self._fetch_budget.release(loop.queue.get_nowait().size_bytes)
+                if (fetched := loop.queue.get_nowait()) is not None:
+                    self._fetch_budget.release(fetched.size_bytes)
+
+    async def _watch_ends(self) -> None:
+        """Wake the loops of partitions whose end moved on although no command came, for ever.
+
+        A transaction ends with a marker, which takes a position and which no consumer returns. The
+        log must be complete through it: whoever asks where the partition ends waits for that.
+
+        An end counts only if it is seen twice, with nothing recorded and nothing waiting between:
+        its commands may be on their way.
+        """
+        before: dict[int, tuple[int, int]] = {}
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            ahead = dict(self._ends_ahead())
+            for partition, seen in ahead.items():
+                if before.get(partition) == seen:
+                    loop = self._loops[partition]
+                    loop.empty_end = seen[1]
+                    loop.queue.put_nowait(None)
+            before = ahead
+
+    def _ends_ahead(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Yield the idle partitions whose end lies above the log, each with (log's end, end)."""
+        for partition, loop in self._loops.items():
+            if loop.is_idle and loop.queue.empty():
+                recorded = self._processor.recorded_end(partition)
+                end = self._seen_end(partition)
+                if end is not None and end > recorded:
+                    yield partition, (recorded, end)
 
     async def _run(self, partition: int, loop: _PartitionLoop) -> None:
         """Record the partition's batches, and maintain its log between two flushes, for ever.
@@ -151,7 +206,7 @@ class PartitionLoops:
         try:
             wait_s = await processor.maintain(partition)
             while True:
-                batches = await self._next_batches(loop.queue, wait_s)
+                batches = await self._next_batches(loop, wait_s)
                 try:
                     if batches:
                         await processor.record(
@@ -161,17 +216,24 @@ class PartitionLoops:
                             await fetched.acknowledge()
                 finally:
                     self._fetch_budget.release(sum(fetched.size_bytes for fetched in batches))
+                if not batches and loop.empty_end is not None:
+                    await processor.pass_empty(partition, loop.empty_end)
+                loop.empty_end = None
                 wait_s = await processor.maintain(partition)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001
             self._abort(error)
 
-    async def _next_batches(
-        self, queue: asyncio.Queue[FetchedBatch], wait_s: float
-    ) -> list[FetchedBatch]:
-        """Return the batches of the next flush; an empty list if none arrives within `wait_s`."""
+    async def _next_batches(self, loop: _PartitionLoop, wait_s: float) -> list[FetchedBatch]:
+        """Return the batches of the next flush.
+
+        Return an empty list if none arrives within `wait_s`, or if the loop is woken.
+        """
+        queue = loop.queue
+        loop.is_idle = True
         first = await _next_batch(queue, wait_s)
+        loop.is_idle = False
         if first is None:
             return []
         batches, limits = [first], self._limits
@@ -191,8 +253,10 @@ class PartitionLoops:
         return batches
 
 
-async def _next_batch(queue: asyncio.Queue[FetchedBatch], wait_s: float) -> FetchedBatch | None:
-    """Return the next batch of the queue; None if none arrives within `wait_s`."""
+async def _next_batch(
+    queue: asyncio.Queue[FetchedBatch | None], wait_s: float
+) -> FetchedBatch | None:
+    """Return the next entry of the queue; None, too, if none arrives within `wait_s`."""
     if not queue.empty():
         return queue.get_nowait()
     try:

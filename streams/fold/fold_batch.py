@@ -34,6 +34,9 @@ class DurableLog(Protocol):
     def complete_through(self, partition: int) -> int:
         """Return the position through which the partition's log is complete."""
 
+    async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
+        """Move the watermark to `through`, behind which no command is missing."""
+
     async def flush(self, plan: FlushPlan) -> None:
         """Make the plan durable. Raise ChangelogRefused if the broker doesn't take it."""
 
@@ -107,6 +110,20 @@ class BatchFolder:
         await self._check_continues(batch.partition, batch.positions)
         for part in batch.split_after(self._log.complete_through(batch.partition)):
             await self._log.flush(await self._plan(part))
+
+    def recorded_end(self, partition: int) -> int:
+        """Return the first position of the partition that isn't in the log."""
+        return self._gate.expected_position(partition)
+
+    async def pass_empty(self, partition: int, end: int) -> None:
+        """Let the log be complete up to `end` if no command lies between the log and `end`.
+
+        Positions without a command are those of a transaction's markers. If there is a command,
+        nothing happens: it is on its way here.
+        """
+        first = self._gate.expected_position(partition)
+        if first < end and not await self._reason_of_gap(partition, first=first, end=end):
+            await self._log.complete_empty(partition, through=end - 1, now_us=self._clock.now_us())
 
     async def maintain(self, partition: int) -> float:
         """Do a little work on the partition's log between two batches.

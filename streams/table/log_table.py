@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from mirrorlog.codec.events import decode, encode
@@ -83,6 +84,22 @@ class LogTable:
         key = watermark_key(partition)
         if (value := self._store.get(partition, key)) is not None:
             await self.append(partition, [(key, value)])
+
+    async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
+        """Move the watermark to `through`. No command may lie between it and that position.
+
+        The order is that of a flush: the changelog, the store, the gate. No command is at
+        `through`, so the watermark has no anchor.
+        """
+        value = self._store.get(partition, watermark_key(partition))
+        known = (
+            Watermark(partition=partition, through=BEFORE_FIRST, at_us=now_us)
+            if value is None
+            else decode(value, Watermark)
+        )
+        moved = replace(known, through=max(known.through, through), at_us=now_us, anchor=None)
+        await self.append(partition, [(watermark_key(partition), encode(moved))])
+        self._gate.mark_durable(partition, through=through)
 
     async def flush(self, plan: FlushPlan) -> None:
         """Execute a plan. The order keeps the data safe (invariants 2, 3, 5, 11):

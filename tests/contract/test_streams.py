@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
@@ -24,12 +26,21 @@ from mirrorlog.topics import Topics, TopicSpec
 
 
 class Cluster:
-    """The clients of one broker, and a topic of its own for each test."""
+    """The clients of one broker, and a topic of its own for each test.
+
+    open_transaction: publishes messages to a partition in a transaction, which it leaves open, and
+        returns the function that aborts it.
+    """
 
     def __init__(
-        self, admin: Any, publisher: Callable[[], Publisher], reader: Callable[[], TopicReader]
+        self,
+        admin: Any,
+        publisher: Callable[[], Publisher],
+        reader: Callable[[], TopicReader],
+        open_transaction: Callable[[str, int, Sequence[bytes]], Callable[[], None]],
     ) -> None:
         self.admin, self.publisher, self.reader = admin, publisher, reader
+        self.open_transaction = open_transaction
         self.topic = f"t-{uuid.uuid4().hex[:8]}"
 
     def create(self, **config: str) -> None:
@@ -47,12 +58,39 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param == "memory":
         broker = MemoryBroker()
-        yield Cluster(broker, broker.publisher, broker.reader)
+        yield Cluster(broker, broker.publisher, broker.reader, partial(in_memory, broker))
         return
-    client = {"bootstrap.servers": request.getfixturevalue("servers")}
+    servers = request.getfixturevalue("servers")
+    # A setting that the clients must not follow.
+    client = {"bootstrap.servers": servers, "isolation.level": "read_committed"}
     admin = KafkaAdmin(client)
-    yield Cluster(admin, lambda: KafkaPublisher(client), lambda: KafkaReader(client))
+    yield Cluster(
+        admin,
+        lambda: KafkaPublisher(client),
+        lambda: KafkaReader(client),
+        partial(in_kafka, servers),
+    )
     admin.close()
+
+
+def in_memory(
+    broker: MemoryBroker, topic: str, partition: int, values: Sequence[bytes]
+) -> Callable[[], None]:
+    for value in values:
+        broker.append(topic, partition, None, value)
+    return lambda: broker.append_marker(topic, partition)
+
+
+def in_kafka(
+    servers: str, topic: str, partition: int, values: Sequence[bytes]
+) -> Callable[[], None]:
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic})
+    producer.init_transactions(DEADLINE_S)
+    producer.begin_transaction()
+    for value in values:
+        producer.produce(topic, value, partition=partition)
+    assert producer.flush(DEADLINE_S) == 0
+    return lambda: producer.abort_transaction(DEADLINE_S)
 
 
 def read(reader: TopicReader, count: int) -> Sequence[Message]:
@@ -236,3 +274,24 @@ def test_a_topic_that_is_created_again_has_another_identity(cluster: Cluster) ->
         assert time.monotonic() < until
     cluster.create()
     assert cluster.admin.identity(cluster.topic) not in (first, "")
+
+
+def test_a_strangers_transaction_hides_nothing_open_or_aborted(cluster: Cluster) -> None:
+    cluster.create()
+    publisher, reader = cluster.publisher(), cluster.reader()
+    reader.assign(cluster.topic, {0: None})
+    abort = cluster.open_transaction(cluster.topic, 0, [b"stranger"])
+    publisher.publish(cluster.topic, 0, b"k", b"after")
+    publisher.flush(DEADLINE_S)
+    assert cluster.admin.end_position(cluster.topic, 0) == 2
+    assert [message.value for message in read(reader, 2)] == [b"stranger", b"after"]
+    abort()
+    until = time.monotonic() + DEADLINE_S
+    # The marker of the abort has a position and no message.
+    while reader.reached(cluster.topic, 0) < 3:
+        assert reader.poll(0.2) == []
+        assert time.monotonic() < until
+    assert cluster.admin.end_position(cluster.topic, 0) == 3
+    assert reader.at_end(cluster.topic, 0)
+    reader.close()
+    publisher.close()

@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from deadlines import DEADLINE_S
 
+from mirrorlog.adapters.kafka.client import READ_UNCOMMITTED
 from mirrorlog.broker import ports
 from mirrorlog.broker.control import BrokerState, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
@@ -70,7 +71,7 @@ def publish(broker: EmbeddedBroker, topic: str, values: list[bytes]) -> None:
 
 
 def read(broker: EmbeddedBroker, topic: str, count: int) -> list[bytes | None]:
-    consumer = Consumer(client_settings(broker, **{"group.id": "test"}))
+    consumer = Consumer(client_settings(broker, **{"group.id": "test", **READ_UNCOMMITTED}))
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
         return [message.value() for message in consumer.consume(count, timeout=DEADLINE_S)]

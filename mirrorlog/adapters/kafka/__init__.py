@@ -1,7 +1,7 @@
 """Kafka through confluent-kafka: the ports of mirrorlog.ports.streams on a real cluster.
 
 Every librdkafka setting that the user passes is handed on. Settings on which an invariant depends
-are set last and can't be overruled.
+are set last and can't be overruled, the isolation level of every consumer among them.
 
 - client.py: a librdkafka client that repeats a request until the cluster answers or refuses it
 - publisher.py: KafkaPublisher

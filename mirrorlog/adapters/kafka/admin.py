@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from mirrorlog.adapters.kafka.client import (
     CHECK_BROKER,
+    READ_UNCOMMITTED,
     REQUEST_S,
     ClientSettings,
     KafkaClient,
@@ -32,7 +33,12 @@ class KafkaAdmin:
 
     def _consumer_of(self, group: str) -> KafkaClient:
         """Return a consumer named after `group`. It never joins the group."""
-        settings = {**self._settings, "group.id": group, "enable.auto.commit": False}
+        settings = {
+            **self._settings,
+            "group.id": group,
+            "enable.auto.commit": False,
+            **READ_UNCOMMITTED,
+        }
         return KafkaClient(Consumer, settings)
 
     def wait_ready(self, deadline_s: float) -> None:

@@ -17,6 +17,12 @@ log = logging.getLogger("mirrorlog.kafka")
 ClientSettings: TypeAlias = Mapping[str, str | int | bool]
 """Settings by librdkafka's names."""
 
+READ_UNCOMMITTED: Final[ClientSettings] = {"isolation.level": "read_uncommitted"}
+"""The one isolation level, put last into the settings of every consumer (invariant 16).
+
+librdkafka's default is read_committed. A transaction that anybody left open in a partition then
+hides everything behind it, and the partition seems to end there.
+"""
 CHECK_BROKER: Final = "Check bootstrap.servers, security.protocol and that the broker runs."
 CHECK_CREDENTIALS: Final = (
     "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."

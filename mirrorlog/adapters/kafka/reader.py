@@ -13,7 +13,12 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
+from mirrorlog.adapters.kafka.client import (
+    CHECK_BROKER,
+    READ_UNCOMMITTED,
+    ClientSettings,
+    KafkaClient,
+)
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
@@ -39,6 +44,7 @@ class KafkaReader:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
+                **READ_UNCOMMITTED,
             },
             run_callbacks=self._poll_early,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, admin, reader
 from mirrorlog.adapters.kafka.client import KafkaClient
 from mirrorlog.errors import KafkaFailed
 
@@ -78,3 +79,19 @@ def test_a_refused_login_is_not_repeated() -> None:
         client.request(client.raw.end, patience_s=3600.0, doing="asking", where="here")
     assert client.raw.requests == 1
     assert "Check security.protocol" in refused.value.next
+
+
+@pytest.mark.parametrize("make", [KafkaReader, KafkaAdmin])
+def test_no_setting_makes_a_consumer_read_committed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, Any]] = []
+
+    def note(kind: Any, settings: Any, **_: Any) -> None:
+        made.append((kind, settings))
+
+    for module in (admin, reader):
+        monkeypatch.setattr(module, "KafkaClient", note)
+    make({"bootstrap.servers": "127.0.0.1:1", "isolation.level": "read_committed"})
+    consumers = [settings for kind, settings in made if kind is Consumer]
+    assert [settings["isolation.level"] for settings in consumers] == ["read_uncommitted"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from deadlines import DEADLINE_S
 
+from mirrorlog.streams.faust_worker import partition_loops
 from mirrorlog.streams.faust_worker.partition_loops import (
     FetchBudget,
     FetchedBatch,
@@ -24,6 +25,8 @@ class Processor:
     def __init__(self) -> None:
         self.recorded: list[tuple[int, list[int]]] = []
         self.maintained: list[int] = []
+        self.passed: list[tuple[int, int]] = []
+        self.ends: dict[int, int] = {}
         self.held: set[int] = set()
         self.error: Exception | None = None
 
@@ -34,6 +37,13 @@ class Processor:
             await asyncio.sleep(0)
         self.recorded.append((batch.partition, list(batch.positions)))
 
+    def recorded_end(self, partition: int) -> int:
+        return self.ends.get(partition, 0)
+
+    async def pass_empty(self, partition: int, end: int) -> None:
+        self.passed.append((partition, end))
+        self.ends[partition] = end
+
     async def maintain(self, partition: int) -> float:
         self.maintained.append(partition)
         return 60.0
@@ -43,9 +53,14 @@ class World:
     def __init__(self, **limits: Any) -> None:
         self.processor, self.fetch_budget, self.abort_errors = Processor(), FetchBudget(100), []
         self.acknowledged: list[int] = []
+        self.seen: dict[int, int] = {}
         limits = {"age_s": 0.0, "commands": 10, "size_bytes": 1000} | limits
         self.loops = PartitionLoops(
-            self.processor, self.fetch_budget, FlushLimits(**limits), self.abort_errors.append
+            self.processor,
+            self.fetch_budget,
+            FlushLimits(**limits),
+            self.abort_errors.append,
+            self.seen.get,
         )
 
     def put(self, partition: int, *positions: int, size_bytes: int = 10) -> None:
@@ -165,6 +180,30 @@ def test_an_error_aborts_the_process_and_nothing_is_acknowledged() -> None:
         world.put(0, 5)
         await world.until(lambda: bool(world.abort_errors))
         assert (world.abort_errors, world.acknowledged) == ([world.processor.error], [])
+        world.loops.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_an_end_that_stays_ahead_of_the_log_without_a_command_is_passed(
+    records: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_loops, "_LOOK_S", 0.0)
+
+    async def test() -> None:
+        world = World()
+        world.processor.ends = {0: 5, 1: 7}
+        world.seen |= {0: 8, 1: 7}
+        if records:
+            world.processor.held = {0}
+            world.put(0, 5, 6, 7)  # what makes the end move on is being recorded
+        world.loops.start([0, 1])
+        if not records:
+            await world.until(lambda: bool(world.processor.passed))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert world.processor.passed == ([] if records else [(0, 8)])
         world.loops.stop()
 
     run(test)

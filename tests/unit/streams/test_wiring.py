@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.settings import Settings
@@ -52,3 +54,34 @@ def test_a_node_that_cannot_start_raises_and_leaves_its_address_free(tmp_path: P
         with pytest.raises(KafkaFailed) as error:
             run_node(settings)
         errors.append(error)
+
+
+# The settings of Faust on which an invariant stands, and the environment of another program.
+OVERRULED = """
+import sys
+from pathlib import Path
+from mirrorlog.settings import Settings
+sys.argv = sys.argv[:1]
+from mirrorlog.streams.faust_worker.app import make_app
+from mirrorlog.streams.faust_worker.partition_loops import FetchBudget
+from mirrorlog.streams.fold.commit_gate import CommitGate
+settings = Settings(state_dir=Path("x"), kafka={"isolation.level": "read_committed"})
+conf = make_app(settings, "g", None, CommitGate("t"), FetchBudget(1)).conf
+print(conf.processing_guarantee.value, conf.producer_acks, conf.consumer_auto_offset_reset)
+"""
+
+
+def test_neither_the_environment_nor_a_client_setting_overrules_the_nodes_client(
+    tmp_path: Path,
+) -> None:
+    foreign = {
+        "PROCESSING_GUARANTEE": "exactly_once",  # Faust reads committed then
+        "PRODUCER_ACKS": "0",
+        "CONSUMER_AUTO_OFFSET_RESET": "latest",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", OVERRULED],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=True, cwd=tmp_path,
+        env={**os.environ, **foreign},
+    )  # fmt: skip
+    assert done.stdout.split() == ["at_least_once", "-1", "earliest"]
