@@ -27,6 +27,8 @@ class Shell:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.text = ""
+        """What the last command printed for people."""
 
     def __call__(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run a command, which must end with `code`; return the last JSON object that it prints."""
@@ -42,6 +44,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == code, done.stderr
+        self.text = done.stderr
         return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
     def wait(self, state: SiteState, position: int) -> SiteProgress:
@@ -158,6 +161,9 @@ def test_a_volume_from_its_creation_to_its_end(run: Run) -> None:
 
     retired = shell("volume", "retire", "v", "--yes")
     assert retired["state"] == "RETIRED"
+    assert f"is retired at position {retired['described_position']}" in shell.text
+    assert shell("volume", "retire", "v", "--yes") == retired
+    assert f"was retired before, at position {retired['described_position']}\n" in shell.text
     status = shell("command", "send", "v", "--write", "0+1")
     assert (status["code"], "was retired" in status["text"]) == ("ACCEPTED", True)
     report = shell.wait(SiteState.RETIRED, status["position"])

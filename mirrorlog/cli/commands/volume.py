@@ -175,6 +175,10 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
     """Retire a volume for good: sites stop following it, and their copies stay as they are."""
     call = invocation(context)
     volume = find_volume(call.settings, name)
+    if volume.is_retired:
+        text = f"volume {name} was retired before, at position {volume.described_position}"
+        _print_volume(call, volume, text)
+        return
     behind = _inconsistent_sites(call.settings, name)
     warning = f" Not consistent now, and never again: {', '.join(behind)}." if behind else ""
     _confirm(
@@ -186,7 +190,7 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
     _print_volume(
         call,
         find_volume(call.settings, name),
-        f"volume {name} is retired at position {status.position}{warning}",
+        f"volume {name} is retired at position {status.position}.{warning}",
     )
 
 
