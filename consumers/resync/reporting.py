@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync.cycle import CycleInput
 from mirrorlog.consumers.resync.secondary import Secondary
-from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.site_progress import SiteProgress, SiteState, is_behind_known
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 
 _PARTITION = 0
+_CLOCK_SKEW_S = 60.0
+"""A write that is newer than the site's clock by more than this has no known age."""
 
 
 @dataclass(slots=True)
@@ -73,18 +75,22 @@ def progress_of(
     cycle_input: what the next cycle would see.
     """
     volume, saved, watermark = secondary.volume, secondary.saved, cycle_input.watermark
-    applied = saved.applied_position if saved and saved.generation == volume.generation else None
+    if saved is not None and saved.generation != volume.generation:
+        saved = None  # it is about another history
+    applied = saved.applied_position if saved else None
     after = volume.origin_position if applied is None else applied
-    behind_blocks, oldest_us = 0, None
+    behind_blocks = 0
     if watermark is not None:
         behind_blocks = len(cycle_input.log.missed(after=after, through=watermark))
-        oldest_us = cycle_input.log.oldest_missed_at_us(after=after, through=watermark)
+    is_known = _is_behind_known(secondary.state, applied, cycle_input)
     consistent = saved.consistent_position if saved else None
-    if secondary.state is SiteState.CONSISTENT and not behind_blocks and watermark is not None:
+    if saved is None or watermark is None or behind_blocks:
+        pass
+    elif secondary.state is SiteState.CONSISTENT:
         # The log names nothing of the volume above the applied position: what is true there is
         # true at the watermark.
         applied = consistent = max(watermark, after)
-    elif secondary.is_awaiting_outcomes and not behind_blocks and watermark is not None:
+    elif secondary.is_awaiting_outcomes:
         applied = max(watermark, after)
     if secondary.state is SiteState.STOPPED and consistent is not None and behind_blocks:
         # A host that reads of the watermark may fork again. It must not fork again before the
@@ -99,14 +105,39 @@ def progress_of(
         applied_position=applied,
         consistent_position=consistent,
         watermark=watermark,
-        behind_blocks=behind_blocks,
-        behind_bytes=behind_blocks * volume.block_size,
-        lag_s=0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+        behind_blocks=behind_blocks if is_known else None,
+        behind_bytes=behind_blocks * volume.block_size if is_known else None,
+        lag_s=_lag_s(after, cycle_input, now_us) if is_known else None,
         blocks_copied=secondary.blocks_copied,
         bytes_copied=secondary.bytes_copied,
         at_us=now_us,
         reason=secondary.status.reason or secondary.reason,
     )
+
+
+def _is_behind_known(state: SiteState, applied: int | None, cycle_input: CycleInput) -> bool:
+    """Return whether it is known what the secondary lacks of the log through the watermark.
+
+    applied: the applied position that is saved.
+    """
+    watermark = cycle_input.watermark
+    if not is_behind_known(state, applied_position=applied, watermark=watermark):
+        return False
+    assert applied is not None and watermark is not None
+    return cycle_input.log.hole(after=applied, through=watermark) is None
+
+
+def _lag_s(after: int, cycle_input: CycleInput, now_us: int) -> float | None:
+    """Return the age of the oldest write above `after` that the secondary has missed; 0 for none.
+
+    Return None if the host's clock, which gave the time of the write, is far ahead of the site's.
+    """
+    assert cycle_input.watermark is not None
+    oldest_us = cycle_input.log.oldest_missed_at_us(after=after, through=cycle_input.watermark)
+    if oldest_us is None:
+        return 0.0
+    age_s = (now_us - oldest_us) / 1e6
+    return None if age_s < -_CLOCK_SKEW_S else max(0.0, age_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
-from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState, is_behind_known
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
@@ -305,8 +305,15 @@ def _batch(record: Fields) -> AcceptedBatch:
 
 def _progress(record: Fields) -> SiteProgress:
     rung, state = record["rung"], record["state"]
-    known = {
+    known: Fields = {
         "state": SiteState(state) if state in SiteState.__members__ else SiteState.UNKNOWN,
         "rung": None if rung is None else Rung(rung),
     }
+    if not is_behind_known(
+        known["state"],
+        applied_position=record["applied_position"],
+        watermark=record["watermark"],
+    ):
+        # Sites that write older versions of the contract report 0 for what they don't know.
+        known |= dict.fromkeys(("behind_blocks", "behind_bytes", "lag_s"))
     return SiteProgress(**record | known)

@@ -36,6 +36,23 @@ class Rung(StrEnum):
     FULL = "full"
 
 
+def is_behind_known(
+    state: SiteState, *, applied_position: int | None, watermark: int | None
+) -> bool:
+    """Return whether a report with these fields can say how far the secondary is behind.
+
+    It can't of a secondary that is STOPPED (its device may have lost anything), RETIRED or WAITING,
+    before the first copy of the whole volume has ended, and where the log isn't complete up to
+    `applied_position`.
+    """
+    return (
+        state in (SiteState.SYNCING, SiteState.SETTLING, SiteState.CONSISTENT)
+        and applied_position is not None
+        and watermark is not None
+        and watermark >= applied_position
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteProgress:
     """The report of one secondary.
@@ -46,8 +63,9 @@ class SiteProgress:
     consistent_position: the position at which it equals the primary, by proof. None while a cycle
         runs or blocks are unproved: it then equals the primary at no known position.
     watermark: the position through which the site had read the log when it reported.
-    behind_blocks, behind_bytes: what the log names and the secondary doesn't hold yet.
-    lag_s: the age of the oldest write among them.
+    behind_blocks, behind_bytes: what the log names and the secondary doesn't hold yet. None if
+        that isn't known (is_behind_known).
+    lag_s: the age of the oldest write among them, 0 for none. None if that isn't known.
     blocks_copied, bytes_copied: of this site's process since its start.
     reason: why the secondary is STOPPED, RETIRED or WAITING, or why a rung above CHANGED was taken,
         until it is consistent again.
@@ -61,9 +79,9 @@ class SiteProgress:
     applied_position: int | None
     consistent_position: int | None
     watermark: int | None
-    behind_blocks: int
-    behind_bytes: int
-    lag_s: float
+    behind_blocks: int | None
+    behind_bytes: int | None
+    lag_s: float | None
     blocks_copied: int
     bytes_copied: int
     at_us: int

@@ -20,7 +20,7 @@ from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
-from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
@@ -324,13 +324,18 @@ def _inconsistent_sites(settings: Settings, name: str) -> list[str]:
         site_reports = SiteReports(reader, admin, settings.topics, SystemClock())
         site_reports.refresh()
         return [
-            f"{report.site} ({report.state}, {format_size(report.behind_bytes)} behind)"
+            f"{report.site} ({report.state}, {_behind(report)} behind)"
             for report in site_reports.of(name)
             if report.state is not SiteState.CONSISTENT
         ]
     finally:
         reader.close()
         admin.close()
+
+
+def _behind(report: SiteProgress) -> str:
+    """Return how far a site is behind, in words: nobody knows of a stopped one."""
+    return "unknown how far" if report.behind_bytes is None else format_size(report.behind_bytes)
 
 
 def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:

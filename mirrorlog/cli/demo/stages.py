@@ -11,6 +11,7 @@ from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.demo.view import DemoView
 from mirrorlog.cli.support.lookup import load_volumes
+from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
 from mirrorlog.processes.child_processes import ChildMessage
@@ -132,14 +133,16 @@ def _compare(
 
 
 def _site_row(site: str, follower: ProgressFollower, *, identical: bool) -> dict[str, Any]:
-    """Return the site's entry in the result."""
+    """Return the site's entry in the result. lag_s is None if one of the volumes has none."""
     reports = follower.reports_of(site)
-    states = {report.state.value for report in reports}
+    states = {report.state.value for report in reports} or {SiteState.UNKNOWN.value}
+    lags_s = [report.lag_s for report in reports]
+    known_s = [lag_s for lag_s in lags_s if lag_s is not None]
     return {
         "site": site,
         "identical": identical,
         "blocks_copied": sum(report.blocks_copied for report in reports),
         "bytes_copied": sum(report.bytes_copied for report in reports),
-        "lag_s": round(max((report.lag_s for report in reports), default=0.0), 3),
+        "lag_s": round(max(known_s), 3) if known_s and known_s == lags_s else None,
         "state": states.pop() if len(states) == 1 else "MIXED",
     }

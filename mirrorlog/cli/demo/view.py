@@ -139,7 +139,7 @@ def _site_table(result: Mapping[str, Any]) -> Table:
             row["state"],
             f"{row['blocks_copied']:,}",
             format_size(row["bytes_copied"]),
-            f"{row['lag_s']:.1f} s",
+            "unknown" if row["lag_s"] is None else f"{row['lag_s']:.1f} s",
             "yes" if row["identical"] else "NO",
         )
     return table

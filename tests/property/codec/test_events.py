@@ -286,6 +286,7 @@ session_beat.v1     79f4898e4ab012cd
 session_beat.v2     28ce7fb9273546dd
 site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
+site_progress.v3    b501527e2b653cf5
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
@@ -453,7 +454,56 @@ def test_a_state_that_this_release_does_not_know_is_read_as_unknown() -> None:
     at = encoded.index(GENERATION.encode()) + len(GENERATION)
     assert encoded[at] == 2 * 3  # the index of SETTLING, as Avro writes an enum's int
     encoded[at] = 2 * 4
-    assert decode(bytes(encoded), SiteProgress) == replace(report, state=SiteState.UNKNOWN)
+    unknown = dict.fromkeys(("behind_blocks", "behind_bytes", "lag_s"))
+    expected = replace(report, state=SiteState.UNKNOWN, **unknown)  # type: ignore[arg-type]
+    assert decode(bytes(encoded), SiteProgress) == expected
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("fields", "is_known"),
+    [
+        ({"state": "CONSISTENT"}, True),
+        ({"state": "SYNCING"}, True),
+        ({"state": "SYNCING", "applied_position": None}, False),  # the first copy
+        ({"state": "CONSISTENT", "watermark": None}, False),
+        ({"state": "STOPPED"}, False),
+        ({"state": "WAITING"}, False),
+    ],
+)
+def test_an_older_report_that_says_0_for_what_it_does_not_know_is_read_as_unknown(
+    version: str, fields: dict[str, object], is_known: bool
+) -> None:
+    report = {
+        "site": "a",
+        "volume": "v",
+        "generation": GENERATION,
+        "applied_position": 4,
+        "watermark": 9,
+        "behind_blocks": 0,
+        "behind_bytes": 0,
+        "lag_s": 0.0,
+        "blocks_copied": 0,
+        "bytes_copied": 0,
+        "at_us": 7,
+    }
+    read = decode(encode_by(f"site_progress.{version}", report | fields), SiteProgress)
+    expected = (0, 0, 0.0) if is_known else (None, None, None)
+    assert (read.behind_blocks, read.behind_bytes, read.lag_s) == expected
+
+
+PROGRESS_GOLDEN = (
+    "c301b501527e2b653cf5026102764831313131313131312d313131312d343131312d383131312d3131313131"
+    "313131313131310c020866756c6c0212000214000000048080010e0206776879"
+)
+
+
+def test_a_report_with_unknown_numbers_is_written_as_before() -> None:
+    report = next(event for event in EVENTS if isinstance(event, SiteProgress))
+    unknown = dict.fromkeys(("behind_blocks", "behind_bytes", "lag_s"))
+    stopped = replace(report, state=SiteState.STOPPED, **unknown)  # type: ignore[arg-type]
+    assert encode(stopped).hex() == PROGRESS_GOLDEN
+    assert decode(encode(stopped), SiteProgress) == stopped
 
 
 def encode_by(name: str, fields: dict[str, object]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from notation import GENERATION, record, volume
 
@@ -20,7 +22,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 TOPICS = Topics()
 
 
-def secondary_at(applied: int, state: SiteState, *, is_consistent: bool = True) -> Secondary:
+def secondary_at(applied: int | None, state: SiteState, *, is_consistent: bool = True) -> Secondary:
     secondary = Secondary(volume())
     secondary.note_saved(
         SecondaryState(
@@ -37,7 +39,7 @@ def secondary_at(applied: int, state: SiteState, *, is_consistent: bool = True) 
 def known(watermark: int | None, *spans: str) -> CycleInput:
     log = VolumeLog()
     for span in spans:
-        log.add(record(span, "1 2"))
+        log.add(replace(record(span, "1 2"), first_at_us=1))
     return CycleInput(volume(), SiteLog(log, VolumeLog(), "a"), watermark, None, False)
 
 
@@ -60,7 +62,50 @@ def test_positions_that_are_reported(case: str) -> None:
     progress = progress_of("a", secondary, known(9, *(["4..9"] if behind == "yes" else [])), 7)
     positions = (progress.applied_position, progress.consistent_position, progress.watermark)
     assert " ".join(map(str, positions)) == expected
-    assert progress.behind_blocks == (2 if behind == "yes" else 0)
+
+
+# state | applied, watermark | spans of the log, each of which names 2 blocks | behind, lag
+BEHIND_CASES = """
+CONSISTENT | 4 9    |            | 0 0.0
+SETTLING   | 4 9    | 4..9       | 2 3.0
+SYNCING    | 4 9    | 4..6 6..9  | 2 3.0
+SYNCING    | 4 9    | 4..6 8..9  | the log has a hole
+SYNCING    | None 9 | -1..9      | the first copy isn't complete
+STOPPED    | 9 9    |            | the device may have lost anything
+STOPPED    | 4 9    | 4..9       | the device may have lost anything
+RETIRED    | 4 9    | 4..9       | nobody follows the volume
+WAITING    | 9 9    |            | nobody knows
+CONSISTENT | 4 None |            | no watermark yet
+SETTLING   | 9 4    |            | the log has lost something, or isn't there yet
+"""
+
+
+@pytest.mark.parametrize("case", BEHIND_CASES.strip().splitlines())
+def test_what_is_not_known_is_reported_as_none_and_never_as_0(case: str) -> None:
+    state, positions, spans, expected = (part.strip() for part in case.split("|"))
+    applied, watermark = (None if text == "None" else int(text) for text in positions.split())
+    secondary = secondary_at(applied, SiteState(state), is_consistent=False)
+    progress = progress_of("a", secondary, known(watermark, *spans.split()), now_us=3_000_001)
+    reported = (progress.behind_blocks, progress.behind_bytes, progress.lag_s)
+    if expected[0].isdigit():
+        blocks, lag_s = expected.split()
+        assert reported == (int(blocks), int(blocks) * 4096, float(lag_s))
+    else:
+        assert reported == (None, None, None)
+
+
+def test_the_age_of_a_write_from_the_future_is_not_known() -> None:
+    secondary = secondary_at(4, SiteState.SYNCING, is_consistent=False)
+    progress = progress_of("a", secondary, known(9, "4..9"), now_us=-3_600_000_000)
+    assert (progress.behind_blocks, progress.lag_s) == (2, None)
+
+
+def test_nothing_is_claimed_by_the_state_of_an_earlier_generation() -> None:
+    secondary = secondary_at(4, SiteState.CONSISTENT)
+    secondary.describe(volume(generation="22222222-2222-4222-8222-222222222222"))
+    progress = progress_of("a", secondary, known(9), now_us=7)
+    assert (progress.applied_position, progress.consistent_position) == (None, None)
+    assert (progress.behind_blocks, progress.lag_s) == (None, None)
 
 
 def test_a_report_is_due_after_the_interval_and_at_once_when_consistent() -> None:
