@@ -8,6 +8,7 @@ In reading order:
 - catalog.py: the volumes that exist
 - commands_now.py: the commands topic as it is now, to hold a watermark against it
 - log_reader.py: the tracking log, as sites and questions read it
-- open_sessions.py: the sessions that are open on a volume
+- open_sessions.py: the sessions of a volume, and which of them are open
+- changes_after.py: the blocks that changed after a position, for a host that recovers
 - site_reports.py: what sites last reported
 """

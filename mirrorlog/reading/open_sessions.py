@@ -1,4 +1,4 @@
-"""Which sessions are open on a volume, read from the log and the commands. No node is asked."""
+"""Which sessions a volume has, read from the log and the commands. No node is asked."""
 
 from __future__ import annotations
 
@@ -58,37 +58,31 @@ class OpenSession:
     last_at_us: int
 
 
-def sessions_open_before(
-    positions: Mapping[str, int],
-    volumes: Mapping[str, Volume],
-    ports: SessionPorts,
-    topics: Topics,
-    clock: Clock,
-) -> list[OpenSession]:
-    """Return the sessions that are open on these volumes and began before `positions`.
+class KnownSessions:
+    """The sessions of some volumes, and where their commands end, as read_sessions() read them."""
 
-    positions: by volume; each must be acknowledged. volumes: the descriptions, by name.
+    def __init__(
+        self,
+        volumes: Mapping[str, Volume],
+        partitions: Mapping[int, PartitionSessions],
+        time_of: Callable[[int, int], int | None],
+    ) -> None:
+        self._volumes, self._partitions, self._time_of = volumes, partitions, time_of
 
-    1. Ask where the partitions end.
-    2. Read the log to its end. The newest head of each volume names all its sessions, at least
-       through the watermark.
-    3. Read the commands above the watermark to their end, and fold them on top. Folding a command
-       twice changes nothing. If the commands belong to another history than the log (break_reason),
-       all of them are folded, on top of sessions that began earlier.
+    def partition_of(self, name: str) -> PartitionSessions:
+        """Return what was read of the volume's partition."""
+        return self._partitions[self._volumes[name].partition]
 
-    What is read above `positions` counts only for sessions that began before them: a close of such
-    a session counts. A session that opens later asks the same question, and finds the session that
-    asks now.
+    def open_before(self, positions: Mapping[str, int]) -> list[OpenSession]:
+        """Return the sessions that are open on volumes and began before `positions` (by volume).
 
-    Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are
-    gone that the log doesn't hold.
-    """
-    open_sessions: list[OpenSession] = []
-    reading = _Reading(ports, topics, clock)
-    for partition in sorted({volumes[name].partition for name in positions}):
-        names = [name for name in positions if volumes[name].partition == partition]
-        known = reading.partition_sessions(partition, [volumes[name] for name in names])
-        for name in names:
+        Each position must have been acknowledged before read_sessions() was called. What was read
+        above it counts only for sessions that began before it: a close of such a session counts. A
+        session that opens later asks the same question, and finds the session that asks now.
+        """
+        open_sessions: list[OpenSession] = []
+        for name in sorted(positions, key=lambda name: self._volumes[name].partition):
+            partition, known = self._volumes[name].partition, self.partition_of(name)
             for session in known.heads[name].sessions:
                 opened = session.opened_position  # OPENED_EARLIER lies before every position
                 is_before = opened != BEFORE_FIRST and opened < positions[name]
@@ -101,25 +95,70 @@ def sessions_open_before(
                         session=session.session,
                         host=session.host,
                         opened_position=session.opened_position,
-                        opened_at_us=reading.time_of(partition, session.opened_position)
+                        opened_at_us=self._time_of(partition, session.opened_position)
                         if is_dated
                         else None,
                         last_at_us=max(session.last_at_us, known.beats[session.session]),
                     )
                 )
-    return open_sessions
+        return open_sessions
+
+
+def read_sessions(
+    volumes: Mapping[str, Volume], ports: SessionPorts, topics: Topics, clock: Clock
+) -> KnownSessions:
+    """Read which sessions the volumes have, and had lately.
+
+    volumes: the descriptions, by name.
+
+    1. Ask where the partitions end.
+    2. Read the log to its end. The newest head of each volume names all its sessions, at least
+       through the watermark.
+    3. Read the commands above the watermark to their end, and fold them on top. Folding a command
+       twice changes nothing. If the commands belong to another history than the log (break_reason),
+       all of them are folded, on top of sessions that began earlier.
+
+    Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are
+    gone that the log doesn't hold.
+    """
+    reading = _Reading(ports, topics, clock)
+    partitions = {
+        number: reading.partition_sessions(
+            number, [volume for volume in volumes.values() if volume.partition == number]
+        )
+        for number in sorted({volume.partition for volume in volumes.values()})
+    }
+    return KnownSessions(volumes, partitions, reading.time_of)
 
 
 @dataclass(slots=True)
-class _PartitionSessions:
+class PartitionSessions:
     """The state of the sessions of one partition, as far as it was read.
 
     heads: by volume. beats: by session, the time of its last heartbeat.
+    end: where the commands end. watermark: the last one of the log; None if it has none.
+    is_broken: the commands belong to another history than the log.
+    named_through: by volume, the position of its last command above the watermark that names a
+        range; BEFORE_FIRST if there is none.
     """
 
     heads: dict[str, VolumeHead]
+    end: int
     watermark: Watermark | None = None
+    is_broken: bool = False
     beats: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    named_through: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: BEFORE_FIRST))
+
+    @property
+    def history_id(self) -> str:
+        """The id of the history of the commands; empty if the log doesn't say it."""
+        if self.is_broken or self.watermark is None or self.watermark.history is None:
+            return ""
+        return self.watermark.history.id
+
+    def names_after(self, volume: str, position: int) -> bool:
+        """Return whether the log or a command behind it names a range of the volume after it."""
+        return max(self.heads[volume].through, self.named_through[volume]) > position
 
     def take_row(self, volume: str | None, message: Message) -> None:
         """Take a row of the log. volume: the volume whose head it is; None for other rows."""
@@ -144,6 +183,7 @@ class _PartitionSessions:
         The node hasn't renewed the history yet. Every session that the log calls open still is, and
         began before every command of the topic.
         """
+        self.is_broken = True
         for name, head in self.heads.items():
             carried = (session.carried_over() for session in head.sessions if session.is_open)
             self.heads[name] = replace(head, sessions=tuple(carried))
@@ -154,6 +194,8 @@ class _PartitionSessions:
             command = decode(message.value or b"", TrackingCommand)
             if command.kind is CommandKind.HEARTBEAT:
                 self.beats[command.session] = command.last_at_us
+            if command.extents or command.raw or command.kind is CommandKind.RESIZE:
+                self.named_through[command.volume] = message.position
             if command.volume in self.heads and updates_session(command):
                 head = self.heads[command.volume]
                 session = session_head(command, message.position)
@@ -179,18 +221,17 @@ class _Reading:
     topics: Topics
     clock: Clock
 
-    def partition_sessions(self, partition: int, volumes: Sequence[Volume]) -> _PartitionSessions:
+    def partition_sessions(self, partition: int, volumes: Sequence[Volume]) -> PartitionSessions:
         """Read all that is there of a partition's sessions (steps 1 to 3)."""
-        known = _PartitionSessions(
-            {
-                volume.volume: VolumeHead(volume.volume, volume.generation, through=BEFORE_FIRST)
-                for volume in volumes
-            }
-        )
         volumes_by_key = {head_key(volume.volume): volume.volume for volume in volumes}
         changelog, commands = self.topics.changelog, self.topics.commands
         log_end = self.ports.admin.end_position(changelog, partition)  # 1
         commands_end = self.ports.admin.end_position(commands, partition)
+        heads = {
+            volume.volume: VolumeHead(volume.volume, volume.generation, through=BEFORE_FIRST)
+            for volume in volumes
+        }
+        known = PartitionSessions(heads, commands_end)
         for message in self._messages(changelog, partition, start=None, end=log_end):  # 2
             known.take_row(volumes_by_key.get(message.key or b""), message)
         start = self._first_unread(partition, known, volumes)
@@ -201,7 +242,7 @@ class _Reading:
         return known
 
     def _first_unread(
-        self, partition: int, known: _PartitionSessions, volumes: Sequence[Volume]
+        self, partition: int, known: PartitionSessions, volumes: Sequence[Volume]
     ) -> int | None:
         """Return the first position whose command the log doesn't hold; None for the oldest kept.
 

@@ -74,6 +74,17 @@ class MemoryDevice:
         """
         self._disk.crash(keep)
 
+    def snapshot(self) -> bytes:
+        """Return the durable content: what a snapshot of the disk holds."""
+        return self._disk.durable.read(offset=0, length=self._disk.size_bytes)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Lose power, and come back with a disk that went back to a snapshot."""
+        self._disk.crash(None)
+        handle = self.reopen()
+        handle.pwrite(0, snapshot)
+        handle.flush()
+
     @property
     def hook(self) -> Hook | None:
         """The hook of the disk; None for none."""

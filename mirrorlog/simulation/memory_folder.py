@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -79,6 +79,19 @@ class MemoryFolder:
             self._now[name] = self._durable[name] = _FileContent(
                 bytearray(content), bytearray(content)
             )
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return what the disk holds now: by file, its durable content."""
+        return {name: bytes(file.durable) for name, file in self._durable.items()}
+
+    def restore(self, snapshot: Mapping[str, bytes]) -> None:
+        """Let the power fail and return with a disk that went back to a snapshot."""
+        self.crash()
+        self._now = {
+            name: _FileContent(bytearray(content), bytearray(content))
+            for name, content in snapshot.items()
+        }
+        self._durable = dict(self._now)
 
     def lock(self) -> None:
         self.hook("lock")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.extents import U8, U64, Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.batches.hot_regions import HotRegion
 
 
@@ -148,6 +151,14 @@ def region_batches(
     for start in range(0, len(offsets), max_extents):
         end = start + max_extents
         yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], ()))
+
+
+def block_batches(blocks: BitMap64, volume: Volume, *, max_extents: int) -> Iterator[ClosedBatch]:
+    """Yield batches of up to `max_extents` extents that cover these blocks of the volume."""
+    ranges = (volume.byte_range(first=first, count=count) for first, count in runs(blocks))
+    while batch := list(islice(ranges, max_extents)):
+        offsets, lengths = zip(*batch, strict=True)
+        yield ClosedBatch(_columns(offsets, lengths, ()))
 
 
 def dirty_regions(

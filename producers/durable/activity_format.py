@@ -11,10 +11,13 @@ tear a slot, so a slot that fails its checksum is damage.
              entries, padding, CRC-32
     entry    operation u8, length of the name u8, the volume's name, then by operation:
              OPENED, LOST: a session (UUID); HOT, COOL: a region number u64;
-             SPOOL: two record numbers u64; others: nothing
+             SPOOL: two record numbers u64; FOLLOWED: a partition u32;
+             KNOWN: a position i64, a time i64 in microseconds since 1970 by the host's clock, and
+             the id of the position's history (UUID, zeros if it isn't known);
+             REACHED: a partition u32, and the fields of KNOWN; others: nothing
 
 All integers are little-endian. Each CRC-32 (zlib) covers the 508 bytes before it. Version 1 had the
-operations up to LOST; this version reads it, too.
+operations up to LOST, version 2 those up to SPOOL; this version reads them, too.
 """
 
 from __future__ import annotations
@@ -22,21 +25,24 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
 SLOT_BYTES: Final = 512
 MAGIC: Final = b"MLACTLOG"
-VERSION: Final = 2
-_READABLE: Final = (1, 2)
+VERSION: Final = 3
+_READABLE: Final = (1, 2, 3)
 
 _HEADER: Final = struct.Struct("<8sHHIQ16s")
 _SLOT: Final = struct.Struct("<Q16sH")
 _ENTRY: Final = struct.Struct("<BB")
 _REGION: Final = struct.Struct("<Q")
 _RECORDS: Final = struct.Struct("<QQ")
+_POSITION: Final = struct.Struct("<qq16s")
+_NO_HISTORY: Final = UUID(int=0)
+_PARTITION: Final = struct.Struct("<I")
 _CRC: Final = struct.Struct("<I")
 _ROOM: Final = SLOT_BYTES - _SLOT.size - _CRC.size
 _BLANK: Final = bytes(SLOT_BYTES)
@@ -54,6 +60,9 @@ class ActivityOp(IntEnum):
     REGIONS = 7  # ends WHOLE_VOLUME: only the regions that became hot since may hold such writes
     SPOOLED = 8  # some of the volume's commands are in the spool alone; their regions may be cool
     SPOOL = 9  # the spool durably holds these records; an empty range ends SPOOLED of each volume
+    KNOWN = 10  # the folder knows what the log names of the volume, through this position
+    FOLLOWED = 11  # until SETTLED, REACHED of this partition counts for the volume
+    REACHED = 12  # KNOWN of each volume that is followed in the partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,8 @@ class ActivityEntry:
     """One change of the log's state. Which fields count depends on `op`.
 
     records: (first, last) of the spool records; none if first > last.
+    partition, position: of the commands topic. at_us: the time when the position was noted.
+    history: the id of the history in which the position counts; empty if it isn't known.
     """
 
     op: ActivityOp
@@ -68,6 +79,22 @@ class ActivityEntry:
     session: str = ""
     region: int = 0
     records: tuple[int, int] = (1, 0)
+    partition: int = 0
+    position: int = 0
+    at_us: int = 0
+    history: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPosition:
+    """A position through which a state folder knows the log of a volume.
+
+    at_us: when it was noted. history: the id of its history; empty if it isn't known.
+    """
+
+    position: int
+    at_us: int = 0
+    history: str = ""
 
 
 @dataclass(slots=True)
@@ -80,6 +107,10 @@ class VolumeActivity:
     regions: the numbers of its hot regions.
     whole_volume: the whole volume may hold unpublished writes.
     spooled: the spool alone names some of its unpublished writes.
+    known_through: when this was written, the primary held, or `regions` named, each write that the
+        log names through this position. None: a log of version 1 or 2 doesn't say. If the log names
+        more than a session left, the folder went back in time (session/unvouched.py).
+    followed: the volume's partition, if the session raises `known_through` as it publishes.
     """
 
     covered: bool = False
@@ -87,6 +118,29 @@ class VolumeActivity:
     regions: set[int] = field(default_factory=set)
     whole_volume: bool = False
     spooled: bool = False
+    known_through: KnownPosition | None = None
+    followed: int | None = None
+
+    def apply(self, entry: ActivityEntry) -> None:
+        """Change the state as an entry of this volume says, other than SETTLED."""
+        match entry.op:
+            case ActivityOp.OPENED:
+                self.sessions.add(entry.session)
+            case ActivityOp.HOT:
+                self.regions.add(entry.region)
+            case ActivityOp.COOL:
+                self.regions.discard(entry.region)
+            case ActivityOp.WHOLE_VOLUME:
+                self.whole_volume = True
+                self.regions.clear()
+            case ActivityOp.REGIONS:
+                self.whole_volume = False
+            case ActivityOp.SPOOLED:
+                self.spooled = True
+            case ActivityOp.KNOWN:
+                self.known_through = _known_position(entry)
+            case ActivityOp.FOLLOWED:
+                self.followed = entry.partition
 
     @property
     def is_settled(self) -> bool:
@@ -114,29 +168,22 @@ class ActivityState:
 
     def apply(self, entry: ActivityEntry) -> None:
         """Change the state as `entry` says."""
-        if entry.op is ActivityOp.LOST:
-            self.lost.add(entry.session)
-            return
-        if entry.op is ActivityOp.SPOOL:
-            self._spool(entry.records)
-            return
-        volume = self.volumes.setdefault(entry.volume, VolumeActivity())
         match entry.op:
+            case ActivityOp.LOST:
+                self.lost.add(entry.session)
+            case ActivityOp.SPOOL:
+                self._spool(entry.records)
+            case ActivityOp.REACHED:
+                for volume in self.volumes.values():
+                    if volume.followed == entry.partition:
+                        volume.known_through = _known_position(entry)
             case ActivityOp.SETTLED:
-                self.volumes[entry.volume] = VolumeActivity(covered=True)
-            case ActivityOp.OPENED:
-                volume.sessions.add(entry.session)
-            case ActivityOp.HOT:
-                volume.regions.add(entry.region)
-            case ActivityOp.COOL:
-                volume.regions.discard(entry.region)
-            case ActivityOp.WHOLE_VOLUME:
-                volume.whole_volume = True
-                volume.regions.clear()
-            case ActivityOp.REGIONS:
-                volume.whole_volume = False
-            case ActivityOp.SPOOLED:
-                volume.spooled = True
+                known = self.volumes.get(entry.volume, VolumeActivity())
+                self.volumes[entry.volume] = VolumeActivity(
+                    covered=True, known_through=known.known_through
+                )
+            case _:
+                self.volumes.setdefault(entry.volume, VolumeActivity()).apply(entry)
 
     def entries(self) -> Iterator[ActivityEntry]:
         """Yield entries that lead from an empty state to this one."""
@@ -156,6 +203,10 @@ class ActivityState:
                 yield ActivityEntry(ActivityOp.WHOLE_VOLUME, name)
             if volume.spooled:
                 yield ActivityEntry(ActivityOp.SPOOLED, name)
+            if volume.known_through is not None:
+                yield ActivityEntry(ActivityOp.KNOWN, name, **asdict(volume.known_through))
+            if volume.followed is not None:
+                yield ActivityEntry(ActivityOp.FOLLOWED, name, partition=volume.followed)
             yield from (
                 ActivityEntry(ActivityOp.HOT, name, region=region)
                 for region in sorted(volume.regions)
@@ -354,7 +405,16 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
         return packed + _REGION.pack(entry.region)
     if entry.op is ActivityOp.SPOOL:
         return packed + _RECORDS.pack(*entry.records)
+    if entry.op in (ActivityOp.FOLLOWED, ActivityOp.REACHED):
+        packed += _PARTITION.pack(entry.partition)
+    if entry.op in (ActivityOp.KNOWN, ActivityOp.REACHED):
+        history = UUID(entry.history) if entry.history else _NO_HISTORY
+        packed += _POSITION.pack(entry.position, entry.at_us, history.bytes)
     return packed
+
+
+def _known_position(entry: ActivityEntry) -> KnownPosition:
+    return KnownPosition(entry.position, entry.at_us, entry.history)
 
 
 def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
@@ -368,7 +428,7 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
             op, length = _ENTRY.unpack_from(payload, at)
             at += _ENTRY.size + length
             name = payload[at - length : at].decode()
-            session, region, records = "", 0, (1, 0)
+            session, region, records, partition, known = "", 0, (1, 0), 0, (0, 0, "")
             if op in (ActivityOp.OPENED, ActivityOp.LOST):
                 session = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
@@ -378,8 +438,15 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
             elif op == ActivityOp.SPOOL:
                 records = _RECORDS.unpack_from(payload, at)
                 at += _RECORDS.size
+            if op in (ActivityOp.FOLLOWED, ActivityOp.REACHED):
+                (partition,) = _PARTITION.unpack_from(payload, at)
+                at += _PARTITION.size
+            if op in (ActivityOp.KNOWN, ActivityOp.REACHED):
+                position, at_us, history = _POSITION.unpack_from(payload, at)
+                known = (position, at_us, "" if not any(history) else str(UUID(bytes=history)))
+                at += _POSITION.size
             if at > len(payload):
                 raise ValueError("an entry is cut off")
-            yield ActivityEntry(ActivityOp(op), name, session, region, records)
+            yield ActivityEntry(ActivityOp(op), name, session, region, records, partition, *known)
     except struct.error as error:
         raise ValueError("an entry is cut off") from error

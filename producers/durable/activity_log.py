@@ -51,6 +51,7 @@ def carry_over(log: PreviousLog, region_bytes: int, known: Container[str]) -> Ac
                     activity.regions, old_bytes=log.region_bytes, new_bytes=region_bytes
                 ),
                 whole_volume=activity.whole_volume,
+                known_through=activity.known_through,
             )
     return state
 

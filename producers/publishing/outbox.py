@@ -224,6 +224,10 @@ class Outbox:
         self._retry(lambda: self._offer_record(record))
         self.commands += 1
 
+    def now_us(self) -> int:
+        """Return the time by the clock that dates the commands, in microseconds since 1970."""
+        return self._clock.now_us()
+
     @property
     def last_number(self) -> int:
         """The number of the command that was queued last. Commands are counted from 1."""

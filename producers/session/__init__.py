@@ -6,6 +6,8 @@ In reading order:
 - opening.py: the checks before a volume is opened, and what excludes other hosts.
 - fence.py: which sessions of other hosts may write to a volume.
 - description_watch.py: open volumes take over a generation that was renewed.
+- unvouched.py: what the log knows and the state folder doesn't, because it went back in time.
+- session_search.py: how a session asks the log for both.
 - settling.py: what a dead session left unpublished is published, and the session is closed.
 - parts.py: what these share of one session.
 """

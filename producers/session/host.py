@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, BadUse, MirrorlogError
+from mirrorlog.errors import BadInput, BadUse, DeviceFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.folders import StateFolder
@@ -36,7 +36,14 @@ from mirrorlog.producers.session.opening import (
     withdraw,
 )
 from mirrorlog.producers.session.parts import SessionParts
-from mirrorlog.producers.session.settling import read_previous_session, settle, settle_previous
+from mirrorlog.producers.session.session_search import SessionSearch
+from mirrorlog.producers.session.settling import (
+    known_entries,
+    read_previous_session,
+    settle,
+    settle_previous,
+)
+from mirrorlog.producers.session.unvouched import NOTE_S, Unvouched
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
@@ -121,6 +128,7 @@ class Host:
             None if ports.descriptions is None else DescriptionWatch(ports.descriptions)
         )
         self._partitions: Final = {name: volume.partition for name, volume in volumes.items()}
+        self._noted_s = ports.clock.monotonic_s()
         ports.folder.lock()  # 1
         with ExitStack() as undo:
             undo.callback(ports.folder.close)
@@ -145,7 +153,12 @@ class Host:
             self._parts: Final = SessionParts(
                 self.session, self._log, self._outbox, settings, report
             )
-            settle_previous(self._parts, previous, ports.open_device)  # 4
+            self._search: Final = (
+                None
+                if ports.sessions is None
+                else SessionSearch(name, self._parts, ports.sessions, ports.clock)
+            )
+            settle_previous(self._parts, previous, ports.open_device, self._search)  # 4
             self._handle_broken_histories()
             remove_spool(ports.folder)  # 5
             undo.pop_all()
@@ -181,7 +194,8 @@ class Host:
         3. The primaries of the volumes that are to be settled are flushed.
         4. SESSION_OPEN of each volume is published, acknowledged.
         5. No other host has opened one of them earlier (opening.exclude_other_hosts). Otherwise
-           this session ends on all of them.
+           this session ends on all of them. What the log knows of them and the activity log
+           doesn't is dirty (unvouched.py).
         6. If one of these commands shows that the history of a partition broke, the volumes there
            count as dirty as a whole (_handle_broken_histories).
         7. What may be unpublished is published (settling.settle). When it is acknowledged, writes
@@ -203,19 +217,30 @@ class Host:
             for request in wanted.values():
                 self._outbox.name_history(request.volume.partition, request.volume.history_id)
                 self._outbox.send(request.volume, CommandKind.SESSION_OPEN)  # 4
-        if self._ports.sessions is not None:
-            try:
-                exclude_other_hosts(
-                    self._parts, wanted, self._ports.sessions, self._ports.clock
-                )  # 5
-            except MirrorlogError:
-                with suppress(MirrorlogError):  # the activity log keeps it; the next start ends it
-                    withdraw(self._parts, wanted)
-                raise
+        try:
+            unvouched = self._compare_with_log(wanted)  # 5
+            for name in unvouched:
+                wanted[name].device.flush()
+        except MirrorlogError:
+            with suppress(MirrorlogError):  # the activity log keeps it; the next start ends it
+                withdraw(self._parts, wanted)
+            raise
         self._outbox.wait_published()
         if self._handle_broken_histories():  # 6
             unsettled = self._flush_unsettled(wanted)
-        settle(self._parts, unsettled, self._log.state.volumes, reopened=True)  # 7
+        volumes = [request.volume for request in wanted.values()]
+        settle(
+            self._parts,
+            [volume for volume in volumes if volume in unsettled or volume.volume in unvouched],
+            self._log.state.volumes,
+            unvouched,
+            reopened=True,
+            histories=None if self._search is None else self._search.histories,
+        )  # 7
+        if self._search is not None:
+            with self._tracker.lock:
+                histories = self._search.histories
+                self._log.append(known_entries(self._parts, volumes, histories, follow=True))
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]
@@ -231,6 +256,7 @@ class Host:
         self._handle_broken_histories()
         self._follow_descriptions(now_s)
         self._tracker.tick(now_s)
+        self._note_positions(now_s)
 
     def pause(self, timeout_s: float) -> None:
         """Call tick(), then wait for an acknowledgement, at most for `timeout_s`."""
@@ -278,6 +304,39 @@ class Host:
         with suppress(MirrorlogError):  # the caller hears of the error that ended the session
             self.close()
 
+    def _compare_with_log(self, requests: Mapping[str, OpenRequest]) -> Mapping[str, Unvouched]:
+        """Do step 5 of open_all(). Return what the host can't vouch for, by volume."""
+        if self._search is None:
+            return {}
+        self._outbox.wait_published()
+        volumes = {name: request.volume for name, request in requests.items()}
+        known = self._search.read(volumes)
+        taken_over = exclude_other_hosts(self._parts, requests, known)
+        continued = {name: volume for name, volume in volumes.items() if name not in taken_over}
+        return self._search.unvouched(known, continued, self._log.state.volumes)
+
+    def _note_positions(self, now_s: float) -> None:
+        """Note in the activity log how far Kafka has the commands, once in NOTE_S seconds.
+
+        Without a note, the next start only publishes more as dirty. So a failure is left to the
+        next write that needs the log.
+        """
+        if self._search is None or now_s - self._noted_s < NOTE_S:
+            return
+        self._noted_s = now_s
+        with self._tracker.lock, suppress(DeviceFailed):
+            self._log.append(
+                ActivityEntry(
+                    ActivityOp.REACHED,
+                    partition=partition,
+                    position=position,
+                    at_us=self._outbox.now_us(),
+                    history=self._search.histories.get(partition, ""),
+                )
+                for partition in sorted(self._tracker.partitions())
+                if (position := self._outbox.acknowledged_position(partition)) is not None
+            )
+
     def _admit(self, request: OpenRequest) -> TrackedVolume:
         """Let writes to the volume begin; return its handle."""
         opened = self._tracker.add_volume(
@@ -299,7 +358,8 @@ class Host:
            commands shows that the history of a partition broke.
         4. SESSION_CLOSE of each volume is published, and one for all volumes of a partition if the
            session has no other volume open there. They are acknowledged.
-        5. The activity log durably says that the volumes are settled.
+        5. The activity log durably says that the volumes are settled, and how far the log of them
+           is known.
         """
         closing = [self._tracker.volumes[name] for name in names if name in self._handles]
         if not closing:
@@ -322,7 +382,12 @@ class Host:
             is_broken = self._handle_broken_histories()
         self._drop_rejected(flushed, failures)
         with self._tracker.lock:
-            self._log.append([ActivityEntry(ActivityOp.SETTLED, name) for name in flushed])  # 5
+            entries = [ActivityEntry(ActivityOp.SETTLED, name) for name in flushed]
+            if self._search is not None:
+                volumes = [opened.volume for opened in flushed.values()]
+                histories = self._search.histories
+                entries += known_entries(self._parts, volumes, histories, follow=False)
+            self._log.append(entries)  # 5
         self._tracker.remove_volumes(flushed)
         for name in flushed:
             del self._handles[name]

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.batches.batch import whole_volume
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.session.fence import find_other_sessions, other_hosts_error
 from mirrorlog.producers.session.parts import SessionParts
-from mirrorlog.reading.open_sessions import OpenSession, SessionPorts, sessions_open_before
+from mirrorlog.reading.open_sessions import KnownSessions, OpenSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +75,29 @@ def opened_entries(
 ) -> Iterator[ActivityEntry]:
     """Yield the entries that say that the session is open on the volumes.
 
-    The log covers the newly created volumes from the beginning.
+    The log covers the newly created volumes from the beginning. Whatever Kafka knows of one since
+    its origin is then a write that its primary may lack (unvouched.py).
     """
     for name, request in requests.items():
         if request.newly_created and name not in parts.log.state.volumes:
             yield ActivityEntry(ActivityOp.SETTLED, name)
+            origin = request.volume.origin_position
+            now_us = parts.outbox.now_us()
+            yield ActivityEntry(ActivityOp.KNOWN, name, position=origin, at_us=now_us)
         yield ActivityEntry(ActivityOp.OPENED, name, session=parts.session)
 
 
 def exclude_other_hosts(
-    parts: SessionParts,
-    requests: Mapping[str, OpenRequest],
-    sessions: SessionPorts,
-    clock: Clock,
-) -> None:
+    parts: SessionParts, requests: Mapping[str, OpenRequest], known: KnownSessions
+) -> Collection[str]:
     """Raise BadUse if another host may write to one of the volumes; take over what is asked for.
 
-    SESSION_OPEN of each volume must have been sent. Shared volumes are left out. Of two hosts that
-    open a volume at the same time, the one whose SESSION_OPEN has the lower position finds nobody,
-    and the other one finds it: only the order in the partition decides.
+    Return the volumes that were taken over. They are dirty as a whole.
+
+    SESSION_OPEN of each volume must have been acknowledged before `known` was read. Shared volumes
+    are left out. Of two hosts that open a volume at the same time, the one whose SESSION_OPEN has
+    the lower position finds nobody, and the other one finds it: only the order in the partition
+    decides.
 
     Sessions in `take_over` of their request are ended:
 
@@ -103,21 +106,19 @@ def exclude_other_hosts(
        knew what was unpublished.
     3. SESSION_CLOSE of the other session is acknowledged: sites wait for it no longer.
     """
-    parts.outbox.wait_published()
     volumes = {name: request.volume for name, request in requests.items()}
     activities, positions = parts.log.state.volumes, parts.outbox.last_positions
     others = find_other_sessions(
         {name: positions[name] for name in volumes},
         volumes,
         own_sessions={name: activities[name].sessions | parts.log.state.lost for name in volumes},
-        find_open=lambda wanted: sessions_open_before(
-            wanted, volumes, sessions, parts.settings.topics, clock
-        ),
+        find_open=known.open_before,
     )
     taken_over = [other for other in others if other.session in requests[other.volume].take_over]
     if len(taken_over) < len(others):
         raise other_hosts_error([other for other in others if other not in taken_over])
     _take_over(parts, requests, taken_over)
+    return {other.volume for other in taken_over}
 
 
 def withdraw(parts: SessionParts, requests: Mapping[str, OpenRequest]) -> None:

@@ -5,15 +5,16 @@ Host.__init__ and Host.open_all have the order of these steps among all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.devices import DeviceOpener
 from mirrorlog.ports.folders import StateFolder
-from mirrorlog.producers.batches.batch import region_batches, whole_volume
+from mirrorlog.producers.batches.batch import block_batches, region_batches, whole_volume
 from mirrorlog.producers.durable.activity_format import (
     ActivityEntry,
     ActivityOp,
@@ -23,6 +24,8 @@ from mirrorlog.producers.durable.activity_format import (
 from mirrorlog.producers.durable.activity_log import carry_over, read_previous_log
 from mirrorlog.producers.durable.spool_recovery import PreviousSpool
 from mirrorlog.producers.session.parts import SessionParts
+from mirrorlog.producers.session.session_search import SessionSearch
+from mirrorlog.producers.session.unvouched import Unvouched
 from mirrorlog.producers.writes.whole_volume_fallback import WHOLE_VOLUME_NOTE
 from mirrorlog.settings import Settings
 from mirrorlog.units import format_size
@@ -84,15 +87,20 @@ def read_previous_session(
 
 
 def settle_previous(
-    parts: SessionParts, previous: PreviousSession, open_device: DeviceOpener
+    parts: SessionParts,
+    previous: PreviousSession,
+    open_device: DeviceOpener,
+    search: SessionSearch | None,
 ) -> None:
     """Publish what the previous session left, for all volumes whose primary can be flushed.
 
     The others are reported and stay in the activity log. KafkaFailed as for Outbox.wait().
 
     1. The primaries are flushed.
-    2. The commands in the spool are sent, as they were made.
-    3. settle() does the rest.
+    2. The log is read: it may know more than the state folder (unvouched.py). None for `search`:
+       it isn't read.
+    3. The commands in the spool are sent, as they were made.
+    4. settle() does the rest.
     """
     for name in previous.unknown:
         parts.report(
@@ -104,26 +112,39 @@ def settle_previous(
         for volume in previous.volumes
         if _flush_primary(parts, volume, open_device)  # 1
     }
+    unvouched: Mapping[str, Unvouched] = {}
+    if search is not None and flushed:
+        unvouched = search.unvouched(search.read(flushed), flushed, previous.unpublished)  # 2
     with parts.lock:
         for record in previous.spool.records():
             if record.volume in flushed:
-                parts.outbox.resend(record)  # 2
-    settle(parts, list(flushed.values()), previous.unpublished, reopened=False)  # 3
+                parts.outbox.resend(record)  # 3
+    settle(
+        parts,
+        list(flushed.values()),
+        previous.unpublished,
+        unvouched,
+        reopened=False,
+        histories=None if search is None else search.histories,
+    )  # 4
 
 
 def settle(
     parts: SessionParts,
     volumes: Collection[Volume],
     unpublished: Mapping[str, VolumeActivity],
+    unvouched: Mapping[str, Unvouched],
     *,
     reopened: bool,
+    histories: Mapping[int, str] | None,
 ) -> None:
     """Publish what may be unpublished of these volumes, and close the sessions that are dead.
 
     The primaries of the volumes must have been flushed: no power cut can take back what a site
     reads there now. The commands in the spool must have been sent.
 
-    1. MARK_DIRTY of the regions that were hot, or of the whole volume, is acknowledged.
+    1. MARK_DIRTY of the regions that were hot and of what the host can't vouch for, or of the whole
+       volume, is acknowledged.
     2. SESSION_CLOSE is acknowledged: of each session that is open on a volume, also of this one
        unless it is `reopened`; and one for all volumes of a partition where an old session has no
        other volume open. Only now may a site stop waiting for them.
@@ -133,7 +154,10 @@ def settle(
     activity log keeps it.
 
     unpublished: by volume, what an activity log says may be unpublished.
+    unvouched: by volume, what the log names and the activity log doesn't know.
     reopened: whether this session stays open on the volumes.
+    histories: by partition, the id of its history, if the log was asked for `unvouched`: then all
+        of it is known from now on. None if it wasn't asked.
     """
     if not volumes:
         parts.outbox.wait_published()
@@ -141,7 +165,9 @@ def settle(
     unpublished = {volume.volume: unpublished[volume.volume] for volume in volumes}
     with parts.lock:
         for volume in volumes:
-            _mark_dirty(parts, volume, unpublished[volume.volume])  # 1
+            _mark_dirty(
+                parts, volume, unpublished[volume.volume], unvouched.get(volume.volume)
+            )  # 1
     parts.outbox.wait()
     volumes = _accepted(parts, volumes)
     with parts.lock:
@@ -158,7 +184,36 @@ def settle(
             for volume in volumes
             if reopened
         ]
-        parts.log.append([*settled, *opened])  # 3
+        known: Iterable[ActivityEntry] = ()
+        if histories is not None:
+            known = known_entries(parts, volumes, histories, follow=reopened)
+        parts.log.append([*settled, *opened, *known])  # 3
+
+
+def known_entries(
+    parts: SessionParts,
+    volumes: Iterable[Volume],
+    histories: Mapping[int, str],
+    *,
+    follow: bool,
+) -> Iterator[ActivityEntry]:
+    """Yield the entries that say how far the state folder knows the log of the volumes.
+
+    This is the last command of the session. `follow`: it is raised as the session publishes more.
+    histories: by partition, the id of its history.
+    """
+    for volume in volumes:
+        position = parts.outbox.last_positions.get(volume.volume)
+        if position is not None:
+            yield ActivityEntry(
+                ActivityOp.KNOWN,
+                volume.volume,
+                position=position,
+                at_us=parts.outbox.now_us(),
+                history=histories.get(volume.partition, ""),
+            )
+        if follow:
+            yield ActivityEntry(ActivityOp.FOLLOWED, volume.volume, partition=volume.partition)
 
 
 def _flush_primary(parts: SessionParts, volume: Volume, open_device: DeviceOpener) -> bool:
@@ -180,11 +235,19 @@ def _accepted(parts: SessionParts, volumes: Collection[Volume]) -> list[Volume]:
     return [volume for volume in volumes if volume.volume not in parts.outbox.rejected]
 
 
-def _mark_dirty(parts: SessionParts, volume: Volume, unpublished: VolumeActivity) -> None:
+def _mark_dirty(
+    parts: SessionParts,
+    volume: Volume,
+    unpublished: VolumeActivity,
+    unvouched: Unvouched | None,
+) -> None:
     """Send MARK_DIRTY of the hot regions, or of the whole volume. The caller holds the lock."""
-    if unpublished.is_whole_volume_dirty:
+    is_whole = unvouched is not None and unvouched.blocks is None
+    if unpublished.is_whole_volume_dirty or is_whole:
         note = (
-            WHOLE_VOLUME_NOTE
+            unvouched.reason
+            if unvouched is not None
+            else WHOLE_VOLUME_NOTE
             if unpublished.covered
             else "recovered: the host's activity log doesn't cover the volume's past"
         )
@@ -212,6 +275,17 @@ def _mark_dirty(parts: SessionParts, volume: Volume, unpublished: VolumeActivity
             batch,
             note="recovered: hot when a session ended without a close",
         )
+    if unvouched is not None and unvouched.blocks is not None:
+        _mark_unvouched(parts, volume, unvouched.blocks, unvouched.reason)
+
+
+def _mark_unvouched(parts: SessionParts, volume: Volume, blocks: BitMap64, reason: str) -> None:
+    """Send MARK_DIRTY of blocks that the host can't vouch for. The caller holds the lock."""
+    size_bytes = min(len(blocks) * volume.block_size, volume.size_bytes)
+    parts.report(f"volume {volume.volume}: {format_size(size_bytes)} more count as dirty: {reason}")
+    max_extents = parts.settings.host_batch_extents
+    for batch in block_batches(blocks, volume, max_extents=max_extents):
+        parts.outbox.send(volume, CommandKind.MARK_DIRTY, batch, note=f"recovered: {reason}")
 
 
 def _close_sessions(

@@ -35,6 +35,26 @@ ENTRIES = st.one_of(
         st.one_of(st.integers(0, 5), st.integers(0, (1 << 64) - 1)),
     ),
     st.builds(lambda session: ActivityEntry(ActivityOp.LOST, session=session), SESSIONS),
+    st.builds(
+        lambda name, position, at_us: ActivityEntry(
+            ActivityOp.KNOWN, name, position=position, at_us=at_us
+        ),
+        NAMES,
+        st.integers(-1, (1 << 63) - 1),
+        st.integers(0, 1 << 60),
+    ),
+    st.builds(
+        lambda name, partition: ActivityEntry(ActivityOp.FOLLOWED, name, partition=partition),
+        NAMES,
+        st.integers(0, 2),
+    ),
+    st.builds(
+        lambda partition, position: ActivityEntry(
+            ActivityOp.REACHED, partition=partition, position=position, at_us=9, history=SESSION
+        ),
+        st.integers(0, 2),
+        st.integers(-1, (1 << 40)),
+    ),
 )
 APPENDS = st.lists(st.lists(ENTRIES, min_size=1, max_size=12), max_size=12)
 ONE_SLOT_EACH = st.lists(st.lists(ENTRIES, min_size=1, max_size=2), min_size=1, max_size=12)
