@@ -30,10 +30,11 @@ class DescriptionWatch:
         return now_s - self._looked_s >= _INTERVAL_S
 
     def renewed(self, volumes: Mapping[str, Volume], now_s: float) -> list[Volume]:
-        """Return those of `volumes` whose generation was renewed, as the session goes on with them.
+        """Return those of `volumes` that were renewed, as the session goes on with them.
 
-        Only the generation and the history are taken over. The session keeps the size with which it
-        opened a volume. Raise KafkaFailed and WrongCluster as Catalog.poll does.
+        Their generation is another one, or the node has given them a history. Only the generation
+        and the history are taken over. The session keeps the size with which it opened a volume.
+        Raise KafkaFailed and WrongCluster as Catalog.poll does.
         """
         self._looked_s = now_s
         self._catalog.poll(0)
@@ -41,8 +42,8 @@ class DescriptionWatch:
             with_generation_of(volume, newest)
             for name, volume in volumes.items()
             if (newest := self._catalog.get(name)) is not None
-            and newest.generation != volume.generation
-            and newest.description_order > volume.description_order
+            and (newest.generation, newest.history_id) != (volume.generation, volume.history_id)
+            and newest.description_order >= volume.description_order
         ]
 
 

@@ -215,7 +215,6 @@ class Host:
         unsettled = self._flush_unsettled(wanted)  # 3
         with self._tracker.lock:
             for request in wanted.values():
-                self._outbox.name_history(request.volume.partition, request.volume.history_id)
                 self._outbox.send(request.volume, CommandKind.SESSION_OPEN)  # 4
         try:
             unvouched = self._compare_with_log(wanted)  # 5
@@ -311,6 +310,9 @@ class Host:
         self._outbox.wait_published()
         volumes = {name: request.volume for name, request in requests.items()}
         known = self._search.read(volumes)
+        with self._tracker.lock:
+            for partition, history_id in self._search.histories.items():
+                self._outbox.name_history(partition, history_id or None)
         taken_over = exclude_other_hosts(self._parts, requests, known)
         continued = {name: volume for name, volume in volumes.items() if name not in taken_over}
         return self._search.unvouched(known, continued, self._log.state.volumes)
@@ -419,22 +421,23 @@ class Host:
         return unsettled
 
     def _follow_descriptions(self, now_s: float) -> None:
-        """Take over the generations of open volumes that were renewed."""
+        """Take over the generations and histories of open volumes that were renewed."""
         if self._descriptions is None or not self._descriptions.is_due(now_s):
             return
         with self._tracker.lock:
             volumes = {name: opened.volume for name, opened in self._tracker.volumes.items()}
         for volume in self._descriptions.renewed(volumes, now_s):
             before = volumes[volume.volume]
-            self._report(
-                f"volume {volume.volume}: its generation was renewed from {before.generation} to "
-                f"{volume.generation}; its sites copy all of it"
-            )
+            if volume.generation != before.generation:
+                self._report(
+                    f"volume {volume.volume}: its generation was renewed from {before.generation} "
+                    f"to {volume.generation}; its sites copy all of it"
+                )
             with self._tracker.lock:
                 if volume.volume not in self._tracker.volumes:
                     continue
                 self._tracker.renew(volume)
-                if volume.epoch != before.epoch:
+                if volume.history_id != before.history_id:
                     self._outbox.enter_history(volume.partition, volume.history_id)
 
     def _handle_broken_histories(self) -> bool:

@@ -208,7 +208,8 @@ def last_of(rig: Rig, key: bytes) -> TrackingCommand:
 
 def renew(rig: Rig, **changes: object) -> None:
     """Publish a description of volume a with another generation."""
-    renewed = replace(rig.volumes["a"], generation=RENEWED, **changes)  # type: ignore[arg-type]
+    fields = {"generation": RENEWED, **changes}
+    renewed = replace(rig.volumes["a"], **fields)  # type: ignore[arg-type]
     publisher = rig.broker.publisher()
     publish_volume(publisher, SETTINGS.topics, renewed)
     publisher.flush(0)
@@ -245,6 +246,15 @@ def test_a_generation_that_an_operator_renewed_keeps_what_is_acknowledged(rig: R
     assert last_of(rig, b"a").acknowledged_position is not None
     assert last_of(rig, b"").generation == ""
     assert volume.size_bytes == SIZE
+
+
+def test_a_history_that_the_node_gives_a_new_volume_is_named_by_heartbeats(rig: Rig) -> None:
+    volume = rig.open()
+    rig.write(volume, 5)
+    renew(rig, generation="g", epoch=2, history_id=HISTORY)
+    rig.tick()
+    assert last_of(rig, b"").generation == HISTORY
+    assert not any("its generation was renewed" in line for line in rig.reports)
 
 
 def test_an_older_description_changes_nothing(rig: Rig) -> None:
