@@ -273,6 +273,14 @@ class Outbox:
         if history_id is not None:
             self._histories[partition] = history_id
 
+    def claim(self, partition: int, position: int) -> None:
+        """Let the next command say that Kafka acknowledged `position`, at or above the topic's end.
+
+        An earlier session knew it. The node learns by it that the history broke, even if nothing
+        that the node keeps shows it. The caller holds the lock.
+        """
+        self._acknowledged[partition] = position
+
     def enter_history(self, partition: int, history_id: str | None) -> None:
         """Forget which commands of the partition Kafka has acknowledged: they may be gone.
 

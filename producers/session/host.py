@@ -313,6 +313,8 @@ class Host:
         with self._tracker.lock:
             for partition, history_id in self._search.histories.items():
                 self._outbox.name_history(partition, history_id or None)
+            for partition, position in self._search.lost_positions(known, volumes).items():
+                self._outbox.claim(partition, position)
         taken_over = exclude_other_hosts(self._parts, requests, known)
         continued = {name: volume for name, volume in volumes.items() if name not in taken_over}
         return self._search.unvouched(known, continued, self._log.state.volumes)

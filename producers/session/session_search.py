@@ -40,6 +40,23 @@ class SessionSearch:
         )
         return known
 
+    def lost_positions(
+        self, known: KnownSessions, volumes: Mapping[str, Volume]
+    ) -> Mapping[int, int]:
+        """Return the positions that the state folder knows and the topic lacks, by partition.
+
+        Each is the highest of its partition, in the history that the partition has.
+        """
+        lost: dict[int, int] = {}
+        for name, volume in volumes.items():
+            noted, partition = self.parts.log.state.volumes[name].known_through, volume.partition
+            if noted is None or not noted.history:
+                continue
+            is_lost = noted.position >= known.partition_of(name).end
+            if is_lost and noted.history == self.histories[partition]:
+                lost[partition] = max(noted.position, lost.get(partition, noted.position))
+        return lost
+
     def unvouched(
         self,
         known: KnownSessions,

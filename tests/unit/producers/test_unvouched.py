@@ -35,6 +35,7 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
 from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 
 BLOCK, SIZE = 4096, 16 * 4096
 SETTINGS = Settings(region_bytes=BLOCK, hot_regions=4)
@@ -364,6 +365,31 @@ def test_logs_of_older_versions_are_read_and_know_no_position(version: int) -> N
         True, {str(UUID(int=1))}, {5}, spooled=version == 2
     )
     assert read.state.spool == ((3, 3) if version == 2 else (1, 0))
+
+
+def test_a_host_that_knew_a_longer_topic_says_so_in_its_commands(rig: Rig) -> None:
+    """The broker went back in time, log and commands alike: only the host can tell."""
+    history = History(
+        cluster="memory", topic=rig.broker.identity(TOPIC), epoch=1, id=str(UUID(int=7))
+    )
+    watermark = Watermark(partition=0, through=-1, at_us=0, history=history)
+    rig.broker.append(SETTINGS.topics.changelog, 0, watermark_key(0), encode(watermark))
+    opened = rig.open(new=True)
+    for block in range(6):
+        rig.write(opened, block)
+    rig.host.close()
+    end = rig.broker.end_position(TOPIC, 0)
+    rig.broker.rewind(TOPIC, 0, 3)
+    rig.seen = 3
+    # The close of its own session is gone, too.
+    rig.open(take_over=[str(UUID(int=1))])
+    messages = [m for m in rig.broker.messages(TOPIC) if m.position >= 3 and m.key]
+    commands = [(m.position, decode(m.value or b"", TrackingCommand)) for m in messages]
+    dirty = next((at, c) for at, c in commands if c.kind is CommandKind.MARK_DIRTY)
+    assert WHOLE in rig.published()
+    assert dirty[1].acknowledged_position is not None
+    assert dirty[0] < dirty[1].acknowledged_position < end
+    assert any("the history of partition 0 broke" in line for line in rig.reports)
 
 
 def test_a_command_of_an_unknown_volume_is_passed_over(rig: Rig) -> None:
