@@ -205,16 +205,16 @@ def _unmap(command: _Command) -> Interpretation:
     """
     length, data = command.field(7, 2), command.data
     came = len(data[8:]) // 16
-    if 0 < length < 8 and len(data) >= length and not came:
-        return malformed(
-            f"UNMAP has a parameter list of {length} bytes, and its header alone has 8"
-        )
     named_bytes = max(
         int.from_bytes(data[0:2], "big") - 6, int.from_bytes(data[2:4], "big"), length - 8
     )
     if len(data) < length or came < named_bytes // 16:
         return whole_volume(
             f"UNMAP came with {len(data)} bytes, and a length of its parameter list names more"
+        )
+    if 0 < length < 8 and not came:
+        return malformed(
+            f"UNMAP has a parameter list of {length} bytes, and its header alone has 8"
         )
     return _descriptors(command, at=8, width=16, count=came, kind=ExtentKind.DISCARD)
 
@@ -266,10 +266,11 @@ def _mode_select(
 ) -> Interpretation:
     """Interpret MODE SELECT(6) and (10) (SPC-5).
 
-    A block descriptor can change the size and the number of the blocks.
+    A block descriptor can change the size and the number of the blocks. A list that came although
+    its length is 0 counts, because a device may go by what the transport brought.
     """
     at, width = descriptors
-    if not command.field(*length):
+    if not command.field(*length) and not any(command.data):
         return read_only()
     if len(command.data) < at + width or any(command.data[at : at + width]):
         return whole_volume(
@@ -290,9 +291,10 @@ def _start_stop_unit(command: _Command) -> Interpretation:
 def _send_diagnostic(command: _Command) -> Interpretation:
     """Interpret SEND DIAGNOSTIC (SPC-5).
 
-    UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium.
+    UNITOFFL and DEVOFFL (byte 1 bits 0 and 1) let a self-test write to the medium. Parameters that
+    came although their length is 0 count.
     """
-    if command.cdb[1] & 0x03 or command.field(3, 2):
+    if command.cdb[1] & 0x03 or command.field(3, 2) or any(command.data):
         return whole_volume("SEND DIAGNOSTIC has parameters, or starts a test that may write")
     return read_only()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from notation import volume
 
@@ -249,6 +249,7 @@ def test_write_same_of_no_blocks_reaches_the_end(
 LENGTHS = st.one_of(st.integers(0, 120), st.integers(0, U16))
 
 
+@settings(max_examples=500)
 @given(RANGES, LENGTHS, LENGTHS, LENGTHS, st.binary(max_size=15))
 def test_an_unmap_names_what_any_target_discards_whatever_its_lengths_say(
     ranges: list[tuple[int, int]], in_cdb: int, in_header: int, of_descriptors: int, rest: bytes

@@ -89,6 +89,7 @@ ae 00 00 00 00 01 00 00 00 02 00 00                |  | B+2*B                  #
 42 00 00*5 00 08 00 | 00 06 00 00 00*4                                                 | none
 42 00 00*5 00 00 00 |                                                                  | none  # no list, not an error
 42 00 00*5 00 07 00 | 00*7                                                             | malformed  # shorter than its header
+42 00 00*5 00 01 00 | 00 16 00 00 00*4                                                 | whole  # the same, and its first length names one
 42 00 00*5 00 07 00 |                                                                  | whole  # shorter than its header, data unseen
 9f 12 00 00 00 01 00 00 00 01 00 00 00 03 00 00 | 00*32 00*7 05 00 00 00 03 00*20 | 5*B+3*B # WRITE SCATTERED(16): 8-9 count
 9f 12 00 00 00 01 00 00 00 02 00 00 00 03 00 00 | 00*32 00*7 05 00 00 00 03 00*20 | whole   # the second is missing
@@ -119,6 +120,8 @@ c1 00 00*8                                         |  | whole                  #
 15 10 00 00 00 00                                  |  | read-only              # MODE SELECT(6) without a list
 15 10 00 00 18 00             | 00 00 00 00 08 12 00*18 | read-only           # byte 3 of its header: no block descriptors
 15 10 00 00 0c 00             | 00 00 00 08 00*5 00 10 00 | whole             # a new block length
+15 10 00 00 00 00             | 00 00 00 08 00*5 00 10 00 | whole             # its length is 0, and a list came
+15 10 00 00 00 00             | 00*4                    | read-only
 15 10 00 00 18 00             |                         | whole
 55 10 00*5 00 10 00           | 00*8 08 12 00*6         | read-only           # MODE SELECT(10): bytes 6-7 of its header
 55 10 00*5 00 10 00           | 00*7 08 00*8            | whole
@@ -126,6 +129,7 @@ c1 00 00*8                                         |  | whole                  #
 1b 00 00 00 02 00                                  |  | whole                  # LOEJ
 1d 04 00 00 00 00                                  |  | read-only              # SEND DIAGNOSTIC, default self-test
 1d 05 00 00 00 00                                  |  | whole                  # UNITOFFL
+1d 04 00 00 00 00                                  | 40 00 00 01 00 | whole     # its length is 0, and parameters came
 2a 00 00 00 10 00 00 00 08 00 00*6                 |  | 0x1000*B+8*B           # in a transport's field of 16 bytes
 0a 00 00 10 08 00 ff*10                            |  | 16*B+8*B               # and what follows there means nothing
 2a 00 00 00 10 00 00 00 08 00 00*22                |  | 0x1000*B+8*B
