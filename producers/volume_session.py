@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from threading import Event, Lock, Thread
 from typing import Final, Unpack
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.open_options import OpenOptions
@@ -22,6 +23,7 @@ from mirrorlog.settings import Settings, load_settings
 
 log = logging.getLogger("mirrorlog.host")
 TICK_S: Final = 0.01
+_PUBLISHING: Final = "publishing"
 IDLE_TIMEOUT_S: Final = 5.0
 """How long close() waits for the writes in flight after an interruption."""
 
@@ -54,7 +56,6 @@ class _VolumeSession:
         self._closing: Final = Lock()
         self._stop: Final = Event()
         self._ticker: Final = Thread(target=self._tick, name=f"mirrorlog-{name}", daemon=True)
-        self._last_reported = ""
         with ExitStack() as stack:
             wiring = HostWiring(options.get("host", default_host_name(name)), settings, stack)
             volumes = wiring.read_catalog()  # 1
@@ -121,16 +122,19 @@ class _VolumeSession:
     def _tick(self) -> None:
         """Call the host's tick() until the session ends.
 
-        An error of Kafka or of the activity log is reported once here; the writes that it concerns
-        raise it, too. Any other error fails the volume.
+        An error of Kafka or of the activity log is reported here, not each time; the writes that it
+        concerns raise it, too. Any other error fails the volume.
         """
+        reports = RetryReports()
         while not self._stop.wait(TICK_S):
+            now_s = time.monotonic()
             try:
-                self._host.tick(time.monotonic())
+                self._host.tick(now_s)
+                if text := reports.worked(_PUBLISHING, now_s=now_s):
+                    self._report(f"{_PUBLISHING} {text}")
             except MirrorlogError as error:
-                if str(error) != self._last_reported:
-                    self._last_reported = str(error)
-                    self._report(self._last_reported)
+                if text := reports.failed(_PUBLISHING, str(error), now_s=now_s):
+                    self._report(text)
             except Exception as error:
                 tracker, opened = self.volume.tracker_and_volume
                 failure = DeviceFailed(

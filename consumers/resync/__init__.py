@@ -7,4 +7,5 @@ In reading order:
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - secondary.py: Secondary, the state of one secondary while the site runs
 - reporting.py: the progress that a site publishes
+- failure_log.py: what it logs of secondaries that fail again at each retry
 """

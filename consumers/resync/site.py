@@ -17,6 +17,7 @@ from mirrorlog.consumers.resync.cycle import (
     SkipInitialCopy,
     next_step,
 )
+from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.reporting import ProgressReporter, SiteSummary, summarize_site
 from mirrorlog.consumers.resync.restoration import Copied, restore_all, restore_changed
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
@@ -78,6 +79,7 @@ class Site:
         self._reporter = ProgressReporter(
             name, ports.publisher, settings.topics.progress, ports.clock, settings.site_report_s
         )
+        self._failures = FailureLog(name, ports.clock)
         # Volumes that may need a step or a report, and volumes whose reads are over.
         self._active: set[str] = set()
         self._awaiting_read_end: set[str] = set()
@@ -224,6 +226,8 @@ class Site:
                 match next_step(secondary.saved, self._cycle_input(secondary)):
                     case Idle() as step:
                         secondary.go_idle(step)
+                        if step.state is SiteState.STOPPED:
+                            self._failures.stopped(secondary.volume.volume, step.reason or "")
                     case Resync() as step:
                         cycles.append((secondary, step))
                     case SkipInitialCopy(state) | MarkConsistent(state) | AdvancePosition(state):
@@ -251,10 +255,7 @@ class Site:
         for secondary, step in cycles:
             secondary.begin_cycle(step.reason)
             if step.reason is not None:
-                volume = secondary.volume.volume
-                log.warning(
-                    "%s at %s: %s; taking the rung '%s'", volume, self.name, step.reason, step.rung
-                )
+                self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
         self._save([(secondary, step.running) for secondary, step in cycles])  # 1
         done = []
         for secondary, step in cycles:
@@ -299,7 +300,7 @@ class Site:
             self._forget_applied(secondary)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
-        log.error("%s", error)
+        self._failures.stopped(secondary.volume.volume, str(error))
         secondary.stop(str(error), retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S)
         self._active.add(secondary.volume.volume)
 
@@ -313,6 +314,7 @@ class Site:
         return True
 
     def _report_and_go_idle(self, secondary: Secondary) -> None:
+        self._failures.note_state(secondary.volume.volume, secondary.state)
         if secondary.state is SiteState.CONSISTENT:
             secondary.forget_reason()
         is_final = secondary.state in (SiteState.CONSISTENT, SiteState.RETIRED)

@@ -80,6 +80,10 @@ class RetryReports:
         known.is_reported = False
         return f"works again after {_count(known, now_s)}"
 
+    def forget(self, subject: Hashable) -> None:
+        """Forget a subject: its next failure is a first one."""
+        self._failing.pop(subject, None)
+
 
 def _has_recovered(known: _Failing, now_s: float) -> bool:
     """Return whether the subject has worked for so long that the next failure is a first one."""

@@ -28,6 +28,7 @@ from typing import Final
 
 from mirrorlog.domain.commands import ForkOutcome
 from mirrorlog.domain.extents import ExtentKind
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.devices import Data
@@ -83,7 +84,7 @@ class ForkedVolume:
         self._unflushed_writes = 0
         self._is_batch_due = False
         self._polled_s = float("-inf")
-        self._reported_error = ""
+        self._poll_reports = RetryReports()
         for secondary in self.secondaries:
             context.ports.workers.serve(secondary)
 
@@ -246,14 +247,14 @@ class ForkedVolume:
         if now_s - self._polled_s < _REPORT_INTERVAL_S:
             return
         self._polled_s = now_s
+        doing = f"volume {self._volume.volume}: reading the sites' reports"
         try:
             self._context.ports.reports.poll()
+            if text := self._poll_reports.worked(doing, now_s=now_s):
+                self._context.report(f"{doing} {text}")
         except MirrorlogError as error:
-            if str(error) != self._reported_error:
-                self._reported_error = str(error)
-                self._context.report(
-                    f"volume {self._volume.volume}: the sites' reports can't be read: {error}"
-                )
+            if text := self._poll_reports.failed(doing, str(error), now_s=now_s):
+                self._context.report(f"{doing} fails: {text}")
 
     def tick(self, now_s: float, position: int, is_acknowledged: Callable[[int], bool]) -> None:
         """Do what is due: the steps of each secondary, and a flush before the next batch.

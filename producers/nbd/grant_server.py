@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import Final
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.nbd.region_grants import RegionGrants
 from mirrorlog.producers.nbd.ring import GRANT_REQUEST, MESSAGE
@@ -40,6 +42,7 @@ class GrantServer:
         self._collect: Final = collect
         self._control: Final = control
         self._report: Final = report
+        self._failures: Final = RetryReports()
         self.error: BaseException | None = None
         self._thread: Final = Thread(target=self._run, name="nbd grants", daemon=True)
         self._thread.start()
@@ -84,6 +87,10 @@ class GrantServer:
             self._grants.grant((offset, length) for _, _, offset, length in requests)
         except MirrorlogError as error:
             code = errno.EIO
-            self._report(str(error))
+            if text := self._failures.failed("grants", str(error), now_s=time.monotonic()):
+                self._report(text)
+        else:
+            if text := self._failures.worked("grants", now_s=time.monotonic()):
+                self._report(f"tracking the writes of NBD clients {text}")
         for _, position, _, _ in requests:
             self._control.send(MESSAGE.pack(code, position, 0, 0))

@@ -114,7 +114,7 @@ class LogCompactor:
     ) -> None:
         self._table, self._clock, self._settings = table, clock, settings
         self._policy = KeepPolicy(volumes, settings.keep_s, top_tier=len(settings.tiers_s))
-        self._reports = ReportsOnDemand(open_reports)
+        self._reports = ReportsOnDemand(open_reports, clock)
         self._warnings = RetentionWarnings(clock)
         self._partitions: dict[int, _PartitionCompactor] = {}
 

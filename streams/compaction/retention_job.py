@@ -14,6 +14,7 @@ from typing import Final
 
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
@@ -28,7 +29,9 @@ from mirrorlog.tracking_log.keys import position_time_key, split_log_name
 
 log = logging.getLogger("mirrorlog.node")
 
-_WARN_EVERY_S: Final = 3600.0
+_WARN_AGAIN_S: Final = 3600.0
+_WARN_DAILY_S: Final = 86_400.0
+_READING: Final = "reading where the sites are"
 _HELD: Final = (
     "volume %s: site %s has applied only position %s, so records of positions %d to %d stay though "
     "they are older than the log is kept; bring the site up to date or remove it, or set "
@@ -129,11 +132,14 @@ def retain(
 
 
 class RetentionWarnings:
-    """Warns about sites that retention meets, once an hour for each volume, site and text."""
+    """Warns about sites that retention meets, for each volume, site and text.
+
+    While a site is in the way it is named after an hour, and then at intervals up to a day.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._warned_s: dict[tuple[str, str, str], float] = {}
+        self._reports = RetryReports(first_s=_WARN_AGAIN_S, longest_s=_WARN_DAILY_S)
 
     def held(self, reports: Sequence[SiteProgress], *, first: int, last: int) -> None:
         """Warn that these sites keep records of positions `first` to `last` from being deleted."""
@@ -146,18 +152,19 @@ class RetentionWarnings:
             self._warn(_LEFT_BEHIND, report, report.applied_position, through)
 
     def _warn(self, text: str, report: SiteProgress, *values: object) -> None:
-        key, now_s = (report.volume, report.site, text), self._clock.monotonic_s()
-        if now_s - self._warned_s.get(key, float("-inf")) >= _WARN_EVERY_S:
-            self._warned_s[key] = now_s
+        # The text without its positions: each warning names others.
+        subject = (report.volume, report.site, text)
+        if self._reports.failed(subject, text, now_s=self._clock.monotonic_s()):
             log.warning(text, report.volume, report.site, *values)
 
 
 class ReportsOnDemand:
     """The sites' reports, opened when they are needed first, for all partitions of the worker."""
 
-    def __init__(self, open_reports: Callable[[], SiteReports]) -> None:
-        self._open_reports = open_reports
+    def __init__(self, open_reports: Callable[[], SiteReports], clock: Clock) -> None:
+        self._open_reports, self._clock = open_reports, clock
         self._reports: SiteReports | None = None
+        self._failures = RetryReports()
 
     async def refreshed(self) -> SiteReports | None:
         """Return the reports with everything that was published before the call.
@@ -169,8 +176,12 @@ class ReportsOnDemand:
                 self._reports = await asyncio.to_thread(self._open_reports)
             await asyncio.to_thread(self._reports.refresh)
         except KafkaFailed as error:
-            log.warning(
-                "nothing is deleted for its age: where the sites are can't be read: %s", error
-            )
+            if text := self._failures.failed(_READING, str(error), now_s=self._now_s()):
+                log.warning("nothing is deleted for its age, %s fails: %s", _READING, text)
             return None
+        if text := self._failures.worked(_READING, now_s=self._now_s()):
+            log.warning("%s %s", _READING, text)
         return self._reports
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_s()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.streams.table.local_store import FollowedStore, Row
@@ -110,15 +111,20 @@ class ChangelogFollower:
         A MirrorlogError is logged and the reading begins again: a standby must not stop the
         worker's own partitions.
         """
+        reports, now_s = RetryReports(), asyncio.get_running_loop().time
+        doing = f"standing by for partitions {sorted(partitions)}"
         while True:
             try:
                 async with self._open(partitions) as reading:
                     while True:
                         self._write(await reading.poll())
+                        if text := reports.worked(doing, now_s=now_s()):
+                            log.warning("%s %s", doing, text)
             except _TableReset:
                 continue
             except MirrorlogError as error:
-                log.warning("standing by for partitions %s: %s", sorted(partitions), error)
+                if text := reports.failed(doing, str(error), now_s=now_s()):
+                    log.warning("%s: %s", doing, text)
             await asyncio.sleep(_RETRY_S)
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ mirrorlog.simulation.world says what is checked all the time and at the end.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -161,6 +162,29 @@ def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:
         world.site.site.run_once(0)
         world.site.check_consistency()
     world.check_end()
+
+
+def test_a_secondary_that_is_gone_is_logged_once_then_at_growing_intervals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(7)
+    for _ in range(200):
+        world.act()
+    world.run_site()
+    world.site.missing.add("v")
+    for number in range(2000):
+        if number % 100 == 0:
+            world.host.write_block("v", 0)
+            world.host.heartbeat()
+            world.fold_and_commit()
+        world.site.site.run_once(0)
+    lines = [each for each in caplog.messages if "opening failed" in each]
+    assert len(lines) < 8
+    assert re.search(r"\([0-9]{2,} failures in [0-9.]+ min\)$", lines[-1])
+    world.site.missing.clear()
+    world.finish()
+    world.run_site()
+    assert [each for each in caplog.messages if "v at a works again after" in each]
 
 
 def test_a_renewed_generation_takes_the_next_rung() -> None:

@@ -9,6 +9,8 @@ from contextlib import suppress
 import pytest
 from deadlines import DEADLINE_S
 
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.streams import TopicReader
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row
@@ -119,6 +121,37 @@ def test_a_table_that_does_not_match_the_changelog_is_rebuilt(case: str) -> None
     assert len(resets := list(world.store.resets)) > 1
     world.catch_up(0)
     assert (world.table(), world.store.resets) == (expected, resets)
+
+
+def test_a_standby_that_fails_at_each_try_is_logged_once_and_when_it_works_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mirrorlog.streams.table.changelog_follower._RETRY_S", 0.0)
+    world, tries = World(), 0
+
+    def open_reader() -> TopicReader:
+        nonlocal tries
+        tries += 1
+        if tries < 50:
+            raise KafkaFailed("no broker answers")
+        return world.broker.reader()
+
+    changelog = ChangelogSource("log", open_reader, world.bounds, lambda: "first")
+    world.append("a1")
+
+    async def test() -> None:
+        following = asyncio.create_task(ChangelogFollower(world.store, changelog).stand_by([0]))
+        async with asyncio.timeout(DEADLINE_S):
+            while "works again" not in caplog.text:
+                await asyncio.sleep(0)
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+    asyncio.run(test())
+    first, last = caplog.messages
+    assert first == "standing by for partitions [0]: no broker answers."
+    assert last.startswith("standing by for partitions [0] works again after 49 failures in ")
 
 
 def test_a_standby_follows_until_it_is_cancelled() -> None:

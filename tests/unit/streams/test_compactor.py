@@ -7,10 +7,14 @@ import logging
 from random import Random
 
 import pytest
-from compacting import NOTHING_KEPT, CompactorModel, aged, site_progress
+from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged, site_progress
 from notation import GENERATION, OTHER_GENERATION, volume
 
 from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.streams.compaction.retention_job import ReportsOnDemand
 from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
@@ -198,7 +202,28 @@ def test_a_site_that_lags_keeps_the_records_it_needs_and_is_named(
     assert max(record.through for record in left) == 179
     assert "volume v: site far has applied only position 25" in caplog.text
     assert "near" not in caplog.text
-    assert caplog.text.count("far") <= 24 + 3  # once an hour
+    assert caplog.text.count("far") <= 7  # after 1, 2, 4, 8 and 16 hours
+
+
+def test_reports_that_cannot_be_read_are_logged_once_and_when_they_can_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_away = True
+
+    def open_reports() -> SiteReports:
+        if is_away:
+            raise KafkaFailed("no broker answers")
+        return FakeReports()  # type: ignore[return-value]
+
+    reports = ReportsOnDemand(open_reports, ManualClock(look_s=1.0))
+    assert [asyncio.run(reports.refreshed()) for _ in range(5)] == [None] * 5
+    is_away = False
+    assert asyncio.run(reports.refreshed()) is not None
+    assert asyncio.run(reports.refreshed()) is not None
+    assert caplog.messages == [
+        "nothing is deleted for its age, reading where the sites are fails: no broker answers.",
+        "reading where the sites are works again after 5 failures in 5 s",
+    ]
 
 
 def test_records_may_be_deleted_past_a_site_and_the_site_is_named(
