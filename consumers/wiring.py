@@ -8,16 +8,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from mirrorlog.adapters.addresses import open_device, path_of
-from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.ports.clock import Clock, SystemClock
-from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
@@ -91,6 +89,7 @@ def run_rounds(
 @contextmanager
 def open_site(name: str, folder: Path, settings: Settings) -> Iterator[Site]:
     """Open a site on Kafka and on files. Raise BadUse if another process has its folder."""
+    check_site_name(name)
     folder = folder.absolute()
     with ExitStack() as stack:
         stack.callback(os.close, lock_folder(folder))
@@ -112,37 +111,14 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
+    secondaries = SecondaryFiles(name, folder)
+    stack.callback(secondaries.close)
     return SitePorts(
         log=log,
         catalog=catalog,
         admin=admin,
         publisher=publisher,
         states=SecondaryStateFiles(folder / "states"),
-        open_primary=lambda volume: open_device(volume.primary, writable=False),
-        open_secondary=lambda volume: open_secondary(
-            volume, secondary_address(name, folder, volume)
-        ),
-        make_secondary=lambda volume: make_secondary(
-            volume, secondary_address(name, folder, volume)
-        ),
+        secondaries=secondaries,
         clock=clock,
     )
-
-
-def secondary_address(site: str, folder: Path, volume: Volume) -> str:
-    """Return the address that the volume names for the site, or that of VOLUME.img in `folder`."""
-    return volume.secondaries.get(site) or (folder / f"{volume.volume}.img").as_uri()
-
-
-def make_secondary(volume: Volume, address: str) -> None:
-    """Create the secondary as a file of zeros, unless there is a file at `address`."""
-    if not path_of(address).exists():
-        FileDevice.create(path_of(address), volume.size_bytes).close()
-
-
-def open_secondary(volume: Volume, address: str) -> BlockDevice:
-    """Open the secondary for writing. It grows to the volume's size if it is smaller."""
-    device = open_device(address, writable=True)
-    if device.size_bytes < volume.size_bytes:
-        device.resize(volume.size_bytes)
-    return device

@@ -5,6 +5,10 @@ In reading order:
 - site.py: Site, one round of all secondaries; the order of a cycle's steps
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - restoration.py: reads blocks from the primary and writes them to the secondary
+- meeting.py: the decision whether a secondary is the one that the saved state is about
+- meetings.py: meets secondaries, marks them, and does what was decided
+- samples.py: samples of what cycles wrote, which find a secondary that went back in time
+- secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
 - reporting.py: the progress that a site publishes
 - failure_log.py: what it logs of secondaries that fail again at each retry

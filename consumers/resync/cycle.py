@@ -68,6 +68,7 @@ class CycleInput:
     beats: by session, the position that the session knew as acknowledged at its last heartbeat in
         the volume's partition.
     secondary_zeroed: the whole secondary is known to read as zeros.
+    unknown_reason: why nothing is known of the secondary's contents, if the site knows that.
     """
 
     volume: Volume
@@ -76,6 +77,7 @@ class CycleInput:
     read_end: int | None
     secondary_zeroed: bool
     beats: Mapping[str, int] = field(default_factory=dict)
+    unknown_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,9 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
             cycle_input, f"the generation changed from {saved.generation} to {volume.generation}"
         )
     if saved.applied_position is None:
-        return _resync_all(cycle_input, "the initial copy wasn't finished")
+        return _resync_all(
+            cycle_input, cycle_input.unknown_reason or "the initial copy wasn't finished"
+        )
     reached = max(saved.applied_position, saved.cycle_through or saved.applied_position)
     if watermark is None or watermark < reached:
         if reached == volume.origin_position:
@@ -186,7 +190,7 @@ def _step_by_log(
     """Return the next step where the log covers (applied, watermark] without a hole."""
     log, is_idle = cycle_input.log, saved.cycle_through is None
     is_suspect = saved.suspect_after is not None
-    settled = is_idle and _is_settled(cycle_input, watermark)
+    settled = is_idle and is_settled(cycle_input, watermark)
     blocks = _cycle_blocks(saved, applied, watermark, log, settled)
     if is_suspect and settled and not blocks.recopied:
         if not blocks.missed and not log.has_open_fork:
@@ -282,7 +286,7 @@ def _resync_all(cycle_input: CycleInput, reason: str) -> CycleStep:
     return Resync(Rung.ALLOCATED, running, done, None, reason)
 
 
-def _is_settled(cycle_input: CycleInput, watermark: int) -> bool:
+def is_settled(cycle_input: CycleInput, watermark: int) -> bool:
     """Return whether the log through `watermark` holds all that the site read (invariant 8)."""
     if cycle_input.read_end is None or watermark < cycle_input.read_end - 1:
         return False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from mirrorlog.consumers.resync.samples import SampleTaker
 from mirrorlog.domain.bitmaps import BitMap64, runs
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
@@ -31,17 +32,19 @@ def restore_changed(
     volume: Volume,
     blocks: BitMap64,
     run_bytes: int,
+    samples: SampleTaker,
     on_copied: OnCopied,
 ) -> Copied:
     """Copy `blocks`, in runs of up to `run_bytes` bytes.
 
-    The caller, Site._copy, flushes the secondary: nothing is durable before that.
+    The caller, Site._copy, flushes the secondary: nothing is durable before that. `samples` takes
+    samples of what is written.
     """
     max_blocks = max(1, run_bytes // volume.block_size)
     total_bytes = 0
     for first, count in runs(blocks, max_blocks=max_blocks):
         offset, length = volume.byte_range(first=first, count=count)
-        _copy(primary, secondary, offset=offset, length=length)
+        _copy(primary, secondary, samples, offset=offset, length=length)
         total_bytes += length
         on_copied(count, length)
     return Copied(Rung.CHANGED, len(blocks), total_bytes)
@@ -52,6 +55,7 @@ def restore_all(
     secondary: BlockDevice,
     volume: Volume,
     run_bytes: int,
+    samples: SampleTaker,
     on_copied: OnCopied,
 ) -> Copied:
     """Copy what the primary has allocated, and zero the rest, in runs of up to `run_bytes` bytes.
@@ -65,16 +69,16 @@ def restore_all(
     for offset, length in _allocated_block_ranges(primary, volume):
         is_whole = length == volume.size_bytes
         if offset > reached:
-            secondary.zero(offset=reached, length=offset - reached)
+            _zero(secondary, samples, offset=reached, length=offset - reached)
         for start in range(offset, offset + length, run_bytes):
             size_bytes = min(run_bytes, offset + length - start)
-            _copy(primary, secondary, offset=start, length=size_bytes)
+            _copy(primary, secondary, samples, offset=start, length=size_bytes)
             count = -(-size_bytes // volume.block_size)
             total_blocks, total_bytes = total_blocks + count, total_bytes + size_bytes
             on_copied(count, size_bytes)
         reached = offset + length
     if reached < volume.size_bytes:
-        secondary.zero(offset=reached, length=volume.size_bytes - reached)
+        _zero(secondary, samples, offset=reached, length=volume.size_bytes - reached)
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, total_blocks, total_bytes)
 
 
@@ -98,9 +102,22 @@ def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tu
         yield start, end - start
 
 
-def _copy(primary: BlockDevice, secondary: BlockDevice, *, offset: int, length: int) -> None:
+def _copy(
+    primary: BlockDevice,
+    secondary: BlockDevice,
+    samples: SampleTaker,
+    *,
+    offset: int,
+    length: int,
+) -> None:
     data = primary.pread(offset=offset, length=length)
     if bytes(length) == data:
-        secondary.zero(offset=offset, length=length)
+        _zero(secondary, samples, offset=offset, length=length)
     else:
         secondary.pwrite(offset, data)
+        samples.note_written(offset, data)
+
+
+def _zero(secondary: BlockDevice, samples: SampleTaker, *, offset: int, length: int) -> None:
+    secondary.zero(offset=offset, length=length)
+    samples.note_zeroed(offset=offset, length=length)

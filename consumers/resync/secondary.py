@@ -6,7 +6,7 @@ Other objects read a Secondary and call its methods; none writes its fields.
 from __future__ import annotations
 
 from mirrorlog.consumers.resync.cycle import Idle
-from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
@@ -23,6 +23,11 @@ class Secondary:
     status: what the secondary does now, as the site reports it.
     reason: why a rung above CHANGED was taken, until the secondary is consistent again.
     is_zeroed: the whole secondary is known to read as zeros.
+    is_damaged: the saved state can't be trusted, and no other was saved since.
+    identity: what was met last, which the next saved state names; None before the first meeting.
+    is_met: the secondary was met since the site's start, and since it last failed.
+    differing: the samples that differed when they were read.
+    unknown_reason: why nothing is known of the contents, until everything was copied.
     read_end: where the commands topic ended after the last read of a cycle; None until the site has
         asked for it.
     blocks_copied, bytes_copied: since the site's start.
@@ -33,7 +38,10 @@ class Secondary:
         self.saved: SecondaryState | None = None
         self.status = Idle(SiteState.WAITING)
         self.reason: str | None = None
-        self.is_zeroed = False
+        self.is_zeroed = self.is_damaged = self.is_met = False
+        self.identity: SecondaryIdentity | None = None
+        self.differing: tuple[Sample, ...] = ()
+        self.unknown_reason: str | None = None
         self.read_end: int | None = None
         self.blocks_copied = 0
         self.bytes_copied = 0
@@ -59,15 +67,36 @@ class Secondary:
 
     def note_saved(self, state: SecondaryState | None) -> None:
         """Note the state that the store holds now."""
-        self.saved = state
+        self.saved, self.is_damaged = state, False
 
     def note_damaged(self, reason: str) -> None:
         """Note that the saved state is damaged: nothing is known of the secondary now."""
-        self.saved, self.reason = None, reason
+        self.saved, self.reason, self.is_damaged = None, reason, True
+
+    def note_identity(self, identity: SecondaryIdentity) -> None:
+        """Note what the secondary is. States that are saved from now on name it."""
+        self.identity = identity
+
+    def note_met(self) -> None:
+        """Note that the saved state is about the secondary that is there."""
+        self.is_met = True
+
+    def note_differing(self, samples: tuple[Sample, ...]) -> None:
+        """Note the samples that differ from what the site wrote."""
+        self.differing = samples
+
+    def note_unknown(self, reason: str) -> None:
+        """Note that nothing is known of the secondary's contents."""
+        self.unknown_reason = self.reason = reason
+        self.differing = ()
 
     def note_zeroed(self, is_zeroed: bool) -> None:
         """Note whether the whole secondary reads as zeros."""
         self.is_zeroed = is_zeroed
+
+    def note_reading(self) -> None:
+        """Note that the secondary was read: a read end from before says nothing of that."""
+        self.read_end = None
 
     def note_read_end(self, end_position: int) -> None:
         """Note where the commands topic ends, now that the secondary's reads are over."""
@@ -107,11 +136,13 @@ class Secondary:
 
     def end_cycle(self) -> None:
         """Note that all blocks of the cycle are durable. Its proof is still missing."""
+        self.unknown_reason, self.differing = None, ()
         self.status = Idle(SiteState.SETTLING)
 
     def stop(self, reason: str, retry_at_s: float) -> None:
         """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock."""
         self.status = Idle(SiteState.STOPPED, reason)
+        self.is_met = False
         self._retry_at_s = retry_at_s
 
     def forget_reason(self) -> None:

@@ -7,26 +7,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
+from uuid import uuid4
 
 from mirrorlog.consumers.resync.cycle import (
     AdvancePosition,
     CycleInput,
+    CycleStep,
     Idle,
     MarkConsistent,
     Resync,
     SkipInitialCopy,
+    is_settled,
     next_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
+from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.reporting import ProgressReporter, SiteSummary, summarize_site
-from mirrorlog.consumers.resync.restoration import Copied, restore_all, restore_changed
+from mirrorlog.consumers.resync.restoration import restore_all, restore_changed
+from mirrorlog.consumers.resync.samples import (
+    SampleTaker,
+    SampleVerdict,
+    joined_samples,
+    judge_samples,
+    samples_without,
+)
+from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
@@ -41,6 +53,8 @@ log = logging.getLogger("mirrorlog.site")
 
 _RETRY_S: Final = 5.0
 """The time for which a secondary waits after a failure of its device."""
+_CHECK_S: Final = 30.0
+"""How often the site looks whether its idle secondaries are still there, and the same."""
 _SAVED_TOGETHER: Final = 64
 """How many secondaries have their states saved together. More means fewer waits for the disk, and
 later reports."""
@@ -48,22 +62,16 @@ later reports."""
 
 @dataclass(frozen=True, slots=True)
 class SitePorts:
-    """The ports that a site needs.
-
-    make_secondary: creates a secondary, all zeros, unless it is there already. The site calls it
-        only while nothing is saved of the volume. A secondary that is gone later is an error: its
-        file system may not be mounted, and zeros would pass for what was applied.
-    """
+    """The ports that a site needs. draw_id: returns a new UUID in canonical form."""
 
     log: LogReader
     catalog: Catalog
     admin: TopicAdmin
     publisher: Publisher
     states: SecondaryStateStore
-    open_primary: Callable[[Volume], BlockDevice]
-    open_secondary: Callable[[Volume], BlockDevice]
-    make_secondary: Callable[[Volume], None]
+    secondaries: Secondaries
     clock: Clock
+    draw_id: Callable[[], str] = lambda: str(uuid4())
 
 
 class Site:
@@ -80,6 +88,8 @@ class Site:
             name, ports.publisher, settings.topics.progress, ports.clock, settings.site_report_s
         )
         self._failures = FailureLog(name, ports.clock)
+        self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
+        self._checked_at_s = ports.clock.monotonic_s()
         # Volumes that may need a step or a report, and volumes whose reads are over.
         self._active: set[str] = set()
         self._awaiting_read_end: set[str] = set()
@@ -104,7 +114,7 @@ class Site:
             self._ports.catalog.refresh()
         for name in touched & self._secondaries.keys():
             self._forget_rolled_up(self._secondaries[name])
-        touched |= self._follow_catalog() | self._ask_read_ends()
+        touched |= self._follow_catalog() | self._ask_read_ends() | self._due_for_a_check()
         self._active |= touched
         if not self._ports.log.caught_up():
             return
@@ -150,34 +160,18 @@ class Site:
             elif secondary.volume != volume:
                 changed.add(name)
                 secondary.describe(volume)
-                self._open_described(secondary, is_damaged=False)
         return changed
 
     def _add(self, volume: Volume) -> None:
         secondary = self._secondaries[volume.volume] = Secondary(volume)
         self._awaiting_read_end.add(volume.volume)
         try:
-            is_damaged = not self._load(secondary)
-        except DeviceFailed as error:
-            self._stop(secondary, error)
-        else:
-            self._open_described(secondary, is_damaged=is_damaged)
-
-    def _open_described(self, secondary: Secondary, *, is_damaged: bool) -> None:
-        """Open the secondary once by its description: it is created, or grows, if needed."""
-        volume = secondary.volume
-        if volume.is_retired:
-            return
-        try:
-            if secondary.saved is None:
-                self._ports.make_secondary(volume)
-            with self._ports.open_secondary(volume) as device:
-                secondary.note_zeroed(not is_damaged and next(device.allocated(), None) is None)
+            self._load(secondary)
         except DeviceFailed as error:
             self._stop(secondary, error)
 
-    def _load(self, secondary: Secondary) -> bool:
-        """Load the saved state; return False if it is damaged.
+    def _load(self, secondary: Secondary) -> None:
+        """Load the saved state.
 
         A damaged state is never guessed: the secondary counts as unknown, and all of it is copied.
         """
@@ -186,9 +180,15 @@ class Site:
         except StateDamaged as error:
             log.error("%s", error)
             secondary.note_damaged(str(error))
-            return False
         self._forget_applied(secondary)
-        return True
+
+    def _due_for_a_check(self) -> set[str]:
+        """Return all volumes if it is time to look whether idle secondaries are still there."""
+        now_s = self._ports.clock.monotonic_s()
+        if now_s - self._checked_at_s < _CHECK_S:
+            return set()
+        self._checked_at_s = now_s
+        return set(self._secondaries)
 
     # Steps
 
@@ -211,89 +211,166 @@ class Site:
     def _advance(self, secondaries: Sequence[Secondary]) -> None:
         """Take the next steps of these secondaries, until each is idle or has run one cycle.
 
+        Each is met first: nothing is claimed of a secondary that isn't there, or isn't the same.
         States are saved for all of them together.
         """
         now_s = self._ports.clock.monotonic_s
-        looking = [
-            secondary
-            for secondary in secondaries
-            if secondary.begin_look(now_s(), self._watermark(secondary))
-        ]
+        looking = self._meet(
+            [
+                secondary
+                for secondary in secondaries
+                if secondary.begin_look(now_s(), self._watermark(secondary))
+            ]
+        )
         cycles: list[tuple[Secondary, Resync]] = []
         while looking:
             to_save: list[tuple[Secondary, SecondaryState]] = []
             for secondary in looking:
-                match next_step(secondary.saved, self._cycle_input(secondary)):
+                match self._next_step(secondary):
                     case Idle() as step:
                         secondary.go_idle(step)
                         if step.state is SiteState.STOPPED:
                             self._failures.stopped(secondary.volume.volume, step.reason or "")
                     case Resync() as step:
                         cycles.append((secondary, step))
-                    case SkipInitialCopy(state) | MarkConsistent(state) | AdvancePosition(state):
+                    case SkipInitialCopy(state):
                         to_save.append((secondary, state))
+                    case MarkConsistent(state) | AdvancePosition(state):
+                        to_save.append((secondary, self._with_samples(secondary, state)))
             self._save(to_save)
             looking = [secondary for secondary, _ in to_save]
         if cycles:
             self._run_cycles(cycles)
 
+    def _meet(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
+        """Meet secondaries. Return those whose next step may be taken."""
+        new = [secondary for secondary in secondaries if not secondary.is_met]
+        failed = self._meetings.meet_all(
+            [secondary for secondary in secondaries if not secondary.volume.is_retired]
+        )
+        self._stop_all(failed)
+        for secondary in new:
+            if secondary.differing:
+                secondary.note_reading()
+                self._awaiting_read_end.add(secondary.volume.volume)
+        stopped = {secondary for secondary, _ in failed}
+        return [secondary for secondary in secondaries if secondary not in stopped]
+
+    def _next_step(self, secondary: Secondary) -> CycleStep:
+        """Return the next step of a secondary that was met.
+
+        Start over first if it doesn't hold what earlier cycles wrote (samples.py).
+        """
+        cycle_input, saved = self._cycle_input(secondary), secondary.saved
+        if secondary.differing and saved is not None:
+            after, through = saved.applied_position, cycle_input.watermark
+            changed = BitMap64()
+            if after is not None and through is not None:
+                changed = cycle_input.log.changed(after=after, through=through)
+            verdict = judge_samples(
+                samples_without(secondary.differing, changed, secondary.volume.block_size),
+                is_forked=cycle_input.log.fork is not None,
+                settled=through is not None and is_settled(cycle_input, through),
+            )
+            if verdict is SampleVerdict.WAIT:
+                return Idle(SiteState.SETTLING, "what cycles wrote has changed: by a fork?")
+            secondary.note_differing(())
+            if verdict is SampleVerdict.WENT_BACK:
+                failed = self._meetings.start_over(
+                    secondary, "the secondary has gone back in time: it lacks what was written"
+                )
+                if failed:
+                    self._stop_all(failed)
+                    return secondary.status
+        return next_step(secondary.saved, self._cycle_input(secondary))
+
+    def _with_samples(self, secondary: Secondary, state: SecondaryState) -> SecondaryState:
+        """Return `state` without the samples that forked writes changed up to its position."""
+        saved = secondary.saved
+        if saved is None or saved.applied_position is None or state.applied_position is None:
+            return state
+        changed = self._log(secondary.volume.volume).changed(
+            after=saved.applied_position, through=state.applied_position
+        )
+        samples = samples_without(state.samples, changed, secondary.volume.block_size)
+        return replace(state, samples=samples)
+
     def _run_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> None:
         """Run one cycle of each secondary. The order keeps every claim true (invariants 6 and 8):
 
-        1. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
+        1. Check that the primary is the one that it was, and count the cycle in the mark of the
+           secondary, durably (meeting.py says why the mark comes first).
+        2. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
            report says so. A cycle shorter than the interval of reports may have none.
-        2. Read the blocks from the primary and write them to the secondary (restore_changed or
+        3. Read the blocks from the primary and write them to the secondary (restore_changed or
            restore_all).
-        3. Flush the secondary: the blocks are durable.
-        4. Save the new applied position durably. Reports from here on name it.
-        5. Note that the last read is over. The next round asks for the end of the commands topic
+        4. Flush the secondary: the blocks are durable.
+        5. Save the new applied position durably. Reports from here on name it.
+        6. Note that the last read is over. The next round asks for the end of the commands topic
            (_ask_read_ends), on which the proof of the cycle stands.
 
         A crash between any two steps repeats the cycle. If a device fails, its cycle ends there;
         the other cycles go on.
         """
+        failed = self._meetings.begin_cycles(cycles)  # 1
+        self._stop_all(failed)
+        unable = {secondary for secondary, _ in failed}
+        cycles = [cycle for cycle in cycles if cycle[0] not in unable]
         for secondary, step in cycles:
             secondary.begin_cycle(step.reason)
             if step.reason is not None:
                 self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
-        self._save([(secondary, step.running) for secondary, step in cycles])  # 1
+        self._save([(secondary, step.running) for secondary, step in cycles])  # 2
         done = []
         for secondary, step in cycles:
             try:
-                copied = self._copy(secondary, step)  # 2, 3
+                state = self._copy(secondary, step)  # 3, 4
             except DeviceFailed as error:
                 self._stop(secondary, error)
             else:
                 secondary.end_cycle()
-                done.append((secondary, replace(step.done, rung=copied.rung)))
-        self._save(done)  # 4
-        self._awaiting_read_end |= {secondary.volume.volume for secondary, _ in done}  # 5
+                done.append((secondary, state))
+        self._save(done)  # 5
+        self._awaiting_read_end |= {secondary.volume.volume for secondary, _ in done}  # 6
 
-    def _copy(self, secondary: Secondary, step: Resync) -> Copied:
-        """Copy the blocks of one cycle. They are durable on the secondary when it returns."""
+    def _copy(self, secondary: Secondary, step: Resync) -> SecondaryState:
+        """Copy the blocks of one cycle. They are durable on the secondary when it returns.
+
+        Return the state to save.
+        """
 
         def on_copied(blocks: int, size_bytes: int) -> None:
             secondary.note_copied(blocks, size_bytes)
             self._report(secondary)
 
         volume, run_bytes = secondary.volume, self._settings.site_copy_bytes
+        samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
         self._report(secondary)
-        with (
-            self._ports.open_primary(volume) as primary,
-            self._ports.open_secondary(volume) as device,
-        ):
+        primary, device = self._meetings.open_both(secondary)
+        with primary, device:
             secondary.begin_copy()
             if step.blocks is None:
-                copied = restore_all(primary, device, volume, run_bytes, on_copied)
+                copied = restore_all(primary, device, volume, run_bytes, samples, on_copied)
             else:
-                copied = restore_changed(primary, device, volume, step.blocks, run_bytes, on_copied)
+                copied = restore_changed(
+                    primary, device, volume, step.blocks, run_bytes, samples, on_copied
+                )
             device.flush()
-        return copied
+        older = self._with_samples(secondary, step.done).samples
+        if step.blocks is not None:
+            older = samples_without(older, step.blocks, volume.block_size)
+        return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
 
     def _save(self, states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
-        """Save states durably, then drop the records that they make needless."""
+        """Save states durably, with the identities of their secondaries.
+
+        Then drop the records that they make needless.
+        """
         now_us = self._ports.clock.now_us()
-        stamped = [(secondary, replace(state, updated_at_us=now_us)) for secondary, state in states]
+        stamped = [
+            (secondary, replace(state, updated_at_us=now_us, identity=secondary.identity))
+            for secondary, state in states
+        ]
         self._ports.states.save_all([state for _, state in stamped])
         for secondary, state in stamped:
             secondary.note_saved(state)
@@ -303,6 +380,10 @@ class Site:
         self._failures.stopped(secondary.volume.volume, str(error))
         secondary.stop(str(error), retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S)
         self._active.add(secondary.volume.volume)
+
+    def _stop_all(self, failed: Sequence[Failed]) -> None:
+        for secondary, error in failed:
+            self._stop(secondary, error)
 
     # Reports
 
@@ -351,6 +432,7 @@ class Site:
             read_end=secondary.read_end,
             secondary_zeroed=secondary.is_zeroed,
             beats=self._ports.log.beats[volume.partition],
+            unknown_reason=secondary.unknown_reason,
         )
 
     def _log(self, name: str) -> SiteLog:

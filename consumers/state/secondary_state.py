@@ -1,15 +1,70 @@
-"""The state of one secondary that a site knows, and the port that keeps it."""
+"""The state of one secondary that a site knows, its identity, and the port that keeps them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import check_volume_name
+
+MAX_SAMPLES: Final = 64
+"""How many samples a state holds at most: a state is one small file."""
+MAX_SAMPLE_BYTES: Final = 64 << 10
+"""The largest sample. A site reads all samples of a secondary when it starts: 4 MiB at most."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondaryIdentity:
+    """What tells a secondary, and its primary, from all others, as its site met them last.
+
+    secondary_id, epoch: those of the mark (SecondaryMark). The state is saved after the mark.
+    size_bytes: of the secondary.
+    lasting: of the secondary's device (DeviceIdentity); None if the device tells nothing of itself.
+    primary: the same of the primary that blocks were read from last; None if none was read.
+
+    Raise ValueError for values that no identity has.
+    """
+
+    secondary_id: str
+    epoch: int
+    size_bytes: int
+    lasting: str | None
+    primary: str | None = None
+
+    def __post_init__(self) -> None:
+        if str(UUID(self.secondary_id)) != self.secondary_id:
+            raise ValueError(f"'{self.secondary_id}' isn't a UUID in canonical form")
+        for name in ("epoch", "size_bytes"):
+            _check_number(name, getattr(self, name), 0)
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is missing")
+        for text in (self.lasting, self.primary):
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"{text!r} isn't a device's identity")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A range of the secondary as the site wrote it last.
+
+    digest: of its bytes, 16 bytes in hexadecimal (consumers/resync/samples.py).
+    """
+
+    offset: int
+    length: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_number("offset", self.offset, 0)
+        _check_number("length", self.length, 1)
+        if self.length > MAX_SAMPLE_BYTES or not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"{self!r} isn't a sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +87,8 @@ class SecondaryState:
         of no position.
     rung: how the running cycle, or the last one, chose its blocks; None: there was no cycle.
     updated_at_us: microseconds since 1970 (UTC), for people.
+    identity: what the secondary was when it was met last; None in a state of an older release.
+    samples: ranges that cycles wrote and that nothing has changed up to applied_position.
 
     Raise BadUse for a volume name that is none, and ValueError for values that contradict each
     other: above all for a state that claims consistency while a cycle runs or while blocks are
@@ -47,6 +104,8 @@ class SecondaryState:
     rung: Rung | None = None
     updated_at_us: int = 0
     changed_through: int | None = None
+    identity: SecondaryIdentity | None = None
+    samples: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
@@ -63,6 +122,8 @@ class SecondaryState:
         _check_number("updated_at_us", self.updated_at_us, 0)
         if self.rung is not None:
             object.__setattr__(self, "rung", Rung(self.rung))  # ValueError if it is no rung
+        if len(self.samples) > MAX_SAMPLES:
+            raise ValueError(f"{len(self.samples)} samples are more than {MAX_SAMPLES}")
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:

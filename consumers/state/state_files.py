@@ -1,32 +1,37 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 2: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
+Format, version 3: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
 fields of SecondaryState, `format`, `version`, and `crc32`: the CRC-32 (ISO 3309, zlib.crc32) of the
-line without its `crc32`. A file that differs from this in any byte is damaged, so that no reader
-has to guess what it meant. Version 1 has no `changed_through`; a state without one is written as
-version 1.
+line without its `crc32`. `identity` is an object with the fields of SecondaryIdentity, or null.
+`samples` is a list of [offset, length, digest]. A file that differs from this in any byte is
+damaged, so that no reader has to guess what it meant.
+
+Version 2 has no `identity` and no `samples`, and version 1 no `changed_through` either. A state
+without these is written in the older version.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, fields
-from io import FileIO
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Final, NoReturn
 
-from mirrorlog.adapters.folders import create_folder, sync_folder
-from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.adapters.folders import create_folder, replace_files, sync_folder
+from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+_NEWER_FIELDS: Final = {
+    1: frozenset({"changed_through", "identity", "samples"}),
+    2: frozenset({"identity", "samples"}),
+    3: frozenset[str](),
+}
+"""By version, the fields that it lacks."""
 MAX_STATE_BYTES: Final = 1 << 16
 """A larger file is no state and isn't read: a state takes a small part of this."""
 BATCH: Final = 64
@@ -37,11 +42,19 @@ One journal commit of the file system makes them durable. So many files are open
 
 def encode_state(state: SecondaryState) -> bytes:
     """Return the bytes of `state` on disk."""
-    payload = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(state)}
-    if state.changed_through is None:
-        payload["version"] = 1
-        del payload["changed_through"]
+    version = _oldest_version(state)
+    payload = {"format": FORMAT, "version": version, **asdict(state)}
+    payload["samples"] = [list(astuple(sample)) for sample in state.samples]
+    for name in _NEWER_FIELDS[version]:
+        del payload[name]
     return _line({**payload, "crc32": zlib.crc32(_line(payload))})
+
+
+def _oldest_version(state: SecondaryState) -> int:
+    """Return the oldest version that can hold the state."""
+    if state.identity is not None or state.samples:
+        return 3
+    return 1 if state.changed_through is None else 2
 
 
 def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
@@ -56,15 +69,20 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
         _damaged("it isn't JSON", where)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         _damaged("it isn't the state of a secondary", where)
-    if document.get("version") not in (1, FORMAT_VERSION):
+    version = document.get("version")
+    if type(version) is not int or version not in _NEWER_FIELDS:
         _damaged(
-            f"its format version {str(document.get('version'))[:20]} isn't known to this release",
+            f"its format version {str(version)[:20]} isn't known to this release",
             where,
         )
     try:
-        without = {"changed_through"} if document["version"] == 1 else set()
-        names = {field.name for field in fields(SecondaryState)} - without
-        state = SecondaryState(**{name: document[name] for name in names})
+        names = {field.name for field in fields(SecondaryState)} - _NEWER_FIELDS[version]
+        values = {name: document[name] for name in names}
+        if version >= 3:
+            identity = values["identity"]
+            values["identity"] = None if identity is None else SecondaryIdentity(**identity)
+            values["samples"] = tuple(Sample(*sample) for sample in values["samples"])
+        state = SecondaryState(**values)
         # This covers the checksum, and everything about which a JSON parser is lenient.
         intact = encode_state(state) == content
     except (KeyError, TypeError, ValueError, AttributeError, BadUse):
@@ -86,8 +104,8 @@ class SecondaryStateFiles:
     def __init__(self, folder: Path) -> None:
         """Create the folder if needed, and make its entries durable.
 
-        The process before may have died between steps 4 and 5 of save_all(). Raise DeviceFailed if
-        the folder can't be created.
+        The process before may have died before the last step of replace_files(). Raise DeviceFailed
+        if the folder can't be created.
         """
         self.folder: Final = folder.absolute()
         try:
@@ -122,11 +140,8 @@ class SecondaryStateFiles:
     def save_all(self, states: Sequence[SecondaryState]) -> None:
         """Save the states, BATCH of them at a time.
 
-        1. Encode all states, so that an impossible state fails before any file is touched.
-        2. Write each state whole to .VOLUME.tmp, over what a crash may have left there.
-        3. Make these files durable: a name must never lead to bytes that aren't durable.
-        4. Rename each file to VOLUME.json. From here on load() returns the new state.
-        5. Make the renames durable in the folder. Only now are the states saved.
+        All are encoded first, so that an impossible state fails before any file is touched. Then
+        replace_files() writes them. When it returns, the states are saved.
         """
         contents = {state.volume: encode_state(state) for state in states}
         for start in range(0, len(states), BATCH):
@@ -135,34 +150,11 @@ class SecondaryStateFiles:
             )
 
     def _replace(self, contents: Mapping[str, bytes]) -> None:
-        temporaries = {volume: self.folder / f".{volume}.tmp" for volume in contents}
         try:
-            with ExitStack() as stack:
-                files = [
-                    stack.enter_context(path.open("wb", buffering=0))
-                    for path in temporaries.values()
-                ]
-                for file, content in zip(files, contents.values(), strict=True):
-                    _write(file, content)
-                for file in files:
-                    os.fsync(file.fileno())
-            for volume, temporary in temporaries.items():
-                temporary.replace(self.path(volume))
-            sync_folder(self.folder)
+            replace_files({self.path(volume): content for volume, content in contents.items()})
         except OSError as error:
-            for temporary in temporaries.values():
-                with suppress(OSError):
-                    temporary.unlink()
             where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder
             raise _failed("saving the state of secondaries", where, error) from error
-
-
-def _write(file: FileIO, content: bytes) -> None:
-    if file.write(content) != len(content):
-        raise OSError(errno.ENOSPC, "only a part was written")
-    if hasattr(os, "posix_fadvise"):
-        # The kernel begins to write the pages out: the first fsync then commits the whole batch.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _line(document: dict[str, object]) -> bytes:

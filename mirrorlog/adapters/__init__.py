@@ -5,6 +5,7 @@
 - direct_device.py: the same past the page cache (O_DIRECT)
 - device_identity.py: which storage an open file or block device is
 - image_locks.py: locks that keep other writers off an image
+- secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
 - kafka/: a Kafka cluster through confluent-kafka
 """

@@ -39,6 +39,11 @@ def open_device(address: str, *, writable: bool) -> BlockDevice:
 
     Raise BadUse for any other address, DeviceFailed if no device can be opened there.
     """
+    return open_file(address, writable=writable)
+
+
+def open_file(address: str, *, writable: bool) -> FileDevice:
+    """Open a device as open_device() does. The result has a descriptor, which can be locked."""
     return _open(parse_file_address(address), writable=writable)
 
 

@@ -1,9 +1,13 @@
-"""Folders with durable state: durable names, and a lock that one process holds."""
+"""Folders with durable state: durable names and files, and a lock that one process holds."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from io import FileIO
 from pathlib import Path
 
 from mirrorlog.errors import BadUse
@@ -45,3 +49,44 @@ def lock_folder(path: Path) -> int:
             next="Stop that process, or give each process its own folder.",
         ) from error
     return fd
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Replace small files by whole new contents, durably.
+
+    1. Write each file whole to .STEM.tmp beside it, over what a crash may have left there.
+    2. Make these files durable: a name must never lead to bytes that aren't durable.
+    3. Rename each file. From here on readers find the new contents.
+    4. Make the renames durable in the folders.
+
+    After a crash or an error, each file has its old or its new contents, whole. All files are open
+    at once. Raise OSError.
+    """
+    temporaries = {path: path.with_name(f".{path.stem}.tmp") for path in contents}
+    try:
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(temporary.open("wb", buffering=0))
+                for temporary in temporaries.values()
+            ]
+            for file, content in zip(files, contents.values(), strict=True):
+                _write_whole(file, content)
+            for file in files:
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for folder in dict.fromkeys(path.parent for path in contents):
+            sync_folder(folder)
+    except OSError:
+        for temporary in temporaries.values():
+            with suppress(OSError):
+                temporary.unlink()
+        raise
+
+
+def _write_whole(file: FileIO, content: bytes) -> None:
+    if file.write(content) != len(content):
+        raise OSError(errno.ENOSPC, "only a part was written")
+    if hasattr(os, "posix_fadvise"):
+        # The kernel begins to write the pages out: the first fsync then commits the whole batch.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,27 @@
-"""Locks that keep other writers on this machine off a volume's image: mirrorlog hosts and QEMU."""
+"""Locks that keep other writers on this machine off a volume's image, and QEMU's beside them.
+
+Each is an advisory lock of the open file description (fcntl(2), F_OFD_SETLK) on bytes of the image.
+Who has the image open to write locks these bytes:
+
+| byte      | host of the primary | site of the secondary | fork to the secondary |
+|-----------|---------------------|-----------------------|-----------------------|
+| HOST_BYTE | exclusive           | shared                | shared                |
+| SITE_BYTE |                     | exclusive             |                       |
+| FORK_BYTE |                     |                       | exclusive             |
+| QEMU's    | shared              | shared                | shared                |
+
+So the host of a primary is alone, and a site and one fork may write at the same time: the log
+settles which data wins where they meet (docs/forked-writes.md).
+
+QEMU's image locking (block/file-posix.c, raw_apply_lock_bytes): a lock at 100 + p (QEMU_USED) says
+that permission p is used, one at 200 + p (QEMU_UNSHARED) that no other process may use it. Who uses
+a permission must find it unlocked there, and who doesn't share it must find it unused. So QEMU
+doesn't write to an image of ours, nor we to one of QEMU's.
+
+A site and a fork can't tell each other's locks on QEMU's bytes from those of QEMU. So each of them
+looks for QEMU first and then locks its second byte (the own one plus READY) to say that it has
+found none. The other needn't look then: QEMU can't have come since.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +29,16 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
 from mirrorlog.errors import BadUse
 
 HOST_BYTE: Final = 300
-"""The byte that only a mirrorlog host locks."""
+SITE_BYTE: Final = 301
+FORK_BYTE: Final = 302
+READY: Final = 2
 QEMU_USED: Final = 100  # RAW_LOCK_PERM_BASE
 QEMU_UNSHARED: Final = 200  # RAW_LOCK_SHARED_BASE
 QEMU_WRITE: Final = 1  # the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE
@@ -19,41 +46,81 @@ QEMU_RESIZE: Final = 3
 _FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
 
 
+class ImageUser(Enum):
+    """Who writes to a secondary. The value is the byte that it locks for itself."""
+
+    SITE = SITE_BYTE
+    FORK = FORK_BYTE
+
+
 def lock_image(fd: int, address: str) -> None:
-    """Lock a file or block device against other writers on this machine.
+    """Lock a primary against other writers on this machine, for its host.
 
-    The locks end when every process that inherited the descriptor has closed it. They are advisory
-    locks of the open file description (fcntl(2), F_OFD_SETLK):
-
-    1. The byte HOST_BYTE, exclusively. It decides between two mirrorlog hosts.
-    2. The bytes of QEMU's image locking (block/file-posix.c, raw_apply_lock_bytes), shared. A lock
-       at 100 + p says that permission p is used, one at 200 + p that no other process may use it.
-       So QEMU doesn't write to the primary beside a host, nor a host beside QEMU.
-
-    Does nothing if the file system has no locks. Raise BadUse if another process writes to the
-    image; the locks already taken then stay until the caller closes the descriptor.
+    The locks end when every process that inherited the descriptor has closed it. Does nothing if
+    the file system has no locks. Raise BadUse if another process writes to the image; the locks
+    already taken then stay until the caller closes the descriptor.
     """
-    try:
-        _lock(fd, fcntl.F_WRLCK, HOST_BYTE)
-        for permission in (QEMU_WRITE, QEMU_RESIZE):
-            _lock(fd, fcntl.F_RDLCK, QEMU_USED + permission)
-            _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + permission)
-        is_free = all(
-            _is_unlocked(fd, base + permission)
-            for base in (QEMU_USED, QEMU_UNSHARED)
-            for permission in (QEMU_WRITE, QEMU_RESIZE)
-        )
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            return
-        is_free = False
-    if not is_free:
+    if not _is_free(lambda: _lock_as_host(fd)):
         raise BadUse(
-            "another process on this machine writes to the primary: a mirrorlog host, or QEMU",
+            "another process on this machine writes to the primary: a mirrorlog host or site, or "
+            "QEMU",
             where=address,
             next="Stop it (`fuser -v` shows which process has it open). Two hosts at once need a "
             "volume that is `shared`.",
         )
+
+
+def lock_secondary(fd: int, address: str, user: ImageUser) -> None:
+    """Lock a secondary against other writers on this machine, but for its site and one fork.
+
+    As lock_image().
+    """
+    if not _is_free(lambda: _lock_as(fd, user)):
+        raise BadUse(
+            "another process on this machine writes to the secondary: another site, another fork, "
+            "the host of a volume whose primary it is, or QEMU",
+            where=address,
+            next="Stop it (`fuser -v` shows which process has it open), or give the secondary a "
+            "file or device of its own.",
+        )
+
+
+def _is_free(take: Callable[[], bool]) -> bool:
+    """Take locks; return whether the image is free. True if the file system has no locks."""
+    try:
+        return take()
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+
+
+def _lock_as_host(fd: int) -> bool:
+    _lock(fd, fcntl.F_WRLCK, HOST_BYTE)
+    _lock_permissions(fd, QEMU_USED)
+    _lock_permissions(fd, QEMU_UNSHARED)
+    return _are_unlocked(fd, QEMU_USED) and _are_unlocked(fd, QEMU_UNSHARED)
+
+
+def _lock_as(fd: int, user: ImageUser) -> bool:
+    other = ImageUser.FORK if user is ImageUser.SITE else ImageUser.SITE
+    _lock(fd, fcntl.F_RDLCK, HOST_BYTE)
+    _lock(fd, fcntl.F_WRLCK, user.value)
+    _lock_permissions(fd, QEMU_USED)
+    _lock_permissions(fd, QEMU_UNSHARED)
+    if _is_unlocked(fd, other.value + READY) and not (
+        _are_unlocked(fd, QEMU_USED) and _are_unlocked(fd, QEMU_UNSHARED)
+    ):
+        return False
+    _lock(fd, fcntl.F_RDLCK, user.value + READY)
+    return True
+
+
+def _lock_permissions(fd: int, base: int) -> None:
+    for permission in (QEMU_WRITE, QEMU_RESIZE):
+        _lock(fd, fcntl.F_RDLCK, base + permission)
+
+
+def _are_unlocked(fd: int, base: int) -> bool:
+    return all(_is_unlocked(fd, base + permission) for permission in (QEMU_WRITE, QEMU_RESIZE))
 
 
 def _lock(fd: int, kind: int, byte: int) -> None:

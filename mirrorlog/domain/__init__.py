@@ -15,4 +15,5 @@ Files in reading order:
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site
 - retry_reports.py: which failures of repeated attempts are logged
+- secondary_marks.py: the mark of a secondary, which its site and forks must find
 """

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mirrorlog.domain.volumes import VOLUME_NAME
+from mirrorlog.errors import BadUse
+
 
 class SiteState(StrEnum):
     """The state of one secondary. consumers/resync/cycle.py holds the transitions.
@@ -86,3 +89,13 @@ class SiteProgress:
     bytes_copied: int
     at_us: int
     reason: str | None = None
+
+
+def check_site_name(name: str) -> str:
+    """Return `name`. Raise BadUse if it can't be part of topic keys and file names."""
+    if not VOLUME_NAME.fullmatch(name):
+        raise BadUse(
+            f"'{name[:220]}' can't name a site",
+            next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
+        )
+    return name

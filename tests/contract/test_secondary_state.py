@@ -14,8 +14,16 @@ from typing import Protocol
 
 import pytest
 
-from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.consumers.state.secondary_state import (
+    MAX_SAMPLE_BYTES,
+    MAX_SAMPLES,
+    Sample,
+    SecondaryIdentity,
+    SecondaryState,
+    SecondaryStateStore,
+)
 from mirrorlog.consumers.state.state_files import (
+    MAX_STATE_BYTES,
     SecondaryStateFiles,
     encode_state,
 )
@@ -28,6 +36,21 @@ OLD = SecondaryState(
 )
 NEW = SecondaryState(
     "vol1", GENERATION, applied_position=41, cycle_through=977, rung="changed", updated_at_us=2
+)
+
+
+FULL = replace(
+    OLD,
+    rung="changed",
+    updated_at_us=2,
+    identity=SecondaryIdentity(
+        secondary_id="0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        epoch=7,
+        size_bytes=1 << 20,
+        lasting="inode 12 generation 3",
+        primary="inode 9",
+    ),
+    samples=(Sample(4096, 512, "ab" * 16),),
 )
 
 
@@ -72,7 +95,7 @@ def test_what_was_saved_is_loaded_and_the_rest_is_unknown(rig: Rig) -> None:
     other = replace(
         OLD, volume="vol1.tmp", applied_position=None, consistent_position=None, rung=None
     )
-    for state in (OLD, other, NEW):
+    for state in (OLD, other, FULL, NEW):
         rig.store.save(state)
     many = [replace(OLD, volume=f"v{number}") for number in range(150)]
     rig.store.save_all(many)
@@ -135,8 +158,10 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=3), "version 3"),
+        (sealed(version=4), "version 4"),
+        (sealed(version=3), "checksum"),
         (sealed(version=2), "checksum"),
+        (sealed(version=True), "version True"),
         (sealed(format="other"), "isn't the state"),
         (sealed(volume="vol2"), "'vol2'"),
         (sealed(surplus=1), "checksum"),
@@ -167,6 +192,70 @@ def test_version_1_stays_readable(rig: Rig) -> None:
         b'"suspect_after":null,"updated_at_us":2,"version":1,"volume":"vol1"}\n',
     )
     assert rig.store.load("vol1") == NEW
+
+
+def test_version_2_stays_readable(rig: Rig) -> None:
+    rig.put(
+        "vol1",
+        b'{"applied_position":41,"changed_through":35,"consistent_position":null,'
+        b'"crc32":1536765293,"cycle_through":null,"format":"mirrorlog.secondary_state",'
+        b'"generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","rung":"changed",'
+        b'"suspect_after":30,"updated_at_us":2,"version":2,"volume":"vol1"}\n',
+    )
+    assert rig.store.load("vol1") == replace(
+        NEW, cycle_through=None, suspect_after=30, changed_through=35
+    )
+
+
+def test_version_3_stays_readable(rig: Rig) -> None:
+    content = (
+        b'{"applied_position":41,"changed_through":null,"consistent_position":41,'
+        b'"crc32":1581966196,"cycle_through":null,"format":"mirrorlog.secondary_state",'
+        b'"generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","identity":{"epoch":7,'
+        b'"lasting":"inode 12 generation 3","primary":"inode 9",'
+        b'"secondary_id":"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},'
+        b'"rung":"changed","samples":[[4096,512,"abababababababababababababababab"]],'
+        b'"suspect_after":null,"updated_at_us":2,"version":3,"volume":"vol1"}\n'
+    )
+    rig.put("vol1", content)
+    assert rig.store.load("vol1") == FULL
+    for damaged in (
+        content.replace(b'"epoch":7', b'"epoch":8'),
+        content.replace(b'"size_bytes":1048576', b'"size_bytes":null'),
+        content.replace(b"[4096,512,", b"[4096,true,"),
+        content.replace(b"[[4096,", b"[[[4096],"),
+    ):
+        rig.put("vol1", damaged)
+        with pytest.raises(StateDamaged):
+            rig.store.load("vol1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": -1},
+        {"size_bytes": None},
+        {"secondary_id": GENERATION.upper()},
+        {"lasting": 7},
+    ],
+)
+def test_an_identity_that_none_has_cannot_be_made(changes: dict[str, object]) -> None:
+    assert FULL.identity is not None
+    with pytest.raises(ValueError):
+        SecondaryIdentity(**{**asdict(FULL.identity), **changes})
+
+
+@pytest.mark.parametrize("sample", [(-1, 1), (0, 0), (0, MAX_SAMPLE_BYTES + 1)])
+def test_a_sample_that_is_none_cannot_be_made(sample: tuple[int, int]) -> None:
+    with pytest.raises(ValueError):
+        Sample(*sample, "ab" * 16)
+    with pytest.raises(ValueError):
+        replace(FULL, samples=FULL.samples * (MAX_SAMPLES + 1))
+
+
+def test_the_largest_state_fits_a_file() -> None:
+    samples = (Sample((1 << 63) - 1, MAX_SAMPLE_BYTES, "ab" * 16),) * MAX_SAMPLES
+    assert len(encode_state(replace(FULL, samples=samples, volume="v" * 200))) < MAX_STATE_BYTES
 
 
 @pytest.mark.parametrize(

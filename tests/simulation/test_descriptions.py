@@ -22,7 +22,6 @@ from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.domain.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
-from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -30,6 +29,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
@@ -92,7 +92,8 @@ class World:
             self.broker.append(TOPICS.commands, 0, b"v", encode(event))
         self.rows: dict[bytes, bytes] = {}
         self.committed, self.steps, self.crash_at = 0, 0, -1
-        self.primary, self.secondary = MemoryDevice(NEW), MemoryDevice(OLD)
+        self.primary = MemoryDevice(NEW)
+        self.secondaries = MemorySecondaries({"v": MemoryDevice(OLD)}, {"v": self.primary})
         # Nobody knows what a grown region held before.
         self.primary.pwrite(OLD, b"older than the volume" * 100)
 
@@ -179,18 +180,14 @@ class World:
             admin=self.broker,
             publisher=self.broker.publisher(),
             states=MemorySecondaryStates(),
-            open_primary=lambda _: self.primary.reopen(writable=False),
-            open_secondary=self._open_secondary,
-            make_secondary=lambda _: None,
+            secondaries=self.secondaries,
             clock=ManualClock(look_s=10),
         )
         return Site("a", ports, SETTINGS)
 
-    def _open_secondary(self, described: Volume) -> BlockDevice:
-        self.secondary = self.secondary.reopen()
-        if self.secondary.size_bytes < described.size_bytes:
-            self.secondary.resize(described.size_bytes)
-        return self.secondary
+    @property
+    def secondary(self) -> MemoryDevice:
+        return self.secondaries.devices["v"]
 
     def check_end(self) -> None:
         described, statuses = self.described(), self.statuses()
@@ -336,13 +333,9 @@ def test_a_retired_volume_is_recorded_flagged_and_left_alone() -> None:
     assert (secondary.state, secondary.saved) == (SiteState.RETIRED, saved)
     assert "retired at position 1" in (site.progress(secondary).reason or "")
     new = world.site()
-    new._ports = replace(new._ports, make_secondary=_never, open_secondary=_never)
+    world.secondaries.missing.add("v")
     follow(new)
     assert new.secondaries["v"].state is SiteState.RETIRED
-
-
-def _never(_: Volume) -> BlockDevice:
-    raise AssertionError("the site opens no device of a retired volume")
 
 
 def test_the_log_says_by_which_description_it_was_written() -> None:

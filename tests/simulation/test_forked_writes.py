@@ -879,7 +879,7 @@ def test_a_broken_rule_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
     if bug == "claims_while_open":
         monkeypatch.setattr(SiteLog, "has_open_fork", property(lambda _: False))
     if bug == "proves_unsettled":
-        monkeypatch.setattr(cycle, "_is_settled", lambda *_: True)
+        monkeypatch.setattr(cycle, "is_settled", lambda *_: True)
     for seed in range(BROKEN[bug], BROKEN[bug] + 100):
         try:
             World(seed, bugs=frozenset({bug})).run(10)

@@ -150,14 +150,14 @@ def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:
     for _ in range(200):
         world.act()
     world.run_site()
-    world.site.missing.add("v")
+    world.site.secondaries.missing.add("v")
     for name in VOLUMES:
         world.host.write_block(name, 0)
     with pytest.raises(AssertionError, match="not consistent"):
         world.finish()
     states = {name: each.state for name, each in world.site.site.secondaries.items()}
     assert states == {"u": SiteState.CONSISTENT, "v": SiteState.STOPPED, "w": SiteState.CONSISTENT}
-    world.site.missing.clear()
+    world.site.secondaries.missing.clear()
     for _ in range(60):
         world.site.site.run_once(0)
         world.site.check_consistency()

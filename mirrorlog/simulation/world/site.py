@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 from typing import Final
+from uuid import UUID
 
 from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.domain.site_progress import SiteState
-from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import DeviceFailed
-from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
@@ -18,6 +16,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
@@ -47,19 +46,20 @@ class SiteModel:
     """One site. A crash takes what its devices and its store hadn't made durable.
 
     site, log, reader: the running site, its log, and the reader below that.
-    states: the store. missing: volumes whose secondary can't be opened.
+    states: the store. secondaries: the devices and their marks.
     """
 
     def __init__(
         self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random
     ) -> None:
         self._broker, self._host, self._settings, self._random = broker, host, settings, random
-        self._devices = {name: MemoryDevice(SIZE_BYTES) for name in host.volumes}
-        for device in self._devices.values():
+        devices = {name: MemoryDevice(SIZE_BYTES) for name in host.volumes}
+        self.secondaries = MemorySecondaries(devices, host.primaries)
+        self.secondaries.hook = fuse.step
+        for device in devices.values():
             device.hook = fuse.step
         self.states = MemorySecondaryStates()
         self.states.hook = fuse.step
-        self.missing: set[str] = set()
         self._publisher = broker.publisher()
         self.start()
 
@@ -74,28 +74,20 @@ class SiteModel:
             admin=self._broker,
             publisher=self._publisher,
             states=self.states,
-            open_primary=lambda volume: self._host.primaries[volume.volume].reopen(writable=False),
-            open_secondary=self._open_secondary,
-            make_secondary=lambda _: None,
+            secondaries=self.secondaries,
             clock=clock,
+            draw_id=lambda: str(UUID(int=self._random.getrandbits(128))),
         )
         self.site = Site(SITE, ports, self._settings)
 
-    def _open_secondary(self, volume: Volume) -> BlockDevice:
-        if volume.volume in self.missing:
-            raise DeviceFailed("opening failed: No such file or directory", where=volume.volume)
-        return self.secondary(volume.volume)
-
     def secondary(self, name: str) -> MemoryDevice:
         """Return the secondary of a volume, opened once more."""
-        return self._devices[name].reopen()
+        return self.secondaries.devices[name].reopen()
 
     def crash(self) -> None:
         """Lose power, and start again."""
-        for device in self._devices.values():
-            device.crash(keep=self._random)
+        self.secondaries.crash(keep=self._random)
         self.states.crash(keep=self._random)
-        self._devices = {name: device.reopen() for name, device in self._devices.items()}
         self.start()
 
     def is_consistent(self) -> bool:
@@ -111,7 +103,7 @@ class SiteModel:
 
     def check_consistency(self) -> None:
         """Check that what is saved as consistent equals the primary as of that position."""
-        for name in self._devices:
+        for name in self._host.volumes:
             saved = self.states.load(name)
             if saved is None or saved.consistent_position is None:
                 continue

@@ -12,13 +12,7 @@ from notation import volume
 from mirrorlog.consumers import wiring
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
-from mirrorlog.consumers.wiring import (
-    make_secondary,
-    open_secondary,
-    run_rounds,
-    run_site,
-    secondary_address,
-)
+from mirrorlog.consumers.wiring import run_rounds, run_site
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -26,6 +20,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 
 SETTINGS = Settings()
@@ -44,9 +39,7 @@ def site() -> Site:
         admin=broker,
         publisher=publisher,
         states=MemorySecondaryStates(),
-        open_primary=lambda volume: MemoryDevice(volume.size_bytes),
-        open_secondary=lambda volume: MemoryDevice(volume.size_bytes),
-        make_secondary=lambda volume: None,
+        secondaries=MemorySecondaries({}, {"v": MemoryDevice(volume().size_bytes)}),
         clock=clock,
     )
     return Site("a", ports, SETTINGS)
@@ -83,20 +76,6 @@ def test_two_sites_in_one_folder_are_refused(
     monkeypatch.setattr(wiring, "_site_ports", lambda *_: site._ports)
     with wiring.open_site("a", tmp_path, SETTINGS), pytest.raises(BadUse):
         run_site("b", tmp_path, SETTINGS, stopped=lambda: True)
-
-
-def test_a_secondary_is_a_file_in_the_folder_unless_the_volume_names_an_address(
-    tmp_path: Path,
-) -> None:
-    address = secondary_address("a", tmp_path, volume())
-    assert address == f"file://{tmp_path}/v.img"
-    make_secondary(volume(), address)
-    with open_secondary(volume(size_bytes=1 << 25), address) as device:
-        assert device.size_bytes == 1 << 25
-    make_secondary(volume(), address)
-    assert (tmp_path / "v.img").stat().st_size == 1 << 25
-    elsewhere = volume(secondaries={"a": "file:///elsewhere", "b": "file:///other"})
-    assert secondary_address("a", tmp_path, elsewhere) == "file:///elsewhere"
 
 
 def test_the_package_is_cheap_to_import() -> None:

@@ -1,0 +1,316 @@
+"""The meetings of a site with its secondaries: looks what is there, and does what `meet` decides.
+
+Every look at a secondary begins with a meeting, before anything is claimed of it or written to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NoReturn, TypeAlias
+from uuid import UUID
+
+from mirrorlog.consumers.resync.cycle import Resync
+from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, forgotten, meet, resumed
+from mirrorlog.consumers.resync.samples import differing_samples
+from mirrorlog.consumers.resync.secondaries import FoundDevice, Secondaries
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.state.secondary_state import SecondaryIdentity, SecondaryState
+from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.devices import BlockDevice
+
+log = logging.getLogger("mirrorlog.site")
+
+SaveStates: TypeAlias = Callable[[Sequence[tuple[Secondary, SecondaryState]]], None]
+"""Saves the states of secondaries durably."""
+Failed: TypeAlias = tuple[Secondary, DeviceFailed]
+"""A secondary that can't go on, and why."""
+_NO_ID: Final = str(UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """A secondary that was looked at.
+
+    new_identity: the mark to write; None to leave the mark as it is. state: the state to save
+    then; None to save none.
+    """
+
+    secondary: Secondary
+    new_identity: SecondaryIdentity | None
+    state: SecondaryState | None
+
+
+class SecondaryMeetings:
+    """Meets the secondaries of the site `site`, and marks them.
+
+    save: saves states with the identity that each secondary has at that moment. draw_id: returns a
+    new UUID in canonical form.
+    """
+
+    def __init__(
+        self, site: str, secondaries: Secondaries, save: SaveStates, draw_id: Callable[[], str]
+    ) -> None:
+        self._site, self._secondaries = site, secondaries
+        self._save, self._draw_id = save, draw_id
+
+    def meet_all(self, secondaries: Sequence[Secondary]) -> list[Failed]:
+        """Meet secondaries. When this returns, their saved states are about what is there.
+
+        Return those of which that isn't so, and why: nothing may be claimed of them or written to
+        them. New marks are written for all together, before the states that name them. The samples
+        of the last cycles are read at the first meeting, and at the first one after a failure.
+        """
+        failed, met = list[Failed](), list[_Met]()
+        for secondary in secondaries:
+            try:
+                met.append(self._look(secondary))
+            except DeviceFailed as error:
+                failed.append((secondary, error))
+        unmarked = self._write_marks(
+            [(each.secondary, each.new_identity) for each in met if each.new_identity is not None]
+        )
+        lost = {secondary for secondary, _ in unmarked}
+        met = [each for each in met if each.secondary not in lost]
+        self._save([(each.secondary, each.state) for each in met if each.state is not None])
+        for each in met:
+            try:
+                self._read_samples(each.secondary)
+            except DeviceFailed as error:
+                failed.append((each.secondary, error))
+            else:
+                each.secondary.note_met()
+        return failed + unmarked
+
+    def start_over(self, secondary: Secondary, reason: str) -> list[Failed]:
+        """Count nothing as known of a secondary that was met.
+
+        It gets a new mark and an empty state. Return it if the mark can't be written.
+        """
+        identity = secondary.identity
+        assert identity is not None
+        identity = replace(identity, secondary_id=self._draw_id(), epoch=0, primary=None)
+        failed = self._write_marks([(secondary, identity)])
+        if not failed:
+            self._note_unknown(secondary, reason)
+            self._save([(secondary, forgotten(secondary.volume, identity))])
+        return failed
+
+    def begin_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> list[Failed]:
+        """Count one more cycle in the mark of each secondary, durably.
+
+        Return the secondaries whose cycle can't begin, and why: the primary isn't the one that
+        it was, or the mark can't be written.
+        """
+        failed, marked = list[Failed](), list[tuple[Secondary, SecondaryIdentity]]()
+        for secondary, step in cycles:
+            identity = secondary.identity
+            assert identity is not None
+            try:
+                self._check_primary(secondary, step)
+            except DeviceFailed as error:
+                failed.append((secondary, error))
+            else:
+                marked.append((secondary, replace(identity, epoch=identity.epoch + 1)))
+        return failed + self._write_marks(marked)
+
+    def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
+        """Open the primary for reading and the secondary, which was met, for writing.
+
+        Raise DeviceFailed unless they are what they were when they were met.
+        """
+        volume, identity = secondary.volume, secondary.identity
+        assert identity is not None
+        primary = self._secondaries.open_primary(volume)
+        try:
+            device = self._secondaries.open(volume)
+        except BaseException:
+            primary.close()
+            raise
+        try:
+            _check_lengths(volume, primary)
+            if device.identity.overlaps(primary.identity):
+                raise DeviceFailed(
+                    "the secondary is the volume's primary, or lies on the same storage",
+                    where=self._where(volume),
+                    next="Give the secondary a file or device of its own.",
+                )
+            if (device.size_bytes, device.identity.lasting) != (
+                identity.size_bytes,
+                identity.lasting,
+            ):
+                raise DeviceFailed(
+                    "the secondary was replaced while the site looked", where=self._where(volume)
+                )
+            secondary.note_identity(replace(identity, primary=primary.identity.lasting))
+        except BaseException:
+            primary.close()
+            device.close()
+            raise
+        return primary, device
+
+    def _look(self, secondary: Secondary) -> _Met:
+        """Look at a secondary, and make, lock and grow it as the meeting decides."""
+        volume = secondary.volume
+        found = self._secondaries.find(volume)
+        meeting = meet(
+            self._mark(volume, _NO_ID, 0),
+            volume,
+            secondary.saved,
+            found,
+            primary=None if secondary.is_met else self._find_primary(volume),
+            is_state_damaged=secondary.is_damaged,
+        )
+        if meeting.step in (MeetingStep.REFUSE, MeetingStep.REFUSE_AND_FORGET):
+            self._refuse(secondary, meeting)
+        device = found.device
+        if meeting.step is MeetingStep.CREATE:
+            self._secondaries.create(volume)
+            device = self._secondaries.find(volume).device
+        if device is None:
+            raise DeviceFailed("the secondary is gone again", where=self._where(volume))
+        self._secondaries.hold(volume)
+        if device.size_bytes < volume.size_bytes:
+            self._secondaries.grow(volume)
+            device = replace(device, size_bytes=volume.size_bytes)
+        secondary.note_zeroed(device.is_zeroed and not secondary.is_damaged)
+        return self._met(secondary, meeting, device, found.mark)
+
+    def _met(
+        self,
+        secondary: Secondary,
+        meeting: Meeting,
+        device: FoundDevice,
+        mark: SecondaryMark | None,
+    ) -> _Met:
+        """Return what is still to do for a secondary that is there, locked and large enough."""
+        volume, saved, known = secondary.volume, secondary.saved, secondary.identity
+        if meeting.step in (MeetingStep.SAME, MeetingStep.GROW, MeetingStep.RESUME):
+            assert saved is not None and saved.identity is not None and mark is not None
+            secondary.note_identity(
+                replace(saved.identity, size_bytes=device.size_bytes, epoch=mark.epoch)
+            )
+            is_behind = meeting.step is MeetingStep.RESUME
+            return _Met(secondary, None, resumed(saved, mark.epoch) if is_behind else None)
+        if (
+            saved is None
+            and meeting.step is MeetingStep.FIRST_USE
+            and mark is not None
+            and known is not None
+            and mark.secondary_id == known.secondary_id
+        ):
+            return _Met(secondary, None, None)  # marked at an earlier look, and nothing saved yet
+        identity = SecondaryIdentity(
+            secondary_id=self._draw_id(),
+            epoch=0,
+            size_bytes=device.size_bytes,
+            lasting=device.identity.lasting,
+        )
+        if meeting.step is MeetingStep.START_OVER:
+            self._note_unknown(secondary, meeting.reason)
+            return _Met(secondary, identity, forgotten(volume, identity))
+        if meeting.reason:
+            log.warning("%s at %s: %s", volume.volume, self._site, meeting.reason)
+        return _Met(secondary, identity, saved)
+
+    def _note_unknown(self, secondary: Secondary, reason: str) -> None:
+        log.warning(
+            "%s at %s: %s; everything is copied", secondary.volume.volume, self._site, reason
+        )
+        secondary.note_unknown(reason)
+
+    def _refuse(self, secondary: Secondary, meeting: Meeting) -> NoReturn:
+        volume, saved = secondary.volume, secondary.saved
+        self._secondaries.release(volume)
+        if (
+            meeting.step is MeetingStep.REFUSE_AND_FORGET
+            and saved is not None
+            and (saved.applied_position is not None or saved.cycle_through is not None)
+        ):
+            if saved.identity is not None:
+                secondary.note_identity(saved.identity)
+            secondary.note_unknown(meeting.reason)
+            self._save([(secondary, forgotten(volume, saved.identity))])
+        raise DeviceFailed(meeting.reason, where=self._where(volume), next=meeting.next)
+
+    def _read_samples(self, secondary: Secondary) -> None:
+        """Read the samples of the last cycles again, unless that was done."""
+        saved = secondary.saved
+        if not secondary.is_met and saved is not None and saved.samples:
+            with self._secondaries.open(secondary.volume) as device:
+                secondary.note_differing(differing_samples(device, saved.samples))
+
+    def _check_primary(self, secondary: Secondary, step: Resync) -> None:
+        """Raise DeviceFailed if blocks of another primary would be mixed with those of the last."""
+        volume, identity = secondary.volume, secondary.identity
+        assert identity is not None
+        with self._secondaries.open_primary(volume) as primary:
+            _check_lengths(volume, primary)
+            now = primary.identity.lasting
+        copies_all = step.rung is not Rung.CHANGED or (
+            step.blocks is not None and len(step.blocks) >= volume.blocks
+        )
+        if identity.primary is None or now == identity.primary or copies_all:
+            return
+        raise DeviceFailed(
+            f"another file or device is at the primary's address: it was {identity.primary}, and "
+            f"is {now}. Its blocks would be mixed with those of the other",
+            where=self._where(volume),
+            next="Mount the right one. If this is the primary now, renew the volume "
+            "(`mirrorlog volume renew`): the sites then copy everything.",
+        )
+
+    def _find_primary(self, volume: Volume) -> FoundDevice | None:
+        """Return what is at the primary's address; None if it can't be reached from here."""
+        try:
+            return self._secondaries.find_primary(volume)
+        except DeviceFailed:
+            return None
+
+    def _write_marks(self, marked: Sequence[tuple[Secondary, SecondaryIdentity]]) -> list[Failed]:
+        """Mark secondaries by these identities, durably, and note the identities.
+
+        All marks are written together. If that fails, one by one: return those that failed.
+        """
+        try:
+            self._write_together(marked)
+        except DeviceFailed as error:
+            if len(marked) == 1:
+                return [(marked[0][0], error)]
+            return [failed for one in marked for failed in self._write_marks([one])]
+        return []
+
+    def _write_together(self, marked: Sequence[tuple[Secondary, SecondaryIdentity]]) -> None:
+        self._secondaries.write_marks(
+            [
+                (
+                    secondary.volume,
+                    self._mark(secondary.volume, identity.secondary_id, identity.epoch),
+                )
+                for secondary, identity in marked
+            ]
+        )
+        for secondary, identity in marked:
+            secondary.note_identity(identity)
+
+    def _mark(self, volume: Volume, secondary_id: str, epoch: int) -> SecondaryMark:
+        return SecondaryMark(
+            secondary_id=secondary_id, site=self._site, volume=volume.volume, epoch=epoch
+        )
+
+    def _where(self, volume: Volume) -> str:
+        return f"volume {volume.volume} at {self._site}"
+
+
+def _check_lengths(volume: Volume, primary: BlockDevice) -> None:
+    if primary.size_bytes < volume.size_bytes:
+        raise DeviceFailed(
+            f"the primary has {primary.size_bytes} bytes, the volume {volume.size_bytes}: nothing "
+            "is copied from what was cut off",
+            where=f"volume {volume.volume}",
+            next="Mount the right one, or restore its size. The secondary stays as it is.",
+        )

@@ -1,0 +1,127 @@
+"""Samples of what cycles wrote: with them a site finds a secondary that went back in time.
+
+A cycle takes up to TAKEN samples of the ranges that it writes, each range with the same chance
+(reservoir sampling, Vitter's algorithm R). They are saved with its position. Samples of earlier
+cycles stay beside them until the log names a block of theirs as changed. When the site starts, it
+reads all samples of a secondary again: at most MAX_SAMPLES * MAX_SAMPLE_BYTES, 4 MiB.
+
+A sample that differs is explained if the log names a block of it as changed after the applied
+position: a cycle that died may have written it, or a forked write. The batch that names a forked
+write may come later, so with a fork the site waits until the log is settled after the read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from enum import Enum, auto
+from random import Random
+from typing import Final
+
+from mirrorlog.consumers.state.secondary_state import MAX_SAMPLE_BYTES, MAX_SAMPLES, Sample
+from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.ports.devices import BlockDevice, Data
+
+TAKEN: Final = 48
+"""How many samples a cycle takes: it leaves room for samples of earlier cycles."""
+
+
+class SampleTaker:
+    """Takes samples of what one cycle writes. seed: draws them."""
+
+    def __init__(self, seed: str) -> None:
+        self._random: Final = Random(seed)
+        self._samples: Final[list[Sample]] = []
+        self._seen = 0
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples taken so far."""
+        return tuple(self._samples)
+
+    def note_written(self, offset: int, data: Data) -> None:
+        """Note that `data` was written."""
+        index = self._draw()
+        if index is not None and len(data):
+            start = self._draw_start(len(data))
+            piece = memoryview(data).cast("B")[start : start + MAX_SAMPLE_BYTES]
+            self._take(index, Sample(offset + start, len(piece), _digest(piece)))
+
+    def note_zeroed(self, *, offset: int, length: int) -> None:
+        """Note that the range was made zeros."""
+        index = self._draw()
+        if index is not None and length:
+            start = self._draw_start(length)
+            size = min(MAX_SAMPLE_BYTES, length - start)
+            self._take(index, Sample(offset + start, size, _digest(bytes(size))))
+
+    def _draw(self) -> int | None:
+        """Return the place of a sample of the next range, or None for no sample."""
+        self._seen += 1
+        if self._seen <= TAKEN:
+            return self._seen - 1
+        index = self._random.randrange(self._seen)
+        return index if index < TAKEN else None
+
+    def _draw_start(self, length: int) -> int:
+        return self._random.randrange(max(1, length - MAX_SAMPLE_BYTES + 1))
+
+    def _take(self, index: int, sample: Sample) -> None:
+        if index < len(self._samples):
+            self._samples[index] = sample
+        else:
+            self._samples.append(sample)
+
+
+def differing_samples(device: BlockDevice, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Return the samples that the device doesn't hold any more. Raise DeviceFailed."""
+    return tuple(
+        sample
+        for sample in samples
+        if _digest(device.pread(offset=sample.offset, length=sample.length)) != sample.digest
+    )
+
+
+def samples_without(
+    samples: Iterable[Sample], changed: BitMap64, block_size: int
+) -> tuple[Sample, ...]:
+    """Return the samples that hold no block of `changed`."""
+    return tuple(
+        sample
+        for sample in samples
+        if not changed.range_cardinality(
+            sample.offset // block_size,
+            (sample.offset + sample.length - 1) // block_size + 1,
+        )
+    )
+
+
+def joined_samples(new: Iterable[Sample], old: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Return the new samples, and as many of the old ones as a state has room for."""
+    return tuple([*new, *old][:MAX_SAMPLES])
+
+
+class SampleVerdict(Enum):
+    """What differing samples prove."""
+
+    NOTHING = auto()  # all are explained
+    WAIT = auto()  # a forked write that isn't in the log yet may explain them
+    WENT_BACK = auto()  # the secondary doesn't hold what was written to it
+
+
+def judge_samples(
+    unexplained: Iterable[Sample], *, is_forked: bool, settled: bool
+) -> SampleVerdict:
+    """Return what it means that samples differ.
+
+    unexplained: those of which the log names no block as changed (samples_without).
+    is_forked: hosts may write to the secondary. settled: the log holds all that they had written
+    when the samples were read.
+    """
+    if not tuple(unexplained):
+        return SampleVerdict.NOTHING
+    return SampleVerdict.WAIT if is_forked and not settled else SampleVerdict.WENT_BACK
+
+
+def _digest(data: Data) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

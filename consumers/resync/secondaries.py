@@ -1,0 +1,81 @@
+"""The port to the secondaries of a site: what is there, whose it is, and their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.devices import BlockDevice, DeviceIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundDevice:
+    """A file or device at an address. is_zeroed: all of it reads as zeros."""
+
+    size_bytes: int
+    identity: DeviceIdentity
+    is_zeroed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSecondary:
+    """What is at the address of a secondary.
+
+    device: None if there is nothing.
+    mark: None if there is none. mark_damage: why the mark that is there can't be read.
+    """
+
+    device: FoundDevice | None
+    mark: SecondaryMark | None = None
+    mark_damage: str | None = None
+
+
+class Secondaries(Protocol):
+    """The secondaries of one site, by volume.
+
+    Every method raises DeviceFailed.
+    """
+
+    def find(self, volume: Volume) -> FoundSecondary:
+        """Look what is there, and change nothing."""
+        ...
+
+    def find_primary(self, volume: Volume) -> FoundDevice:
+        """Look what is at the address of the volume's primary, and change nothing."""
+        ...
+
+    def hold(self, volume: Volume) -> None:
+        """Lock the secondary for as long as the site runs, or at least while it is open.
+
+        DeviceFailed if another process on this machine writes to it: another site, the host of a
+        volume whose primary it is, QEMU. A fork of the site's own volume may write at the same
+        time.
+        """
+        ...
+
+    def release(self, volume: Volume) -> None:
+        """Give up the lock. Does nothing if there is none."""
+        ...
+
+    def create(self, volume: Volume) -> None:
+        """Create the secondary, all zeros. Neither it nor the primary may be there already."""
+        ...
+
+    def grow(self, volume: Volume) -> None:
+        """Make the secondary as large as the volume, durably."""
+        ...
+
+    def write_marks(self, marks: Sequence[tuple[Volume, SecondaryMark]]) -> None:
+        """Write these marks durably, each in place of the one before."""
+        ...
+
+    def open(self, volume: Volume) -> BlockDevice:
+        """Open the secondary for writing."""
+        ...
+
+    def open_primary(self, volume: Volume) -> BlockDevice:
+        """Open the volume's primary for reading."""
+        ...

@@ -1,0 +1,183 @@
+"""The secondaries of a site as files and block devices of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from mirrorlog.adapters.addresses import open_device, open_file, path_of
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.folders import create_folder
+from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
+from mirrorlog.adapters.secondary_marks import mark_path, read_mark, write_marks
+from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
+from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadUse, DeviceFailed, MirrorlogError, StateDamaged
+from mirrorlog.ports.devices import BlockDevice
+
+MAX_HELD: Final = 512
+"""How many secondaries stay locked while the site is idle. Each takes a descriptor. The others are
+locked only while a cycle writes to them."""
+
+
+def secondary_address(site: str, folder: Path, volume: Volume) -> str:
+    """Return the address that the volume names for the site, or that of VOLUME.img in `folder`."""
+    return volume.secondaries.get(site) or (folder / f"{volume.volume}.img").as_uri()
+
+
+class SecondaryFiles:
+    """Secondaries in files and block devices. The mark of a device is in the site's folder."""
+
+    def __init__(self, site: str, folder: Path) -> None:
+        """folder: the site's. It holds the marks of devices, and secondaries without an address."""
+        self._site: Final = site
+        self._folder: Final = folder
+        self._held: Final[dict[str, FileDevice]] = {}
+
+    def close(self) -> None:
+        """Release all locks."""
+        for device in self._held.values():
+            device.close()
+        self._held.clear()
+
+    def find(self, volume: Volume) -> FoundSecondary:
+        """Look what is there, and change nothing."""
+        path = self._path(volume)
+        device = None
+        if path.exists():
+            with self._open(volume, writable=False) as opened:
+                device = _found(opened)
+        try:
+            return FoundSecondary(device=device, mark=read_mark(self._mark_path(path, volume)))
+        except StateDamaged as error:
+            return FoundSecondary(device=device, mark_damage=str(error))
+
+    def find_primary(self, volume: Volume) -> FoundDevice:
+        """Look what is at the address of the volume's primary, and change nothing."""
+        with self.open_primary(volume) as primary:
+            return _found(primary)
+
+    def hold(self, volume: Volume) -> None:
+        """Lock the secondary for as long as the site runs, as Secondaries.hold says.
+
+        If MAX_HELD are locked already, it is only locked while it is open.
+        """
+        path, held = self._path(volume), self._held.get(volume.volume)
+        if held is not None and _is_at(held, path):
+            return
+        self.release(volume)  # another file is in its place
+        device = self._open(volume, writable=True)
+        try:
+            _lock(device)
+        except BaseException:
+            device.close()
+            raise
+        if len(self._held) < MAX_HELD:
+            self._held[volume.volume] = device
+        else:
+            device.close()
+
+    def release(self, volume: Volume) -> None:
+        """Give up the lock, if there is one."""
+        held = self._held.pop(volume.volume, None)
+        if held is not None:
+            held.close()
+
+    def create(self, volume: Volume) -> None:
+        """Create a sparse file of zeros. Raise DeviceFailed if the primary belongs there."""
+        path = self._path(volume)
+        if _is_primary_path(volume, path):
+            raise DeviceFailed(
+                "the secondary has the address of the volume's primary",
+                where=f"{path}, offset 0",
+                next="Give the secondary a file or device of its own.",
+            )
+        with _bad_use_fails(path):
+            FileDevice.create(path, volume.size_bytes).close()
+
+    def grow(self, volume: Volume) -> None:
+        """Make the secondary as large as the volume, durably."""
+        with self.open(volume) as device:
+            device.resize(volume.size_bytes)
+
+    def write_marks(self, marks: Sequence[tuple[Volume, SecondaryMark]]) -> None:
+        """Write these marks durably, each in place of the one before."""
+        if marks:
+            write_marks({self._mark_path(self._path(v), v): mark for v, mark in marks})
+
+    def open(self, volume: Volume) -> BlockDevice:
+        """Open the secondary for writing. It is locked while it is open, or longer."""
+        device = self._open(volume, writable=True)
+        held = self._held.get(volume.volume)
+        try:
+            if held is None or not _is_at(held, self._path(volume)):
+                _lock(device)
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def open_primary(self, volume: Volume) -> BlockDevice:
+        """Open the volume's primary for reading."""
+        with _bad_use_fails(volume.primary):
+            return open_device(volume.primary, writable=False)
+
+    def _path(self, volume: Volume) -> Path:
+        return path_of(secondary_address(self._site, self._folder, volume))
+
+    def _open(self, volume: Volume, *, writable: bool) -> FileDevice:
+        address = secondary_address(self._site, self._folder, volume)
+        with _bad_use_fails(address):
+            return open_file(address, writable=writable)
+
+    def _mark_path(self, secondary: Path, volume: Volume) -> Path:
+        if not secondary.is_block_device():
+            return mark_path(secondary)
+        folder = self._folder / "marks"
+        with suppress(OSError):  # write_marks() reports a folder that can't be created
+            create_folder(folder)
+        return folder / f"{volume.volume}.json"
+
+
+def _found(device: BlockDevice) -> FoundDevice:
+    return FoundDevice(
+        size_bytes=device.size_bytes,
+        identity=device.identity,
+        is_zeroed=next(device.allocated(), None) is None,
+    )
+
+
+def _lock(device: FileDevice) -> None:
+    with _bad_use_fails(device.address):
+        lock_secondary(device.fileno(), device.address, ImageUser.SITE)
+
+
+def _is_at(device: FileDevice, path: Path) -> bool:
+    """Return whether the path still leads to the open device."""
+    try:
+        return os.path.samestat(os.fstat(device.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _is_primary_path(volume: Volume, path: Path) -> bool:
+    """Return whether the volume's primary belongs at `path`."""
+    try:
+        return path_of(volume.primary).resolve() == path.resolve()
+    except MirrorlogError:
+        return False
+
+
+@contextmanager
+def _bad_use_fails(where: str | Path) -> Iterator[None]:
+    """Turn BadUse into DeviceFailed: what an address leads to stops one volume, not the site."""
+    try:
+        yield
+    except BadUse as error:
+        raise DeviceFailed(
+            error.what, where=f"{error.where or where}, offset 0", next=error.next
+        ) from error

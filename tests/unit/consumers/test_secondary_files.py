@@ -1,0 +1,431 @@
+"""A site whose secondaries are files: whatever becomes of a file, no untrue claim is made of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from logs import Log
+from notation import command, volume
+
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.image_locks import ImageUser, lock_image, lock_secondary
+from mirrorlog.adapters.secondary_marks import mark_path, read_mark
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
+
+BLOCK, BLOCKS = 4096, 16
+SETTINGS = Settings()
+
+
+class Rig:
+    """One volume, whose primary and secondary are files, and a site that is started at will."""
+
+    def __init__(self, folder: Path, **described: object) -> None:
+        self.primary, self.folder = folder / "primary", folder / "site"
+        self.secondary = self.folder / "v.img"
+        FileDevice.create(self.primary, BLOCK * BLOCKS).close()
+        self.volume = volume(size_bytes=BLOCK * BLOCKS, primary=str(self.primary), **described)
+        self.log = Log([self.volume])
+        self.sequence, self.version = 0, 0
+        self.command(CommandKind.SESSION_OPEN)
+        self.files: SecondaryFiles | None = None
+        self.site = self.start()
+
+    def start(self, name: str = "a") -> Site:
+        """Start the site. The one before is gone, as after kill -9."""
+        self.stop()
+        self.files = SecondaryFiles(name, self.folder)
+        topics, broker = self.log.topics, self.log.broker
+        ports = SitePorts(
+            log=LogReader(broker.reader(), broker, topics.changelog, site=name),
+            catalog=Catalog(broker.reader(), broker, topics, ManualClock(look_s=1)),
+            admin=broker,
+            publisher=broker.publisher(),
+            states=SecondaryStateFiles(self.folder / "states"),
+            secondaries=self.files,
+            clock=ManualClock(look_s=1),
+        )
+        self.site = Site(name, ports, SETTINGS)
+        return self.site
+
+    def stop(self) -> None:
+        if self.files is not None:
+            self.files.close()
+
+    def run(self, rounds: int = 12) -> Secondary:
+        for _ in range(rounds):
+            self.site.run_once(0)
+        return self.site.secondaries["v"]
+
+    def write(self, *blocks: int) -> None:
+        """Write blocks of the primary, each with new contents, and let the node record it."""
+        with self.primary.open("r+b") as file:
+            for block in blocks:
+                self.version += 1
+                file.seek(block * BLOCK)
+                file.write(bytes([self.version]) * BLOCK)
+        self.command(CommandKind.WRITES, " ".join(f"{block * BLOCK}+{BLOCK}" for block in blocks))
+        self.command(CommandKind.HEARTBEAT)
+
+    def command(self, kind: CommandKind, extents: str = "") -> None:
+        end = self.log.broker.end_position(self.log.topics.commands, 0)
+        event = command(
+            extents,
+            kind=kind,
+            sequence=self.sequence,
+            acknowledged_position=end - 1 if end else None,
+        )
+        self.log.publish([event])
+        self.log.flush(10)
+        self.sequence += 1
+
+    def settle(self) -> Secondary:
+        self.run()
+        for _ in range(2):  # the second names a position behind the last read
+            self.command(CommandKind.HEARTBEAT)
+        return self.run()
+
+    def describe(self, **changes: object) -> None:
+        """Publish a new description of the volume."""
+        position = self.log.through
+        self.volume = replace(self.volume, described_position=position, **changes)  # type: ignore[arg-type]
+        self.log.volumes["v"] = self.volume
+        publisher = self.log.broker.publisher()
+        publish_volume(publisher, self.log.topics, self.volume)
+        publisher.flush(0)
+
+    def is_equal(self) -> bool:
+        return self.primary.read_bytes() == self.secondary.read_bytes()
+
+    def check_claim(self) -> None:
+        """Nothing else wrote since the last cycle: what is consistent equals the primary."""
+        secondary = self.site.secondaries["v"]
+        if secondary.state is SiteState.CONSISTENT:
+            assert self.is_equal()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A rig whose secondary has gone through two cycles and is consistent."""
+    rig = Rig(tmp_path)
+    rig.run()
+    rig.write(*range(8))
+    rig.settle()
+    rig.write(1, 2, 9)
+    assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
+    rig.stop()
+    yield rig
+    rig.stop()
+
+
+def copied_all(rig: Rig, reason: str) -> None:
+    """Check that the site counts nothing as known, copies everything, and is right then."""
+    rig.start()
+    reasons = set()
+    for _ in range(12):
+        rig.site.run_once(0)
+        rig.check_claim()
+        reasons.add(rig.site.progress(rig.site.secondaries["v"]).reason or "")
+    secondary = rig.settle()
+    assert (secondary.state, rig.is_equal()) == (SiteState.CONSISTENT, True)
+    assert secondary.saved is not None and secondary.saved.rung in (Rung.ALLOCATED, Rung.FULL)
+    assert any(reason in text for text in reasons), reasons
+
+
+def stopped(rig: Rig, reason: str) -> Secondary:
+    """Check that the site stops the secondary at once and each time that it tries again."""
+    rig.start()
+    for _ in range(30):
+        rig.site.run_once(0)
+        secondary = rig.site.secondaries["v"]
+        assert secondary.state in (SiteState.STOPPED, SiteState.WAITING)
+    assert reason in (secondary.status.reason or "")
+    return secondary
+
+
+def test_a_restart_finds_the_secondary_as_it_was_and_copies_nothing(rig: Rig) -> None:
+    rig.start()
+    secondary = rig.settle()
+    assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 0)
+
+
+def test_a_secondary_that_was_cut_off_is_not_grown(rig: Rig) -> None:
+    os.truncate(rig.secondary, BLOCK * 5)
+    stopped(rig, "20480 bytes")
+    assert rig.secondary.stat().st_size == BLOCK * 5
+    os.truncate(rig.secondary, BLOCK * BLOCKS)  # by its operator
+    copied_all(rig, "")
+
+
+def test_a_secondary_that_is_gone_is_not_made_again(rig: Rig) -> None:
+    shutil.move(rig.secondary, rig.folder / "elsewhere")
+    stopped(rig, "gone")
+    assert not rig.secondary.exists()
+    shutil.move(rig.folder / "elsewhere", rig.secondary)
+    rig.start()
+    secondary = rig.settle()
+    assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 0)
+
+
+def test_a_secondary_that_vanishes_while_the_site_is_idle_is_noticed(rig: Rig) -> None:
+    rig.start()
+    assert rig.settle().state is SiteState.CONSISTENT
+    rig.secondary.unlink()
+    states = [rig.run(1).state for _ in range(60)]
+    assert states[-1] is SiteState.STOPPED
+
+
+def test_a_secondary_and_its_mark_restored_from_an_old_backup(rig: Rig) -> None:
+    for path in (rig.secondary, mark_path(rig.secondary)):
+        shutil.copy(path, rig.folder / f"{path.name}.bak")
+    rig.start()
+    rig.write(3)
+    assert rig.settle().state is SiteState.CONSISTENT
+    rig.stop()
+    for path in (rig.secondary, mark_path(rig.secondary)):
+        path.write_bytes((rig.folder / f"{path.name}.bak").read_bytes())  # the inode stays
+    copied_all(rig, "gone back")
+
+
+def test_a_secondary_restored_without_its_mark(rig: Rig) -> None:
+    backup = rig.secondary.read_bytes()
+    rig.start()
+    rig.write(3)
+    assert rig.settle().state is SiteState.CONSISTENT
+    rig.stop()
+    rig.secondary.write_bytes(backup)  # the inode and the mark stay
+    copied_all(rig, "gone back")
+
+
+def test_another_file_in_the_secondarys_place(rig: Rig) -> None:
+    content = rig.secondary.read_bytes()
+    rig.secondary.unlink()
+    rig.secondary.write_bytes(content)
+    copied_all(rig, "another file")
+
+
+def test_a_state_folder_older_than_the_secondary(rig: Rig) -> None:
+    state = rig.folder / "states" / "v.json"
+    old = state.read_bytes()
+    rig.start()
+    for block in (3, 4):
+        rig.write(block)
+        assert rig.settle().state is SiteState.CONSISTENT
+    rig.stop()
+    state.write_bytes(old)
+    copied_all(rig, "older")
+
+
+def test_a_state_folder_that_is_one_cycle_old(rig: Rig) -> None:
+    state = rig.folder / "states" / "v.json"
+    old = state.read_bytes()
+    rig.start()
+    rig.write(3)
+    rig.settle()
+    rig.stop()
+    state.write_bytes(old)
+    rig.start()
+    secondary = rig.settle()
+    assert (secondary.state, rig.is_equal()) == (SiteState.CONSISTENT, True)
+    assert secondary.blocks_copied == 1  # that cycle is repeated
+
+
+def test_a_lost_mark(rig: Rig) -> None:
+    mark_path(rig.secondary).unlink()
+    copied_all(rig, "mark is gone")
+    assert read_mark(mark_path(rig.secondary)) is not None
+
+
+def test_a_state_of_an_older_release_adopts_its_secondary(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark_path(rig.secondary).unlink()
+    states = SecondaryStateFiles(rig.folder / "states")
+    saved = states.load("v")
+    assert saved is not None
+    states.save(replace(saved, identity=None, samples=()))
+    rig.start()
+    secondary = rig.settle()
+    assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 0)
+    assert "marked now" in caplog.text
+    assert read_mark(mark_path(rig.secondary)) is not None
+    os.truncate(rig.secondary, BLOCK)
+    stopped(rig, "4096 bytes")
+
+
+@pytest.mark.parametrize("link", ["path", "symbolic", "hard"])
+def test_a_secondary_that_is_the_primary_is_refused_before_anything_is_written(
+    tmp_path: Path, link: str
+) -> None:
+    address = tmp_path / "again"
+    if link == "path":
+        address = tmp_path / "primary"
+    rig = Rig(tmp_path, secondaries={"a": str(address)})
+    if link == "symbolic":
+        address.symlink_to(rig.primary)
+    if link == "hard":
+        os.link(rig.primary, address)
+    rig.write(1)
+    before = rig.primary.read_bytes()
+    stopped(rig, "is the volume's primary")
+    assert rig.primary.read_bytes() == before
+    assert not mark_path(rig.primary).exists() and not mark_path(address).exists()
+
+
+def test_a_primary_that_is_not_there_is_not_made_as_a_secondary(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, secondaries={"a": str(tmp_path / "primary")})
+    rig.primary.unlink()
+    stopped(rig, "address of the volume's primary")
+    assert not rig.primary.exists()
+
+
+def test_a_primary_that_is_shorter_than_its_volume_is_not_copied(rig: Rig) -> None:
+    whole, saved = rig.primary.read_bytes(), SecondaryStateFiles(rig.folder / "states").load("v")
+    os.truncate(rig.primary, BLOCK * 5)
+    rig.describe(generation="33333333-3333-4333-8333-333333333333")
+    rig.command(CommandKind.MARK_DIRTY)
+    stopped(rig, "20480 bytes")
+    assert rig.secondary.read_bytes() == whole
+    assert SecondaryStateFiles(rig.folder / "states").load("v") == saved
+
+
+def test_another_file_at_the_primarys_address_is_not_mixed_in(rig: Rig) -> None:
+    before = rig.secondary.read_bytes()
+    rig.primary.unlink()
+    rig.primary.write_bytes(bytes([255]) * (BLOCK * BLOCKS))
+    rig.write(3)
+    stopped(rig, "another file or device is at the primary's address")
+    assert rig.secondary.read_bytes() == before
+    rig.describe(generation="33333333-3333-4333-8333-333333333333", initially_zeroed=False)
+    copied_all(rig, "generation")
+
+
+def test_one_secondary_for_two_sites_and_for_two_volumes(rig: Rig) -> None:
+    rig.describe(secondaries={"b": str(rig.secondary)})
+    rig.start("b")
+    assert "volume v at site a" in (rig.run().status.reason or "")
+    assert mark_path(rig.secondary).exists() and rig.is_equal()
+
+
+def test_a_locked_secondary_is_left_alone(rig: Rig) -> None:
+    with rig.secondary.open("r+b") as file:
+        lock_secondary(file.fileno(), "", ImageUser.SITE)
+        stopped(rig, "another process on this machine")
+    rig.start()
+    rig.write(3)
+    assert rig.settle().state is SiteState.CONSISTENT
+    with rig.secondary.open("r+b") as file, pytest.raises(Exception, match="mirrorlog host"):
+        lock_image(file.fileno(), "")  # a host, although the site is idle
+    with rig.secondary.open("r+b") as file:
+        lock_secondary(file.fileno(), "", ImageUser.FORK)
+
+
+def test_a_volume_that_grew_grows_its_secondary(rig: Rig) -> None:
+    rig.start()
+    os.truncate(rig.primary, BLOCK * 20)
+    rig.describe(size_bytes=BLOCK * 20)
+    rig.write(17)
+    secondary = rig.settle()
+    assert (secondary.state, rig.is_equal()) == (SiteState.CONSISTENT, True)
+    assert secondary.blocks_copied == 1
+
+
+def test_a_start_reads_at_most_64_mib_of_a_secondary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    size = 96 << 20
+    os.truncate(rig.primary, size)
+    rig.describe(size_bytes=size)
+    rig.primary.write_bytes(os.urandom(1 << 20) * 96)
+    rig.command(CommandKind.MARK_DIRTY, f"0+{size}")
+    assert rig.settle().state is SiteState.CONSISTENT
+    read = 0
+    real = FileDevice.pread
+
+    def counted(device: FileDevice, *, offset: int, length: int) -> bytes:
+        nonlocal read
+        read += length
+        return real(device, offset=offset, length=length)
+
+    monkeypatch.setattr(FileDevice, "pread", counted)
+    rig.start()
+    assert rig.settle().state is SiteState.CONSISTENT
+    assert 0 < read <= 64 << 20
+    rig.stop()
+
+
+def test_a_cycle_whose_mark_can_not_be_written_stops_its_volume_only(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.start()
+    rig.settle()
+
+    def fail(*_: object) -> None:
+        raise DeviceFailed("writing the mark failed", where="here")
+
+    assert rig.files is not None
+    monkeypatch.setattr(rig.files, "write_marks", fail)
+    rig.write(3)
+    assert rig.run().state is SiteState.STOPPED
+    monkeypatch.undo()
+    assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
+
+
+@pytest.mark.parametrize("die_at", range(8))
+def test_a_kill_between_any_two_steps_of_a_cycle_is_repeated_by_the_log(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, die_at: int
+) -> None:
+    """Neither the mark nor the state alone tells what was written; together they do."""
+
+    class Killed(BaseException):
+        pass
+
+    rig.start()
+    rig.settle()
+    steps = 0
+
+    def step_before(name: str, owner: type) -> None:
+        real = getattr(owner, name)
+
+        def counted(*arguments: object, **more: object) -> object:
+            nonlocal steps
+            steps += 1
+            if steps == die_at + 1:
+                raise Killed
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    for name, owner in (
+        ("write_marks", SecondaryFiles),
+        ("save_all", SecondaryStateFiles),
+        ("pwrite", FileDevice),
+        ("flush", FileDevice),
+    ):
+        step_before(name, owner)
+    rig.write(3, 5)
+    with suppress(Killed):
+        rig.run(4)
+    monkeypatch.undo()
+    rig.start()
+    secondary = rig.settle()
+    assert (secondary.state, rig.is_equal()) == (SiteState.CONSISTENT, True)
+    saved: SecondaryState | None = secondary.saved
+    assert saved is not None and saved.rung is Rung.CHANGED
