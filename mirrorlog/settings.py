@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
@@ -21,6 +23,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from mirrorlog.errors import BadUse
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.tiers import TIERS
+
+OLD_NODE_NAME: Final = "node"
+"""The default of `node_name` in earlier releases. A folder of this name is taken over."""
+_NODE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+
+
+def default_node_name() -> str:
+    """Return the name of a worker on this machine that was given none."""
+    machine = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])
+    return f"node-{machine.strip('-')[:64] or 'unnamed'}"
 
 
 class Settings(BaseSettings):
@@ -80,9 +92,10 @@ class Settings(BaseSettings):
     host_fork_retry_s: float = Field(default=5.0, gt=0)
     """The time after which a secondary that left the fork is opened again."""
 
-    node_name: str = "node"
-    """The name of the worker, and of its folder under the state folder. Each worker of a group
-    keeps a name of its own. So a restarted worker gets its partitions back at once."""
+    node_name: str = Field(default_factory=default_node_name, pattern=_NODE_NAME)
+    """The name of the worker, and of its folder under the state folder. The default is `node-` and
+    the machine's name: each further worker of one machine needs a name of its own. A worker that
+    keeps its name and its folder gets its partitions back at once when it is restarted."""
     node_flush_s: float = Field(default=0.25, gt=0, le=1.0)
     """The longest time before a log record is written."""
     node_flush_commands: int = Field(default=50_000, ge=1)
@@ -147,6 +160,18 @@ class Settings(BaseSettings):
                 f"there is no tier {', '.join(unknown)}: the tiers are {', '.join(TIERS)}"
             )
         return keep_s
+
+    @property
+    def node_folder(self) -> Path:
+        """The folder of the worker's state.
+
+        It is that of an earlier release's default name until a worker with today's default name has
+        taken it over (streams/node_folder.py).
+        """
+        folder, old = self.state_dir / self.node_name, self.state_dir / OLD_NODE_NAME
+        if self.node_name == default_node_name() and old.is_dir() and not folder.exists():
+            return old
+        return folder
 
     @property
     def topics(self) -> Topics:

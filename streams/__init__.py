@@ -4,6 +4,7 @@
 package imports neither Faust nor a Kafka client.
 
     wiring.py      puts a node together from the settings and runs it
+    node_folder.py the folder of a worker's state, which one process at a time uses
     faust_worker/  everything that names Faust: the app, its transport, assignment, recovery, store
     fold/          a batch of events becomes one flush of the log (no Faust, mostly pure)
     table/         the table that holds the log, and the follower that fills it from the changelog

@@ -33,6 +33,7 @@ from mirrorlog.streams.faust_worker.partition_loops import (
 from mirrorlog.streams.faust_worker.source_topic import SourceTopic
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
@@ -83,7 +84,8 @@ def run_node(
     on_failure: called before an error ends the process.
 
     MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
-    can't be used, KafkaFailed, OutOfRetention. Nothing stays open then. An error after that
+    can't be used, or if another worker has the folder; DeviceFailed, KafkaFailed, OutOfRetention.
+    Nothing stays open then. An error after that
     **ends the process** with the exit code of the error, without any clean-up: a stop in good order
     would acknowledge commands that the log does not hold (invariant 2).
     """
@@ -104,7 +106,9 @@ def _open_ports(
     Return it, and the settings with the number of partitions that the commands topic really has.
     `opened` closes everything.
     """
-    endpoint = _open_endpoint(settings)
+    folder = open_node_folder(settings)  # before anything else: nothing of the other is touched
+    opened.callback(folder.close)
+    endpoint = _open_endpoint(settings, folder)
     if endpoint:
         opened.callback(endpoint.socket.close)
     admin = KafkaAdmin(settings.kafka_client(), settings.patience_s)
@@ -130,6 +134,7 @@ def _open_ports(
         abort=partial(_abort_process, on_failure),
         on_ready=partial(on_ready, endpoint.url if endpoint else None),
         endpoint=endpoint,
+        instance=folder.instance,
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -140,6 +145,7 @@ class NodePorts:
 
     open_reports: opens the reports of all sites, when the compactor first needs them.
     endpoint:     where the worker answers over HTTP; None if it doesn't.
+    instance:     what tells the worker from others of its name.
     """
 
     catalog: Catalog
@@ -150,6 +156,7 @@ class NodePorts:
     abort: AbortProcess
     on_ready: Callable[[Sequence[int]], None]
     endpoint: HttpEndpoint | None = None
+    instance: str = ""
 
 
 def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
@@ -170,7 +177,9 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     topics = settings.topics
     gate = CommitGate(topics.commands)
     fetch_budget = FetchBudget(settings.node_backlog_bytes)
-    app = make_app(settings, group_name(settings), ports.endpoint, gate, fetch_budget)
+    app = make_app(
+        settings, group_name(settings), ports.endpoint, gate, fetch_budget, ports.instance
+    )
     store = FaustStore(app, topics.changelog, {"block_cache_size": settings.node_block_cache_bytes})
     follow_changelog(app, ChangelogFollower(store, ports.changelog), ports.abort)
 
@@ -247,15 +256,13 @@ def group_name(settings: Settings) -> str:
     return f"{settings.topic_prefix}node"
 
 
-def _open_endpoint(settings: Settings) -> HttpEndpoint | None:
+def _open_endpoint(settings: Settings, folder: NodeFolder) -> HttpEndpoint | None:
     """Bind the node's HTTP socket; None if the settings switch HTTP off."""
-    folder = settings.state_dir / settings.node_name
-    folder.mkdir(parents=True, exist_ok=True)
     return listen(
         settings.node_http,
         settings.node_http_token,
         settings.node_http_advertised,
-        folder / "http-port",
+        folder.path / "http-port",
     )
 
 

@@ -7,5 +7,6 @@
 - image_locks.py: locks that keep other writers off an image
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
+- machine.py: which machine this is, and whose folder a folder is
 - kafka/: a Kafka cluster through confluent-kafka
 """

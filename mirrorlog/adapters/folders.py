@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
+from typing import Final
 
 from mirrorlog.errors import BadUse
+
+_HOLDER_BYTES: Final = 512
 
 
 def sync_folder(folder: Path) -> None:
@@ -34,21 +39,32 @@ def lock_folder(path: Path) -> int:
     """Create the folder if needed and lock it. Return the descriptor that holds the lock.
 
     The lock is flock(2) on the file `lock` in the folder. It ends when the descriptor is closed or
-    the process ends, even by kill -9. Raise BadUse if another process holds it; OSError if the
-    folder can't be created.
+    the process ends, even by kill -9. The file names its holder: the process, and since when. Raise
+    BadUse, with what the file says, if another process holds the lock; OSError if the folder can't
+    be created.
     """
     create_folder(path)
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
         os.close(fd)
         raise BadUse(
-            "another process keeps its state in this folder",
+            "another process keeps its state in this folder" + (f": {holder}" if holder else ""),
             where=str(path),
             next="Stop that process, or give each process its own folder.",
         ) from error
+    with suppress(OSError):  # a full disk doesn't forbid the lock
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, _holder().encode("ascii", "replace"), 0)
     return fd
+
+
+def _holder() -> str:
+    """Return a line about this process, for people."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"process {os.getpid()} on {socket.gethostname()}, since {now}\n"
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:

@@ -39,13 +39,16 @@ def make_app(
     endpoint: HttpEndpoint | None,
     gate: CommitGate,
     fetch_budget: FetchBudget,
+    instance: str = "",
 ) -> faust.App:
     """Return the app, not started and without a table, an agent or a service.
 
     settings: `partitions` is the number that the commands topic really has.
     group:    the consumer group; also the app's id, and so the name of its state folder.
     endpoint: where the worker answers over HTTP; None if it doesn't.
+    instance: what tells the worker from others of its name (node_folder.NodeFolder).
     """
+    member = group_instance_id(settings.node_name, instance, endpoint)
     app = faust.App(
         group,
         **faust_settings(settings.bootstrap_servers, settings.kafka),
@@ -60,7 +63,7 @@ def make_app(
         topic_partitions=settings.partitions,
         web_enabled=False,
         # The address that the worker tells its group. Each worker needs one of its own.
-        canonical_url=endpoint.url if endpoint else f"off://{settings.node_name}",
+        canonical_url=endpoint.url if endpoint else f"off://{member}",
         key_serializer="raw",
         value_serializer="raw",
         # Faust lets the environment overrule what is given here, as by PRODUCER_ACKS=0.
@@ -71,7 +74,7 @@ def make_app(
         # by it: each partition begins at a committed position, and BatchFolder asks about every gap
         # (invariant 7).
         consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=group_instance_id(settings.node_name, endpoint),
+        consumer_group_instance_id=member,
         broker_session_timeout=settings.node_session_timeout_s,
         broker_heartbeat_interval=settings.node_session_timeout_s / 4,
         broker_rebalance_timeout=30.0,

@@ -12,9 +12,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from mirrorlog.errors import BadUse
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
 _BACKLOG: Final = 64
+_DIGEST_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,18 @@ class HttpEndpoint:
     url: str
 
 
-def group_instance_id(node_name: str, endpoint: HttpEndpoint | None) -> str:
-    """Return the worker's name in its group: its own name, and a checksum of its address."""
-    return f"{node_name}-{zlib.crc32(endpoint.url.encode()):08x}" if endpoint else node_name
+def group_instance_id(node_name: str, instance: str, endpoint: HttpEndpoint | None) -> str:
+    """Return the worker's name in its group: its own name, and a digest of what it is.
+
+    Kafka gives the partitions of a member to whoever comes with the member's name, and the node's
+    client doesn't notice. So two workers of one name would put each other out for ever. They have
+    different names in the group, because their folders differ.
+
+    instance: what tells the worker from others of its name (node_folder.NodeFolder).
+    """
+    url = endpoint.url if endpoint else ""
+    digest = blake2b(f"{instance}\n{url}".encode(), digest_size=_DIGEST_BYTES)
+    return f"{node_name}-{digest.hexdigest()}"
 
 
 def listen(

@@ -12,6 +12,7 @@ from folding import Proof
 from writing import StatusTimes, Writer, make_volumes, names_by_partition
 
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.errors import ExitCode, PartFailed
 from mirrorlog.processes.child_processes import stop_all
 
 pytestmark = pytest.mark.integration
@@ -151,6 +152,33 @@ def test_a_host_is_answered_while_workers_join_and_leave(
         (coming_s, going_s),
     )
     Proof(world.settings).all(workers.owners())
+    writer.close()
+    answers.close()
+
+
+@pytest.mark.parametrize("world", [NO_HTTP], indirect=True, ids=[""])
+def test_two_workers_of_one_name_on_two_machines_share_the_partitions(world: Run) -> None:
+    """Their folders tell them apart. A worker in the folder of one of them is refused."""
+    volumes = make_volumes(world.settings, dict.fromkeys(names_by_partition(4), 1 << 30))
+    writer, answers = Writer(world.settings, volumes), StatusTimes(world.settings)
+    workers = Workers(world, "node-1")
+    workers.settle()
+    workers.held["twin"] = []
+    world.start_node("node-1", part="twin", state_dir=world.folder / "another-machine")
+    workers.settle()
+    for name in volumes:
+        writer.send(name, 5)
+    writer.flush()
+    answers.wait_for(writer.sent_at)
+    assert sorted(map(len, workers.held.values())) == [2, 2]
+    beside = world.start_node("node-1", part="beside")
+    beside.wait(DEADLINE_S)
+    assert beside.exit_code == int(ExitCode.BAD_USE)
+    with pytest.raises(PartFailed, match=f"process {world.parts['node-1'].pid} on "):
+        beside.check()
+    assert "Traceback" not in (world.folder / "beside.log").read_text()
+    del world.parts["beside"]
+    world.check()
     writer.close()
     answers.close()
 

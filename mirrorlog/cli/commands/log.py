@@ -146,7 +146,7 @@ def _check_partition(
     yield from check_records(
         commands, volumes, digests, where="changelog", reread=changelog_records, through=through
     )
-    table = table_partitions(settings.state_dir / settings.node_name).get(partition)
+    table = table_partitions(settings.node_folder).get(partition)
     if table is None:
         call.output.print_text(
             f"partition {partition}: this machine has no table of it; only the changelog was "

@@ -73,9 +73,15 @@ class Run:
             )
         create_topics(self._settings, self._settings.partitions)
 
-    def start_node(self, name: str = "node") -> ChildProcess:
-        """Start a worker of the node under `name`."""
-        return self._start(name, ["node"], node_name=name)
+    def start_node(
+        self, name: str = "node", *, part: str | None = None, state_dir: Path | None = None
+    ) -> ChildProcess:
+        """Start a worker of the node under `name`.
+
+        part: its name in the run, if that isn't `name`. state_dir: by default that of the run.
+        """
+        folder = state_dir or self._settings.state_dir
+        return self._start(part or name, ["node"], node_name=name, state_dir=folder)
 
     def start_host(self, trace: Path, trace_format: str, *options: str) -> ChildProcess:
         """Start a host that replays `trace`, with more `options` of `host replay`."""
@@ -87,7 +93,7 @@ class Run:
         """Start the site `name`, which keeps its secondaries in the folder of that name."""
         return self._start(name, ["site", "run", name, "--dir", str(self.folder / name)])
 
-    def _start(self, name: str, arguments: list[str], **overrides: str) -> ChildProcess:
+    def _start(self, name: str, arguments: list[str], **overrides: object) -> ChildProcess:
         """Start the part, or start it again. `overrides` are settings of its own."""
         settings = self._settings.model_copy(update=overrides)
         environment = {**inherited_environment(), **settings.as_environment()}

@@ -62,7 +62,8 @@ def test_a_port_in_use_is_an_error_and_a_free_port_is_remembered(tmp_path: Path)
     other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered port is in use
     assert other is not None
     assert other.url != first.url
-    assert group_instance_id("n", other) != group_instance_id("n", first)
+    assert group_instance_id("n", "i", other) != group_instance_id("n", "i", first)
+    assert group_instance_id("n", "i", None) != group_instance_id("n", "j", None)
     first.socket.close()
     other.socket.close()
     again = listen("127.0.0.1:0", "", remembered=hint)
