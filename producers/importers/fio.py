@@ -16,10 +16,15 @@ Each job appends its lines to the log, with a header of its own, in pieces of BU
 (init_iolog_write in iolog.c). So jobs that run one after the other leave whole lists in one log.
 Jobs that run at once tear each other's lines, and a job that was killed leaves a list without its
 end.
+
+Since 3.37 one trim may have several ranges (num_range; fill_multi_range_io_u in io_u.c). The log
+has the offset of the last range, and the length of all of them. Only the engine io_uring_cmd does
+that, on NVMe's character devices (/dev/ngXnY).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -39,6 +44,7 @@ _WITHOUT_CHANGE: Final = frozenset(
     {b"read", b"wait", b"sync", b"datasync", b"syncfs", b"sync_file_range"}
 )
 _FILE_ACTIONS: Final = frozenset({b"add", b"open", b"close"})
+_NVME_CHARACTER_DEVICE: Final = re.compile(r"(?:.*/)?ng[0-9]+n[0-9]+")
 
 
 def fio_source(
@@ -54,8 +60,9 @@ def fio_source(
     device: one of the log's files. fio logs requests when it issues them; the log doesn't say
     whether they succeeded.
 
-    The whole volume is dirty if the log lacks the end of its last job. If the end of an earlier job
-    is missing, its lines may be torn, and the log is refused.
+    The whole volume is dirty if the log lacks the end of its last job, or if it has a trim that may
+    have several ranges. If the end of an earlier job is missing, its lines may be torn, and the log
+    is refused.
     """
     warnings: list[str] = []
 
@@ -80,9 +87,9 @@ def _read(
     job: _JobLog | None = None
     for line in lines:
         if line in _VERSIONS:
-            if job is not None and (problem := job.missing_end(reader.byte)):
+            if job is not None and (problem := job.missing_end()):
                 raise _torn(f"a job begins here, and the one before {problem}")
-            job = _JobLog(_VERSIONS[line], reader.byte)
+            job = _JobLog(_VERSIONS[line], reader, volume)
         elif job is None:
             raise _no_header(line)
         elif line.endswith(tuple(_VERSIONS)):
@@ -91,35 +98,35 @@ def _read(
             yield from job.requests_of(line)
     if job is None:
         raise _no_header(b"")
-    if problem := job.missing_end(reader.byte):
+    if problem := job.missing_end():
         reader.warn(
             f"the last job {problem}: it was killed, or still ran. More may have been written, so "
             "the whole volume is dirty"
         )
         for file in job.files:
-            yield TracedRequest(file, RequestKind.WRITE, volume.offset, volume.length, job.time_us)
+            yield job.whole_volume_write(file)
 
 
 class _JobLog:
-    """What one job wrote to the log.
+    """What one job wrote to the log, from its header on.
 
     files: the files that the job named, and whether each is in use: opened or accessed, and not
     closed since.
-    time_us: the time of the last line.
     """
 
-    def __init__(self, version: int, begin: int) -> None:
-        """Begin with the header, which is at byte `begin` of the log."""
+    def __init__(self, version: int, reader: SourceReader, volume: AddressRange) -> None:
+        """Begin with the header, which the reader has just read."""
         self.files: dict[str, bool] = {}
-        self.time_us = 0
-        self._version, self._begin = version, begin
+        self._version, self._reader, self._volume = version, reader, volume
+        self._begin, self._time_us = reader.byte, 0
+        self._trimmed_somewhere = set[str]()
 
     def requests_of(self, line: bytes) -> Iterator[TracedRequest]:
         """Yield the request that the line stands for, if it changes bytes."""
         text = line
         if self._version == 3:
             time, text = (*line.split(None, 1), b"", b"")[:2]
-            self.time_us = parse_number(time, "timestamp")
+            self._time_us = parse_number(time, "timestamp")
         name, action = (*text.rsplit(None, 1), b"", b"")[:2]
         if action in _FILE_ACTIONS:
             self._note(name, in_use=action == b"open", unless_known=action == b"add")
@@ -133,14 +140,31 @@ class _JobLog:
             )
         name, action, offset, length = fields
         file = self._note(name, in_use=True)
-        if action in _CHANGES:
+        if action == b"trim" and _NVME_CHARACTER_DEVICE.fullmatch(file):
+            yield from self._trim_somewhere(file)
+        elif action in _CHANGES:
             yield from transfer(
                 file,
                 _CHANGES[action],
                 offset=parse_number(offset, "offset"),
                 length=parse_number(length, "length"),
-                time_us=self.time_us,
+                time_us=self._time_us,
             )
+
+    def _trim_somewhere(self, file: str) -> Iterator[TracedRequest]:
+        """Yield a write of the whole volume for the first trim of the file."""
+        if file not in self._trimmed_somewhere:
+            self._trimmed_somewhere.add(file)
+            self._reader.warn(
+                "a trim of an NVMe character device may have several ranges (num_range), and the "
+                "log doesn't say which, so the whole volume is dirty"
+            )
+            yield self.whole_volume_write(file)
+
+    def whole_volume_write(self, file: str) -> TracedRequest:
+        """Return a write of the whole volume, in the name of `file`, at the last line's time."""
+        volume = self._volume
+        return TracedRequest(file, RequestKind.WRITE, volume.offset, volume.length, self._time_us)
 
     def _note(self, name: bytes, *, in_use: bool, unless_known: bool = False) -> str:
         file = name.decode("utf-8", "backslashreplace")
@@ -150,16 +174,16 @@ class _JobLog:
             raise MalformedRecord(f"a job of the log names more than {MAX_FILES:,} files")
         return file
 
-    def missing_end(self, end: int) -> str:
+    def missing_end(self) -> str:
         """Return what shows that the end of the job is missing, or "" if nothing does.
 
-        end: the byte of the log at which the next job begins, or the log's size. A job that was
-        killed wrote whole pieces. Most of them end in the middle of a line.
+        Call it when the reader is at the next job's header, or at the end of the log. A job that
+        was killed wrote whole pieces. Most of them end in the middle of a line.
         """
         in_use = (file for file, is_in_use in self.files.items() if is_in_use)
         if file := next(in_use, ""):
             return f"doesn't close '{file[:40]}'"
-        if (end - self._begin) % BUFFER_BYTES == 0:
+        if (self._reader.byte - self._begin) % BUFFER_BYTES == 0:
             return f"wrote whole pieces of {BUFFER_BYTES:,} bytes, as a job does that is killed"
         return ""
 

@@ -273,6 +273,21 @@ def test_each_job_in_fios_log_is_whole_in_doubt_or_refused(tmp_path: Path, case:
     )
 
 
+@pytest.mark.parametrize("device", ["/dev/ng0n1", "ng12n3", "/dev/nvme0n1"])
+def test_a_trim_that_may_have_several_ranges_is_the_whole_volume(
+    tmp_path: Path, device: str
+) -> None:
+    rows = ("write 0 512", "trim 4096 1048576", "trim 4096 1048576", "write 512 512", "close")
+    log = ("fio version 3 iolog", f"0 {device} add", *(f"1 {device} {row}" for row in rows))
+    import_source = source("fio", write_source(tmp_path, lines(log)))
+    if "nvme" in device:
+        with pytest.raises(BadInput, match="1048576 bytes from byte 4096 on aren't all inside"):
+            rendered(import_source)
+    else:
+        assert rendered(import_source) == f"w0+512 w0+{MIB} w512+512 |"
+        assert "several ranges (num_range)" in import_source.warnings[0]
+
+
 def test_all_files_of_a_job_that_was_killed_are_dirty_as_a_whole(tmp_path: Path) -> None:
     path = write_source(tmp_path, fio_log("3 +v +w (v v:512 )v (w w:8"))
     with pytest.raises(BadUse, match=r"v, w"):
