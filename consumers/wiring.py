@@ -18,6 +18,7 @@ from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.settings import Settings
 
 OnSummary: TypeAlias = Callable[[SiteSummary], None]
@@ -107,6 +108,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
 
     admin = KafkaAdmin(client, settings.patience_s)
     stack.callback(admin.close)
+    partition_count(admin, topics)
     log = LogReader(open_reader(), admin, topics.changelog, site=name)
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)

@@ -8,6 +8,10 @@ from typing import Final
 
 _FLUSHED: Final = {"flush.messages": "1"}
 _COMPACTED: Final = {"cleanup.policy": "compact", "max.compaction.lag.ms": str(24 * 3600 * 1000)}
+BROKER_TIME: Final[Mapping[str, str]] = {"message.timestamp.type": "LogAppendTime"}
+"""The topics hold the broker's times (invariant 15). With hosts' times, Kafka refuses the batch of
+a host whose clock is an hour ahead, and its retention deletes what a host in 1970 has just
+published."""
 _MIB: Final = 1 << 20
 MESSAGE_MAX_BYTES: Final = 1_000_000
 """The key and the value that the node puts into one message of any topic but the quarantine. Kafka
@@ -70,12 +74,12 @@ class Topics:
         return f"{self.prefix}progress"
 
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
-        """Return the specification of every topic.
+        """Return the specification of every topic. All hold the broker's times.
 
         single_copy: each partition has one replica. A broker acknowledges it from memory unless it
         flushes each message (invariant 12), so the topics with state do that.
         """
-        durable = _FLUSHED if single_copy else {}
+        durable = {**BROKER_TIME, **(_FLUSHED if single_copy else {})}
         days = 24 * 3600 * 1000
         return [
             TopicSpec(self.volumes, {**_COMPACTED, **durable}, one_partition=True),
@@ -83,7 +87,10 @@ class Topics:
                 self.commands,
                 {"cleanup.policy": "delete", "retention.ms": str(365 * days), **durable},
             ),
-            TopicSpec(self.status, {"cleanup.policy": "delete", "retention.ms": str(days)}),
+            TopicSpec(
+                self.status,
+                {"cleanup.policy": "delete", "retention.ms": str(days), **BROKER_TIME},
+            ),
             TopicSpec(
                 self.quarantine,
                 {
@@ -95,5 +102,5 @@ class Topics:
                 one_partition=True,
             ),
             TopicSpec(self.changelog, {**_COMPACTED, **durable}),
-            TopicSpec(self.progress, dict(_COMPACTED), one_partition=True),
+            TopicSpec(self.progress, {**_COMPACTED, **BROKER_TIME}, one_partition=True),
         ]

@@ -24,6 +24,7 @@ from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.open_sessions import SessionPorts
+from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 
@@ -59,8 +60,9 @@ class HostWiring:
     def read_catalog(self) -> Catalog:
         """Return the descriptions of all volumes, as of now.
 
-        Raise KafkaFailed if they can't be read.
+        Raise KafkaFailed if they can't be read, or if the topics differ in their partitions.
         """
+        partition_count(self.admin, self._settings.topics)
         catalog = Catalog(self._reader(), self.admin, self._settings.topics, self.clock)
         self._stack.callback(catalog.close)
         catalog.refresh()

@@ -18,6 +18,8 @@ class Message:
 
     value: None for a tombstone.
     at_us: the message's timestamp, in microseconds since 1970; 0 where it has none.
+    by_broker: whether the timestamp is the broker's time of appending (invariant 15); if not, it is
+        the time that the producer's clock showed.
     """
 
     topic: str
@@ -26,6 +28,16 @@ class Message:
     key: bytes | None
     value: bytes | None
     at_us: int = 0
+    by_broker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AppendTime:
+    """The timestamp of a message that was acknowledged. at_us, by_broker: as in Message."""
+
+    topic: str
+    at_us: int
+    by_broker: bool
 
 
 Acknowledged: TypeAlias = Callable[[int], None]
@@ -40,6 +52,13 @@ class Publisher(Protocol):
 
     It retries until it succeeds: an outage delays messages and loses none.
     """
+
+    @property
+    def last_append(self) -> AppendTime | None:
+        """The time of the message acknowledged last: in a callback, of its own message.
+
+        None if there is none, or if it has no time.
+        """
 
     def publish(
         self,

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mirrorlog.errors import KafkaFailed, OutOfRetention
-from mirrorlog.ports.streams import Acknowledged, Message
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Acknowledged, AppendTime, Message
 from mirrorlog.topics import TopicSpec
 
 
@@ -27,11 +28,16 @@ class MemoryPartition:
 class MemoryBroker:
     """Topics in memory, and a TopicAdmin of them.
 
+    clock: the broker's. Without it messages have no time.
     refused_topics: publishing to a topic in this set raises KafkaFailed. Tests change it.
+    host_times: the topics whose messages have the time of `host_clock` (CreateTime). Tests change
+        both.
     """
 
-    def __init__(self, cluster_id: str = "memory") -> None:
+    def __init__(self, cluster_id: str = "memory", clock: Clock | None = None) -> None:
         self._cluster_id = cluster_id
+        self.clock, self.host_clock = clock, clock
+        self.host_times: set[str] = set()
         self._partitions: dict[tuple[str, int], MemoryPartition] = {}
         self._counts: dict[str, int] = {}
         self._identities: dict[str, str] = {}
@@ -146,7 +152,10 @@ class MemoryBroker:
             raise KafkaFailed("the topic refuses the message", where=f"topic {topic}")
         log = self.partition(topic, partition)
         position = log.end
-        log.messages.append(Message(topic, partition, position, key, value))
+        by_broker = topic not in self.host_times
+        clock = self.clock if by_broker else self.host_clock
+        at_us, by_broker = (0, False) if clock is None else (clock.now_us(), by_broker)
+        log.messages.append(Message(topic, partition, position, key, value, at_us, by_broker))
         log.end += 1
         return position
 
@@ -160,6 +169,7 @@ class MemoryPublisher:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
+        self.last_append: AppendTime | None = None
         self._queue: list[tuple[str, int, bytes, bytes, Acknowledged | None]] = []
 
     def publish(
@@ -178,6 +188,10 @@ class MemoryPublisher:
         queue, self._queue = self._queue, []
         for topic, partition, key, value, on_acknowledged in queue:
             position = self._broker.append(topic, partition, key, value)
+            message = self._broker.partition(topic, partition).messages[-1]
+            self.last_append = (
+                AppendTime(topic, message.at_us, message.by_broker) if message.at_us else None
+            )
             if on_acknowledged is not None:
                 on_acknowledged(position)
 

@@ -32,6 +32,7 @@ from mirrorlog.producers.batches.batch import ClosedBatch
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
 from mirrorlog.producers.durable.activity_format import ActivityEntry
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
+from mirrorlog.producers.publishing.clock_watch import ClockWatch
 from mirrorlog.producers.publishing.confirmations import Confirmations, refusals_by_volume
 from mirrorlog.producers.publishing.publish_queue import (
     PublishLimits,
@@ -59,11 +60,13 @@ class OutboxCallbacks:
     log_entries: makes entries durable in the activity log; DeviceFailed if it can't.
     on_rejected: called with a volume, and the node's first refusal of one of its commands.
     on_spool_lost: see QueueCallbacks.
+    report: called with a line for people, about a clock that is wrong.
     """
 
     log_entries: Callable[[Iterable[ActivityEntry]], None]
     on_rejected: Callable[[str, BadInput], None]
     on_spool_lost: Callable[[Collection[str]], None]
+    report: Callable[[str], None] = lambda _: None
 
 
 class Outbox:
@@ -116,6 +119,8 @@ class Outbox:
         self._confirmed_s = clock.monotonic_s()
         self._on_rejected: Final = callbacks.on_rejected
         self._reading: Final = Lock()
+        self._publisher: Final = publisher
+        self._clock_watch: Final = ClockWatch(clock, callbacks.report)
         self._queue: Final = PublishQueue(
             publisher,
             source.topic,
@@ -423,10 +428,11 @@ class Outbox:
         )
 
     def _offer_for_all(self, partition: int, command: TrackingCommand) -> bool:
+        value = encode(command)
         with self._keeping_refusals():
-            is_queued = self._queue.offer(
-                partition=partition, volume="", value=encode(command), regions=()
-            )
+            is_queued = self._queue.offer(partition=partition, volume="", value=value, regions=())
+        if is_queued:
+            self._clock_watch.note_queued(value, command.last_at_us)
         return is_queued and self._count(partition, command)
 
     def _offer_record(self, record: SpoolRecord) -> bool:
@@ -494,6 +500,7 @@ class Outbox:
             self._broken.setdefault(partition, (known, position))
         self._acknowledged[partition] = position
         if not volume:
+            self._clock_watch.note_acknowledged(record.value, self._publisher.last_append)
             return
         self.last_positions[volume] = position
         if self._confirmations is None:

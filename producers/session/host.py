@@ -492,6 +492,7 @@ class Host:
                 log_entries=self._log.append,
                 on_rejected=self._on_rejected,
                 on_spool_lost=self._on_spool_lost,
+                report=self._report,
             ),
             deadline_s=deadline_s,
             confirmations=self._new_confirmations(name),

@@ -18,11 +18,11 @@ from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.streams import AppendTime, Message, Publisher, TopicAdmin, TopicReader
 from mirrorlog.reading.catalog import Catalog, new_volume, publish_volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.topics import Topics, TopicSpec
+from mirrorlog.topics import BROKER_TIME, Topics, TopicSpec
 
 
 class Cluster:
@@ -57,7 +57,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.integration)])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param == "memory":
-        broker = MemoryBroker()
+        broker = MemoryBroker(clock=SystemClock())
         yield Cluster(broker, broker.publisher, broker.reader, partial(in_memory, broker))
         return
     servers = request.getfixturevalue("servers")
@@ -293,5 +293,24 @@ def test_a_strangers_transaction_hides_nothing_open_or_aborted(cluster: Cluster)
         assert time.monotonic() < until
     assert cluster.admin.end_position(cluster.topic, 0) == 3
     assert reader.at_end(cluster.topic, 0)
+    reader.close()
+    publisher.close()
+
+
+def test_a_message_has_the_brokers_time_when_it_is_acknowledged_and_when_it_is_read(
+    cluster: Cluster,
+) -> None:
+    cluster.create(**BROKER_TIME)
+    publisher, reader = cluster.publisher(), cluster.reader()
+    assert publisher.last_append is None
+    appended: list[AppendTime | None] = []
+    publisher.publish(
+        cluster.topic, 0, b"k", b"v", lambda _: appended.append(publisher.last_append)
+    )
+    publisher.flush(DEADLINE_S)
+    reader.assign(cluster.topic, {0: None})
+    (message,) = read(reader, 1)
+    assert message.by_broker
+    assert appended == [AppendTime(cluster.topic, message.at_us, by_broker=True)]
     reader.close()
     publisher.close()

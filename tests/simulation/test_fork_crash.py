@@ -120,6 +120,10 @@ class Publisher:
     world: World
     queue: list[tuple[bytes, Callable[[int], None]]] = field(default_factory=list)
 
+    @property
+    def last_append(self) -> None:
+        return None
+
     def publish(
         self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None
     ) -> None:

@@ -158,6 +158,10 @@ class Publisher:
         self.world = world
         self.queue: list[tuple[bytes, bytes, Callable[[int], None]]] = []
 
+    @property
+    def last_append(self) -> None:
+        return None
+
     def publish(
         self, topic: str, partition: int, key: bytes, value: bytes, on_acknowledged: object = None
     ) -> None:

@@ -1,4 +1,4 @@
-"""The settings of the topics: acknowledged means durable (invariant 12).
+"""The settings of the topics: acknowledged means durable (invariant 12), time is the broker's (15).
 
 The changelog has no retention.
 """
@@ -35,3 +35,10 @@ def test_compacted_topics_have_no_retention_and_all_topics_share_the_prefix() ->
         for config in by_name.values()
         if config["cleanup.policy"] == "delete"
     )
+
+
+@pytest.mark.parametrize("single_copy", [False, True])
+def test_every_topic_holds_the_brokers_time(single_copy: bool) -> None:
+    assert {
+        config.get("message.timestamp.type") for config in configs(single_copy=single_copy).values()
+    } == {"LogAppendTime"}

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from mirrorlog.adapters.kafka.client import (
     CHECK_BROKER,
@@ -77,6 +84,52 @@ class KafkaAdmin:
         for topic, future in created.items():
             _finish(future, topic, "created", ignored=KafkaError.TOPIC_ALREADY_EXISTS)
         self._await_leaders({spec.name for spec in specs})
+
+    def set_config(self, topics: Sequence[str], config: Mapping[str, str]) -> list[str]:
+        """Give existing topics these settings. Return the topics that had others, in order.
+
+        Other settings of the topics stay. Raise KafkaFailed if the cluster refuses: reading and
+        changing settings are rights of their own (DescribeConfigs and AlterConfigs).
+        """
+
+        def describe(timeout_s: float) -> list[str]:
+            resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+            described = self._admin.raw.describe_configs(resources, request_timeout=timeout_s)
+            return [
+                resource.name
+                for resource, future in described.items()
+                if any(
+                    (known := future.result(timeout_s + 1).get(name)) is None
+                    or known.value != value
+                    for name, value in config.items()
+                )
+            ]
+
+        where = f"topics {', '.join(topics)}"
+        changed: list[str] = self._admin.request(
+            describe, patience_s=self._patience_s, doing="asking for the settings", where=where
+        )
+
+        def alter(timeout_s: float) -> None:
+            entries = [
+                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+                for name, value in config.items()
+            ]
+            resources = [
+                ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+                for topic in changed
+            ]
+            altered = self._admin.raw.incremental_alter_configs(
+                resources, request_timeout=timeout_s
+            )
+            for future in altered.values():
+                future.result(timeout_s + 1)
+
+        if changed:
+            self._admin.request(
+                alter, patience_s=self._patience_s, doing="changing the settings", where=where
+            )
+        return sorted(changed)
 
     def _await_leaders(self, names: set[str]) -> None:
         """Return when every broker knows the topics: a new topic has no leader for a moment."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    TIMESTAMP_NOT_AVAILABLE,
+    KafkaError,
+    KafkaException,
+    Producer,
+)
 from confluent_kafka import Message as KafkaMessage
 
 from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.ports.streams import Acknowledged
+from mirrorlog.ports.streams import Acknowledged, AppendTime
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
 
@@ -19,6 +25,7 @@ class KafkaPublisher:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._refusal: KafkaFailed | None = None
+        self._last_acknowledged: KafkaMessage | None = None
         self._client = KafkaClient(
             Producer,
             {
@@ -49,13 +56,10 @@ class KafkaPublisher:
 
         def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
             if error is not None:
-                self._refusal = KafkaFailed(
-                    f"Kafka refused a message: {error.str()}",
-                    where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
-                    next="Mend the topic or the rights, then start again. No refused message "
-                    "counts as published.",
-                )
-            elif on_acknowledged is not None:
+                self._refusal = refusal_of(error, topic, partition, key)
+                return
+            self._last_acknowledged = message
+            if on_acknowledged is not None:
                 position = message.offset()
                 assert position is not None
                 on_acknowledged(position)
@@ -71,6 +75,17 @@ class KafkaPublisher:
                 raise KafkaFailed(
                     f"Kafka refused a message: {error}", where=f"topic {topic}", next=CHECK_BROKER
                 ) from error
+
+    @property
+    def last_append(self) -> AppendTime | None:
+        """The time of the message acknowledged last, None if there is none."""
+        message = self._last_acknowledged
+        if message is None:
+            return None
+        kind, at_ms = message.timestamp()
+        if kind == TIMESTAMP_NOT_AVAILABLE:
+            return None
+        return AppendTime(message.topic() or "", at_ms * 1000, kind == TIMESTAMP_LOG_APPEND_TIME)
 
     def poll(self, timeout_s: float) -> None:
         """Run the callbacks that are due."""
@@ -96,3 +111,19 @@ class KafkaPublisher:
         if self._refusal is not None:
             raise self._refusal
         self._client.check()
+
+
+def refusal_of(error: KafkaError, topic: str, partition: int, key: bytes) -> KafkaFailed:
+    """Return the error for a message that the broker refused for good."""
+    advice = "Mend the topic or the rights, then start again."
+    if error.code() == KafkaError.INVALID_TIMESTAMP:
+        advice = (
+            "The topic takes the times of hosts, and this machine's clock is far from the "
+            "broker's. Run `mirrorlog topics create`, which makes the topic take the broker's "
+            "time, and set the clock; then start again."
+        )
+    return KafkaFailed(
+        f"Kafka refused a message: {error.str()}",
+        where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
+        next=f"{advice} No refused message counts as published.",
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
@@ -118,7 +119,13 @@ class KafkaReader:
             kind, at_ms = event.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
             return Message(
-                event.topic(), event.partition(), event.offset(), event.key(), event.value(), at_us
+                event.topic(),
+                event.partition(),
+                event.offset(),
+                event.key(),
+                event.value(),
+                at_us,
+                kind == TIMESTAMP_LOG_APPEND_TIME,
             )
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have removed the last messages. The end is reached all the same.

@@ -37,11 +37,22 @@ def create(
         ),
     ] = None,
 ) -> None:
-    """Create the topics that don't exist yet."""
+    """Create the topics that don't exist yet. Let all of them hold the broker's time."""
     call = invocation(context)
-    names = create_topics(call.settings, partitions or call.settings.partitions)
-    call.output.print_json({"schema_version": 1, "topics": names})
-    call.output.print_text("\n".join(names))
+    created = create_topics(call.settings, partitions)
+    call.output.print_json(
+        {
+            "schema_version": 1,
+            "topics": created.names,
+            "made_broker_time": created.made_broker_time,
+        }
+    )
+    call.output.print_text("\n".join(created.names))
+    if created.made_broker_time:
+        call.output.print_text(
+            f"{', '.join(created.made_broker_time)} held the times of hosts, and hold the "
+            "broker's from now on; what they hold already keeps its times"
+        )
 
 
 @app.command()

@@ -25,6 +25,7 @@ from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import new_volume, publish_volume
+from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.tiers import TIERS
@@ -246,7 +247,8 @@ def _describe(
     admin, topic = KafkaAdmin(settings.kafka_client()), settings.topics.commands
     try:
         ends = [
-            admin.end_position(topic, partition) for partition in range(admin.partitions(topic))
+            admin.end_position(topic, partition)
+            for partition in range(partition_count(admin, settings.topics))
         ]
         cluster = admin.cluster_id()
     finally:

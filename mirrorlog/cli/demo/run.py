@@ -71,7 +71,7 @@ class Run:
             self._settings = self._settings.model_copy(
                 update={"bootstrap_servers": self.broker.bootstrap_servers}
             )
-        create_topics(self._settings, self._settings.partitions)
+        create_topics(self._settings)
 
     def start_node(
         self, name: str = "node", *, part: str | None = None, state_dir: Path | None = None

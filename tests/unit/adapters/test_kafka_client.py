@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, admin, reader
 from mirrorlog.adapters.kafka.client import KafkaClient
+from mirrorlog.adapters.kafka.publisher import refusal_of
 from mirrorlog.errors import KafkaFailed
 
 
@@ -95,3 +96,10 @@ def test_no_setting_makes_a_consumer_read_committed(
     make({"bootstrap.servers": "127.0.0.1:1", "isolation.level": "read_committed"})
     consumers = [settings for kind, settings in made if kind is Consumer]
     assert [settings["isolation.level"] for settings in consumers] == ["read_uncommitted"]
+
+
+def test_a_refused_time_says_how_the_topic_takes_the_brokers() -> None:
+    refused = refusal_of(KafkaError(KafkaError.INVALID_TIMESTAMP), "t", 0, b"v")
+    assert "mirrorlog topics create" in refused.next
+    other = refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "t", 0, b"v")
+    assert "Mend the topic or the rights" in other.next

@@ -1,0 +1,56 @@
+"""Hosts whose clocks are hours off, on topics with hosts' times and with the broker's."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from deadlines import DEADLINE_S
+
+from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.create_topics import create_topics
+from mirrorlog.cli.support.lookup import read_topic
+
+pytestmark = pytest.mark.integration
+
+HOUR_MS = 3_600_000
+
+
+def publish(run: Run, at_ms: int) -> int | None:
+    """Publish one message as a host does whose clock shows `at_ms`; return the refusal's code."""
+    producer = Producer({"bootstrap.servers": run.settings.bootstrap_servers})
+    codes: list[int | None] = []
+    producer.produce(
+        run.settings.topics.commands,
+        b"no command",
+        partition=0,
+        timestamp=at_ms,
+        on_delivery=lambda error, _: codes.append(error.code() if error else None),
+    )
+    assert producer.flush(DEADLINE_S) == 0
+    return codes[0]
+
+
+def test_topics_create_lets_existing_topics_hold_the_brokers_time(world: Run) -> None:
+    topic, now_ms = world.settings.topics.commands, time.time_ns() // 1_000_000
+    admin = KafkaAdmin(world.settings.kafka_client())
+    assert admin.set_config([topic], {"message.timestamp.type": "CreateTime"}) == [topic]
+    admin.close()
+    # What hosts met before: refused for ever, or a time that retention takes for an age. The broker
+    # follows its settings after a moment.
+    ahead_ms, until = now_ms + 2 * HOUR_MS, time.monotonic() + DEADLINE_S
+    while publish(world, ahead_ms) != KafkaError.INVALID_TIMESTAMP:
+        assert time.monotonic() < until
+    assert publish(world, 1000) is None
+
+    assert create_topics(world.settings).made_broker_time == [topic]
+    assert create_topics(world.settings).made_broker_time == []
+    while publish(world, ahead_ms) is not None:
+        assert time.monotonic() < until
+    assert publish(world, 1000) is None
+    *_, in_1970, ahead, also_in_1970 = read_topic(world.settings, topic, 0)
+    assert (in_1970.by_broker, in_1970.at_us) == (False, 1_000_000)
+    assert ahead.by_broker and also_in_1970.by_broker
+    assert now_ms * 1000 <= ahead.at_us <= also_in_1970.at_us < ahead_ms * 1000
