@@ -256,6 +256,12 @@ def test_all_parts_continue_after_the_broker_was_away(
     assert outcome.reports["demo"].rung is Rung.CHANGED
     assert {name: run.parts[name].pid for name in started} == started
     Proof(run.settings).all({outcome.volumes["demo"].partition: "node"})
+    logs = {name: (run.folder / f"{name}.log").read_text("utf-8") for name in started}
+    # The libraries of the node log 95 lines a second while the broker is away.
+    assert max(len(text.splitlines()) for text in logs.values()) < 60, logs
+    if away == "killed":
+        assert "can't be reached, trying again: Connect to" in logs["site-a"]
+        assert "works again after" in logs["site-a"]
 
 
 def write_some_log(world: Run, primaries: Path | None = None) -> Writer:

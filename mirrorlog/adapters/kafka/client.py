@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 import stamina
 from confluent_kafka import KafkaError, KafkaException
 
+from mirrorlog.adapters.kafka.outage_log import OutageLog
 from mirrorlog.errors import BadUse, KafkaFailed
+from mirrorlog.ports.clock import SystemClock
 
 log = logging.getLogger("mirrorlog.kafka")
 
@@ -61,6 +63,14 @@ _REFUSED: Final = frozenset(
 )
 """Errors of a connection that another attempt doesn't mend: the login or a certificate is wrong."""
 
+_CONNECTION: Final = _REFUSED | {
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+}
+"""Errors of a connection."""
+_OUTAGES: Final = OutageLog(SystemClock())
+
 
 class _DebugLogger:
     """Logs librdkafka's own lines as details.
@@ -80,6 +90,8 @@ class KafkaClient:
 
     librdkafka retries for ever, even where the cluster refuses the login: a request then only times
     out. It reports the reason to a callback, which runs when the client is polled.
+
+    is_away: a connection failed, and the cluster hasn't answered since.
     """
 
     def __init__(
@@ -95,6 +107,8 @@ class KafkaClient:
         receives no messages.
         """
         self._connection_error: KafkaError | None = None
+        self._servers = str(settings.get("bootstrap.servers"))
+        self.is_away = False
         try:
             self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=_DebugLogger())
         except (KafkaException, ValueError, TypeError) as error:
@@ -102,12 +116,21 @@ class KafkaClient:
                 f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka]."
             ) from error
         self._run_callbacks = run_callbacks or (lambda: self.raw.poll(0))
-        self._servers = str(settings.get("bootstrap.servers"))
 
     def _on_error(self, error: KafkaError) -> None:
-        # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason.
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._connection_error = error
+        # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason. It comes alone when
+        # the broker has closed the last connection because it was idle.
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            return
+        self._connection_error = error
+        if error.code() in _CONNECTION:
+            self.is_away = True
+            _OUTAGES.failed(self._servers, error.str())
+
+    def note_answer(self) -> None:
+        """Note that the cluster has answered. Call it if `is_away` is set."""
+        self.is_away = False
+        _OUTAGES.answered(self._servers)
 
     def _is_refused(self) -> bool:
         # In TLS 1.3 a broker refuses a client's certificate after the handshake. librdkafka reports
@@ -137,6 +160,8 @@ class KafkaClient:
                 with attempt:
                     result = call(min(attempt.num * _FIRST_REQUEST_S, REQUEST_S))
                     self._connection_error = None
+                    if self.is_away:
+                        self.note_answer()
                     return result
         except KafkaException as error:
             reason = f"; {self._connection_error.str()}" if self._connection_error else ""

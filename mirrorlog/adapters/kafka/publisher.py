@@ -59,6 +59,8 @@ class KafkaPublisher:
                 self._refusal = refusal_of(error, topic, partition, key)
                 return
             self._last_acknowledged = message
+            if self._client.is_away:
+                self._client.note_answer()
             if on_acknowledged is not None:
                 position = message.offset()
                 assert position is not None

@@ -92,6 +92,8 @@ class KafkaReader:
             raw = [first]
         if raw:
             raw += self._client.raw.consume(max(max_messages - len(raw), 0), 0)
+            if self._client.is_away and any(_is_answer(event) for event in raw):
+                self._client.note_answer()
         return [message for event in raw if (message := self._message(event)) is not None]
 
     def _poll_early(self) -> None:
@@ -149,3 +151,8 @@ class KafkaReader:
     def close(self) -> None:
         """Release the client."""
         self._client.raw.close()
+
+
+def _is_answer(event: Any) -> bool:
+    """Return whether an event of librdkafka came from a broker: a message, or a partition's end."""
+    return event.error() is None or event.error().code() == KafkaError._PARTITION_EOF
