@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.addresses import open_device, open_file, path_of
+from mirrorlog.adapters.device_identity import device_name
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import create_folder
 from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
@@ -144,9 +145,11 @@ class SecondaryFiles:
 
 
 def _found(device: BlockDevice) -> FoundDevice:
+    identity = device.identity
     return FoundDevice(
         size_bytes=device.size_bytes,
-        identity=device.identity,
+        identity=identity,
+        device_name=device_name(identity),
         is_zeroed=next(device.allocated(), None) is None,
     )
 

@@ -19,6 +19,7 @@ from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkStateChange
+from mirrorlog.producers.forks.marked_secondary import open_marked_secondary
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
@@ -115,7 +116,7 @@ class HostWiring:
 
     def _fork_ports(self, on_fork_change: Callable[[ForkStateChange], None]) -> ForkPorts:
         reports = SiteReports(self._closed_reader(), self.admin, self._settings.topics, self.clock)
-        return ForkPorts(open_device, ThreadWorkers(), reports, on_fork_change)
+        return ForkPorts(open_marked_secondary, ThreadWorkers(), reports, on_fork_change)
 
     def _reader(self) -> KafkaReader:
         return KafkaReader(self._client)

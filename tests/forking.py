@@ -9,7 +9,10 @@ from threading import Condition
 from notation import site_progress
 
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
-from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls
+from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls, SecondaryOpener
+
+SECONDARY_ID = "a secondary"
 
 
 @dataclass
@@ -62,6 +65,39 @@ class HandWorkers:
 
 
 @dataclass
+class Marked:
+    """ForkedDevice with an id, which is that of the reports below unless a test changes it."""
+
+    device: BlockDevice
+    secondary_id: str = SECONDARY_ID
+
+    @property
+    def size_bytes(self) -> int:
+        return self.device.size_bytes
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        self.device.pwrite(offset, data)
+
+    def zero(self, *, offset: int, length: int) -> None:
+        self.device.zero(offset=offset, length=length)
+
+    def flush(self) -> None:
+        self.device.flush()
+
+    def close(self) -> None:
+        self.device.close()
+
+
+def marked(open_device: Callable[..., BlockDevice]) -> SecondaryOpener:
+    """Return an opener that takes every device for the secondary of the site."""
+
+    def open_secondary(address: str, *, site: str, volume: str) -> Marked:
+        return Marked(open_device(address, writable=True))
+
+    return open_secondary
+
+
+@dataclass
 class Reports:
     """The last report of each site."""
 
@@ -85,6 +121,7 @@ def report(
     rung: Rung | None = Rung.CHANGED,
     at_us: int = 0,
     state: SiteState = SiteState.SYNCING,
+    secondary_id: str | None = SECONDARY_ID,
 ) -> SiteProgress:
     """Return a report of a site."""
     return site_progress(
@@ -97,4 +134,5 @@ def report(
         consistent_position=consistent,
         watermark=watermark,
         at_us=at_us,
+        secondary_id=secondary_id,
     )

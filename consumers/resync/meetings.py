@@ -41,6 +41,7 @@ class _Met:
     """
 
     secondary: Secondary
+    device_name: str | None
     new_identity: SecondaryIdentity | None
     state: SecondaryState | None
 
@@ -83,7 +84,7 @@ class SecondaryMeetings:
             except DeviceFailed as error:
                 failed.append((each.secondary, error))
             else:
-                each.secondary.note_met()
+                each.secondary.note_met(each.device_name)
         return failed + unmarked
 
     def start_over(self, secondary: Secondary, reason: str) -> list[Failed]:
@@ -195,7 +196,12 @@ class SecondaryMeetings:
                 replace(saved.identity, size_bytes=device.size_bytes, epoch=mark.epoch)
             )
             is_behind = meeting.step is MeetingStep.RESUME
-            return _Met(secondary, None, resumed(saved, mark.epoch) if is_behind else None)
+            return _Met(
+                secondary,
+                device.device_name,
+                None,
+                resumed(saved, mark.epoch) if is_behind else None,
+            )
         if (
             saved is None
             and meeting.step is MeetingStep.FIRST_USE
@@ -203,7 +209,9 @@ class SecondaryMeetings:
             and known is not None
             and mark.secondary_id == known.secondary_id
         ):
-            return _Met(secondary, None, None)  # marked at an earlier look, and nothing saved yet
+            return _Met(
+                secondary, device.device_name, None, None
+            )  # marked at an earlier look, and nothing saved yet
         identity = SecondaryIdentity(
             secondary_id=self._draw_id(),
             epoch=0,
@@ -212,10 +220,10 @@ class SecondaryMeetings:
         )
         if meeting.step is MeetingStep.START_OVER:
             self._note_unknown(secondary, meeting.reason)
-            return _Met(secondary, identity, forgotten(volume, identity))
+            return _Met(secondary, device.device_name, identity, forgotten(volume, identity))
         if meeting.reason:
             log.warning("%s at %s: %s", volume.volume, self._site, meeting.reason)
-        return _Met(secondary, identity, saved)
+        return _Met(secondary, device.device_name, identity, saved)
 
     def _note_unknown(self, secondary: Secondary, reason: str) -> None:
         log.warning(

@@ -112,6 +112,7 @@ def progress_of(
         bytes_copied=secondary.bytes_copied,
         at_us=now_us,
         reason=secondary.status.reason or secondary.reason,
+        secondary_id=secondary.reported_id,
     )
 
 

@@ -13,11 +13,17 @@ from mirrorlog.ports.devices import BlockDevice, DeviceIdentity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundDevice:
-    """A file or device at an address. is_zeroed: all of it reads as zeros."""
+    """A file or device at an address.
+
+    is_zeroed: all of it reads as zeros.
+    device_name: the name by which a fork knows a block device, beside which no mark can lie
+        (mirrorlog/adapters/device_identity.py); None for a file.
+    """
 
     size_bytes: int
     identity: DeviceIdentity
     is_zeroed: bool
+    device_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ class Secondary:
     is_zeroed: the whole secondary is known to read as zeros.
     is_damaged: the saved state can't be trusted, and no other was saved since.
     identity: what was met last, which the next saved state names; None before the first meeting.
+    device_name: see FoundDevice.
     is_met: the secondary was met since the site's start, and since it last failed.
     differing: the samples that differed when they were read.
     unknown_reason: why nothing is known of the contents, until everything was copied.
@@ -40,6 +41,7 @@ class Secondary:
         self.reason: str | None = None
         self.is_zeroed = self.is_damaged = self.is_met = False
         self.identity: SecondaryIdentity | None = None
+        self.device_name: str | None = None
         self.differing: tuple[Sample, ...] = ()
         self.unknown_reason: str | None = None
         self.read_end: int | None = None
@@ -52,6 +54,13 @@ class Secondary:
     def state(self) -> SiteState:
         """The state that the site reports, which `status` names."""
         return self.status.state
+
+    @property
+    def reported_id(self) -> str | None:
+        """What a fork must find at the secondary; None unless the site has just met it."""
+        if not self.is_met or self.identity is None:
+            return None
+        return self.device_name or self.identity.secondary_id
 
     @property
     def is_awaiting_outcomes(self) -> bool:
@@ -77,9 +86,9 @@ class Secondary:
         """Note what the secondary is. States that are saved from now on name it."""
         self.identity = identity
 
-    def note_met(self) -> None:
+    def note_met(self, device_name: str | None) -> None:
         """Note that the saved state is about the secondary that is there."""
-        self.is_met = True
+        self.is_met, self.device_name = True, device_name
 
     def note_differing(self, samples: tuple[Sample, ...]) -> None:
         """Note the samples that differ from what the site wrote."""

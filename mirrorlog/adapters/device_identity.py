@@ -24,6 +24,7 @@ _LOOP_INFO: Final = struct.Struct("<QQQQ")
 _LOOP_INFO_BYTES: Final = 232
 _LOOP_MAJOR: Final = 7
 _SYSFS: Final = Path("/sys/dev/block")
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SERIALS: Final = ("wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid")
 
 
@@ -42,6 +43,19 @@ def identity_of(fd: int) -> DeviceIdentity:
     return DeviceIdentity(
         storage=first, below=frozenset(below), lasting=_disk_serial(status.st_rdev)
     )
+
+
+def device_name(identity: DeviceIdentity) -> str | None:
+    """Return the name by which two machines know a block device; None for a file.
+
+    It is the serial number. A device without one has a name on its own machine alone, until that
+    restarts.
+    """
+    if identity.storage.startswith("file ") and " from " not in identity.storage:
+        return None
+    if identity.lasting is not None and identity.lasting.startswith("serial "):
+        return f"device {identity.lasting}"
+    return f"device {identity.storage}, boot {_read_line(_BOOT_ID)}"
 
 
 def _file(device: int, inode: int) -> str:

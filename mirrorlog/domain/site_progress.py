@@ -72,6 +72,8 @@ class SiteProgress:
     blocks_copied, bytes_copied: of this site's process since its start.
     reason: why the secondary is STOPPED, RETIRED or WAITING, or why a rung above CHANGED was taken,
         until it is consistent again.
+    secondary_id: what a host that forks its writes must find at the secondary (docs/
+        forked-writes.md). None while the site hasn't met the secondary, and from older sites.
     """
 
     site: str
@@ -89,6 +91,7 @@ class SiteProgress:
     bytes_copied: int
     at_us: int
     reason: str | None = None
+    secondary_id: str | None = None
 
 
 def check_site_name(name: str) -> str:

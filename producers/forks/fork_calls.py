@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import DeviceFailed, MirrorlogError
-from mirrorlog.ports.devices import BlockDevice, DeviceOpener
+from mirrorlog.ports.devices import Data
 from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.forks.forked_write import ForkedWrite
 
@@ -27,13 +27,61 @@ class CallKind(Enum):
     CLOSE = auto()
 
 
+class ForkedDevice(Protocol):
+    """A secondary that a host writes to, as BlockDevice says.
+
+    flush() also fails if the secondary isn't at its address any more, or if its site doesn't count
+    it as its secondary any more: what was written then counts for nothing.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """The size when it was opened."""
+        ...
+
+    @property
+    def secondary_id(self) -> str:
+        """What the secondary's site reports of it as long as it is the same (SiteProgress)."""
+        ...
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        """Write all of `data`."""
+        ...
+
+    def zero(self, *, offset: int, length: int) -> None:
+        """Make the range read as zeros."""
+        ...
+
+    def flush(self) -> None:
+        """Make all writes durable that ended before the call."""
+        ...
+
+    def close(self) -> None:
+        """Release the secondary."""
+        ...
+
+
+class SecondaryOpener(Protocol):
+    """Opens the secondary of a volume at a site."""
+
+    def __call__(self, address: str, *, site: str, volume: str) -> ForkedDevice:
+        """Open the secondary for writing, and keep other writers on this machine off it.
+
+        Raise BadUse or DeviceFailed if it can't be opened, or if it isn't marked as the secondary
+        of the volume at the site.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SecondaryAddress:
-    """The address of a secondary, and the size in bytes that it must have at least."""
+    """The address of a secondary, whose it is, and the size in bytes that it must have at least."""
 
     address: str
+    site: str
+    volume: str
     size_bytes: int
-    open_device: DeviceOpener
+    open_secondary: SecondaryOpener
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +96,7 @@ class Call:
 
     kind: CallKind
     requested_s: float
-    device: BlockDevice | None = None
+    device: ForkedDevice | None = None
     address: SecondaryAddress | None = None
     forked_write: ForkedWrite | None = None
     data: bytes | None = None
@@ -89,12 +137,12 @@ class Call:
                 self.device.close()
 
 
-def open_secondary(address: SecondaryAddress) -> BlockDevice:
+def open_secondary(address: SecondaryAddress) -> ForkedDevice:
     """Open a secondary for writing.
 
     Raise DeviceFailed if it is smaller than its volume, and what the opener raises.
     """
-    device = address.open_device(address.address, writable=True)
+    device = address.open_secondary(address.address, site=address.site, volume=address.volume)
     if device.size_bytes < address.size_bytes:
         size_bytes = device.size_bytes
         device.close()
@@ -192,7 +240,7 @@ class ForkPorts:
     on_state_change: called with the tracker's lock held when the state of a secondary changes.
     """
 
-    open_device: DeviceOpener
+    open_secondary: SecondaryOpener
     workers: Workers
     reports: LatestReports
     on_state_change: Callable[[ForkStateChange], None] = lambda _: None

@@ -11,9 +11,14 @@ from typing import Final
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.batches.batch import InFlightWrite, Outcomes
-from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, SecondaryAddress
+from mirrorlog.producers.forks.fork_calls import (
+    Call,
+    CallKind,
+    ForkedDevice,
+    ForkPorts,
+    SecondaryAddress,
+)
 from mirrorlog.producers.forks.fork_states import (
     TRANSITIONS,
     ForkEvent,
@@ -23,6 +28,7 @@ from mirrorlog.producers.forks.fork_states import (
 from mirrorlog.producers.forks.forked_write import ForkedWrite
 from mirrorlog.producers.forks.missed_writes import (
     MissedWrites,
+    is_other_secondary,
     may_join,
     site_started_over_since,
     site_starts_over,
@@ -73,7 +79,7 @@ class ForkedSecondary:
         self._on_outcome: Final = on_outcome
         self._volume = volume
         self._address: Final = SecondaryAddress(
-            address, volume.size_bytes, context.ports.open_device
+            address, site, volume.volume, volume.size_bytes, context.ports.open_secondary
         )
         self._context: Final = context
         self._blocks_writer: Final = blocks_writer
@@ -81,7 +87,7 @@ class ForkedSecondary:
         self._queued_bytes = 0
         self._unflushed: Final[list[ForkedWrite]] = []
         self._current: Call | None = None
-        self._device: BlockDevice | None = None
+        self._device: ForkedDevice | None = None
         self._flushes_requested = self._flushes_done = 0
         self._retry_at_s = float("-inf")
         self._joined: SiteProgress | None = None
@@ -96,6 +102,11 @@ class ForkedSecondary:
     def is_done(self) -> bool:
         """See SecondaryCalls."""
         return self.state is ForkState.CLOSED and self._device is None and self._current is None
+
+    @property
+    def _secondary_id(self) -> str | None:
+        """The id of the secondary that is open; None if none is."""
+        return None if self._device is None else self._device.secondary_id
 
     @property
     def open_writes(self) -> int:
@@ -247,7 +258,14 @@ class ForkedSecondary:
             case ForkState.OUT if now_s >= self._retry_at_s and self._device is None:
                 self._change_state(ForkEvent.RETRIED, self.reason)
                 self._enqueue(Call(CallKind.OPEN, now_s, address=self._address))
-            case ForkState.JOINING if may_join(self.missed, self._volume.generation, report):
+            case ForkState.JOINING | ForkState.IN if is_other_secondary(self._secondary_id, report):
+                self.leave_fork("its site reports another file or device as the secondary")
+            case ForkState.JOINING if may_join(
+                self.missed,
+                self._volume.generation,
+                report,
+                secondary_id=self._secondary_id,
+            ):
                 self._joined = report
                 self.missed.join()
                 self._change_state(ForkEvent.SITE_KNOWS)

@@ -93,10 +93,27 @@ class MissedWrites:
             self.held_back_command, self.held_back_position = None, position
 
 
-def may_join(missed: MissedWrites, generation: str, report: SiteProgress | None) -> bool:
+def is_other_secondary(secondary_id: str | None, report: SiteProgress | None) -> bool:
+    """Return True if the report is about another secondary than the one with this id."""
+    return (
+        secondary_id is not None
+        and report is not None
+        and report.secondary_id is not None
+        and report.secondary_id != secondary_id
+    )
+
+
+def may_join(
+    missed: MissedWrites,
+    generation: str,
+    report: SiteProgress | None,
+    *,
+    secondary_id: str | None,
+) -> bool:
     """Return True if writes may go to a secondary that has missed others.
 
-    report: the last one of its site. From the first write on, the secondary may hold newer writes
+    secondary_id: of the secondary that was opened. report: the last one of its site, which must
+    have met this very secondary. From the first write on, the secondary may hold newer writes
     beside older blocks, so its site must claim no position until that is over. Either of these is
     enough:
 
@@ -106,6 +123,8 @@ def may_join(missed: MissedWrites, generation: str, report: SiteProgress | None)
       claims, and it proves nothing before the command that names everything else.
     """
     if report is None or site_starts_over(generation, report):
+        return False
+    if secondary_id is None or report.secondary_id != secondary_id:
         return False
     watermark, applied = report.watermark or 0, report.applied_position or 0
     if (

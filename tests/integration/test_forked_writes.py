@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -27,13 +26,14 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.ports.devices import Data
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.producers import open_volume
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkState, ForkStateChange
+from mirrorlog.producers.forks.marked_secondary import MarkedSecondary, open_marked_secondary
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
@@ -49,16 +49,19 @@ PATIENT = {"host_fork_timeout_s": DEADLINE_S}
 """No test here waits for a secondary to be too slow, so a busy machine must not put one out."""
 
 
-class Flaky(FileDevice):
+class Flaky:
     """A secondary that fails while `is_broken` says so."""
 
-    is_broken: Callable[[], bool]
+    def __init__(self, secondary: MarkedSecondary, is_broken: Callable[[], bool]) -> None:
+        self.secondary, self.is_broken = secondary, is_broken
+        self.size_bytes, self.secondary_id = secondary.size_bytes, secondary.secondary_id
+        self.zero, self.flush, self.close = secondary.zero, secondary.flush, secondary.close
 
     def pwrite(self, offset: int, data: Data) -> None:
         if self.is_broken():
-            super().pwrite(offset, bytes(data)[: len(data) // 2])
-            raise DeviceFailed("broken by the test", where=f"{self.address}, offset {offset}")
-        super().pwrite(offset, data)
+            self.secondary.pwrite(offset, bytes(data)[: len(data) // 2])
+            raise DeviceFailed("broken by the test", where=f"the secondary, offset {offset}")
+        self.secondary.pwrite(offset, data)
 
 
 def start_world(run: Run, stack: ExitStack) -> tuple[Volume, FileDevice]:
@@ -139,10 +142,9 @@ class World:
         )["v"]
         self.wait(ForkState.IN)
 
-    def open(self, address: str, *, writable: bool) -> BlockDevice:
-        device = Flaky(Path(address), writable=writable)
-        device.is_broken = lambda: self.is_broken
-        return device
+    def open(self, address: str, *, site: str, volume: str) -> Flaky:
+        secondary = open_marked_secondary(address, site=site, volume=volume)
+        return Flaky(secondary, lambda: self.is_broken)
 
     def on_state_change(self, change: ForkStateChange) -> None:
         self.states.append(change.state)

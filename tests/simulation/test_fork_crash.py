@@ -22,7 +22,7 @@ from uuid import UUID
 
 import pytest
 from clocks import CountingClock, Crashed, Steps
-from forking import Reports, report
+from forking import Reports, marked, report
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
@@ -393,7 +393,9 @@ class World:
         self.steps = Steps(crash_at)
         publisher = Publisher(self)
         self.workers = Workers(self)
-        forks = ForkPorts(self.open_secondary, self.workers, self.reports, self.on_state_change)
+        forks = ForkPorts(
+            marked(self.open_secondary), self.workers, self.reports, self.on_state_change
+        )
         ports = HostPorts(self.folder, publisher, self.clock, self.open_primary, forks=forks)
         try:
             host = Host(

@@ -287,6 +287,7 @@ session_beat.v2     28ce7fb9273546dd
 site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
 site_progress.v3    b501527e2b653cf5
+site_progress.v4    5ac171bc919abbae
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
@@ -496,14 +497,21 @@ PROGRESS_GOLDEN = (
     "c301b501527e2b653cf5026102764831313131313131312d313131312d343131312d383131312d3131313131"
     "313131313131310c020866756c6c0212000214000000048080010e0206776879"
 )
+"""A report of a secondary that is stopped, by site_progress.v3."""
+PROGRESS_GOLDEN_V4 = (
+    "c3015ac171bc919abbae026102764831313131313131312d313131312d343131312d383131312d3131313131"
+    "313131313131310c020866756c6c0212000214000000048080010e02067768790206616263"
+)
 
 
 def test_a_report_with_unknown_numbers_is_written_as_before() -> None:
     report = next(event for event in EVENTS if isinstance(event, SiteProgress))
     unknown = dict.fromkeys(("behind_blocks", "behind_bytes", "lag_s"))
     stopped = replace(report, state=SiteState.STOPPED, **unknown)  # type: ignore[arg-type]
-    assert encode(stopped).hex() == PROGRESS_GOLDEN
-    assert decode(encode(stopped), SiteProgress) == stopped
+    assert decode(bytes.fromhex(PROGRESS_GOLDEN), SiteProgress) == stopped
+    named = replace(stopped, secondary_id="abc")
+    assert encode(named).hex() == PROGRESS_GOLDEN_V4
+    assert decode(encode(named), SiteProgress) == named
 
 
 def encode_by(name: str, fields: dict[str, object]) -> bytes:

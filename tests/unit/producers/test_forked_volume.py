@@ -13,7 +13,7 @@ from threading import Event, Thread
 from uuid import UUID
 
 import pytest
-from forking import HandWorkers, Reports, report
+from forking import SECONDARY_ID, HandWorkers, Reports, marked, report
 from notation import SHORT_KINDS
 
 from mirrorlog.adapters.addresses import open_device
@@ -91,7 +91,7 @@ class Rig:
         self.clock.now_s += seconds
 
     def start_host(self) -> Host:
-        forks = ForkPorts(self.devices, self.workers, self.reports, self.changes.append)
+        forks = ForkPorts(marked(self.devices), self.workers, self.reports, self.changes.append)
         ports = HostPorts(
             self.folder, self.broker.publisher(), self.clock, self.devices, forks=forks
         )
@@ -170,7 +170,9 @@ def rig() -> Rig:
 
 def of(kind: CallKind, site: str, rig: Rig) -> Callable[[Call], bool]:
     return lambda call: (
-        call.kind is kind and call.device is not None and call.device.address == f"memory://{site}"
+        call.kind is kind
+        and call.device is not None
+        and call.device.device.address == f"memory://{site}"
     )  # type: ignore[attr-defined]
 
 
@@ -230,7 +232,7 @@ def test_a_secondary_joins_when_its_site_knows(case: str) -> None:
         generation=generation,
         state=SiteState[state],
     )
-    assert may_join(MISSED[missed], "g", latest) is (joins == "yes")
+    assert may_join(MISSED[missed], "g", latest, secondary_id=SECONDARY_ID) is (joins == "yes")
 
 
 @pytest.mark.parametrize(
@@ -525,6 +527,31 @@ def test_a_secondary_whose_site_was_restarted_stays(rig: Rig) -> None:
     assert rig.states() == "IN"
 
 
+def test_a_secondary_that_its_site_does_not_report_stays_out(rig: Rig) -> None:
+    rig.open("sync", "x", known=False)
+    end = rig.broker.end_position(SETTINGS.topics.commands, 0) - 1
+    for reported in (None, "another secondary"):
+        rig.reports.by_site["x"] = report(
+            "x", "v", watermark=end, applied=end, secondary_id=reported
+        )
+        rig.tick()
+        assert rig.states() == ("JOINING" if reported is None else "OUT")
+    rig.report_known("x")
+    rig.tick(SETTINGS.host_fork_retry_s)
+    rig.tick()
+    assert rig.states() == "IN"
+
+
+def test_a_secondary_whose_site_reports_another_leaves(rig: Rig) -> None:
+    rig.open("sync", "x")
+    rig.reports.by_site["x"] = report("x", "v", watermark=9, applied=9, secondary_id=None)
+    rig.tick()
+    assert rig.states() == "IN"  # the site was restarted, and hasn't looked yet
+    rig.reports.by_site["x"] = report("x", "v", watermark=9, applied=9, secondary_id="another")
+    rig.tick()
+    assert rig.states() == "OUT"
+
+
 def test_a_secondary_without_a_worker_makes_nobody_wait(rig: Rig) -> None:
     volume = rig.open("sync", "x")
     rig.workers.calls.clear()
@@ -584,7 +611,7 @@ def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Pat
 
     rig = Rig()
     rig.reports.by_site["x"] = report("x", "v", watermark=0, applied=0)
-    forks = ForkPorts(open_device, ThreadWorkers(), rig.reports)
+    forks = ForkPorts(marked(open_device), ThreadWorkers(), rig.reports)
     ports = HostPorts(rig.folder, rig.broker.publisher(), rig.clock, open_device, forks=forks)
     with Slow(primary, writable=True) as device, Host("h", ports, SETTINGS, {}) as host:
         plan = ForkPlan({"x": str(secondary)}, ForkMode.parse("sync"))
