@@ -16,6 +16,7 @@ from mirrorlog.producers.importers import (
     ImportBatch,
     ImportCounts,
     ImportSource,
+    blkparse_source,
     blktrace_source,
     extent_list_source,
     fio_source,
@@ -40,6 +41,8 @@ def source(
     match kind:
         case "blktrace":
             return blktrace_source([path], volume_range, **options)  # type: ignore[arg-type]
+        case "blkparse":
+            return blkparse_source(path, volume_range, **options)  # type: ignore[arg-type]
         case "fio":
             return fio_source(path, volume_range, **options)  # type: ignore[arg-type]
         case "qemu-map":

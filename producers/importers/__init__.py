@@ -8,13 +8,19 @@ proves that it is sound and fits the volume, and the second pass publishes it.
 - maps.py: dirty maps of qemu-img, nbdinfo, rbd and nbdkit.
 - thin_delta.py: the dirty map that thin_delta prints.
 - recordings.py: recordings in the formats of mirrorlog.producers.traces.
-- fio.py, blktrace.py: recordings in formats of their own.
+- fio.py: fio's I/O logs.
+- blktrace.py, blkparse.py: recordings of the kernel's block tracer, in binary and as text.
+- block_recordings.py: which changes the events of such a recording name.
+- request_stages.py: follows requests through a recording, so that each names its range once.
+- flush_ends.py: tells completed flushes from completed operations on zones.
+- sequence_gaps.py: finds events that are missing.
 - fitting.py: fits changes to a volume and makes batches of them.
 - publishing.py: publishes the batches as a session, and counts the node's answers.
 """
 
 from __future__ import annotations
 
+from mirrorlog.producers.importers.blkparse import blkparse_source
 from mirrorlog.producers.importers.blktrace import blktrace_source
 from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
 from mirrorlog.producers.importers.fio import fio_source
@@ -48,6 +54,7 @@ __all__ = [
     "PublishedImport",
     "SessionStatuses",
     "as_regular_files",
+    "blkparse_source",
     "blktrace_source",
     "extent_list_source",
     "fio_source",

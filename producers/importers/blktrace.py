@@ -11,13 +11,14 @@ include/uapi/linux/blktrace_api.h has the format, in the byte order of the recor
                           u32 bytes, u32 pid, u64 action, u32 device, u32 cpu, u16 error,
                           u16 pdu_len, 12 bytes unused
 
-A request is queued (Q) once, as in blkparse's text. The whole volume becomes dirty for changes that
-no Q event describes:
-- a passed-through command that sends data to the device (SG_IO, NVMe ioctl): it is issued without
-  being queued;
-- a write of no bytes that isn't a flush: it resets a zone;
-- a gap in the sequence numbers of a CPU. Before Linux 6.19, events that the kernel itself dropped
-  leave no gap (`__blk_add_trace`); only blktrace reports them, when it ends.
+An event from a cgroup, whose action has bit 8, begins its data with the cgroup's id (u64). A remap
+has the device and the sector from which the request comes in its data, in big-endian order: u32
+device, u32 device to which it goes, u64 sector. A split has the sector where the next part begins,
+as u64.
+
+mirrorlog.producers.importers.block_recordings says what counts. Before Linux 6.19, events that the
+kernel itself dropped leave no gap in the numbers (`__blk_add_trace`); only blktrace reports them,
+when it ends.
 """
 
 from __future__ import annotations
@@ -28,29 +29,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
+from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.producers.importers.block_recordings import source_of_block_events
 from mirrorlog.producers.importers.change import AddressRange, ImportSource
 from mirrorlog.producers.importers.reading import SourceReader
-from mirrorlog.producers.importers.recordings import source_of_requests
-from mirrorlog.producers.traces import RequestKind, TracedRequest
-from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord, transfer
+from mirrorlog.producers.traces.block_events import BlockEvent
+from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord
 
 _MAGIC: Final = 0x65617400
 _BODIES: Final = {7: "IQQIIIIIHH", 8: "IQQIIQIIHH12x"}
 """The fields behind the magic number, by version."""
-_WRITE, _FLUSH, _PASSED_THROUGH, _NOTIFY, _DISCARD = (1 << bit for bit in (1, 2, 9, 10, 13))
-_QUEUED: Final = 1
-_ISSUED: Final = 7
+_WRITE, _PREFLUSH, _PASSED_THROUGH, _NOTIFY, _DISCARD, _FUA = (
+    1 << bit for bit in (1, 2, 9, 10, 13, 15)
+)
+"""Bits of the high half of an action (BLK_TC_*)."""
+_FROM_CGROUP: Final = 1 << 8
+_CGROUP_BYTES: Final = 8
+_ACTIONS: Final = dict(
+    enumerate(("Q", "M", "F", "G", "S", "R", "D", "C", "P", "U", "UT", "I", "X", "B", "A"), start=1)
+)
+"""blkparse's letters for the low byte of an action. Other actions have none."""
+_REMAP: Final = struct.Struct(">IIQ")
 _TIMESTAMP: Final = 1
 ByteOrder = Literal["little", "big"]
 
 
 @dataclass(frozen=True, slots=True)
-class BlktraceEvent:
-    """One event of a trace.
+class BlktraceRecord:
+    """One event as it is in the file.
 
-    action: the low byte of the action: what happened, without the flag of a cgroup.
-    categories: the high half of the action: bits (BLK_TC_*) for the kind of the request.
-    length: bytes.
+    action: the low byte of the action. categories: its high half. length: bytes.
+    data: without the cgroup's id.
     """
 
     sequence: int
@@ -65,14 +74,14 @@ class BlktraceEvent:
     order: ByteOrder
 
     @property
-    def device_name(self) -> str:
-        """Return MAJOR-MINOR (the kernel's kdev_t.h: the low 20 bits are the minor number)."""
-        return f"{self.device >> 20}-{self.device & 0xFFFFF}"
+    def is_note(self) -> bool:
+        """Return whether it is about the recording, and about no request. Notes have no number."""
+        return bool(self.categories & _NOTIFY)
 
     @property
     def is_timestamp(self) -> bool:
-        """Return whether the event's data is the time of day."""
-        return bool(self.categories & _NOTIFY) and self.action == _TIMESTAMP and len(self.data) >= 8
+        """Return whether its data is the time of day."""
+        return self.is_note and self.action == _TIMESTAMP and len(self.data) >= 8
 
     def clock_start_us(self) -> int:
         """Return when the events' clock was 0, in microseconds since 1970.
@@ -83,6 +92,55 @@ class BlktraceEvent:
         nanoseconds = int.from_bytes(self.data[-4:], self.order)
         return (seconds * 1_000_000_000 + nanoseconds - self.time_ns) // 1000
 
+    def event(self) -> BlockEvent:
+        """Return the event. MalformedRecord if its range or its data is impossible."""
+        categories, action = self.categories, _ACTIONS.get(self.action, f"#{self.action}")
+        passed_through = bool(categories & _PASSED_THROUGH)
+        offset, length = (0, 0) if passed_through else (self.sector * SECTOR_BYTES, self.length)
+        if action == "X" and len(self.data) >= 8:
+            length = self._first_part_bytes()
+        if offset + length > MAX_BYTE:
+            raise MalformedRecord(
+                f"a range of {length} bytes at byte {offset} ends above byte {MAX_BYTE}"
+            )
+        return BlockEvent(
+            action=action,
+            device=_device_name(self.device),
+            cpu=self.cpu,
+            sequence=self.sequence,
+            time_us=self.time_ns // 1000,
+            changes=bool(categories & _WRITE),  # A discard has this bit, too.
+            discards=bool(categories & _DISCARD),
+            preflush=bool(categories & _PREFLUSH),
+            fua=bool(categories & _FUA),
+            passed_through=passed_through,
+            opcode=self.data[0] if passed_through and self.data else None,
+            has_data=self.length > 0,
+            offset=offset,
+            length=length,
+            remapped_from=self._remapped_from() if action == "A" else None,
+        )
+
+    def _first_part_bytes(self) -> int:
+        """Return the length of what a split leaves at the request's beginning.
+
+        The kernel keeps 32 bits of the sector where the next part begins. blkparse prints no other
+        length, and the next part has events of its own.
+        """
+        next_sector = int.from_bytes(self.data[:8], "big")
+        return ((next_sector - self.sector) & 0xFFFFFFFF) * SECTOR_BYTES
+
+    def _remapped_from(self) -> tuple[str, int]:
+        if len(self.data) < _REMAP.size:
+            raise MalformedRecord("a remap without the device from which it comes")
+        device, _, sector = _REMAP.unpack_from(self.data)
+        return _device_name(device), sector * SECTOR_BYTES
+
+
+def _device_name(device: int) -> str:
+    """Return MAJOR-MINOR (the kernel's kdev_t.h: the low 20 bits are the minor number)."""
+    return f"{device >> 20}-{device & 0xFFFFF}"
+
 
 def blktrace_source(
     paths: Sequence[Path],
@@ -90,31 +148,36 @@ def blktrace_source(
     *,
     device: str | None = None,
     discard_zeroes: bool = False,
+    shifted: bool = False,
 ) -> ImportSource:
-    """Read blktrace's files. See source_of_requests() for `device` and `discard_zeroes`.
+    """Read blktrace's files. See source_of_block_events() for the options.
 
     paths: the files of all CPUs. They are read one after the other, because the order of writes
-    doesn't matter.
-    volume: the range that is dirty where the whole volume is.
+    doesn't matter. The file of a CPU without events is empty; not all of them may be.
     """
     warnings: list[str] = []
     readers = [SourceReader(path, "blktrace", warnings) for path in paths]
     clock_start_us = next(filter(None, map(_clock_start_us, readers)), None)
 
-    def requests() -> Iterator[TracedRequest]:
-        last_sequences: dict[tuple[int, int], int] = {}
-        for reader in readers:
+    def events() -> Iterator[BlockEvent]:
+        is_empty = True
+        for number, reader in enumerate(readers, start=1):
             with reader.opened() as stream:
-                for event in _read(reader, stream):
-                    yield from _requests_of_gap(event, last_sequences, reader, volume)
-                    yield from _requests_of(event, reader, volume)
+                for record in _read(reader, stream):
+                    is_empty = False
+                    if not record.is_note:
+                        yield record.event()
+                if is_empty and number == len(readers):
+                    raise MalformedRecord("the file is empty")
 
-    return source_of_requests(
+    return source_of_block_events(
         "blktrace",
-        requests,
+        events,
+        volume,
         warnings=warnings,
         device=device,
         discard_zeroes=discard_zeroes,
+        shifted=shifted,
         epoch_us=None if clock_start_us is None else -clock_start_us,
     )
 
@@ -123,19 +186,17 @@ def _clock_start_us(reader: SourceReader) -> int | None:
     """Return when the clock of all files was 0, if this file has a timestamp."""
     with reader.opened() as stream:
         return next(
-            (event.clock_start_us() for event in _read(reader, stream) if event.is_timestamp), None
+            (note.clock_start_us() for note in _read(reader, stream) if note.is_timestamp), None
         )
 
 
-def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceEvent]:
+def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceRecord]:
     """Yield the events of the file, and keep the reader's position."""
-    order, size_bytes = None, 0
+    size_bytes = 0
     while True:
         reader.next_record(size_bytes)
         magic = stream.read(4)
         if not magic:
-            if order is None:
-                raise MalformedRecord("the file is empty")
             return
         order = _byte_order(magic)
         version = int.from_bytes(magic, order) & 0xFF
@@ -153,16 +214,16 @@ def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceEvent]:
         if len(data) < data_bytes:
             raise MalformedRecord("the file ends in the middle of an event's data")
         size_bytes = 4 + body.size + data_bytes
-        yield BlktraceEvent(
+        yield BlktraceRecord(
             sequence=sequence,
             time_ns=time_ns,
             sector=sector,
             length=length,
             action=action & 0xFF,
             categories=action >> 16,
-            device=device & 0xFFFFFFFF,
+            device=device,
             cpu=cpu,
-            data=data,
+            data=data[_CGROUP_BYTES:] if action & _FROM_CGROUP else data,
             order=order,
         )
 
@@ -176,61 +237,4 @@ def _byte_order(magic: bytes) -> ByteOrder:
     raise MalformedRecord(
         "no event of blktrace begins here",
         next="If the file is blkparse's text, import it as blkparse.",
-    )
-
-
-def _requests_of_gap(
-    event: BlktraceEvent,
-    last_sequences: dict[tuple[int, int], int],
-    reader: SourceReader,
-    volume: AddressRange,
-) -> Iterator[TracedRequest]:
-    """Yield a write of the whole volume if events before this one are missing.
-
-    last_sequences: the last sequence number by device and CPU. Notifications have no number.
-    """
-    if event.categories & _NOTIFY:
-        return
-    key = (event.device, event.cpu)
-    expected = (last_sequences.get(key, event.sequence - 1) + 1) & 0xFFFFFFFF
-    last_sequences[key] = event.sequence
-    if event.sequence != expected:
-        reader.warn(
-            f"events of CPU {event.cpu} are missing, so the whole volume is dirty. Record with "
-            "larger buffers to avoid that (blktrace -b, -n)"
-        )
-        yield _whole_volume_write(event, volume)
-
-
-def _requests_of(
-    event: BlktraceEvent, reader: SourceReader, volume: AddressRange
-) -> Iterator[TracedRequest]:
-    """Yield the requests that the event stands for."""
-    if not event.categories & _WRITE:  # A discard has this bit, too.
-        return
-    if event.action == _ISSUED and event.categories & _PASSED_THROUGH:
-        reader.warn(
-            "a command was passed through to the device, and the recording doesn't say where it "
-            "wrote, so the whole volume is dirty"
-        )
-        yield _whole_volume_write(event, volume)
-    elif event.action == _QUEUED and event.length:
-        kind = RequestKind.DISCARD if event.categories & _DISCARD else RequestKind.WRITE
-        yield from transfer(
-            event.device_name,
-            kind,
-            offset=event.sector * SECTOR_BYTES,
-            length=event.length,
-            time_us=event.time_ns // 1000,
-        )
-    elif event.action == _QUEUED and not event.categories & _FLUSH:
-        reader.warn(
-            "a write of no bytes isn't a flush (it resets a zone), so the whole volume is dirty"
-        )
-        yield _whole_volume_write(event, volume)
-
-
-def _whole_volume_write(event: BlktraceEvent, volume: AddressRange) -> TracedRequest:
-    return TracedRequest(
-        event.device_name, RequestKind.WRITE, volume.offset, volume.length, event.time_ns // 1000
     )

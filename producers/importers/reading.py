@@ -24,6 +24,15 @@ CHUNK_BYTES: Final = 1 << 16
 _MAX_WARNINGS: Final = 20
 
 
+def add_doubt(warnings: list[str], text: str) -> None:
+    """Note that something was treated as dirty in doubt. The same text is kept once.
+
+    warnings: see ImportSource. Only the first few texts are kept.
+    """
+    if text not in warnings and len(warnings) < _MAX_WARNINGS:
+        warnings.append(text)
+
+
 class SourceReader:
     """Reads one file, and knows the position.
 
@@ -71,8 +80,7 @@ class SourceReader:
 
     def warn(self, text: str) -> None:
         """Note that something was treated as dirty in doubt. The same text is kept once."""
-        if text not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
-            self._warnings.append(text)
+        add_doubt(self._warnings, text)
 
     def lines(self, stream: BinaryIO) -> Iterator[bytes]:
         """Yield the lines that aren't blank, without their line ends.

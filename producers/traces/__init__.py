@@ -3,6 +3,7 @@
 A recording holds requests without their data. The replay generates the contents of blocks.
 
 - request.py: a request of a recording, and what the readers of all formats share.
+- block_events.py: an event of the kernel's block tracer, of which a request has many.
 - blkparse.py, mltrace.py, msr.py, tencent.py, vscsi.py: a format each.
 - opening.py: detects a file's format, and reads its requests.
 - counting.py: sums up a recording.

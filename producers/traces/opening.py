@@ -63,17 +63,10 @@ class Trace:
 
     def records(self, *, allow_no_change: bool = False) -> Iterator[TracedRequest]:
         """Yield all requests, with reads, in the order of the file. BadInput as in requests()."""
-        reader = TraceReader(self.path, self.format)
-        trace_format = FORMATS[self.format]
-        with reader.located_errors(), _opened(self.path) as (stream, _):
-            framed = (
-                reader.fixed_records(stream, trace_format.record_bytes)
-                if trace_format.record_bytes
-                else reader.lines(stream)
-            )
+        with self.framed() as framed:
             volumes: set[str] = set()
             changes = False
-            for request in trace_format.read(framed, _volume_name(self.path)):
+            for request in FORMATS[self.format].read(framed, _volume_name(self.path)):
                 volumes.add(request.volume)
                 if len(volumes) > MAX_VOLUMES:
                     raise MalformedRecord(f"the recording names more than {MAX_VOLUMES:,} volumes")
@@ -81,6 +74,19 @@ class Trace:
                 yield request
             if not (changes or allow_no_change):
                 raise MalformedRecord("the recording ends without a write in it")
+
+    @contextmanager
+    def framed(self) -> Iterator[Iterator[bytes]]:
+        """Give the file's records as bytes: lines without their ends, or blocks of one size.
+
+        Errors inside become BadInput, with their place.
+        """
+        reader = TraceReader(self.path, self.format)
+        record_bytes = FORMATS[self.format].record_bytes
+        with reader.located_errors(), _opened(self.path) as (stream, _):
+            yield (
+                reader.fixed_records(stream, record_bytes) if record_bytes else reader.lines(stream)
+            )
 
 
 def open_trace(path: Path, format: str = AUTO) -> Trace:

@@ -29,6 +29,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.producers.importers import (
     AddressRange,
     ImportSource,
+    blkparse_source,
     blktrace_source,
     extent_list_source,
     fio_source,
@@ -56,7 +57,7 @@ def _add_recording(kind: str, help: str) -> None:
         device: DeviceOption = None,
         discard_zeroes: DiscardZeroesOption = False,
         began: BeganOption = None,
-        offset_shift: OffsetShiftOption = "0",
+        offset_shift: OffsetShiftOption = None,
         clip: ClipOption = False,
         allow_empty: AllowEmptyOption = False,
         host: HostOption = None,
@@ -67,6 +68,14 @@ def _add_recording(kind: str, help: str) -> None:
             if kind == "fio":
                 return fio_source(
                     files[0], volume_span, device=device, discard_zeroes=discard_zeroes
+                )
+            if kind == "blkparse":
+                return blkparse_source(
+                    files[0],
+                    volume_span,
+                    device=device,
+                    discard_zeroes=discard_zeroes,
+                    shifted=offset_shift is not None,
                 )
             return recording_source(kind, files[0], device=device, discard_zeroes=discard_zeroes)
 
@@ -83,7 +92,7 @@ def _add_list(kind: str, open_source: OpenSource, help: str) -> None:
         volume: VolumeName,
         file: SourceFile,
         began: BeganOption = None,
-        offset_shift: OffsetShiftOption = "0",
+        offset_shift: OffsetShiftOption = None,
         clip: ClipOption = False,
         allow_empty: AllowEmptyOption = False,
         host: HostOption = None,
@@ -125,7 +134,7 @@ def import_blktrace(
     device: DeviceOption = None,
     discard_zeroes: DiscardZeroesOption = False,
     began: BeganOption = None,
-    offset_shift: OffsetShiftOption = "0",
+    offset_shift: OffsetShiftOption = None,
     clip: ClipOption = False,
     allow_empty: AllowEmptyOption = False,
     host: HostOption = None,
@@ -135,7 +144,13 @@ def import_blktrace(
     """Import the binary files of blktrace(8), or the stream of `blktrace -o -`."""
 
     def open_source(copies: Sequence[Path], volume_span: AddressRange) -> ImportSource:
-        return blktrace_source(copies, volume_span, device=device, discard_zeroes=discard_zeroes)
+        return blktrace_source(
+            copies,
+            volume_span,
+            device=device,
+            discard_zeroes=discard_zeroes,
+            shifted=offset_shift is not None,
+        )
 
     options = ImportOptions(began, offset_shift, clip, host, dry_run, wait, allow_empty)
     run_import(invocation(context), "blktrace", volume, files, open_source, options)
@@ -159,7 +174,7 @@ def import_qemu_map(
     ] = False,
     partial: PartialOption = False,
     began: BeganOption = None,
-    offset_shift: OffsetShiftOption = "0",
+    offset_shift: OffsetShiftOption = None,
     clip: ClipOption = False,
     allow_empty: AllowEmptyOption = False,
     host: HostOption = None,
@@ -182,7 +197,7 @@ def import_nbdinfo(
     file: SourceFile,
     partial: PartialOption = False,
     began: BeganOption = None,
-    offset_shift: OffsetShiftOption = "0",
+    offset_shift: OffsetShiftOption = None,
     clip: ClipOption = False,
     allow_empty: AllowEmptyOption = False,
     host: HostOption = None,

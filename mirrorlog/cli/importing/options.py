@@ -49,10 +49,11 @@ BeganOption = Annotated[
     ),
 ]
 OffsetShiftOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="SIZE",
-        help="Add this to the source's addresses: -1MiB for a partition that begins at 1 MiB.",
+        help="Add this to the source's addresses: -1MiB for a partition that begins at 1 MiB. "
+        "Without it, blktrace and blkparse convert the addresses of a recorded partition.",
     ),
 ]
 ClipOption = Annotated[
@@ -87,7 +88,7 @@ class ImportOptions:
     """The options, as the user wrote them."""
 
     began: str | None
-    offset_shift: str
+    offset_shift: str | None
     clip: bool
     host: str | None
     dry_run: bool
@@ -117,5 +118,7 @@ class ImportOptions:
         )
 
     def _shift_bytes(self) -> int:
+        if self.offset_shift is None:
+            return 0
         size = parse_size(self.offset_shift.removeprefix("-"))
         return -size if self.offset_shift.startswith("-") else size

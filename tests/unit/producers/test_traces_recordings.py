@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from import_cases import blocks_of
+from notation import volume
 
+from mirrorlog.producers.importers import AddressRange, blkparse_source
 from mirrorlog.producers.traces import (
     count_dirty_blocks,
     demo_trace_path,
@@ -47,6 +50,16 @@ def test_known_figures(recordings, known):
     assert max(summary.volumes.values()) == largest
     counts = [sum(count_dirty_blocks(trace, size).values()) for size in (1, 4096, 65536, 1 << 20)]
     assert counts == [bytes_unique, *dirty]
+
+
+@pytest.mark.traces
+def test_an_import_of_blkparses_text_names_the_blocks_of_its_writes_once(recordings):
+    """Its 1,364 events remap, queue, merge, issue and complete 225 writes, with flushes between."""
+    size_bytes = 400 << 30
+    volume_range = AddressRange(offset=0, length=size_bytes)
+    source = blkparse_source(recordings / "blkparse/nvme0n1.blktrace.txt", volume_range)
+    dirty, _ = blocks_of(source, volume(size_bytes=size_bytes))
+    assert (len(list(source.changes())), len(dirty), source.warnings) == (225, 268, [])
 
 
 def test_the_recording_in_the_package_is_fit_for_the_demo():
