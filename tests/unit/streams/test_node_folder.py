@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_S
 
 from mirrorlog.errors import BadUse, DeviceFailed, ExitCode, KafkaFailed
 from mirrorlog.settings import Settings, default_node_name
@@ -58,18 +60,16 @@ def test_the_folder_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
     (table / "LOCK").write_bytes(b"")
     settings = Settings(state_dir=tmp_path)
     assert settings.node_folder == tmp_path / "node"
-    reader, writer = os.pipe()
-    if (child := os.fork()) == 0:  # a lock of fcntl(2) belongs to a process
-        file = os.open(table / "LOCK", os.O_RDWR)
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        os.write(writer, b"locked")
-        os.read(reader, 1)
-        os._exit(0)
-    os.read(reader, 6)
-    with pytest.raises(BadUse, match="a worker of an earlier release"):
-        open_node_folder(settings)
-    os.write(writer, b"x")
-    os.waitpid(child, 0)
+    # A lock of fcntl(2) belongs to a process.
+    script = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    script += "print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(table / "LOCK")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(BadUse, match="a worker of an earlier release"):
+            open_node_folder(settings)
+        holder.communicate(timeout=DEADLINE_S)
     folder = open_node_folder(settings)
     assert folder.path == tmp_path / default_node_name() == settings.node_folder
     assert (folder.path / "v1" / "tables" / "log-0.db").is_dir()
