@@ -174,6 +174,11 @@ class Settings(BaseSettings):
         return folder
 
     @property
+    def primary_marks_dir(self) -> Path:
+        """The folder of the marks that can't lie beside their primary (primary_marks.py)."""
+        return self.state_dir / "primaries"
+
+    @property
     def topics(self) -> Topics:
         """The topics with the prefix."""
         return Topics(self.topic_prefix)

@@ -12,6 +12,7 @@ from typing import Final
 from mirrorlog.adapters.addresses import open_device, open_primary
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
@@ -103,6 +104,7 @@ class HostWiring:
             self.clock,
             open_device,
             statuses=self._status_ports(),
+            marks=PrimaryMarkFiles(self._settings.primary_marks_dir),
             sessions=SessionPorts(lambda: KafkaReader(self._client), self.admin),
             forks=self._fork_ports(on_fork_change) if forks else None,
             descriptions=self._catalog,

@@ -4,6 +4,7 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 
 - clock.py: two clocks
 - devices.py: the bytes of a volume
+- primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state
 - streams.py: publishing to topics and reading them by position
 """

@@ -14,7 +14,8 @@ tear a slot, so a slot that fails its checksum is damage.
              SPOOL: two record numbers u64; FOLLOWED: a partition u32;
              KNOWN: a position i64, a time i64 in microseconds since 1970 by the host's clock, and
              the id of the position's history (UUID, zeros if it isn't known);
-             REACHED: a partition u32, and the fields of KNOWN; others: nothing
+             REACHED: a partition u32, and the fields of KNOWN; PRIMARY: an id (UUID);
+             others: nothing
 
 All integers are little-endian. Each CRC-32 (zlib) covers the 508 bytes before it. Version 1 had the
 operations up to LOST, version 2 those up to SPOOL; this version reads them, too.
@@ -63,6 +64,7 @@ class ActivityOp(IntEnum):
     KNOWN = 10  # the folder knows what the log names of the volume, through this position
     FOLLOWED = 11  # until SETTLED, REACHED of this partition counts for the volume
     REACHED = 12  # KNOWN of each volume that is followed in the partition
+    PRIMARY = 13  # the session writes to the primary whose mark has this id
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class ActivityEntry:
     records: (first, last) of the spool records; none if first > last.
     partition, position: of the commands topic. at_us: the time when the position was noted.
     history: the id of the history in which the position counts; empty if it isn't known.
+    primary_id: of the mark of a primary.
     """
 
     op: ActivityOp
@@ -83,6 +86,7 @@ class ActivityEntry:
     position: int = 0
     at_us: int = 0
     history: str = ""
+    primary_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class VolumeActivity:
         log names through this position. None: a log of version 1 or 2 doesn't say. If the log names
         more than a session left, the folder went back in time (session/unvouched.py).
     followed: the volume's partition, if the session raises `known_through` as it publishes.
+    primary_id: of the mark of the primary that all this says something of; empty if it isn't known.
     """
 
     covered: bool = False
@@ -120,6 +125,7 @@ class VolumeActivity:
     spooled: bool = False
     known_through: KnownPosition | None = None
     followed: int | None = None
+    primary_id: str = ""
 
     def apply(self, entry: ActivityEntry) -> None:
         """Change the state as an entry of this volume says, other than SETTLED."""
@@ -141,6 +147,8 @@ class VolumeActivity:
                 self.known_through = _known_position(entry)
             case ActivityOp.FOLLOWED:
                 self.followed = entry.partition
+            case ActivityOp.PRIMARY:
+                self.primary_id = entry.primary_id
 
     @property
     def is_settled(self) -> bool:
@@ -180,7 +188,9 @@ class ActivityState:
             case ActivityOp.SETTLED:
                 known = self.volumes.get(entry.volume, VolumeActivity())
                 self.volumes[entry.volume] = VolumeActivity(
-                    covered=True, known_through=known.known_through
+                    covered=True,
+                    known_through=known.known_through,
+                    primary_id=known.primary_id,
                 )
             case _:
                 self.volumes.setdefault(entry.volume, VolumeActivity()).apply(entry)
@@ -205,6 +215,8 @@ class ActivityState:
                 yield ActivityEntry(ActivityOp.SPOOLED, name)
             if volume.known_through is not None:
                 yield ActivityEntry(ActivityOp.KNOWN, name, **asdict(volume.known_through))
+            if volume.primary_id:
+                yield ActivityEntry(ActivityOp.PRIMARY, name, primary_id=volume.primary_id)
             if volume.followed is not None:
                 yield ActivityEntry(ActivityOp.FOLLOWED, name, partition=volume.followed)
             yield from (
@@ -410,6 +422,8 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
     if entry.op in (ActivityOp.KNOWN, ActivityOp.REACHED):
         history = UUID(entry.history) if entry.history else _NO_HISTORY
         packed += _POSITION.pack(entry.position, entry.at_us, history.bytes)
+    if entry.op is ActivityOp.PRIMARY:
+        packed += UUID(entry.primary_id).bytes
     return packed
 
 
@@ -429,8 +443,12 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
             at += _ENTRY.size + length
             name = payload[at - length : at].decode()
             session, region, records, partition, known = "", 0, (1, 0), 0, (0, 0, "")
+            primary_id = ""
             if op in (ActivityOp.OPENED, ActivityOp.LOST):
                 session = str(UUID(bytes=payload[at : at + 16]))
+                at += 16
+            elif op == ActivityOp.PRIMARY:
+                primary_id = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
             elif op in (ActivityOp.HOT, ActivityOp.COOL):
                 (region,) = _REGION.unpack_from(payload, at)
@@ -447,6 +465,8 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
                 at += _POSITION.size
             if at > len(payload):
                 raise ValueError("an entry is cut off")
-            yield ActivityEntry(ActivityOp(op), name, session, region, records, partition, *known)
+            yield ActivityEntry(
+                ActivityOp(op), name, session, region, records, partition, *known, primary_id
+            )
     except struct.error as error:
         raise ValueError("an entry is cut off") from error

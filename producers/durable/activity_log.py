@@ -52,6 +52,7 @@ def carry_over(log: PreviousLog, region_bytes: int, known: Container[str]) -> Ac
                 ),
                 whole_volume=activity.whole_volume,
                 known_through=activity.known_through,
+                primary_id=activity.primary_id,
             )
     return state
 

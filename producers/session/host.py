@@ -18,6 +18,7 @@ from mirrorlog.errors import BadInput, BadUse, DeviceFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.folders import StateFolder
+from mirrorlog.ports.primary_marks import PrimaryMarks
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
@@ -36,6 +37,7 @@ from mirrorlog.producers.session.opening import (
     withdraw,
 )
 from mirrorlog.producers.session.parts import SessionParts
+from mirrorlog.producers.session.primaries import check_primaries
 from mirrorlog.producers.session.session_search import SessionSearch
 from mirrorlog.producers.session.settling import (
     known_entries,
@@ -61,6 +63,7 @@ class HostPorts:
 
     folder: keeps the past of one host name. Never give it to a host of another name.
     statuses: the node's answers; needed with `host_confirm = "recorded"`.
+    marks: the marks of primaries. Without them nothing tells a primary from another one.
     sessions: finds out who else has a volume open. Without it a host doesn't look for others.
     forks: needed if a volume is forked.
     descriptions: follows the volumes' generations while they are open. Without it a session keeps
@@ -74,6 +77,7 @@ class HostPorts:
     clock: Clock
     open_device: DeviceOpener
     statuses: StatusPorts | None = None
+    marks: PrimaryMarks | None = None
     sessions: SessionPorts | None = None
     forks: ForkPorts | None = None
     descriptions: Catalog | None = None
@@ -187,8 +191,8 @@ class Host:
 
         The caller closes the devices, after the volumes.
 
-        1. Every request is checked (opening.check_requests). If one can't be fulfilled, nothing
-           was done.
+        1. Every request is checked (opening.check_requests, primaries.check_primaries). If one
+           can't be fulfilled, nothing was done.
         2. The activity log durably says that the session is open on each volume. From now on it
            covers the newly created ones.
         3. The primaries of the volumes that are to be settled are flushed.
@@ -207,6 +211,8 @@ class Host:
         """
         wanted = {request.volume.volume: request for request in requests}
         check_requests(wanted.values(), self._handles, can_fork=self._ports.forks is not None)  # 1
+        marks, volumes_known = self._ports.marks, self._log.state.volumes
+        primaries = check_primaries(marks, wanted, volumes_known)
         with self._tracker.lock:
             self._log.append(opened_entries(self._parts, wanted))  # 2
         self._partitions.update(
@@ -217,7 +223,7 @@ class Host:
             for request in wanted.values():
                 self._outbox.send(request.volume, CommandKind.SESSION_OPEN)  # 4
         try:
-            unvouched = self._compare_with_log(wanted)  # 5
+            unvouched = {**self._compare_with_log(wanted), **primaries.doubts}  # 5
             for name in unvouched:
                 wanted[name].device.flush()
         except MirrorlogError:
@@ -236,10 +242,14 @@ class Host:
             reopened=True,
             histories=None if self._search is None else self._search.histories,
         )  # 7
+        if marks is not None:
+            primaries.write_missing(marks, wanted)
+        entries = list(primaries.entries())
         if self._search is not None:
-            with self._tracker.lock:
-                histories = self._search.histories
-                self._log.append(known_entries(self._parts, volumes, histories, follow=True))
+            histories = self._search.histories
+            entries += known_entries(self._parts, volumes, histories, follow=True)
+        with self._tracker.lock:
+            self._log.append(entries)
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]

@@ -5,25 +5,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.addresses import FileAddress, open_device, parse_file_address, path_of
-from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.addresses import FileAddress, open_device, parse_file_address
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
+from mirrorlog.cli.support.primaries import (
+    PrimaryChoice,
+    check_unused,
+    make_or_check,
+    marked,
+)
 from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
+from mirrorlog.domain.primary_marks import PrimaryMark, foreign_error, new_mark
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
@@ -38,6 +47,13 @@ app = typer.Typer(
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
 Yes = Annotated[bool, typer.Option("--yes", help="Don't ask for a confirmation.")]
+ReusePrimary = Annotated[
+    bool,
+    typer.Option(
+        "--reuse-primary",
+        help="Take a primary that was marked for a volume which is gone for good.",
+    ),
+]
 Timeout = Annotated[str, typer.Option(help="Wait this long for the node's status.")]
 
 
@@ -53,10 +69,15 @@ def create(
         str | None,
         typer.Option(
             metavar="URI",
-            help="Keep the primary at this address. A file is made if there is none. The default "
-            "is a file in the state folder.",
+            help="Take what lies at this address for the primary. The default is a file in the "
+            "state folder, which is made.",
         ),
     ] = None,
+    create_primary: Annotated[
+        bool,
+        typer.Option("--create-primary", help="Make a file at --primary if there is none."),
+    ] = False,
+    reuse_primary: ReusePrimary = False,
     secondary: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +95,7 @@ def create(
         bool, typer.Option("--shared", help="Let two hosts write to the volume at once.")
     ] = False,
 ) -> None:
-    """Create a volume, and its primary if that is a file that doesn't exist yet.
+    """Create a volume on a primary.
 
     If the primary holds data already, each site first copies all of it.
     """
@@ -83,21 +104,30 @@ def create(
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
     check_geometry(size_bytes=size_bytes, block_size=block_bytes)
     secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
-    if name in load_volumes(call.settings):
+    volumes = load_volumes(call.settings)
+    if name in volumes:
         raise BadUse(
             "there is such a volume already",
             where=f"volume {name}",
             next="See `mirrorlog volume show`.",
         )
     default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
-    address = (parse_file_address(primary) if primary else default).uri
+    choice = PrimaryChoice(
+        (parse_file_address(primary) if primary else default).uri,
+        create=create_primary or primary is None,
+        with_parents=primary is None,
+        reuse=reuse_primary,
+    )
+    address, marks = choice.address, PrimaryMarkFiles(call.settings.primary_marks_dir)
     # The primary exists before anybody can read of the volume.
-    zeroed = _make_primary(address, size_bytes)
+    zeroed = make_or_check(choice, name, size_bytes)
+    check_unused(choice, name, volumes, marks)
     described = _describe(call.settings, name, size_bytes, block_bytes, address)
     volume = replace(
         described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared
     )
-    _publish(call.settings, volume)
+    with marked(choice, marks, partial(_new_mark, volume)):
+        _publish(call.settings, volume)
     _print_volume(call, volume, f"volume {name} is created: {format_size(size_bytes)} at {address}")
 
 
@@ -157,6 +187,9 @@ def resize(
         _print_volume(call, volume, f"volume {name} has {size_bytes} bytes already")
         return
     with open_device(volume.primary, writable=True) as device:
+        mark = PrimaryMarkFiles(call.settings.primary_marks_dir).read(device)
+        if mark is not None and not mark.is_of(volume):
+            raise foreign_error(mark, volume)
         if device.size_bytes < size_bytes:
             device.resize(size_bytes)
     grown = [Extent(volume.size_bytes, size_bytes - volume.size_bytes)]
@@ -220,24 +253,8 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
     )
 
 
-def _make_primary(address: str, size_bytes: int) -> bool:
-    """Make the primary, unless it exists. Return whether all of it reads as zeros.
-
-    Raise BadUse if it exists and is smaller than the volume.
-    """
-    path = path_of(address)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FileDevice.create(path, size_bytes).close()
-        return True
-    with open_device(address, writable=False) as device:
-        if device.size_bytes < size_bytes:
-            raise BadUse(
-                f"the primary has {device.size_bytes} bytes, the volume {size_bytes}",
-                where=address,
-                next="Grow it.",
-            )
-        return next(device.allocated(), None) is None
+def _new_mark(volume: Volume, device: BlockDevice) -> PrimaryMark:
+    return new_mark(volume, device.identity.lasting, str(uuid4()))
 
 
 def _describe(
