@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
+from uuid import uuid4
 
+from mirrorlog.adapters.device_identity import boot_id
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
@@ -89,12 +96,46 @@ def run_rounds(
 
 @contextmanager
 def open_site(name: str, folder: Path, settings: Settings) -> Iterator[Site]:
-    """Open a site on Kafka and on files. Raise BadUse if another process has its folder."""
+    """Open a site on Kafka and on files.
+
+    Raise BadUse if another process has its folder, or runs the site elsewhere.
+    """
     check_site_name(name)
     folder = folder.absolute()
     with ExitStack() as stack:
         stack.callback(os.close, lock_folder(folder))
-        yield Site(name, _site_ports(name, folder, settings, stack), settings)
+        ports = _site_ports(name, folder, settings, stack)
+        fence = NameFence(_lease(name, folder, ports.clock), _fence_ports(ports, settings, stack))
+        fence.take()
+        stack.callback(fence.give_up)
+        yield Site(name, replace(ports, keep_name=fence.keep), settings)
+
+
+def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:
+    """Return the lease of this process."""
+    return SiteLease(
+        site=name,
+        run=str(uuid4()),
+        folder=folder_id(folder, name),
+        machine=boot_id(),
+        term=1,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at_us=clock.now_us(),
+    )
+
+
+def _fence_ports(ports: SitePorts, settings: Settings, stack: ExitStack) -> FencePorts:
+    reader = KafkaReader(settings.kafka_client())
+    stack.callback(reader.close)
+    return FencePorts(
+        reader=reader,
+        admin=ports.admin,
+        publisher=ports.publisher,
+        clock=ports.clock,
+        topic=settings.topics.progress,
+        patience_s=settings.patience_s,
+    )
 
 
 def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -> SitePorts:

@@ -62,7 +62,12 @@ later reports."""
 
 @dataclass(frozen=True, slots=True)
 class SitePorts:
-    """The ports that a site needs. draw_id: returns a new UUID in canonical form."""
+    """The ports that a site needs.
+
+    draw_id: returns a new UUID in canonical form.
+    keep_name: called in each round and after each run of blocks. It raises BadUse if another
+        process runs the site (NameFence.keep).
+    """
 
     log: LogReader
     catalog: Catalog
@@ -72,6 +77,7 @@ class SitePorts:
     secondaries: Secondaries
     clock: Clock
     draw_id: Callable[[], str] = lambda: str(uuid4())
+    keep_name: Callable[[], None] = lambda: None
 
 
 class Site:
@@ -105,9 +111,11 @@ class Site:
 
         Steps 3 and 4 are left out until the reader has caught up with the log.
         Wait up to `timeout_s` for the log. Raise KafkaFailed, OutOfRetention, BadInput (an event of
-        the log or a description is damaged) or DeviceFailed (of the state store): the site can't go
-        on then. A device of one volume stops that volume only.
+        the log or a description is damaged), BadUse (another process runs the site) or DeviceFailed
+        (of the state store): the site can't go on then. A device of one volume stops that volume
+        only.
         """
+        self._ports.keep_name()
         touched = self._ports.log.poll(timeout_s, self._is_needed)
         self._ports.catalog.poll(0)
         if any(self._has_newer_description(name) for name in touched):
@@ -341,6 +349,7 @@ class Site:
 
         def on_copied(blocks: int, size_bytes: int) -> None:
             secondary.note_copied(blocks, size_bytes)
+            self._ports.keep_name()
             self._report(secondary)
 
         volume, run_bytes = secondary.volume, self._settings.site_copy_bytes

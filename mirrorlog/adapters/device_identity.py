@@ -55,7 +55,12 @@ def device_name(identity: DeviceIdentity) -> str | None:
         return None
     if identity.lasting is not None and identity.lasting.startswith("serial "):
         return f"device {identity.lasting}"
-    return f"device {identity.storage}, boot {_read_line(_BOOT_ID)}"
+    return f"device {identity.storage}, boot {boot_id()}"
+
+
+def boot_id() -> str:
+    """Return the id that the machine draws at each start; empty if it can't be read."""
+    return _read_line(_BOOT_ID)
 
 
 def _file(device: int, inode: int) -> str:

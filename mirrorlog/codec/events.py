@@ -36,6 +36,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
+from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState, is_behind_known
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
@@ -179,6 +180,7 @@ def _contracts() -> Mapping[type, _Contract]:
         AcceptedBatch: _Contract("accepted_batch", _batch_fields, _batch),
         Quarantined: _Contract("quarantined", _plain, lambda f: Quarantined(**f)),
         SiteProgress: _Contract("site_progress", _plain, _progress),
+        SiteLease: _Contract("site_lease", _plain, lambda f: SiteLease(**f)),
     }
 
 

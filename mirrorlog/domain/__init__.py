@@ -15,6 +15,7 @@ Files in reading order:
 - block_arrays.py: sets of blocks as sorted arrays, for the node's hot path
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site
+- site_leases.py: which process runs a site
 - retry_reports.py: which failures of repeated attempts are logged
 - primary_marks.py: the mark of a primary, which says which volume's it is
 - secondary_marks.py: the mark of a secondary, which its site and forks must find

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
@@ -55,7 +56,7 @@ class SiteReports:
 
     def _take(self, key: bytes, value: bytes | None) -> None:
         try:
-            report = None if value is None else decode(value, SiteProgress)
+            event = None if value is None else decode(value, object)
         except BadInput as error:
             log.error(
                 "a site's report can't be read, its last one still counts: %s (key %r)",
@@ -63,6 +64,9 @@ class SiteReports:
                 key[:80],
             )
             return
+        if isinstance(event, SiteLease):
+            return
+        report = event if isinstance(event, SiteProgress) else None
         if (known := self._volumes.pop(key, None)) is not None:
             del self._reports[known][key]
         if report is not None:

@@ -76,8 +76,9 @@ class ProgressFollower:
         """Read the reports that are there; wait up to `timeout_s` for the first."""
         for message in self._reader.poll(timeout_s):
             if message.value is not None:
-                report = decode(message.value, SiteProgress)
-                self.reports[report.site, report.volume] = report
+                report = decode(message.value, object)
+                if isinstance(report, SiteProgress):
+                    self.reports[report.site, report.volume] = report
 
     def unproved(self, site: str, positions: Mapping[str, int]) -> list[str]:
         """Return the volumes that the site hasn't proved consistent at `positions` or above."""

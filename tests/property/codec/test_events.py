@@ -28,6 +28,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
@@ -194,6 +195,17 @@ EVENTS = [
         value_length=9_000_000,
         value_sha256=bytes(32),
     ),
+    SiteLease(
+        site="a",
+        run="0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        folder="1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        machine="m",
+        term=3,
+        host="h",
+        pid=7,
+        started_at_us=9,
+        is_over=True,
+    ),
     SiteProgress(
         site="a",
         volume="v",
@@ -293,6 +305,7 @@ quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
 session_beat.v2     28ce7fb9273546dd
+site_lease.v1       e2d6f1509cb837fa
 site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
 site_progress.v3    b501527e2b653cf5
@@ -539,6 +552,18 @@ def test_a_report_with_unknown_numbers_is_written_as_before() -> None:
     named = replace(stopped, secondary_id="abc")
     assert encode(named).hex() == PROGRESS_GOLDEN_V4
     assert decode(encode(named), SiteProgress) == named
+
+
+LEASE_GOLDEN = (
+    "c301e2d6f1509cb837fa02614830663163316433362d336130662d346435652d396335352d306335613763386139"
+    "6431304831663163316433362d336130662d346435652d396335352d306335613763386139643130026d0602680e"
+    "1201"
+)
+
+
+def test_a_lease_is_written_as_before() -> None:
+    lease = next(event for event in EVENTS if isinstance(event, SiteLease))
+    assert encode(lease).hex() == LEASE_GOLDEN
 
 
 def encode_by(name: str, fields: dict[str, object]) -> bytes:

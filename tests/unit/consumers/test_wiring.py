@@ -10,6 +10,7 @@ import pytest
 from notation import volume
 
 from mirrorlog.consumers import wiring
+from mirrorlog.consumers.name_fence import FencePorts
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.consumers.wiring import run_rounds, run_site
@@ -45,6 +46,17 @@ def site() -> Site:
     return Site("a", ports, SETTINGS)
 
 
+def use_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let open_site() use the ports of `site`."""
+    ports = site._ports
+    assert isinstance(ports.admin, MemoryBroker)
+    fence = FencePorts(
+        ports.admin.reader(), ports.admin, ports.publisher, ports.clock, SETTINGS.topics.progress, 9
+    )
+    monkeypatch.setattr(wiring, "_site_ports", lambda *_: ports)
+    monkeypatch.setattr(wiring, "_fence_ports", lambda *_: fence)
+
+
 def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) -> None:
     rounds, summaries = iter(range(9)), list[SiteSummary]()
     run_rounds(site, lambda: next(rounds) == 8, summaries.append, ManualClock(look_s=0.3))
@@ -55,7 +67,7 @@ def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) 
 def test_run_site_opens_the_site_and_closes_it(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "_site_ports", lambda *_: site._ports)
+    use_memory(site, monkeypatch)
     said = []
     for _ in range(2):  # the second run finds the folder unlocked
         run_site(
@@ -73,7 +85,7 @@ def test_run_site_opens_the_site_and_closes_it(
 def test_two_sites_in_one_folder_are_refused(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "_site_ports", lambda *_: site._ports)
+    use_memory(site, monkeypatch)
     with wiring.open_site("a", tmp_path, SETTINGS), pytest.raises(BadUse):
         run_site("b", tmp_path, SETTINGS, stopped=lambda: True)
 

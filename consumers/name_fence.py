@@ -1,0 +1,151 @@
+"""One process at a time runs a site (mirrorlog/domain/site_leases.py has the rules)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.site_leases import LeaseStep, SiteLease, first_step, has_lost
+from mirrorlog.errors import BadInput, BadUse, KafkaFailed
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
+
+log = logging.getLogger("mirrorlog.site")
+
+BEAT_S: Final = 3.0
+"""How often a lease is published again, and how often others are looked for."""
+SILENT_S: Final = 12.0
+"""After so many seconds without a lease, a process counts as dead."""
+_END_S: Final = 5.0
+_PARTITION: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FencePorts:
+    """What a fence needs. topic: the progress topic. The publisher isn't closed by the fence."""
+
+    reader: TopicReader
+    admin: TopicAdmin
+    publisher: Publisher
+    clock: Clock
+    topic: str
+    patience_s: float
+
+
+class NameFence:
+    """Holds the name of a site for this process. One thread calls it."""
+
+    def __init__(self, lease: SiteLease, ports: FencePorts) -> None:
+        """lease: of this process; its term doesn't count."""
+        self._lease, self._ports = lease, ports
+        self._key: Final = f"{lease.site}/".encode()  # no volume has an empty name
+        patience = ReadPatience(ports.clock, ports.patience_s, "looking who runs the site")
+        self._topic = CompactedTopic(ports.reader, ports.admin, ports.topic, patience)
+        self._position: int | None = None
+        self._last: SiteLease | None = None
+        self._looked_at_s = self._beat_at_s = 0.0
+
+    def take(self) -> None:
+        """Take the name. It may take SILENT_S if the last process died elsewhere.
+
+        Raise BadUse if another process runs the site, KafkaFailed if Kafka doesn't answer.
+        """
+        clock = self._ports.clock
+        for message in self._topic.read_to_end():
+            self._last = self._lease_in(message) or self._last
+        listens_since_s, heard = clock.monotonic_s(), False
+        while True:
+            step = first_step(
+                self._last,
+                folder=self._lease.folder,
+                machine=self._lease.machine,
+                heard=heard,
+                silent_s=clock.monotonic_s() - listens_since_s,
+                limit_s=SILENT_S,
+            )
+            if step is not LeaseStep.LISTEN:
+                break
+            for message in self._topic.poll(0.5):
+                if (lease := self._lease_in(message)) is not None:
+                    self._last, heard = lease, not lease.is_over
+        if step is LeaseStep.REFUSE:
+            assert self._last is not None
+            raise self._refusal(self._last)
+        self._take_after(self._last)
+
+    def keep(self) -> None:
+        """Publish the lease again, and look whether another process has taken the name.
+
+        Call it at least once a round and while blocks are copied; it does nothing most times.
+        Raise BadUse if another process runs the site now: nothing more may be written.
+        """
+        now_s = self._ports.clock.monotonic_s()
+        if now_s - self._looked_at_s < BEAT_S / 3:
+            return
+        self._looked_at_s = now_s
+        self._take_in(self._topic.poll(0))
+        if now_s - self._beat_at_s >= BEAT_S:
+            self._beat_at_s = now_s
+            self._publish(self._lease)
+
+    def give_up(self) -> None:
+        """Say that the site has ended here, so that the next process needn't wait."""
+        if self._position is not None:
+            self._publish(replace(self._lease, is_over=True))
+            with suppress(KafkaFailed):
+                self._ports.publisher.flush(_END_S)
+
+    def _take_after(self, last: SiteLease | None) -> None:
+        """Publish the first lease with the next term, and check that none was earlier."""
+        self._lease = replace(self._lease, term=1 if last is None else last.term + 1)
+        acknowledged: list[int] = []
+        self._ports.publisher.publish(
+            self._ports.topic,
+            _PARTITION,
+            self._key,
+            encode(self._lease),
+            acknowledged.append,
+        )
+        self._ports.publisher.flush(self._ports.patience_s)
+        self._position = acknowledged[0]
+        self._take_in(list(self._topic.read_to_end()))
+        if last is not None and not last.is_over:
+            log.warning(
+                "%s was run by %s, which is gone: this process continues it",
+                self._lease.site,
+                last.describe(),
+            )
+
+    def _take_in(self, messages: Iterable[Message]) -> None:
+        assert self._position is not None
+        for message in messages:
+            lease = self._lease_in(message)
+            if lease is not None and has_lost(self._lease, self._position, lease, message.position):
+                self._position = None  # the name is the other's: nothing is published any more
+                raise self._refusal(lease)
+
+    def _lease_in(self, message: Message) -> SiteLease | None:
+        """Return the lease of this site that the message holds, or None."""
+        if message.key != self._key or message.value is None:
+            return None
+        try:
+            return decode(message.value, SiteLease)
+        except BadInput as error:
+            log.error("a lease of %s can't be read: %s", self._lease.site, error)
+            return None
+
+    def _publish(self, lease: SiteLease) -> None:
+        self._ports.publisher.publish(self._ports.topic, _PARTITION, self._key, encode(lease))
+
+    def _refusal(self, other: SiteLease) -> BadUse:
+        return BadUse(
+            f"the site {self._lease.site} is run by another process: {other.describe()}",
+            where=f"site {self._lease.site}",
+            next="Stop that one, or give this one a name of its own. If it died elsewhere, start "
+            f"this one again after {SILENT_S:g} s.",
+        )

@@ -1,0 +1,68 @@
+"""The id of a site's state folder, and the site that it belongs to.
+
+Format of the file `site.json`, version 1: one line of JSON (RFC 8259), keys sorted, without spaces,
+in ASCII, with `id` (a UUID), `site`, `format`, `version` and `crc32`: the CRC-32 (ISO 3309,
+zlib.crc32) of the line without its `crc32`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from mirrorlog.adapters.folders import replace_files
+from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+
+_FORMAT: Final = "mirrorlog.site_folder"
+_MAX_BYTES: Final = 4096
+
+
+def folder_id(folder: Path, site: str) -> str:
+    """Return the id of a state folder, which is drawn at the first call. The folder is locked.
+
+    Raise BadUse if the folder is another site's, StateDamaged if the file is damaged, DeviceFailed
+    if it can't be read or written.
+    """
+    path = folder / "site.json"
+    try:
+        if not path.exists():
+            replace_files({path: _encode(str(uuid4()), site)})
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES)
+    except OSError as error:
+        raise DeviceFailed(
+            f"the id of a site's folder can't be read or written: {error.strerror or error}",
+            where=str(path),
+            next="Give this user access and free space there.",
+        ) from error
+    try:
+        document = json.loads(content)
+        id_, owner = document["id"], document["site"]
+        is_intact = _encode(str(UUID(id_)), owner) == content
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_intact, id_, owner = False, "", ""
+    if not is_intact:
+        raise StateDamaged(
+            "the id of a site's folder can't be trusted: it isn't what a site writes",
+            where=str(path),
+            next="Remove this file. The site draws a new id.",
+        )
+    if owner != site:
+        raise BadUse(
+            f"this folder is that of the site {owner}, not of {site}",
+            where=str(folder),
+            next="Give each site a folder of its own (--dir).",
+        )
+    return str(id_)
+
+
+def _encode(id_: str, site: str) -> bytes:
+    payload = {"format": _FORMAT, "version": 1, "id": id_, "site": site}
+    return _line({**payload, "crc32": zlib.crc32(_line(payload))})
+
+
+def _line(document: dict[str, object]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
