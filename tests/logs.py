@@ -15,6 +15,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
@@ -32,7 +33,8 @@ class Log:
     """
 
     def __init__(self, volumes: Iterable[Volume]) -> None:
-        self.broker, self.topics = MemoryBroker(), Topics()
+        self.broker_clock = ManualClock()
+        self.broker, self.topics = MemoryBroker(clock=self.broker_clock), Topics()
         self.broker.create(self.topics.specs(single_copy=True), 1)
         self.volumes = {volume.volume: volume for volume in volumes}
         self.heads: dict[str, VolumeHead] = {}
@@ -45,9 +47,24 @@ class Log:
             publish_volume(publisher, self.topics, volume)
         publisher.flush(0)
 
-    def publish(self, commands: Sequence[TrackingCommand | bytes]) -> None:
-        """Append commands, or bytes that are none."""
-        for command in commands:
+    def publish(
+        self,
+        commands: Sequence[TrackingCommand | bytes],
+        appended_s: Sequence[float] | None = None,
+    ) -> None:
+        """Append commands, or bytes that are none.
+
+        appended_s: the broker's time of each. By default the broker's clock agrees with the hosts',
+        as far as it only goes forward; it is a millisecond behind, so that a test may ask for the
+        time of a command.
+        """
+        for number, command in enumerate(commands):
+            if appended_s is not None:
+                self.broker_clock.now_s = appended_s[number]
+            elif isinstance(command, TrackingCommand):
+                self.broker_clock.now_s = max(
+                    self.broker_clock.now_s, command.last_at_us / 1e6 - 0.001
+                )
             self.broker.append(
                 self.topics.commands,
                 0,

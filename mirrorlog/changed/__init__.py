@@ -7,6 +7,7 @@ In reading order:
 - logs.py: LogView, the log of one volume; the adapter that reads it from the topic
 - proven_log.py: what that log covers without a hole
 - volume_commands.py: the commands of one volume, and QueryPorts
+- append_times.py: when the broker appended the commands
 - point_positions.py: barriers, sites and times become positions
 - fold.py: records and commands united into ChangedBlocks
 - formats.py: ChangedBlocks in the formats of other tools

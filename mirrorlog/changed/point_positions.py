@@ -1,14 +1,17 @@
 """Points become positions: barriers and sites by the topics, times by the log and the commands.
 
-Positions order, times are for people (invariant 10). A time becomes a position by the times that
-hosts gave their commands. It is rounded so that the answer names a block too many rather than one
-too few, whatever the hosts' clocks show:
+Positions order, times are for people (invariant 10). A time becomes a position by the times at
+which the broker appended the commands (invariant 15). A host publishes a write after it was made:
+so what was appended before T was written before T, whatever the host's clock shows. The times that
+hosts gave their commands count as well, where they make the answer larger:
 
-- since T: the answer begins with the first command of the volume whose last write came after T.
-- until T: it ends with the last command whose first write came at T or before.
+- since T: the answer begins with the first command that was appended at T or later, or whose last
+  write came after T by its host's clock.
+- until T: it ends with the last command that was appended at T or before, or whose first write came
+  at T or before by its host's clock: such a command was published late.
 
-The broker's own times aren't asked: nothing ties a broker's clock to a host's, and the records'
-times find the position.
+So the answer names a block too many rather than one too few. Of two answers, one until T and one
+since T, each command is in at least one.
 """
 
 from __future__ import annotations
@@ -26,13 +29,12 @@ from mirrorlog.changed.points import (
     Point,
     format_time,
 )
-from mirrorlog.changed.proven_log import ProvenLog, is_imported
+from mirrorlog.changed.proven_log import ProvenLog
 from mirrorlog.changed.volume_commands import VolumeCommands
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, OutOfRetention
-from mirrorlog.tracking_log.records import LogRecord
 
 _BARRIER_STEP: Final = 10_000
 """The number of commands in which a barrier is looked for first, from the end back.
@@ -133,8 +135,25 @@ class TimePositions:
         If the commands of its record are gone, return the position before the record. Raise
         OutOfRetention if the log doesn't reach back to the time.
         """
-        base, records = self._records_for(point)
-        for record in records:
+        base = self.log.answers_from()
+        appended_before = self._reach_back(point, base)
+        return min(max(appended_before, base), self._before_claimed(point, base))
+
+    def until(self, point: AtTime) -> int:
+        """Return the position of the last command with a write at or before the time.
+
+        If the commands of its record are gone, return the end of the record. Raise OutOfRetention
+        if the log doesn't reach back to the time.
+        """
+        base = self.log.answers_from()
+        self._reach_back(point, base)
+        appended = self.commands.append_times().through(point.at_us)
+        through = self.log.watermark if appended is None else min(appended, self.log.watermark)
+        return max(base, through, self._last_claimed(point, base))
+
+    def _before_claimed(self, point: AtTime, base: int) -> int:
+        """Return the position before the first command whose host claims a write after the time."""
+        for record in self.log.first_parts(base):
             if record.last_at_us <= point.at_us:
                 continue
             after = max(record.after, base)
@@ -145,14 +164,9 @@ class TimePositions:
                     return command.position - 1
         return self.log.watermark
 
-    def until(self, point: AtTime) -> int:
-        """Return the position of the last command with a write at or before the time.
-
-        If the commands of its record are gone, return the end of the record. Raise OutOfRetention
-        if the log doesn't reach back to the time.
-        """
-        base, records = self._records_for(point)
-        for record in reversed(records):
+    def _last_claimed(self, point: AtTime, base: int) -> int:
+        """Return the position of the last command whose host claims a write until the time."""
+        for record in reversed(self.log.first_parts(base)):
             if record.first_at_us > point.at_us:
                 continue
             after = max(record.after, base)
@@ -166,24 +180,23 @@ class TimePositions:
                 return last
         return base
 
-    def _records_for(self, point: AtTime) -> tuple[int, list[LogRecord]]:
-        """Return the position from which the log can answer, and each later record's first part.
+    def _reach_back(self, point: AtTime, base: int) -> int:
+        """Return a position through which every command was appended before the time.
 
-        Raise OutOfRetention if the time lies before that position.
+        base: the position from which the log can answer. Raise OutOfRetention if a command at or
+        below it may have been appended at the time or later: what it changed is gone, or it belongs
+        to what the volume was before its history began.
         """
-        base = self.log.answers_from()
-        records = self.log.first_parts(base)
-        known_from_us = self.volume.created_at_us
-        if base > self.volume.origin_position:
-            # What is gone was written before the oldest record that is kept. A later record tells
-            # nothing: it may hold the times of a host whose clock is wrong.
-            dated = (record for record in records if not is_imported(record))
-            known_from_us = next((record.first_at_us for record in dated), point.at_us + 1)
-        if point.at_us < known_from_us:
-            raise self.log.out_of_retention(
-                "the log doesn't reach back to that time", format_time(point.at_us)
-            )
-        return base, records
+        before, is_exact = self.commands.append_times().before(
+            point.at_us, watermark=self.log.watermark
+        )
+        origin = self.volume.origin_position
+        is_answered_in_full = base == origin and point.at_us >= self.volume.created_at_us
+        if before >= base or (is_answered_in_full and not is_exact):
+            return before
+        raise self.log.out_of_retention(
+            "the log doesn't reach back to that time", format_time(point.at_us)
+        )
 
 
 def _is_barrier(command: TrackingCommand, name: str) -> bool:

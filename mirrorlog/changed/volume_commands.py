@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.logs import VolumeLogSource
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
@@ -86,7 +87,9 @@ class VolumeCommands:
         Messages that are no command are left out: the node refused them, and no record has them.
         Raise KafkaFailed as read_through does.
         """
-        for message in self._read(self._topic, self._partition, after=after, through=through):
+        for message in self.messages(
+            self._topic, self._partition, start=after + 1, end=through + 1
+        ):
             command = _decoded(message, TrackingCommand)
             if command is not None and command.volume == self._volume.volume:
                 volume = self._volume.as_of(message.position)
@@ -97,21 +100,26 @@ class VolumeCommands:
 
     def read_events(self, topic: str, kind: type[Event]) -> Iterator[Event]:
         """Yield the events of `kind` in a topic with one partition, up to its end as of now."""
-        after = self._ports.admin.first_position(topic, 0) - 1
-        through = self._ports.admin.end_position(topic, 0) - 1
-        for message in self._read(topic, 0, after=after, through=through):
+        start = self._ports.admin.first_position(topic, 0)
+        end = self._ports.admin.end_position(topic, 0)
+        for message in self.messages(topic, 0, start=start, end=end):
             event = _decoded(message, kind)
             if event is not None:
                 yield event
 
-    def _read(self, topic: str, partition: int, *, after: int, through: int) -> Iterator[Message]:
+    def append_times(self) -> AppendTimes:
+        """Return when the broker appended the partition's commands."""
+        return AppendTimes(self._volume, self._ports.admin, self._ports.topics, self.messages)
+
+    def messages(
+        self, topic: str, partition: int, *, start: int | None, end: int
+    ) -> Iterator[Message]:
+        """Yield the messages of a topic at the positions [start, end); None: from the oldest kept.
+
+        Raise KafkaFailed as read_through does.
+        """
         return read_range(
-            self._ports.open_reader,
-            topic,
-            partition,
-            self._patience,
-            start=after + 1,
-            end=through + 1,
+            self._ports.open_reader, topic, partition, self._patience, start=start, end=end
         )
 
 

@@ -136,5 +136,12 @@ class TopicAdmin(Protocol):
     def end_position(self, topic: str, partition: int) -> int:
         """Return the position that the next message will have."""
 
+    def appended_from(self, topic: str, partition: int, at_us: int) -> tuple[int, int]:
+        """Return (position, end) for a time in microseconds since 1970, rounded down to Kafka's ms.
+
+        position: of the first message whose timestamp is that time or later. end: where the
+        partition ended shortly before; it is the position, too, if there is no such message below.
+        """
+
     def first_position(self, topic: str, partition: int) -> int:
         """Return the oldest position that is kept."""

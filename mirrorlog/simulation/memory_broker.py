@@ -95,6 +95,12 @@ class MemoryBroker:
         """Return the oldest position that is kept."""
         return self.partition(topic, partition).first
 
+    def appended_from(self, topic: str, partition: int, at_us: int) -> tuple[int, int]:
+        """Return (position, end): of the first message with that time or later (TopicAdmin)."""
+        log = self.partition(topic, partition)
+        later = (m.position for m in log.messages if m.at_us // 1000 >= at_us // 1000)
+        return next(later, log.end), log.end
+
     def trim(self, topic: str, partition: int, first: int) -> None:
         """Delete the messages below position `first`, as retention does."""
         kept = self.partition(topic, partition)

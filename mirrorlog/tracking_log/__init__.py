@@ -9,5 +9,6 @@ Files in reading order:
 - breaks.py: what shows that a position means another command now
 - keys.py: keys of the changelog topic, and names of logs
 - coverage.py: one reader's copy of a volume's log, and the proof that no position is missing
+- position_times.py: which position was reached at a time, by notes of the broker's time
 - site_log.py: the same for a site, with what its secondary has missed
 """

@@ -59,7 +59,6 @@ from mirrorlog.streams.compaction.partition_state import (
     RollUpQueue,
     SweepSchedule,
 )
-from mirrorlog.streams.compaction.position_times import NOTE_EVERY_S
 from mirrorlog.streams.compaction.retention import KeepPolicy
 from mirrorlog.streams.compaction.retention_job import (
     ReportsOnDemand,
@@ -74,6 +73,7 @@ from mirrorlog.streams.compaction.survey_job import survey
 from mirrorlog.streams.compaction.sweep_job import sweep
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
+from mirrorlog.tracking_log.position_times import NOTE_EVERY_S
 
 _WORK_S: Final = 0.05
 """A flush of the partition waits for a call of `work`: no step of a job takes much longer."""

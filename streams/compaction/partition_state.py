@@ -14,10 +14,10 @@ from itertools import count
 
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.compaction.partition_records import DamagedRecord, PartitionRecords
-from mirrorlog.streams.compaction.position_times import position_at, times_to_prune
 from mirrorlog.streams.compaction.retention import KeepPolicy
 from mirrorlog.streams.compaction.rollups import CoverIndex, StoredRecord
 from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.position_times import position_at, times_to_prune
 
 
 def next_tick_s(clock: Clock, period_s: float) -> float:

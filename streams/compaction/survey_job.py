@@ -12,7 +12,6 @@ from typing import Final
 from mirrorlog.codec.events import decode
 from mirrorlog.streams.compaction.partition_records import above_prefix
 from mirrorlog.streams.compaction.partition_state import PartitionState
-from mirrorlog.streams.compaction.position_times import consistent_times
 from mirrorlog.streams.compaction.rollups import CoverIndex, stored_records
 from mirrorlog.streams.compaction.steps import Job
 from mirrorlog.tracking_log.heads import Watermark
@@ -22,6 +21,7 @@ from mirrorlog.tracking_log.keys import (
     position_times_prefix,
     read_record_key,
 )
+from mirrorlog.tracking_log.position_times import consistent_times
 
 _KEYS_AT_ONCE: Final = 2000
 

@@ -15,9 +15,9 @@ from typing import Final
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.streams.compaction.partition_records import DamagedRecord, tombstones
 from mirrorlog.streams.compaction.partition_state import PartitionState, next_tick_s
-from mirrorlog.streams.compaction.position_times import NOTE_EVERY_S
 from mirrorlog.streams.compaction.rollups import RollUpSource, StoredRecord, is_within
 from mirrorlog.streams.compaction.steps import Job, Step, WatermarkDue
+from mirrorlog.tracking_log.position_times import NOTE_EVERY_S
 from mirrorlog.tracking_log.tiers import TIERS
 
 log = logging.getLogger("mirrorlog.node")

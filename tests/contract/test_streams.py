@@ -314,3 +314,29 @@ def test_a_message_has_the_brokers_time_when_it_is_acknowledged_and_when_it_is_r
     assert appended == [AppendTime(cluster.topic, message.at_us, by_broker=True)]
     reader.close()
     publisher.close()
+
+
+def test_the_position_of_a_time_is_that_of_the_first_message_not_before_it(
+    cluster: Cluster,
+) -> None:
+    cluster.create(**BROKER_TIME)
+    publisher, reader = cluster.publisher(), cluster.reader()
+    assert cluster.admin.appended_from(cluster.topic, 0, 0) == (0, 0)
+    for _ in range(3):
+        publisher.publish(cluster.topic, 0, b"k", b"v")
+        publisher.flush(DEADLINE_S)
+        published_ms = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 == published_ms:  # Kafka's times are whole milliseconds
+            pass
+    reader.assign(cluster.topic, {0: None})
+    times = [message.at_us for message in read(reader, 3)]
+    assert [cluster.admin.appended_from(cluster.topic, 0, at_us) for at_us in times] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+    ]
+    assert cluster.admin.appended_from(cluster.topic, 0, times[0] + 1000) == (1, 3)
+    assert cluster.admin.appended_from(cluster.topic, 0, 0) == (0, 3)
+    assert cluster.admin.appended_from(cluster.topic, 0, times[2] + 10**9) == (3, 3)
+    reader.close()
+    publisher.close()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 from confluent_kafka import KafkaError, Producer
 from deadlines import DEADLINE_S
+from notation import command
+from writing import make_volumes
 
-from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
+from mirrorlog.changed.points import format_time
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.cli.support.lookup import read_topic
+from mirrorlog.codec.events import encode
 
 pytestmark = pytest.mark.integration
 
@@ -31,6 +38,34 @@ def publish(run: Run, at_ms: int) -> int | None:
     )
     assert producer.flush(DEADLINE_S) == 0
     return codes[0]
+
+
+@pytest.mark.parametrize("world", [{"partitions": 1, "node_http": "off"}], indirect=True, ids=[""])
+def test_changed_since_a_time_names_what_a_host_wrote_whose_clock_is_two_hours_behind(
+    world: Run,
+) -> None:
+    volume = make_volumes(world.settings, {"v": 1 << 20})["v"]
+    world.start_node()
+    publisher = KafkaPublisher(world.settings.kafka_client())
+    asked_us = time.time_ns() // 1000
+    for number in range(3):
+        made_us = asked_us - 2 * HOUR_MS * 1000 + number
+        write = command(
+            f"{number * 4096}+4096",
+            sequence=number,
+            generation=volume.generation,
+            first_at_us=made_us,
+            last_at_us=made_us,
+        )
+        publisher.publish(world.settings.topics.commands, 0, b"v", encode(write))
+    publisher.flush(DEADLINE_S)
+    publisher.close()
+    arguments = ["changed", "v", "--since", format_time(asked_us) or "", "--format", "ranges"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mirrorlog", *arguments], capture_output=True, text=True,
+        timeout=DEADLINE_S, check=True, env={**os.environ, **world.settings.as_environment()},
+    )  # fmt: skip
+    assert done.stdout.split() == ["0-12287"]
 
 
 def test_topics_create_lets_existing_topics_hold_the_brokers_time(world: Run) -> None:

@@ -182,6 +182,25 @@ class KafkaAdmin:
         """Return the oldest position that is kept."""
         return self.bounds(topic, partition)[0]
 
+    def appended_from(self, topic: str, partition: int, at_us: int) -> tuple[int, int]:
+        """Return (position, end): of the first message with that time or later (TopicAdmin)."""
+        # The end is asked for first: what is appended later isn't older than the time.
+        end = self.end_position(topic, partition)
+        wanted = [TopicPartition(topic, partition, at_us // 1000)]
+        (found,) = self._consumer.request(
+            lambda timeout_s: self._consumer.raw.offsets_for_times(wanted, timeout=timeout_s),
+            patience_s=self._patience_s,
+            doing="asking for the position of a time",
+            where=f"topic {topic}, partition {partition}",
+        )
+        if found.error is not None:
+            raise KafkaFailed(
+                f"the position of a time can't be found: {found.error.str()}",
+                where=f"topic {topic}, partition {partition}",
+                next=CHECK_BROKER,
+            )
+        return (min(found.offset, end) if found.offset >= 0 else end), end
+
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return (first_position, end_position) of a partition in one request."""
 

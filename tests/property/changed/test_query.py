@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from deadlines import DEADLINE_S
@@ -20,7 +22,7 @@ from mirrorlog.changed.query import changed_blocks
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import MirrorlogError
+from mirrorlog.errors import MirrorlogError, OutOfRetention
 
 BLOCK, SIZE = 512, 20 * 512 + 100
 """A small volume with a partial last block. Extents may reach past its end."""
@@ -89,11 +91,14 @@ def blocks_of(offsets: set[int]) -> set[int]:
 
 
 def folded(
-    events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], origin: int
+    events: list[TrackingCommand | bytes],
+    flushes: list[tuple[int, int]],
+    origin: int,
+    appended_s: list[float] | None = None,
 ) -> Log:
     mine = [volume(name, SIZE, block_size=BLOCK, origin_position=origin) for name in ("v", "w")]
     log = Log(mine)
-    log.publish(events)
+    log.publish(events, appended_s)
     for count, back in [*flushes, (len(events), 0)]:
         log.flush(count, record_max_bytes=70)
         log.rewind(max(log.next - back, 0))
@@ -135,19 +140,60 @@ def test_positions_are_exact_at_both_edges(
     assert all(set(range(b * BLOCK, min((b + 1) * BLOCK, SIZE))) <= zeros for b in answer.zeroed)
 
 
+def in_ms(events: list[TrackingCommand | bytes]) -> list[TrackingCommand | bytes]:
+    """Return the events with their hosts' times taken for milliseconds."""
+    return [
+        replace(e, first_at_us=e.first_at_us * 1000, last_at_us=e.last_at_us * 1000)
+        if isinstance(e, TrackingCommand)
+        else e
+        for e in events
+    ]
+
+
 @settings(max_examples=300, deadline=None)
-@given(EVENTS, FLUSHES, st.lists(st.integers(0, 34), min_size=2, max_size=2).map(sorted))
-def test_times_end_where_their_definition_says(
-    events: list[TrackingCommand | bytes], flushes: list[tuple[int, int]], times: list[int]
+@given(
+    EVENTS.map(in_ms),
+    FLUSHES,
+    st.lists(st.integers(0, 34), min_size=14, max_size=14).map(sorted),
+    st.lists(st.integers(0, 34), min_size=2, max_size=2).map(sorted),
+    st.integers(0, 14),
+)
+def test_times_end_where_their_definition_says_whatever_the_hosts_clocks_show(
+    events: list[TrackingCommand | bytes],
+    flushes: list[tuple[int, int]],
+    appended_ms: list[int],
+    times_ms: list[int],
+    gone: int,
 ) -> None:
-    answer = changed_blocks("v", *map(AtTime, times), folded(events, flushes, -1).ports(), 0)
+    """appended_ms: by the broker. What was written after a time was appended after it, too.
+
+    gone: the commands below that position are deleted. Without them more is named, never less.
+    """
+    log = folded(events, flushes, -1, [at_ms / 1000 for at_ms in appended_ms])
+    since, until = (AtTime(at_ms * 1000) for at_ms in times_ms)
     mine = of_volume(events)
-    first = min((p for p, command in mine if command.last_at_us > times[0]), default=len(events))
-    last = max((p for p, command in mine if command.first_at_us <= times[1]), default=-1)
-    inside = [command for position, command in mine if first <= position <= last]
-    assert set(answer.changed) == blocks_of(
-        set[int]().union(*(bytes_of(command, set(ExtentKind)) for command in inside))
+    first = min(
+        (
+            position
+            for position, command in mine
+            if appended_ms[position] >= times_ms[0] or command.last_at_us > since.at_us
+        ),
+        default=len(events),
     )
+    last = max(
+        (
+            position
+            for position, command in mine
+            if appended_ms[position] <= times_ms[1] or command.first_at_us <= until.at_us
+        ),
+        default=-1,
+    )
+    inside = [command for position, command in mine if first <= position <= last]
+    named = blocks_of(set[int]().union(*(bytes_of(command, set(ExtentKind)) for command in inside)))
+    assert set(changed_blocks("v", since, until, log.ports(), 0).changed) == named
+    log.broker.trim(log.topics.commands, 0, min(gone, len(events)))
+    with suppress(OutOfRetention):
+        assert set(changed_blocks("v", since, until, log.ports(), 0).changed) >= named
 
 
 POINTS = st.one_of(

@@ -15,18 +15,25 @@ from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.tracking_log.heads import Watermark
-from mirrorlog.tracking_log.keys import record_key, watermark_key
+from mirrorlog.tracking_log.keys import position_time_key, record_key, watermark_key
 
 NOW_US = 1_000_000_000
 
 
 def folded(
-    commands: Sequence[TrackingCommand | bytes], flushes: str, of: Volume | None = None
+    commands: Sequence[TrackingCommand | bytes],
+    flushes: str,
+    of: Volume | None = None,
+    appended_s: Sequence[float] | None = None,
 ) -> Log:
-    """Return a log of these commands. `flushes` names the number of commands in each flush."""
+    """Return a log of these commands. `flushes` names the number of commands in each flush.
+
+    appended_s: the broker's time of each command, as in Log.publish.
+    """
     log = Log([of or volume()])
-    log.publish(commands)
+    log.publish(commands, appended_s)
     for count in flushes.split():
         log.flush(int(count))
     return log
@@ -76,18 +83,84 @@ def test_times_round_outwards_however_clocks_went(case: str) -> None:
     assert list(ask(log, since, until).changed) == [int(block) for block in blocks.split()]
 
 
+HOUR_S = 3600
+
+# seconds by the broker | by the hosts, whose clocks are hours off | since..until | blocks
+CLOCKS = """
+100 200 300 400 | -2h -2h -2h -2h | 250..900 | 2 3
+100 200 300 400 | -2h -2h -2h -2h | 0..250   | 0 1 2 3
+100 200 300 400 | +2h +2h +2h +2h | 250..900 | 0 1 2 3
+100 200 300 400 | +2h +2h +2h +2h | 0..250   | 0 1
+100 200 300 400 | +0h -2h +0h -2h | 350..900 | 3
+100 200 300 400 | +0h +0h -2h +0h | 250..900 | 2 3
+"""
+
+
+@pytest.mark.parametrize("case", CLOCKS.strip().splitlines())
+def test_no_write_is_left_out_because_a_hosts_clock_is_hours_off(case: str) -> None:
+    appended, ahead, asked, blocks = (part.strip() for part in case.split("|"))
+    appended_s = [int(second) + 10 * HOUR_S for second in appended.split()]
+    commands = [
+        at(number, second + int(hours.removesuffix("h")) * HOUR_S)
+        for number, (second, hours) in enumerate(zip(appended_s, ahead.split(), strict=True))
+    ]
+    log = folded(commands, "2 2", appended_s=appended_s)
+    since, until = (AtTime((int(s) + 10 * HOUR_S) * 10**6) for s in asked.split(".."))
+    assert list(ask(log, since, until).changed) == [int(block) for block in blocks.split()]
+
+
+def note_times(log: Log, *times: tuple[int, int]) -> None:
+    """Put position times into the changelog, each (through, seconds by the broker)."""
+    for through, second in times:
+        time = Watermark(partition=0, through=through, at_us=second * 10**6)
+        log.broker.append(
+            log.topics.changelog, 0, position_time_key(0, at_us=time.at_us), encode(time)
+        )
+
+
+def test_where_the_commands_of_a_time_are_gone_the_position_times_tell() -> None:
+    slow = [at(number, 1) for number in range(6)]
+    log = folded(slow, "2 2 2", appended_s=[100, 200, 300, 400, 500, 600])
+    log.broker.trim(log.topics.commands, 0, 5)
+    assert list(ask(log, AtTime(350 * 10**6)).changed) == [0, 1, 2, 3, 4, 5]
+    note_times(log, (1, 200), (3, 400))
+    assert list(ask(log, AtTime(350 * 10**6)).changed) == [2, 3, 4, 5]
+    log.lose_records([0])
+    assert list(ask(log, AtTime(350 * 10**6)).changed) == [2, 3, 4, 5]
+    with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
+        ask(log, AtTime(150 * 10**6))
+
+
+def test_a_host_in_1970_doesnt_make_a_log_that_was_cut_look_whole() -> None:
+    log = folded([at(n, 0) for n in range(4)], "2 2", appended_s=[100, 200, 300, 400])
+    log.lose_records([0])
+    with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
+        ask(log, AtTime(150 * 10**6))
+    assert list(ask(log, AtTime(250 * 10**6)).changed) == [2, 3]
+
+
+def test_times_of_hosts_on_the_topic_arent_trusted() -> None:
+    """The topic held hosts' times, and the host's clock was two hours behind."""
+    log = Log([volume()])
+    log.broker.host_times = {log.topics.commands}
+    log.broker.host_clock = ManualClock(now_s=0)
+    log.publish([at(0, 0), at(1, 0)], [7200, 7300])
+    log.broker.host_times = set()
+    log.publish([at(2, 400)], [7400])
+    log.flush(3)
+    assert list(ask(log, AtTime(7250 * 10**6)).changed) == [0, 1, 2]
+    assert list(ask(log, AtTime(7350 * 10**6)).changed) == [0, 1, 2]
+    log.publish([at(3, 500)], [7500])
+    log.flush(1)
+    assert list(ask(log, AtTime(7450 * 10**6)).changed) == [3]
+
+
 def test_a_command_that_dirties_nothing_is_no_place_in_time() -> None:
-    empty = command("4096+0", sequence=1, first_at_us=9, last_at_us=9)
-    log = folded(
-        [
-            command("0+1", first_at_us=1, last_at_us=1),
-            empty,
-            command("8192+1", first_at_us=5, last_at_us=5),
-        ],
-        "2 1",
-    )
-    assert list(ask(log, AtTime(3), AtTime(20)).changed) == [2]
-    assert list(ask(log, AtTime(0), AtTime(3)).changed) == [0]
+    second = 10**6
+    empty = command("4096+0", sequence=1, first_at_us=9 * second, last_at_us=9 * second)
+    log = folded([at(0, 1), empty, at(2, 5)], "2 1", appended_s=[1, 4, 5])
+    assert list(ask(log, AtTime(3 * second), AtTime(20 * second)).changed) == [2]
+    assert list(ask(log, AtTime(0), AtTime(3 * second)).changed) == [0]
 
 
 def test_hosts_times_and_writes_are_of_the_range_alone() -> None:
@@ -245,9 +318,11 @@ HOLES = """
 2     | 3..4   | from 5
 0     | 1..5   | 2 3 4 5
 0     | t3..t9 | 3 4 5
-0     | t2..t9 | from 1 3
+0     | t2..t9 | 2 3 4 5
+0     | t1..t9 | from 1 3
 0 2   | -1..5  | from 5
-0 1   | t4..t9 | from 3 5
+0 1   | t4..t9 | 4 5
+0 1   | t3..t9 | from 3 5
 0 1   | t5..t5 |
 0 1 2 | 4..5   | from 5
 0 1 2 | t3..t9 | from 5

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mirrorlog.streams.compaction.position_times import (
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.position_times import (
     consistent_times,
     position_at,
     times_to_prune,
 )
-from mirrorlog.tracking_log.heads import Watermark
 
 
 def time(minute: int, through: int) -> Watermark:

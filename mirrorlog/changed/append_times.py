@@ -1,0 +1,113 @@
+"""When the broker appended the commands of a partition: it ties times to positions.
+
+The commands topic tells, for the commands that it keeps. Below them, and for commands that were
+appended while the topic held hosts' times, the log's position times tell, less finely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mirrorlog.codec.events import decode
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.streams import Message, TopicAdmin
+from mirrorlog.topics import Topics
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import position_times_prefix
+from mirrorlog.tracking_log.position_times import consistent_times, position_at
+
+_MS: Final = 1000
+"""Kafka's times are milliseconds, rounded down."""
+_LOOK_BACK: Final = 100
+"""How many positions below a command the one before it is looked for."""
+
+
+class MessageReader(Protocol):
+    """Reads ranges of topics (VolumeCommands.messages)."""
+
+    def __call__(
+        self, topic: str, partition: int, *, start: int | None, end: int
+    ) -> Iterator[Message]:
+        """Yield the messages at the positions [start, end); start None: from the oldest kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Where a time splits the commands that are kept.
+
+    position: of the first command appended at the time or later; the end if there is none.
+    below: whether everything below the position was appended before the time, by the broker's
+        clock. above: whether everything else was appended at the time or later.
+    """
+
+    position: int
+    below: bool
+    above: bool
+
+
+class AppendTimes:
+    """Answers for the partition of one volume. Every answer is rounded outwards."""
+
+    def __init__(
+        self, volume: Volume, admin: TopicAdmin, topics: Topics, read: MessageReader
+    ) -> None:
+        self._volume, self._admin, self._topics, self._read = volume, admin, topics, read
+
+    def before(self, at_us: int, *, watermark: int) -> tuple[int, bool]:
+        """Return (position, exact): every command through it was appended before the time.
+
+        exact: the command behind it was appended at the time or later, in the same millisecond at
+        the earliest. Otherwise some behind it may have been appended before, too; the position is
+        BEFORE_FIRST if nothing is known. watermark: the log is complete through it.
+        """
+        at_us = max(at_us // _MS * _MS, 0)
+        split = self._split(at_us)
+        if split.below:
+            return split.position - 1, True
+        return position_at(self._position_times(watermark), at_us - 1), False
+
+    def through(self, at_us: int) -> int | None:
+        """Return a position above which no command was appended at the time or before.
+
+        Return None if no such position is known.
+        """
+        split = self._split(max((at_us // _MS + 1) * _MS, 0))
+        return split.position - 1 if split.above else None
+
+    def _split(self, at_us: int) -> _Split:
+        topic, partition = self._topics.commands, self._volume.partition
+        first_kept = self._admin.first_position(topic, partition)
+        position, end = self._admin.appended_from(topic, partition, at_us)
+        start = max(first_kept, position - _LOOK_BACK)
+        messages = self._read(topic, partition, start=start, end=min(position + 1, end))
+        before: Message | None = None
+        above = position == end
+        for message in messages:
+            if message.position >= position:
+                above = message.by_broker
+            else:
+                before = message
+        # From a message with the broker's time on, all have it.
+        below = position == 0 if before is None else before.by_broker
+        return _Split(position, below, above)
+
+    def _position_times(self, watermark: int) -> list[Watermark]:
+        """Return the position times of the partition's history, in the order of time."""
+        volume, topic = self._volume, self._topics.changelog
+        prefix, rows = position_times_prefix(volume.partition), dict[bytes, bytes | None]()
+        end = self._admin.end_position(topic, volume.partition)
+        for message in self._read(topic, volume.partition, start=None, end=end):
+            if message.key is not None and message.key.startswith(prefix):
+                rows[message.key] = message.value
+        times = [decode(value, Watermark) for value in rows.values() if value is not None]
+        return consistent_times(
+            [time for time in times if _is_of(time, volume)], complete_through=watermark
+        )
+
+
+def _is_of(time: Watermark, volume: Volume) -> bool:
+    """Return whether the time may be of the volume's history of the partition."""
+    known = time.history and volume.history_id
+    return not known or (time.history is not None and time.history.id == volume.history_id)
