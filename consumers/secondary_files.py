@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.addresses import open_device, open_file, path_of
+from mirrorlog.adapters.addresses import open_file, path_of
 from mirrorlog.adapters.device_identity import device_name
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import create_folder
 from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark, write_marks
 from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
 from mirrorlog.domain.secondary_marks import SecondaryMark
@@ -33,8 +34,9 @@ def secondary_address(site: str, folder: Path, volume: Volume) -> str:
 class SecondaryFiles:
     """Secondaries in files and block devices. The mark of a device is in the site's folder."""
 
-    def __init__(self, site: str, folder: Path) -> None:
+    def __init__(self, site: str, folder: Path, primary_marks: PrimaryMarkFiles) -> None:
         """folder: the site's. It holds the marks of devices, and secondaries without an address."""
+        self._primary_marks: Final = primary_marks
         self._site: Final = site
         self._folder: Final = folder
         self._held: Final[dict[str, FileDevice]] = {}
@@ -49,13 +51,15 @@ class SecondaryFiles:
         """Look what is there, and change nothing."""
         path = self._path(volume)
         device = None
+        primary_of = None
         if path.exists():
             with self._open(volume, writable=False) as opened:
-                device = _found(opened)
+                device, primary_of = _found(opened), self._primary_of(opened)
         try:
-            return FoundSecondary(device=device, mark=read_mark(self._mark_path(path, volume)))
+            mark = read_mark(self._mark_path(path, volume))
         except StateDamaged as error:
-            return FoundSecondary(device=device, mark_damage=str(error))
+            return FoundSecondary(device=device, mark_damage=str(error), primary_of=primary_of)
+        return FoundSecondary(device=device, mark=mark, primary_of=primary_of)
 
     def find_primary(self, volume: Volume) -> FoundDevice:
         """Look what is at the address of the volume's primary, and change nothing."""
@@ -123,9 +127,29 @@ class SecondaryFiles:
         return device
 
     def open_primary(self, volume: Volume) -> BlockDevice:
-        """Open the volume's primary for reading."""
+        """Open the volume's primary for reading. Raise DeviceFailed if it is another volume's."""
         with _bad_use_fails(volume.primary):
-            return open_device(volume.primary, writable=False)
+            primary = open_file(volume.primary, writable=False)
+        try:
+            owner = self._primary_of(primary)
+            if owner not in (None, volume.volume):
+                raise DeviceFailed(
+                    f"this is the primary of volume {owner}: its mark says so",
+                    where=f"volume {volume.volume}, {volume.primary}, offset 0",
+                    next="Mount the right one. The secondary stays as it is.",
+                )
+        except BaseException:
+            primary.close()
+            raise
+        return primary
+
+    def _primary_of(self, device: FileDevice) -> str | None:
+        """Return the volume of which the device is marked as the primary, if it is."""
+        try:
+            mark = self._primary_marks.read(device)
+        except StateDamaged as error:
+            raise DeviceFailed(error.what, where=error.where, next=error.next) from error
+        return None if mark is None else mark.volume
 
     def _path(self, volume: Volume) -> Path:
         return path_of(secondary_address(self._site, self._folder, volume))

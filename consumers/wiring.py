@@ -14,6 +14,7 @@ from uuid import uuid4
 from mirrorlog.adapters.device_identity import boot_id
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
@@ -154,7 +155,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
-    secondaries = SecondaryFiles(name, folder)
+    secondaries = SecondaryFiles(name, folder, PrimaryMarkFiles(settings.primary_marks_dir))
     stack.callback(secondaries.close)
     return SitePorts(
         log=log,

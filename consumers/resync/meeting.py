@@ -3,6 +3,7 @@
 `meet` is a pure function of the saved state and of what was found. Its table, first row that fits:
 
     the secondary is the primary, or lies on it                 REFUSE
+    it is marked as a primary, of any volume                    REFUSE
     nothing there    nothing saved, and no mark                 CREATE
                      otherwise                                  REFUSE
     a damaged mark, or one of another site or volume            REFUSE
@@ -101,6 +102,13 @@ def meet(
             MeetingStep.REFUSE,
             "the secondary is the volume's primary, or lies on the same storage",
             "Give the secondary a file or device of its own.",
+        )
+    if found.primary_of is not None:
+        return Meeting(
+            MeetingStep.REFUSE,
+            f"the secondary is marked as the primary of volume {found.primary_of}",
+            "Give the secondary a file or device of its own. If that volume is gone for good, "
+            "remove the mark (.NAME.mirrorlog-primary) beside it.",
         )
     was_used = saved is not None or is_state_damaged or mark is not None
     if device is None and not was_used and found.mark_damage is None:

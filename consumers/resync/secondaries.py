@@ -32,11 +32,13 @@ class FoundSecondary:
 
     device: None if there is nothing.
     mark: None if there is none. mark_damage: why the mark that is there can't be read.
+    primary_of: the volume of which it is marked as the primary; None if it isn't.
     """
 
     device: FoundDevice | None
     mark: SecondaryMark | None = None
     mark_damage: str | None = None
+    primary_of: str | None = None
 
 
 class Secondaries(Protocol):
@@ -50,7 +52,10 @@ class Secondaries(Protocol):
         ...
 
     def find_primary(self, volume: Volume) -> FoundDevice:
-        """Look what is at the address of the volume's primary, and change nothing."""
+        """Look what is at the address of the volume's primary, and change nothing.
+
+        DeviceFailed if that is marked as another volume's primary.
+        """
         ...
 
     def hold(self, volume: Volume) -> None:
@@ -83,5 +88,5 @@ class Secondaries(Protocol):
         ...
 
     def open_primary(self, volume: Volume) -> BlockDevice:
-        """Open the volume's primary for reading."""
+        """Open the volume's primary for reading. DeviceFailed if it is another volume's."""
         ...

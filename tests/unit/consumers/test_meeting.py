@@ -18,7 +18,8 @@ OURS = SecondaryMark(secondary_id=IDS["X"], site="a", volume="v")
 
 # saved: - nothing, ! damaged, old (of a release without marks), or ID/epoch/size
 # found: nothing, or size@device, 0 if all of it is zeros; P is the primary's device
-# mark: - none, ! damaged, or ID/epoch, site:volume if it isn't ours
+# mark: - none, ! damaged, or ID/epoch, site:volume if it isn't ours; primary:volume is no mark of a
+# secondary
 # The volume has 100 bytes.
 CASES = """
 -       | nothing  | -        | CREATE
@@ -52,6 +53,8 @@ X/4/100 | 100@d    | !        | REFUSE             damaged
 -       | 100@P    | -        | REFUSE             primary
 -       | 50@P     | -        | REFUSE             primary
 X/4/100 | 100@P    | X/4      | REFUSE             primary
+-       | 100@d0   | primary:w | REFUSE            primary of volume w
+X/4/100 | 100@d    | primary:v | REFUSE            primary of volume v
 old     | 100@d    | -        | ADOPT              marked now
 old     | 100@d0   | -        | ADOPT              marked now
 old     | 100@d    | X/0      | ADOPT              marked now
@@ -99,6 +102,8 @@ def found_of(device: str, mark: str) -> FoundSecondary:
         found = FoundDevice(size_bytes=int(size), identity=identity, is_zeroed=name[-1] == "0")
     if mark in ("-", "!"):
         return FoundSecondary(device=found, mark_damage="damaged" if mark == "!" else None)
+    if mark.startswith("primary:"):
+        return FoundSecondary(device=found, primary_of=mark.removeprefix("primary:"))
     left, middle, right = mark.partition("/")
     if not middle:
         site, _, name = mark.partition(":")

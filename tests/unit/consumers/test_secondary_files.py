@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from logs import Log
@@ -15,6 +16,7 @@ from notation import command, volume
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.image_locks import ImageUser, lock_image, lock_secondary
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site import Site, SitePorts
@@ -22,6 +24,7 @@ from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.reading.catalog import Catalog, publish_volume
@@ -31,6 +34,7 @@ from mirrorlog.simulation.manual_clock import ManualClock
 
 BLOCK, BLOCKS = 4096, 16
 SETTINGS = Settings()
+MARKS = PrimaryMarkFiles(Path("/nonexistent"))
 
 
 class Rig:
@@ -50,7 +54,7 @@ class Rig:
     def start(self, name: str = "a") -> Site:
         """Start the site. The one before is gone, as after kill -9."""
         self.stop()
-        self.files = SecondaryFiles(name, self.folder)
+        self.files = SecondaryFiles(name, self.folder, MARKS)
         topics, broker = self.log.topics, self.log.broker
         ports = SitePorts(
             log=LogReader(broker.reader(), broker, topics.changelog, site=name),
@@ -314,6 +318,23 @@ def test_another_file_at_the_primarys_address_is_not_mixed_in(rig: Rig) -> None:
     assert rig.secondary.read_bytes() == before
     rig.describe(generation="33333333-3333-4333-8333-333333333333", initially_zeroed=False)
     copied_all(rig, "generation")
+
+
+def mark_primary(path: Path, name: str) -> None:
+    with FileDevice(path, writable=True) as device:
+        mark = new_mark(volume(name), device.identity.lasting, str(UUID(int=1)))
+        MARKS.write([(device, mark)])
+
+
+def test_the_primary_of_another_volume_is_neither_read_nor_written_to(rig: Rig) -> None:
+    before = rig.secondary.read_bytes()
+    mark_primary(rig.primary, "w")
+    rig.write(3)
+    stopped(rig, "the primary of volume w")
+    mark_primary(rig.primary, "v")
+    mark_primary(rig.secondary, "w")
+    stopped(rig, "marked as the primary of volume w")
+    assert rig.secondary.read_bytes() == before
 
 
 def test_one_secondary_for_two_sites_and_for_two_volumes(rig: Rig) -> None:
