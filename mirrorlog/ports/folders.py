@@ -38,6 +38,13 @@ class StateFolder(Protocol):
         """
         ...
 
+    def owner(self) -> str:
+        """Return what tells the folder, on this run of this machine, from a copy of it elsewhere.
+
+        It stays the same as long as the machine runs. The folder must be locked.
+        """
+        ...
+
     def read(self, name: str) -> bytes | None:
         """Return the whole content of the file; None if there is no such file."""
         ...

@@ -30,6 +30,7 @@ class MemoryFolder:
     """A StateFolder in memory, with crashes and faults. Methods without a docstring follow it.
 
     hook: called before each operation, with its name. The operation raises what it raises.
+    place: what owner() returns: another text stands for another machine, or another run of it.
     full: called with the name of a file that is created or grows. If it returns True, the disk is
         full (ENOSPC).
     """
@@ -37,6 +38,7 @@ class MemoryFolder:
     def __init__(self) -> None:
         self.hook: Callable[[str], None] = lambda _: None
         self.full: Callable[[str], bool] = lambda _: False
+        self.place = "memory"
         self._now: Names = {}
         self._durable: Names = {}
         self._unsynced: list[Names] = []
@@ -100,6 +102,9 @@ class MemoryFolder:
                 "another process keeps its state in this folder", where="memory", next="Stop it."
             )
         self._locked = True
+
+    def owner(self) -> str:
+        return self.place
 
     def read(self, name: str) -> bytes | None:
         self.hook("read")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.folders import lock_folder, sync_folder
+from mirrorlog.adapters.machine import folder_owner
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile
 
@@ -28,6 +29,10 @@ class DiskFolder:
     def lock(self) -> None:
         with _named("making the folder", self._path):
             self._lock_fd = lock_folder(self._path)
+
+    def owner(self) -> str:
+        with _named("reading", self._path):
+            return folder_owner(self._path).text
 
     def read(self, name: str) -> bytes | None:
         with _named("reading", self._path / name), suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ In reading order:
 - host.py: the door. It starts the session, opens and closes volumes.
 - opening.py: the checks before a volume is opened, and what excludes other hosts.
 - primaries.py: each volume is opened on its own primary.
+- clones.py: a copy of the state folder that runs beside its original is refused.
 - fence.py: which sessions of other hosts may write to a volume.
 - description_watch.py: open volumes take over a generation that was renewed.
 - unvouched.py: what the log knows and the state folder doesn't, because it went back in time.

@@ -28,6 +28,7 @@ from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
 from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
+from mirrorlog.producers.session.clones import refuse_beside_original
 from mirrorlog.producers.session.description_watch import DescriptionWatch
 from mirrorlog.producers.session.opening import (
     OpenRequest,
@@ -107,7 +108,8 @@ class Host:
         """Start the session. A crash between two steps loses nothing: the next start repeats them.
 
         1. The folder is locked. So the session before is dead, and nothing of it is in flight.
-        2. Its activity log and its spool are read (settling.read_previous_session).
+        2. Its activity log and its spool are read (settling.read_previous_session). If the folder
+           may be a copy, the session before may live: then the host listens first (clones.py).
         3. This session's activity log durably replaces the old one. It holds everything that the
            old one says may be unpublished (invariant 1), and the regions of all commands in the
            spool. It says, too, that this session is open on the volumes of step 4. From now on the
@@ -121,8 +123,8 @@ class Host:
         report: called with each line that people should read.
         deadline_s: how long the host waits for an acknowledgement.
         log_slots: how many appends the activity log takes before it is rewritten.
-        Errors: BadUse if another host holds the folder, DeviceFailed if the folder can't be
-        written, KafkaFailed.
+        Errors: BadUse if another host holds the folder or its original; DeviceFailed if the folder
+        can't be written, KafkaFailed.
         """
         self._settings: Final = settings
         self._report: Final = report
@@ -140,6 +142,15 @@ class Host:
             previous = read_previous_session(
                 ports.folder, volumes, session=self.session, settings=settings, report=report
             )  # 2
+            refuse_beside_original(
+                ports.folder,
+                previous.sessions_but(self.session),
+                volumes,
+                ports.sessions,
+                settings.topics.commands,
+                ports.clock,
+                report,
+            )
             self._log: Final = ActivityLog(
                 ports.folder, self.session, settings.region_bytes, previous.state, log_slots
             )  # 3

@@ -48,6 +48,14 @@ class PreviousSession:
     volumes: Sequence[Volume]
     unknown: Sequence[str]
 
+    def sessions_but(self, own_session: str) -> dict[str, set[str]]:
+        """Return the sessions that the folder calls open, by volume, without the new one."""
+        return {
+            volume.volume: others
+            for volume in self.volumes
+            if (others := self.unpublished[volume.volume].sessions - {own_session})
+        }
+
 
 def read_previous_session(
     folder: StateFolder,

@@ -44,11 +44,17 @@ class Clock:
 
     now_s = 0.0
 
+    def __init__(self) -> None:
+        self.on_look: Callable[[], object] = lambda: None
+
     def now_us(self) -> int:
         return 1_000_000
 
     def monotonic_s(self) -> float:
         self.now_s += 1.0
+        on_look, self.on_look = self.on_look, lambda: None
+        on_look()
+        self.on_look = on_look
         return self.now_s
 
 
@@ -64,6 +70,8 @@ class Rig:
     devices: MemoryDevices = field(default_factory=MemoryDevices)
     folders: dict[str, MemoryFolder] = field(default_factory=dict)
     on_search: Callable[[], object] = lambda: None
+    clock: Clock = field(default_factory=Clock)
+    reports: list[str] = field(default_factory=list)
     seen: int = 0
 
     def __post_init__(self) -> None:
@@ -85,12 +93,17 @@ class Rig:
         ports = HostPorts(
             self.folders.setdefault(folder or name, MemoryFolder()),
             self.broker.publisher(),
-            Clock(),
+            self.clock,
             self.devices,
             sessions=SessionPorts(self.broker.reader, self),  # type: ignore[arg-type]
         )
         return Host(
-            name, ports, SETTINGS, {"v": self.volume}, new_session=lambda: str(UUID(int=session))
+            name,
+            ports,
+            SETTINGS,
+            {"v": self.volume},
+            new_session=lambda: str(UUID(int=session)),
+            report=self.reports.append,
         )
 
     def end_position(self, topic: str, partition: int) -> int:
@@ -260,6 +273,57 @@ def test_taking_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
     with pytest.raises((OSError, DeviceFailed)):
         rig.open(rig.host("two", 2), take_over=[1])
     assert "s1 close" not in rig.published()
+
+
+def clone_of(rig: Rig, name: str) -> MemoryFolder:
+    """Return a copy of a host's state folder, on another machine."""
+    folder = MemoryFolder()
+    folder.restore(rig.folders[name].snapshot())
+    folder.place = "another machine"
+    return folder
+
+
+def test_a_clone_beside_its_original_is_refused_and_publishes_nothing(rig: Rig) -> None:
+    original = rig.host("one", 1)
+    opened = rig.open(original)
+    rig.write(opened)
+    rig.folders["clone"] = clone_of(rig, "one")
+    rig.published()
+    rig.clock = Clock()
+    rig.clock.on_look = lambda: original.tick(1e9 + rig.clock.now_s)
+    with pytest.raises(BadUse, match=f"session {UUID(int=1)} of host 'one' lives.*a copy"):
+        rig.host("one", 2, folder="clone")
+    assert "s2" not in rig.published()
+    rig.clock.on_look = lambda: None
+    rig.write(opened)
+    original.close()
+    assert rig.published().endswith("s1 writes 5+1 · s1 close")
+
+
+def test_a_copy_whose_original_is_gone_recovers_what_it_left(rig: Rig) -> None:
+    original = rig.host("one", 1)
+    rig.write(rig.open(original))
+    original.abandon()
+    rig.folders["clone"] = clone_of(rig, "one")
+    rig.published()
+    copied = rig.host("one", 2, folder="clone")
+    rig.open(copied)
+    assert rig.published() == "s2 dirty 0+10000 · s1 close · s2 close · s2 open"
+    copied.abandon()
+    assert len(rig.reports) == 2 and rig.reports[0].startswith("the state folder was last used")
+    rig.host("one", 3, folder="clone")  # the folder is this machine's now
+    assert len([report for report in rig.reports if "elsewhere" in report]) == 1
+
+
+def test_a_clone_of_a_settled_folder_is_kept_off_by_the_fence(rig: Rig) -> None:
+    original = rig.host("one", 1)
+    rig.open(original)
+    original.close()
+    rig.folders["clone"] = clone_of(rig, "one")
+    original = rig.host("one", 2)
+    rig.open(original)
+    with pytest.raises(BadUse, match=f"--take-over {UUID(int=2)}"):
+        rig.open(rig.host("one", 3, folder="clone"))
 
 
 # The rows of the log, from position 0 on | the first command that is kept | whether session 1
