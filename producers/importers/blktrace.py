@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.producers.importers.block_recordings import source_of_block_events
@@ -37,8 +36,12 @@ from mirrorlog.producers.traces.block_events import BlockEvent
 from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord
 
 _MAGIC: Final = 0x65617400
-_BODIES: Final = {7: "IQQIIIIIHH", 8: "IQQIIQIIHH12x"}
-"""The fields behind the magic number, by version."""
+_BODIES: Final = {
+    (order, version): struct.Struct(prefix + fields)
+    for order, prefix in (("little", "<"), ("big", ">"))
+    for version, fields in ((7, "IQQIIIIIHH"), (8, "IQQIIQIIHH12x"))
+}
+"""The fields behind the magic number, by byte order and version."""
 _WRITE, _PREFLUSH, _PASSED_THROUGH, _NOTIFY, _DISCARD, _FUA = (
     1 << bit for bit in (1, 2, 9, 10, 13, 15)
 )
@@ -54,9 +57,8 @@ _TIMESTAMP: Final = 1
 ByteOrder = Literal["little", "big"]
 
 
-@dataclass(frozen=True, slots=True)
-class BlktraceRecord:
-    """One event as it is in the file.
+class BlktraceRecord(NamedTuple):
+    """One event as it is in the file. It is a tuple because a recording has millions.
 
     action: the low byte of the action. categories: its high half. length: bytes.
     data: without the cgroup's id.
@@ -200,11 +202,11 @@ def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceRecord]:
             return
         order = _byte_order(magic)
         version = int.from_bytes(magic, order) & 0xFF
-        if version not in _BODIES:
+        body = _BODIES.get((order, version))
+        if body is None:
             raise MalformedRecord(
                 f"version {version} of blktrace's events is unknown; versions 7 and 8 are known"
             )
-        body = struct.Struct(("<" if order == "little" else ">") + _BODIES[version])
         content = stream.read(body.size)
         if len(content) < body.size:
             raise MalformedRecord("the file ends in the middle of an event")

@@ -8,8 +8,7 @@ a request may be queued before the recording begins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 NO_DEVICE: Final = ""
 """The device of an event whose recording device isn't known."""
@@ -22,9 +21,8 @@ _HARMLESS_COMMANDS: Final = frozenset(
 """SCSI commands that bring no data to the device and change none on it (SPC-5, SBC-4)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockEvent:
-    """One event.
+class BlockEvent(NamedTuple):
+    """One event. It is a tuple because a recording has millions. Name the fields.
 
     action: the letter that blkparse prints for it.
     device: MAJOR-MINOR of the device that was recorded, or NO_DEVICE.

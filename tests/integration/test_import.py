@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from block_traces import blkparse_text, blktrace_bytes
 from deadlines import DEADLINE_S
 from folding import fold, read_all
 from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
@@ -129,7 +130,17 @@ def test_the_log_has_what_each_kind_of_import_named(world: Run, tmp_path: Path) 
         path.write_bytes(event(1, Q_WRITE, 8 * (200 + cpu), 512, cpu=cpu))
     for _ in range(2):
         shell("import", "blktrace", "v", *map(str, cpus), "--host", "db-1", "--wait", "60s")
-    everything |= {200, 201}
+    # Import a recording of a partition that begins at sector 2048 of its disk, in both forms.
+    partition = "8-17 A W {0}+8 < 8-17 {1}; 8-17 Q W {0}+8".format(2048 + 8 * 202, 8 * 202)
+    for kind, content in (
+        ("blktrace", blktrace_bytes(partition)),
+        ("blkparse", blkparse_text(partition)),
+    ):
+        result = shell("import", kind, "v", "-", "--wait", "60s", stdin=content)
+        assert changed_between(world, result["first_position"] - 1, result["last_position"]) == {
+            202
+        }
+    everything |= {200, 201, 202}
 
     listing = shell("changed", "v", "--json")
     assert blocks(listing) == everything

@@ -15,7 +15,11 @@ from mirrorlog.producers.importers import (
     ImportSource,
     blkparse_source,
     blktrace_source,
+    sequence_gaps,
 )
+from mirrorlog.producers.importers.sequence_gaps import SequenceGaps
+from mirrorlog.producers.traces.blkparse import read_block_events
+from mirrorlog.producers.traces.block_events import NO_DEVICE, BlockEvent
 
 SIZE = 8 * MIB
 ENCODERS = {"blktrace": blktrace_bytes, "blkparse": blkparse_text}
@@ -272,3 +276,39 @@ def test_a_line_that_was_cut_is_refused_even_if_it_ends(tmp_path: Path, cut: str
     path.write_text(f"{LINE}Q W 80 + 8 [dd]\n{LINE}{cut}\n")
     with pytest.raises(BadInput, match=r"isn't a sector and a count.*record 2"):
         rendered(opened("blkparse", path), SIZE)
+
+
+def test_a_gap_is_filled_by_remaps_of_unknown_devices() -> None:
+    """Two devices share the numbers of a CPU's remaps in text; then a gap of one may be another's.
+
+    Each word is an event: a remap (A), or one of device a or b, and its number.
+    """
+    for words, gaps in {
+        "A1 a2 A3 A4 a5": "",
+        "a1 A2 A3 b7 a4 b8": "",
+        "a1 A2 a4": "a4",
+        "A7 a8 a10": "a10",
+        "a1 b1 A2 A2 b3 a3": "a3",
+    }.items():
+        sequences = SequenceGaps()
+        found = [word for word in words.split() if sequences.is_behind_gap(numbered(word))]
+        assert " ".join(found) == gaps, words
+        assert not sequences.knows_devices
+
+
+def numbered(word: str) -> BlockEvent:
+    """Return an event of CPU 0 with the device and the number in a word such as `a7` or `A7`."""
+    (one,) = read_block_events(iter([blkparse_text(f"Q R 8+8 seq={word[1:]}").rstrip(b"\n")]))
+    return one._replace(device=NO_DEVICE if word[0] == "A" else word[0])
+
+
+def test_the_memory_for_numbers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_gaps, "MAX_SEQUENCES", 3)
+    monkeypatch.setattr(sequence_gaps, "_MAX_UNOWNED", 3)
+    sequences = SequenceGaps()
+    for word in ("a1", "b1", "A2", "A3", "A4", "A5"):
+        assert not sequences.is_behind_gap(numbered(word))
+    assert sequences.is_behind_gap(numbered("a6")), "the first remaps are forgotten"
+    sequences.is_behind_gap(numbered("c1"))
+    with pytest.raises(BadInput, match="more than 3 devices and CPUs"):
+        sequences.is_behind_gap(numbered("d1"))

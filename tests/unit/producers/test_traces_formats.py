@@ -79,6 +79,11 @@ READABLE = {
                 "Q FWFS 32 + 8 [x]",
                 "Q  RA 80 + 8 [x]",
                 "Q   N [x]",
+                "G   W 16 + 8 [a b]",
+                "D   W 16 + 8 [a b]",
+                "D   W 512 (8a 00 ..) [sg_dd]",
+                "C   W 16 + 8 ( 1234567) [0]",
+                "C  WS 24 [0]",
             )
         )
         + "CPU0 (sda):\n Reads Queued:           0,        0KiB\n",
@@ -168,6 +173,10 @@ BROKEN = {
     "tencent sectors": ("auto", f"1,{1 << 54},1,1,7\n", "ends above", 1, 0),
     "blkparse sector": ("auto", f"{EVENT}Q W 1x6 + 8 [a]\n", "isn't a sector", 1, 0),
     "blkparse discard": ("auto", f"{EVENT}Q D [a]\n", "without a sector", 1, 0),
+    "blkparse zone": ("auto", f"{EVENT}Q WS [a]\n", "write without a sector", 1, 0),
+    "blkparse passed through": ("auto", f"{EVENT}Q W 512 [a]\n", "write without a sector", 1, 0),
+    "blkparse cut": ("auto", f"{EVENT}Q W\n", "'' isn't a sector", 1, 0),
+    "blkparse only issued": ("auto", f"{EVENT}D W 8 + 8 [a]\n", "none is queued", 2, 38),
     "blkparse other": (
         "auto",
         f"{EVENT}Q W 1 + 8 [a]\n8:16 1 7 2.0 Q W\n",
