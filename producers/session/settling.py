@@ -207,11 +207,13 @@ def known_entries(
 ) -> Iterator[ActivityEntry]:
     """Yield the entries that say how far the state folder knows the log of the volumes.
 
-    This is the last command of the session. `follow`: it is raised as the session publishes more.
-    histories: by partition, the id of its history.
+    This is the session's last command in the partition, not only of the volume: a record of the log
+    may end behind the volume's last command. All commands must have been acknowledged.
+    follow: it is raised as the session publishes more. histories: by partition, the id of its
+    history.
     """
     for volume in volumes:
-        position = parts.outbox.last_positions.get(volume.volume)
+        position = parts.outbox.acknowledged_position(volume.partition)
         if position is not None:
             yield ActivityEntry(
                 ActivityOp.KNOWN,

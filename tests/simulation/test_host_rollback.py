@@ -20,7 +20,7 @@ from clocks import CountingClock
 from notation import volume
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
@@ -187,6 +187,19 @@ def run(seed: int, steps: int = 40) -> World:
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error
     return world
+
+
+def test_a_host_that_ended_cleanly_vouches_for_all_that_the_node_folded_at_once() -> None:
+    """One record of the log then reaches up to the session's last command, of no volume."""
+    world = World(Random(1))
+    world.write()
+    world.host.close()
+    while world.node.fold(50):
+        world.node.commit()
+    world.opened = world.start()
+    commands = [decode(m.value or b"", TrackingCommand) for m in world.broker.messages(TOPIC)]
+    assert CommandKind.WRITES in [command.kind for command in commands]
+    assert CommandKind.MARK_DIRTY not in [command.kind for command in commands]
 
 
 @pytest.mark.parametrize("seed", range(12))
