@@ -138,6 +138,11 @@ class Settings(BaseSettings):
     address at which it listens."""
     node_http_queries: int = Field(default=4, ge=1, le=64)
     """How many queries are answered at a time. Clients of further ones are told to come back."""
+    node_http_connections: int = Field(default=128, ge=1)
+    """How many connections may be open at a time, or a quarter of the process's descriptors if that
+    is less. Clients of further ones are told to come back."""
+    node_http_idle_s: float = Field(default=20.0, gt=0)
+    """A connection that doesn't bring the whole header of a request within this time is closed."""
     node_http_wait_s: float = Field(default=30.0, ge=0)
     """The longest time that a query waits for the log to be complete."""
 

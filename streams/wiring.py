@@ -38,6 +38,7 @@ from mirrorlog.streams.table.changelog_follower import ChangelogFollower, Change
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
+from mirrorlog.streams.web.connections import ConnectionLimits, connection_limit
 from mirrorlog.streams.web.handlers import HttpParts
 from mirrorlog.streams.web.listen import HttpEndpoint, listen
 from mirrorlog.streams.web.partition_ownership import PartitionOwnership
@@ -248,7 +249,10 @@ def _install_http(
         token=settings.node_http_token,
         wait_s=settings.node_http_wait_s,
     )
-    app.add_dependency(HttpService(build_http_app(parts), endpoint))
+    limits = ConnectionLimits(
+        connection_limit(settings.node_http_connections), settings.node_http_idle_s
+    )
+    app.add_dependency(HttpService(build_http_app(parts), endpoint, limits))
 
 
 def group_name(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import faust
@@ -10,6 +11,7 @@ from mode import Service
 
 from mirrorlog.errors import NodeUnavailable
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
+from mirrorlog.streams.web.connections import ConnectionLimits, serve
 from mirrorlog.streams.web.listen import HttpEndpoint
 from mirrorlog.streams.web.partition_ownership import PartitionOwnership
 from mirrorlog.streams.web.rocks_view import RocksTableView
@@ -18,22 +20,31 @@ from mirrorlog.streams.web.rocks_view import RocksTableView
 class HttpService(Service):
     """Serves `app` at the endpoint for as long as the worker runs, also while it recovers."""
 
-    def __init__(self, app: web.Application, endpoint: HttpEndpoint) -> None:
+    def __init__(
+        self, app: web.Application, endpoint: HttpEndpoint, limits: ConnectionLimits
+    ) -> None:
         super().__init__()
         # handler_cancellation: a client that disconnects cancels its handler, and so its question
         # (aiohttp documentation, "Peer disconnection").
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+            lingering_time=1.0,
         )
-        self._endpoint = endpoint
+        self._endpoint, self._limits = endpoint, limits
+        self._server: asyncio.Server | None = None
 
     async def on_start(self) -> None:
         """Begin to accept requests."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._endpoint.socket).start()
+        self._server = await serve(self._runner, self._endpoint.socket, self._limits)
 
     async def on_stop(self) -> None:
         """Cancel the requests that run and close the socket."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
 
 

@@ -1,6 +1,7 @@
 """Which blocks of a volume changed, over HTTP, answered from the node's own table (docs/http.md).
 
 listen.py               binds the socket, and names the worker in its group after the address
+connections.py          how many connections there may be, and for how long without a request
 server.py               routes
 error_responses.py      errors as JSON objects, and the token
 request_parameters.py   parameters of a request, checked

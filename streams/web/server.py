@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from mirrorlog.streams.web.connections import untimed_answer
 from mirrorlog.streams.web.error_responses import errors_as_json, token_required
 from mirrorlog.streams.web.handlers import HttpParts, RequestHandlers
 
@@ -12,7 +13,8 @@ def build_http_app(parts: HttpParts) -> web.Application:
     """Return the application, which doesn't listen yet."""
     handlers = RequestHandlers(parts)
     app = web.Application(
-        middlewares=[errors_as_json, token_required(parts.token)], client_max_size=1 << 10
+        middlewares=[untimed_answer, errors_as_json, token_required(parts.token)],
+        client_max_size=1 << 10,
     )
     for path, handler in {
         "/healthz": handlers.health,
