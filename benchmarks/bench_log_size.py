@@ -30,7 +30,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ import numpy.typing as npt
 from sortedcontainers import SortedDict
 
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.site_progress import SiteProgress
@@ -48,7 +48,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.compaction.retention import DEFAULT_KEEP_S
-from mirrorlog.streams.compaction.rollups import RangeBlocks, cut_to_size
+from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
@@ -99,13 +99,15 @@ class Changelog:
     def __init__(self) -> None:
         self.rows: SortedDict[bytes, bytes] = SortedDict()
         self.sent: Counter[str] = Counter()
+        self._end = 0
 
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         for message in messages:
             if message.topic == TOPIC:
                 size = len(message.key or b"") + len(message.value or b"") + FRAMING_BYTES
                 self.sent[_kind_of(message.key or b"", message.value)] += size
-        return list(range(len(messages)))
+        start, self._end = self._end, self._end + len(messages)
+        return list(range(start, self._end))
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -141,6 +143,19 @@ class _WholeSource:
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         return None
+
+    def batches(self, partition: int, *, first: int, end: int) -> Iterator[EventBatch]:
+        raise AssertionError("nothing is folded again")
+
+
+class _OneHistory:
+    """A history that never ends."""
+
+    async def doubt(self, partition: int) -> str | None:
+        return None
+
+    async def renew(self, partition: int, reason: str) -> int:
+        raise AssertionError(reason)
 
 
 class _NoSites:
@@ -184,6 +199,7 @@ class Bench:
             clock=self.clock,
             record_max_bytes=settings.node_record_max_bytes,
             compactor=self.compactor,
+            histories=_OneHistory(),
         )
         self.random = np.random.default_rng(1)
         self.position = 0
@@ -226,7 +242,7 @@ class Bench:
         self.position += len(values)
         self.clock.s += FLUSH_S
 
-    def put(self, tier: int, after: int, through: int, changed: BlockSet, writes: int) -> None:
+    def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
         """Put a record of these blocks into the state, split and encoded as LogCompactor does it.
 
         The compactor notices it as it notices the record of a flush.
@@ -258,25 +274,25 @@ class Bench:
             self.log.rows[record_key(record)] = encode(record)
 
 
-def _block_sets(changed: BlockSet) -> list[RangeBlocks]:
+def _block_sets(changed: BitMap64) -> list[BlockSets]:
     """Return the blocks in sets that each cover a range of 2^26 blocks."""
     block_sets = []
     for start in range(0, BLOCKS, 1 << 26):
-        mask = BlockSet()
+        mask = BitMap64()
         mask.add_range(start, start + (1 << 26))
         if blocks := changed & mask:
-            block_sets.append(RangeBlocks(blocks, BlockSet()))
+            block_sets.append(BlockSets(blocks, BitMap64()))
     return block_sets
 
 
-def drawn(random: np.random.Generator, writes: int) -> BlockSet:
+def drawn(random: np.random.Generator, writes: int) -> BitMap64:
     """Return the blocks that `writes` random writes change."""
     if writes < 1 << 22:
-        return BlockSet(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
-    density, blocks = 1 - np.exp(-writes / BLOCKS), BlockSet()
+        return BitMap64(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
+    density, blocks = 1 - np.exp(-writes / BLOCKS), BitMap64()
     for start in range(0, BLOCKS, 1 << 24):
         here: npt.NDArray[np.int64] = np.flatnonzero(random.random(1 << 24, np.float32) < density)
-        blocks |= BlockSet(array("Q", (here + start).astype(np.uint64).tobytes()))
+        blocks |= BitMap64(array("Q", (here + start).astype(np.uint64).tobytes()))
     return blocks
 
 

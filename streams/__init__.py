@@ -7,6 +7,7 @@ package imports neither Faust nor a Kafka client.
     node_folder.py the folder of a worker's state, which one process at a time uses
     faust_worker/  everything that names Faust: the app, its transport, assignment, recovery, store
     fold/          a batch of events becomes one flush of the log (no Faust, mostly pure)
+    history/       what shows that a partition's history ended, and how the next one begins
     table/         the table that holds the log, and the follower that fills it from the changelog
     compaction/    records roll up to coarser tiers and are deleted when they are too old
     web/           which blocks changed, over HTTP (docs/http.md)

@@ -33,6 +33,8 @@ from mirrorlog.streams.faust_worker.partition_loops import (
 from mirrorlog.streams.faust_worker.source_topic import SourceTopic
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.history.partition_histories import PartitionHistories
+from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.log_table import LogTable
@@ -190,6 +192,9 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
         return await send_all(app.producer, messages, settings.patience_s, send_reports)
 
     table = LogTable(send, store, topics, gate)
+    histories = PartitionHistories(
+        RenewalPorts(table, send, ports.catalog, topics), ports.source, ports.clock
+    )
     compactor = LogCompactor(
         table, ports.catalog, ports.open_reports, ports.clock, _compaction_settings(settings)
     )
@@ -201,6 +206,7 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
         clock=ports.clock,
         record_max_bytes=settings.node_record_max_bytes,
         compactor=compactor,
+        histories=histories,
     )
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
@@ -214,6 +220,7 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
         loops=loops,
         compactor=compactor,
         source=ports.source,
+        histories=histories,
         catalog=ports.catalog,
         abort=ports.abort,
         on_ready=ports.on_ready,

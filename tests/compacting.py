@@ -15,6 +15,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.table.local_store import Row
+from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import key_kind, read_record_key, record_key
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -50,6 +51,9 @@ class FakeTable:
 
     def complete_through(self, partition: int) -> int:
         return self.through
+
+    def watermark(self, partition: int) -> Watermark | None:
+        return Watermark(partition=partition, through=self.through, at_us=0)
 
     def take_flushed(self, partition: int) -> Mapping[str, int]:
         taken, self.flushed = self.flushed, {}

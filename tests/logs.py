@@ -21,7 +21,7 @@ from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import watermark_key
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -90,7 +90,7 @@ class Log:
             self.heads,
             now_us=99,
             record_max_bytes=record_max_bytes,
-            complete_through=self.through,
+            before=Watermark(partition=0, through=self.through, at_us=99),
         )
         rows = [*changelog_rows(plan), (watermark_key(0), encode(plan.watermark))]
         self._flushes.append([self.broker.append(self.topics.changelog, 0, *row) for row in rows])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from mirrorlog.streams.fold.batch import EventBatch
+
 
 class FixedSource:
     """Gives the same answers for every partition, and keeps the questions about gaps.
@@ -16,3 +20,16 @@ class FixedSource:
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         self.questions.append(f"{first}..{end}")
         return self.reason
+
+    def batches(self, partition: int, *, first: int, end: int) -> Iterator[EventBatch]:
+        raise AssertionError("nothing is folded again")
+
+
+class NoHistories:
+    """The histories of partitions that never end (PartitionHistories)."""
+
+    async def doubt(self, partition: int) -> str | None:
+        return None
+
+    async def renew(self, partition: int, reason: str) -> int:
+        raise AssertionError(reason)

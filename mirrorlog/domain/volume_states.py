@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, Extent
@@ -195,6 +195,10 @@ def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transitio
     if not _is_uuid(generation):
         text = f"'{generation[:60]}' can't be a generation. Send a new UUID in its canonical form."
         return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
+    if volume.epoch > 1 and command.generation != volume.generation:
+        # The sender knew another generation, maybe one of an earlier history whose commands are
+        # folded again. The one that it asks for may then have been in use.
+        generation = str(uuid5(UUID(volume.history_id), generation))
     if generation == volume.generation:
         return Transition(volume)
     return _change(

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from mirrorlog.domain.extents import MAX_BYTE
-from mirrorlog.domain.histories import NO_EPOCH
+from mirrorlog.domain.histories import NO_EPOCH, History
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadUse
 
@@ -62,9 +62,9 @@ class Volume:
     Commands at or below it are part of the description already.
     earlier_sizes: oldest first. With them a command means the same whenever it is read: see as_of.
     cluster: the id of the Kafka cluster whose positions the description names; None if unknown.
-    history_id, epoch: the history of the partition that began with this description. None and
-    NO_EPOCH: no history was renewed since the volume was created, so its positions belong to the
-    history that the partition has.
+    history_id, epoch, topic_id: the history of the partition to which all positions here belong,
+    and Kafka's id of the commands topic in it. None and NO_EPOCH: the node hasn't met the volume
+    yet, and the positions belong to the history that the partition has.
     """
 
     volume: str
@@ -85,6 +85,7 @@ class Volume:
     cluster: str | None = None
     history_id: str | None = None
     epoch: int = NO_EPOCH
+    topic_id: str | None = None
 
     @property
     def description_order(self) -> tuple[int, int]:
@@ -131,6 +132,17 @@ class Volume:
         """Return (offset, length) of `count` blocks from block `first`, up to the volume's end."""
         offset = first * self.block_size
         return offset, min(count * self.block_size, self.size_bytes - offset)
+
+
+def in_history(volume: Volume, history: History) -> Volume:
+    """Return the description of a volume that names no history yet with its partition's."""
+    return replace(
+        volume,
+        cluster=history.cluster,
+        history_id=history.id,
+        epoch=history.epoch,
+        topic_id=history.topic,
+    )
 
 
 def check_volume_name(name: str) -> str:

@@ -17,6 +17,10 @@ _RECORD, _HEAD, _BEAT, _WATERMARK, _POSITION_TIME = b"r", b"h", b"s", b"w", b"m"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
 RECORD_PREFIX: Final = bytes([_KEY_VERSION]) + _RECORD
 """The first bytes of the keys of all records, and of no other keys."""
+HEAD_PREFIX: Final = bytes([_KEY_VERSION]) + _HEAD
+"""The first bytes of the keys of all heads, and of no other keys."""
+KEY_PREFIX: Final = bytes([_KEY_VERSION])
+"""The first byte of all keys of the log."""
 
 EntryKind: TypeAlias = type[LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime]
 
@@ -57,6 +61,11 @@ def record_key(record: LogRecord | RecordKey) -> bytes:
     """
     tail = _RECORD_TAIL.pack(record.tier, record.after + 1, record.through, record.part)
     return record_prefix(record.volume) + tail
+
+
+def above_prefix(prefix: bytes) -> bytes:
+    """Return a key above every key that begins with `prefix`: in none of them 0xff follows it."""
+    return prefix + b"\xff"
 
 
 def record_prefix(volume: str) -> bytes:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.errors import BadInput
 from mirrorlog.streams.compaction.rollups import (
-    RangeBlocks,
+    BlockSets,
     RollUpSource,
     StoredRecord,
     stored_records,
@@ -19,8 +19,10 @@ from mirrorlog.streams.compaction.rollups import (
 )
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
+from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import (
     RecordKey,
+    above_prefix,
     first_key_after,
     read_record_key,
     record_key,
@@ -50,6 +52,10 @@ class PartitionRecords:
 
     def __init__(self, table: LogTable, partition: int) -> None:
         self.table, self.partition = table, partition
+
+    def watermark(self) -> Watermark | None:
+        """Return the partition's watermark, None if the log has none."""
+        return self.table.watermark(self.partition)
 
     def complete_through(self) -> int:
         """Return the position through which the partition's log is complete."""
@@ -95,10 +101,10 @@ class PartitionRecords:
         size_bytes = len(self.table.get(self.partition, record_key(key)) or b"")
         first = self.load(key)
         if first.parts > 1 or size_bytes > _KEPT_WITH_BLOCKS_BYTES:
-            first = replace(first, changed=BlockSet(), zeroed=BlockSet())
+            first = replace(first, changed=BitMap64(), zeroed=BitMap64())
         return RollUpSource(record, first, size_bytes)
 
-    def united(self, volume: str, sources: Sequence[RollUpSource]) -> Iterator[RangeBlocks | None]:
+    def united(self, volume: str, sources: Sequence[RollUpSource]) -> Iterator[BlockSets | None]:
         """Yield the sources' union, as `unite` does. DamagedRecord if a part can't be read."""
         return unite([self._parts(volume, source) for source in sources])
 
@@ -112,8 +118,3 @@ def tombstones(volume: str, record: StoredRecord) -> Iterator[Row]:
     """Yield the rows that remove every part of a record."""
     for key in record.keys(volume):
         yield record_key(key), None
-
-
-def above_prefix(prefix: bytes) -> bytes:
-    """Return a key above every key that begins with `prefix`: in none of them 0xff follows it."""
-    return prefix + b"\xff"

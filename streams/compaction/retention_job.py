@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mirrorlog.codec.events import encode
@@ -24,7 +24,6 @@ from mirrorlog.streams.compaction.partition_state import PartitionState
 from mirrorlog.streams.compaction.retention import needed_after, retention_limit
 from mirrorlog.streams.compaction.rollups import StoredRecord
 from mirrorlog.streams.compaction.steps import Job
-from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import position_time_key, split_log_name
 
 log = logging.getLogger("mirrorlog.node")
@@ -45,10 +44,13 @@ _LEFT_BEHIND: Final = (
 
 def note_position_time(state: PartitionState) -> Job:
     """Note that the log is complete through its watermark now, and prune older notes."""
-    now_us, through = state.clock.now_us(), state.records.complete_through()
+    now_us, watermark = state.clock.now_us(), state.records.watermark()
     partition = state.records.partition
-    time = Watermark(partition=partition, through=through, at_us=now_us)
-    if through == BEFORE_FIRST or not state.times.note(time):
+    if watermark is None or watermark.through == BEFORE_FIRST:
+        return
+    # With its anchor the note also shows, after a break, how far the history still holds.
+    time = replace(watermark, at_us=now_us)
+    if not state.times.note(time):
         return
     yield position_time_key(partition, at_us=now_us), encode(time)
     for old in state.times.prune(now_us):

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from mirrorlog.domain.bitmaps import BlockSet, pack
+from mirrorlog.domain.bitmaps import BitMap64, pack
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.tracking_log.keys import RecordKey
-from mirrorlog.tracking_log.records import LogRecord, named_hosts
+from mirrorlog.tracking_log.records import LogRecord
 
 MAX_SOURCES: Final = 1024
 """Records that become one: a part of each is in memory at the same time."""
@@ -29,11 +29,11 @@ _RANGE_BLOCKS: Final = 1 << 26
 """Blocks united at a time: 8 MiB of bitmap at most."""
 
 
-class RangeBlocks(NamedTuple):
+class BlockSets(NamedTuple):
     """The blocks of a range that changed, and those of them that were zeroed."""
 
-    changed: BlockSet
-    zeroed: BlockSet
+    changed: BitMap64
+    zeroed: BitMap64
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
@@ -133,17 +133,14 @@ def merged_header(tier: int, chain: Sequence[RollUpSource]) -> LogRecord:
         tier=tier,
         after=min(record.after for record in records),
         through=max(record.through for record in records),
-        changed=BlockSet(),
-        zeroed=BlockSet(),
+        changed=BitMap64(),
+        zeroed=BitMap64(),
         first_at_us=min(record.first_at_us for record in records),
         last_at_us=max(record.last_at_us for record in records),
         commands=sum(record.commands for record in counted),
         writes=sum(record.writes for record in counted),
         bytes_written=min(sum(record.bytes_written for record in counted), MAX_BYTE),
-        **named_hosts(
-            (host for record in records for host in record.hosts),
-            has_more=any(record.has_more_hosts for record in records),
-        ),
+        hosts=tuple(sorted({host for record in records for host in record.hosts})),
         part=0,
         parts=1,
     )
@@ -156,7 +153,7 @@ class _OpenPart(NamedTuple):
     following: Iterator[LogRecord]
 
 
-def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[RangeBlocks | None]:
+def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
     """Yield the union of records, a range of _RANGE_BLOCKS at a time, ascending.
 
     records: each as its parts in their order. None is yielded after each part that was read.
@@ -167,7 +164,7 @@ def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[RangeBlocks | None
     for parts in records:
         waiting += _next_part(parts)
         yield None
-    changed, zeroed = BlockSet(), BlockSet()
+    changed, zeroed = BitMap64(), BitMap64()
     while waiting or changed:
         lowest = min(
             [open_part.part.changed.min() for open_part in waiting]
@@ -181,9 +178,9 @@ def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[RangeBlocks | None
                 zeroed |= part.zeroed
                 waiting += _next_part(following)
                 yield None
-        mask = BlockSet()
+        mask = BitMap64()
         mask.add_range(end - _RANGE_BLOCKS, end)
-        yield RangeBlocks(changed & mask, zeroed & mask)
+        yield BlockSets(changed & mask, zeroed & mask)
         changed, zeroed = changed - mask, zeroed - mask
 
 
@@ -193,9 +190,7 @@ def _next_part(parts: Iterator[LogRecord]) -> list[_OpenPart]:
     return [] if part is None else [_OpenPart(part, parts)]
 
 
-def cut_to_size(
-    ranges: Iterable[RangeBlocks | None], max_bytes: int
-) -> Iterator[RangeBlocks | None]:
+def cut_to_size(ranges: Iterable[BlockSets | None], max_bytes: int) -> Iterator[BlockSets | None]:
     """Yield the same blocks in pieces by block range, each with bitmaps of at most `max_bytes`.
 
     ranges: as `unite` yields them. None is yielded after a little work.
@@ -204,7 +199,7 @@ def cut_to_size(
     up the same range of positions cut it alike, and the parts of one fit those of the other
     (docs/decisions/roll-ups.md).
     """
-    changed, zeroed, size_bytes = BlockSet(), BlockSet(), 0
+    changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
     for blocks in ranges:
         if blocks is None:
             yield None
@@ -215,18 +210,18 @@ def cut_to_size(
         ):
             yield None
             if changed and size_bytes + leaf_bytes > max_bytes:
-                yield RangeBlocks(changed, zeroed)
-                changed, zeroed, size_bytes = BlockSet(), BlockSet(), 0
+                yield BlockSets(changed, zeroed)
+                changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
             changed |= leaf.changed
             zeroed |= leaf.zeroed
             size_bytes += leaf_bytes
     if changed:
-        yield RangeBlocks(changed, zeroed)
+        yield BlockSets(changed, zeroed)
 
 
 def _leaves(
-    blocks: RangeBlocks, *, first: int, width: int, max_bytes: int
-) -> Iterator[tuple[RangeBlocks, int]]:
+    blocks: BlockSets, *, first: int, width: int, max_bytes: int
+) -> Iterator[tuple[BlockSets, int]]:
     """Yield halves of halves of the range [first, first + width), as large as `max_bytes` allows.
 
     With each comes the size of its packed bitmaps. `width` is a power of two.
@@ -234,23 +229,20 @@ def _leaves(
     changed, zeroed = blocks
     if not changed:
         return
-    size_bytes = pack(changed).size_bytes + pack(zeroed).size_bytes
+    size_bytes = len(pack(changed)) + len(pack(zeroed))
     if size_bytes <= max_bytes or width == 1:
         yield blocks, size_bytes
         return
     half = width // 2
-    low = BlockSet()
+    low = BitMap64()
     low.add_range(first, first + half)
-    lower, upper = (
-        RangeBlocks(changed & low, zeroed & low),
-        RangeBlocks(changed - low, zeroed - low),
-    )
+    lower, upper = BlockSets(changed & low, zeroed & low), BlockSets(changed - low, zeroed - low)
     yield from _leaves(lower, first=first, width=half, max_bytes=max_bytes)
     yield from _leaves(upper, first=first + half, width=half, max_bytes=max_bytes)
 
 
 def is_within(
-    parts: Iterable[RangeBlocks | None], whole: Iterable[RangeBlocks | None]
+    parts: Iterable[BlockSets | None], whole: Iterable[BlockSets | None]
 ) -> Iterator[bool | None]:
     """Prove that `whole` holds every block of `parts`: yield None after some work, a bool last.
 

@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.streams.compaction.partition_records import above_prefix
 from mirrorlog.streams.compaction.partition_state import PartitionState
 from mirrorlog.streams.compaction.rollups import CoverIndex, stored_records
 from mirrorlog.streams.compaction.steps import Job
@@ -18,6 +17,7 @@ from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import (
     RECORD_PREFIX,
     RecordKey,
+    above_prefix,
     position_times_prefix,
     read_record_key,
 )

@@ -15,10 +15,13 @@ from typing import Any, Final
 import faust
 from faust.types import TP
 
-from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.table.local_store import Row, rows_to_keep
+from mirrorlog.tracking_log.keys import above_prefix
 
 _IDENTITY_KEY: Final = b"__faust\0changelog__"
 """The row that holds the changelog's identity. Faust keeps its position under a similar key."""
+_DISCARDED_PREFIX: Final = b"__faust\0discarded__"
+"""The rows that `reset` keeps of the table that it replaces have this before their keys."""
 
 
 class FaustStore:
@@ -76,12 +79,36 @@ class FaustStore:
         return None if value is None else value.decode()
 
     def reset(self, partition: int, changelog_identity: str) -> None:
-        """Replace the partition's table by an empty one for rows of that changelog."""
+        """Replace the partition's table by an empty one for rows of that changelog.
+
+        Its watermark and its heads are kept (FollowedStore.reset). A crash before they are written
+        again loses them.
+        """
         data = self.table.data
+        kept = rows_to_keep(self, partition, self.discarded(partition))
         if (old := data._dbs.pop(partition, None)) is not None:
             old.close()
         shutil.rmtree(data.partition_path(partition), ignore_errors=True)
-        data._db_for_partition(partition).put(_IDENTITY_KEY, changelog_identity.encode())
+        new = data._db_for_partition(partition)
+        for key, value in kept.items():
+            new.put(_DISCARDED_PREFIX + key, value)
+        new.put(_IDENTITY_KEY, changelog_identity.encode())
+
+    def discarded(self, partition: int) -> dict[bytes, bytes]:
+        """Return what `reset` kept of the tables that it replaced, by key."""
+        keys = self.keys(partition, _DISCARDED_PREFIX, above_prefix(_DISCARDED_PREFIX))
+        rows = {key: self.get(partition, key) for key in keys}
+        return {
+            key.removeprefix(_DISCARDED_PREFIX): value
+            for key, value in rows.items()
+            if value is not None
+        }
+
+    def forget_discarded(self, partition: int) -> None:
+        """Forget what `discarded` returns."""
+        table = self.table.data._db_for_partition(partition)
+        for key in self.keys(partition, _DISCARDED_PREFIX, above_prefix(_DISCARDED_PREFIX)):
+            table.delete(key)
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """Write `rows` in one batch, then store the highest of `positions` (RowStore.write)."""

@@ -13,6 +13,7 @@ from mirrorlog.streams.faust_worker.partition_loops import AbortProcess, Partiti
 from mirrorlog.streams.faust_worker.source_topic import SourceTopic
 from mirrorlog.streams.faust_worker.start_positions import plan_start_position
 from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.table.log_table import LogTable
 
 log = logging.getLogger("mirrorlog.node")
@@ -30,6 +31,7 @@ class PartitionHandover:
     loops: PartitionLoops
     compactor: LogCompactor
     source: SourceTopic
+    histories: PartitionHistories
     catalog: Catalog
     abort: AbortProcess
     on_ready: Callable[[Sequence[int]], None]
@@ -39,6 +41,7 @@ class PartitionHandover:
         self.loops.stop(partitions)
         self.gate.revoke(partitions)
         self.compactor.revoke(partitions)
+        self.table.release(partitions)
 
     def stop(self) -> None:
         """Stop all work. Call it before the producer stops: a flush would fail without it."""
@@ -47,7 +50,7 @@ class PartitionHandover:
     async def start(self, partitions: Sequence[int]) -> None:
         """Start the work on the worker's partitions, once their tables are recovered.
 
-        Aborts the process if a start position can't be found (OutOfRetention, KafkaFailed).
+        Aborts the process if a start position can't be found (KafkaFailed, ChangelogRefused).
         """
         try:
             # The previous worker of a partition may have changed the descriptions of its volumes.
@@ -60,13 +63,19 @@ class PartitionHandover:
         self.on_ready(partitions)
 
     async def _open_gate(self, partition: int) -> None:
-        """Tell the commit gate where the partition's commands begin (plan_start_position)."""
+        """Tell the commit gate where the partition's commands begin.
+
+        That is where its history begins, if it had to be renewed, or plan_start_position.
+        """
         bounds = await asyncio.to_thread(self.source.bounds, partition)
+        before = self.table.complete_through(partition)
+        start = await self.histories.enter(partition)
+        if start is not None:
+            self.gate.assign(partition, position=start)
+            return
         through = self.table.complete_through(partition)
-        position = plan_start_position(
-            self.gate.topic, partition, bounds, through, self.catalog.values()
-        )
-        if bounds.committed is None and through >= 0:
+        position = plan_start_position(bounds, through)
+        if bounds.committed is None and before >= 0:
             log.warning(
                 "partition %d: the group has no committed position: it was deleted, or no node ran "
                 "for longer than Kafka keeps it; the commands from %d on are folded, where the log "

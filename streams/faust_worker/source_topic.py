@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
+from typing import Final
 
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
+from mirrorlog.reading.commands_now import anchor_at, commands_now
 from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.streams.faust_worker.start_positions import PartitionBounds
+from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.tracking_log.breaks import CommandsNow
+
+_COMMANDS_AT_ONCE: Final = 1000
 
 
 class SourceTopic:
@@ -37,6 +44,30 @@ class SourceTopic:
         committed = self._admin.committed_positions(self._group, self._topic)[partition]
         first_kept, end = self._admin.bounds(self._topic, partition)
         return PartitionBounds(first_kept, end, committed)
+
+    def cluster_id(self) -> str:
+        """Return the id of the cluster."""
+        return self._admin.cluster_id()
+
+    def commands_now(self, partition: int, position: int) -> CommandsNow:
+        """Return the partition's bounds, and the digest of the command at `position`."""
+        return commands_now(
+            self._open_reader, self._admin, self._topic, partition, position, self._patience
+        )
+
+    def anchor_at(self, partition: int, position: int) -> bytes | None:
+        """Return the digest of the command at `position`, None if none is kept there."""
+        return anchor_at(self._open_reader, self._topic, partition, position, self._patience)
+
+    def batches(self, partition: int, *, first: int, end: int) -> Iterator[EventBatch]:
+        """Yield the commands in [first, end) that are kept, in batches of bounded number."""
+        end = min(end, self._admin.end_position(self._topic, partition))
+        commands = read_range(
+            self._open_reader, self._topic, partition, self._patience, start=first, end=end
+        )
+        with closing(commands):
+            while messages := list(islice(commands, _COMMANDS_AT_ONCE)):
+                yield EventBatch.from_messages(messages)
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Return what became of the commands in [first, end); None if there are none.

@@ -10,6 +10,7 @@ Files in reading order:
 - `batch`: EventBatch, the events of one partition by column.
 - `fold_batch`: BatchFolder.record, the way of a batch from its events to the durable log.
 - `response`: what the node does with one event, and what it answers.
+- `known_positions`: which positions that a command names belong to the partition's history.
 - `session_order`: whether a command continues its session, and whether commands before it are lost.
 - `bulk_fold`: volumes whose commands are all plain are folded without looking at each command.
 - `flush_plan`: everything that one flush writes, in the order of its acknowledgements.

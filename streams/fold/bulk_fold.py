@@ -238,6 +238,8 @@ def _session_run(
     if session_order(known, first, first_position) != _ACCEPTED:
         return None
     acknowledged = columns.numbers["acknowledged_position"][rows]
+    if (acknowledged >= positions[rows]).any():
+        return None  # the history broke: known_positions.knows_more says how
     sender = columns.senders[int(columns.sender[rows[0]])]
     before = known.get(sender.session)
     if before is not None and (

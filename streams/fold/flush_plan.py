@@ -20,10 +20,12 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.histories import History, epoch_of
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.bulk_fold import BulkFold
+from mirrorlog.streams.fold.known_positions import names_history
 from mirrorlog.streams.fold.missed_fold import fold_missed
 from mirrorlog.streams.fold.response import CommandResponse, is_session_wide
 from mirrorlog.streams.fold.session_order import SessionOrder
@@ -89,23 +91,32 @@ def plan_flush(
     *,
     now_us: int,
     record_max_bytes: int,
-    complete_through: int = BEFORE_FIRST,
+    before: Watermark | None = None,
+    anchor: bytes | None = None,
 ) -> FlushPlan:
     """Plan the flush of the events of one partition. `LogTable.flush` executes the plan.
 
     responses: to the events that were checked one at a time, in their order.
     bulk_folds: of the volumes whose events were folded in bulk. No volume is in both.
-    heads: those that the table holds. complete_through: the watermark that it holds. A replay takes
-    neither back.
+    heads: those that the table holds. before: the watermark that it holds. A replay takes neither
+    back, and all that is planned belongs to the history of `before`.
     record_max_bytes: the limit for the bitmaps of one record or part of one.
+    anchor: the digest of the command at the flush's last position; None if it isn't known.
     """
     partition = flush_range.partition
-    volumes = _FoldedVolumes(flush_range, heads, now_us=now_us, record_max_bytes=record_max_bytes)
+    history = before.history if before else None
+    volumes = _FoldedVolumes(
+        flush_range,
+        heads,
+        now_us=now_us,
+        record_max_bytes=record_max_bytes,
+        epoch=epoch_of(history),
+    )
     for group in _by_volume(responses):
         volumes.add_responses(group)
     for fold in bulk_folds:
         volumes.add_bulk_fold(fold)
-    beats = _last_beats(responses)
+    beats = _last_beats(responses, history)
     quarantined = (response.quarantined(now_us) for response in responses)
     forwarded = (response.forwarded() for response in responses)
     return FlushPlan(
@@ -117,9 +128,7 @@ def plan_flush(
         quarantined=tuple(event for event in quarantined if event is not None),
         forwarded=tuple(event for event in forwarded if event is not None),
         mark_dirty=tuple(volumes.mark_dirty),
-        watermark=Watermark(
-            partition=partition, through=max(flush_range.last, complete_through), at_us=now_us
-        ),
+        watermark=_watermark_after(flush_range, before, anchor, now_us),
         statuses=tuple(
             response.status(now_us, volumes.order_of(response)) for response in responses
         ),
@@ -148,13 +157,14 @@ def _by_volume(responses: Iterable[CommandResponse]) -> Iterable[list[CommandRes
 class _FoldedVolumes:
     """The part of a plan that is made one volume at a time.
 
-    heads: those before the flush. record_max_bytes: as for plan_flush.
+    heads: those before the flush. record_max_bytes: as for plan_flush. epoch: of the history.
     """
 
     flush_range: FlushRange
     heads: Mapping[str, VolumeHead]
     now_us: int
     record_max_bytes: int
+    epoch: int
     records: list[LogRecord] = field(default_factory=list)
     packed: list[PackedRecord] = field(default_factory=list)
     heads_after: list[VolumeHead] = field(default_factory=list)
@@ -186,6 +196,7 @@ class _FoldedVolumes:
                 record_through=last if record else None,
                 sessions=sessions,
                 forks=forks,
+                epoch=self.epoch,
             )
         )
 
@@ -208,6 +219,7 @@ class _FoldedVolumes:
                 record_through=last if parts else None,
                 sessions=fold.session_heads(head),
                 forks={},
+                epoch=self.epoch,
             )
         )
 
@@ -243,23 +255,45 @@ def _mark_dirty_command(
     )
 
 
-def _last_beats(responses: Sequence[CommandResponse]) -> dict[str, SessionBeat | None]:
+def _watermark_after(
+    flush_range: FlushRange, before: Watermark | None, anchor: bytes | None, now_us: int
+) -> Watermark:
+    """Return the watermark after the flush. A replay repeats the one before it."""
+    if before is not None and before.through >= flush_range.last:
+        return replace(before, at_us=now_us)
+    return Watermark(
+        partition=flush_range.partition,
+        through=flush_range.last,
+        at_us=now_us,
+        history=before.history if before else None,
+        anchor=anchor,
+    )
+
+
+def _last_beats(
+    responses: Sequence[CommandResponse], history: History | None
+) -> dict[str, SessionBeat | None]:
     """Return the last heartbeat of each session that sent a session-wide command.
 
     None: the last one was a SESSION_CLOSE, and the session's heartbeat is removed.
+    A heartbeat that names another history than the partition has settles nothing: the position that
+    it knows as acknowledged is one of that history. One that names none belongs to the first
+    history, because an older host sent it.
     """
     beats: dict[str, SessionBeat | None] = {}
     for response in responses:
         command = response.command
         if command is None or not is_session_wide(command):
             continue
-        acknowledged = command.acknowledged_position
+        is_known = names_history(command, history)
+        acknowledged = command.acknowledged_position if is_known else None
         beat = SessionBeat(
             session=command.session,
             host=command.host,
             position=response.message.position,
             acknowledged_position=BEFORE_FIRST if acknowledged is None else acknowledged,
             at_us=command.last_at_us,
+            epoch=epoch_of(history),
         )
         beats[command.session] = beat if command.kind is CommandKind.HEARTBEAT else None
     return beats

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.domain.commands import Refusal, TrackingCommand
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.volumes import Volume, in_history
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
@@ -21,8 +25,13 @@ from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.bulk_fold import BulkFold, fold_in_bulk
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.known_positions import knows_more
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
-from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+
+_PAUSE_S: Final = 2.0
+"""After a pause of the stream that is longer, the broker may have gone back in time: it takes a
+restart, or the election of a leader that lagged behind."""
 
 
 class DurableLog(Protocol):
@@ -31,8 +40,8 @@ class DurableLog(Protocol):
     def heads(self, partition: int, volumes: Sequence[str]) -> Mapping[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
 
-    def complete_through(self, partition: int) -> int:
-        """Return the position through which the partition's log is complete."""
+    def watermark(self, partition: int) -> Watermark | None:
+        """Return the partition's watermark, None if the log has none."""
 
     async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
         """Move the watermark to `through`, behind which no command is missing."""
@@ -51,12 +60,28 @@ class CommandsSource(Protocol):
         broker.
         """
 
+    def batches(self, partition: int, *, first: int, end: int) -> Iterator[EventBatch]:
+        """Yield the commands in [first, end) that are kept. Each step blocks."""
+
 
 class LogMaintenance(Protocol):
     """The part of LogCompactor that the fold needs (streams/compaction/compactor.py)."""
 
     async def work(self, partition: int) -> float:
         """Do a little work; return in how many seconds at the latest there is more."""
+
+    def revoke(self, partitions: Iterable[int]) -> None:
+        """Forget what is known of the partitions' records."""
+
+
+class Histories(Protocol):
+    """The part of PartitionHistories that the fold needs (streams/history/)."""
+
+    async def doubt(self, partition: int) -> str | None:
+        """Return what shows that the history ended since the last flush; None if nothing does."""
+
+    async def renew(self, partition: int, reason: str) -> int:
+        """Renew the history; return the position from which the commands are folded again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,27 +114,86 @@ class BatchFolder:
         clock: Clock,
         record_max_bytes: int,
         compactor: LogMaintenance,
+        histories: Histories,
     ) -> None:
         self._log, self._gate, self._catalog, self._source = log, gate, catalog, source
         self._clock, self._record_max_bytes, self._compactor = clock, record_max_bytes, compactor
+        self._histories = histories
+        self._recorded_at_s: dict[int, float] = {}
 
     async def record(self, batch: EventBatch) -> None:
         """Make one batch durable in the log. Every exception must stop the node.
 
         1. `_check_continues`: no command lies unread before the batch or inside it (invariant 7).
-        2. `_plan` decodes the commands. `_respond` checks and answers each of them (response) and
+        2. `_ended_reason`: the commands that the log holds are still the ones that it recorded.
+        3. `_plan` decodes the commands. `_respond` checks and answers each of them (response) and
            turns its extents into addresses inside its volume (extraction). `plan_flush` makes them
            records, heads and a watermark (log, planned).
-        3. `LogTable.flush`: the plan is written, and the gate advances (log, durable).
+        4. `LogTable.flush`: the plan is written, and the gate advances (log, durable).
 
         What the log holds already is flushed by itself (a replay): folded together with new
         commands it would make a site copy again what it has.
 
+        If step 2 or a command of step 3 shows that the history of the partition ended, it is
+        renewed, and what the topic holds now is folded in the place of the batch.
+
         The gate must have been told where the partition begins (`CommitGate.assign`).
         """
         await self._check_continues(batch.partition, batch.positions)
-        for part in batch.split_after(self._log.complete_through(batch.partition)):
-            await self._log.flush(await self._plan(part))
+        reason = await self._ended_reason(batch)
+        if reason is None:
+            reason = await self._fold(batch)
+        if reason is not None:
+            await self._fold_again(batch, reason)
+        self._recorded_at_s[batch.partition] = self._clock.monotonic_s()
+
+    async def _fold(self, batch: EventBatch) -> str | None:
+        """Flush the batch. Return what shows that the history ended, with nothing flushed then."""
+        watermark = self._log.watermark(batch.partition)
+        through = BEFORE_FIRST if watermark is None else watermark.through
+        for part in batch.split_after(through):
+            plan = await self._plan(part, self._log.watermark(batch.partition))
+            if isinstance(plan, str):
+                return plan
+            await self._log.flush(plan)
+        return None
+
+    async def _ended_reason(self, batch: EventBatch) -> str | None:
+        """Return what shows that the history ended before the batch; None if nothing does.
+
+        The command at the watermark tells (its anchor). A replay brings it. Otherwise it is read
+        from the topic, but only after a pause: a broker can't go back in time while it delivers.
+        """
+        watermark = self._log.watermark(batch.partition)
+        if watermark is None:
+            return None
+        row = bisect_left(batch.positions, watermark.through)
+        if row < len(batch.positions) and batch.positions[row] == watermark.through:
+            anchor = anchor_of(batch.keys[row], batch.values[row])
+            if watermark.anchor in (None, anchor):
+                return None
+            return f"the command at position {watermark.through} was read again, and is another one"
+        paused_s = self._clock.monotonic_s() - self._recorded_at_s.get(batch.partition, 0.0)
+        return await self._histories.doubt(batch.partition) if paused_s > _PAUSE_S else None
+
+    async def _fold_again(self, batch: EventBatch, reason: str) -> None:
+        """Renew the history, and fold what the topic holds now up to the end of the batch.
+
+        The batch itself may come from before the broker went back in time. It isn't folded: what
+        follows it in the stream is a replay then, or the consumer begins anew.
+        """
+        partition = batch.partition
+        start = await self._histories.renew(partition, reason)
+        self._gate.assign(partition, position=start)
+        self._compactor.revoke([partition])
+        batches = self._source.batches(partition, first=start, end=batch.positions[-1] + 1)
+        while (again := await asyncio.to_thread(next, batches, None)) is not None:
+            if (reason_again := await self._fold(again)) is not None:
+                raise OutOfRetention(
+                    f"the history of the partition ended again at once: {reason_again}",
+                    where=f"topic {self._gate.topic}, partition {partition}",
+                    next="Start the node again when the broker runs steadily.",
+                )
 
     def recorded_end(self, partition: int) -> int:
         """Return the first position of the partition that isn't in the log."""
@@ -155,12 +239,19 @@ class BatchFolder:
     async def _reason_of_gap(self, partition: int, *, first: int, end: int) -> str | None:
         return await asyncio.to_thread(self._source.gap_reason, partition, first=first, end=end)
 
-    async def _plan(self, batch: EventBatch) -> FlushPlan:
-        """Return the plan of the batch's flush. `LogTable.flush` makes it durable."""
+    async def _plan(self, batch: EventBatch, before: Watermark | None) -> FlushPlan | str:
+        """Return the plan of the batch's flush. `LogTable.flush` makes it durable.
+
+        before: the partition's watermark. A text is returned in the place of a plan if a command
+        shows that the history ended (knows_more).
+        """
+        history = before.history if before else None
         # The columns live until the plan is made: freed earlier, their pages go back to the system
         # and are faulted in again for the plan.
         columns = decode_columns(batch.values)
-        answered = await self._respond(batch, columns)
+        answered = await self._respond(batch, columns, history)
+        if (reason := knows_more(answered.responses, history)) is not None:
+            return reason
         return plan_flush(
             FlushRange(
                 partition=batch.partition, first=batch.positions[0], last=batch.positions[-1]
@@ -170,13 +261,16 @@ class BatchFolder:
             answered.heads,
             now_us=self._clock.now_us(),
             record_max_bytes=self._record_max_bytes,
-            complete_through=self._log.complete_through(batch.partition),
+            before=before,
+            anchor=anchor_of(batch.keys[-1], batch.values[-1]),
         )
 
-    async def _respond(self, batch: EventBatch, columns: CommandColumns) -> _BatchResponses:
+    async def _respond(
+        self, batch: EventBatch, columns: CommandColumns, history: History | None
+    ) -> _BatchResponses:
         """Check and answer every command of the batch. `plan_flush` makes records of the result.
 
-        columns: the batch, decoded.
+        columns: the batch, decoded. history: of the partition.
 
         Volumes that qualify are folded in bulk. All other commands are decoded and checked one at a
         time (`check_command`). Both clip extents to the volume (`extract`) or find them inside it.
@@ -196,16 +290,19 @@ class BatchFolder:
         )
         single |= _read_rows(batch, columns.plain & ~in_bulk)
         commands = [(batch.message(row), single[row]) for row in sorted(single)]
-        return _BatchResponses(heads, bulk_folds, await self._check_commands(commands))
+        return _BatchResponses(heads, bulk_folds, await self._check_commands(commands, history))
 
     async def _check_commands(
-        self, commands: Sequence[tuple[Message, TrackingCommand | Refusal]]
+        self,
+        commands: Sequence[tuple[Message, TrackingCommand | Refusal]],
+        history: History | None,
     ) -> list[CommandResponse]:
         """Check the commands one at a time, each by the newest description of its volume.
 
         A volume is described before its first command is sent. So if a newer description could
         change one of the responses, the catalog is read to the topic's end first. A command that
-        changes its volume changes the description by which the commands behind it are checked.
+        changes its volume changes the description by which the commands behind it are checked. The
+        first command of a new volume does: it gives the volume the partition's history.
         """
         if any(
             check_command(message, command, self._described(command)).depends_on_description
@@ -214,7 +311,11 @@ class BatchFolder:
             await asyncio.to_thread(self._catalog.refresh)
         responses = []
         for message, command in commands:
-            response = check_command(message, command, self._described(command))
+            volume = self._described(command)
+            adopted = None if volume is None else adopted_description(volume, message, history)
+            response = check_command(message, command, adopted or volume)
+            if adopted is not None and response.new_description is None:
+                response = replace(response, new_description=adopted)
             if response.new_description is not None:
                 self._catalog.take(response.new_description)
             responses.append(response)
@@ -222,6 +323,27 @@ class BatchFolder:
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
+
+
+def adopted_description(volume: Volume, message: Message, history: History | None) -> Volume | None:
+    """Return the description with the partition's history; None if it names one already.
+
+    message: a command of the volume. If it lies at or below the volume's origin, the origin was
+    taken in another history, which ended before the node met the volume: the log of the volume
+    begins with the command, in a new generation.
+    """
+    if history is None or volume.history_id is not None or volume.partition != message.partition:
+        return None
+    adopted = in_history(volume, history)
+    if message.position > volume.origin_position:
+        return adopted
+    return replace(
+        adopted,
+        generation=str(uuid4()),
+        origin_position=message.position - 1,
+        described_position=message.position - 1,
+        initially_zeroed=False,
+    )
 
 
 def _read_rows(

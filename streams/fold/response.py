@@ -137,10 +137,16 @@ class CommandResponse:
         A command that is too large for a message there is made smaller: it names the whole volume
         instead of its extents. Nobody sends such a command but a client that compresses more than a
         megabyte and has a wrong partitioner, too.
+
+        The position that a command names as acknowledged is one of the partition to which it was
+        sent. It would mean another command there, so it is left out.
         """
         message, command, volume = self.message, self.command, self.forward_to
         if command is None or volume is None:
             return None
+        if command.acknowledged_position is not None:
+            command = replace(command, acknowledged_position=None)
+            message = replace(message, value=encode(command))
         if len(message.key or b"") + len(message.value or b"") <= MESSAGE_MAX_BYTES:
             return volume.partition, message
         smaller = replace(

@@ -13,12 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from mirrorlog.domain.bitmaps import BlockSet, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
 from mirrorlog.domain.block_arrays import blocks_of
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.fold.bulk_fold import BulkFold
+from mirrorlog.streams.fold.known_positions import with_known_positions
 from mirrorlog.streams.fold.response import CommandResponse
 from mirrorlog.streams.fold.session_order import SessionOrder, session_order
 from mirrorlog.tracking_log.heads import (
@@ -29,7 +30,7 @@ from mirrorlog.tracking_log.heads import (
     updates_session,
 )
 from mirrorlog.tracking_log.record_parts import PackedRecord, pack_record, split_record
-from mirrorlog.tracking_log.records import LogRecord, named_hosts
+from mirrorlog.tracking_log.records import LogRecord
 
 _CLOSED_SESSIONS_KEPT: Final = 8
 
@@ -90,17 +91,17 @@ def fold_changed(
         through=through,
         block_size=volume.block_size,
         changed=changed,
-        zeroed=BlockSet(),
+        zeroed=BitMap64(),
         first_at_us=min(command.first_at_us for command in commands),
         last_at_us=max(command.last_at_us for command in commands),
         commands=len(commands),
         writes=len(every_extent),
         bytes_written=every_extent.total_bytes(longest=volume.size_bytes),
-        **named_hosts(command.host for command in commands),
+        hosts=tuple(sorted({command.host for command in commands})),
     )
 
 
-def zeroed_blocks(responses: Sequence[CommandResponse]) -> BlockSet:
+def zeroed_blocks(responses: Sequence[CommandResponse]) -> BitMap64:
     """Return the blocks that the volume's commands zeroed or discarded whole.
 
     The volume's size at each command decides whether its last block is covered whole: that block
@@ -127,7 +128,7 @@ def bulk_record(
     """
     volume, extents = fold.volume, fold.extents
     blocks = blocks_of(extents, volume.block_size)
-    no_blocks = BlockSet()
+    no_blocks = BitMap64()
     header = LogRecord(
         volume=volume.volume,
         generation=volume.generation,
@@ -142,7 +143,7 @@ def bulk_record(
         commands=fold.commands,
         writes=len(extents),
         bytes_written=extents.total_bytes(longest=volume.size_bytes),
-        **named_hosts(fold.hosts),
+        hosts=fold.hosts,
     )
     zeros = zeroed(extents, block_size=volume.block_size, size_bytes=volume.size_bytes)
     if blocks is None:
@@ -157,7 +158,8 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
     sessions: the heads of the volume's sessions before the command, by name.
     """
     command, position = response.command, response.message.position
-    assert command is not None
+    assert command is not None and response.volume is not None
+    command = with_known_positions(command, response.volume)
     order = session_order(sessions, command, position)
     if updates_session(command):
         update = session_head(command, position, response.forks.open_sites)
@@ -177,11 +179,13 @@ def head_after(
     record_through: int | None,
     sessions: Mapping[str, SessionHead],
     forks: Mapping[str, ForkHead],
+    epoch: int,
 ) -> VolumeHead:
     """Return the volume's head after a flush.
 
     head: the one before. record_through: the end of the record that the flush writes, None if it
-    writes none: `through` is the end of the chain, so it moves only with a record.
+    writes none: `through` is the end of the chain, so it moves only with a record. epoch: of the
+    partition's history.
     """
     end = chain_end(volume, head)
     return VolumeHead(
@@ -191,6 +195,7 @@ def head_after(
         sessions=_sessions_to_keep(list(sessions.values())),
         described_position=volume.described_position,
         forks=forks,
+        epoch=epoch,
     )
 
 

@@ -5,16 +5,20 @@ implement them in memory. Every user takes the smallest part that serves it:
 
 | port            | user                                    | what it adds                         |
 |-----------------|-----------------------------------------|--------------------------------------|
-| `RowStore`      | none by itself                          | a row by its key, a batch of rows    |
-| `LocalStore`    | `LogTable`, for the fold and compaction | keys in their order                  |
+| `RowStore`      | none by itself                          | rows by keys, a batch of rows        |
+| `LocalStore`    | `LogTable`, for the fold and compaction | what is kept of discarded tables     |
 | `FollowedStore` | `ChangelogFollower`                     | which changelog, and through where   |
 | `TableView`     | queries over HTTP                       | a partition as it was at one time    |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
+
+from mirrorlog.codec.events import decode
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import HEAD_PREFIX, above_prefix, watermark_key
 
 Row: TypeAlias = tuple[bytes, bytes | None]
 """The key and the value of a row. The value None removes the key."""
@@ -34,14 +38,20 @@ class RowStore(Protocol):
         never ahead of the changelog (invariant 3).
         """
 
-
-class LocalStore(RowStore, Protocol):
-    """The part of the store that `LogTable` needs."""
-
     def keys(
         self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
         """Return the keys in [start, end) in their order, at most the first `limit` of them."""
+
+
+class LocalStore(RowStore, Protocol):
+    """The part of the store that `LogTable` needs."""
+
+    def discarded(self, partition: int) -> dict[bytes, bytes]:
+        """Return what `FollowedStore.reset` kept of the tables that it replaced, by key."""
+
+    def forget_discarded(self, partition: int) -> None:
+        """Forget what `discarded` returns."""
 
 
 class FollowedStore(RowStore, Protocol):
@@ -54,7 +64,26 @@ class FollowedStore(RowStore, Protocol):
         """Return the identity of the changelog that the rows came from, None if unknown."""
 
     def reset(self, partition: int, changelog_identity: str) -> None:
-        """Replace the partition's table by an empty one for rows of that changelog."""
+        """Replace the partition's table by an empty one for rows of that changelog.
+
+        The watermark and the heads of the table stay beside the empty one (`LocalStore.discarded`):
+        they may be all that shows that the broker went back in time. What an earlier reset kept
+        stays too, unless this table has the key; of two watermarks the later one stays.
+        """
+
+
+def rows_to_keep(
+    store: RowStore, partition: int, before: Mapping[bytes, bytes]
+) -> dict[bytes, bytes]:
+    """Return what a reset keeps of a partition's table, with what it kept `before`."""
+    kept = dict(before)
+    keys = store.keys(partition, HEAD_PREFIX, above_prefix(HEAD_PREFIX))
+    kept |= {key: value for key in keys if (value := store.get(partition, key)) is not None}
+    key = watermark_key(partition)
+    watermarks = [value for value in (before.get(key), store.get(partition, key)) if value]
+    if watermarks:
+        kept[key] = max(watermarks, key=lambda value: decode(value, Watermark).order)
+    return kept
 
 
 class TableView(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.table.local_store import LocalStore, Row
@@ -36,6 +37,7 @@ class LogTable:
     ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
+        self._changelog_ends: dict[int, int] = {}
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -46,10 +48,28 @@ class LogTable:
             if value is not None
         }
 
+    def watermark(self, partition: int) -> Watermark | None:
+        """Return the partition's watermark, None if the log has none."""
+        value = self._store.get(partition, watermark_key(partition))
+        return None if value is None else decode(value, Watermark)
+
     def complete_through(self, partition: int) -> int:
         """Return the position through which the partition's log is complete."""
-        value = self._store.get(partition, watermark_key(partition))
-        return BEFORE_FIRST if value is None else decode(value, Watermark).through
+        watermark = self.watermark(partition)
+        return BEFORE_FIRST if watermark is None else watermark.through
+
+    def discarded(self, partition: int) -> dict[bytes, bytes]:
+        """Return the watermark and the heads of tables that were discarded (LocalStore)."""
+        return self._store.discarded(partition)
+
+    def forget_discarded(self, partition: int) -> None:
+        """Forget the rows of tables that were discarded."""
+        self._store.forget_discarded(partition)
+
+    def release(self, partitions: Iterable[int]) -> None:
+        """Forget where the changelog ended for partitions that another worker may have now."""
+        for partition in partitions:
+            self._changelog_ends.pop(partition, None)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return the value of the row with this key, None if the table has no such row."""
@@ -71,13 +91,32 @@ class LogTable:
     async def append(self, partition: int, rows: Sequence[Row]) -> None:
         """Write rows that belong to no flush: to the changelog, acknowledged, then to the store.
 
-        Raise ChangelogRefused if a row isn't acknowledged; the store is unchanged then.
+        Raise ChangelogRefused if a row isn't acknowledged, and OutOfRetention if the changelog went
+        back in time; the store is unchanged then.
         """
         if rows:
-            positions = await self._send(
-                [Outgoing(self._topics.changelog, partition, *row) for row in rows]
-            )
+            positions = await self._send_rows(partition, rows)
             self._store.write(partition, rows, positions)
+
+    async def _send_rows(self, partition: int, rows: Sequence[Row]) -> list[int]:
+        """Append rows to the changelog; return their positions there, acknowledged.
+
+        Raise OutOfRetention if they lie below rows that were acknowledged before. The table then
+        holds rows that no reader will ever see.
+        """
+        topic = self._topics.changelog
+        positions = await self._send([Outgoing(topic, partition, *row) for row in rows])
+        end = self._changelog_ends.get(partition, BEFORE_FIRST)
+        if min(positions, default=end + 1) <= end:
+            raise OutOfRetention(
+                f"the broker went back in time: a row of the log was acknowledged at position "
+                f"{min(positions)}, and an earlier one at {end}",
+                where=f"topic {topic}, partition {partition}",
+                next="Start the node again: it rebuilds its table, and renews the history of the "
+                "partition if commands were lost too.",
+            )
+        self._changelog_ends[partition] = max(positions, default=end)
+        return positions
 
     async def repeat_watermark(self, partition: int) -> None:
         """Append the partition's watermark again, so that readers let what was appended count."""
@@ -118,21 +157,17 @@ class LogTable:
         6. The commit gate advances: the source offset may be committed.
 
         A crash between two steps repeats them: the same range gives the same records under the same
-        keys. Raise ChangelogRefused if a message isn't acknowledged; no later step has happened
-        then.
+        keys. Raise ChangelogRefused if a message isn't acknowledged, and OutOfRetention if the
+        changelog went back in time; no later step has happened then.
 
         Sites read the rows next (LogReader.poll in mirrorlog/reading/log_reader.py).
         """
         partition = plan.flush_range.partition
         await self._send(self._messages_aside(plan))  # 1
         rows = changelog_rows(plan)
-        positions = await self._send(
-            [Outgoing(self._topics.changelog, partition, *row) for row in rows]
-        )  # 2
+        positions = await self._send_rows(partition, rows)  # 2
         watermark = (watermark_key(partition), encode(plan.watermark))
-        positions += await self._send(
-            [Outgoing(self._topics.changelog, partition, *watermark)]
-        )  # 3
+        positions += await self._send_rows(partition, [watermark])  # 3
         self._store.write(partition, [*rows, watermark], positions)  # 4
         for record in (*plan.records, *(packed.header for packed in plan.packed)):
             self._flushed[partition].setdefault(record.volume, record.after)

@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 from notation import GENERATION, OTHER_GENERATION, command, volume
-from sources import FixedSource
+from sources import FixedSource, NoHistories
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
@@ -127,6 +127,7 @@ class World:
             clock=ManualClock(look_s=10),
             record_max_bytes=9999,
             compactor=NoCompaction(),
+            histories=NoHistories(),
         )
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[int]:

@@ -641,7 +641,7 @@ class Node:
             heads,
             now_us=9,
             record_max_bytes=900,
-            complete_through=self.complete_through,
+            before=Watermark(partition=0, through=self.complete_through, at_us=9),
         )
         assert not plan.quarantined
         rows: list[tuple[bytes, object]] = [(record_key(record), record) for record in plan.records]

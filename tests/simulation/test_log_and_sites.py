@@ -59,7 +59,7 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
     lost = changelog.messages.pop(index)
     if damaged:
         flipped = bytearray(lost.value or b"")
-        flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed).bitmap) + 20] ^= 1
+        flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed)) + 20] ^= 1
         changelog.messages.insert(index, replace(lost, value=bytes(flipped)))
     world.finish()
     saved = [secondary.saved for secondary in world.site.site.secondaries.values()]
@@ -80,7 +80,8 @@ def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
 
     world.hold_primaries_still()
     write(1)
-    world.settle()
+    for _ in range(3):
+        world.site.site.run_once(0)
     read = world.broker.end_position(topic, 0)
     for block in range(2, 8):
         write(block)
@@ -171,7 +172,7 @@ def test_a_secondary_that_is_gone_is_logged_once_then_at_growing_intervals(
     for _ in range(200):
         world.act()
     world.run_site()
-    world.site.missing.add("v")
+    world.site.secondaries.missing.add("v")
     for number in range(2000):
         if number % 100 == 0:
             world.host.write_block("v", 0)
@@ -181,7 +182,7 @@ def test_a_secondary_that_is_gone_is_logged_once_then_at_growing_intervals(
     lines = [each for each in caplog.messages if "opening failed" in each]
     assert len(lines) < 8
     assert re.search(r"\([0-9]{2,} failures in [0-9.]+ min\)$", lines[-1])
-    world.site.missing.clear()
+    world.site.secondaries.missing.clear()
     world.finish()
     world.run_site()
     assert [each for each in caplog.messages if "v at a works again after" in each]
@@ -194,7 +195,7 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     world.host.heartbeat()
     world.fold_and_commit()
     renewed = replace(
-        world.volumes["v"],
+        world.described("v"),
         generation="33333333-3333-4333-8333-333333333333",
         origin_position=world.host.acknowledged,
         initially_zeroed=False,

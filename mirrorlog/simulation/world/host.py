@@ -129,7 +129,7 @@ class HostModel:
         volume = self.volumes.get(name) or next(iter(self.volumes.values()))
         command = TrackingCommand(
             volume=name,
-            generation=volume.generation,
+            generation=volume.generation if name else "",
             host="h",
             session="s",
             sequence=self._sequences[name],

@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from random import Random
 
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.commands_now import anchor_at, commands_now
+from mirrorlog.reading.read_through import ReadPatience
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
+from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
-from mirrorlog.streams.table.local_store import Row
+from mirrorlog.streams.history.partition_histories import PartitionHistories
+from mirrorlog.streams.history.renewal import RenewalPorts
+from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
+from mirrorlog.streams.table.local_store import Row, rows_to_keep
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.tracking_log.breaks import CommandsNow
 
 _RECORD_MAX_BYTES = 400
 _CLOCK_STEP_S = 0.3
+_COMMANDS_AT_ONCE = 20
 
 
 class _Source:
-    """The commands topic as the fold asks about it: a gap is a loss."""
+    """The commands topic as the node asks about it. A gap is a loss."""
+
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        self._broker, self._topic = broker, topic
+        self._patience = ReadPatience(ManualClock(look_s=_CLOCK_STEP_S), 60.0, "reading commands")
+
+    def cluster_id(self) -> str:
+        return self._broker.cluster_id()
+
+    def commands_now(self, partition: int, position: int) -> CommandsNow:
+        broker = self._broker
+        return commands_now(broker.reader, broker, self._topic, partition, position, self._patience)
+
+    def anchor_at(self, partition: int, position: int) -> bytes | None:
+        return anchor_at(self._broker.reader, self._topic, partition, position, self._patience)
+
+    def batches(self, partition: int, *, first: int, end: int) -> Iterator[EventBatch]:
+        messages = [
+            message
+            for message in self._broker.partition(self._topic, partition).messages
+            if first <= message.position < end
+        ]
+        for start in range(0, len(messages), _COMMANDS_AT_ONCE):
+            yield EventBatch.from_messages(messages[start : start + _COMMANDS_AT_ONCE])
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         del partition, first, end
@@ -47,15 +78,46 @@ class NodeModel:
         self._committed = 0
         self._clock = ManualClock(look_s=_CLOCK_STEP_S)
         self.rows: dict[bytes, bytes] = {}
+        self._changelog_position: int | None = None
+        self._changelog_identity: str | None = None
+        self._discarded: dict[bytes, bytes] = {}
         self.start()
 
     def start(self) -> None:
-        """Start the worker again, as after a crash."""
+        """Start the worker again, as after a crash.
+
+        The table follows the changelog, and the history of the partition is renewed if it ended.
+        """
         if self._random.random() < 0.5:
-            self.rows = {}
-        for message in self._broker.messages(self._settings.topics.changelog):
-            self._put(message.key or b"", message.value)
+            self.rows, self._discarded, self._changelog_position = {}, {}, None
+        topic, broker = self._settings.topics.changelog, self._broker
+        changelog = ChangelogSource(
+            topic,
+            broker.reader,
+            lambda partition: (
+                broker.first_position(topic, partition),
+                broker.end_position(topic, partition),
+            ),
+            lambda: broker.identity(topic),
+        )
+        asyncio.run(ChangelogFollower(self, changelog).catch_up([0]))
         self._build()
+        asyncio.run(self._assign())
+
+    async def _assign(self) -> None:
+        """Begin where the history or the log says, as PartitionHandover does."""
+        topics, broker = self._settings.topics, self._broker
+        first_kept, end = (
+            broker.first_position(topics.commands, 0),
+            broker.end_position(topics.commands, 0),
+        )
+        self._catalog.refresh()
+        start = await self._histories.enter(0)
+        if start is None:
+            bounds = PartitionBounds(first_kept, end, self._committed)
+            start = plan_start_position(bounds, self._table.complete_through(0))
+        self._position = start
+        self._gate.assign(0, position=start)
 
     def left_behind(self) -> NodeModel:
         """Return a worker that doesn't know that it has lost the partition.
@@ -64,17 +126,21 @@ class NodeModel:
         """
         other = copy(self)
         other.rows, other._clock, other._fuse = dict(self.rows), copy(self._clock), Fuse()
+        other._discarded = {}
         other._build()
+        other._gate.assign(0, position=other._committed)
         return other
 
     def _build(self) -> None:
         topics = self._settings.topics
-        self._position = self._committed
         self._gate = CommitGate(topics.commands)
-        self._gate.assign(0, position=self._committed)
-        table = LogTable(self.send, self, topics, self._gate)
-        catalog = Catalog(
+        self._table = table = LogTable(self.send, self, topics, self._gate)
+        self._catalog = catalog = Catalog(
             self._broker.reader(), self._broker, topics, ManualClock(look_s=_CLOCK_STEP_S)
+        )
+        source = _Source(self._broker, topics.commands)
+        self._histories = PartitionHistories(
+            RenewalPorts(table, self.send, catalog, topics), source, self._clock
         )
         compaction = CompactionSettings(
             self._settings.node_tiers_s, self._settings.node_keep_s, None, 45
@@ -83,10 +149,11 @@ class NodeModel:
             table,
             self._gate,
             catalog,
-            _Source(),
+            source,
             clock=self._clock,
             record_max_bytes=_RECORD_MAX_BYTES,
             compactor=LogCompactor(table, catalog, self._reports, self._clock, compaction),
+            histories=self._histories,
         )
 
     def fold(self, max_messages: int) -> bool:
@@ -142,10 +209,37 @@ class NodeModel:
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """Write rows. Each is a step of the fuse."""
-        del partition, positions
+        del partition
         for key, value in rows:
             self._fuse.step()
             self._put(key, value)
+        self._changelog_position = max(positions)
+
+    def changelog_position(self, partition: int) -> int | None:
+        """Return the highest changelog position that the table holds, None if it holds none."""
+        del partition
+        return self._changelog_position
+
+    def changelog_identity(self, partition: int) -> str | None:
+        """Return the identity of the changelog that the rows came from, None if unknown."""
+        del partition
+        return self._changelog_identity
+
+    def reset(self, partition: int, changelog_identity: str) -> None:
+        """Empty the table for rows of that changelog; keep what FollowedStore.reset says."""
+        self._discarded = rows_to_keep(self, partition, self._discarded)
+        self.rows, self._changelog_position = {}, None
+        self._changelog_identity = changelog_identity
+
+    def discarded(self, partition: int) -> dict[bytes, bytes]:
+        """Return what `reset` kept."""
+        del partition
+        return dict(self._discarded)
+
+    def forget_discarded(self, partition: int) -> None:
+        """Forget what `reset` kept."""
+        del partition
+        self._discarded = {}
 
     def _put(self, key: bytes, value: bytes | None) -> None:
         if value is None:

@@ -7,13 +7,14 @@ from random import Random
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.bitmaps import BitMap64
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.reading.catalog import publish_volume
+from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import load_settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Crash, Fuse
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
@@ -64,6 +65,12 @@ class World:
         publisher = self.broker.publisher()
         publish_volume(publisher, self.settings.topics, volume)
         publisher.flush(1)
+
+    def described(self, name: str) -> Volume:
+        """Return the newest description of a volume."""
+        catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, ManualClock())
+        catalog.refresh()
+        return catalog[name]
 
     def hold_primaries_still(self) -> None:
         """Let the host write no more while the site reads."""
@@ -211,12 +218,12 @@ class World:
             assert _table_blocks(self.node, name) == folded
             assert name not in self.host.lost or len(folded) == BLOCKS
 
-    def fold(self, name: str, through: int | None = None) -> BlockSet:
+    def fold(self, name: str, through: int | None = None) -> BitMap64:
         """Return the blocks that commands named, through a position.
 
         It is independent of the node's fold: it takes one extent after the other.
         """
-        blocks = BlockSet()
+        blocks = BitMap64()
         for message in self.broker.messages(self.settings.topics.commands):
             if through is not None and message.position > through:
                 break
@@ -224,7 +231,7 @@ class World:
             if command.volume == name:
                 for extent in command.extents:
                     end = (extent.end + BLOCK_BYTES - 1) // BLOCK_BYTES
-                    blocks.add_range(extent.offset // BLOCK_BYTES, end)
+                    blocks.update(range(extent.offset // BLOCK_BYTES, end))
         return blocks
 
 
@@ -241,8 +248,8 @@ def _describe(name: str) -> Volume:
     )
 
 
-def _table_blocks(node: NodeModel, name: str) -> BlockSet:
-    blocks = BlockSet()
+def _table_blocks(node: NodeModel, name: str) -> BitMap64:
+    blocks = BitMap64()
     for key, value in node.rows.items():
         if key_kind(key) is LogRecord and (record := decode(value, LogRecord)).volume == name:
             blocks |= record.changed

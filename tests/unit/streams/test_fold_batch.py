@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sources import FixedSource
+from sources import FixedSource, NoHistories
 
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
@@ -35,6 +35,7 @@ def test_a_gap_is_asked_about_before_anything_is_folded(case: str) -> None:
         clock=None,  # type: ignore[arg-type]
         record_max_bytes=0,
         compactor=None,  # type: ignore[arg-type]
+        histories=NoHistories(),
     )
     check = folder._check_continues(0, [int(position) for position in positions.split()])
     if answer:

@@ -12,6 +12,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from notation import GENERATION, command, volume
+from sources import NoHistories
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
@@ -66,6 +67,7 @@ class Node:
             clock=clock,
             record_max_bytes=900_000,
             compactor=None,  # type: ignore[arg-type]
+            histories=NoHistories(),
         )
         self.position = 0
 

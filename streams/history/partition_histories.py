@@ -1,0 +1,240 @@
+"""PartitionHistories: holds the log against the commands topic, and renews a history that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
+from uuid import uuid4
+
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.histories import History
+from mirrorlog.domain.volumes import Volume, in_history
+from mirrorlog.ports.clock import Clock
+from mirrorlog.streams.history.evidence import (
+    AssignedPartition,
+    KnownWatermark,
+    ended_reason,
+    unbroken_through,
+)
+from mirrorlog.streams.history.renewal import (
+    NewHistory,
+    RenewalPorts,
+    renew_history,
+    renewed,
+)
+from mirrorlog.streams.table.outgoing import Outgoing
+from mirrorlog.tracking_log.breaks import CommandsNow, break_reason
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import above_prefix, position_times_prefix, watermark_key
+
+log = logging.getLogger("mirrorlog.node")
+
+_FIRST_EPOCH: Final = 1
+
+
+class CommandsTopic(Protocol):
+    """The commands topic as it is asked about here. Every call blocks."""
+
+    def cluster_id(self) -> str:
+        """Return the id of the cluster."""
+
+    def commands_now(self, partition: int, position: int) -> CommandsNow:
+        """Return the partition's bounds, and the digest of the command at `position`."""
+
+    def anchor_at(self, partition: int, position: int) -> bytes | None:
+        """Return the digest of the command at `position`, None if none is kept there."""
+
+
+class PartitionHistories:
+    """The histories of the partitions that this worker has. Call it from the event loop."""
+
+    def __init__(self, ports: RenewalPorts, commands: CommandsTopic, clock: Clock) -> None:
+        self._ports, self._commands, self._clock = ports, commands, clock
+
+    async def enter(self, partition: int) -> int | None:
+        """Hold the log of an assigned partition against the commands topic (ended_reason).
+
+        Call it before the partition's commands are folded, with a catalog that is up to date.
+
+        Return None if the history goes on. Otherwise it is renewed, and the result is the position
+        at which the new one begins: the commands from there on are folded. A log without a history
+        gets its first one here, and a volume that names none is described with it.
+        """
+        watermark = self._ports.table.watermark(partition)
+        discarded = self._discarded_watermark(partition)
+        volumes = self._volumes(partition)
+        now = await asyncio.to_thread(
+            self._commands.commands_now, partition, watermark.through if watermark else -1
+        )
+        facts = AssignedPartition(
+            of_log=KnownWatermark(watermark, now) if watermark else None,
+            of_discarded=await self._known(discarded),
+            topic=now.topic,
+            first_kept=now.first_kept,
+            end=now.end,
+            volumes=volumes,
+        )
+        if reason := ended_reason(facts):
+            return await self.renew(partition, reason)
+        if watermark is None or watermark.history is None:
+            watermark = await self._begin(partition, watermark, now)
+        await self._adopt(watermark, volumes)
+        self._ports.table.forget_discarded(partition)
+        return None
+
+    async def doubt(self, partition: int) -> str | None:
+        """Return what shows that the history ended since the last flush; None if nothing does.
+
+        It costs a few requests to the broker. Call it where the broker may have gone back in time
+        unseen: after a pause in which nothing came from it.
+        """
+        watermark = self._ports.table.watermark(partition)
+        if watermark is None or watermark.history is None:
+            return None
+        now = await asyncio.to_thread(self._commands.commands_now, partition, watermark.through)
+        return break_reason(watermark, now)
+
+    async def renew(self, partition: int, reason: str) -> int:
+        """Renew the history of the partition; return the position at which the new one begins.
+
+        reason: what showed that the history ended, for the operator.
+
+        It begins behind the last position whose command is known to be the one that was recorded.
+        So every command that may be new is folded: a session that began there is then known, and no
+        site settles without it.
+        """
+        table = self._ports.table
+        watermark, discarded = table.watermark(partition), self._discarded_watermark(partition)
+        known = [note for note in (watermark, discarded) if note is not None]
+        now = await asyncio.to_thread(
+            self._commands.commands_now, partition, watermark.through if watermark else -1
+        )
+        start, anchor = await asyncio.to_thread(self._restart_position, partition, known, now)
+        epochs = [
+            *(note.epoch for note in known),
+            *(volume.epoch for volume in self._volumes(partition)),
+        ]
+        history = History(
+            cluster=await asyncio.to_thread(self._commands.cluster_id),
+            topic=now.topic,
+            epoch=max(epochs, default=0) + 1,
+            id=str(uuid4()),
+        )
+        log.error(
+            "partition %d: %s. Its history is renewed: epoch %d begins at position %d, %d volumes "
+            "get a new generation, and their sites copy them in full",
+            partition,
+            reason,
+            history.epoch,
+            start,
+            len(self._volumes(partition)),
+        )
+        new = NewHistory(
+            partition=partition,
+            history=history,
+            start=start,
+            anchor=anchor,
+            at_us=self._clock.now_us(),
+        )
+        await renew_history(self._ports, new)
+        return start
+
+    def _restart_position(
+        self, partition: int, known: Sequence[Watermark], now: CommandsNow
+    ) -> tuple[int, bytes | None]:
+        """Return where the next history begins, and the digest of the command before that."""
+        notes = [
+            note
+            for note in [*known, *self._position_times(partition)]
+            if note.history is not None and note.history.topic == now.topic
+        ]
+        anchors = partial(self._commands.anchor_at, partition)
+        through = unbroken_through(notes, anchors, first_kept=now.first_kept, end=now.end)
+        is_kept = now.first_kept <= through < now.end
+        return through + 1, anchors(through) if is_kept else None
+
+    def _position_times(self, partition: int) -> list[Watermark]:
+        table, prefix = self._ports.table, position_times_prefix(partition)
+        keys = table.keys(partition, prefix, above_prefix(prefix))
+        return [decode(table.get(partition, key) or b"", Watermark) for key in keys]
+
+    async def _known(self, watermark: Watermark | None) -> KnownWatermark | None:
+        if watermark is None:
+            return None
+        now = await asyncio.to_thread(
+            self._commands.commands_now, watermark.partition, watermark.through
+        )
+        return KnownWatermark(watermark, now)
+
+    async def _begin(
+        self, partition: int, watermark: Watermark | None, now: CommandsNow
+    ) -> Watermark:
+        """Give the log of the partition a history, and return its watermark.
+
+        watermark: of a log that names no history. None: there is no log. If there was one, the
+        volumes' descriptions name its history: the log is folded again in that history, because
+        nothing shows that a position means something else now.
+        """
+        described = next((v for v in self._volumes(partition) if v.history_id), None)
+        history = History(
+            cluster=await asyncio.to_thread(self._commands.cluster_id),
+            topic=now.topic,
+            epoch=described.epoch if described else _FIRST_EPOCH,
+            id=str(described.history_id if described else uuid4()),
+        )
+        if watermark is None:
+            begun = Watermark(
+                partition=partition,
+                through=now.first_kept - 1,
+                at_us=self._clock.now_us(),
+                history=history,
+            )
+        else:
+            begun = replace(watermark, history=history, anchor=now.anchor)
+            log.warning(
+                "partition %d: an older node wrote the log; its history has the id %s from now on",
+                partition,
+                history.id,
+            )
+        row = (watermark_key(partition), encode(begun))
+        await self._ports.table.append(partition, [row])
+        return begun
+
+    async def _adopt(self, watermark: Watermark, volumes: Sequence[Volume]) -> None:
+        """Describe the volumes that don't name the history of the watermark with it.
+
+        If the log is lost later, their descriptions show that there was one. A description of an
+        earlier history was published late, by a worker that had lost the partition, and took the
+        place of a newer one: the volume's log begins again, in a new generation.
+        """
+        history = watermark.history
+        assert history is not None
+        new = NewHistory(
+            partition=watermark.partition,
+            history=history,
+            start=watermark.through + 1,
+            anchor=None,
+            at_us=self._clock.now_us(),
+        )
+        adopted = [
+            in_history(volume, history) if volume.history_id is None else renewed(volume, new)
+            for volume in volumes
+            if volume.history_id != history.id
+        ]
+        topic = self._ports.topics.volumes
+        await self._ports.send(
+            [Outgoing(topic, 0, volume.volume.encode(), encode(volume)) for volume in adopted]
+        )
+        for volume in adopted:
+            self._ports.catalog.take(volume)
+
+    def _discarded_watermark(self, partition: int) -> Watermark | None:
+        value = self._ports.table.discarded(partition).get(watermark_key(partition))
+        return None if value is None else decode(value, Watermark)
+
+    def _volumes(self, partition: int) -> list[Volume]:
+        return [volume for volume in self._ports.catalog.values() if volume.partition == partition]
