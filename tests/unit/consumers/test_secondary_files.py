@@ -92,6 +92,7 @@ class Rig:
         event = command(
             extents,
             kind=kind,
+            generation=self.volume.generation,
             sequence=self.sequence,
             acknowledged_position=end - 1 if end else None,
         )
