@@ -32,7 +32,7 @@ from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.producers.importers.block_recordings import source_of_block_events
 from mirrorlog.producers.importers.change import AddressRange, ImportSource
 from mirrorlog.producers.importers.reading import SourceReader
-from mirrorlog.producers.traces.block_events import BlockEvent
+from mirrorlog.producers.traces.block_events import BlockEvent, Remap
 from mirrorlog.producers.traces.request import SECTOR_BYTES, MalformedRecord
 
 _MAGIC: Final = 0x65617400
@@ -120,7 +120,7 @@ class BlktraceRecord(NamedTuple):
             has_data=self.length > 0,
             offset=offset,
             length=length,
-            remapped_from=self._remapped_from() if action == "A" else None,
+            remap=self._remap() if action == "A" else None,
         )
 
     def _first_part_bytes(self) -> int:
@@ -132,11 +132,11 @@ class BlktraceRecord(NamedTuple):
         next_sector = int.from_bytes(self.data[:8], "big")
         return ((next_sector - self.sector) & 0xFFFFFFFF) * SECTOR_BYTES
 
-    def _remapped_from(self) -> tuple[str, int]:
+    def _remap(self) -> Remap:
         if len(self.data) < _REMAP.size:
             raise MalformedRecord("a remap without the device from which it comes")
-        device, _, sector = _REMAP.unpack_from(self.data)
-        return _device_name(device), sector * SECTOR_BYTES
+        device, to_device, sector = _REMAP.unpack_from(self.data)
+        return Remap(_device_name(device), sector * SECTOR_BYTES, _device_name(to_device))
 
 
 def _device_name(device: int) -> str:

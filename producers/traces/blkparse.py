@@ -14,7 +14,7 @@ What `rest` holds depends on the action (process_default in blkparse_fmt.c):
 `blkparse -t` adds the time that passed, `(  12345)`, behind the sectors. In rwbs (fill_rwbs there)
 R is a read, W a write, D a discard, N neither, and Z with another letter an operation on a zone. An
 F before that letter is a preflush, and an F after it is FUA. The device in a remap's line is the
-one to which it goes; the recorded device is that or its disk.
+one to which it goes, which needn't be the recorded one.
 
 A replay takes Q events only, because each request is queued once. mirrorlog has flushes and no FUA:
 a preflush becomes a flush before the write, and FUA one after it. The kernel does the same for a
@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from mirrorlog.domain.extents import MAX_BYTE
-from mirrorlog.producers.traces.block_events import NO_DEVICE, BlockEvent
+from mirrorlog.producers.traces.block_events import NO_DEVICE, BlockEvent, Remap
 from mirrorlog.producers.traces.request import (
     MAX_TIME_US,
     SECTOR_BYTES,
@@ -113,10 +113,11 @@ def _decoded(line: re.Match[bytes]) -> BlockEvent:
     time_us = int(seconds) * 1_000_000 + int(nanoseconds) // 1000
     if time_us > MAX_TIME_US:
         raise MalformedRecord(f"time {time_us} µs is above {MAX_TIME_US} µs")
+    device = _device(major, minor)
     offset, length, command, remapped_from = _range_of(action, rest)
     return BlockEvent(
         action=action.decode(),
-        device=NO_DEVICE if action == b"A" else _device(major, minor),
+        device=device if remapped_from is None else NO_DEVICE,
         cpu=int(cpu),
         sequence=int(sequence) & 0xFFFFFFFF,
         time_us=time_us,
@@ -129,7 +130,7 @@ def _decoded(line: re.Match[bytes]) -> BlockEvent:
         has_data=operation != b"N",
         offset=offset,
         length=length,
-        remapped_from=remapped_from,
+        remap=None if remapped_from is None else Remap(*remapped_from, to_device=device),
     )
 
 
@@ -139,7 +140,7 @@ class _LineRange(NamedTuple):
     offset, length: in bytes; 0 if the line names no range.
     command: the first byte of a command that is passed through, in hexadecimal digits. Empty if the
     kernel recorded none; None if nothing is passed through.
-    remapped_from: as in BlockEvent.
+    remapped_from: for a remap, the device and the offset in bytes from which it comes.
     """
 
     offset: int = 0

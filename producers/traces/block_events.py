@@ -21,6 +21,18 @@ _HARMLESS_COMMANDS: Final = frozenset(
 """SCSI commands that bring no data to the device and change none on it (SPC-5, SBC-4)."""
 
 
+class Remap(NamedTuple):
+    """Where a remapped request comes from: a device and an offset in bytes. And where it goes.
+
+    to_device: the device to which the event's own offset belongs. Before Linux 5.12 it is the whole
+    disk, even if the offset still counts from the beginning of a partition.
+    """
+
+    device: str
+    offset: int
+    to_device: str
+
+
 class BlockEvent(NamedTuple):
     """One event. It is a tuple because a recording has millions. Name the fields.
 
@@ -35,7 +47,7 @@ class BlockEvent(NamedTuple):
     has_data: it moves data.
     offset, length: the range in bytes. In a recording of a partition, the offset counts from the
     beginning of the disk. The length is 0 if the request has no data or names no range.
-    remapped_from: for a remap, the device and the offset in bytes from which it comes.
+    remap: only for a remap.
     """
 
     action: str
@@ -52,7 +64,7 @@ class BlockEvent(NamedTuple):
     has_data: bool
     offset: int
     length: int
-    remapped_from: tuple[str, int] | None = None
+    remap: Remap | None = None
 
     def missing_range(self) -> str | None:
         """Return why nobody can say which bytes the request changed.

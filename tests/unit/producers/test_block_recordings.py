@@ -123,7 +123,7 @@ PARTITIONS = """
 8-17 A W 16+8 < 253-0 400; 8-17 A W 2064+8 < 8-17 16; 8-17 Q W 2064+8   | w8192+4096
 8-17 C W 2056+8; 8-17 A R 2064+8 < 8-17 16; 8-17 Q R 2064+8             | w4096+4096
 8-17 A FWS 0+0 < 8-17 0; 8-17 A W 2064+8 < 8-17 16; 8-17 Q W 2064+8     | w8192+4096
-8-17 A W 2048+8 < 8-17 0; 8-17 D W pc 512                               | w0+4096 w0+8388608
+8-17 A W 2048+8 < 8-17 0; 8-17 Q W 2048+8; 8-17 D W pc 512             | w0+4096 w0+8388608
 A W 2048+8 < 8-17 0; Q W 2048+8; A W 4096+8 < 8-18 0; Q W 4096+8   | w1048576+4096 w2097152+4096
 A W 2048+8 < 8-17 0 > 8-17; Q W 2048+8; D W 8+8                         | w1048576+4096 w4096+4096
 A W 0+8 < 253-0 384 > 8-17; A W 2048+8 < 8-17 0 > 8-17; Q W 2048+8      | w1048576+4096
@@ -140,6 +140,43 @@ def test_addresses_are_those_of_the_recorded_device(tmp_path: Path, case: str) -
 
 
 ON_PARTITION = "8-17 A W 2048+8 < 8-17 0; 8-17 Q W 2048+8"
+# The recordings of several devices, of which one is remapped to another: a device | the import.
+SEVERAL = """
+253-0 Q W 8+8; 8-0 A W 5008+8 < 253-0 8; 8-0 Q W 5008+8                 | 253-0 | w4096+4096
+253-0 Q W 8+8; 8-0 A W 5008+8 < 253-0 8; 8-0 Q W 5008+8                 | 8-0   | w2564096+4096
+253-0 Q W 8+8; 8-0 A W 8+8 < 253-0 0 > 8-1; 8-0 A W 16+8 < 8-1 8 > 8-1; 8-0 Q W 16+8 | 8-0 | w8192+4096
+253-0 Q W 8+8; 8-0 A W 8+8 < 253-0 0 > 8-1; 8-0 A W 16+8 < 8-1 8 > 8-1  | 253-0 | w4096+4096
+259-3 A W 2048+8 < 259-3 0 > 259-0; 259-3 Q W 2048+8; 8-0 Q W 8+8       | 259-3 | w0+4096
+259-3 A W 2048+8 < 259-3 0; 259-3 Q W 2048+8; 8-0 Q W 8+8               | 259-3 | w0+4096
+253-0 Q W 8+8; 8-17 A W 100+8 < 253-0 8 > 8-16; 8-17 A W 2148+8 < 8-17 100 > 8-16; 8-17 Q W 2148+8 | 253-0 | w4096+4096
+253-0 Q W 8+8; 8-17 A W 100+8 < 253-0 8 > 8-16; 8-17 A W 2148+8 < 8-17 100 > 8-16; 8-17 Q W 2148+8 | 8-17 | w51200+4096
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("case", SEVERAL.strip().splitlines())
+def test_remaps_to_another_recorded_device_convert_nothing(tmp_path: Path, case: str) -> None:
+    notation, device, expected = (part.strip() for part in case.split("|"))
+    assert imported(tmp_path, notation, device=device)[0] == expected
+
+
+def test_text_that_doesnt_show_which_device_is_the_partition_is_refused(tmp_path: Path) -> None:
+    """A device mapper's device on a partition, before Linux 5.12. blktrace's files show it."""
+    notation = (
+        "253-0 Q W 8+8; 259-3 A W 100+8 < 253-0 8 > 259-0; "
+        "259-3 A W 2148+8 < 259-3 100 > 259-0; 259-3 Q W 2148+8"
+    )
+    path = tmp_path / "text"
+    path.write_bytes(blkparse_text(notation))
+    with pytest.raises(BadInput, match="which of 253-0, 259-3 is a partition of 259-0"):
+        rendered(opened("blkparse", path, device="253-0"), SIZE)
+    path.write_bytes(blkparse_text("253-0 Q W 8+8; 259-3 A W 100+8 < 253-0 8 > 259-3"))
+    with pytest.raises(BadInput, match="whether 253-0 is a partition"):
+        rendered(opened("blkparse", path), SIZE)
+    path.write_bytes(blktrace_bytes(notation))
+    assert rendered(opened("blktrace", path, device="253-0"), SIZE) == "w4096+4096 |"
+    assert rendered(opened("blktrace", path, device="259-3"), SIZE) == "w51200+4096 |"
+
+
 UNKNOWN_BEGINS = {
     "8-17 Q W 2048+8": "8-17 is a partition",
     "202-1 C W 2048+8": "202-1 is a partition",
