@@ -198,8 +198,11 @@ def _session_runs(
 ) -> tuple[SessionRun, ...] | None:
     """Return each session's run, in the order of their first command.
 
-    Return None if a session doesn't simply continue, or if two sessions share a host or a name.
+    Return None if a session doesn't simply continue, if two sessions share a host or a name, or if
+    two hosts write to a volume that isn't shared: one of them has taken it over (session_order).
     """
+    if len(session_rows) > 1 and not volume.shared:
+        return None
     known = {session.session: session for session in head.sessions} if head else {}
     runs: list[SessionRun] = []
     hosts: set[str] = set()
@@ -213,7 +216,7 @@ def _session_runs(
             or sender.session in names
         ):
             return None
-        run = _session_run(columns, positions, known, rows)
+        run = _session_run(columns, positions, known, rows, shared=volume.shared)
         if run is None:
             return None
         runs.append(run)
@@ -223,7 +226,12 @@ def _session_runs(
 
 
 def _session_run(
-    columns: CommandColumns, positions: I64, known: Mapping[str, SessionHead], rows: I64
+    columns: CommandColumns,
+    positions: I64,
+    known: Mapping[str, SessionHead],
+    rows: I64,
+    *,
+    shared: bool,
 ) -> SessionRun | None:
     """Return the run of one session's commands, None if they don't simply continue the session.
 
@@ -235,7 +243,7 @@ def _session_run(
         return None
     first_position = int(positions[rows[0]])
     first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-    if session_order(known, first, first_position) != _ACCEPTED:
+    if session_order(known, first, first_position, shared=shared) != _ACCEPTED:
         return None
     acknowledged = columns.numbers["acknowledged_position"][rows]
     if (acknowledged >= positions[rows]).any():

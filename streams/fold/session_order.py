@@ -5,8 +5,8 @@ The first case that applies decides:
 1. The command has no sequence (below 0: it is an operator's, the node's or a successor's):
    ACCEPTED. It opens no session.
 2. Its position isn't above the session's last one, so it was folded before: ACCEPTED.
-3. Its sender didn't know that the session was closed, or that a later session of the same host has
-   begun: STALE_SESSION.
+3. Its sender didn't know that the session was closed, or a later session has the volume, of the
+   same host or of one that took the volume over: STALE_SESSION.
 4. Its sequence was used by the session before: DUPLICATE.
 5. It skips sequences: SEQUENCE_GAP. The whole volume becomes dirty.
 6. Otherwise: ACCEPTED.
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirrorlog.domain.commands import StatusCode, TrackingCommand
+from mirrorlog.domain.commands import IMPORTED, StatusCode, TrackingCommand
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead
 
@@ -38,18 +38,23 @@ class SessionOrder:
 
 
 def session_order(
-    sessions: Mapping[str, SessionHead], command: TrackingCommand, position: int
+    sessions: Mapping[str, SessionHead],
+    command: TrackingCommand,
+    position: int,
+    *,
+    shared: bool = False,
 ) -> SessionOrder:
     """Return how a command at `position` continues its session.
 
     sessions: the heads of the volume's sessions before the command, by name.
+    shared: two hosts may write to the volume at once.
     """
     head = sessions.get(command.session)
     known_through = max(head.last_position, head.closed_position) if head else BEFORE_FIRST
     last_sequence = head.last_sequence if head else BEFORE_FIRST
     if command.sequence < 0 or position <= known_through:
         return SessionOrder(StatusCode.ACCEPTED)
-    if reason := _stale_reason(sessions, head, command):
+    if reason := _stale_reason(sessions, head, command, shared=shared):
         return SessionOrder(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     if command.sequence <= last_sequence:
         return SessionOrder(
@@ -67,21 +72,33 @@ def session_order(
 
 
 def _stale_reason(
-    sessions: Mapping[str, SessionHead], head: SessionHead | None, command: TrackingCommand
+    sessions: Mapping[str, SessionHead],
+    head: SessionHead | None,
+    command: TrackingCommand,
+    *,
+    shared: bool,
 ) -> str:
     """Return why the command's session is over, an empty text if it isn't.
 
     A command that names an acknowledged position at or behind the close knew of the close, and has
-    opened the session again.
+    opened the session again. But if another host has taken the volume over since, it is stale for
+    ever: two hosts write to the volume.
     """
     if head is None:
         return ""
     known = BEFORE_FIRST if command.acknowledged_position is None else command.acknowledged_position
     if head.closed_position > known:
         return f"its session was closed at position {head.closed_position}"
-    later = [
-        other
-        for other in sessions.values()
-        if other.host == command.host and other.opened_position > head.opened_position
-    ]
-    return f"session {later[0].session} of the same host began later" if later else ""
+    for other in sessions.values():
+        if other.opened_position <= head.opened_position:
+            continue
+        if other.host == command.host:
+            return f"session {other.session} of the same host began later"
+        # A host that is refused the volume opens it and closes it again, and sends nothing else.
+        was_admitted = other.last_position > other.opened_position
+        if was_admitted and not shared and not other.host.startswith(IMPORTED):
+            return (
+                f"host '{other.host}' has had the volume since position {other.opened_position}, "
+                f"session {other.session}: stop one of the two"
+            )
+    return ""

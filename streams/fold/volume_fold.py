@@ -160,7 +160,7 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
     command, position = response.command, response.message.position
     assert command is not None and response.volume is not None
     command = with_known_positions(command, response.volume)
-    order = session_order(sessions, command, position)
+    order = session_order(sessions, command, position, shared=response.volume.shared)
     if updates_session(command):
         update = session_head(command, position, response.forks.open_sites)
         known = sessions.get(command.session)

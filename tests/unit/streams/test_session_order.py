@@ -89,6 +89,37 @@ def test_a_gap_makes_the_whole_volume_dirty_through_a_command_of_its_own() -> No
     assert follow.heads[0].sessions == plan.heads[0].sessions
 
 
+# A later session, as host:opened-last/closed, of a volume of which session s of host h was closed
+# at position 7 and knew it | the code. The volume is shared where the case says so.
+TAKEN_OVER = """
+x:8-9/-1             | STALE_SESSION
+x:8-9/10             | STALE_SESSION
+x:8-8/10             | ACCEPTED        # x was refused the volume
+x:1-9/-1             | ACCEPTED        # x was there first
+x:8-9/-1 shared      | ACCEPTED
+import:fio:8-9/-1    | ACCEPTED
+"""
+
+
+@pytest.mark.parametrize("case", TAKEN_OVER.strip().splitlines())
+def test_a_host_from_which_the_volume_was_taken_over_is_flagged_for_ever(case: str) -> None:
+    other, code = (word.strip() for word in case.split("#", maxsplit=1)[0].split("|"))
+    other, _, shared = other.partition(" ")
+    host, _, numbers = other.rpartition(":")
+    span, _, closed = numbers.partition("/")
+    opened, last = (int(number) for number in span.split("-"))
+    own = SessionHead(
+        "s", "h", opened_position=1, last_position=5, closed_position=7, last_sequence=3
+    )
+    later = SessionHead(
+        "t", host, opened_position=opened, last_position=last, closed_position=int(closed)
+    )
+    event = command("", sequence=4, acknowledged_position=9)
+    order = session_order({"s": own, "t": later}, event, 12, shared=bool(shared))
+    assert order.code.value == code
+    assert ("host 'x' has had the volume since position 8" in order.text) is (code != "ACCEPTED")
+
+
 @pytest.mark.parametrize(
     ("knew", "expected"), [(None, "STALE_SESSION"), (6, "STALE_SESSION"), (7, "ACCEPTED")]
 )
