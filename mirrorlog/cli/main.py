@@ -28,7 +28,9 @@ COMMANDS = (
         "topics", f"{_PACKAGE}.topics", "Create mirrorlog's topics, and print what they hold."
     ),
     LazyCommand(
-        "volume", f"{_PACKAGE}.volume", "Create, list, grow, renew and retire mirrored volumes."
+        "volume",
+        f"{_PACKAGE}.volume",
+        "Create, list, grow, move, renew and retire mirrored volumes.",
     ),
     LazyCommand(
         "host", f"{_PACKAGE}.host", "Run a host, which writes to volumes and tracks the writes."

@@ -1,4 +1,4 @@
-"""`mirrorlog volume`: create, list, show, grow, retire volumes, and renew their generation."""
+"""`mirrorlog volume`: create, list, show, grow, move, renew and retire volumes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from uuid import uuid4
 import typer
 from rich.table import Table
 
-from mirrorlog.adapters.addresses import FileAddress, open_device, parse_file_address
+from mirrorlog.adapters.addresses import (
+    FileAddress,
+    open_device,
+    open_primary,
+    parse_file_address,
+)
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
+from mirrorlog.cli.support.moving import check_sessions, publish_address
 from mirrorlog.cli.support.primaries import (
     PrimaryChoice,
+    check_size,
     check_unused,
     make_or_check,
     marked,
@@ -41,7 +48,7 @@ from mirrorlog.tracking_log.tiers import TIERS
 from mirrorlog.units import format_size, parse_duration_s, parse_size
 
 app = typer.Typer(
-    no_args_is_help=True, help="Create, list, grow, renew and retire mirrored volumes."
+    no_args_is_help=True, help="Create, list, grow, move, renew and retire mirrored volumes."
 )
 
 _PUBLISH_S: Final = 60.0
@@ -250,6 +257,73 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
         call,
         volume,
         f"volume {name} has generation {volume.generation} from position {status.position} on",
+    )
+
+
+@app.command()
+def move(
+    context: typer.Context,
+    name: Name,
+    primary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Reach the primary at this address from now on. Without it the address stays.",
+        ),
+    ] = None,
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SESSION",
+            help="End this session of a host that is gone for good. Repeatable.",
+        ),
+    ] = None,
+    reuse_primary: ReusePrimary = False,
+    yes: Yes = False,
+    timeout: Timeout = "30s",
+) -> None:
+    """Move a volume to another host. Run it on the new one, where the primary is.
+
+    No host may have the volume open. A host that is dead and can't be reached any more is named
+    with --take-over. The whole volume counts as dirty: each site copies it again.
+
+    1. The primary is checked, and kept from other writers on this machine.
+    2. Its mark is renewed: a host whose state folder knows another one trusts nothing of it.
+    3. The new address is published.
+    4. The whole volume is recorded as dirty.
+    5. The sessions of hosts that are gone are ended: sites no longer wait for them.
+    """
+    call = invocation(context)
+    volume = _find_active(call.settings, name)
+    sessions = check_sessions(call.settings, volume, take_over or ())
+    address = parse_file_address(primary or volume.primary).uri
+    choice = PrimaryChoice(address, reuse=reuse_primary)
+    marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
+    with open_primary(address, exclusive=not volume.shared) as device:  # 1
+        check_size(device, address, volume.size_bytes)
+        check_unused(choice, name, load_volumes(call.settings), marks)
+        _confirm(
+            f"All of volume {name}, {format_size(volume.size_bytes)}, counts as dirty, and each "
+            f"site copies it again from {address}. "
+            + "".join(f"Session {session} is ended. " for session in sessions),
+            yes=yes,
+        )
+        device.flush()
+        marks.write([(device, _new_mark(volume, device))])  # 2
+        if address != volume.primary:
+            volume = publish_address(call.settings, volume, address)  # 3
+        whole = [Extent(0, volume.size_bytes)]
+        note = "moved to another host"
+        dirty = CommandContent(CommandKind.MARK_DIRTY, whole, note=note)
+        status = _send(call, volume, dirty, timeout)  # 4
+        for session in sessions:
+            close = CommandContent(CommandKind.SESSION_CLOSE, session=session, note=note)
+            _send(call, volume, close, timeout)  # 5
+    _print_volume(
+        call,
+        volume,
+        f"volume {name} is moved: its primary is at {address}, and all of it is dirty from "
+        f"position {status.position} on. Start its host here: `mirrorlog host serve {name}`",
     )
 
 

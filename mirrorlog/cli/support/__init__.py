@@ -6,6 +6,7 @@ In reading order:
 - output: text for people, JSON for programs, and errors.
 - log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.
+- moving: which sessions have a volume open, and its new address.
 - primaries: which file or device becomes the primary of a volume.
 - changelog: the tracking log of one partition, read once.
 - sending: one tracking command, and the node's status of it.

@@ -1,0 +1,73 @@
+"""Moving a volume to another host: which sessions have it open, and its new address."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.reading.catalog import publish_volume
+from mirrorlog.reading.open_sessions import SessionPorts, read_sessions
+from mirrorlog.settings import Settings
+
+if TYPE_CHECKING:
+    from mirrorlog.reading.open_sessions import OpenSession
+
+_PUBLISH_S: Final = 60.0
+_ATTEMPTS: Final = 5
+
+
+def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str]) -> list[str]:
+    """Return the sessions that have the volume open now. Imports are left out.
+
+    Raise BadUse, which names each, if one of them isn't in `take_over`.
+    """
+    from mirrorlog.producers.session.fence import find_other_sessions, other_hosts_error
+
+    client, name = settings.kafka_client(), volume.volume
+    with closing(KafkaAdmin(client)) as admin:
+        ports = SessionPorts(lambda: KafkaReader(client), admin)
+        end = admin.end_position(settings.topics.commands, volume.partition)
+
+        def find_open(positions: dict[str, int]) -> list[OpenSession]:
+            known = read_sessions({name: volume}, ports, settings.topics, SystemClock())
+            return known.open_before(positions)
+
+        others = find_other_sessions(
+            {name: end},
+            {name: replace(volume, shared=False)},
+            own_sessions={name: ()},
+            find_open=find_open,  # type: ignore[arg-type]
+        )
+    if unnamed := [other for other in others if other.session not in take_over]:
+        raise other_hosts_error(unnamed)
+    return [other.session for other in others]
+
+
+def publish_address(settings: Settings, volume: Volume, address: str) -> Volume:
+    """Publish the description with another address of the primary; return it.
+
+    The node may publish a description at the same moment. The newest one is read again then, and
+    published with the address. Raise KafkaFailed if that doesn't come to an end.
+    """
+    for _ in range(_ATTEMPTS):
+        publisher = KafkaPublisher(settings.kafka_client())
+        try:
+            publish_volume(publisher, settings.topics, replace(volume, primary=address))
+            publisher.flush(_PUBLISH_S)
+        finally:
+            publisher.close()
+        volume = find_volume(settings, volume.volume)
+        if volume.primary == address:
+            return volume
+    raise KafkaFailed(
+        "the volume's description changes faster than it can be published",
+        where=f"volume {volume.volume}",
+        next="Try again.",
+    )
