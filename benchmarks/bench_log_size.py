@@ -38,7 +38,7 @@ import numpy.typing as npt
 from sortedcontainers import SortedDict
 
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.site_progress import SiteProgress
@@ -48,7 +48,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.compaction.retention import DEFAULT_KEEP_S
-from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
+from mirrorlog.streams.compaction.rollups import RangeBlocks, cut_to_size
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
@@ -242,7 +242,7 @@ class Bench:
         self.position += len(values)
         self.clock.s += FLUSH_S
 
-    def put(self, tier: int, after: int, through: int, changed: BitMap64, writes: int) -> None:
+    def put(self, tier: int, after: int, through: int, changed: BlockSet, writes: int) -> None:
         """Put a record of these blocks into the state, split and encoded as LogCompactor does it.
 
         The compactor notices it as it notices the record of a flush.
@@ -274,25 +274,25 @@ class Bench:
             self.log.rows[record_key(record)] = encode(record)
 
 
-def _block_sets(changed: BitMap64) -> list[BlockSets]:
+def _block_sets(changed: BlockSet) -> list[RangeBlocks]:
     """Return the blocks in sets that each cover a range of 2^26 blocks."""
     block_sets = []
     for start in range(0, BLOCKS, 1 << 26):
-        mask = BitMap64()
+        mask = BlockSet()
         mask.add_range(start, start + (1 << 26))
         if blocks := changed & mask:
-            block_sets.append(BlockSets(blocks, BitMap64()))
+            block_sets.append(RangeBlocks(blocks, BlockSet()))
     return block_sets
 
 
-def drawn(random: np.random.Generator, writes: int) -> BitMap64:
+def drawn(random: np.random.Generator, writes: int) -> BlockSet:
     """Return the blocks that `writes` random writes change."""
     if writes < 1 << 22:
-        return BitMap64(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
-    density, blocks = 1 - np.exp(-writes / BLOCKS), BitMap64()
+        return BlockSet(array("Q", random.integers(0, BLOCKS, writes).astype(np.uint64).tobytes()))
+    density, blocks = 1 - np.exp(-writes / BLOCKS), BlockSet()
     for start in range(0, BLOCKS, 1 << 24):
         here: npt.NDArray[np.int64] = np.flatnonzero(random.random(1 << 24, np.float32) < density)
-        blocks |= BitMap64(array("Q", (here + start).astype(np.uint64).tobytes()))
+        blocks |= BlockSet(array("Q", (here + start).astype(np.uint64).tobytes()))
     return blocks
 
 

@@ -27,7 +27,7 @@ from workload import Blocks, Workload
 
 from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings

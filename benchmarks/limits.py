@@ -20,8 +20,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64, touched, union
+from mirrorlog.domain.bitmaps import BlockSet, touched, union
 from mirrorlog.domain.block_arrays import Blocks, blocks_of
+from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.settings import load_settings
@@ -42,7 +43,7 @@ class Fold:
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._sets: dict[str, list[Blocks | BitMap64]] = defaultdict(list)
+        self._sets: dict[str, list[Blocks | BlockSet]] = defaultdict(list)
 
     def add(self, values: Sequence[bytes]) -> None:
         """Add a batch of encoded commands."""
@@ -56,16 +57,16 @@ class Fold:
         blocks = blocks_of(extents, self._block_size)
         self._sets[volume].append(touched(extents, self._block_size) if blocks is None else blocks)
 
-    def united(self) -> dict[str, BitMap64]:
+    def united(self) -> dict[str, BlockSet]:
         """Return all blocks by volume."""
         return {volume: union(map(_as_bitmap, sets)) for volume, sets in self._sets.items()}
 
 
-def _as_bitmap(blocks: Blocks | BitMap64) -> BitMap64:
+def _as_bitmap(blocks: Blocks | BlockSet) -> BlockSet:
     return (
         blocks
-        if isinstance(blocks, BitMap64)
-        else BitMap64(array("Q", blocks.astype(np.uint64).tobytes()))
+        if isinstance(blocks, BlockSet)
+        else BlockSet(array("Q", blocks.astype(np.uint64).tobytes()))
     )
 
 
@@ -128,7 +129,7 @@ def main() -> None:
     )
     if arguments.save:
         for volume, blocks in fold.united().items():
-            (arguments.save / volume).write_bytes(blocks.serialize())
+            (arguments.save / volume).write_bytes(BitMap64(blocks.to_array()).serialize())
 
 
 _BATCH: Final = 2000

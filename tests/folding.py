@@ -25,7 +25,7 @@ from rocksdict import AccessType, Options, Rdict
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
@@ -107,11 +107,11 @@ class Folded:
     changed: Marked
     zeroed: Marked
 
-    def sets(self) -> tuple[BitMap64, BitMap64]:
+    def sets(self) -> tuple[BlockSet, BlockSet]:
         """Return (changed, zeroed) as sets."""
         return (
-            BitMap64(array("Q", self.changed.blocks())),
-            BitMap64(array("Q", self.zeroed.blocks())),
+            BlockSet(array("Q", self.changed.blocks())),
+            BlockSet(array("Q", self.zeroed.blocks())),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
@@ -21,6 +21,12 @@ SHORT_KINDS = {
     CommandKind.WRITES: "writes",
 }
 KINDS = {"w": ExtentKind.WRITE, "z": ExtentKind.ZERO, "d": ExtentKind.DISCARD}
+
+
+def flipped(blocks: BlockSet, block: int) -> BlockSet:
+    """Return the set without the block if it holds it, otherwise with it."""
+    one = BlockSet([block])
+    return blocks - one if block in blocks else blocks | one
 
 
 def extents(text: str) -> ExtentColumns:
@@ -82,7 +88,7 @@ def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
     span, _, part = text.partition("/")
     after, through = (int(position) for position in span.split(".."))
     number, _, parts = part.partition("of")
-    changed = BitMap64()
+    changed = BlockSet()
     for word in blocks.split():
         first, _, last = word.partition("-")
         changed.add_range(int(first), int(last or first) + 1)
@@ -94,7 +100,7 @@ def record(text: str, blocks: str = "", name: str = "v") -> LogRecord:
         through=through,
         block_size=4096,
         changed=changed,
-        zeroed=BitMap64(),
+        zeroed=BlockSet(),
         first_at_us=1,
         last_at_us=2,
         commands=1,

@@ -52,7 +52,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
@@ -100,7 +100,7 @@ class Resync:
     rung: Rung
     running: SecondaryState
     done: SecondaryState
-    blocks: BitMap64 | None
+    blocks: BlockSet | None
     reason: str | None
 
 
@@ -178,10 +178,10 @@ class _CycleBlocks(NamedTuple):
     recopied: those of `changed` that are unproved.
     """
 
-    missed: BitMap64
-    changed: BitMap64
-    unproved: BitMap64 | None
-    recopied: BitMap64
+    missed: BlockSet
+    changed: BlockSet
+    unproved: BlockSet | None
+    recopied: BlockSet
 
 
 def _step_by_log(
@@ -224,7 +224,7 @@ def _cycle_blocks(
 ) -> _CycleBlocks:
     missed = log.missed(after=applied, through=watermark)
     changed = missed if log.fork is None else log.changed(after=applied, through=watermark)
-    unproved: BitMap64 | None = BitMap64()
+    unproved: BlockSet | None = BlockSet()
     # Without a fork `recopied` is a part of `missed`, and only the proof needs it.
     if changed and (settled or log.fork is not None):
         unproved = _unproved_blocks(saved, applied, log)
@@ -232,11 +232,11 @@ def _cycle_blocks(
     return _CycleBlocks(missed, changed, unproved, recopied)
 
 
-def _unproved_blocks(saved: SecondaryState, applied: int, log: SiteLog) -> BitMap64 | None:
+def _unproved_blocks(saved: SecondaryState, applied: int, log: SiteLog) -> BlockSet | None:
     """Return the blocks read since the last proof, or more; None for any block of the volume."""
     after = saved.suspect_after
     if after is None:
-        return BitMap64()
+        return BlockSet()
     changed_through = after if saved.changed_through is None else saved.changed_through
     is_hole = log.volume.hole(after=after, through=changed_through) or log.missed_hole(
         after=changed_through, through=applied

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mirrorlog.consumers.resync.samples import SampleTaker
-from mirrorlog.domain.bitmaps import BitMap64, runs
+from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
@@ -30,7 +30,7 @@ def restore_changed(
     primary: BlockDevice,
     secondary: BlockDevice,
     volume: Volume,
-    blocks: BitMap64,
+    blocks: BlockSet,
     run_bytes: int,
     samples: SampleTaker,
     on_copied: OnCopied,

@@ -19,7 +19,7 @@ from random import Random
 from typing import Final
 
 from mirrorlog.consumers.state.secondary_state import MAX_SAMPLE_BYTES, MAX_SAMPLES, Sample
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.ports.devices import BlockDevice, Data
 
 TAKEN: Final = 48
@@ -83,7 +83,7 @@ def differing_samples(device: BlockDevice, samples: Iterable[Sample]) -> tuple[S
 
 
 def samples_without(
-    samples: Iterable[Sample], changed: BitMap64, block_size: int
+    samples: Iterable[Sample], changed: BlockSet, block_size: int
 ) -> tuple[Sample, ...]:
     """Return the samples that hold no block of `changed`."""
     return tuple(

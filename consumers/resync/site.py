@@ -34,7 +34,7 @@ from mirrorlog.consumers.resync.samples import (
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -272,7 +272,7 @@ class Site:
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
         if secondary.differing and saved is not None:
             after, through = saved.applied_position, cycle_input.watermark
-            changed = BitMap64()
+            changed = BlockSet()
             if after is not None and through is not None:
                 changed = cycle_input.log.changed(after=after, through=through)
             verdict = judge_samples(

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BlockSet, touched, union, zeroed
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
@@ -40,8 +40,8 @@ class ChangedBlocks:
     volume: Volume
     since: int
     until: int
-    changed: BitMap64
-    zeroed: BitMap64
+    changed: BlockSet
+    zeroed: BlockSet
     hosts: tuple[str, ...]
     first_write_at_us: int | None
     last_write_at_us: int | None
@@ -56,11 +56,11 @@ class BlockUnion:
     """
 
     def __init__(self) -> None:
-        self._united = BitMap64()
+        self._united = BlockSet()
         self._pending: list[npt.NDArray[np.uint64]] = []
         self._pending_blocks = 0
 
-    def add(self, blocks: BitMap64) -> None:
+    def add(self, blocks: BlockSet) -> None:
         """Add a set. The set itself isn't changed."""
         if len(blocks) > _SMALL_SET_BLOCKS:
             self._united |= blocks
@@ -70,7 +70,7 @@ class BlockUnion:
             if self._pending_blocks > _MAX_PENDING_BLOCKS:
                 self._unite_pending()
 
-    def result(self) -> BitMap64:
+    def result(self) -> BlockSet:
         """Return the union of all sets added."""
         self._unite_pending()
         return self._united
@@ -81,7 +81,7 @@ class BlockUnion:
         blocks = np.concatenate(self._pending)
         blocks.sort()
         is_first = np.concatenate(([True], blocks[1:] != blocks[:-1]))
-        self._united |= BitMap64(array("Q", blocks[is_first].tobytes()))
+        self._united |= BlockSet(array("Q", blocks[is_first].tobytes()))
         self._pending, self._pending_blocks = [], 0
 
 
@@ -119,7 +119,7 @@ class ChangeFold:
             writes=parts[0].writes,
         )
 
-    def _is_only_zeroed(self, changed: BitMap64, zero: BitMap64, bytes_written: int) -> bool:
+    def _is_only_zeroed(self, changed: BlockSet, zero: BlockSet, bytes_written: int) -> bool:
         """Return whether each block was zeroed whole, and no other extent touched it.
 
         The extents together are then as long as the blocks. MAX_BYTE may stand for any larger sum.

@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.points import format_time
-from mirrorlog.domain.bitmaps import BitMap64, runs
+from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.errors import BadUse
 from mirrorlog.units import format_size
 
@@ -133,7 +133,7 @@ def all_runs(answer: ChangedBlocks, offset: int = 0) -> Iterator[ByteRun]:
         yield ByteRun(reached, answer.volume.size_bytes - reached, False, False)
 
 
-def _from(blocks: BitMap64, first: int) -> BitMap64:
+def _from(blocks: BlockSet, first: int) -> BlockSet:
     if first == 0:
         return blocks
     rest = blocks.copy()

@@ -22,7 +22,7 @@ import fastavro
 import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from mirrorlog.domain.bitmaps import pack, unpack
+from mirrorlog.domain.bitmaps import PackedBlocks, pack, unpack
 from mirrorlog.domain.commands import (
     AcceptedBatch,
     CommandKind,
@@ -211,23 +211,25 @@ def _command(record: Fields) -> TrackingCommand:
 
 
 def _record_fields(record: LogRecord) -> Fields:
-    changed, zeroed = pack(record.changed), pack(record.zeroed)
-    checksum = _record_crc32(record, changed, zeroed)
-    return _plain(record) | {"changed": changed, "zeroed": zeroed, "crc32": checksum}
+    return _packed_fields(PackedRecord(record, pack(record.changed), pack(record.zeroed)))
 
 
 def _packed_fields(packed: PackedRecord) -> Fields:
-    checksum = _record_crc32(packed.header, packed.changed, packed.zeroed)
     return _plain(packed.header) | {
-        "changed": packed.changed,
-        "zeroed": packed.zeroed,
-        "crc32": checksum,
+        "changed": packed.changed.bitmap,
+        "changed_runs": packed.changed.runs,
+        "zeroed": packed.zeroed.bitmap,
+        "zeroed_runs": packed.zeroed.runs,
+        "crc32": _record_crc32(packed.header, packed.changed, packed.zeroed),
     }
 
 
 def _record(fields: Fields) -> LogRecord:
-    changed, zeroed, expected = fields["changed"], fields["zeroed"], fields.pop("crc32")
-    bitmaps = {"changed": unpack(changed), "zeroed": unpack(zeroed)}
+    # fastavro gives the default of a bytes field as a str.
+    changed = PackedBlocks(fields["changed"], fields.pop("changed_runs") or b"")
+    zeroed = PackedBlocks(fields["zeroed"], fields.pop("zeroed_runs") or b"")
+    expected = fields.pop("crc32")
+    bitmaps = {"changed": unpack(*changed), "zeroed": unpack(*zeroed)}
     record = LogRecord(**fields | bitmaps | {"hosts": tuple(fields["hosts"])})
     if _record_crc32(record, changed, zeroed) != expected:
         raise BadInput(
@@ -238,18 +240,21 @@ def _record(fields: Fields) -> LogRecord:
     return record
 
 
-def _record_crc32(record: LogRecord, changed: bytes, zeroed: bytes) -> int:
+def _record_crc32(record: LogRecord, changed: PackedBlocks, zeroed: PackedBlocks) -> int:
     """Return the checksum of the fields on which a reader acts.
 
-    They are the key, the number of parts, the block size, the generation and both bitmaps. The
-    fields for people aren't part of it.
+    They are the key, the number of parts, the block size, the generation and both sets of blocks.
+    The fields for people aren't part of it.
     """
     header = (
         record_key(record)
         + struct.pack(">HQ", record.parts, record.block_size)
         + record.generation.encode()
     )
-    return zlib.crc32(zeroed, zlib.crc32(changed, zlib.crc32(header)))
+    checksum = zlib.crc32(header)
+    for content in (changed.bitmap, zeroed.bitmap, changed.runs, zeroed.runs):
+        checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _head_fields(head: VolumeHead) -> Fields:

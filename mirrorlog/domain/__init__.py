@@ -10,7 +10,8 @@ Files in reading order:
 - volume_states.py: the states of a volume, and the effect of each command
 - extraction.py: the extents that a command names, clipped to its volume
 - wire/: commands of SCSI, NVMe and NBD, interpreted
-- bitmaps.py: sets of blocks as Roaring bitmaps
+- block_sets.py: sets of blocks, as Roaring bitmaps and as long runs
+- bitmaps.py: sets of blocks made from extents, packed, and read in runs
 - block_arrays.py: sets of blocks as sorted arrays, for the node's hot path
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site

@@ -1,7 +1,8 @@
-"""Sets of block numbers as 64-bit Roaring bitmaps: made from extents, packed, read in runs.
+"""Sets of blocks made from extents, packed for the wire, and read in runs.
 
-On the wire and on disk a set has Roaring's portable 64-bit form (RoaringFormatSpec, "Extension for
-64-bit implementations"), which CRoaring, Java, Go and Rust read too.
+On the wire and on disk a set is a Roaring bitmap in its portable 64-bit form (RoaringFormatSpec,
+"Extension for 64-bit implementations"), which CRoaring, Java, Go and Rust read too, and beside it
+the runs of whole chunks (block_sets.py), which the bitmap leaves out.
 """
 
 from __future__ import annotations
@@ -9,24 +10,53 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pyroaring import BitMap64
 
-from mirrorlog.domain.extents import ExtentColumns, ExtentKind
+from mirrorlog.domain.block_sets import CHUNK_BITS, BitMap64, BlockSet
+from mirrorlog.domain.extents import U64, ExtentColumns, ExtentKind
 from mirrorlog.errors import BadInput
 
-__all__ = ["BitMap64", "fingerprint", "pack", "runs", "touched", "union", "unpack", "zeroed"]
+__all__ = [
+    "NOTHING_PACKED",
+    "BlockSet",
+    "PackedBlocks",
+    "fingerprint",
+    "pack",
+    "runs",
+    "touched",
+    "union",
+    "unpack",
+    "zeroed",
+]
 
 _MAX_EXPANDED_BLOCKS: Final = 1 << 10
 """numpy expands extents of up to that many blocks; longer ones are added to the set as ranges."""
-_WINDOW_BLOCKS: Final = 1 << 20
-"""How many blocks `runs` expands at a time: at most 8 MiB of memory, however large the set is."""
+_END_MAX: Final = 1 << 63
 
 
-def touched(columns: ExtentColumns, block_size: int) -> BitMap64:
+class PackedBlocks(NamedTuple):
+    """A set of blocks in bytes. It depends on the blocks alone, not on how the set was made.
+
+    bitmap: the portable 64-bit form; no bytes for an empty one.
+    runs: (first block, count) of each run of whole chunks, as u64, little-endian.
+    """
+
+    bitmap: bytes
+    runs: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of both."""
+        return len(self.bitmap) + len(self.runs)
+
+
+NOTHING_PACKED: Final = PackedBlocks(b"")
+
+
+def touched(columns: ExtentColumns, block_size: int) -> BlockSet:
     """Return the blocks with at least one byte in an extent: rounded outwards (invariant 4).
 
     columns: extents inside the volume. block_size: bytes, a power of two.
@@ -37,7 +67,7 @@ def touched(columns: ExtentColumns, block_size: int) -> BitMap64:
     return _blocks(offsets // size, (offsets + lengths - np.uint64(1)) // size + np.uint64(1))
 
 
-def zeroed(columns: ExtentColumns, *, block_size: int, size_bytes: int) -> BitMap64:
+def zeroed(columns: ExtentColumns, *, block_size: int, size_bytes: int) -> BlockSet:
     """Return the blocks that one zero or discard covers whole: rounded inwards (invariant 4).
 
     The volume's last block may be partial: an extent that reaches the volume's end covers it whole.
@@ -47,7 +77,7 @@ def zeroed(columns: ExtentColumns, *, block_size: int, size_bytes: int) -> BitMa
     columns: extents inside the volume. size_bytes: the size of the volume.
     """
     if columns.kinds is None:
-        return BitMap64()
+        return BlockSet()
     is_zero = columns.kinds != ExtentKind.WRITE
     offsets = columns.offsets[is_zero]
     ends = offsets + columns.lengths[is_zero]
@@ -56,14 +86,12 @@ def zeroed(columns: ExtentColumns, *, block_size: int, size_bytes: int) -> BitMa
     return _blocks((offsets + size - np.uint64(1)) // size, ends // size)
 
 
-def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> BitMap64:
+def _blocks(firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]) -> BlockSet:
     """Return the union of the ranges [first, end). An empty or inverted range adds nothing."""
     counts = np.where(ends > firsts, ends - firsts, np.uint64(0))
-    short = counts <= _MAX_EXPANDED_BLOCKS
-    blocks = BitMap64(array("Q", _expand(firsts[short], counts[short]).tobytes()))
-    for first, count in zip(firsts[~short].tolist(), counts[~short].tolist(), strict=True):
-        blocks.add_range(first, first + count)
-    return blocks
+    is_short = counts <= _MAX_EXPANDED_BLOCKS
+    blocks = BitMap64(array("Q", _expand(firsts[is_short], counts[is_short]).tobytes()))
+    return BlockSet.of_ranges(firsts[~is_short], ends[~is_short], blocks)
 
 
 def _expand(
@@ -84,88 +112,62 @@ def _expand(
     return blocks
 
 
-def union(sets: Iterable[BitMap64]) -> BitMap64:
+def union(sets: Iterable[BlockSet]) -> BlockSet:
     """Return a new set with the blocks of all `sets`."""
-    result = BitMap64()
+    result = BlockSet()
     for blocks in sets:
         result |= blocks
     return result
 
 
-def pack(blocks: BitMap64) -> bytes:
-    """Return the portable 64-bit form of the set; no bytes for an empty set."""
+def pack(blocks: BlockSet) -> PackedBlocks:
+    """Return the bytes of the set."""
     if not blocks:
-        return b""
-    blocks.run_optimize()
-    return bytes(blocks.serialize())
+        return NOTHING_PACKED
+    bitmap = blocks.settle()
+    if not len(blocks.chunks):
+        return PackedBlocks(bitmap)
+    edges = blocks.chunks.astype(np.uint64) << np.uint64(CHUNK_BITS)
+    edges[1::2] -= edges[::2]
+    return PackedBlocks(bitmap, edges.astype(U64).tobytes())
 
 
-def unpack(data: bytes) -> BitMap64:
-    """Return the set whose portable 64-bit form is `data`.
+def unpack(bitmap: bytes, run_bytes: bytes = b"") -> BlockSet:
+    """Return the set whose bytes are these, as in PackedBlocks.
 
-    Raise BadInput if `data` isn't such a form.
+    Raise BadInput if they aren't such bytes.
     """
-    if not data:
-        return BitMap64()
     try:
-        return BitMap64.deserialize(data)
+        bits = BitMap64.deserialize(bitmap) if bitmap else BitMap64()
+        if not run_bytes:
+            return BlockSet.of(bits)
+        firsts, counts = np.frombuffer(run_bytes, U64).reshape(-1, 2).T
     except ValueError as error:
-        raise BadInput(f"{len(data)} bytes aren't a 64-bit Roaring bitmap") from error
+        raise BadInput(
+            f"{len(bitmap)} bytes aren't a 64-bit Roaring bitmap, or {len(run_bytes)} no runs"
+        ) from error
+    ends = firsts + counts
+    if (ends < firsts).any() or ends.max() > _END_MAX:
+        raise BadInput("a run of blocks ends above 2^63")
+    return BlockSet.of_ranges(firsts, ends, bits)
 
 
-def runs(blocks: BitMap64, *, max_blocks: int | None = None) -> Iterator[tuple[int, int]]:
+def runs(blocks: BlockSet, *, max_blocks: int | None = None) -> Iterator[tuple[int, int]]:
     """Yield (first, count) for each run of consecutive blocks, ascending.
 
     max_blocks: a longer run is yielded in pieces of at most that many blocks.
     """
-    run_first, run_end = 0, 0
-    for first, end in _window_runs(blocks):
-        if first == run_end and run_end > run_first:
-            run_end = end
-        else:
-            yield from _cut(run_first, run_end, max_blocks)
-            run_first, run_end = first, end
-    yield from _cut(run_first, run_end, max_blocks)
+    for firsts, ends in blocks.run_arrays():
+        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+            yield from _cut(first, end, max_blocks)
 
 
-def fingerprint(blocks: BitMap64) -> bytes:
-    """Return a digest of the set, 16 bytes, which is equal for equal sets.
-
-    The result of `pack` can't serve as one: it depends on how the set was made, because Roaring has
-    several kinds of containers of the same size.
-    """
+def fingerprint(blocks: BlockSet) -> bytes:
+    """Return a digest of the set, 16 bytes, which is equal for equal sets."""
     digest = blake2b(digest_size=16)
-    for firsts, lasts in _windows(blocks):
-        digest.update(firsts.tobytes() + lasts.tobytes())
+    for firsts, ends in blocks.run_arrays():
+        digest.update(np.stack((firsts, ends), axis=1).tobytes())
     return digest.digest()
-
-
-def _window_runs(blocks: BitMap64) -> Iterator[tuple[int, int]]:
-    """Yield [first, end) of each run. A run is cut where a window ends."""
-    for firsts, lasts in _windows(blocks):
-        yield from (
-            (first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
-        )
-
-
-def _windows(blocks: BitMap64) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
-    """Yield the first and the last block of each run, a window at a time. Windows cut runs."""
-    if not blocks:
-        return
-    last = blocks.max()
-    start = blocks.min()
-    while True:
-        window = np.array(
-            (blocks & BitMap64(range(start, start + _WINDOW_BLOCKS))).to_array(), dtype=np.uint64
-        )
-        breaks = np.flatnonzero(np.diff(window) > 1)
-        yield (
-            window[np.concatenate(([0], breaks + 1))],
-            window[np.concatenate((breaks, [len(window) - 1]))],
-        )
-        if last < start + _WINDOW_BLOCKS:
-            return
-        start = blocks.next_set_bit(start + _WINDOW_BLOCKS)
 
 
 def _cut(first: int, end: int, max_blocks: int | None) -> Iterator[tuple[int, int]]:

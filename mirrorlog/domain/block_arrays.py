@@ -14,13 +14,15 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.bitmaps import NOTHING_PACKED, PackedBlocks, pack
+from mirrorlog.domain.block_sets import CHUNK_BLOCKS, BlockSet
 from mirrorlog.domain.extents import ExtentColumns
 
 Blocks: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """Block numbers, sorted and unique: u32 if all of them fit, otherwise u64."""
 
 _MAX_BLOCKS: Final = 1 << 23
+_MAX_EXTENT_BLOCKS: Final = CHUNK_BLOCKS
 _ARRAY_CONTAINER_MAX: Final = 4096  # RoaringFormatSpec, "Containers"
 _COOKIE_NO_RUNS: Final = 12346
 _CONTAINER_BITS: Final = 16
@@ -29,7 +31,8 @@ _CONTAINER_BITS: Final = 16
 def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
     """Return the blocks with at least one byte in an extent, as bitmaps.touched does.
 
-    Return None if there are more than 2^23 of them: a bitmap is the better form then.
+    Return None if there are more than 2^23 of them, or if an extent touches more than 2^16: a
+    BlockSet is the better form then.
 
     columns: extents inside the volume. block_size: bytes, a power of two.
     """
@@ -48,8 +51,8 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
         blocks = firsts
     further = lasts - blocks
     if (most := int(further.max())) > 0:
-        if most > _MAX_BLOCKS:
-            return None  # their sum may be above 2^64
+        if most > _MAX_EXTENT_BLOCKS:
+            return None
         total = int(further.sum(dtype=np.uint64)) + len(blocks)
         if total > _MAX_BLOCKS:
             return None
@@ -70,30 +73,29 @@ def _expand(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks
     return np.repeat(firsts, counts) + within
 
 
-def pack_blocks(blocks: Blocks) -> bytes:
-    """Return the portable 64-bit form of the blocks; no bytes for no blocks.
+def pack_blocks(blocks: Blocks) -> PackedBlocks:
+    """Return the bytes of the blocks.
 
     Each container has the kind that takes the fewest bytes, as in bitmaps.pack.
     """
     if not len(blocks):
-        return b""
+        return NOTHING_PACKED
     if blocks.dtype != np.uint32 or (containers := _array_containers(blocks)) is None:
-        return pack(BitMap64(array("Q", blocks.astype(np.uint64).tobytes())))
+        return pack(BlockSet(array("Q", blocks.astype(np.uint64).tobytes())))
     starts, cardinalities = containers
     size = len(starts)
     head = np.empty((size, 2), "<u2")
     head[:, 0] = blocks[starts] >> np.uint32(_CONTAINER_BITS)
     head[:, 1] = cardinalities - 1
     offsets = 8 + 8 * size + 2 * starts
-    return b"".join(
-        (
-            np.array([1], "<u8").tobytes(),  # one bucket of 2^32 blocks, the first
-            np.array([0, _COOKIE_NO_RUNS, size], "<u4").tobytes(),
-            head.tobytes(),
-            offsets.astype("<u4").tobytes(),
-            blocks.astype("<u2").tobytes(),  # the conversion drops the bits above 16
-        )
+    parts = (
+        np.array([1], "<u8").tobytes(),  # one bucket of 2^32 blocks, the first
+        np.array([0, _COOKIE_NO_RUNS, size], "<u4").tobytes(),
+        head.tobytes(),
+        offsets.astype("<u4").tobytes(),
+        blocks.astype("<u2").tobytes(),  # the conversion drops the bits above 16
     )
+    return PackedBlocks(b"".join(parts))
 
 
 def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:

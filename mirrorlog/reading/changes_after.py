@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64, touched
+from mirrorlog.domain.bitmaps import BlockSet, touched
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extraction import command_extents, extract
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -32,7 +32,7 @@ def changes_after(
     ports: SessionPorts,
     topics: Topics,
     clock: Clock,
-) -> dict[str, BitMap64 | None]:
+) -> dict[str, BlockSet | None]:
     """Return, by volume, the blocks that commands name after its position, rounded outwards.
 
     The answer is None if nobody can tell: the log has a hole there, or it ends before commands that
@@ -43,7 +43,7 @@ def changes_after(
 
     Raise KafkaFailed if a topic makes no progress for PATIENCE_S.
     """
-    changed: dict[str, BitMap64 | None] = {}
+    changed: dict[str, BlockSet | None] = {}
     for partition in sorted({volumes[name].partition for name in positions}):
         wanted = {
             name: position
@@ -98,7 +98,7 @@ def _read_log(
 
 
 def _add_command(
-    changed: dict[str, BitMap64 | None],
+    changed: dict[str, BlockSet | None],
     after: Mapping[str, int],
     volumes: Mapping[str, Volume],
     message: Message,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import RecordKey
@@ -164,7 +164,7 @@ class VolumeLog:
         ]
         return Hole(covered, min(incomplete)) if incomplete else None
 
-    def changed(self, *, after: int, through: int, generation: str | None = None) -> BitMap64:
+    def changed(self, *, after: int, through: int, generation: str | None = None) -> BlockSet:
         """Return the blocks that may have changed in `(after, through]`.
 
         A record that reaches beyond the range counts with all its blocks: the result is rounded

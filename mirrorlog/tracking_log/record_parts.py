@@ -1,22 +1,23 @@
 """Log records in parts that fit into a message, and records whose bitmaps are packed already.
 
-A record whose bitmaps take more than `max_bytes` is split by block range, at the median of its
-changed blocks, until each part fits. Where it is split depends on the blocks and on `max_bytes`
-alone, whether they are held as a bitmap or as a sorted array: so a replay writes the same parts
-under the same keys. Roll-ups are cut at other blocks (`streams/compaction/rollups.py`).
+A record whose bitmaps take more than `max_bytes` is split by block range, in the middle of what
+takes the most bytes, until each part fits. Where it is split depends on the blocks and on
+`max_bytes` alone, whether they are held as a BlockSet or as a sorted array: so a replay writes the
+same parts under the same keys. Roll-ups are cut at other blocks (`streams/compaction/rollups.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from mirrorlog.domain.bitmaps import BitMap64, pack, unpack
+import numpy as np
+
+from mirrorlog.domain.bitmaps import BlockSet, PackedBlocks, pack, unpack
 from mirrorlog.domain.block_arrays import Blocks, pack_blocks
 from mirrorlog.tracking_log.records import LogRecord
-
-BlockSet = TypeVar("BlockSet", BitMap64, Blocks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +29,12 @@ class PackedRecord:
     """
 
     header: LogRecord
-    changed: bytes
-    zeroed: bytes
+    changed: PackedBlocks
+    zeroed: PackedBlocks
 
     def unpacked(self) -> LogRecord:
         """Return the record with its bitmaps."""
-        return replace(self.header, changed=unpack(self.changed), zeroed=unpack(self.zeroed))
+        return replace(self.header, changed=unpack(*self.changed), zeroed=unpack(*self.zeroed))
 
 
 def split_record(record: LogRecord, max_bytes: int) -> list[LogRecord]:
@@ -41,7 +42,7 @@ def split_record(record: LogRecord, max_bytes: int) -> list[LogRecord]:
 
     A part of one block may be larger.
     """
-    parts = list(_split(_BITMAP, record.changed, record.zeroed, max_bytes))
+    parts = list(_split(record.changed, record.zeroed, max_bytes))
     return [
         replace(record, changed=part.changed, zeroed=part.zeroed, part=number, parts=len(parts))
         for number, part in enumerate(parts)
@@ -49,75 +50,81 @@ def split_record(record: LogRecord, max_bytes: int) -> list[LogRecord]:
 
 
 def pack_record(
-    header: LogRecord, changed: Blocks, zeroed: BitMap64, max_bytes: int
+    header: LogRecord, changed: Blocks, zeroed: BlockSet, max_bytes: int
 ) -> list[PackedRecord]:
     """Return the record in packed parts, each with bitmaps of at most `max_bytes` together.
 
     A part of one block may be larger.
     header: the record with empty bitmaps. zeroed: a subset of `changed`.
     """
-    parts = list(_split(_SORTED_ARRAY, changed, zeroed, max_bytes))
+    parts = list(_split_array(changed, zeroed, max_bytes))
     return [
         PackedRecord(
             replace(header, part=number, parts=len(parts)),
-            changed=part.changed_bytes,
-            zeroed=part.zeroed_bytes,
+            changed=part.changed,
+            zeroed=part.zeroed,
         )
         for number, part in enumerate(parts)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Form(Generic[BlockSet]):
-    """One form in which the changed blocks are held.
+class _PackedPart(NamedTuple):
+    changed: PackedBlocks
+    zeroed: PackedBlocks
 
-    pack: returns the bytes of bitmaps.pack. halve: returns the lower and the upper half of the
-    blocks, the upper one with the median.
-    """
-
-    pack: Callable[[BlockSet], bytes]
-    halve: Callable[[BlockSet], tuple[BlockSet, BlockSet]]
+    def fits(self, max_bytes: int) -> bool:
+        return self.changed.size_bytes + self.zeroed.size_bytes <= max_bytes
 
 
-class _Part(NamedTuple, Generic[BlockSet]):
+class _Part(NamedTuple):
     changed: BlockSet
-    zeroed: BitMap64
-    changed_bytes: bytes
-    zeroed_bytes: bytes
+    zeroed: BlockSet
 
 
-def _split(
-    form: _Form[BlockSet], changed: BlockSet, zeroed: BitMap64, max_bytes: int
-) -> Iterator[_Part[BlockSet]]:
+def _split(changed: BlockSet, zeroed: BlockSet, max_bytes: int) -> Iterator[_Part]:
     """Yield the parts in the order of blocks."""
-    part = _Part(changed, zeroed, form.pack(changed), pack(zeroed))
-    if len(changed) < 2 or len(part.changed_bytes) + len(part.zeroed_bytes) <= max_bytes:
-        yield part
+    packed = _PackedPart(pack(changed), pack(zeroed))
+    middle = None if packed.fits(max_bytes) else _middle(changed, zeroed, packed)
+    if middle is None:
+        yield _Part(changed, zeroed)
         return
-    low, high = form.halve(changed)
-    first_of_high, end = int(high[0]), int(high[-1]) + 1
-    yield from _split(form, low, _within(zeroed, 0, first_of_high), max_bytes)
-    yield from _split(form, high, _within(zeroed, first_of_high, end), max_bytes)
+    low = BlockSet.of_range(0, middle)
+    yield from _split(changed & low, zeroed & low, max_bytes)
+    yield from _split(changed - low, zeroed - low, max_bytes)
 
 
-def _halve_bitmap(blocks: BitMap64) -> tuple[BitMap64, BitMap64]:
-    median = blocks[len(blocks) // 2]
-    return _within(blocks, 0, median), _within(blocks, median, blocks.max() + 1)
+def _split_array(changed: Blocks, zeroed: BlockSet, max_bytes: int) -> Iterator[_PackedPart]:
+    """Yield the parts in the order of blocks, the same ones as `_split`."""
+    packed = _PackedPart(pack_blocks(changed), pack(zeroed))
+    if len(changed) < 2 or packed.fits(max_bytes):
+        yield packed
+        return
+    if packed.changed.runs:
+        blocks = BlockSet(array("Q", changed.astype(np.uint64).tobytes()))
+        for part in _split(blocks, zeroed, max_bytes):
+            yield _PackedPart(pack(part.changed), pack(part.zeroed))
+        return
+    middle = len(changed) // 2
+    low = BlockSet.of_range(0, int(changed[middle]))
+    yield from _split_array(changed[:middle], zeroed & low, max_bytes)
+    yield from _split_array(changed[middle:], zeroed - low, max_bytes)
 
 
-def _halve_array(blocks: Blocks) -> tuple[Blocks, Blocks]:
-    middle = len(blocks) // 2
-    return blocks[:middle], blocks[middle:]
+def _middle(changed: BlockSet, zeroed: BlockSet, packed: _PackedPart) -> int | None:
+    """Return the block at which to split: the first one of the upper half.
 
+    It is the median of the changed blocks. If there are runs of whole chunks, it is the middle of
+    what takes the most bytes: a bitmap or the runs, of the changed or of the zeroed blocks. Return
+    None if there is nothing to halve.
 
-def _within(blocks: BitMap64, first: int, end: int) -> BitMap64:
-    """Return those of the blocks that lie in [first, end)."""
-    if not blocks:
-        return blocks
-    mask = BitMap64()
-    mask.add_range(first, end)
-    return blocks & mask
-
-
-_BITMAP = _Form(pack, _halve_bitmap)
-_SORTED_ARRAY = _Form(pack_blocks, _halve_array)
+    Both sets are packed, so that they are settled.
+    """
+    if not packed.changed.runs:
+        return None if len(changed) < 2 else int(changed.bits[len(changed) // 2])
+    halves = [
+        (len(part), middle)
+        for blocks, form in ((changed, packed.changed), (zeroed, packed.zeroed))
+        for part, middle in ((form.bitmap, blocks.middle_bit()), (form.runs, blocks.middle_run()))
+        if middle is not None
+    ]
+    return max(halves)[1] if halves else None

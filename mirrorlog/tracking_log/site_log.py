@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import ForkHead
 
@@ -41,11 +41,11 @@ class SiteLog:
         """Return whether the outcome of a host's write at the site's secondary is unknown."""
         return self.volume.head is not None and self.volume.head.has_open_fork(self.site)
 
-    def changed(self, *, after: int, through: int) -> BitMap64:
+    def changed(self, *, after: int, through: int) -> BlockSet:
         """Return the blocks that may have changed in `(after, through]`."""
         return self.volume.changed(after=after, through=through)
 
-    def missed(self, *, after: int, through: int) -> BitMap64:
+    def missed(self, *, after: int, through: int) -> BlockSet:
         """Return the blocks that the secondary may have missed in `(after, through]`."""
         return union(
             part.log.changed(

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from mirrorlog.domain.bitmaps import BitMap64, runs
+from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.extents import U8, U64, Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
@@ -153,7 +153,7 @@ def region_batches(
         yield ClosedBatch(_columns(offsets[start:end], lengths[start:end], ()))
 
 
-def block_batches(blocks: BitMap64, volume: Volume, *, max_extents: int) -> Iterator[ClosedBatch]:
+def block_batches(blocks: BlockSet, volume: Volume, *, max_extents: int) -> Iterator[ClosedBatch]:
     """Yield batches of up to `max_extents` extents that cover these blocks of the volume."""
     ranges = (volume.byte_range(first=first, count=count) for first, count in runs(blocks))
     while batch := list(islice(ranges, max_extents)):

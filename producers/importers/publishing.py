@@ -9,7 +9,7 @@ from typing import Final
 
 from mirrorlog.codec.events import encode
 from mirrorlog.codec.status_batches import read_statuses
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.domain.commands import CommandKind, StatusCode, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume

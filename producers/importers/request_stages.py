@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.block_sets import BitMap64
 
 _MAX_SECTORS: Final = 1 << 20
 """The limit of the sectors on their way in one stage: a few MiB of memory."""

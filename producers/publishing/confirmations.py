@@ -14,7 +14,7 @@ from typing import Final
 
 from mirrorlog.codec.events import decode
 from mirrorlog.codec.status_batches import expand
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.domain.commands import AcceptedBatch, CommandStatus, StatusCode
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.producers.durable.activity_format import VolumeActivity
@@ -65,7 +65,7 @@ class SessionSearch:
     ) -> dict[str, Unvouched]:
         """Return what the host can't vouch for of the volumes (unvouched.find_unvouched)."""
 
-        def find_changes(positions: Mapping[str, int]) -> Mapping[str, BitMap64 | None]:
+        def find_changes(positions: Mapping[str, int]) -> Mapping[str, BlockSet | None]:
             topics = self.parts.settings.topics
             return changes_after(positions, volumes, self.ports, topics, self.clock)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
@@ -289,7 +289,7 @@ def _mark_dirty(
         _mark_unvouched(parts, volume, unvouched.blocks, unvouched.reason)
 
 
-def _mark_unvouched(parts: SessionParts, volume: Volume, blocks: BitMap64, reason: str) -> None:
+def _mark_unvouched(parts: SessionParts, volume: Volume, blocks: BlockSet, reason: str) -> None:
     """Send MARK_DIRTY of blocks that the host can't vouch for. The caller holds the lock."""
     size_bytes = min(len(blocks) * volume.block_size, volume.size_bytes)
     parts.report(f"volume {volume.volume}: {format_size(size_bytes)} more count as dirty: {reason}")

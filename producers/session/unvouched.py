@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.durable.activity_format import KnownPosition, VolumeActivity
 from mirrorlog.reading.open_sessions import KnownSessions, PartitionSessions
@@ -33,7 +33,7 @@ NOTE_S: Final = 5.0
 """How often a session notes in its activity log how far its commands are acknowledged."""
 LATE_S: Final = 3 * NOTE_S
 """A session that was heard of this long after its last note has made notes that are lost."""
-FindChanges: TypeAlias = Callable[[Mapping[str, int]], Mapping[str, BitMap64 | None]]
+FindChanges: TypeAlias = Callable[[Mapping[str, int]], Mapping[str, BlockSet | None]]
 """Finds the blocks that changed after positions, by volume; None where nobody can tell."""
 
 
@@ -44,7 +44,7 @@ class Unvouched:
     blocks: None for the whole volume.
     """
 
-    blocks: BitMap64 | None
+    blocks: BlockSet | None
     reason: str
 
 
@@ -139,9 +139,9 @@ def went_back_reason(
     return None
 
 
-def _blocks_inside(regions: Collection[int], region_bytes: int, block_size: int) -> BitMap64:
+def _blocks_inside(regions: Collection[int], region_bytes: int, block_size: int) -> BlockSet:
     """Return the blocks that lie whole in one of the regions."""
-    blocks = BitMap64()
+    blocks = BlockSet()
     for region in regions:
         first = -(-region * region_bytes // block_size)
         end = (region + 1) * region_bytes // block_size

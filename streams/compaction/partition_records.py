@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.errors import BadInput
 from mirrorlog.streams.compaction.rollups import (
-    BlockSets,
+    RangeBlocks,
     RollUpSource,
     StoredRecord,
     stored_records,
@@ -101,10 +101,10 @@ class PartitionRecords:
         size_bytes = len(self.table.get(self.partition, record_key(key)) or b"")
         first = self.load(key)
         if first.parts > 1 or size_bytes > _KEPT_WITH_BLOCKS_BYTES:
-            first = replace(first, changed=BitMap64(), zeroed=BitMap64())
+            first = replace(first, changed=BlockSet(), zeroed=BlockSet())
         return RollUpSource(record, first, size_bytes)
 
-    def united(self, volume: str, sources: Sequence[RollUpSource]) -> Iterator[BlockSets | None]:
+    def united(self, volume: str, sources: Sequence[RollUpSource]) -> Iterator[RangeBlocks | None]:
         """Yield the sources' union, as `unite` does. DamagedRecord if a part can't be read."""
         return unite([self._parts(volume, source) for source in sources])
 

@@ -6,16 +6,17 @@ tier isn't kept; otherwise they are swept later (`sweep_job`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.streams.compaction.partition_records import DamagedRecord, tombstones
 from mirrorlog.streams.compaction.partition_state import PartitionState
 from mirrorlog.streams.compaction.rollups import (
-    BlockSets,
+    RangeBlocks,
     RollUpSource,
     StoredRecord,
     cut_to_size,
@@ -24,6 +25,9 @@ from mirrorlog.streams.compaction.rollups import (
 )
 from mirrorlog.streams.compaction.steps import Job, Step, WatermarkDue
 from mirrorlog.tracking_log.keys import record_key
+from mirrorlog.tracking_log.records import MAX_PARTS
+
+log = logging.getLogger("mirrorlog.node")
 
 _PIECES_HELD: Final = 64
 """Pieces of a record that stay in memory while the others are counted."""
@@ -54,7 +58,8 @@ def roll_up(
                 state.damaged.add(damaged)
                 state.roll_ups.add(volume, tier=tier - 1, after=chain[0].record.after)
             else:
-                made.append(_RolledUp(volume, record, chain))
+                if record is not None:
+                    made.append(_RolledUp(volume, record, chain))
         yield None
     if not made:
         return
@@ -110,17 +115,19 @@ def _write(
     *,
     tier: int,
     record_max_bytes: int,
-) -> Generator[Step, None, StoredRecord]:
+) -> Generator[Step, None, StoredRecord | None]:
     """Yield the rows of the chain's record, and return the record.
+
+    Return None, without a row, if the record would have more than MAX_PARTS parts.
 
     Each part says how many parts there are. So a record of more than _PIECES_HELD pieces is united
     twice: to count its pieces, and to write them. DamagedRecord if a source can't be read.
     """
 
-    def united() -> Iterator[BlockSets | None]:
+    def united() -> Iterator[RangeBlocks | None]:
         return cut_to_size(state.records.united(volume, chain), record_max_bytes)
 
-    first_pieces: list[BlockSets] = []
+    first_pieces: list[RangeBlocks] = []
     count = 0
     for piece in united():
         if piece is None:
@@ -129,8 +136,19 @@ def _write(
         count += 1
         if count <= _PIECES_HELD:
             first_pieces.append(piece)
+    if count > MAX_PARTS:
+        log.warning(
+            "%d records of volume %s stay in tier %d: in one record they would have %d parts, and "
+            "%d are possible",
+            len(chain),
+            volume,
+            tier - 1,
+            count,
+            MAX_PARTS,
+        )
+        return None
     whole = replace(merged_header(tier, chain), parts=max(count, 1))
-    no_piece = BlockSets(BitMap64(), BitMap64())
+    no_piece = RangeBlocks(BlockSet(), BlockSet())
     number = 0
     for piece in united() if count > _PIECES_HELD else first_pieces or [no_piece]:
         if piece is None:

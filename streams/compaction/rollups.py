@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.bitmaps import BlockSet, pack
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.tracking_log.keys import RecordKey
-from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.records import LogRecord, named_hosts
 
 MAX_SOURCES: Final = 1024
 """Records that become one: a part of each is in memory at the same time."""
@@ -29,11 +29,11 @@ _RANGE_BLOCKS: Final = 1 << 26
 """Blocks united at a time: 8 MiB of bitmap at most."""
 
 
-class BlockSets(NamedTuple):
+class RangeBlocks(NamedTuple):
     """The blocks of a range that changed, and those of them that were zeroed."""
 
-    changed: BitMap64
-    zeroed: BitMap64
+    changed: BlockSet
+    zeroed: BlockSet
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
@@ -133,14 +133,17 @@ def merged_header(tier: int, chain: Sequence[RollUpSource]) -> LogRecord:
         tier=tier,
         after=min(record.after for record in records),
         through=max(record.through for record in records),
-        changed=BitMap64(),
-        zeroed=BitMap64(),
+        changed=BlockSet(),
+        zeroed=BlockSet(),
         first_at_us=min(record.first_at_us for record in records),
         last_at_us=max(record.last_at_us for record in records),
         commands=sum(record.commands for record in counted),
         writes=sum(record.writes for record in counted),
         bytes_written=min(sum(record.bytes_written for record in counted), MAX_BYTE),
-        hosts=tuple(sorted({host for record in records for host in record.hosts})),
+        **named_hosts(
+            (host for record in records for host in record.hosts),
+            has_more=any(record.has_more_hosts for record in records),
+        ),
         part=0,
         parts=1,
     )
@@ -153,7 +156,7 @@ class _OpenPart(NamedTuple):
     following: Iterator[LogRecord]
 
 
-def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
+def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[RangeBlocks | None]:
     """Yield the union of records, a range of _RANGE_BLOCKS at a time, ascending.
 
     records: each as its parts in their order. None is yielded after each part that was read.
@@ -164,7 +167,7 @@ def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
     for parts in records:
         waiting += _next_part(parts)
         yield None
-    changed, zeroed = BitMap64(), BitMap64()
+    changed, zeroed = BlockSet(), BlockSet()
     while waiting or changed:
         lowest = min(
             [open_part.part.changed.min() for open_part in waiting]
@@ -178,9 +181,9 @@ def unite(records: Sequence[Iterator[LogRecord]]) -> Iterator[BlockSets | None]:
                 zeroed |= part.zeroed
                 waiting += _next_part(following)
                 yield None
-        mask = BitMap64()
+        mask = BlockSet()
         mask.add_range(end - _RANGE_BLOCKS, end)
-        yield BlockSets(changed & mask, zeroed & mask)
+        yield RangeBlocks(changed & mask, zeroed & mask)
         changed, zeroed = changed - mask, zeroed - mask
 
 
@@ -190,7 +193,9 @@ def _next_part(parts: Iterator[LogRecord]) -> list[_OpenPart]:
     return [] if part is None else [_OpenPart(part, parts)]
 
 
-def cut_to_size(ranges: Iterable[BlockSets | None], max_bytes: int) -> Iterator[BlockSets | None]:
+def cut_to_size(
+    ranges: Iterable[RangeBlocks | None], max_bytes: int
+) -> Iterator[RangeBlocks | None]:
     """Yield the same blocks in pieces by block range, each with bitmaps of at most `max_bytes`.
 
     ranges: as `unite` yields them. None is yielded after a little work.
@@ -199,7 +204,7 @@ def cut_to_size(ranges: Iterable[BlockSets | None], max_bytes: int) -> Iterator[
     up the same range of positions cut it alike, and the parts of one fit those of the other
     (docs/decisions/roll-ups.md).
     """
-    changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
+    changed, zeroed, size_bytes = BlockSet(), BlockSet(), 0
     for blocks in ranges:
         if blocks is None:
             yield None
@@ -210,18 +215,18 @@ def cut_to_size(ranges: Iterable[BlockSets | None], max_bytes: int) -> Iterator[
         ):
             yield None
             if changed and size_bytes + leaf_bytes > max_bytes:
-                yield BlockSets(changed, zeroed)
-                changed, zeroed, size_bytes = BitMap64(), BitMap64(), 0
+                yield RangeBlocks(changed, zeroed)
+                changed, zeroed, size_bytes = BlockSet(), BlockSet(), 0
             changed |= leaf.changed
             zeroed |= leaf.zeroed
             size_bytes += leaf_bytes
     if changed:
-        yield BlockSets(changed, zeroed)
+        yield RangeBlocks(changed, zeroed)
 
 
 def _leaves(
-    blocks: BlockSets, *, first: int, width: int, max_bytes: int
-) -> Iterator[tuple[BlockSets, int]]:
+    blocks: RangeBlocks, *, first: int, width: int, max_bytes: int
+) -> Iterator[tuple[RangeBlocks, int]]:
     """Yield halves of halves of the range [first, first + width), as large as `max_bytes` allows.
 
     With each comes the size of its packed bitmaps. `width` is a power of two.
@@ -229,20 +234,23 @@ def _leaves(
     changed, zeroed = blocks
     if not changed:
         return
-    size_bytes = len(pack(changed)) + len(pack(zeroed))
+    size_bytes = pack(changed).size_bytes + pack(zeroed).size_bytes
     if size_bytes <= max_bytes or width == 1:
         yield blocks, size_bytes
         return
     half = width // 2
-    low = BitMap64()
+    low = BlockSet()
     low.add_range(first, first + half)
-    lower, upper = BlockSets(changed & low, zeroed & low), BlockSets(changed - low, zeroed - low)
+    lower, upper = (
+        RangeBlocks(changed & low, zeroed & low),
+        RangeBlocks(changed - low, zeroed - low),
+    )
     yield from _leaves(lower, first=first, width=half, max_bytes=max_bytes)
     yield from _leaves(upper, first=first + half, width=half, max_bytes=max_bytes)
 
 
 def is_within(
-    parts: Iterable[BlockSets | None], whole: Iterable[BlockSets | None]
+    parts: Iterable[RangeBlocks | None], whole: Iterable[RangeBlocks | None]
 ) -> Iterator[bool | None]:
     """Prove that `whole` holds every block of `parts`: yield None after some work, a bool last.
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from mirrorlog.domain.bitmaps import BitMap64, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BlockSet, touched, union, zeroed
 from mirrorlog.domain.block_arrays import blocks_of
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.extents import ExtentColumns
@@ -30,7 +30,7 @@ from mirrorlog.tracking_log.heads import (
     updates_session,
 )
 from mirrorlog.tracking_log.record_parts import PackedRecord, pack_record, split_record
-from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.records import LogRecord, named_hosts
 
 _CLOSED_SESSIONS_KEPT: Final = 8
 
@@ -91,17 +91,17 @@ def fold_changed(
         through=through,
         block_size=volume.block_size,
         changed=changed,
-        zeroed=BitMap64(),
+        zeroed=BlockSet(),
         first_at_us=min(command.first_at_us for command in commands),
         last_at_us=max(command.last_at_us for command in commands),
         commands=len(commands),
         writes=len(every_extent),
         bytes_written=every_extent.total_bytes(longest=volume.size_bytes),
-        hosts=tuple(sorted({command.host for command in commands})),
+        **named_hosts(command.host for command in commands),
     )
 
 
-def zeroed_blocks(responses: Sequence[CommandResponse]) -> BitMap64:
+def zeroed_blocks(responses: Sequence[CommandResponse]) -> BlockSet:
     """Return the blocks that the volume's commands zeroed or discarded whole.
 
     The volume's size at each command decides whether its last block is covered whole: that block
@@ -128,7 +128,7 @@ def bulk_record(
     """
     volume, extents = fold.volume, fold.extents
     blocks = blocks_of(extents, volume.block_size)
-    no_blocks = BitMap64()
+    no_blocks = BlockSet()
     header = LogRecord(
         volume=volume.volume,
         generation=volume.generation,
@@ -143,7 +143,7 @@ def bulk_record(
         commands=fold.commands,
         writes=len(extents),
         bytes_written=extents.total_bytes(longest=volume.size_bytes),
-        hosts=fold.hosts,
+        **named_hosts(fold.hosts),
     )
     zeros = zeroed(extents, block_size=volume.block_size, size_bytes=volume.size_bytes)
     if blocks is None:

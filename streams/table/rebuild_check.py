@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorlog.domain.bitmaps import BitMap64, runs, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BlockSet, runs, touched, union, zeroed
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.domain.extraction import MAX_FORKS
@@ -41,8 +41,8 @@ class Difference:
     tier: int
     after: int
     through: int
-    missing: BitMap64
-    surplus: BitMap64
+    missing: BlockSet
+    surplus: BlockSet
     what: str
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Difference:
         return f"volume {self.volume}, {self.where}, {record}: {self.what}{detail}"
 
 
-def summarize_blocks(blocks: BitMap64, max_runs: int = 5) -> str:
+def summarize_blocks(blocks: BlockSet, max_runs: int = 5) -> str:
     """Return the first runs of a set, and in brackets how many blocks it has."""
     shown = []
     for start, count in runs(blocks):
@@ -137,7 +137,7 @@ class _Check:
                     after=position - 1,
                     through=position,
                     missing=changed,
-                    surplus=BitMap64(),
+                    surplus=BlockSet(),
                     what="no record covers the command",
                 )
             for digest in opened:
@@ -183,7 +183,7 @@ class _MissedLogs:
 
 def _folded(
     volume: str, response: CommandResponse, sites: Iterable[str]
-) -> Iterator[tuple[str, BitMap64, BitMap64]]:
+) -> Iterator[tuple[str, BlockSet, BlockSet]]:
     """Yield (log, changed, zeroed) of a command for its volume's log and each site's missed log."""
     assert response.volume is not None
     block_size, size_bytes = response.volume.block_size, response.volume.size_bytes
@@ -193,7 +193,7 @@ def _folded(
         zeroed(response.extents, block_size=block_size, size_bytes=size_bytes),
     )
     for site in sites:
-        yield missed_log(volume, site), touched(response.missed_by(site), block_size), BitMap64()
+        yield missed_log(volume, site), touched(response.missed_by(site), block_size), BlockSet()
 
 
 def _open_records(
@@ -227,8 +227,8 @@ class _DifferenceFinder:
             if not agreement.zeroed:
                 yield self._difference(digest.span, "zeroed", digest.folded_zeroed)
 
-    def _difference(self, span: RecordSpan, what: str, folded: BitMap64) -> Difference:
-        missing, surplus = BitMap64(), BitMap64()
+    def _difference(self, span: RecordSpan, what: str, folded: BlockSet) -> Difference:
+        missing, surplus = BlockSet(), BlockSet()
         self._count += 1
         if self._count <= DETAILED_DIFFERENCES:
             parts = [record for record in self._reread() if RecordSpan.of(record) == span]

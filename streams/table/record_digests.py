@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mirrorlog.domain.bitmaps import BitMap64, fingerprint
+from mirrorlog.domain.bitmaps import BlockSet, fingerprint
 from mirrorlog.tracking_log.keys import RecordKey
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -57,8 +57,8 @@ class RecordDigest:
     expected_parts: int
     parts: dict[int, _PartDigest] = field(default_factory=dict)
     is_judged: bool = True
-    folded: BitMap64 = field(default_factory=BitMap64)
-    folded_zeroed: BitMap64 = field(default_factory=BitMap64)
+    folded: BlockSet = field(default_factory=BlockSet)
+    folded_zeroed: BlockSet = field(default_factory=BlockSet)
 
     def add(self, record: LogRecord) -> None:
         """Add the record or one part of it. A part with the same number is replaced."""
@@ -79,7 +79,7 @@ class RecordDigest:
         """
         self.is_judged = self.span.after + 1 >= first_position
 
-    def fold(self, *, changed: BitMap64, zeroed: BitMap64) -> None:
+    def fold(self, *, changed: BlockSet, zeroed: BlockSet) -> None:
         """Add the blocks of a command in the record's range."""
         self.folded |= changed
         self.folded_zeroed |= zeroed
@@ -106,9 +106,9 @@ class RecordDigest:
         return Agreement(changed, zeroed)
 
 
-def _within(blocks: BitMap64, start: int, end: int | None) -> BitMap64:
+def _within(blocks: BlockSet, start: int, end: int | None) -> BlockSet:
     """Return the blocks in [start, end), for None those from `start` on."""
-    mask = BitMap64()
+    mask = BlockSet()
     mask.add_range(start, (blocks.max() + 1 if blocks else start) if end is None else end)
     return blocks & mask
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from mirrorlog.changed.logs import LogView, incomplete
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
@@ -95,7 +95,7 @@ class _TableLogView:
                 log.error("a log record in the table is damaged: %s", error)
                 continue
             if record.through > volume.origin_position:
-                self.log.add(replace(record, changed=BitMap64(), zeroed=BitMap64()))
+                self.log.add(replace(record, changed=BlockSet(), zeroed=BlockSet()))
 
     def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Read the parts of one record of `log` again, with their bitmaps."""

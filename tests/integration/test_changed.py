@@ -19,7 +19,7 @@ from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.traces import count_dirty_blocks, demo_trace_path, open_trace
@@ -114,8 +114,8 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
 )
 def test_nbdkit_takes_the_extent_list_and_nbdinfo_writes_lists_like_ours(tmp_path: Path) -> None:
     size = 5 * BLOCK + 100
-    blocks = BitMap64([0, 2, 5])
-    answer = ChangedBlocks(small_volume("v", size), -1, 0, blocks, BitMap64(), ("h",), 1, 2, 1)
+    blocks = BlockSet([0, 2, 5])
+    answer = ChangedBlocks(small_volume("v", size), -1, 0, blocks, BlockSet(), ("h",), 1, 2, 1)
     (tmp_path / "list").write_text("".join(render(answer, "extentlist")))
     command = [
         "nbdkit",

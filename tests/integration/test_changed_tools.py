@@ -17,7 +17,7 @@ from notation import volume
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 
 TOOLS = ("nbdkit", "nbdcopy", "qemu-img")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -45,7 +45,7 @@ def wrong_blocks(folder: Path, command: str) -> list[int]:
     for block in CHANGED:
         new[block] = bytes(BLOCK) if block in ZERO_NOW else numbers.randbytes(BLOCK)
     described = volume(size_bytes=BLOCK * BLOCKS, block_size=BLOCK)
-    answer = ChangedBlocks(described, 1, 2, BitMap64(CHANGED), BitMap64(), ("h",), 1, 2, 8)
+    answer = ChangedBlocks(described, 1, 2, BlockSet(CHANGED), BlockSet(), ("h",), 1, 2, 8)
     (folder / "changed.txt").write_text("".join(render(answer, "extentlist")))
     (folder / "primary.raw").write_bytes(b"".join(new))
     copy = folder / "copy.raw"

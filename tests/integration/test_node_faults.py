@@ -27,7 +27,7 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.changelog import read_changelog
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, CommandStatus, Quarantined, StatusCode
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
@@ -178,7 +178,7 @@ def test_broken_events_are_answered_and_kept_and_the_stream_goes_on(run: Run) ->
     ]
     assert [event.value_length for event in kept if event.value_length] == [3 << 20]
     # Only what lies inside of "beyond the end", the unknown kind's extent, and the good one.
-    assert dirty_set(run, volume, positions[-1]) == BitMap64([0, 10, SIZE // 4096 - 1])
+    assert dirty_set(run, volume, positions[-1]) == BlockSet([0, 10, SIZE // 4096 - 1])
 
 
 def test_topics_tail_decodes_every_event(run: Run) -> None:
@@ -224,7 +224,7 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
     assert cli(run, "log", "rebuild", "--check", "--all").returncode == 0
 
     records, _ = read_changelog(run.settings, volume.partition)
-    wrong = replace(records[0], changed=records[0].changed ^ BitMap64([0, 999]))
+    wrong = replace(records[0], changed=records[0].changed ^ BlockSet([0, 999]))
     publisher = KafkaPublisher(run.settings.kafka_client())
     publisher.publish(
         run.settings.topics.changelog, volume.partition, record_key(wrong), encode(wrong)
@@ -268,7 +268,7 @@ def test_a_command_by_hand_gets_its_status(run: Run) -> None:
         "REJECTED",
     ]
     assert [status["reason"] for status in statuses] == [None, None, None, "OUT_OF_RANGE"]
-    assert dirty_set(run, volume, statuses[-1]["position"]) == BitMap64([1, 3, 256, 257])
+    assert dirty_set(run, volume, statuses[-1]["position"]) == BlockSet([1, 3, 256, 257])
     host = encode(command("0+1", session="dead", sequence=0, generation=volume.generation))
     publish(run, volume, [host])
     closed = cli(run, "command", "send", "v", "--close-session", "dead")
@@ -295,7 +295,7 @@ def test_a_command_in_the_wrong_partition_is_forwarded_and_recorded(run: Run) ->
     publish(run, volume, [encode(command("8192+1", generation=volume.generation))], partition=wrong)
     (status,) = read_statuses_until(run, volume.partition, 1)
     assert (status.code, status.position) == (StatusCode.ACCEPTED, 0)
-    assert dirty_set(run, volume, 0) == BitMap64([2])
+    assert dirty_set(run, volume, 0) == BlockSet([2])
 
 
 def read_statuses_until(run: Run, partition: int, count: int) -> list[CommandStatus]:
@@ -327,7 +327,7 @@ def read_until(run: Run, topic: str, partition: int, kind: type[Event], count: i
     return events
 
 
-def dirty_set(run: Run, volume: Volume, through: int) -> BitMap64:
+def dirty_set(run: Run, volume: Volume, through: int) -> BlockSet:
     """Return the blocks that the log names, complete through a position."""
     log, mark = read_log(run, volume, through)
     assert log.hole(after=volume.origin_position, through=mark) is None

@@ -59,7 +59,7 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
     lost = changelog.messages.pop(index)
     if damaged:
         flipped = bytearray(lost.value or b"")
-        flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed)) + 20] ^= 1
+        flipped[flipped.index(pack(decode(bytes(flipped), LogRecord).changed).bitmap) + 20] ^= 1
         changelog.messages.insert(index, replace(lost, value=bytes(flipped)))
     world.finish()
     saved = [secondary.saved for secondary in world.site.site.secondaries.values()]

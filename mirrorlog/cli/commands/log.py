@@ -13,7 +13,7 @@ from mirrorlog.cli.support.changelog import changelog_messages, commands_through
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.settings import Settings
@@ -211,7 +211,7 @@ def _print_result(
 
 
 def _difference_fields(difference: Difference) -> dict[str, object]:
-    def runs_of(blocks: BitMap64) -> str:
+    def runs_of(blocks: BlockSet) -> str:
         return summarize_blocks(blocks, _MAX_RUNS_PRINTED) if blocks else ""
 
     return {

@@ -15,7 +15,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.cli.support.lookup import read_topic
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64, runs
+from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.streams import Message
@@ -115,7 +115,7 @@ def _json_value(value: Any) -> Any:
             for extent in islice(value, _MAX_SHOWN)
         ]
         return {"extents": len(value), "first": first}
-    if isinstance(value, BitMap64):
+    if isinstance(value, BlockSet):
         return {"blocks": len(value), "first_runs": list(islice(runs(value), _MAX_SHOWN))}
     if isinstance(value, np.ndarray):
         return value.tolist()

@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
@@ -218,12 +218,12 @@ class World:
             assert _table_blocks(self.node, name) == folded
             assert name not in self.host.lost or len(folded) == BLOCKS
 
-    def fold(self, name: str, through: int | None = None) -> BitMap64:
+    def fold(self, name: str, through: int | None = None) -> BlockSet:
         """Return the blocks that commands named, through a position.
 
         It is independent of the node's fold: it takes one extent after the other.
         """
-        blocks = BitMap64()
+        blocks = BlockSet()
         for message in self.broker.messages(self.settings.topics.commands):
             if through is not None and message.position > through:
                 break
@@ -231,7 +231,7 @@ class World:
             if command.volume == name:
                 for extent in command.extents:
                     end = (extent.end + BLOCK_BYTES - 1) // BLOCK_BYTES
-                    blocks.update(range(extent.offset // BLOCK_BYTES, end))
+                    blocks.add_range(extent.offset // BLOCK_BYTES, end)
         return blocks
 
 
@@ -248,8 +248,8 @@ def _describe(name: str) -> Volume:
     )
 
 
-def _table_blocks(node: NodeModel, name: str) -> BitMap64:
-    blocks = BitMap64()
+def _table_blocks(node: NodeModel, name: str) -> BlockSet:
+    blocks = BlockSet()
     for key, value in node.rows.items():
         if key_kind(key) is LogRecord and (record := decode(value, LogRecord)).volume == name:
             blocks |= record.changed

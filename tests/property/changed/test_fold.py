@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorlog.changed import fold
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 
 
 @given(
@@ -19,7 +19,7 @@ from mirrorlog.domain.bitmaps import BitMap64
 def test_a_union_holds_the_blocks_of_all_sets_and_changes_none(
     sets: list[set[int]], small_set_blocks: int, max_pending_blocks: int
 ) -> None:
-    bitmaps = [BitMap64(blocks) for blocks in sets]
+    bitmaps = [BlockSet(blocks) for blocks in sets]
     with (
         patch.object(fold, "_SMALL_SET_BLOCKS", small_set_blocks),
         patch.object(fold, "_MAX_PENDING_BLOCKS", max_pending_blocks),

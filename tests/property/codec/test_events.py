@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from notation import GENERATION
 
 from mirrorlog.codec.events import decode, encode, schema_fingerprint
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import (
     CommandKind,
     CommandStatus,
@@ -39,7 +39,7 @@ SCHEMAS = Path(__file__).parents[3] / "schemas"
 I64 = st.integers(-(2**63), 2**63 - 1)
 POSITION = st.integers(-1, 2**63 - 1)
 TEXT = st.text(max_size=20)
-BLOCKS = st.sets(st.integers(0, 2**63 - 1), max_size=30).map(BitMap64)
+BLOCKS = st.sets(st.integers(0, 2**63 - 1), max_size=30).map(BlockSet)
 
 
 @st.composite
@@ -98,7 +98,7 @@ def test_commands_read_back(command: TrackingCommand) -> None:
 
 
 @given(BLOCKS, BLOCKS, st.lists(TEXT, max_size=3))
-def test_records_read_back(changed: BitMap64, zeroed: BitMap64, hosts: list[str]) -> None:
+def test_records_read_back(changed: BlockSet, zeroed: BlockSet, hosts: list[str]) -> None:
     record = LogRecord(
         volume="v",
         generation=GENERATION,
@@ -252,7 +252,7 @@ def test_damaged_bytes_are_refused_or_read_as_a_command(
 
 @given(BLOCKS.filter(bool), st.data())
 def test_the_checksum_detects_a_flipped_bit_in_the_fields_that_matter(
-    changed: BitMap64, data: st.DataObject
+    changed: BlockSet, data: st.DataObject
 ) -> None:
     record = LogRecord(
         volume="v",
@@ -262,7 +262,7 @@ def test_the_checksum_detects_a_flipped_bit_in_the_fields_that_matter(
         through=9,
         block_size=4096,
         changed=changed,
-        zeroed=BitMap64(),
+        zeroed=BlockSet(),
         first_at_us=1,
         last_at_us=2,
         commands=3,
@@ -276,7 +276,15 @@ def test_the_checksum_detects_a_flipped_bit_in_the_fields_that_matter(
         decoded = decode(bytes(content), LogRecord)
     except BadInput:
         return
-    people = ("first_at_us", "last_at_us", "commands", "writes", "bytes_written", "hosts")
+    people = (
+        "has_more_hosts",
+        "first_at_us",
+        "last_at_us",
+        "commands",
+        "writes",
+        "bytes_written",
+        "hosts",
+    )
     assert all(
         getattr(decoded, f) == getattr(record, f)
         for f in record.__dataclass_fields__
@@ -293,6 +301,7 @@ RELEASED = """
 accepted_batch.v1      46087de904c0f4e3
 command_status.v1   f4bd3bc8ffc29b85
 log_record.v1       dce841b79190ab79
+log_record.v2       029839f7b362003d
 quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
@@ -402,6 +411,24 @@ def test_a_refused_event_of_the_first_version_is_whole() -> None:
     fastavro.schemaless_writer(out, first, fields | {"key": b"k", "value": b"v"})
     event = decode(b"\xc3\x01" + schema_fingerprint(first) + out.getvalue(), Quarantined)
     assert event == Quarantined(**fields, key=b"k", value=b"v")  # type: ignore[arg-type]
+
+
+FIRST_RECORD = (
+    "c301dce841b79190ab7902764831313131313131312d313131312d343131312d383131312d313131"
+    "31313131313131313100011200028040420100000000000000000000003b30010002000000000100"
+    "ffff030001000000ffff360100000000000000000000003b300000010100ffff01000000ffffe0d3"
+    "e7c91e020406080a02026800"
+)
+
+
+def test_a_record_of_the_first_version_is_read() -> None:
+    """Its bytes, written by the release before, with a whole container of Roaring's."""
+    content = bytes.fromhex(FIRST_RECORD)
+    event = decode(content, LogRecord)
+    assert (event.volume, event.after, event.through, event.hosts) == ("v", -1, 9, ("h",))
+    assert event.changed == BlockSet([3, *range(1 << 16, 1 << 17)])
+    assert event.zeroed == BlockSet(range(1 << 16, 1 << 17))
+    assert not event.has_more_hosts
 
 
 def test_an_older_reader_sees_unknown_for_a_newer_kind() -> None:

@@ -27,7 +27,7 @@ from notation import volume
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.producers.importers import AddressRange, FitOptions
 from mirrorlog.producers.importers.reading import SourceReader
@@ -57,7 +57,7 @@ def test_an_export_imports_as_the_same_changes(
 ) -> None:
     described = volume(size_bytes=40 * BLOCK + tail)
     answer = ChangedBlocks(
-        described, -1, 9, BitMap64(changed), BitMap64(zeroed & changed), ("h",), 1, 2, 3
+        described, -1, 9, BlockSet(changed), BlockSet(zeroed & changed), ("h",), 1, 2, 3
     )
     path = tmp_path / "exported"
     path.write_text("".join(render(answer, exported)))

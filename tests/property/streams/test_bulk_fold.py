@@ -19,7 +19,7 @@ from notation import GENERATION, OTHER_GENERATION, command, volume
 from mirrorlog.codec.command_columns import decode_columns
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import expand
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, CommandStatus, TrackingCommand
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.batch import EventBatch
@@ -133,14 +133,14 @@ def united(plan: FlushPlan) -> dict[object, object]:
     other_rows: dict[object, object] = {
         key: value for key, value in rows(plan).items() if key_kind(key) is not LogRecord
     }
-    blocks: dict[object, tuple[BitMap64, BitMap64]] = {}
+    blocks: dict[object, tuple[BlockSet, BlockSet]] = {}
     for record in (
         decode(value or b"", LogRecord)
         for key, value in changelog_rows(plan)
         if key_kind(key) is LogRecord
     ):
-        whole = encode(replace(record, part=0, parts=1, changed=BitMap64(), zeroed=BitMap64()))
-        changed, zeroed = blocks.get(whole, (BitMap64(), BitMap64()))
+        whole = encode(replace(record, part=0, parts=1, changed=BlockSet(), zeroed=BlockSet()))
+        changed, zeroed = blocks.get(whole, (BlockSet(), BlockSet()))
         blocks[whole] = changed | record.changed, zeroed | record.zeroed
     return other_rows | {whole: tuple(map(list, sets)) for whole, sets in blocks.items()}
 

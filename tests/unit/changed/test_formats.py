@@ -11,18 +11,18 @@ from notation import volume
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import EBS_PAGE, FORMATS, JSON_FORMATS, render
-from mirrorlog.domain.bitmaps import BitMap64, runs
+from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.errors import BadUse
 
 SIZE = 7 * 4096 + 100
 
 
 def answer(changed: object, zeroed: object = (), size_bytes: int = SIZE) -> ChangedBlocks:
-    blocks = BitMap64(changed)
+    blocks = BlockSet(changed)
     first, last = (1_700_000_000_000_000, 1_700_000_001_000_000) if blocks else (None, None)
     hosts = ("h1", "h2") if blocks else ()
     return ChangedBlocks(
-        volume("v", size_bytes), -1, 9, blocks, BitMap64(zeroed), hosts, first, last, 3
+        volume("v", size_bytes), -1, 9, blocks, BlockSet(zeroed), hosts, first, last, 3
     )
 
 
@@ -128,7 +128,7 @@ def test_pages_of_ebs_end_with_a_token_that_resumes_them() -> None:
 def test_a_listing_streams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 
-    def counted(blocks: BitMap64) -> Iterator[tuple[int, int]]:
+    def counted(blocks: BlockSet) -> Iterator[tuple[int, int]]:
         nonlocal taken
         for run in runs(blocks):
             taken += 1

@@ -16,7 +16,7 @@ from mirrorlog.consumers.resync.samples import (
     samples_without,
 )
 from mirrorlog.consumers.state.secondary_state import MAX_SAMPLE_BYTES, MAX_SAMPLES, Sample
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 BLOCK = 4096
@@ -59,9 +59,9 @@ def test_each_range_of_a_long_cycle_has_about_the_same_chance() -> None:
 def test_old_samples_stay_while_there_is_room_and_nothing_changed_them() -> None:
     old, new = samples_at(*range(MAX_SAMPLES)), samples_at(*range(100, 100 + TAKEN))
     assert joined_samples(new, old) == new + old[: MAX_SAMPLES - TAKEN]
-    assert samples_without(old, BitMap64([3, 5]), BLOCK) == old[:3] + old[4:5] + old[6:]
-    assert samples_without([Sample(BLOCK - 1, 2, "ab" * 16)], BitMap64([1]), BLOCK) == ()
-    assert samples_without([Sample(0, BLOCK, "ab" * 16)], BitMap64([1]), BLOCK) == old[:1]
+    assert samples_without(old, BlockSet([3, 5]), BLOCK) == old[:3] + old[4:5] + old[6:]
+    assert samples_without([Sample(BLOCK - 1, 2, "ab" * 16)], BlockSet([1]), BLOCK) == ()
+    assert samples_without([Sample(0, BLOCK, "ab" * 16)], BlockSet([1]), BLOCK) == old[:1]
 
 
 @pytest.mark.parametrize(

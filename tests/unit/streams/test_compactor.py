@@ -10,12 +10,12 @@ import pytest
 from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged, site_progress
 from notation import GENERATION, OTHER_GENERATION, volume
 
-from mirrorlog.domain.bitmaps import BitMap64, union
+from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.retention_job import ReportsOnDemand
-from mirrorlog.streams.compaction.rollups import BlockSets, cut_to_size
+from mirrorlog.streams.compaction.rollups import RangeBlocks, cut_to_size
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.keys import read_record_key
@@ -130,9 +130,9 @@ def test_a_large_record_becomes_parts(held: int, monkeypatch: pytest.MonkeyPatch
     model = CompactorModel(record_max_bytes=1000)
     model.work()
     random = Random(2)
-    sets = [BitMap64(random.sample(range(1 << 20), 2000)) for _ in range(4)]
+    sets = [BlockSet(random.sample(range(1 << 20), 2000)) for _ in range(4)]
     for number, blocks in enumerate(sets):
-        cuts = cut_to_size([BlockSets(blocks, BitMap64())], 1500)
+        cuts = cut_to_size([RangeBlocks(blocks, BlockSet())], 1500)
         pieces = [piece for piece in cuts if piece is not None]
         for part, piece in enumerate(pieces):
             more = {"changed": piece.changed, "part": part, "parts": len(pieces)}

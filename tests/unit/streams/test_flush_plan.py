@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from notation import GENERATION, OTHER_GENERATION, command, message, record, volume
 
-from mirrorlog.domain.bitmaps import BitMap64, pack
+from mirrorlog.domain.bitmaps import BlockSet, pack
 from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extraction import MAX_FORKS
 from mirrorlog.domain.volumes import Volume
@@ -141,7 +141,7 @@ def test_a_large_record_is_split_by_block_range_and_covers_only_as_a_whole() -> 
     whole = record("-1..9", " ".join(str(block) for block in range(0, 200_000, 3)))
     parts = split_record(whole, 20_000)
     assert len(parts) >= 2
-    assert all(len(pack(part.changed)) <= 20_000 for part in parts)
+    assert all(pack(part.changed).size_bytes <= 20_000 for part in parts)
     log = VolumeLog()
     for part in parts[:-1]:
         log.add(part)
@@ -149,7 +149,7 @@ def test_a_large_record_is_split_by_block_range_and_covers_only_as_a_whole() -> 
     log.add(parts[-1])
     assert log.hole(after=-1, through=9) is None
     assert log.changed(after=-1, through=9) == whole.changed
-    assert split_record(record("-1..9", "1 2 3"), 20_000)[0].changed == BitMap64([1, 2, 3])
+    assert split_record(record("-1..9", "1 2 3"), 20_000)[0].changed == BlockSet([1, 2, 3])
 
 
 # extents and forks of a command, flush by flush | the records | begin and end of the missed logs

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from notation import command, message, record, volume
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.ports.streams import Message
 from mirrorlog.streams.table.rebuild_check import Difference, check_records
 from mirrorlog.streams.table.record_digests import RecordDigests
@@ -52,7 +52,7 @@ def differences(
     )
 
 
-def blocks(of: BitMap64) -> str:
+def blocks(of: BlockSet) -> str:
     return ",".join(map(str, of))
 
 
@@ -75,9 +75,9 @@ def test_records_that_differ_from_the_commands_are_found(case: str) -> None:
 
 def test_parts_count_together_and_zeroed_blocks_too() -> None:
     messages = [message(0, command("0+4096 z4096+4096", sequence=-1))]
-    parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BitMap64([1]))]
+    parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BlockSet([1]))]
     assert differences(messages, parts, "table") == []
-    alone = [replace(parts[0], parts=1, changed=BitMap64([0, 1]))]
+    alone = [replace(parts[0], parts=1, changed=BlockSet([0, 1]))]
     (difference,) = differences(messages, alone, "table")
     assert "volume v, table, second record (-1, 0]: 'zeroed' differs; missing blocks 1 (1)" in str(
         difference

@@ -10,11 +10,11 @@ from random import Random
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record
 
-from mirrorlog.domain.bitmaps import BitMap64, pack, union
+from mirrorlog.domain.bitmaps import BlockSet, pack, union
 from mirrorlog.streams.compaction import rollups
 from mirrorlog.streams.compaction.rollups import (
-    BlockSets,
     CoverIndex,
+    RangeBlocks,
     RollUpSource,
     StoredRecord,
     cut_to_size,
@@ -94,15 +94,15 @@ def test_counts_and_times_are_those_of_a_cover() -> None:
     )
 
 
-def parts(blocks: BlockSets, max_bytes: int) -> Iterator[LogRecord]:
+def parts(blocks: RangeBlocks, max_bytes: int) -> Iterator[LogRecord]:
     """Yield the parts of a record of these blocks."""
     for piece in cut_to_size([blocks] if blocks.changed else [], max_bytes):
         if piece is not None:
             yield replace(record("-1..9"), changed=piece.changed, zeroed=piece.zeroed)
 
 
-def scattered(random: Random) -> BitMap64:
-    blocks = BitMap64()
+def scattered(random: Random) -> BlockSet:
+    blocks = BlockSet()
     for _ in range(random.randint(1, 40)):
         first = random.choice((0, (1 << 26) - 50, 3 << 26, 1 << 40)) + random.randrange(
             1 << random.randint(1, 18)
@@ -115,18 +115,19 @@ def test_pieces_hold_what_the_records_held_and_depend_on_nothing_else() -> None:
     random = Random(1)
     for _ in range(15):
         sets = [scattered(random) for _ in range(3)]
-        zeros = [BitMap64([b for b in blocks if b % 3 == 0]) for blocks in sets]
+        zeros = [BlockSet([b for b in blocks if b % 3 == 0]) for blocks in sets]
         everything, zeroed = union(sets), union(zeros)
         cuts = []
         for source_bytes in (120, 1000, 10**6):
             sources = [
-                parts(BlockSets(*pair), source_bytes) for pair in zip(sets, zeros, strict=True)
+                parts(RangeBlocks(*pair), source_bytes) for pair in zip(sets, zeros, strict=True)
             ]
             pieces = cut_to_size(unite(sources), 400)
             cuts.append([piece for piece in pieces if piece is not None])
         for pieces in cuts:
             assert all(
-                len(pack(piece.changed)) + len(pack(piece.zeroed)) <= 400 or len(piece.changed) == 1
+                pack(piece.changed).size_bytes + pack(piece.zeroed).size_bytes <= 400
+                or len(piece.changed) == 1
                 for piece in pieces
             )
             assert [(pack(piece.changed), pack(piece.zeroed)) for piece in pieces] == [
@@ -144,12 +145,12 @@ def test_pieces_hold_what_the_records_held_and_depend_on_nothing_else() -> None:
 def test_one_record_is_proved_to_hold_others(
     more: Sequence[int], more_zeroed: Sequence[int], within: bool
 ) -> None:
-    whole = BitMap64([1, 9, 1 << 26, 1 << 40])
+    whole = BlockSet([1, 9, 1 << 26, 1 << 40])
     given = [
-        BlockSets(BitMap64([1, 9]), BitMap64(more_zeroed)),
-        BlockSets(BitMap64([1 << 40, *more]), BitMap64()),
+        RangeBlocks(BlockSet([1, 9]), BlockSet(more_zeroed)),
+        RangeBlocks(BlockSet([1 << 40, *more]), BlockSet()),
     ]
-    held = unite([parts(BlockSets(whole, BitMap64()), 100)])
+    held = unite([parts(RangeBlocks(whole, BlockSet()), 100)])
     *_, answer = is_within(unite([parts(blocks, 100) for blocks in given]), held)
     assert answer is within
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record
 
-from mirrorlog.domain.bitmaps import BitMap64
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
 from mirrorlog.tracking_log.records import LogRecord
@@ -61,10 +61,10 @@ def test_changed_is_the_union_of_the_overlapping_records() -> None:
     log = VolumeLog()
     for span, blocks in (("-1..4", "1 2"), ("4..9", "2 3"), ("9..12", "7")):
         log.add(record(span, blocks))
-    assert log.changed(after=-1, through=12) == BitMap64([1, 2, 3, 7])
-    assert log.changed(after=2, through=9) == BitMap64([1, 2, 3])
-    assert log.changed(after=4, through=9) == BitMap64([2, 3])
-    assert log.changed(after=12, through=20) == BitMap64()
+    assert log.changed(after=-1, through=12) == BlockSet([1, 2, 3, 7])
+    assert log.changed(after=2, through=9) == BlockSet([1, 2, 3])
+    assert log.changed(after=4, through=9) == BlockSet([2, 3])
+    assert log.changed(after=12, through=20) == BlockSet()
 
 
 # records (m: tier minute, h: tier hour) | after..through | blocks
@@ -135,7 +135,7 @@ def test_forget_through_keeps_records_that_reach_further() -> None:
     log.add(record("-1..4", "1"))
     log.add(record("3..9", "2"))
     log.forget_through(4)
-    assert log.changed(after=-1, through=9) == BitMap64([2])
+    assert log.changed(after=-1, through=9) == BlockSet([2])
 
 
 def test_only_records_of_one_generation_count() -> None:
@@ -144,10 +144,10 @@ def test_only_records_of_one_generation_count() -> None:
     log.add(replace(record("4..9", "2"), generation=OTHER_GENERATION))
     log.add_head(VolumeHead("v", OTHER_GENERATION, through=9))
     assert [parts[0].through for parts in log.complete_records()] == [9]
-    assert log.changed(after=-1, through=9) == BitMap64([2])
+    assert log.changed(after=-1, through=9) == BlockSet([2])
     assert log.hole(after=-1, through=9) == Hole(-1, 4)
     assert log.hole(after=4, through=9) is None
-    assert log.changed(after=-1, through=9, generation=GENERATION) == BitMap64([1])
+    assert log.changed(after=-1, through=9, generation=GENERATION) == BlockSet([1])
     missed = VolumeLog()
     missed.add(record("-1..9", "1"))
     assert missed.hole(after=-1, through=9, chain_end=9) is None

@@ -1,0 +1,109 @@
+"""A BlockSet equals a set of block numbers, however it was made, and costs what its runs cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorlog.domain.bitmaps import BlockSet, fingerprint, pack, runs, touched, unpack
+from mirrorlog.domain.block_sets import CHUNK_BLOCKS, BitMap64
+from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.errors import BadInput
+
+UNIVERSE = 6 * CHUNK_BLOCKS
+EDGE = st.integers(0, UNIVERSE) | st.integers(0, 6).map(lambda number: number * CHUNK_BLOCKS)
+STEP = st.tuples(st.sampled_from("+-"), EDGE, EDGE)
+STEPS = st.lists(STEP, max_size=8)
+Model = npt.NDArray[np.bool_]
+
+
+def made(steps: list[tuple[str, int, int]]) -> tuple[BlockSet, Model]:
+    """Return a set made by adding and removing ranges, and what it holds."""
+    blocks, model = BlockSet(), np.zeros(UNIVERSE, np.bool_)
+    for sign, *edges in steps:
+        first, end = sorted(edges)
+        if sign == "+":
+            blocks.add_range(first, end)
+        else:
+            blocks.remove_range(first, end)
+        model[first:end] = sign == "+"
+    return blocks, model
+
+
+def check(blocks: BlockSet, model: Model) -> None:
+    """Assert that the set holds what the model holds, in every way to read it."""
+    numbers = np.flatnonzero(model)
+    assert (len(blocks), bool(blocks)) == (len(numbers), len(numbers) > 0)
+    if len(numbers):
+        assert (blocks.min(), blocks.max()) == (numbers[0], numbers[-1])
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], model, [False]))))
+    starts, ends = edges[::2].tolist(), edges[1::2].tolist()
+    assert [(first, first + count) for first, count in runs(blocks)] == list(
+        zip(starts, ends, strict=True)
+    )
+    same = BlockSet(numbers.tolist())
+    assert blocks == same
+    assert fingerprint(blocks) == fingerprint(same)
+    assert pack(blocks) == pack(same)
+    assert unpack(*pack(blocks)) == blocks
+    for block in (0, CHUNK_BLOCKS - 1, CHUNK_BLOCKS, UNIVERSE - 1):
+        assert (block in blocks) is bool(model[block])
+
+
+@given(STEPS)
+def test_a_set_holds_what_was_added(steps: list[tuple[str, int, int]]) -> None:
+    check(*made(steps))
+
+
+@given(STEPS, STEPS, st.booleans())
+def test_two_sets_combine(
+    steps: list[tuple[str, int, int]], others: list[tuple[str, int, int]], settled: bool
+) -> None:
+    (one, model), (other, other_model) = made(steps), made(others)
+    if settled:
+        one = BlockSet(np.flatnonzero(model).tolist())
+        other = unpack(*pack(other))
+    check(one | other, model | other_model)
+    check(one & other, model & other_model)
+    check(one - other, model & ~other_model)
+    assert one.issubset(other) is not bool((model & ~other_model).any())
+    assert (one == other) is bool((model == other_model).all())
+    kept = one.copy()
+    one |= other
+    check(one, model | other_model)
+    check(kept, model)
+
+
+def test_the_whole_of_the_largest_volume_costs_one_run() -> None:
+    whole = BlockSet.of_range(0, 1 << 54)
+    written = BlockSet(range(0, 1 << 40, (1 << 30) + 7))
+    assert (len(whole), pack(whole).size_bytes) == (1 << 54, 16)
+    assert written.issubset(whole)
+    assert not whole.issubset(written)
+    assert whole & written == written
+    assert whole | written == whole
+    assert len(whole - written) == (1 << 54) - len(written)
+    assert list(runs(whole)) == [(0, 1 << 54)]
+    assert fingerprint(whole) != fingerprint(whole - written)
+
+
+def test_extents_of_the_whole_volume_cost_one_run_however_many_they_are() -> None:
+    size = (1 << 63) - 1
+    extents = ExtentColumns.of([Extent(0, size)] * 60_000)
+    assert list(runs(touched(extents, 4096))) == [(0, 1 << 51)]
+
+
+@pytest.mark.parametrize("content", [b"x", bytes(8), b"\xff" * 16, b"\xff" * 24])
+def test_bytes_that_are_no_runs_are_refused(content: bytes) -> None:
+    with pytest.raises(BadInput):
+        unpack(b"", content)
+
+
+def test_a_set_of_the_first_version_is_read() -> None:
+    bitmap = BlockSet.of_range(5, 4 * CHUNK_BLOCKS + 3)
+    before = BitMap64(bitmap)
+    before.run_optimize()
+    assert unpack(bytes(before.serialize())) == bitmap
