@@ -23,6 +23,7 @@ class Secondary:
     status: what the secondary does now, as the site reports it.
     reason: why a rung above CHANGED was taken, until the secondary is consistent again.
     is_zeroed: the whole secondary is known to read as zeros.
+    is_loaded: the saved state was read. Before that, `saved` says nothing.
     is_damaged: the saved state can't be trusted, and no other was saved since.
     identity: what was met last, which the next saved state names; None before the first meeting.
     device_name: see FoundDevice.
@@ -39,7 +40,7 @@ class Secondary:
         self.saved: SecondaryState | None = None
         self.status = Idle(SiteState.WAITING)
         self.reason: str | None = None
-        self.is_zeroed = self.is_damaged = self.is_met = False
+        self.is_zeroed = self.is_damaged = self.is_met = self.is_loaded = False
         self.identity: SecondaryIdentity | None = None
         self.device_name: str | None = None
         self.differing: tuple[Sample, ...] = ()
@@ -76,11 +77,11 @@ class Secondary:
 
     def note_saved(self, state: SecondaryState | None) -> None:
         """Note the state that the store holds now."""
-        self.saved, self.is_damaged = state, False
+        self.saved, self.is_damaged, self.is_loaded = state, False, True
 
     def note_damaged(self, reason: str) -> None:
         """Note that the saved state is damaged: nothing is known of the secondary now."""
-        self.saved, self.reason, self.is_damaged = None, reason, True
+        self.saved, self.reason, self.is_damaged, self.is_loaded = None, reason, True, True
 
     def note_identity(self, identity: SecondaryIdentity) -> None:
         """Note what the secondary is. States that are saved from now on name it."""

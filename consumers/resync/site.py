@@ -173,22 +173,26 @@ class Site:
     def _add(self, volume: Volume) -> None:
         secondary = self._secondaries[volume.volume] = Secondary(volume)
         self._awaiting_read_end.add(volume.volume)
-        try:
-            self._load(secondary)
-        except DeviceFailed as error:
-            self._stop(secondary, error)
+        self._load(secondary)
 
-    def _load(self, secondary: Secondary) -> None:
-        """Load the saved state.
+    def _load(self, secondary: Secondary) -> bool:
+        """Load the saved state unless it is loaded. Return False if that failed.
 
+        The site tries again later: what can't be read now may say that nothing is to be copied.
         A damaged state is never guessed: the secondary counts as unknown, and all of it is copied.
         """
+        if secondary.is_loaded:
+            return True
         try:
             secondary.note_saved(self._ports.states.load(secondary.volume.volume))
         except StateDamaged as error:
             log.error("%s", error)
             secondary.note_damaged(str(error))
+        except DeviceFailed as error:
+            self._stop(secondary, error)
+            return False
         self._forget_applied(secondary)
+        return True
 
     def _due_for_a_check(self) -> set[str]:
         """Return all volumes if it is time to look whether idle secondaries are still there."""
@@ -228,6 +232,7 @@ class Site:
                 secondary
                 for secondary in secondaries
                 if secondary.begin_look(now_s(), self._watermark(secondary))
+                and self._load(secondary)
             ]
         )
         cycles: list[tuple[Secondary, Resync]] = []
