@@ -227,6 +227,12 @@ def resumed(saved: SecondaryState, epoch: int) -> SecondaryState:
     )
 
 
-def forgotten(volume: Volume, identity: SecondaryIdentity | None) -> SecondaryState:
-    """Return the state of a secondary of whose contents nothing is known."""
-    return SecondaryState(volume.volume, volume.generation, identity=identity)
+def forgotten(
+    volume: Volume, saved: SecondaryState | None, identity: SecondaryIdentity | None
+) -> SecondaryState:
+    """Return the state of a secondary of whose contents nothing is known.
+
+    saved: the state before. The generation stays: a newer one isn't followed yet.
+    """
+    generation = volume.generation if saved is None else saved.generation
+    return SecondaryState(volume.volume, generation, identity=identity)

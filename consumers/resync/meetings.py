@@ -18,7 +18,6 @@ from mirrorlog.consumers.resync.secondaries import FoundDevice, Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.state.secondary_state import SecondaryIdentity, SecondaryState
 from mirrorlog.domain.secondary_marks import SecondaryMark
-from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.devices import BlockDevice
@@ -94,11 +93,12 @@ class SecondaryMeetings:
         """
         identity = secondary.identity
         assert identity is not None
-        identity = replace(identity, secondary_id=self._draw_id(), epoch=0, primary=None)
+        identity = replace(identity, secondary_id=self._draw_id(), epoch=0)
         failed = self._write_marks([(secondary, identity)])
         if not failed:
             self._note_unknown(secondary, reason)
-            self._save([(secondary, forgotten(secondary.volume, identity))])
+            state = forgotten(secondary.volume, secondary.saved, identity)
+            self._save([(secondary, state)])
         return failed
 
     def begin_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> list[Failed]:
@@ -112,11 +112,12 @@ class SecondaryMeetings:
             identity = secondary.identity
             assert identity is not None
             try:
-                self._check_primary(secondary, step)
+                primary = self._check_primary(secondary, step)
             except DeviceFailed as error:
                 failed.append((secondary, error))
             else:
-                marked.append((secondary, replace(identity, epoch=identity.epoch + 1)))
+                identity = replace(identity, epoch=identity.epoch + 1, primary=primary)
+                marked.append((secondary, identity))
         return failed + self._write_marks(marked)
 
     def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
@@ -147,7 +148,6 @@ class SecondaryMeetings:
                 raise DeviceFailed(
                     "the secondary was replaced while the site looked", where=self._where(volume)
                 )
-            secondary.note_identity(replace(identity, primary=primary.identity.lasting))
         except BaseException:
             primary.close()
             device.close()
@@ -217,10 +217,12 @@ class SecondaryMeetings:
             epoch=0,
             size_bytes=device.size_bytes,
             lasting=device.identity.lasting,
+            primary=None if saved is None or saved.identity is None else saved.identity.primary,
         )
         if meeting.step is MeetingStep.START_OVER:
             self._note_unknown(secondary, meeting.reason)
-            return _Met(secondary, device.device_name, identity, forgotten(volume, identity))
+            state = forgotten(volume, saved, identity)
+            return _Met(secondary, device.device_name, identity, state)
         if meeting.reason:
             log.warning("%s at %s: %s", volume.volume, self._site, meeting.reason)
         return _Met(secondary, device.device_name, identity, saved)
@@ -242,7 +244,7 @@ class SecondaryMeetings:
             if saved.identity is not None:
                 secondary.note_identity(saved.identity)
             secondary.note_unknown(meeting.reason)
-            self._save([(secondary, forgotten(volume, saved.identity))])
+            self._save([(secondary, forgotten(volume, saved, saved.identity))])
         raise DeviceFailed(meeting.reason, where=self._where(volume), next=meeting.next)
 
     def _read_samples(self, secondary: Secondary) -> None:
@@ -252,21 +254,26 @@ class SecondaryMeetings:
             with self._secondaries.open(secondary.volume) as device:
                 secondary.note_differing(differing_samples(device, saved.samples))
 
-    def _check_primary(self, secondary: Secondary, step: Resync) -> None:
-        """Raise DeviceFailed if blocks of another primary would be mixed with those of the last."""
+    def _check_primary(self, secondary: Secondary, step: Resync) -> str | None:
+        """Return what lasts of the primary. Raise DeviceFailed if it may be the wrong one.
+
+        A new one is right if a host vouches for it: the volume has a new generation, or the log
+        names all of its blocks as changed.
+        """
         volume, identity = secondary.volume, secondary.identity
         assert identity is not None
         with self._secondaries.open_primary(volume) as primary:
             _check_lengths(volume, primary)
             now = primary.identity.lasting
-        copies_all = step.rung is not Rung.CHANGED or (
+        saved = secondary.saved
+        is_vouched_for = (saved is not None and saved.generation != volume.generation) or (
             step.blocks is not None and len(step.blocks) >= volume.blocks
         )
-        if identity.primary is None or now == identity.primary or copies_all:
-            return
+        if identity.primary is None or now == identity.primary or is_vouched_for:
+            return now
         raise DeviceFailed(
             f"another file or device is at the primary's address: it was {identity.primary}, and "
-            f"is {now}. Its blocks would be mixed with those of the other",
+            f"is {now}. No host vouches for its contents",
             where=self._where(volume),
             next="Mount the right one. If this is the primary now, renew the volume "
             "(`mirrorlog volume renew`): the sites then copy everything.",

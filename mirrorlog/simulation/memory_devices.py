@@ -155,6 +155,11 @@ class MemoryDevice:
             self._begin("resize", offset=0, length=0)
             self._disk.size_bytes = size_bytes
 
+    def truncate(self, size_bytes: int) -> None:
+        """Cut the disk off, or grow it, at once and durably, as another program does."""
+        with self._disk.lock:
+            self._disk.truncate(size_bytes)
+
     def close(self) -> None:
         self._closed = True
 
@@ -340,6 +345,14 @@ class _Disk:
         for change in self.unflushed:
             self.durable.apply(change)
         self.unflushed.clear()
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut the disk off, or grow it, durably. What was cut off is zeros if it comes back."""
+        self.flush()
+        gone = _Change(size_bytes, max(0, self.size_bytes - size_bytes), None)
+        for content in (self.durable, self.now):
+            content.apply(gone)
+        self.size_bytes = size_bytes
 
     def fail_flush(self) -> None:
         """Fail as the kernel does: unflushed writes stay readable, and never become durable.

@@ -59,6 +59,13 @@ class MemorySecondaryStates:
         self.contents.clear()
         self.contents.update(self._durable)
 
+    def restore(self, volume: str, content: bytes | None) -> None:
+        """Put back what load() reads, durably, as a restored folder does; None removes it."""
+        for contents in (self.contents, self._durable):
+            contents.pop(volume, None)
+            if content is not None:
+                contents[volume] = content
+
     def _before(self, step: str, volume: str) -> None:
         if self.hook is not None:
             self.hook(step, volume)

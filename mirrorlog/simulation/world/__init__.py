@@ -22,5 +22,6 @@ In reading order:
 - host.py: HostModel writes to the primaries and publishes commands, late
 - node.py: NodeModel runs the real fold and compaction, on a table in memory
 - site.py: SiteModel runs the real site, on devices in memory
+- site_faults.py: SiteFaults loses, swaps and restores secondaries, primaries and states
 - crashes.py: Fuse kills a role at one of its steps
 """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
 from random import Random
 from typing import Final
 from uuid import UUID
 
+from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
@@ -46,26 +50,39 @@ class SiteModel:
     """One site. A crash takes what its devices and its store hadn't made durable.
 
     site, log, reader: the running site, its log, and the reader below that.
-    states: the store. secondaries: the devices and their marks.
+    clock: of the running site. states: the store. secondaries: the devices and their marks.
+    seen_primaries: by volume, the device that the site finds at the address of the primary, if it
+        isn't the primary.
     """
+
+    name: Final = SITE
 
     def __init__(
         self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random
     ) -> None:
         self._broker, self._host, self._settings, self._random = broker, host, settings, random
         devices = {name: MemoryDevice(SIZE_BYTES) for name in host.volumes}
-        self.secondaries = MemorySecondaries(devices, host.primaries)
+        self.volumes: Final = tuple(host.volumes)
+        self.seen_primaries: Final[dict[str, MemoryDevice]] = {}
+        self.secondaries = MemorySecondaries(
+            devices, ChainMap(self.seen_primaries, dict(host.primaries))
+        )
         self.secondaries.hook = fuse.step
         for device in devices.values():
             device.hook = fuse.step
         self.states = MemorySecondaryStates()
         self.states.hook = fuse.step
         self._publisher = broker.publisher()
+        self._folder = UUID(int=7)
         self.start()
 
-    def start(self) -> None:
-        """Start the site again, as after a crash."""
-        topics, clock = self._settings.topics, ManualClock(look_s=_CLOCK_STEP_S)
+    def start(self, folder: UUID | None = None) -> None:
+        """Start the site again, as after a crash. folder: the id of another state folder."""
+        topics = self._settings.topics
+        self.clock = clock = ManualClock(look_s=_CLOCK_STEP_S)
+        self._folder = folder or self._folder
+        fence = self._fence(self._folder, clock)
+        fence.take()
         self.reader = SlowReader(self._broker, self._random)
         self.log = LogReader(self.reader, self._broker, topics.changelog, site=SITE)
         ports = SitePorts(
@@ -76,9 +93,34 @@ class SiteModel:
             states=self.states,
             secondaries=self.secondaries,
             clock=clock,
-            draw_id=lambda: str(UUID(int=self._random.getrandbits(128))),
+            draw_id=self._draw_id,
+            keep_name=fence.keep,
         )
         self.site = Site(SITE, ports, self._settings)
+
+    def _draw_id(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128)))
+
+    def _fence(self, folder: UUID, clock: ManualClock) -> NameFence:
+        lease = SiteLease(
+            site=SITE,
+            run=self._draw_id(),
+            folder=str(folder),
+            machine=str(folder),
+            term=1,
+            host="machine",
+            pid=1,
+            started_at_us=0,
+        )
+        ports = FencePorts(
+            reader=self._broker.reader(),
+            admin=self._broker,
+            publisher=self._broker.publisher(),
+            clock=clock,
+            topic=self._settings.topics.progress,
+            patience_s=1000,
+        )
+        return NameFence(lease, ports)
 
     def secondary(self, name: str) -> MemoryDevice:
         """Return the secondary of a volume, opened once more."""
@@ -86,9 +128,13 @@ class SiteModel:
 
     def crash(self) -> None:
         """Lose power, and start again."""
+        self.lose_power()
+        self.start()
+
+    def lose_power(self) -> None:
+        """Lose what isn't durable. The site does nothing more before start()."""
         self.secondaries.crash(keep=self._random)
         self.states.crash(keep=self._random)
-        self.start()
 
     def is_consistent(self) -> bool:
         """Return whether the site calls all its secondaries consistent."""
@@ -104,9 +150,18 @@ class SiteModel:
     def check_consistency(self) -> None:
         """Check that what is saved as consistent equals the primary as of that position."""
         for name in self._host.volumes:
-            saved = self.states.load(name)
-            if saved is None or saved.consistent_position is None:
-                continue
+            self._check_claim(name, self.states.load(name))
+
+    def check_claims(self) -> None:
+        """Check what the running site claims of the secondaries that it has met."""
+        for name, secondary in self.site.secondaries.items():
+            if secondary.is_met:
+                self._check_claim(name, secondary.saved)
+            else:
+                assert secondary.state is not SiteState.CONSISTENT
+
+    def _check_claim(self, name: str, saved: SecondaryState | None) -> None:
+        if saved is not None and saved.consistent_position is not None:
             versions = self._host.versions_at(name, saved.consistent_position)
             device = self.secondary(name)
             for block in range(BLOCKS):

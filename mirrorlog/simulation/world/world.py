@@ -20,6 +20,7 @@ from mirrorlog.simulation.world.crashes import Crash, Fuse
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
 from mirrorlog.simulation.world.node import NodeModel
 from mirrorlog.simulation.world.site import SiteModel
+from mirrorlog.simulation.world.site_faults import SiteFaults
 from mirrorlog.tracking_log.keys import key_kind
 from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.tiers import TIERS
@@ -56,6 +57,7 @@ class World:
             self.host.send(name, CommandKind.SESSION_OPEN)
         self.node = NodeModel(self.broker, self.settings, self._node_fuse, self._random)
         self.site = SiteModel(self.broker, self.host, self.settings, self._site_fuse, self._random)
+        self.faults = SiteFaults(self.site, self._random)
         self._stale_node: NodeModel | None = None
         for primary in self.host.primaries.values():
             primary.hook = self._write_while_read
@@ -103,6 +105,27 @@ class World:
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_consistency()
+
+    def act_with_faults(self) -> None:
+        """Take one step of one role, or let the world do something to the site, all drawn.
+
+        Then check what the running site claims: the state that is saved may be out of date until
+        the site meets the secondary again.
+        """
+        acts: dict[Callable[[], object], float] = {
+            self.host.write: 30,
+            lambda: self.host.publish(self.host.draw_volume()): 12,
+            self.host.heartbeat: 8,
+            self.run_node: 14,
+            self.node.commit: 6,
+            self.run_site: 40,
+            self.faults.back_up: 2,
+            self.faults.strike: 2,
+            self.faults.mend: 2,
+            self.faults.run_twice: 0.3,
+        }
+        self._random.choices(list(acts), list(acts.values()))[0]()
+        self.site.check_claims()
 
     def run_node(self) -> None:
         """Fold a batch. The node may crash in it."""
@@ -178,6 +201,26 @@ class World:
             if self.site.is_consistent():
                 return
         raise AssertionError(f"not consistent: {self._statuses()}")
+
+    def finish_after_faults(self) -> None:
+        """End the host's session. Then run the site until all secondaries equal their primaries.
+
+        An operator mends what the site reports.
+        """
+        self.host.close()
+        self.hold_primaries_still()
+        self.fold_and_commit()
+        for _ in range(_MAX_ROUNDS):
+            if self._random.random() < 0.1:
+                self.faults.mend()
+            self.site.site.run_once(0)
+            self.site.check_claims()
+            if not self.site.seen_primaries and self.site.is_consistent():
+                break
+        else:
+            raise AssertionError(f"not consistent: {self._statuses()}")
+        for name in self.volumes:
+            assert self.site.secondary_equals_primary(name), name
 
     def _statuses(self) -> list[object]:
         return [secondary.status for secondary in self.site.site.secondaries.values()]

@@ -201,4 +201,4 @@ def test_a_resumed_secondary_claims_nothing_and_a_forgotten_one_less() -> None:
     assert state.identity is not None and state.identity.epoch == 5
     unfinished = resumed(SecondaryState("v", saved.generation, identity=saved.identity), 5)
     assert (unfinished.applied_position, unfinished.cycle_through) == (None, None)
-    assert forgotten(volume(), saved.identity).applied_position is None
+    assert forgotten(volume(), saved, saved.identity).applied_position is None

@@ -1,0 +1,55 @@
+"""Secondaries, primaries and state folders that aren't what they were: no claim is untrue.
+
+mirrorlog.simulation.world.site_faults has the faults.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from mirrorlog.consumers.resync import meetings
+from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, meet
+from mirrorlog.simulation.world.world import World
+
+KINDS = 9
+
+
+def run(seed: int) -> World:
+    world = World(seed)
+    for _ in range(300):
+        world.act_with_faults()
+    world.finish_after_faults()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_becomes_of_its_files_a_site_claims_nothing_untrue(seed: int) -> None:
+    run(seed)
+
+
+def test_the_faults_happen() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(100, 110):
+        counts.update(run(seed).faults.happened)
+    assert len(counts) == KINDS, counts
+
+
+def test_a_site_that_takes_what_it_finds_for_the_same_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the meeting's verdict the simulation fails: it would notice."""
+
+    def trusting(*arguments: object, **more: object) -> Meeting:
+        meeting = meet(*arguments, **more)  # type: ignore[arg-type]
+        saved, found = arguments[2], arguments[3]
+        is_known = getattr(saved, "identity", None) is not None and found.mark is not None  # type: ignore[attr-defined]
+        if meeting.step is MeetingStep.START_OVER and is_known:
+            return Meeting(MeetingStep.SAME)
+        return meeting
+
+    monkeypatch.setattr(meetings, "meet", trusting)
+    with pytest.raises(AssertionError):
+        for seed in range(40):
+            run(seed)
