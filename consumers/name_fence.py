@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.site_leases import LeaseStep, SiteLease, first_step, has_lost
+from mirrorlog.domain.site_leases import LeaseStep, SiteLease, first_step, has_lost, is_own_past
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
@@ -114,7 +114,11 @@ class NameFence:
         self._ports.publisher.flush(self._ports.patience_s)
         self._position = acknowledged[0]
         self._take_in(list(self._topic.read_to_end()))
-        if last is not None and not last.is_over:
+        if (
+            last is not None
+            and not last.is_over
+            and not is_own_past(last, folder=self._lease.folder, machine=self._lease.machine)
+        ):
             log.warning(
                 "%s was run by %s, which is gone: this process continues it",
                 self._lease.site,

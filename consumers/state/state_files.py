@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -43,8 +43,13 @@ One journal commit of the file system makes them durable. So many files are open
 def encode_state(state: SecondaryState) -> bytes:
     """Return the bytes of `state` on disk."""
     version = _oldest_version(state)
-    payload = {"format": FORMAT, "version": version, **asdict(state)}
-    payload["samples"] = [list(astuple(sample)) for sample in state.samples]
+    payload = {
+        "format": FORMAT,
+        "version": version,
+        **{field.name: getattr(state, field.name) for field in fields(SecondaryState)},
+        "identity": None if state.identity is None else asdict(state.identity),
+        "samples": [[sample.offset, sample.length, sample.digest] for sample in state.samples],
+    }
     for name in _NEWER_FIELDS[version]:
         del payload[name]
     return _line({**payload, "crc32": zlib.crc32(_line(payload))})
