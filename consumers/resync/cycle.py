@@ -53,6 +53,7 @@ from typing import NamedTuple, TypeAlias
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
@@ -200,12 +201,13 @@ def _step_by_log(
     if is_idle and not blocks.missed and not blocks.recopied:
         is_sure = not log.has_open_fork and (settled or log.fork is None)
         if log.fork is None or is_suspect or not blocks.changed:
-            return Idle(_idle_state(saved, is_sure))
+            state = _idle_state(saved, is_sure)
+            return Idle(state, _waiting_reason(log) if state is SiteState.SETTLING else None)
         if is_sure:
             return MarkConsistent(_consistent_at(saved, watermark))
         return AdvancePosition(replace(saved, applied_position=watermark))
     if is_idle and _is_unproved_full_copy(saved) and not settled:
-        return Idle(SiteState.SETTLING)
+        return Idle(SiteState.SETTLING, _waiting_reason(log))
     suspect_after, changed_through = _suspect_range(saved, applied, watermark, log, settled, blocks)
     running = replace(
         saved,
@@ -306,6 +308,16 @@ def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:
         changed_through=None,
         consistent_position=position,
         rung=saved.rung or Rung.CHANGED,
+    )
+
+
+def _waiting_reason(log: SiteLog) -> str | None:
+    """Return for which sessions the secondary waits if the log can't name them; None if it can."""
+    if log.volume.head is None or not log.volume.head.has_left_out:
+        return None
+    return (
+        "the volume has more open sessions than the log names: close those that are dead, and then "
+        f"session '{LEFT_OUT_SESSIONS}'"
     )
 
 

@@ -35,6 +35,7 @@ class ChangedBlocks:
     hosts, first_write_at_us, last_write_at_us, writes: of the whole range. Times are microseconds
         by the hosts' clocks, None if nothing changed. If records overlap, after a crash of the
         node, some writes count twice.
+    has_more_hosts: whether records left hosts out.
     """
 
     volume: Volume
@@ -46,6 +47,7 @@ class ChangedBlocks:
     first_write_at_us: int | None
     last_write_at_us: int | None
     writes: int
+    has_more_hosts: bool = False
 
 
 class BlockUnion:
@@ -102,6 +104,7 @@ class ChangeFold:
     hosts: set[str] = field(default_factory=set)
     times_us: list[int] = field(default_factory=list)
     writes: int = 0
+    has_more_hosts: bool = False
 
     def add_record(self, parts: Sequence[LogRecord]) -> None:
         """Add a record that lies in the range: all its parts, with their bitmaps."""
@@ -114,6 +117,7 @@ class ChangeFold:
             self.written.add(changed)
         self._note(
             parts[0].hosts,
+            has_more_hosts=parts[0].has_more_hosts,
             first_at_us=parts[0].first_at_us,
             last_at_us=parts[0].last_at_us,
             writes=parts[0].writes,
@@ -151,9 +155,16 @@ class ChangeFold:
         )
 
     def _note(
-        self, hosts: Iterable[str], *, first_at_us: int, last_at_us: int, writes: int
+        self,
+        hosts: Iterable[str],
+        *,
+        first_at_us: int,
+        last_at_us: int,
+        writes: int,
+        has_more_hosts: bool = False,
     ) -> None:
         self.hosts.update(hosts)
+        self.has_more_hosts |= has_more_hosts
         self.times_us = [min([first_at_us, *self.times_us]), max([last_at_us, *self.times_us])]
         self.writes += writes
 
@@ -175,4 +186,5 @@ class ChangeFold:
             first_write_at_us=first_at_us,
             last_write_at_us=last_at_us,
             writes=self.writes,
+            has_more_hosts=self.has_more_hosts,
         )

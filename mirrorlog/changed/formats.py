@@ -151,9 +151,13 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
 
 
 def _json(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
-    """Yield entries with the hosts and times of the whole range: those of one run aren't known."""
+    """Yield entries with the hosts and times of the whole range: those of one run aren't known.
+
+    "has_more_hosts" is there only if the log left hosts out.
+    """
     changed: ListingEntry = {
         "hosts": list(answer.hosts),
+        **({"has_more_hosts": True} if answer.has_more_hosts else {}),
         "first_write_at": _time(answer.first_write_at_us),
         "last_write_at": _time(answer.last_write_at_us),
     }
@@ -261,7 +265,8 @@ def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     yield f"through {answer.until}\n"
     if answer.hosts:
         first, last = _time(answer.first_write_at_us), _time(answer.last_write_at_us)
-        yield f"{answer.writes} writes by {', '.join(answer.hosts)}, "
+        others = " and others" if answer.has_more_hosts else ""
+        yield f"{answer.writes} writes by {', '.join(answer.hosts)}{others}, "
         yield f"the first {first}, the last {last}\n"
         yield f"{'START':>20} {'LENGTH':>20}\n"
     for run in changed_runs(answer, offset):

@@ -96,8 +96,8 @@ def out_of_retention(
 
 
 def is_imported(record: LogRecord) -> bool:
-    """Return whether the record holds an import: its times don't tell when its commands came."""
-    return any(host.startswith(IMPORTED) for host in record.hosts)
+    """Return whether the record may hold an import: its times don't tell when its commands came."""
+    return record.has_more_hosts or any(host.startswith(IMPORTED) for host in record.hosts)
 
 
 def covering_records(

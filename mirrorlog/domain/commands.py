@@ -14,6 +14,10 @@ from mirrorlog.domain.extents import ExtentColumns
 IMPORTED: Final = "import:"
 """The prefix of a host's name if its commands carry times of another source (mirrorlog import)."""
 
+LEFT_OUT_SESSIONS: Final = "*"
+"""The name that stands for all sessions that a volume's head no longer names. Closing it makes the
+whole volume dirty (docs/decisions/left-out-sessions.md)."""
+
 
 class CommandKind(StrEnum):
     """Kinds of tracking command. An older reader sees UNKNOWN for a kind that it doesn't know."""

@@ -9,8 +9,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
-from mirrorlog.domain.extents import MAX_BYTE, U8, ExtentColumns
+from mirrorlog.domain.commands import (
+    LEFT_OUT_SESSIONS,
+    CommandKind,
+    ForkOutcome,
+    TrackingCommand,
+)
+from mirrorlog.domain.extents import MAX_BYTE, U8, Extent, ExtentColumns
 from mirrorlog.domain.volume_states import grown_extents
 from mirrorlog.domain.volumes import VOLUME_NAME, Volume
 from mirrorlog.domain.wire import Interpretation, Verdict, interpret
@@ -93,9 +98,15 @@ class CommandExtents:
 def command_extents(command: TrackingCommand, volume: Volume, position: int) -> CommandExtents:
     """Return all extents of the command at `position`.
 
-    A raw command that can't be interpreted stands for the whole volume. A RESIZE stands for the
-    region that it added, whatever its sender named.
+    A raw command that can't be interpreted stands for the whole volume. So does the close of the
+    sessions that the head left out: nobody counted their commands. A RESIZE stands for the region
+    that it added, whatever its sender named.
     """
+    if command.kind is CommandKind.SESSION_CLOSE and command.session == LEFT_OUT_SESSIONS:
+        return CommandExtents(
+            ExtentColumns.of([*command.extents, Extent(0, volume.size_bytes)]),
+            remark="it closes sessions that the volume's head no longer names",
+        )
     if grown := grown_extents(volume, command, position):
         return CommandExtents(ExtentColumns.of([*command.extents, *grown]))
     if not command.raw:

@@ -167,7 +167,7 @@ class PartitionSessions:
         if volume is not None:
             head = decode(message.value, VolumeHead)
             # A worker that lost the partition may still send an old head.
-            if _head_order(head) >= _head_order(self.heads[volume]):
+            if head.order >= self.heads[volume].order:
                 self.heads[volume] = head
         elif key_kind(message.key) is Watermark:
             watermark = decode(message.value, Watermark)
@@ -200,17 +200,6 @@ class PartitionSessions:
                 head = self.heads[command.volume]
                 session = session_head(command, message.position)
                 self.heads[command.volume] = head.merged(replace(head, sessions=(session,)))
-
-
-def _head_order(head: VolumeHead) -> tuple[int, int]:
-    """Return the head's epoch, and the last position that it knows of.
-
-    Both only grow from one head of a volume to the next.
-    """
-    return head.epoch, max(
-        (max(session.last_position, session.closed_position) for session in head.sessions),
-        default=BEFORE_FIRST,
-    )
 
 
 @dataclass(frozen=True, slots=True)

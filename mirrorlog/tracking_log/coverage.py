@@ -77,7 +77,7 @@ class VolumeLog:
 
     def add_head(self, head: VolumeHead) -> None:
         """Merge `head` into the volume's head."""
-        self.head = head if self.head is None else self.head.merged(head)
+        self.head = head if self.head is None else self.head.joined(head)
 
     @property
     def generation(self) -> str | None:

@@ -6,10 +6,10 @@ duplicates change nothing (invariant 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 
-from mirrorlog.domain.commands import CommandKind, TrackingCommand
+from mirrorlog.domain.commands import LEFT_OUT_SESSIONS, CommandKind, TrackingCommand
 from mirrorlog.domain.histories import NO_EPOCH, History, epoch_of
 from mirrorlog.domain.positions import BEFORE_FIRST, OPENED_EARLIER
 from mirrorlog.domain.volumes import Volume
@@ -49,6 +49,12 @@ class SessionHead:
             return True
         is_late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
         return self.closed_position < self.last_position and not is_late
+
+    @property
+    def size_bytes(self) -> int:
+        """About what the session takes in the bytes of a head, rather more."""
+        names = (self.session, self.host, *self.open_forks)
+        return 64 + sum(len(name.encode()) + 2 for name in names)
 
     def carried_over(self) -> SessionHead:
         """Return the head of this open session in a new history.
@@ -117,6 +123,8 @@ class VolumeHead:
     through: the end of the volume's chain of records.
     described_position: of the description by which the log was written. A reader with an older
     description reads a newer one first.
+    sessions: all open ones, and some closed ones. If there are too many, the session
+    LEFT_OUT_SESSIONS stands for those that the head no longer names (left_out).
     forks: by site, the range of the log of what the site has missed (keys.missed_log).
     epoch: of the history in which all positions here were taken.
     """
@@ -151,6 +159,33 @@ class VolumeHead:
             forks=merged_forks(self.forks, other.forks),
         )
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """The epoch, and the last position of a session that the head knows of.
+
+        Both only grow from one head of a volume to the next.
+        """
+        positions = (max(head.last_position, head.closed_position) for head in self.sessions)
+        return self.epoch, max(positions, default=BEFORE_FIRST)
+
+    def joined(self, other: VolumeHead) -> VolumeHead:
+        """Merge two heads as a node wrote them: the later one names all sessions that count.
+
+        The other one may name sessions that were closed or left out since.
+        """
+        merged = self.merged(other)
+        if self.order == other.order or self.epoch != other.epoch:
+            return merged
+        named = {head.session for head in max(self, other, key=lambda head: head.order).sessions}
+        return replace(
+            merged, sessions=tuple(head for head in merged.sessions if head.session in named)
+        )
+
+    @property
+    def has_left_out(self) -> bool:
+        """Return whether sessions are open that the head doesn't name."""
+        return any(head.session == LEFT_OUT_SESSIONS and head.is_open for head in self.sessions)
+
     def has_open_fork(self, site: str) -> bool:
         """Return whether an open session doesn't know the outcome of one of its writes there."""
         return any(site in head.open_forks for head in self.sessions if head.is_open)
@@ -159,12 +194,15 @@ class VolumeHead:
         """Return whether the log names every write made before the topic's end was `end_position`.
 
         That holds once each open session has closed a batch of the volume after it knew that a
-        command at or above `end_position` was acknowledged (invariant 8).
+        command at or above `end_position` was acknowledged (invariant 8). Nobody knows what those
+        knew that the head leaves out, so nothing is settled while they are open.
 
         beats: by session, the acknowledged position of its last heartbeat in the partition.
         """
         return all(
-            max(head.acknowledged_position, beats.get(head.session, BEFORE_FIRST)) >= end_position
+            head.session != LEFT_OUT_SESSIONS
+            and max(head.acknowledged_position, beats.get(head.session, BEFORE_FIRST))
+            >= end_position
             for head in self.sessions
             if head.is_open
         )
@@ -183,18 +221,41 @@ def session_head(
     Pass only commands for which updates_session is true.
     """
     closes = command.kind is CommandKind.SESSION_CLOSE
+    acknowledged = command.acknowledged_position
+    if acknowledged is None or command.session == LEFT_OUT_SESSIONS:
+        acknowledged = BEFORE_FIRST
     return SessionHead(
         session=command.session,
         host=command.host,
         opened_position=BEFORE_FIRST if closes else position,
         last_position=BEFORE_FIRST if closes else position,
         closed_position=position if closes else BEFORE_FIRST,
-        acknowledged_position=BEFORE_FIRST
-        if command.acknowledged_position is None
-        else command.acknowledged_position,
+        acknowledged_position=acknowledged,
         last_sequence=command.sequence,
         last_at_us=command.last_at_us,
         open_forks=open_forks,
+    )
+
+
+def left_out(sessions: Iterable[SessionHead], *, position: int) -> SessionHead:
+    """Return the head of LEFT_OUT_SESSIONS, which stands for these sessions, of which one is open.
+
+    position: through which the commands are folded. The result is open until a SESSION_CLOSE above
+    it names LEFT_OUT_SESSIONS, whatever was closed before.
+    """
+    heads = list(sessions)
+    opened = [head.opened_position for head in heads if head.opened_position != BEFORE_FIRST]
+    return SessionHead(
+        session=LEFT_OUT_SESSIONS,
+        host=LEFT_OUT_SESSIONS,
+        opened_position=min(opened, default=OPENED_EARLIER),
+        last_position=position,
+        closed_position=max(
+            (head.closed_position for head in heads if head.session == LEFT_OUT_SESSIONS),
+            default=BEFORE_FIRST,
+        ),
+        last_at_us=max(head.last_at_us for head in heads),
+        open_forks=tuple(sorted({site for head in heads for site in head.open_forks})),
     )
 
 

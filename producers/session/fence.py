@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Final, TypeAlias
 
-from mirrorlog.domain.commands import IMPORTED
+from mirrorlog.domain.commands import IMPORTED, LEFT_OUT_SESSIONS
 from mirrorlog.domain.positions import OPENED_EARLIER
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -49,7 +50,7 @@ def other_hosts_error(others: Collection[OpenSession]) -> BadUse:
     shown = list(others)[:_SHOWN]
     sessions = "; ".join(_described(other) for other in shown)
     more = f"; and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    options = " ".join(f"--take-over {other.session}" for other in shown)
+    options = " ".join(f"--take-over {quote(other.session)}" for other in shown)
     return BadUse(
         f"another host may be writing to the volume: {sessions}{more}",
         where=", ".join(sorted({f"volume {other.volume}" for other in others})[:_SHOWN]),
@@ -61,6 +62,8 @@ def other_hosts_error(others: Collection[OpenSession]) -> BadUse:
 
 
 def _described(other: OpenSession) -> str:
+    if other.session == LEFT_OUT_SESSIONS:
+        return f"sessions that were too many to be named, since position {other.opened_position}"
     since = f"position {other.opened_position}"
     if other.opened_position == OPENED_EARLIER:
         since = "before the log's history was renewed"

@@ -16,6 +16,8 @@ These are proofs:
   was copied, or another folder served the volume under this name.)
 - The session that the folder calls open was heard of long after the folder's last note.
 - The commands end below the position that the folder knows, or belong to another history.
+
+It is also dirty while the log leaves out sessions of the volume: any of these could be the proof.
 """
 
 from __future__ import annotations
@@ -117,6 +119,11 @@ def went_back_reason(
         return (
             f"the commands end at position {partition.end}, and the host's state folder knows "
             f"position {known_through}: the topic lost its end or was made again"
+        )
+    if partition.heads[volume].has_left_out:
+        return (
+            "the volume has more open sessions than the log names, and some may be of this host, "
+            "unknown to its state folder"
         )
     for session in partition.heads[volume].sessions:
         if session.session in own_sessions and session.opened_position <= known_through:

@@ -21,9 +21,15 @@ import numpy.typing as npt
 
 from mirrorlog.codec.command_columns import I64, CommandColumns
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.commands import AcceptedBatch, StatusCode, TrackingCommand
+from mirrorlog.domain.commands import (
+    LEFT_OUT_SESSIONS,
+    AcceptedBatch,
+    StatusCode,
+    TrackingCommand,
+)
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume, VolumeState
+from mirrorlog.streams.fold.named_sessions import FEW_SESSIONS
 from mirrorlog.streams.fold.response import NAME_MAX_CHARACTERS
 from mirrorlog.streams.fold.session_order import SessionOrder, session_order
 from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
@@ -198,12 +204,17 @@ def _session_runs(
 ) -> tuple[SessionRun, ...] | None:
     """Return each session's run, in the order of their first command.
 
-    Return None if a session doesn't simply continue, if two sessions share a host or a name, or if
-    two hosts write to a volume that isn't shared: one of them has taken it over (session_order).
+    Return None if a session doesn't simply continue, if two sessions share a host or a name, if two
+    hosts write to a volume that isn't shared: one of them has taken it over (session_order), or if
+    there may be too many sessions for the head.
     """
     if len(session_rows) > 1 and not volume.shared:
         return None
     known = {session.session: session for session in head.sessions} if head else {}
+    if len(known) + len(session_rows) > FEW_SESSIONS and any(
+        columns.senders[int(columns.sender[rows[0]])].session not in known for rows in session_rows
+    ):
+        return None
     runs: list[SessionRun] = []
     hosts: set[str] = set()
     names: set[str] = set()
@@ -214,6 +225,7 @@ def _session_runs(
             or max(len(sender.host), len(sender.session)) > NAME_MAX_CHARACTERS
             or sender.host in hosts
             or sender.session in names
+            or sender.session == LEFT_OUT_SESSIONS
         ):
             return None
         run = _session_run(columns, positions, known, rows, shared=volume.shared)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 from mirrorlog.domain.commands import (
+    LEFT_OUT_SESSIONS,
     AcceptedBatch,
     CommandKind,
     CommandStatus,
@@ -27,6 +29,7 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.streams.fold.bulk_fold import BulkFold
 from mirrorlog.streams.fold.known_positions import names_history
 from mirrorlog.streams.fold.missed_fold import fold_missed
+from mirrorlog.streams.fold.named_sessions import FEW_SESSIONS, named_sessions
 from mirrorlog.streams.fold.response import CommandResponse, is_session_wide
 from mirrorlog.streams.fold.session_order import SessionOrder
 from mirrorlog.streams.fold.volume_fold import (
@@ -38,7 +41,7 @@ from mirrorlog.streams.fold.volume_fold import (
     update_session,
     zeroed_blocks,
 )
-from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
+from mirrorlog.tracking_log.heads import SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.tracking_log.record_parts import PackedRecord, split_record
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -47,11 +50,15 @@ _ACCEPTED: Final = SessionOrder(StatusCode.ACCEPTED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushRange:
-    """The positions of one flush of one partition: `first` to `last`, without a gap."""
+    """The positions of one flush of one partition: `first` to `last`, without a gap.
+
+    anchor: the digest of the command at `last`; None if it isn't known.
+    """
 
     partition: int
     first: int
     last: int
+    anchor: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def plan_flush(
     now_us: int,
     record_max_bytes: int,
     before: Watermark | None = None,
-    anchor: bytes | None = None,
+    beats: Mapping[str, int] = MappingProxyType({}),
 ) -> FlushPlan:
     """Plan the flush of the events of one partition. `LogTable.flush` executes the plan.
 
@@ -101,34 +108,36 @@ def plan_flush(
     heads: those that the table holds. before: the watermark that it holds. A replay takes neither
     back, and all that is planned belongs to the history of `before`.
     record_max_bytes: the limit for the bitmaps of one record or part of one.
-    anchor: the digest of the command at the flush's last position; None if it isn't known.
+    beats: by session, the position of its last heartbeat that the table holds (crowded_sessions).
     """
     partition = flush_range.partition
     history = before.history if before else None
+    new_beats = _last_beats(responses, history)
+    known_beats = {**beats, **{name: beat.position for name, beat in new_beats.items() if beat}}
     volumes = _FoldedVolumes(
         flush_range,
         heads,
         now_us=now_us,
         record_max_bytes=record_max_bytes,
         epoch=epoch_of(history),
+        beats=known_beats,
     )
     for group in _by_volume(responses):
         volumes.add_responses(group)
     for fold in bulk_folds:
         volumes.add_bulk_fold(fold)
-    beats = _last_beats(responses, history)
     quarantined = (response.quarantined(now_us) for response in responses)
     forwarded = (response.forwarded() for response in responses)
     return FlushPlan(
         flush_range,
         records=tuple(volumes.records),
         heads=tuple(volumes.heads_after),
-        beats=tuple(beat for beat in beats.values() if beat is not None),
-        ended_sessions=tuple(session for session, beat in beats.items() if beat is None),
+        beats=tuple(beat for beat in new_beats.values() if beat is not None),
+        ended_sessions=tuple(session for session, beat in new_beats.items() if beat is None),
         quarantined=tuple(event for event in quarantined if event is not None),
         forwarded=tuple(event for event in forwarded if event is not None),
         mark_dirty=tuple(volumes.mark_dirty),
-        watermark=_watermark_after(flush_range, before, anchor, now_us),
+        watermark=_watermark_after(flush_range, before, now_us),
         statuses=tuple(
             response.status(now_us, volumes.order_of(response)) for response in responses
         ),
@@ -144,6 +153,23 @@ def plan_flush(
     )
 
 
+def crowded_sessions(
+    responses: Iterable[CommandResponse], heads: Mapping[str, VolumeHead]
+) -> set[str]:
+    """Return the sessions of volumes that may have too many of them for one head.
+
+    plan_flush needs their heartbeats to tell which ones are left out.
+    """
+    crowded: set[str] = set()
+    for group in _by_volume(responses):
+        names = {response.command.session for response in group if response.command}
+        head = heads.get(newest_volume(group).volume)
+        names |= {session.session for session in head.sessions} if head else set()
+        if len(names) > FEW_SESSIONS:
+            crowded |= names
+    return crowded
+
+
 def _by_volume(responses: Iterable[CommandResponse]) -> Iterable[list[CommandResponse]]:
     """Group the responses that record something by their volume."""
     groups: dict[str, list[CommandResponse]] = defaultdict(list)
@@ -157,7 +183,8 @@ def _by_volume(responses: Iterable[CommandResponse]) -> Iterable[list[CommandRes
 class _FoldedVolumes:
     """The part of a plan that is made one volume at a time.
 
-    heads: those before the flush. record_max_bytes: as for plan_flush. epoch: of the history.
+    heads: those before the flush. record_max_bytes, beats: as for plan_flush.
+    epoch: of the history.
     """
 
     flush_range: FlushRange
@@ -165,6 +192,7 @@ class _FoldedVolumes:
     now_us: int
     record_max_bytes: int
     epoch: int
+    beats: Mapping[str, int]
     records: list[LogRecord] = field(default_factory=list)
     packed: list[PackedRecord] = field(default_factory=list)
     heads_after: list[VolumeHead] = field(default_factory=list)
@@ -185,16 +213,20 @@ class _FoldedVolumes:
         for missed_record in missed:
             self._add_record(missed_record)
         sessions = {session.session: session for session in head.sessions} if head else {}
+        order = _ACCEPTED
         for response in responses:
             order = self._orders[response.message.position] = update_session(sessions, response)
             if order.missing:
                 self.mark_dirty.append(_mark_dirty_command(response, order, self.now_us))
+        named = named_sessions(sessions, through=last, beats=self.beats)
+        if named.left_out:
+            self._orders[responses[-1].message.position] = _with_left_out(order, named.left_out)
         self.heads_after.append(
             head_after(
                 volume,
                 head,
                 record_through=last if record else None,
-                sessions=sessions,
+                sessions=named.named,
                 forks=forks,
                 epoch=self.epoch,
             )
@@ -217,7 +249,9 @@ class _FoldedVolumes:
                 fold.volume,
                 head,
                 record_through=last if parts else None,
-                sessions=fold.session_heads(head),
+                sessions=named_sessions(
+                    fold.session_heads(head), through=last, beats=self.beats
+                ).named,
                 forks={},
                 epoch=self.epoch,
             )
@@ -229,6 +263,16 @@ class _FoldedVolumes:
 
     def _add_record(self, record: LogRecord) -> None:
         self.records.extend(split_record(record, self.record_max_bytes))
+
+
+def _with_left_out(order: SessionOrder, sessions: Sequence[SessionHead]) -> SessionOrder:
+    """Return the order with a text that says that the head leaves sessions out from now on."""
+    text = (
+        f"{len(sessions)} open sessions aren't named in the volume's head any more, and sites wait "
+        f"for them, the first is session {sessions[0].session} of host '{sessions[0].host}': close "
+        f"those that are dead, and then session '{LEFT_OUT_SESSIONS}'"
+    )
+    return replace(order, text="; ".join(filter(None, (order.text, text))))
 
 
 def _mark_dirty_command(
@@ -255,9 +299,7 @@ def _mark_dirty_command(
     )
 
 
-def _watermark_after(
-    flush_range: FlushRange, before: Watermark | None, anchor: bytes | None, now_us: int
-) -> Watermark:
+def _watermark_after(flush_range: FlushRange, before: Watermark | None, now_us: int) -> Watermark:
     """Return the watermark after the flush. A replay repeats the one before it."""
     if before is not None and before.through >= flush_range.last:
         return replace(before, at_us=now_us)
@@ -266,7 +308,7 @@ def _watermark_after(
         through=flush_range.last,
         at_us=now_us,
         history=before.history if before else None,
-        anchor=anchor,
+        anchor=flush_range.anchor,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from uuid import uuid4
@@ -24,7 +24,12 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.bulk_fold import BulkFold, fold_in_bulk
 from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.flush_plan import (
+    FlushPlan,
+    FlushRange,
+    crowded_sessions,
+    plan_flush,
+)
 from mirrorlog.streams.fold.known_positions import knows_more
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
@@ -45,6 +50,9 @@ class DurableLog(Protocol):
 
     async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
         """Move the watermark to `through`, behind which no command is missing."""
+
+    def beats(self, partition: int, sessions: Collection[str]) -> Mapping[str, int]:
+        """Return the position of the last heartbeat of those sessions that have one, by name."""
 
     async def flush(self, plan: FlushPlan) -> None:
         """Make the plan durable. Raise ChangelogRefused if the broker doesn't take it."""
@@ -254,7 +262,10 @@ class BatchFolder:
             return reason
         return plan_flush(
             FlushRange(
-                partition=batch.partition, first=batch.positions[0], last=batch.positions[-1]
+                partition=batch.partition,
+                first=batch.positions[0],
+                last=batch.positions[-1],
+                anchor=anchor_of(batch.keys[-1], batch.values[-1]),
             ),
             answered.responses,
             answered.bulk_folds,
@@ -262,7 +273,9 @@ class BatchFolder:
             now_us=self._clock.now_us(),
             record_max_bytes=self._record_max_bytes,
             before=before,
-            anchor=anchor_of(batch.keys[-1], batch.values[-1]),
+            beats=self._log.beats(
+                batch.partition, crowded_sessions(answered.responses, answered.heads)
+            ),
         )
 
     async def _respond(

@@ -8,8 +8,11 @@ The first case that applies decides:
 3. Its sender didn't know that the session was closed, or a later session has the volume, of the
    same host or of one that took the volume over: STALE_SESSION.
 4. Its sequence was used by the session before: DUPLICATE.
-5. It skips sequences: SEQUENCE_GAP. The whole volume becomes dirty.
-6. Otherwise: ACCEPTED.
+5. Its session is unknown, and the volume's head has left sessions out: ACCEPTED. Nobody can tell
+   whether commands before it are missing; the whole volume becomes dirty when these sessions are
+   closed (docs/decisions/left-out-sessions.md).
+6. It skips sequences: SEQUENCE_GAP. The whole volume becomes dirty.
+7. Otherwise: ACCEPTED.
 
 Every command is recorded, because no address is refused for its session (invariant 11).
 """
@@ -19,7 +22,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirrorlog.domain.commands import IMPORTED, StatusCode, TrackingCommand
+from mirrorlog.domain.commands import (
+    IMPORTED,
+    LEFT_OUT_SESSIONS,
+    StatusCode,
+    TrackingCommand,
+)
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead
 
@@ -62,6 +70,13 @@ def session_order(
             f"recorded already, or its sequence {command.sequence} was used twice",
         )
     missing = command.sequence - last_sequence - 1
+    left_out = sessions.get(LEFT_OUT_SESSIONS)
+    if missing and head is None and left_out is not None and left_out.is_open:
+        return SessionOrder(
+            StatusCode.ACCEPTED,
+            "the volume has too many open sessions to name them all, so nobody knows whether "
+            "commands of this one are missing",
+        )
     if missing:
         text = (
             f"recorded; {missing} commands of the session before sequence {command.sequence} "

@@ -7,9 +7,8 @@ one before ended, or earlier, so a reader can prove that none is missing (invari
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -31,8 +30,6 @@ from mirrorlog.tracking_log.heads import (
 )
 from mirrorlog.tracking_log.record_parts import PackedRecord, pack_record, split_record
 from mirrorlog.tracking_log.records import LogRecord, named_hosts
-
-_CLOSED_SESSIONS_KEPT: Final = 8
 
 
 def chain_end(volume: Volume, head: VolumeHead | None) -> int:
@@ -177,11 +174,13 @@ def head_after(
     head: VolumeHead | None,
     *,
     record_through: int | None,
-    sessions: Mapping[str, SessionHead],
+    sessions: Iterable[SessionHead],
     forks: Mapping[str, ForkHead],
     epoch: int,
 ) -> VolumeHead:
     """Return the volume's head after a flush.
+
+    sessions: those to name (named_sessions).
 
     head: the one before. record_through: the end of the record that the flush writes, None if it
     writes none: `through` is the end of the chain, so it moves only with a record. epoch: of the
@@ -192,23 +191,11 @@ def head_after(
         volume.volume,
         volume.generation,
         through=end if record_through is None else max(end, record_through),
-        sessions=_sessions_to_keep(list(sessions.values())),
+        sessions=tuple(sessions),
         described_position=volume.described_position,
         forks=forks,
         epoch=epoch,
     )
-
-
-def _sessions_to_keep(sessions: Sequence[SessionHead]) -> tuple[SessionHead, ...]:
-    """Return all open sessions and the last few closed ones.
-
-    The head must not grow with every restart of a host.
-    """
-    closed = sorted(
-        (head for head in sessions if not head.is_open), key=lambda head: head.closed_position
-    )
-    dropped = {head.session for head in closed[:-_CLOSED_SESSIONS_KEPT]}
-    return tuple(head for head in sessions if head.session not in dropped)
 
 
 def concatenate(parts: Sequence[ExtentColumns]) -> ExtentColumns:

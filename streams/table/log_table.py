@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.table.local_store import LocalStore, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import beat_key, head_key, record_key, watermark_key
 
 SendMessages: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
@@ -52,6 +52,15 @@ class LogTable:
         """Return the partition's watermark, None if the log has none."""
         value = self._store.get(partition, watermark_key(partition))
         return None if value is None else decode(value, Watermark)
+
+    def beats(self, partition: int, sessions: Collection[str]) -> dict[str, int]:
+        """Return the position of the last heartbeat of those sessions that have one, by name."""
+        values = {session: self._store.get(partition, beat_key(session)) for session in sessions}
+        return {
+            session: decode(value, SessionBeat).position
+            for session, value in values.items()
+            if value is not None
+        }
 
     def complete_through(self, partition: int) -> int:
         """Return the position through which the partition's log is complete."""

@@ -203,6 +203,7 @@ _PAGE: Final = _object(
     until=_integer(-1),
     changed_blocks=_integer(0),
     hosts=_array(_text()),
+    has_more_hosts={"type": "boolean"},
     first_write_at=_or_null("string"),
     last_write_at=_or_null("string"),
     writes=_integer(0),

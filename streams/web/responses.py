@@ -94,6 +94,7 @@ def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
         "until": blocks.until,
         "changed_blocks": len(blocks.changed),
         "hosts": list(blocks.hosts),
+        "has_more_hosts": blocks.has_more_hosts,
         "first_write_at": first,
         "last_write_at": last,
         "writes": blocks.writes,

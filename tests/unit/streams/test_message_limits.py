@@ -15,7 +15,9 @@ from notation import GENERATION, command, volume
 from sources import NoHistories
 
 from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import (
+    LEFT_OUT_SESSIONS,
     CommandKind,
     CommandStatus,
     ForkOutcomes,
@@ -33,10 +35,14 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.fold.named_sessions import MAX_OPEN_SESSIONS
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import QUARANTINE_MAX_BYTES, Topics
+from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.keys import head_key, key_kind
+from mirrorlog.tracking_log.records import MAX_HOSTS, LogRecord
 
 TOPICS = Topics()
 KAFKA_MAX_BYTES = 1_048_588
@@ -154,7 +160,9 @@ LARGE = {
     "a volume": command("0+4096", "v" * 3 * MIB),
     "forks": command("", forks=tuple(ForkOutcomes("s" * 200) for _ in range(20_000))),
     "a new generation": command(kind=CommandKind.NEW_GENERATION, new_generation="g" * 3 * MIB),
-    "the whole of the largest volume, often": command("0+2**63-1 " * 2, "largest", sequence=-1),
+    "the whole of the largest volume 60,000 times": command(
+        "0+2**63-1 " * 60_000, "largest", sequence=-1
+    ),
 }
 
 
@@ -165,6 +173,50 @@ def test_the_node_goes_on_after_a_large_event(event: TrackingCommand) -> None:
     node.fold(command("4096+4096", sequence=-1))
     assert node.statuses()[-1].code is StatusCode.ACCEPTED
     assert node.statuses()[-1].position == 1
+
+
+LONG_NAME = "n" * 250
+
+
+def test_sessions_that_never_close_fit_into_the_head() -> None:
+    node = Node(volume())
+    for start in (0, 3000):
+        node.fold(
+            *(
+                command("0+4096", host=f"{LONG_NAME}{n}", session=f"{LONG_NAME}{n}")
+                for n in range(start, start + 3000)
+            )
+        )
+    head = decode(node.rows[head_key("v")], VolumeHead)
+    assert head.has_left_out
+    assert len(head.sessions) == MAX_OPEN_SESSIONS + 1
+    assert not head.settled_after(0, {})
+    (record,) = [decode(v, LogRecord) for k, v in node.rows.items() if key_kind(k) is LogRecord][
+        -1:
+    ]
+    assert (len(record.hosts), record.has_more_hosts) == (MAX_HOSTS, True)
+    assert "3000 open sessions aren't named" in node.statuses()[-1].text
+
+
+def test_closing_the_sessions_that_were_left_out_makes_the_whole_volume_dirty() -> None:
+    node = Node(volume())
+    node.fold(*(command("0+4096", host=f"h{n}", session=f"s{n}") for n in range(300)))
+    node.fold(command(kind=CommandKind.SESSION_CLOSE, session=LEFT_OUT_SESSIONS, sequence=-1))
+    head = decode(node.rows[head_key("v")], VolumeHead)
+    assert not head.has_left_out
+    records = [decode(v, LogRecord) for k, v in node.rows.items() if key_kind(k) is LogRecord]
+    assert records[-1].changed == BlockSet(range(256))
+
+
+def test_a_session_that_was_left_out_is_named_again_and_its_gap_is_not_counted() -> None:
+    node = Node(volume())
+    node.fold(*(command("0+4096", host=f"h{n}", session=f"s{n}") for n in range(300)))
+    node.fold(command("0+4096", host="h0", session="s0", sequence=1))
+    head = decode(node.rows[head_key("v")], VolumeHead)
+    assert "s0" in {session.session for session in head.sessions}
+    assert node.statuses()[-1].code is StatusCode.ACCEPTED
+    assert "too many open sessions" in node.statuses()[-1].text
+    assert not node.sent(TOPICS.commands)  # no MARK_DIRTY for a gap
 
 
 def test_a_volume_grows_only_as_often_as_its_description_can_say() -> None:
