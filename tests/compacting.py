@@ -110,14 +110,20 @@ def site_progress(site: str, applied: int | None) -> SiteProgress:
 
 
 class CompactorModel:
-    """A compactor and its table. Seconds, minutes and hours aren't kept unless keep_s says so."""
+    """A compactor and its table. Seconds, minutes and hours aren't kept unless keep_s says so.
+
+    broker_ahead_s: by how much the broker's clock is ahead of the node's; None if the topic holds
+    the times of hosts.
+    """
 
     def __init__(
         self,
         keep_s: Mapping[str, float] | None = None,
         past_s: float | None = None,
         record_max_bytes: int = 900_000,
+        broker_ahead_s: float | None = 0.0,
     ) -> None:
+        self.broker_ahead_s, self.appended = broker_ahead_s, -1
         self.table, self.clock, self.reports = FakeTable(), ManualClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         self.settings = CompactionSettings(
@@ -126,7 +132,7 @@ class CompactorModel:
         self.restart()
 
     def restart(self) -> None:
-        """Let another worker take the partition."""
+        """Let another worker take the partition: it learns the broker's time from a batch."""
         self.compactor = LogCompactor(
             self.table,  # type: ignore[arg-type]
             self.volumes,
@@ -137,6 +143,14 @@ class CompactorModel:
 
     def work(self) -> float:
         """Work until nothing is due; return in how many seconds something is."""
+        if self.table.through > self.appended:
+            self.appended = self.table.through
+            at_us = (
+                None
+                if self.broker_ahead_s is None
+                else self.clock.now_us() + int(self.broker_ahead_s * 1e6)
+            )
+            self.compactor.note_appended(0, through=self.appended, at_us=at_us)
 
         async def work_off() -> float:
             for _ in range(1000):
@@ -156,9 +170,11 @@ class CompactorModel:
         return self.table.written.strip()
 
 
-def aged(past_s: float | None = None, **volumes: Volume) -> CompactorModel:
+def aged(
+    past_s: float | None = None, *, broker_ahead_s: float | None = 0.0, **volumes: Volume
+) -> CompactorModel:
     """Return a log that is kept for an hour, after three hours with a record each ten minutes."""
-    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s)
+    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s, broker_ahead_s=broker_ahead_s)
     model.volumes.update(volumes)
     for number in range(18):
         model.table.flush(f"{number * 10 - 1}..{number * 10 + 9}", f"{number}")

@@ -1,4 +1,4 @@
-"""A commands topic as the fold asks about it."""
+"""A commands topic and a compactor as the fold asks about them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ class NoHistories:
 
     async def renew(self, partition: int, reason: str) -> int:
         raise AssertionError(reason)
+
+
+class NoCompaction:
+    """Nothing is ever rolled up or deleted."""
+
+    def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None: ...
+
+    async def work(self, partition: int) -> float:
+        return 1.0

@@ -8,6 +8,7 @@ Files in reading order:
 - `compactor`: LogCompactor, which runs one job of a partition at a time, a little at each call.
 - `steps`: what a job tells the compactor to write.
 - `partition_state`: what is remembered of a partition: what is to be done, and when.
+- `broker_times`: the broker's clock, by which records grow old.
 - `partition_records`: the records of a partition as the jobs read them from the table.
 - `survey_job`: finds what there is to do when a partition is assigned.
 - `roll_up_job`: unites records of one tier into records of the next. `rollups` holds its rules.

@@ -38,18 +38,22 @@ changes nothing that counts:
 
 Times only pace the work. Which records become one, and what a record covers, depends on positions
 (invariant 10). The age of a record is that of the first position time at or above its end
-(`position_times`).
+(position_times.py of tracking_log), by the broker's clock (`broker_times`). This machine's clock
+only chooses the seconds at which roll-ups begin.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.streams.compaction.broker_times import BrokerTimes
 from mirrorlog.streams.compaction.partition_records import PartitionRecords
 from mirrorlog.streams.compaction.partition_state import (
     DamagedRecords,
@@ -75,11 +79,20 @@ from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.tracking_log.position_times import NOTE_EVERY_S
 
+log = logging.getLogger("mirrorlog.node")
+
 _WORK_S: Final = 0.05
 """A flush of the partition waits for a call of `work`: no step of a job takes much longer."""
 _SEND_BYTES: Final = 4 << 20
 _SEND_ROWS: Final = 5000
 _VOLUMES_AT_ONCE: Final = 256
+_WARN_AGAIN_S: Final = 3600.0
+_WARN_DAILY_S: Final = 86_400.0
+_TIMELESS: Final = (
+    "the commands topic holds the times of hosts, not the broker's: a host whose clock is wrong is "
+    "refused, or has its history deleted early, and the log deletes nothing for its age; run "
+    "`mirrorlog topics create`, which changes that"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +130,25 @@ class LogCompactor:
         self._reports = ReportsOnDemand(open_reports, clock)
         self._warnings = RetentionWarnings(clock)
         self._partitions: dict[int, _PartitionCompactor] = {}
+        self._broker_times = BrokerTimes(clock)
+        self._timeless = RetryReports(first_s=_WARN_AGAIN_S, longest_s=_WARN_DAILY_S)
 
     def revoke(self, partitions: Iterable[int]) -> None:
         """Forget partitions that another worker has now, or that are assigned again later."""
+        partitions = list(partitions)
+        self._broker_times.forget(partitions)
         for partition in partitions:
             self._partitions.pop(partition, None)
+
+    def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None:
+        """Note when the broker appended the command at `through`, through which the log reaches.
+
+        at_us: None if the topic holds hosts' times, which is logged.
+        """
+        if at_us is not None:
+            self._broker_times.note(partition, through=through, at_us=at_us)
+        elif text := self._timeless.failed("", _TIMELESS, now_s=self._clock.monotonic_s()):
+            log.warning("%s", text)
 
     async def work(self, partition: int) -> float:
         """Do a little work on the partition's log. It is durable when the call returns.
@@ -147,6 +174,7 @@ class LogCompactor:
             times=PositionTimes(clock, note_every_s=min(NOTE_EVERY_S, tiers_s[0])),
             oldest=OldestRecords(),
             damaged=DamagedRecords(),
+            broker_times=self._broker_times,
         )
         return _PartitionCompactor(
             state, self._table, self._settings, self._reports, self._warnings

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from mirrorlog.ports.clock import Clock
+from mirrorlog.streams.compaction.broker_times import BrokerTimes
 from mirrorlog.streams.compaction.partition_records import DamagedRecord, PartitionRecords
 from mirrorlog.streams.compaction.retention import KeepPolicy
 from mirrorlog.streams.compaction.rollups import CoverIndex, StoredRecord
@@ -156,12 +157,13 @@ class PositionTimes:
     """The position times of a partition (`position_times`), and when the next one is noted.
 
     note_every_s: seconds. The first note is due at once.
+    since_s: the monotonic time at which this worker began with the partition.
     """
 
     def __init__(self, clock: Clock, note_every_s: float) -> None:
         self._clock, self._note_every_s = clock, note_every_s
         self._times: list[Watermark] = []
-        self.due_s = clock.monotonic_s()
+        self.since_s = self.due_s = clock.monotonic_s()
 
     def load(self, times: Iterable[Watermark]) -> None:
         """Take the notes that the table holds, in the order of time."""
@@ -177,8 +179,8 @@ class PositionTimes:
     def note(self, time: Watermark) -> bool:
         """Add a note, and return whether it says anything new.
 
-        It doesn't if the log is where it was, or if the clock was set back: the older notes hold
-        until it has caught up.
+        It doesn't if the log is where it was, or if the broker's clock was set back: the older
+        notes hold until it has caught up.
         """
         if self._times and (
             self._times[-1].through == time.through or self._times[-1].at_us >= time.at_us
@@ -241,7 +243,8 @@ def _identity(volume: str, record: StoredRecord) -> tuple[str, int, int, int]:
 class PartitionState:
     """The state on which the jobs of one partition work.
 
-    records: the table. roll_ups, sweeps, times, oldest, damaged: what is remembered.
+    records: the table. roll_ups, sweeps, times, oldest, damaged: what is remembered. broker_times:
+    the broker's clock, for all partitions.
     """
 
     records: PartitionRecords
@@ -252,3 +255,4 @@ class PartitionState:
     times: PositionTimes
     oldest: OldestRecords
     damaged: DamagedRecords
+    broker_times: BrokerTimes

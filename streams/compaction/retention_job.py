@@ -43,17 +43,21 @@ _LEFT_BEHIND: Final = (
 
 
 def note_position_time(state: PartitionState) -> Job:
-    """Note that the log is complete through its watermark now, and prune older notes."""
-    now_us, watermark = state.clock.now_us(), state.records.watermark()
-    partition = state.records.partition
-    if watermark is None or watermark.through == BEFORE_FIRST:
+    """Note through which position commands were appended at the time of the last one.
+
+    The time is the broker's. Prune older notes.
+    """
+    partition, last = state.records.partition, state.broker_times.last(state.records.partition)
+    watermark = state.records.watermark()
+    if last is None or watermark is None or watermark.through < last.through:
         return
-    # With its anchor the note also shows, after a break, how far the history still holds.
-    time = replace(watermark, at_us=now_us)
+    # No command lies between the last one and the watermark. With its anchor the note also shows,
+    # after a break, how far the history still holds.
+    time = replace(watermark, at_us=last.at_us)
     if not state.times.note(time):
         return
-    yield position_time_key(partition, at_us=now_us), encode(time)
-    for old in state.times.prune(now_us):
+    yield position_time_key(partition, at_us=time.at_us), encode(time)
+    for old in state.times.prune(time.at_us):
         yield position_time_key(partition, at_us=old.at_us), None
 
 
@@ -72,12 +76,15 @@ class DueRecords:
 def due_records(
     state: PartitionState, keep_past_sites_after_s: float | None
 ) -> dict[str, DueRecords]:
-    """Return the volumes with records that are older than the log is kept.
+    """Return the volumes with records that are older than the log is kept, by the broker's clock.
 
+    As long as nothing is known of that clock, none is.
     keep_past_sites_after_s: as in the settings. None: records that a site needs are never deleted.
     """
     due: dict[str, DueRecords] = {}
-    now_us = state.clock.now_us()
+    now_us = state.broker_times.now_us()
+    if now_us is None:
+        return due
     for volume, oldest in state.oldest.items():
         keep_s = state.policy.keep_log_s(volume)
         if keep_s is None:

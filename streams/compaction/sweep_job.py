@@ -36,9 +36,7 @@ def sweep(state: PartitionState, now_s: float) -> Job:
         if due is None:
             return
         volume, rolled_up = due
-        keep_s = state.policy.keep_covered_s(volume, rolled_up.tier - 1)
-        old_through = state.times.position_at(state.clock.now_us() - keep_s * 1e6)
-        if keep_s and rolled_up.through > old_through:
+        if not _was_kept(state, volume, rolled_up):
             due_s = next_tick_s(state.clock, NOTE_EVERY_S)
             state.sweeps.schedule(volume, rolled_up, due_s=due_s)
             continue
@@ -47,6 +45,19 @@ def sweep(state: PartitionState, now_s: float) -> Job:
         except DamagedRecord as damaged:
             state.damaged.add(damaged)
             state.sweeps.keep_sources(volume, rolled_up)
+
+
+def _was_kept(state: PartitionState, volume: str, rolled_up: StoredRecord) -> bool:
+    """Return whether the sources of `rolled_up` have been kept for as long as their tier says.
+
+    While nothing is known of the broker's clock, the time counts from the partition's assignment.
+    Nothing is lost by that: `rolled_up` holds the blocks.
+    """
+    keep_s = state.policy.keep_covered_s(volume, rolled_up.tier - 1)
+    now_us = state.broker_times.now_us()
+    if now_us is None:
+        return state.clock.monotonic_s() - state.times.since_s >= keep_s
+    return not keep_s or rolled_up.through <= state.times.position_at(now_us - keep_s * 1e6)
 
 
 def _sweep_record(state: PartitionState, volume: str, rolled_up: StoredRecord) -> Job:

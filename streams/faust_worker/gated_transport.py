@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -27,6 +27,9 @@ from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 
 log = logging.getLogger("mirrorlog.node")
+
+_LOG_APPEND_TIME: Final = 1
+"""aiokafka's number for a timestamp that is the broker's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class GatedConsumer(driver.Consumer):
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
         if not isinstance(record, _FetchedRecords):
             return super()._to_message(tp, record)
-        message: Any = super()._to_message(tp, record.records[-1])
+        last = record.records[-1]
+        message: Any = super()._to_message(tp, last)
         message.key = None
         message.value = EventBatch(
             tp.topic,
@@ -109,6 +113,7 @@ class GatedConsumer(driver.Consumer):
             [event.offset for event in record.records],
             [event.key for event in record.records],
             [event.value for event in record.records],
+            last.timestamp * 1000 if last.timestamp_type == _LOG_APPEND_TIME else None,
         )
         self._handed_on[tp.partition] = record.records[-1].offset
         return message  # type: ignore[no-any-return]

@@ -17,6 +17,8 @@ class EventBatch:
     """At least one event of one partition, by column, so that no object is made for each event.
 
     positions: ascending. keys, values: as they were fetched, one for each position.
+    appended_us: when the broker appended the last one, microseconds since 1970; None if the topic
+        holds hosts' times.
     """
 
     topic: str
@@ -24,6 +26,7 @@ class EventBatch:
     positions: Sequence[int]
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
+    appended_us: int | None = None
 
     @classmethod
     def from_messages(cls, messages: Sequence[Message]) -> EventBatch:
@@ -34,6 +37,7 @@ class EventBatch:
             [message.position for message in messages],
             [message.key for message in messages],
             [message.value for message in messages],
+            messages[-1].at_us if messages[-1].by_broker else None,
         )
 
     @classmethod
@@ -47,6 +51,7 @@ class EventBatch:
             _chained(batch.positions for batch in batches),
             _chained(batch.keys for batch in batches),
             _chained(batch.values for batch in batches),
+            batches[-1].appended_us,
         )
 
     def split_after(self, position: int) -> list[EventBatch]:
@@ -56,7 +61,12 @@ class EventBatch:
             return [self]
         return [
             EventBatch(
-                self.topic, self.partition, self.positions[part], self.keys[part], self.values[part]
+                self.topic,
+                self.partition,
+                self.positions[part],
+                self.keys[part],
+                self.values[part],
+                self.appended_us,
             )
             for part in (slice(row), slice(row, None))
         ]

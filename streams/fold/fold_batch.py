@@ -75,6 +75,9 @@ class CommandsSource(Protocol):
 class LogMaintenance(Protocol):
     """The part of LogCompactor that the fold needs (streams/compaction/compactor.py)."""
 
+    def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None:
+        """Note when the broker appended the command at `through`; None if nobody knows."""
+
     async def work(self, partition: int) -> float:
         """Do a little work; return in how many seconds at the latest there is more."""
 
@@ -164,6 +167,9 @@ class BatchFolder:
             if isinstance(plan, str):
                 return plan
             await self._log.flush(plan)
+        self._compactor.note_appended(
+            batch.partition, through=batch.positions[-1], at_us=batch.appended_us
+        )
         return None
 
     async def _ended_reason(self, batch: EventBatch) -> str | None:

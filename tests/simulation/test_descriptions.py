@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 from notation import GENERATION, OTHER_GENERATION, command, volume
-from sources import FixedSource, NoHistories
+from sources import FixedSource, NoCompaction, NoHistories
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
@@ -74,11 +74,6 @@ class SlowReader(MemoryReader):
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         return super().poll(timeout_s, max_messages=max_messages) if timeout_s else ()
-
-
-class NoCompaction:
-    async def work(self, partition: int) -> float:
-        return 1.0
 
 
 class World:

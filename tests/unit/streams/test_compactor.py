@@ -170,6 +170,43 @@ def test_the_oldest_records_are_deleted_when_no_site_needs_them() -> None:
     assert model.table.records() == []
 
 
+YEAR_S = 365 * 86_400.0
+
+
+@pytest.mark.parametrize("broker_ahead_s", [7200.0, -7200.0, 50 * YEAR_S])
+def test_records_grow_old_by_the_brokers_clock_whatever_the_nodes_shows(
+    broker_ahead_s: float,
+) -> None:
+    model, right = aged(broker_ahead_s=broker_ahead_s), aged()
+    oldest = min(record.after for record in model.table.records())
+    assert oldest == min(record.after for record in right.table.records())
+    # Another worker, whose clock is years ahead or in 1970, takes the partition.
+    for now_s in (model.clock.now_s + 10 * YEAR_S, 0.0):
+        model.broker_ahead_s = model.clock.now_s + broker_ahead_s - now_s
+        model.clock.now_s = now_s
+        model.restart()
+        model.table.through += 1  # a heartbeat
+        model.after(60)
+        assert min(record.after for record in model.table.records()) == oldest
+    model.after(7200)
+    assert model.table.records() == []
+
+
+def test_nothing_is_deleted_for_its_age_before_the_brokers_time_is_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = aged()
+    oldest = min(record.after for record in model.table.records())
+    model.restart()
+    model.after(YEAR_S)
+    assert min(record.after for record in model.table.records()) == oldest
+    with caplog.at_level(logging.WARNING):
+        of_hosts = aged(broker_ahead_s=None)
+        of_hosts.after(YEAR_S)
+    assert min(record.after for record in of_hosts.table.records()) == -1
+    assert "run `mirrorlog topics create`" in caplog.text
+
+
 def test_deleted_records_are_a_hole_to_a_reader_before_them() -> None:
     model, log = aged(), VolumeLog()
     for record in (left := model.table.records()):

@@ -12,7 +12,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from notation import GENERATION, command, volume
-from sources import NoHistories
+from sources import NoCompaction, NoHistories
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.bitmaps import BlockSet
@@ -72,7 +72,7 @@ class Node:
             None,  # type: ignore[arg-type]
             clock=clock,
             record_max_bytes=900_000,
-            compactor=None,  # type: ignore[arg-type]
+            compactor=NoCompaction(),
             histories=NoHistories(),
         )
         self.position = 0
