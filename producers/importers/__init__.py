@@ -11,7 +11,7 @@ proves that it is sound and fits the volume, and the second pass publishes it.
 - fio.py: fio's I/O logs.
 - blktrace.py, blkparse.py: recordings of the kernel's block tracer, in binary and as text.
 - block_recordings.py: which changes the events of such a recording name.
-- device_survey.py: finds the devices of such a recording, and where partitions begin.
+- recorded_devices.py: finds the devices of such a recording, and where partitions begin.
 - request_stages.py: follows requests through a recording, so that each names its range once.
 - flush_ends.py: tells completed flushes from completed operations on zones.
 - sequence_gaps.py: finds events that are missing.

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Set
 from typing import TypeAlias
 
 from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
-from mirrorlog.producers.importers.device_survey import (
-    DeviceSurvey,
-    RemapKey,
-    remap_key,
-    survey_devices,
-)
 from mirrorlog.producers.importers.flush_ends import FlushEnds
 from mirrorlog.producers.importers.reading import add_doubt
+from mirrorlog.producers.importers.recorded_devices import (
+    RecordedDevices,
+    RemapKey,
+    find_devices,
+    remap_key,
+)
 from mirrorlog.producers.importers.request_stages import RequestStages
 from mirrorlog.producers.importers.sequence_gaps import SequenceGaps
 from mirrorlog.producers.traces.block_events import NO_DEVICE, BlockEvent
@@ -57,34 +57,34 @@ def source_of_block_events(
     A pass raises BadUse if the recording has writes to several devices and `device` is None, or
     none to `device`; BadInput if nothing says where a recorded partition begins.
     """
-    surveys: list[DeviceSurvey] = []
+    found_devices: list[RecordedDevices] = []
 
     def changes() -> Iterator[Change]:
-        if not surveys:
-            surveys.append(survey_devices(events()))
-        survey = surveys[0]
-        chosen = survey.chosen_device(device)
+        if not found_devices:
+            found_devices.append(find_devices(events()))
+        devices = found_devices[0]
+        chosen = devices.chosen_device(device)
         begin = 0
         if not shifted:
-            begin = survey.partition_begin(chosen)
-        elif doubt := survey.doubt_of_shift(chosen, volume.offset):
+            begin = devices.partition_begin(chosen)
+        elif doubt := devices.doubt_of_shift(chosen, volume.offset):
             add_doubt(warnings, doubt)
-        found = _DeviceChanges(
+        changed = _DeviceChanges(
             chosen,
             begin,
             volume,
             warnings,
             discard_zeroes=discard_zeroes,
-            own_remaps=set() if shifted else survey.own_remaps(chosen),
-            only_ends=chosen not in survey.begun,
+            own_remaps=set() if shifted else devices.own_remaps(chosen),
+            only_ends=chosen not in devices.begun,
         )
         is_empty = True
         for event in events():
-            for change in found.by(event, epoch_us or 0):
+            for change in changed.by(event, epoch_us or 0):
                 is_empty = False
                 yield change
         if is_empty:
-            survey.check_writes(chosen)
+            devices.check_writes(chosen)
 
     return ImportSource(name, changes, warnings, joins=False, dated=epoch_us is not None)
 

@@ -28,7 +28,10 @@ _MAX_LISTED_DEVICES: Final = 20
 def recording_source(
     name: str, path: Path, *, device: str | None = None, discard_zeroes: bool = False
 ) -> ImportSource:
-    """Read a recording of the format `name`. See source_of_requests() for the options."""
+    """Read a recording of the format `name`. See source_of_requests() for the options.
+
+    Of blkparse's text it takes queue events only, as a replay does. blkparse_source() takes all.
+    """
     epoch_us = _EPOCHS_US.get(name)
 
     def requests() -> Iterator[TracedRequest]:

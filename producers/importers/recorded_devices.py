@@ -26,7 +26,7 @@ _HOW_TO_SHIFT: Final = (
 
 
 @dataclass(slots=True)
-class DeviceSurvey:
+class RecordedDevices:
     """What one pass over a recording shows of its devices, in the order of their first events.
 
     written: the devices that were recorded, and whether anything changed on them.
@@ -212,12 +212,12 @@ def remap_key(event: BlockEvent, remap: Remap) -> RemapKey:
     return remap.device, remap.to_device, event.device
 
 
-def survey_devices(events: Iterator[BlockEvent]) -> DeviceSurvey:
+def find_devices(events: Iterator[BlockEvent]) -> RecordedDevices:
     """Make a pass over a recording. BadInput if it names too many devices."""
-    survey = DeviceSurvey()
+    devices = RecordedDevices()
     for event in events:
-        survey.add(event)
-    return survey
+        devices.add(event)
+    return devices
 
 
 def _undecided(question: str) -> BadInput:
