@@ -285,12 +285,23 @@ def _watermark(record: Fields) -> Watermark:
 
 
 def _volume_fields(volume: Volume) -> Fields:
-    return _plain(volume) | {"earlier_sizes": [_plain(size) for size in volume.earlier_sizes]}
+    return _plain(volume) | {
+        "earlier_sizes": [_plain(size) for size in volume.earlier_sizes],
+        "ended_sessions": list(volume.ended_sessions),
+    }
 
 
 def _volume(record: Fields) -> Volume:
     sizes = tuple(EarlierSize(**item) for item in record["earlier_sizes"])
-    return Volume(**record | {"state": VolumeState(record["state"]), "earlier_sizes": sizes})
+    ended_sessions = tuple(record["ended_sessions"])
+    return Volume(
+        **record
+        | {
+            "state": VolumeState(record["state"]),
+            "earlier_sizes": sizes,
+            "ended_sessions": ended_sessions,
+        }
+    )
 
 
 def _batch_fields(batch: AcceptedBatch) -> Fields:

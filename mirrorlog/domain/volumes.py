@@ -15,6 +15,7 @@ from mirrorlog.errors import BadUse
 
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MIN_BLOCK_BYTES: Final = 512
+MAX_ENDED_SESSIONS: Final = 32
 MAX_BLOCK_BYTES: Final = 1 << 26
 MAX_RESIZES: Final = 10_000
 """How often a volume may grow: the description names each earlier size."""
@@ -65,6 +66,8 @@ class Volume:
     history_id, epoch, topic_id: the history of the partition to which all positions here belong,
     and Kafka's id of the commands topic in it. None and NO_EPOCH: the node hasn't met the volume
     yet, and the positions belong to the history that the partition has.
+    ended_sessions: sessions of hosts from which the volume was taken over, the newest last, at most
+    MAX_ENDED_SESSIONS. A host whose session is one of them writes no more.
     """
 
     volume: str
@@ -91,6 +94,8 @@ class Volume:
     def description_order(self) -> tuple[int, int]:
         """The key by which descriptions of one volume are ordered: the higher one is newer."""
         return self.epoch, self.described_position
+
+    ended_sessions: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> int:

@@ -548,12 +548,20 @@ class Outbox:
                 self._confirmed_s = self._clock.monotonic_s()
                 self._on_refused(self._confirmations.handle(messages))
 
+    def reject(self, volume: str, error: BadInput) -> None:
+        """Let no write to the volume begin any more. Only its first error counts, and is reported.
+
+        The caller holds the lock.
+        """
+        if volume not in self.rejected:
+            self.rejected[volume] = error
+            self._on_rejected(volume, error)
+
     def _on_refused(self, refused: list[CommandStatus]) -> None:
         """Report what the node refused. A refusal that names no volume ends all writes."""
         for volume, error in refusals_by_volume(refused).items():
             if volume is None:
                 self._refuse(error)
-            elif volume not in self.rejected:
-                self.rejected[volume] = error
-                self._on_rejected(volume, error)
+            else:
+                self.reject(volume, error)
         self._set_accepts_writes(self._refused is None and not self._is_full)

@@ -8,7 +8,7 @@ the old one would keep its sites waiting for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -44,6 +44,14 @@ class DescriptionWatch:
             if (newest := self._catalog.get(name)) is not None
             and (newest.generation, newest.history_id) != (volume.generation, volume.history_id)
             and newest.description_order >= volume.description_order
+        ]
+
+    def ended(self, names: Collection[str], session: str) -> list[str]:
+        """Return those of the volumes that were taken over from `session`, by the last look."""
+        return [
+            name
+            for name in names
+            if (newest := self._catalog.get(name)) is not None and session in newest.ended_sessions
         ]
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from mirrorlog.domain.commands import IMPORTED, LEFT_OUT_SESSIONS
 from mirrorlog.domain.positions import OPENED_EARLIER
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.reading.open_sessions import OpenSession
 
 FindOpen: TypeAlias = Callable[[Mapping[str, int]], list[OpenSession]]
@@ -58,6 +58,16 @@ def other_hosts_error(others: Collection[OpenSession]) -> BadUse:
         "publishes what it left unpublished, and ends its old session. Only if it is gone for "
         f"good: {options}, and the whole volume counts as dirty. Two hosts at once need a volume "
         "that is `shared`, and a file system that is made for it.",
+    )
+
+
+def taken_over_error(volume: str, session: str) -> BadInput:
+    """Return the error for writes of a session from which the volume was taken over."""
+    return BadInput(
+        f"the volume was taken over from this session, {session}: no write to it begins any more",
+        where=f"volume {volume}",
+        next="Another host has it. What this one wrote since then is recorded, but its primary may "
+        "be another one. End this host, and use the volume where it was moved to.",
     )
 
 

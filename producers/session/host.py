@@ -30,6 +30,7 @@ from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxC
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
 from mirrorlog.producers.session.clones import refuse_beside_original
 from mirrorlog.producers.session.description_watch import DescriptionWatch
+from mirrorlog.producers.session.fence import taken_over_error
 from mirrorlog.producers.session.opening import (
     OpenRequest,
     check_requests,
@@ -444,7 +445,10 @@ class Host:
         return unsettled
 
     def _follow_descriptions(self, now_s: float) -> None:
-        """Take over the generations and histories of open volumes that were renewed."""
+        """Take over the generations and histories of open volumes that were renewed.
+
+        Let no write to a volume begin that was taken over from this session (`volume move`).
+        """
         if self._descriptions is None or not self._descriptions.is_due(now_s):
             return
         with self._tracker.lock:
@@ -462,6 +466,9 @@ class Host:
                 self._tracker.renew(volume)
                 if volume.history_id != before.history_id:
                     self._outbox.enter_history(volume.partition, volume.history_id)
+        for name in self._descriptions.ended(volumes, self.session):
+            with self._tracker.lock:
+                self._outbox.reject(name, taken_over_error(name, self.session))
 
     def _handle_broken_histories(self) -> bool:
         """Let every volume in a partition whose history broke count as dirty as a whole, durably.

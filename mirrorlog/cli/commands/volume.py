@@ -23,7 +23,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
-from mirrorlog.cli.support.moving import check_sessions, publish_address
+from mirrorlog.cli.support.moving import check_sessions, publish_move
 from mirrorlog.cli.support.primaries import (
     PrimaryChoice,
     check_size,
@@ -289,9 +289,10 @@ def move(
 
     1. The primary is checked, and kept from other writers on this machine.
     2. Its mark is renewed: a host whose state folder knows another one trusts nothing of it.
-    3. The new address is published.
+    3. The address is published, and the sessions of hosts that are gone. If one of them lives and
+       can reach Kafka, it writes no more.
     4. The whole volume is recorded as dirty.
-    5. The sessions of hosts that are gone are ended: sites no longer wait for them.
+    5. These sessions are ended: sites no longer wait for them.
     """
     call = invocation(context)
     volume = _find_active(call.settings, name)
@@ -310,8 +311,7 @@ def move(
         )
         device.flush()
         marks.write([(device, _new_mark(volume, device))])  # 2
-        if address != volume.primary:
-            volume = publish_address(call.settings, volume, address)  # 3
+        volume = publish_move(call.settings, volume, address, sessions)  # 3
         whole = [Extent(0, volume.size_bytes)]
         note = "moved to another host"
         dirty = CommandContent(CommandKind.MARK_DIRTY, whole, note=note)

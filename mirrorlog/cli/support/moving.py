@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.support.lookup import find_volume
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.volumes import MAX_ENDED_SESSIONS, Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import publish_volume
@@ -50,21 +50,28 @@ def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str
     return [other.session for other in others]
 
 
-def publish_address(settings: Settings, volume: Volume, address: str) -> Volume:
-    """Publish the description with another address of the primary; return it.
+def publish_move(
+    settings: Settings, volume: Volume, address: str, ended: Collection[str]
+) -> Volume:
+    """Publish the description with the address of the primary and the ended sessions; return it.
 
-    The node may publish a description at the same moment. The newest one is read again then, and
-    published with the address. Raise KafkaFailed if that doesn't come to an end.
+    A host whose session is ended stops when it reads this. The node may publish a description at
+    the same moment. The newest one is read again then, and published with both. Raise KafkaFailed
+    if that doesn't come to an end.
     """
     for _ in range(_ATTEMPTS):
+        before = (session for session in volume.ended_sessions if session not in ended)
+        moved = replace(
+            volume, primary=address, ended_sessions=(*before, *ended)[-MAX_ENDED_SESSIONS:]
+        )
         publisher = KafkaPublisher(settings.kafka_client())
         try:
-            publish_volume(publisher, settings.topics, replace(volume, primary=address))
+            publish_volume(publisher, settings.topics, moved)
             publisher.flush(_PUBLISH_S)
         finally:
             publisher.close()
         volume = find_volume(settings, volume.volume)
-        if volume.primary == address:
+        if volume.primary == address and set(ended) <= set(volume.ended_sessions):
             return volume
     raise KafkaFailed(
         "the volume's description changes faster than it can be published",

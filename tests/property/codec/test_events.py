@@ -141,6 +141,7 @@ EVENTS = [
         history_id=GENERATION,
         epoch=2,
         topic_id="t",
+        ended_sessions=("s", "t"),
     ),
     VolumeHead(
         "v",
@@ -318,6 +319,7 @@ tracking_command.v4 970e83fe19473df9
 volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
 volume.v3           47a5190c710b4d77
+volume.v4           c47074cc1ae7d0fd
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1
@@ -597,6 +599,8 @@ def test_rows_of_the_versions_before_histories_belong_to_no_history() -> None:
         "secondaries": {},
     }
     assert decode(encode_by("volume.v2", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
+    volume |= {"cluster": "c", "history_id": GENERATION, "epoch": 2, "topic_id": "t"}
+    assert decode(encode_by("volume.v3", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
 
 
 def test_the_bytes_of_a_watermark_with_a_history_never_change() -> None:

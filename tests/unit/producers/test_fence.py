@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
@@ -15,6 +15,7 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import (
+    BadInput,
     BadUse,
     DeviceFailed,
     ExitCode,
@@ -26,6 +27,7 @@ from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
+from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -72,6 +74,7 @@ class Rig:
     on_search: Callable[[], object] = lambda: None
     clock: Clock = field(default_factory=Clock)
     reports: list[str] = field(default_factory=list)
+    descriptions: Catalog | None = None
     seen: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +99,7 @@ class Rig:
             self.clock,
             self.devices,
             sessions=SessionPorts(self.broker.reader, self),  # type: ignore[arg-type]
+            descriptions=self.descriptions,
         )
         return Host(
             name,
@@ -273,6 +277,27 @@ def test_taking_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
     with pytest.raises((OSError, DeviceFailed)):
         rig.open(rig.host("two", 2), take_over=[1])
     assert "s1 close" not in rig.published()
+
+
+def test_a_host_that_lives_is_told_that_its_volume_was_taken_over(rig: Rig) -> None:
+    """`volume move` publishes which sessions it ended. What was written before is still named."""
+    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
+    host = rig.host("one", 1)
+    opened = rig.open(host)
+    opened.pwrite(b"before", 20)
+    moved = replace(rig.volume, ended_sessions=("another", str(UUID(int=1))))
+    publisher = rig.broker.publisher()
+    publish_volume(publisher, TOPICS, moved)
+    publisher.flush(1)
+    for now_s in (1e6, 1e6 + 10):
+        host.tick(now_s)
+    with pytest.raises(BadInput, match="taken over from this session"):
+        rig.write(opened)
+    assert len([line for line in rig.reports if "taken over" in line]) == 1
+    with pytest.raises(BadInput, match="taken over"):
+        host.close()
+    assert "s1 writes 20+6" in rig.published()
+    assert rig.folders["one"].read("activity.log") is not None
 
 
 def clone_of(rig: Rig, name: str) -> MemoryFolder:
