@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from mirrorlog.adapters.device_identity import boot_id
 from mirrorlog.adapters.folders import lock_folder
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
@@ -23,6 +23,7 @@ from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
@@ -34,6 +35,7 @@ OnSummary: TypeAlias = Callable[[SiteSummary], None]
 
 _ROUND_S: Final = 0.1
 _SUMMARY_S: Final = 0.5
+_ASK_PATIENCE_S: Final = 2.0
 
 
 def _ignore_ready() -> None:
@@ -165,4 +167,19 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         states=SecondaryStateFiles(folder / "states"),
         secondaries=secondaries,
         clock=clock,
+        ask_end=_end_asker(client, topics.commands, stack),
     )
+
+
+def _end_asker(client: ClientSettings, topic: str, stack: ExitStack) -> Callable[[int], int | None]:
+    """Return a function that asks where a partition of `topic` ends, and gives up soon."""
+    admin = KafkaAdmin(client, _ASK_PATIENCE_S)
+    stack.callback(admin.close)
+
+    def ask_end(partition: int) -> int | None:
+        try:
+            return admin.end_position(topic, partition)
+        except KafkaFailed:
+            return None
+
+    return ask_end

@@ -11,5 +11,6 @@ In reading order:
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
 - reporting.py: the progress that a site publishes
+- log_lag.py: finds partitions whose log doesn't follow their commands
 - failure_log.py: what it logs of secondaries that fail again at each retry
 """

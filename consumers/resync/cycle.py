@@ -70,6 +70,7 @@ class CycleInput:
         the volume's partition.
     secondary_zeroed: the whole secondary is known to read as zeros.
     unknown_reason: why nothing is known of the secondary's contents, if the site knows that.
+    awaited_position: of a command that the log should hold by now and doesn't; None if all is well.
     """
 
     volume: Volume
@@ -79,6 +80,7 @@ class CycleInput:
     secondary_zeroed: bool
     beats: Mapping[str, int] = field(default_factory=dict)
     unknown_reason: str | None = None
+    awaited_position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def progress_of(
         blocks_copied=secondary.blocks_copied,
         bytes_copied=secondary.bytes_copied,
         at_us=now_us,
-        reason=secondary.status.reason or secondary.reason,
+        reason=secondary.status.reason or _log_lag_reason(cycle_input) or secondary.reason,
         secondary_id=secondary.reported_id,
     )
 
@@ -122,10 +122,21 @@ def _is_behind_known(state: SiteState, applied: int | None, cycle_input: CycleIn
     applied: the applied position that is saved.
     """
     watermark = cycle_input.watermark
+    if cycle_input.awaited_position is not None:
+        return False
     if not is_behind_known(state, applied_position=applied, watermark=watermark):
         return False
     assert applied is not None and watermark is not None
     return cycle_input.log.hole(after=applied, through=watermark) is None
+
+
+def _log_lag_reason(cycle_input: CycleInput) -> str | None:
+    if cycle_input.awaited_position is None:
+        return None
+    return (
+        f"the log ends at {cycle_input.watermark}, and commands through "
+        f"{cycle_input.awaited_position} wait for the node"
+    )
 
 
 def _lag_s(after: int, cycle_input: CycleInput, now_us: int) -> float | None:

@@ -21,6 +21,7 @@ from mirrorlog.consumers.resync.cycle import (
     next_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
+from mirrorlog.consumers.resync.log_lag import LogLag
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.reporting import ProgressReporter, SiteSummary, summarize_site
 from mirrorlog.consumers.resync.restoration import restore_all, restore_changed
@@ -67,6 +68,7 @@ class SitePorts:
     draw_id: returns a new UUID in canonical form.
     keep_name: called in each round and after each run of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
+    ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     """
 
     log: LogReader
@@ -78,6 +80,7 @@ class SitePorts:
     clock: Clock
     draw_id: Callable[[], str] = lambda: str(uuid4())
     keep_name: Callable[[], None] = lambda: None
+    ask_end: Callable[[int], int | None] = lambda _: None
 
 
 class Site:
@@ -94,6 +97,8 @@ class Site:
             name, ports.publisher, settings.topics.progress, ports.clock, settings.site_report_s
         )
         self._failures = FailureLog(name, ports.clock)
+        self._log_lag = LogLag()
+        self._lagging: Mapping[int, int] = {}
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()
         # Volumes that may need a step or a report, and volumes whose reads are over.
@@ -126,6 +131,7 @@ class Site:
         self._active |= touched
         if not self._ports.log.caught_up():
             return
+        self._active |= self._follow_log_lag()
         active = [
             self._secondaries[name] for name in sorted(self._active & self._secondaries.keys())
         ]
@@ -201,6 +207,26 @@ class Site:
             return set()
         self._checked_at_s = now_s
         return set(self._secondaries)
+
+    def _follow_log_lag(self) -> set[str]:
+        """Find the partitions whose log lags. Return the volumes of which that has changed.
+
+        They are reported again: how far they are behind is unknown, or known again.
+        """
+        now_s, before = self._ports.clock.monotonic_s(), self._lagging
+        if self._log_lag.is_due(now_s):
+            partitions = {each.volume.partition for each in self._secondaries.values()}
+            ends = {partition: self._ports.ask_end(partition) for partition in sorted(partitions)}
+            known = {partition: end for partition, end in ends.items() if end is not None}
+            self._log_lag.note_ends(known, now_s)
+        marks = self._ports.log.watermarks
+        self._lagging = self._log_lag.lagging({key: mark.through for key, mark in marks.items()})
+        changed = before.keys() ^ self._lagging.keys()
+        if not changed:
+            return set()
+        return {
+            name for name, each in self._secondaries.items() if each.volume.partition in changed
+        }
 
     # Steps
 
@@ -447,6 +473,7 @@ class Site:
             secondary_zeroed=secondary.is_zeroed,
             beats=self._ports.log.beats[volume.partition],
             unknown_reason=secondary.unknown_reason,
+            awaited_position=self._lagging.get(volume.partition),
         )
 
     def _log(self, name: str) -> SiteLog:

@@ -70,8 +70,8 @@ class SiteProgress:
         that isn't known (is_behind_known).
     lag_s: the age of the oldest write among them, 0 for none. None if that isn't known.
     blocks_copied, bytes_copied: of this site's process since its start.
-    reason: why the secondary is STOPPED, RETIRED or WAITING, or why a rung above CHANGED was taken,
-        until it is consistent again.
+    reason: why the secondary is STOPPED, RETIRED or WAITING, what the log lacks, or why a rung
+        above CHANGED was taken, until it is consistent again.
     secondary_id: what a host that forks its writes must find at the secondary (docs/
         forked-writes.md). None while the site hasn't met the secondary, and from older sites.
     """

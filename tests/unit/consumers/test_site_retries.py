@@ -1,4 +1,4 @@
-"""A secondary that can't be made, or whose state can't be read: the site tries that again."""
+"""A site whose secondary can't be made, whose state can't be read, or whose node is gone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from notation import GENERATION, volume
 
-from mirrorlog.codec.events import decode
+from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
@@ -21,6 +21,8 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 
 SETTINGS = Settings()
 TOPICS = SETTINGS.topics
@@ -71,6 +73,7 @@ class World:
             states=self.states,
             secondaries=self.secondaries,
             clock=self.clock,
+            ask_end=lambda partition: self.broker.end_position(TOPICS.commands, partition),
         )
         self.site = Site("a", ports, SETTINGS)
 
@@ -80,6 +83,11 @@ class World:
         for _ in range(rounds):
             self.site.run_once(0)
         assert self.clock.now_s - began_s > 15
+
+    def complete_through(self, position: int) -> None:
+        """Write a watermark, as the node does."""
+        watermark = Watermark(partition=0, through=position, at_us=0)
+        self.broker.append(TOPICS.changelog, 0, watermark_key(0), encode(watermark))
 
     def reports(self) -> list[SiteProgress]:
         messages = self.broker.messages(TOPICS.progress)
@@ -121,3 +129,24 @@ def test_a_state_that_cannot_be_read_is_read_later_and_is_not_lost(world: World)
     assert secondary.saved is not None
     assert secondary.saved.identity == saved.identity
     assert secondary.blocks_copied == 0
+
+
+def test_without_a_node_nobody_knows_how_far_a_site_is_behind(world: World) -> None:
+    world.start()
+    world.broker.append(TOPICS.commands, 0, b"v", b"a command")
+    world.complete_through(0)
+    world.run(200)
+    report = world.reports()[-1]
+    assert (report.state, report.behind_blocks, report.lag_s) == (SiteState.CONSISTENT, 0, 0.0)
+
+    world.broker.append(TOPICS.commands, 0, b"v", b"another command")
+    world.run(200)
+    report = world.reports()[-1]
+    assert (report.state, report.consistent_position) == (SiteState.CONSISTENT, 0)
+    assert (report.behind_blocks, report.behind_bytes, report.lag_s) == (None, None, None)
+    assert report.reason == "the log ends at 0, and commands through 1 wait for the node"
+
+    world.complete_through(1)
+    world.run(200)
+    report = world.reports()[-1]
+    assert (report.behind_blocks, report.lag_s, report.reason) == (0, 0.0, None)
