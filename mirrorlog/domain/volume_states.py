@@ -34,6 +34,7 @@ from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, Tracki
 from mirrorlog.domain.extents import MAX_BYTE, Extent
 from mirrorlog.domain.volumes import (
     DESCRIPTION_MAX_BYTES,
+    MAX_BLOCKS,
     MAX_RESIZES,
     EarlierSize,
     Volume,
@@ -177,6 +178,12 @@ def _grow(volume: Volume, command: TrackingCommand, position: int) -> Transition
         if len(volume.earlier_sizes) >= MAX_RESIZES and position > volume.described_position:
             text = f"the volume was resized {MAX_RESIZES} times already. Create a new one."
             return _refuse(volume, RejectReason.DESCRIPTION_TOO_LARGE, text)
+        if wanted > MAX_BLOCKS * volume.block_size and position > volume.described_position:
+            text = (
+                f"{wanted} bytes are too many blocks of {volume.block_size} bytes to be tracked: "
+                f"{MAX_BLOCKS} are possible. Create a volume with larger blocks."
+            )
+            return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
         earlier = (*volume.earlier_sizes, EarlierSize(before_position=position, size_bytes=before))
         return _change(volume, position, size_bytes=wanted, earlier_sizes=earlier)
     if wanted < before and not any(extent.end == wanted for extent in command.extents):

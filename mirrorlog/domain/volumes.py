@@ -17,6 +17,9 @@ VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MIN_BLOCK_BYTES: Final = 512
 MAX_ENDED_SESSIONS: Final = 32
 MAX_BLOCK_BYTES: Final = 1 << 26
+MAX_BLOCKS: Final = 1 << 38
+"""1 PiB in blocks of 4 KiB, 8 EiB in blocks of 32 MiB. If all blocks change, in no order, their
+bitmap takes 32 GiB: parts of half a megabyte, of which the key of a record can number 65,535."""
 MAX_RESIZES: Final = 10_000
 """How often a volume may grow: the description names each earlier size."""
 DESCRIPTION_MAX_BYTES: Final = 800_000
@@ -164,7 +167,10 @@ def check_volume_name(name: str) -> str:
 
 
 def check_geometry(*, size_bytes: int, block_size: int) -> None:
-    """Raise BadUse unless the block size is a power of two in range and the size is possible."""
+    """Raise BadUse unless the block size is a power of two in range and the size is possible.
+
+    The size is possible if the volume has at most MAX_BLOCKS blocks.
+    """
     if block_size & (block_size - 1) or not MIN_BLOCK_BYTES <= block_size <= MAX_BLOCK_BYTES:
         raise BadUse(
             f"{block_size} bytes can't be a block size",
@@ -173,3 +179,15 @@ def check_geometry(*, size_bytes: int, block_size: int) -> None:
         )
     if not 0 < size_bytes <= MAX_BYTE:
         raise BadUse(f"{size_bytes} bytes can't be a volume's size", next="Use 1 B to 8 EiB.")
+    if size_bytes > MAX_BLOCKS * block_size:
+        raise BadUse(
+            f"{size_bytes} bytes are too many blocks of {block_size} bytes to be tracked: "
+            f"{MAX_BLOCKS} are possible",
+            next=f"Use blocks of {least_block_bytes(size_bytes)} bytes or more, or a smaller size.",
+        )
+
+
+def least_block_bytes(size_bytes: int) -> int:
+    """Return the least block size in bytes with which a volume of that size can be tracked."""
+    blocks = -(-size_bytes // MAX_BLOCKS)
+    return max(MIN_BLOCK_BYTES, 1 << (blocks - 1).bit_length())
