@@ -177,6 +177,7 @@ class Site:
         return changed
 
     def _add(self, volume: Volume) -> None:
+        self._ports.log.follow_partition(volume.partition)
         secondary = self._secondaries[volume.volume] = Secondary(volume)
         self._awaiting_read_end.add(volume.volume)
         self._load(secondary)

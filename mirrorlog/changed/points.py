@@ -1,6 +1,6 @@
 """Points in a volume's history, as people and programs write them.
 
-2h ago, 30min ago           a time, that long before now
+2h ago, 30min ago           a time, that long before now by the clock of whoever parses it
 2026-11-22T18:30:00Z        a time, ISO 8601 (RFC 3339); UTC unless it names a zone; a date alone is
                             its midnight
 @1234, 1234                 a log position: the commands through it lie before the point

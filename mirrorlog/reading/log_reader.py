@@ -119,7 +119,18 @@ class LogReader:
         self.beats: dict[int, dict[str, int]] = defaultdict(dict)
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
         self.watermarks: dict[int, Watermark] = {}
+        self._partitions = set(partitions)
         reader.assign(topic, dict.fromkeys(partitions))
+
+    def follow_partition(self, partition: int) -> None:
+        """Read this partition, too, if it isn't read yet: it was added to the topic.
+
+        Raise KafkaFailed if the topic has no such partition.
+        """
+        if partition not in self._partitions:
+            self._unread_ends[partition] = self._admin.end_position(self._topic, partition)
+            self._reader.assign(self._topic, {partition: None})
+            self._partitions.add(partition)
 
     def caught_up(self) -> bool:
         """Return whether all that was there when the reader began is read, and counts.

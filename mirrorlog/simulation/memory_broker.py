@@ -81,6 +81,12 @@ class MemoryBroker:
         """Return the topic's id. A topic that is deleted and created again has another one."""
         return self._identities[topic]
 
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Let the topic have `count` partitions, as an operator does."""
+        for number in range(self._counts[topic], count):
+            self._partitions[topic, number] = MemoryPartition()
+        self._counts[topic] = count
+
     def partitions(self, topic: str) -> int:
         """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
         if topic not in self._counts:

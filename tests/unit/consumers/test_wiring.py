@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from notation import volume
 
+from mirrorlog.codec.events import encode
 from mirrorlog.consumers import wiring
 from mirrorlog.consumers.name_fence import FencePorts
 from mirrorlog.consumers.resync.reporting import SiteSummary
@@ -23,6 +24,8 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 
 SETTINGS = Settings()
 
@@ -94,3 +97,23 @@ def test_the_package_is_cheap_to_import() -> None:
     code = "import sys, mirrorlog.consumers; print(len([m for m in sys.modules if 'kafka' in m]))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert loaded.strip() == b"0"
+
+
+def test_a_volume_in_a_partition_that_was_added_while_the_site_ran_is_mirrored(site: Site) -> None:
+    broker, topics = site._ports.admin, SETTINGS.topics
+    assert isinstance(broker, MemoryBroker)
+    assert isinstance(site._ports.secondaries, MemorySecondaries)
+    site._ports.secondaries.primaries["w"] = MemoryDevice(volume().size_bytes)
+    site.run_once(0)
+    for topic in (topics.commands, topics.changelog, topics.status):
+        broker.add_partitions(topic, 2)
+    publisher = broker.publisher()
+    publish_volume(publisher, topics, volume("w", partition=1))
+    publisher.flush(0)
+    watermark = Watermark(partition=1, through=5, at_us=1)
+    broker.append(topics.changelog, 1, watermark_key(1), encode(watermark))
+    for _ in range(5):
+        site.run_once(0)
+    assert site._ports.log.watermarks == {1: watermark}
+    assert site._ports.log.caught_up()
+    assert "w" in site.secondaries
