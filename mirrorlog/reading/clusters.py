@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mirrorlog.errors import WrongCluster
-from mirrorlog.ports.streams import TopicAdmin
 from mirrorlog.tracking_log.heads import Watermark
+
+
+class IdentifiedCluster(Protocol):
+    """The part of a TopicAdmin that is needed here."""
+
+    def cluster_id(self) -> str:
+        """Return the id that the cluster gave itself when it was made."""
 
 
 class ClusterCheck:
@@ -13,19 +21,19 @@ class ClusterCheck:
     The cluster is asked for its id once, when it is first needed.
     """
 
-    def __init__(self, admin: TopicAdmin) -> None:
-        self._admin = admin
+    def __init__(self, cluster: IdentifiedCluster) -> None:
+        self._cluster = cluster
         self._own: str | None = None
 
     def check(self, cluster: str | None, where: str) -> None:
-        """Raise WrongCluster if `cluster` isn't the one that the admin asks; None is unknown.
+        """Raise WrongCluster if `cluster` isn't the one that is asked here; None is unknown.
 
         where: names what was read, for the error.
         """
         if cluster is None:
             return
         if self._own is None:
-            self._own = self._admin.cluster_id()
+            self._own = self._cluster.cluster_id()
         if cluster != self._own:
             raise WrongCluster(
                 f"this cluster is {self._own}, and the positions are those of cluster {cluster}: "

@@ -14,6 +14,7 @@ from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.histories import History
 from mirrorlog.domain.volumes import Volume, in_history
 from mirrorlog.ports.clock import Clock
+from mirrorlog.reading.clusters import ClusterCheck
 from mirrorlog.streams.history.evidence import (
     AssignedPartition,
     KnownWatermark,
@@ -54,6 +55,7 @@ class PartitionHistories:
 
     def __init__(self, ports: RenewalPorts, commands: CommandsTopic, clock: Clock) -> None:
         self._ports, self._commands, self._clock = ports, commands, clock
+        self._cluster = ClusterCheck(commands)
 
     async def enter(self, partition: int) -> int | None:
         """Hold the log of an assigned partition against the commands topic (ended_reason).
@@ -63,8 +65,12 @@ class PartitionHistories:
         Return None if the history goes on. Otherwise it is renewed, and the result is the position
         at which the new one begins: the commands from there on are folded. A log without a history
         gets its first one here, and a volume that names none is described with it.
+
+        Raise WrongCluster if the log is a mirror of another cluster's.
         """
         watermark = self._ports.table.watermark(partition)
+        if watermark is not None:
+            await asyncio.to_thread(self._cluster.check_watermark, watermark)
         discarded = self._discarded_watermark(partition)
         volumes = self._volumes(partition)
         now = await asyncio.to_thread(
