@@ -166,6 +166,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         publisher=publisher,
         states=SecondaryStateFiles(folder / "states"),
         secondaries=secondaries,
+        open_reader=lambda: KafkaReader(client),
         clock=clock,
         ask_end=_end_asker(client, topics.commands, stack),
     )

@@ -7,6 +7,7 @@ In reading order:
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, marks them, and does what was decided
+- history_watch.py: whether the commands topic is still the one of the site's positions
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs

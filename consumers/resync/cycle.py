@@ -15,6 +15,7 @@ hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or F
         the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
     any state
         a hole in the log, a new generation   Resync all        --> SYNCING, with a warning
+        another history of the partition      Resync all        --> SYNCING, with a warning
         a device fails                        tried again later --> STOPPED; the others go on
         the volume is retired                 Idle              --> RETIRED; the copy stays as it is
 
@@ -71,6 +72,10 @@ class CycleInput:
     secondary_zeroed: the whole secondary is known to read as zeros.
     unknown_reason: why nothing is known of the secondary's contents, if the site knows that.
     awaited_position: of a command that the log should hold by now and doesn't; None if all is well.
+    history_id, anchor: of the watermark: the history in which it was taken, and the digest of the
+        command there (hexadecimal); None if they aren't known.
+    is_other_history: the log is of another history than the volume's description, and no watermark
+        counts.
     """
 
     volume: Volume
@@ -81,6 +86,9 @@ class CycleInput:
     beats: Mapping[str, int] = field(default_factory=dict)
     unknown_reason: str | None = None
     awaited_position: int | None = None
+    history_id: str | None = None
+    anchor: str | None = None
+    is_other_history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,17 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
 
     Site._advance takes the step. It hands each Resync to Site._run_cycles (site.py).
     """
+    if cycle_input.volume.is_retired or not cycle_input.is_other_history:
+        return _in_history(_next_step(saved, cycle_input), saved, cycle_input)
+    return Idle(
+        SiteState.WAITING,
+        "the log is of another history than the volume's description: the node renews the history, "
+        "or its log isn't read that far yet",
+    )
+
+
+def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
+    """Return the next step, whose states don't name the history yet."""
     volume, watermark = cycle_input.volume, cycle_input.watermark
     if volume.is_retired:
         return Idle(
@@ -151,6 +170,8 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
         return _resync_all(
             cycle_input, f"the generation changed from {saved.generation} to {volume.generation}"
         )
+    if reason := _history_reason(saved, cycle_input):
+        return _resync_all(cycle_input, reason)
     if saved.applied_position is None:
         return _resync_all(
             cycle_input, cycle_input.unknown_reason or "the initial copy wasn't finished"
@@ -170,6 +191,45 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
             "no record",
         )
     return _step_by_log(saved, saved.applied_position, watermark, cycle_input)
+
+
+def _history_reason(saved: SecondaryState, cycle_input: CycleInput) -> str | None:
+    """Return how the saved positions' history differs from the log's; None if it doesn't.
+
+    A state of an older release names no history, and takes over that of the log when it is saved.
+    """
+    known, now = saved.history_id, cycle_input.history_id
+    if known is None or known == now or cycle_input.watermark is None:
+        return None
+    if now is None:
+        return f"an older node wrote the log, which may not be of the history {known} any more"
+    return f"the history of the partition changed from {known} to {now}: positions mean others now"
+
+
+def _in_history(
+    step: CycleStep, saved: SecondaryState | None, cycle_input: CycleInput
+) -> CycleStep:
+    """Return the step with the history, and the anchor of the position, in each state to save."""
+
+    def stamped(state: SecondaryState) -> SecondaryState:
+        anchor = None
+        if state.applied_position is not None:
+            if state.applied_position == cycle_input.watermark:
+                anchor = cycle_input.anchor
+            elif saved is not None and state.applied_position == saved.applied_position:
+                anchor = saved.anchor
+        history_id = cycle_input.history_id
+        if cycle_input.watermark is None and saved is not None:
+            history_id = saved.history_id
+        return replace(state, history_id=history_id, anchor=anchor)
+
+    match step:
+        case Idle():
+            return step
+        case Resync():
+            return replace(step, running=stamped(step.running), done=stamped(step.done))
+        case SkipInitialCopy() | MarkConsistent() | AdvancePosition():
+            return replace(step, state=stamped(step.state))
 
 
 class _CycleBlocks(NamedTuple):

@@ -21,6 +21,7 @@ from mirrorlog.consumers.resync.cycle import (
     next_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
+from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.resync.log_lag import LogLag
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.reporting import ProgressReporter, SiteSummary, summarize_site
@@ -40,12 +41,12 @@ from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Publisher, TopicAdmin
+from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.heads import Watermark, counts_for
 from mirrorlog.tracking_log.keys import missed_log, split_log_name
 from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.site_log import SiteLog
@@ -65,6 +66,7 @@ later reports."""
 class SitePorts:
     """The ports that a site needs.
 
+    open_reader: opens a reader of any topic, for one message. The site closes it.
     draw_id: returns a new UUID in canonical form.
     keep_name: called in each round and after each run of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
@@ -77,6 +79,7 @@ class SitePorts:
     publisher: Publisher
     states: SecondaryStateStore
     secondaries: Secondaries
+    open_reader: Callable[[], TopicReader]
     clock: Clock
     draw_id: Callable[[], str] = lambda: str(uuid4())
     keep_name: Callable[[], None] = lambda: None
@@ -101,6 +104,16 @@ class Site:
         self._lagging: Mapping[int, int] = {}
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()
+        self._histories = HistoryWatch(
+            ports.open_reader,
+            ports.admin,
+            settings.topics.commands,
+            ports.clock,
+            settings.patience_s,
+        )
+        # What is to be held against the commands topic: saved positions of volumes, and the log.
+        self._unchecked: set[str] = set()
+        self._partitions_to_check: set[int] = set()
         # Volumes that may need a step or a report, and volumes whose reads are over.
         self._active: set[str] = set()
         self._awaiting_read_end: set[str] = set()
@@ -111,10 +124,12 @@ class Site:
         1. LogReader.poll reads the log, and Catalog.poll the descriptions.
         2. _ask_read_ends asks for the end of the commands topic where the reads of a cycle are
            over.
-        3. _advance: next_step (cycle.py) decides for each volume, and _run_cycles copies.
-        4. ProgressReporter.report publishes what is due.
+        3. _check_histories holds new secondaries' positions, and now and then the log, against the
+           commands topic.
+        4. _advance: next_step (cycle.py) decides for each volume, and _run_cycles copies.
+        5. ProgressReporter.report publishes what is due.
 
-        Steps 3 and 4 are left out until the reader has caught up with the log.
+        Steps 3 to 5 are left out until the reader has caught up with the log.
         Wait up to `timeout_s` for the log. Raise KafkaFailed, OutOfRetention, BadInput (an event of
         the log or a description is damaged), BadUse (another process runs the site) or DeviceFailed
         (of the state store): the site can't go on then. A device of one volume stops that volume
@@ -132,6 +147,7 @@ class Site:
         if not self._ports.log.caught_up():
             return
         self._active |= self._follow_log_lag()
+        touched |= self._check_histories(touched)
         active = [
             self._secondaries[name] for name in sorted(self._active & self._secondaries.keys())
         ]
@@ -160,7 +176,7 @@ class Site:
         """Return whether the log is by a newer description of the volume than the site has."""
         known, head = self._ports.catalog.get(name), self._ports.log.logs[name].head
         return known is None or (
-            head is not None and head.described_position > known.described_position
+            head is not None and (head.epoch, head.described_position) > known.description_order
         )
 
     def _follow_catalog(self) -> set[str]:
@@ -190,6 +206,7 @@ class Site:
         """
         if secondary.is_loaded:
             return True
+        self._unchecked.add(secondary.volume.volume)
         try:
             secondary.note_saved(self._ports.states.load(secondary.volume.volume))
         except StateDamaged as error:
@@ -207,6 +224,7 @@ class Site:
         if now_s - self._checked_at_s < _CHECK_S:
             return set()
         self._checked_at_s = now_s
+        self._partitions_to_check |= self._ports.log.watermarks.keys()
         return set(self._secondaries)
 
     def _follow_log_lag(self) -> set[str]:
@@ -220,6 +238,11 @@ class Site:
             ends = {partition: self._ports.ask_end(partition) for partition in sorted(partitions)}
             known = {partition: end for partition, end in ends.items() if end is not None}
             self._log_lag.note_ends(known, now_s)
+            self._partitions_to_check |= {
+                partition
+                for partition, mark in self._ports.log.watermarks.items()
+                if mark.through >= known.get(partition, mark.through + 1)
+            }  # impossible in one history: _check_histories says what happened
         marks = self._ports.log.watermarks
         self._lagging = self._log_lag.lagging({key: mark.through for key, mark in marks.items()})
         changed = before.keys() ^ self._lagging.keys()
@@ -228,6 +251,37 @@ class Site:
         return {
             name for name, each in self._secondaries.items() if each.volume.partition in changed
         }
+
+    def _check_histories(self, touched: set[str]) -> set[str]:
+        """Hold the log and saved positions against the commands topic, where that is due.
+
+        touched: volumes of which the log has something new.
+        Return the volumes about which something else can be said now.
+        """
+        partitions = {self._secondaries[name].volume.partition for name in self._unchecked}
+        partitions |= (
+            self._partitions_to_check
+            | {
+                self._secondaries[name].volume.partition
+                for name in touched & self._secondaries.keys()
+            }
+            & self._histories.ended.keys()
+        )
+        changed: set[str] = set()
+        for partition in partitions & self._ports.log.watermarks.keys():
+            names = {
+                name
+                for name, secondary in self._secondaries.items()
+                if secondary.volume.partition == partition
+            }
+            loaded = (self._secondaries[name].saved for name in names & self._unchecked)
+            saved = [state for state in loaded if state is not None]
+            if self._histories.look(partition, self._ports.log.watermarks[partition], saved):
+                changed |= names
+            self._unchecked -= names
+            self._partitions_to_check.discard(partition)
+        self._active |= changed
+        return changed
 
     # Steps
 
@@ -243,7 +297,12 @@ class Site:
             for partition in {secondary.volume.partition for secondary in waiting}
         }
         for secondary in waiting:
-            secondary.note_read_end(ends[secondary.volume.partition])
+            partition = secondary.volume.partition
+            secondary.note_read_end(ends[partition])
+            watermark = self._ports.log.watermarks.get(partition)
+            if watermark is not None and watermark.through >= ends[partition]:
+                # It was read before the question: impossible in one history.
+                self._partitions_to_check.add(partition)
         asked, self._awaiting_read_end = self._awaiting_read_end, set()
         return asked
 
@@ -301,6 +360,8 @@ class Site:
 
         Start over first if it doesn't hold what earlier cycles wrote (samples.py).
         """
+        if (step := self._step_of_ended_history(secondary)) is not None:
+            return step
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
         if secondary.differing and saved is not None:
             after, through = saved.applied_position, cycle_input.watermark
@@ -323,6 +384,30 @@ class Site:
                     self._stop_all(failed)
                     return secondary.status
         return next_step(secondary.saved, self._cycle_input(secondary))
+
+    def _step_of_ended_history(self, secondary: Secondary) -> CycleStep | None:
+        """Return the step of a secondary whose log contradicts the commands topic; None otherwise.
+
+        What was applied is forgotten, durably: if the topic grows past the position later, the
+        position means something else. The same is done if only the saved position contradicts the
+        topic: the secondary is copied in full then.
+        """
+        volume = secondary.volume
+        if volume.is_retired:
+            return None
+        if volume.volume in self._unchecked:  # it was loaded a moment ago
+            self._check_histories(set())
+        ended = self._histories.ended.get(volume.partition)
+        reason = ended or self._histories.take_other(volume.volume)
+        saved = secondary.saved
+        if reason is None or saved is None or saved.applied_position is None:
+            failed = []
+        else:
+            failed = self._meetings.start_over(secondary, reason)
+        if failed:
+            self._stop_all(failed)
+            return secondary.status
+        return None if ended is None else Idle(SiteState.STOPPED, ended)
 
     def _with_samples(self, secondary: Secondary, state: SecondaryState) -> SecondaryState:
         """Return `state` without the samples that forked writes changed up to its position."""
@@ -465,11 +550,16 @@ class Site:
         return self._ports.log.watermarks.get(secondary.volume.partition)
 
     def _cycle_input(self, secondary: Secondary) -> CycleInput:
-        volume, watermark = secondary.volume, self._watermark(secondary)
+        volume, read = secondary.volume, self._watermark(secondary)
+        watermark = read if read is not None and counts_for(read, volume) else None
+        history = watermark.history if watermark else None
         return CycleInput(
             volume=volume,
             log=self._log(volume.volume),
             watermark=None if watermark is None else watermark.through,
+            history_id=history.id if history else None,
+            anchor=watermark.anchor.hex() if watermark and watermark.anchor else None,
+            is_other_history=read is not None and watermark is None,
             read_end=secondary.read_end,
             secondary_zeroed=secondary.is_zeroed,
             beats=self._ports.log.beats[volume.partition],

@@ -89,6 +89,10 @@ class SecondaryState:
     updated_at_us: microseconds since 1970 (UTC), for people.
     identity: what the secondary was when it was met last; None in a state of an older release.
     samples: ranges that cycles wrote and that nothing has changed up to applied_position.
+    history_id: the history of the partition (a canonical UUID) in which all positions here were
+        taken; None if it isn't known.
+    anchor: the digest of the command at applied_position, 16 bytes in hexadecimal
+        (histories.anchor_of); None if it isn't known.
 
     Raise BadUse for a volume name that is none, and ValueError for values that contradict each
     other: above all for a state that claims consistency while a cycle runs or while blocks are
@@ -106,9 +110,15 @@ class SecondaryState:
     changed_through: int | None = None
     identity: SecondaryIdentity | None = None
     samples: tuple[Sample, ...] = ()
+    history_id: str | None = None
+    anchor: str | None = None
 
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
+        if self.history_id is not None and str(UUID(self.history_id)) != self.history_id:
+            raise ValueError(f"'{self.history_id}' isn't a UUID in canonical form")
+        if self.anchor is not None and not _DIGEST.fullmatch(self.anchor):
+            raise ValueError(f"'{self.anchor}' isn't a digest")
         if str(UUID(self.generation)) != self.generation:
             raise ValueError(f"'{self.generation}' isn't a UUID in canonical form")
         for name in (
@@ -132,6 +142,8 @@ class SecondaryState:
             position = getattr(self, name)
             if position is not None and (applied is None or position > applied):
                 raise ValueError(f"{name} {position} reaches past applied_position {applied}")
+        if self.anchor is not None and applied is None:
+            raise ValueError("an anchor without an applied position")
         if self.consistent_position is not None and (
             self.cycle_through is not None or self.suspect_after is not None
         ):

@@ -1,13 +1,13 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 3: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
+Format, version 4: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
 fields of SecondaryState, `format`, `version`, and `crc32`: the CRC-32 (ISO 3309, zlib.crc32) of the
 line without its `crc32`. `identity` is an object with the fields of SecondaryIdentity, or null.
 `samples` is a list of [offset, length, digest]. A file that differs from this in any byte is
 damaged, so that no reader has to guess what it meant.
 
-Version 2 has no `identity` and no `samples`, and version 1 no `changed_through` either. A state
-without these is written in the older version.
+Version 3 has no `history_id` and no `anchor`, version 2 no `identity` and no `samples` either, and
+version 1 no `changed_through`. A state without these is written in the older version.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 _NEWER_FIELDS: Final = {
-    1: frozenset({"changed_through", "identity", "samples"}),
-    2: frozenset({"identity", "samples"}),
-    3: frozenset[str](),
+    1: frozenset({"changed_through", "identity", "samples", "history_id", "anchor"}),
+    2: frozenset({"identity", "samples", "history_id", "anchor"}),
+    3: frozenset({"history_id", "anchor"}),
+    4: frozenset[str](),
 }
 """By version, the fields that it lacks."""
 MAX_STATE_BYTES: Final = 1 << 16
@@ -57,6 +58,8 @@ def encode_state(state: SecondaryState) -> bytes:
 
 def _oldest_version(state: SecondaryState) -> int:
     """Return the oldest version that can hold the state."""
+    if state.history_id is not None or state.anchor is not None:
+        return 4
     if state.identity is not None or state.samples:
         return 3
     return 1 if state.changed_through is None else 2

@@ -158,7 +158,7 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=4), "version 4"),
+        (sealed(version=5), "version 5"),
         (sealed(version=3), "checksum"),
         (sealed(version=2), "checksum"),
         (sealed(version=True), "version True"),
@@ -228,6 +228,23 @@ def test_version_3_stays_readable(rig: Rig) -> None:
         rig.put("vol1", damaged)
         with pytest.raises(StateDamaged):
             rig.store.load("vol1")
+
+
+def test_version_4_stays_readable(rig: Rig) -> None:
+    content = (
+        b'{"anchor":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","applied_position":41,"changed_th'
+        b'rough":null,"consistent_position":41,"crc32":1452073241,"cycle_through":null,"'
+        b'format":"mirrorlog.secondary_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a'
+        b'7c8a9d10","history_id":"1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","identity":{"epo'
+        b'ch":7,"lasting":"inode 12 generation 3","primary":"inode 9","secondary_id":"0f'
+        b'1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},"rung":"changed","sa'
+        b'mples":[[4096,512,"abababababababababababababababab"]],"suspect_after":null,"u'
+        b'pdated_at_us":2,"version":4,"volume":"vol1"}\n'
+    )
+    rig.put("vol1", content)
+    assert rig.store.load("vol1") == replace(
+        FULL, history_id="1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10", anchor="cd" * 16
+    )
 
 
 @pytest.mark.parametrize(

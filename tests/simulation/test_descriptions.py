@@ -177,6 +177,7 @@ class World:
             publisher=self.broker.publisher(),
             states=MemorySecondaryStates(),
             secondaries=self.secondaries,
+            open_reader=self.broker.reader,
             clock=ManualClock(look_s=10),
         )
         return Site("a", ports, SETTINGS)

@@ -92,6 +92,7 @@ class SiteModel:
             publisher=self._publisher,
             states=self.states,
             secondaries=self.secondaries,
+            open_reader=self._broker.reader,
             clock=clock,
             draw_id=self._draw_id,
             keep_name=fence.keep,

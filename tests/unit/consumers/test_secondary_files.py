@@ -63,6 +63,7 @@ class Rig:
             publisher=broker.publisher(),
             states=SecondaryStateFiles(self.folder / "states"),
             secondaries=self.files,
+            open_reader=broker.reader,
             clock=ManualClock(look_s=1),
         )
         self.site = Site(name, ports, SETTINGS)

@@ -72,6 +72,7 @@ class World:
             publisher=publisher,
             states=self.states,
             secondaries=self.secondaries,
+            open_reader=self.broker.reader,
             clock=self.clock,
             ask_end=lambda partition: self.broker.end_position(TOPICS.commands, partition),
         )

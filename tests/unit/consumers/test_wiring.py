@@ -44,6 +44,7 @@ def site() -> Site:
         publisher=publisher,
         states=MemorySecondaryStates(),
         secondaries=MemorySecondaries({}, {"v": MemoryDevice(volume().size_bytes)}),
+        open_reader=broker.reader,
         clock=clock,
     )
     return Site("a", ports, SETTINGS)
