@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from mirrorlog.adapters.addresses import open_file, path_of
 from mirrorlog.adapters.device_identity import device_name
@@ -24,6 +25,32 @@ from mirrorlog.ports.devices import BlockDevice
 MAX_HELD: Final = 512
 """How many secondaries stay locked while the site is idle. Each takes a descriptor. The others are
 locked only while a cycle writes to them."""
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _stops_one_volume(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn whatever an address leads to into DeviceFailed: it stops one volume, not the site.
+
+    resolve() raises RuntimeError for a circle of symbolic links.
+    """
+
+    @wraps(method)
+    def call(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        try:
+            return method(*arguments, **named)
+        except BadUse as error:
+            where = f"{error.where}, offset 0"
+            raise DeviceFailed(error.what, where=where, next=error.next) from error
+        except (OSError, RuntimeError) as error:
+            raise DeviceFailed(
+                f"looking at a secondary or a primary failed: {error}",
+                next="Check the addresses in the volume's description, and the rights there.",
+            ) from error
+
+    return call
 
 
 def secondary_address(site: str, folder: Path, volume: Volume) -> str:
@@ -47,6 +74,7 @@ class SecondaryFiles:
             device.close()
         self._held.clear()
 
+    @_stops_one_volume
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there, and change nothing."""
         path = self._path(volume)
@@ -61,11 +89,13 @@ class SecondaryFiles:
             return FoundSecondary(device=device, mark_damage=str(error), primary_of=primary_of)
         return FoundSecondary(device=device, mark=mark, primary_of=primary_of)
 
+    @_stops_one_volume
     def find_primary(self, volume: Volume) -> FoundDevice:
         """Look what is at the address of the volume's primary, and change nothing."""
         with self.open_primary(volume) as primary:
             return _found(primary)
 
+    @_stops_one_volume
     def hold(self, volume: Volume) -> None:
         """Lock the secondary for as long as the site runs, as Secondaries.hold says.
 
@@ -92,6 +122,7 @@ class SecondaryFiles:
         if held is not None:
             held.close()
 
+    @_stops_one_volume
     def create(self, volume: Volume) -> None:
         """Create a sparse file of zeros. Raise DeviceFailed if the primary belongs there."""
         path = self._path(volume)
@@ -101,19 +132,21 @@ class SecondaryFiles:
                 where=f"{path}, offset 0",
                 next="Give the secondary a file or device of its own.",
             )
-        with _bad_use_fails(path):
-            FileDevice.create(path, volume.size_bytes).close()
+        FileDevice.create(path, volume.size_bytes).close()
 
+    @_stops_one_volume
     def grow(self, volume: Volume) -> None:
         """Make the secondary as large as the volume, durably."""
         with self.open(volume) as device:
             device.resize(volume.size_bytes)
 
+    @_stops_one_volume
     def write_marks(self, marks: Sequence[tuple[Volume, SecondaryMark]]) -> None:
         """Write these marks durably, each in place of the one before."""
         if marks:
             write_marks({self._mark_path(self._path(v), v): mark for v, mark in marks})
 
+    @_stops_one_volume
     def open(self, volume: Volume) -> BlockDevice:
         """Open the secondary for writing. It is locked while it is open, or longer."""
         device = self._open(volume, writable=True)
@@ -126,10 +159,10 @@ class SecondaryFiles:
             raise
         return device
 
+    @_stops_one_volume
     def open_primary(self, volume: Volume) -> BlockDevice:
         """Open the volume's primary for reading. Raise DeviceFailed if it is another volume's."""
-        with _bad_use_fails(volume.primary):
-            primary = open_file(volume.primary, writable=False)
+        primary = open_file(volume.primary, writable=False)
         try:
             owner = self._primary_of(primary)
             if owner not in (None, volume.volume):
@@ -156,8 +189,7 @@ class SecondaryFiles:
 
     def _open(self, volume: Volume, *, writable: bool) -> FileDevice:
         address = secondary_address(self._site, self._folder, volume)
-        with _bad_use_fails(address):
-            return open_file(address, writable=writable)
+        return open_file(address, writable=writable)
 
     def _mark_path(self, secondary: Path, volume: Volume) -> Path:
         if not secondary.is_block_device():
@@ -179,8 +211,7 @@ def _found(device: BlockDevice) -> FoundDevice:
 
 
 def _lock(device: FileDevice) -> None:
-    with _bad_use_fails(device.address):
-        lock_secondary(device.fileno(), device.address, ImageUser.SITE)
+    lock_secondary(device.fileno(), device.address, ImageUser.SITE)
 
 
 def _is_at(device: FileDevice, path: Path) -> bool:
@@ -197,14 +228,3 @@ def _is_primary_path(volume: Volume, path: Path) -> bool:
         return path_of(volume.primary).resolve() == path.resolve()
     except MirrorlogError:
         return False
-
-
-@contextmanager
-def _bad_use_fails(where: str | Path) -> Iterator[None]:
-    """Turn BadUse into DeviceFailed: what an address leads to stops one volume, not the site."""
-    try:
-        yield
-    except BadUse as error:
-        raise DeviceFailed(
-            error.what, where=f"{error.where or where}, offset 0", next=error.next
-        ) from error

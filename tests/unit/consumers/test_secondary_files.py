@@ -301,6 +301,28 @@ def test_a_primary_that_is_not_there_is_not_made_as_a_secondary(tmp_path: Path) 
     assert not rig.primary.exists()
 
 
+@pytest.mark.parametrize("address", ["http://x/y", "{tmp}/circle", "{tmp}", "{tmp}/none/v.img"])
+def test_an_address_that_leads_nowhere_stops_its_volume_only(tmp_path: Path, address: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    rig = Rig(tmp_path, secondaries={"a": address.replace("{tmp}", str(tmp_path))})
+    stopped(rig, "")
+
+
+@pytest.mark.parametrize("address", ["http://x/y", "{tmp}/circle", "{tmp}", "{tmp}/none"])
+def test_a_primary_that_can_not_be_reached_is_tried_again(rig: Rig, address: str) -> None:
+    (rig.folder / "circle").symlink_to("circle")
+    saved = SecondaryStateFiles(rig.folder / "states").load("v")
+    rig.describe(primary=address.replace("{tmp}", str(rig.folder)))
+    rig.start()
+    assert rig.run().state is SiteState.CONSISTENT  # nothing is to be copied
+    rig.write(3)
+    stopped(rig, "")
+    assert SecondaryStateFiles(rig.folder / "states").load("v") == saved
+    rig.describe(primary=str(rig.primary))
+    rig.start()
+    assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
+
+
 def test_a_primary_that_is_shorter_than_its_volume_is_not_copied(rig: Rig) -> None:
     whole, saved = rig.primary.read_bytes(), SecondaryStateFiles(rig.folder / "states").load("v")
     os.truncate(rig.primary, BLOCK * 5)
