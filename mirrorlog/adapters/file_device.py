@@ -51,6 +51,7 @@ class FileDevice:
         self._fd = -1
         self._writable: Final = writable
         self._flush_failed = False
+        self._identity: DeviceIdentity | None = None
         try:
             mode = path.stat().st_mode  # before opening: open() of a FIFO would wait
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
@@ -112,10 +113,12 @@ class FileDevice:
 
     @property
     def identity(self) -> DeviceIdentity:
-        try:
-            return identity_of(self._fd)
-        except OSError as error:
-            raise self._failure("asking for the identity", 0, error) from error
+        if self._identity is None:
+            try:
+                self._identity = identity_of(self._fd)
+            except OSError as error:
+                raise self._failure("asking for the identity", 0, error) from error
+        return self._identity
 
     def fileno(self) -> int:
         """Return the descriptor. A process that inherits it holds its locks too."""
