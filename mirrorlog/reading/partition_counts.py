@@ -38,3 +38,19 @@ def check_partition_counts(counts: Mapping[str, int]) -> int:
         next=f"Add partitions to the others, so that each has {most}, then start again. Volumes "
         "keep the partitions that they have.",
     )
+
+
+def check_unchanged(counts: Mapping[str, int], started_with: int) -> int:
+    """Return the number of partitions that all the topics have: `started_with`. Pure.
+
+    Raise KafkaFailed if the numbers differ, or if partitions were added to all topics.
+    """
+    count = check_partition_counts(counts)
+    if count != started_with:
+        raise KafkaFailed(
+            f"the topics have {count} partitions now, and had {started_with} when this worker "
+            "started",
+            where=", ".join(f"topic {name}" for name in counts),
+            next="Start every worker again.",
+        )
+    return count

@@ -14,6 +14,9 @@ from typing import Any
 from faust.assignor.client_assignment import ClientAssignment
 from faust.assignor.partition_assignor import PartitionAssignor
 
+from mirrorlog.errors import KafkaFailed
+from mirrorlog.reading.partition_counts import check_unchanged
+
 
 @dataclass(slots=True)
 class WorkerAssignment:
@@ -98,7 +101,8 @@ def _has_table(worker: WorkerAssignment, partition: int) -> bool:
 class EvenAssignor(PartitionAssignor):
     """Faust's assignor, which chooses by `assign_partitions`.
 
-    All topics that the app reads have equally many partitions.
+    All topics that the app reads have equally many partitions: those that it started with.
+    Otherwise the process ends (`ChangelogTableManager.abort`).
     """
 
     _previous: Mapping[str, Any] = {}
@@ -118,7 +122,12 @@ class EvenAssignor(PartitionAssignor):
     ) -> dict[str, ClientAssignment]:
         """Replace Faust's choice. This is its last step before the members get the assignment."""
         (changelog,) = self._table_manager.changelog_topics
-        (partitions,) = set(partitions_by_topic.values())
+        try:
+            partitions = check_unchanged(partitions_by_topic, self.app.conf.topic_partitions)
+        except KafkaFailed as error:
+            manager: Any = self._table_manager
+            manager.abort(error)
+            raise
         previous = {
             member: WorkerAssignment(
                 set(reported.actives.get(changelog, ())), set(reported.standbys.get(changelog, ()))

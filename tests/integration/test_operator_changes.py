@@ -15,8 +15,10 @@ from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.errors import KafkaFailed, PartFailed
 from mirrorlog.processes.child_processes import stop_all
+from mirrorlog.producers import open_volume
 
 pytestmark = pytest.mark.integration
 
@@ -77,13 +79,41 @@ def test_a_node_whose_group_was_deleted_or_moved_ahead_folds_every_command(world
     admin.close()
 
 
-@one_partition
-def test_partitions_that_are_added_to_one_topic_stop_whatever_starts(world: Run) -> None:
+def add_partitions(world: Run, *topics: str) -> None:
+    """Let these topics have two partitions."""
     client = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
-    added = client.create_partitions([NewPartitions(world.settings.topics.commands, 2)])
+    added = client.create_partitions([NewPartitions(topic, 2) for topic in topics])
     for future in added.values():
         future.result(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "world",
+    [{"partitions": 1, "node_http": "off", "kafka": {"metadata.max.age.ms": "500"}}],
+    indirect=True,
+    ids=[""],
+)
+def test_partitions_that_are_added_stop_what_starts_and_what_runs_until_all_topics_have_them(
+    world: Run,
+) -> None:
+    topics = world.settings.topics
+    writer = Writer(world.settings, make_volumes(world.settings, {"v": 8 << 20}), session=None)
     world.start_node()
-    with pytest.raises(PartFailed, match="must have equally many partitions"):
-        world.wait_for(lambda _: False, DEADLINE_S)
-    assert world.parts["node"].exit_code == 1
+    write(world, writer)
+    add_partitions(world, topics.commands)
+    for _ in ("the worker that runs", "a worker that starts"):
+        with pytest.raises(PartFailed, match="must have equally many partitions"):
+            world.wait_for(lambda _: False, DEADLINE_S)
+        assert world.parts.pop("node").exit_code == 1
+        world.start_node()
+    with pytest.raises(KafkaFailed, match="must have equally many partitions"):
+        create_topics(world.settings)
+    with pytest.raises(KafkaFailed, match="must have equally many partitions"):
+        open_volume("v", world.settings)
+    add_partitions(world, topics.changelog, topics.status)
+    with suppress(PartFailed):  # the last worker may have started before that
+        world.wait_for(lambda _: False, 1)
+    stop_all([world.parts.pop("node")])
+    world.start_node()
+    write(world, writer)
+    Proof(world.settings).all({0: "node", 1: "node"})
