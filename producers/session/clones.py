@@ -52,9 +52,9 @@ def refuse_beside_original(
     report: called with a line for people before the host listens.
     """
     owner = folder.owner().encode()
-    if ports is None or folder.read(_OWNER_FILE) == owner:
+    if folder.read(_OWNER_FILE) == owner:
         return
-    if sessions:
+    if sessions and ports is not None:
         report(
             "the state folder was last used elsewhere, or before this machine was booted: "
             f"listening for {LISTEN_S:g} s whether its last session still lives"
@@ -75,9 +75,11 @@ def _listen(
     with closing(ports.open_reader()) as reader:
         ends = {number: ports.admin.end_position(topic, number) for number in partitions}
         reader.assign(topic, ends)
-        until_s = clock.monotonic_s() + LISTEN_S
-        while clock.monotonic_s() < until_s:
-            for message in reader.poll(_POLL_S):
+        until_s, silent_polls = clock.monotonic_s() + LISTEN_S, 0
+        while clock.monotonic_s() < until_s and silent_polls * _POLL_S < LISTEN_S:
+            messages = reader.poll(_POLL_S)
+            silent_polls += not messages
+            for message in messages:
                 command = _command(message)
                 if command is not None and command.session in named and command.sequence >= 0:
                     raise _alive(command, message, sorted(sessions))
