@@ -5,8 +5,8 @@
 Each event has a device (8-16 if it names none), an action, rwbs, and what belongs to the action: a
 range in sectors; `< device sector` from which a remap comes, and `> device` to which it goes
 if that isn't the recorded device; the sector where a request is split; `pc`, the bytes and the
-first byte of a command that is passed through. `cpu=1` and `seq=9` may be at the end; without
-`seq`, the events of a device on a CPU are numbered from 1 on.
+first byte of a command that is passed through. `cpu=1`, `seq=9` and `ms=3` may be at the end;
+without `seq`, the events of a device on a CPU are numbered from 1 on, and the number is the time.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class RecordedEvent:
     @property
     def cpu(self) -> int:
         return self.options.get("cpu", 0)
+
+    @property
+    def time_ms(self) -> int:
+        return self.options.get("ms", self.sequence)
 
 
 def recorded(notation: str) -> list[RecordedEvent]:
@@ -115,7 +119,7 @@ def _binary(one: RecordedEvent, version: int, order: str) -> bytes:
         one.sectors * 512 if one.passed_bytes is None else one.passed_bytes,
         device=_number(one.device),
         cpu=one.cpu,
-        time_ns=one.sequence * 1_000_000,
+        time_ns=one.time_ms * 1_000_000,
         data=data,
         version=version,
         order=order,
@@ -137,7 +141,7 @@ def _line(one: RecordedEvent) -> str:
     major, minor = shown.split("-")
     head = (
         f"{major:>3},{minor:<3} {one.cpu:2} {_signed(one.sequence):8} "
-        f"{one.sequence // 1000:5}.{one.sequence % 1000 * 1_000_000:09} "
+        f"{one.time_ms // 1000:5}.{one.time_ms % 1000 * 1_000_000:09} "
         f"{77:5} {one.action:>2} {one.rwbs:>3} "
     )
     return f"{head}{_rest(one)}\n"

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from heapq import merge
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple
 
@@ -154,23 +155,20 @@ def blktrace_source(
 ) -> ImportSource:
     """Read blktrace's files. See source_of_block_events() for the options.
 
-    paths: the files of all CPUs. They are read one after the other, because the order of writes
-    doesn't matter. The file of a CPU without events is empty; not all of them may be.
+    paths: the files of all CPUs. They are read together, in the order of the events' times: a
+    request may be completed on another CPU than it was queued on. The file of a CPU without events
+    is empty; not all of them may be.
     """
     warnings: list[str] = []
     readers = [SourceReader(path, "blktrace", warnings) for path in paths]
     clock_start_us = next(filter(None, map(_clock_start_us, readers)), None)
 
     def events() -> Iterator[BlockEvent]:
-        is_empty = True
-        for number, reader in enumerate(readers, start=1):
-            with reader.opened() as stream:
-                for record in _read(reader, stream):
-                    is_empty = False
-                    if not record.is_note:
-                        yield record.event()
-                if is_empty and number == len(readers):
-                    raise MalformedRecord("the file is empty")
+        yield from merge(*map(_events, readers), key=lambda event: event.time_us)
+        if all(reader.record <= 1 for reader in readers):
+            with readers[-1].opened():
+                readers[-1].next_record(0)
+                raise MalformedRecord("the file is empty")
 
     return source_of_block_events(
         "blktrace",
@@ -190,6 +188,14 @@ def _clock_start_us(reader: SourceReader) -> int | None:
         return next(
             (note.clock_start_us() for note in _read(reader, stream) if note.is_timestamp), None
         )
+
+
+def _events(reader: SourceReader) -> Iterator[BlockEvent]:
+    """Yield the events of one file."""
+    with reader.opened() as stream:
+        for record in _read(reader, stream):
+            if not record.is_note:
+                yield record.event()
 
 
 def _read(reader: SourceReader, stream: BinaryIO) -> Iterator[BlktraceRecord]:

@@ -250,6 +250,16 @@ def test_the_empty_file_of_an_idle_cpu_counts_as_no_events(tmp_path: Path) -> No
         rendered(blktrace_source([idle, idle], AddressRange(offset=0, length=SIZE)), SIZE)
 
 
+def test_the_files_of_all_cpus_are_read_in_the_order_of_their_times(tmp_path: Path) -> None:
+    """A write that was queued on CPU 1 and completed on CPU 0 counts once."""
+    paths = [tmp_path / f"vdb.blktrace.{cpu}" for cpu in (0, 1)]
+    paths[0].write_bytes(blktrace_bytes("C W 8+8 ms=3; Q W 16+8 ms=4"))
+    paths[1].write_bytes(blktrace_bytes("Q W 8+8 cpu=1 ms=1; C W 16+8 cpu=1 ms=5"))
+    import_source = blktrace_source(paths, AddressRange(offset=0, length=SIZE))
+    assert rendered(import_source, SIZE) == "w4096+4096 w8192+4096 |"
+    assert import_source.warnings == []
+
+
 def test_a_remap_from_a_cgroup_has_the_cgroup_before_its_device(tmp_path: Path) -> None:
     device = (8 << 20 | 17).to_bytes(4, "big")
     remap = 15 | tc(4) | tc(1) | 1 << 8
