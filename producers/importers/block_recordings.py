@@ -76,13 +76,19 @@ def source_of_block_events(
             warnings,
             discard_zeroes=discard_zeroes,
             own_remaps=set() if shifted else devices.own_remaps(chosen),
+            only_device=devices.only_device,
             only_ends=chosen not in devices.begun,
         )
         is_empty = True
+        at_us = 0
         for event in events():
-            for change in changed.by(event, epoch_us or 0):
+            at_us = max(event.time_us - (epoch_us or 0), 0)
+            for change in changed.by(event, at_us):
                 is_empty = False
                 yield change
+        for change in changed.at_end(at_us):
+            is_empty = False
+            yield change
         if is_empty:
             devices.check_writes(chosen)
 
@@ -101,12 +107,14 @@ class _DeviceChanges:
         *,
         discard_zeroes: bool,
         own_remaps: Set[RemapKey],
+        only_device: str | None,
         only_ends: bool,
     ) -> None:
         """Name the device.
 
         begin: where it begins in the recorded addresses, in bytes.
         own_remaps: the remaps from the device to its disk.
+        only_device: the recorded device, if there is only one.
         only_ends: none of its requests was recorded before it was completed.
         """
         self._device, self._begin, self._volume = device, begin, volume
@@ -114,20 +122,14 @@ class _DeviceChanges:
         self._discard = ChangeKind.DISCARD if discard_zeroes else ChangeKind.WRITE
         self._own_remaps = own_remaps
         self._flush_ends = None if only_ends else FlushEnds()
-        self._gaps = SequenceGaps()
+        self._gaps = SequenceGaps(only_device)
         self._writes, self._discards = RequestStages(), RequestStages()
 
-    def by(self, event: BlockEvent, epoch_us: int) -> Iterator[Change]:
-        """Yield the changes that the next event shows. Their times count from `epoch_us` on."""
-        at_us = max(event.time_us - epoch_us, 0)
+    def by(self, event: BlockEvent, at_us: int) -> Iterator[Change]:
+        """Yield the changes that the next event shows. at_us: its time."""
+        if self._gaps.is_behind_gap(event) and self._may_miss_ours(event.device):
+            yield self._missing_events(f"of CPU {event.cpu} ", at_us)
         is_ours = event.device == self._device
-        if self._gaps.is_behind_gap(event) and (is_ours or self._may_miss_ours()):
-            add_doubt(
-                self._warnings,
-                f"events of CPU {event.cpu} are missing, so the whole volume is dirty. Record with "
-                "larger buffers to avoid that (blktrace -b, -n), and don't filter blkparse's text",
-            )
-            yield self._whole_volume(at_us)
         if event.remap is not None:
             is_ours = remap_key(event, event.remap) in self._own_remaps
         if not is_ours:
@@ -147,6 +149,19 @@ class _DeviceChanges:
                 at_us=at_us,
             )
 
+    def at_end(self, at_us: int) -> Iterator[Change]:
+        """Yield what the recording shows behind its last event, whose time was `at_us`."""
+        if self._gaps.ends_in_gap():
+            yield self._missing_events("", at_us)
+
+    def _missing_events(self, which: str, at_us: int) -> Change:
+        add_doubt(
+            self._warnings,
+            f"events {which}are missing, so the whole volume is dirty. Record with larger buffers "
+            "to avoid that (blktrace -b, -n), and don't filter blkparse's text",
+        )
+        return self._whole_volume(at_us)
+
     def _missing_range(self, event: BlockEvent) -> str | None:
         """Return why nobody can say which bytes the request changed, if that is so."""
         is_end = event.action == "C" and not event.passed_through
@@ -154,9 +169,11 @@ class _DeviceChanges:
             return None
         return None if event.remap is not None else event.missing_range()
 
-    def _may_miss_ours(self) -> bool:
-        """Return whether events of this device may be missing if another's are."""
-        return self._device == NO_DEVICE or not self._gaps.knows_devices
+    def _may_miss_ours(self, behind_gap: str) -> bool:
+        """Return whether events of this device may be missing, if an event of that one shows it."""
+        if NO_DEVICE in (behind_gap, self._device):
+            return True
+        return behind_gap == self._device or not self._gaps.knows_devices
 
     def _is_first(self, event: BlockEvent) -> bool:
         # Writes and discards are followed apart: a write must not hide behind a discard's zeros.

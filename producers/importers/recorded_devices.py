@@ -83,6 +83,11 @@ class RecordedDevices:
             if key is not None and offset == event.offset:
                 self.followed.add(key)
 
+    @property
+    def only_device(self) -> str | None:
+        """Return the recorded device, if there is only one."""
+        return next(iter(self.written)) if len(self.written) == 1 else None
+
     def writers(self) -> list[str]:
         """Return the devices on which anything changed."""
         in_doubt = self.ended_without_bytes - self.begun

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Final
 
 from mirrorlog.errors import BadInput
@@ -18,17 +18,24 @@ _MODULUS: Final = 1 << 32
 class SequenceGaps:
     """The sequence numbers of a recording: one sequence for each device and CPU.
 
-    In blkparse's text a remap doesn't say which device was recorded. Its number belongs to the
-    sequence that lacks it.
+    In blkparse's text a remap doesn't say which device was recorded. If several were, its number
+    belongs to the sequence that lacks it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_device: str | None = None) -> None:
+        """Begin before the first event.
+
+        only_device: the device of all events, if only one was recorded.
+        """
+        self._only_device = only_device
         self._last: dict[tuple[str, int], int] = {}
-        self._unowned: defaultdict[int, set[int]] = defaultdict(set)
+        self._highest_first: dict[int, int] = {}
+        """By CPU, the highest number with which a sequence begins."""
+        self._unowned: defaultdict[int, Counter[int]] = defaultdict(Counter)
 
     @property
     def knows_devices(self) -> bool:
-        """Return whether all events so far named their device.
+        """Return whether the device of all events so far is known.
 
         If not, a gap in the sequence of one device may be a gap of another.
         """
@@ -45,36 +52,57 @@ class SequenceGaps:
                 f"the recording has events of more than {MAX_SEQUENCES:,} devices and CPUs",
                 next="Check that the file is a recording of blktrace or blkparse.",
             )
-        if event.device == NO_DEVICE:
-            unowned = self._unowned[event.cpu]
-            if len(unowned) >= _MAX_UNOWNED:
-                unowned.clear()
-            unowned.add(event.sequence)
-            return False
-        key = (event.device, event.cpu)
+        device = event.device
+        if device == NO_DEVICE:
+            if self._only_device is None:
+                self._add_unowned(event)
+                return False
+            device = self._only_device
+        key = (device, event.cpu)
         last = self._last.get(key)
         self._last[key] = event.sequence
         if last is None:
-            self._take_first(event)
+            self._take_chain(event.cpu, event.sequence, -1)
+            highest = self._highest_first.get(event.cpu, 0)
+            self._highest_first[event.cpu] = max(highest, event.sequence)
             return False
         skipped = (event.sequence - last - 1) % _MODULUS
-        return 0 < skipped < _MODULUS // 2 and not self._fills(event, skipped)
+        return 0 < skipped < _MODULUS // 2 and not self._fill(event, skipped)
 
-    def _take_first(self, event: BlockEvent) -> None:
-        """Take the remaps right before the first event of a sequence: they belong to it."""
-        unowned = self._unowned.get(event.cpu, set())
-        number = event.sequence - 1
-        while number in unowned:
-            unowned.remove(number)
-            number -= 1
+    def ends_in_gap(self) -> bool:
+        """Return whether remaps are left over that some sequence lacks before its first event.
 
-    def _fills(self, event: BlockEvent, skipped: int) -> bool:
-        """Return whether remaps have all of the numbers that were skipped before the event."""
-        unowned = self._unowned.get(event.cpu, set())
+        Call it behind the last event. A recording may end with remaps: these aren't left over.
+        """
+        for (_, cpu), last in self._last.items():
+            self._take_chain(cpu, last, 1)
+        return any(
+            number < first
+            for cpu, first in self._highest_first.items()
+            for number in +self._unowned.get(cpu, Counter())
+        )
+
+    def _add_unowned(self, event: BlockEvent) -> None:
+        unowned = self._unowned[event.cpu]
+        if unowned.total() >= _MAX_UNOWNED:
+            unowned.clear()
+        unowned[event.sequence] += 1
+
+    def _take_chain(self, cpu: int, number: int, step: int) -> None:
+        """Take the remaps right before a sequence, or right behind it, as a part of it."""
+        unowned = self._unowned.get(cpu, Counter())
+        number = (number + step) % _MODULUS
+        while unowned[number]:
+            unowned[number] -= 1
+            number = (number + step) % _MODULUS
+
+    def _fill(self, event: BlockEvent, skipped: int) -> bool:
+        """Return whether remaps have all numbers that were skipped before the event. Take them."""
+        unowned = self._unowned.get(event.cpu, Counter())
         if skipped > len(unowned):
             return False
-        numbers = {(event.sequence - 1 - n) % _MODULUS for n in range(skipped)}
+        numbers = Counter((event.sequence - 1 - n) % _MODULUS for n in range(skipped))
         if not numbers <= unowned:
             return False
-        unowned -= numbers
+        self._unowned[event.cpu] = unowned - numbers
         return True

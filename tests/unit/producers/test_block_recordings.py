@@ -71,6 +71,9 @@ D W 8+8; C W 8+8; D W 8+8; C W 8+8                      | w4096+4096 w4096+4096 
 Q W 8+8; Q W 8+8                                        | w4096+4096 w4096+4096 |
 Q W 0+8 cpu=1; Q W 8+8 cpu=2; C W 8+8 cpu=1; C W 0+8 cpu=2 | w0+4096 w4096+4096 |
 Q FWS; Q FWFS 8+8; D FN; C FN; D WFS 8+8; C WFS 8+8; C FN; C WFS 8+0; C FWS 0+0 | w4096+4096 |
+Q W 8+8; A R 2048+8 < 8-17 0; Q R 2048+8 seq=5          | w4096+4096 {WHOLE} | CPU 0 are missing
+Q W 8+8; A R 2048+8 < 8-17 0 seq=5; Q R 2048+8 seq=6    | w4096+4096 {WHOLE} | CPU 0 are missing
+A R 2048+8 < 8-17 0; Q W 8+8 seq=5                      | {WHOLE} w4096+4096 | CPU 0 are missing
 Q RA 0+8; D RA 0+8; C RA 0+8; Q W 8+8                   | w4096+4096        |
 Q W 8+8; Q WS                                           | w4096+4096 {WHOLE} | manages a zone
 C WS 64+0                                               | {WHOLE}           | manages a zone
@@ -335,12 +338,19 @@ def test_a_gap_is_filled_by_remaps_of_unknown_devices() -> None:
         "a1 A2 A3 b7 a4 b8": "",
         "a1 A2 a4": "a4",
         "A7 a8 a10": "a10",
-        "a1 b1 A2 A2 b3 a3": "a3",
+        "a1 b1 A2 A2 b3 a3 A4": "",
+        "A1 a5": "end",
+        "A1 b7 a2": "",
+        "a3 b9 A4 A5": "",
+        "A1 A2": "",
     }.items():
         sequences = SequenceGaps()
         found = [word for word in words.split() if sequences.is_behind_gap(numbered(word))]
-        assert " ".join(found) == gaps, words
         assert not sequences.knows_devices
+        found += ["end"] if sequences.ends_in_gap() else []
+        assert " ".join(found) == gaps, words
+    of_one_device = SequenceGaps("a")
+    assert [of_one_device.is_behind_gap(numbered(word)) for word in ("A1", "a5")] == [False, True]
 
 
 def numbered(word: str) -> BlockEvent:
