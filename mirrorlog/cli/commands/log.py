@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from mirrorlog.changed.points import format_time
-from mirrorlog.cli.support.changelog import changelog_messages, commands_through, read_changelog
+from mirrorlog.cli.support.changelog import (
+    ComparedRange,
+    changelog_messages,
+    commands_through,
+    compared_range,
+    read_changelog,
+)
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, DifferenceFound
+from mirrorlog.errors import BadUse, DifferenceFound, OutOfRetention
 from mirrorlog.settings import Settings
 from mirrorlog.streams.table.rebuild_check import (
     Difference,
@@ -68,7 +75,7 @@ def rebuild(
     """Fold the commands again, and compare the result with the log.
 
     The log is the changelog, and this machine's table if it has one. Exit 4 if a record doesn't
-    hold what the commands in its range name.
+    hold what the commands in its range name, and 3 if nothing of a partition can be compared.
     """
     call = invocation(context)
     if not check:
@@ -82,14 +89,17 @@ def rebuild(
         {volume: find_volume(call.settings, volume)} if volume else load_volumes(call.settings)
     )
     differences: list[Difference] = []
+    ranges: list[ComparedRange] = []
     for partition in sorted({description.partition for description in volumes.values()}):
         in_partition = {
             name: description
             for name, description in volumes.items()
             if description.partition == partition
         }
-        differences += _check_partition(call, partition, in_partition)
-    _print_result(call, volumes, differences)
+        digests, through = _changelog_digests(call.settings, partition, in_partition.keys())
+        ranges.append(compared_range(call.settings, partition, through))
+        differences += _check_partition(call, partition, in_partition, digests, through)
+    _print_result(call, volumes, differences, ranges)
 
 
 def _as_row(record: LogRecord) -> list[str]:
@@ -129,14 +139,17 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
 
 
 def _check_partition(
-    call: Invocation, partition: int, volumes: Mapping[str, Volume]
+    call: Invocation,
+    partition: int,
+    volumes: Mapping[str, Volume],
+    digests: RecordDigests,
+    through: int,
 ) -> Iterator[Difference]:
     """Compare the changelog's records of `volumes`, then this machine's table, with the commands.
 
-    volumes: all of them lie in `partition`.
+    volumes: all of them lie in `partition`. digests, through: of _changelog_digests().
     """
     settings = call.settings
-    digests, through = _changelog_digests(settings, partition, volumes.keys())
 
     def changelog_records() -> Iterable[LogRecord]:
         records, _ = read_changelog(settings, partition)
@@ -191,14 +204,30 @@ def _is_of(record: LogRecord | RecordKey, volumes: Collection[str]) -> bool:
 
 
 def _print_result(
-    call: Invocation, volumes: Mapping[str, Volume], differences: list[Difference]
+    call: Invocation,
+    volumes: Mapping[str, Volume],
+    differences: list[Difference],
+    ranges: list[ComparedRange],
 ) -> None:
-    """Print the first differences and the result. DifferenceFound if there is any difference."""
+    """Print the first differences, what was compared, and the result.
+
+    DifferenceFound if there is any difference; OutOfRetention if nothing of a partition could be
+    compared.
+    """
+    unknown = [compared for compared in ranges if compared.is_empty]
     for difference in differences[:_MAX_DIFFERENCES_PRINTED]:
         call.output.print_message("difference", _difference_fields(difference))
         call.output.print_text(str(difference))
+    for compared in ranges:
+        call.output.print_text(str(compared))
     call.output.print_message(
-        "result", {"volumes": len(volumes), "differences": len(differences), "ok": not differences}
+        "result",
+        {
+            "volumes": len(volumes),
+            "differences": len(differences),
+            "ok": False if differences else None if unknown else True,
+            "partitions": [asdict(compared) for compared in ranges],
+        },
     )
     if differences:
         raise DifferenceFound(
@@ -206,6 +235,13 @@ def _print_result(
             where=str(differences[0]),
             next="Stop the node, remove its state folder and the changelog, reset its group, and "
             "start it again.",
+        )
+    if unknown:
+        raise OutOfRetention(
+            "nothing is proved of the log where nothing could be compared",
+            where=", ".join(f"partition {compared.partition}" for compared in unknown),
+            next="Start a node if the log isn't complete yet. If the commands aren't kept any "
+            "more, nothing can prove it.",
         )
     call.output.print_text(f"{len(volumes)} volumes: the log holds what the commands name")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import patience_for, read_topic
@@ -53,6 +54,42 @@ def changelog_messages(settings: Settings, partition: int) -> Iterator[Message]:
         for _ in range(2):
             end = admin.end_position(topic, partition)
             yield from read_through(reader, topic, {partition: end}, patience)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRange:
+    """The commands of a partition with which its log can be compared: [first, through].
+
+    first: the oldest command that is kept. through: the watermark of the log, -1 if it has none.
+    end: where the commands end. Those above `through` aren't in the log yet.
+    """
+
+    partition: int
+    first: int
+    through: int
+    end: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether there are commands, or a log, and nothing of them can be compared."""
+        return self.through < self.first and max(self.end, self.through + 1) > 0
+
+    def __str__(self) -> str:
+        compared = (
+            "nothing can be compared"
+            if self.through < self.first
+            else f"positions {self.first} to {self.through} were compared"
+        )
+        waiting = self.end - 1 - max(self.through, self.first - 1)
+        tail = f"; {waiting} later positions aren't in the log yet" if waiting > 0 else ""
+        return f"partition {self.partition}: {compared}{tail}"
+
+
+def compared_range(settings: Settings, partition: int, through: int) -> ComparedRange:
+    """Return with which commands the log of a partition can be compared. through: its watermark."""
+    with closing(KafkaAdmin(settings.kafka_client())) as admin:
+        first, end = admin.bounds(settings.topics.commands, partition)
+    return ComparedRange(partition, first, through, end)
 
 
 def commands_through(settings: Settings, partition: int, through: int) -> Iterator[Message]:
