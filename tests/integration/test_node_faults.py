@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from deadlines import DEADLINE_S
-from notation import command
+from notation import command, flipped
 from running import Outcome
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
@@ -114,7 +114,7 @@ def test_a_changelog_that_refuses_every_record_stops_the_node_with_nothing_commi
     assert run.parts["node"].exit_code == 1
     assert "weren't acknowledged" in stopped.value.what
     assert "Mend the topic" in stopped.value.next
-    assert set(committed(run).values()) == {0}
+    assert set(committed(run).values()) <= {0, None}
 
     limit_messages(run, run.settings.topics.changelog, 1 << 20)
     run.start_node()
@@ -229,7 +229,7 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
     assert (done.returncode, compared["first"], compared["through"]) == (0, 0, positions[-1])
 
     records, _ = read_changelog(run.settings, volume.partition)
-    wrong = replace(records[0], changed=records[0].changed ^ BlockSet([0, 999]))
+    wrong = replace(records[0], changed=flipped(flipped(records[0].changed, 0), 999))
     publisher = KafkaPublisher(run.settings.kafka_client())
     publisher.publish(
         run.settings.topics.changelog, volume.partition, record_key(wrong), encode(wrong)
