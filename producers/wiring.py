@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Final
 
-from mirrorlog.adapters.addresses import open_device, open_primary
+from mirrorlog.adapters.addresses import open_device, open_primary, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.secondary_marks import check_no_secondary
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
@@ -79,8 +80,10 @@ class HostWiring:
         address: where this machine reaches the primary, if not at the described address.
         direct: open it with O_DIRECT.
         """
+        address = address or volume.primary
+        check_no_secondary(path_of(address))
         return self._stack.enter_context(
-            open_primary(address or volume.primary, exclusive=not volume.shared, direct=direct)
+            open_primary(address, exclusive=not volume.shared, direct=direct)
         )
 
     def start_host(

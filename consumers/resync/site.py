@@ -374,6 +374,8 @@ class Site:
                 settled=through is not None and is_settled(cycle_input, through),
             )
             if verdict is SampleVerdict.WAIT:
+                if saved.consistent_position is not None:
+                    self._save([(secondary, replace(saved, consistent_position=None))])
                 return Idle(SiteState.SETTLING, "what cycles wrote has changed: by a fork?")
             secondary.note_differing(())
             if verdict is SampleVerdict.WENT_BACK:

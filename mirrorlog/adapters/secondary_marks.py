@@ -76,6 +76,21 @@ def read_mark(path: Path) -> SecondaryMark | None:
     return decode_mark(content, str(path))
 
 
+def check_no_secondary(path: Path) -> None:
+    """Raise BadUse if a site has marked the file at `path` as its secondary.
+
+    Raise StateDamaged and DeviceFailed as read_mark() does.
+    """
+    mark = read_mark(mark_path(path))
+    if mark is not None:
+        raise BadUse(
+            f"this is the secondary of volume {mark.volume} at site {mark.site}: its mark says so",
+            where=str(path),
+            next="The site writes to it. Name the right primary. If it is to be a primary from now "
+            f"on, see that the site doesn't run, and remove the mark ({mark_path(path).name}).",
+        )
+
+
 def write_marks(marks: Mapping[Path, SecondaryMark]) -> None:
     """Write marks durably, each in place of the one before. Raise DeviceFailed."""
     try:

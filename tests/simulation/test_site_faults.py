@@ -11,6 +11,9 @@ import pytest
 
 from mirrorlog.consumers.resync import meetings
 from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, meet
+from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.simulation.world.host import BLOCK_BYTES, content
 from mirrorlog.simulation.world.world import World
 
 KINDS = 9
@@ -53,3 +56,39 @@ def test_a_site_that_takes_what_it_finds_for_the_same_is_found_out(
     with pytest.raises(AssertionError):
         for seed in range(40):
             run(seed)
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+def test_a_forked_write_explains_a_sample_only_if_its_host_names_it(is_published: bool) -> None:
+    """A site that starts finds newer data than it wrote: by a fork, or by somebody else."""
+    world = World(11)
+    world.hold_primaries_still()
+    world.settle()
+    forks = (ForkOutcomes("a", bytes([ForkOutcome.MISSED])),)
+    for block in (1, 2):
+        world.host.write_forked("v", block, [], forks)
+
+    def follow(rounds: int) -> None:
+        for _ in range(rounds):
+            world.host.heartbeat()
+            world.fold_and_commit()
+            world.site.site.run_once(0)
+            world.site.check_claims()
+
+    follow(6)
+    world.settle()
+    device = world.site.secondary("v")
+    device.pwrite(BLOCK_BYTES, content(999))
+    device.flush()
+    world.site.crash()
+    world.site.site.run_once(0)
+    assert world.site.site.secondaries["v"].state is not SiteState.CONSISTENT
+    if is_published:
+        has = (ForkOutcomes("a", bytes([ForkOutcome.HAS])),)
+        world.host.write_forked("v", 1, [world.site.secondary("v")], has)
+    follow(6)
+    world.settle()
+    saved = world.site.site.secondaries["v"].saved
+    assert saved is not None
+    assert (saved.rung is Rung.CHANGED) is is_published
+    assert world.site.secondary_equals_primary("v")

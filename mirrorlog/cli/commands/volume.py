@@ -31,6 +31,7 @@ from mirrorlog.cli.support.primaries import (
     make_or_check,
     marked,
 )
+from mirrorlog.cli.support.secondaries import check_secondaries
 from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
@@ -126,6 +127,7 @@ def create(
         reuse=reuse_primary,
     )
     address, marks = choice.address, PrimaryMarkFiles(call.settings.primary_marks_dir)
+    check_secondaries(name, address, secondaries, volumes.values())
     # The primary exists before anybody can read of the volume.
     zeroed = make_or_check(choice, name, size_bytes)
     check_unused(choice, name, volumes, marks)

@@ -8,6 +8,7 @@ In reading order:
 - lookup: volumes and topics, read once.
 - moving: which sessions have a volume open, and its new address.
 - primaries: which file or device becomes the primary of a volume.
+- secondaries: which addresses the secondaries of a new volume may have.
 - changelog: the tracking log of one partition, read once.
 - sending: one tracking command, and the node's status of it.
 - create_topics: the topics of a cluster.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirrorlog.adapters.secondary_marks import (
+    check_no_secondary,
     decode_mark,
     encode_mark,
     mark_path,
@@ -60,5 +61,8 @@ def test_a_mark_is_beside_the_real_file(tmp_path: Path) -> None:
     write_marks({path: replace(MARK, epoch=8)})
     assert read_mark(path) == replace(MARK, epoch=8)
     assert sorted(entry.name for entry in path.parent.iterdir()) == [".v.img.mirrorlog", "v.img"]
+    with pytest.raises(BadUse, match="the secondary of volume vol1 at site berlin"):
+        check_no_secondary(tmp_path / "link.img")
+    check_no_secondary(tmp_path / "other.img")
     with pytest.raises(DeviceFailed, match="writing the mark"):
         write_marks({tmp_path / "gone" / ".v": MARK})
