@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -24,12 +26,26 @@ from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
+log = logging.getLogger("mirrorlog.kafka")
+
+SILENCE_S: Final = 30.0
+"""The time without a message after which a reader assigns its partitions again."""
+
 
 class KafkaReader:
-    """TopicReader with auto.offset.reset `error`: it never skips positions that Kafka deleted."""
+    """TopicReader with auto.offset.reset `error`: it never skips positions that Kafka deleted.
 
-    def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
-        self._patience_s = patience_s
+    After requests that timed out, librdkafka may fetch a partition no more and report nothing
+    (confluentinc/librdkafka#4492). So a reader that has received nothing for `silence_s` assigns
+    its partitions again, at the positions that it has reached. On an idle topic that costs a few
+    requests.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, patience_s: float = 30.0, *, silence_s: float = SILENCE_S
+    ) -> None:
+        self._patience_s, self._silence_s = patience_s, silence_s
+        self._heard_s = monotonic()
         # assign() needs no group, but librdkafka needs a name. Nothing is committed under it.
         self._client = KafkaClient(
             Consumer,
@@ -91,10 +107,23 @@ class KafkaReader:
         if not raw and (first := self._client.raw.poll(timeout_s)) is not None:
             raw = [first]
         if raw:
+            self._heard_s = monotonic()
             raw += self._client.raw.consume(max(max_messages - len(raw), 0), 0)
             if self._client.is_away and any(_is_answer(event) for event in raw):
                 self._client.note_answer()
+        elif monotonic() - self._heard_s >= self._silence_s:
+            self._assign_again()
         return [message for event in raw if (message := self._message(event)) is not None]
+
+    def _assign_again(self) -> None:
+        """Fetch every partition again from the position that the reader has reached."""
+        self._heard_s = monotonic()
+        partitions = [TopicPartition(*at, reached) for at, reached in self._reached.items()]
+        try:
+            self._client.raw.incremental_unassign(partitions)
+            self._client.raw.incremental_assign(partitions)
+        except KafkaException as error:
+            log.debug("assigning partitions again failed: %s", error)
 
     def _poll_early(self) -> None:
         """Poll the client between two requests. poll() returns later what arrived."""
