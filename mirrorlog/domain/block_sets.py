@@ -301,7 +301,7 @@ def _block_ranges(edges: Edges) -> list[tuple[int, int]]:
 
 def _remove(bits: Any, edges: Edges) -> None:
     """Remove the blocks of runs of chunks from a bitmap."""
-    if not bits:
+    if not len(edges) or not bits:
         return
     for first, end in _block_ranges(edges):
         bits.remove_range(first, end)
