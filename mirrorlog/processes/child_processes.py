@@ -147,9 +147,9 @@ class ChildProcess:
         return " | ".join(line.strip() for line in lines[-5:]) or "none"
 
 
-def stop_all(processes: Sequence[ChildProcess]) -> None:
+def stop_all(processes: Sequence[ChildProcess], deadline_s: float = _STOP_S) -> None:
     """Send SIGTERM to all processes, then wait for each. Kill those that miss the deadline."""
     for process in processes:
         process.signal(signal.SIGTERM)
     for process in processes:
-        process.wait()
+        process.wait(deadline_s)

@@ -140,7 +140,7 @@ def test_a_host_is_answered_while_workers_join_and_leave(
         assert sorted(map(len, workers.held.values())) == [1, 1, 2]
         del workers.held["node-1"]
         stopped = world.parts.pop("node-1")
-        stop_all([stopped])
+        stop_all([stopped], DEADLINE_S)
         assert stopped.exit_code == 0
         workers.settle(answers.poll)
         wait_answered_since(writer, answers, [0, 1, 2, 3], time.monotonic())

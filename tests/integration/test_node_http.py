@@ -267,7 +267,7 @@ def test_another_worker_answers_for_a_killed_one_which_comes_back_at_its_port_or
     (run.folder / "node-2" / "http-port").unlink()
     assert come_back() != gone
     run.parts["node-2"].signal(signal.SIGTERM)
-    run.parts["node-2"].wait()
+    run.parts["node-2"].wait(DEADLINE_S)
     assert run.parts["node-2"].exit_code == 0
 
 

@@ -284,7 +284,7 @@ def write_some_log(world: Run, primaries: Path | None = None) -> Writer:
 def stop(world: Run) -> None:
     """Stop the node in good order."""
     node = world.parts.pop("node")
-    stop_all([node])
+    stop_all([node], DEADLINE_S)
     assert node.exit_code == 0, node.log_file.read_text()
 
 

@@ -38,7 +38,7 @@ def write(world: Run, writer: Writer) -> None:
 
 def stop_node(world: Run) -> None:
     node = world.parts.pop("node")
-    stop_all([node])
+    stop_all([node], DEADLINE_S)
     assert node.exit_code == 0, node.log_file.read_text()
 
 
