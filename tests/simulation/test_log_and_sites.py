@@ -43,6 +43,16 @@ def test_any_order_of_writes_flushes_and_crashes_ends_identical(seed: int) -> No
         assert len(records) <= len(VOLUMES) * len(TIERS), "one for each volume and tier at most"
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_positions_without_a_message_hold_nobody_up(seed: int) -> None:
+    """Strangers' transactions end in the topics, in the end behind the last command, too."""
+    world = World(seed, markers=8)
+    for _ in range(400):
+        world.act()
+    world.finish()
+    world.check_end()
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
     damaged: bool,

@@ -35,7 +35,7 @@ _COMMANDS_AT_ONCE = 20
 
 
 class _Source:
-    """The commands topic as the node asks about it. A gap is a loss."""
+    """The commands topic as the node asks about it. A command in a gap was passed over."""
 
     def __init__(self, broker: MemoryBroker, topic: str) -> None:
         self._broker, self._topic = broker, topic
@@ -61,8 +61,9 @@ class _Source:
             yield EventBatch.from_messages(messages[start : start + _COMMANDS_AT_ONCE])
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
-        del partition, first, end
-        return "were lost"
+        messages = self._broker.partition(self._topic, partition).messages
+        is_empty = all(not first <= message.position < end for message in messages)
+        return None if is_empty else "were lost"
 
 
 class NodeModel:
@@ -164,6 +165,8 @@ class NodeModel:
             if message.position >= self._position
         ][:max_messages]
         if not messages:
+            end = self._broker.end_position(self._settings.topics.commands, 0)
+            asyncio.run(self._folder.pass_empty(0, end))
             return False
         asyncio.run(self._folder.record(EventBatch.from_messages(messages)))
         self._position = messages[-1].position + 1

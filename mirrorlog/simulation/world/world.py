@@ -47,13 +47,16 @@ class World:
 
     seed: two worlds with one seed take the same steps.
     losses: how often a command is lost, as a weight beside those in act().
+    markers: how often a stranger's transaction ends in the topics, as such a weight.
     overrides: settings, by name.
 
     A check that fails raises AssertionError.
     """
 
-    def __init__(self, seed: int, losses: float = 0, **overrides: object) -> None:
-        self._random, self._losses = Random(seed), losses
+    def __init__(
+        self, seed: int, losses: float = 0, markers: float = 0, **overrides: object
+    ) -> None:
+        self._random, self._losses, self._markers = Random(seed), losses, markers
         keep_s = self._random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
         own = {"site_copy_bytes": 4096, "node_tiers_s": _TIERS_S, "node_keep_s": keep_s}
         self.settings = load_settings(None, {**own, **overrides})
@@ -113,6 +116,7 @@ class World:
             self._leave_stale_node: 0.5,
             self._maintain_stale_node: 6,
             self.compact_some: 1,
+            self.add_markers: self._markers,
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_consistency()
@@ -137,6 +141,13 @@ class World:
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_claims()
+
+    def add_markers(self) -> None:
+        """End a stranger's transaction in some topics: positions without a message."""
+        topics = self.settings.topics
+        for topic in (topics.commands, topics.changelog, topics.volumes):
+            for _ in range(self._random.randint(0, 2)):
+                self.broker.append_marker(topic, 0)
 
     def run_node(self) -> None:
         """Fold a batch. The node may crash in it."""
@@ -204,6 +215,8 @@ class World:
     def finish(self) -> None:
         """End the host's session, then run node and site until all secondaries are consistent."""
         self.host.close()
+        if self._markers:
+            self.broker.append_marker(self.settings.topics.commands, 0)
         self.hold_primaries_still()
         self.fold_and_commit()
         for _ in range(_MAX_ROUNDS):
