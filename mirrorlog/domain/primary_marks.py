@@ -18,8 +18,8 @@ class PrimaryMark:
 
     primary_id: a random UUID in canonical form. A new one is drawn whenever it isn't known what the
         primary holds. Hosts keep it in their state folders.
-    volume, created_at_us: whose primary it is. A volume that is created again under an old name
-        has another time.
+    volume, created_at_us: whose primary it is (Volume.born_at_us). A volume that is created again
+        under an old name has another time; one whose generation was renewed has the same.
     lasting: the identity of the storage (DeviceIdentity.lasting); None if it has none.
 
     Raise BadUse for a volume name that is none, ValueError for other values that no mark has.
@@ -41,7 +41,7 @@ class PrimaryMark:
 
     def is_of(self, volume: Volume) -> bool:
         """Return whether it is the mark of this volume, and not of an earlier one of its name."""
-        return (self.volume, self.created_at_us) == (volume.volume, volume.created_at_us)
+        return (self.volume, self.created_at_us) == (volume.volume, volume.born_at_us)
 
 
 def swap_reason(mark: PrimaryMark | None, *, lasting: str | None, known_id: str) -> str | None:
@@ -67,7 +67,7 @@ def new_mark(volume: Volume, lasting: str | None, primary_id: str) -> PrimaryMar
     return PrimaryMark(
         primary_id=primary_id,
         volume=volume.volume,
-        created_at_us=volume.created_at_us,
+        created_at_us=volume.born_at_us,
         lasting=lasting,
     )
 

@@ -215,6 +215,7 @@ def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transitio
         origin_position=position,
         initially_zeroed=False,
         created_at_us=command.last_at_us,
+        first_created_at_us=volume.born_at_us,
     )
 
 

@@ -69,6 +69,8 @@ class Volume:
     history_id, epoch, topic_id: the history of the partition to which all positions here belong,
     and Kafka's id of the commands topic in it. None and NO_EPOCH: the node hasn't met the volume
     yet, and the positions belong to the history that the partition has.
+    first_created_at_us: when the volume was created; None if its generation was never renewed, for
+    created_at_us is that time then. A renewal sets created_at_us, because the log begins there.
     ended_sessions: sessions of hosts from which the volume was taken over, the newest last, at most
     MAX_ENDED_SESSIONS. A host whose session is one of them writes no more.
     """
@@ -92,6 +94,12 @@ class Volume:
     history_id: str | None = None
     epoch: int = NO_EPOCH
     topic_id: str | None = None
+    first_created_at_us: int | None = None
+
+    @property
+    def born_at_us(self) -> int:
+        """The time at which the volume was created. With its name it tells it from all others."""
+        return self.created_at_us if self.first_created_at_us is None else self.first_created_at_us
 
     @property
     def description_order(self) -> tuple[int, int]:
@@ -129,7 +137,8 @@ class Volume:
     def description_bytes(self) -> int:
         """The size of the description in a message, without its numbers: at most 200 bytes more."""
         maps = [*self.secondaries, *self.secondaries.values(), *self.keep_s]
-        texts = [self.volume, self.generation, self.primary, *maps]
+        history = filter(None, (self.cluster, self.history_id, self.topic_id))
+        texts = [self.volume, self.generation, self.primary, *maps, *history]
         return (
             sum(len(text.encode()) for text in texts)
             + 10 * len(maps)

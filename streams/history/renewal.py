@@ -112,6 +112,7 @@ def renewed(volume: Volume, new: NewHistory) -> Volume:
         origin_position=new.start - 1,
         initially_zeroed=False,
         created_at_us=new.at_us,
+        first_created_at_us=volume.born_at_us,
         described_position=new.start - 1,
         earlier_sizes=(),
         cluster=new.history.cluster,

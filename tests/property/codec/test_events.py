@@ -319,7 +319,7 @@ tracking_command.v4 970e83fe19473df9
 volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
 volume.v3           47a5190c710b4d77
-volume.v4           c47074cc1ae7d0fd
+volume.v4           ed96db57df5689d9
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1

@@ -8,6 +8,7 @@ import pytest
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
 from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
+from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.volume_states import TABLE, apply, grown_extents, transition
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 
@@ -111,6 +112,22 @@ def _event(word: str) -> tuple[int, TrackingCommand]:
     if change == "r":
         return int(position), command_of(CommandKind.RETIRE)
     return int(position), command_of(CommandKind.RESIZE, size_bytes=int(change) * MIB)
+
+
+def test_a_volume_whose_generation_is_renewed_stays_the_same_volume() -> None:
+    """Marks of primaries tell volumes of one name apart by the time of their creation."""
+    before = volume(created_at_us=5)
+    mark = new_mark(before, None, GENERATION)
+    once = apply(before, command_of(CommandKind.NEW_GENERATION, last_at_us=99), 7)
+    command = command_of(
+        CommandKind.NEW_GENERATION,
+        new_generation=OTHER_GENERATION.replace("2", "3"),
+        last_at_us=199,
+    )
+    twice = apply(once, command, 9)
+    assert (once.created_at_us, twice.created_at_us) == (99, 199)
+    assert mark.is_of(once) and mark.is_of(twice)
+    assert not mark.is_of(volume(created_at_us=99))
 
 
 def test_a_new_generation_begins_behind_its_command() -> None:
