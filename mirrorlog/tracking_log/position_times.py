@@ -1,10 +1,12 @@
-"""Position times: where a partition's log was complete at a time, and so how old records are. Pure.
+"""Position times: when the broker appended the commands up to a position. Pure.
 
-A position has no time of its own, and a host's clock isn't trusted with deleting. So the node notes
-each minute through which position the log is complete. A record is at least as old as any note at
-or above its end (`through`).
+A record has no time but those of hosts, whose clocks aren't trusted (invariant 15). So the node
+notes each minute when the broker appended the command at the log's end: every command through that
+position was appended then or before, and a record that ends there is at least as old.
 
-A note is a Watermark. Notes are always passed in the order of time.
+A note is a Watermark, whose `at_us` is the broker's time. Notes of a node before this rule have the
+node's time, at which the log was complete through the position; that is later. Notes are always
+passed in the order of time.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +106,25 @@ def test_a_refused_time_says_how_the_topic_takes_the_brokers() -> None:
     assert "mirrorlog topics create" in refused.next
     other = refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "t", 0, b"v")
     assert "Mend the topic or the rights" in other.next
+
+
+def test_every_other_consumer_of_the_project_names_the_isolation_level() -> None:
+    """Those of tests and benchmarks, too: what they prove stands on the end that they see."""
+    root = Path(__file__).resolve().parents[3]
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
+    makers = [
+        name for name in listed if re.search(r"(?<![\w.])Consumer\(\n? *[^)]", _code(root / name))
+    ]
+    assert len(makers) >= 3, "consumers are made in another way"
+    for name in makers:
+        assert re.search("READ_UNCOMMITTED|isolation.level", (root / name).read_text()), name
+
+
+def _code(path: Path) -> str:
+    """Return a file's text if it names Kafka's client and is no link."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    text = path.read_text("utf-8")
+    return text if "confluent_kafka" in text else ""
