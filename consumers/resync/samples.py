@@ -18,9 +18,17 @@ from enum import Enum, auto
 from random import Random
 from typing import Final
 
-from mirrorlog.consumers.state.secondary_state import MAX_SAMPLE_BYTES, MAX_SAMPLES, Sample
+from mirrorlog.consumers.resync.cycle import CycleInput, is_settled
+from mirrorlog.consumers.state.secondary_state import (
+    MAX_SAMPLE_BYTES,
+    MAX_SAMPLES,
+    Sample,
+    SecondaryState,
+)
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.tracking_log.site_log import SiteLog
 
 TAKEN: Final = 48
 """How many samples a cycle takes: it leaves room for samples of earlier cycles."""
@@ -101,6 +109,19 @@ def joined_samples(new: Iterable[Sample], old: Iterable[Sample]) -> tuple[Sample
     return tuple([*new, *old][:MAX_SAMPLES])
 
 
+def moved_samples(
+    volume: Volume, saved: SecondaryState | None, state: SecondaryState, log: SiteLog
+) -> tuple[Sample, ...]:
+    """Return the samples of `state` that hold when its position is saved after that of `saved`.
+
+    What the log names as changed in between may have come by the fork.
+    """
+    if saved is None or saved.applied_position is None or state.applied_position is None:
+        return state.samples
+    changed = log.changed(after=saved.applied_position, through=state.applied_position)
+    return samples_without(state.samples, changed, volume.block_size)
+
+
 class SampleVerdict(Enum):
     """What differing samples prove."""
 
@@ -121,6 +142,21 @@ def judge_samples(
     if not tuple(unexplained):
         return SampleVerdict.NOTHING
     return SampleVerdict.WAIT if is_forked and not settled else SampleVerdict.WENT_BACK
+
+
+def verdict_of(
+    differing: Iterable[Sample], applied_position: int | None, cycle_input: CycleInput
+) -> SampleVerdict:
+    """Return what it means that samples differ, by the log after the applied position."""
+    log, through = cycle_input.log, cycle_input.watermark
+    changed = BlockSet()
+    if applied_position is not None and through is not None:
+        changed = log.changed(after=applied_position, through=through)
+    return judge_samples(
+        samples_without(differing, changed, cycle_input.volume.block_size),
+        is_forked=log.fork is not None,
+        settled=through is not None and is_settled(cycle_input, through),
+    )
 
 
 def _digest(data: Data) -> str:

@@ -17,7 +17,6 @@ from mirrorlog.consumers.resync.cycle import (
     MarkConsistent,
     Resync,
     SkipInitialCopy,
-    is_settled,
     next_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
@@ -30,13 +29,13 @@ from mirrorlog.consumers.resync.samples import (
     SampleTaker,
     SampleVerdict,
     joined_samples,
-    judge_samples,
+    moved_samples,
     samples_without,
+    verdict_of,
 )
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -335,7 +334,9 @@ class Site:
                     case SkipInitialCopy(state):
                         to_save.append((secondary, state))
                     case MarkConsistent(state) | AdvancePosition(state):
-                        to_save.append((secondary, self._with_samples(secondary, state)))
+                        log_of = self._log(secondary.volume.volume)
+                        samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
+                        to_save.append((secondary, replace(state, samples=samples)))
             self._save(to_save)
             looking = [secondary for secondary, _ in to_save]
         if cycles:
@@ -364,15 +365,7 @@ class Site:
             return step
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
         if secondary.differing and saved is not None:
-            after, through = saved.applied_position, cycle_input.watermark
-            changed = BlockSet()
-            if after is not None and through is not None:
-                changed = cycle_input.log.changed(after=after, through=through)
-            verdict = judge_samples(
-                samples_without(secondary.differing, changed, secondary.volume.block_size),
-                is_forked=cycle_input.log.fork is not None,
-                settled=through is not None and is_settled(cycle_input, through),
-            )
+            verdict = verdict_of(secondary.differing, saved.applied_position, cycle_input)
             if verdict is SampleVerdict.WAIT:
                 if saved.consistent_position is not None:
                     self._save([(secondary, replace(saved, consistent_position=None))])
@@ -410,17 +403,6 @@ class Site:
             self._stop_all(failed)
             return secondary.status
         return None if ended is None else Idle(SiteState.STOPPED, ended)
-
-    def _with_samples(self, secondary: Secondary, state: SecondaryState) -> SecondaryState:
-        """Return `state` without the samples that forked writes changed up to its position."""
-        saved = secondary.saved
-        if saved is None or saved.applied_position is None or state.applied_position is None:
-            return state
-        changed = self._log(secondary.volume.volume).changed(
-            after=saved.applied_position, through=state.applied_position
-        )
-        samples = samples_without(state.samples, changed, secondary.volume.block_size)
-        return replace(state, samples=samples)
 
     def _run_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> None:
         """Run one cycle of each secondary. The order keeps every claim true (invariants 6 and 8):
@@ -484,7 +466,8 @@ class Site:
                     primary, device, volume, step.blocks, run_bytes, samples, on_copied
                 )
             device.flush()
-        older = self._with_samples(secondary, step.done).samples
+        log_of = self._log(volume.volume)
+        older = moved_samples(volume, secondary.saved, step.done, log_of)
         if step.blocks is not None:
             older = samples_without(older, step.blocks, volume.block_size)
         return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
