@@ -93,7 +93,7 @@ class TopicReader(Protocol):
     """Reads whole partitions from given positions, without a consumer group."""
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
-        """Add partitions of a topic.
+        """Add partitions of a topic. One that was added before begins again.
 
         positions: by partition, the position of the first message; None: the oldest that is kept.
         """

@@ -12,7 +12,7 @@ from uuid import uuid4
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.partitioning import partition_of
 from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
-from mirrorlog.errors import UnknownVolume
+from mirrorlog.errors import MirrorlogError, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
 from mirrorlog.reading.clusters import ClusterCheck
@@ -55,10 +55,24 @@ class Catalog(Mapping[str, Volume]):
     def poll(self, timeout_s: float) -> None:
         """Take the descriptions that have arrived; wait up to `timeout_s` for one.
 
-        Raise WrongCluster if a description is of another cluster.
+        Raise WrongCluster if a description is of another cluster, BadInput if one can't be read:
+        all others that have arrived are taken nevertheless. OutOfRetention as TopicReader.poll:
+        the topic was made anew, or the broker went back in time. The next call reads the topic
+        from its beginning.
         """
-        for message in self._topic.poll(timeout_s):
-            self._take_message(message)
+        try:
+            messages = self._topic.poll(timeout_s)
+        except OutOfRetention:
+            self._topic.start_over()
+            raise
+        refused: MirrorlogError | None = None
+        for message in messages:
+            try:
+                self._take_message(message)
+            except MirrorlogError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _take_message(self, message: Message) -> None:
         if message.key is None:

@@ -97,7 +97,11 @@ class CompactedTopic:
         self, reader: TopicReader, admin: TopicAdmin, topic: str, patience: ReadPatience
     ) -> None:
         self._reader, self._admin, self._topic, self._patience = reader, admin, topic, patience
-        reader.assign(topic, {_PARTITION: None})
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Read from the beginning again."""
+        self._reader.assign(self._topic, {_PARTITION: None})
 
     def read_to_end(self) -> Iterator[Message]:
         """Yield every message published before the call. Raise KafkaFailed as read_through."""

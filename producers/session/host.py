@@ -13,6 +13,7 @@ from typing import Final, Self
 from uuid import uuid4
 
 from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, DeviceFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
@@ -56,6 +57,7 @@ from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 
 DEADLINE_S: Final = 60.0
+_FOLLOWING: Final = "reading the descriptions of the open volumes"
 BROKEN_HISTORY_NOTE: Final = "the commands that named its writes may be gone: the history broke"
 
 
@@ -134,6 +136,7 @@ class Host:
         self._descriptions: Final = (
             None if ports.descriptions is None else DescriptionWatch(ports.descriptions)
         )
+        self._description_reports: Final = RetryReports()
         self._partitions: Final = {name: volume.partition for name, volume in volumes.items()}
         self._noted_s = ports.clock.monotonic_s()
         ports.folder.lock()  # 1
@@ -448,12 +451,23 @@ class Host:
         """Take over the generations and histories of open volumes that were renewed.
 
         Let no write to a volume begin that was taken over from this session (`volume move`).
+
+        A failure is reported, and costs no more than that the session continues with what it knows:
+        a description of another volume may be wrong, and the topic may have been made anew.
         """
         if self._descriptions is None or not self._descriptions.is_due(now_s):
             return
         with self._tracker.lock:
             volumes = {name: opened.volume for name, opened in self._tracker.volumes.items()}
-        for volume in self._descriptions.renewed(volumes, now_s):
+        try:
+            renewed = self._descriptions.renewed(volumes, now_s)
+        except MirrorlogError as error:
+            if text := self._description_reports.failed(_FOLLOWING, str(error), now_s=now_s):
+                self._report(f"{_FOLLOWING} failed: {text}")
+            return
+        if text := self._description_reports.worked(_FOLLOWING, now_s=now_s):
+            self._report(f"{_FOLLOWING} {text}")
+        for volume in renewed:
             before = volumes[volume.volume]
             if volume.generation != before.generation:
                 self._report(

@@ -145,15 +145,25 @@ def test_reading_begins_at_the_assigned_position(cluster: Cluster) -> None:
     publisher.close()
 
 
-def test_a_position_that_does_not_exist_is_an_error(cluster: Cluster) -> None:
+def test_a_position_that_does_not_exist_is_an_error_until_reading_begins_elsewhere(
+    cluster: Cluster,
+) -> None:
     cluster.create()
+    publisher = cluster.publisher()
+    for number in range(3):
+        publisher.publish(cluster.topic, 0, b"k", str(number).encode())
+    publisher.flush(DEADLINE_S)
     reader = cluster.reader()
     reader.assign(cluster.topic, {0: 7})
     until = time.monotonic() + DEADLINE_S
     with pytest.raises(OutOfRetention):
         while time.monotonic() < until:
             reader.poll(0.2)
+    reader.assign(cluster.topic, {0: None})
+    assert [m.position for m in read(reader, 3)] == [0, 1, 2]
+    assert reader.reached(cluster.topic, 0) == 3
     reader.close()
+    publisher.close()
 
 
 def test_the_admin_knows_ends_and_partitions_and_creating_twice_is_harmless(

@@ -70,13 +70,21 @@ class KafkaReader:
         self._at_end: set[tuple[str, int]] = set()
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
-        """Add partitions of a topic, each from a position on (None: from the oldest kept)."""
-        added = []
+        """Add partitions of a topic, each from a position on (None: from the oldest kept).
+
+        A partition that was added before begins again there.
+        """
+        added, again = [], []
         for partition, position in positions.items():
             start = self._first_position(topic, partition) if position is None else position
+            if (topic, partition) in self._reached:
+                again.append(TopicPartition(topic, partition))
+                self._at_end.discard((topic, partition))
             self._reached[topic, partition] = start
             added.append(TopicPartition(topic, partition, start))
         try:
+            if again:
+                self._client.raw.incremental_unassign(again)
             self._client.raw.incremental_assign(added)
         except KafkaException as error:
             raise KafkaFailed(

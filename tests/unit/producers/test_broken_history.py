@@ -263,3 +263,38 @@ def test_an_older_description_changes_nothing(rig: Rig) -> None:
     renew(rig, described_position=3)
     rig.write(volume, 1)
     assert last_of(rig, b"a").generation == "g"
+
+
+def describe(rig: Rig, name: str, **changes: object) -> None:
+    """Publish a description of one of the volumes, or of another one."""
+    described = replace(rig.volumes["a"], volume=name, **changes)  # type: ignore[arg-type]
+    publisher = rig.broker.publisher()
+    publish_volume(publisher, SETTINGS.topics, described)
+    publisher.flush(0)
+
+
+def test_descriptions_that_are_wrong_stop_no_write_and_hide_no_other(rig: Rig) -> None:
+    """A description of another cluster, and bytes that are none: the one behind them counts."""
+    volume = rig.open()
+    describe(rig, "foreign", cluster="another")
+    rig.broker.append(SETTINGS.topics.volumes, 0, b"broken", b"no description")
+    renew(rig)
+    rig.tick()
+    rig.write(volume, 1)
+    assert last_of(rig, b"a").generation == RENEWED
+    failed, works = (line for line in rig.reports if "reading the descriptions" in line)
+    assert "failed" in failed and "another" in failed
+    assert "works again" in works
+
+
+def test_descriptions_are_followed_again_after_their_topic_went_back_in_time(rig: Rig) -> None:
+    describe(rig, "a")
+    describe(rig, "b")
+    volume = rig.open()
+    rig.write(volume, 1)
+    rig.broker.rewind(SETTINGS.topics.volumes, 0, 0)
+    rig.write(volume, 1)
+    renew(rig)
+    rig.tick()
+    rig.write(volume, 1)
+    assert last_of(rig, b"a").generation == RENEWED
