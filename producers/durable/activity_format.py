@@ -173,6 +173,7 @@ class ActivityState:
     volumes: dict[str, VolumeActivity] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     spool: tuple[int, int] = (1, 0)
+    _followers: dict[int, set[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def apply(self, entry: ActivityEntry) -> None:
         """Change the state as `entry` says."""
@@ -182,9 +183,9 @@ class ActivityState:
             case ActivityOp.SPOOL:
                 self._spool(entry.records)
             case ActivityOp.REACHED:
-                for volume in self.volumes.values():
-                    if volume.followed == entry.partition:
-                        volume.known_through = _known_position(entry)
+                for name in self._followers.get(entry.partition, ()):
+                    if self.volumes[name].followed == entry.partition:
+                        self.volumes[name].known_through = _known_position(entry)
             case ActivityOp.SETTLED:
                 known = self.volumes.get(entry.volume, VolumeActivity())
                 self.volumes[entry.volume] = VolumeActivity(
@@ -193,6 +194,8 @@ class ActivityState:
                     primary_id=known.primary_id,
                 )
             case _:
+                if entry.op is ActivityOp.FOLLOWED:
+                    self._followers.setdefault(entry.partition, set()).add(entry.volume)
                 self.volumes.setdefault(entry.volume, VolumeActivity()).apply(entry)
 
     def entries(self) -> Iterator[ActivityEntry]:

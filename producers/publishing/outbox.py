@@ -30,7 +30,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import ClosedBatch
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
-from mirrorlog.producers.durable.activity_format import ActivityEntry
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
 from mirrorlog.producers.publishing.clock_watch import ClockWatch
 from mirrorlog.producers.publishing.confirmations import Confirmations, refusals_by_volume
@@ -84,6 +84,8 @@ class Outbox:
     commands, extents: the number of commands and extents queued.
     last_positions: by volume, the position of its last command that Kafka has acknowledged.
     rejected: by volume, the node's first refusal of one of its commands.
+    position_histories: by partition, the id of the history in which its positions count; empty if
+        the log doesn't say it. Partitions of which nobody has read the log are left out.
     """
 
     def __init__(
@@ -112,7 +114,11 @@ class Outbox:
         self._limits: Final = limits
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
+        self.position_histories: Final[dict[int, str]] = {}
         self._histories: Final[dict[int, str]] = {}
+        self._claims: Final[dict[int, int]] = {}
+        self._claimed: Final[set[int]] = set()
+        self._entered: Final[set[tuple[int, str]]] = set()
         self._broken: Final[dict[int, tuple[int, int]]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
@@ -253,8 +259,8 @@ class Outbox:
     def broken_histories(self) -> Mapping[int, tuple[int, int]]:
         """The partitions whose history broke, each with two positions: (acknowledged, lower).
 
-        Kafka acknowledged a command at the first position, and a later command at the second, which
-        is not higher. So the topic was made anew, or the broker went back in time: commands that
+        Kafka acknowledged a command at the first position, and the second, which is not higher, is
+        that of a later one. So the topic was made anew, or the broker went back in time: those that
         were acknowledged may be gone. The caller makes every volume of the partition count as dirty
         as a whole, durably, and then calls accept_history().
         """
@@ -278,22 +284,53 @@ class Outbox:
         if history_id is not None:
             self._histories[partition] = history_id
 
-    def claim(self, partition: int, position: int) -> None:
-        """Let the next command say that Kafka acknowledged `position`, at or above the topic's end.
+    def claim(self, partition: int, position: int, end: int) -> None:
+        """Note that the topic ends at `end`, and that `position` was acknowledged to an earlier
+        session, at or above it: the history broke.
 
-        An earlier session knew it. The node learns by it that the history broke, even if nothing
-        that the node keeps shows it. The caller holds the lock.
+        The next commands say so. The node learns by it that the history broke, even if nothing that
+        the node keeps shows it. The caller holds the lock.
         """
-        self._acknowledged[partition] = position
+        self._claims[partition] = position
+        self._broken.setdefault(partition, (position, end))
 
-    def enter_history(self, partition: int, history_id: str | None) -> None:
+    def enter_history(self, partition: int, history_id: str) -> None:
         """Forget which commands of the partition Kafka has acknowledged: they may be gone.
 
-        The partition's history was renewed. The session names in its commands only what is
-        acknowledged from now on, and its heartbeats name the history. The caller holds the lock.
+        The partition's history was renewed, and the volumes there have new generations: their sites
+        copy what those commands named, so no command waits for its status any longer. The session
+        names in its commands only what is acknowledged from now on, and its heartbeats name the
+        history. The second call for one history changes nothing. The caller holds the lock.
         """
-        self._acknowledged.pop(partition, None)
+        if (partition, history_id) in self._entered:
+            return
+        self._entered.add((partition, history_id))
+        for known in (self._acknowledged, self._claims):
+            known.pop(partition, None)
+        self.position_histories[partition] = history_id
         self.name_history(partition, history_id)
+        if self._confirmations is not None:
+            self._confirmations.forget(partition)
+
+    def reached_entries(self, partitions: Iterable[int]) -> Iterator[ActivityEntry]:
+        """Yield the entries that note how far Kafka has acknowledged the commands there.
+
+        A region that leaves the activity log leaves together with the note that its commands are
+        acknowledged: if the topic ever ends below it, they are gone. The caller holds the lock.
+        """
+        for partition in sorted(partitions):
+            position, history = (
+                self._acknowledged.get(partition),
+                self.position_histories.get(partition),
+            )
+            if position is not None and history is not None and partition not in self._broken:
+                yield ActivityEntry(
+                    ActivityOp.REACHED,
+                    partition=partition,
+                    position=position,
+                    at_us=self.now_us(),
+                    history=history,
+                )
 
     @property
     def accepts_writes(self) -> bool:
@@ -343,10 +380,11 @@ class Outbox:
         with self._keeping_refusals():
             return self._queue.save()
 
-    def wait(self) -> None:
+    def wait(self, *, until_break: bool = False) -> None:
         """Wait until every command sent before the call is acknowledged, or rejected.
 
-        KafkaFailed at the deadline.
+        until_break: don't wait for the node's statuses in a partition of `broken_histories`: those
+            of commands that are gone never come. KafkaFailed at the deadline.
         """
         self.wait_published()
         if self._confirmations is None:
@@ -354,7 +392,7 @@ class Outbox:
         with self.lock:
             through = self._confirmations.positions()
         until_s = self._clock.monotonic_s() + self.deadline_s
-        while count := self._count_unrecorded(through):
+        while count := self._count_unrecorded(through, until_break=until_break):
             if self._clock.monotonic_s() > until_s:
                 raise KafkaFailed(
                     f"{count} commands are published, but the node hasn't recorded them within "
@@ -422,10 +460,17 @@ class Outbox:
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
             last_at_us=now_us,
-            acknowledged_position=self._acknowledged.get(partition),
+            acknowledged_position=self._known_position(partition),
             note=note,
             forks=batch.forks,
         )
+
+    def _known_position(self, partition: int) -> int | None:
+        """Return what a command says that it knows to be acknowledged there."""
+        if partition in self._claims:
+            self._claimed.add(partition)
+            return self._claims[partition]
+        return self._acknowledged.get(partition)
 
     def _offer_for_all(self, partition: int, command: TrackingCommand) -> bool:
         value = encode(command)
@@ -499,6 +544,9 @@ class Outbox:
         if known is not None and position <= known:
             self._broken.setdefault(partition, (known, position))
         self._acknowledged[partition] = position
+        if partition in self._claimed:  # a command says it; those that follow needn't
+            self._claimed.discard(partition)
+            self._claims.pop(partition, None)
         if not volume:
             self._clock_watch.note_acknowledged(record.value, self._publisher.last_append)
             return
@@ -525,9 +573,15 @@ class Outbox:
             with self._reading:
                 self._confirmations.watch(partition)
 
-    def _count_unrecorded(self, through: dict[int, int]) -> int:
+    def _count_unrecorded(self, through: dict[int, int], *, until_break: bool = False) -> int:
         with self.lock:
-            return 0 if self._confirmations is None else self._confirmations.count_waiting(through)
+            if self._confirmations is None:
+                return 0
+            passed_over = self._broken if until_break else ()
+            awaited = {
+                number: last for number, last in through.items() if number not in passed_over
+            }
+            return self._confirmations.count_waiting(awaited)
 
     def _read_statuses(self, timeout_s: float) -> None:
         if self._confirmations is None:

@@ -34,6 +34,7 @@ from mirrorlog.producers.session.description_watch import DescriptionWatch
 from mirrorlog.producers.session.fence import taken_over_error
 from mirrorlog.producers.session.opening import (
     OpenRequest,
+    check_own_sessions,
     check_requests,
     exclude_other_hosts,
     opened_entries,
@@ -115,12 +116,14 @@ class Host:
            may be a copy, the session before may live: then the host listens first (clones.py).
         3. This session's activity log durably replaces the old one. It holds everything that the
            old one says may be unpublished (invariant 1), and the regions of all commands in the
-           spool. It says, too, that this session is open on the volumes of step 4. From now on the
+           spool. It says, too, that this session is open on the volumes of step 5. From now on the
            spool isn't needed for safety: it only says more exactly what is dirty.
-        4. What may be unpublished is published, and the old sessions are closed
+        4. Where the commands end below a position that the folder knows, commands that were
+           acknowledged are gone: every volume of the partition counts as dirty as a whole, durably.
+        5. What may be unpublished is published, and the old sessions are closed
            (settling.settle_previous). Volumes that aren't in `volumes`, or whose primary can't be
            flushed, are reported; they stay in the log until a later start or open() settles them.
-        5. The old spool is removed.
+        6. The old spool is removed.
 
         volumes: every volume that exists, by name.
         report: called with each line that people should read.
@@ -137,7 +140,7 @@ class Host:
             None if ports.descriptions is None else DescriptionWatch(ports.descriptions)
         )
         self._description_reports: Final = RetryReports()
-        self._partitions: Final = {name: volume.partition for name, volume in volumes.items()}
+        self._volumes: Final = dict(volumes)
         self._noted_s = ports.clock.monotonic_s()
         ports.folder.lock()  # 1
         with ExitStack() as undo:
@@ -177,9 +180,11 @@ class Host:
                 if ports.sessions is None
                 else SessionSearch(name, self._parts, ports.sessions, ports.clock)
             )
-            settle_previous(self._parts, previous, ports.open_device, self._search)  # 4
+            lost = self._find_lost_positions({volume.partition for volume in volumes.values()})  # 4
+            previous.count_as_whole(lost)
+            settle_previous(self._parts, previous, ports.open_device, self._search)  # 5
             self._handle_broken_histories()
-            remove_spool(ports.folder)  # 5
+            remove_spool(ports.folder)  # 6
             undo.pop_all()
 
     @property
@@ -207,7 +212,7 @@ class Host:
         The caller closes the devices, after the volumes.
 
         1. Every request is checked (opening.check_requests, primaries.check_primaries). If one
-           can't be fulfilled, nothing was done.
+           can't be fulfilled, nothing was done. So is where the commands end (step 4 of the start).
         2. The activity log durably says that the session is open on each volume. From now on it
            covers the newly created ones.
         3. The primaries of the volumes that are to be settled are flushed.
@@ -218,7 +223,7 @@ class Host:
         6. If one of these commands shows that the history of a partition broke, the volumes there
            count as dirty as a whole (_handle_broken_histories).
         7. What may be unpublished is published (settling.settle). When it is acknowledged, writes
-           may begin.
+           may begin. If a history breaks meanwhile, steps 6 and 7 are repeated.
 
         Errors: those of step 1; BadUse if another host has a volume open; DeviceFailed and
         KafkaFailed; BadInput if the node refuses a command. After an error none of the volumes is
@@ -228,11 +233,10 @@ class Host:
         check_requests(wanted.values(), self._handles, can_fork=self._ports.forks is not None)  # 1
         marks, volumes_known = self._ports.marks, self._log.state.volumes
         primaries = check_primaries(marks, wanted, volumes_known)
+        self._volumes.update((name, request.volume) for name, request in wanted.items())
+        self._find_lost_positions({request.volume.partition for request in wanted.values()})
         with self._tracker.lock:
             self._log.append(opened_entries(self._parts, wanted))  # 2
-        self._partitions.update(
-            (name, request.volume.partition) for name, request in wanted.items()
-        )
         unsettled = self._flush_unsettled(wanted)  # 3
         with self._tracker.lock:
             for request in wanted.values():
@@ -246,17 +250,20 @@ class Host:
                 withdraw(self._parts, wanted)
             raise
         self._outbox.wait_published()
-        if self._handle_broken_histories():  # 6
-            unsettled = self._flush_unsettled(wanted)
         volumes = [request.volume for request in wanted.values()]
-        settle(
-            self._parts,
-            [volume for volume in volumes if volume in unsettled or volume.volume in unvouched],
-            self._log.state.volumes,
-            unvouched,
-            reopened=True,
-            histories=None if self._search is None else self._search.histories,
-        )  # 7
+        is_settled = False
+        while not is_settled:
+            if self._handle_broken_histories():  # 6
+                unsettled = self._flush_unsettled(wanted)
+            settle(
+                self._parts,
+                [volume for volume in volumes if volume in unsettled or volume.volume in unvouched],
+                self._log.state.volumes,
+                unvouched,
+                reopened=True,
+                histories=None if self._search is None else self._search.histories,
+            )  # 7
+            is_settled = not self._outbox.broken_histories
         if marks is not None:
             primaries.write_missing(marks, wanted)
         entries = list(primaries.entries())
@@ -335,11 +342,7 @@ class Host:
         self._outbox.wait_published()
         volumes = {name: request.volume for name, request in requests.items()}
         known = self._search.read(volumes)
-        with self._tracker.lock:
-            for partition, history_id in self._search.histories.items():
-                self._outbox.name_history(partition, history_id or None)
-            for partition, position in self._search.lost_positions(known, volumes).items():
-                self._outbox.claim(partition, position)
+        check_own_sessions(self._parts, requests, known)
         taken_over = exclude_other_hosts(self._parts, requests, known)
         continued = {name: volume for name, volume in volumes.items() if name not in taken_over}
         return self._search.unvouched(known, continued, self._log.state.volumes)
@@ -354,17 +357,7 @@ class Host:
             return
         self._noted_s = now_s
         with self._tracker.lock, suppress(DeviceFailed):
-            self._log.append(
-                ActivityEntry(
-                    ActivityOp.REACHED,
-                    partition=partition,
-                    position=position,
-                    at_us=self._outbox.now_us(),
-                    history=self._search.histories.get(partition, ""),
-                )
-                for partition in sorted(self._tracker.partitions())
-                if (position := self._outbox.acknowledged_position(partition)) is not None
-            )
+            self._log.append(self._outbox.reached_entries(self._tracker.partitions()))
 
     def _admit(self, request: OpenRequest) -> TrackedVolume:
         """Let writes to the volume begin; return its handle."""
@@ -430,7 +423,7 @@ class Host:
                 self._outbox.send(opened.volume, CommandKind.SESSION_CLOSE)
             for partition in self._tracker.partitions() - self._tracker.partitions(without=closing):
                 self._outbox.send_close_for_all(partition)
-        self._outbox.wait()
+        self._outbox.wait(until_break=True)
 
     def _drain(self) -> None:
         """Publish every write that ended before the call, also if a history breaks meanwhile."""
@@ -478,11 +471,40 @@ class Host:
                 if volume.volume not in self._tracker.volumes:
                     continue
                 self._tracker.renew(volume)
-                if volume.history_id != before.history_id:
-                    self._outbox.enter_history(volume.partition, volume.history_id)
+                self._enter_history(before, volume)
         for name in self._descriptions.ended(volumes, self.session):
             with self._tracker.lock:
                 self._outbox.reject(name, taken_over_error(name, self.session))
+
+    def _enter_history(self, before: Volume, volume: Volume) -> None:
+        """Let positions count in the history that the node gave the volume's partition."""
+        partition, history_id = volume.partition, volume.history_id
+        if history_id is None or history_id == before.history_id:
+            return
+        if volume.generation != before.generation:
+            self._outbox.enter_history(partition, history_id)
+        elif self._search is not None:
+            self._search.enter(partition, history_id)
+        else:
+            self._outbox.name_history(partition, history_id)
+
+    def _find_lost_positions(self, partitions: Collection[int]) -> Collection[int]:
+        """Let the volumes of a partition count as dirty as a whole if the topic lost its end.
+
+        Return these partitions. Those in which the session has published something are passed over:
+        there it notices by itself when positions go back.
+        """
+        if self._search is None:
+            return ()
+        unknown = {
+            number for number in partitions if self._outbox.acknowledged_position(number) is None
+        }
+        lost = self._search.lost_positions(self._volumes, unknown)
+        with self._tracker.lock:
+            for partition, (position, end) in lost.items():
+                self._outbox.claim(partition, position, end)
+        self._handle_broken_histories()
+        return lost
 
     def _handle_broken_histories(self) -> bool:
         """Let every volume in a partition whose history broke count as dirty as a whole, durably.
@@ -496,14 +518,10 @@ class Host:
             return False
         with self._tracker.lock:
             broken = dict(self._outbox.broken_histories)
-            for partition, (acknowledged, lower) in broken.items():
-                self._report(
-                    f"the history of partition {partition} broke: a command was acknowledged at "
-                    f"position {acknowledged}, and a later one at {lower}. The topic was made "
-                    "anew, or the broker went back in time"
-                )
             names = [
-                name for name in self._log.state.volumes if self._partitions.get(name) in broken
+                name
+                for name in self._log.state.volumes
+                if name in self._volumes and self._volumes[name].partition in broken
             ]
             self._log.append(
                 ActivityEntry(ActivityOp.WHOLE_VOLUME, name)
@@ -512,6 +530,12 @@ class Host:
             )
             self._tracker.fall_back_to_whole_volume(names, BROKEN_HISTORY_NOTE)
             self._outbox.accept_history(broken)
+            for partition, (acknowledged, lower) in broken.items():
+                self._report(
+                    f"the history of partition {partition} broke: Kafka acknowledged a command at "
+                    f"position {acknowledged}, and position {lower} is that of a later one. The "
+                    "topic was made anew, or the broker went back in time"
+                )
         return True
 
     def _drop_rejected(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.positions import OPENED_EARLIER
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.batches.batch import whole_volume
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
@@ -155,6 +156,43 @@ def _check_forks(volume: Volume, *, can_fork: bool) -> None:
         )
 
 
+def check_own_sessions(
+    parts: SessionParts, requests: Mapping[str, OpenRequest], known: KnownSessions
+) -> None:
+    """Raise KafkaFailed if the SESSION_OPEN of a volume isn't in what was read of the log.
+
+    A search that doesn't find this session finds no other one either. If the history of the
+    partition was renewed meanwhile, and the session is open in the new one, what was acknowledged
+    before counts no longer.
+    """
+    for name, request in requests.items():
+        position = parts.outbox.last_positions[name]
+        heads = known.partition_of(name).heads[name].sessions
+        own = next((head for head in heads if head.session == parts.session), None)
+        if own is not None and own.opened_position == OPENED_EARLIER:
+            with parts.lock:
+                partition = request.volume.partition
+                parts.outbox.enter_history(partition, parts.outbox.position_histories[partition])
+        elif own is None or own.last_position < position:
+            raise KafkaFailed(
+                "the log doesn't name the session that was opened: its history broke meanwhile, or "
+                "the node refused the command",
+                where=f"volume {name}, position {position}",
+                next="Open the volume again. Statuses (docs/statuses.md) say what was refused.",
+            )
+
+
+def _check_histories(parts: SessionParts, volumes: Collection[Volume]) -> None:
+    """Raise KafkaFailed if the history of one of the volumes' partitions broke."""
+    for volume in volumes:
+        if volume.partition in parts.outbox.broken_histories:
+            raise KafkaFailed(
+                "the history of the partition broke while the volume was being opened",
+                where=f"volume {volume.volume}, partition {volume.partition}",
+                next="Open the volume again.",
+            )
+
+
 def _take_over(
     parts: SessionParts, requests: Mapping[str, OpenRequest], taken_over: Collection[OpenSession]
 ) -> None:
@@ -171,6 +209,7 @@ def _take_over(
                 note="taken over from a host that is gone",
             )
     parts.outbox.wait_published()  # 2
+    _check_histories(parts, [requests[other.volume].volume for other in taken_over])
     with parts.lock:
         for other in taken_over:
             parts.outbox.send(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
-from mirrorlog.producers.durable.activity_format import VolumeActivity
+from mirrorlog.producers.durable.activity_format import KnownPosition, VolumeActivity
 from mirrorlog.producers.session.parts import SessionParts
 from mirrorlog.producers.session.unvouched import Unvouched, find_unvouched
 from mirrorlog.reading.changes_after import changes_after
@@ -17,44 +18,67 @@ from mirrorlog.reading.open_sessions import KnownSessions, SessionPorts, read_se
 
 @dataclass(frozen=True, slots=True)
 class SessionSearch:
-    """Asks the log about the volumes of one session.
-
-    host: the host's name.
-    histories: by partition, the id of its history, as read() last found it.
-    """
+    """Asks the log about the volumes of one session. host: the host's name."""
 
     host: str
     parts: SessionParts
     ports: SessionPorts
     clock: Clock
-    histories: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def histories(self) -> Mapping[int, str]:
+        """By partition, the id of its history, as read() last found it."""
+        return self.parts.outbox.position_histories
 
     def read(self, volumes: Mapping[str, Volume]) -> KnownSessions:
         """Read which sessions the volumes have. Raise what read_sessions() raises."""
         known = read_sessions(volumes, self.ports, self.parts.settings.topics, self.clock)
-        self.histories.update(
-            {
-                volume.partition: known.partition_of(name).history_id
-                for name, volume in volumes.items()
-            }
-        )
+        by_partition = {volume.partition: name for name, volume in volumes.items()}
+        with self.parts.lock:
+            for partition, name in by_partition.items():
+                self.enter(partition, known.partition_of(name).history_id)
         return known
 
-    def lost_positions(
-        self, known: KnownSessions, volumes: Mapping[str, Volume]
-    ) -> Mapping[int, int]:
-        """Return the positions that the state folder knows and the topic lacks, by partition.
+    def enter(self, partition: int, history_id: str) -> None:
+        """Let positions of the partition count in this history. Empty: the log doesn't say it.
 
-        Each is the highest of its partition, in the history that the partition has.
+        The caller holds the lock.
         """
-        lost: dict[int, int] = {}
-        for name, volume in volumes.items():
-            noted, partition = self.parts.log.state.volumes[name].known_through, volume.partition
-            if noted is None or not noted.history:
+        outbox = self.parts.outbox
+        before = outbox.position_histories.get(partition)
+        if history_id and before and before != history_id:
+            outbox.enter_history(partition, history_id)
+        outbox.position_histories[partition] = history_id
+        outbox.name_history(partition, history_id or None)
+
+    def lost_positions(
+        self, volumes: Mapping[str, Volume], partitions: Collection[int]
+    ) -> Mapping[int, tuple[int, int]]:
+        """Return the positions that the state folder knows and the topic lacks.
+
+        By partition: (the highest of them, where the topic ends). They count in the history that
+        the partition has. Ask before the session publishes anything there: what it publishes hides
+        what is gone. volumes: all descriptions, by name.
+        Raise KafkaFailed, and what read() raises.
+        """
+        noted: defaultdict[int, list[KnownPosition]] = defaultdict(list)
+        names: defaultdict[int, dict[str, Volume]] = defaultdict(dict)
+        for name, activity in self.parts.log.state.volumes.items():
+            known, volume = activity.known_through, volumes.get(name)
+            if volume is not None and volume.partition in partitions and known and known.history:
+                noted[volume.partition].append(known)
+                names[volume.partition][name] = volume
+        lost: dict[int, tuple[int, int]] = {}
+        for partition, positions in noted.items():
+            end = self.ports.admin.end_position(self.parts.settings.topics.commands, partition)
+            gone = [known for known in positions if known.position >= end]
+            if not gone:
                 continue
-            is_lost = noted.position >= known.partition_of(name).end
-            if is_lost and noted.history == self.histories[partition]:
-                lost[partition] = max(noted.position, lost.get(partition, noted.position))
+            self.read(names[partition])
+            history = self.histories[partition]
+            counted = [known.position for known in gone if known.history == history]
+            if counted:
+                lost[partition] = max(counted), end
         return lost
 
     def unvouched(

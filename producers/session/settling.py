@@ -48,6 +48,12 @@ class PreviousSession:
     volumes: Sequence[Volume]
     unknown: Sequence[str]
 
+    def count_as_whole(self, partitions: Collection[int]) -> None:
+        """Let every volume in these partitions be dirty as a whole."""
+        for volume in self.volumes:
+            if volume.partition in partitions:
+                self.unpublished[volume.volume].whole_volume = True
+
     def sessions_but(self, own_session: str) -> dict[str, set[str]]:
         """Return the sessions that the folder calls open, by volume, without the new one."""
         return {
@@ -158,8 +164,8 @@ def settle(
        other volume open. Only now may a site stop waiting for them.
     3. The activity log forgets it all. If a crash loses that, it is only repeated.
 
-    If the node refuses a command of a volume, the steps that follow pass over that volume, and the
-    activity log keeps it.
+    If the node refuses a command of a volume, or the history of its partition breaks, the steps
+    that follow pass over that volume, and the activity log keeps it.
 
     unpublished: by volume, what an activity log says may be unpublished.
     unvouched: by volume, what the log names and the activity log doesn't know.
@@ -176,14 +182,14 @@ def settle(
             _mark_dirty(
                 parts, volume, unpublished[volume.volume], unvouched.get(volume.volume)
             )  # 1
-    parts.outbox.wait()
+    parts.outbox.wait(until_break=True)
     volumes = _accepted(parts, volumes)
     with parts.lock:
         for volume in volumes:
             _close_sessions(parts, volume, unpublished[volume.volume], reopened=reopened)  # 2
         for session, partition in _sessions_ended(parts, volumes):
             parts.outbox.send_close_for_all(partition, for_session=session)
-    parts.outbox.wait()
+    parts.outbox.wait(until_break=True)
     volumes = _accepted(parts, volumes)
     with parts.lock:
         settled = [ActivityEntry(ActivityOp.SETTLED, volume.volume) for volume in volumes]
@@ -241,8 +247,13 @@ def _flush_primary(parts: SessionParts, volume: Volume, open_device: DeviceOpene
 
 
 def _accepted(parts: SessionParts, volumes: Collection[Volume]) -> list[Volume]:
-    """Return the volumes of which the node has refused no command."""
-    return [volume for volume in volumes if volume.volume not in parts.outbox.rejected]
+    """Return the volumes of which the node has refused no command, and no command is gone."""
+    return [
+        volume
+        for volume in volumes
+        if volume.volume not in parts.outbox.rejected
+        and volume.partition not in parts.outbox.broken_histories
+    ]
 
 
 def _mark_dirty(

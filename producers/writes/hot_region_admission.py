@@ -100,7 +100,8 @@ def _exchange(
             for region in plan.regions
         ]
         hot = [ActivityEntry(ActivityOp.HOT, opened.name, region=number) for number in missing]
-        state.log.append([*cool, *hot])  # C3, H1
+        left = {state.volumes[region.volume].volume.partition for region in plan.regions}
+        state.log.append([*cool, *hot, *state.outbox.reached_entries(left)])  # C3, H1
     return state.hot.begin(opened.regions, numbers)
 
 

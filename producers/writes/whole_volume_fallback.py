@@ -131,7 +131,8 @@ def _return_to_regions(state: TrackerState, opened: OpenVolume) -> None:
     ):
         # A failed append raises again in the next write that needs the activity log.
         with suppress(DeviceFailed):
-            state.log.append([ActivityEntry(ActivityOp.REGIONS, opened.name)])  # 3
+            reached = state.outbox.reached_entries([opened.volume.partition])
+            state.log.append([ActivityEntry(ActivityOp.REGIONS, opened.name), *reached])  # 3
             state.hot.leave([whole])
 
 

@@ -265,6 +265,8 @@ class WriteTracker:
     def drain(self) -> None:
         """Wait until everything that ended before is acknowledged. Call it without the lock.
 
+        It waits for no status in a partition whose history broke (Outbox.wait): call it again when
+        that is handled.
         Raise KafkaFailed if that takes too long.
         """
         state = self._state
@@ -274,7 +276,7 @@ class WriteTracker:
         while True:
             with self.lock:
                 send_all_batches(state)
-            state.outbox.wait()
+            state.outbox.wait(until_break=True)
             with self.lock:
                 if not any(opened.dirty_regions for opened in state.with_dirty_regions.values()):
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from notation import SHORT_KINDS
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, publish_volume
@@ -187,6 +189,23 @@ def test_a_volume_that_isnt_open_is_published_as_dirty_when_it_is_opened(rig: Ri
     before = rig.broker.end_position(TOPIC, 0) - 1
     rig.open("b")
     assert f"b {WHOLE_VOLUME}" in rig.commands(after=before)
+
+
+def test_a_break_that_cant_be_noted_is_reported_when_it_can(rig: Rig) -> None:
+    volume = rig.open()
+    rig.write(volume, 12)
+    rig.go_back_to(4)
+    volume.pwrite(b"x", 0)
+    rig.folder.hook = failing_sync
+    for _ in range(5):
+        with suppress(DeviceFailed):
+            rig.tick()
+    assert not rig.is_reported()
+
+
+def failing_sync(operation: str) -> None:
+    if operation == "sync":
+        raise DeviceFailed("the disk is gone", where="activity.log")
 
 
 def test_positions_that_rise_are_no_break(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from notation import SHORT_KINDS, volume
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.histories import History
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.activity_format import (
     ActivityEntry,
@@ -69,6 +69,13 @@ class Rig:
 
     def open(self, name: str = "h", *, new: bool = False, **more: object) -> TrackedVolume:
         """Start a session and open the volume in it."""
+        self.start(name)
+        device: BlockDevice = self.devices("memory://v", writable=True)
+        request = OpenRequest(VOLUME, device, newly_created=new)
+        return self.host.open_all([replace(request, **more)])["v"]  # type: ignore[arg-type]
+
+    def start(self, name: str = "h") -> None:
+        """Start a session."""
         ports = HostPorts(
             self.folder,
             self.broker.publisher(),
@@ -86,9 +93,6 @@ class Rig:
             new_session=lambda: session,
             report=self.reports.append,
         )
-        device: BlockDevice = self.devices("memory://v", writable=True)
-        request = OpenRequest(VOLUME, device, newly_created=new)
-        return self.host.open_all([replace(request, **more)])["v"]  # type: ignore[arg-type]
 
     def write(self, opened: TrackedVolume, block: int) -> None:
         """Write a block, and publish it."""
@@ -126,6 +130,20 @@ class Rig:
 def _in_short(command: TrackingCommand) -> str:
     extents = [f"{extent.offset}+{extent.length}" for extent in command.extents]
     return " ".join([f"s{UUID(command.session).int}", SHORT_KINDS[command.kind], *extents])
+
+
+class ForgetfulBroker(MemoryBroker):
+    """A broker that loses the first command before it says where the commands end."""
+
+    has_lost = False
+
+    def end_position(self, topic: str, partition: int) -> int:
+        end = super().end_position(topic, partition)
+        if topic != TOPIC or self.has_lost or not end:
+            return end
+        self.has_lost = True
+        self.rewind(topic, partition, end - 1)
+        return end - 1
 
 
 @pytest.fixture
@@ -369,11 +387,7 @@ def test_logs_of_older_versions_are_read_and_know_no_position(version: int) -> N
 
 def test_a_host_that_knew_a_longer_topic_says_so_in_its_commands(rig: Rig) -> None:
     """The broker went back in time, log and commands alike: only the host can tell."""
-    history = History(
-        cluster="memory", topic=rig.broker.identity(TOPIC), epoch=1, id=str(UUID(int=7))
-    )
-    watermark = Watermark(partition=0, through=-1, at_us=0, history=history)
-    rig.broker.append(SETTINGS.topics.changelog, 0, watermark_key(0), encode(watermark))
+    begin_history(rig)
     opened = rig.open(new=True)
     for block in range(6):
         rig.write(opened, block)
@@ -385,10 +399,11 @@ def test_a_host_that_knew_a_longer_topic_says_so_in_its_commands(rig: Rig) -> No
     rig.open(take_over=[str(UUID(int=1))])
     messages = [m for m in rig.broker.messages(TOPIC) if m.position >= 3 and m.key]
     commands = [(m.position, decode(m.value or b"", TrackingCommand)) for m in messages]
-    dirty = next((at, c) for at, c in commands if c.kind is CommandKind.MARK_DIRTY)
     assert WHOLE in rig.published()
-    assert dirty[1].acknowledged_position is not None
-    assert dirty[0] < dirty[1].acknowledged_position < end
+    position, first = commands[0]
+    assert first.kind is CommandKind.SESSION_OPEN
+    assert first.acknowledged_position is not None
+    assert position < first.acknowledged_position < end
     assert any("the history of partition 0 broke" in line for line in rig.reports)
 
 
@@ -413,3 +428,67 @@ def test_a_command_of_an_unknown_volume_is_passed_over(rig: Rig) -> None:
     rig.seen += 2
     rig.open()
     assert rig.published() == "s2 open"
+
+
+def begin_history(rig: Rig) -> None:
+    """Let the log say which history the partition has, as a node does."""
+    history = History(
+        cluster="memory", topic=rig.broker.identity(TOPIC), epoch=1, id=str(UUID(int=7))
+    )
+    watermark = Watermark(partition=0, through=-1, at_us=0, history=history)
+    rig.broker.append(SETTINGS.topics.changelog, 0, watermark_key(0), encode(watermark))
+
+
+def test_a_region_leaves_the_activity_log_with_a_note_that_its_commands_are_acknowledged(
+    rig: Rig,
+) -> None:
+    """No time passes, so no note was due. The broker loses the command of a cool region."""
+    begin_history(rig)
+    opened = rig.open(new=True)
+    rig.write(opened, 1)
+    rig.cool(opened)
+    lost_from = 2
+    rig.folder.kill()
+    rig.broker.rewind(TOPIC, 0, lost_from)
+    rig.seen = lost_from
+    rig.open()
+    assert f"s2 {WHOLE}" in rig.published()
+
+
+def test_a_lost_end_of_the_topic_isnt_hidden_by_what_the_next_session_publishes(rig: Rig) -> None:
+    begin_history(rig)
+    rig.write(rig.open(new=True), 1)
+    rig.host.close()
+    end = rig.broker.end_position(TOPIC, 0)
+    rig.broker.rewind(TOPIC, 0, end - 1)
+    rig.seen = end - 1
+    rig.open()
+    assert rig.published() == f"s2 open · s2 {WHOLE}"
+    assert rig.broker.end_position(TOPIC, 0) > end
+
+
+def test_a_volume_that_isnt_opened_is_marked_too_when_the_topic_lost_its_end(rig: Rig) -> None:
+    """Its commands are gone, and the other volume's new commands hide that later."""
+    begin_history(rig)
+    rig.write(rig.open(new=True), 1)
+    rig.host.close()
+    rig.broker.rewind(TOPIC, 0, 1)
+    rig.seen = 1
+    rig.start()
+    assert rig.host._log.state.volumes["v"].whole_volume
+    rig.folder.kill()
+    for _ in range(9):
+        rig.broker.append(TOPIC, 0, b"other", b"of another host")
+    rig.seen += 9
+    rig.start()
+    assert rig.published() == f"s3 {WHOLE} · s3 close"
+
+
+def test_a_session_whose_own_open_is_gone_before_it_looks_for_others_is_refused(rig: Rig) -> None:
+    """The history breaks between the acknowledgement and the search."""
+    rig.broker = ForgetfulBroker()
+    rig.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
+    with pytest.raises(KafkaFailed, match="doesn't name the session that was opened"):
+        rig.open(new=True)
+    rig.host.abandon()
+    rig.open(new=True)
