@@ -196,12 +196,12 @@ class Node:
             now_us=self.world.clock.now_us(),
             record_max_bytes=900_000,
             before=self.watermark,
-            anchor=anchor_of(events[-1].key, events[-1].value),
         )
         for key, value in changelog_rows(plan):
             self.put(key, value)
         self.heads |= {head.volume: head for head in plan.heads}
-        self.complete(plan.watermark)
+        anchor = anchor_of(events[-1].key, events[-1].value)
+        self.complete(replace(plan.watermark, anchor=anchor))
         for event, command in zip(events, read, strict=True):
             assert isinstance(command, TrackingCommand)
             if command.volume:
