@@ -8,7 +8,8 @@ from typing import Final
 from mirrorlog.domain.block_sets import BitMap64
 
 _MAX_SECTORS: Final = 1 << 20
-"""The limit of the sectors on their way in one stage: a few MiB of memory."""
+_MAX_RANGES: Final = 1 << 16
+"""The limits of the sectors and of the ranges on their way in one stage: a few MiB of memory."""
 
 
 class _Stage(Enum):
@@ -46,7 +47,8 @@ class RequestStages:
 
     def __init__(self) -> None:
         self._ranges = {stage: BitMap64() for stage in _Stage}
-        self._added = dict.fromkeys(_Stage, 0)
+        self._sectors = dict.fromkeys(_Stage, 0)
+        self._count = dict.fromkeys(_Stage, 0)
 
     def is_first(self, action: str, first: int, end: int) -> bool:
         """Follow the event of a request, and return whether no event has named its range before.
@@ -74,8 +76,11 @@ class RequestStages:
             return
         ranges = self._ranges[stage]
         ranges.add_range(first, end)
-        self._added[stage] += end - first
-        if self._added[stage] > _MAX_SECTORS:
-            if len(ranges) > _MAX_SECTORS // 2:
+        self._sectors[stage] += end - first
+        self._count[stage] += 1
+        if self._sectors[stage] > _MAX_SECTORS or self._count[stage] > _MAX_RANGES:
+            # Most requests have left the stage since the last look.
+            containers = ranges.get_statistics()["n_containers"]
+            if len(ranges) > _MAX_SECTORS // 2 or containers > _MAX_RANGES // 4:
                 ranges.clear()
-            self._added[stage] = len(ranges)
+            self._sectors[stage], self._count[stage] = len(ranges), 0
