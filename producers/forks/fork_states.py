@@ -88,12 +88,8 @@ def state_change(
     before: ForkState,
     state: ForkState,
     reason: str | None,
-    reported_reason: str | None,
 ) -> ForkStateChange:
-    """Return the change from `before` to `state`.
-
-    reported_reason: the reason reported last. The same one isn't reported again.
-    """
+    """Return the change from `before` to `state`."""
     text = None
     if state is ForkState.IN:
         text = f"volume {volume}: the secondary at {site} is in the fork"
@@ -103,6 +99,6 @@ def state_change(
                 f"volume {volume}: the secondary at {site} is out of the fork, and its site "
                 f"copies what it misses: {reason}"
             )
-        elif reason != reported_reason:
+        else:
             text = f"volume {volume}: the secondary at {site} can't be in the fork: {reason}"
     return ForkStateChange(volume, site, state, reason, text)

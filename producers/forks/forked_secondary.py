@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Condition, RLock
 from typing import Final
 
+from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
@@ -91,7 +92,8 @@ class ForkedSecondary:
         self._flushes_requested = self._flushes_done = 0
         self._retry_at_s = float("-inf")
         self._joined: SiteProgress | None = None
-        self._reported_reason: str | None = None
+        self._failures = RetryReports()
+        self._was_in = False
 
     @property
     def is_in(self) -> bool:
@@ -298,9 +300,21 @@ class ForkedSecondary:
             before=before,
             state=self.state,
             reason=reason,
-            reported_reason=self._reported_reason,
         )
-        if change.text is not None:
-            self._reported_reason = reason
-            self._context.report(change.text)
+        if change.text is not None and (text := self._text_to_report(change.text)):
+            self._context.report(text)
         self._context.ports.on_state_change(change)
+
+    def _text_to_report(self, text: str) -> str | None:
+        """Return what people should read of a change that `text` describes; None for nothing.
+
+        A secondary that leaves the fork again and again is reported at growing intervals.
+        """
+        now_s = self._context.clock.monotonic_s()
+        if self.state is not ForkState.IN:
+            return self._failures.failed(self.site, text, now_s=now_s)
+        is_first, self._was_in = not self._was_in, True
+        recovery = self._failures.worked(self.site, now_s=now_s)
+        if recovery is not None:
+            return f"{text}; it {recovery}"
+        return text if is_first else None

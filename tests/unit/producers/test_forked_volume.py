@@ -572,11 +572,16 @@ def test_a_secondary_that_cannot_be_opened_is_reported_once_and_tried_again(
     for _ in range(3):
         rig.tick(5.0)
     assert len([line for line in rig.lines if "can't be in the fork" in line]) == 1
+    for _ in range(40):
+        rig.tick(5.0)
+    lines = [line for line in rig.lines if "can't be in the fork" in line]
+    assert len(lines) == 3 and " failures in " in lines[-1]
     rig.devices.devices["memory://x"] = rig.disks["x"]
     rig.tick(5.0)
     rig.report_known("x")
     rig.tick()
     assert rig.states() == "IN"
+    assert "is in the fork; it works again after " in rig.lines[-1]
 
 
 def test_a_shared_volume_is_not_forked(rig: Rig) -> None:
