@@ -17,6 +17,7 @@ from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark, write_marks
 from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
+from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, MirrorlogError, StateDamaged
@@ -82,7 +83,8 @@ class SecondaryFiles:
         primary_of = None
         if path.exists():
             with self._open(volume, writable=False) as opened:
-                device, primary_of = _found(opened), self._primary_of(opened)
+                device, primary_mark = _found(opened), self._primary_mark(opened)
+                primary_of = None if primary_mark is None else primary_mark.volume
         try:
             mark = read_mark(self._mark_path(path, volume))
         except StateDamaged as error:
@@ -164,10 +166,11 @@ class SecondaryFiles:
         """Open the volume's primary for reading. Raise DeviceFailed if it is another volume's."""
         primary = open_file(volume.primary, writable=False)
         try:
-            owner = self._primary_of(primary)
-            if owner not in (None, volume.volume):
+            mark = self._primary_mark(primary)
+            if mark is not None and not mark.is_of(volume):
+                which = "an earlier volume" if mark.volume == volume.volume else "volume"
                 raise DeviceFailed(
-                    f"this is the primary of volume {owner}: its mark says so",
+                    f"this is the primary of {which} {mark.volume}: its mark says so",
                     where=f"volume {volume.volume}, {volume.primary}, offset 0",
                     next="Mount the right one. The secondary stays as it is.",
                 )
@@ -176,13 +179,12 @@ class SecondaryFiles:
             raise
         return primary
 
-    def _primary_of(self, device: FileDevice) -> str | None:
-        """Return the volume of which the device is marked as the primary, if it is."""
+    def _primary_mark(self, device: FileDevice) -> PrimaryMark | None:
+        """Return the mark of the device as a primary, if it has one."""
         try:
-            mark = self._primary_marks.read(device)
+            return self._primary_marks.read(device)
         except StateDamaged as error:
             raise DeviceFailed(error.what, where=error.where, next=error.next) from error
-        return None if mark is None else mark.volume
 
     def _path(self, volume: Volume) -> Path:
         return path_of(secondary_address(self._site, self._folder, volume))

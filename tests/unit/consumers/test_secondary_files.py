@@ -344,9 +344,9 @@ def test_another_file_at_the_primarys_address_is_not_mixed_in(rig: Rig) -> None:
     copied_all(rig, "generation")
 
 
-def mark_primary(path: Path, name: str) -> None:
+def mark_primary(path: Path, name: str, **described: object) -> None:
     with FileDevice(path, writable=True) as device:
-        mark = new_mark(volume(name), device.identity.lasting, str(UUID(int=1)))
+        mark = new_mark(volume(name, **described), device.identity.lasting, str(UUID(int=1)))
         MARKS.write([(device, mark)])
 
 
@@ -355,6 +355,8 @@ def test_the_primary_of_another_volume_is_neither_read_nor_written_to(rig: Rig) 
     mark_primary(rig.primary, "w")
     rig.write(3)
     stopped(rig, "the primary of volume w")
+    mark_primary(rig.primary, "v", created_at_us=5)
+    stopped(rig, "the primary of an earlier volume v")
     mark_primary(rig.primary, "v")
     mark_primary(rig.secondary, "w")
     stopped(rig, "marked as the primary of volume w")
