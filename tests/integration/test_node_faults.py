@@ -194,7 +194,7 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
         for topic in ("volumes", "commands", "status", "quarantine", "log", "progress")
     }
     events = {topic: [line["event"] for line in lines] for topic, lines in lines_of.items()}
-    assert events["volumes"] == ["Volume"]
+    assert set(events["volumes"]) == {"Volume"}
     assert events["commands"] == ["undecodable", "TrackingCommand"]
     assert events["status"] == ["CommandStatus", "AcceptedBatch"]
     assert events["quarantine"] == ["Quarantined"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from typing import Annotated, Any, Final
 
@@ -121,6 +121,10 @@ def _json_value(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, tuple):
-        return [item if isinstance(item, str) else _fields(item) for item in value]
+    if isinstance(value, tuple | list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _json_value(item) for name, item in value.items()}
+    if is_dataclass(value):
+        return _fields(value)
     return value
