@@ -16,7 +16,7 @@ from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark, counts_for
 from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -54,10 +54,7 @@ class TableLogSource:
             self._checkpoint()
             view = self._open_view(volume.partition)
             try:
-                watermark = view.get(watermark_key(volume.partition))
-                complete_through = (
-                    BEFORE_FIRST if watermark is None else decode(watermark, Watermark).through
-                )
+                complete_through = _complete_through(view, volume)
                 if max(complete_through, volume.origin_position) >= needed:
                     return _TableLogView(view, volume, complete_through, self._checkpoint)
             except BaseException:
@@ -67,6 +64,15 @@ class TableLogSource:
             if self._clock.monotonic_s() > until_s:
                 raise incomplete(volume, needed, complete_through, patience_s)
             self._pause(_RETRY_S)
+
+
+def _complete_through(view: TableView, volume: Volume) -> int:
+    """Return the position through which the log is complete in the volume's history."""
+    value = view.get(watermark_key(volume.partition))
+    if value is None:
+        return BEFORE_FIRST
+    watermark = decode(value, Watermark)
+    return watermark.through if counts_for(watermark, volume) else BEFORE_FIRST
 
 
 class _TableLogView:

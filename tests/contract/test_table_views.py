@@ -14,7 +14,7 @@ import faust
 import pytest
 from deadlines import DEADLINE_S
 from http_world import MemoryView
-from notation import record, volume
+from notation import GENERATION, record, volume
 
 from mirrorlog.codec.events import encode
 from mirrorlog.errors import KafkaFailed, NodeUnavailable
@@ -197,6 +197,13 @@ def test_a_log_is_read_only_once_it_is_complete(table: Any) -> None:
         [3, 7],
     )
     view.close()
+
+
+def test_a_log_of_another_history_is_complete_through_nothing(table: Any) -> None:
+    table.write(rows("-1..3", head=3, watermark=3))
+    renewed = volume(epoch=2, history_id=GENERATION)
+    with pytest.raises(KafkaFailed, match="isn't complete through position 2"):
+        logs(table).read(renewed, 2, 0)
 
 
 def test_a_damaged_record_is_a_hole(table: Any) -> None:

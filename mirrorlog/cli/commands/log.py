@@ -12,6 +12,7 @@ from rich.table import Table
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.changelog import (
     ComparedRange,
+    begins_history,
     changelog_messages,
     commands_through,
     compared_range,
@@ -184,18 +185,22 @@ def _changelog_digests(
 
     The records themselves aren't kept: they may be larger than the memory.
     """
-    digests, through = RecordDigests(), -1
+    digests, newest = RecordDigests(), None
     for message in changelog_messages(settings, partition):
         key = message.key or b""
         kind = key_kind(key)
         if kind is Watermark and message.value is not None:
-            through = max(through, decode(message.value, Watermark).through)
+            watermark = decode(message.value, Watermark)
+            if begins_history(newest, watermark):
+                digests = RecordDigests()
+            if newest is None or watermark.order >= newest.order:
+                newest = watermark
         if kind is LogRecord and _is_of(record_key := read_record_key(key), volumes):
             if message.value is None:
                 digests.drop(record_key)
             else:
                 digests.add(decode(message.value, LogRecord))
-    return digests, through
+    return digests, -1 if newest is None else newest.through
 
 
 def _is_of(record: LogRecord | RecordKey, volumes: Collection[str]) -> bool:

@@ -20,23 +20,35 @@ from mirrorlog.tracking_log.records import LogRecord
 def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord], int]:
     """Return the records of one partition as compaction would leave them, and its watermark.
 
-    Records above the watermark are left out. The watermark is -1 if the log has none.
+    Records above the watermark are left out. The watermark is -1 if the log has none. What lies
+    before a watermark of a later history belongs to an earlier one, and is left out.
     Errors: KafkaFailed as read_through raises it.
     """
     entries: dict[bytes, bytes] = {}
+    newest: Watermark | None = None
     for message in changelog_messages(settings, partition):
-        if message.key is not None and message.value is not None:
-            entries[message.key] = message.value
-        elif message.key is not None:
+        if message.key is None:
+            continue
+        if message.value is None:
             entries.pop(message.key, None)
-    watermarks = [
-        decode(value, Watermark) for key, value in entries.items() if key_kind(key) is Watermark
-    ]
-    through = max((watermark.through for watermark in watermarks), default=-1)
+        elif key_kind(message.key) is not Watermark:
+            entries[message.key] = message.value
+        else:
+            watermark = decode(message.value, Watermark)
+            if begins_history(newest, watermark):
+                entries.clear()
+            if newest is None or watermark.order >= newest.order:
+                newest = watermark
+    through = -1 if newest is None else newest.through
     records = (
         decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord
     )
     return [record for record in records if record.through <= through], through
+
+
+def begins_history(newest: Watermark | None, watermark: Watermark) -> bool:
+    """Return whether a watermark belongs to a later history than the newest one before it."""
+    return newest is not None and watermark.epoch > newest.epoch
 
 
 def changelog_messages(settings: Settings, partition: int) -> Iterator[Message]:
