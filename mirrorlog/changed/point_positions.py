@@ -190,9 +190,15 @@ class TimePositions:
         before, is_exact = self.commands.append_times().before(
             point.at_us, watermark=self.log.watermark
         )
-        origin = self.volume.origin_position
-        is_answered_in_full = base == origin and point.at_us >= self.volume.created_at_us
-        if before >= base or (is_answered_in_full and not is_exact):
+        if base > self.volume.origin_position:
+            is_reached = before >= base
+        else:
+            # Above the origin the volume exists. At the origin, or where the commands don't tell,
+            # the description says since when: nobody recorded what was written before.
+            is_reached = before > base or (
+                point.at_us >= self.volume.created_at_us and (before == base or not is_exact)
+            )
+        if is_reached:
             return before
         raise self.log.out_of_retention(
             "the log doesn't reach back to that time", format_time(point.at_us)

@@ -7,6 +7,7 @@ description is newer than the last look.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
@@ -20,6 +21,8 @@ from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
 _PARTITION = 0
+_CLOCK_ERROR_US = 10_000_000
+"""A description's time of creation may be too early by this much."""
 
 
 class Catalog(Mapping[str, Volume]):
@@ -153,3 +156,25 @@ def new_volume(
 def publish_volume(publisher: Publisher, topics: Topics, volume: Volume) -> None:
     """Queue a description. Flush the publisher before anyone writes to the volume."""
     publisher.publish(topics.volumes, _PARTITION, volume.volume.encode(), encode(volume))
+
+
+def publish_new_volume(
+    publisher: Publisher, topics: Topics, volume: Volume, deadline_s: float
+) -> Volume:
+    """Publish the description of a new volume; return it when it is acknowledged.
+
+    Nothing is recorded of a volume before it was created. So if this machine's clock turns out to
+    be behind the broker's, the description is published again, with the broker's time. Raise
+    KafkaFailed at the deadline.
+    """
+    publish_volume(publisher, topics, volume)
+    publisher.flush(deadline_s)
+    append = publisher.last_append
+    if append is None or not append.by_broker:
+        return volume
+    if append.at_us - volume.created_at_us <= _CLOCK_ERROR_US:
+        return volume
+    volume = replace(volume, created_at_us=append.at_us)
+    publish_volume(publisher, topics, volume)
+    publisher.flush(deadline_s)
+    return volume

@@ -41,7 +41,7 @@ from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.reading.catalog import new_volume, publish_volume
+from mirrorlog.reading.catalog import new_volume, publish_new_volume
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
@@ -358,11 +358,10 @@ def _describe(
 
 
 def _publish(settings: Settings, volume: Volume) -> None:
-    """Publish the description, and wait until Kafka acknowledges it. Errors: KafkaFailed."""
+    """Publish the new description, and wait until Kafka acknowledges it. Errors: KafkaFailed."""
     publisher = KafkaPublisher(settings.kafka_client())
     try:
-        publish_volume(publisher, settings.topics, volume)
-        publisher.flush(_PUBLISH_S)
+        publish_new_volume(publisher, settings.topics, volume, _PUBLISH_S)
     finally:
         publisher.close()
 

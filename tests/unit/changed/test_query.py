@@ -109,6 +109,33 @@ def test_no_write_is_left_out_because_a_hosts_clock_is_hours_off(case: str) -> N
     assert list(ask(log, since, until).changed) == [int(block) for block in blocks.split()]
 
 
+# the origin, when the volume was created | since | blocks, or none: what was written is unknown
+CREATED = """
+-1 150 | 100 |
+-1 150 | 160 | 0 1 2
+-1 350 | 250 | 1 2
+ 0 250 | 150 |
+ 0 250 | 260 | 1 2
+ 0 350 | 250 |
+ 0 350 | 310 | 2
+"""
+
+
+@pytest.mark.parametrize("case", CREATED.strip("\n").splitlines())
+def test_a_time_before_the_volume_was_created_is_out_of_retention(case: str) -> None:
+    """What was written before the creation was recorded by nobody."""
+    made, since, blocks = (part.strip() for part in case.split("|"))
+    origin, created = made.split()
+    mine = volume(origin_position=int(origin), created_at_us=int(created) * 10**6)
+    log = folded([at(n, 0) for n in range(3)], "1 1 1", mine, appended_s=[200, 300, 400])
+    if blocks:
+        asked = ask(log, AtTime(int(since) * 10**6))
+        assert list(asked.changed) == [int(block) for block in blocks.split()]
+        return
+    with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
+        ask(log, AtTime(int(since) * 10**6))
+
+
 def note_times(log: Log, *times: tuple[int, int]) -> None:
     """Put position times into the changelog, each (through, seconds by the broker)."""
     for through, second in times:

@@ -12,7 +12,7 @@ from mirrorlog.changed.http import status_of
 from mirrorlog.codec.events import encode
 from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, WrongCluster, exit_code_of
 from mirrorlog.ports.streams import Message
-from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.reading.catalog import Catalog, publish_new_volume, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
@@ -96,3 +96,15 @@ def test_a_description_of_an_earlier_history_never_wins(broker: MemoryBroker, ca
         catalog.take(volume(epoch=epoch, described_position=position))
     taken = catalog["v"]
     assert f"{taken.epoch}:{taken.described_position}" == expected
+
+
+@pytest.mark.parametrize(("behind_s", "created_s"), [(0, 1000), (5, 995), (7200, 1000)])
+def test_a_volume_isnt_older_than_the_broker_says(behind_s: int, created_s: int) -> None:
+    broker = MemoryBroker(clock=ManualClock(now_s=1000))
+    broker.create(TOPICS.specs(single_copy=True), 1)
+    mine = volume(created_at_us=(1000 - behind_s) * 10**6)
+    published = publish_new_volume(broker.publisher(), TOPICS, mine, 1)
+    assert published.created_at_us == created_s * 10**6
+    catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
+    catalog.refresh()
+    assert catalog["v"] == published
