@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
@@ -16,14 +18,15 @@ from mirrorlog.consumers.resync.cycle import (
     next_step,
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.domain.site_progress import Rung
+from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead
+from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead, left_out
 from mirrorlog.tracking_log.site_log import SiteLog
 
 # saved: - or applied/suspect_after/cycle_through/rung, '.' for None; g: another generation
 # log: records as span=blocks; W the watermark, E the read_end, A acknowledged by the session, X the
-# session is closed
+# session is closed, L the head leaves sessions out, L3 those of them were closed that it left out
+# through 3
 CASES = """
 -               zeros       | W9                                   | skip -1
 -               zeros       | -1..4=1 W9                           | skip -1
@@ -43,6 +46,9 @@ g4/././changed              | 4..9=1 W9                            | all through
 4/2/./changed               | 2..4=1 W9 E8 A7                      | idle SETTLING
 4/2/./changed               | 2..4=1 W9 E8 A8                      | consistent 9
 4/2/./changed               | 2..4=1 W6 E8 A8                      | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A8 L                    | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A8 L3                   | consistent 9
+4/4/./allocated             | W9 E8 A8 L                           | idle SETTLING
 4/2/./changed               | 2..4=1 W9 E8 A2 X                    | consistent 9
 4/2/./changed               | 2..4=1 4..9=2 W9 E8 A8               | consistent 4
 4/2/./changed               | 2..4=1 4..9=1 W9 E8 A8               | changed through 9 blocks 1 suspect 4
@@ -135,7 +141,11 @@ def input_from(text: str, zeroed: bool) -> CycleInput:
         acknowledged_position=numbers["A"] or -1,
         open_forks=open_forks,
     )
-    log.add_head(VolumeHead("v", GENERATION, through=0, sessions=(session,), forks=forks))
+    sessions = [session]
+    if "L" in words or "L3" in words:
+        others = left_out([SessionHead("gone", "h", opened_position=1)], position=3)
+        sessions.append(replace(others, closed_position=4 if "L3" in words else -1))
+    log.add_head(VolumeHead("v", GENERATION, through=0, sessions=tuple(sessions), forks=forks))
     return CycleInput(volume(), SiteLog(log, missed, "a"), numbers["W"], numbers["E"], zeroed)
 
 
@@ -165,6 +175,15 @@ def test_next_step(case: str) -> None:
     text, _, secondary = given.partition(" ")
     step = next_step(saved_from(text), input_from(log, secondary.strip() == "zeros"))
     assert show(step) == expected or (": " in expected and show(step).startswith(expected))
+
+
+def test_a_site_says_that_it_waits_for_sessions_without_a_name() -> None:
+    for saved in ("4/2/./changed", "4/4/./allocated"):
+        step = next_step(saved_from(saved), input_from("2..4=1 W9 E8 A8 L", False))
+        assert isinstance(step, Idle)
+        assert "more open sessions than the log names" in (step.reason or "")
+    step = next_step(saved_from("4/././changed"), input_from("W9 E8 A8 L", False))
+    assert step == Idle(SiteState.CONSISTENT)
 
 
 def test_a_running_cycle_keeps_the_applied_position_until_it_is_done() -> None:
