@@ -145,7 +145,8 @@ class LogTable:
             if value is None
             else decode(value, Watermark)
         )
-        moved = replace(known, through=max(known.through, through), at_us=now_us, anchor=None)
+        anchor = known.anchor if known.through >= through else None
+        moved = replace(known, through=max(known.through, through), at_us=now_us, anchor=anchor)
         await self.append(partition, [(watermark_key(partition), encode(moved))])
         self._gate.mark_durable(partition, through=through)
 

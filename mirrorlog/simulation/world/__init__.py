@@ -23,5 +23,6 @@ In reading order:
 - node.py: NodeModel runs the real fold and compaction, on a table in memory
 - site.py: SiteModel runs the real site, on devices in memory
 - site_faults.py: SiteFaults loses, swaps and restores secondaries, primaries and states
+- history_faults.py: HistoryFaults deletes the commands topic, and takes the broker back in time
 - crashes.py: Fuse kills a role at one of its steps
 """

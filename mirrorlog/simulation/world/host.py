@@ -29,7 +29,8 @@ class HostModel:
     """One host with one session. It remembers what each block held as of each position.
 
     primaries: by volume, the devices. acknowledged: the position of its last command.
-    lost: the volumes of which a command was lost.
+    lost: the volumes of which a command was lost. described: their descriptions, as the host knows
+    them.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class HostModel:
     ) -> None:
         self._broker, self._topic, self._random = broker, settings.topics.commands, random
         self.volumes = volumes
+        self.described = dict(volumes)
         self.primaries = {name: MemoryDevice(SIZE_BYTES) for name in volumes}
         self.acknowledged = -1
         self.lost: set[str] = set()
         # By volume: (block, version) in the open batch, (position, block, version) published.
         self._open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
         self._history: dict[str, list[tuple[int, int, int]]] = {name: [] for name in volumes}
+        # The same as of the end of each history that ended.
+        self._ended: list[dict[str, list[tuple[int, int, int]]]] = []
         self._sequences: Counter[str] = Counter()
         self._version = 0
 
@@ -126,10 +130,10 @@ class HostModel:
         forks: tuple[ForkOutcomes, ...] = (),
     ) -> int:
         """Publish one command; return its position."""
-        volume = self.volumes.get(name) or next(iter(self.volumes.values()))
+        volume = self.described.get(name) or next(iter(self.described.values()))
         command = TrackingCommand(
             volume=name,
-            generation=volume.generation if name else "",
+            generation=volume.generation if name else volume.history_id or "",
             host="h",
             session="s",
             sequence=self._sequences[name],
@@ -141,8 +145,34 @@ class HostModel:
             forks=forks,
         )
         self._sequences[name] += 1
-        self.acknowledged = self._broker.append(self._topic, 0, name.encode(), encode(command))
-        return self.acknowledged
+        position = self._broker.append(self._topic, 0, name.encode(), encode(command))
+        went_back, self.acknowledged = position <= self.acknowledged, position
+        if went_back:  # what was acknowledged before may be gone
+            for volume_name in self.volumes:
+                self.send(volume_name, CommandKind.MARK_DIRTY, [Extent(0, SIZE_BYTES)])
+        return position
+
+    def follow(self, described: Mapping[str, Volume]) -> None:
+        """Take over newer descriptions. In another history no position is known."""
+        for name, volume in described.items():
+            if volume.history_id != self.described[name].history_id:
+                self.acknowledged = -1
+            self.described[name] = volume
+
+    def lose_positions(self, end: int) -> None:
+        """Note that the commands from position `end` on are gone. What they named was written."""
+        self._ended.append({name: list(written) for name, written in self._history.items()})
+        for name, written in self._history.items():
+            self._history[name] = [
+                (at if at < end else -1, block, version) for at, block, version in written
+            ]
+
+    def versions_in_ended(self, name: str, position: int) -> list[dict[int, int]]:
+        """Return the same as versions_at(), for each history that ended."""
+        return [
+            {block: version for at, block, version in ended[name] if at <= position}
+            for ended in self._ended
+        ]
 
     def versions_at(self, name: str, position: int) -> dict[int, int]:
         """Return the version of each block that was written, as of a position."""

@@ -159,6 +159,8 @@ class NodeModel:
 
     def fold(self, max_messages: int) -> bool:
         """Fold one batch of commands; False if there is none."""
+        if self._position > self._broker.end_position(self._settings.topics.commands, 0):
+            self._position = 0  # Kafka's client begins anew at the oldest position
         messages: list[Message] = [
             message
             for message in self._broker.messages(self._settings.topics.commands)
@@ -171,6 +173,16 @@ class NodeModel:
         asyncio.run(self._folder.record(EventBatch.from_messages(messages)))
         self._position = messages[-1].position + 1
         return True
+
+    @property
+    def history_id(self) -> str | None:
+        """The id of the history that the node's log has."""
+        watermark = self._table.watermark(0)
+        return watermark.history.id if watermark and watermark.history else None
+
+    def note_outage(self) -> None:
+        """Let time pass in which nothing comes from the broker."""
+        self._clock.now_s += 10
 
     def maintain(self) -> bool:
         """Do a little compaction; False if there is none to do for now."""

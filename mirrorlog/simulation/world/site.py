@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -74,6 +75,7 @@ class SiteModel:
         self.states.hook = fuse.step
         self._publisher = broker.publisher()
         self._folder = UUID(int=7)
+        self._ended_histories: set[str | None] = set()
         self.start()
 
     def start(self, folder: UUID | None = None) -> None:
@@ -161,12 +163,42 @@ class SiteModel:
             else:
                 assert secondary.state is not SiteState.CONSISTENT
 
-    def _check_claim(self, name: str, saved: SecondaryState | None) -> None:
-        if saved is not None and saved.consistent_position is not None:
-            versions = self._host.versions_at(name, saved.consistent_position)
-            device = self.secondary(name)
-            for block in range(BLOCKS):
-                held = int.from_bytes(device.pread(offset=block * BLOCK_BYTES, length=8), "big")
-                assert held == versions.get(block, 0), (
-                    f"{name} block {block}, consistent at {saved.consistent_position}"
+    def note_ended(self, history_id: str | None) -> None:
+        """Note that a history ended. A claim that names it is about its positions."""
+        self._ended_histories.add(history_id)
+
+    def check_reports(self) -> None:
+        """Check what the running site claims, and what it reports, of secondaries it has met."""
+        for name, secondary in self.site.secondaries.items():
+            report = self.site.progress(secondary)
+            if secondary.saved is None or report.consistent_position is None:
+                assert report.state is not SiteState.CONSISTENT
+                continue
+            self._check_claim(name, secondary.saved)
+            if report.state is SiteState.CONSISTENT:
+                assert report.generation == secondary.saved.generation
+                self._check_claim(
+                    name,
+                    replace(
+                        secondary.saved,
+                        applied_position=report.applied_position,
+                        consistent_position=report.consistent_position,
+                    ),
                 )
+
+    def _check_claim(self, name: str, saved: SecondaryState | None) -> None:
+        if saved is None or saved.consistent_position is None:
+            return
+        position, device = saved.consistent_position, self.secondary(name)
+        possible = [self._host.versions_at(name, position)]
+        if saved.history_id in self._ended_histories:
+            possible += self._host.versions_in_ended(name, position)
+        held = [
+            int.from_bytes(device.pread(offset=block * BLOCK_BYTES, length=8), "big")
+            for block in range(BLOCKS)
+        ]
+        differing = [
+            [block for block in range(BLOCKS) if held[block] != versions.get(block, 0)]
+            for versions in possible
+        ]
+        assert [] in differing, f"{name} blocks {differing}, consistent at {position}"

@@ -11,12 +11,14 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import load_settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Crash, Fuse
+from mirrorlog.simulation.world.history_faults import HistoryFaults
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
 from mirrorlog.simulation.world.node import NodeModel
 from mirrorlog.simulation.world.site import SiteModel
@@ -73,6 +75,14 @@ class World:
         self.site = SiteModel(self.broker, self.host, self.settings, self._site_fuse, self._random)
         self.faults = SiteFaults(self.site, self._random)
         self._stale_node: NodeModel | None = None
+        self.history_faults = HistoryFaults(
+            self.broker,
+            self.settings,
+            self._random,
+            host=self.host,
+            node=self.node,
+            site=self.site,
+        )
         for primary in self.host.primaries.values():
             primary.hook = self._write_while_read
 
@@ -141,6 +151,48 @@ class World:
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_claims()
+
+    def act_with_history_faults(self) -> None:
+        """Take one step of one role, or let the topics break, all drawn.
+
+        Then check what the site claims and reports. A process that ends with an error is started
+        again.
+        """
+        acts: dict[Callable[[], object], float] = {
+            self.host.write: 30,
+            lambda: self.host.publish(self.host.draw_volume()): 12,
+            self.host.heartbeat: 8,
+            self.follow_descriptions: 4,
+            self.run_node: 14,
+            self.restart_node: 1,
+            self.node.commit: 6,
+            self.run_site: 30,
+            self.site.start: 1,
+            self.maintain_node: 8,
+            self.history_faults.note_ends: 2,
+            self.history_faults.strike: 0.7,
+        }
+        act = self._random.choices(list(acts), list(acts.values()))[0]
+        try:
+            act()
+        except (OutOfRetention, KafkaFailed):
+            self.restart_node() if act in (self.run_node, self.maintain_node) else self.site.start()
+        self.site.check_reports()
+
+    def follow_descriptions(self) -> None:
+        """Let the host read the descriptions of its volumes."""
+        self.host.follow({name: self.described(name) for name in self.volumes})
+
+    def restart_node(self) -> None:
+        """Start the node again, until it holds the log against the topic without a crash."""
+        for _ in range(_MAX_ROUNDS):
+            self._node_fuse.light(self._random)
+            try:
+                self.node.start()
+            except Crash:
+                continue
+            self._node_fuse.put_out()
+            return
 
     def add_markers(self) -> None:
         """End a stranger's transaction in some topics: positions without a message."""
@@ -246,6 +298,41 @@ class World:
         for name in self.volumes:
             assert self.site.secondary_equals_primary(name), name
 
+    def finish_after_history_faults(self) -> None:
+        """End the host's session in the history that the node has, then let the site catch up."""
+        self.hold_primaries_still()
+        for _ in range(3):
+            self.restart_node()
+            self._fold_all()
+            self.follow_descriptions()
+            self.host.heartbeat()
+        self.host.close()
+        self._fold_all()
+        self.site.start()
+        for _ in range(_MAX_ROUNDS):
+            try:
+                self.site.site.run_once(0)
+            except (OutOfRetention, KafkaFailed):
+                self.site.start()
+            self.site.check_reports()
+            if self.site.is_consistent():
+                break
+        else:
+            raise AssertionError(f"not consistent: {self._statuses()}")
+        for name in self.volumes:
+            assert self.site.secondary_equals_primary(name), name
+
+    def _fold_all(self) -> None:
+        """Fold all commands. A node that ends with an error is started again."""
+        for _ in range(_MAX_ROUNDS):
+            try:
+                self.fold_and_commit()
+            except (OutOfRetention, KafkaFailed):
+                self.restart_node()
+            else:
+                return
+        raise AssertionError("the node comes to no end")
+
     def _statuses(self) -> list[object]:
         return [secondary.status for secondary in self.site.site.secondaries.values()]
 
@@ -259,7 +346,12 @@ class World:
         return log
 
     def check_log(self) -> None:
-        """Check that the log holds all that was folded, however far a roll-up came."""
+        """Check that the log holds all that was folded, however far a roll-up came.
+
+        After a history ended, the log holds what was folded since.
+        """
+        if self.history_faults.broken:
+            return
         log = self.read_log()
         through = log.watermarks[0].through if log.watermarks else -1
         for name in self.volumes:

@@ -1,0 +1,21 @@
+"""The commands topic is created again, or the broker goes back in time, at any moment.
+
+At no step does the site claim or report more than is true, and in the end every secondary equals
+its primary (docs/decisions/histories.md).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorlog.simulation.world.world import World
+
+STEPS = 160
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_claim_outlives_the_history_in_which_it_was_made(seed: int) -> None:
+    world = World(seed)
+    for _ in range(STEPS):
+        world.act_with_history_faults()
+    world.finish_after_history_faults()
