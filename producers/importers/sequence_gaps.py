@@ -79,30 +79,36 @@ class SequenceGaps:
         return any(
             number < first
             for cpu, first in self._highest_first.items()
-            for number in +self._unowned.get(cpu, Counter())
+            for number in self._unowned.get(cpu, ())
         )
 
     def _add_unowned(self, event: BlockEvent) -> None:
         unowned = self._unowned[event.cpu]
-        if unowned.total() >= _MAX_UNOWNED:
+        if len(unowned) >= _MAX_UNOWNED:
             unowned.clear()
         unowned[event.sequence] += 1
 
     def _take_chain(self, cpu: int, number: int, step: int) -> None:
         """Take the remaps right before a sequence, or right behind it, as a part of it."""
-        unowned = self._unowned.get(cpu, Counter())
         number = (number + step) % _MODULUS
-        while unowned[number]:
-            unowned[number] -= 1
+        while self._take(cpu, number):
             number = (number + step) % _MODULUS
 
     def _fill(self, event: BlockEvent, skipped: int) -> bool:
-        """Return whether remaps have all numbers that were skipped before the event. Take them."""
-        unowned = self._unowned.get(event.cpu, Counter())
-        if skipped > len(unowned):
+        """Take the remaps with the numbers that were skipped before the event.
+
+        Return whether there was one for each.
+        """
+        return all(
+            self._take(event.cpu, (event.sequence - n) % _MODULUS) for n in range(1, skipped + 1)
+        )
+
+    def _take(self, cpu: int, number: int) -> bool:
+        """Take one remap with the number. Return whether there was one."""
+        unowned = self._unowned.get(cpu)
+        if unowned is None or number not in unowned:
             return False
-        numbers = Counter((event.sequence - 1 - n) % _MODULUS for n in range(skipped))
-        if not numbers <= unowned:
-            return False
-        self._unowned[event.cpu] = unowned - numbers
+        unowned[number] -= 1
+        if not unowned[number]:
+            del unowned[number]
         return True
