@@ -119,6 +119,7 @@ class Outbox:
         self._claims: Final[dict[int, int]] = {}
         self._claimed: Final[set[int]] = set()
         self._entered: Final[set[tuple[int, str]]] = set()
+        self._noted: Final[dict[int, tuple[int, str]]] = {}
         self._broken: Final[dict[int, tuple[int, int]]] = {}
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
@@ -312,8 +313,12 @@ class Outbox:
         if self._confirmations is not None:
             self._confirmations.forget(partition)
 
-    def reached_entries(self, partitions: Iterable[int]) -> Iterator[ActivityEntry]:
+    def reached_entries(
+        self, partitions: Iterable[int], *, with_time: bool = False
+    ) -> Iterator[ActivityEntry]:
         """Yield the entries that note how far Kafka has acknowledged the commands there.
+
+        Without `with_time`, what was noted already isn't noted again for its time.
 
         A region that leaves the activity log leaves together with the note that its commands are
         acknowledged: if the topic ever ends below it, they are gone. The caller holds the lock.
@@ -323,7 +328,10 @@ class Outbox:
                 self._acknowledged.get(partition),
                 self.position_histories.get(partition),
             )
-            if position is not None and history is not None and partition not in self._broken:
+            if position is None or history is None or partition in self._broken:
+                continue
+            if with_time or self._noted.get(partition) != (position, history):
+                self._noted[partition] = position, history
                 yield ActivityEntry(
                     ActivityOp.REACHED,
                     partition=partition,
@@ -349,6 +357,11 @@ class Outbox:
     def can_publish_now(self) -> bool:
         """Return whether a command would go straight to Kafka."""
         return self._queue.can_publish_now and not self._is_full
+
+    @property
+    def is_node_silent(self) -> bool:
+        """Return whether Kafka takes commands, and only the node's statuses don't come."""
+        return self.is_away and self._queue.can_publish_now and not self._is_full
 
     @property
     def is_away(self) -> bool:

@@ -357,7 +357,8 @@ class Host:
             return
         self._noted_s = now_s
         with self._tracker.lock, suppress(DeviceFailed):
-            self._log.append(self._outbox.reached_entries(self._tracker.partitions()))
+            partitions = self._tracker.partitions()
+            self._log.append(self._outbox.reached_entries(partitions, with_time=True))
 
     def _admit(self, request: OpenRequest) -> TrackedVolume:
         """Let writes to the volume begin; return its handle."""

@@ -68,7 +68,13 @@ def send_heartbeat(state: TrackerState, partition: int) -> None:
     that of an acknowledgement that came after such a write began, and no batch would name the
     write.
     """
-    if not state.outbox.can_publish_now or partition in state.outbox.broken_histories:
+    if partition in state.outbox.broken_histories:
+        return
+    if state.outbox.is_node_silent:
+        # It proves nothing. But where Kafka puts it shows whether the commands that wait for their
+        # statuses are gone: nothing else is published while they wait.
+        _offer_heartbeat(state, partition, acknowledged_position=None)
+    if not state.outbox.can_publish_now:
         return
     volumes = [opened for opened in state.volumes.values() if opened.volume.partition == partition]
     acknowledged = state.outbox.acknowledged_position(partition)
@@ -81,6 +87,13 @@ def send_heartbeat(state: TrackerState, partition: int) -> None:
             return
     if any(opened.dirty_regions for opened in volumes):
         return
-    if state.outbox.offer_heartbeat(partition, acknowledged_position=acknowledged):
+    _offer_heartbeat(state, partition, acknowledged_position=acknowledged)
+
+
+def _offer_heartbeat(
+    state: TrackerState, partition: int, *, acknowledged_position: int | None
+) -> None:
+    """Offer a heartbeat; the next one is due an interval after it."""
+    if state.outbox.offer_heartbeat(partition, acknowledged_position=acknowledged_position):
         del state.timers.heartbeat_s[partition]
         state.timers.heartbeat_s[partition] = state.clock.monotonic_s()

@@ -265,8 +265,7 @@ class WriteTracker:
     def drain(self) -> None:
         """Wait until everything that ended before is acknowledged. Call it without the lock.
 
-        It waits for no status in a partition whose history broke (Outbox.wait): call it again when
-        that is handled.
+        It returns when it finds that a history broke: call it again when that is handled.
         Raise KafkaFailed if that takes too long.
         """
         state = self._state
@@ -278,7 +277,8 @@ class WriteTracker:
                 send_all_batches(state)
             state.outbox.wait(until_break=True)
             with self.lock:
-                if not any(opened.dirty_regions for opened in state.with_dirty_regions.values()):
+                is_dirty = any(opened.dirty_regions for opened in state.with_dirty_regions.values())
+                if not is_dirty or state.outbox.broken_histories:
                     return
                 return_all_to_regions(state)
             if state.clock.monotonic_s() > until_s:

@@ -14,6 +14,7 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, publish_volume
@@ -38,6 +39,7 @@ class Rig:
     devices: MemoryDevices = field(default_factory=MemoryDevices)
     clock: ManualClock = field(default_factory=ManualClock)
     reports: list[str] = field(default_factory=list)
+    settings: Settings = SETTINGS
     sessions: int = 0
 
     def __post_init__(self) -> None:
@@ -68,12 +70,13 @@ class Rig:
             self.broker.publisher(),
             self.clock,
             self.devices,
+            statuses=StatusPorts(self.broker.reader(), self.broker),
             descriptions=catalog,
         )
         self.host = Host(
             "h",
             ports,
-            SETTINGS,
+            self.settings,
             self.volumes,
             new_session=lambda: session,
             report=self.reports.append,
@@ -206,6 +209,18 @@ def test_a_break_that_cant_be_noted_is_reported_when_it_can(rig: Rig) -> None:
 def failing_sync(operation: str) -> None:
     if operation == "sync":
         raise DeviceFailed("the disk is gone", where="activity.log")
+
+
+def test_a_session_that_waits_for_statuses_finds_that_its_last_command_is_gone() -> None:
+    """The node will never answer it, and until it does the session publishes no write."""
+    rig = Rig(settings=SETTINGS.model_copy(update={"host_confirm": "recorded"}))
+    volume = rig.open()
+    rig.write(volume, 1)
+    rig.go_back_to(1)
+    for _ in range(4):
+        rig.tick()
+    assert rig.is_reported()
+    assert f"a {WHOLE_VOLUME}" in rig.commands(after=0)
 
 
 def test_positions_that_rise_are_no_break(rig: Rig) -> None:
