@@ -153,9 +153,9 @@ class HostModel:
         return position
 
     def follow(self, described: Mapping[str, Volume]) -> None:
-        """Take over newer descriptions. In another history no position is known."""
+        """Take over newer descriptions. After a renewal no position is known."""
         for name, volume in described.items():
-            if volume.history_id != self.described[name].history_id:
+            if volume.generation != self.described[name].generation:
                 self.acknowledged = -1
             self.described[name] = volume
 

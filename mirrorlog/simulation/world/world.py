@@ -176,6 +176,8 @@ class World:
         try:
             act()
         except (OutOfRetention, KafkaFailed):
+            self._node_fuse.put_out()
+            self._site_fuse.put_out()
             self.restart_node() if act in (self.run_node, self.maintain_node) else self.site.start()
         self.site.check_reports()
 
