@@ -68,13 +68,7 @@ def send_heartbeat(state: TrackerState, partition: int) -> None:
     that of an acknowledgement that came after such a write began, and no batch would name the
     write.
     """
-    if partition in state.outbox.broken_histories:
-        return
-    if state.outbox.is_node_silent:
-        # It proves nothing. But where Kafka puts it shows whether the commands that wait for their
-        # statuses are gone: nothing else is published while they wait.
-        _offer_heartbeat(state, partition, acknowledged_position=None)
-    if not state.outbox.can_publish_now:
+    if not state.outbox.can_publish_now or partition in state.outbox.broken_histories:
         return
     volumes = [opened for opened in state.volumes.values() if opened.volume.partition == partition]
     acknowledged = state.outbox.acknowledged_position(partition)
@@ -84,10 +78,15 @@ def send_heartbeat(state: TrackerState, partition: int) -> None:
         holds_back = opened.forks is not None and opened.forks.holds_back
         is_due = opened.batch or opened.in_flight or opened.lock_free.in_flight or holds_back
         if is_due and not send_batch(state, opened):
+            break
+    else:
+        if not any(opened.dirty_regions for opened in volumes):
+            _offer_heartbeat(state, partition, acknowledged_position=acknowledged)
             return
-    if any(opened.dirty_regions for opened in volumes):
-        return
-    _offer_heartbeat(state, partition, acknowledged_position=acknowledged)
+    if state.outbox.is_node_silent:
+        # It proves nothing. But where Kafka puts it shows whether commands that wait for their
+        # statuses are gone: the dirty regions wait for these, and nothing else is published.
+        _offer_heartbeat(state, partition, acknowledged_position=None)
 
 
 def _offer_heartbeat(

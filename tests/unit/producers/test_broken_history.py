@@ -212,15 +212,22 @@ def failing_sync(operation: str) -> None:
 
 
 def test_a_session_that_waits_for_statuses_finds_that_its_last_command_is_gone() -> None:
-    """The node will never answer it, and until it does the session publishes no write."""
-    rig = Rig(settings=SETTINGS.model_copy(update={"host_confirm": "recorded"}))
+    """The node will never answer it. The dirty regions wait for it, and all writes for them."""
+    small = {"host_confirm": "recorded", "hot_regions": 1}
+    rig = Rig(settings=SETTINGS.model_copy(update=small))
     volume = rig.open()
     rig.write(volume, 1)
-    rig.go_back_to(1)
+    rig.tick()
+    volume.pwrite(b"x", 5 * REGION)
+    rig.tick()
+    position = rig.commands().index(f"a {WHOLE_VOLUME}")
+    volume.pwrite(b"x", 6 * REGION)
+    volume.pwrite(b"x", 7 * REGION)
+    rig.go_back_to(position)
     for _ in range(4):
         rig.tick()
     assert rig.is_reported()
-    assert f"a {WHOLE_VOLUME}" in rig.commands(after=0)
+    assert f"a {WHOLE_VOLUME}" in rig.commands(after=position - 1)
 
 
 def test_positions_that_rise_are_no_break(rig: Rig) -> None:
