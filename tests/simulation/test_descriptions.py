@@ -193,6 +193,7 @@ class World:
             size_bytes=NEW,
             generation=OTHER_GENERATION,
             origin_position=NAMES.index("renew"),
+            first_created_at_us=VOLUME.created_at_us,
             initially_zeroed=False,
             created_at_us=2,
             described_position=NAMES.index("renew"),
