@@ -114,6 +114,8 @@ class Outbox:
         self._limits: Final = limits
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self._acknowledged: Final[dict[int, int]] = {}
+        # Never forgotten: positions that go back show a break in whatever history they count.
+        self._last_acknowledged: Final[dict[int, int]] = {}
         self.position_histories: Final[dict[int, str]] = {}
         self._histories: Final[dict[int, str]] = {}
         self._claims: Final[dict[int, int]] = {}
@@ -553,10 +555,10 @@ class Outbox:
         self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
     ) -> None:
         partition, volume = record.partition, record.volume
-        known = self._acknowledged.get(partition)
-        if known is not None and position <= known:
-            self._broken.setdefault(partition, (known, position))
-        self._acknowledged[partition] = position
+        before = self._last_acknowledged.get(partition)
+        if before is not None and position <= before:
+            self._broken.setdefault(partition, (before, position))
+        self._last_acknowledged[partition] = self._acknowledged[partition] = position
         if partition in self._claimed:  # a command says it; those that follow needn't
             self._claimed.discard(partition)
             self._claims.pop(partition, None)
