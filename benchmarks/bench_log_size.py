@@ -109,6 +109,9 @@ class Changelog:
         start, self._end = self._end, self._end + len(messages)
         return list(range(start, self._end))
 
+    def changelog_position(self, partition: int) -> int | None:
+        return None
+
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 

@@ -41,7 +41,6 @@ class PartitionHandover:
         self.loops.stop(partitions)
         self.gate.revoke(partitions)
         self.compactor.revoke(partitions)
-        self.table.release(partitions)
 
     def stop(self) -> None:
         """Stop all work. Call it before the producer stops: a flush would fail without it."""

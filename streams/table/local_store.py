@@ -38,6 +38,9 @@ class RowStore(Protocol):
         never ahead of the changelog (invariant 3).
         """
 
+    def changelog_position(self, partition: int) -> int | None:
+        """Return the highest changelog offset that the table holds, None if it holds none."""
+
     def keys(
         self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
@@ -56,9 +59,6 @@ class LocalStore(RowStore, Protocol):
 
 class FollowedStore(RowStore, Protocol):
     """The part of the store that follows the changelog."""
-
-    def changelog_position(self, partition: int) -> int | None:
-        """Return the highest changelog offset that the table holds, None if it holds none."""
 
     def changelog_identity(self, partition: int) -> str | None:
         """Return the identity of the changelog that the rows came from, None if unknown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -16,7 +16,13 @@ from mirrorlog.streams.table.local_store import LocalStore, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
-from mirrorlog.tracking_log.keys import beat_key, head_key, record_key, watermark_key
+from mirrorlog.tracking_log.keys import (
+    beat_key,
+    head_key,
+    position_time_key,
+    record_key,
+    watermark_key,
+)
 
 SendMessages: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 """Sends messages in order and returns their offsets once every in-sync replica has all of them.
@@ -37,7 +43,6 @@ class LogTable:
     ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
-        self._changelog_ends: dict[int, int] = {}
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -75,11 +80,6 @@ class LogTable:
         """Forget the rows of tables that were discarded."""
         self._store.forget_discarded(partition)
 
-    def release(self, partitions: Iterable[int]) -> None:
-        """Forget where the changelog ended for partitions that another worker may have now."""
-        for partition in partitions:
-            self._changelog_ends.pop(partition, None)
-
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return the value of the row with this key, None if the table has no such row."""
         return self._store.get(partition, key)
@@ -110,13 +110,13 @@ class LogTable:
     async def _send_rows(self, partition: int, rows: Sequence[Row]) -> list[int]:
         """Append rows to the changelog; return their positions there, acknowledged.
 
-        Raise OutOfRetention if they lie below rows that were acknowledged before. The table then
+        Raise OutOfRetention if they lie at or below the table's position there. The table then
         holds rows that no reader will ever see.
         """
         topic = self._topics.changelog
         positions = await self._send([Outgoing(topic, partition, *row) for row in rows])
-        end = self._changelog_ends.get(partition, BEFORE_FIRST)
-        if min(positions, default=end + 1) <= end:
+        end = self._store.changelog_position(partition)
+        if positions and end is not None and min(positions) <= end:
             raise OutOfRetention(
                 f"the broker went back in time: a row of the log was acknowledged at position "
                 f"{min(positions)}, and an earlier one at {end}",
@@ -124,14 +124,21 @@ class LogTable:
                 next="Start the node again: it rebuilds its table, and renews the history of the "
                 "partition if commands were lost too.",
             )
-        self._changelog_ends[partition] = max(positions, default=end)
         return positions
 
     async def repeat_watermark(self, partition: int) -> None:
         """Append the partition's watermark again, so that readers let what was appended count."""
         key = watermark_key(partition)
         if (value := self._store.get(partition, key)) is not None:
+            await self._probe(partition)
             await self.append(partition, [(key, value)])
+
+    async def _probe(self, partition: int) -> None:
+        """Append a row that says nothing. Raise OutOfRetention if the changelog went back in time.
+
+        A watermark must never be the first row after that: it would claim rows that are gone.
+        """
+        await self.append(partition, [(position_time_key(partition, at_us=0), None)])
 
     async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
         """Move the watermark to `through`. No command may lie between it and that position.
@@ -147,6 +154,7 @@ class LogTable:
         )
         anchor = known.anchor if known.through >= through else None
         moved = replace(known, through=max(known.through, through), at_us=now_us, anchor=anchor)
+        await self._probe(partition)
         await self.append(partition, [(watermark_key(partition), encode(moved))])
         self._gate.mark_durable(partition, through=through)
 
@@ -175,6 +183,8 @@ class LogTable:
         partition = plan.flush_range.partition
         await self._send(self._messages_aside(plan))  # 1
         rows = changelog_rows(plan)
+        if not rows:
+            await self._probe(partition)
         positions = await self._send_rows(partition, rows)  # 2
         watermark = (watermark_key(partition), encode(plan.watermark))
         positions += await self._send_rows(partition, [watermark])  # 3

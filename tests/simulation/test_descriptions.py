@@ -142,6 +142,9 @@ class World:
         if self.steps == self.crash_at:
             raise Crash
 
+    def changelog_position(self, partition: int) -> int | None:
+        return None
+
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 

@@ -102,6 +102,9 @@ class Node:
                 raise ChangelogRefused(f"{size_bytes} bytes for topic {message.topic}")
         return [self.broker.append(m.topic, m.partition or 0, m.key, m.value) for m in messages]
 
+    def changelog_position(self, partition: int) -> int | None:
+        return None
+
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
