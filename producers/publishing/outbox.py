@@ -475,13 +475,15 @@ class Outbox:
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
             last_at_us=now_us,
-            acknowledged_position=self._known_position(partition),
+            acknowledged_position=self._claimed_position(partition)
+            if self._claims
+            else self._acknowledged.get(partition),
             note=note,
             forks=batch.forks,
         )
 
-    def _known_position(self, partition: int) -> int | None:
-        """Return what a command says that it knows to be acknowledged there."""
+    def _claimed_position(self, partition: int) -> int | None:
+        """Return what a command says that it knows to be acknowledged there, a claim first."""
         if partition in self._claims:
             self._claimed.add(partition)
             return self._claims[partition]
@@ -559,7 +561,9 @@ class Outbox:
         if before is not None and position <= before:
             self._broken.setdefault(partition, (before, position))
         self._last_acknowledged[partition] = self._acknowledged[partition] = position
-        if partition in self._claimed:  # a command says it; those that follow needn't
+        if (
+            self._claimed and partition in self._claimed
+        ):  # a command says it; those that follow needn't
             self._claimed.discard(partition)
             self._claims.pop(partition, None)
         if not volume:
