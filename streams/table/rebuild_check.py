@@ -120,16 +120,20 @@ class _Check:
         """Add a command to the records whose range it lies in.
 
         Yield the differences of the records that ended before it, and one if no record covers it.
+        Since the history of the partition was renewed, none need cover a command at or below the
+        volume's origin: its sites copied everything.
         """
         self._missed_logs.note(volume, response)
         if not len(response.extents):
             return
-        position = response.message.position
+        position, described = response.message.position, response.volume
+        assert described is not None
+        is_earlier = described.epoch > 1 and position <= described.origin_position
         for log, changed, zeros in _folded(volume, response, self._missed_logs.sites_of(volume)):
             opened = self._open[log]
             yield from self._finder.close(opened, position)
             _open_records(self._waiting.get(log), opened, position)
-            if changed and not opened and self._missed_logs.has_begun(log):
+            if changed and not opened and not is_earlier and self._missed_logs.has_begun(log):
                 yield Difference(
                     log,
                     self._where,

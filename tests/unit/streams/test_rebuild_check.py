@@ -73,6 +73,21 @@ def test_records_that_differ_from_the_commands_are_found(case: str) -> None:
     assert shown == ([expected] if expected else [])
 
 
+def test_commands_before_a_renewed_history_need_no_record() -> None:
+    messages = [message(n, command(f"{n * 4096}+1", sequence=-1)) for n in range(4)]
+    records = [record("1..2", "2")]
+    renewed = volume(origin_position=1, epoch=2)
+
+    def uncovered(epoch: int) -> list[int]:
+        volumes = {"v": replace(renewed, epoch=epoch)}
+        digests = RecordDigests(records)
+        found = check_records(messages, volumes, digests, where="table", reread=lambda: records)
+        return [difference.through for difference in found]
+
+    assert uncovered(epoch=2) == [3]
+    assert uncovered(epoch=1) == [0, 1, 3]
+
+
 def test_parts_count_together_and_zeroed_blocks_too() -> None:
     messages = [message(0, command("0+4096 z4096+4096", sequence=-1))]
     parts = [record("-1..0/0of2", "0"), replace(record("-1..0/1of2", "1"), zeroed=BlockSet([1]))]
