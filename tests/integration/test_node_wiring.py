@@ -63,4 +63,4 @@ def test_a_program_runs_a_node_which_returns_when_it_is_stopped(world: Run, tmp_
     assert program.returncode == 0, (tmp_path / "program.log").read_text()
     assert json.loads(output.splitlines()[-1]) == ["returned", True]
     assert not (tmp_path / "elsewhere").exists()
-    Proof(world.settings).all({0: "node"})
+    Proof(world.settings).all({0: world.settings.node_folder.name})
