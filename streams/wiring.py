@@ -128,10 +128,12 @@ def _open_ports(
     catalog = _open_catalog(settings, admin)
     opened.callback(catalog.close)
     catalog.refresh()
+    source = _source_topic(settings, admin)
+    source.commit_first_positions(settings.topics.changelog)
     ports = NodePorts(
         catalog=catalog,
         changelog=_changelog_source(settings, admin),
-        source=_source_topic(settings, admin),
+        source=source,
         open_reports=partial(_open_reports, settings, admin),
         clock=SystemClock(),
         abort=partial(_abort_process, on_failure),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Final
 
 from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.reading.commands_now import anchor_at, commands_now
 from mirrorlog.reading.read_through import ReadPatience, read_range
-from mirrorlog.streams.faust_worker.start_positions import PartitionBounds
+from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_first_commits
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.tracking_log.breaks import CommandsNow
 
@@ -44,6 +45,23 @@ class SourceTopic:
         committed = self._admin.committed_positions(self._group, self._topic)[partition]
         first_kept, end = self._admin.bounds(self._topic, partition)
         return PartitionBounds(first_kept, end, committed)
+
+    def commit_first_positions(self, changelog: str) -> None:
+        """Commit where each partition begins whose log nobody has begun (plan_first_commits).
+
+        Another worker that is a member of the group already has done so: Kafka then refuses.
+        """
+        committed = self._admin.committed_positions(self._group, self._topic)
+        bounds = {
+            partition: PartitionBounds(*self._admin.bounds(self._topic, partition), position)
+            for partition, position in committed.items()
+        }
+        log_ends = {
+            partition: self._admin.end_position(changelog, partition) for partition in bounds
+        }
+        if positions := plan_first_commits(bounds, log_ends):
+            with suppress(KafkaFailed):
+                self._admin.commit(self._group, self._topic, positions)
 
     def cluster_id(self) -> str:
         """Return the id of the cluster."""

@@ -7,6 +7,7 @@ that an operator may delete or move. So the node never begins above the watermar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,6 +24,24 @@ class PartitionBounds:
     first_kept: int
     end: int
     committed: int | None
+
+
+def plan_first_commits(
+    bounds: Mapping[int, PartitionBounds], log_ends: Mapping[int, int]
+) -> dict[int, int]:
+    """Return the position to commit for each partition whose log nobody has begun.
+
+    It is the oldest position that is kept. Without it, a worker that dies between its first flush
+    and its first commit would leave commands that the log holds and nobody has answered: the next
+    worker would begin behind them.
+
+    bounds: by partition, of the commands. log_ends: by partition, where the changelog ends.
+    """
+    return {
+        partition: bound.first_kept
+        for partition, bound in bounds.items()
+        if bound.committed is None and log_ends[partition] == 0
+    }
 
 
 def plan_start_position(bounds: PartitionBounds, complete_through: int) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from mirrorlog.streams.faust_worker.start_positions import (
     PartitionBounds,
+    plan_first_commits,
     plan_start_position,
 )
 
@@ -46,3 +47,12 @@ def test_no_position_of_the_group_makes_the_node_pass_over_commands_above_the_lo
     first, end = (int(number) for number in kept.split(".."))
     bounds = PartitionBounds(first, end, None if committed == "-" else int(committed))
     assert plan_start_position(bounds, int(through)) == int(expected)
+
+
+def test_only_a_partition_whose_log_nobody_has_begun_gets_a_first_commit() -> None:
+    bounds = {
+        0: PartitionBounds(3, 9, None),
+        1: PartitionBounds(0, 9, 5),
+        2: PartitionBounds(0, 9, None),
+    }
+    assert plan_first_commits(bounds, {0: 0, 1: 0, 2: 7}) == {0: 3}
