@@ -15,7 +15,7 @@ A command's way:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock, RLock
@@ -30,8 +30,9 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import ClosedBatch
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
-from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
+from mirrorlog.producers.durable.activity_format import ActivityEntry
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
+from mirrorlog.producers.publishing.acknowledged_positions import AcknowledgedPositions
 from mirrorlog.producers.publishing.clock_watch import ClockWatch
 from mirrorlog.producers.publishing.confirmations import Confirmations, refusals_by_volume
 from mirrorlog.producers.publishing.publish_queue import (
@@ -84,8 +85,7 @@ class Outbox:
     commands, extents: the number of commands and extents queued.
     last_positions: by volume, the position of its last command that Kafka has acknowledged.
     rejected: by volume, the node's first refusal of one of its commands.
-    position_histories: by partition, the id of the history in which its positions count; empty if
-        the log doesn't say it. Partitions of which nobody has read the log are left out.
+    positions: what Kafka has acknowledged, and in which histories. Hold `lock` to call it.
     """
 
     def __init__(
@@ -113,16 +113,7 @@ class Outbox:
         self._clock: Final = clock
         self._limits: Final = limits
         self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
-        self._acknowledged: Final[dict[int, int]] = {}
-        # Never forgotten: positions that go back show a break in whatever history they count.
-        self._last_acknowledged: Final[dict[int, int]] = {}
-        self.position_histories: Final[dict[int, str]] = {}
-        self._histories: Final[dict[int, str]] = {}
-        self._claims: Final[dict[int, int]] = {}
-        self._claimed: Final[set[int]] = set()
-        self._entered: Final[set[tuple[int, str]]] = set()
-        self._noted: Final[dict[int, tuple[int, str]]] = {}
-        self._broken: Final[dict[int, tuple[int, int]]] = {}
+        self.positions: Final = AcknowledgedPositions()
         self._refused: KafkaFailed | BadInput | None = None
         self._confirmations: Final = confirmations
         self._confirmed_s = clock.monotonic_s()
@@ -209,12 +200,12 @@ class Outbox:
         Before, the caller has sent everything that the session holds for any of these volumes,
         without releasing the lock in between.
 
-        acknowledged_position: the value of acknowledged_position() from before the caller began
+        acknowledged_position: the value of positions.last() from before the caller began
             to do so.
         """
         command = replace(
             self._command(
-                CommandKind.HEARTBEAT, partition, generation=self._histories.get(partition, "")
+                CommandKind.HEARTBEAT, partition, generation=self.positions.named_history(partition)
             ),
             acknowledged_position=acknowledged_position,
         )
@@ -254,93 +245,30 @@ class Outbox:
         """
         return self._queue.is_acknowledged(number)
 
-    def acknowledged_position(self, partition: int) -> int | None:
-        """Return the position of the session's last command that Kafka has acknowledged there."""
-        return self._acknowledged.get(partition)
-
-    @property
-    def broken_histories(self) -> Mapping[int, tuple[int, int]]:
-        """The partitions whose history broke, each with two positions: (acknowledged, lower).
-
-        Kafka acknowledged a command at the first position, and the second, which is not higher, is
-        that of a later one. So the topic was made anew, or the broker went back in time: those that
-        were acknowledged may be gone. The caller makes every volume of the partition count as dirty
-        as a whole, durably, and then calls accept_history().
-        """
-        return self._broken
-
     def accept_history(self, partitions: Iterable[int]) -> None:
         """Forget that the history of these partitions broke. The caller holds the lock.
 
         Commands of the old history that wait for the node's status wait no longer.
         """
         for partition in partitions:
-            del self._broken[partition]
+            self.positions.accept(partition)
             if self._confirmations is not None:
                 self._confirmations.forget(partition)
 
-    def name_history(self, partition: int, history_id: str | None) -> None:
-        """Let the heartbeats of the partition name this history; None changes nothing.
-
-        The caller holds the lock.
-        """
-        if history_id is not None:
-            self._histories[partition] = history_id
-
-    def claim(self, partition: int, position: int, end: int) -> None:
-        """Note that the topic ends at `end`, and that `position` was acknowledged to an earlier
-        session, at or above it: the history broke.
-
-        The next commands say so. The node learns by it that the history broke, even if nothing that
-        the node keeps shows it. The caller holds the lock.
-        """
-        self._claims[partition] = position
-        self._broken.setdefault(partition, (position, end))
-
     def enter_history(self, partition: int, history_id: str) -> None:
-        """Forget which commands of the partition Kafka has acknowledged: they may be gone.
+        """Let the session enter a history that was renewed (AcknowledgedPositions.enter_history).
 
-        The partition's history was renewed, and the volumes there have new generations: their sites
-        copy what those commands named, so no command waits for its status any longer. The session
-        names in its commands only what is acknowledged from now on, and its heartbeats name the
-        history. The second call for one history changes nothing. The caller holds the lock.
+        The volumes of the partition have new generations: their sites copy what the commands before
+        named, so no command waits for its status any longer. The caller holds the lock.
         """
-        if (partition, history_id) in self._entered:
-            return
-        self._entered.add((partition, history_id))
-        for known in (self._acknowledged, self._claims):
-            known.pop(partition, None)
-        self.position_histories[partition] = history_id
-        self.name_history(partition, history_id)
-        if self._confirmations is not None:
+        if self.positions.enter_history(partition, history_id) and self._confirmations is not None:
             self._confirmations.forget(partition)
 
     def reached_entries(
         self, partitions: Iterable[int], *, with_time: bool = False
     ) -> Iterator[ActivityEntry]:
-        """Yield the entries that note how far Kafka has acknowledged the commands there.
-
-        Without `with_time`, what was noted already isn't noted again for its time.
-
-        A region that leaves the activity log leaves together with the note that its commands are
-        acknowledged: if the topic ever ends below it, they are gone. The caller holds the lock.
-        """
-        for partition in sorted(partitions):
-            position, history = (
-                self._acknowledged.get(partition),
-                self.position_histories.get(partition),
-            )
-            if position is None or history is None or partition in self._broken:
-                continue
-            if with_time or self._noted.get(partition) != (position, history):
-                self._noted[partition] = position, history
-                yield ActivityEntry(
-                    ActivityOp.REACHED,
-                    partition=partition,
-                    position=position,
-                    at_us=self.now_us(),
-                    history=history,
-                )
+        """Yield AcknowledgedPositions.entries() as of now. The caller holds the lock."""
+        return self.positions.entries(partitions, self.now_us(), with_time=with_time)
 
     @property
     def accepts_writes(self) -> bool:
@@ -398,7 +326,7 @@ class Outbox:
     def wait(self, *, until_break: bool = False) -> None:
         """Wait until every command sent before the call is acknowledged, or rejected.
 
-        until_break: don't wait for the node's statuses in a partition of `broken_histories`: those
+        until_break: don't wait for the node's statuses in a partition whose history broke: those
             of commands that are gone never come. KafkaFailed at the deadline.
         """
         self.wait_published()
@@ -475,19 +403,10 @@ class Outbox:
             extents=batch.extents,
             first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
             last_at_us=now_us,
-            acknowledged_position=self._claimed_position(partition)
-            if self._claims
-            else self._acknowledged.get(partition),
+            acknowledged_position=self.positions.for_command(partition),
             note=note,
             forks=batch.forks,
         )
-
-    def _claimed_position(self, partition: int) -> int | None:
-        """Return what a command says that it knows to be acknowledged there, a claim first."""
-        if partition in self._claims:
-            self._claimed.add(partition)
-            return self._claims[partition]
-        return self._acknowledged.get(partition)
 
     def _offer_for_all(self, partition: int, command: TrackingCommand) -> bool:
         value = encode(command)
@@ -557,15 +476,7 @@ class Outbox:
         self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
     ) -> None:
         partition, volume = record.partition, record.volume
-        before = self._last_acknowledged.get(partition)
-        if before is not None and position <= before:
-            self._broken.setdefault(partition, (before, position))
-        self._last_acknowledged[partition] = self._acknowledged[partition] = position
-        if (
-            self._claimed and partition in self._claimed
-        ):  # a command says it; those that follow needn't
-            self._claimed.discard(partition)
-            self._claims.pop(partition, None)
+        self.positions.note(partition, position)
         if not volume:
             self._clock_watch.note_acknowledged(record.value, self._publisher.last_append)
             return
@@ -596,7 +507,7 @@ class Outbox:
         with self.lock:
             if self._confirmations is None:
                 return 0
-            passed_over = self._broken if until_break else ()
+            passed_over = self.positions.broken if until_break else ()
             awaited = {
                 number: last for number, last in through.items() if number not in passed_over
             }

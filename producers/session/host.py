@@ -263,7 +263,7 @@ class Host:
                 reopened=True,
                 histories=None if self._search is None else self._search.histories,
             )  # 7
-            is_settled = not self._outbox.broken_histories
+            is_settled = not self._outbox.positions.broken
         if marks is not None:
             primaries.write_missing(marks, wanted)
         entries = list(primaries.entries())
@@ -487,7 +487,7 @@ class Host:
         elif self._search is not None:
             self._search.enter(partition, history_id)
         else:
-            self._outbox.name_history(partition, history_id)
+            self._outbox.positions.name_history(partition, history_id)
 
     def _find_lost_positions(self, partitions: Collection[int]) -> Collection[int]:
         """Let the volumes of a partition count as dirty as a whole if the topic lost its end.
@@ -497,13 +497,11 @@ class Host:
         """
         if self._search is None:
             return ()
-        unknown = {
-            number for number in partitions if self._outbox.acknowledged_position(number) is None
-        }
+        unknown = {number for number in partitions if self._outbox.positions.last(number) is None}
         lost = self._search.lost_positions(self._volumes, unknown)
         with self._tracker.lock:
             for partition, (position, end) in lost.items():
-                self._outbox.claim(partition, position, end)
+                self._outbox.positions.claim(partition, position, end)
         self._handle_broken_histories()
         return lost
 
@@ -512,13 +510,13 @@ class Host:
 
         What Kafka had acknowledged may be gone, and its regions have left the activity log. An open
         volume is published as dirty when Kafka takes commands; any other one when it is opened, or
-        at the next start. Return whether a history broke (Outbox.broken_histories).
+        at the next start. Return whether a history broke (AcknowledgedPositions.broken).
         Raise DeviceFailed if the activity log can't be written.
         """
-        if not self._outbox.broken_histories:
+        if not self._outbox.positions.broken:
             return False
         with self._tracker.lock:
-            broken = dict(self._outbox.broken_histories)
+            broken = dict(self._outbox.positions.broken)
             names = [
                 name
                 for name in self._log.state.volumes

@@ -172,7 +172,7 @@ def check_own_sessions(
         if own is not None and own.opened_position == OPENED_EARLIER:
             with parts.lock:
                 partition = request.volume.partition
-                parts.outbox.enter_history(partition, parts.outbox.position_histories[partition])
+                parts.outbox.enter_history(partition, parts.outbox.positions.histories[partition])
         elif own is None or own.last_position < position:
             raise KafkaFailed(
                 "the log doesn't name the session that was opened: its history broke meanwhile, or "
@@ -185,7 +185,7 @@ def check_own_sessions(
 def _check_histories(parts: SessionParts, volumes: Collection[Volume]) -> None:
     """Raise KafkaFailed if the history of one of the volumes' partitions broke."""
     for volume in volumes:
-        if volume.partition in parts.outbox.broken_histories:
+        if volume.partition in parts.outbox.positions.broken:
             raise KafkaFailed(
                 "the history of the partition broke while the volume was being opened",
                 where=f"volume {volume.volume}, partition {volume.partition}",

@@ -28,7 +28,7 @@ class SessionSearch:
     @property
     def histories(self) -> Mapping[int, str]:
         """By partition, the id of its history, as read() last found it."""
-        return self.parts.outbox.position_histories
+        return self.parts.outbox.positions.histories
 
     def read(self, volumes: Mapping[str, Volume]) -> KnownSessions:
         """Read which sessions the volumes have. Raise what read_sessions() raises."""
@@ -45,11 +45,10 @@ class SessionSearch:
         The caller holds the lock.
         """
         outbox = self.parts.outbox
-        before = outbox.position_histories.get(partition)
+        before = outbox.positions.histories.get(partition)
         if history_id and before and before != history_id:
             outbox.enter_history(partition, history_id)
-        outbox.position_histories[partition] = history_id
-        outbox.name_history(partition, history_id or None)
+        outbox.positions.read_history(partition, history_id)
 
     def lost_positions(
         self, volumes: Mapping[str, Volume], partitions: Collection[int]

@@ -219,7 +219,7 @@ def known_entries(
     history.
     """
     for volume in volumes:
-        position = parts.outbox.acknowledged_position(volume.partition)
+        position = parts.outbox.positions.last(volume.partition)
         if position is not None:
             yield ActivityEntry(
                 ActivityOp.KNOWN,
@@ -252,7 +252,7 @@ def _accepted(parts: SessionParts, volumes: Collection[Volume]) -> list[Volume]:
         volume
         for volume in volumes
         if volume.volume not in parts.outbox.rejected
-        and volume.partition not in parts.outbox.broken_histories
+        and volume.partition not in parts.outbox.positions.broken
     ]
 
 

@@ -68,10 +68,10 @@ def send_heartbeat(state: TrackerState, partition: int) -> None:
     that of an acknowledgement that came after such a write began, and no batch would name the
     write.
     """
-    if not state.outbox.can_publish_now or partition in state.outbox.broken_histories:
+    if not state.outbox.can_publish_now or partition in state.outbox.positions.broken:
         return
     volumes = [opened for opened in state.volumes.values() if opened.volume.partition == partition]
-    acknowledged = state.outbox.acknowledged_position(partition)
+    acknowledged = state.outbox.positions.last(partition)
     for opened in volumes:
         opened.collect_attached()
         collect_ended(state, opened)

@@ -278,7 +278,7 @@ class WriteTracker:
             state.outbox.wait(until_break=True)
             with self.lock:
                 is_dirty = any(opened.dirty_regions for opened in state.with_dirty_regions.values())
-                if not is_dirty or state.outbox.broken_histories:
+                if not is_dirty or state.outbox.positions.broken:
                     return
                 return_all_to_regions(state)
             if state.clock.monotonic_s() > until_s:
