@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from uuid import uuid4
 
-from mirrorlog.adapters.device_identity import boot_id
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.machine import boot_id
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary

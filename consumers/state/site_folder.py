@@ -1,19 +1,18 @@
 """The id of a site's state folder, and the site that it belongs to.
 
-Format of the file `site.json`, version 1: one line of JSON (RFC 8259), keys sorted, without spaces,
-in ASCII, with `id` (a UUID), `site`, `format`, `version` and `crc32`: the CRC-32 (ISO 3309,
-zlib.crc32) of the line without its `crc32`.
+Format of the file `site.json`, version 1: a line of mirrorlog/adapters/sealed_json.py, with `id` (a
+UUID), `site`, `format` and `version`.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
 from mirrorlog.adapters.folders import replace_files
+from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 _FORMAT: Final = "mirrorlog.site_folder"
@@ -60,9 +59,4 @@ def folder_id(folder: Path, site: str) -> str:
 
 
 def _encode(id_: str, site: str) -> bytes:
-    payload = {"format": _FORMAT, "version": 1, "id": id_, "site": site}
-    return _line({**payload, "crc32": zlib.crc32(_line(payload))})
-
-
-def _line(document: dict[str, object]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+    return sealed_line({"format": _FORMAT, "version": 1, "id": id_, "site": site})

@@ -1,8 +1,7 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 4: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the
-fields of SecondaryState, `format`, `version`, and `crc32`: the CRC-32 (ISO 3309, zlib.crc32) of the
-line without its `crc32`. `identity` is an object with the fields of SecondaryIdentity, or null.
+Format, version 4: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
+`format` and `version`. `identity` is an object with the fields of SecondaryIdentity, or null.
 `samples` is a list of [offset, length, digest]. A file that differs from this in any byte is
 damaged, so that no reader has to guess what it meant.
 
@@ -13,13 +12,13 @@ version 1 no `changed_through`. A state without these is written in the older ve
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final, NoReturn
 
 from mirrorlog.adapters.folders import create_folder, replace_files, sync_folder
+from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
@@ -53,7 +52,7 @@ def encode_state(state: SecondaryState) -> bytes:
     }
     for name in _NEWER_FIELDS[version]:
         del payload[name]
-    return _line({**payload, "crc32": zlib.crc32(_line(payload))})
+    return sealed_line(payload)
 
 
 def _oldest_version(state: SecondaryState) -> int:
@@ -163,10 +162,6 @@ class SecondaryStateFiles:
         except OSError as error:
             where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder
             raise _failed("saving the state of secondaries", where, error) from error
-
-
-def _line(document: dict[str, object]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _damaged(why: str, where: str) -> NoReturn:

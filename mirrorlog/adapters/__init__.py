@@ -4,6 +4,8 @@
 - file_device.py: a file or a block device, through the page cache
 - direct_device.py: the same past the page cache (O_DIRECT)
 - device_identity.py: which storage an open file or block device is
+- sealed_json.py: small files of JSON with a checksum
+- mark_format.py: how a mark lies on disk
 - primary_marks.py: where the mark of a primary is kept
 - image_locks.py: locks that keep other writers off an image
 - secondary_marks.py: the mark beside a secondary

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.adapters.machine import boot_id
 from mirrorlog.ports.devices import DeviceIdentity
 
 FS_IOC_GETVERSION: Final = 0x80087601
@@ -24,7 +25,6 @@ _LOOP_INFO: Final = struct.Struct("<QQQQ")
 _LOOP_INFO_BYTES: Final = 232
 _LOOP_MAJOR: Final = 7
 _SYSFS: Final = Path("/sys/dev/block")
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SERIALS: Final = ("wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid")
 
 
@@ -56,11 +56,6 @@ def device_name(identity: DeviceIdentity) -> str | None:
     if identity.lasting is not None and identity.lasting.startswith("serial "):
         return f"device {identity.lasting}"
     return f"device {identity.storage}, boot {boot_id()}"
-
-
-def boot_id() -> str:
-    """Return the id that the machine draws at each start; empty if it can't be read."""
-    return _read_line(_BOOT_ID)
 
 
 def _file(device: int, inode: int) -> str:

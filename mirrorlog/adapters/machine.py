@@ -50,8 +50,13 @@ def folder_owner(folder: Path) -> FolderOwner:
         folder_id=_folder_id(folder),
         place=f"{status.st_dev:x}:{status.st_ino:x}",
         machine_id=_first_line(_MACHINE_ID),
-        boot_id=_first_line(_BOOT_ID),
+        boot_id=boot_id(),
     )
+
+
+def boot_id() -> str:
+    """Return the id that the machine draws at each start; empty if it can't be read."""
+    return _first_line(_BOOT_ID)
 
 
 def _folder_id(folder: Path) -> str:

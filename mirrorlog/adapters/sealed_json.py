@@ -1,0 +1,22 @@
+"""Small files of JSON with a checksum, of which any damage shows.
+
+Format: one line of JSON (RFC 8259), keys sorted, without spaces, in ASCII. It holds the fields of
+the document, and `crc32`: the CRC-32 (ISO 3309, zlib.crc32) of the line without its `crc32`. A
+reader makes the line of what it has read again, and compares all bytes: this covers the checksum,
+and everything about which a JSON parser is lenient.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+
+
+def sealed_line(document: Mapping[str, object]) -> bytes:
+    """Return the line of a document, which names its `format` and `version`."""
+    return _line({**document, "crc32": zlib.crc32(_line(document))})
+
+
+def _line(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
