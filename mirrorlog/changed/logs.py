@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import counts_for
+from mirrorlog.tracking_log.heads import complete_through
 from mirrorlog.tracking_log.records import LogRecord
 
 
@@ -72,14 +71,11 @@ class TopicLogSource:
             )
             while True:
                 log.poll(0.2, is_wanted)
-                watermark = log.watermarks.get(volume.partition)
-                complete_through = BEFORE_FIRST
-                if watermark is not None and counts_for(watermark, volume):
-                    complete_through = watermark.through
-                if log.caught_up() and max(complete_through, volume.origin_position) >= needed:
-                    return _LoadedLog(log.logs[volume.volume], complete_through)
+                through = complete_through(log.watermarks.get(volume.partition), volume)
+                if log.caught_up() and max(through, volume.origin_position) >= needed:
+                    return _LoadedLog(log.logs[volume.volume], through)
                 if self._clock.monotonic_s() > until_s:
-                    raise incomplete(volume, needed, complete_through, patience_s)
+                    raise incomplete(volume, needed, through, patience_s)
 
 
 class _LoadedLog:

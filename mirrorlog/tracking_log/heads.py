@@ -320,6 +320,16 @@ def counts_for(watermark: Watermark, volume: Volume) -> bool:
     return watermark.history is not None and watermark.history.id == volume.history_id
 
 
+def complete_through(watermark: Watermark | None, volume: Volume) -> int:
+    """Return the position through which the volume's log is complete, in the volume's history.
+
+    watermark: the last one of its partition. BEFORE_FIRST: none says anything of the volume's log.
+    """
+    if watermark is None or not counts_for(watermark, volume):
+        return BEFORE_FIRST
+    return watermark.through
+
+
 @dataclass(frozen=True, slots=True)
 class PositionTime:
     """The kind of a key that maps a time to the position through which the log was complete.

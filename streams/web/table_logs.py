@@ -10,13 +10,12 @@ from typing import Final
 from mirrorlog.changed.logs import LogView, incomplete
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import VolumeHead, Watermark, counts_for
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark, complete_through
 from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -54,25 +53,21 @@ class TableLogSource:
             self._checkpoint()
             view = self._open_view(volume.partition)
             try:
-                complete_through = _complete_through(view, volume)
-                if max(complete_through, volume.origin_position) >= needed:
-                    return _TableLogView(view, volume, complete_through, self._checkpoint)
+                through = complete_through(_watermark(view, volume.partition), volume)
+                if max(through, volume.origin_position) >= needed:
+                    return _TableLogView(view, volume, through, self._checkpoint)
             except BaseException:
                 view.close()
                 raise
             view.close()
             if self._clock.monotonic_s() > until_s:
-                raise incomplete(volume, needed, complete_through, patience_s)
+                raise incomplete(volume, needed, through, patience_s)
             self._pause(_RETRY_S)
 
 
-def _complete_through(view: TableView, volume: Volume) -> int:
-    """Return the position through which the log is complete in the volume's history."""
-    value = view.get(watermark_key(volume.partition))
-    if value is None:
-        return BEFORE_FIRST
-    watermark = decode(value, Watermark)
-    return watermark.through if counts_for(watermark, volume) else BEFORE_FIRST
+def _watermark(view: TableView, partition: int) -> Watermark | None:
+    value = view.get(watermark_key(partition))
+    return None if value is None else decode(value, Watermark)
 
 
 class _TableLogView:

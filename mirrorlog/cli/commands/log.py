@@ -12,7 +12,7 @@ from rich.table import Table
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.changelog import (
     ComparedRange,
-    begins_history,
+    NewestWatermark,
     changelog_messages,
     commands_through,
     compared_range,
@@ -185,22 +185,19 @@ def _changelog_digests(
 
     The records themselves aren't kept: they may be larger than the memory.
     """
-    digests, newest = RecordDigests(), None
+    digests, newest = RecordDigests(), NewestWatermark()
     for message in changelog_messages(settings, partition):
         key = message.key or b""
         kind = key_kind(key)
-        if kind is Watermark and message.value is not None:
-            watermark = decode(message.value, Watermark)
-            if begins_history(newest, watermark):
-                digests = RecordDigests()
-            if newest is None or watermark.order >= newest.order:
-                newest = watermark
+        is_watermark = kind is Watermark and message.value is not None
+        if is_watermark and newest.take(decode(message.value or b"", Watermark)):
+            digests = RecordDigests()
         if kind is LogRecord and _is_of(record_key := read_record_key(key), volumes):
             if message.value is None:
                 digests.drop(record_key)
             else:
                 digests.add(decode(message.value, LogRecord))
-    return digests, -1 if newest is None else newest.through
+    return digests, newest.through
 
 
 def _is_of(record: LogRecord | RecordKey, volumes: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import patience_for, read_topic
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import read_through
 from mirrorlog.settings import Settings
@@ -25,7 +26,7 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
     Errors: KafkaFailed as read_through raises it.
     """
     entries: dict[bytes, bytes] = {}
-    newest: Watermark | None = None
+    newest = NewestWatermark()
     for message in changelog_messages(settings, partition):
         if message.key is None:
             continue
@@ -33,22 +34,35 @@ def read_changelog(settings: Settings, partition: int) -> tuple[list[LogRecord],
             entries.pop(message.key, None)
         elif key_kind(message.key) is not Watermark:
             entries[message.key] = message.value
-        else:
-            watermark = decode(message.value, Watermark)
-            if begins_history(newest, watermark):
-                entries.clear()
-            if newest is None or watermark.order >= newest.order:
-                newest = watermark
-    through = -1 if newest is None else newest.through
+        elif newest.take(decode(message.value, Watermark)):
+            entries.clear()
     records = (
         decode(value, LogRecord) for key, value in entries.items() if key_kind(key) is LogRecord
     )
+    through = newest.through
     return [record for record in records if record.through <= through], through
 
 
-def begins_history(newest: Watermark | None, watermark: Watermark) -> bool:
-    """Return whether a watermark belongs to a later history than the newest one before it."""
-    return newest is not None and watermark.epoch > newest.epoch
+class NewestWatermark:
+    """The watermark of the latest history, and in it the highest, of those that were taken."""
+
+    def __init__(self) -> None:
+        self._newest: Watermark | None = None
+
+    @property
+    def through(self) -> int:
+        """Its position; BEFORE_FIRST before the first one."""
+        return BEFORE_FIRST if self._newest is None else self._newest.through
+
+    def take(self, watermark: Watermark) -> bool:
+        """Take a watermark. Return whether it begins a later history than those before it.
+
+        What was read before it then belongs to an earlier history.
+        """
+        before = self._newest
+        if before is None or watermark.order >= before.order:
+            self._newest = watermark
+        return before is not None and watermark.epoch > before.epoch
 
 
 def changelog_messages(settings: Settings, partition: int) -> Iterator[Message]:
