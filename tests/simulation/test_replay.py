@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+import notation
 import pytest
 from clocks import Crashed
 
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.replay.replay import (
@@ -42,16 +42,7 @@ class World:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = MemoryDevices()
         self.volumes = {
-            name: Volume(
-                volume=name,
-                generation="g",
-                size_bytes=SIZE,
-                block_size=4096,
-                partition=0,
-                origin_position=-1,
-                initially_zeroed=True,
-                primary=f"memory://{name}",
-            )
+            name: notation.volume(name, SIZE, generation="g", primary=f"memory://{name}")
             for name in ("a", "b")
         }
         for volume in self.volumes.values():

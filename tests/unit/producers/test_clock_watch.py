@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import notation
 import pytest
 
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.publishing.clock_watch import clock_error_us
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.settings import Settings
@@ -74,10 +74,7 @@ def reports_of(ahead_s: list[float], *, delay_s: float = 0.0, host_times: bool =
     if host_times:
         broker.host_times, broker.host_clock = {SETTINGS.topics.commands}, clock
     devices, reports = MemoryDevices(), list[str]()
-    volume = Volume(
-        volume="v", generation="g", size_bytes=SIZE, block_size=4096, partition=0,
-        origin_position=-1, initially_zeroed=True, primary="memory://v",
-    )  # fmt: skip
+    volume = notation.volume("v", SIZE, generation="g", primary="memory://v")
 
     devices.create(volume.primary, SIZE)
     ports = HostPorts(MemoryFolder(), SlowPublisher(broker, clock, delay_s), clock, devices)

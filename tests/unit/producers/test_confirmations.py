@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import notation
 import numpy as np
 import pytest
 
@@ -126,15 +127,8 @@ class Rig:
         self.node = NodeModel(self.broker)
         for name in ("a", "b"):
             self.devices.create(f"memory://{name}", SIZE)
-            self.volumes[name] = Volume(
-                volume=name,
-                generation="g",
-                size_bytes=SIZE,
-                block_size=4096,
-                partition=0,
-                origin_position=-1,
-                initially_zeroed=True,
-                primary=f"memory://{name}",
+            self.volumes[name] = notation.volume(
+                name, SIZE, generation="g", primary=f"memory://{name}"
             )
 
     def host(self, publisher: MemoryPublisher | None = None) -> Host:
@@ -379,16 +373,8 @@ def test_only_statuses_of_this_hosts_commands_count(rig: Rig) -> None:
 
 
 def test_retired_volumes_are_not_opened(rig: Rig) -> None:
-    rig.volumes["a"] = Volume(
-        volume="a",
-        generation="g",
-        size_bytes=SIZE,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary="memory://a",
-        state=VolumeState.RETIRED,
+    rig.volumes["a"] = notation.volume(
+        "a", SIZE, generation="g", primary="memory://a", state=VolumeState.RETIRED
     )
     with pytest.raises(BadUse, match="retired"):
         rig.open(rig.host())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+import notation
 import pytest
 from notation import SHORT_KINDS
 
@@ -13,7 +14,6 @@ from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import (
     BadInput,
     BadUse,
@@ -79,16 +79,8 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.broker.create(TOPICS.specs(single_copy=True), 1)
-        self.volume = Volume(
-            volume="v",
-            generation="g",
-            size_bytes=SIZE,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary="memory://v",
-            shared=self.shared,
+        self.volume = notation.volume(
+            "v", SIZE, generation="g", primary="memory://v", shared=self.shared
         )
         self.devices.create("memory://v", SIZE)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from uuid import UUID
 
+import notation
 import pytest
 from forking import SECONDARY_ID, HandWorkers, Reports, marked, report
 from notation import SHORT_KINDS
@@ -67,16 +68,7 @@ class Rig:
     lines: list[str] = field(default_factory=list)
     changes: list[ForkStateChange] = field(default_factory=list)
     volume: Volume = field(
-        default_factory=lambda: Volume(
-            volume="v",
-            generation="g",
-            size_bytes=SIZE,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary="memory://v",
-        )
+        default_factory=lambda: notation.volume("v", SIZE, generation="g", primary="memory://v")
     )
     seen: int = 0
 
@@ -258,19 +250,7 @@ x=                  | ! no address
 @pytest.mark.parametrize("case", OPTIONS.strip().splitlines())
 def test_fork_options_name_addresses(case: str) -> None:
     given, expected = (part.split() for part in case.split("|"))
-    volumes = [
-        Volume(
-            volume=name,
-            generation="g",
-            size_bytes=SIZE,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary=name,
-        )
-        for name in "vw"
-    ]
+    volumes = [notation.volume(name, SIZE, generation="g", primary=name) for name in "vw"]
     volumes[0] = replace(volumes[0], secondaries={"x": "/described"})
     if expected[0] == "!":
         with pytest.raises(BadUse, match=" ".join(expected[1:])):
@@ -585,17 +565,7 @@ def test_a_secondary_that_cannot_be_opened_is_reported_once_and_tried_again(
 
 
 def test_a_shared_volume_is_not_forked(rig: Rig) -> None:
-    rig.volume = Volume(
-        volume="v",
-        generation="g",
-        size_bytes=SIZE,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary="memory://v",
-        shared=True,
-    )
+    rig.volume = notation.volume("v", SIZE, generation="g", primary="memory://v", shared=True)
     with pytest.raises(BadUse, match="shared"):
         rig.open()
 

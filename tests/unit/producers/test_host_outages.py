@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import notation
 import pytest
 from notation import SHORT_KINDS
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME, read_previous_log
 from mirrorlog.producers.session.host import Host, HostPorts
@@ -71,16 +71,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.volumes = {
-            name: Volume(
-                volume=name,
-                generation="g",
-                size_bytes=SIZE,
-                block_size=4096,
-                partition=0,
-                origin_position=-1,
-                initially_zeroed=True,
-                primary=f"memory://{name}",
-            )
+            name: notation.volume(name, SIZE, generation="g", primary=f"memory://{name}")
             for name in "ab"
         }
         for volume in self.volumes.values():

@@ -7,12 +7,12 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import notation
 import pytest
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
@@ -40,16 +40,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices.create("memory://a", 10 * REGION)
-        self.description = Volume(
-            volume="a",
-            generation="g",
-            size_bytes=10 * REGION,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary="memory://a",
-        )
+        self.description = notation.volume("a", 10 * REGION, generation="g", primary="memory://a")
         ports = HostPorts(
             self.folder,
             self.broker.publisher(),

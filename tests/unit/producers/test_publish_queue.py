@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import notation
 import pytest
 
 from mirrorlog.domain.commands import CommandKind
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool
@@ -20,16 +20,7 @@ from mirrorlog.simulation.memory_folder import MemoryFolder
 
 TOPICS = Settings().topics
 SESSION = str(UUID(int=1))
-VOLUME = Volume(
-    volume="v",
-    generation="g",
-    size_bytes=1 << 20,
-    block_size=4096,
-    partition=0,
-    origin_position=-1,
-    initially_zeroed=True,
-    primary="memory://v",
-)
+VOLUME = notation.volume("v", 1 << 20, generation="g", primary="memory://v")
 
 
 def outbox(entries: list[ActivityEntry]) -> Outbox:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import Barrier, Thread
 from uuid import UUID
 
+import notation
 import pytest
 from notation import SHORT_KINDS
 
@@ -323,16 +324,7 @@ def _broken(operation: str) -> None:
 BAD_USE: dict[str, Callable[[Rig, Host, TrackedVolume], object]] = {
     "is open already": lambda rig, host, volume: rig.open(host, "a"),
     "has 100000 bytes, the volume 100001": lambda rig, host, volume: host.open(
-        Volume(
-            volume="d",
-            generation="g",
-            size_bytes=SIZE + 1,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary="",
-        ),
+        notation.volume("d", SIZE + 1, generation="g", primary=""),
         rig.devices("memory://c", writable=True),
         True,
     ),
