@@ -6,21 +6,18 @@ The fold uses only the product's codec of events. What a site sees is read with 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, TopicPartition
 from deadlines import DEADLINE_S
 from rocksdict import AccessType, Options, Rdict
+from running import run_cli
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import load_volumes
@@ -264,18 +261,3 @@ class Proof:
         for partition, worker in holders.items():
             self.of_a_table(worker, partition)
         self.by_rebuild(min(holders.values()))
-
-
-def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a `mirrorlog` command with these settings and --json."""
-    command: list[Any] = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
-    environment = {**os.environ, **settings.as_environment()}
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )

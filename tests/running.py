@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +15,7 @@ from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.settings import Settings
 
 
 class Outcome:
@@ -56,6 +60,21 @@ class Outcome:
         }
         assert files
         return differing_volumes(files, 4096, lambda _: None) == {}
+
+
+def run_cli(
+    settings: Settings, *arguments: str, as_json: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a `mirrorlog` command with these settings, under --json unless said otherwise."""
+    return subprocess.run(
+        [sys.executable, "-m", "mirrorlog", *(["--json"] if as_json else []), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+        env={**os.environ, **settings.as_environment()},
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def wait_for_writes(run: Run, at_least: int) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from deadlines import DEADLINE_S
 from notation import volume as small_volume
-from running import Outcome, wait_for_result
+from running import Outcome, run_cli, wait_for_result
 
 from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks
@@ -31,11 +29,7 @@ BLOCK = 4096
 
 
 def changed(run: Run, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "mirrorlog", "changed", "demo", *arguments]
-    environment = {**os.environ, **run.settings.as_environment()}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment
-    )
+    done = run_cli(run.settings, "changed", "demo", *arguments, as_json=False)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 from confluent_kafka import KafkaError, Producer
 from deadlines import DEADLINE_S
 from notation import command
+from running import run_cli
 from writing import make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
@@ -61,10 +59,8 @@ def test_changed_since_a_time_names_what_a_host_wrote_whose_clock_is_two_hours_b
     publisher.flush(DEADLINE_S)
     publisher.close()
     arguments = ["changed", "v", "--since", format_time(asked_us) or "", "--format", "ranges"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mirrorlog", *arguments], capture_output=True, text=True,
-        timeout=DEADLINE_S, check=True, env={**os.environ, **world.settings.as_environment()},
-    )  # fmt: skip
+    done = run_cli(world.settings, *arguments, as_json=False)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0-12287"]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 from deadlines import DEADLINE_S
+from running import run_cli
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
@@ -102,14 +100,6 @@ def test_sites_hosts_questions_and_the_node_refuse_a_mirror(
 
 def _command(settings: Settings, *arguments: str, code: int = 0) -> str:
     """Run a command line, which must end with `code`; return what it printed to stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mirrorlog", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-        env={**os.environ, **settings.as_environment()},
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_cli(settings, *arguments, as_json=False)
     assert done.returncode == code, done.stderr
     return done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from deadlines import DEADLINE_S
+from running import run_cli
 
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
@@ -34,19 +35,7 @@ sys.stdin.read()
 
 def shell(run: Run, *arguments: str, code: int = 0, **settings: object) -> dict[str, Any]:
     """Run a command, which must end with `code`; return the last JSON object that it prints."""
-    environment = {
-        **os.environ,
-        **run.settings.model_copy(update=settings).as_environment(),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "mirrorlog", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_cli(run.settings.model_copy(update=settings), *arguments)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 

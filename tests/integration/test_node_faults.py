@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from confluent_kafka.admin import (
 )
 from deadlines import DEADLINE_S
 from notation import command, flipped
-from running import Outcome
+from running import Outcome, run_cli
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.demo.run import Run
@@ -245,11 +244,7 @@ def test_the_log_proves_itself_and_a_wrong_record_is_named(run: Run) -> None:
 
 
 def cli(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
-    environment = {**os.environ, **run.settings.as_environment()}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment
-    )
+    return run_cli(run.settings, *arguments)
 
 
 def test_a_command_by_hand_gets_its_status(run: Run) -> None:

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from deadlines import DEADLINE_S
 from notation import command
+from running import run_cli
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.cli.demo.run import Run
@@ -153,11 +154,7 @@ def pages(url: str, between: Callable[[], object] = lambda: None) -> list[dict[s
 
 
 def changed(run: Run, *arguments: str, code: int = 0) -> str:
-    environment = {**os.environ, **run.settings.as_environment()}
-    done = subprocess.run(
-        [sys.executable, "-m", "mirrorlog", "--json", "changed", *arguments],
-        capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment,
-    )  # fmt: skip
+    done = run_cli(run.settings, "changed", *arguments)
     assert done.returncode == code, done.stderr
     return done.stdout
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 from deadlines import DEADLINE_S
+from running import run_cli
 from writing import make_volumes
 
 from mirrorlog.cli.demo.run import Run
@@ -23,11 +22,9 @@ BLOCK = 4096
 
 
 def changed(run: Run) -> str:
-    command = [sys.executable, "-m", "mirrorlog", "changed", "v", "--since", "origin"]
-    done = subprocess.run(
-        [*command, "--format", "ranges"], capture_output=True, text=True, timeout=DEADLINE_S,
-        check=True, env={**os.environ, **run.settings.as_environment()},
-    )  # fmt: skip
+    arguments = ("changed", "v", "--since", "origin", "--format", "ranges")
+    done = run_cli(run.settings, *arguments, as_json=False)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deadlines import DEADLINE_S
+from running import run_cli
 
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
@@ -32,17 +30,7 @@ class Shell:
 
     def __call__(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run a command, which must end with `code`; return the last JSON object that it prints."""
-        environment = {**os.environ, **self.run.settings.as_environment()}
-        command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        done = run_cli(self.run.settings, *arguments)
         assert done.returncode == code, done.stderr
         self.text = done.stderr
         return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
