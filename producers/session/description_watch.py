@@ -63,5 +63,6 @@ def with_generation_of(volume: Volume, newest: Volume) -> Volume:
         cluster=newest.cluster,
         history_id=newest.history_id,
         epoch=newest.epoch,
+        topic_id=newest.topic_id,
         described_position=newest.described_position,
     )

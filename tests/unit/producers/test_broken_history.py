@@ -254,7 +254,7 @@ def test_an_open_volume_takes_over_the_generation_and_the_history_that_the_node_
     rig.write(volume, 5)
     known = last_of(rig, b"").acknowledged_position
     assert known is not None and last_of(rig, b"").generation == ""
-    renew(rig, epoch=2, history_id=HISTORY)
+    renew(rig, epoch=2, history_id=HISTORY, topic_id="another")
     rig.tick()
     first = next(
         command
@@ -266,6 +266,7 @@ def test_an_open_volume_takes_over_the_generation_and_the_history_that_the_node_
     assert last_of(rig, b"a").generation == RENEWED
     assert (last_of(rig, b"").acknowledged_position or 0) > known
     assert any("its generation was renewed" in line for line in rig.reports)
+    assert rig.host._tracker.volumes["a"].volume.topic_id == "another"
 
 
 def test_a_generation_that_an_operator_renewed_keeps_what_is_acknowledged(rig: Rig) -> None:
