@@ -53,8 +53,9 @@ class SourceTopic:
         """
         committed = self._admin.committed_positions(self._group, self._topic)
         bounds = {
-            partition: PartitionBounds(*self._admin.bounds(self._topic, partition), position)
+            partition: PartitionBounds(*self._admin.bounds(self._topic, partition), None)
             for partition, position in committed.items()
+            if position is None  # after the first start there is none, and nothing is asked
         }
         log_ends = {
             partition: self._admin.end_position(changelog, partition) for partition in bounds
