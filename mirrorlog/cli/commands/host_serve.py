@@ -13,6 +13,7 @@ import typer
 from mirrorlog.adapters.addresses import parse_file_address, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.lookup import load_catalog
 from mirrorlog.cli.support.stopping import stop_flag
@@ -127,6 +128,7 @@ def serve(
     tls_verify_peer: Annotated[
         bool, typer.Option("--tls-verify-peer", help="Refuse clients without a certificate.")
     ] = False,
+    pid_file: DetachOption = None,
 ) -> None:
     """Serve a volume over NBD until stopped, and track every write to it."""
     call = invocation(context)
@@ -136,6 +138,7 @@ def serve(
     listen = NbdAddress(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
     if port is not None:
         listen = NbdAddress(None, address, port or free_port(address))
+    tell_ready = detach(pid_file, call.output)
     with closing(load_catalog(call.settings)) as catalog:
         volume, volumes = catalog.volume_named(name), dict(catalog)
     plans = fork_plans(fork or (), fork_mode, [volume])
@@ -156,7 +159,7 @@ def serve(
         take_over=take_over or (),
         forks=plans.get(name),
     )
-    _serve(call, options, volumes, stop_flag())
+    _serve(call, options, volumes, stop_flag(), tell_ready)
 
 
 def _serve(
@@ -164,6 +167,7 @@ def _serve(
     options: ServeOptions,
     volumes: Mapping[str, Volume],
     stopped: Callable[[], bool],
+    tell_ready: Callable[[], None],
 ) -> None:
     """Run the host and the export until `stopped`. The steps are undone in the reverse order:
 
@@ -198,6 +202,7 @@ def _serve(
             "ready", {"volume": name, "uri": uri, "through": export.data_path}
         )
         call.output.print_text(f"{name} is served at {uri}")
+        tell_ready()
         while not stopped():  # 3
             export.check()
             nbdkit.check()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.output import report_error
 
 app = typer.Typer()
@@ -24,6 +25,7 @@ def node(
             metavar="HOST:PORT",
         ),
     ] = None,
+    pid_file: DetachOption = None,
 ) -> None:
     """Run a worker of the processing node (a Faust worker) until it is stopped.
 
@@ -31,6 +33,7 @@ def node(
     holds. If the log can't be written, the worker stops; started again, it continues from there.
     """
     call = invocation(context)
+    tell_ready = detach(pid_file, call.output)
     from mirrorlog.streams import run_node
 
     def print_ready(url: str | None, partitions: Sequence[int]) -> None:
@@ -39,6 +42,7 @@ def node(
         call.output.print_text(
             f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{page}"
         )
+        tell_ready()
 
     def print_failure(error: BaseException) -> None:
         report_error(error, as_json=call.output.json, verbose=call.verbose)

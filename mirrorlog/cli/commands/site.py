@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.consumers import run_site
 
@@ -27,9 +28,11 @@ def run(
             help="Keep the site's state in this folder, and secondaries that have no address.",
         ),
     ],
+    pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     output = invocation(context).output
+    tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None
 
     def on_ready() -> None:
@@ -38,6 +41,7 @@ def run(
         nonlocal signalled
         signalled = stop_flag()
         output.print_message("ready", {"site": name})
+        tell_ready()
 
     run_site(
         name,

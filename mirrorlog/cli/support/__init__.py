@@ -14,4 +14,5 @@ In reading order:
 - create_topics: the topics of a cluster.
 - forking: the options of a host that forks its writes.
 - stopping: a flag that SIGTERM and SIGINT set.
+- detaching: a part that goes on in the background once it is ready.
 """
