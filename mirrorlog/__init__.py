@@ -17,3 +17,5 @@ The packages, from the lowest layer to the highest:
 - simulation/: Kafka, devices and folders in memory, for tests
 - cli/: the command line
 """
+
+__version__ = "0.1.0"

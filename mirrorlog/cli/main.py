@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
+from mirrorlog.cli.support.global_options import GivenOptions, read_global_options
 from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
-from mirrorlog.cli.support.output import Output, report_error
-from mirrorlog.errors import ExitCode, MirrorlogError, exit_code_of
+from mirrorlog.cli.support.output import Output, OutputClosed, report_defect, report_error
+from mirrorlog.errors import BadUse, ExitCode, MirrorlogError, exit_code_of
 
 _PACKAGE = "mirrorlog.cli.commands"
 COMMANDS = (
@@ -64,57 +64,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def read_global_options(
-    context: typer.Context,
-    config: Annotated[
-        Path | None,
-        typer.Option("-c", "--config", help="Read settings from a TOML file.", metavar="FILE"),
-    ] = None,
-    client_file: Annotated[
-        Path | None,
-        typer.Option(
-            "-F", help="Read Kafka client settings from a file of key=value lines.", metavar="FILE"
-        ),
-    ] = None,
-    client_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-X",
-            help="Set one Kafka client setting, by librdkafka's name. Repeatable.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-    bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(
-            "--bootstrap-servers",
-            help="Connect to the Kafka cluster at these addresses.",
-            metavar="HOST:PORT,…",
-        ),
-    ] = None,
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Keep state in this folder.", metavar="DIR")
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout, and text on stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no text.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Print log lines, and tracebacks of errors.")
-    ] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours.")] = False,
-) -> None:
-    """Make the Invocation that every command takes from `context` (support/context.py)."""
-    # The settings need pydantic, which `mirrorlog --help` can do without.
-    from mirrorlog.cli.support.context import Invocation, settings_from
-    from mirrorlog.cli.support.log_lines import set_up_logging
-
-    set_up_logging(verbose=verbose)
-    settings = settings_from(
-        config, client_file, client_options or [], bootstrap_servers, state_dir
-    )
-    context.obj = Invocation(settings, Output(json=json, quiet=quiet, no_color=no_color), verbose)
+app.callback()(read_global_options)
 
 
 def main() -> None:
@@ -123,22 +73,32 @@ def main() -> None:
     Every command ends here. An error that mirrorlog doesn't raise on purpose leaves with its
     traceback.
     """
-    arguments = sys.argv[1:]
+    given = GivenOptions(sys.argv[1:])
     try:
         # Without standalone mode, Typer returns the code of an interruption or of typer.Exit.
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, obj=given)
         sys.exit(code if isinstance(code, int) else int(ExitCode.OK))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(int(ExitCode.INTERRUPTED))
+    except OutputClosed:
+        sys.exit(int(ExitCode.FAILED))
     except MirrorlogError as error:
-        report_error(
-            error,
-            as_json="--json" in arguments,
-            verbose="-v" in arguments or "--verbose" in arguments,
-        )
+        report_error(error, as_json=given.json, verbose=given.verbose)
         sys.exit(int(exit_code_of(error)))
     except Exception as error:
-        if hasattr(error, "show"):  # Click raises it for a wrong option or a missing argument
-            error.show()
+        if hasattr(error, "format_message"):  # Click raises it for a wrong command line
+            _report_usage(error, as_json=given.json)
             sys.exit(int(ExitCode.BAD_USE))
+        report_defect(error, as_json=given.json)
         raise
+
+
+def _report_usage(error: Any, *, as_json: bool) -> None:
+    """Print Click's error about the command line, and with `as_json` the JSON object, too."""
+    if as_json:
+        path = error.ctx.command_path if error.ctx is not None else "mirrorlog"
+        shows_help = type(error).__name__ == "NoArgsIsHelpError"
+        what = "no command is named" if shows_help else error.format_message()
+        bad_use = BadUse(what, where=path, next=f"See `{path} --help`.")
+        Output(json=True).print_json(bad_use.as_message())
+    error.show()

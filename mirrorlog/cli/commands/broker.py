@@ -13,7 +13,6 @@ from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.ports import LOOPBACK
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import BadUse, ExitCode
 from mirrorlog.units import format_size
 
@@ -33,11 +32,10 @@ Port = Annotated[
         help="Listen on this port. Without it, the first start takes a free port and keeps it.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
-def start(context: typer.Context, port: Port = None, as_json: AsJson = False) -> None:
+def start(context: typer.Context, port: Port = None) -> None:
     """Start the broker, which runs until `stop`. A broker that runs already is left as it is."""
     folder, settings = _folder(context), invocation(context).settings
     status = broker_status(folder)
@@ -51,24 +49,24 @@ def start(context: typer.Context, port: Port = None, as_json: AsJson = False) ->
             where=status.state_dir,
             next="Stop it first (`mirrorlog broker stop`), or leave --port out.",
         )
-    _print_status(context, status, as_json)
+    _print_status(context, status)
 
 
 @app.command()
-def stop(context: typer.Context, as_json: AsJson = False) -> None:
+def stop(context: typer.Context) -> None:
     """Stop the broker. Do nothing if none runs."""
     folder = _folder(context)
     has_stopped_one = stop_broker(folder) is not None
     status = broker_status(folder)
     text = f"The broker in {status.state_dir} is stopped." if has_stopped_one else None
-    _print_status(context, status, as_json, text)
+    _print_status(context, status, text)
 
 
 @app.command()
-def status(context: typer.Context, as_json: AsJson = False) -> None:
+def status(context: typer.Context) -> None:
     """Print whether the broker runs and answers. Exit 1 if it doesn't."""
     current = broker_status(_folder(context))
-    _print_status(context, current, as_json)
+    _print_status(context, current)
     if current.state is not BrokerState.RUNNING:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -85,13 +83,9 @@ def _print_progress(jars: int, total: int) -> None:
         typer.echo("All files are there. A first start now makes later starts faster.", err=True)
 
 
-def _print_status(
-    context: typer.Context, status: BrokerStatus, as_json: bool, text: str | None = None
-) -> None:
+def _print_status(context: typer.Context, status: BrokerStatus, text: str | None = None) -> None:
     """Print the status, as `text` if there is one. The JSON object is the same in any case."""
     output = invocation(context).output
-    if as_json and not output.json:
-        output = Output(json=True, quiet=True)
     output.print_json({"schema_version": SCHEMA_VERSION, **asdict(status)})
     output.print_text(text or _as_text(status))
 

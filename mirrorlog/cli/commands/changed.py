@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from typing import Annotated
@@ -18,6 +17,7 @@ from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.remote import remote_listing
 from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.output import discard_the_rest
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.reading.catalog import Catalog
@@ -46,7 +46,6 @@ def changed(
         typer.Option("--format", help=f"Print in this format: {', '.join(FORMATS)}."),
     ] = None,
     offset: Annotated[str, typer.Option(help="Resume the listing at this byte.")] = "0",
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     wait: Annotated[
         str, typer.Option(help="Wait this long, at most, for the log to reach the last point.")
     ] = "30s",
@@ -62,7 +61,7 @@ def changed(
     The range begins after the point --since and ends at the point --until.
     """
     call = invocation(context)
-    as_json = json or call.output.json
+    as_json = call.output.json
     name = output_format or ("json" if as_json else "table")
     check_format(name, JSON_FORMATS if as_json else FORMATS)
     if node is None:
@@ -115,5 +114,4 @@ def _write(pieces: Iterable[str], *, quiet: bool) -> None:
                 sys.stdout.write(piece)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more at its end (docs.python.org, "Note on SIGPIPE").
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_the_rest(sys.stdout)

@@ -21,7 +21,6 @@ from mirrorlog.cli.demo.stages import play
 from mirrorlog.cli.demo.view import DemoView
 from mirrorlog.cli.demo.workspace import remove_topics, work_folder
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import BadUse, DifferenceFound
 from mirrorlog.producers.traces import demo_trace_path
 from mirrorlog.settings import Settings
@@ -59,24 +58,14 @@ def demo(
         Path | None,
         typer.Option(help="Work in this new folder, and keep it.", metavar="DIR"),
     ] = None,
-    bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(
-            "--bootstrap-servers",
-            help="Use this cluster instead of a Kafka of the demo's own.",
-            metavar="HOST:PORT,…",
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
-    ] = False,
 ) -> None:
-    """Run broker, node, host and sites on a real recording, and check every copy."""
+    """Run broker, node, host and sites on a real recording, and check every copy.
+
+    With --bootstrap-servers, it uses that cluster instead of a Kafka of its own.
+    """
     call = invocation(context)
     output = call.output
-    if json and not output.json:
-        output = Output(json=True, quiet=output.quiet)
-    settings, own_broker = _cluster(call, bootstrap_servers)
+    settings, own_broker = _cluster(call)
     view = DemoView(output)
     plan = make_plan(trace or demo_trace_path(), trace_format, block_size, sites)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -97,16 +86,14 @@ def demo(
         )
 
 
-def _cluster(call: Invocation, bootstrap_servers: str | None) -> tuple[Settings, bool]:
+def _cluster(call: Invocation) -> tuple[Settings, bool]:
     """Return the run's settings, and whether it needs a broker of its own.
 
-    On a cluster that the user names, with the option or in the settings, the run has topics of
+    On a cluster that the user names, the run has topics of
     its own: a new prefix.
     """
     settings = call.settings
-    if bootstrap_servers is not None:
-        settings = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
-    elif "bootstrap_servers" not in settings.model_fields_set:
+    if "bootstrap_servers" not in settings.model_fields_set:
         return settings, True
     prefix = f"{settings.topic_prefix}demo-{uuid.uuid4().hex[:8]}."
     return settings.model_copy(update={"topic_prefix": prefix}), False

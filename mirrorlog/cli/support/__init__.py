@@ -1,8 +1,9 @@
 """The parts that several commands need.
 
 In reading order:
+- global_options: the options that every command takes, before its name and after it.
 - lazy_commands: a group of commands that imports a command when it runs.
-- context: the global options of one call.
+- context: what the global options of one call amount to.
 - output: text for people, JSON for programs, and errors.
 - log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.

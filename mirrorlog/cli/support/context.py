@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import typer
 
+from mirrorlog.cli.support.global_options import given_options
+from mirrorlog.cli.support.log_lines import set_up_logging
 from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings, load_settings
@@ -27,8 +29,28 @@ class Invocation:
 
 
 def invocation(context: typer.Context) -> Invocation:
-    """Return the Invocation that read_global_options (main.py) put into `context`."""
-    return cast(Invocation, context.obj)
+    """Return what the global options of the call amount to. The first call sets up logging.
+
+    Errors: those of settings_from().
+    """
+    given = given_options(context)
+    if given.invocation is None:
+        set_up_logging(verbose=given.verbose)
+        values = given.values
+        settings = settings_from(
+            values.get("config"),
+            values.get("client_file"),
+            values.get("client_options") or (),
+            values.get("bootstrap_servers"),
+            values.get("state_dir"),
+        )
+        output = Output(
+            json=given.json,
+            quiet=bool(values.get("quiet")),
+            no_color=bool(values.get("no_color")),
+        )
+        given.invocation = Invocation(settings, output, given.verbose)
+    return cast(Invocation, given.invocation)
 
 
 def settings_from(

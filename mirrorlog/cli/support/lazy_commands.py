@@ -13,6 +13,8 @@ from typing import Any
 import typer.core
 import typer.main
 
+from mirrorlog.cli.support.global_options import global_parameters
+
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
@@ -30,9 +32,20 @@ class LazyCommand:
     summary: str
 
     def load(self) -> Any:
-        """Import the module; return its command or group (of Click's type)."""
+        """Import the module; return its command or group (of Click's type).
+
+        It, and every command in it, takes the global options.
+        """
         group = typer.main.get_group(import_module(self.module).app)
-        return group.commands.get(self.name, group)
+        command = group.commands.get(self.name, group)
+        _add_global_options(command)
+        return command
+
+
+def _add_global_options(command: Any) -> None:
+    command.params.extend(global_parameters())
+    for name in getattr(command, "commands", ()):
+        _add_global_options(command.commands[name])
 
 
 def lazy_group(commands: Sequence[LazyCommand]) -> type[typer.core.TyperGroup]:

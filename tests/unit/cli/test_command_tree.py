@@ -1,0 +1,143 @@
+"""Every command and every group: the global options, and JSON with --json, errors included."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mirrorlog.cli.main import COMMANDS, main
+from mirrorlog.cli.support.global_options import global_parameters
+
+GLOBAL_OPTIONS = {option for param in global_parameters() for option in param.opts}
+
+
+def tree() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command and group with the words that name it."""
+    for lazy in COMMANDS:
+        yield from subtree((lazy.name,), lazy.load())
+
+
+def subtree(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield words, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from subtree((*words, name), child)
+
+
+ALL = dict(tree())
+LEAVES = [words for words, command in ALL.items() if not hasattr(command, "commands")]
+
+
+def required_arguments(command: Any) -> list[str]:
+    """Return a word for each argument and option that the command can't do without."""
+    options = [param for param in command.params if param.required]
+    named = [[param.opts[-1], "x"] for param in options if param.param_type_name == "option"]
+    return [word for pair in named for word in pair] + [
+        "x" for param in options if param.param_type_name == "argument"
+    ]
+
+
+def run_main(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command line in this process; return its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["mirrorlog", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    streams = capsys.readouterr()
+    return int(ended.value.code or 0), streams.out, streams.err
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_takes_each_global_option_once(words: tuple[str, ...]) -> None:
+    options = [option for param in ALL[words].params for option in param.opts]
+    assert GLOBAL_OPTIONS <= set(options)
+    assert sorted(options) == sorted(set(options)), "an option of the command is a global one"
+
+
+def test_the_global_options_are_a_group_of_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ((), ("volume",), ("volume", "list")):
+        code, shown, _ = run_main([*words, "--help"], monkeypatch, capsys)
+        assert code == 0
+        assert shown.count(" Global options ") == 1
+        assert shown.count("--bootstrap-servers ") == 1
+        assert "…" not in shown.replace("HOST:PORT,…", ""), "the help is cut"
+
+
+@pytest.mark.parametrize("place", ["before", "between", "after"])
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_an_error_is_the_last_json_object_wherever_json_is_said(
+    words: tuple[str, ...],
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = ["--json", "-X", "not-a-pair"]
+    rest = [*words[1:], *required_arguments(ALL[words])]
+    arguments = {
+        "before": [*wrong, words[0], *rest],
+        "between": [words[0], *wrong, *rest],
+        "after": [words[0], *rest, *wrong],
+    }[place]
+    code, out, err = run_main(arguments, monkeypatch, capsys)
+    assert code == 2, err
+    last = json.loads(out.splitlines()[-1])
+    assert {"message_type": "error", "code": "BadUse", "where": "-X"}.items() <= last.items()
+    assert {"what", "next"} <= last.keys()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--json nod",
+        "nod --json",
+        "volume --json",
+        "volume create --json",
+        "volume --json list --bogus",
+        "volume list --json --state-dir",
+        "demo --sites 99 --json",
+    ],
+)
+def test_a_wrong_command_line_is_a_json_error(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run_main(arguments.split(), monkeypatch, capsys)
+    error = json.loads(out)
+    assert code == 2
+    assert error["message_type"] == "error"
+    assert error["code"] == "BadUse"
+    assert error["what"]
+    assert "--help" in error["next"]
+    assert "Error: " in err
+
+
+def test_json_behind_two_dashes_is_no_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run_main(["volume", "list", "--bogus", "--", "--json"], monkeypatch, capsys)
+    assert (code, out) == (2, "")
+
+
+@pytest.mark.parametrize("arguments", ["--version", "-V", "volume --version"])
+def test_the_version(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text, _ = run_main(arguments.split(), monkeypatch, capsys)
+    assert (code, text.split()[0]) == (0, "mirrorlog")
+    code, as_json, _ = run_main([*arguments.split(), "--json"], monkeypatch, capsys)
+    assert code == 0
+    assert f"mirrorlog {json.loads(as_json)['version']}\n" == text
+
+
+def test_options_before_and_after_add_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    early, late = tmp_path / "early", tmp_path / "late"
+    arguments = ["--state-dir", str(early), "-X", "a=b", "broker", "--json", "status"]
+    _, out, _ = run_main([*arguments, "--state-dir", str(late), "-X", "c=d"], monkeypatch, capsys)
+    assert json.loads(out)["state_dir"] == str(late / "broker"), "the later one wins"
