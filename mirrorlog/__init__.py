@@ -7,7 +7,7 @@ The packages, from the lowest layer to the highest:
 - tracking_log/: which blocks changed between any two positions (pure)
 - ports/: protocols for time, devices, folders and Kafka
 - codec/: events and their bytes (Avro)
-- settings.py: the settings
+- settings.py, setting_errors.py: the settings, and what is wrong with one in words
 - adapters/: the ports on this machine and on a Kafka cluster
 - processes/: child processes that die with their parent
 - broker/: an embedded Kafka

@@ -12,15 +12,27 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from mirrorlog.errors import BadUse
+from mirrorlog.setting_errors import (
+    PREFIX,
+    Origin,
+    SettingForm,
+    problem_of,
+    unknown_in_file,
+    unknown_variables,
+    variable_of,
+    wrong_value,
+)
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.tiers import TIERS
 
@@ -38,7 +50,7 @@ def default_node_name() -> str:
 class Settings(BaseSettings):
     """The settings. Sizes are in bytes, times in seconds. The command line accepts units."""
 
-    model_config = SettingsConfigDict(env_prefix="MIRRORLOG_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     bootstrap_servers: str = "127.0.0.1:9092"
     kafka: dict[str, str] = Field(default_factory=dict)
@@ -211,36 +223,130 @@ class Settings(BaseSettings):
         return {"bootstrap.servers": self.bootstrap_servers, **self.kafka, **more}
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """The settings of one call, and by name where each of them comes from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+
+
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Load the settings from the file, the environment and the command line.
 
-    overrides: settings of the command line. Raise BadUse with the name of the wrong setting or
-    file.
+    overrides: settings of the command line.
+    Raise BadUse for an unknown setting, a value that isn't accepted, or a file that can't be read.
+    """
+    return load_with_origins(path, overrides).settings
+
+
+def load_with_origins(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> LoadedSettings:
+    """Load the settings as load_settings() does, and say where each comes from."""
+    loaded, problems = examine_settings(path, overrides)
+    if problems:
+        first, more = problems[0], len(problems) - 1
+        further = f" {more} more: `mirrorlog config check` lists them." if more else ""
+        raise BadUse(first.what, where=first.where, next=first.next + further)
+    assert loaded is not None
+    return loaded
+
+
+def examine_settings(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[LoadedSettings | None, list[BadUse]]:
+    """Return the settings, and all that is wrong.
+
+    The settings are None if one of their values is wrong, or the file can't be read. Names that are
+    no settings are left out of them.
     """
     try:
         from_file = tomllib.loads(path.read_text("utf-8")) if path else {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadUse(
+        problem = BadUse(
             f"the configuration file can't be read: {error}",
             where=str(path),
             next="Correct the file, or name another with -c.",
-        ) from error
-    prefix = str(Settings.model_config["env_prefix"])
-    from_environment = {
-        name.removeprefix(prefix).lower() for name in os.environ if name.startswith(prefix)
+        )
+        return None, [problem]
+    known, given = set(Settings.model_fields), dict(overrides or {})
+    variables = {
+        name.upper().removeprefix(PREFIX).lower()
+        for name in os.environ
+        if name.upper().startswith(PREFIX)
     }
+    origins = {
+        name: Origin.OPTION
+        if name in given
+        else Origin.ENVIRONMENT
+        if name in variables
+        else Origin.FILE
+        if name in from_file
+        else Origin.DEFAULT
+        for name in known
+    }
+    problems = [
+        *unknown_variables(os.environ, known),
+        *unknown_in_file(from_file, known, str(path)),
+    ]
     # Arguments overrule the environment, so a setting of the file is passed only if it has no
     # variable.
-    from_file = {name: value for name, value in from_file.items() if name not in from_environment}
+    passed = {name: value for name, value in from_file.items() if origins.get(name) is Origin.FILE}
     try:
-        return Settings(**from_file | dict(overrides or {}))
+        settings = Settings(**passed | given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadUse(
-            f"the setting '{name}' is wrong: {first['msg']}",
-            next="Correct it in the file, in MIRRORLOG_* or on the command line.",
-        ) from error
+        problems += [_problem(entry, origins, str(path)) for entry in error.errors()]
+        return None, problems
+    except SettingsError as error:  # a variable that must hold JSON doesn't
+        problems += [_not_json(name) for name in known if f'"{name}"' in str(error)]
+        return None, problems
+    return LoadedSettings(settings, origins), problems
+
+
+def setting_form(name: str) -> SettingForm:
+    """Return what is known of a setting: what it accepts, and whether it is a secret."""
+    field = Settings.model_fields[name]
+    return SettingForm(_ACCEPTED.get(name) or _accepted(field), is_secret=not field.repr)
+
+
+def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: str) -> BadUse:
+    name = str(entry["loc"][0])
+    return wrong_value(
+        name, entry["input"], problem_of(entry), origins[name], file, setting_form(name)
+    )
+
+
+def _not_json(name: str) -> BadUse:
+    value = os.environ.get(variable_of(name), "")
+    return wrong_value(name, value, "", Origin.ENVIRONMENT, "", setting_form(name))
+
+
+_ACCEPTED: Final = {
+    "kafka": 'a table of client settings; in the environment, JSON like {"acks": "all"}',
+    "node_tiers_s": "1 to 3 numbers of seconds, each larger than the one before; in the "
+    "environment, JSON like [60, 3600, 86400]",
+    "node_keep_s": 'a table of seconds by tier; in the environment, JSON like {"hour": 86400}',
+    "node_name": "letters, digits, '.', '_' and '-', at most 200, the first a letter or digit",
+}
+"""What settings accept of which the type doesn't say it."""
+_KINDS: Final = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+
+
+def _accepted(field: FieldInfo) -> str:
+    """Return in words what a setting accepts, by its type and its bounds."""
+    choices = get_args(field.annotation)
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(map(str, choices))}"
+    kinds = [_KINDS[kind] for kind in choices or (field.annotation,) if kind in _KINDS]
+    bounds = {
+        name: getattr(bound, name)
+        for bound in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(bound, name)
+    }
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    return " ".join([*kinds, *(f"{words[name]} {value}" for name, value in bounds.items())])
 
 
 def inherited_environment() -> dict[str, str]:

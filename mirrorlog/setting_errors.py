@@ -1,0 +1,113 @@
+"""What is wrong with a setting, in words: where it comes from, its value, and what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any, Final
+
+from mirrorlog.errors import BadUse
+
+PREFIX: Final = "MIRRORLOG_"
+"""The beginning of the name of an environment variable that is a setting."""
+VARIABLES_OF_TESTS: Final = frozenset({"MIRRORLOG_SOAK_MINUTES", "MIRRORLOG_TRACES"})
+"""Variables with the prefix that mirrorlog's own tests read, and that are no settings."""
+_MAX_SHOWN: Final = 60
+_VALUE_ERROR: Final = "Value error, "
+"""What pydantic puts before the text of a validator's ValueError."""
+
+
+class Origin(StrEnum):
+    """Where the value of a setting comes from. A later one overrules an earlier one."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    OPTION = "option"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingForm:
+    """What is known of a setting besides its value.
+
+    accepts: the values that it accepts, in words. is_secret: its value isn't to be shown.
+    """
+
+    accepts: str
+    is_secret: bool = False
+
+
+def variable_of(setting: str) -> str:
+    """Return the environment variable that is the setting."""
+    return f"{PREFIX}{setting.upper()}"
+
+
+def unknown_variables(names: Iterable[str], settings: Collection[str]) -> list[BadUse]:
+    """Return an error for each variable with mirrorlog's prefix that is no setting.
+
+    names: of the environment's variables. settings: the names of all settings.
+    """
+    known = {variable_of(setting) for setting in settings}
+    return [
+        BadUse(
+            f"{name} in the environment is no setting of mirrorlog",
+            where="environment",
+            next=_advice(name.upper(), known, f"unset {name}"),
+        )
+        for name in sorted(names)
+        if name.upper().startswith(PREFIX) and name.upper() not in known | VARIABLES_OF_TESTS
+    ]
+
+
+def unknown_in_file(names: Iterable[str], settings: Collection[str], file: str) -> list[BadUse]:
+    """Return an error for each name in the configuration file that is no setting."""
+    return [
+        BadUse(
+            f"'{name[:_MAX_SHOWN]}' is no setting of mirrorlog",
+            where=file,
+            next=_advice(name, settings, "remove it"),
+        )
+        for name in sorted(set(names) - set(settings))
+    ]
+
+
+def wrong_value(
+    setting: str, value: object, problem: str, origin: Origin, file: str, form: SettingForm
+) -> BadUse:
+    """Return the error for a value that a setting doesn't accept.
+
+    problem: what a check of mirrorlog's own says of it; empty if what is accepted says it all.
+    file: the configuration file, if the value is from there.
+    """
+    match origin:
+        case Origin.ENVIRONMENT:
+            name, where, advice = variable_of(setting), "environment", "Correct it, or unset it."
+        case Origin.FILE:
+            name, where, advice = setting, file, "Correct it, or remove it."
+        case _:
+            name, where = setting, "command line"
+            advice = f"Correct --{setting.replace('_', '-')}."
+    shown = "" if form.is_secret else f" is {_shown(value)}, which"
+    verdict = f"isn't accepted: {problem}" if problem else "isn't accepted"
+    return BadUse(f"{name}{shown} {verdict}; it accepts {form.accepts}", where=where, next=advice)
+
+
+def problem_of(error: Mapping[str, Any]) -> str:
+    """Return what a validator of mirrorlog's own says in one of pydantic's error entries."""
+    text = str(error["msg"])
+    return text.removeprefix(_VALUE_ERROR) if text.startswith(_VALUE_ERROR) else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
+
+
+def _advice(name: str, known: Collection[str], otherwise: str) -> str:
+    by_end = {setting.removeprefix(PREFIX): setting for setting in known}
+    nearest = get_close_matches(name.removeprefix(PREFIX), by_end, n=1)
+    hint = f"Did you mean {by_end[nearest[0]]}? " if nearest else ""
+    every = "`mirrorlog config show` lists all settings."
+    return f"{hint}Correct the name, or {otherwise}: {every}"
