@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.changelog import (
@@ -20,6 +19,7 @@ from mirrorlog.cli.support.changelog import (
 )
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
+from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
@@ -41,7 +41,12 @@ app = typer.Typer(no_args_is_help=True, help="Show the tracking log, and check i
 
 _MAX_DIFFERENCES_PRINTED = 20
 _MAX_RUNS_PRINTED = 10
-_COLUMNS = "TIER AFTER THROUGH PART BLOCKS ZEROED COMMANDS WRITES BYTES HOSTS"
+_COLUMNS = (
+    Column("TIER"),
+    *(Column(name, right=True) for name in ("AFTER", "THROUGH", "PART", "BLOCKS", "ZEROED")),
+    *(Column(name, right=True) for name in ("COMMANDS", "WRITES", "BYTES")),
+    Column("HOSTS", wraps=True),
+)
 
 
 @app.command()
@@ -56,12 +61,11 @@ def show(
     call = invocation(context)
     description = find_volume(call.settings, split_log_name(volume)[0])
     records, _ = read_changelog(call.settings, description.partition)
-    mine = (record for record in records if record.volume == volume)
-    table = Table(*_COLUMNS.split())
-    for record in sorted(mine, key=lambda r: (-r.tier, r.after, r.through, r.part)):
-        table.add_row(*_as_row(record))
+    mine = [record for record in records if record.volume == volume]
+    mine.sort(key=lambda r: (-r.tier, r.after, r.through, r.part))
+    for record in mine:
         call.output.print_message("record", _record_fields(record))
-    call.output.console.print(table)
+    print_table(call.output, _COLUMNS, map(_as_row, mine))
 
 
 @app.command()

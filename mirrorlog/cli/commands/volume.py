@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import uuid4
 
 import typer
-from rich.table import Table
 
 from mirrorlog.adapters.addresses import (
     FileAddress,
@@ -20,7 +19,6 @@ from mirrorlog.adapters.addresses import (
 )
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
-from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.moving import check_sessions, publish_move
@@ -33,6 +31,13 @@ from mirrorlog.cli.support.primaries import (
 )
 from mirrorlog.cli.support.secondaries import check_secondaries
 from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
+from mirrorlog.cli.support.tables import print_fields, print_table
+from mirrorlog.cli.support.volume_view import (
+    LIST_COLUMNS,
+    described_volume,
+    list_row,
+    volume_fields,
+)
 from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.primary_marks import PrimaryMark, foreign_error, new_mark
@@ -146,20 +151,9 @@ def list_volumes(context: typer.Context) -> None:
     call = invocation(context)
     volumes = [volume for _, volume in sorted(load_volumes(call.settings).items())]
     call.output.print_json(
-        {"schema_version": 1, "volumes": [_as_fields(volume) for volume in volumes]}
+        {"schema_version": 1, "volumes": [volume_fields(volume) for volume in volumes]}
     )
-    table = Table("VOLUME", "SIZE", "BLOCK", "STATE", "PARTITION", "PRIMARY", "SECONDARIES")
-    for volume in volumes:
-        table.add_row(
-            volume.volume,
-            format_size(volume.size_bytes),
-            format_size(volume.block_size),
-            volume.state,
-            str(volume.partition),
-            volume.primary,
-            ", ".join(sorted(volume.secondaries)),
-        )
-    call.output.console.print(table)
+    print_table(call.output, LIST_COLUMNS, map(list_row, volumes))
 
 
 @app.command()
@@ -167,8 +161,8 @@ def show(context: typer.Context, name: Name) -> None:
     """Show the description of a volume."""
     call = invocation(context)
     volume = find_volume(call.settings, name)
-    lines = [f"{key}: {value}" for key, value in _as_fields(volume).items()]
-    _print_volume(call, volume, "\n".join(lines))
+    call.output.print_json({"schema_version": 1, **volume_fields(volume)})
+    print_fields(call.output, described_volume(volume))
 
 
 @app.command()
@@ -366,17 +360,6 @@ def _publish(settings: Settings, volume: Volume) -> None:
         publisher.close()
 
 
-def _as_fields(volume: Volume) -> dict[str, Any]:
-    """Return the description as `--json` prints it."""
-    fields = asdict(volume)
-    name, created_at_us = fields.pop("volume"), fields.pop("created_at_us")
-    return {
-        "volume": name,
-        **fields,
-        "created_at": format_time(created_at_us) if created_at_us else None,
-    }
-
-
 def _find_active(settings: Settings, name: str) -> Volume:
     """Return the volume. Raise BadUse if there is none of that name, or it is retired."""
     volume = find_volume(settings, name)
@@ -387,7 +370,7 @@ def _find_active(settings: Settings, name: str) -> Volume:
 
 
 def _print_volume(call: Invocation, volume: Volume, text: str) -> None:
-    call.output.print_json({"schema_version": 1, **_as_fields(volume)})
+    call.output.print_json({"schema_version": 1, **volume_fields(volume)})
     call.output.print_text(text)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.progress import (
     BarColumn,
@@ -17,9 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from mirrorlog.cli.support.output import Output
+from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.units import format_size
 
 _LINE_EVERY_S = 10.0
@@ -54,6 +54,16 @@ class StageBar:
             self._view.output.print_text(
                 f"fetching Apache Kafka and preparing it, {total} files; this happens once"
             )
+
+
+_SITE_COLUMNS: Final = (
+    Column("SITE"),
+    Column("STATE"),
+    Column("BLOCKS COPIED", right=True),
+    Column("BYTES COPIED", right=True),
+    Column("LAG", right=True),
+    Column("IDENTICAL"),
+)
 
 
 class DemoView:
@@ -104,7 +114,7 @@ class DemoView:
         print_text("")
         for line in _result_lines(result):
             print_text(line)
-        self.output.console.print(_site_table(result))
+        print_table(self.output, _SITE_COLUMNS, map(_site_row, result["sites"]))
         print_text(f"{'ok' if result['ok'] else 'NOT OK'} in {result['elapsed_s']:.1f} s")
         print_text(
             f"kept in {kept}"
@@ -131,15 +141,13 @@ def _result_lines(result: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _site_table(result: Mapping[str, Any]) -> Table:
-    table = Table("SITE", "STATE", "BLOCKS COPIED", "BYTES COPIED", "LAG", "IDENTICAL")
-    for row in result["sites"]:
-        table.add_row(
-            row["site"],
-            row["state"],
-            f"{row['blocks_copied']:,}",
-            format_size(row["bytes_copied"]),
-            "unknown" if row["lag_s"] is None else f"{row['lag_s']:.1f} s",
-            "yes" if row["identical"] else "NO",
-        )
-    return table
+def _site_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of _SITE_COLUMNS."""
+    return (
+        row["site"],
+        row["state"],
+        f"{row['blocks_copied']:,}",
+        format_size(row["bytes_copied"]),
+        "unknown" if row["lag_s"] is None else f"{row['lag_s']:.1f} s",
+        "yes" if row["identical"] else "NO",
+    )
