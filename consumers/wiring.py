@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 from uuid import uuid4
@@ -14,11 +15,13 @@ from uuid import uuid4
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.machine import boot_id
+from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
 from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.site_leases import SiteLease
@@ -42,6 +45,10 @@ def _ignore_ready() -> None:
     pass
 
 
+def _ignore_url(url: str) -> None:
+    del url
+
+
 def _ignore_summary(summary: SiteSummary) -> None:
     del summary
 
@@ -54,6 +61,7 @@ def run_site(
     stopped: Callable[[], bool] = lambda: False,
     on_ready: Callable[[], None] = _ignore_ready,
     on_summary: OnSummary = _ignore_summary,
+    on_metrics: Callable[[str], None] = _ignore_url,
 ) -> None:
     """Keep the secondaries of the site `name` up to date until `stopped()` returns True.
 
@@ -72,11 +80,18 @@ def run_site(
         kill, at any other point is safe too: the next run repeats the cycle that was cut off.
     on_ready: called once, when the site is open, before the first round.
     on_summary: called at most twice a second, if the summary has changed.
+    on_metrics: called with the address of the metrics, if they are served (`metrics` in the
+        settings), before `on_ready`.
 
     Any thread may call it; it handles no signals. Raise BadUse if another process has the folder,
     and the errors of Site.run_once.
     """
-    with open_site(name, folder, settings) as site:
+    with (
+        open_site(name, folder, settings) as site,
+        serving_metrics(
+            settings, partial(site_samples, site, settings.metrics_volumes), on_metrics
+        ),
+    ):
         on_ready()
         run_rounds(site, stopped, on_summary, SystemClock())
 

@@ -158,6 +158,16 @@ class Settings(BaseSettings):
     node_http_wait_s: float = Field(default=30.0, ge=0)
     """The longest time that a query waits for the log to be complete."""
 
+    metrics: str = "off"
+    """The address HOST:PORT at which a host or a site serves its metrics to Prometheus
+    (docs/metrics.md), or `off`. Port 0 is a free port, which is printed. The node serves its own at
+    `node_http`."""
+    metrics_token: str = Field(default="", repr=False)
+    """The token that a request for metrics must carry (Authorization: Bearer). Without one, metrics
+    are served on the loopback address only. The node has `node_http_token`."""
+    metrics_volumes: int = Field(default=10_000, ge=0)
+    """How many volumes of a site have metrics of their own. The sums cover all."""
+
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in runs of up to this number of bytes."""

@@ -17,10 +17,21 @@ _CLOCK_SKEW_S = 60.0
 """A write that is newer than the site's clock by more than this has no known age."""
 
 
-@dataclass(slots=True)
-class _LastReport:
+@dataclass(frozen=True, slots=True)
+class ReportedReplica:
+    """A secondary as the site reported it last.
+
+    at_s: when the report was published, by the monotonic clock.
+    applied_at_us: when what was applied was last saved. consistent_at_us: the last time at which
+    the secondary was known to equal the primary; while it is CONSISTENT, it still does. Both in
+    microseconds since 1970 by the site's clock, and None if that isn't known.
+    """
+
     progress: SiteProgress
     at_s: float
+    size_bytes: int
+    applied_at_us: int | None
+    consistent_at_us: int | None
 
 
 class ProgressReporter:
@@ -31,7 +42,11 @@ class ProgressReporter:
     ) -> None:
         self._site, self._publisher, self._topic = site, publisher, topic
         self._clock, self._interval_s = clock, interval_s
-        self._last: dict[str, _LastReport] = {}
+        self._last: dict[str, ReportedReplica] = {}
+
+    def reported(self) -> list[ReportedReplica]:
+        """Return all secondaries as they were reported last. Any thread may call it."""
+        return list(self._last.values())
 
     def is_due(self, secondary: Secondary) -> bool:
         """Return whether a report is due.
@@ -54,7 +69,13 @@ class ProgressReporter:
         last, progress = self._last.get(volume), self.progress_of(secondary, cycle_input)
         if last is not None and replace(progress, at_us=last.progress.at_us) == last.progress:
             return
-        self._last[volume] = _LastReport(progress, self._clock.monotonic_s())
+        self._last[volume] = ReportedReplica(
+            progress,
+            self._clock.monotonic_s(),
+            secondary.volume.size_bytes,
+            _applied_at_us(secondary),
+            _consistent_at_us(secondary, progress, last),
+        )
         key = f"{self._site}/{volume}".encode()
         self._publisher.publish(self._topic, _PARTITION, key, encode(progress))
 
@@ -114,6 +135,30 @@ def progress_of(
         reason=secondary.status.reason or _log_lag_reason(cycle_input) or secondary.reason,
         secondary_id=secondary.reported_id,
     )
+
+
+def _applied_at_us(secondary: Secondary) -> int | None:
+    saved = secondary.saved
+    return None if saved is None or saved.applied_position is None else saved.updated_at_us
+
+
+def _consistent_at_us(
+    secondary: Secondary, progress: SiteProgress, last: ReportedReplica | None
+) -> int | None:
+    """Return the last time at which the secondary was known to equal the primary.
+
+    last: the report before. If that one said CONSISTENT, the secondary equalled the primary until
+    the oldest write that it lacks now.
+    """
+    if progress.state is SiteState.CONSISTENT:
+        return progress.at_us
+    saved = secondary.saved
+    if last is None:
+        known = saved is not None and saved.consistent_position is not None
+        return saved.updated_at_us if known and saved is not None else None
+    if last.progress.state is SiteState.CONSISTENT and progress.lag_s is not None:
+        return max(last.progress.at_us, progress.at_us - round(progress.lag_s * 1e6))
+    return last.consistent_at_us
 
 
 def _is_behind_known(state: SiteState, applied: int | None, cycle_input: CycleInput) -> bool:

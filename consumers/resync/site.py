@@ -23,7 +23,12 @@ from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.resync.log_lag import LogLag
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
-from mirrorlog.consumers.resync.reporting import ProgressReporter, SiteSummary, summarize_site
+from mirrorlog.consumers.resync.reporting import (
+    ProgressReporter,
+    ReportedReplica,
+    SiteSummary,
+    summarize_site,
+)
 from mirrorlog.consumers.resync.restoration import restore_all, restore_changed
 from mirrorlog.consumers.resync.samples import (
     SampleTaker,
@@ -89,6 +94,7 @@ class Site:
     """Mirrors every volume of the catalog. One thread calls it.
 
     secondaries: by volume, to read.
+    worked_at_us: when it last did a round or copied a run of blocks, microseconds since 1970.
     """
 
     def __init__(self, name: str, ports: SitePorts, settings: Settings) -> None:
@@ -98,6 +104,7 @@ class Site:
         self._reporter = ProgressReporter(
             name, ports.publisher, settings.topics.progress, ports.clock, settings.site_report_s
         )
+        self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
         self._log_lag = LogLag()
         self._lagging: Mapping[int, int] = {}
@@ -134,7 +141,7 @@ class Site:
         (of the state store): the site can't go on then. A device of one volume stops that volume
         only.
         """
-        self._ports.keep_name()
+        self._keep_name()
         touched = self._ports.log.poll(timeout_s, self._is_needed)
         self._ports.catalog.poll(0)
         if any(self._has_newer_description(name) for name in touched):
@@ -168,6 +175,14 @@ class Site:
     def summary(self) -> SiteSummary:
         """Return the summary of all secondaries."""
         return summarize_site(self.name, self._secondaries.values())
+
+    def reported(self) -> list[ReportedReplica]:
+        """Return all secondaries as they were reported last. Any thread may call it."""
+        return self._reporter.reported()
+
+    def _keep_name(self) -> None:
+        self._ports.keep_name()
+        self.worked_at_us = self._ports.clock.now_us()
 
     # The catalog
 
@@ -450,7 +465,7 @@ class Site:
 
         def on_copied(blocks: int, size_bytes: int) -> None:
             secondary.note_copied(blocks, size_bytes)
-            self._ports.keep_name()
+            self._keep_name()
             self._report(secondary)
 
         volume, run_bytes = secondary.volume, self._settings.site_copy_bytes

@@ -11,5 +11,8 @@
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
 - machine.py: which machine this is, and whose folder a folder is
+- listening.py: TCP sockets for what answers over HTTP
+- metrics_page.py: metrics as the text that Prometheus reads
+- metrics_server.py: a small HTTP server for metrics alone
 - kafka/: a Kafka cluster through confluent-kafka
 """

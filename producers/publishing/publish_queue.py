@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Final
 
 from mirrorlog.errors import DeviceFailed, MirrorlogError
+from mirrorlog.metric_samples import DurationHistogram
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
@@ -58,11 +59,13 @@ class _InFlight:
 
     regions: the hot regions that wait for its acknowledgement.
     spool_number: its number in the spool; 0 if it isn't there.
+    since_s: when the client got it, by the monotonic clock.
     """
 
     record: SpoolRecord
     regions: Collection[HotRegion]
     spool_number: int
+    since_s: float
 
 
 @dataclass(slots=True)
@@ -132,6 +135,8 @@ class PublishQueue:
         self._spooled_volumes: Final[set[str]] = set()
         self._logged_records: tuple[int, int] = (1, 0)
         self._progress_s = clock.monotonic_s()
+        self.acknowledgement_s: Final = DurationHistogram()
+        """How long the client had each command until it was acknowledged."""
         self.last = 0
         """The number of the last command."""
 
@@ -165,7 +170,7 @@ class PublishQueue:
         record = SpoolRecord(partition, volume, value)
         if not self.waiting and self._has_room(len(value)):
             self.last += 1
-            on_acknowledged = self._register(self.last, _InFlight(record, regions, 0))
+            on_acknowledged = self._register(self.last, record, regions, spool_number=0)
             self._publisher.publish(self._topic, partition, volume.encode(), value, on_acknowledged)
             return True
         if not self._spill() or not self._spool.append(record):
@@ -189,7 +194,7 @@ class PublishQueue:
             except MirrorlogError:
                 self._forget_spooled()
                 break
-            on_acknowledged = self._register(number, _InFlight(record, (), self._spool.last_read))
+            on_acknowledged = self._register(number, record, (), spool_number=self._spool.last_read)
             self._publisher.publish(
                 self._topic,
                 record.partition,
@@ -281,13 +286,21 @@ class PublishQueue:
             and len(self._in_flight) < MAX_IN_FLIGHT
         )
 
-    def _register(self, number: int, command: _InFlight) -> Callable[[int], None]:
-        """Count the command as in flight; return the callback for its acknowledgement."""
+    def _register(
+        self,
+        number: int,
+        record: SpoolRecord,
+        regions: Collection[HotRegion],
+        *,
+        spool_number: int,
+    ) -> Callable[[int], None]:
+        """Count a command as in flight; return the callback for its acknowledgement."""
+        now_s = self._clock.monotonic_s()
         if not self._in_flight:
-            self._progress_s = self._clock.monotonic_s()
-        self._in_flight[number] = command
-        self._in_flight_bytes += len(command.record.value)
-        self._callbacks.on_publishing(command.record)
+            self._progress_s = now_s
+        self._in_flight[number] = _InFlight(record, regions, spool_number, now_s)
+        self._in_flight_bytes += len(record.value)
+        self._callbacks.on_publishing(record)
         return partial(self._on_acknowledged, number)
 
     def _on_acknowledged(self, number: int, position: int) -> None:
@@ -295,6 +308,7 @@ class PublishQueue:
             command = self._in_flight.pop(number)
             self._in_flight_bytes -= len(command.record.value)
             self._progress_s = self._clock.monotonic_s()
+            self.acknowledgement_s.observe(self._progress_s - command.since_s)
             partition, regions = command.record.partition, command.regions
             spooled = self._spooled_regions.get(partition)
             if spooled is not None and spooled.last == command.spool_number:

@@ -51,11 +51,15 @@ class CommandsTopic(Protocol):
 
 
 class PartitionHistories:
-    """The histories of the partitions that this worker has. Call it from the event loop."""
+    """The histories of the partitions that this worker has. Call it from the event loop.
+
+    renewals: how often it has renewed a history.
+    """
 
     def __init__(self, ports: RenewalPorts, commands: CommandsTopic, clock: Clock) -> None:
         self._ports, self._commands, self._clock = ports, commands, clock
         self._cluster = ClusterCheck(commands)
+        self.renewals = 0
 
     async def enter(self, partition: int) -> int | None:
         """Hold the log of an assigned partition against the commands topic (ended_reason).
@@ -147,6 +151,7 @@ class PartitionHistories:
             at_us=self._clock.now_us(),
         )
         await renew_history(self._ports, new)
+        self.renewals += 1
         return start
 
     def _restart_position(

@@ -5,6 +5,7 @@ The table's changelog topic is the log that sites read. The table itself is Rock
 Files in reading order:
 
 - `log_table`: LogTable, and the order in which a flush becomes durable.
+- `flush_counters`: what was written since the worker's start.
 - `local_store`: the port to the rows on the disk, in the parts that its users need.
 - `outgoing`: a message that is sent and waited for.
 - `changelog_follower`: brings the table up to the changelog, and keeps a standby's there.

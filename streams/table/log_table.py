@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
+from mirrorlog.streams.table.flush_counters import FlushCounters
 from mirrorlog.streams.table.local_store import LocalStore, Row
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import (
+    RECORD_PREFIX,
     beat_key,
     head_key,
     position_time_key,
+    read_record_key,
     record_key,
     watermark_key,
 )
@@ -36,6 +40,8 @@ class LogTable:
 
     A flush and an `append` of the same partition must never run at the same time: the store
     remembers its position in the changelog by the last one.
+
+    counters: what was written since the worker's start.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class LogTable:
     ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
+        self.counters: Final = FlushCounters()
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -106,6 +113,9 @@ class LogTable:
         if rows:
             positions = await self._send_rows(partition, rows)
             self._store.write(partition, rows, positions)
+            for key, value in rows:
+                if value is not None and key.startswith(RECORD_PREFIX):
+                    self.counters.note_record(read_record_key(key).tier)
 
     async def _send_rows(self, partition: int, rows: Sequence[Row]) -> list[int]:
         """Append rows to the changelog; return their positions there, acknowledged.
@@ -180,7 +190,7 @@ class LogTable:
 
         Sites read the rows next (LogReader.poll in mirrorlog/reading/log_reader.py).
         """
-        partition = plan.flush_range.partition
+        partition, began_s = plan.flush_range.partition, time.perf_counter()
         await self._send(self._messages_aside(plan))  # 1
         rows = changelog_rows(plan)
         if not rows:
@@ -193,6 +203,7 @@ class LogTable:
             self._flushed[partition].setdefault(record.volume, record.after)
         await self._send(self._replies(plan))  # 5
         self._gate.mark_durable(partition, through=plan.flush_range.last)  # 6
+        self.counters.note_flush(plan, time.perf_counter() - began_s)
 
     def _messages_aside(self, plan: FlushPlan) -> list[Outgoing]:
         """Return what a flush sends to topics other than the changelog before its records."""

@@ -9,19 +9,16 @@ member's session has ended. To avoid that, a free port is remembered and bound a
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.errors import BadUse
 
-_ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]+)):([0-9]{1,5})")
-_BACKLOG: Final = 64
+_WORDS: Final = ListeningWords(who="the node", option="--http", token="node_http_token")
 _DIGEST_BYTES: Final = 8
 
 
@@ -56,59 +53,15 @@ def listen(
     advertised: the URL to tell the group and people, if the bound address means nothing to them.
     remembered: the file that keeps the free port for the next start.
 
-    Raise BadUse if the address can't be bound, or if other machines can reach it and `token` is
-    empty.
+    Raise BadUse as listen_at() does.
     """
-    if address == "off":
+    if address == OFF:
         return None
     if advertised and not advertised.startswith(("http://", "https://")):
-        raise _bad(
+        raise BadUse(
             f"'{advertised[:60]}' is no address to advertise",
-            "Write node_http_advertised as http://HOST:PORT.",
+            next="Write node_http_advertised as http://HOST:PORT.",
         )
-    match = _ADDRESS.fullmatch(address)
-    if match is None or int(match.group(3)) > 65535:
-        raise _bad(f"'{address[:60]}' is no address to listen at")
-    host, port = match.group(1) or match.group(2), int(match.group(3))
-    try:
-        family, _, _, _, socket_address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        if not ipaddress.ip_address(socket_address[0]).is_loopback and not token:
-            raise _bad(
-                f"{address} can be reached from other machines, and no token is set",
-                "Set node_http_token.",
-            )
-        bound = _bind(family, str(socket_address[0]), port, None if port else remembered)
-    except OSError as error:
-        raise _bad(f"the node can't listen at {address}: {error.strerror or error}") from error
+    bound = listen_at(address, token, _WORDS, remembered)
     bound.setblocking(False)
-    return HttpEndpoint(bound, advertised.rstrip("/") or _url(bound))
-
-
-def _bind(
-    family: socket.AddressFamily, host: str, port: int, remembered: Path | None
-) -> socket.socket:
-    """Bind and listen. With a file in `remembered` the port is free: the remembered one first."""
-    if remembered is None:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    with suppress(OSError, ValueError, OverflowError):  # no port is remembered, or it is taken
-        return socket.create_server(
-            (host, int(remembered.read_text("ascii"))), family=family, backlog=_BACKLOG
-        )
-    bound = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
-    with suppress(OSError):  # only a hint: without it the next start may wait for a session
-        remembered.write_text(str(bound.getsockname()[1]), "ascii")
-    return bound
-
-
-def _url(bound: socket.socket) -> str:
-    address = ipaddress.ip_address(bound.getsockname()[0])
-    host = f"[{address}]" if address.version == 6 else str(address)
-    if address.is_unspecified:
-        host = socket.getfqdn()
-    return f"http://{host}:{bound.getsockname()[1]}"
-
-
-def _bad(what: str, advice: str = "") -> BadUse:
-    return BadUse(what, next=advice or "Use --http HOST:PORT, 127.0.0.1:0 for a free port, or off.")
+    return HttpEndpoint(bound, advertised.rstrip("/") or url_of(bound))

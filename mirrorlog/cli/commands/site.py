@@ -11,6 +11,11 @@ import typer
 
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
+from mirrorlog.cli.support.metrics_option import (
+    MetricsOption,
+    metrics_printer,
+    with_metrics,
+)
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.consumers import run_site
 
@@ -28,6 +33,7 @@ def run(
             help="Keep the site's state in this folder, and secondaries that have no address.",
         ),
     ],
+    metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
@@ -46,8 +52,9 @@ def run(
     run_site(
         name,
         folder,
-        invocation(context).settings,
+        with_metrics(invocation(context).settings, metrics),
         stopped=lambda: signalled is not None and signalled(),
         on_ready=on_ready,
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),
+        on_metrics=metrics_printer(output),
     )

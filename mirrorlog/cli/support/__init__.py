@@ -16,6 +16,7 @@ In reading order:
 - sending: one tracking command, and the node's status of it.
 - create_topics: the topics of a cluster.
 - forking: the options of a host that forks its writes.
+- metrics_option: the option that serves metrics.
 - stopping: a flag that SIGTERM and SIGINT set.
 - detaching: a part that goes on in the background once it is ready.
 """

@@ -1,0 +1,100 @@
+"""The metrics of a site: what it reported last of each secondary, and sums over all.
+
+They are read from the reports, so a scrape computes nothing of the log and takes no lock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+from mirrorlog import metrics
+from mirrorlog.consumers.resync.reporting import ReportedReplica
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.metric_samples import MetricSample, MetricSamples, state_samples
+
+_STATES: Final = tuple(state for state in SiteState if state is not SiteState.UNKNOWN)
+_WELL: Final = (SiteState.CONSISTENT, SiteState.RETIRED)
+
+
+class ReportingSite(Protocol):
+    """The part of Site that is needed (resync/site.py)."""
+
+    @property
+    def name(self) -> str:
+        """The name of the site."""
+
+    @property
+    def worked_at_us(self) -> int:
+        """When the site last did a round or copied a run of blocks."""
+
+    def reported(self) -> Sequence[ReportedReplica]:
+        """Return all secondaries as they were reported last."""
+
+
+def site_samples(site: ReportingSite, max_volumes: int) -> MetricSamples:
+    """Yield the metrics of a site. Any thread may call it.
+
+    max_volumes: how many volumes have series of their own. Those that aren't well come first, then
+    the order is by name.
+    """
+    replicas = sorted(site.reported(), key=_severity)
+    listed = replicas[:max_volumes]
+    yield MetricSample(metrics.SITE_HEARTBEAT, site.worked_at_us / 1e6, (site.name,))
+    yield from _sums(site.name, replicas, unlisted=len(replicas) - len(listed))
+    for replica in listed:
+        yield from _replica(site.name, replica, site.worked_at_us)
+
+
+def may_promote(replica: ReportedReplica) -> bool:
+    """Return whether the secondary can be promoted without force."""
+    progress = replica.progress
+    return progress.consistent_position is not None and progress.state is not SiteState.STOPPED
+
+
+def _severity(replica: ReportedReplica) -> tuple[bool, str]:
+    return replica.progress.state in _WELL, replica.progress.volume
+
+
+def _is_lag_unknown(replica: ReportedReplica) -> bool:
+    return replica.progress.lag_s is None and replica.progress.state is not SiteState.RETIRED
+
+
+def _sums(site: str, replicas: Sequence[ReportedReplica], *, unlisted: int) -> MetricSamples:
+    reports = [replica.progress for replica in replicas]
+    states = Counter(progress.state for progress in reports)
+    for state in _STATES:
+        yield MetricSample(metrics.SITE_VOLUMES, states[state], (site, state))
+    yield MetricSample(metrics.SITE_VOLUMES_UNLISTED, unlisted, (site,))
+    lag_s = max((progress.lag_s or 0.0 for progress in reports), default=0.0)
+    yield MetricSample(metrics.SITE_MAX_LAG, lag_s, (site,))
+    yield MetricSample(metrics.SITE_LAG_UNKNOWN, sum(map(_is_lag_unknown, replicas)), (site,))
+    behind_bytes = sum(progress.behind_bytes or 0 for progress in reports)
+    yield MetricSample(metrics.SITE_BEHIND, behind_bytes, (site,))
+
+
+def _replica(site: str, replica: ReportedReplica, worked_at_us: int) -> Iterator[MetricSample]:
+    progress, labels = replica.progress, (site, replica.progress.volume)
+    state = progress.state
+    yield from state_samples(metrics.REPLICA_STATE, state, _STATES, labels)
+    number = metrics.REPLICA_STATE_NUMBERS.index(state)
+    yield MetricSample(metrics.REPLICA_STATE_NUMBER, number, labels)
+    if progress.lag_s is not None:
+        yield MetricSample(metrics.REPLICA_LAG, progress.lag_s, labels)
+    yield MetricSample(metrics.REPLICA_LAG_UNKNOWN, _is_lag_unknown(replica), labels)
+    if progress.behind_bytes is not None:
+        yield MetricSample(metrics.REPLICA_BEHIND, progress.behind_bytes, labels)
+    yield MetricSample(metrics.REPLICA_SIZE, replica.size_bytes, labels)
+    yield MetricSample(metrics.REPLICA_MAY_PROMOTE, may_promote(replica), labels)
+    if replica.applied_at_us is not None:
+        yield MetricSample(metrics.REPLICA_LAST_APPLIED, replica.applied_at_us / 1e6, labels)
+    consistent_at_us = replica.consistent_at_us
+    if state is SiteState.CONSISTENT and progress.lag_s == 0:
+        consistent_at_us = worked_at_us
+    if consistent_at_us is not None:
+        yield MetricSample(metrics.REPLICA_LAST_CONSISTENT, consistent_at_us / 1e6, labels)
+    rung = None if state in _WELL else progress.rung
+    for each in Rung:
+        yield MetricSample(metrics.REPLICA_RESYNC, each is rung, (*labels, each))
+    yield MetricSample(metrics.REPLICA_COPIED, progress.bytes_copied, labels)

@@ -1,0 +1,375 @@
+"""The closed list of all metrics that mirrorlog exports, with their meanings (pure).
+
+Names follow Prometheus' rules (prometheus.io, "Metric and label naming"): the prefix `mirrorlog_`,
+a thing, a base unit in the plural, and `_total` for counters. What isn't known has no sample: an
+absent series is `null`, never a number. A metric that is a problem is 0 while all is well.
+
+Roles yield samples; mirrorlog/adapters/metrics_page.py makes them the text that Prometheus reads.
+docs/metrics.md shows this list, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from mirrorlog.metric_samples import ExportingRole, MetricDefinition, MetricKind
+
+
+def _define(
+    kind: MetricKind,
+    name: str,
+    role: ExportingRole,
+    labels: str,
+    meaning: str,
+    *,
+    is_problem: bool = False,
+) -> MetricDefinition:
+    return MetricDefinition(
+        name=f"mirrorlog_{name}",
+        kind=kind,
+        labels=tuple(labels.split()),
+        role=role,
+        meaning=meaning,
+        is_problem=is_problem,
+    )
+
+
+_gauge = partial(_define, MetricKind.GAUGE)
+_counter = partial(_define, MetricKind.COUNTER)
+_durations = partial(_define, MetricKind.HISTOGRAM)
+
+_R = ExportingRole
+
+BUILD_INFO: Final = _gauge(
+    "build_info",
+    _R.EVERY,
+    "role version",
+    "Always 1. The labels say which role of which release the process runs.",
+)
+
+# A site: one series a volume, of the report that the site published last.
+
+REPLICA_STATE: Final = _gauge(
+    "replica_state",
+    _R.SITE,
+    "site volume state",
+    "1 for the state in which the secondary is, 0 for each other state.",
+)
+REPLICA_STATE_NUMBER: Final = _gauge(
+    "replica_state_number",
+    _R.SITE,
+    "site volume",
+    "The state as a number: 0 CONSISTENT, 1 RETIRED, 2 SETTLING, 3 SYNCING, 4 WAITING, 5 STOPPED, "
+    "6 UNKNOWN. All but 0 and 1 mean that the secondary isn't known to equal the primary.",
+    is_problem=True,
+)
+REPLICA_LAG: Final = _gauge(
+    "replica_lag_seconds",
+    _R.SITE,
+    "site volume",
+    "The age of the oldest write that the secondary lacks; 0 if it lacks none. Absent if nobody "
+    "knows (replica_lag_unknown).",
+    is_problem=True,
+)
+REPLICA_LAG_UNKNOWN: Final = _gauge(
+    "replica_lag_unknown",
+    _R.SITE,
+    "site volume",
+    "1 if nobody knows how far the secondary is behind, as while it is STOPPED. An alert on lag "
+    "must look at this, too.",
+    is_problem=True,
+)
+REPLICA_BEHIND: Final = _gauge(
+    "replica_behind_bytes",
+    _R.SITE,
+    "site volume",
+    "The bytes that are out of sync: the log names them and the secondary lacks them. Absent if "
+    "nobody knows.",
+    is_problem=True,
+)
+REPLICA_SIZE: Final = _gauge(
+    "replica_size_bytes", _R.SITE, "site volume", "The size of the volume."
+)
+REPLICA_MAY_PROMOTE: Final = _gauge(
+    "replica_may_promote",
+    _R.SITE,
+    "site volume",
+    "1 if the secondary equals the primary as of a known position, so that it can be promoted "
+    "without force; 0 otherwise.",
+)
+REPLICA_LAST_APPLIED: Final = _gauge(
+    "replica_last_applied_timestamp_seconds",
+    _R.SITE,
+    "site volume",
+    "When the site last saved what it had applied, in seconds since 1970 by its clock. It stands "
+    "still while nothing is written.",
+)
+REPLICA_LAST_CONSISTENT: Final = _gauge(
+    "replica_last_consistent_timestamp_seconds",
+    _R.SITE,
+    "site volume",
+    "The last time at which the secondary was known to equal the primary, in seconds since 1970 by "
+    "the site's clock. It moves on while the secondary is CONSISTENT, also while nothing is "
+    "written. Now minus this is the age of the last consistent point.",
+)
+REPLICA_RESYNC: Final = _gauge(
+    "replica_resync",
+    _R.SITE,
+    "site volume rung",
+    "1 for the rung of the resync whose result isn't proved yet, 0 otherwise: changed (the blocks "
+    "that the log names), allocated or full (the log couldn't say what changed; `reason` in the "
+    "site's report says why).",
+    is_problem=True,
+)
+REPLICA_COPIED: Final = _counter(
+    "replica_copied_bytes_total",
+    _R.SITE,
+    "site volume",
+    "The bytes copied from the primary since the site's start.",
+)
+SITE_VOLUMES: Final = _gauge(
+    "site_volumes",
+    _R.SITE,
+    "site state",
+    "The number of secondaries in each state, of all volumes of the site.",
+)
+SITE_VOLUMES_UNLISTED: Final = _gauge(
+    "site_volumes_unlisted",
+    _R.SITE,
+    "site",
+    "The number of volumes that have no series of their own, because the site has more than "
+    "`metrics_volumes`. Those that aren't CONSISTENT come first.",
+)
+SITE_MAX_LAG: Final = _gauge(
+    "site_max_lag_seconds",
+    _R.SITE,
+    "site",
+    "The largest known lag of all volumes of the site.",
+    is_problem=True,
+)
+SITE_LAG_UNKNOWN: Final = _gauge(
+    "site_lag_unknown_volumes",
+    _R.SITE,
+    "site",
+    "The number of volumes of which nobody knows how far they are behind; retired ones aren't "
+    "counted.",
+    is_problem=True,
+)
+SITE_BEHIND: Final = _gauge(
+    "site_behind_bytes",
+    _R.SITE,
+    "site",
+    "The sum of the known bytes that are out of sync.",
+    is_problem=True,
+)
+SITE_HEARTBEAT: Final = _gauge(
+    "site_heartbeat_timestamp_seconds",
+    _R.SITE,
+    "site",
+    "When the site last did a piece of work: a round of its loop, or a run of blocks. In seconds "
+    "since 1970 by its clock. It stands still if a device or Kafka doesn't answer.",
+)
+
+# The node: of one worker.
+
+NODE_COMMANDS: Final = _counter(
+    "node_commands_total",
+    _R.NODE,
+    "node code",
+    "The commands that the worker answered with each status code since its start. A command that "
+    "is read again counts again.",
+)
+NODE_QUARANTINED: Final = _counter(
+    "node_quarantined_total",
+    _R.NODE,
+    "node",
+    "The events that the worker refused and kept in mirrorlog.quarantine since its start.",
+    is_problem=True,
+)
+NODE_FLUSH_DURATION: Final = _durations(
+    "node_flush_duration_seconds",
+    _R.NODE,
+    "node",
+    "How long a flush of the log took, with its acknowledgements.",
+)
+NODE_RECORDS_WRITTEN: Final = _counter(
+    "node_records_written_total",
+    _R.NODE,
+    "node tier",
+    "The log records, or parts of them, that the worker wrote in each tier since its start: second "
+    "by flushes, the others by roll-ups.",
+)
+NODE_HISTORIES_RENEWED: Final = _counter(
+    "node_histories_renewed_total",
+    _R.NODE,
+    "node",
+    "How often the worker renewed the history of a partition since its start. All volumes of the "
+    "partition are then copied in full.",
+    is_problem=True,
+)
+NODE_PARTITIONS: Final = _gauge(
+    "node_partitions",
+    _R.NODE,
+    "node",
+    "The number of partitions that the worker owns and whose commands it folds.",
+)
+NODE_RECOVERING: Final = _gauge(
+    "node_recovering",
+    _R.NODE,
+    "node",
+    "1 while the worker has no settled place in its group: a rebalance or a recovery runs.",
+    is_problem=True,
+)
+NODE_PARTITION_BEHIND: Final = _gauge(
+    "node_partition_behind_commands",
+    _R.NODE,
+    "node partition",
+    "The positions between the end of the log and the end of the commands at the last fetch. "
+    "Markers of transactions count.",
+    is_problem=True,
+)
+NODE_PARTITION_LAG: Final = _gauge(
+    "node_partition_lag_seconds",
+    _R.NODE,
+    "node partition",
+    "How long the log has been behind the commands without a break; 0 if it isn't.",
+    is_problem=True,
+)
+NODE_PARTITION_STUCK: Final = _gauge(
+    "node_partition_stuck",
+    _R.NODE,
+    "node partition",
+    "1 if there is work to do in the partition and nothing of it was done for five minutes.",
+    is_problem=True,
+)
+NODE_HOLDING_BACK: Final = _gauge(
+    "node_holding_back_seconds",
+    _R.NODE,
+    "node",
+    "For how long the cluster hasn't acknowledged what the worker sends; 0 if it does. The worker "
+    "commits nothing meanwhile, and stops after `patience_s`.",
+    is_problem=True,
+)
+NODE_TABLE_BYTES: Final = _gauge(
+    "node_table_bytes",
+    _R.NODE,
+    "node partition",
+    "The size of the partition's table on the worker's disk, as RocksDB estimates it.",
+)
+
+# A host: of one process. `volume` is a volume that it has open.
+
+HOST_WRITES: Final = _counter(
+    "host_writes_total",
+    _R.HOST,
+    "volume",
+    "The extents (writes, zeros and discards) that commands of this session name. A write that was "
+    "in flight when its batch closed is named again.",
+)
+HOST_WRITTEN: Final = _counter(
+    "host_written_bytes_total",
+    _R.HOST,
+    "volume",
+    "The bytes of these extents.",
+)
+HOST_COMMANDS: Final = _counter(
+    "host_commands_total",
+    _R.HOST,
+    "",
+    "The commands that this session has queued for Kafka, heartbeats included.",
+)
+HOST_ACKNOWLEDGEMENT: Final = _durations(
+    "host_acknowledgement_duration_seconds",
+    _R.HOST,
+    "",
+    "The time from handing a command to the Kafka client until the cluster acknowledged it.",
+)
+HOST_HOT_REGIONS: Final = _gauge(
+    "host_hot_regions",
+    _R.HOST,
+    "volume",
+    "The regions of the volume in the activity log. After a crash they are published as dirty.",
+)
+HOST_HOT_REGIONS_LIMIT: Final = _gauge(
+    "host_hot_regions_limit",
+    _R.HOST,
+    "",
+    "How many regions the activity log may hold, for all volumes of the host together.",
+)
+HOST_WHOLE_VOLUME: Final = _gauge(
+    "host_whole_volume_hot",
+    _R.HOST,
+    "volume",
+    "1 while the whole volume counts as dirty: neither the spool nor the activity log had room "
+    "while Kafka was away, or the history broke.",
+    is_problem=True,
+)
+HOST_VOLUME_FAILED: Final = _gauge(
+    "host_volume_failed",
+    _R.HOST,
+    "volume",
+    "1 if no write of the volume may begin any more: its primary failed, or the node refused a "
+    "command.",
+    is_problem=True,
+)
+HOST_QUEUED: Final = _gauge(
+    "host_queued_bytes",
+    _R.HOST,
+    "",
+    "The bytes of commands that the Kafka client holds and that aren't acknowledged yet.",
+)
+HOST_SPOOL: Final = _gauge(
+    "host_spool_bytes",
+    _R.HOST,
+    "",
+    "The disk space that the spool takes: commands that wait for Kafka.",
+    is_problem=True,
+)
+HOST_SPOOL_LIMIT: Final = _gauge(
+    "host_spool_limit_bytes",
+    _R.HOST,
+    "",
+    "The disk space that the spool may take.",
+)
+HOST_KAFKA_AWAY: Final = _gauge(
+    "host_kafka_away_seconds",
+    _R.HOST,
+    "",
+    "For how long Kafka has acknowledged nothing although commands wait for it; 0 if it answers. "
+    "It counts once `host_away_s` is over.",
+    is_problem=True,
+)
+HOST_FORK_STATE: Final = _gauge(
+    "host_fork_state",
+    _R.HOST,
+    "volume site state",
+    "1 for the state of the secondary to which the host itself sends writes, 0 for each other "
+    "state.",
+)
+
+METRICS: Final = tuple(
+    value for value in list(globals().values()) if isinstance(value, MetricDefinition)
+)
+"""All metrics, in the order of this file."""
+
+PROCESS_METRICS: Final = (
+    "process_virtual_memory_bytes",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+)
+"""Metrics of the process, which every role exports under the names that all clients use."""
+
+REPLICA_STATE_NUMBERS: Final = (
+    "CONSISTENT",
+    "RETIRED",
+    "SETTLING",
+    "SYNCING",
+    "WAITING",
+    "STOPPED",
+    "UNKNOWN",
+)
+"""The states of a secondary. The index of a state is its number in replica_state_number."""

@@ -1,0 +1,174 @@
+"""The metrics of a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from notation import GENERATION, record, volume
+from scraping import exported_names, scrape
+
+from mirrorlog.consumers.resync.cycle import CycleInput, Idle
+from mirrorlog.consumers.resync.reporting import ProgressReporter, ReportedReplica
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.site_metrics import site_samples
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metrics import METRICS, REPLICA_STATE_NUMBERS
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.topics import Topics
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.site_log import SiteLog
+
+NOW_S = 1_000_000
+REPORT = SiteProgress(
+    site="a",
+    volume="v",
+    generation=GENERATION,
+    state=SiteState.CONSISTENT,
+    rung=Rung.CHANGED,
+    applied_position=4,
+    consistent_position=4,
+    watermark=4,
+    behind_blocks=0,
+    behind_bytes=0,
+    lag_s=0.0,
+    blocks_copied=2,
+    bytes_copied=8192,
+    at_us=0,
+)
+
+
+def replica(**changes: object) -> ReportedReplica:
+    return ReportedReplica(
+        replace(REPORT, **changes),  # type: ignore[arg-type]
+        at_s=0.0,
+        size_bytes=1 << 20,
+        applied_at_us=5_000_000,
+        consistent_at_us=6_000_000,
+    )
+
+
+@dataclass
+class Site:
+    replicas: list[ReportedReplica]
+    name: str = "a"
+    worked_at_us: int = NOW_S * 10**6
+
+    def reported(self) -> list[ReportedReplica]:
+        return self.replicas
+
+
+def page_of(*replicas: ReportedReplica, limit: int = 10) -> dict[str, dict[tuple[str, ...], float]]:
+    return scrape(lambda: site_samples(Site(list(replicas)), limit))
+
+
+def test_every_metric_of_a_site_is_exported() -> None:
+    names = {metric.name for metric in METRICS if metric.role is ExportingRole.SITE}
+    assert exported_names(page_of(replica())) == names
+
+
+def test_a_consistent_secondary_has_no_problem() -> None:
+    page = page_of(replica())
+    for metric in METRICS:
+        if metric.is_problem and metric.role is ExportingRole.SITE:
+            assert set(page[metric.name].values()) == {0.0}, metric.name
+    assert page["mirrorlog_replica_may_promote"] == {("a", "v"): 1}
+    assert page["mirrorlog_replica_last_applied_timestamp_seconds"] == {("a", "v"): 5}
+    # It equals the primary until now: an idle volume is up to date, not stale.
+    assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): NOW_S}
+
+
+def test_what_is_unknown_has_no_sample() -> None:
+    unknown = dict.fromkeys(("lag_s", "behind_blocks", "behind_bytes", "consistent_position"))
+    page = page_of(replica(state=SiteState.STOPPED, rung=Rung.FULL, **unknown))
+    assert "mirrorlog_replica_lag_seconds" not in page
+    assert "mirrorlog_replica_behind_bytes" not in page
+    assert page["mirrorlog_replica_lag_unknown"] == {("a", "v"): 1}
+    assert page["mirrorlog_site_lag_unknown_volumes"] == {("a",): 1}
+    assert page["mirrorlog_replica_may_promote"] == {("a", "v"): 0}
+    assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): 6}
+    assert page["mirrorlog_replica_resync"] == {
+        ("a", "v", "changed"): 0,
+        ("a", "v", "allocated"): 0,
+        ("a", "v", "full"): 1,
+    }
+
+
+@pytest.mark.parametrize("state", list(SiteState)[:-1])
+def test_a_state_is_a_label_and_a_number(state: SiteState) -> None:
+    page = page_of(replica(state=state))
+    states = page["mirrorlog_replica_state"]
+    assert [labels[-1] for labels, value in states.items() if value] == [state]
+    assert page["mirrorlog_replica_state_number"] == {
+        ("a", "v"): REPLICA_STATE_NUMBERS.index(state)
+    }
+    assert page["mirrorlog_site_volumes"]["a", state] == 1
+
+
+def test_beyond_the_limit_volumes_with_problems_come_first_and_sums_cover_all() -> None:
+    replicas = [replica(volume=f"v{n}") for n in range(9)]
+    replicas[7] = replica(volume="v7", state=SiteState.SYNCING, behind_bytes=4096, lag_s=3.0)
+    page = page_of(*replicas, limit=2)
+    assert list(page["mirrorlog_replica_lag_unknown"]) == [("a", "v7"), ("a", "v0")]
+    assert page["mirrorlog_site_volumes_unlisted"] == {("a",): 7}
+    assert page["mirrorlog_site_volumes"]["a", "CONSISTENT"] == 8
+    assert page["mirrorlog_site_behind_bytes"] == {("a",): 4096}
+    assert page["mirrorlog_site_max_lag_seconds"] == {("a",): 3}
+
+
+@dataclass
+class Reporting:
+    """The reports of one secondary, whose log grows."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    secondary: Secondary = field(default_factory=lambda: Secondary(volume()))
+    log: VolumeLog = field(default_factory=VolumeLog)
+
+    def __post_init__(self) -> None:
+        publisher = MemoryBroker().publisher()
+        self.reporter = ProgressReporter("a", publisher, Topics().progress, self.clock, 1.0)
+
+    def save(self, consistent: int | None, at_us: int) -> None:
+        self.secondary.note_saved(
+            SecondaryState(
+                volume="v",
+                generation=GENERATION,
+                applied_position=4,
+                consistent_position=consistent,
+                updated_at_us=at_us,
+            )
+        )
+
+    def report(self, state: SiteState, watermark: int) -> ReportedReplica:
+        self.secondary.go_idle(Idle(state))
+        site_log = SiteLog(self.log, VolumeLog(), "a")
+        self.reporter.report(self.secondary, CycleInput(volume(), site_log, watermark, None, False))
+        return self.reporter.reported()[0]
+
+
+def test_the_last_consistent_point_is_that_of_the_oldest_write_that_is_missing() -> None:
+    reporting = Reporting()
+    start_us = reporting.clock.now_us()
+    reporting.save(consistent=4, at_us=start_us)
+    assert reporting.report(SiteState.CONSISTENT, 4).consistent_at_us == start_us
+    # An hour later a host writes, 2 s before the site reports it: it was consistent until then.
+    reporting.clock.now_s += 3600
+    written_us = reporting.clock.now_us()
+    reporting.log.add(replace(record("4..9", "1 2"), first_at_us=written_us))
+    reporting.clock.now_s += 2
+    reporting.save(consistent=None, at_us=reporting.clock.now_us())
+    assert reporting.report(SiteState.SYNCING, 9).consistent_at_us == written_us
+    reporting.clock.now_s += 60
+    assert reporting.report(SiteState.SETTLING, 9).consistent_at_us == written_us
+
+
+def test_the_last_consistent_point_is_unknown_after_a_start_without_a_proof() -> None:
+    reporting = Reporting()
+    reporting.save(consistent=None, at_us=7)
+    assert reporting.report(SiteState.SYNCING, 9).consistent_at_us is None
+    reporting = Reporting()
+    reporting.save(consistent=4, at_us=7)
+    assert reporting.report(SiteState.STOPPED, 4).consistent_at_us == 7
