@@ -27,6 +27,7 @@ from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.errors import KafkaFailed
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
@@ -89,7 +90,10 @@ def run_site(
     with (
         open_site(name, folder, settings) as site,
         serving_metrics(
-            settings, partial(site_samples, site, settings.metrics_volumes), on_metrics
+            settings,
+            ExportingRole.SITE,
+            partial(site_samples, site, settings.metrics_volumes),
+            on_metrics,
         ),
     ):
         on_ready()

@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from mirrorlog.adapters.metrics_page import CollectSamples, MetricsExporter
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.metrics import METRICS, PROCESS_METRICS
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -31,16 +32,18 @@ def read_page(content_type: str, text: str) -> dict[str, dict[tuple[str, ...], f
         for sample in family.samples:
             names = BY_NAME[name].labels if name in BY_NAME else ()
             assert sample.labels.keys() - {"le"} == set(names), name
-            labels = tuple(sample.labels[label] for label in (*names, "le") if label in sample.labels)
+            labels = tuple(
+                sample.labels[label] for label in (*names, "le") if label in sample.labels
+            )
             values = page.setdefault(sample.name, {})
             assert labels not in values, "a sample twice"
             values[labels] = sample.value
     return page
 
 
-def scrape(collect: CollectSamples) -> dict[str, dict[tuple[str, ...], float]]:
+def scrape(role: ExportingRole, collect: CollectSamples) -> dict[str, dict[tuple[str, ...], float]]:
     """Return the same samples as both formats have them."""
-    exporter = MetricsExporter(collect)
+    exporter = MetricsExporter(role, collect)
     pages = [exporter.page(accept) for accept in ("", OPENMETRICS)]
     first, second = (read_page(page.content_type, page.text.decode()) for page in pages)
     assert {name: first[name] for name in first if name not in PROCESS_METRICS} == {

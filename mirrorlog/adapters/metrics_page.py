@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
-from mirrorlog.metric_samples import HistogramValue, MetricDefinition, MetricKind, MetricSamples
+from mirrorlog.metric_samples import (
+    ExportingRole,
+    HistogramValue,
+    MetricDefinition,
+    MetricKind,
+    MetricSample,
+    MetricSamples,
+)
+from mirrorlog.metrics import BUILD_INFO
 
 CollectSamples: TypeAlias = Callable[[], MetricSamples]
 """Reads the state of a role, and yields its samples."""
@@ -25,8 +35,9 @@ class MetricsPage(NamedTuple):
 class MetricsExporter:
     """Makes pages of metrics. Nothing is collected between two pages."""
 
-    def __init__(self, collect: CollectSamples) -> None:
+    def __init__(self, role: ExportingRole, collect: CollectSamples) -> None:
         self._collect: Final = collect
+        self._build: Final = MetricSample(BUILD_INFO, 1, (role, version("mirrorlog")))
         self._process: Final = ProcessCollector(registry=None)
 
     def page(self, accept: str) -> MetricsPage:
@@ -41,7 +52,7 @@ class MetricsExporter:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, as the library's encoders ask for them."""
         families: dict[MetricDefinition, Metric] = {}
-        for sample in self._collect():
+        for sample in chain((self._build,), self._collect()):
             definition = sample.metric
             family = families.get(definition)
             if family is None:

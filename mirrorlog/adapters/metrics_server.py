@@ -20,6 +20,7 @@ from threading import BoundedSemaphore, Thread, Timer
 from typing import TYPE_CHECKING, Any, Final
 
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ class MetricsServer:
     collect: called in a thread of the server, for each request. url: where Prometheus finds them.
     """
 
-    def __init__(self, collect: CollectSamples, listening: socket.socket, token: str = "") -> None:
+    def __init__(
+        self,
+        role: ExportingRole,
+        collect: CollectSamples,
+        listening: socket.socket,
+        token: str = "",
+    ) -> None:
         from mirrorlog.adapters.metrics_page import MetricsExporter
 
         self.url: Final = f"{url_of(listening)}{PATH}"
-        self._server: Final = _MetricsTcpServer(listening, MetricsExporter(collect), token)
+        self._server: Final = _MetricsTcpServer(listening, MetricsExporter(role, collect), token)
         self._thread: Final = Thread(
             target=self._server.serve_forever,
             args=(_STOP_S,),
@@ -58,25 +65,30 @@ class MetricsServer:
         self._server.server_close()
 
 
-def open_metrics_server(address: str, token: str, collect: CollectSamples) -> MetricsServer | None:
+def open_metrics_server(
+    address: str, token: str, role: ExportingRole, collect: CollectSamples
+) -> MetricsServer | None:
     """Start a server at `address`, HOST:PORT; return None if that is "off".
 
     Raise BadUse as listen_at() does.
     """
     if address == OFF:
         return None
-    return MetricsServer(collect, listen_at(address, token, _WORDS), token)
+    return MetricsServer(role, collect, listen_at(address, token, _WORDS), token)
 
 
 @contextmanager
 def serving_metrics(
-    settings: Settings, collect: CollectSamples, on_start: Callable[[str], None]
+    settings: Settings,
+    role: ExportingRole,
+    collect: CollectSamples,
+    on_start: Callable[[str], None],
 ) -> Iterator[None]:
     """Serve metrics as the settings say, for as long as the context lasts.
 
     on_start: called with the address of the metrics, if they are served.
     """
-    server = open_metrics_server(settings.metrics, settings.metrics_token, collect)
+    server = open_metrics_server(settings.metrics, settings.metrics_token, role, collect)
     if server is None:
         yield
         return

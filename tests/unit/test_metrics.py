@@ -30,7 +30,9 @@ def table_of(role: ExportingRole) -> str:
         for metric in METRICS
         if metric.role is role
     ]
-    return "\n".join(["| metric | type | labels | healthy | meaning |", "|---|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| metric | type | labels | healthy | meaning |", "|---|---|---|---|---|", *rows]
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

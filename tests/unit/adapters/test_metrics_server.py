@@ -14,7 +14,9 @@ from scraping import OPENMETRICS, read_page
 from mirrorlog import metrics
 from mirrorlog.adapters.metrics_server import MAX_CLIENTS, MetricsServer, open_metrics_server
 from mirrorlog.errors import BadUse
-from mirrorlog.metric_samples import MetricSample, MetricSamples
+from mirrorlog.metric_samples import ExportingRole, MetricSample, MetricSamples
+
+HOST = ExportingRole.HOST
 
 
 def collect() -> MetricSamples:
@@ -26,7 +28,7 @@ def port_of(server: MetricsServer) -> int:
 
 
 def opened(token: str = "") -> MetricsServer:
-    server = open_metrics_server("127.0.0.1:0", token, collect)
+    server = open_metrics_server("127.0.0.1:0", token, HOST, collect)
     assert server is not None
     return server
 
@@ -38,7 +40,9 @@ def server() -> Iterator[MetricsServer]:
     server.close()
 
 
-def ask(server: MetricsServer, path: str = "/metrics", **headers: str) -> tuple[HTTPResponse, bytes]:
+def ask(
+    server: MetricsServer, path: str = "/metrics", **headers: str
+) -> tuple[HTTPResponse, bytes]:
     connection = HTTPConnection("127.0.0.1", port_of(server), timeout=DEADLINE_S)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("GET", path, headers=names)
@@ -52,7 +56,9 @@ def ask(server: MetricsServer, path: str = "/metrics", **headers: str) -> tuple[
 def test_the_reader_chooses_the_format(accept: str, server: MetricsServer) -> None:
     response, body = ask(server, Accept=accept)
     content_type = response.getheader("Content-Type") or ""
-    assert content_type.startswith("application/openmetrics-text" if accept == OPENMETRICS else "text/plain")
+    assert content_type.startswith(
+        "application/openmetrics-text" if accept == OPENMETRICS else "text/plain"
+    )
     page = read_page(content_type, body.decode())
     assert page["mirrorlog_host_queued_bytes"] == {(): 7}
     assert page["process_open_fds"][()] > 0
@@ -85,17 +91,17 @@ def test_a_token_is_asked_for() -> None:
 )
 def test_a_bad_address_is_refused(address: str, expected: str) -> None:
     with pytest.raises(BadUse) as caught:
-        open_metrics_server(address, "", collect)
+        open_metrics_server(address, "", HOST, collect)
     assert expected in str(caught.value)
 
 
 def test_an_address_that_is_taken_is_refused(server: MetricsServer) -> None:
     with pytest.raises(BadUse, match="the metrics can't listen"):
-        open_metrics_server(f"127.0.0.1:{port_of(server)}", "", collect)
+        open_metrics_server(f"127.0.0.1:{port_of(server)}", "", HOST, collect)
 
 
 def test_off_serves_nothing() -> None:
-    assert open_metrics_server("off", "", collect) is None
+    assert open_metrics_server("off", "", HOST, collect) is None
 
 
 def test_clients_that_say_nothing_take_no_more_than_their_share(server: MetricsServer) -> None:
