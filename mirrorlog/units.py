@@ -23,6 +23,11 @@ DURATION_UNITS_S: Final = {
     "h": 3600.0,
     "d": 86400.0,
     "w": 604800.0,
+    **dict.fromkeys(("sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("hr", "hrs", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("day", "days"), 86400.0),
+    **dict.fromkeys(("week", "weeks"), 604800.0),
 }
 _QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 

@@ -3,6 +3,7 @@
 In reading order:
 
 - points.py: points in a volume's history, as people write them
+- worded_times.py: times in words, for people
 - query.py: changed_blocks(), the question and its steps
 - logs.py: LogView, the log of one volume; the adapter that reads it from the topic
 - proven_log.py: what that log covers without a hole

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mirrorlog.changed.points import NO_TIMES, AskedTimes
 from mirrorlog.domain.bitmaps import BlockSet, touched, union, zeroed
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, ExtentColumns, ExtentKind
@@ -36,6 +37,7 @@ class ChangedBlocks:
         by the hosts' clocks, None if nothing changed. If records overlap, after a crash of the
         node, some writes count twice.
     has_more_hosts: whether records left hosts out.
+    asked: the times that the question named.
     """
 
     volume: Volume
@@ -48,6 +50,7 @@ class ChangedBlocks:
     last_write_at_us: int | None
     writes: int
     has_more_hosts: bool = False
+    asked: AskedTimes = NO_TIMES
 
 
 class BlockUnion:

@@ -150,6 +150,17 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
+def in_object(fields: Mapping[str, Any], pieces: Iterator[str]) -> Iterator[str]:
+    """Yield, as one line, a JSON object of `fields` and of a listing in JSON, its `extents`.
+
+    pieces: of the listing, as render() yields them.
+    """
+    yield f'{json.dumps(fields)[:-1]}, "extents": '
+    for piece in pieces:
+        yield piece.replace("\n", "")
+    yield "}\n"
+
+
 def _json(answer: ChangedBlocks, offset: int) -> Iterator[ListingEntry]:
     """Yield entries with the hosts and times of the whole range: those of one run aren't known.
 
@@ -263,6 +274,13 @@ def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     yield f"{volume.volume}: {blocks} of {volume.blocks} blocks changed ({size}) "
     yield f"after position {answer.since}, "
     yield f"through {answer.until}\n"
+    asked = [
+        f"{name} {_time(at_us)}"
+        for name, at_us in (("since", answer.asked.since_us), ("until", answer.asked.until_us))
+        if at_us is not None
+    ]
+    if asked:
+        yield f"asked for {', '.join(asked)}\n"
     if answer.hosts:
         first, last = _time(answer.first_write_at_us), _time(answer.last_write_at_us)
         others = " and others" if answer.has_more_hosts else ""

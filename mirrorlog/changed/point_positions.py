@@ -17,7 +17,7 @@ since T, each command is in at least one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mirrorlog.changed.points import (
     AtBarrier,
@@ -121,6 +121,17 @@ def _applied_position(site: str, volume: Volume, commands: VolumeCommands, topic
     return report.applied_position
 
 
+class SincePosition(NamedTuple):
+    """A position that stands for the time `since`.
+
+    volume_began_us: when the volume was created, if that is after the time. The position is then
+    the one where the volume began. None otherwise.
+    """
+
+    position: int
+    volume_began_us: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TimePositions:
     """Turns times into positions, by a volume's log and its commands."""
@@ -129,15 +140,29 @@ class TimePositions:
     log: ProvenLog
     commands: VolumeCommands
 
-    def since(self, point: AtTime) -> int:
+    def since(self, point: AtTime) -> SincePosition:
         """Return the position before the first command with a write after the time.
 
-        If the commands of its record are gone, return the position before the record. Raise
-        OutOfRetention if the log doesn't reach back to the time.
+        If the commands of its record are gone, return the position before the record. For a volume
+        that was created after the time, return the position where it began. Raise OutOfRetention
+        if the log doesn't reach back to the time.
         """
         base = self.log.answers_from()
-        appended_before = self._reach_back(point, base)
-        return min(max(appended_before, base), self._before_claimed(point, base))
+        appended_before = self._appended_before(point, base)
+        if appended_before is None and self._log_begins_with_volume(base):
+            return SincePosition(base, self.volume.created_at_us)
+        appended_before = self._reached(point, appended_before)
+        position = min(max(appended_before, base), self._before_claimed(point, base))
+        return SincePosition(position)
+
+    def _log_begins_with_volume(self, base: int) -> bool:
+        """Return whether nothing was recorded of the volume before the position `base`.
+
+        It was, if the log was cut, or if the generation was renewed.
+        """
+        volume = self.volume
+        is_first = volume.first_created_at_us is None and volume.created_at_us > 0
+        return is_first and base == volume.origin_position
 
     def until(self, point: AtTime) -> int:
         """Return the position of the last command with a write at or before the time.
@@ -146,7 +171,7 @@ class TimePositions:
         if the log doesn't reach back to the time.
         """
         base = self.log.answers_from()
-        self._reach_back(point, base)
+        self._reached(point, self._appended_before(point, base))
         appended = self.commands.append_times().through(point.at_us)
         through = self.log.watermark if appended is None else min(appended, self.log.watermark)
         return max(base, through, self._last_claimed(point, base))
@@ -180,12 +205,12 @@ class TimePositions:
                 return last
         return base
 
-    def _reach_back(self, point: AtTime, base: int) -> int:
+    def _appended_before(self, point: AtTime, base: int) -> int | None:
         """Return a position through which every command was appended before the time.
 
-        base: the position from which the log can answer. Raise OutOfRetention if a command at or
-        below it may have been appended at the time or later: what it changed is gone, or it belongs
-        to what the volume was before its history began.
+        base: the position from which the log can answer. None if a command at or below it may have
+        been appended at the time or later: what it changed is gone, or it belongs to what the
+        volume was before its history began.
         """
         before, is_exact = self.commands.append_times().before(
             point.at_us, watermark=self.log.watermark
@@ -198,8 +223,12 @@ class TimePositions:
             is_reached = before > base or (
                 point.at_us >= self.volume.created_at_us and (before == base or not is_exact)
             )
-        if is_reached:
-            return before
+        return before if is_reached else None
+
+    def _reached(self, point: AtTime, appended_before: int | None) -> int:
+        """Return `appended_before`. Raise OutOfRetention if it is None."""
+        if appended_before is not None:
+            return appended_before
         raise self.log.out_of_retention(
             "the log doesn't reach back to that time", format_time(point.at_us)
         )

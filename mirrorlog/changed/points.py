@@ -1,4 +1,4 @@
-"""Points in a volume's history, as people and programs write them.
+"""Points in a volume's history, as people and programs write them. worded_times.py has more words.
 
 2h ago, 30min ago           a time, that long before now by the clock of whoever parses it
 2026-11-22T18:30:00Z        a time, ISO 8601 (RFC 3339); UTC unless it names a zone; a date alone is
@@ -67,6 +67,23 @@ class AtEnd:
 
 
 Point: TypeAlias = AtTime | AtPosition | AtBarrier | AtSite | AtOrigin | AtEnd
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTimes:
+    """The times that a question named, in microseconds since 1970, UTC.
+
+    since_us, until_us: None for a point that isn't a time. volume_began_us: when the volume was
+    created, if the question reached back further: the answer begins there. None otherwise.
+    """
+
+    since_us: int | None = None
+    until_us: int | None = None
+    volume_began_us: int | None = None
+
+
+NO_TIMES: Final = AskedTimes()
+"""Of a question whose points are no times."""
 
 
 def parse_point(text: str, now_us: int) -> Point:

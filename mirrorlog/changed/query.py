@@ -7,10 +7,11 @@ and not in the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mirrorlog.changed.fold import ChangedBlocks, ChangeFold
 from mirrorlog.changed.point_positions import TimePositions, position_of
-from mirrorlog.changed.points import AtTime, Point
+from mirrorlog.changed.points import AskedTimes, AtTime, Point
 from mirrorlog.changed.proven_log import (
     ProvenLog,
     covering_records,
@@ -36,6 +37,9 @@ def changed_blocks(
     5. Prove that the log covers the whole range (invariant 5). Nothing is answered before.
     6. Unite the records that lie in the range. Fold the rest, at the edges, from the commands.
 
+    A volume that is younger than the time `since` is answered from its creation on, and `asked` in
+    the answer says so.
+
     Raise UnknownVolume; BadUse for a point that doesn't exist; OutOfRetention, with the position
     from which the log can answer, if it doesn't reach back; KafkaFailed if the log isn't complete
     within `patience_s`, or if a topic makes no progress for that long.
@@ -55,15 +59,26 @@ def changed_blocks(
         times = TimePositions(volume, log, commands)
         if isinstance(until, AtTime):
             through = times.until(until)  # 4
+        began_us = None
         if isinstance(since, AtTime):
-            after = times.since(since)
+            after, began_us = times.since(since)
         assert after is not None
         assert through is not None
         after = min(after, through)
         log.prove(after=after, through=through)  # 5
-        return _fold_range(volume, log, commands, ports, after=after, through=through)  # 6
+        answer = _fold_range(volume, log, commands, ports, after=after, through=through)  # 6
+        return replace(answer, asked=_asked_times(since, until, began_us))
     finally:
         log.close()
+
+
+def _asked_times(since: Point, until: Point, volume_began_us: int | None) -> AskedTimes:
+    """Return the times that the question names. volume_began_us: as in AskedTimes."""
+    return AskedTimes(
+        since_us=since.at_us if isinstance(since, AtTime) else None,
+        until_us=until.at_us if isinstance(until, AtTime) else None,
+        volume_began_us=volume_began_us,
+    )
 
 
 def _check_order(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import http.client
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -12,7 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import stamina
 
-from mirrorlog.changed.http import error_of
+from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
 from mirrorlog.errors import BadUse, NodeUnavailable
 
 _CHUNK_BYTES: Final = 1 << 16
@@ -20,14 +21,28 @@ _TIMEOUT_S: Final = 120.0
 _MAX_ERROR_BYTES: Final = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteListing:
+    """A listing that a node streams, and what it says of it.
+
+    since, until: the positions of the question's points. volume_began_at: when the volume was
+    created, if that is after the time that was asked for; None otherwise.
+    """
+
+    since: int
+    until: int
+    volume_began_at: str | None
+    pieces: Iterator[str]
+
+
 def remote_listing(
     node: str, token: str, volume: str, parameters: Mapping[str, str], patience_s: float
-) -> Iterator[str]:
-    """Yield the pieces of the listing as the node at address `node` streams them.
+) -> RemoteListing:
+    """Ask the node at address `node` for a listing.
 
-    Nothing is sent before the first piece is taken. If the node can't answer now, it is asked again
-    until `patience_s` have passed. Raise the node's errors by their classes; NodeUnavailable if it
-    doesn't answer or breaks off.
+    If the node can't answer now, it is asked again until `patience_s` have passed. Raise the node's
+    errors by their classes; NodeUnavailable if it doesn't answer. The pieces raise NodeUnavailable
+    if the answer breaks off.
     """
     if urlsplit(node).scheme not in ("http", "https") or not urlsplit(node).hostname:
         raise BadUse(
@@ -41,6 +56,15 @@ def remote_listing(
     ):
         with attempt:
             response = _open(request, node)
+    return RemoteListing(
+        since=int(response.headers[SINCE_HEADER]),
+        until=int(response.headers[UNTIL_HEADER]),
+        volume_began_at=response.headers.get(BEGAN_HEADER),
+        pieces=_pieces(response, node),
+    )
+
+
+def _pieces(response: http.client.HTTPResponse, node: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     with response:
         try:

@@ -362,6 +362,7 @@ def adopted_description(volume: Volume, message: Message, history: History | Non
         origin_position=message.position - 1,
         described_position=message.position - 1,
         initially_zeroed=False,
+        first_created_at_us=volume.born_at_us,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final, Self
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
 from yarl import URL
 
-from mirrorlog.changed.http import FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.http import BEGAN_HEADER, FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.errors import NodeUnavailable
 
 log = logging.getLogger("mirrorlog.node.http")
@@ -31,6 +31,7 @@ _PASSED_BACK: Final = (
     "WWW-Authenticate",
     SINCE_HEADER,
     UNTIL_HEADER,
+    BEGAN_HEADER,
 )
 
 

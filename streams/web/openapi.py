@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS
-from mirrorlog.changed.http import SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.streams.web.request_parameters import MAX_PAGE_ENTRIES
 
 Schema = Mapping[str, Any]
@@ -124,6 +124,11 @@ def _changed() -> Schema:
                         "schema": _integer(-1),
                         "description": "Of a stream: the position of `until`.",
                     },
+                    BEGAN_HEADER: {
+                        "schema": _text(),
+                        "description": "Of a stream, if the volume was created after the time "
+                        "`since`: when. The answer begins there.",
+                    },
                     "Link": {
                         "schema": _text(),
                         "description": 'Of a page: the next one (`rel="next"`).',
@@ -203,6 +208,9 @@ _PAGE: Final = _object(
     until=_integer(-1),
     changed_blocks=_integer(0),
     hosts=_array(_text()),
+    since_at=_or_null("string"),
+    until_at=_or_null("string"),
+    volume_began_at=_or_null("string"),
     has_more_hosts={"type": "boolean"},
     first_write_at=_or_null("string"),
     last_write_at=_or_null("string"),

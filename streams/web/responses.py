@@ -13,7 +13,7 @@ from aiohttp import web
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import JSON_FORMATS, list_page
-from mirrorlog.changed.http import SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.changed.points import format_time
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.web.query_threads import QuerySlot
@@ -80,10 +80,6 @@ def changed_page(blocks: ChangedBlocks, query: ChangedQuery) -> tuple[int | None
 def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
     """Return what a page says about the whole result."""
     volume = blocks.volume
-    first, last = (
-        None if at_us is None else format_time(at_us)
-        for at_us in (blocks.first_write_at_us, blocks.last_write_at_us)
-    )
     return {
         "schema_version": 1,
         "volume": volume.volume,
@@ -92,13 +88,20 @@ def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
         "block_size": volume.block_size,
         "since": blocks.since,
         "until": blocks.until,
+        "since_at": _time(blocks.asked.since_us),
+        "until_at": _time(blocks.asked.until_us),
+        "volume_began_at": _time(blocks.asked.volume_began_us),
         "changed_blocks": len(blocks.changed),
         "hosts": list(blocks.hosts),
         "has_more_hosts": blocks.has_more_hosts,
-        "first_write_at": first,
-        "last_write_at": last,
+        "first_write_at": _time(blocks.first_write_at_us),
+        "last_write_at": _time(blocks.last_write_at_us),
         "writes": blocks.writes,
     }
+
+
+def _time(at_us: int | None) -> str | None:
+    return None if at_us is None else format_time(at_us)
 
 
 async def stream_listing(
@@ -114,6 +117,8 @@ async def stream_listing(
     """
     media_type = f"{_MEDIA_TYPES.get(query.format, 'text/plain')}; charset=utf-8"
     positions = {SINCE_HEADER: str(blocks.since), UNTIL_HEADER: str(blocks.until)}
+    if began_at := _time(blocks.asked.volume_began_us):
+        positions[BEGAN_HEADER] = began_at
     response = web.StreamResponse(headers={**_NO_STORE, **positions, "Content-Type": media_type})
     await response.prepare(request)
     try:

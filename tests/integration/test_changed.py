@@ -37,9 +37,9 @@ def changed(run: Run, *arguments: str, code: int = 0) -> str:
 def dirty_blocks(run: Run, *arguments: str) -> set[int]:
     """Return the dirty blocks of a json listing, which must be whole, sorted and without a gap."""
     reached, blocks = 0, set[int]()
-    for entry in json.loads(
-        changed(run, *(arguments if "--json" in arguments else ("--format", "json", *arguments)))
-    ):
+    form = ("--json",) if "--json" in arguments else ("--format", "json")
+    asked = json.loads(changed(run, *form, *arguments))
+    for entry in asked["extents"] if "--json" in arguments else asked:
         assert entry["start"] == reached
         reached += entry["length"]
         if entry["dirty"]:
@@ -93,13 +93,15 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     assert dirty_blocks(run, "--since", str(low), "--until", str(high)) == between
     assert dirty_blocks(run, "--since", "now") == set()
 
-    assert "from position -1 on" in changed(run, "--since", "2h ago", code=3)
+    asked = json.loads(changed(run, "--since", "2h ago", "--json"))
+    assert asked["volume_began_at"] > asked["since"]["at"], "the volume is younger"
+    assert asked["since"] == {"asked": "2h ago", "at": asked["since"]["at"], "position": -1}
     assert "no barrier 'b'" in changed(run, "--since", "barrier:b", code=2)
     assert "isn't complete" in changed(run, "--until", f"@{last + 10_000}", "--wait", "1s", code=1)
     table = changed(run)
     assert f"demo: {len(everything)} of {volume.blocks} blocks changed" in table
     # Entries may differ: what is known to be zero may change with a roll-up in between.
-    assert dirty_blocks(run, "--json") == everything
+    assert dirty_blocks(run, "--json", "--since", "yesterday") == everything
 
 
 @pytest.mark.skipif(

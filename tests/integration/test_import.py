@@ -19,6 +19,7 @@ from folding import fold, read_all
 from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
 
 from mirrorlog.changed.formats import all_runs
+from mirrorlog.changed.points import AtPosition
 from mirrorlog.cli.commands.changed import query_kafka
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import find_volume
@@ -64,7 +65,7 @@ def blocks(listing: list[dict[str, Any]]) -> set[int]:
 
 
 def changed_between(run: Run, after: int, through: int) -> set[int]:
-    answer = query_kafka(run.settings, "v", f"@{after}", f"@{through}", DEADLINE_S)
+    answer = query_kafka(run.settings, "v", AtPosition(after), AtPosition(through), DEADLINE_S)
     return blocks(
         [{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_runs(answer)]
     )
@@ -142,7 +143,7 @@ def test_the_log_has_what_each_kind_of_import_named(world: Run, tmp_path: Path) 
         }
     everything |= {200, 201, 202}
 
-    listing = shell("changed", "v", "--json")
+    listing = shell("changed", "v")["extents"]
     assert blocks(listing) == everything
     assert "db-1" in {host for entry in listing for host in entry["hosts"]}
     dirty, _ = fold(world.settings, {"v": described}, described.partition)["v"].sets()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, render
+from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
 from mirrorlog.changed.logs import TopicLogSource
-from mirrorlog.changed.points import parse_point
+from mirrorlog.changed.points import AtTime, Point, format_time
 from mirrorlog.changed.query import changed_blocks
-from mirrorlog.changed.remote import remote_listing
+from mirrorlog.changed.remote import RemoteListing, remote_listing
 from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.output import discard_the_rest
+from mirrorlog.cli.support.output import Output, discard_the_rest
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.reading.catalog import Catalog
@@ -34,8 +36,8 @@ def changed(
     since: Annotated[
         str,
         typer.Option(
-            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, or "
-            "'2h ago'), @POSITION, barrier:NAME, site:NAME, origin or now."
+            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, "
+            "'2h ago', 'yesterday 18:00'), @POSITION, barrier:NAME, site:NAME, origin or now."
         ),
     ] = "origin",
     until: Annotated[
@@ -58,36 +60,124 @@ def changed(
 ) -> None:
     """List the blocks of a volume that changed in a range.
 
-    The range begins after the point --since and ends at the point --until.
+    The range begins after the point --since and ends at the point --until. With --json, the
+    listing is part of an object that names both.
     """
     call = invocation(context)
     as_json = call.output.json
     name = output_format or ("json" if as_json else "table")
     check_format(name, JSON_FORMATS if as_json else FORMATS)
-    if node is None:
-        pieces = render(
-            query_kafka(call.settings, volume, since, until, parse_duration_s(wait)),
-            name,
-            parse_size(offset),
-        )
-    else:
-        query = {"since": since, "until": until, "format": name, "offset": offset, "wait": wait}
-        pieces = remote_listing(
-            node, call.settings.node_http_token, volume, query, parse_duration_s(wait)
-        )
+    now_us = SystemClock().now_us()
+    question = Question(
+        volume,
+        (since, understand_point(since, now_us)),
+        (until, understand_point(until, now_us)),
+        parse_duration_s(wait),
+    )
+    answer = (
+        _ask_kafka(call.settings, question, name, parse_size(offset))
+        if node is None
+        else _ask_node(node, call.settings.node_http_token, question, name, offset)
+    )
+    _print_notes(call.output, question, answer, with_times=name != "table")
+    pieces = answer.pieces
+    if as_json and output_format is None:
+        pieces = in_object(_fields(question, answer), pieces)
     _write(pieces, quiet=name == "table" and call.output.quiet)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The question as it was asked: each point with its text. patience_s: how long to wait."""
+
+    volume: str
+    since: tuple[str, Point]
+    until: tuple[str, Point]
+    patience_s: float
+
+    @property
+    def times(self) -> dict[str, str]:
+        """The points that are times, by their option's name, in UTC."""
+        points = {"since": self.since[1], "until": self.until[1]}
+        return {
+            name: time
+            for name, point in points.items()
+            if isinstance(point, AtTime) and (time := format_time(point.at_us))
+        }
+
+
+def _ask_kafka(
+    settings: Settings, question: Question, output_format: str, offset: int
+) -> RemoteListing:
+    blocks = query_kafka(
+        settings, question.volume, question.since[1], question.until[1], question.patience_s
+    )
+    began_us = blocks.asked.volume_began_us
+    return RemoteListing(
+        since=blocks.since,
+        until=blocks.until,
+        volume_began_at=None if began_us is None else format_time(began_us),
+        pieces=render(blocks, output_format, offset),
+    )
+
+
+def _ask_node(
+    node: str, token: str, question: Question, output_format: str, offset: str
+) -> RemoteListing:
+    """Ask a node. It gets times as they were understood here, not in words."""
+    points = {"since": question.since[0], "until": question.until[0], **question.times}
+    query = {
+        **points,
+        "format": output_format,
+        "offset": offset,
+        "wait": f"{question.patience_s:g}s",
+    }
+    return remote_listing(node, token, question.volume, query, question.patience_s)
+
+
+def _print_notes(
+    output: Output, question: Question, answer: RemoteListing, *, with_times: bool
+) -> None:
+    """Say on stderr which times were understood, and where the answer begins if that is later."""
+    if with_times and question.times:
+        times = ", ".join(f"{name} {time}" for name, time in question.times.items())
+        output.print_note(f"asked for {times}")
+    if answer.volume_began_at is not None:
+        output.print_note(
+            f"volume {question.volume} was created at {answer.volume_began_at}, after the time "
+            "that was asked for: the answer begins there, and says nothing of what was written to "
+            "its primary before"
+        )
+
+
+def _fields(question: Question, answer: RemoteListing) -> dict[str, Any]:
+    """Return what --json says of the listing."""
+    times = question.times
+    return {
+        "schema_version": 1,
+        "volume": question.volume,
+        "since": {
+            "asked": question.since[0],
+            "at": times.get("since"),
+            "position": answer.since,
+        },
+        "until": {
+            "asked": question.until[0],
+            "at": times.get("until"),
+            "position": answer.until,
+        },
+        "volume_began_at": answer.volume_began_at,
+    }
+
+
 def query_kafka(
-    settings: Settings, volume: str, since: str, until: str, patience_s: float
+    settings: Settings, volume: str, since: Point, until: Point, patience_s: float
 ) -> ChangedBlocks:
     """Answer from Kafka itself which blocks of `volume` changed after `since`, through `until`.
 
-    Both points are written as on the command line. Errors: those of changed.query.changed_blocks.
+    Errors: those of changed.query.changed_blocks.
     """
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
-    now_us = clock.now_us()
-    after, through = parse_point(since, now_us), parse_point(until, now_us)
     admin = KafkaAdmin(client, patience_s)
     catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
 
@@ -97,7 +187,7 @@ def query_kafka(
     logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
     ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
     try:
-        return changed_blocks(volume, after, through, ports, patience_s)
+        return changed_blocks(volume, since, until, ports, patience_s)
     finally:
         catalog.close()
         admin.close()

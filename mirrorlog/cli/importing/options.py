@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.changed.points import AtTime, parse_point
+from mirrorlog.changed.points import AtTime
+from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.importers import FitOptions
@@ -103,7 +104,7 @@ class ImportOptions:
         """
         began_us = None
         if self.began is not None:
-            point = parse_point(self.began, SystemClock().now_us())
+            point = understand_point(self.began, SystemClock().now_us())
             if not isinstance(point, AtTime):
                 raise BadUse(
                     f"'{self.began}' isn't a time", next="Write 2026-11-22T18:30:00Z or '2h ago'."

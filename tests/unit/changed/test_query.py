@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from logs import Log
@@ -109,31 +110,57 @@ def test_no_write_is_left_out_because_a_hosts_clock_is_hours_off(case: str) -> N
     assert list(ask(log, since, until).changed) == [int(block) for block in blocks.split()]
 
 
-# the origin, when the volume was created | since | blocks, or none: what was written is unknown
+# the origin, when the volume was created | since | blocks, and whether it is younger than since
 CREATED = """
--1 150 | 100 |
+-1 150 | 100 | 0 1 2 younger
 -1 150 | 160 | 0 1 2
 -1 350 | 250 | 1 2
- 0 250 | 150 |
+-1 350 | 150 | 0 1 2 younger
+ 0 250 | 150 | 1 2 younger
  0 250 | 260 | 1 2
- 0 350 | 250 |
+ 0 350 | 250 | 1 2 younger
  0 350 | 310 | 2
 """
 
 
 @pytest.mark.parametrize("case", CREATED.strip("\n").splitlines())
-def test_a_time_before_the_volume_was_created_is_out_of_retention(case: str) -> None:
-    """What was written before the creation was recorded by nobody."""
-    made, since, blocks = (part.strip() for part in case.split("|"))
+def test_a_volume_younger_than_the_time_is_answered_from_its_creation_and_says_so(
+    case: str,
+) -> None:
+    made, since, answer = (part.strip() for part in case.split("|"))
     origin, created = made.split()
     mine = volume(origin_position=int(origin), created_at_us=int(created) * 10**6)
     log = folded([at(n, 0) for n in range(3)], "1 1 1", mine, appended_s=[200, 300, 400])
-    if blocks:
-        asked = ask(log, AtTime(int(since) * 10**6))
-        assert list(asked.changed) == [int(block) for block in blocks.split()]
+    point = AtTime(int(since) * 10**6)
+    asked = ask(log, point)
+    assert list(asked.changed) == [int(block) for block in answer.removesuffix("younger").split()]
+    assert asked.asked.since_us == point.at_us
+    is_younger = answer.endswith("younger")
+    assert asked.asked.volume_began_us == (mine.created_at_us if is_younger else None)
+    if not is_younger:
         return
+    assert asked.since == mine.origin_position
+    # After a renewal the log begins later than the volume: what was written before isn't known.
+    renewed = replace(mine, first_created_at_us=50 * 10**6)
+    log = folded([at(n, 0) for n in range(3)], "1 1 1", renewed, appended_s=[200, 300, 400])
     with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
-        ask(log, AtTime(int(since) * 10**6))
+        ask(log, point)
+
+
+def test_a_younger_volume_whose_log_was_cut_is_out_of_retention() -> None:
+    mine = volume(created_at_us=150 * 10**6)
+    log = folded([at(n, 0) for n in range(4)], "2 2", mine, appended_s=[200, 300, 400, 500])
+    assert list(ask(log, AtTime(100 * 10**6)).changed) == [0, 1, 2, 3]
+    log.lose_records([0])
+    with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
+        ask(log, AtTime(100 * 10**6))
+
+
+def test_an_end_before_the_volume_was_created_is_out_of_retention() -> None:
+    mine = volume(created_at_us=150 * 10**6)
+    log = folded([at(n, 0) for n in range(3)], "1 1 1", mine, appended_s=[200, 300, 400])
+    with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
+        ask(log, AtOrigin(), AtTime(100 * 10**6))
 
 
 def note_times(log: Log, *times: tuple[int, int]) -> None:
@@ -305,7 +332,7 @@ def test_a_volume_without_a_command_has_no_change() -> None:
 
 
 def test_below_the_origin_is_out_of_retention() -> None:
-    mine = volume(origin_position=2, created_at_us=1_700_000_000_000_000)
+    mine = volume(origin_position=2, created_at_us=1_700_000_000_000_000, first_created_at_us=1)
     log = folded([at(n, 1_700_000_000 + n) for n in range(6)], "6", mine)
     assert list(ask(log).changed) == [3, 4, 5]
     for asked in ("@1", "2023-11-14T22:13:19Z"):

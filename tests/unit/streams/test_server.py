@@ -239,9 +239,28 @@ def test_the_command_line_raises_the_error_that_the_node_answers() -> None:
     async def test() -> None:
         worker = Worker(log)
         async with listening(worker):
-            listing = remote_listing(worker.url, "", "w", {}, 5.0)
             with pytest.raises(UnknownVolume, match="no volume 'w'"):
-                await asyncio.to_thread(next, listing)
+                await asyncio.to_thread(remote_listing, worker.url, "", "w", {}, 5.0)
+
+    run(test)
+
+
+def test_a_listing_over_http_says_its_positions_and_that_the_volume_is_younger() -> None:
+    log = log_of(*WRITES, of=volume(created_at_us=500_000))
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            for since, began_at in (
+                ("origin", None),
+                ("1969-12-31T23:00:00Z", "1970-01-01T00:00:00.500000Z"),
+            ):
+                listing = await asyncio.to_thread(
+                    remote_listing, worker.url, "", "v", {"since": since}, 5.0
+                )
+                assert (listing.since, listing.until) == (-1, 8)
+                assert listing.volume_began_at == began_at
+                assert json.loads(await asyncio.to_thread("".join, listing.pieces))
 
     run(test)
 
