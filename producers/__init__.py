@@ -5,6 +5,7 @@ In reading order:
 - volume_session.py: open_volume() opens a volume together with the host that it needs.
 - open_options.py: the options of open_volume().
 - wiring.py: the one place that puts a host together from the settings.
+- host_metrics.py: the metrics of a host.
 - writes/: a write's way, from pwrite() to the open batch.
 - batches/: open batches, hot regions, writes without a lock.
 - session/: a host's start, its volumes, its end.

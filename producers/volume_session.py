@@ -70,6 +70,7 @@ class _VolumeSession:
                 dict(volumes), forks=forks, report=self._report
             )
             stack.push(self._end)
+            wiring.serve_metrics(self._host, lambda url: self._report(f"metrics at {url}"))
             request = open_request(
                 volume,
                 device,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from mirrorlog.adapters.addresses import open_device, open_primary, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import check_no_secondary
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.disk_folder import DiskFolder
@@ -22,6 +25,7 @@ from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.forks.marked_secondary import open_marked_secondary
+from mirrorlog.producers.host_metrics import host_samples
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
@@ -113,6 +117,16 @@ class HostWiring:
             descriptions=self._catalog,
         )
         return Host(self.name, ports, self._settings, volumes, report=report)
+
+    def serve_metrics(self, host: Host, on_start: Callable[[str], None]) -> None:
+        """Serve the host's metrics, if the settings say so, until the stack is closed.
+
+        on_start: called with their address. Raise BadUse if they can't be served there.
+        """
+        collect = partial(host_samples, host.figures)
+        self._stack.enter_context(
+            serving_metrics(self._settings, ExportingRole.HOST, collect, on_start)
+        )
 
     def _status_ports(self) -> StatusPorts | None:
         if self._settings.host_confirm == "published":

@@ -112,6 +112,11 @@ class Spool:
         """Return whether the spool has no file."""
         return not self._files
 
+    @property
+    def used_bytes(self) -> int:
+        """The disk space that the files take. Any thread may ask."""
+        return sum(file.end for file in self._files.copy())
+
     def append(self, record: SpoolRecord) -> bool:
         """Write the record, not yet durably. Return False if there is no room for it."""
         size = record.size_bytes

@@ -54,6 +54,14 @@ class CommandSource:
     session: str
 
 
+@dataclass(slots=True)
+class WrittenCount:
+    """What WRITES commands of a session name of one volume: extents, and their bytes."""
+
+    writes: int = 0
+    size_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxCallbacks:
     """The functions that an Outbox calls with its lock held.
@@ -83,6 +91,8 @@ class Outbox:
 
     deadline_s: how long the calls that wait do so.
     commands, extents: the number of commands and extents queued.
+    written: by volume, what its WRITES commands name.
+    acknowledgement_s: how long the Kafka client had each command until it was acknowledged.
     last_positions: by volume, the position of its last command that Kafka has acknowledged.
     rejected: by volume, the node's first refusal of one of its commands.
     positions: what Kafka has acknowledged, and in which histories. Hold `lock` to call it.
@@ -105,6 +115,7 @@ class Outbox:
         self.deadline_s: Final = deadline_s
         self.commands = 0
         self.extents = 0
+        self.written: Final[defaultdict[str, WrittenCount]] = defaultdict(WrittenCount)
         self.last_positions: Final[dict[str, int]] = {}
         self.rejected: Final[dict[str, BadInput]] = {}
         self._accepts_writes = True
@@ -136,6 +147,8 @@ class Outbox:
             ),
             release_saved=confirmations is None,
         )
+        self._spool: Final = spool
+        self.acknowledgement_s: Final = self._queue.acknowledgement_s
 
     def send(
         self,
@@ -192,7 +205,7 @@ class Outbox:
         except KafkaFailed as error:
             self._refuse(error)
             raise
-        return is_queued and self._count(partition, command)
+        return is_queued and self._count(partition, command, volume.size_bytes)
 
     def offer_heartbeat(self, partition: int, *, acknowledged_position: int | None) -> bool:
         """Queue a heartbeat for all volumes of the session in the partition; False without room.
@@ -302,6 +315,25 @@ class Outbox:
         if self._queue.is_away or self._confirmations is None or not self._confirmations.is_waiting:
             return self._queue.is_away
         return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
+
+    @property
+    def away_s(self) -> float:
+        """For how long Kafka, or the node, has been silent; 0 unless it `is_away`."""
+        if not self.is_away:
+            return 0.0
+        if self._queue.is_away or self._confirmations is None:
+            return self._queue.silent_s
+        return self._clock.monotonic_s() - self._confirmed_s
+
+    @property
+    def queued_bytes(self) -> int:
+        """The bytes of commands that the client holds, and that aren't acknowledged."""
+        return self._queue.in_flight_bytes
+
+    @property
+    def spool_bytes(self) -> int:
+        """The disk space that the spool takes."""
+        return self._spool.used_bytes
 
     def check(self) -> None:
         """Raise the reason why no write may begin any more, because no command could name it.
@@ -427,13 +459,17 @@ class Outbox:
                 regions=(),
             )
 
-    def _count(self, partition: int, command: TrackingCommand) -> bool:
-        """Count a command that was queued; return True."""
+    def _count(self, partition: int, command: TrackingCommand, volume_bytes: int = 0) -> bool:
+        """Count a command that was queued; return True. volume_bytes: the size of its volume."""
         self._set_accepts_writes(not self._is_full)
         if command.session == self.session:
             self._sequences[command.volume, partition] += 1
         self.commands += 1
         self.extents += len(command.extents)
+        if command.kind is CommandKind.WRITES:
+            written = self.written[command.volume]
+            written.writes += len(command.extents)
+            written.size_bytes += command.extents.total_bytes(longest=volume_bytes)
         return True
 
     def _retry(self, offer: Callable[[], bool]) -> None:

@@ -151,6 +151,16 @@ class PublishQueue:
         return not self.waiting and self._has_room(1) and not self.is_away
 
     @property
+    def in_flight_bytes(self) -> int:
+        """The bytes of commands that the client holds, and that aren't acknowledged."""
+        return self._in_flight_bytes
+
+    @property
+    def silent_s(self) -> float:
+        """For how long Kafka has acknowledged nothing although commands wait; 0 for none."""
+        return self._clock.monotonic_s() - self._progress_s if self._in_flight else 0.0
+
+    @property
     def is_away(self) -> bool:
         """Return whether Kafka has acknowledged nothing for `away_s`, although commands wait."""
         return (

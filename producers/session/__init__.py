@@ -11,5 +11,6 @@ In reading order:
 - unvouched.py: what the log knows and the state folder doesn't, because it went back in time.
 - session_search.py: how a session asks the log for both.
 - settling.py: what a dead session left unpublished is published, and the session is closed.
+- figures.py: what a host is doing now, as numbers for metrics and reports.
 - parts.py: what these share of one session.
 """

@@ -32,6 +32,7 @@ from mirrorlog.producers.publishing.publish_queue import PublishLimits
 from mirrorlog.producers.session.clones import refuse_beside_original
 from mirrorlog.producers.session.description_watch import DescriptionWatch
 from mirrorlog.producers.session.fence import taken_over_error
+from mirrorlog.producers.session.figures import HostFigures, host_figures
 from mirrorlog.producers.session.opening import (
     OpenRequest,
     check_own_sessions,
@@ -201,6 +202,10 @@ class Host:
     def last_positions(self) -> Mapping[str, int]:
         """The position, by volume, of this session's last acknowledged command."""
         return self._outbox.last_positions
+
+    def figures(self) -> HostFigures:
+        """Return numbers for metrics and reports. Any thread may call it; it takes no lock."""
+        return host_figures(self._tracker, self._outbox, self._settings)
 
     def open(self, volume: Volume, device: BlockDevice, newly_created: bool) -> TrackedVolume:
         """Open one volume; see open_all()."""

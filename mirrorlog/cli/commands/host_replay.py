@@ -15,6 +15,11 @@ from mirrorlog.adapters.addresses import path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
+from mirrorlog.cli.support.metrics_option import (
+    MetricsOption,
+    metrics_printer,
+    with_metrics,
+)
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import ExitCode
@@ -76,6 +81,7 @@ def replay(
             "doesn't pause between writes.",
         ),
     ] = None,
+    metrics: MetricsOption = None,
     fork: ForkOption = None,
     fork_mode: ForkModeOption = "async",
 ) -> None:
@@ -83,7 +89,7 @@ def replay(
 
     Started again after a crash, the host continues where it was.
     """
-    call = invocation(context)
+    call = with_metrics(invocation(context), metrics)
     _allow_open_files()
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)
@@ -110,6 +116,7 @@ def _replay(call: Invocation, options: ReplayOptions, stopped: Callable[[], bool
     with ExitStack() as stack:
         wiring = HostWiring(options.host, call.settings, stack)
         host, volumes = _open_volumes(call, options, wiring, stack)
+        wiring.serve_metrics(host, metrics_printer(call.output))
         call.output.print_message("ready", {"volumes": len(volumes)})
         result = Replay(
             host,

@@ -16,6 +16,11 @@ from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.lookup import load_catalog
+from mirrorlog.cli.support.metrics_option import (
+    MetricsOption,
+    metrics_printer,
+    with_metrics,
+)
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -113,6 +118,7 @@ def serve(
             "The whole volume becomes dirty.",
         ),
     ] = None,
+    metrics: MetricsOption = None,
     fork: ForkOption = None,
     fork_mode: ForkModeOption = "async",
     tls: Annotated[
@@ -131,7 +137,7 @@ def serve(
     pid_file: DetachOption = None,
 ) -> None:
     """Serve a volume over NBD until stopped, and track every write to it."""
-    call = invocation(context)
+    call = with_metrics(invocation(context), metrics)
     nbdkit_path()
     if socket is not None and port is not None:
         raise BadUse("--socket and --port exclude each other", next="Name one.")
@@ -183,6 +189,7 @@ def _serve(
         wiring = HostWiring(options.host, call.settings, stack)
         device = wiring.open_primary(options.volume, address=options.primary)
         host, tracked = _open(call, options, volumes, wiring, device, stack)  # 1
+        wiring.serve_metrics(host, metrics_printer(call.output))
         export = _export(call, options, wiring, tracked, device)
         stack.callback(export.close)
         nbdkit = NbdkitProcess(

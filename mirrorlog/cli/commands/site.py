@@ -52,7 +52,7 @@ def run(
     run_site(
         name,
         folder,
-        with_metrics(invocation(context).settings, metrics),
+        with_metrics(invocation(context), metrics).settings,
         stopped=lambda: signalled is not None and signalled(),
         on_ready=on_ready,
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),

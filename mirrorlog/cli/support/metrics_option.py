@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.output import Output
-from mirrorlog.settings import Settings
 
 MetricsOption = Annotated[
     str | None,
@@ -21,9 +22,11 @@ MetricsOption = Annotated[
 ]
 
 
-def with_metrics(settings: Settings, address: str | None) -> Settings:
-    """Return the settings with the option's address, if there is one."""
-    return settings if address is None else settings.model_copy(update={"metrics": address})
+def with_metrics(call: Invocation, address: str | None) -> Invocation:
+    """Return the call with the option's address in its settings, if there is one."""
+    if address is None:
+        return call
+    return replace(call, settings=call.settings.model_copy(update={"metrics": address}))
 
 
 def metrics_printer(output: Output) -> Callable[[str], None]:
