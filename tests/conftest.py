@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from memory_folders import memory_root
 
 # The machine may be busy: no example fails because it takes long.
 settings.register_profile("mirrorlog", deadline=None)
 settings.load_profile("mirrorlog")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def fast_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the folder for files of processes: in memory if there is room, or on the disk."""
+    with memory_root(tmp_path_factory.getbasetemp()) as root:
+        yield root
 
 
 @pytest.fixture(scope="session")

@@ -48,8 +48,8 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder: Path = tmp_path_factory.mktemp("broker")
+def servers(fast_root: Path) -> Iterator[str]:
+    folder = fast_root / "contract-broker"
     with EmbeddedBroker(folder, prepare_runtime(Settings().cache_dir)) as broker:
         yield broker.bootstrap_servers
 

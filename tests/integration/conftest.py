@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from deadlines import DEADLINE_S
+from memory_folders import keep_small_files
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.settings import Settings, load_settings
+
+_HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note for tmp_path whether the test has failed."""
+    report = yield
+    item.stash[_HAS_FAILED] = item.stash.get(_HAS_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, fast_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Yield a new folder in memory, or on the disk for a test that is marked `disk`.
+
+    It is removed at the end. If the test failed, its small files are kept where pytest keeps such
+    folders, and the report names the folder.
+    """
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    if request.node.get_closest_marker("disk"):
+        yield tmp_path_factory.mktemp(name)
+        return
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix=f"{name[:12]}-"))
+    yield folder
+    if request.node.stash.get(_HAS_FAILED, False):
+        kept = tmp_path_factory.mktemp(name)
+        keep_small_files(folder, kept)
+        request.node.add_report_section("teardown", "files", f"its small files are in {kept}")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +70,9 @@ def nothing_left_running() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+def shared_broker(fast_root: Path) -> Iterator[EmbeddedBroker]:
     """Yield a broker for tests that use topics of a prefix of their own and leave it running."""
-    folder = tmp_path_factory.mktemp("shared-broker")
+    folder = fast_root / "shared-broker"
     with EmbeddedBroker(folder, prepare_runtime(load_settings(None, {}).cache_dir)) as broker:
         yield broker
 

@@ -84,6 +84,7 @@ def test_the_examples_of_the_documentation_run(
     assert named(world) == {1, 2, SIZE // BLOCK - 1, *range(256, 768)}
 
 
+@pytest.mark.disk
 @pytest.mark.parametrize("direct", [False, True])
 def test_threads_write_and_every_block_is_named(world: Run, primary: Path, direct: bool) -> None:
     try:

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def other_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    folder = tmp_path_factory.mktemp("other-broker")
+def other_broker(fast_root: Path) -> Iterator[EmbeddedBroker]:
+    folder = fast_root / "other-broker"
     with EmbeddedBroker(folder, prepare_runtime(Settings().cache_dir)) as broker:
         yield broker
 

@@ -107,8 +107,9 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    folder = tmp_path_factory.mktemp("secured")
+def secured(fast_root: Path) -> Iterator[Secured]:
+    folder = fast_root / "secured"
+    folder.mkdir()
     write_certificates(folder)
     numbers: list[int] = []
     for _ in range(3):
