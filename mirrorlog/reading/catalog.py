@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import Lock
 from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
@@ -31,6 +32,9 @@ class Catalog(Mapping[str, Volume]):
     A description never replaces one of a later history, or one from a command at a higher position:
     a node that was cut off may publish its old description late (invariant 10).
 
+    Any thread may call any method. A call of refresh() or poll() waits for the one that runs: what
+    that one has read but not taken yet would be missing otherwise.
+
     patience_s: how long refresh() waits for a broker that doesn't answer.
     """
 
@@ -46,14 +50,16 @@ class Catalog(Mapping[str, Volume]):
         self._cluster = ClusterCheck(admin)
         self._topic = CompactedTopic(reader, admin, topics.volumes, patience)
         self._volumes: dict[str, Volume] = {}
+        self._reading = Lock()
 
     def refresh(self) -> None:
         """Read every description published before the call.
 
         Raise KafkaFailed as read_through, WrongCluster if a description is of another cluster.
         """
-        for message in self._topic.read_to_end():
-            self._take_message(message)
+        with self._reading:
+            for message in self._topic.read_to_end():
+                self._take_message(message)
 
     def poll(self, timeout_s: float) -> None:
         """Take the descriptions that have arrived; wait up to `timeout_s` for one.
@@ -63,19 +69,20 @@ class Catalog(Mapping[str, Volume]):
         the topic was made anew, or the broker went back in time. The next call reads the topic
         from its beginning.
         """
-        try:
-            messages = self._topic.poll(timeout_s)
-        except OutOfRetention:
-            self._topic.start_over()
-            raise
-        refused: MirrorlogError | None = None
-        for message in messages:
+        with self._reading:
             try:
-                self._take_message(message)
-            except MirrorlogError as error:
-                refused = refused or error
-        if refused is not None:
-            raise refused
+                messages = self._topic.poll(timeout_s)
+            except OutOfRetention:
+                self._topic.start_over()
+                raise
+            refused: MirrorlogError | None = None
+            for message in messages:
+                try:
+                    self._take_message(message)
+                except MirrorlogError as error:
+                    refused = refused or error
+            if refused is not None:
+                raise refused
 
     def _take_message(self, message: Message) -> None:
         if message.key is None:
@@ -110,7 +117,7 @@ class Catalog(Mapping[str, Volume]):
         return self._volumes[volume]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._volumes)
+        return iter(list(self._volumes))  # another thread may take a description meanwhile
 
     def __len__(self) -> int:
         return len(self._volumes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
+from deadlines import DEADLINE_S
 from notation import volume
 
 from mirrorlog.changed.http import status_of
@@ -108,3 +110,60 @@ def test_a_volume_isnt_older_than_the_broker_says(behind_s: int, created_s: int)
     catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
     catalog.refresh()
     assert catalog["v"] == published
+
+
+class PausingReader(MemoryReader):
+    """A reader whose messages can be gone through only when `goes_on` is set."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.is_reading, self.goes_on = Event(), Event()
+
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        return PausedMessages(super().poll(timeout_s, max_messages=max_messages), self)
+
+
+class PausedMessages(list[Message]):
+    """The messages of one poll of a PausingReader."""
+
+    def __init__(self, messages: Sequence[Message], reader: PausingReader) -> None:
+        super().__init__(messages)
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[Message]:
+        self._reader.is_reading.set()
+        assert self._reader.goes_on.wait(DEADLINE_S)
+        return super().__iter__()
+
+
+def test_a_volume_is_known_after_a_refresh_also_while_another_thread_refreshes(
+    broker: MemoryBroker,
+) -> None:
+    """Two partitions of a node refresh at once: neither may refuse the command of a new volume."""
+    reader = PausingReader(broker)
+    catalog = Catalog(reader, broker, TOPICS, ManualClock())
+    known: list[bool] = []
+
+    def refresh() -> None:
+        catalog.refresh()
+        known.append("v" in catalog)
+
+    first, second = Thread(target=refresh), Thread(target=refresh)
+    first.start()
+    assert reader.is_reading.wait(DEADLINE_S)
+    second.start()
+    second.join(0.2)  # time for a refresh that doesn't wait for the other one
+    reader.goes_on.set()
+    for thread in (first, second):
+        thread.join(DEADLINE_S)
+    assert known == [True, True]
+
+
+def test_descriptions_can_be_taken_while_another_thread_goes_through_all(
+    broker: MemoryBroker,
+) -> None:
+    catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
+    catalog.refresh()
+    for name in catalog:
+        catalog.take(replace(volume(), volume=f"{name}-2"))
+    assert sorted(catalog) == ["v", "v-2"]
