@@ -5,8 +5,10 @@ package imports neither Faust nor a Kafka client.
 
     wiring.py      puts a node together from the settings and runs it
     node_folder.py the folder of a worker's state, which one process at a time uses
-    faust_worker/  everything that names Faust: the app, its transport, assignment, recovery, store
-    fold/          a batch of events becomes one flush of the log (no Faust, mostly pure)
+    engine.py      the port to the engine: partitions, batches, commits, messages, the table
+    faust_worker/  the engine on Faust: the app, its transport, assignment, recovery, store
+    partitions/    the work on the partitions that the engine gives to this worker
+    fold/          a batch of events becomes one flush of the log (mostly pure)
     history/       what shows that a partition's history ended, and how the next one begins
     table/         the table that holds the log, and the follower that fills it from the changelog
     compaction/    records roll up to coarser tiers and are deleted when they are too old

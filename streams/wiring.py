@@ -1,7 +1,8 @@
 """The one place that puts a node together: settings become parts, and the parts become a worker.
 
-`import faust` reads sys.argv and the environment. So whatever names Faust is imported inside
-`run_node` and `build_node`, and importing this module does not import Faust.
+The engine is chosen here: `run_node` takes the one on Faust, and tests give `build_node` one in
+memory. `import faust` reads sys.argv and the environment. So whatever names Faust is imported
+inside `run_node`, and importing this module does not import Faust.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.errors import MirrorlogError, exit_code_of
@@ -23,33 +24,32 @@ from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
-from mirrorlog.streams.faust_worker.partition_handover import PartitionHandover
-from mirrorlog.streams.faust_worker.partition_loops import (
+from mirrorlog.streams.engine import (
     AbortProcess,
-    FetchBudget,
-    FlushLimits,
-    PartitionLoops,
+    Engine,
+    EngineService,
+    EngineWork,
+    PartitionListener,
 )
-from mirrorlog.streams.faust_worker.source_topic import SourceTopic
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
+from mirrorlog.streams.partitions.partition_handover import PartitionHandover
+from mirrorlog.streams.partitions.partition_loops import FetchBudget, FlushLimits, PartitionLoops
+from mirrorlog.streams.partitions.source_topic import SourceTopic
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
+from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.table.log_table import LogTable
-from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
 from mirrorlog.streams.web.connections import ConnectionLimits, connection_limit
 from mirrorlog.streams.web.handlers import HttpParts
-from mirrorlog.streams.web.listen import HttpEndpoint, listen
-from mirrorlog.streams.web.partition_ownership import PartitionOwnership
+from mirrorlog.streams.web.http_server import HttpServer
+from mirrorlog.streams.web.listen import HttpEndpoint, group_instance_id, listen
+from mirrorlog.streams.web.partition_ownership import OwnershipListener, PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
 from mirrorlog.streams.web.server import build_http_app
-
-if TYPE_CHECKING:
-    from mirrorlog.streams.faust_worker.app import FaustApp
-    from mirrorlog.streams.faust_worker.faust_store import FaustStore
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -94,11 +94,10 @@ def run_node(
     """
     with ExitStack() as opened:
         settings, ports = _open_ports(settings, on_ready, on_failure, opened)
-        app = build_node(settings, ports)
+        engine = _faust_engine(settings, ports)
+        build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
-    with _bare_command_line():
-        from mirrorlog.streams.faust_worker.worker import run_worker
-    run_worker(app)
+    engine.run()
 
 
 def _open_ports(
@@ -164,38 +163,17 @@ class NodePorts:
     instance: str = ""
 
 
-def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
-    """Return the Faust app of a node, not started.
+def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
+    """Put a node together and connect it to the engine, which doesn't run yet.
 
     settings: `partitions` is the number that the commands topic really has.
     """
-    with _bare_command_line():
-        from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports, send_all
-        from mirrorlog.streams.faust_worker.app import (
-            connect_signals,
-            install_agent,
-            make_app,
-            seen_end,
-        )
-        from mirrorlog.streams.faust_worker.faust_recovery import follow_changelog
-        from mirrorlog.streams.faust_worker.faust_store import FaustStore
-    topics = settings.topics
+    topics, store = settings.topics, engine.store
     gate = CommitGate(topics.commands)
     fetch_budget = FetchBudget(settings.node_backlog_bytes)
-    app = make_app(
-        settings, group_name(settings), ports.endpoint, gate, fetch_budget, ports.instance
-    )
-    store = FaustStore(app, topics.changelog, {"block_cache_size": settings.node_block_cache_bytes})
-    follow_changelog(app, ChangelogFollower(store, ports.changelog), ports.abort)
-
-    send_reports = SendReports(ports.clock)
-
-    async def send(messages: Sequence[Outgoing]) -> list[int]:
-        return await send_all(app.producer, messages, settings.patience_s, send_reports)
-
-    table = LogTable(send, store, topics, gate)
+    table = LogTable(engine.send, store, topics, gate)
     histories = PartitionHistories(
-        RenewalPorts(table, send, ports.catalog, topics), ports.source, ports.clock
+        RenewalPorts(table, engine.send, ports.catalog, topics), ports.source, ports.clock
     )
     compactor = LogCompactor(
         table, ports.catalog, ports.open_reports, ports.clock, _compaction_settings(settings)
@@ -213,9 +191,7 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
     )
-    loops = PartitionLoops(
-        folder, fetch_budget, limits, ports.abort, partial(seen_end, app, topics.commands)
-    )
+    loops = PartitionLoops(folder, fetch_budget, limits, ports.abort, engine.seen_end)
     handover = PartitionHandover(
         table=table,
         gate=gate,
@@ -227,29 +203,37 @@ def build_node(settings: Settings, ports: NodePorts) -> FaustApp:
         abort=ports.abort,
         on_ready=ports.on_ready,
     )
-    connect_signals(app, store, topics.commands, handover)
-    install_agent(app, topics.commands, loops, ports.abort)
+    listeners: list[PartitionListener] = [handover]
+    services: list[EngineService] = []
     if ports.endpoint:
-        _install_http(app, settings, ports.endpoint, store, ports.clock)
-    return app
-
-
-def _install_http(
-    app: FaustApp, settings: Settings, endpoint: HttpEndpoint, store: FaustStore, clock: Clock
-) -> None:
-    """Make the HTTP server a part of the worker: it starts and stops with it."""
-    from mirrorlog.streams.faust_worker.http_service import (
-        HttpService,
-        follow_ownership,
-        open_table_view,
-        worker_urls,
+        ownership = PartitionOwnership(engine.worker_urls)
+        listeners.append(OwnershipListener(ownership))
+        services.append(
+            _http_server(settings, ports.endpoint, ownership, store.open_view, ports.clock)
+        )
+    engine.connect(
+        EngineWork(
+            listeners=listeners,
+            recovery=ChangelogFollower(store, ports.changelog),
+            positions=gate,
+            batches=loops,
+            services=services,
+            abort=ports.abort,
+        )
     )
 
-    ownership = PartitionOwnership(partial(worker_urls, app, store))
-    follow_ownership(app, store, ownership, settings.topics.commands)
+
+def _http_server(
+    settings: Settings,
+    endpoint: HttpEndpoint,
+    ownership: PartitionOwnership,
+    open_view: Callable[[int], TableView],
+    clock: Clock,
+) -> HttpServer:
+    """Return the HTTP server of the worker."""
     parts = HttpParts(
         ownership=ownership,
-        open_view=partial(open_table_view, store),
+        open_view=open_view,
         client_pool=ClientPool(partial(_open_query_clients, settings, clock)),
         query_threads=QueryThreads(settings.node_http_queries),
         topics=settings.topics,
@@ -261,7 +245,19 @@ def _install_http(
     limits = ConnectionLimits(
         connection_limit(settings.node_http_connections), settings.node_http_idle_s
     )
-    app.add_dependency(HttpService(build_http_app(parts), endpoint, limits))
+    return HttpServer(build_http_app(parts), endpoint, limits)
+
+
+def _faust_engine(settings: Settings, ports: NodePorts) -> Engine:
+    with _bare_command_line():
+        from mirrorlog.streams.faust_worker.faust_engine import FaustEngine
+    return FaustEngine(
+        settings,
+        group=group_name(settings),
+        member=group_instance_id(settings.node_name, ports.instance, ports.endpoint),
+        url=ports.endpoint.url if ports.endpoint else None,
+        clock=ports.clock,
+    )
 
 
 def group_name(settings: Settings) -> str:

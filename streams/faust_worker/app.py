@@ -5,51 +5,29 @@ Importing this module imports Faust, which reads sys.argv and the environment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import faust
 from faust.types import TP
 
 from mirrorlog.settings import Settings
+from mirrorlog.streams.engine import AbortProcess, BatchSink, FetchedBatch, PartitionListener
 from mirrorlog.streams.faust_worker.assignment import EvenAssignor
 from mirrorlog.streams.faust_worker.faust_recovery import ChangelogTableManager
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.faust_worker.gated_transport import gated_transport
 from mirrorlog.streams.faust_worker.kafka_options import faust_settings
-from mirrorlog.streams.faust_worker.partition_handover import PartitionHandover
-from mirrorlog.streams.faust_worker.partition_loops import (
-    AbortProcess,
-    FetchBudget,
-    FetchedBatch,
-    PartitionLoops,
-)
 from mirrorlog.streams.fold.batch import EventBatch
-from mirrorlog.streams.fold.commit_gate import CommitGate
-from mirrorlog.streams.web.listen import HttpEndpoint, group_instance_id
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
 
-FaustApp: TypeAlias = faust.App
 
+def make_app(settings: Settings, *, group: str, member: str, url: str | None) -> faust.App:
+    """Return the app, not started and without a transport, a table, an agent or a service.
 
-def make_app(
-    settings: Settings,
-    group: str,
-    endpoint: HttpEndpoint | None,
-    gate: CommitGate,
-    fetch_budget: FetchBudget,
-    instance: str = "",
-) -> faust.App:
-    """Return the app, not started and without a table, an agent or a service.
-
-    settings: `partitions` is the number that the commands topic really has.
-    group:    the consumer group; also the app's id, and so the name of its state folder.
-    endpoint: where the worker answers over HTTP; None if it doesn't.
-    instance: what tells the worker from others of its name (node_folder.NodeFolder).
+    The arguments are those of FaustEngine.
     """
-    member = group_instance_id(settings.node_name, instance, endpoint)
-    app = faust.App(
+    return faust.App(
         group,
         **faust_settings(settings.bootstrap_servers, settings.kafka),
         autodiscover=False,
@@ -63,7 +41,7 @@ def make_app(
         topic_partitions=settings.partitions,
         web_enabled=False,
         # The address that the worker tells its group. Each worker needs one of its own.
-        canonical_url=endpoint.url if endpoint else f"off://{member}",
+        canonical_url=url or f"off://{member}",
         key_serializer="raw",
         value_serializer="raw",
         # Faust lets the environment overrule what is given here, as by PRODUCER_ACKS=0.
@@ -90,38 +68,59 @@ def make_app(
         stream_buffer_maxsize=4096,
         stream_wait_empty=False,
     )
-    app.transport = gated_transport(gate, fetch_budget)(app.conf.broker_consumer, app)
-    return app
 
 
 def connect_signals(
-    app: faust.App, store: FaustStore, topic: str, handover: PartitionHandover
+    app: faust.App,
+    store: FaustStore,
+    topic: str,
+    listeners: Sequence[PartitionListener],
+    abort: AbortProcess,
 ) -> None:
-    """Tell `handover` which partitions of `topic` the app is assigned and loses.
+    """Tell `listeners` which partitions of `topic` the app is assigned and loses.
 
     Faust emits "assigned" before the tables are recovered, and on_recover after it.
     """
+
+    def release(tps: Iterable[TP]) -> None:
+        moved = partitions(tps)
+        for listener in listeners:
+            listener.release(moved)
 
     def partitions(tps: Iterable[TP]) -> list[int]:
         return [tp.partition for tp in tps if tp.topic == topic]
 
     async def revoked(_app: Any, revoked: set[TP], **_: Any) -> None:
-        handover.release(partitions(revoked))
+        release(revoked)
 
     async def assigned(_app: Any, assigned: set[TP], **_: Any) -> None:
-        handover.release(partitions(assigned))
+        release(assigned)
 
     async def stopping(_app: Any, **_: Any) -> None:
-        handover.stop()
+        for listener in listeners:
+            listener.stop()
 
     async def recovered() -> None:
-        await handover.start(sorted(partitions(app.assignor.assigned_actives())))
+        try:
+            await _start(sorted(partitions(app.assignor.assigned_actives())), store, listeners)
+        except Exception as error:  # noqa: BLE001
+            abort(error)
 
     signals: Any = app
     signals.on_before_shutdown.connect(stopping, weak=False)
     signals.on_partitions_revoked.connect(revoked, weak=False)
     signals.on_partitions_assigned.connect(assigned, weak=False)
     store.table.on_recover(recovered)
+
+
+async def _start(
+    partitions: Sequence[int], store: FaustStore, listeners: Sequence[PartitionListener]
+) -> None:
+    """Open the tables of the partitions and let the listeners start their work."""
+    for partition in partitions:
+        store.open(partition)
+    for listener in listeners:
+        await listener.start(partitions)
 
 
 def seen_end(app: faust.App, topic: str, partition: int) -> int | None:
@@ -132,8 +131,19 @@ def seen_end(app: faust.App, topic: str, partition: int) -> int | None:
     return consumer.highwater(tp) if tp in consumer.assignment() else None
 
 
-def install_agent(app: faust.App, topic: str, loops: PartitionLoops, abort: AbortProcess) -> None:
-    """Make the agent that hands the batches of `topic` to the loops.
+def worker_urls(app: faust.App, store: FaustStore) -> dict[int, str]:
+    """Return the address of each partition's worker, as the group's assignment tells it."""
+    topics_by_url = app.router.table_metadata(store.table.name)
+    return {
+        partition: url
+        for url, topics in topics_by_url.items()
+        for partitions in topics.values()
+        for partition in partitions
+    }
+
+
+def install_agent(app: faust.App, topic: str, batches: BatchSink, abort: AbortProcess) -> None:
+    """Make the agent that hands on the batches of `topic`.
 
     An exception that left its body would acknowledge what wasn't processed: `abort` ends the
     process instead.
@@ -145,7 +155,7 @@ def install_agent(app: faust.App, topic: str, loops: PartitionLoops, abort: Abor
             try:
                 batch: EventBatch = event.value
                 size_bytes = sum(len(value) for value in batch.values if value is not None)
-                loops.put(FetchedBatch(batch, size_bytes, partial(stream.ack, event)))
+                batches.put(FetchedBatch(batch, size_bytes, partial(stream.ack, event)))
             except Exception as error:  # noqa: BLE001
                 abort(error)
 

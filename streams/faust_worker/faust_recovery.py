@@ -1,4 +1,4 @@
-"""Faust's table manager, with the changelog follower in the place of Faust's recovery.
+"""Faust's table manager, with the node's own recovery in the place of Faust's.
 
 docs/decisions/recovery.md says what Faust's own recovery does and why it is not used. The classes
 override methods of faust-streaming 0.15.3 that are not all public.
@@ -14,14 +14,13 @@ import faust
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from mirrorlog.streams.faust_worker.partition_loops import AbortProcess
-from mirrorlog.streams.table.changelog_follower import ChangelogFollower
+from mirrorlog.streams.engine import AbortProcess, TableRecovery
 
 
 class ChangelogTableManager(TableManager):
     """Faust's tables, brought up to the changelog by a follower (`follow_changelog`)."""
 
-    follower: ChangelogFollower
+    follower: TableRecovery
     abort: AbortProcess
 
     @property
@@ -115,7 +114,7 @@ class _ChangelogRecovery(Recovery):
         return sorted(tp.partition for tp in tps if tp.topic in self.tables.changelog_topics)
 
 
-def follow_changelog(app: faust.App, follower: ChangelogFollower, abort: AbortProcess) -> None:
+def follow_changelog(app: faust.App, follower: TableRecovery, abort: AbortProcess) -> None:
     """Let `follower` recover the app's tables. Call it before the app starts.
 
     abort: ends the process when the follower fails.

@@ -1,4 +1,4 @@
-"""The table of the log in RocksDB, as a Faust table. Implements the ports of table/local_store.py.
+"""The table of the log in RocksDB, as a Faust table. Implements engine.WorkerStore.
 
 Faust's own `table[key] = value` writes the store at once and sends the changelog record without
 waiting for it. Nothing here uses it: rows whose messages are acknowledged are written through the
@@ -15,7 +15,9 @@ from typing import Any, Final
 import faust
 from faust.types import TP
 
+from mirrorlog.errors import NodeUnavailable
 from mirrorlog.streams.table.local_store import Row, rows_to_keep
+from mirrorlog.streams.table.rocks_view import RocksTableView
 from mirrorlog.tracking_log.keys import above_prefix
 
 _IDENTITY_KEY: Final = b"__faust\0changelog__"
@@ -41,6 +43,24 @@ class FaustStore:
             ),
             options=dict(options),
         )
+
+    def open(self, partition: int) -> None:
+        """Open the partition's table if it isn't open, and create it if there is none."""
+        self.table.data._db_for_partition(partition)
+
+    def open_view(self, partition: int) -> RocksTableView:
+        """Open a view of a partition's table, from any thread (WorkerStore.open_view).
+
+        It never opens the table itself: the partition may belong to another worker by now.
+        """
+        table: Any = self.table.data._dbs.get(partition)
+        if table is None:
+            raise NodeUnavailable(
+                "the partition's table isn't open",
+                where=f"partition {partition}",
+                next="Ask again.",
+            )
+        return RocksTableView(table)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return the value of the row with this key, None if the table has no such row."""

@@ -1,6 +1,6 @@
 """Faust's Kafka transport with three changes.
 
-- The commit gate decides what the consumer commits, not the acknowledgements of Faust's streams.
+- The node decides what the consumer commits, not the acknowledgements of Faust's streams.
 - The records that one poll brings for a partition of the commands topic are handed on as one
   message, whose value is an EventBatch. Faust wraps every message in several tasks, which costs
   more than folding a small command.
@@ -21,10 +21,9 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from mirrorlog.domain.retry_reports import RetryReports
-from mirrorlog.streams.faust_worker.partition_loops import FetchBudget
+from mirrorlog.streams.engine import BatchSink, CommitPositions
 from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
-from mirrorlog.streams.fold.commit_gate import CommitGate
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -40,10 +39,10 @@ class _FetchedRecords:
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer. Commits what `gate` allows, and fetches while `fetch_budget` has room."""
+    """Faust's consumer. Commits what `gate` allows, and fetches while `batches` has room."""
 
-    gate: ClassVar[CommitGate]
-    fetch_budget: ClassVar[FetchBudget]
+    gate: ClassVar[CommitPositions]
+    batches: ClassVar[BatchSink]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -89,8 +88,8 @@ class GatedConsumer(driver.Consumer):
             await super()._add_gap(tp, offset_from, offset_to)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        """Fetch once the budget has room; return (records by partition, active partitions)."""
-        has_room: Any = self.fetch_budget.has_room
+        """Fetch once there is room; return (records by partition, active partitions)."""
+        has_room: Any = self.batches.has_room
         await self.wait(has_room)  # it also returns when the consumer is stopped
         records, active = await super()._wait_next_records(timeout)
         if records is None:
@@ -147,7 +146,7 @@ class GatedConsumer(driver.Consumer):
         )
 
 
-def gated_transport(gate: CommitGate, fetch_budget: FetchBudget) -> type[driver.Transport]:
-    """Return a transport class whose consumer uses this gate and this budget."""
-    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "fetch_budget": fetch_budget})
+def gated_transport(gate: CommitPositions, batches: BatchSink) -> type[driver.Transport]:
+    """Return a transport class whose consumer commits and fetches as these say."""
+    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "batches": batches})
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

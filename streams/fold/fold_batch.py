@@ -59,7 +59,7 @@ class DurableLog(Protocol):
 
 
 class CommandsSource(Protocol):
-    """The part of SourceTopic that the fold needs (streams/faust_worker/source_topic.py)."""
+    """The part of SourceTopic that the fold needs (streams/partitions/source_topic.py)."""
 
     def gap_reason(self, partition: int, *, first: int, end: int) -> str | None:
         """Return what happened to the commands in [first, end).

@@ -3,6 +3,7 @@
 listen.py               binds the socket, and names the worker in its group after the address
 connections.py          how many connections there may be, and for how long without a request
 server.py               routes
+http_server.py          starts and stops the server with the engine
 error_responses.py      errors as JSON objects, and the token
 request_parameters.py   parameters of a request, checked
 handlers.py             what each route does: answer here, or pass the request on
@@ -11,7 +12,6 @@ forward.py              passes a request on to the worker that has the partition
 query_threads.py        threads for questions, which rest so that the node's work goes on
 client_pool.py          Kafka clients for questions
 table_logs.py           the log of one volume, read from the table
-rocks_view.py           a view of one state of a partition's table in RocksDB
 page_cache.py           results that are kept for their next page
 responses.py            JSON objects and streamed listings
 openapi.py, docs.html   the description of all of this, for programs and for people

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mirrorlog.errors import NodeUnavailable
 
@@ -12,8 +12,8 @@ class PartitionOwnership:
 
     It owns them from the end of their recovery until the next rebalance begins. A standby's copy
     may be incomplete, and belongs to no owner. Whoever reads a table must check again and again
-    that the partition is still owned: when the partition comes back, Faust can't open its table
-    before the last reader has released it.
+    that the partition is still owned: when the partition comes back, the engine can't open its
+    table before the last reader has released it.
 
     read_owners: returns the address of each partition's worker, as the group's assignment tells it.
     """
@@ -74,3 +74,22 @@ class PartitionOwnership:
                 )
 
         return check
+
+
+class OwnershipListener:
+    """Keeps `ownership` up to date with the engine (engine.PartitionListener)."""
+
+    def __init__(self, ownership: PartitionOwnership) -> None:
+        self._ownership = ownership
+
+    def release(self, partitions: Collection[int]) -> None:
+        """Own nothing from now on, whichever `partitions` move: any rebalance begins so."""
+        del partitions
+        self._ownership.revoke()
+
+    async def start(self, partitions: Sequence[int]) -> None:
+        """Own the worker's partitions: their tables are complete."""
+        self._ownership.assign(partitions)
+
+    def stop(self) -> None:
+        """Do nothing: questions are answered until the HTTP server stops."""

@@ -20,7 +20,6 @@ from mirrorlog.codec.events import encode
 from mirrorlog.errors import KafkaFailed, NodeUnavailable
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.faust_worker.http_service import open_table_view
 from mirrorlog.streams.table.local_store import Row, TableView
 from mirrorlog.streams.web.table_logs import TableLogSource
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
@@ -59,7 +58,7 @@ class RocksTable:
         self.store.write(0, rows, range(self.positions - len(rows), self.positions))
 
     def view(self) -> TableView:
-        return open_table_view(self.store, 0)
+        return self.store.open_view(0)
 
 
 @pytest.fixture(params=["memory", "rocksdb"])

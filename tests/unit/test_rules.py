@@ -30,6 +30,7 @@ One file names Prometheus'  | consumers/state/breach.py    | import prometheus_c
 The command line alone talks | streams/fold/breach.py       | import rich
 One file names the bitmaps'  | mirrorlog/domain/breach.py   | import pyroaring
 The worker alone names Faust | streams/web/breach.py        | import faust
+The node meets its engine at | streams/table/breach.py      | import mirrorlog.streams.faust_worker
 """
 
 # rule of ruff | file | source

@@ -17,12 +17,12 @@ from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
-from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
+from mirrorlog.streams.partitions.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row, rows_to_keep
 from mirrorlog.streams.table.log_table import LogTable

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from deadlines import DEADLINE_S
 
-from mirrorlog.streams.faust_worker import partition_loops
-from mirrorlog.streams.faust_worker.partition_loops import (
+from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.partitions import partition_loops
+from mirrorlog.streams.partitions.partition_loops import (
     FetchBudget,
     FetchedBatch,
     FlushLimits,
     PartitionLoops,
 )
-from mirrorlog.streams.fold.batch import EventBatch
 
 
 class Processor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorlog.streams.faust_worker.start_positions import (
+from mirrorlog.streams.partitions.start_positions import (
     PartitionBounds,
     plan_first_commits,
     plan_start_position,

@@ -63,10 +63,8 @@ from pathlib import Path
 from mirrorlog.settings import Settings
 sys.argv = sys.argv[:1]
 from mirrorlog.streams.faust_worker.app import make_app
-from mirrorlog.streams.faust_worker.partition_loops import FetchBudget
-from mirrorlog.streams.fold.commit_gate import CommitGate
 settings = Settings(state_dir=Path("x"), kafka={"isolation.level": "read_committed"})
-conf = make_app(settings, "g", None, CommitGate("t"), FetchBudget(1)).conf
+conf = make_app(settings, group="g", member="m", url=None).conf
 print(conf.processing_guarantee.value, conf.producer_acks, conf.consumer_auto_offset_reset)
 """
 

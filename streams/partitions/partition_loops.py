@@ -8,18 +8,17 @@ more is fetched while it is used up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NoReturn, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from mirrorlog.streams.engine import AbortProcess, FetchedBatch
 from mirrorlog.streams.fold.batch import EventBatch
 
 _LOOK_S: Final = 1.0
 """How often the loops look for partitions whose end moved on without a command."""
 SeenEnd: TypeAlias = Callable[[int], int | None]
 """Returns where a partition ended at the consumer's last fetch of it, None if it isn't known."""
-AbortProcess: TypeAlias = Callable[[BaseException], NoReturn]
-"""Ends the process at once, so that nothing more is acknowledged."""
 
 
 class FetchBudget:
@@ -44,18 +43,6 @@ class FetchBudget:
         self._used_bytes -= size_bytes
         if self._used_bytes < self._limit_bytes:
             self.has_room.set()
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedBatch:
-    """A batch as it was fetched.
-
-    acknowledge: called once the log holds the batch's commands.
-    """
-
-    batch: EventBatch
-    size_bytes: int
-    acknowledge: Callable[[], Awaitable[None]]
 
 
 class BatchProcessor(Protocol):
@@ -104,7 +91,7 @@ class _PartitionLoop:
 
 
 class PartitionLoops:
-    """The loops of this worker.
+    """The loops of this worker. The engine puts what it fetches here (engine.BatchSink).
 
     abort: ends the process. An error that only ended a loop would let the consumer go on, and its
     commands would be passed over.
@@ -138,6 +125,11 @@ class PartitionLoops:
                 loop.task = asyncio.create_task(
                     self._run(partition, loop), name=f"mirrorlog-partition-{partition}"
                 )
+
+    @property
+    def has_room(self) -> asyncio.Event:
+        """The event that is set while more may be fetched."""
+        return self._fetch_budget.has_room
 
     def put(self, fetched: FetchedBatch) -> None:
         """Queue a fetched batch for its partition's loop.

@@ -1,4 +1,4 @@
-"""What the node does when its group gives partitions to this worker or takes them away."""
+"""What the node does when the engine gives partitions to this worker or takes them away."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.compaction.compactor import LogCompactor
-from mirrorlog.streams.faust_worker.partition_loops import AbortProcess, PartitionLoops
-from mirrorlog.streams.faust_worker.source_topic import SourceTopic
-from mirrorlog.streams.faust_worker.start_positions import plan_start_position
+from mirrorlog.streams.engine import AbortProcess
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.history.partition_histories import PartitionHistories
+from mirrorlog.streams.partitions.partition_loops import PartitionLoops
+from mirrorlog.streams.partitions.source_topic import SourceTopic
+from mirrorlog.streams.partitions.start_positions import plan_start_position
 from mirrorlog.streams.table.log_table import LogTable
 
 log = logging.getLogger("mirrorlog.node")
@@ -21,7 +22,7 @@ log = logging.getLogger("mirrorlog.node")
 
 @dataclass(frozen=True, slots=True)
 class PartitionHandover:
-    """Starts and stops the work on partitions. Call it from the event loop.
+    """Starts and stops the work on partitions (engine.PartitionListener).
 
     on_ready: called with the worker's partitions each time that the work on them has started.
     """

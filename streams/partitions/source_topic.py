@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
-from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.ports.streams import TopicReader
+from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.commands_now import anchor_at, commands_now
 from mirrorlog.reading.read_through import ReadPatience, read_range
-from mirrorlog.streams.faust_worker.start_positions import PartitionBounds, plan_first_commits
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.partitions.start_positions import PartitionBounds, plan_first_commits
 from mirrorlog.tracking_log.breaks import CommandsNow
 
 _COMMANDS_AT_ONCE: Final = 1000
+
+
+class GroupAdmin(TopicAdmin, Protocol):
+    """The part of KafkaAdmin that is used (mirrorlog/adapters/kafka/admin.py)."""
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return (the oldest position that is kept, the position that the next message gets)."""
+
+    def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
+        """Return by partition what the group has committed; None where it has nothing."""
+
+    def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Commit positions for a group. Raise KafkaFailed if the group has members."""
 
 
 class SourceTopic:
@@ -29,7 +41,7 @@ class SourceTopic:
 
     def __init__(
         self,
-        admin: KafkaAdmin,
+        admin: GroupAdmin,
         open_reader: Callable[[], TopicReader],
         *,
         topic: str,
