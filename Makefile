@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-slow soak check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
+.PHONY: demo test test-busy test-slow soak seeds check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -25,6 +25,9 @@ test-slow: setup ## what takes minutes and isn't in the suite
 MINUTES ?= 30
 soak: setup ## a healthy run that must print no warning; half an hour, or MINUTES=12
 	MIRRORLOG_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -m slow tests/integration/test_soak.py
+
+seeds: setup ## the simulations of faults with 10,000 seeds, which takes hours; ARGS='--first 5000 --count 100'
+	$(BIN)/python tests/run_seeds.py $(ARGS)
 
 check: setup ## format, lint, types, imports that an editor can follow, and who may import whom
 	$(BIN)/ruff format --check .
