@@ -46,7 +46,8 @@ class CommandColumns:
     """n events as columns of length n. Only the rows with `plain` are valid.
 
     plain: the event has the newest contract, and is a WRITES with nothing but extents, or a
-    SESSION_OPEN or HEARTBEAT without extents.
+    SESSION_OPEN or HEARTBEAT without extents. Whether its extents have known kinds isn't looked at
+    (extents_of).
     sender: an index into `senders`; -1 if not plain.
     numbers: by name, the contract's fields that are numbers. An acknowledged_position of -1 is
     null.

@@ -67,7 +67,10 @@ class LogReader:
     """Reads the changelog from the oldest record that compaction left.
 
     A row counts only once a watermark follows it. Before that, other rows of the same flush may be
-    unread, and neither a head's promise (invariant 8) nor a record's coverage would be whole.
+    unread, and neither a head's promise (invariant 8) nor a record's coverage would be whole. A
+    head or a beat counts only with a watermark that has reached its position, too. A worker that
+    dies in a flush leaves its heads without their watermark, and the next watermark may be the one
+    before that flush, which a worker writes again beside a roll-up.
 
     A watermark counts only once the reader was at the partition's end after it. While the reader
     reads, records are rolled up, and their parts may be compacted away before the reader meets the
@@ -208,12 +211,13 @@ class LogReader:
         if known is None or watermark.order >= known.order:
             self.watermarks[partition] = watermark
         rows, later = pending.rows[:count], pending.rows[count:]
-        # Rows of the next history wait for its first watermark.
-        early = [row for row in rows if _epoch(row) > watermark.epoch]
+        counting = self.watermarks[partition].order
+        now = [row for row in rows if _order(row) <= counting]
+        early = [row for row in rows if _order(row) > counting]
         pending.rows = [*early, *later]
         pending.rows_before = max(0, pending.rows_before - count) + len(early)
         pending.polls, pending.question = 0, None
-        return self._count(partition, rows, is_wanted)
+        return self._count(partition, now, is_wanted)
 
     def _count(self, partition: int, rows: Iterable[LogRow], is_wanted: IsWanted) -> set[str]:
         """Add rows to the logs; return their volumes."""
@@ -287,6 +291,14 @@ class LogReader:
             return None
 
 
-def _epoch(row: LogRow) -> int:
-    """Return the epoch of the history to which a row belongs; NO_EPOCH for a record's."""
-    return row.epoch if isinstance(row, SessionBeat | VolumeHead) else NO_EPOCH
+def _order(row: LogRow) -> tuple[int, int]:
+    """Return the order of the first watermark with which a row may count (Watermark.order).
+
+    A record's may be any: what it says stays true.
+    """
+    match row:
+        case SessionBeat():
+            return row.epoch, row.position
+        case VolumeHead():
+            return row.epoch, max(row.through, row.order[1])
+    return NO_EPOCH, BEFORE_FIRST

@@ -50,6 +50,8 @@ class LogTable:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
         self.counters: Final = FlushCounters()
+        # By partition, the highest position of a row that this worker appended.
+        self._acknowledged: dict[int, int] = {}
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -112,10 +114,22 @@ class LogTable:
         """
         if rows:
             positions = await self._send_rows(partition, rows)
-            self._store.write(partition, rows, positions)
+            self._write(partition, rows, positions)
             for key, value in rows:
                 if value is not None and key.startswith(RECORD_PREFIX):
                     self.counters.note_record(read_record_key(key).tier)
+
+    def _write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        """Write acknowledged rows to the store.
+
+        The store's changelog position moves only if nobody else's rows lie before or between these.
+        A worker that lost the partition may still send some. The table lacks them, so the next
+        start reads the changelog from the position where they began.
+        """
+        end = self._store.changelog_position(partition)
+        if end is not None and max(positions) != end + len(positions):
+            positions = [end] * len(rows)
+        self._store.write(partition, rows, positions)
 
     async def _send_rows(self, partition: int, rows: Sequence[Row]) -> list[int]:
         """Append rows to the changelog; return their positions there, acknowledged.
@@ -125,8 +139,12 @@ class LogTable:
         """
         topic = self._topics.changelog
         positions = await self._send([Outgoing(topic, partition, *row) for row in rows])
-        end = self._store.changelog_position(partition)
-        if positions and end is not None and min(positions) <= end:
+        stored = self._store.changelog_position(partition)
+        end = max(
+            BEFORE_FIRST if stored is None else stored,
+            self._acknowledged.get(partition, BEFORE_FIRST),
+        )
+        if positions and min(positions) <= end:
             raise OutOfRetention(
                 f"the broker went back in time: a row of the log was acknowledged at position "
                 f"{min(positions)}, and an earlier one at {end}",
@@ -134,6 +152,8 @@ class LogTable:
                 next="Start the node again: it rebuilds its table, and renews the history of the "
                 "partition if commands were lost too.",
             )
+        if positions:
+            self._acknowledged[partition] = max(positions)
         return positions
 
     async def repeat_watermark(self, partition: int) -> None:
@@ -198,7 +218,7 @@ class LogTable:
         positions = await self._send_rows(partition, rows)  # 2
         watermark = (watermark_key(partition), encode(plan.watermark))
         positions += await self._send_rows(partition, [watermark])  # 3
-        self._store.write(partition, [*rows, watermark], positions)  # 4
+        self._write(partition, [*rows, watermark], positions)  # 4
         for record in (*plan.records, *(packed.header for packed in plan.packed)):
             self._flushed[partition].setdefault(record.volume, record.after)
         await self._send(self._replies(plan))  # 5

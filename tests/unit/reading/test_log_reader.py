@@ -68,7 +68,7 @@ class World:
             beat = SessionBeat(
                 session="s",
                 host="h",
-                position=0,
+                position=int(number) + 1,
                 acknowledged_position=int(number),
                 at_us=0,
                 epoch=epoch,
@@ -155,6 +155,23 @@ def test_a_watermark_of_a_worker_that_lost_the_partition_takes_nothing_back() ->
     world.put("W5")
     log.poll(0)
     assert log.watermarks[0].through == 9
+
+
+def test_heads_and_beats_of_a_flush_that_broke_off_wait_for_its_watermark() -> None:
+    """Before it, the worker that continues writes the watermark of the flush before."""
+    world = World()
+    for text in ("-1..4", "H4", "B3", "W4", "4..9", "H9", "B8", "W4"):
+        world.put(text)
+    log = LogReader(world.broker.reader(), world.broker, TOPIC)
+    log.poll(0)
+    head = log.logs["v"].head
+    assert head is not None
+    assert (log.watermarks[0].through, head.through, log.beats[0]) == (4, 4, {"s": 3})
+    world.put("W9")
+    log.poll(0)
+    head = log.logs["v"].head
+    assert head is not None
+    assert (log.watermarks[0].through, head.through, log.beats[0]) == (9, 9, {"s": 8})
 
 
 def test_rows_that_arent_for_this_reader_are_passed_over_and_damaged_ones_are_loud(
