@@ -73,6 +73,14 @@ class Topics:
         """The applied position and the state of each secondary."""
         return f"{self.prefix}progress"
 
+    @property
+    def reports(self) -> str:
+        """The last report of each host and of each worker of the node, for people.
+
+        Clusters of older releases lack it, and everything works without it.
+        """
+        return f"{self.prefix}reports"
+
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
         """Return the specification of every topic. All hold the broker's times.
 
@@ -103,4 +111,5 @@ class Topics:
             ),
             TopicSpec(self.changelog, {**_COMPACTED, **durable}),
             TopicSpec(self.progress, {**_COMPACTED, **BROKER_TIME}, one_partition=True),
+            TopicSpec(self.reports, {**_COMPACTED, **BROKER_TIME}, one_partition=True),
         ]

@@ -36,6 +36,14 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
+from mirrorlog.domain.reports import (
+    ForkReport,
+    HostReport,
+    HostState,
+    NodePartitionState,
+    NodeReport,
+    PartitionReport,
+)
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState, is_behind_known
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
@@ -181,6 +189,8 @@ def _contracts() -> Mapping[type, _Contract]:
         Quarantined: _Contract("quarantined", _plain, lambda f: Quarantined(**f)),
         SiteProgress: _Contract("site_progress", _plain, _progress),
         SiteLease: _Contract("site_lease", _plain, lambda f: SiteLease(**f)),
+        HostReport: _Contract("host_report", _host_report_fields, _host_report),
+        NodeReport: _Contract("node_report", _node_report_fields, _node_report),
     }
 
 
@@ -335,3 +345,24 @@ def _progress(record: Fields) -> SiteProgress:
         # Sites that write older versions of the contract report 0 for what they don't know.
         known |= dict.fromkeys(("behind_blocks", "behind_bytes", "lag_s"))
     return SiteProgress(**record | known)
+
+
+def _host_report_fields(report: HostReport) -> Fields:
+    return _plain(report) | {"forks": [_plain(fork) for fork in report.forks]}
+
+
+def _host_report(record: Fields) -> HostReport:
+    forks = tuple(ForkReport(**fork) for fork in record["forks"])
+    return HostReport(**record | {"state": HostState(record["state"]), "forks": forks})
+
+
+def _node_report_fields(report: NodeReport) -> Fields:
+    return _plain(report) | {"partitions": [_plain(part) for part in report.partitions]}
+
+
+def _node_report(record: Fields) -> NodeReport:
+    partitions = tuple(
+        PartitionReport(**part | {"state": NodePartitionState(part["state"])})
+        for part in record["partitions"]
+    )
+    return NodeReport(**record | {"partitions": partitions})

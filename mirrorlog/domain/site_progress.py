@@ -74,6 +74,13 @@ class SiteProgress:
         above CHANGED was taken, until it is consistent again.
     secondary_id: what a host that forks its writes must find at the secondary (docs/
         forked-writes.md). None while the site hasn't met the secondary, and from older sites.
+    rate_bytes_s: what the copy that runs has copied per second in its last seconds. None if none
+        runs, or if it is too young to tell.
+    eta_s: the seconds until that copy ends at this rate. None if nobody knows.
+    last_applied_at_us: when the site last saved a new applied position, by its clock.
+    next_action: what an operator can do; None if nothing is to be done, and from older sites.
+    last_verified_at_us, last_verify_result: when the secondary was last compared with the primary,
+        and what that found. None if it never happened.
     """
 
     site: str
@@ -92,6 +99,12 @@ class SiteProgress:
     at_us: int
     reason: str | None = None
     secondary_id: str | None = None
+    rate_bytes_s: float | None = None
+    eta_s: float | None = None
+    last_applied_at_us: int | None = None
+    next_action: str | None = None
+    last_verified_at_us: int | None = None
+    last_verify_result: str | None = None
 
 
 def check_site_name(name: str) -> str:

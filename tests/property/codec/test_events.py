@@ -301,8 +301,10 @@ def test_fingerprints_are_those_of_the_specification() -> None:
 RELEASED = """
 accepted_batch.v1      46087de904c0f4e3
 command_status.v1   f4bd3bc8ffc29b85
+host_report.v1      0e2bfaa1f5089982
 log_record.v1       dce841b79190ab79
 log_record.v2       029839f7b362003d
+node_report.v1      fc1922fa6869c75b
 quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
@@ -312,6 +314,7 @@ site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
 site_progress.v3    b501527e2b653cf5
 site_progress.v4    5ac171bc919abbae
+site_progress.v5    5358f58d0760d0a0
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
