@@ -1,7 +1,7 @@
 """The reports of hosts and of workers of the node: what each of them does now, for people.
 
-They are published to the topic `mirrorlog.reports`, the newest of each key. Nothing decides by them:
-who doesn't get a report knows less, and does the same. A number that isn't known is None.
+They are published to the topic `mirrorlog.reports`, which keeps the newest of each key. Nothing
+decides by them: a role that gets no report does the same. A number that isn't known is None.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class HostReport:
         the host's clock.
     hot_regions: the regions of this volume that may hold writes which Kafka hasn't acknowledged.
         The whole volume is hot if `is_whole_volume_hot`.
-    hot_regions_limit: of the host, for all its volumes together. region_bytes: the size of a region.
+    hot_regions_limit: of the host, for all its volumes together.
+    region_bytes: the size of a region.
     queued_bytes: of commands with the Kafka client, which aren't acknowledged yet; of the host.
     spool_bytes, spool_limit_bytes: the disk space that the host's spool takes, and may take.
     away_since_us: since when Kafka counts as away, by the host's clock; None if it answers.

@@ -10,7 +10,7 @@ import pytest
 from mirrorlog.topics import Topics
 
 STATE = ("volumes", "commands", "quarantine", "changelog")
-COMPACTED = ("volumes", "changelog", "progress")
+COMPACTED = ("volumes", "changelog", "progress", "reports")
 
 
 def configs(*, single_copy: bool) -> dict[str, dict[str, str]]:
