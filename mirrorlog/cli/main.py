@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from mirrorlog.cli.support.completing import prepare_completion
 from mirrorlog.cli.support.global_options import GivenOptions, read_global_options
 from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
 from mirrorlog.cli.support.output import Output, OutputClosed, report_defect, report_error
@@ -51,6 +52,16 @@ COMMANDS = (
         "Track a volume from recordings and dirty maps of other tools (docs/import.md).",
     ),
     LazyCommand("log", f"{_PACKAGE}.log", "Show the tracking log, and check it."),
+    LazyCommand(
+        "config",
+        f"{_PACKAGE}.config",
+        "Show the settings and where they come from, and check them.",
+    ),
+    LazyCommand(
+        "completion",
+        f"{_PACKAGE}.completion",
+        "Print a script with which a shell completes commands and options.",
+    ),
 )
 
 app = typer.Typer(
@@ -73,6 +84,7 @@ def main() -> None:
     Every command ends here. An error that mirrorlog doesn't raise on purpose leaves with its
     traceback.
     """
+    prepare_completion()
     given = GivenOptions(sys.argv[1:])
     try:
         # Without standalone mode, Typer returns the code of an interruption or of typer.Exit.

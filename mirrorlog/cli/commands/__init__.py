@@ -8,4 +8,6 @@ In the order in which a new user meets them:
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.
+- config: the settings, and where they come from.
+- completion: a script for the user's shell.
 """

@@ -2,12 +2,14 @@
 
 In reading order:
 - global_options: the options that every command takes, before its name and after it.
+- completing: answers a shell that asks for completions.
 - lazy_commands: a group of commands that imports a command when it runs.
 - context: what the global options of one call amount to.
 - output: text for people, JSON for programs, and errors.
 - tables: tables for people, uncut off a terminal and on a narrow one.
 - log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.
+- settings_view: the settings, and where they come from.
 - volume_view: a volume's description as a row, as lines and as fields.
 - moving: which sessions have a volume open, and its new address.
 - primaries: which file or device becomes the primary of a volume.

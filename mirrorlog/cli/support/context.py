@@ -44,12 +44,7 @@ def invocation(context: typer.Context) -> Invocation:
             values.get("bootstrap_servers"),
             values.get("state_dir"),
         )
-        output = Output(
-            json=given.json,
-            quiet=bool(values.get("quiet")),
-            no_color=bool(values.get("no_color")),
-        )
-        given.invocation = Invocation(settings, output, given.verbose)
+        given.invocation = Invocation(settings, Output.of(given), given.verbose)
     return cast(Invocation, given.invocation)
 
 
@@ -59,11 +54,14 @@ def settings_from(
     client_options: Sequence[str],
     bootstrap_servers: str | None,
     state_dir: Path | None,
+    *,
+    loaded: Settings | None = None,
 ) -> Settings:
     """Return the settings of the global options, on top of the environment and the config file.
 
     config: a TOML file of settings. client_file, client_options: Kafka client settings; the
-    options win over the file, and both over `kafka` in the settings.
+    options win over the file, and both over `kafka` in the settings. loaded: the settings without
+    these two, if they are loaded already.
     Errors: BadUse if a file can't be read, or an option isn't KEY=VALUE.
     """
     overrides: dict[str, Any] = {}
@@ -71,7 +69,7 @@ def settings_from(
         overrides["bootstrap_servers"] = bootstrap_servers
     if state_dir:
         overrides["state_dir"] = state_dir.absolute()
-    settings = load_settings(config, overrides)
+    settings = loaded or load_settings(config, overrides)
     from_file = _read_client_file(client_file) if client_file else {}
     client = {
         **settings.kafka,

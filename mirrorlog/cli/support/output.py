@@ -10,12 +10,14 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from mirrorlog.errors import MirrorlogError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mirrorlog.cli.support.global_options import GivenOptions
 
 
 class OutputClosed(Exception):
@@ -33,6 +35,12 @@ class Output:
     json: bool = False
     quiet: bool = False
     no_color: bool = False
+
+    @classmethod
+    def of(cls, given: GivenOptions) -> Self:
+        """Return the output that the global options ask for."""
+        quiet, no_color = (bool(given.values.get(name)) for name in ("quiet", "no_color"))
+        return cls(json=given.json, quiet=quiet, no_color=no_color)
 
     @cached_property
     def console(self) -> Console:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_main
 
-from mirrorlog.cli.main import COMMANDS, main
+from mirrorlog.cli.main import COMMANDS
 from mirrorlog.cli.support.global_options import global_parameters
 
 GLOBAL_OPTIONS = {option for param in global_parameters() for option in param.opts}
@@ -28,7 +29,12 @@ def subtree(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, .
 
 
 ALL = dict(tree())
-LEAVES = [words for words, command in ALL.items() if not hasattr(command, "commands")]
+LEAVES = [
+    words
+    for words, command in ALL.items()
+    if not hasattr(command, "commands") and words != ("completion",)
+]
+"""All commands that use the settings."""
 
 
 def required_arguments(command: Any) -> list[str]:
@@ -40,17 +46,6 @@ def required_arguments(command: Any) -> list[str]:
     ]
 
 
-def run_main(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    """Run the command line in this process; return its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", ["mirrorlog", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    streams = capsys.readouterr()
-    return int(ended.value.code or 0), streams.out, streams.err
-
-
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_every_command_takes_each_global_option_once(words: tuple[str, ...]) -> None:
     options = [option for param in ALL[words].params for option in param.opts]
@@ -58,11 +53,9 @@ def test_every_command_takes_each_global_option_once(words: tuple[str, ...]) -> 
     assert sorted(options) == sorted(set(options)), "an option of the command is a global one"
 
 
-def test_the_global_options_are_a_group_of_the_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_global_options_are_a_group_of_the_help() -> None:
     for words in ((), ("volume",), ("volume", "list")):
-        code, shown, _ = run_main([*words, "--help"], monkeypatch, capsys)
+        code, shown, _ = run_main([*words, "--help"])
         assert code == 0
         assert shown.count(" Global options ") == 1
         assert shown.count("--bootstrap-servers ") == 1
@@ -72,10 +65,7 @@ def test_the_global_options_are_a_group_of_the_help(
 @pytest.mark.parametrize("place", ["before", "between", "after"])
 @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
 def test_an_error_is_the_last_json_object_wherever_json_is_said(
-    words: tuple[str, ...],
-    place: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], place: str
 ) -> None:
     wrong = ["--json", "-X", "not-a-pair"]
     rest = [*words[1:], *required_arguments(ALL[words])]
@@ -84,7 +74,7 @@ def test_an_error_is_the_last_json_object_wherever_json_is_said(
         "between": [words[0], *wrong, *rest],
         "after": [words[0], *rest, *wrong],
     }[place]
-    code, out, err = run_main(arguments, monkeypatch, capsys)
+    code, out, err = run_main(arguments)
     assert code == 2, err
     last = json.loads(out.splitlines()[-1])
     assert {"message_type": "error", "code": "BadUse", "where": "-X"}.items() <= last.items()
@@ -103,10 +93,8 @@ def test_an_error_is_the_last_json_object_wherever_json_is_said(
         "demo --sites 99 --json",
     ],
 )
-def test_a_wrong_command_line_is_a_json_error(
-    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run_main(arguments.split(), monkeypatch, capsys)
+def test_a_wrong_command_line_is_a_json_error(arguments: str) -> None:
+    code, out, err = run_main(arguments.split())
     error = json.loads(out)
     assert code == 2
     assert error["message_type"] == "error"
@@ -116,28 +104,22 @@ def test_a_wrong_command_line_is_a_json_error(
     assert "Error: " in err
 
 
-def test_json_behind_two_dashes_is_no_option(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = run_main(["volume", "list", "--bogus", "--", "--json"], monkeypatch, capsys)
+def test_json_behind_two_dashes_is_no_option() -> None:
+    code, out, _ = run_main(["volume", "list", "--bogus", "--", "--json"])
     assert (code, out) == (2, "")
 
 
 @pytest.mark.parametrize("arguments", ["--version", "-V", "volume --version"])
-def test_the_version(
-    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, text, _ = run_main(arguments.split(), monkeypatch, capsys)
+def test_the_version(arguments: str) -> None:
+    code, text, _ = run_main(arguments.split())
     assert (code, text.split()[0]) == (0, "mirrorlog")
-    code, as_json, _ = run_main([*arguments.split(), "--json"], monkeypatch, capsys)
+    code, as_json, _ = run_main([*arguments.split(), "--json"])
     assert code == 0
     assert f"mirrorlog {json.loads(as_json)['version']}\n" == text
 
 
-def test_options_before_and_after_add_up(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
-) -> None:
+def test_options_before_and_after_add_up(tmp_path: Path) -> None:
     early, late = tmp_path / "early", tmp_path / "late"
     arguments = ["--state-dir", str(early), "-X", "a=b", "broker", "--json", "status"]
-    _, out, _ = run_main([*arguments, "--state-dir", str(late), "-X", "c=d"], monkeypatch, capsys)
+    _, out, _ = run_main([*arguments, "--state-dir", str(late), "-X", "c=d"])
     assert json.loads(out)["state_dir"] == str(late / "broker"), "the later one wins"

@@ -1,0 +1,130 @@
+"""`config` shows where each setting comes from, hides secrets, and finds all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run_main
+
+from mirrorlog.cli.support.settings_view import HIDDEN
+from mirrorlog.settings import Settings
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file of settings, of which the environment and options overrule some."""
+    file = tmp_path / "mirrorlog.toml"
+    file.write_text(
+        'partitions = 7\ntopic_prefix = "file."\nnode_http_token = "s3cret"\n'
+        '[kafka]\n"sasl.password" = "s3cret"\nacks = "1"\n'
+    )
+    monkeypatch.setenv("MIRRORLOG_TOPIC_PREFIX", "environment.")
+    return file
+
+
+def shown(arguments: list[str]) -> dict[str, Any]:
+    code, out, err = run_main(["config", "show", "--json", *arguments])
+    assert code == 0, err
+    assert "s3cret" not in out + err
+    fields = json.loads(out)
+    assert fields["schema_version"] == 1
+    return {setting["name"]: setting for setting in fields["settings"]}
+
+
+def test_each_setting_is_shown_with_its_origin_and_no_secret(config_file: Path) -> None:
+    properties = config_file.with_name("client.properties")
+    properties.write_text("ssl.key.password=s3cret\n")
+    settings = shown(
+        ["-c", str(config_file), "-F", str(properties), "-X", "acks=all", "--state-dir", "/s"]
+    )
+    known = {name: (setting["value"], setting["from"]) for name, setting in settings.items()}
+    assert known["partitions"] == (7, "file")
+    assert known["topic_prefix"] == ("environment.", "environment")
+    assert known["state_dir"] == ("/s", "option")
+    assert known["kafka.acks"] == ("all", "option")
+    assert known["kafka.sasl.password"] == (None, "file")
+    assert known["kafka.ssl.key.password"] == (None, "option")
+    assert known["node_http_token"] == (None, "file")
+    assert known["hot_regions"] == (1024, "default")
+    assert {name for name in settings if "." not in name} == set(Settings.model_fields) - {"kafka"}
+    assert [name for name, setting in settings.items() if setting["is_hidden"]] == [
+        "kafka.sasl.password",
+        "kafka.ssl.key.password",
+        "node_http_token",
+    ]
+
+
+def test_people_see_a_table_without_secrets(config_file: Path) -> None:
+    code, out, _ = run_main(["config", "show", "-c", str(config_file)])
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert code == 0
+    assert rows["partitions"] == ["7", "file"]
+    assert rows["node_http_token"] == [HIDDEN, "file"]
+    assert "s3cret" not in out
+
+
+def test_servers_of_a_client_option_are_an_option() -> None:
+    servers = shown(["-X", "bootstrap.servers=h:1"])["bootstrap_servers"]
+    assert (servers["value"], servers["from"]) == ("h:1", "option")
+
+
+def test_settings_are_shown_beside_an_unknown_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRRORLOG_PARTITONS", "3")
+    code, out, err = run_main(["config", "show"])
+    assert code == 2
+    assert "hot_regions" in out
+    assert "Did you mean MIRRORLOG_PARTITIONS?" in err
+
+
+def test_check_finds_all_that_is_wrong(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(["config", "check", "-c", str(config_file)])[0] == 0
+    monkeypatch.setenv("MIRRORLOG_PARTITONS", "3")
+    monkeypatch.setenv("MIRRORLOG_HOT_REGIONS", "none")
+    code, out, err = run_main(["config", "check", "--json"])
+    answer, error = map(json.loads, out.splitlines())
+    assert (code, answer["ok"], error["message_type"]) == (2, False, "error")
+    assert len(answer["problems"]) == 2
+    assert "MIRRORLOG_PARTITONS" in err
+    assert "MIRRORLOG_HOT_REGIONS" in err
+
+
+def test_check_asks_kafkas_client_for_the_names_of_its_settings() -> None:
+    code, out, err = run_main(["config", "check", "-X", "no.such.thing=1", "--json"])
+    assert code == 2
+    assert json.loads(out.splitlines()[0])["ok"] is False
+    assert "no.such.thing" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    code, script, _ = run_main(["completion", shell])
+    assert code == 0
+    assert f"_MIRRORLOG_COMPLETE=complete_{shell}" in script
+    _, as_json, _ = run_main(["completion", shell, "--json"])
+    assert json.loads(as_json)["script"] + "\n" == script
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("mirrorlog vol", "volume"),
+        ("mirrorlog volume li", "list"),
+        ("mirrorlog volume list --bootstr", "--bootstrap-servers"),
+    ],
+)
+def test_a_shell_that_asks_is_answered(
+    typed: str, offered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_MIRRORLOG_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    code = "import sys; sys.argv = ['mirrorlog']; from mirrorlog.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == [offered]
