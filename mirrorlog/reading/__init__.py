@@ -11,4 +11,5 @@ In reading order:
 - open_sessions.py: the sessions of a volume, and which of them are open
 - changes_after.py: the blocks that changed after a position, for a host that recovers
 - site_reports.py: what sites last reported
+- present_state.py: everything at once, as `mirrorlog status` shows it
 """
