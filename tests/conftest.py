@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from memory_folders import memory_root
+from ordering import long_first
 
 # The machine may be busy: no example fails because it takes long.
 settings.register_profile("mirrorlog", deadline=None)
 settings.load_profile("mirrorlog")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that are marked `long` (ordering.py)."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = long_first(items, lambda item: item.get_closest_marker("long") is not None, workers)
 
 
 @pytest.fixture(scope="session")

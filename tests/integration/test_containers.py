@@ -20,7 +20,12 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import demo_trace_path
 from mirrorlog.settings import load_settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.containers, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.containers,
+    pytest.mark.long,
+    pytest.mark.timeout(1500),
+]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -115,6 +115,7 @@ def test_a_commands_topic_that_is_created_again(world: Run) -> None:
     assert "taking the rung" in (world.folder / "a.log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keeps_table", [True, False])
 def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
     tmp_path: Path, keeps_table: bool

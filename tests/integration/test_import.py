@@ -71,6 +71,7 @@ def changed_between(run: Run, after: int, through: int) -> set[int]:
     )
 
 
+@pytest.mark.long
 def test_the_log_has_what_each_kind_of_import_named(world: Run, tmp_path: Path) -> None:
     world.start_node()
     world.wait_ready("node")

@@ -73,6 +73,7 @@ tencent/cloud_storage-sample.bz2    | 25479 209875 2038
 
 
 @pytest.mark.traces
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case", RECORDINGS.strip().splitlines(), ids=lambda case: case.split("/")[0]
 )

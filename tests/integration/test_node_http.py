@@ -168,6 +168,7 @@ def dirty(listing: list[dict[str, Any]]) -> set[int]:
     }
 
 
+@pytest.mark.long
 def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) -> None:
     writer, node = Writer(run), Node(run)
     for name in WORKERS:
@@ -222,6 +223,7 @@ def test_each_worker_answers_for_each_volume_as_the_command_line_does(run: Run) 
     )
 
 
+@pytest.mark.long
 def test_another_worker_answers_for_a_killed_one_which_comes_back_at_its_port_or_another(
     run: Run,
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from deadlines import DEADLINE_S
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 REPOSITORY = Path(__file__).parents[2]
 
 
