@@ -95,7 +95,9 @@ def test_rolled_up_while_workers_die_the_log_still_proves_itself(world: Run) -> 
     checked = cli(world, "log", "rebuild", "--check", "--all")
     assert checked.returncode == 0, checked.stdout
     shown = [json.loads(line) for line in cli(world, "log", "show", "demo").stdout.splitlines()]
-    assert {record["tier"] for record in shown} <= {"minute", "hour", "day"}
+    *records, end = shown
+    assert (end["message_type"], end["records"]) == ("result", len(records))
+    assert {record["tier"] for record in records} <= {"minute", "hour", "day"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DifferenceFound, OutOfRetention
 from mirrorlog.settings import Settings
@@ -60,11 +61,19 @@ def show(
     """
     call = invocation(context)
     description = find_volume(call.settings, split_log_name(volume)[0])
-    records, _ = read_changelog(call.settings, description.partition)
+    records, through = read_changelog(call.settings, description.partition)
     mine = [record for record in records if record.volume == volume]
     mine.sort(key=lambda r: (-r.tier, r.after, r.through, r.part))
     for record in mine:
         call.output.print_message("record", _record_fields(record))
+    call.output.print_message(
+        "result",
+        {
+            "volume": volume,
+            "records": len(mine),
+            "complete_through": None if through == BEFORE_FIRST else through,
+        },
+    )
     print_table(call.output, _COLUMNS, map(_as_row, mine))
 
 

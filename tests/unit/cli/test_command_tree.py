@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import run_main
+from command_tree import command_tree, is_group, required_arguments
 
-from mirrorlog.cli.main import COMMANDS
 from mirrorlog.cli.support.global_options import global_parameters
 
 GLOBAL_OPTIONS = {option for param in global_parameters() for option in param.opts}
 
 
-def tree() -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command and group with the words that name it."""
-    for lazy in COMMANDS:
-        yield from subtree((lazy.name,), lazy.load())
-
-
-def subtree(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield words, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from subtree((*words, name), child)
-
-
-ALL = dict(tree())
+ALL = command_tree()
 LEAVES = [
-    words
-    for words, command in ALL.items()
-    if not hasattr(command, "commands") and words != ("completion",)
+    words for words, command in ALL.items() if not is_group(command) and words != ("completion",)
 ]
 """All commands that use the settings."""
-
-
-def required_arguments(command: Any) -> list[str]:
-    """Return a word for each argument and option that the command can't do without."""
-    options = [param for param in command.params if param.required]
-    named = [[param.opts[-1], "x"] for param in options if param.param_type_name == "option"]
-    return [word for pair in named for word in pair] + [
-        "x" for param in options if param.param_type_name == "argument"
-    ]
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)

@@ -1,0 +1,62 @@
+"""With --json, stdout holds JSON and nothing else, from every command."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import pytest
+from command_line import run_main
+from command_tree import command_tree, is_group, required_arguments
+
+from mirrorlog.cli.demo.run import Run
+
+pytestmark = pytest.mark.integration
+
+RUN_UNTIL_STOPPED: Final = {"demo", "node", "site run", "host serve", "host replay", "broker start"}
+"""Commands that other tests run, as processes."""
+ARGUMENTS: Final = {
+    "volume create": ["v", "--size", "1MiB"],
+    "volume show": ["v"],
+    "log show": ["v"],
+    "log rebuild": ["v", "--check"],
+    "changed": ["v", "--since", "yesterday", "--wait", "0s"],
+    "topics tail": ["volumes"],
+    "completion": ["bash"],
+}
+"""By command, what makes it do its work. All others get a word for what they can't do without."""
+SUCCEED: Final = {
+    "topics create",
+    "volume create",
+    "volume list",
+    "volume show",
+    "log show",
+    "changed",
+    "topics tail",
+    "config show",
+    "config check",
+    "completion",
+}
+
+
+def test_stdout_holds_json_and_nothing_else(world: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in world.settings.as_environment().items():
+        monkeypatch.setenv(name, value)
+    leaves = {" ".join(words): found for words, found in command_tree().items()}
+    for command in sorted(leaves, key=lambda name: (name not in SUCCEED, name != "volume create")):
+        if is_group(leaves[command]) or command in RUN_UNTIL_STOPPED:
+            continue
+        arguments = ARGUMENTS.get(command) or required_arguments(leaves[command])
+        code, out, err = run_main([*command.split(), *arguments, "--json"])
+        assert "Traceback" not in err, command
+        assert code == 0 or command not in SUCCEED, (command, err)
+        objects = [json.loads(line) for line in out.splitlines()]
+        assert objects, command
+        for fields in objects:
+            assert "schema_version" in fields or "message_type" in fields, (command, fields)
+        if code:
+            assert code in (1, 2, 3, 4)
+        if code and command != "broker status":
+            last = objects[-1]
+            assert last["message_type"] == "error", command
+            assert last.keys() >= {"code", "what", "where", "next"}, command
