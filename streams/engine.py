@@ -19,9 +19,9 @@ The node tells the engine once, with `Engine.connect`, whom to call:
 | the worker stops in order     | `PartitionListener.stop`, while messages can still be sent   |
 | an error that isn't handled   | `EngineWork.abort`, which doesn't return                     |
 
-The node calls the engine for the rest: `send`, `seen_end`, `worker_urls` and the rows of the table
-(`store`). Every call in either direction is made on the engine's event loop, except that views of
-the table are opened and read from any thread.
+The node calls the engine for the rest: `send`, `seen_end`, `health`, `worker_urls` and the rows of
+the table (`store`). Every call in either direction is made on the engine's event loop, except that
+views of the table are opened and read from any thread.
 """
 
 from __future__ import annotations
@@ -129,6 +129,20 @@ class EngineWork:
     abort: AbortProcess
 
 
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """What is wrong with the engine now.
+
+    stuck: by partition, which step makes no progress although it has work to do.
+    held_back_s: for how long the broker hasn't acknowledged what was sent; 0 if it does.
+    held_back_reason: why; None if it does.
+    """
+
+    stuck: Mapping[int, str]
+    held_back_s: float
+    held_back_reason: str | None
+
+
 class WorkerStore(LocalStore, FollowedStore, Protocol):
     """The rows of the worker's partitions on its disk."""
 
@@ -137,6 +151,9 @@ class WorkerStore(LocalStore, FollowedStore, Protocol):
 
         The call may come from any thread, and never opens a table.
         """
+
+    def size_bytes(self, partition: int) -> int | None:
+        """Return about how much the partition's table takes, None if it isn't open."""
 
 
 class Engine(Protocol):
@@ -164,6 +181,9 @@ class Engine(Protocol):
 
     def seen_end(self, partition: int) -> int | None:
         """Return where a partition of the commands ended at its last fetch, None if unknown."""
+
+    def health(self) -> EngineHealth:
+        """Return what is wrong now."""
 
     def worker_urls(self) -> Mapping[int, str]:
         """Return the address of each partition's worker, as the group's assignment tells it."""

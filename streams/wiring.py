@@ -18,6 +18,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.errors import MirrorlogError, exit_code_of
+from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.partition_counts import partition_count
@@ -35,7 +36,9 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
+from mirrorlog.streams.node_figures import NodeFigures
 from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
+from mirrorlog.streams.node_metrics import node_samples
 from mirrorlog.streams.partitions.partition_handover import PartitionHandover
 from mirrorlog.streams.partitions.partition_loops import FetchBudget, FlushLimits, PartitionLoops
 from mirrorlog.streams.partitions.source_topic import SourceTopic
@@ -208,9 +211,17 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     if ports.endpoint:
         ownership = PartitionOwnership(engine.worker_urls)
         listeners.append(OwnershipListener(ownership))
-        services.append(
-            _http_server(settings, ports.endpoint, ownership, store.open_view, ports.clock)
+        figures = NodeFigures(
+            engine,
+            loops,
+            gate,
+            histories,
+            table.counters,
+            ports.clock,
+            is_settled=lambda: ownership.is_settled,
         )
+        samples = partial(node_samples, settings.node_name, figures)
+        services.append(_http_server(settings, ports, ownership, store.open_view, samples))
     engine.connect(
         EngineWork(
             listeners=listeners,
@@ -225,12 +236,14 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
 
 def _http_server(
     settings: Settings,
-    endpoint: HttpEndpoint,
+    ports: NodePorts,
     ownership: PartitionOwnership,
     open_view: Callable[[int], TableView],
-    clock: Clock,
+    samples: Callable[[], MetricSamples],
 ) -> HttpServer:
-    """Return the HTTP server of the worker."""
+    """Return the HTTP server of the worker, which has an endpoint."""
+    endpoint, clock = ports.endpoint, ports.clock
+    assert endpoint is not None
     parts = HttpParts(
         ownership=ownership,
         open_view=open_view,
@@ -241,6 +254,7 @@ def _http_server(
         own_url=endpoint.url,
         token=settings.node_http_token,
         wait_s=settings.node_http_wait_s,
+        samples=samples,
     )
     limits = ConnectionLimits(
         connection_limit(settings.node_http_connections), settings.node_http_idle_s

@@ -12,6 +12,8 @@ from aiohttp import ClientSession, web
 from deadlines import DEADLINE_S
 from logs import Log
 
+from mirrorlog.metric_samples import MetricSample
+from mirrorlog.metrics import NODE_PARTITIONS
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -100,6 +102,7 @@ class Worker:
             own_url=self.url,
             token=self.token,
             wait_s=self.wait_s,
+            samples=lambda: [MetricSample(NODE_PARTITIONS, len(self.active), ("n",))],
         )
 
     async def text(self, path: str, **headers: str) -> str:

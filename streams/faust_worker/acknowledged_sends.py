@@ -43,15 +43,27 @@ class SendReports:
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._reports = clock, RetryReports()
+        self._failing: dict[str, tuple[float, str]] = {}
+
+    @property
+    def held_back(self) -> tuple[float, str | None]:
+        """For how long, in seconds, some messages haven't been acknowledged, and why."""
+        if not self._failing:
+            return 0.0, None
+        since_s, reason = min(self._failing.values())
+        return self._clock.monotonic_s() - since_s, reason
 
     def failed(self, topics: str, error: Exception) -> None:
         """Note that the broker hasn't acknowledged messages, and that they are sent again."""
         reason = f"{type(error).__name__} {error}"[:400]
+        since_s, _ = self._failing.get(topics, (self._clock.monotonic_s(), reason))
+        self._failing[topics] = since_s, f"messages to {topics} aren't acknowledged: {reason}"
         if text := self._reports.failed(topics, reason, now_s=self._clock.monotonic_s()):
             log.warning("the node holds back, messages to %s aren't acknowledged: %s", topics, text)
 
     def worked(self, topics: str) -> None:
         """Note that all messages were acknowledged."""
+        self._failing.pop(topics, None)
         if text := self._reports.worked(topics, now_s=self._clock.monotonic_s()):
             log.warning("sending to %s %s", topics, text)
 

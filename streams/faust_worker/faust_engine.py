@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
-from mirrorlog.streams.engine import EngineWork
+from mirrorlog.streams.engine import EngineHealth, EngineWork
 from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports, send_all
 from mirrorlog.streams.faust_worker.app import (
     connect_signals,
@@ -43,6 +43,7 @@ class FaustEngine:
         options = {"block_cache_size": settings.node_block_cache_bytes}
         self._store = FaustStore(self._app, self._topics.changelog, options)
         self._send_reports = SendReports(clock)
+        self._stuck: dict[int, str] = {}
 
     @property
     def store(self) -> FaustStore:
@@ -52,7 +53,9 @@ class FaustEngine:
     def connect(self, work: EngineWork) -> None:
         """Call `work` from now on (Engine.connect)."""
         app, commands = self._app, self._topics.commands
-        app.transport = gated_transport(work.positions, work.batches)(app.conf.broker_consumer, app)
+        app.transport = gated_transport(work.positions, work.batches, self._stuck)(
+            app.conf.broker_consumer, app
+        )
         follow_changelog(app, work.recovery, work.abort)
         connect_signals(app, self._store, commands, work.listeners, work.abort)
         install_agent(app, commands, work.batches, work.abort)
@@ -70,6 +73,11 @@ class FaustEngine:
     def seen_end(self, partition: int) -> int | None:
         """Return where a partition of the commands ended at its last fetch (Engine.seen_end)."""
         return seen_end(self._app, self._topics.commands, partition)
+
+    def health(self) -> EngineHealth:
+        """Return what is wrong now (Engine.health)."""
+        held_back_s, reason = self._send_reports.held_back
+        return EngineHealth(dict(self._stuck), held_back_s, reason)
 
     def worker_urls(self) -> dict[int, str]:
         """Return the address of each partition's worker (Engine.worker_urls)."""

@@ -25,6 +25,9 @@ _IDENTITY_KEY: Final = b"__faust\0changelog__"
 _DISCARDED_PREFIX: Final = b"__faust\0discarded__"
 """The rows that `reset` keeps of the table that it replaces have this before their keys."""
 
+_SIZES: Final = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")
+"""RocksDB's properties that make up the size of a table: its files, and what isn't in one yet."""
+
 
 class FaustStore:
     """The rows of the log by partition.
@@ -61,6 +64,13 @@ class FaustStore:
                 next="Ask again.",
             )
         return RocksTableView(table)
+
+    def size_bytes(self, partition: int) -> int | None:
+        """Return about how much the partition's table takes (WorkerStore.size_bytes)."""
+        table: Any = self.table.data._dbs.get(partition)
+        if table is None:
+            return None
+        return sum(table.property_int_value(name) or 0 for name in _SIZES)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return the value of the row with this key, None if the table has no such row."""

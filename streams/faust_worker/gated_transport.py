@@ -39,10 +39,14 @@ class _FetchedRecords:
 
 
 class GatedConsumer(driver.Consumer):
-    """Faust's consumer. Commits what `gate` allows, and fetches while `batches` has room."""
+    """Faust's consumer. Commits what `gate` allows, and fetches while `batches` has room.
+
+    stuck: what is stuck, by partition.
+    """
 
     gate: ClassVar[CommitPositions]
     batches: ClassVar[BatchSink]
+    stuck: ClassVar[dict[int, str]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -68,6 +72,7 @@ class GatedConsumer(driver.Consumer):
         """
         self._watch.clear()
         self._handed_on.clear()
+        self.stuck.clear()
         committed = dict(await super().seek_to_committed())
         expected = {
             tp: self.gate.expected_position(tp.partition)
@@ -126,6 +131,10 @@ class GatedConsumer(driver.Consumer):
         if tp.topic != self.gate.topic or not self.gate.is_assigned(tp.partition):
             return
         look = self._watch.look(tp.partition, self._view(tp), now_s=now)
+        if look.stuck is None:
+            self.stuck.pop(tp.partition, None)
+        else:
+            self.stuck[tp.partition] = look.stuck
         if look.stuck is not None:
             if text := self._stuck_reports.failed(tp.partition, look.stuck, now_s=now):
                 log.error("partition %d is stuck: %s", tp.partition, text)
@@ -146,7 +155,13 @@ class GatedConsumer(driver.Consumer):
         )
 
 
-def gated_transport(gate: CommitPositions, batches: BatchSink) -> type[driver.Transport]:
-    """Return a transport class whose consumer commits and fetches as these say."""
-    consumer = type("NodeConsumer", (GatedConsumer,), {"gate": gate, "batches": batches})
+def gated_transport(
+    gate: CommitPositions, batches: BatchSink, stuck: dict[int, str]
+) -> type[driver.Transport]:
+    """Return a transport class whose consumer commits and fetches as these say.
+
+    stuck: where the consumer notes, by partition, what is stuck.
+    """
+    parts = {"gate": gate, "batches": batches, "stuck": stuck}
+    consumer = type("NodeConsumer", (GatedConsumer,), parts)
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

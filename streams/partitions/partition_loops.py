@@ -8,6 +8,7 @@ more is fetched while it is used up.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
@@ -82,12 +83,15 @@ class _PartitionLoop:
     is_idle: the task waits for a batch, and holds none.
     empty_end: no command seems to lie between the log and this position; None if there is no such
         position.
+    waiting_us: when the broker appended the last command of each batch that isn't recorded, the
+        oldest first; None for what isn't known.
     """
 
     queue: asyncio.Queue[FetchedBatch | None] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = None
     is_idle: bool = False
     empty_end: int | None = None
+    waiting_us: deque[int | None] = field(default_factory=deque)
 
 
 class PartitionLoops:
@@ -109,6 +113,18 @@ class PartitionLoops:
         self._limits, self._abort, self._seen_end = limits, abort, seen_end
         self._loops: dict[int, _PartitionLoop] = {}
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions whose loops run, in order."""
+        return sorted(number for number, loop in self._loops.items() if loop.task is not None)
+
+    def oldest_waiting_us(self, partition: int) -> int | None:
+        """Return when the broker appended the oldest batch that isn't recorded, if that is known.
+
+        In microseconds since 1970. None, too, if no batch waits.
+        """
+        return next(iter(self._loops[partition].waiting_us), None)
 
     def start(self, partitions: Iterable[int]) -> None:
         """Start the loops of the partitions that this worker has now, and stop all others.
@@ -138,7 +154,9 @@ class PartitionLoops:
         its table may not be complete.
         """
         self._fetch_budget.reserve(fetched.size_bytes)
-        self._loops.setdefault(fetched.batch.partition, _PartitionLoop()).queue.put_nowait(fetched)
+        loop = self._loops.setdefault(fetched.batch.partition, _PartitionLoop())
+        loop.waiting_us.append(fetched.batch.appended_us)
+        loop.queue.put_nowait(fetched)
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Cancel the loops of `partitions` (None: all) and drop what they hold.
@@ -208,6 +226,8 @@ class PartitionLoops:
                             await fetched.acknowledge()
                 finally:
                     self._fetch_budget.release(sum(fetched.size_bytes for fetched in batches))
+                for _ in batches:
+                    loop.waiting_us.popleft()
                 if not batches and loop.empty_end is not None:
                     await processor.pass_empty(partition, loop.empty_end)
                 loop.empty_end = None

@@ -1,9 +1,10 @@
-"""Errors as JSON objects, and the token that guards /v1."""
+"""Errors as JSON objects, and the token that guards /v1 and the metrics."""
 
 from __future__ import annotations
 
 import hmac
 import logging
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -13,6 +14,8 @@ from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed
 from mirrorlog.streams.web.responses import encode_json, json_response
 
 log = logging.getLogger("mirrorlog.node.http")
+
+METRICS_PATH: Final = "/metrics"
 
 
 @web.middleware
@@ -45,14 +48,15 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def token_required(token: str) -> Middleware:
-    """Return the middleware that asks for `token` under /v1; for nothing if `token` is empty.
+    """Return the middleware that asks for `token` under /v1 and for metrics.
 
-    Probes and the description stay open: they tell nothing of volumes.
+    It asks for nothing if `token` is empty. Probes and the description stay open: they tell nothing
+    of what the node does.
     """
 
     @web.middleware
     async def check_token(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token and request.path.startswith("/v1/"):
+        if token and request.path.startswith(("/v1/", METRICS_PATH)):
             authorization = request.headers.get("Authorization", "")
             if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
                 raise NotAllowed(

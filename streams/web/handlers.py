@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
 from mirrorlog.changed.http import FORWARDED_HEADER
@@ -17,6 +18,7 @@ from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import NodeUnavailable
+from mirrorlog.metric_samples import ExportingRole, MetricSamples
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.web.client_pool import ClientPool
@@ -53,6 +55,7 @@ class HttpParts:
     own_url:   the address that this worker tells its group.
     token:     what requests under /v1 must carry; nothing if it is empty.
     wait_s:    how long a question waits at most for the log to be complete.
+    samples:   reads the worker's metrics, on the event loop.
     """
 
     ownership: PartitionOwnership
@@ -64,6 +67,7 @@ class HttpParts:
     own_url: str
     token: str = ""
     wait_s: float = 30.0
+    samples: Callable[[], MetricSamples] = tuple
 
 
 class RequestHandlers:
@@ -73,6 +77,7 @@ class RequestHandlers:
         self._parts = parts
         self._cache = PageCache(_CACHED_RESULTS, parts.clock)
         self._forwarder = RequestForwarder(parts.wait_s + SLOW_CLIENT_S)
+        self._exporter = MetricsExporter(ExportingRole.NODE, parts.samples)
 
     async def open_clients(self, _: web.Application) -> AsyncIterator[None]:
         """Open what the handlers use, and close all of it with the server (aiohttp cleanup_ctx)."""
@@ -90,6 +95,14 @@ class RequestHandlers:
         status = "ok" if ownership.is_settled else "recovering"
         fields = {"schema_version": 1, "status": status, "partitions": ownership.partitions}
         return json_response(encode_json(fields), status=200 if ownership.is_settled else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with the worker's metrics, in the format that Prometheus asks for."""
+        page = self._exporter.page(request.headers.get("Accept", ""))
+        headers = {"Content-Type": page.content_type, "Cache-Control": "no-store"}
+        response = web.Response(body=page.text, headers=headers)
+        response.enable_compression()
+        return response
 
     async def openapi(self, _: web.Request) -> web.Response:
         """Answer with the OpenAPI description of the node's HTTP."""

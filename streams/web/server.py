@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from mirrorlog.streams.web.connections import untimed_answer
-from mirrorlog.streams.web.error_responses import errors_as_json, token_required
+from mirrorlog.streams.web.error_responses import METRICS_PATH, errors_as_json, token_required
 from mirrorlog.streams.web.handlers import HttpParts, RequestHandlers
 
 
@@ -18,6 +18,7 @@ def build_http_app(parts: HttpParts) -> web.Application:
     )
     for path, handler in {
         "/healthz": handlers.health,
+        METRICS_PATH: handlers.metrics,
         "/openapi.json": handlers.openapi,
         "/docs": handlers.docs,
         "/v1/volumes": handlers.volumes,

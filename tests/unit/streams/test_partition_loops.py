@@ -63,12 +63,23 @@ class World:
             self.seen.get,
         )
 
-    def put(self, partition: int, *positions: int, size_bytes: int = 10) -> None:
+    def put(
+        self,
+        partition: int,
+        *positions: int,
+        size_bytes: int = 10,
+        appended_us: int | None = None,
+    ) -> None:
         async def acknowledge() -> None:
             self.acknowledged.append(positions[-1])
 
         batch = EventBatch(
-            "t", partition, list(positions), [None] * len(positions), [b""] * len(positions)
+            "t",
+            partition,
+            list(positions),
+            [None] * len(positions),
+            [b""] * len(positions),
+            appended_us,
         )
         self.loops.put(FetchedBatch(batch, size_bytes, acknowledge))
 
@@ -105,6 +116,26 @@ def test_a_partition_that_waits_does_not_delay_another() -> None:
         await world.until(lambda: world.acknowledged == [7])
         world.processor.held = set()
         await world.until(lambda: world.acknowledged == [7, 5])
+        world.loops.stop()
+
+    run(test)
+
+
+def test_a_batch_waits_until_it_is_recorded() -> None:
+    async def test() -> None:
+        world = World(commands=1)
+        world.processor.held = {0}
+        assert world.loops.partitions == []
+        world.loops.start([0, 1])
+        assert world.loops.partitions == [0, 1]
+        assert world.loops.oldest_waiting_us(0) is None
+        world.put(0, 1, appended_us=10)
+        world.put(0, 2, appended_us=20)
+        await asyncio.sleep(0)
+        assert world.loops.oldest_waiting_us(0) == 10
+        world.processor.held = set()
+        await world.until(lambda: world.acknowledged == [1, 2])
+        assert world.loops.oldest_waiting_us(0) is None
         world.loops.stop()
 
     run(test)

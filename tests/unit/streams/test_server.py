@@ -13,6 +13,7 @@ from deadlines import DEADLINE_S
 from http_world import MemoryView, Worker, listening, until
 from logs import Log
 from notation import command, volume
+from scraping import OPENMETRICS, read_page
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
 from mirrorlog.changed.points import AtEnd, AtOrigin, Point, parse_point
@@ -439,6 +440,21 @@ def test_everything_about_volumes_requires_the_token() -> None:
                         assert (await worker.json(path, 401, **wrong))["code"] == "NotAllowed"
                     await worker.json(path, 200, **correct)
                 await worker.json("/healthz", 200 if worker is owner else 503)
+
+    run(test)
+
+
+def test_metrics_are_served_to_who_has_the_token() -> None:
+    async def test() -> None:
+        worker = Worker(Log([volume()]), token="secret")
+        async with listening(worker):
+            assert (await worker.json("/metrics", 401))["code"] == "NotAllowed"
+            for accept in ("", OPENMETRICS):
+                headers = {"Authorization": "Bearer secret", "Accept": accept}
+                async with worker.client.get("/metrics", headers=headers) as answer:
+                    page = read_page(answer.headers["Content-Type"], await answer.text())
+                assert page["mirrorlog_node_partitions"] == {("n",): 1}
+                assert [labels[0] for labels in page["mirrorlog_build_info"]] == ["node"]
 
     run(test)
 

@@ -1,0 +1,152 @@
+"""The metrics of a worker of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka.errors import KafkaTimeoutError
+from notation import command, message, volume
+from scraping import exported_names, scrape
+
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.commands import StatusCode, TrackingCommand
+from mirrorlog.domain.reports import NodePartitionState
+from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metrics import METRICS
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.streams.engine import EngineHealth
+from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports
+from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
+from mirrorlog.streams.fold.response import check_command, read_command
+from mirrorlog.streams.node_figures import NodeFigures
+from mirrorlog.streams.node_metrics import node_samples
+from mirrorlog.streams.table.flush_counters import FlushCounters
+
+Page = Mapping[str, Mapping[tuple[str, ...], float]]
+
+
+@dataclass
+class Worker:
+    """A worker with the partitions 0 and 1, whose log holds all commands.
+
+    ends: where the log ends, and where the commands end, by partition.
+    """
+
+    ends: dict[int, tuple[int, int | None]] = field(default_factory=lambda: {0: (5, 5), 1: (7, 7)})
+    waiting_us: dict[int, int] = field(default_factory=dict)
+    health: EngineHealth = field(default_factory=lambda: EngineHealth({}, 0.0, None))
+    is_settled: bool = True
+    clock: ManualClock = field(default_factory=lambda: ManualClock(now_s=100.0))
+
+    def __post_init__(self) -> None:
+        self.counters, self.histories = FlushCounters(), SimpleNamespace(renewals=0)
+
+    def figures(self) -> NodeFigures:
+        store = SimpleNamespace(size_bytes={0: 4096}.get)
+        engine: Any = SimpleNamespace(
+            health=lambda: self.health, seen_end=lambda number: self.ends[number][1], store=store
+        )
+        loops: Any = SimpleNamespace(
+            partitions=sorted(self.ends), oldest_waiting_us=self.waiting_us.get
+        )
+        gate: Any = SimpleNamespace(expected_position=lambda number: self.ends[number][0])
+        histories: Any = self.histories
+        return NodeFigures(
+            engine, loops, gate, histories, self.counters, self.clock, lambda: self.is_settled
+        )
+
+    def page(self) -> Page:
+        return scrape(ExportingRole.NODE, lambda: node_samples("n", self.figures()))
+
+
+def flush_plan(*values: bytes) -> FlushPlan:
+    """Return the plan of a flush of these events of the volume v."""
+    messages = [message(position, value) for position, value in enumerate(values)]
+    read = [read_command(each) for each in messages]
+    responses = [
+        check_command(each, one, volume() if isinstance(one, TrackingCommand) else None)
+        for each, one in zip(messages, read, strict=True)
+    ]
+    flush_range = FlushRange(partition=0, first=0, last=len(values) - 1)
+    return plan_flush(flush_range, responses, (), {}, now_us=9, record_max_bytes=900_000)
+
+
+def test_every_metric_of_the_node_is_exported() -> None:
+    roles = (ExportingRole.NODE, ExportingRole.EVERY)
+    names = {metric.name for metric in METRICS if metric.role in roles}
+    assert exported_names(Worker().page()) == names
+
+
+def test_a_worker_that_has_recorded_everything_has_no_problem() -> None:
+    page = Worker().page()
+    for metric in METRICS:
+        if metric.is_problem and metric.role is ExportingRole.NODE:
+            assert set(page[metric.name].values()) == {0.0}, metric.name
+    assert page["mirrorlog_node_partitions"] == {("n",): 2}
+    assert page["mirrorlog_node_table_bytes"] == {("n", "0"): 4096}
+
+
+def test_commands_that_wait_have_an_age() -> None:
+    worker = Worker(ends={0: (5, 9), 1: (7, None)}, waiting_us={0: 97_000_000})
+    page = worker.page()
+    assert page["mirrorlog_node_partition_behind_commands"] == {("n", "0"): 4}
+    assert page["mirrorlog_node_partition_lag_seconds"] == {("n", "0"): 3}
+    # Nothing was fetched: how old the commands are isn't known.
+    unknown = Worker(ends={0: (5, 9)}).figures().partitions()[0]
+    assert (unknown.behind_commands, unknown.lag_s) == (4, None)
+
+
+def test_trouble_of_the_engine_shows() -> None:
+    health = EngineHealth({1: "no fetch has been answered"}, 12.0, "messages to x: away")
+    worker = Worker(health=health, is_settled=False)
+    page = worker.page()
+    assert page["mirrorlog_node_partition_stuck"] == {("n", "0"): 0, ("n", "1"): 1}
+    assert page["mirrorlog_node_holding_back_seconds"] == {("n",): 12}
+    assert page["mirrorlog_node_recovering"] == {("n",): 1}
+    reports = worker.figures().partitions()
+    assert [report.state for report in reports] == [
+        NodePartitionState.HOLDING_BACK,
+        NodePartitionState.STUCK,
+    ]
+    assert [report.reason for report in reports] == [
+        "messages to x: away",
+        "no fetch has been answered",
+    ]
+
+
+def test_answers_records_and_refused_events_are_counted() -> None:
+    worker = Worker()
+    values = [encode(command("0+4096", sequence=number)) for number in (0, 1, 1)]
+    worker.counters.note_flush(flush_plan(*values, b"no command"), 0.02)
+    worker.counters.note_record(1)
+    page = worker.page()
+    codes = {labels[1]: value for labels, value in page["mirrorlog_node_commands_total"].items()}
+    assert codes["ACCEPTED"] == 2
+    assert codes["DUPLICATE"] == 1
+    assert codes["REJECTED"] == 1
+    assert set(codes) == {*StatusCode} - {StatusCode.UNKNOWN}
+    assert page["mirrorlog_node_quarantined_total"] == {("n",): 1}
+    tiers = page["mirrorlog_node_records_written_total"]
+    assert (tiers["n", "second"], tiers["n", "minute"], tiers["n", "day"]) == (1, 1, 0)
+    buckets = page["mirrorlog_node_flush_duration_seconds_bucket"]
+    assert (buckets["n", "0.01"], buckets["n", "0.025"]) == (0, 1)
+
+
+def test_messages_that_arent_acknowledged_hold_the_node_back() -> None:
+    clock = ManualClock()
+    reports = SendReports(clock)
+    assert reports.held_back == (0.0, None)
+    reports.failed("a", KafkaTimeoutError())
+    clock.now_s += 5
+    reports.failed("a", KafkaTimeoutError())
+    reports.failed("b", KafkaTimeoutError())
+    held_back_s, reason = reports.held_back
+    assert held_back_s == 5
+    assert reason is not None and "messages to a" in reason
+    reports.worked("a")
+    assert reports.held_back[0] == 0
+    reports.worked("b")
+    assert reports.held_back == (0.0, None)
