@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-slow soak seeds check format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
+.PHONY: demo test test-busy test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -29,11 +29,19 @@ soak: setup ## a healthy run that must print no warning; half an hour, or MINUTE
 seeds: setup ## the simulations of faults with 10,000 seeds, which takes hours; ARGS='--first 5000 --count 100'
 	$(BIN)/python tests/run_seeds.py $(ARGS)
 
-check: setup ## format, lint, types, imports that an editor can follow, and who may import whom
+check: check-lint check-types check-editor check-imports ## format, lint, types, imports that an editor can follow, and who may import whom
+
+check-lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+check-types: setup
 	$(BIN)/mypy -p mirrorlog
+
+check-editor: setup
 	$(BIN)/basedpyright
+
+check-imports: setup
 	$(BIN)/lint-imports
 
 format: setup
