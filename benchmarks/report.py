@@ -184,11 +184,39 @@ def _pwrites(result: Result) -> str:
     return table(["pwrite", "plain, µs", "tracked, µs", "more, µs", "tracked over plain"], rows)
 
 
+def cli(result: Result) -> str:
+    """Return the table of bench_cli.py."""
+    names = {
+        "help": "`mirrorlog --help`",
+        "version": "`mirrorlog --version`",
+        "volume_list": "`mirrorlog volume list`",
+        "changed": "`mirrorlog changed VOLUME`",
+        "status": "`mirrorlog status`",
+        "python_pass": "`python -c pass`",
+        "qemu-img_help": "`qemu-img --help`",
+        "nbdinfo_help": "`nbdinfo --help`",
+        "drbdadm_help": "`drbdadm --help`",
+    }
+    cases = result["cases"]
+    rows = []
+    for name, label in names.items():
+        if name not in cases:
+            continue
+        beyond = cases.get(f"{name}_beyond_broker")
+        seconds = [cases[name]["median"], cases[f"{name}_cpu"]["median"]]
+        cells = [f"{value:.3f}" for value in seconds]
+        rows.append([label, *cells, f"{beyond['median']:.3f}" if beyond else ""])
+    head = ["program", "elapsed, s", "CPU, s", "beyond the broker's answer, s"]
+    text = f"Medians of {result['repeat']}. {machine_line(result)}"
+    return f"{caption(text)}\n\n{table(head, rows)}"
+
+
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "node": node,
     "recovery": recovery,
     "volumes": volumes,
     "host": host,
+    "cli": cli,
 }
 
 

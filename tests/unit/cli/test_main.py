@@ -10,7 +10,24 @@ import pytest
 from mirrorlog.cli.main import COMMANDS
 from mirrorlog.cli.support.lazy_commands import LazyCommand
 
-NOT_FOR_HELP = ("faust", "aiokafka", "confluent_kafka", "numpy", "pyroaring", "pydantic")
+HEAVY = (
+    "aiohttp",
+    "aiokafka",
+    "asyncio",
+    "confluent_kafka",
+    "dateparser",
+    "fastavro",
+    "faust",
+    "jgo",
+    "numpy",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "pyroaring",
+    "rocksdict",
+    "stamina",
+)
+"""What neither the help nor the version needs."""
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -19,19 +36,46 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_lists_every_command_and_imports_no_role_and_no_client() -> None:
-    code = (
-        "import sys; sys.argv = ['mirrorlog', '--help']\n"
+def imported(arguments: str) -> tuple[str, set[str]]:
+    """Return what a command printed, and the names of the modules that it imported."""
+    done = run_python(
+        f"import sys; sys.argv = ['mirrorlog', *{arguments.split()}]\n"
         "from mirrorlog.cli.main import main\n"
         "try: main()\n"
-        f"finally: print([name for name in {NOT_FOR_HELP} if name in sys.modules], "
-        "[name for name in sys.modules if name.startswith('mirrorlog.cli.commands.')])"
+        "finally: print('imported', *sys.modules)"
     )
-    done = run_python(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[] []"
+    printed, _, names = done.stdout.rpartition("imported ")
+    return printed, set(names.split())
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    printed, modules = imported("--help")
+    assert modules & set(HEAVY) == set()
+    assert not [name for name in modules if name.startswith("mirrorlog.cli.commands.")]
     for command in COMMANDS:
-        assert f" {command.name} " in done.stdout
+        assert f" {command.name} " in printed
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--version --json"])
+def test_the_version_imports_nothing_heavy(arguments: str) -> None:
+    _, modules = imported(arguments)
+    assert modules & {*HEAVY, "rich", "importlib.metadata"} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        ("volume list --help", {"faust", "aiokafka", "aiohttp", "rocksdict", "dateparser", "jgo"}),
+        ("changed --help", {"faust", "aiokafka", "aiohttp", "rocksdict", "dateparser", "jgo"}),
+        ("config show", {"faust", "aiokafka", "aiohttp", "numpy", "fastavro", "rich"}),
+        ("broker status --help", {"faust", "numpy", "fastavro", "aiohttp"}),
+        ("completion bash", {"numpy", "pydantic_settings", "confluent_kafka", "rich"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(arguments: str, unneeded: set[str]) -> None:
+    _, modules = imported(arguments)
+    assert modules & unneeded == set()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
