@@ -8,6 +8,8 @@ The packages, from the lowest layer to the highest:
 - tracking_log/: which blocks changed between any two positions (pure)
 - ports/: protocols for time, devices, folders and Kafka
 - codec/: events and their bytes (Avro)
+- broker_record.py: the record of an embedded broker in its folder
+- bootstrap_servers.py: which Kafka servers this process talks to, and who named them
 - settings.py, setting_errors.py: the settings, and what is wrong with one in words
 - adapters/: the ports on this machine and on a Kafka cluster
 - processes/: child processes that die with their parent

@@ -12,16 +12,22 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from mirrorlog.bootstrap_servers import (
+    DEFAULT_SERVERS,
+    SERVERS_KEY,
+    BootstrapServers,
+    choose_servers,
+)
 from mirrorlog.errors import BadUse
 from mirrorlog.setting_errors import (
     PREFIX,
@@ -36,6 +42,8 @@ from mirrorlog.setting_errors import (
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.tiers import TIERS
 
+ClientValue: TypeAlias = str | int | bool | BootstrapServers
+"""The value of a setting of a Kafka client."""
 OLD_NODE_NAME: Final = "node"
 """The default of `node_name` in earlier releases. A folder of this name is taken over."""
 _NODE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
@@ -52,7 +60,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    bootstrap_servers: str = "127.0.0.1:9092"
+    bootstrap_servers: str = DEFAULT_SERVERS
+    """The Kafka cluster's addresses. Unless they are named, load_settings takes those of the state
+    folder's embedded broker (bootstrap_servers.py)."""
     kafka: dict[str, str] = Field(default_factory=dict)
     """Client settings by librdkafka's names, passed on unchanged (`-F` and `-X`)."""
     topic_prefix: str = "mirrorlog."
@@ -172,6 +182,8 @@ class Settings(BaseSettings):
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in runs of up to this number of bytes."""
 
+    _servers: BootstrapServers | None = PrivateAttr(default=None)
+
     @field_validator("node_tiers_s")
     @classmethod
     def _check_tiers(cls, tiers_s: tuple[int, ...]) -> tuple[int, ...]:
@@ -225,12 +237,47 @@ class Settings(BaseSettings):
             if value is not None
         }
 
-    def kafka_client(self, **more: str | int | bool) -> dict[str, str | int | bool]:
-        """Return librdkafka's settings of a client.
+    @property
+    def servers(self) -> BootstrapServers:
+        """The Kafka servers of these settings, and who named them."""
+        addresses = self.kafka.get("bootstrap.servers", self.bootstrap_servers)
+        if self._servers is not None and self._servers.addresses == addresses:
+            return self._servers
+        return BootstrapServers(
+            addresses=addresses, given_by="the program", state_dir=self.state_dir
+        )
+
+    def with_servers(self, servers: BootstrapServers) -> Settings:
+        """Return these settings with other servers."""
+        settings = self.model_copy(update={"bootstrap_servers": servers.addresses})
+        settings._servers = servers
+        return settings
+
+    def with_given_servers(self, addresses: str, given_by: str) -> Settings:
+        """Return these settings with the servers at `addresses`, which `given_by` names."""
+        kafka = {name: value for name, value in self.kafka.items() if name != "bootstrap.servers"}
+        settings = self.model_copy(update={"kafka": kafka})
+        return settings.with_servers(choose_servers(addresses, given_by, self.state_dir))
+
+    def with_connect_within_s(self, connect_within_s: float | None) -> Settings:
+        """Return these settings for clients that give up if nothing connects within this time.
+
+        None: they wait as long as each request may take.
+        """
+        return self.with_servers(replace(self.servers, connect_within_s=connect_within_s))
+
+    def kafka_client(self, **more: str | int | bool) -> dict[str, ClientValue]:
+        """Return librdkafka's settings of a client, and under SERVERS_KEY who named the servers.
 
         They are the addresses, the user's settings, and `more`. Later ones overrule earlier ones.
+        The clients of adapters/kafka take SERVERS_KEY out.
         """
-        return {"bootstrap.servers": self.bootstrap_servers, **self.kafka, **more}
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            **self.kafka,
+            SERVERS_KEY: self.servers,
+            **more,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +291,8 @@ class LoadedSettings:
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Load the settings from the file, the environment and the command line.
 
-    overrides: settings of the command line.
+    overrides: settings of the command line, or of a program. Unless one of the three names Kafka
+    servers, those of the state folder's embedded broker are used, if it has one.
     Raise BadUse for an unknown setting, a value that isn't accepted, or a file that can't be read.
     """
     return load_with_origins(path, overrides).settings
@@ -311,7 +359,23 @@ def examine_settings(
     except SettingsError as error:  # a variable that must hold JSON doesn't
         problems += [_not_json(name) for name in known if f'"{name}"' in str(error)]
         return None, problems
+    settings = settings.with_servers(_servers_of(settings, origins, path))
     return LoadedSettings(settings, origins), problems
+
+
+def _servers_of(
+    settings: Settings, origins: Mapping[str, Origin], path: Path | None
+) -> BootstrapServers:
+    """Return the servers that the settings name; if they name none, those of the state folder."""
+    given_by = {
+        Origin.OPTION: "the program",
+        Origin.ENVIRONMENT: variable_of("bootstrap_servers"),
+        Origin.FILE: f"bootstrap_servers in {path}",
+    }.get(origins["bootstrap_servers"])
+    addresses = settings.bootstrap_servers
+    if "bootstrap.servers" in settings.kafka:
+        given_by, addresses = "the setting kafka", settings.kafka["bootstrap.servers"]
+    return choose_servers(addresses if given_by else None, given_by, settings.state_dir)
 
 
 def setting_form(name: str) -> SettingForm:

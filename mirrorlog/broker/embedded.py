@@ -18,8 +18,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from mirrorlog.broker import ports
-from mirrorlog.broker.folder import BrokerFolder, BrokerRecord, summarize_lines
+from mirrorlog.broker.folder import BrokerFolder, summarize_lines
 from mirrorlog.broker.runtime import Runtime
+from mirrorlog.broker_record import LOOPBACK, BrokerRecord
 from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent as wrap_command
 
@@ -168,7 +169,7 @@ class EmbeddedBroker:
         if not ports.is_free(port):
             raise KafkaFailed(
                 f"another program listens on port {port}, which the embedded Kafka needs",
-                where=f"{ports.LOOPBACK}:{port}",
+                where=f"{LOOPBACK}:{port}",
                 next="End that program, or name another port with --port.",
             )
         # Only Kafka itself uses the controller's port. So it may change if it is in use.

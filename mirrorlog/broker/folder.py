@@ -17,75 +17,18 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Final
 
-import psutil
-
 from mirrorlog.broker.files import open_lock_file, replace_text
-from mirrorlog.broker.ports import LOOPBACK
+from mirrorlog.broker_record import RECORD_NAME, RECORD_VERSION, BrokerRecord, read_record
 from mirrorlog.errors import KafkaFailed, StateDamaged
 
-RECORD_VERSION: Final = 1
-SAME_START_WITHIN_S: Final = 2.0
-"""psutil counts from the kernel's boot time, which has whole seconds and follows the clock."""
 TAIL_BYTES: Final = 64 * 1024
 LAST_LINES: Final = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrokerRecord:
-    """The content of broker.json.
-
-    created_s: the process's start, in seconds since 1970, by psutil.
-    """
-
-    port: int
-    controller_port: int
-    pid: int | None = None
-    created_s: float | None = None
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """The address for clients, host:port."""
-        return f"{LOOPBACK}:{self.port}"
-
-    def process(self) -> psutil.Process | None:
-        """Return the broker's process if it runs; never another process that has its id now."""
-        if self.pid is None or self.created_s is None:
-            return None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            is_same = abs(process.create_time() - self.created_s) < SAME_START_WITHIN_S
-            if is_same and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-        return None
-
-
-def parse_record(text: str, where: str) -> BrokerRecord:
-    """Parse the record. StateDamaged if `text` isn't one."""
-    try:
-        fields = json.loads(text)
-        if fields.pop("version") != RECORD_VERSION:
-            raise ValueError("it has another version")
-        record = BrokerRecord(**fields)
-        numbers = (record.port, record.controller_port, record.pid or 1)
-        if (
-            not all(type(number) is int and number > 0 for number in numbers)
-            or max(numbers[:2]) > 65535
-        ):
-            raise ValueError("a number in it is impossible")
-        float(record.created_s or 0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateDamaged(
-            f"the record of the embedded Kafka can't be read: {error}",
-            where=where,
-            next="Remove that file. The data beside it stays, and the broker gets new ports.",
-        ) from error
-    return record
 
 
 def server_properties(*, port: int, controller_port: int) -> str:
@@ -105,19 +48,12 @@ class BrokerFolder:
 
     def record(self) -> BrokerRecord | None:
         """Read the record; None for a folder that never had a broker."""
-        path = self.path / "broker.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            text = ""
-        return parse_record(text, str(path))
+        return read_record(self.path)
 
     def write_record(self, record: BrokerRecord) -> None:
         """Replace the record."""
         replace_text(
-            self.path / "broker.json", json.dumps({"version": RECORD_VERSION, **asdict(record)})
+            self.path / RECORD_NAME, json.dumps({"version": RECORD_VERSION, **asdict(record)})
         )
 
     def lock(self) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.broker_record import LOOPBACK
 from mirrorlog.errors import KafkaFailed
 
-LOOPBACK: Final = "127.0.0.1"
 LOWEST_PORT: Final = 10_000
 MAX_TRIES: Final = 200
 _EPHEMERAL_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")

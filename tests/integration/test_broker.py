@@ -23,11 +23,11 @@ from confluent_kafka.cimpl import NewTopic
 from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.kafka.client import READ_UNCOMMITTED
-from mirrorlog.broker import ports
 from mirrorlog.broker.control import BrokerState, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.runtime import Runtime, recorded_class_path, resolve_runtime
+from mirrorlog.broker_record import LOOPBACK
 from mirrorlog.errors import KafkaFailed, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.settings import Settings
@@ -129,7 +129,7 @@ def test_a_second_broker_on_the_folder_is_refused_and_the_first_runs_on(
 
 
 def test_the_error_names_a_port_in_use(tmp_path: Path, runtime: Runtime) -> None:
-    with socket.create_server((ports.LOOPBACK, 0)) as other:
+    with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(KafkaFailed, match=f"another program listens on port {port}.*--port"):
             EmbeddedBroker(tmp_path, runtime, port=port).start()
@@ -269,15 +269,13 @@ class Repository(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
-    server = Repository((ports.LOOPBACK, 0), Repository.Handler)
+    server = Repository((LOOPBACK, 0), Repository.Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     configuration = tmp_path / "jgo.conf"
-    configuration.write_text(
-        f"[repositories]\ncentral = http://{ports.LOOPBACK}:{server.server_port}\n"
-    )
+    configuration.write_text(f"[repositories]\ncentral = http://{LOOPBACK}:{server.server_port}\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(configuration))
-    monkeypatch.setenv("NO_PROXY", ports.LOOPBACK)
+    monkeypatch.setenv("NO_PROXY", LOOPBACK)
     stamina.set_testing(True, attempts=2)
     yield server
     stamina.set_testing(False)

@@ -4,6 +4,7 @@ Every librdkafka setting that the user passes is handed on. Settings on which an
 are set last and can't be overruled, the isolation level of every consumer among them.
 
 - client.py: a librdkafka client that repeats a request until the cluster answers or refuses it
+- first_answer.py: whether a client that no broker has answered yet goes on waiting
 - outage_log.py: logs when Kafka is away, and when it answers again
 - publisher.py: KafkaPublisher
 - reader.py: KafkaReader

@@ -40,7 +40,7 @@ class KafkaAdmin:
 
     def _consumer_of(self, group: str) -> KafkaClient:
         """Return a consumer named after `group`. It never joins the group."""
-        settings = {
+        settings: ClientSettings = {
             **self._settings,
             "group.id": group,
             "enable.auto.commit": False,
@@ -51,7 +51,7 @@ class KafkaAdmin:
     def wait_ready(self, deadline_s: float) -> None:
         """Return when a broker answers. KafkaFailed at the deadline."""
         self._admin.request(
-            lambda _: self._admin.raw.list_topics(timeout=2.0),
+            lambda timeout_s: self._admin.raw.list_topics(timeout=timeout_s),
             patience_s=deadline_s,
             doing="asking for a broker",
             where=self._servers,

@@ -10,14 +10,24 @@ from typing import Any, Final, TypeAlias
 import stamina
 from confluent_kafka import KafkaError, KafkaException
 
+from mirrorlog.adapters.kafka.first_answer import (
+    Waiting,
+    attempt_timeout_s,
+    gives_up,
+    reason_of,
+    takes_connections,
+)
 from mirrorlog.adapters.kafka.outage_log import OutageLog
+from mirrorlog.bootstrap_servers import SERVERS_KEY, BootstrapServers
 from mirrorlog.errors import BadUse, KafkaFailed
-from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.settings import ClientValue
+from mirrorlog.units import format_duration
 
 log = logging.getLogger("mirrorlog.kafka")
 
-ClientSettings: TypeAlias = Mapping[str, str | int | bool]
-"""Settings by librdkafka's names."""
+ClientSettings: TypeAlias = Mapping[str, ClientValue]
+"""Settings by librdkafka's names, and under SERVERS_KEY who named the servers."""
 
 READ_UNCOMMITTED: Final[ClientSettings] = {"isolation.level": "read_uncommitted"}
 """The one isolation level, put last into the settings of every consumer (invariant 16).
@@ -99,6 +109,10 @@ class KafkaClient:
         make: Callable[..., Any],
         settings: Mapping[str, Any],
         run_callbacks: Callable[[], object] | None = None,
+        *,
+        clock: Clock | None = None,
+        outages: OutageLog = _OUTAGES,
+        takes_connections: Callable[[str], bool] = takes_connections,
     ) -> None:
         """Create the client. Raise BadUse if librdkafka refuses the settings.
 
@@ -106,8 +120,13 @@ class KafkaClient:
         run_callbacks: polls the client without losing a message. The default polls a client that
         receives no messages.
         """
-        self._connection_error: KafkaError | None = None
+        settings = dict(settings)
+        self._named: BootstrapServers | None = settings.pop(SERVERS_KEY, None)
         self._servers = str(settings.get("bootstrap.servers"))
+        self._clock, self._outages = clock or SystemClock(), outages
+        self._takes_connections = takes_connections
+        self._connection_error: KafkaError | None = None
+        self._all_failed = False
         self.is_away = False
         try:
             self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=_DebugLogger())
@@ -121,16 +140,17 @@ class KafkaClient:
         # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason. It comes alone when
         # the broker has closed the last connection because it was idle.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._all_failed = self._connection_error is not None
             return
         self._connection_error = error
         if error.code() in _CONNECTION:
             self.is_away = True
-            _OUTAGES.failed(self._servers, error.str())
+            self._outages.failed(self._servers, error.str())
 
     def note_answer(self) -> None:
         """Note that the cluster has answered. Call it if `is_away` is set."""
-        self.is_away = False
-        _OUTAGES.answered(self._servers)
+        self.is_away = self._all_failed = False
+        self._outages.answered(self._servers)
 
     def _is_refused(self) -> bool:
         # In TLS 1.3 a broker refuses a client's certificate after the handshake. librdkafka reports
@@ -147,32 +167,37 @@ class KafkaClient:
         refusal is noticed only between two attempts.
         doing, where: the start of the error's text, and its `where`.
 
-        Raise KafkaFailed after `patience_s`, or as soon as the cluster refuses the client.
+        Raise KafkaFailed after `patience_s`, as soon as the cluster refuses the client, or, if the
+        servers say so, when nothing connects in time (BootstrapServers.connect_within_s).
         """
+        began_s = self._clock.monotonic_s()
+        has_answered = self._outages.has_answered(self._servers)
         try:
             for attempt in stamina.retry_context(
-                self._is_unavailable,
+                lambda error: self._is_worth_another(error, began_s),
                 attempts=None,
                 timeout=patience_s,
                 wait_initial=0.05,
-                wait_max=2.0,
+                wait_max=0.5,
+                wait_jitter=0.05,
             ):
                 with attempt:
-                    result = call(min(attempt.num * _FIRST_REQUEST_S, REQUEST_S))
+                    timeout_s = attempt_timeout_s(
+                        attempt.num,
+                        has_answered=has_answered,
+                        all_failed=self._all_failed,
+                        longest_s=REQUEST_S,
+                    )
+                    result = call(min(timeout_s, patience_s))
                     self._connection_error = None
-                    if self.is_away:
+                    if self.is_away or not has_answered:
                         self.note_answer()
                     return result
         except KafkaException as error:
-            reason = f"; {self._connection_error.str()}" if self._connection_error else ""
-            raise KafkaFailed(
-                f"{doing} failed: {error.args[0].str()}{reason}",
-                where=where,
-                next=CHECK_CREDENTIALS if self._is_refused() else CHECK_BROKER,
-            ) from error
+            raise self._failure(error.args[0], doing, where, began_s) from error
         raise AssertionError("a retry context ends by a return or by an error")
 
-    def _is_unavailable(self, error: Exception) -> bool:
+    def _is_worth_another(self, error: Exception, began_s: float) -> bool:
         """Return whether another attempt may succeed after `error`."""
         self._run_callbacks()
         if (
@@ -186,7 +211,54 @@ class KafkaClient:
             # librdkafka caches for minutes. This call replaces it.
             with suppress(KafkaException):
                 self.raw.list_topics(timeout=_FIRST_REQUEST_S)
+        if self._outages.has_answered(self._servers):
+            return True
+        return self._goes_on_waiting(self._clock.monotonic_s() - began_s)
+
+    def _goes_on_waiting(self, waited_s: float) -> bool:
+        """Return whether to wait longer for a first answer; say that the client waits."""
+        connect_within_s = self._named.connect_within_s if self._named else None
+        reason = self._connection_reason()
+        waiting = Waiting(waited_s, connect_within_s, self._all_failed)
+        if gives_up(waiting, lambda: self._takes_connections(self._servers)):
+            return False
+        if connect_within_s is None or reason is None:
+            self._outages.waits(self._servers, waited_s, self._describe_wait)
         return True
+
+    def _connection_reason(self) -> str | None:
+        return reason_of(self._connection_error.str()) if self._connection_error else None
+
+    def _describe_wait(self) -> str:
+        """Return why no answer has come yet, and why these servers are asked."""
+        named = f" ({self._named.chosen_by()})" if self._named else ""
+        return f"{self._why_silent()}{named}"
+
+    def _why_silent(self) -> str:
+        if reason := self._connection_reason():
+            return reason
+        if self._takes_connections(self._servers):
+            return "it takes connections, no answer yet"
+        return "nothing takes a connection there"
+
+    def _failure(self, error: KafkaError, doing: str, where: str, began_s: float) -> KafkaFailed:
+        """Return the error of a request that failed for good."""
+        reason = self._connection_reason()
+        if error.code() not in _UNAVAILABLE and reason is None:
+            return KafkaFailed(f"{doing} failed: {error.str()}", where=where, next=CHECK_BROKER)
+        named = self._named
+        place = f"Kafka at {self._servers}" + (f", {named.chosen_by()}" if named else "")
+        where = place if where == self._servers else f"{where}; {place}"
+        if self._outages.has_answered(self._servers):
+            next_step = CHECK_BROKER
+            text = f"{error.str()}; {reason}" if reason else error.str()
+        else:
+            next_step = named.next_step() if named else CHECK_BROKER
+            waited = format_duration(self._clock.monotonic_s() - began_s)
+            text = f"no answer within {waited}: {self._why_silent()}"
+        if self._is_refused() or "security.protocol" in (reason or ""):
+            next_step = CHECK_CREDENTIALS
+        return KafkaFailed(f"{doing} failed: {text}", where=where, next=next_step)
 
     def check(self) -> None:
         """Raise KafkaFailed if the cluster refuses this client now. A past refusal is cleared."""

@@ -11,7 +11,7 @@ import typer
 from mirrorlog.broker.control import BrokerState, BrokerStatus, broker_status, stop_broker
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
-from mirrorlog.broker.ports import LOOPBACK
+from mirrorlog.broker_record import LOOPBACK, broker_folder
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.errors import BadUse, ExitCode
 from mirrorlog.units import format_size
@@ -72,7 +72,7 @@ def status(context: typer.Context) -> None:
 
 
 def _folder(context: typer.Context) -> Path:
-    return invocation(context).settings.state_dir / "broker"
+    return broker_folder(invocation(context).settings.state_dir)
 
 
 def _print_progress(jars: int, total: int) -> None:

@@ -63,7 +63,7 @@ def demo(
 
     With --bootstrap-servers, it uses that cluster instead of a Kafka of its own.
     """
-    call = invocation(context)
+    call = invocation(context, waits=True)
     output = call.output
     settings, own_broker = _cluster(call)
     view = DemoView(output)
@@ -93,7 +93,7 @@ def _cluster(call: Invocation) -> tuple[Settings, bool]:
     its own: a new prefix.
     """
     settings = call.settings
-    if "bootstrap_servers" not in settings.model_fields_set:
+    if settings.servers.given_by is None:
         return settings, True
     prefix = f"{settings.topic_prefix}demo-{uuid.uuid4().hex[:8]}."
     return settings.model_copy(update={"topic_prefix": prefix}), False

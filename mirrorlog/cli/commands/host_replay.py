@@ -89,7 +89,7 @@ def replay(
 
     Started again after a crash, the host continues where it was.
     """
-    call = with_metrics(invocation(context), metrics)
+    call = with_metrics(invocation(context, waits=True), metrics)
     _allow_open_files()
     trace = open_trace(trace_path, trace_format)
     block_bytes = parse_size(block_size)

@@ -137,7 +137,7 @@ def serve(
     pid_file: DetachOption = None,
 ) -> None:
     """Serve a volume over NBD until stopped, and track every write to it."""
-    call = with_metrics(invocation(context), metrics)
+    call = with_metrics(invocation(context, waits=True), metrics)
     nbdkit_path()
     if socket is not None and port is not None:
         raise BadUse("--socket and --port exclude each other", next="Name one.")

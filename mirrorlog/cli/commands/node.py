@@ -32,7 +32,7 @@ def node(
     It folds the tracking commands into the log, and answers each. It commits only what the log
     holds. If the log can't be written, the worker stops; started again, it continues from there.
     """
-    call = invocation(context)
+    call = invocation(context, waits=True)
     tell_ready = detach(pid_file, call.output)
     from mirrorlog.streams import run_node
 

@@ -37,7 +37,8 @@ def run(
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
-    output = invocation(context).output
+    call = with_metrics(invocation(context, waits=True), metrics)
+    output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None
 
@@ -52,7 +53,7 @@ def run(
     run_site(
         name,
         folder,
-        with_metrics(invocation(context), metrics).settings,
+        call.settings,
         stopped=lambda: signalled is not None and signalled(),
         on_ready=on_ready,
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import typer
 
@@ -14,6 +15,11 @@ from mirrorlog.cli.support.log_lines import set_up_logging
 from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings, load_settings
+
+log = logging.getLogger("mirrorlog.cli")
+
+CONNECT_WITHIN_S: Final = 1.5
+"""The whole answer then comes within 3 s: the rest is for the start of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +34,11 @@ class Invocation:
     verbose: bool
 
 
-def invocation(context: typer.Context) -> Invocation:
+def invocation(context: typer.Context, *, waits: bool = False) -> Invocation:
     """Return what the global options of the call amount to. The first call sets up logging.
 
+    waits: the command waits for Kafka when it starts. Any other gives up if nothing connects within
+        CONNECT_WITHIN_S.
     Errors: those of settings_from().
     """
     given = given_options(context)
@@ -45,7 +53,9 @@ def invocation(context: typer.Context) -> Invocation:
             values.get("state_dir"),
         )
         given.invocation = Invocation(settings, Output.of(given), given.verbose)
-    return cast(Invocation, given.invocation)
+    call = cast(Invocation, given.invocation)
+    connect_within_s = None if waits else CONNECT_WITHIN_S
+    return replace(call, settings=call.settings.with_connect_within_s(connect_within_s))
 
 
 def settings_from(
@@ -65,21 +75,21 @@ def settings_from(
     Errors: BadUse if a file can't be read, or an option isn't KEY=VALUE.
     """
     overrides: dict[str, Any] = {}
-    if bootstrap_servers:
-        overrides["bootstrap_servers"] = bootstrap_servers
     if state_dir:
         overrides["state_dir"] = state_dir.absolute()
     settings = loaded or load_settings(config, overrides)
     from_file = _read_client_file(client_file) if client_file else {}
-    client = {
-        **settings.kafka,
-        **from_file,
-        **dict(_split_pair(option, "-X") for option in client_options),
-    }
-    if "bootstrap.servers" in client and not bootstrap_servers:
-        settings = settings.model_copy(update={"bootstrap_servers": client["bootstrap.servers"]})
-    client.pop("bootstrap.servers", None)
-    return settings.model_copy(update={"kafka": client})
+    from_options = dict(_split_pair(option, "-X") for option in client_options)
+    client = {**settings.kafka, **from_file, **from_options}
+    settings = settings.model_copy(update={"kafka": client})
+    if bootstrap_servers:
+        settings = settings.with_given_servers(bootstrap_servers, "--bootstrap-servers")
+    elif "bootstrap.servers" in {**from_file, **from_options}:
+        source = "-X" if "bootstrap.servers" in from_options else client_file
+        servers = client["bootstrap.servers"]
+        settings = settings.with_given_servers(servers, f"bootstrap.servers in {source}")
+    log.info("Kafka's servers are %s: %s", settings.servers.addresses, settings.servers.chosen_by())
+    return settings
 
 
 def _read_client_file(path: Path) -> dict[str, str]:

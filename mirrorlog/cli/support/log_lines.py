@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Final
 
@@ -44,12 +45,23 @@ class RepeatFilter(logging.Filter):
         return text is not None
 
 
+class ZonedFormatter(logging.Formatter):
+    """Formats the time of a line by RFC 3339, in UTC with milliseconds: 2026-11-28T02:00:01.123Z.
+
+    All roles print it, and so do the lines of libraries (Faust, aiokafka, librdkafka).
+    """
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the time of `record`; `datefmt` is ignored."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def set_up_logging(*, verbose: bool) -> None:
     """Print log lines on stderr: warnings and errors, or with `verbose` all details, too."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(ZonedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     if verbose:
         logging.getLogger("mirrorlog.kafka").setLevel(logging.DEBUG)
         return

@@ -11,8 +11,9 @@ import pytest
 
 from mirrorlog.broker.artifacts import JARS, KAFKA_VERSION
 from mirrorlog.broker.embedded import new_cluster_id
-from mirrorlog.broker.folder import BrokerRecord, parse_record, server_properties, summarize_lines
+from mirrorlog.broker.folder import server_properties, summarize_lines
 from mirrorlog.broker.runtime import Runtime
+from mirrorlog.broker_record import BrokerRecord, parse_record
 from mirrorlog.errors import StateDamaged
 
 

@@ -6,7 +6,7 @@ import logging
 
 from clocks import CountingClock
 
-from mirrorlog.cli.support.log_lines import RepeatFilter
+from mirrorlog.cli.support.log_lines import RepeatFilter, ZonedFormatter
 
 
 class Log:
@@ -56,3 +56,10 @@ def test_lines_of_mirrorlog_pass() -> None:
     log = Log()
     log.add(5, "volume %s is stopped", "v", name="mirrorlog.site")
     assert len(log.printed) == 5
+
+
+def test_a_line_carries_its_zone() -> None:
+    record = logging.LogRecord("aiokafka", logging.ERROR, "file.py", 1, "no route", (), None)
+    record.created = 1_790_000_000.25
+    line = ZonedFormatter("%(asctime)s %(message)s").format(record)
+    assert line == "2026-09-21T14:13:20.250Z no route"
