@@ -53,15 +53,16 @@ class ZonedFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time of `record`; `datefmt` is ignored."""
+        del datefmt
         at = datetime.fromtimestamp(record.created, UTC)
         return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def set_up_logging(*, verbose: bool) -> None:
     """Print log lines on stderr: warnings and errors, or with `verbose` all details, too."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(ZonedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(ZonedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[stderr])
     if verbose:
         logging.getLogger("mirrorlog.kafka").setLevel(logging.DEBUG)
         return
