@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ from mirrorlog.processes.dies_with_parent import dies_with_parent as wrap_comman
 
 ASK_WITHIN_S: Final = 0.25
 KILLED_WITHIN_S: Final = 10.0
+FIRST_LINE_S: Final = 1.0
+"""After this time on_waiting is called, and then whenever the time has doubled."""
 
 
 def new_cluster_id() -> str:
@@ -80,8 +83,13 @@ class EmbeddedBroker:
         """Return whether the process runs. It may not answer."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, deadline_s: float = 60.0) -> None:
+    def start(
+        self, deadline_s: float = 60.0, on_waiting: Callable[[str, float], None] | None = None
+    ) -> None:
         """Start Kafka and return when it answers.
+
+        on_waiting: called with the address and the seconds since Kafka's start, after a second and
+            then at growing intervals, while Kafka doesn't answer yet.
 
         1. Lock the folder, so that two brokers never share it.
         2. Choose the ports: the requested one, the recorded ones, or free ones. Record them.
@@ -114,7 +122,7 @@ class EmbeddedBroker:
                 self._spawn(record, lock)
             finally:
                 os.close(lock)
-            self._await_answer(deadline, logged_bytes)
+            self._await_answer(deadline, logged_bytes, on_waiting)
         except OSError as error:
             self.kill()
             raise KafkaFailed(
@@ -239,8 +247,14 @@ class EmbeddedBroker:
         self._record = replace(record, pid=self._process.pid, created_s=self._process.create_time())
         self.folder.write_record(self._record)
 
-    def _await_answer(self, deadline: float, logged_bytes: int) -> None:
+    def _await_answer(
+        self,
+        deadline: float,
+        logged_bytes: int,
+        on_waiting: Callable[[str, float], None] | None = None,
+    ) -> None:
         cluster_id = self.folder.cluster_id()
+        began_s, line_after_s = time.monotonic(), FIRST_LINE_S
         client = silent_client(self.bootstrap_servers)
         while (answer := answering_cluster_id(client)) != cluster_id:
             if not self.is_running:
@@ -250,6 +264,10 @@ class EmbeddedBroker:
                     where=str(self.folder.log_file),
                     next="Read the log.",
                 )
+            waited_s = time.monotonic() - began_s
+            if on_waiting is not None and waited_s >= line_after_s:
+                on_waiting(self.bootstrap_servers, waited_s)
+                line_after_s *= 2
             if time.monotonic() > deadline:
                 other = (
                     f"another cluster, {answer}, answers"

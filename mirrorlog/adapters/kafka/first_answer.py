@@ -21,7 +21,7 @@ DEFAULT_PORT: Final = 9092
 _NAMES: Final = re.compile(r"^(?:\S+: )+")
 """librdkafka's names of a connection: `GroupCoordinator: 127.0.0.1:9092: Connect to …`."""
 _COUNTS: Final = re.compile(r"\s*\(after .*\)$")
-_FIRST_ATTEMPTS_S: Final = (1.0, 0.5)
+_FIRST_ATTEMPTS_S: Final = (1.0, 0.25)
 _FAILING_ATTEMPT_S: Final = 2.0
 """The timeouts of the first attempts, and of later ones while every connection fails. While nothing
 connects, librdkafka uses up each of them."""

@@ -18,7 +18,7 @@ from mirrorlog.settings import Settings, load_settings
 
 log = logging.getLogger("mirrorlog.cli")
 
-CONNECT_WITHIN_S: Final = 1.5
+CONNECT_WITHIN_S: Final = 1.25
 """The whole answer then comes within 3 s: the rest is for the start of the process."""
 
 

@@ -99,8 +99,8 @@ def all_failed(code: int, text: str) -> tuple[KafkaError, ...]:
 def test_servers_that_refuse_are_given_up_after_the_time(code: int, text: str, said: str) -> None:
     clock = ManualClock()
     with pytest.raises(KafkaFailed) as failed:
-        ask(Broker(clock, None, *all_failed(code, text)), 1.5, listens=False)
-    assert clock.now_s == 1.5
+        ask(Broker(clock, None, *all_failed(code, text)), 1.25, listens=False)
+    assert clock.now_s == 1.25
     assert said in failed.value.what
     assert failed.value.where == "topic t; Kafka at kafka:1, named by --bootstrap-servers"
     assert failed.value.next == "Check that a broker runs there, and the address."
@@ -109,21 +109,21 @@ def test_servers_that_refuse_are_given_up_after_the_time(code: int, text: str, s
 def test_a_server_that_swallows_packets_is_given_up_after_the_time() -> None:
     clock = ManualClock()
     with pytest.raises(KafkaFailed, match="nothing takes a connection there"):
-        ask(Broker(clock, None), 1.5, listens=False)
-    assert clock.now_s == 1.5
+        ask(Broker(clock, None), 1.25, listens=False)
+    assert clock.now_s == 1.25
 
 
 def test_a_wrong_protocol_says_which_settings_to_check() -> None:
     hint = "Disconnected: might be caused by incorrect security.protocol configuration"
     broker = Broker(ManualClock(), None, *all_failed(KafkaError._TRANSPORT, hint))
     with pytest.raises(KafkaFailed) as failed:
-        ask(broker, 1.5, listens=True)
+        ask(broker, 1.25, listens=True)
     assert "sasl.* and ssl.*" in failed.value.next
 
 
 def test_a_server_that_takes_connections_may_be_slow(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
-    assert ask(Broker(clock, 9.0), 1.5, listens=True) == "answer"
+    assert ask(Broker(clock, 9.0), 1.25, listens=True) == "answer"
     assert "it takes connections, no answer yet" in lines_of(caplog)[0]
     assert lines_of(caplog)[-1] == "Kafka at kafka:1 answers"
 
@@ -148,7 +148,7 @@ def test_a_broker_that_answers_at_once_costs_no_line(caplog: pytest.LogCaptureFi
 
 def test_a_silent_broker_is_an_error_after_the_patience() -> None:
     with pytest.raises(KafkaFailed, match="it takes connections, no answer yet"):
-        ask(Broker(ManualClock(), None), 1.5, listens=True, patience_s=0.1)
+        ask(Broker(ManualClock(), None), 1.25, listens=True, patience_s=0.1)
 
 
 def test_who_waits_gives_up_never_and_others_only_after_the_time() -> None:
@@ -170,8 +170,8 @@ def test_attempts_grow_while_a_broker_may_only_be_slow() -> None:
             for number in range(1, 7)
         ]
 
-    assert timeouts(has_answered=False, all_failed=False) == [1.0, 0.5, 6.0, 8.0, 10.0, 10.0]
-    assert timeouts(has_answered=False, all_failed=True) == [1.0, 0.5, 2.0, 2.0, 2.0, 2.0]
+    assert timeouts(has_answered=False, all_failed=False) == [1.0, 0.25, 6.0, 8.0, 10.0, 10.0]
+    assert timeouts(has_answered=False, all_failed=True) == [1.0, 0.25, 2.0, 2.0, 2.0, 2.0]
     assert timeouts(has_answered=True, all_failed=False) == [2.0, 4.0, 6.0, 8.0, 10.0, 10.0]
 
 
