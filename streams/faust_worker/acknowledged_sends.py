@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import stamina
@@ -43,7 +44,7 @@ class SendReports:
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._reports = clock, RetryReports()
-        self._failing: dict[str, tuple[float, str]] = {}
+        self._failing: dict[object, tuple[float, str]] = {}
 
     @property
     def held_back(self) -> tuple[float, str | None]:
@@ -53,17 +54,30 @@ class SendReports:
         since_s, reason = min(self._failing.values())
         return self._clock.monotonic_s() - since_s, reason
 
-    def failed(self, topics: str, error: Exception) -> None:
-        """Note that the broker hasn't acknowledged messages, and that they are sent again."""
-        reason = f"{type(error).__name__} {error}"[:400]
-        since_s, _ = self._failing.get(topics, (self._clock.monotonic_s(), reason))
-        self._failing[topics] = since_s, f"messages to {topics} aren't acknowledged: {reason}"
+    @contextmanager
+    def sending(self, topics: str) -> Iterator[Callable[[Exception], None]]:
+        """Yield what to call when the broker hasn't acknowledged messages that are sent again.
+
+        The messages hold the node back until the context ends, in whatever way.
+        """
+        call, began_s = object(), self._clock.monotonic_s()
+
+        def failed(error: Exception) -> None:
+            reason = f"{type(error).__name__} {error}"[:400]
+            self._failing[call] = began_s, f"messages to {topics} aren't acknowledged: {reason}"
+            self._failed(topics, reason)
+
+        try:
+            yield failed
+        finally:
+            self._failing.pop(call, None)
+
+    def _failed(self, topics: str, reason: str) -> None:
         if text := self._reports.failed(topics, reason, now_s=self._clock.monotonic_s()):
             log.warning("the node holds back, messages to %s aren't acknowledged: %s", topics, text)
 
     def worked(self, topics: str) -> None:
         """Note that all messages were acknowledged."""
-        self._failing.pop(topics, None)
         if text := self._reports.worked(topics, now_s=self._clock.monotonic_s()):
             log.warning("sending to %s %s", topics, text)
 
@@ -92,20 +106,22 @@ async def send_all(
         return []
     topics = ", ".join(sorted({message.topic for message in messages}))
 
-    def is_tried_again(error: Exception) -> bool:
-        if not _is_retriable(error):
-            return False
-        reports.failed(topics, error)
-        return True
-
     try:
-        async for attempt in stamina.retry_context(
-            on=is_tried_again, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=5.0
-        ):
-            with attempt:
-                offsets = await _send_once(producer, messages)
-                reports.worked(topics)
-                return offsets
+        with reports.sending(topics) as failed:
+
+            def is_tried_again(error: Exception) -> bool:
+                if not _is_retriable(error):
+                    return False
+                failed(error)
+                return True
+
+            async for attempt in stamina.retry_context(
+                on=is_tried_again, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=5.0
+            ):
+                with attempt:
+                    offsets = await _send_once(producer, messages)
+                    reports.worked(topics)
+                    return offsets
     except (KafkaError, ProducerSendError) as error:
         raise ChangelogRefused(
             f"{len(messages)} messages weren't acknowledged: {type(error).__name__} {error}"[:400],
