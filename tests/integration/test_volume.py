@@ -140,6 +140,8 @@ def test_a_volume_from_its_creation_to_its_end(run: Run) -> None:
     assert identical(run, 2 * MIB)
 
     overwrite(run, MIB, b"untracked")
+    assert "copies again" in shell("volume", "renew", "v", "--dry-run")["cost"]
+    assert shell("volume", "show", "v")["generation"] == made["generation"]
     renewed = shell("volume", "renew", "v", "--yes")
     assert renewed["generation"] != made["generation"]
     report = shell.wait(SiteState.CONSISTENT, renewed["described_position"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from mirrorlog.adapters.addresses import (
 )
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.moving import check_sessions, publish_move
@@ -59,7 +59,6 @@ app = typer.Typer(
 
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
-Yes = Annotated[bool, typer.Option("--yes", help="Don't ask for a confirmation.")]
 ReusePrimary = Annotated[
     bool,
     typer.Option(
@@ -208,7 +207,13 @@ def resize(
 
 
 @app.command()
-def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout = "30s") -> None:
+def retire(
+    context: typer.Context,
+    name: Name,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    timeout: Timeout = "30s",
+) -> None:
     """Retire a volume for good: sites stop following it, and their copies stay as they are."""
     call = invocation(context)
     volume = find_volume(call.settings, name)
@@ -218,11 +223,12 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
         return
     behind = _inconsistent_sites(call.settings, name)
     warning = f" Not consistent now, and never again: {', '.join(behind)}." if behind else ""
-    _confirm(
+    cost = (
         f"Sites stop following volume {name} at once, for good; their copies stay as they are."
-        f"{warning}",
-        yes=yes,
+        f"{warning}"
     )
+    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
+        return
     status = _send(call, volume, CommandContent(CommandKind.RETIRE), timeout)
     _print_volume(
         call,
@@ -232,7 +238,13 @@ def retire(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeou
 
 
 @app.command()
-def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout = "30s") -> None:
+def renew(
+    context: typer.Context,
+    name: Name,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    timeout: Timeout = "30s",
+) -> None:
     """Give a volume a new generation, after somebody wrote to it without tracking.
 
     Each site copies again all that the primary holds. The log can't answer any more what changed
@@ -240,12 +252,13 @@ def renew(context: typer.Context, name: Name, yes: Yes = False, timeout: Timeout
     """
     call = invocation(context)
     volume = _find_active(call.settings, name)
-    _confirm(
+    cost = (
         f"Each site of volume {name} copies again all that the primary holds, up to "
         f"{format_size(volume.size_bytes)}, and until then has no consistent copy; what changed "
-        "before now can't be asked any more.",
-        yes=yes,
+        "before now can't be asked any more."
     )
+    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
+        return
     content = CommandContent(CommandKind.NEW_GENERATION, new_generation=str(uuid4()))
     status = _send(call, volume, content, timeout)
     volume = find_volume(call.settings, name)
@@ -275,7 +288,8 @@ def move(
         ),
     ] = None,
     reuse_primary: ReusePrimary = False,
-    yes: Yes = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     timeout: Timeout = "30s",
 ) -> None:
     """Move a volume to another host. Run it on the new one, where the primary is.
@@ -299,12 +313,13 @@ def move(
     with open_primary(address, exclusive=not volume.shared) as device:  # 1
         check_size(device, address, volume.size_bytes)
         check_unused(choice, name, load_volumes(call.settings), marks)
-        _confirm(
+        cost = (
             f"All of volume {name}, {format_size(volume.size_bytes)}, counts as dirty, and each "
             f"site copies it again from {address}. "
-            + "".join(f"Session {session} is ended. " for session in sessions),
-            yes=yes,
+            + "".join(f"Session {session} is ended. " for session in sessions)
         )
+        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
+            return
         device.flush()
         marks.write([(device, _new_mark(volume, device))])  # 2
         volume = publish_move(call.settings, volume, address, sessions)  # 3
@@ -382,15 +397,6 @@ def _send(call: Invocation, volume: Volume, content: CommandContent, timeout: st
     status = send_command(call.settings, volume, content, parse_duration_s(timeout))
     check_accepted(status)
     return status
-
-
-def _confirm(cost: str, *, yes: bool) -> None:
-    """Ask whether to go on, unless `yes`. Abort (exit 130) if not; BadUse without a terminal."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise BadUse(f"this needs your confirmation. {cost.rstrip('.')}", next="Say --yes.")
-    typer.confirm(f"{cost} Go on?", abort=True, err=True)
 
 
 def _inconsistent_sites(settings: Settings, name: str) -> list[str]:

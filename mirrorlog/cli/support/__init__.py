@@ -10,6 +10,7 @@ In reading order:
 - log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.
 - settings_view: the settings, and where they come from.
+- confirming: a question before something is given up for good.
 - volume_view: a volume's description as a row, as lines and as fields.
 - moving: which sessions have a volume open, and its new address.
 - primaries: which file or device becomes the primary of a volume.
