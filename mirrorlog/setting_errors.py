@@ -6,9 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from mirrorlog.errors import BadUse
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 PREFIX: Final = "MIRRORLOG_"
 """The beginning of the name of an environment variable that is a setting."""
@@ -20,9 +24,13 @@ _VALUE_ERROR: Final = "Value error, "
 
 
 class Origin(StrEnum):
-    """Where the value of a setting comes from. A later one overrules an earlier one."""
+    """Where the value of a setting comes from. A later one overrules an earlier one.
+
+    EMBEDDED_BROKER: the servers are those of the state folder's broker.
+    """
 
     DEFAULT = "default"
+    EMBEDDED_BROKER = "embedded broker"
     FILE = "file"
     ENVIRONMENT = "environment"
     OPTION = "option"
@@ -37,6 +45,41 @@ class SettingForm:
 
     accepts: str
     is_secret: bool = False
+
+
+_ACCEPTED: Final = {
+    "kafka": 'a table of client settings; in the environment, JSON like {"acks": "all"}',
+    "node_tiers_s": "1 to 3 numbers of seconds, each larger than the one before; in the "
+    "environment, JSON like [60, 3600, 86400]",
+    "node_keep_s": 'a table of seconds by tier; in the environment, JSON like {"hour": 86400}',
+    "node_name": "letters, digits, '.', '_' and '-', at most 200, the first a letter or digit",
+}
+"""What settings accept of which the type doesn't say it."""
+_KINDS: Final = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+
+
+def form_of(name: str, field: FieldInfo) -> SettingForm:
+    """Return what is known of the setting `name`, which pydantic describes as `field`.
+
+    A setting that isn't to be shown (repr=False) is a secret.
+    """
+    return SettingForm(_ACCEPTED.get(name) or _accepted(field), is_secret=not field.repr)
+
+
+def _accepted(field: FieldInfo) -> str:
+    """Return in words what a setting accepts, by its type and its bounds."""
+    choices = get_args(field.annotation)
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(map(str, choices))}"
+    kinds = [_KINDS[kind] for kind in choices or (field.annotation,) if kind in _KINDS]
+    bounds = {
+        name: getattr(bound, name)
+        for bound in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(bound, name)
+    }
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    return " ".join([*kinds, *(f"{words[name]} {value}" for name, value in bounds.items())])
 
 
 def variable_of(setting: str) -> str:

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias
 
 import platformdirs
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from mirrorlog.bootstrap_servers import (
@@ -33,6 +32,7 @@ from mirrorlog.setting_errors import (
     PREFIX,
     Origin,
     SettingForm,
+    form_of,
     problem_of,
     unknown_in_file,
     unknown_variables,
@@ -380,8 +380,7 @@ def _servers_of(
 
 def setting_form(name: str) -> SettingForm:
     """Return what is known of a setting: what it accepts, and whether it is a secret."""
-    field = Settings.model_fields[name]
-    return SettingForm(_ACCEPTED.get(name) or _accepted(field), is_secret=not field.repr)
+    return form_of(name, Settings.model_fields[name])
 
 
 def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: str) -> BadUse:
@@ -394,33 +393,6 @@ def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: str)
 def _not_json(name: str) -> BadUse:
     value = os.environ.get(variable_of(name), "")
     return wrong_value(name, value, "", Origin.ENVIRONMENT, "", setting_form(name))
-
-
-_ACCEPTED: Final = {
-    "kafka": 'a table of client settings; in the environment, JSON like {"acks": "all"}',
-    "node_tiers_s": "1 to 3 numbers of seconds, each larger than the one before; in the "
-    "environment, JSON like [60, 3600, 86400]",
-    "node_keep_s": 'a table of seconds by tier; in the environment, JSON like {"hour": 86400}',
-    "node_name": "letters, digits, '.', '_' and '-', at most 200, the first a letter or digit",
-}
-"""What settings accept of which the type doesn't say it."""
-_KINDS: Final = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-
-
-def _accepted(field: FieldInfo) -> str:
-    """Return in words what a setting accepts, by its type and its bounds."""
-    choices = get_args(field.annotation)
-    if get_origin(field.annotation) is Literal:
-        return f"one of {', '.join(map(str, choices))}"
-    kinds = [_KINDS[kind] for kind in choices or (field.annotation,) if kind in _KINDS]
-    bounds = {
-        name: getattr(bound, name)
-        for bound in field.metadata
-        for name in ("ge", "gt", "le", "lt")
-        if hasattr(bound, name)
-    }
-    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-    return " ".join([*kinds, *(f"{words[name]} {value}" for name, value in bounds.items())])
 
 
 def inherited_environment() -> dict[str, str]:

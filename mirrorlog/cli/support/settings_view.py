@@ -86,6 +86,8 @@ def shown_settings(loaded: LoadedSettings, values: Mapping[str, Any]) -> list[Sh
     origins = dict(loaded.origins)
     if after.bootstrap_servers != before.bootstrap_servers:
         origins["bootstrap_servers"] = Origin.OPTION
+    elif after.servers.is_embedded:
+        origins["bootstrap_servers"] = Origin.EMBEDDED_BROKER
     shown = [
         _client_setting(key, value, origins["kafka"], before.kafka) for key, value in client.items()
     ]

@@ -73,6 +73,18 @@ def test_servers_of_a_client_option_are_an_option() -> None:
     assert (servers["value"], servers["from"]) == ("h:1", "option")
 
 
+def test_the_embedded_broker_of_the_state_folder_is_an_origin(tmp_path: Path) -> None:
+    nothing = shown(["--state-dir", str(tmp_path)])["bootstrap_servers"]
+    assert nothing["from"] == "default"
+    (tmp_path / "broker").mkdir()
+    record = '{"version": 1, "port": 1234, "controller_port": 1235}'
+    (tmp_path / "broker" / "broker.json").write_text(record)
+    found = shown(["--state-dir", str(tmp_path)])["bootstrap_servers"]
+    assert (found["value"], found["from"]) == ("127.0.0.1:1234", "embedded broker")
+    named = shown(["--state-dir", str(tmp_path), "--bootstrap-servers", "h:1"])
+    assert named["bootstrap_servers"]["from"] == "option"
+
+
 def test_settings_are_shown_beside_an_unknown_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRRORLOG_PARTITONS", "3")
     code, out, err = run_main(["config", "show"])
