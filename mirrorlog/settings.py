@@ -178,6 +178,12 @@ class Settings(BaseSettings):
     metrics_volumes: int = Field(default=10_000, ge=0)
     """How many volumes of a site have metrics of their own. The sums cover all."""
 
+    report_s: float = Field(default=2.0, gt=0)
+    """A host, and a worker of the node, reports a change after this time at the earliest
+    (`mirrorlog status`)."""
+    report_idle_s: float = Field(default=10.0, gt=0)
+    """How often they report if nothing changes."""
+
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in runs of up to this number of bytes."""

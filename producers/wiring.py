@@ -12,7 +12,7 @@ from typing import Final
 
 from mirrorlog.adapters.addresses import open_device, open_primary, path_of
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader, ReportPublisher
 from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import check_no_secondary
@@ -105,6 +105,8 @@ class HostWiring:
         on_fork_change: called, with the host's lock held, when the state of a secondary changes.
         report: called with each line that people should read.
         """
+        reports = ReportPublisher(self._client, self._settings.topics.reports)
+        self._stack.callback(reports.close)
         ports = HostPorts(
             self.folder,
             self.publisher,
@@ -115,6 +117,7 @@ class HostWiring:
             sessions=SessionPorts(lambda: KafkaReader(self._client), self.admin),
             forks=self._fork_ports(on_fork_change) if forks else None,
             descriptions=self._catalog,
+            reports=reports,
         )
         return Host(self.name, ports, self._settings, volumes, report=report)
 

@@ -17,6 +17,7 @@ Files in reading order:
 - site_progress.py: the report of a site
 - site_leases.py: which process runs a site
 - reports.py: the reports of hosts and of workers of the node
+- report_pacing.py: when a report is worth a message
 - retry_reports.py: which failures of repeated attempts are logged
 - primary_marks.py: the mark of a primary, which says which volume's it is
 - secondary_marks.py: the mark of a secondary, which its site and forks must find

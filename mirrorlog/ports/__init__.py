@@ -7,4 +7,5 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state
 - streams.py: publishing to topics and reading them by position
+- reports.py: publishing reports, which nothing depends on
 """

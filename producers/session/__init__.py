@@ -12,5 +12,6 @@ In reading order:
 - session_search.py: how a session asks the log for both.
 - settling.py: what a dead session left unpublished is published, and the session is closed.
 - figures.py: what a host is doing now, as numbers for metrics and reports.
+- reporting.py: publishes these numbers as reports.
 - parts.py: what these share of one session.
 """

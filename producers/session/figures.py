@@ -18,7 +18,9 @@ class VolumeFigures:
 
     writes, written_bytes: the extents that WRITES commands of the session name, and their bytes.
     hot_regions: in the activity log. is_whole_volume_hot: the whole volume counts as dirty.
-    has_failed: no write may begin any more. forks: by site, the state of its secondary.
+    has_failed: no write may begin any more. generation: of the volume's history.
+    acknowledged_position: of its last command that Kafka has acknowledged; None before the first.
+    forks: by site, the state of its secondary.
     """
 
     volume: str
@@ -27,6 +29,8 @@ class VolumeFigures:
     hot_regions: int
     is_whole_volume_hot: bool
     has_failed: bool
+    generation: str
+    acknowledged_position: int | None
     forks: tuple[tuple[str, ForkState], ...]
 
 
@@ -75,5 +79,7 @@ def _volume_figures(opened: OpenVolume, outbox: Outbox) -> VolumeFigures:
         hot_regions=len(opened.regions.hot),
         is_whole_volume_hot=opened.tracks_whole_volume,
         has_failed=opened.failed is not None,
+        generation=opened.volume.generation,
+        acknowledged_position=outbox.last_positions.get(opened.name),
         forks=tuple((secondary.site, secondary.state) for secondary in forks),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
@@ -20,6 +20,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.ports.folders import StateFolder
 from mirrorlog.ports.primary_marks import PrimaryMarks
+from mirrorlog.ports.reports import NoReports, ReportSink
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
@@ -43,6 +44,7 @@ from mirrorlog.producers.session.opening import (
 )
 from mirrorlog.producers.session.parts import SessionParts
 from mirrorlog.producers.session.primaries import check_primaries
+from mirrorlog.producers.session.reporting import HostReporter, ReportingSession
 from mirrorlog.producers.session.session_search import SessionSearch
 from mirrorlog.producers.session.settling import (
     known_entries,
@@ -76,6 +78,7 @@ class HostPorts:
         those with which it opened them.
     has_interpreter_lock: asked once; without that lock every write takes the tracker's
         (batches/lock_free_writes.py).
+    reports: takes reports for people. The host doesn't close it.
     """
 
     folder: StateFolder
@@ -88,6 +91,7 @@ class HostPorts:
     forks: ForkPorts | None = None
     descriptions: Catalog | None = None
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
+    reports: ReportSink = field(default_factory=NoReports)
 
 
 class Host:
@@ -186,6 +190,13 @@ class Host:
             settle_previous(self._parts, previous, ports.open_device, self._search)  # 5
             self._handle_broken_histories()
             remove_spool(ports.folder)  # 6
+            self._reporter: Final = HostReporter(
+                ReportingSession(name, self.session, ports.clock.now_us()),
+                self.figures,
+                ports.reports,
+                ports.clock,
+                settings,
+            )
             undo.pop_all()
 
     @property
@@ -280,6 +291,7 @@ class Host:
         for name in wanted:
             if name in self._outbox.rejected:
                 raise self._outbox.rejected[name]
+        self._reporter.look_soon()
         return {name: self._admit(request) for name, request in wanted.items()}
 
     def tick(self, now_s: float) -> None:
@@ -293,6 +305,7 @@ class Host:
         self._follow_descriptions(now_s)
         self._tracker.tick(now_s)
         self._note_positions(now_s)
+        self._reporter.tick(now_s)
 
     def pause(self, timeout_s: float) -> None:
         """Call tick(), then wait for an acknowledgement, at most for `timeout_s`."""
@@ -416,7 +429,9 @@ class Host:
                 histories = self._search.histories
                 entries += known_entries(self._parts, volumes, histories, follow=False)
             self._log.append(entries)  # 5
+        reports = [report for report in self._reporter.reports() if report.volume in flushed]
         self._tracker.remove_volumes(flushed)
+        self._reporter.close(reports)
         for name in flushed:
             del self._handles[name]
         if failures:

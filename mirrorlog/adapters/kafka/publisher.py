@@ -89,6 +89,11 @@ class KafkaPublisher:
             return None
         return AppendTime(message.topic() or "", at_ms * 1000, kind == TIMESTAMP_LOG_APPEND_TIME)
 
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the broker has refused a message for good."""
+        return self._refusal is not None
+
     def poll(self, timeout_s: float) -> None:
         """Run the callbacks that are due."""
         self._client.raw.poll(timeout_s)
