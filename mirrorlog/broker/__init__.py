@@ -8,6 +8,7 @@ Files in reading order:
 - artifacts.py, renew.py: the list of pinned jars, and the tool that rewrites it
 - embedded.py: EmbeddedBroker, which starts and stops Kafka
 - folder.py: the files of a broker's folder
+- kafka_versions.py: which Kafka may use the data of a folder
 - ports.py: free ports that a broker can keep
 - control.py: the status of a folder's broker, and its end
 - files.py: files replaced atomically, and locks

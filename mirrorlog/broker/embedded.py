@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
 import subprocess
 import time
@@ -19,12 +20,15 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from mirrorlog.broker import ports
+from mirrorlog.broker.artifacts import KAFKA_VERSION
 from mirrorlog.broker.folder import BrokerFolder, summarize_lines
+from mirrorlog.broker.kafka_versions import check_kafka_version
 from mirrorlog.broker.runtime import Runtime
 from mirrorlog.broker_record import LOOPBACK, BrokerRecord
 from mirrorlog.errors import BadUse, KafkaFailed, PartFailed
 from mirrorlog.processes.dies_with_parent import dies_with_parent as wrap_command
 
+_log = logging.getLogger(__name__)
 ASK_WITHIN_S: Final = 0.25
 KILLED_WITHIN_S: Final = 10.0
 FIRST_LINE_S: Final = 1.0
@@ -92,16 +96,18 @@ class EmbeddedBroker:
             then at growing intervals, while Kafka doesn't answer yet.
 
         1. Lock the folder, so that two brokers never share it.
-        2. Choose the ports: the requested one, the recorded ones, or free ones. Record them.
-        3. Write the configuration.
-        4. Format the data folder if it is new.
-        5. Start Kafka, which inherits the lock. Record its process, and close this process's end of
+        2. Log a warning if an older Kafka has used the data: it can't use them afterwards.
+        3. Choose the ports: the requested one, the recorded ones, or free ones. Record them.
+        4. Write the configuration.
+        5. Format the data folder if it is new, and record the version of Kafka.
+        6. Start Kafka, which inherits the lock. Record its process, and close this process's end of
            the lock.
-        6. Ask until it answers as the cluster of this folder.
+        7. Ask until it answers as the cluster of this folder.
 
         Raise KafkaFailed if the folder or the port is in use, if the data can't be formatted, or if
         Kafka doesn't answer before the deadline. Raise PartFailed, with the last lines of its log,
-        if the process ends. No process is left then. Raise BadUse if the broker runs already.
+        if the process ends. No process is left then. Raise BadUse if the broker runs already, or if
+        a newer Kafka has used the data.
         """
         if self.is_running:
             raise BadUse(
@@ -113,9 +119,11 @@ class EmbeddedBroker:
         try:
             lock = self.folder.lock()
             try:
+                self._check_version()
                 record = self._choose_ports()
                 self.folder.write_configuration(record)
                 self._format(deadline)
+                self.folder.write_kafka_version(KAFKA_VERSION)
                 logged_bytes = (
                     self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
                 )
@@ -170,6 +178,13 @@ class EmbeddedBroker:
                 next="Call start() first.",
             )
         return self._record
+
+    def _check_version(self) -> None:
+        used_by = self.folder.kafka_version()
+        if used_by and (
+            notice := check_kafka_version(used_by, KAFKA_VERSION, str(self.folder.path))
+        ):
+            _log.warning("%s", notice)
 
     def _choose_ports(self) -> BrokerRecord:
         recorded = self.folder.record()

@@ -4,6 +4,7 @@ lock                locked by the broker's process while it runs
 broker.json         the record: its ports, and the process that was started last
 server.properties   written at each start
 log4j2.properties   written at each start
+kafka-version       the newest Kafka that has used the data
 data/               Kafka's data
 log/                kafka.log (bounded, rolling), output.log (what Java printed, of the last start)
 tmp/                native libraries that Java unpacked since the last start
@@ -15,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,6 +26,7 @@ from string import Template
 from typing import Final
 
 from mirrorlog.broker.files import open_lock_file, replace_text
+from mirrorlog.broker.kafka_versions import BEFORE_RECORDS
 from mirrorlog.broker_record import RECORD_NAME, RECORD_VERSION, BrokerRecord, read_record
 from mirrorlog.errors import KafkaFailed, StateDamaged
 
@@ -45,6 +48,7 @@ class BrokerFolder:
         self.log_file = self.path / "log" / "kafka.log"
         self.output_file = self.path / "log" / "output.log"
         self.meta_file = self.path / "data" / "meta.properties"
+        self._version_file = self.path / "kafka-version"
 
     def record(self) -> BrokerRecord | None:
         """Read the record; None for a folder that never had a broker."""
@@ -111,6 +115,31 @@ class BrokerFolder:
             return None
         lines = self.meta_file.read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line).get("cluster.id")
+
+    def kafka_version(self) -> str | None:
+        """Return the newest Kafka that has used the data; None if the data isn't formatted.
+
+        Raise StateDamaged if the record of it can't be read.
+        """
+        if self.cluster_id() is None:
+            return None
+        try:
+            text = self._version_file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return BEFORE_RECORDS
+        except UnicodeDecodeError:
+            text = ""
+        if not re.fullmatch(r"\d+(\.\d+)*", text):
+            raise StateDamaged(
+                "the record of the Kafka that used this folder can't be read",
+                where=str(self._version_file),
+                next="Write the version there, such as 4.4.0.",
+            )
+        return text
+
+    def write_kafka_version(self, version: str) -> None:
+        """Note which Kafka uses the data from now on."""
+        replace_text(self._version_file, f"{version}\n")
 
     def last_log_lines(self, since_bytes: int) -> str:
         """Return a summary of Java's output, and of Kafka's log beyond `since_bytes`, in one

@@ -29,7 +29,6 @@ LEFT_OUT = frozenset({"org.scala-lang:scala-reflect"})
 
 HEADER = '''"""The pinned jars of Apache Kafka. Written by `python -m mirrorlog.broker.renew`."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Mapping
