@@ -102,8 +102,8 @@ REPLICA_LAST_APPLIED: Final = _gauge(
     "replica_last_applied_timestamp_seconds",
     _R.SITE,
     "site volume",
-    "When the site last saved what it had applied, in seconds since 1970 by its clock. It stands "
-    "still while nothing is written.",
+    "When the site last saved a new applied position, in seconds since 1970 by its clock. It "
+    "stands still while nothing is written.",
 )
 REPLICA_LAST_CONSISTENT: Final = _gauge(
     "replica_last_consistent_timestamp_seconds",

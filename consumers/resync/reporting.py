@@ -22,9 +22,9 @@ class ReportedReplica:
     """A secondary as the site reported it last.
 
     at_s: when the report was published, by the monotonic clock.
-    applied_at_us: when what was applied was last saved. consistent_at_us: the last time at which
-    the secondary was known to equal the primary; while it is CONSISTENT, it still does. Both in
-    microseconds since 1970 by the site's clock, and None if that isn't known.
+    applied_at_us: when a new applied position was last saved. consistent_at_us: the last time at
+    which the secondary was known to equal the primary; while it is CONSISTENT, it still does. Both
+    in microseconds since 1970 by the site's clock, and None if that isn't known.
     """
 
     progress: SiteProgress
@@ -73,7 +73,7 @@ class ProgressReporter:
             progress,
             self._clock.monotonic_s(),
             secondary.volume.size_bytes,
-            _applied_at_us(secondary),
+            secondary.applied_at_us,
             _consistent_at_us(secondary, progress, last),
         )
         key = f"{self._site}/{volume}".encode()
@@ -135,11 +135,6 @@ def progress_of(
         reason=secondary.status.reason or _log_lag_reason(cycle_input) or secondary.reason,
         secondary_id=secondary.reported_id,
     )
-
-
-def _applied_at_us(secondary: Secondary) -> int | None:
-    saved = secondary.saved
-    return None if saved is None or saved.applied_position is None else saved.updated_at_us
 
 
 def _consistent_at_us(

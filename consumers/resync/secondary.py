@@ -33,6 +33,8 @@ class Secondary:
     read_end: where the commands topic ended after the last read of a cycle; None until the site has
         asked for it.
     blocks_copied, bytes_copied: since the site's start.
+    applied_at_us: when a new applied position was last saved, in microseconds since 1970; None if
+        there is none. After a start, when the state was last saved.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -46,6 +48,7 @@ class Secondary:
         self.differing: tuple[Sample, ...] = ()
         self.unknown_reason: str | None = None
         self.read_end: int | None = None
+        self.applied_at_us: int | None = None
         self.blocks_copied = 0
         self.bytes_copied = 0
         self._retry_at_s = 0.0
@@ -77,6 +80,10 @@ class Secondary:
 
     def note_saved(self, state: SecondaryState | None) -> None:
         """Note the state that the store holds now."""
+        if state is None or state.applied_position is None:
+            self.applied_at_us = None
+        elif self.saved is None or self.saved.applied_position != state.applied_position:
+            self.applied_at_us = state.updated_at_us
         self.saved, self.is_damaged, self.is_loaded = state, False, True
 
     def note_damaged(self, reason: str) -> None:

@@ -132,12 +132,12 @@ class Reporting:
         publisher = MemoryBroker().publisher()
         self.reporter = ProgressReporter("a", publisher, Topics().progress, self.clock, 1.0)
 
-    def save(self, consistent: int | None, at_us: int) -> None:
+    def save(self, consistent: int | None, at_us: int, applied: int = 4) -> None:
         self.secondary.note_saved(
             SecondaryState(
                 volume="v",
                 generation=GENERATION,
-                applied_position=4,
+                applied_position=applied,
                 consistent_position=consistent,
                 updated_at_us=at_us,
             )
@@ -164,6 +164,16 @@ def test_the_last_consistent_point_is_that_of_the_oldest_write_that_is_missing()
     assert reporting.report(SiteState.SYNCING, 9).consistent_at_us == written_us
     reporting.clock.now_s += 60
     assert reporting.report(SiteState.SETTLING, 9).consistent_at_us == written_us
+
+
+def test_a_position_is_applied_when_a_new_one_is_saved() -> None:
+    reporting = Reporting()
+    reporting.save(consistent=4, at_us=7)
+    reporting.save(consistent=None, at_us=8)  # a cycle begins
+    assert reporting.report(SiteState.SYNCING, 9).applied_at_us == 7
+    reporting.clock.now_s += 1
+    reporting.save(consistent=9, at_us=9, applied=9)
+    assert reporting.report(SiteState.CONSISTENT, 9).applied_at_us == 9
 
 
 def test_the_last_consistent_point_is_unknown_after_a_start_without_a_proof() -> None:
