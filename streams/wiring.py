@@ -12,14 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NoReturn, TypeAlias
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog import __version__
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, ReportPublisher
 from mirrorlog.errors import MirrorlogError, exit_code_of
 from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.ports.reports import NoReports, ReportSink
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
@@ -39,6 +41,7 @@ from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.node_figures import NodeFigures
 from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
 from mirrorlog.streams.node_metrics import node_samples
+from mirrorlog.streams.node_reporting import NodeReporter, ReportingWorker, WatchedRecovery
 from mirrorlog.streams.partitions.partition_handover import PartitionHandover
 from mirrorlog.streams.partitions.partition_loops import FetchBudget, FlushLimits, PartitionLoops
 from mirrorlog.streams.partitions.source_topic import SourceTopic
@@ -142,6 +145,7 @@ def _open_ports(
         on_ready=partial(on_ready, endpoint.url if endpoint else None),
         endpoint=endpoint,
         instance=folder.instance,
+        reports=ReportPublisher(settings.kafka_client(), settings.topics.reports),
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -153,6 +157,7 @@ class NodePorts:
     open_reports: opens the reports of all sites, when the compactor first needs them.
     endpoint:     where the worker answers over HTTP; None if it doesn't.
     instance:     what tells the worker from others of its name.
+    reports:      takes the worker's reports. The node closes it when it stops in order.
     """
 
     catalog: Catalog
@@ -164,6 +169,7 @@ class NodePorts:
     on_ready: Callable[[Sequence[int]], None]
     endpoint: HttpEndpoint | None = None
     instance: str = ""
+    reports: ReportSink = field(default_factory=NoReports)
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -206,32 +212,44 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
         abort=ports.abort,
         on_ready=ports.on_ready,
     )
-    listeners: list[PartitionListener] = [handover]
-    services: list[EngineService] = []
+    ownership = PartitionOwnership(engine.worker_urls)
+    listeners: list[PartitionListener] = [handover, OwnershipListener(ownership)]
+    figures = NodeFigures(
+        engine,
+        loops,
+        gate,
+        histories,
+        table.counters,
+        ports.clock,
+        is_settled=lambda: ownership.is_settled,
+    )
+    recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog))
+    services: list[EngineService] = [_reporter(settings, ports, figures, recovery)]
     if ports.endpoint:
-        ownership = PartitionOwnership(engine.worker_urls)
-        listeners.append(OwnershipListener(ownership))
-        figures = NodeFigures(
-            engine,
-            loops,
-            gate,
-            histories,
-            table.counters,
-            ports.clock,
-            is_settled=lambda: ownership.is_settled,
-        )
         samples = partial(node_samples, settings.node_name, figures)
         services.append(_http_server(settings, ports, ownership, store.open_view, samples))
     engine.connect(
         EngineWork(
             listeners=listeners,
-            recovery=ChangelogFollower(store, ports.changelog),
+            recovery=recovery,
             positions=gate,
             batches=loops,
             services=services,
             abort=ports.abort,
         )
     )
+
+
+def _reporter(
+    settings: Settings, ports: NodePorts, figures: NodeFigures, recovery: WatchedRecovery
+) -> NodeReporter:
+    worker = ReportingWorker(
+        node=settings.node_name,
+        started_at_us=ports.clock.now_us(),
+        http_url=ports.endpoint.url if ports.endpoint else None,
+        version=__version__,
+    )
+    return NodeReporter(worker, figures, recovery, ports.reports, settings)
 
 
 def _http_server(
