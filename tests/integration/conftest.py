@@ -6,7 +6,8 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from memory_folders import keep_small_files
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.settings import Settings, load_settings
+from mirrorlog.settings import load_settings
 
 _HAS_FAILED = pytest.StashKey[bool]()
 
@@ -55,8 +56,10 @@ def tmp_path(
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running() -> Iterator[None]:
+def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and kill what it left."""
+    if "run" in request.fixturenames and not request.node.get_closest_marker("own_broker"):
+        request.getfixturevalue("shared_broker")  # it runs on, so it starts before
     before = set(psutil.Process().children(recursive=True))
     yield
     left = [child for child in psutil.Process().children(recursive=True) if child not in before]
@@ -77,6 +80,20 @@ def shared_broker(fast_root: Path) -> Iterator[EmbeddedBroker]:
         yield broker
 
 
+@contextmanager
+def run_on(broker: EmbeddedBroker, folder: Path, more: Mapping[str, object]) -> Iterator[Run]:
+    """Yield a run in `folder` on this broker, with topics of its own. more: settings."""
+    given = {
+        "state_dir": folder / "state",
+        "topic_prefix": f"t{zlib.crc32(str(folder).encode()):08x}.",
+        "bootstrap_servers": broker.bootstrap_servers,
+        **more,
+    }
+    with Run(folder / "run", load_settings(None, given), own_broker=False) as started:
+        started.start_broker()
+        yield started
+
+
 @pytest.fixture
 def world(
     shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest
@@ -85,28 +102,21 @@ def world(
 
     The fixture's parameter, a mapping, holds more settings.
     """
-    more = getattr(request, "param", {})
-    prefix = f"t{zlib.crc32(str(tmp_path).encode()):08x}."
-    given = {
-        "state_dir": tmp_path / "state",
-        "topic_prefix": prefix,
-        "bootstrap_servers": shared_broker.bootstrap_servers,
-        **more,
-    }
-    with Run(tmp_path / "run", load_settings(None, given), own_broker=False) as started:
-        started.start_broker()
+    with run_on(shared_broker, tmp_path, getattr(request, "param", {})) as started:
         yield started
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Return the settings of `run`."""
-    return load_settings(None, {"state_dir": tmp_path / "state"})
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Yield a run with its topics created.
 
-
-@pytest.fixture
-def run(tmp_path: Path, settings: Settings) -> Iterator[Run]:
-    """Yield a run with a started broker of its own and with its topics created."""
-    with Run(tmp_path / "run", settings, own_broker=True) as started:
-        started.start_broker()
+    It is on the shared broker, unless the test is marked `own_broker`, because it stops the broker.
+    """
+    if request.node.get_closest_marker("own_broker"):
+        settings = load_settings(None, {"state_dir": tmp_path / "state"})
+        with Run(tmp_path / "run", settings, own_broker=True) as started:
+            started.start_broker()
+            yield started
+        return
+    with run_on(request.getfixturevalue("shared_broker"), tmp_path, {}) as started:
         yield started

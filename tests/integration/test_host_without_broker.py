@@ -98,6 +98,7 @@ def commands(run: Run, volume: Volume) -> list[TrackingCommand]:
     return [command for command in sent if command.volume == volume.volume]
 
 
+@pytest.mark.own_broker
 @pytest.mark.parametrize(
     ("spool_bytes", "crashes"), [(64 << 20, False), (64 << 20, True), (10_000, False), (0, True)]
 )

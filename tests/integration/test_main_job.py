@@ -87,7 +87,16 @@ def test_real_recordings_end_identical(case: str, recordings: Path, tmp_path: Pa
     assert result["sites"][1]["bytes_copied"] == dirty * 4096
 
 
-@pytest.mark.parametrize("part", ["node", "node and its store", "site-a", "host", "broker"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "node",
+        "node and its store",
+        "site-a",
+        "host",
+        pytest.param("broker", marks=pytest.mark.own_broker),
+    ],
+)
 def test_a_part_killed_in_the_middle_and_started_again_ends_identical(part: str, run: Run) -> None:
     for start in (run.start_node, lambda: run.start_site("site-a")):
         start()

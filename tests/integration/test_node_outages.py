@@ -213,6 +213,7 @@ def kafka_configs(run: Run, *arguments: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.own_broker
 @pytest.mark.parametrize(("away", "away_s"), [("paused", 12), ("killed", 60)])
 def test_all_parts_continue_after_the_broker_was_away(
     away: str, away_s: float, run: Run, record_property: Callable[[str, object], None]
