@@ -17,7 +17,9 @@ from mirrorlog.cli.support.metrics_option import (
     with_metrics,
 )
 from mirrorlog.cli.support.stopping import stop_flag
+from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers import run_site
+from mirrorlog.units import parse_duration_s
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, which keeps secondaries up to date.")
 
@@ -59,3 +61,25 @@ def run(
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),
         on_metrics=metrics_printer(output),
     )
+
+
+@app.command()
+def wait(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="VOLUME")],
+    timeout: Annotated[str, typer.Option(help="Wait this long.")] = "5min",
+) -> None:
+    """Wait until every secondary of a volume equals the primary as of now, or later.
+
+    Exit 1 at the timeout, with the state of a secondary that doesn't.
+    """
+    call = invocation(context)
+    reports = wait_until_consistent(call.settings, name, parse_duration_s(timeout))
+    call.output.print_json(
+        {"schema_version": 1, "volume": name, "secondaries": [asdict(report) for report in reports]}
+    )
+    for report in reports:
+        call.output.print_text(
+            f"{name} at {report.site} equals the primary as of position "
+            f"{report.consistent_position}"
+        )

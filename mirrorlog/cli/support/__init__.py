@@ -21,5 +21,6 @@ In reading order:
 - forking: the options of a host that forks its writes.
 - metrics_option: the option that serves metrics.
 - stopping: a flag that SIGTERM and SIGINT set.
+- waiting: until the secondaries of a volume hold all that was written to it.
 - detaching: a part that goes on in the background once it is ready.
 """
