@@ -23,6 +23,15 @@ class ManyVolumes:
     name: str = "berlin"
     worked_at_us: int = 10**15
 
+    def now_us(self) -> int:
+        """Return the time of all reports."""
+        return self.worked_at_us
+
+    def log_complete_us(self, partition: int) -> int:
+        """Return the same: the log was complete then."""
+        del partition
+        return self.worked_at_us
+
     def reported(self) -> list[ReportedReplica]:
         """Return one report a volume."""
         return [_replica(number) for number in range(self.volumes)]
@@ -46,7 +55,7 @@ def _replica(number: int) -> ReportedReplica:
         bytes_copied=number * 4096,
         at_us=10**15,
     )
-    return ReportedReplica(progress, 0.0, 1 << 40, 10**15, 10**15)
+    return ReportedReplica(progress, 0.0, 1 << 40, 0, 10**15, 10**15)
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from mirrorlog import metrics
+from mirrorlog.consumers.resync.log_lag import STALE_S
 from mirrorlog.consumers.resync.reporting import ReportedReplica
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.metric_samples import MetricSample, MetricSamples, state_samples
@@ -29,6 +31,12 @@ class ReportingSite(Protocol):
     def worked_at_us(self) -> int:
         """When the site last did a round or copied a run of blocks."""
 
+    def now_us(self) -> int:
+        """Return the time by the site's clock, in microseconds since 1970."""
+
+    def log_complete_us(self, partition: int) -> int | None:
+        """Return when the log was last known to hold every command of the partition."""
+
     def reported(self) -> Sequence[ReportedReplica]:
         """Return all secondaries as they were reported last."""
 
@@ -39,12 +47,34 @@ def site_samples(site: ReportingSite, max_volumes: int) -> MetricSamples:
     max_volumes: how many volumes have series of their own. Those that aren't well come first, then
     the order is by name.
     """
-    replicas = sorted(site.reported(), key=_severity)
+    now_us = site.now_us()
+    replicas = sorted(
+        (
+            _as_of_now(each, now_us, site.log_complete_us(each.partition))
+            for each in site.reported()
+        ),
+        key=_severity,
+    )
     listed = replicas[:max_volumes]
     yield MetricSample(metrics.SITE_HEARTBEAT, site.worked_at_us / 1e6, (site.name,))
     yield from _sums(site.name, replicas, unlisted=len(replicas) - len(listed))
     for replica in listed:
-        yield from _replica(site.name, replica, site.worked_at_us)
+        yield from _replica(site.name, replica)
+
+
+def _as_of_now(replica: ReportedReplica, now_us: int, complete_us: int | None) -> ReportedReplica:
+    """Return what is known now of a secondary that was reported a while ago.
+
+    complete_us: when the log was last known to hold every command. A secondary that lacked nothing
+    of the log equalled the primary then. If that was long ago, nobody knows what it lacks.
+    """
+    progress = replica.progress
+    consistent_at_us = replica.consistent_at_us
+    if complete_us is not None and progress.state is SiteState.CONSISTENT and progress.lag_s == 0:
+        consistent_at_us = max(complete_us, consistent_at_us or 0)
+    if complete_us is None or now_us - complete_us > STALE_S * 1e6:
+        progress = replace(progress, lag_s=None, behind_blocks=None, behind_bytes=None)
+    return replace(replica, progress=progress, consistent_at_us=consistent_at_us)
 
 
 def may_promote(replica: ReportedReplica) -> bool:
@@ -74,7 +104,7 @@ def _sums(site: str, replicas: Sequence[ReportedReplica], *, unlisted: int) -> M
     yield MetricSample(metrics.SITE_BEHIND, behind_bytes, (site,))
 
 
-def _replica(site: str, replica: ReportedReplica, worked_at_us: int) -> Iterator[MetricSample]:
+def _replica(site: str, replica: ReportedReplica) -> Iterator[MetricSample]:
     progress, labels = replica.progress, (site, replica.progress.volume)
     state = progress.state
     yield from state_samples(metrics.REPLICA_STATE, state, _STATES, labels)
@@ -89,11 +119,9 @@ def _replica(site: str, replica: ReportedReplica, worked_at_us: int) -> Iterator
     yield MetricSample(metrics.REPLICA_MAY_PROMOTE, may_promote(replica), labels)
     if replica.applied_at_us is not None:
         yield MetricSample(metrics.REPLICA_LAST_APPLIED, replica.applied_at_us / 1e6, labels)
-    consistent_at_us = replica.consistent_at_us
-    if state is SiteState.CONSISTENT and progress.lag_s == 0:
-        consistent_at_us = worked_at_us
-    if consistent_at_us is not None:
-        yield MetricSample(metrics.REPLICA_LAST_CONSISTENT, consistent_at_us / 1e6, labels)
+    if replica.consistent_at_us is not None:
+        seconds = replica.consistent_at_us / 1e6
+        yield MetricSample(metrics.REPLICA_LAST_CONSISTENT, seconds, labels)
     rung = None if state in _WELL else progress.rung
     for each in Rung:
         yield MetricSample(metrics.REPLICA_RESYNC, each is rung, (*labels, each))

@@ -76,8 +76,9 @@ REPLICA_LAG_UNKNOWN: Final = _gauge(
     "replica_lag_unknown",
     _R.SITE,
     "site volume",
-    "1 if nobody knows how far the secondary is behind, as while it is STOPPED. An alert on lag "
-    "must look at this, too.",
+    "1 if nobody knows how far the secondary is behind: it is STOPPED or WAITING, makes its first "
+    "copy, commands wait for the node, or it hasn't been known for a minute that the log holds all "
+    "commands, as while Kafka is away. An alert on lag must look at this, too.",
     is_problem=True,
 )
 REPLICA_BEHIND: Final = _gauge(
@@ -110,8 +111,9 @@ REPLICA_LAST_CONSISTENT: Final = _gauge(
     _R.SITE,
     "site volume",
     "The last time at which the secondary was known to equal the primary, in seconds since 1970 by "
-    "the site's clock. It moves on while the secondary is CONSISTENT, also while nothing is "
-    "written. Now minus this is the age of the last consistent point.",
+    "the site's clock. While the secondary is CONSISTENT it moves on every 15 s, also while nothing "
+    "is written, if Kafka says that the log holds all commands. Now minus this is the age of the "
+    "last consistent point.",
 )
 REPLICA_RESYNC: Final = _gauge(
     "replica_resync",

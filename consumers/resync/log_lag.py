@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+STALE_S: Final = 60.0
+"""If it isn't known for this long that the log holds all commands, nobody knows what a secondary
+lacks. The answers to four questions are then missing."""
 ASK_S: Final = 15.0
 """How often to ask where the commands end. The log has until the next time to get there, which is
 longer than another worker takes to take over."""
@@ -44,3 +47,34 @@ class LogLag:
             for partition, end in self._expected.items()
             if end > 0 and watermarks.get(partition, -1) < end - 1
         }
+
+
+class LogFreshness:
+    """By partition, when the log was last known to hold every command.
+
+    That was when the site asked where the commands end, if the log has got there since. While Kafka
+    doesn't answer, or the site is busy with one volume, it stays in the past.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[int, tuple[int, int]] = {}
+        self._complete_us: dict[int, int] = {}
+
+    def note_ends(self, ends: Mapping[int, int], now_us: int) -> None:
+        """Note where the commands end now, by partition. Leave out what isn't known."""
+        for partition, end in ends.items():
+            self._asked.setdefault(partition, (end, now_us))
+
+    def note_watermarks(self, watermarks: Mapping[int, int]) -> None:
+        """Note through where the log is complete, by partition."""
+        for partition, (end, at_us) in list(self._asked.items()):
+            if watermarks.get(partition, -1) >= end - 1:
+                self._complete_us[partition] = at_us
+                del self._asked[partition]
+
+    def complete_us(self, partition: int) -> int | None:
+        """Return when the log held every command, in microseconds since 1970; None: not yet.
+
+        Any thread may call it.
+        """
+        return self._complete_us.get(partition)

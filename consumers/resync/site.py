@@ -21,7 +21,7 @@ from mirrorlog.consumers.resync.cycle import (
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
-from mirrorlog.consumers.resync.log_lag import LogLag
+from mirrorlog.consumers.resync.log_lag import LogFreshness, LogLag
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.reporting import (
     ProgressReporter,
@@ -106,7 +106,7 @@ class Site:
         )
         self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
-        self._log_lag = LogLag()
+        self._log_lag, self._freshness = LogLag(), LogFreshness()
         self._lagging: Mapping[int, int] = {}
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()
@@ -180,6 +180,14 @@ class Site:
         """Return all secondaries as they were reported last. Any thread may call it."""
         return self._reporter.reported()
 
+    def log_complete_us(self, partition: int) -> int | None:
+        """Return when the log was last known to hold all commands (LogFreshness.complete_us)."""
+        return self._freshness.complete_us(partition)
+
+    def now_us(self) -> int:
+        """Return the time by the site's clock, in microseconds since 1970."""
+        return self._ports.clock.now_us()
+
     def _keep_name(self) -> None:
         self._ports.keep_name()
         self.worked_at_us = self._ports.clock.now_us()
@@ -252,13 +260,16 @@ class Site:
             ends = {partition: self._ports.ask_end(partition) for partition in sorted(partitions)}
             known = {partition: end for partition, end in ends.items() if end is not None}
             self._log_lag.note_ends(known, now_s)
+            self._freshness.note_ends(known, self._ports.clock.now_us())
             self._partitions_to_check |= {
                 partition
                 for partition, mark in self._ports.log.watermarks.items()
                 if mark.through >= known.get(partition, mark.through + 1)
             }  # impossible in one history: _check_histories says what happened
         marks = self._ports.log.watermarks
-        self._lagging = self._log_lag.lagging({key: mark.through for key, mark in marks.items()})
+        watermarks = {key: mark.through for key, mark in marks.items()}
+        self._freshness.note_watermarks(watermarks)
+        self._lagging = self._log_lag.lagging(watermarks)
         changed = before.keys() ^ self._lagging.keys()
         if not changed:
             return set()

@@ -46,6 +46,7 @@ def replica(**changes: object) -> ReportedReplica:
         replace(REPORT, **changes),  # type: ignore[arg-type]
         at_s=0.0,
         size_bytes=1 << 20,
+        partition=3,
         applied_at_us=5_000_000,
         consistent_at_us=6_000_000,
     )
@@ -56,6 +57,14 @@ class Site:
     replicas: list[ReportedReplica]
     name: str = "a"
     worked_at_us: int = NOW_S * 10**6
+    complete_us: int | None = (NOW_S - 10) * 10**6
+
+    def now_us(self) -> int:
+        return NOW_S * 10**6
+
+    def log_complete_us(self, partition: int) -> int | None:
+        assert partition == 3
+        return self.complete_us
 
     def reported(self) -> list[ReportedReplica]:
         return self.replicas
@@ -78,8 +87,21 @@ def test_a_consistent_secondary_has_no_problem() -> None:
             assert set(page[metric.name].values()) == {0.0}, metric.name
     assert page["mirrorlog_replica_may_promote"] == {("a", "v"): 1}
     assert page["mirrorlog_replica_last_applied_timestamp_seconds"] == {("a", "v"): 5}
-    # It equals the primary until now: an idle volume is up to date, not stale.
-    assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): NOW_S}
+    # It equalled the primary when the log was complete: an idle volume is up to date, not stale.
+    assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): NOW_S - 10}
+
+
+@pytest.mark.parametrize("complete_us", [None, (NOW_S - 61) * 10**6])
+def test_nothing_is_known_while_kafka_is_away(complete_us: int | None) -> None:
+    site = Site([replica(volume="v"), replica(volume="w")], complete_us=complete_us)
+    page = scrape(ExportingRole.SITE, lambda: site_samples(site, 10))
+    assert "mirrorlog_replica_lag_seconds" not in page
+    assert "mirrorlog_replica_behind_bytes" not in page
+    assert page["mirrorlog_replica_lag_unknown"] == {("a", "v"): 1, ("a", "w"): 1}
+    assert page["mirrorlog_site_lag_unknown_volumes"] == {("a",): 2}
+    since_s = 6 if complete_us is None else NOW_S - 61
+    times = page["mirrorlog_replica_last_consistent_timestamp_seconds"]
+    assert set(times.values()) == {since_s}
 
 
 def test_what_is_unknown_has_no_sample() -> None:
