@@ -110,8 +110,8 @@ REPLICA_LAST_CONSISTENT: Final = _gauge(
     "replica_last_consistent_timestamp_seconds",
     _R.SITE,
     "site volume",
-    "The last time at which the secondary was known to equal the primary, in seconds since 1970 by "
-    "the site's clock. While the secondary is CONSISTENT it moves on every 15 s, also while nothing "
+    "When the secondary was last known to equal the primary, in seconds since 1970 by the site's "
+    "clock. While the secondary is CONSISTENT it moves on every 15 s, also while nothing "
     "is written, if Kafka says that the log holds all commands. Now minus this is the age of the "
     "last consistent point.",
 )

@@ -321,6 +321,7 @@ class Site:
             partition: self._ports.admin.end_position(topic, partition)
             for partition in {secondary.volume.partition for secondary in waiting}
         }
+        self._freshness.note_ends(ends, self._ports.clock.now_us())
         for secondary in waiting:
             partition = secondary.volume.partition
             secondary.note_read_end(ends[partition])

@@ -83,7 +83,8 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
         page = page_at(urls["site-a"])
         copied = page.get("mirrorlog_replica_copied_bytes_total", {}).get(("site-a", "v"))
         is_consistent = page.get("mirrorlog_replica_may_promote") == {("site-a", "v"): 1}
-        return page if copied and is_consistent else None
+        is_known = page.get("mirrorlog_replica_lag_unknown") == {("site-a", "v"): 0}
+        return page if copied and is_consistent and is_known else None
 
     page = until(copied)
     assert page["mirrorlog_replica_behind_bytes"] == {("site-a", "v"): 0}
