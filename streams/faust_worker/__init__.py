@@ -9,6 +9,7 @@ gated_transport.py     commits what the node allows; hands on batches, not messa
 partition_watch.py     finds partitions on which the worker is stuck (pure)
 acknowledged_sends.py  sends messages and waits until the broker has acknowledged them
 faust_store.py         the table in RocksDB, behind the ports of table/local_store.py
+faust_parts.py         the private parts of Faust that this package touches, for a test
 faust_recovery.py      brings the tables up to the changelog when partitions are assigned
 hosted_service.py      runs a service of the node, such as HTTP, inside the worker
 """
