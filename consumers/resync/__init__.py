@@ -11,6 +11,8 @@ In reading order:
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
+- copy_speed.py: how fast a copy runs, and how long it will take
+- next_action.py: what an operator can do about a secondary
 - reporting.py: the progress that a site publishes
 - log_lag.py: finds partitions whose log doesn't follow their commands
 - failure_log.py: what it logs of secondaries that fail again at each retry

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync.cycle import CycleInput
+from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.domain.site_progress import SiteProgress, SiteState, is_behind_known
 from mirrorlog.ports.clock import Clock
@@ -83,7 +84,11 @@ class ProgressReporter:
 
     def progress_of(self, secondary: Secondary, cycle_input: CycleInput) -> SiteProgress:
         """Return the progress of a secondary as of now."""
-        return progress_of(self._site, secondary, cycle_input, self._clock.now_us())
+        progress = progress_of(self._site, secondary, cycle_input, self._clock.now_us())
+        if secondary.copying is None:
+            return progress
+        speed = secondary.copying.speed(self._clock.monotonic_s())
+        return replace(progress, rate_bytes_s=speed.rate_bytes_s, eta_s=speed.eta_s)
 
     def poll(self) -> None:
         """Run the callbacks that are due, without waiting."""
@@ -93,7 +98,7 @@ class ProgressReporter:
 def progress_of(
     site: str, secondary: Secondary, cycle_input: CycleInput, now_us: int
 ) -> SiteProgress:
-    """Return the progress of a secondary as of now.
+    """Return the progress of a secondary as of now, without the speed of a copy that runs.
 
     cycle_input: what the next cycle would see.
     """
@@ -136,6 +141,13 @@ def progress_of(
         at_us=now_us,
         reason=secondary.status.reason or _log_lag_reason(cycle_input) or secondary.reason,
         secondary_id=secondary.reported_id,
+        last_applied_at_us=secondary.applied_at_us if saved else None,
+        next_action=next_action(
+            secondary.state,
+            advice=secondary.advice,
+            is_log_lagging=cycle_input.awaited_position is not None,
+            has_watermark=cycle_input.watermark is not None,
+        ),
     )
 
 

@@ -82,6 +82,16 @@ def restore_all(
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, total_blocks, total_bytes)
 
 
+def bytes_to_copy(primary: BlockDevice, volume: Volume, blocks: BlockSet | None) -> int:
+    """Return how many bytes restore_changed copies of `blocks`, or restore_all if it is None.
+
+    It is an estimate: more may be allocated meanwhile, and the volume's last block may be short.
+    """
+    if blocks is not None:
+        return len(blocks) * volume.block_size
+    return sum(length for _, length in _allocated_block_ranges(primary, volume))
+
+
 def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of the allocated ranges, rounded outwards to blocks (invariant 4).
 

@@ -5,6 +5,7 @@ Other objects read a Secondary and call its methods; none writes its fields.
 
 from __future__ import annotations
 
+from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.cycle import Idle
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -51,6 +52,8 @@ class Secondary:
         self.applied_at_us: int | None = None
         self.blocks_copied = 0
         self.bytes_copied = 0
+        self.copying: CopyMeter | None = None
+        self.advice: str | None = None
         self._retry_at_s = 0.0
         self._seen_watermark: Watermark | None = None
 
@@ -133,32 +136,42 @@ class Secondary:
 
     def go_idle(self, step: Idle) -> None:
         """Note that nothing is to be done until the log grows."""
-        self.status = step
+        self.status, self.advice = step, None
 
     def begin_cycle(self, reason: str | None) -> None:
         """Note that a resync begins. From here on the secondary is inconsistent."""
-        self.status = Idle(SiteState.SYNCING, reason)
+        self.status, self.advice = Idle(SiteState.SYNCING, reason), None
         self.read_end = None
         if reason is not None:
             self.reason = reason
 
-    def begin_copy(self) -> None:
-        """Note that blocks are about to be written."""
-        self.is_zeroed = False
+    def begin_copy(self, total_bytes: int | None, now_s: float) -> None:
+        """Note that blocks are about to be written.
 
-    def note_copied(self, blocks: int, size_bytes: int) -> None:
+        total_bytes: what is to be copied; None if nobody knows.
+        now_s: of the monotonic clock.
+        """
+        self.is_zeroed = False
+        self.copying = CopyMeter(now_s, total_bytes)
+
+    def note_copied(self, blocks: int, size_bytes: int, now_s: float) -> None:
         """Count blocks that were copied."""
+        if self.copying is not None:
+            self.copying.note_copied(size_bytes, now_s)
         self.blocks_copied += blocks
         self.bytes_copied += size_bytes
 
     def end_cycle(self) -> None:
         """Note that all blocks of the cycle are durable. Its proof is still missing."""
-        self.unknown_reason, self.differing = None, ()
+        self.unknown_reason, self.differing, self.copying = None, (), None
         self.status = Idle(SiteState.SETTLING)
 
-    def stop(self, reason: str, retry_at_s: float) -> None:
-        """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock."""
-        self.status = Idle(SiteState.STOPPED, reason)
+    def stop(self, reason: str, retry_at_s: float, advice: str | None = None) -> None:
+        """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock.
+
+        advice: what an operator can do; None if nobody knows.
+        """
+        self.status, self.advice, self.copying = Idle(SiteState.STOPPED, reason), advice, None
         self.is_met = False
         self._retry_at_s = retry_at_s
 

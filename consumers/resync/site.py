@@ -29,7 +29,11 @@ from mirrorlog.consumers.resync.reporting import (
     SiteSummary,
     summarize_site,
 )
-from mirrorlog.consumers.resync.restoration import restore_all, restore_changed
+from mirrorlog.consumers.resync.restoration import (
+    bytes_to_copy,
+    restore_all,
+    restore_changed,
+)
 from mirrorlog.consumers.resync.samples import (
     SampleTaker,
     SampleVerdict,
@@ -476,7 +480,7 @@ class Site:
         """
 
         def on_copied(blocks: int, size_bytes: int) -> None:
-            secondary.note_copied(blocks, size_bytes)
+            secondary.note_copied(blocks, size_bytes, self._ports.clock.monotonic_s())
             self._keep_name()
             self._report(secondary)
 
@@ -485,7 +489,8 @@ class Site:
         self._report(secondary)
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
-            secondary.begin_copy()
+            total_bytes = bytes_to_copy(primary, volume, step.blocks)
+            secondary.begin_copy(total_bytes, self._ports.clock.monotonic_s())
             if step.blocks is None:
                 copied = restore_all(primary, device, volume, run_bytes, samples, on_copied)
             else:
@@ -516,7 +521,11 @@ class Site:
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
         self._failures.stopped(secondary.volume.volume, str(error))
-        secondary.stop(str(error), retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S)
+        secondary.stop(
+            str(error),
+            retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S,
+            advice=error.next or None,
+        )
         self._active.add(secondary.volume.volume)
 
     def _stop_all(self, failed: Sequence[Failed]) -> None:

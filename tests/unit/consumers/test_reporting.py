@@ -9,6 +9,7 @@ from notation import GENERATION, record, volume
 
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.resync.cycle import CycleInput, Idle
+from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.reporting import ProgressReporter, progress_of, summarize_site
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -126,7 +127,7 @@ def test_a_report_is_due_after_the_interval_and_at_once_when_consistent() -> Non
     assert (report(), report()) == (True, False)
     clock.now_s = 5.0
     assert report()  # due, but nothing has changed
-    secondary.note_copied(blocks=2, size_bytes=8192)
+    secondary.note_copied(blocks=2, size_bytes=8192, now_s=0.0)
     assert report()
     messages = broker.messages(TOPICS.progress)
     assert {message.key for message in messages} == {b"a/v"}
@@ -138,11 +139,75 @@ def test_a_report_is_due_after_the_interval_and_at_once_when_consistent() -> Non
     ]
 
 
+def test_a_copy_that_runs_has_a_speed_and_no_other_state_has_one() -> None:
+    broker, clock = MemoryBroker(), ManualClock()
+    broker.create(TOPICS.specs(single_copy=True), 1)
+    reporter = ProgressReporter("a", broker.publisher(), TOPICS.progress, clock, 1.0)
+    secondary = secondary_at(4, SiteState.SYNCING, is_consistent=False)
+    secondary.begin_copy(total_bytes=5000, now_s=clock.now_s)
+
+    def speed() -> tuple[float | None, float | None]:
+        progress = reporter.progress_of(secondary, known(9, "4..9"))
+        return progress.rate_bytes_s, progress.eta_s
+
+    assert speed() == (None, None)
+    clock.now_s += 4.0
+    secondary.note_copied(blocks=1, size_bytes=1000, now_s=clock.now_s)
+    assert speed() == (250.0, 16.0)
+    secondary.stop("the device failed", retry_at_s=9.0, advice="Mount it again.")
+    assert speed() == (None, None)
+
+
+# state | advice of the error | the log lags, a watermark is there | what is said
+NEXT_CASES = """
+STOPPED    | Mount it. | no yes  | Mount it.
+STOPPED    |           | no yes  | Find out
+STOPPED    | Mount it. | yes yes | Mount it.
+WAITING    |           | no no   | Start a node
+WAITING    |           | no yes  |
+SYNCING    |           | no yes  |
+SETTLING   |           | yes yes | Start a node
+CONSISTENT |           | yes yes | Start a node
+CONSISTENT |           | no yes  |
+RETIRED    |           | yes no  |
+"""
+
+
+@pytest.mark.parametrize("case", NEXT_CASES.strip().splitlines())
+def test_what_an_operator_can_do(case: str) -> None:
+    state, advice, facts, expected = (part.strip() for part in case.split("|"))
+    lags, marked = (fact == "yes" for fact in facts.split())
+    said = next_action(
+        SiteState(state), advice=advice or None, is_log_lagging=lags, has_watermark=marked
+    )
+    assert (said is None) == (not expected)
+    assert (said or "").startswith(expected)
+
+
+def test_a_report_names_the_advice_of_the_error_until_the_site_goes_on() -> None:
+    secondary = secondary_at(4, SiteState.CONSISTENT)
+    secondary.stop("the device failed", retry_at_s=9.0, advice="Mount it again.")
+    assert progress_of("a", secondary, known(9), 7).next_action == "Mount it again."
+    secondary.begin_cycle(None)
+    assert progress_of("a", secondary, known(9), 7).next_action is None
+
+
+def test_the_last_new_position_has_a_time_unless_it_is_of_another_generation() -> None:
+    secondary = secondary_at(4, SiteState.CONSISTENT)
+    assert secondary.saved is not None
+    moved = replace(secondary.saved, applied_position=9, consistent_position=9, updated_at_us=5)
+    secondary.note_saved(moved)
+    secondary.note_saved(replace(moved, updated_at_us=8))
+    assert progress_of("a", secondary, known(9), 7).last_applied_at_us == 5
+    secondary.describe(volume(generation="22222222-2222-4222-8222-222222222222"))
+    assert progress_of("a", secondary, known(9), 7).last_applied_at_us is None
+
+
 def test_a_summary_counts_states_and_adds_up_what_was_copied() -> None:
     states = (SiteState.CONSISTENT, SiteState.STOPPED, SiteState.CONSISTENT, SiteState.SYNCING)
     secondaries = [secondary_at(4, state) for state in states]
     for secondary in secondaries[:3]:
-        secondary.note_copied(blocks=2, size_bytes=8192)
+        secondary.note_copied(blocks=2, size_bytes=8192, now_s=0.0)
     summary = summarize_site("a", secondaries)
     assert (summary.volumes, summary.consistent, summary.stopped) == (4, 2, 1)
     assert (summary.blocks_copied, summary.bytes_copied) == (6, 3 * 8192)
