@@ -20,6 +20,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.site_folder import folder_id
@@ -50,6 +51,10 @@ def _ignore_url(url: str) -> None:
     del url
 
 
+def _ignore_change(change: SecondaryChange) -> None:
+    del change
+
+
 def _ignore_summary(summary: SiteSummary) -> None:
     del summary
 
@@ -63,6 +68,7 @@ def run_site(
     on_ready: Callable[[], None] = _ignore_ready,
     on_summary: OnSummary = _ignore_summary,
     on_metrics: Callable[[str], None] = _ignore_url,
+    on_change: OnChange = _ignore_change,
 ) -> None:
     """Keep the secondaries of the site `name` up to date until `stopped()` returns True.
 
@@ -83,12 +89,13 @@ def run_site(
     on_summary: called at most twice a second, if the summary has changed.
     on_metrics: called with the address of the metrics, if they are served (`metrics` in the
         settings), before `on_ready`.
+    on_change: called with each change of state of a secondary, once; never for each block.
 
     Any thread may call it; it handles no signals. Raise BadUse if another process has the folder,
     and the errors of Site.run_once.
     """
     with (
-        open_site(name, folder, settings) as site,
+        open_site(name, folder, settings, on_change) as site,
         serving_metrics(
             settings,
             ExportingRole.SITE,
@@ -117,8 +124,10 @@ def run_rounds(
 
 
 @contextmanager
-def open_site(name: str, folder: Path, settings: Settings) -> Iterator[Site]:
-    """Open a site on Kafka and on files.
+def open_site(
+    name: str, folder: Path, settings: Settings, on_change: OnChange = _ignore_change
+) -> Iterator[Site]:
+    """Open a site on Kafka and on files. on_change: as in run_site.
 
     Raise BadUse if another process has its folder, or runs the site elsewhere.
     """
@@ -130,7 +139,7 @@ def open_site(name: str, folder: Path, settings: Settings) -> Iterator[Site]:
         fence = NameFence(_lease(name, folder, ports.clock), _fence_ports(ports, settings, stack))
         fence.take()
         stack.callback(fence.give_up)
-        yield Site(name, replace(ports, keep_name=fence.keep), settings)
+        yield Site(name, replace(ports, keep_name=fence.keep, on_change=on_change), settings)
 
 
 def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:

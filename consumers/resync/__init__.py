@@ -14,6 +14,7 @@ In reading order:
 - copy_speed.py: how fast a copy runs, and how long it will take
 - next_action.py: what an operator can do about a secondary
 - reporting.py: the progress that a site publishes
+- state_changes.py: the changes of state, each told once
 - log_lag.py: finds partitions whose log doesn't follow their commands
 - failure_log.py: what it logs of secondaries that fail again at each retry
 """

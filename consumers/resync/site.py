@@ -44,6 +44,7 @@ from mirrorlog.consumers.resync.samples import (
 )
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
+from mirrorlog.consumers.resync.state_changes import OnChange, StateChanges
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
@@ -79,6 +80,7 @@ class SitePorts:
     keep_name: called in each round and after each run of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
+    on_change: takes each change of state of a secondary.
     """
 
     log: LogReader
@@ -92,6 +94,7 @@ class SitePorts:
     draw_id: Callable[[], str] = lambda: str(uuid4())
     keep_name: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
+    on_change: OnChange = lambda _: None
 
 
 class Site:
@@ -110,6 +113,7 @@ class Site:
         )
         self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
+        self._changes = StateChanges(ports.clock, ports.on_change)
         self._log_lag, self._freshness = LogLag(), LogFreshness()
         self._lagging: Mapping[int, int] = {}
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
@@ -458,6 +462,7 @@ class Site:
         cycles = [cycle for cycle in cycles if cycle[0] not in unable]
         for secondary, step in cycles:
             secondary.begin_cycle(step.reason)
+            self._changes.begin_cycle(secondary, step)
             if step.reason is not None:
                 self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
         self._save([(secondary, step.running) for secondary, step in cycles])  # 2
@@ -543,6 +548,7 @@ class Site:
 
     def _report_and_go_idle(self, secondary: Secondary) -> None:
         self._failures.note_state(secondary.volume.volume, secondary.state)
+        self._changes.look(secondary)
         if secondary.state is SiteState.CONSISTENT:
             secondary.forget_reason()
         is_final = secondary.state in (SiteState.CONSISTENT, SiteState.RETIRED)

@@ -16,9 +16,11 @@ from mirrorlog.cli.support.metrics_option import (
     metrics_printer,
     with_metrics,
 )
+from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers import run_site
+from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, which keeps secondaries up to date.")
@@ -43,24 +45,32 @@ def run(
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None
+    clock = SystemClock()
+    lines = SiteLines(name, output, clock.monotonic_s)
 
     def on_ready() -> None:
         # Signals are caught from here on only, so that Ctrl-C ends the site at once while it
         # waits for Kafka at its start.
         nonlocal signalled
         signalled = stop_flag()
-        output.print_message("ready", {"site": name})
+        lines.ready(call.settings, folder)
         tell_ready()
+
+    def stopped() -> bool:
+        lines.tick()
+        return signalled is not None and signalled()
 
     run_site(
         name,
         folder,
         call.settings,
-        stopped=lambda: signalled is not None and signalled(),
+        stopped=stopped,
         on_ready=on_ready,
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),
         on_metrics=metrics_printer(output),
+        on_change=lines.change,
     )
+    lines.stopped()
 
 
 @app.command()

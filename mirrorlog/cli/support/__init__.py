@@ -20,6 +20,10 @@ In reading order:
 - create_topics: the topics of a cluster.
 - forking: the options of a host that forks its writes.
 - metrics_option: the option that serves metrics.
+- line_budget: how many lines about one part are printed in a while.
+- site_lines: what a running site says.
+- node_lines: what a running worker of the node says.
+- host_lines: what a running host says.
 - stopping: a flag that SIGTERM and SIGINT set.
 - waiting: until the secondaries of a volume hold all that was written to it.
 - detaching: a part that goes on in the background once it is ready.
