@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NoReturn, TypeAlias
 
@@ -45,7 +45,11 @@ from mirrorlog.streams.node_reporting import NodeReporter, ReportingWorker, Watc
 from mirrorlog.streams.partitions.partition_handover import PartitionHandover
 from mirrorlog.streams.partitions.partition_loops import FetchBudget, FlushLimits, PartitionLoops
 from mirrorlog.streams.partitions.source_topic import SourceTopic
-from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
+from mirrorlog.streams.table.changelog_follower import (
+    ChangelogFollower,
+    ChangelogSource,
+    RecoveryProgress,
+)
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
@@ -61,6 +65,8 @@ log = logging.getLogger("mirrorlog.node")
 
 OnReady: TypeAlias = Callable[[str | None, Sequence[int]], None]
 """Takes the worker's HTTP address (None without HTTP) and the partitions that it works on."""
+OnRecovery: TypeAlias = Callable[[RecoveryProgress], None]
+"""Takes how far the worker's tables have caught up with the log."""
 OnFailure: TypeAlias = Callable[[BaseException], None]
 """Takes the error for which the process is about to end."""
 
@@ -72,12 +78,20 @@ def _log_ready(url: str | None, partitions: Sequence[int]) -> None:
     log.info("the node is ready at %s with partitions %s", url, list(partitions))
 
 
+def _log_recovery(progress: RecoveryProgress) -> None:
+    log.info("the log is read: %d of %d positions", progress.read, progress.total)
+
+
 def _log_failure(error: BaseException) -> None:
     log.critical("the node stops: %s", error)
 
 
 def run_node(
-    settings: Settings, *, on_ready: OnReady = _log_ready, on_failure: OnFailure = _log_failure
+    settings: Settings,
+    *,
+    on_ready: OnReady = _log_ready,
+    on_failure: OnFailure = _log_failure,
+    on_recovery: OnRecovery = _log_recovery,
 ) -> None:
     """Run one worker of the node in this process until SIGTERM or SIGINT, then return.
 
@@ -91,6 +105,7 @@ def run_node(
 
     on_ready:   called after each rebalance, once the worker folds commands.
     on_failure: called before an error ends the process.
+    on_recovery: called while the worker's tables are read from the changelog, every ten seconds.
 
     MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
     can't be used, or if another worker has the folder; DeviceFailed, KafkaFailed, OutOfRetention.
@@ -100,6 +115,7 @@ def run_node(
     """
     with ExitStack() as opened:
         settings, ports = _open_ports(settings, on_ready, on_failure, opened)
+        ports = replace(ports, on_recovery=on_recovery)
         engine = _faust_engine(settings, ports)
         build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
@@ -167,6 +183,7 @@ class NodePorts:
     clock: Clock
     abort: AbortProcess
     on_ready: Callable[[Sequence[int]], None]
+    on_recovery: OnRecovery = _log_recovery
     endpoint: HttpEndpoint | None = None
     instance: str = ""
     reports: ReportSink = field(default_factory=NoReports)
@@ -223,7 +240,7 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
         ports.clock,
         is_settled=lambda: ownership.is_settled,
     )
-    recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog))
+    recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog, ports.on_recovery))
     services: list[EngineService] = [_reporter(settings, ports, figures, recovery)]
     if ports.endpoint:
         samples = partial(node_samples, settings.node_name, figures)

@@ -32,6 +32,8 @@ log = logging.getLogger("mirrorlog.node")
 
 _ROWS_AT_ONCE: Final = 1000
 _POLL_S: Final = 0.5
+PROGRESS_S: Final = 10.0
+"""How often catch_up() tells how far it is."""
 _RETRY_S: Final = 5.0
 Result = TypeVar("Result")
 
@@ -58,6 +60,10 @@ class _ChangelogReading:
     ends: Mapping[int, int]
     poll: Callable[[], Awaitable[Sequence[Message]]]
     reached: Callable[[int], int]
+
+    def missing(self) -> int:
+        """Return how many positions of the changelog weren't read yet, over all partitions."""
+        return sum(max(end - self.reached(number), 0) for number, end in self.ends.items())
 
     def is_complete(self) -> bool:
         """Return whether the reader has reached the end of every partition."""
@@ -89,11 +95,36 @@ class _TableReset(Exception):
     """A table was emptied while it was read into: the reading begins again."""
 
 
-class ChangelogFollower:
-    """Copies the changelog into the tables. Make one call at a time for a partition."""
+@dataclass(frozen=True, slots=True)
+class RecoveryProgress:
+    """How far the tables of partitions have caught up with the changelog.
 
-    def __init__(self, store: FollowedStore, changelog: ChangelogSource) -> None:
-        self._store, self._changelog = store, changelog
+    read, total: positions of the changelog, over all partitions. total: 0 if nothing was missing.
+    """
+
+    partitions: tuple[int, ...]
+    read: int
+    total: int
+
+
+def _ignore_progress(progress: RecoveryProgress) -> None:
+    del progress
+
+
+class ChangelogFollower:
+    """Copies the changelog into the tables. Make one call at a time for a partition.
+
+    on_progress: called by catch_up() when it begins to read, every PROGRESS_S seconds, and when
+        the tables have caught up; not if nothing was missing.
+    """
+
+    def __init__(
+        self,
+        store: FollowedStore,
+        changelog: ChangelogSource,
+        on_progress: Callable[[RecoveryProgress], None] = _ignore_progress,
+    ) -> None:
+        self._store, self._changelog, self._on_progress = store, changelog, on_progress
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
         """Return when the tables hold all that the changelog held at the call."""
@@ -101,9 +132,22 @@ class ChangelogFollower:
         while not reached_end:
             with suppress(_TableReset):
                 async with self._open(partitions) as reading:
-                    while not reading.is_complete():
-                        self._write(await reading.poll())
+                    await self._read_to_end(partitions, reading)
                 reached_end = True
+
+    async def _read_to_end(self, partitions: Sequence[int], reading: _ChangelogReading) -> None:
+        """Read what is missing, and tell how far the reading is."""
+        now_s = asyncio.get_running_loop().time
+        total, told_s = reading.missing(), now_s()
+        if total:
+            self._on_progress(RecoveryProgress(tuple(partitions), 0, total))
+        while not reading.is_complete():
+            self._write(await reading.poll())
+            if now_s() - told_s >= PROGRESS_S:
+                told_s, read = now_s(), total - reading.missing()
+                self._on_progress(RecoveryProgress(tuple(partitions), read, total))
+        if total:
+            self._on_progress(RecoveryProgress(tuple(partitions), total, total))
 
     async def stand_by(self, partitions: Sequence[int]) -> None:
         """Follow the changelog until cancelled.

@@ -15,6 +15,7 @@ from mirrorlog.adapters.addresses import path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
+from mirrorlog.cli.support.host_lines import HostLines
 from mirrorlog.cli.support.metrics_option import (
     MetricsOption,
     metrics_printer,
@@ -117,7 +118,14 @@ def _replay(call: Invocation, options: ReplayOptions, stopped: Callable[[], bool
         wiring = HostWiring(options.host, call.settings, stack)
         host, volumes = _open_volumes(call, options, wiring, stack)
         wiring.serve_metrics(host, metrics_printer(call.output))
-        call.output.print_message("ready", {"volumes": len(volumes)})
+        lines = HostLines(options.host, call.settings, call.output, wiring.clock.monotonic_s)
+        call.output.print_message("ready", {"volumes": len(volumes), "host": options.host})
+        call.output.print_text(f"{options.trace.name} is replayed: {lines.described(volumes)}")
+
+        def stopped_meanwhile() -> bool:
+            lines.look(host.figures)
+            return stopped()
+
         result = Replay(
             host,
             options.trace.name,
@@ -126,7 +134,7 @@ def _replay(call: Invocation, options: ReplayOptions, stopped: Callable[[], bool
             wiring.folder,
             wiring.clock,
             pace=Pace(speed=options.speed),
-            stop=stopped,
+            stop=stopped_meanwhile,
         ).run(print_progress)
         host.close()
     # Counted after close(), because it publishes the end of each session as a command.
@@ -135,7 +143,9 @@ def _replay(call: Invocation, options: ReplayOptions, stopped: Callable[[], bool
         "last_positions": dict(host.last_positions),
     }
     call.output.print_message("result", fields)
-    call.output.print_text(f"{fields['writes']} writes in {fields['commands']} commands")
+    ending = "" if result.finished else "; stopped before the end of the recording: started again, "
+    ending += "" if result.finished else "the host goes on from there"
+    call.output.print_text(f"{fields['writes']} writes in {fields['commands']} commands{ending}")
     return result.finished
 
 

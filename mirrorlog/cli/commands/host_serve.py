@@ -15,6 +15,7 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
+from mirrorlog.cli.support.host_lines import HostLines
 from mirrorlog.cli.support.lookup import load_catalog
 from mirrorlog.cli.support.metrics_option import (
     MetricsOption,
@@ -205,20 +206,22 @@ def _serve(
         stack.callback(nbdkit.stop)  # 4, 5
         export.after_start()
         uri = options.listen.uri(tls=options.tls.mode is not TlsMode.OFF)
-        call.output.print_message(
-            "ready", {"volume": name, "uri": uri, "through": export.data_path}
-        )
-        call.output.print_text(f"{name} is served at {uri}")
+        lines = HostLines(options.host, call.settings, call.output, wiring.clock.monotonic_s)
+        ready = {"volume": name, "uri": uri, "through": export.data_path}
+        session = {"host": options.host, "session": host.session, "primary": options.primary}
+        call.output.print_message("ready", {**ready, **session})
+        call.output.print_text(f"{name} is served at {uri}; {lines.described([name])}")
         tell_ready()
         while not stopped():  # 3
             export.check()
             nbdkit.check()
             tracked.check()
             host.pause(TICK_S)
+            lines.look(host.figures)
     call.output.print_message(
         "result", {"commands": host.commands, "last_positions": dict(host.last_positions)}
     )
-    call.output.print_text(f"stopped; {host.commands} commands")
+    lines.stopped(host)
 
 
 def _open(

@@ -9,6 +9,7 @@ import typer
 
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
+from mirrorlog.cli.support.node_lines import NodeLines
 from mirrorlog.cli.support.output import report_error
 
 app = typer.Typer()
@@ -36,18 +37,17 @@ def node(
     tell_ready = detach(pid_file, call.output)
     from mirrorlog.streams import run_node
 
+    settings = (
+        call.settings if http is None else call.settings.model_copy(update={"node_http": http})
+    )
+    lines = NodeLines(settings, call.output)
+
     def print_ready(url: str | None, partitions: Sequence[int]) -> None:
-        call.output.print_message("ready", {"partitions": list(partitions), "http": url})
-        page = f"; {url}/docs" if url else ""
-        call.output.print_text(
-            f"the node is ready; partitions {', '.join(map(str, partitions)) or 'none'}{page}"
-        )
+        lines.ready(url, partitions)
         tell_ready()
 
     def print_failure(error: BaseException) -> None:
         report_error(error, as_json=call.output.json, verbose=call.verbose)
 
-    settings = (
-        call.settings if http is None else call.settings.model_copy(update={"node_http": http})
-    )
-    run_node(settings, on_ready=print_ready, on_failure=print_failure)
+    run_node(settings, on_ready=print_ready, on_failure=print_failure, on_recovery=lines.recovery)
+    lines.stopped()

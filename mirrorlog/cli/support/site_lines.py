@@ -75,8 +75,8 @@ class SiteLines:
             self._say(
                 "following",
                 {"site": self._site, "cycles": cycles, "volumes": volumes, "now": self._counts()},
-                f"follows new writes: {_number(cycles, 'cycle')} of {_number(volumes, 'volume')} copied "
-                "what changed; "
+                f"follows new writes: {_number(cycles, 'cycle')} of "
+                f"{_number(volumes, 'volume')} copied what changed; "
                 f"now {_counted(self._counts())}",
             )
 
