@@ -10,6 +10,7 @@ from typing import Final
 from mirrorlog.cli.support.line_budget import LineBudget
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.settings import Settings
 from mirrorlog.units import format_duration, format_size
@@ -140,7 +141,7 @@ def _text(change: SecondaryChange) -> str:
     if change.to_copy_bytes is not None:
         parts.append(f", up to {format_size(change.to_copy_bytes)} to copy")
     if change.state is SiteState.CONSISTENT and change.position is not None:
-        parts.append(f" at position {change.position}")
+        parts.append(_at(change.position))
     if change.duration_s is not None:
         parts.append(f" after {format_duration(change.duration_s)}")
     if change.copied_bytes is not None:
@@ -154,7 +155,11 @@ def _left(change: SecondaryChange) -> str:
     """Return in words where a secondary is left."""
     if change.position is None:
         return f"{change.volume} {change.state}, with nothing copied in full yet"
-    return f"{change.volume} {change.state} at position {change.position}"
+    return f"{change.volume} {change.state}{_at(change.position)}"
+
+
+def _at(position: int) -> str:
+    return f" at position {position}" if position > BEFORE_FIRST else " before the first command"
 
 
 def _counted(counts: Mapping[str, int], before: str = "") -> str:
