@@ -29,6 +29,7 @@ from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.writes.background_jobs import ThreadJobs
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import new_volume
 
@@ -146,7 +147,9 @@ def tracked_file(cluster: Cluster, folder: Path) -> Iterator[tuple[TrackedVolume
         device = stack.enter_context(FileDevice(path, writable=True))
         fd = os.open(path, os.O_RDWR)
         stack.callback(os.close, fd)
-        ports = HostPorts(DiskFolder(folder / "host"), publisher, SystemClock(), open_device)
+        ports = HostPorts(
+            DiskFolder(folder / "host"), publisher, SystemClock(), open_device, jobs=ThreadJobs()
+        )
         host = stack.enter_context(Host("bench", ports, settings, {"bench": described}))
         volume = host.open(described, device, newly_created=True)
         stop = threading.Event()

@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     activity log is full, and when the host ends."""
     region_bytes: int = Field(default=4 << 20, ge=512)
     hot_regions: int = Field(default=1024, ge=1)
+    host_region_idle_s: float = Field(default=5.0, ge=0)
+    """A region that nobody has written to for this long leaves the activity log, when its writes
+    are acknowledged and flushed. So a host that is killed marks as dirty only the regions of the
+    last seconds. 0: regions stay until there is no room."""
     host_away_s: float = Field(default=2.0, gt=0)
     """Kafka counts as away if it acknowledges nothing for this long although commands wait
     (docs/decisions/host-spool.md)."""

@@ -29,6 +29,7 @@ from mirrorlog.producers.host_metrics import host_samples
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
+from mirrorlog.producers.writes.background_jobs import ThreadJobs
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.reading.partition_counts import partition_count
@@ -118,6 +119,7 @@ class HostWiring:
             forks=self._fork_ports(on_fork_change) if forks else None,
             descriptions=self._catalog,
             reports=reports,
+            jobs=ThreadJobs(),
         )
         return Host(self.name, ports, self._settings, volumes, report=report)
 

@@ -177,6 +177,11 @@ class HotRegions:
             region.last_use = self.next_use()
         return begun
 
+    @property
+    def last_use(self) -> int:
+        """The highest value of HotRegion.last_use."""
+        return self._last_use
+
     def next_use(self) -> int:
         """Return the next value of HotRegion.last_use."""
         self._last_use += 1
@@ -185,8 +190,8 @@ class HotRegions:
     def leave(self, regions: Iterable[HotRegion]) -> None:
         """Remove `regions` from the hot set.
 
-        Pass only regions that plan_room returned, or whole-volume regions. The caller then writes
-        COOL (or REGIONS) durably.
+        Pass only regions that plan_room or plan_cooling returned, or whole-volume regions. The
+        caller then writes COOL (or REGIONS) durably.
         """
         for region in regions:
             volume = self.volumes[region.volume]

@@ -23,6 +23,8 @@ from mirrorlog.producers.durable.activity_format import (
 )
 
 FILE_NAME: Final = "activity.log"
+REWRITTEN_SLOTS: Final = 8
+"""Entries that fill more slots are written with a new file: that takes fewer syncs than slots."""
 SLOTS: Final = 2048
 """The number of slots of a new file: 1 MiB, which takes about as many calls of append()."""
 
@@ -112,14 +114,15 @@ class ActivityLog:
         for entry in pending:
             self.state.apply(entry)
         self._failed = True
-        for slot in pack_slots(pending, self._session, self._used + 1):
-            if self._used == self._capacity:
-                self._file.close()
-                self._file = self._rewrite()
-                break
-            self._file.pwrite(SLOT_BYTES * (1 + self._used), slot)
-            self._file.sync()
-            self._used += 1
+        slots = list(pack_slots(pending, self._session, self._used + 1))
+        if len(slots) > REWRITTEN_SLOTS or self._used + len(slots) > self._capacity:
+            self._file.close()
+            self._file = self._rewrite()
+        else:
+            for slot in slots:
+                self._file.pwrite(SLOT_BYTES * (1 + self._used), slot)
+                self._file.sync()
+                self._used += 1
         self._failed = False
 
     def close(self) -> None:

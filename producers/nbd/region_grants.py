@@ -9,7 +9,7 @@ import errno
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import repeat, takewhile
 from typing import Final
 
 from mirrorlog.domain.extents import ExtentKind
@@ -42,8 +42,9 @@ class RegionGrants:
 
     A granted region stays in the activity log, so nbdkit begins writes in it without asking. At
     most `limit` regions are granted, and in addition those that writes in flight need. The region
-    that was written to longest ago is revoked first. A revoked region becomes one of the tracker's
-    hot regions, like any other, when its writes have ended.
+    that was written to longest ago is revoked first. A region that is idle (host_region_idle_s) is
+    revoked, too. A revoked region becomes one of the tracker's hot regions, like any other, when
+    its writes have ended.
     """
 
     def __init__(self, tracker: WriteTracker, opened: OpenVolume, ring: Ring, limit: int) -> None:
@@ -112,7 +113,8 @@ class RegionGrants:
         """Revoke the grants that must end, and release the revoked regions whose writes ended (R3).
 
         All grants end if no write may begin. A grant of the whole volume ends when the volume isn't
-        tracked as a whole any more. Call it with the tracker's lock held.
+        tracked as a whole any more. Grants of idle regions end: these regions then leave the
+        activity log. Call it with the tracker's lock held.
         """
         if not self._writers.accepts_writes:
             self._revoke(list(self._granted))
@@ -120,6 +122,11 @@ class RegionGrants:
             self._revoke(
                 [n for n, region in self._granted.items() if region.number == WHOLE_VOLUME]
             )
+        # The region that was written to longest ago comes first.
+        granted = self._granted.items()
+        self._revoke(
+            [n for n, _ in takewhile(lambda grant: self._writers.is_idle(grant[1]), granted)]
+        )
         while self._revoked and self._revoked[0].until <= self._ring.tail:
             self._writers.release_regions(self._revoked.popleft().regions.values())  # R3
 

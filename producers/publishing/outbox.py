@@ -302,6 +302,14 @@ class Outbox:
         return self._queue.can_publish_now and not self._is_full
 
     @property
+    def holds_nothing_back(self) -> bool:
+        """Return whether Kafka takes commands, and the spool stands for none of them.
+
+        Then a region that isn't `unacknowledged` has acknowledged writes only.
+        """
+        return self.can_publish_now and self._queue.is_spool_empty
+
+    @property
     def is_node_silent(self) -> bool:
         """Return whether Kafka takes commands, and only the node's statuses don't come."""
         return self.is_away and self._queue.can_publish_now and not self._is_full

@@ -146,6 +146,11 @@ class PublishQueue:
         return 0 if self._spool.is_empty else self._spool.last - self._spool.last_read
 
     @property
+    def is_spool_empty(self) -> bool:
+        """Return whether the spool has no file: no command in it waits for an acknowledgement."""
+        return self._spool.is_empty
+
+    @property
     def can_publish_now(self) -> bool:
         """Return whether the next command would go straight to the client, and Kafka answers."""
         return not self.waiting and self._has_room(1) and not self.is_away

@@ -53,6 +53,7 @@ from mirrorlog.producers.session.settling import (
     settle_previous,
 )
 from mirrorlog.producers.session.unvouched import NOTE_S, Unvouched
+from mirrorlog.producers.writes.background_jobs import BackgroundJobs, InlineJobs
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
@@ -76,6 +77,7 @@ class HostPorts:
     forks: needed if a volume is forked.
     descriptions: follows the volumes' generations while they are open. Without it a session keeps
         those with which it opened them.
+    jobs: runs what nobody waits for: flushes of primaries. Those of tick() block it by default.
     has_interpreter_lock: asked once; without that lock every write takes the tracker's
         (batches/lock_free_writes.py).
     reports: takes reports for people. The host doesn't close it.
@@ -90,6 +92,7 @@ class HostPorts:
     sessions: SessionPorts | None = None
     forks: ForkPorts | None = None
     descriptions: Catalog | None = None
+    jobs: BackgroundJobs = field(default_factory=InlineJobs)
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
     reports: ReportSink = field(default_factory=NoReports)
 
@@ -176,6 +179,7 @@ class Host:
                 settings,
                 report,
                 allows_lock_free=ports.has_interpreter_lock(),
+                jobs=ports.jobs,
             )
             self._parts: Final = SessionParts(
                 self.session, self._log, self._outbox, settings, report

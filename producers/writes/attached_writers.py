@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite
-from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
 from mirrorlog.producers.writes.batch_sending import send_batch
 from mirrorlog.producers.writes.hot_region_admission import make_hot
 from mirrorlog.producers.writes.open_batch import add_ended
@@ -69,6 +69,14 @@ class AttachedWriters:
         with self._state.lock:
             for region in regions:
                 region.in_flight -= 1
+
+    def is_idle(self, region: HotRegion) -> bool:
+        """Return whether the region should be released, because nobody writes to it.
+
+        Call it with the lock held. The region that is the whole volume is never idle: to acquire it
+        again costs as much, and the activity log is none the smaller.
+        """
+        return region.number != WHOLE_VOLUME and self._state.recent_uses.is_idle(region)
 
     def add_ended(
         self, opened: OpenVolume, ended: Sequence[InFlightTuple], regions: Collection[HotRegion]

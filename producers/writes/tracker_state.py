@@ -13,6 +13,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.batches.batch import Batch, InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion, HotRegions, VolumeRegions
+from mirrorlog.producers.batches.idle_regions import RecentUses
 from mirrorlog.producers.batches.lock_free_writes import CoarseClock, LockFreeWrites
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.forked_volume import ForkedVolume
@@ -92,6 +93,7 @@ class TrackerState:
         self.coarse_clock: Final = CoarseClock(clock.now_us())
         self.volumes: Final[dict[str, OpenVolume]] = {}
         self.hot: Final = HotRegions(settings.hot_regions)
+        self.recent_uses: Final = RecentUses(settings.host_region_idle_s)
         self.timers: Final = Timers()
         self.write_ended: Final = Condition(self.lock)
         self.with_ended: Final[dict[str, OpenVolume]] = {}

@@ -18,6 +18,7 @@ from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.publishing.outbox import Outbox
 from mirrorlog.producers.writes.attached_writers import AttachedWriters
+from mirrorlog.producers.writes.background_jobs import BackgroundJobs
 from mirrorlog.producers.writes.batch_sending import (
     send_all_batches,
     send_batch,
@@ -33,6 +34,7 @@ from mirrorlog.producers.writes.fork_tracking import (
 from mirrorlog.producers.writes.hot_region_admission import make_hot
 from mirrorlog.producers.writes.open_batch import collect_all_ended, collect_ended, end_write
 from mirrorlog.producers.writes.primary_flush import flush_primary
+from mirrorlog.producers.writes.region_cooling import RegionCooling
 from mirrorlog.producers.writes.timers import due_work
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 from mirrorlog.producers.writes.whole_volume_fallback import (
@@ -71,10 +73,12 @@ class WriteTracker:
         report: Callable[[str], None],
         *,
         allows_lock_free: bool,
+        jobs: BackgroundJobs,
     ) -> None:
         """Start without volumes.
 
         report: takes lines for people. allows_lock_free: what has_interpreter_lock() says.
+        jobs: where primaries are flushed that no writer waits for.
         """
         self._state: Final = TrackerState(
             log, outbox, clock, settings, report, allows_lock_free=allows_lock_free
@@ -86,6 +90,7 @@ class WriteTracker:
         self.batch_extents: Final = settings.host_batch_extents
         self.max_write_bytes: Final = settings.region_bytes * settings.hot_regions
         self.attached_writers: Final = AttachedWriters(self._state)
+        self._cooling: Final = RegionCooling(self._state, jobs)
 
     def add_volume(
         self,
@@ -240,6 +245,8 @@ class WriteTracker:
     def tick(self, now_s: float) -> None:
         """Hand the batches that are due to send_batch(), send heartbeats, take acknowledgements.
 
+        Regions that are idle leave the activity log (region_cooling.py).
+
         now_s: by the monotonic clock. Call it every few milliseconds from one thread, without the
         lock.
         """
@@ -261,6 +268,7 @@ class WriteTracker:
             for partition in due.heartbeats:
                 send_heartbeat(state, partition)
         state.outbox.poll(0)
+        self._cooling.tick(now_s)
 
     def drain(self) -> None:
         """Wait until everything that ended before is acknowledged. Call it without the lock.
@@ -307,8 +315,12 @@ class WriteTracker:
                 collect_ended(state, opened)
 
     def remove_volumes(self, names: Collection[str]) -> None:
-        """Forget these volumes. Nothing of them may be in flight or unpublished."""
+        """Forget these volumes. Nothing of them may be in flight or unpublished.
+
+        When it returns, nothing calls their primaries any more.
+        """
         state = self._state
+        self._cooling.wait()
         with self.lock:
             for name in names:
                 opened = state.volumes.pop(name)
@@ -324,9 +336,13 @@ class WriteTracker:
                 del state.timers.heartbeat_s[partition]
 
     def abandon(self) -> None:
-        """End the session as a crash does: no call to a secondary begins any more."""
+        """End the session as a crash does: no call to a secondary begins any more.
+
+        When it returns, nothing calls the primaries any more.
+        """
         with self.lock:
             close_all_forks(self._state)
+        self._cooling.wait()
 
     def partitions(self, *, without: Collection[str] = ()) -> set[int]:
         """Return the partitions in which volumes are open, except for those `without`."""

@@ -11,6 +11,9 @@ with a crash at each step in turn. Sites copy what the commands name.
 With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the
 client's queue; a dozen, a few or none fit in the spool, whose disk is full at times. So every step
 of docs/decisions/host-spool.md is taken, in both directions.
+
+In every other world, regions are idle after a quarter of a second. The primaries are flushed for
+them at any later moment, also during a write.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from uuid import UUID
 
 import pytest
 from clocks import CountingClock, Crashed, Steps
+from late_jobs import LateJobs
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
@@ -48,7 +52,9 @@ SETTINGS = Settings(
     host_batch_extents=2,
     host_linger_s=0.1,
     host_heartbeat_s=1.0,
+    host_region_idle_s=0,
 )
+COOLING = {"host_region_idle_s": 0.25}
 OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
 VOLUMES = {
@@ -202,11 +208,11 @@ class Publisher:
 class World:
     def __init__(self, seed: int, outages: bool = False) -> None:
         self.random = Random(seed)
-        self.settings = SETTINGS
+        self.settings = SETTINGS.model_copy(update=COOLING if seed else {})
         self.back_at_s = 0.0
         self.fallbacks: set[str] = set()
         if outages:
-            self.settings = SETTINGS.model_copy(
+            self.settings = self.settings.model_copy(
                 update=OUTAGES | {"host_spool_bytes": (1200, 4000, 0)[seed % 3]}
             )
         self.clock = CountingClock()
@@ -235,6 +241,7 @@ class World:
         self.late: list[tuple[bytes, bytes]] = []
         self.came_late = False
         self.host: Host | None = None
+        self.jobs = LateJobs()
 
     @property
     def is_away(self) -> bool:
@@ -243,11 +250,19 @@ class World:
     def session(self, crash_at: int | None, mode: str = "kill") -> int:
         """Run one session from its start to its close or crash. Return its number of steps."""
         self.steps = Steps(crash_at, self.read_primary)
+        self.jobs = LateJobs()
         publisher = Publisher(self)
         others = (
             SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
         )
-        ports = HostPorts(self.folder, publisher, self.clock, self.open_device, sessions=others)
+        ports = HostPorts(
+            self.folder,
+            publisher,
+            self.clock,
+            self.open_device,
+            sessions=others,
+            jobs=self.jobs,
+        )
         try:
             known = {name: VOLUMES[name] for name in VOLUMES if self.random.random() < 0.8}
             host = self.host = Host(
@@ -317,6 +332,9 @@ class World:
             case "tick":
                 self.clock.now_s += first / 10
                 host.tick(self.clock.now_s)
+                if self.random.random() < 0.7:
+                    self.jobs.run()
+                    host.tick(self.clock.now_s)
         self.fallbacks |= {"spool"} if any("spool" in name for name in self.folder._now) else set()
 
     def on_report(self, report: str) -> None:
@@ -352,6 +370,8 @@ class World:
                 self.read_primary()
                 self.clock.now_s += 1.1
                 self.host.tick(self.clock.now_s)
+                if self.random.random() < 0.5:
+                    self.jobs.run()
 
     def append(self, key: bytes, value: bytes) -> int:
         while self.late and self.random.random() < 0.1:

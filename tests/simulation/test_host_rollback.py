@@ -37,7 +37,9 @@ from mirrorlog.simulation.world.node import NodeModel
 
 SECTOR, SECTORS = 512, 48
 SIZE = SECTOR * SECTORS
-SETTINGS = Settings(region_bytes=2 * SECTOR, hot_regions=3, host_batch_extents=3)
+SETTINGS = Settings(
+    region_bytes=2 * SECTOR, hot_regions=3, host_batch_extents=3, host_region_idle_s=1.0
+)
 TOPIC = SETTINGS.topics.commands
 VOLUME = volume(size_bytes=SIZE, block_size=SECTOR, primary="memory://v")
 

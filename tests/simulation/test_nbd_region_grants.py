@@ -51,6 +51,7 @@ SETTINGS = Settings(
     host_nbd_batch_extents=4,
     host_linger_s=0.2,
     host_heartbeat_s=0.1,
+    host_region_idle_s=0.3,
 )
 NO_ROOM = {"host_away_s": 0.1, "host_queue_bytes": 1, "host_spool_bytes": 0, "hot_regions": 2}
 """Kafka is away, and the host falls back to the whole volume at once."""

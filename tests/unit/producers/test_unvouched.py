@@ -38,7 +38,7 @@ from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import watermark_key
 
 BLOCK, SIZE = 4096, 16 * 4096
-SETTINGS = Settings(region_bytes=BLOCK, hot_regions=4)
+SETTINGS = Settings(region_bytes=BLOCK, hot_regions=4, host_region_idle_s=0)
 TOPIC = SETTINGS.topics.commands
 VOLUME = volume(size_bytes=SIZE, primary="memory://v")
 WHOLE = f"dirty 0+{SIZE}"
