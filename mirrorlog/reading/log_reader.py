@@ -38,13 +38,13 @@ _READ: Final[tuple[type[LogRecord | VolumeHead | SessionBeat | Watermark], ...]]
 class _EndQuestion(NamedTuple):
     """The reader asked for the partition's end, and what it had read by then.
 
-    end: the answer. rows_before: the number of rows before `watermark`. reached: the position that
-    the reader had reached.
+    end: the answer. rows: the number of rows that it had read. reached: the position that it had
+    reached.
     """
 
     end: int
     watermark: Watermark
-    rows_before: int
+    rows: int
     reached: int
 
 
@@ -52,13 +52,11 @@ class _EndQuestion(NamedTuple):
 class _PendingRows:
     """The rows that were read of one partition and don't count yet.
 
-    watermark: the last one among the rows. rows_before: the number of rows before it.
-    polls: since rows last counted.
+    watermark: the last one among the rows. polls: since rows last counted.
     """
 
     rows: list[LogRow] = field(default_factory=list)
     watermark: Watermark | None = None
-    rows_before: int = 0
     polls: int = 0
     question: _EndQuestion | None = None
 
@@ -66,11 +64,13 @@ class _PendingRows:
 class LogReader:
     """Reads the changelog from the oldest record that compaction left.
 
-    A row counts only once a watermark follows it. Before that, other rows of the same flush may be
-    unread, and neither a head's promise (invariant 8) nor a record's coverage would be whole. A
-    head or a beat counts only with a watermark that has reached its position, too. A worker that
-    dies in a flush leaves its heads without their watermark, and the next watermark may be the one
-    before that flush, which a worker writes again beside a roll-up.
+    A head or a beat counts only with a watermark that has reached its position: before that, other
+    rows of its flush may be unread, and what it promises wouldn't be whole (invariant 8). A worker
+    that dies in a flush leaves heads without their watermark, and the next watermark may be the one
+    of before that flush, which a worker writes again beside a roll-up. What a record says stays
+    true, and readers look at the log up to the watermark only: a record counts as soon as a
+    watermark does. A roll-up that two workers wrote lies behind the watermark for a moment, and
+    compaction may have taken the first copy.
 
     A watermark counts only once the reader was at the partition's end after it. While the reader
     reads, records are rolled up, and their parts may be compacted away before the reader meets the
@@ -178,30 +178,25 @@ class LogReader:
             # A worker that lost the partition may still send an old one.
             if pending.watermark is None or row.order >= pending.watermark.order:
                 pending.watermark = row
-            pending.rows_before = len(pending.rows)
         elif row is not None and (not isinstance(row, LogRecord) or self._is_kept(row, is_wanted)):
             pending.rows.append(row)
 
     def _count_pending(
         self, partition: int, pending: _PendingRows, is_wanted: IsWanted
     ) -> set[str]:
-        """Let the rows before the watermark count, if the reader is at an end after it."""
+        """Let the watermark and the rows count, if the reader is at an end after the watermark."""
         assert pending.watermark is not None
         pending.polls += 1
         reached = self._reader.reached(self._topic, partition)
         if self._reader.at_end(self._topic, partition):
-            watermark, count, read = pending.watermark, pending.rows_before, reached
-            while count < len(pending.rows) and isinstance(pending.rows[count], RecordKey):
-                count += 1  # the rows that count now hold what is deleted, or nothing does
+            watermark, count, read = pending.watermark, len(pending.rows), reached
             pending.watermark = None
         elif pending.question is not None and reached >= pending.question.end:
             _, watermark, count, read = pending.question
         else:
             if pending.question is None and pending.polls > _POLLS_WITHOUT_END:
                 end = self._admin.end_position(self._topic, partition)
-                pending.question = _EndQuestion(
-                    end, pending.watermark, pending.rows_before, reached
-                )
+                pending.question = _EndQuestion(end, pending.watermark, len(pending.rows), reached)
             return set()
         if read >= self._unread_ends.get(partition, 0):
             self._unread_ends.pop(partition, None)
@@ -215,7 +210,6 @@ class LogReader:
         now = [row for row in rows if _order(row) <= counting]
         early = [row for row in rows if _order(row) > counting]
         pending.rows = [*early, *later]
-        pending.rows_before = max(0, pending.rows_before - count) + len(early)
         pending.polls, pending.question = 0, None
         return self._count(partition, now, is_wanted)
 

@@ -87,18 +87,31 @@ class World:
         return LogReader(BusyReader(self.broker, before), self.broker, TOPIC)
 
 
-def test_what_no_watermark_follows_doesnt_count() -> None:
+def test_heads_that_no_watermark_follows_dont_count() -> None:
     world = World()
-    for text in ("-1..4", "W4", "4..9"):
+    for text in ("-1..4", "H4", "W4", "4..9", "H9"):
         world.put(text)
     log = world.reader()
     for _ in range(5):
         log.poll(0)
     assert log.caught_up()
-    assert (
-        log.watermarks[0].through,
-        [g[0].through for g in log.logs["v"].complete_records()],
-    ) == (4, [4])
+    head = log.logs["v"].head
+    assert head is not None
+    assert (log.watermarks[0].through, head.through) == (4, 4)
+
+
+def test_a_roll_up_written_twice_leaves_no_hole_once_its_first_copy_is_compacted_away() -> None:
+    world = World()
+    for text in ("-1..4", "4..9", "-1..9", "W9"):
+        world.put(text)
+    for text in ("-1..4", "4..9"):
+        world.broker.append(TOPIC, 0, record_key(record(text)), None)
+    for text in ("W9", "-1..9"):  # another worker's copy, before its watermark
+        world.put(text)
+    world.broker.compact(TOPIC, 0)
+    log = LogReader(world.broker.reader(), world.broker, TOPIC)
+    log.poll(0)
+    assert log.logs["v"].hole(after=-1, through=9) is None
 
 
 def test_nothing_counts_before_the_end_was_reached() -> None:
