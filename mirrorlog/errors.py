@@ -22,8 +22,16 @@ mirrorlog: exit code 1, with a traceback under -v.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_CLASS_NAME: Final = re.compile(
+    r"^(?:\[Error \d+\] )?"
+    r"(?:[A-Za-z_.]*(?:Error|Exception|Timeout|Unavailable)(?::\s+|\s+(?=[A-Z])|$))+"
+)
+"""What Kafka's clients put before the text of an error: `[Error 7] RequestTimedOutError: …`."""
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class ExitCode(IntEnum):
@@ -125,6 +133,27 @@ class ChangelogRefused(KafkaFailed):
 
 class PartFailed(MirrorlogError):
     """A process of a run (broker, node, host, site) ended by itself."""
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an exception says, for people: without the names of classes.
+
+    Kafka's clients and Python's own libraries put the name of a class before the text, or have no
+    text at all: the name is then split into words.
+    """
+    if isinstance(error, MirrorlogError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]}" if error.args else "something is missing"
+    text = _CLASS_NAME.sub("", str(error)).strip()
+    return text or name_in_words(type(error))
+
+
+def name_in_words(kind: type) -> str:
+    """Return the name of a class as words in lower case: `tracking command`."""
+    return _WORD.sub(" ", kind.__name__.lstrip("_")).lower()
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

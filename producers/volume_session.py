@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from typing import Final, Unpack
 
 from mirrorlog.domain.retry_reports import RetryReports
-from mirrorlog.errors import DeviceFailed, MirrorlogError
+from mirrorlog.errors import DeviceFailed, MirrorlogError, in_words
 from mirrorlog.producers.forks.fork_plans import fork_plans
 from mirrorlog.producers.open_options import OpenOptions
 from mirrorlog.producers.session.host import Host
@@ -139,7 +139,8 @@ class _VolumeSession:
             except Exception as error:
                 tracker, opened = self.volume.tracker_and_volume
                 failure = DeviceFailed(
-                    f"the host's own thread failed: {error!r}", where=f"volume {opened.name}"
+                    f"the host's own thread failed: {in_words(error)}",
+                    where=f"volume {opened.name}",
                 )
                 tracker.fail(opened, failure)
                 raise

@@ -75,7 +75,8 @@ _QUERY_PATIENCE_S: Final = 5.0
 
 
 def _log_ready(url: str | None, partitions: Sequence[int]) -> None:
-    log.info("the node is ready at %s with partitions %s", url, list(partitions))
+    numbers = ", ".join(map(str, partitions))
+    log.info("the node is ready at %s with partitions %s", url or "no address", numbers)
 
 
 def _log_recovery(progress: RecoveryProgress) -> None:

@@ -46,7 +46,7 @@ class SecondaryIdentity:
                 raise ValueError(f"{name} is missing")
         for text in (self.lasting, self.primary):
             if text is not None and not isinstance(text, str):
-                raise ValueError(f"{text!r} isn't a device's identity")
+                raise ValueError(f"'{text}' isn't a device's identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Sample:
         _check_number("offset", self.offset, 0)
         _check_number("length", self.length, 1)
         if self.length > MAX_SAMPLE_BYTES or not _DIGEST.fullmatch(self.digest):
-            raise ValueError(f"{self!r} isn't a sample")
+            raise ValueError(f"a sample of {self.length} bytes, or its digest, is impossible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _check_number(name: str, value: object, least: int) -> None:
     if value is not None and (
         not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63
     ):
-        raise ValueError(f"{name} can't be {value!r}")
+        raise ValueError(f"{name} can't be '{value}'")
 
 
 class SecondaryStateStore(Protocol):

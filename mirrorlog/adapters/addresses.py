@@ -84,7 +84,7 @@ def parse_file_address(address: str) -> FileAddress:
     """Parse a file address or a plain path. Raise BadUse for any other address."""
     if not address or "\0" in address:
         raise BadUse(
-            f"{address!r} isn't the address of a device",
+            f"'{address}' isn't the address of a device",
             next="Write file:///absolute/path or a plain path.",
         )
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/", address):

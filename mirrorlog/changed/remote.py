@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import stamina
 
 from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
-from mirrorlog.errors import BadUse, NodeUnavailable
+from mirrorlog.errors import BadUse, NodeUnavailable, in_words
 
 _CHUNK_BYTES: Final = 1 << 16
 _TIMEOUT_S: Final = 120.0
@@ -72,7 +72,7 @@ def _pieces(response: http.client.HTTPResponse, node: str) -> Iterator[str]:
                 yield decoder.decode(chunk)
         except (OSError, http.client.HTTPException) as error:
             raise NodeUnavailable(
-                f"the answer broke off: {type(error).__name__}",
+                f"the answer broke off: {in_words(error)}",
                 where=node,
                 next="Ask again; --offset resumes a listing.",
             ) from error

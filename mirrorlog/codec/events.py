@@ -47,7 +47,7 @@ from mirrorlog.domain.reports import (
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState, is_behind_known
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
-from mirrorlog.errors import BadInput
+from mirrorlog.errors import BadInput, in_words, name_in_words
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import record_key
 from mirrorlog.tracking_log.record_parts import PackedRecord
@@ -109,7 +109,9 @@ def decode(data: bytes, expected: type[Event]) -> Event:
             next="Send Avro single-object encoding by a schema of this release or older.",
         )
     if not issubclass(reader.event_type, expected):
-        raise BadInput(f"it is a {reader.event_type.__name__}, not a {expected.__name__}")
+        raise BadInput(
+            f"it is a {name_in_words(reader.event_type)}, not a {name_in_words(expected)}"
+        )
     newest = _registry().writers[reader.event_type][1]
     source = BytesIO(data)
     source.seek(_HEADER_BYTES)
@@ -124,7 +126,7 @@ def decode(data: bytes, expected: type[Event]) -> Event:
         raise
     except Exception as error:
         raise BadInput(
-            f"the {reader.event_type.__name__} is damaged: {type(error).__name__}: {error}"[:300]
+            f"the {name_in_words(reader.event_type)} is damaged: {in_words(error)}"[:300]
         ) from error
 
 

@@ -35,9 +35,9 @@ class PrimaryMark:
         if str(UUID(self.primary_id)) != self.primary_id:
             raise ValueError(f"'{self.primary_id}' isn't a UUID in canonical form")
         if type(self.created_at_us) is not int:
-            raise ValueError(f"created_at_us can't be {self.created_at_us!r}")
+            raise ValueError(f"created_at_us can't be '{self.created_at_us}'")
         if self.lasting is not None and type(self.lasting) is not str:
-            raise ValueError(f"lasting can't be {self.lasting!r}")
+            raise ValueError(f"lasting can't be '{self.lasting}'")
 
     def is_of(self, volume: Volume) -> bool:
         """Return whether it is the mark of this volume, and not of an earlier one of its name."""

@@ -33,4 +33,4 @@ class SecondaryMark:
         if str(UUID(self.secondary_id)) != self.secondary_id:
             raise ValueError(f"'{self.secondary_id}' isn't a UUID in canonical form")
         if type(self.epoch) is not int or not 0 <= self.epoch < 1 << 63:
-            raise ValueError(f"epoch can't be {self.epoch!r}")
+            raise ValueError(f"epoch can't be '{self.epoch}'")

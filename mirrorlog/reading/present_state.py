@@ -19,7 +19,7 @@ from mirrorlog.domain.reports import HostReport, NodeReport
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
+from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention, name_in_words
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.read_through import ReadPatience, read_through
@@ -238,7 +238,7 @@ class _StateTaker:
             case NodeReport():
                 self._keep(address, state.nodes, event.node, Reported(event, at_us))
             case _:
-                state.unreadable[address] = f"a {type(event).__name__} doesn't belong there"
+                state.unreadable[address] = f"a {name_in_words(type(event))} doesn't belong there"
 
     def _keep(self, address: _Address, known: dict[Place, Item], place: Place, item: Item) -> None:
         known[place] = item

@@ -59,9 +59,9 @@ class SiteReports:
             event = None if value is None else decode(value, object)
         except BadInput as error:
             log.error(
-                "a site's report can't be read, its last one still counts: %s (key %r)",
+                "a site's report can't be read, its last one still counts: %s (key %s)",
                 error,
-                key[:80],
+                key[:80].decode("utf-8", "replace"),
             )
             return
         if isinstance(event, SiteLease):

@@ -12,7 +12,7 @@ from threading import Condition, Thread
 from typing import Protocol
 
 from mirrorlog.domain.site_progress import SiteProgress
-from mirrorlog.errors import DeviceFailed, MirrorlogError
+from mirrorlog.errors import DeviceFailed, MirrorlogError, in_words
 from mirrorlog.ports.devices import Data
 from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.forks.forked_write import ForkedWrite
@@ -114,7 +114,7 @@ class Call:
         except MirrorlogError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - a secondary never fails the writer
-            return f"{type(error).__name__}: {error}"
+            return in_words(error)
         return None
 
     def _perform(self) -> None:

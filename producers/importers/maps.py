@@ -103,7 +103,7 @@ def rbd_diff_source(path: Path) -> ImportSource:
         exists = entry.get("exists")
         if exists not in ("true", "false"):
             raise MalformedRecord(
-                f'\'exists\' of the entry is {str(exists)[:40]!r}, neither "true" nor "false"'
+                f"'exists' of the entry is '{str(exists)[:40]}', neither \"true\" nor \"false\""
             )
         return ChangeKind.DIRTY if exists == "true" else ChangeKind.ZERO
 

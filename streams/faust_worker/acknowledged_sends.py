@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.exceptions import ProducerSendError
 
 from mirrorlog.domain.retry_reports import RetryReports
-from mirrorlog.errors import ChangelogRefused
+from mirrorlog.errors import ChangelogRefused, in_words
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.outgoing import Outgoing
 
@@ -63,7 +63,7 @@ class SendReports:
         call, began_s = object(), self._clock.monotonic_s()
 
         def failed(error: Exception) -> None:
-            reason = f"{type(error).__name__} {error}"[:400]
+            reason = in_words(error)[:400]
             self._failing[call] = began_s, f"messages to {topics} aren't acknowledged: {reason}"
             self._failed(topics, reason)
 
@@ -124,7 +124,7 @@ async def send_all(
                     return offsets
     except (KafkaError, ProducerSendError) as error:
         raise ChangelogRefused(
-            f"{len(messages)} messages weren't acknowledged: {type(error).__name__} {error}"[:400],
+            f"{len(messages)} messages weren't acknowledged: {in_words(error)}"[:400],
             where=f"topics {topics}",
             next="No source offset was committed. Mend the topic or the broker and start the node "
             "again.",

@@ -156,7 +156,7 @@ class ChangelogFollower:
         worker's own partitions.
         """
         reports, now_s = RetryReports(), asyncio.get_running_loop().time
-        doing = f"standing by for partitions {sorted(partitions)}"
+        doing = f"standing by for partitions {', '.join(map(str, sorted(partitions)))}"
         while True:
             try:
                 async with self._open(partitions) as reading:

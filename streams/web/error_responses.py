@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mirrorlog.changed.http import status_of
-from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed
+from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed, name_in_words
 from mirrorlog.streams.web.responses import encode_json, json_response
 
 log = logging.getLogger("mirrorlog.node.http")
@@ -39,7 +39,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         log.exception("a request failed")
         status = 500
         error = MirrorlogError(
-            f"the node met an error that it doesn't know: {type(unknown_error).__name__}",
+            f"the node met an error that it doesn't know: {name_in_words(type(unknown_error))}",
             next="See its log.",
         )
     if status == 401:

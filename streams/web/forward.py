@@ -16,7 +16,7 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, D
 from yarl import URL
 
 from mirrorlog.changed.http import BEGAN_HEADER, FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
-from mirrorlog.errors import NodeUnavailable
+from mirrorlog.errors import NodeUnavailable, in_words
 
 log = logging.getLogger("mirrorlog.node.http")
 _MAX_FORWARDED: Final = 32
@@ -83,7 +83,7 @@ class RequestForwarder:
                 return await self._pass_back(request, theirs)
         except (ClientError, TimeoutError) as error:
             raise NodeUnavailable(
-                f"the worker that has the partition doesn't answer: {type(error).__name__}",
+                f"the worker that has the partition doesn't answer: {in_words(error)}",
                 where=owner_url,
                 next="Ask again in a moment: another takes its partitions over.",
             ) from error
@@ -101,7 +101,7 @@ class RequestForwarder:
                     await ours.write(chunk)
             await ours.write_eof()
         except (ClientError, OSError, TimeoutError) as error:
-            log.warning("an answer that was passed on broke off: %s", type(error).__name__)
+            log.warning("an answer that was passed on broke off: %s", in_words(error))
             if request.transport is not None:
                 request.transport.abort()
         return ours

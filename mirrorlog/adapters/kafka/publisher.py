@@ -131,6 +131,6 @@ def refusal_of(error: KafkaError, topic: str, partition: int, key: bytes) -> Kaf
         )
     return KafkaFailed(
         f"Kafka refused a message: {error.str()}",
-        where=f"topic {topic}, partition {partition}, key {key[:60]!r}",
+        where=f"topic {topic}, partition {partition}, key {key[:60].decode('utf-8', 'replace')}",
         next=f"{advice} No refused message counts as published.",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from mirrorlog.errors import MirrorlogError
+from mirrorlog.errors import MirrorlogError, in_words, name_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +124,7 @@ def report_defect(error: Exception, *, as_json: bool) -> None:
     """Print the last JSON object with `as_json` for an error that mirrorlog doesn't raise on
     purpose. The caller lets the error leave with its traceback."""
     defect = MirrorlogError(
-        f"mirrorlog has a defect: {type(error).__name__}: {error}",
+        f"mirrorlog has a defect: {name_in_words(type(error))}: {in_words(error)}",
         next="Report it with the traceback on stderr.",
     )
     Output(json=as_json).print_json({**defect.as_message(), "code": "Defect"})
