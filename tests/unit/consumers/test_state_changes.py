@@ -30,7 +30,7 @@ class World:
         self.secondary.begin_cycle(reason)
         self.changes.begin_cycle(self.secondary, Resync(rung, NO_STATE, NO_STATE, blocks, reason))
         for _ in range(3):
-            self.secondary.note_copied(1, 4096)
+            self.secondary.note_copied(1, 4096, self.clock.now_s)
         self.clock.now_s += 2
         self.secondary.end_cycle()
         self.changes.look(self.secondary)

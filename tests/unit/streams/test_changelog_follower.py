@@ -150,8 +150,8 @@ def test_a_standby_that_fails_at_each_try_is_logged_once_and_when_it_works_again
 
     asyncio.run(test())
     first, last = caplog.messages
-    assert first == "standing by for partitions [0]: no broker answers."
-    assert last.startswith("standing by for partitions [0] works again after 49 failures in ")
+    assert first == "standing by for partitions 0: no broker answers."
+    assert last.startswith("standing by for partitions 0 works again after 49 failures in ")
 
 
 def test_a_standby_follows_until_it_is_cancelled() -> None:
