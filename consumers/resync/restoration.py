@@ -82,14 +82,25 @@ def restore_all(
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, total_blocks, total_bytes)
 
 
-def bytes_to_copy(primary: BlockDevice, volume: Volume, blocks: BlockSet | None) -> int:
+def bytes_to_copy(
+    primary: BlockDevice,
+    volume: Volume,
+    blocks: BlockSet | None,
+    may_go_on: Callable[[], bool],
+) -> int | None:
     """Return how many bytes restore_changed copies of `blocks`, or restore_all if it is None.
 
     It is an estimate: more may be allocated meanwhile, and the volume's last block may be short.
+    Return None if `may_go_on` returns False before all that is allocated is known.
     """
     if blocks is not None:
         return len(blocks) * volume.block_size
-    return sum(length for _, length in _allocated_block_ranges(primary, volume))
+    total_bytes = 0
+    for _, length in _allocated_block_ranges(primary, volume):
+        if not may_go_on():
+            return None
+        total_bytes += length
+    return total_bytes
 
 
 def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, int]]:

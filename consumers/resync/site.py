@@ -64,6 +64,8 @@ log = logging.getLogger("mirrorlog.site")
 
 _RETRY_S: Final = 5.0
 """The time for which a secondary waits after a failure of its device."""
+_MEASURE_S: Final = 2.0
+"""How long a site asks what a primary has allocated, to say when its copy will end."""
 _CHECK_S: Final = 30.0
 """How often the site looks whether its idle secondaries are still there, and the same."""
 _SAVED_TOGETHER: Final = 64
@@ -494,8 +496,10 @@ class Site:
         self._report(secondary)
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
-            total_bytes = bytes_to_copy(primary, volume, step.blocks)
-            secondary.begin_copy(total_bytes, self._ports.clock.monotonic_s())
+            now_s = self._ports.clock.monotonic_s
+            until_s = now_s() + _MEASURE_S
+            total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s)
+            secondary.begin_copy(total_bytes, now_s())
             if step.blocks is None:
                 copied = restore_all(primary, device, volume, run_bytes, samples, on_copied)
             else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from notation import volume
 
 from mirrorlog.consumers.resync.copy_speed import (
     MIN_SPAN_S,
@@ -14,6 +17,9 @@ from mirrorlog.consumers.resync.copy_speed import (
     CopySpeed,
     copy_speed,
 )
+from mirrorlog.consumers.resync.restoration import bytes_to_copy
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.simulation.memory_devices import MemoryDevice
 
 # samples as second:bytes | total | now | rate, eta
 CASES = """
@@ -67,3 +73,20 @@ def test_a_meter_keeps_few_samples_and_counts_every_byte(runs: list[tuple[float,
     else:
         assert rate_bytes_s is not None
         assert 0 <= rate_bytes_s <= meter.copied_bytes / MIN_SPAN_S
+
+
+class ScatteredDevice(MemoryDevice):
+    """A device of which every second block is allocated."""
+
+    def allocated(self) -> Iterator[tuple[int, int]]:
+        for number in range(self.size_bytes // 8192):
+            yield number * 8192, 4096
+
+
+def test_how_much_is_to_be_copied_is_known_or_given_up() -> None:
+    device, described = ScatteredDevice(1000 * 8192), volume("v", 1000 * 8192)
+    blocks = BlockSet(range(3))
+    assert bytes_to_copy(device, described, blocks, lambda: False) == 3 * 4096
+    assert bytes_to_copy(device, described, None, lambda: True) == 1000 * 4096
+    answers = iter([True] * 999)
+    assert bytes_to_copy(device, described, None, lambda: next(answers, False)) is None

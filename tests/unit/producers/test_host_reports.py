@@ -18,7 +18,12 @@ from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE, REGION = 1 << 20, 1 << 16
 SETTINGS = Settings(
-    region_bytes=REGION, hot_regions=4, host_linger_s=0.1, report_s=2.0, report_idle_s=10.0
+    region_bytes=REGION,
+    hot_regions=4,
+    host_linger_s=0.1,
+    host_region_idle_s=1000.0,
+    report_s=2.0,
+    report_idle_s=10.0,
 )
 
 
