@@ -78,10 +78,11 @@ def decoded_one_by_one(columns: CommandColumns) -> list[TrackingCommand]:
 
 def run(topic: str, ends: dict[int, int], batch: int, step: Step) -> None:
     """Read the whole topic, and pass up to `batch` messages at a time to `step`."""
-    client = load_settings().kafka_client()
+    settings = load_settings()
     consumer = Consumer(
         {
-            **client,
+            "bootstrap.servers": settings.bootstrap_servers,
+            **settings.kafka,
             "group.id": "bench.limits",
             "enable.auto.commit": False,
             "fetch.message.max.bytes": 4 << 20,

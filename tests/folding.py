@@ -53,7 +53,8 @@ def read_all(settings: Settings, topic: str, partition: int) -> Iterator[Event]:
     """Yield every message that the partition holds now."""
     consumer = Consumer(
         {
-            **settings.kafka_client(),
+            "bootstrap.servers": settings.bootstrap_servers,
+            **settings.kafka,
             "group.id": "test",
             "enable.partition.eof": True,
             "isolation.level": "read_uncommitted",

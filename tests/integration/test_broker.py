@@ -229,8 +229,8 @@ def test_stop_says_whether_it_stopped_a_broker(tmp_path: Path, runtime: Runtime)
     EmbeddedBroker(tmp_path / "broker", runtime, dies_with_parent=False).start()
     ran = [run_cli(tmp_path, "stop", as_json=False) for _ in range(2)]
     assert [(stop.returncode, stop.stdout) for stop in ran] == [
-        (0, f"The broker in {tmp_path / 'broker'} is stopped.\n"),
-        (0, f"No broker runs in {tmp_path / 'broker'}.\n"),
+        (0, f"The broker in {tmp_path / 'broker'} is stopped; its data and its port stay.\n"),
+        (0, f"No broker runs in {tmp_path / 'broker'}: there is nothing to stop.\n"),
     ]
 
 

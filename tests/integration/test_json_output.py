@@ -20,7 +20,7 @@ ARGUMENTS: Final = {
     "volume show": ["v"],
     "log show": ["v"],
     "log rebuild": ["v", "--check"],
-    "changed": ["v", "--since", "yesterday", "--wait", "0s"],
+    "changed": ["v", "--since", "yesterday"],
     "topics tail": ["volumes"],
     "completion": ["bash"],
 }
