@@ -54,8 +54,9 @@ def _replica(number: int) -> ReportedReplica:
         blocks_copied=number,
         bytes_copied=number * 4096,
         at_us=10**15,
+        last_applied_at_us=10**15,
     )
-    return ReportedReplica(progress, 0.0, 1 << 40, 0, 10**15, 10**15)
+    return ReportedReplica(progress, 0.0, 1 << 40, 0, 10**15)
 
 
 def main() -> None:

@@ -117,8 +117,11 @@ def _replica(site: str, replica: ReportedReplica) -> Iterator[MetricSample]:
         yield MetricSample(metrics.REPLICA_BEHIND, progress.behind_bytes, labels)
     yield MetricSample(metrics.REPLICA_SIZE, replica.size_bytes, labels)
     yield MetricSample(metrics.REPLICA_MAY_PROMOTE, may_promote(replica), labels)
-    if replica.applied_at_us is not None:
-        yield MetricSample(metrics.REPLICA_LAST_APPLIED, replica.applied_at_us / 1e6, labels)
+    if progress.last_applied_at_us is not None:
+        seconds = progress.last_applied_at_us / 1e6
+        yield MetricSample(metrics.REPLICA_LAST_APPLIED, seconds, labels)
+    if progress.eta_s is not None:
+        yield MetricSample(metrics.REPLICA_ETA, progress.eta_s, labels)
     if replica.consistent_at_us is not None:
         seconds = replica.consistent_at_us / 1e6
         yield MetricSample(metrics.REPLICA_LAST_CONSISTENT, seconds, labels)

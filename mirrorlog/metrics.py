@@ -130,6 +130,13 @@ REPLICA_COPIED: Final = _counter(
     "site volume",
     "The bytes copied from the primary since the site's start.",
 )
+REPLICA_ETA: Final = _gauge(
+    "replica_copy_remaining_seconds",
+    _R.SITE,
+    "site volume",
+    "How long the copy that runs will take at its rate of the last seconds. Absent if none runs or "
+    "nobody knows.",
+)
 SITE_VOLUMES: Final = _gauge(
     "site_volumes",
     _R.SITE,

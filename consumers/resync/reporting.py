@@ -23,16 +23,15 @@ class ReportedReplica:
     """A secondary as the site reported it last.
 
     at_s: when the report was published, by the monotonic clock.
-    applied_at_us: when a new applied position was last saved. consistent_at_us: the last time at
-    which the secondary was known to equal the primary; while it is CONSISTENT, it still does
-    (LogFreshness). Both in microseconds since 1970 by the site's clock; None if that isn't known.
+    consistent_at_us: when the secondary was last known to equal the primary, in microseconds since
+    1970 by the site's clock; while it is CONSISTENT, it still does (LogFreshness). None if that
+    isn't known.
     """
 
     progress: SiteProgress
     at_s: float
     size_bytes: int
     partition: int
-    applied_at_us: int | None
     consistent_at_us: int | None
 
 
@@ -76,7 +75,6 @@ class ProgressReporter:
             self._clock.monotonic_s(),
             secondary.volume.size_bytes,
             secondary.volume.partition,
-            secondary.applied_at_us,
             _consistent_at_us(secondary, progress, last),
         )
         key = f"{self._site}/{volume}".encode()

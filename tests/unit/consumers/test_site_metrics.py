@@ -38,6 +38,7 @@ REPORT = SiteProgress(
     blocks_copied=2,
     bytes_copied=8192,
     at_us=0,
+    last_applied_at_us=5_000_000,
 )
 
 
@@ -47,7 +48,6 @@ def replica(**changes: object) -> ReportedReplica:
         at_s=0.0,
         size_bytes=1 << 20,
         partition=3,
-        applied_at_us=5_000_000,
         consistent_at_us=6_000_000,
     )
 
@@ -77,7 +77,7 @@ def page_of(*replicas: ReportedReplica, limit: int = 10) -> dict[str, dict[tuple
 def test_every_metric_of_a_site_is_exported() -> None:
     roles = (ExportingRole.SITE, ExportingRole.EVERY)
     names = {metric.name for metric in METRICS if metric.role in roles}
-    assert exported_names(page_of(replica())) == names
+    assert exported_names(page_of(replica(eta_s=9.0))) == names
 
 
 def test_a_consistent_secondary_has_no_problem() -> None:
@@ -192,10 +192,10 @@ def test_a_position_is_applied_when_a_new_one_is_saved() -> None:
     reporting = Reporting()
     reporting.save(consistent=4, at_us=7)
     reporting.save(consistent=None, at_us=8)  # a cycle begins
-    assert reporting.report(SiteState.SYNCING, 9).applied_at_us == 7
+    assert reporting.report(SiteState.SYNCING, 9).progress.last_applied_at_us == 7
     reporting.clock.now_s += 1
     reporting.save(consistent=9, at_us=9, applied=9)
-    assert reporting.report(SiteState.CONSISTENT, 9).applied_at_us == 9
+    assert reporting.report(SiteState.CONSISTENT, 9).progress.last_applied_at_us == 9
 
 
 def test_the_last_consistent_point_is_unknown_after_a_start_without_a_proof() -> None:
