@@ -16,10 +16,12 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader, Re
 from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import check_no_secondary
+from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkPlan
@@ -27,6 +29,7 @@ from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.forks.marked_secondary import open_marked_secondary
 from mirrorlog.producers.host_metrics import host_samples
 from mirrorlog.producers.publishing.confirmations import StatusPorts
+from mirrorlog.producers.publishing.traced_publisher import TracedPublisher
 from mirrorlog.producers.session.host import Host, HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.background_jobs import ThreadJobs
@@ -61,8 +64,12 @@ class HostWiring:
         self._stack: Final = stack
         self.admin: Final = KafkaAdmin(self._client)
         stack.callback(self.admin.close)
-        self.publisher: Final = KafkaPublisher(self._client)
-        stack.callback(self.publisher.close)
+        publisher = KafkaPublisher(self._client)
+        stack.callback(publisher.close)
+        tracer = open_tracer("host")
+        self.publisher: Final[Publisher] = (
+            publisher if tracer is None else TracedPublisher(publisher, tracer, self.clock)
+        )
         self._catalog: Catalog | None = None
 
     def read_catalog(self) -> Catalog:

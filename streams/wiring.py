@@ -18,10 +18,12 @@ from typing import Final, NoReturn, TypeAlias
 
 from mirrorlog import __version__
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, ReportPublisher
+from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.errors import MirrorlogError, exit_code_of
 from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.reports import NoReports, ReportSink
+from mirrorlog.ports.tracing import Tracer
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
@@ -36,6 +38,7 @@ from mirrorlog.streams.engine import (
 )
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.fold.traced_batches import TracedFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.node_figures import NodeFigures
@@ -43,7 +46,12 @@ from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
 from mirrorlog.streams.node_metrics import node_samples
 from mirrorlog.streams.node_reporting import NodeReporter, ReportingWorker, WatchedRecovery
 from mirrorlog.streams.partitions.partition_handover import PartitionHandover
-from mirrorlog.streams.partitions.partition_loops import FetchBudget, FlushLimits, PartitionLoops
+from mirrorlog.streams.partitions.partition_loops import (
+    BatchProcessor,
+    FetchBudget,
+    FlushLimits,
+    PartitionLoops,
+)
 from mirrorlog.streams.partitions.source_topic import SourceTopic
 from mirrorlog.streams.table.changelog_follower import (
     ChangelogFollower,
@@ -163,6 +171,7 @@ def _open_ports(
         endpoint=endpoint,
         instance=folder.instance,
         reports=ReportPublisher(settings.kafka_client(), settings.topics.reports),
+        tracer=open_tracer("node"),
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -175,6 +184,7 @@ class NodePorts:
     endpoint:     where the worker answers over HTTP; None if it doesn't.
     instance:     what tells the worker from others of its name.
     reports:      takes the worker's reports. The node closes it when it stops in order.
+    tracer:       takes a span for each batch of commands; None: nothing is traced.
     """
 
     catalog: Catalog
@@ -188,6 +198,7 @@ class NodePorts:
     endpoint: HttpEndpoint | None = None
     instance: str = ""
     reports: ReportSink = field(default_factory=NoReports)
+    tracer: Tracer | None = None
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -218,7 +229,10 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
     )
-    loops = PartitionLoops(folder, fetch_budget, limits, ports.abort, engine.seen_end)
+    processor: BatchProcessor = folder
+    if ports.tracer is not None:
+        processor = TracedFolder(folder, ports.tracer, ports.clock)
+    loops = PartitionLoops(processor, fetch_budget, limits, ports.abort, engine.seen_end)
     handover = PartitionHandover(
         table=table,
         gate=gate,

@@ -15,6 +15,7 @@ In reading order:
 - next_action.py: what an operator can do about a secondary
 - reporting.py: the progress that a site publishes
 - state_changes.py: the changes of state, each told once
+- traced_cycles.py: traces of cycles, if they are switched on
 - log_lag.py: finds partitions whose log doesn't follow their commands
 - failure_log.py: what it logs of secondaries that fail again at each retry
 """

@@ -45,12 +45,14 @@ from mirrorlog.consumers.resync.samples import (
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.consumers.resync.state_changes import OnChange, StateChanges
+from mirrorlog.consumers.resync.traced_cycles import CycleTraces
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.tracing import Tracer
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
@@ -83,6 +85,7 @@ class SitePorts:
         process runs the site (NameFence.keep).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     on_change: takes each change of state of a secondary.
+    tracer: takes a span for each cycle; None: nothing is traced.
     """
 
     log: LogReader
@@ -97,6 +100,7 @@ class SitePorts:
     keep_name: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
     on_change: OnChange = lambda _: None
+    tracer: Tracer | None = None
 
 
 class Site:
@@ -469,15 +473,21 @@ class Site:
                 self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
         self._save([(secondary, step.running) for secondary, step in cycles])  # 2
         done = []
+        traces = CycleTraces(
+            self._ports.tracer, self._settings.topics.commands, self.name, self._ports.clock
+        )
         for secondary, step in cycles:
+            traces.begin(secondary, self._log(secondary.volume.volume).volume)
             try:
                 state = self._copy(secondary, step)  # 3, 4
             except DeviceFailed as error:
                 self._stop(secondary, error)
             else:
+                traces.note_durable(secondary)
                 secondary.end_cycle()
                 done.append((secondary, state))
         self._save(done)  # 5
+        traces.end(done)
         self._awaiting_read_end |= {secondary.volume.volume for secondary, _ in done}  # 6
 
     def _copy(self, secondary: Secondary, step: Resync) -> SecondaryState:

@@ -7,5 +7,6 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state
 - streams.py: publishing to topics and reading them by position
+- tracing.py: spans of what the roles do with commands
 - reports.py: publishing reports, which nothing depends on
 """

@@ -8,6 +8,7 @@ from copy import copy
 from random import Random
 
 from mirrorlog.ports.streams import Message
+from mirrorlog.ports.tracing import Tracer
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.commands_now import anchor_at, commands_now
 from mirrorlog.reading.read_through import ReadPatience
@@ -20,6 +21,7 @@ from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompac
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
+from mirrorlog.streams.fold.traced_batches import TracedFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.partitions.start_positions import PartitionBounds, plan_start_position
@@ -73,8 +75,14 @@ class NodeModel:
     """
 
     def __init__(
-        self, broker: MemoryBroker, settings: Settings, fuse: Fuse, random: Random
+        self,
+        broker: MemoryBroker,
+        settings: Settings,
+        fuse: Fuse,
+        random: Random,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._broker, self._settings, self._fuse, self._random = broker, settings, fuse, random
         self._committed = 0
         self._clock = ManualClock(look_s=_CLOCK_STEP_S)
@@ -170,7 +178,10 @@ class NodeModel:
             end = self._broker.end_position(self._settings.topics.commands, 0)
             asyncio.run(self._folder.pass_empty(0, end))
             return False
-        asyncio.run(self._folder.record(EventBatch.from_messages(messages)))
+        folder: BatchFolder | TracedFolder = self._folder
+        if self._tracer is not None:
+            folder = TracedFolder(self._folder, self._tracer, self._clock)
+        asyncio.run(folder.record(EventBatch.from_messages(messages)))
         self._position = messages[-1].position + 1
         return True
 
