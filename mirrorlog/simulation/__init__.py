@@ -27,6 +27,7 @@ For example, a device that loses power, and a topic that is read from its start:
 Files:
 
 - memory_broker.py: MemoryBroker, the ports of mirrorlog.ports.streams
+- memory_engine.py: MemoryEngine, the port of mirrorlog.streams.engine, and MemoryStore
 - memory_devices.py: MemoryDevice and MemoryDevices, the ports of mirrorlog.ports.devices
 - memory_folder.py: MemoryFolder, the ports of mirrorlog.ports.folders
 - memory_secondary_states.py: MemorySecondaryStates, a site's store of its secondaries' states

@@ -43,6 +43,7 @@ class MemoryBroker:
         self._identities: dict[str, str] = {}
         self._created = 0
         self.refused_topics: set[str] = set()
+        self._committed: dict[tuple[str, str, int], int] = {}
 
     def publisher(self) -> MemoryPublisher:
         """Return a new publisher."""
@@ -100,6 +101,22 @@ class MemoryBroker:
     def first_position(self, topic: str, partition: int) -> int:
         """Return the oldest position that is kept."""
         return self.partition(topic, partition).first
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return (first_position, end_position)."""
+        return self.first_position(topic, partition), self.end_position(topic, partition)
+
+    def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
+        """Return by partition what the group has committed; None where it has nothing."""
+        return {
+            partition: self._committed.get((group, topic, partition))
+            for partition in range(self.partitions(topic))
+        }
+
+    def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Commit positions for a group, whether or not it has members."""
+        for partition, position in positions.items():
+            self._committed[group, topic, partition] = position
 
     def appended_from(self, topic: str, partition: int, at_us: int) -> tuple[int, int]:
         """Return (position, end): of the first message with that time or later (TopicAdmin)."""

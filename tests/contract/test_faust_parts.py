@@ -6,16 +6,20 @@ import ast
 import importlib
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
 import pytest
+from packaging.requirements import Requirement
 
 from mirrorlog.streams.faust_worker import faust_parts
 
+ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = Path(faust_parts.__file__).parent
 LIBRARIES: Final = ("faust", "mode", "aiokafka")
 PARTS: Final = faust_parts.PARTS.replace("\\\n", "").strip().splitlines()
@@ -246,3 +250,26 @@ def test_whatever_the_package_touches_is_listed() -> None:
 def test_whatever_is_listed_is_touched() -> None:
     seen = {name for name, _ in (*touched(), *overridden())}
     assert [part for part in PARTS if names_of(part)[1] not in seen] == []
+
+
+# a library on which Faust sets no upper bound | a release that must not be installed with it
+UNTRIED: Final = """
+aiokafka       | 0.15.0rc1
+aiokafka       | 0.15.0
+mode-streaming | 0.8.0
+intervaltree   | 4.0.0
+rocksdict      | 0.4.0
+"""
+
+
+@pytest.mark.parametrize("case", UNTRIED.strip().splitlines())
+def test_a_release_that_nobody_has_tried_is_kept_away(case: str) -> None:
+    library, release = (part.strip() for part in case.split("|"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (bound,) = [
+        requirement.specifier
+        for line in project["dependencies"]
+        if (requirement := Requirement(line)).name == library
+    ]
+    assert bound.contains(version(library))
+    assert not bound.contains(release, prereleases=True)

@@ -8,27 +8,9 @@ from pathlib import Path
 import faust
 import pytest
 
+from mirrorlog.simulation.memory_engine import MemoryStore
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
-from mirrorlog.streams.table.local_store import LocalStore, Row
-
-
-class InMemory:
-    """The store of tests/simulation."""
-
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        return self.rows.get(key)
-
-    def keys(
-        self, partition: int, start: bytes, end: bytes, limit: int | None = None
-    ) -> list[bytes]:
-        return sorted(key for key in self.rows if start <= key < end)[:limit]
-
-    def write(self, partition: int, rows: list[Row], positions: list[int]) -> None:
-        for key, value in rows:
-            self.rows.pop(key, None) if value is None else self.rows.update({key: value})
+from mirrorlog.streams.table.local_store import LocalStore
 
 
 def in_rocksdb(folder: Path) -> LocalStore:
@@ -36,7 +18,7 @@ def in_rocksdb(folder: Path) -> LocalStore:
     return FaustStore(app, "changelog", {"block_cache_size": 1 << 20})
 
 
-@pytest.mark.parametrize("make", [in_rocksdb, lambda _: InMemory()], ids=["rocksdb", "memory"])
+@pytest.mark.parametrize("make", [in_rocksdb, lambda _: MemoryStore()], ids=["rocksdb", "memory"])
 def test_rows_by_key(make: Callable[[Path], LocalStore], tmp_path: Path) -> None:
     store = make(tmp_path)
     names = [

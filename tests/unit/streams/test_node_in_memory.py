@@ -1,0 +1,225 @@
+"""A whole node, put together as `run_node` does, on an engine in memory: without Faust or Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from deadlines import DEADLINE_S
+from notation import command, volume
+
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import ChangelogRefused
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.settings import Settings
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_engine import MemoryEngine, MemoryStore
+from mirrorlog.streams.partitions.source_topic import SourceTopic
+from mirrorlog.streams.table.changelog_follower import ChangelogSource
+from mirrorlog.streams.wiring import NodePorts, build_node, group_name
+
+PARTITIONS = 2
+
+
+class Cluster:
+    """A broker with volumes "v" in partition 0 and "w" in partition 1, and the node's workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(state_dir=folder, partitions=PARTITIONS, node_flush_s=0.001)
+        self.topics, self.broker = self.settings.topics, MemoryBroker(clock=SystemClock())
+        self.broker.create(self.topics.specs(single_copy=True), PARTITIONS)
+        self.ready: list[list[int]] = []
+        self.errors: list[BaseException] = []
+        self.sent = dict.fromkeys("vw", 0)
+        for number, name in enumerate("vw"):
+            described: Volume = volume(name, partition=number)
+            self.broker.append(self.topics.volumes, 0, name.encode(), encode(described))
+
+    def write(self, name: str, text: str) -> None:
+        event = command(text, name, sequence=self.sent[name])
+        self.sent[name] += 1
+        self.broker.append(self.topics.commands, "vw".index(name), name.encode(), encode(event))
+
+    def worker(self, store: MemoryStore | None = None) -> MemoryEngine:
+        broker, topics, clock = self.broker, self.topics, SystemClock()
+        engine = MemoryEngine(broker, topics, group_name(self.settings), store)
+        source = SourceTopic(
+            broker, broker.reader, topic=topics.commands, group=group_name(self.settings),
+            patience_s=DEADLINE_S,
+        )  # fmt: skip
+        source.commit_first_positions(topics.changelog)
+
+        def abort(error: BaseException) -> NoReturn:
+            self.errors.append(error)
+            raise SystemExit
+
+        ports = NodePorts(
+            catalog=Catalog(broker.reader(), broker, topics, clock),
+            changelog=ChangelogSource(
+                topics.changelog,
+                broker.reader,
+                lambda partition: broker.bounds(topics.changelog, partition),
+                lambda: broker.identity(topics.changelog),
+            ),
+            source=source,
+            open_reports=lambda: SiteReports(broker.reader(), broker, topics, clock),
+            clock=clock,
+            abort=abort,
+            on_ready=lambda partitions: self.ready.append(list(partitions)),
+        )
+        build_node(self.settings, ports, engine)
+        return engine
+
+    def committed(self) -> list[int | None]:
+        group = group_name(self.settings)
+        return list(self.broker.committed_positions(group, self.topics.commands).values())
+
+    def changed(self, name: str) -> set[int]:
+        """Return the blocks that the log names, as a site reads it; it has no hole."""
+        reader = LogReader(self.broker.reader(), self.broker, self.topics.changelog)
+        while not reader.caught_up():
+            reader.poll(0)
+        log, through = reader.logs[name], self.sent[name] - 1
+        assert log.hole(after=-1, through=through) is None
+        return set(log.changed(after=-1, through=through))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def fold(cluster: Cluster, engine: MemoryEngine, *names: str) -> None:
+    """Fetch, and wait until the log holds all commands of the volumes."""
+    engine.fetch()
+    expected = engine.work.positions.expected_position
+    await until(lambda: all(expected("vw".index(n)) == cluster.sent[n] for n in names))
+
+
+def test_a_node_folds_commits_and_stops(cluster: Cluster) -> None:
+    cluster.write("v", "0+4096")
+    cluster.write("v", "8192+4096")
+    cluster.write("w", "4096+4096")
+    cluster.worker().run()
+    assert (cluster.changed("v"), cluster.changed("w")) == ({0, 2}, {1})
+    assert (cluster.committed(), cluster.ready, cluster.errors) == ([2, 1], [[0, 1]], [])
+
+
+def test_what_was_not_committed_is_folded_again_by_the_next_worker(cluster: Cluster) -> None:
+    async def test() -> None:
+        first, second = cluster.worker(), cluster.worker()
+        cluster.write("v", "0+4096")
+        await first.assign([0, 1])
+        await fold(cluster, first, "v")
+        await second.assign([0, 1])  # the first is dead, and has committed nothing
+        cluster.write("v", "4096+4096")
+        await fold(cluster, second, "v")
+        second.commit()
+        assert cluster.changed("v") == {0, 1}
+        assert cluster.committed() == [2, 0]
+        await first.stop()
+        await second.stop()
+
+    asyncio.run(test())
+
+
+def test_a_partition_that_is_taken_away_is_neither_folded_nor_committed(cluster: Cluster) -> None:
+    async def test() -> None:
+        first, second = cluster.worker(), cluster.worker()
+        await first.assign([0, 1])
+        await first.assign([0])
+        await second.assign([1])
+        cluster.write("v", "0+4096")
+        cluster.write("w", "0+4096")
+        await fold(cluster, first, "v")
+        first.commit()
+        assert cluster.committed() == [1, 0]
+        assert first.work.positions.committable_offset(1) is None
+        await fold(cluster, second, "w")
+        second.commit()
+        assert cluster.committed() == [1, 1]
+        assert cluster.ready == [[0, 1], [0], [1]]
+        await first.stop()
+        await second.stop()
+
+    asyncio.run(test())
+
+
+def test_a_worker_that_lost_its_disk_reads_its_table_from_the_changelog(cluster: Cluster) -> None:
+    async def test() -> None:
+        first = cluster.worker()
+        cluster.write("v", "0+4096")
+        await first.assign([0, 1])
+        await fold(cluster, first, "v")
+        first.commit()
+        await first.stop()
+        second = cluster.worker()
+        await second.assign([0, 1])
+        assert second.store.rows[0] == first.store.rows[0]
+        assert second.work.positions.expected_position(0) == 1
+        await second.stop()
+
+    asyncio.run(test())
+
+
+def test_a_log_that_lost_records_begins_below_what_was_committed(cluster: Cluster) -> None:
+    async def test() -> None:
+        first = cluster.worker()
+        await first.assign([0, 1])
+        cluster.write("v", "0+4096")
+        await fold(cluster, first, "v")
+        end = cluster.broker.end_position(cluster.topics.changelog, 0)
+        cluster.write("v", "4096+4096")
+        await fold(cluster, first, "v")
+        first.commit()
+        await first.stop()
+        cluster.broker.rewind(cluster.topics.changelog, 0, end)
+        second = cluster.worker(first.store)
+        await second.assign([0, 1])
+        await fold(cluster, second, "v")
+        assert cluster.changed("v") == {0, 1}
+        await second.stop()
+
+    asyncio.run(test())
+
+
+def test_a_refused_log_record_aborts_and_nothing_is_committed(cluster: Cluster) -> None:
+    async def test() -> None:
+        engine = cluster.worker()
+        await engine.assign([0, 1])
+        cluster.broker.refused_topics.add(cluster.topics.changelog)
+        cluster.write("v", "0+4096")
+        engine.fetch()
+        await until(lambda: bool(cluster.errors))
+        engine.commit()
+
+    with pytest.raises(SystemExit):
+        asyncio.run(test())
+    assert isinstance(cluster.errors[0], ChangelogRefused)
+    assert cluster.committed() == [0, 0]
+
+
+def test_none_of_this_imports_faust() -> None:
+    script = (
+        "import sys, mirrorlog.simulation.memory_engine, mirrorlog.streams.wiring; "
+        "print(*{'faust', 'mode', 'aiokafka'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
