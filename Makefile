@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -18,6 +18,20 @@ test: setup ## the whole suite
 test-busy: setup ## the suite three times in a row beside four busy processes: no test depends on pace
 	@busy=; for number in 1 2 3 4; do (while :; do :; done) & busy="$$busy $$!"; done; trap "kill $$busy" EXIT; \
 	for run in 1 2 3; do $(BIN)/pytest $(PYTEST_ARGS) || exit 1; done
+
+# What stands on the interpreter and on the libraries' private parts; no broker.
+PYTHONS ?= 3.12 3.13
+PYTHONS_TESTS ?= tests/contract tests/unit/streams tests/unit/producers
+test-pythons: ## a part of the suite on other Pythons, each in an environment of its own, where they are installed
+	@for version in $(PYTHONS); do python=; \
+	for name in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
+	  "$$name" -c 'import venv' 2>/dev/null && python=$$name; done; \
+	[ -n "$$python" ] || { echo "######## no Python $$version here: nothing is tested on it" >&2; continue; }; \
+	cmp -s requirements.lock $(VENV)-$$version/lock || { $$python -m venv $(VENV)-$$version && \
+	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements.lock && \
+	  cp requirements.lock $(VENV)-$$version/lock; } || exit 1; \
+	echo "on $$($(VENV)-$$version/bin/python --version):" && PYTHONPATH=. $(VENV)-$$version/bin/python -m pytest -q -n 2 \
+	  -p no:cacheprovider -m 'not slow and not integration' $(PYTHONS_TESTS) || exit 1; done
 
 test-slow: setup ## what takes minutes and isn't in the suite
 	$(BIN)/pytest -m slow
@@ -99,4 +113,4 @@ wheel: setup
 	rm -rf build && $(BIN)/python -m build --no-isolation --wheel
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(PEERS)/quixstreams/.venv $(PEERS)/kafka-streams/build .mypy_cache .import_linter_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) $(VENV)-3.* $(PEERS)/quixstreams/.venv $(PEERS)/kafka-streams/build .mypy_cache .import_linter_cache .ruff_cache .pytest_cache .hypothesis
