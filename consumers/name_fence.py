@@ -49,6 +49,7 @@ class NameFence:
         self._position: int | None = None
         self._last: SiteLease | None = None
         self._looked_at_s = self._beat_at_s = 0.0
+        self._caught_up_at_s: float | None = None
 
     def take(self) -> None:
         """Take the name. It may take SILENT_S if the last process died elsewhere.
@@ -91,7 +92,18 @@ class NameFence:
         self._take_in(self._topic.poll(0))
         if now_s - self._beat_at_s >= BEAT_S:
             self._beat_at_s = now_s
-            self._publish(self._lease)
+            self._publish(replace(self._lease, caught_up_age_s=self._caught_up_age_s(now_s)))
+
+    def note_caught_up(self) -> None:
+        """Note that the site has just taken everything that the log held.
+
+        The next lease says how long ago that was. So a volume of which the site publishes nothing
+        is known to be as it was reported.
+        """
+        self._caught_up_at_s = self._ports.clock.monotonic_s()
+
+    def _caught_up_age_s(self, now_s: float) -> float | None:
+        return None if self._caught_up_at_s is None else max(0.0, now_s - self._caught_up_at_s)
 
     def give_up(self) -> None:
         """Say that the site has ended here, so that the next process needn't wait."""

@@ -140,7 +140,13 @@ def open_site(
         fence = NameFence(_lease(name, folder, ports.clock), _fence_ports(ports, settings, stack))
         fence.take()
         stack.callback(fence.give_up)
-        yield Site(name, replace(ports, keep_name=fence.keep, on_change=on_change), settings)
+        ports = replace(
+            ports,
+            keep_name=fence.keep,
+            note_caught_up=fence.note_caught_up,
+            on_change=on_change,
+        )
+        yield Site(name, ports, settings)
 
 
 def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:

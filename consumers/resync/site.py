@@ -83,6 +83,8 @@ class SitePorts:
     draw_id: returns a new UUID in canonical form.
     keep_name: called in each round and after each run of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
+    note_caught_up: called at the end of each round that took everything that the log held
+        (NameFence.note_caught_up).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     on_change: takes each change of state of a secondary.
     tracer: takes a span for each cycle; None: nothing is traced.
@@ -98,6 +100,7 @@ class SitePorts:
     clock: Clock
     draw_id: Callable[[], str] = lambda: str(uuid4())
     keep_name: Callable[[], None] = lambda: None
+    note_caught_up: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
     on_change: OnChange = lambda _: None
     tracer: Tracer | None = None
@@ -181,6 +184,7 @@ class Site:
         for secondary in active:
             self._report_and_go_idle(secondary)
         self._reporter.poll()
+        self._ports.note_caught_up()
 
     def progress(self, secondary: Secondary) -> SiteProgress:
         """Return the progress of a secondary as of now."""

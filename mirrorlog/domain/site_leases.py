@@ -35,6 +35,8 @@ class SiteLease:
     term: counts take-overs; it orders leases.
     host, pid, started_at_us: for people, as the process knows them.
     is_over: the process has ended the site, or given it up.
+    caught_up_age_s: the time from the end of the last round in which the site had taken everything
+        that the log held to this lease. None before the first, and from older sites.
 
     Raise BadUse for a site name that is none, ValueError for other values that no lease has.
     """
@@ -48,6 +50,7 @@ class SiteLease:
     pid: int
     started_at_us: int
     is_over: bool = False
+    caught_up_age_s: float | None = None
 
     def __post_init__(self) -> None:
         check_site_name(self.site)

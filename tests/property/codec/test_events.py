@@ -310,6 +310,7 @@ quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
 session_beat.v2     28ce7fb9273546dd
 site_lease.v1       e2d6f1509cb837fa
+site_lease.v2       f4846c535317927f
 site_progress.v1    b981e54b947f368b
 site_progress.v2    64a76d5c4a9cafaa
 site_progress.v3    b501527e2b653cf5
@@ -564,11 +565,18 @@ LEASE_GOLDEN = (
     "6431304831663163316433362d336130662d346435652d396335352d306335613763386139643130026d0602680e"
     "1201"
 )
+"""A lease by site_lease.v1."""
+LEASE_GOLDEN_V2 = (
+    "c301f4846c535317927f" + LEASE_GOLDEN.removeprefix("c301e2d6f1509cb837fa") + "02000000000000f83f"
+)
 
 
-def test_a_lease_is_written_as_before() -> None:
+def test_a_lease_is_written_as_before_and_that_of_the_release_before_is_read() -> None:
     lease = next(event for event in EVENTS if isinstance(event, SiteLease))
-    assert encode(lease).hex() == LEASE_GOLDEN
+    assert decode(bytes.fromhex(LEASE_GOLDEN), SiteLease) == lease
+    caught_up = replace(lease, caught_up_age_s=1.5)
+    assert encode(caught_up).hex() == LEASE_GOLDEN_V2
+    assert decode(encode(caught_up), SiteLease) == caught_up
 
 
 def encode_by(name: str, fields: dict[str, object]) -> bytes:

@@ -198,3 +198,23 @@ def test_a_folder_keeps_its_id_and_belongs_to_one_site(tmp_path: Path) -> None:
 
 def test_a_site_looks_several_times_before_others_count_it_as_dead() -> None:
     assert name_fence.SILENT_S >= 3 * name_fence.BEAT_S
+
+
+def test_a_lease_says_how_long_ago_the_site_had_caught_up_with_the_log() -> None:
+    rig = Rig()
+    fence = rig.start()
+    ages = []
+    for waited_s in (4.0, 5.0):
+        fence.note_caught_up()
+        rig.clock.advance(waited_s)
+        fence.keep()
+        ages.append(last_lease(rig).caught_up_age_s)
+    rig.clock.advance(4.0)
+    fence.keep()  # it copies, and no round ends
+    assert [*ages, last_lease(rig).caught_up_age_s] == [4.0, 5.0, 9.0]
+
+
+def last_lease(rig: Rig) -> SiteLease:
+    rig.broker.publisher().poll(0)
+    values = [m.value for m in rig.broker.messages(TOPICS.progress) if m.key == b"s/"]
+    return decode(values[-1] or b"", SiteLease)
