@@ -16,6 +16,7 @@ The packages, from the lowest layer to the highest:
 - broker/: an embedded Kafka
 - reading/: the topics as several roles read them
 - changed/: the question "which blocks changed?"
+- status/: how everything does (pure)
 - producers/, streams/, consumers/: the three roles (hosts, the node, sites)
 - simulation/: Kafka, devices and folders in memory, for tests
 - cli/: the command line

@@ -43,6 +43,16 @@ COMMANDS = (
     ),
     LazyCommand("site", f"{_PACKAGE}.site", "Run a site, which keeps secondaries up to date."),
     LazyCommand(
+        "status",
+        f"{_PACKAGE}.status",
+        "Show every secondary, site, host and worker of the node, and what isn't well.",
+    ),
+    LazyCommand(
+        "check",
+        f"{_PACKAGE}.check",
+        "Check everything, for monitoring: exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
+    ),
+    LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-Said = TypeVar("Said", covariant=True)
+Said_co = TypeVar("Said_co", covariant=True)
 
 
-class Heard(Protocol[Said]):
+class Heard(Protocol[Said_co]):
     """An event and the broker's time of its message (reading/present_state.py has one)."""
 
     @property
-    def report(self) -> Said:
+    def report(self) -> Said_co:
         """The event."""
 
     @property

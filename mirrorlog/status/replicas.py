@@ -92,10 +92,10 @@ def evaluate_replicas(
     """
     by_site = {site.site: site for site in sites}
     rows: dict[tuple[str, str], ReplicaStatus] = {}
-    for report in reports:
-        event = report.report
-        volume, site = volumes.get(event.volume), by_site[event.site]
-        rows[event.volume, event.site] = _row(report, volume, site, now_us, thresholds)
+    for heard in reports:
+        report = heard.report
+        volume, site = volumes.get(report.volume), by_site[report.site]
+        rows[report.volume, report.site] = _row(heard, volume, site, now_us, thresholds)
     unmirrored: list[ReplicaStatus] = []
     for name, volume in volumes.items():
         if volume.is_retired:
@@ -134,15 +134,15 @@ def _row(
         behind_bytes=report.behind_bytes if is_known else None,
         behind_blocks=report.behind_blocks if is_known else None,
         in_sync_fraction=_in_sync(report.behind_blocks, volume) if is_known else None,
-        rate_bytes_s=None,
-        eta_s=None,
+        rate_bytes_s=report.rate_bytes_s if lives else None,
+        eta_s=_eta_s(report, reported_s) if lives else None,
         position=report.watermark,
         applied_position=report.applied_position,
         consistent_position=report.consistent_position,
-        last_applied_at_us=None,
+        last_applied_at_us=report.last_applied_at_us,
         heartbeat_age_s=site.heartbeat_age_s,
-        last_verify_at_us=None,
-        last_verify=None,
+        last_verify_at_us=report.last_verified_at_us,
+        last_verify=report.last_verify_result,
         rung=None if report.rung is None else str(report.rung),
         reason=reason,
         next_action=next_action,
@@ -189,12 +189,12 @@ def _judge(
         text = "the site's report is of an earlier generation of the volume"
         return Health.UNKNOWN, text, "The site copies all of the volume; wait for its report."
     if report.state is SiteState.STOPPED:
-        return Health.CRITICAL, report.reason, _NEEDS_OPERATOR
+        return Health.CRITICAL, report.reason, report.next_action or _NEEDS_OPERATOR
     if report.state is SiteState.UNKNOWN:
         text = "the site is of a newer release, and in a state that this one doesn't know"
         return Health.UNKNOWN, text, "Upgrade this program."
-    health, text = _judge_lag(report, lag, thresholds)
-    return health, text or report.reason, None
+    health, why = _judge_lag(report, lag, thresholds)
+    return health, why or report.reason, report.next_action
 
 
 def _judge_lag(
@@ -226,6 +226,13 @@ def _in_sync(behind_blocks: int | None, volume: Volume | None) -> float | None:
     if behind_blocks is None or volume is None or not volume.blocks:
         return None
     return max(0.0, 1.0 - behind_blocks / volume.blocks)
+
+
+def _eta_s(report: SiteProgress, reported_s: float | None) -> float | None:
+    """Return the seconds until the copy ends: those of the report, less its age."""
+    if report.eta_s is None or reported_s is None:
+        return None
+    return max(0.0, report.eta_s - reported_s)
 
 
 def _unmirrored(volume: Volume) -> ReplicaStatus:

@@ -5,6 +5,7 @@ In the order in which a new user meets them:
 - broker, topics, volume: the embedded Kafka, the topics, and the volumes.
 - host: the group of host_serve (an NBD export) and host_replay (a recording).
 - node, site: the processing node and the remote side.
+- status, check: how everything does, for people and for monitoring.
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

@@ -567,7 +567,9 @@ LEASE_GOLDEN = (
 )
 """A lease by site_lease.v1."""
 LEASE_GOLDEN_V2 = (
-    "c301f4846c535317927f" + LEASE_GOLDEN.removeprefix("c301e2d6f1509cb837fa") + "02000000000000f83f"
+    "c301f4846c535317927f"
+    + LEASE_GOLDEN.removeprefix("c301e2d6f1509cb837fa")
+    + "02000000000000f83f"
 )
 
 

@@ -1,0 +1,137 @@
+"""`mirrorlog status`: one look at everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import typer
+
+from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.present import PresentView, open_present
+from mirrorlog.cli.support.status_view import (
+    overview_fields,
+    print_overview,
+    replica_cells,
+    replica_fields,
+)
+from mirrorlog.errors import PartFailed
+from mirrorlog.status.health import Thresholds
+from mirrorlog.status.overview import Overview
+from mirrorlog.status.replicas import ReplicaStatus
+from mirrorlog.units import format_duration, parse_duration_s
+
+app = typer.Typer()
+
+_POLL_S: Final = 0.2
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]")] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Look again and again; off a terminal, print what has changed."
+        ),
+    ] = False,
+    interval: Annotated[str, typer.Option(help="With --watch: look this often.")] = "2s",
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Wait until every secondary is consistent with what is written now."
+        ),
+    ] = False,
+    timeout: Annotated[str, typer.Option(help="With --wait: give up after this time.")] = "5min",
+) -> None:
+    """Show every secondary, site, host and worker of the node, and what isn't well.
+
+    docs/status.md says what each column means.
+    """
+    call = invocation(context)
+    with open_present(call.settings, Thresholds(), volume=volume) as view:
+        if wait:
+            _wait(view, parse_duration_s(timeout))
+        if watch:
+            _watch(call, view, parse_duration_s(interval))
+            return
+        overview = view.look()
+        if call.output.json:
+            call.output.print_json(overview_fields(overview))
+        print_overview(call.output, overview)
+
+
+def _wait(view: PresentView, timeout_s: float) -> None:
+    """Return when every secondary holds what was written before the call, consistently.
+
+    Raise PartFailed at the timeout, or if no site mirrors a volume by then.
+    """
+    ends, until_s = view.ends(), time.monotonic() + timeout_s
+    while True:
+        overview = view.look()
+        unproved = [row for row in overview.replicas if not _is_proved(row, ends)]
+        if not unproved:
+            return
+        if time.monotonic() > until_s:
+            row = unproved[0]
+            raise PartFailed(
+                f"{len(unproved)} secondaries weren't consistent within "
+                f"{format_duration(timeout_s)}",
+                where=f"volume {row.volume}, site {row.site or 'none'}: "
+                f"{row.reason or row.state or 'no report'}",
+                next=row.next_action or "Look again with `mirrorlog status`.",
+            )
+        time.sleep(_POLL_S)
+
+
+def _is_proved(row: ReplicaStatus, ends: Mapping[str, int]) -> bool:
+    """Return whether the secondary is consistent at the last command before the wait, or later."""
+    if row.volume not in ends:
+        return True  # retired, or created since
+    position = row.consistent_position
+    return row.state == "CONSISTENT" and position is not None and position >= ends[row.volume] - 1
+
+
+def _watch(call: Invocation, view: PresentView, interval_s: float) -> None:
+    """Look every `interval_s` seconds until interrupted."""
+    if call.output.width is not None and not call.output.json:
+        _watch_terminal(call, view, interval_s)
+        return
+    before: dict[tuple[str, str | None], ReplicaStatus] = {}
+    while True:
+        overview = view.look()
+        for row in overview.replicas:
+            key = (row.volume, row.site)
+            if key not in before or _has_changed(before[key], row):
+                before[key] = row
+                call.output.print_message("status", replica_fields(row))
+                if not call.output.json:
+                    call.output.print_text("  ".join(replica_cells(row)).rstrip())
+        time.sleep(interval_s)
+
+
+def _has_changed(before: ReplicaStatus, now: ReplicaStatus) -> bool:
+    """Return whether the row says something new: ages alone don't."""
+
+    def essence(row: ReplicaStatus) -> tuple[object, ...]:
+        lacks = row.behind_bytes if row.state is not None else None
+        return row.health, row.state, row.reported_state, lacks, row.applied_position, row.rung
+
+    return essence(before) != essence(now)
+
+
+def _watch_terminal(call: Invocation, view: PresentView, interval_s: float) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    from mirrorlog.cli.support.status_view import watch_lines
+
+    with Live(console=call.output.console, screen=True, auto_refresh=False) as live:
+        while True:
+            overview: Overview = view.look()
+            size = call.output.console.size
+            lines = watch_lines(overview, width=size.width, height=size.height - 1)
+            live.update(Text("\n".join(lines)), refresh=True)
+            time.sleep(interval_s)
