@@ -60,7 +60,8 @@ def status(
         overview = view.look()
         if call.output.json:
             call.output.print_json(overview_fields(overview))
-        print_overview(call.output, overview)
+        else:
+            print_overview(call.output, overview)
 
 
 def _wait(view: PresentView, timeout_s: float) -> None:
