@@ -12,7 +12,7 @@ from mirrorlog.cli.support.output import OutputClosed
 from mirrorlog.cli.support.plugin_line import error_line, plugin_lines
 from mirrorlog.cli.support.present import open_present
 from mirrorlog.cli.support.status_view import overview_fields
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.errors import KafkaFailed, MirrorlogError
 from mirrorlog.status.health import Health, Thresholds
 from mirrorlog.units import parse_duration_s, parse_size
 
@@ -40,9 +40,8 @@ def check(
     These are the codes of monitoring plug-ins, and not those of the other commands. If Kafka
     doesn't answer, that is CRITICAL: no secondary moves then.
     """
-    health, lines = Health.UNKNOWN, ["MIRRORLOG UNKNOWN - the check ended early"]
+    call = invocation(context)
     try:
-        call = invocation(context)
         thresholds = Thresholds(
             warn_lag_s=parse_duration_s(warn_lag),
             crit_lag_s=parse_duration_s(crit_lag),
@@ -51,9 +50,13 @@ def check(
         )
         health, lines = _look(call, thresholds, volume, site)
     except KafkaFailed as error:
+        call.output.print_json(error.as_message())
         health, lines = Health.CRITICAL, [error_line(Health.CRITICAL, str(error))]
     except (KeyboardInterrupt, OutputClosed):
         raise
+    except MirrorlogError as error:
+        call.output.print_json(error.as_message())
+        health, lines = Health.UNKNOWN, [error_line(Health.UNKNOWN, str(error))]
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing is proved
         health, lines = Health.UNKNOWN, [error_line(Health.UNKNOWN, str(error))]
     # The line goes to stdout whatever -q says; with --json, JSON is there, and the line on stderr.
