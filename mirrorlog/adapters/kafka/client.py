@@ -39,6 +39,8 @@ CHECK_BROKER: Final = "Check bootstrap.servers, security.protocol and that the b
 CHECK_CREDENTIALS: Final = (
     "Check security.protocol and the sasl.* and ssl.* settings (-X, -F, [kafka])."
 )
+FIRST_ANSWER_S: Final = 3.0
+"""The first answer of a cluster may take this long, also if the caller has no patience."""
 REQUEST_S: Final = 10.0
 """The longest timeout of one attempt."""
 _FIRST_REQUEST_S: Final = 2.0
@@ -176,7 +178,7 @@ class KafkaClient:
             for attempt in stamina.retry_context(
                 lambda error: self._is_worth_another(error, began_s),
                 attempts=None,
-                timeout=patience_s,
+                timeout=patience_s if has_answered else max(patience_s, FIRST_ANSWER_S),
                 wait_initial=0.05,
                 wait_max=0.5,
                 wait_jitter=0.05,
@@ -188,7 +190,7 @@ class KafkaClient:
                         all_failed=self._all_failed,
                         longest_s=REQUEST_S,
                     )
-                    result = call(min(timeout_s, patience_s))
+                    result = call(timeout_s)
                     self._connection_error = None
                     if self.is_away or not has_answered:
                         self.note_answer()

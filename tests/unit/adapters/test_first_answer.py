@@ -151,6 +151,12 @@ def test_a_silent_broker_is_an_error_after_the_patience() -> None:
         ask(Broker(ManualClock(), None), 1.25, listens=True, patience_s=0.1)
 
 
+@pytest.mark.parametrize("answers_at_s", [0.0, 0.5, 1.1])
+def test_a_caller_without_patience_gets_the_first_answer(answers_at_s: float) -> None:
+    broker = Broker(ManualClock(), answers_at_s)
+    assert ask(broker, 1.25, listens=True, patience_s=0) == "answer"
+
+
 def test_who_waits_gives_up_never_and_others_only_after_the_time() -> None:
     def never() -> bool:
         raise AssertionError("the servers were asked")
