@@ -41,6 +41,8 @@ CHECK_CREDENTIALS: Final = (
 )
 FIRST_ANSWER_S: Final = 3.0
 """The first answer of a cluster may take this long, also if the caller has no patience."""
+_LEAST_S: Final = 0.001
+"""A patience of 0 means one attempt. stamina warns of a timeout of 0."""
 REQUEST_S: Final = 10.0
 """The longest timeout of one attempt."""
 _FIRST_REQUEST_S: Final = 2.0
@@ -178,7 +180,7 @@ class KafkaClient:
             for attempt in stamina.retry_context(
                 lambda error: self._is_worth_another(error, began_s),
                 attempts=None,
-                timeout=patience_s if has_answered else max(patience_s, FIRST_ANSWER_S),
+                timeout=max(patience_s, _LEAST_S if has_answered else FIRST_ANSWER_S),
                 wait_initial=0.05,
                 wait_max=0.5,
                 wait_jitter=0.05,
