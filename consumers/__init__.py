@@ -8,6 +8,7 @@ In reading order:
 - wiring.py: puts a site together from the settings, and runs it
 - resync/: a site's secondaries, and the cycles that bring them up to date
 - site_metrics.py: the metrics of a site
+- site_removal.py: removes a site that will never return
 - name_fence.py: one process at a time runs a site
 - secondary_files.py: secondaries as files and block devices of this machine
 - state/: what a site saves of each secondary, durably

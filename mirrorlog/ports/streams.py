@@ -65,10 +65,10 @@ class Publisher(Protocol):
         topic: str,
         partition: int,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
-        """Queue one message. Block while the queue is full.
+        """Queue one message; value None deletes the key. Block while the queue is full.
 
         Raise KafkaFailed if the broker refused this message or an earlier one for good.
         """

@@ -199,14 +199,14 @@ class MemoryPublisher:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self.last_append: AppendTime | None = None
-        self._queue: list[tuple[str, int, bytes, bytes, Acknowledged | None]] = []
+        self._queue: list[tuple[str, int, bytes, bytes | None, Acknowledged | None]] = []
 
     def publish(
         self,
         topic: str,
         partition: int,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Queue one message."""

@@ -31,14 +31,15 @@ class TracedPublisher:
         topic: str,
         partition: int,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Publish the message, and record a span when it is acknowledged."""
         published_us = self._clock.now_us()
 
         def acknowledged(position: int) -> None:
-            self._record(topic, partition, position, value, published_us=published_us)
+            if value is not None:
+                self._record(topic, partition, position, value, published_us=published_us)
             if on_acknowledged is not None:
                 on_acknowledged(position)
 

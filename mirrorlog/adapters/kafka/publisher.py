@@ -45,7 +45,7 @@ class KafkaPublisher:
         topic: str,
         partition: int,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         on_acknowledged: Acknowledged | None = None,
     ) -> None:
         """Queue one message, which is sent with acks=all. Block while the queue is full.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers import run_site
+from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
 
@@ -93,3 +95,46 @@ def wait(
             f"{name} at {report.site} equals the primary as of position "
             f"{report.consistent_position}"
         )
+
+
+@app.command("list")
+def list_sites(context: typer.Context) -> None:
+    """List the sites: whether each runs, where, and the states of its volumes."""
+    from mirrorlog.changed.points import format_time
+    from mirrorlog.cli.support.present import open_present
+    from mirrorlog.cli.support.status_view import print_sites, site_fields
+    from mirrorlog.status.health import Thresholds
+
+    call = invocation(context)
+    with open_present(call.settings, Thresholds()) as view:
+        overview = view.look()
+    fields = {
+        "schema_version": 1,
+        "at": format_time(overview.at_us),
+        "sites": [site_fields(row) for row in overview.sites],
+    }
+    call.output.print_json(fields)
+    print_sites(call.output, overview.sites)
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the site.", metavar="SITE")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for a confirmation.")] = False,
+) -> None:
+    """Remove a site that will never return: the log is no longer kept for it.
+
+    A site that runs isn't removed. Its secondaries stay as they are. If it is started again, it may
+    have to copy everything.
+    """
+    from mirrorlog.consumers.site_removal import remove_site
+
+    call = invocation(context)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadUse("removing a site needs your confirmation", next="Say --yes.")
+        typer.confirm(f"The log is no longer kept for site {name}. Go on?", abort=True, err=True)
+    reports = remove_site(name, call.settings)
+    call.output.print_json({"schema_version": 1, "site": name, "reports": reports})
+    call.output.print_text(f"site {name} is removed, with its reports on {reports} volumes")

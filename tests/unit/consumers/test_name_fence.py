@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -11,11 +11,13 @@ import pytest
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers import name_fence
 from mirrorlog.consumers.name_fence import BEAT_S, SILENT_S, FencePorts, NameFence
+from mirrorlog.consumers.site_removal import remove_from
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
@@ -220,3 +222,25 @@ def test_a_lease_says_how_long_ago_the_site_had_caught_up_with_the_log() -> None
 def last_lease(rig: Rig) -> SiteLease:
     values = [m.value for m in rig.broker.messages(TOPICS.progress) if m.key == b"s/"]
     return decode(values[-1] or b"", SiteLease)
+
+
+def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_not() -> None:
+    rig = Rig()
+    fence = rig.start()
+    for key in (b"s/v1", b"s/v2", b"sea/v1"):
+        rig.broker.append(TOPICS.progress, 0, key, b"report")
+    ports = replace(fence._ports, reader=rig.broker.reader(), publisher=rig.broker.publisher())
+    patience = ReadPatience(rig.clock, 30, "reading")
+
+    def topic() -> CompactedTopic:
+        return CompactedTopic(rig.broker.reader(), rig.broker, TOPICS.progress, patience)
+
+    beating = replace(ports, reader=Listening(rig.broker, rig))
+    with pytest.raises(BadUse, match="is run by another process"):
+        remove_from("s", beating, topic())
+    fence.give_up()
+    assert remove_from("s", ports, topic()) == 2
+    kept = {message.key: message.value for message in rig.broker.messages(TOPICS.progress)}
+    assert [kept[key] for key in (b"s/", b"s/v1", b"s/v2", b"sea/v1")] == [None] * 3 + [b"report"]
+    with pytest.raises(BadUse, match="there is no site 's'"):
+        remove_from("s", ports, topic())
