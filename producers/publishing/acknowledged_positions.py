@@ -42,6 +42,10 @@ class AcknowledgedPositions:
         """Return the position of the session's last command that Kafka has acknowledged there."""
         return self._acknowledged.get(partition)
 
+    def partitions(self) -> tuple[int, ...]:
+        """Return the partitions of which Kafka has acknowledged a command of the session."""
+        return tuple(self._acknowledged)
+
     def note(self, partition: int, position: int) -> None:
         """Note that Kafka has acknowledged a command. A position that isn't higher shows a break.
 

@@ -129,6 +129,7 @@ class Outbox:
         self._confirmations: Final = confirmations
         self._confirmed_s = clock.monotonic_s()
         self._on_rejected: Final = callbacks.on_rejected
+        self._log_entries: Final = callbacks.log_entries
         self._reading: Final = Lock()
         self._publisher: Final = publisher
         self._clock_watch: Final = ClockWatch(clock, callbacks.report)
@@ -140,7 +141,7 @@ class Outbox:
             limits,
             spool,
             QueueCallbacks(
-                log_entries=callbacks.log_entries,
+                log_entries=self._log_spool_entries,
                 on_publishing=self._on_publishing,
                 on_acknowledged=self._on_acknowledged,
                 on_spool_lost=callbacks.on_spool_lost,
@@ -282,6 +283,15 @@ class Outbox:
     ) -> Iterator[ActivityEntry]:
         """Yield AcknowledgedPositions.entries() as of now. The caller holds the lock."""
         return self.positions.entries(partitions, self.now_us(), with_time=with_time)
+
+    def _log_spool_entries(self, entries: Iterable[ActivityEntry]) -> None:
+        """Make entries of the spool durable in the activity log; DeviceFailed if it can't.
+
+        A record that leaves the spool takes the only note of its writes with it, as a region does
+        that leaves the activity log. So the log notes before that how far all is acknowledged.
+        """
+        reached = self.reached_entries(self.positions.partitions())
+        self._log_entries([*reached, *entries])
 
     @property
     def accepts_writes(self) -> bool:
