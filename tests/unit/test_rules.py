@@ -27,6 +27,7 @@ One file names fastavro      | consumers/resync/breach.py   | import fastavro
 The node's table alone       | consumers/state/breach.py    | import rocksdict
 Kafka's client is named      | mirrorlog/reading/breach.py  | import confluent_kafka
 One file names Prometheus'  | consumers/state/breach.py    | import prometheus_client
+One file names OpenTelemetry | producers/writes/breach.py   | import opentelemetry
 The command line alone talks | streams/fold/breach.py       | import rich
 One file names the bitmaps'  | mirrorlog/domain/breach.py   | import pyroaring
 The worker alone names Faust | streams/web/breach.py        | import faust
