@@ -21,7 +21,7 @@ test-busy: setup ## the suite three times in a row beside four busy processes: n
 
 # What stands on the interpreter and on the libraries' private parts; no broker.
 PYTHONS ?= 3.12 3.13
-PYTHONS_TESTS ?= tests/contract tests/unit/streams tests/unit/producers
+PYTHONS_TESTS ?= tests/contract tests/unit/streams
 test-pythons: ## a part of the suite on other Pythons, each in an environment of its own, where they are installed
 	@for version in $(PYTHONS); do python=; \
 	for name in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
@@ -29,8 +29,9 @@ test-pythons: ## a part of the suite on other Pythons, each in an environment of
 	[ -n "$$python" ] || { echo "######## no Python $$version here: nothing is tested on it" >&2; continue; }; \
 	cmp -s requirements.lock $(VENV)-$$version/lock || { $$python -m venv $(VENV)-$$version && \
 	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements.lock && \
+	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	  cp requirements.lock $(VENV)-$$version/lock; } || exit 1; \
-	echo "on $$($(VENV)-$$version/bin/python --version):" && PYTHONPATH=. $(VENV)-$$version/bin/python -m pytest -q -n 2 \
+	echo "on $$($(VENV)-$$version/bin/python --version):" && $(VENV)-$$version/bin/python -m pytest -q -n 2 \
 	  -p no:cacheprovider -m 'not slow and not integration' $(PYTHONS_TESTS) || exit 1; done
 
 test-slow: setup ## what takes minutes and isn't in the suite
