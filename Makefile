@@ -83,6 +83,9 @@ bench-cli: setup ## how long the command line takes to answer, beside native too
 	$(BIN)/python benchmarks/bench_cli.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
+bench-status: setup ## `status --json` of 10,000 volumes at two sites: time and memory of the whole process
+	$(BIN)/python benchmarks/bench_status.py $(ARGS)
+
 bench-log-size: setup ## bytes that the log costs: of the changelog a write, of the state after 30 days
 	$(BIN)/python benchmarks/bench_log_size.py
 
