@@ -4,15 +4,14 @@
  * `logged` stands for the activity log. A writer that may write must find its region there,
  * before and after its data. The program prints how many writes were done and how often a region
  * left the log. It exits with 1 if a writer found that its region had left, or if the host
- * counted other writes than the writers did. argv: seconds to run. It includes ring.c, which
- * test_nbd_region_grants.py puts into the same folder.
+ * counted other writes than the writers did. argv: how many of each there are at least. It includes
+ * ring.c, which test_nbd_region_grants.py puts into the same folder.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "ring.c"
 
@@ -57,7 +56,7 @@ main (int argc, char **argv)
 {
   static struct ml_extent ended[SLOTS], in_flight[SLOTS];
   uint64_t ended_count, in_flight_count, taken = 0, left = 0;
-  time_t until = time (NULL) + (argc > 1 ? atoi (argv[1]) : 1);
+  uint64_t wanted = argc > 1 ? strtoul (argv[1], NULL, 10) : 1000;
   pthread_t writers[WRITERS];
 
   ring = aligned_alloc (64, sizeof *ring + SLOTS * sizeof (struct ml_slot) + 64);
@@ -70,7 +69,7 @@ main (int argc, char **argv)
     *ml_granted (ring, region) = logged[region] = 1;
   for (uintptr_t i = 0; i < WRITERS; i++)
     pthread_create (&writers[i], NULL, write_until_stopped, (void *) (i + 1));
-  for (uint64_t round = 0; time (NULL) < until; round++) {
+  for (uint64_t round = 0; left < wanted || atomic_load (&done) < wanted; round++) {
     uint64_t region = round % REGIONS;
     for (volatile int i = 0; i < (int) (round % 97); i++)
       ;
