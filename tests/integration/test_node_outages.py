@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +21,12 @@ import numpy as np
 import psutil
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from deadlines import DEADLINE_S
 from doomed_node import POINTS
 from folding import Event, Proof, changelog_rows, read_all, table_folder
@@ -29,7 +36,6 @@ from running import Outcome, wait_for_result, wait_for_writes
 from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import load_volumes
@@ -150,15 +156,7 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
     answers.wait_for(writer.sent_at)
     node = psutil.Process(world.parts["node"].pid)
     before = node.memory_info().rss
-    kafka_configs(
-        world,
-        "--entity-type",
-        "clients",
-        "--entity-name",
-        "throttled",
-        "--add-config",
-        "producer_byte_rate=30000",
-    )
+    limit_producer(world, "throttled", 30_000)
     try:
         writer.send("v", 3000, extents=1000)
         writer.flush()
@@ -170,15 +168,7 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
             world.check()
         assert len(answers.arrived_at) < writer.sent
     finally:
-        kafka_configs(
-            world,
-            "--entity-type",
-            "clients",
-            "--entity-name",
-            "throttled",
-            "--delete-config",
-            "producer_byte_rate",
-        )
+        limit_producer(world, "throttled", None)
     answers.wait_for(writer.sent_at)
     most = max(most, node.memory_info().rss)
     size = sum(
@@ -193,23 +183,39 @@ def test_a_slow_changelog_slows_the_node_down_and_its_memory_stays_bounded(world
     Proof(world.settings).all({0: "node"})
 
 
-def kafka_configs(run: Run, *arguments: str) -> None:
-    """Run Kafka's own tool: it sets what no client library can set."""
-    runtime = prepare_runtime(run.settings.cache_dir)
-    tool = (
-        "kafka.admin.ConfigCommand",
-        "--bootstrap-server",
-        run.settings.bootstrap_servers,
-        "--alter",
-    )
-    done = subprocess.run(
-        runtime.command(*tool, *arguments),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def limit_producer(run: Run, client_id: str, byte_rate: float | None) -> None:
+    """Set the quota of a client's producers; None removes it. No client library for Python can.
+
+    Kafka protocol: AlterClientQuotas (key 49) version 0, behind a request header of version 1.
+    """
+
+    def string(text: str) -> bytes:
+        return struct.pack(">h", len(text)) + text.encode()
+
+    entity = struct.pack(">i", 1) + string("client-id") + string(client_id)
+    value = struct.pack(">d?", byte_rate or 0.0, byte_rate is None)
+    operation = struct.pack(">i", 1) + string("producer_byte_rate") + value
+    body = struct.pack(">i", 1) + entity + operation + struct.pack(">?", False)
+    request = struct.pack(">hhi", 49, 0, 7) + string("test") + body
+    host, _, port = run.settings.bootstrap_servers.rpartition(":")
+    with socket.create_connection((host, int(port)), DEADLINE_S) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        answer = connection.makefile("rb")
+        size = struct.unpack(">i", answer.read(4))[0]
+        correlation, _, entries, error = struct.unpack_from(">iiih", answer.read(size))
+    assert (correlation, entries, error) == (7, 1, 0)
+
+
+def set_configs(run: Run, kind: ConfigResource.Type, name: str, configs: Mapping[str, str]) -> None:
+    """Set configs of a topic or of a broker."""
+    entries = [
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+        for key, value in configs.items()
+    ]
+    admin = AdminClient({"bootstrap.servers": run.settings.bootstrap_servers})
+    resource = ConfigResource(kind, name, incremental_configs=entries)
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(DEADLINE_S)
 
 
 @pytest.mark.long
@@ -444,18 +450,10 @@ CLEAN_AT_ONCE = {
 @pytest.mark.parametrize("world", [ONE_PARTITION | ROLL_UP_AT_ONCE], indirect=True, ids=[""])
 def test_a_site_copies_only_what_changed_while_its_log_is_compacted(world: Run) -> None:
     changelog = world.settings.topics.changelog
-    kafka_configs(
-        world,
-        "--entity-type",
-        "brokers",
-        "--entity-default",
-        "--add-config",
-        "log.cleaner.backoff.ms=100",
-    )
-    configs = ",".join(f"{name}={value}" for name, value in CLEAN_AT_ONCE.items())
-    kafka_configs(
-        world, "--entity-type", "topics", "--entity-name", changelog, "--add-config", configs
-    )
+    admin = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
+    (broker,) = admin.list_topics(timeout=DEADLINE_S).brokers
+    set_configs(world, ConfigResource.Type.BROKER, str(broker), {"log.cleaner.backoff.ms": "100"})
+    set_configs(world, ConfigResource.Type.TOPIC, changelog, CLEAN_AT_ONCE)
     writer = Writer(
         world.settings,
         make_volumes(world.settings, {"v": 64 * MIB}, world.folder / "primary"),

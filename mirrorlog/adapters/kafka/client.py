@@ -46,10 +46,13 @@ _LEAST_S: Final = 0.001
 REQUEST_S: Final = 10.0
 """The longest timeout of one attempt."""
 _FIRST_REQUEST_S: Final = 2.0
+_DESTROY_BROKER: Final = -137
+"""RD_KAFKA_RESP_ERR__DESTROY_BROKER, which older releases of confluent-kafka don't name."""
 _UNAVAILABLE: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._DESTROY,  # of one broker: the cluster has just named others, or none
+        _DESTROY_BROKER,  # the same
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,

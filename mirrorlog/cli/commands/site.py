@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.metrics_option import (
@@ -21,7 +21,6 @@ from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers import run_site
-from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
 
@@ -121,7 +120,8 @@ def list_sites(context: typer.Context) -> None:
 def remove(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the site.", metavar="SITE")],
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for a confirmation.")] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Remove a site that will never return: the log is no longer kept for it.
 
@@ -131,10 +131,9 @@ def remove(
     from mirrorlog.consumers.site_removal import remove_site
 
     call = invocation(context)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise BadUse("removing a site needs your confirmation", next="Say --yes.")
-        typer.confirm(f"The log is no longer kept for site {name}. Go on?", abort=True, err=True)
+    cost = f"The log is no longer kept for site {name}."
+    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site"):
+        return
     reports = remove_site(name, call.settings)
     call.output.print_json({"schema_version": 1, "site": name, "reports": reports})
     call.output.print_text(f"site {name} is removed, with its reports on {reports} volumes")
