@@ -124,11 +124,13 @@ IDLE = {
 def test_a_connection_without_the_whole_header_of_a_request_is_closed(
     parts: tuple[bytes, ...],
 ) -> None:
+    has_request = len(parts) > 0 and b"\r\n\r\n" in parts[0]
+
     async def scenario() -> None:
-        async with served(ConnectionLimits(3, 0.05)) as world:
-            connection = await world.connect(*parts)
-            answers = await ended(connection)
-            assert answers.count(b"answered") == (len(parts) > 0 and b"\r\n\r\n" in parts[0])
+        # A request must be read within the time, also by a busy machine.
+        async with served(ConnectionLimits(3, 1.0 if has_request else 0.05)) as world:
+            answers = await ended(await world.connect(*parts))
+            assert answers.count(b"answered") == has_request
 
     asyncio.run(scenario())
 
