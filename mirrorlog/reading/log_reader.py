@@ -207,8 +207,10 @@ class LogReader:
             self.watermarks[partition] = watermark
         rows, later = pending.rows[:count], pending.rows[count:]
         counting = self.watermarks[partition].order
-        now = [row for row in rows if _order(row) <= counting]
-        early = [row for row in rows if _order(row) > counting]
+        now: list[LogRow] = []
+        early: list[LogRow] = []
+        for row in rows:
+            (now if _order(row) <= counting else early).append(row)
         pending.rows = [*early, *later]
         pending.polls, pending.question = 0, None
         return self._count(partition, now, is_wanted)
