@@ -16,6 +16,7 @@ from mirrorlog.cli.support.status_view import (
     replica_cells,
     replica_fields,
 )
+from mirrorlog.cli.support.waiting import proves
 from mirrorlog.errors import PartFailed
 from mirrorlog.status.health import Thresholds
 from mirrorlog.status.overview import Overview
@@ -91,8 +92,7 @@ def _is_proved(row: ReplicaStatus, ends: Mapping[str, int]) -> bool:
     """Return whether the secondary is consistent at the last command before the wait, or later."""
     if row.volume not in ends:
         return True  # retired, or created since
-    position = row.consistent_position
-    return row.state == "CONSISTENT" and position is not None and position >= ends[row.volume] - 1
+    return row.state == "CONSISTENT" and proves(row.consistent_position, ends[row.volume] - 1)
 
 
 def _watch(call: Invocation, view: PresentView, interval_s: float) -> None:

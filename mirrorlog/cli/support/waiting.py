@@ -54,11 +54,12 @@ def await_reports(
 
 def unproved(reports: Sequence[SiteProgress], position: int) -> list[SiteProgress]:
     """Return the reports that don't prove consistency at `position` or above."""
-    return [
-        report
-        for report in reports
-        if report.consistent_position is None or report.consistent_position < position
-    ]
+    return [report for report in reports if not proves(report.consistent_position, position)]
+
+
+def proves(consistent_position: int | None, position: int) -> bool:
+    """Return whether a secondary with this consistent position holds all through `position`."""
+    return consistent_position is not None and consistent_position >= position
 
 
 def _not_yet(name: str, behind: Sequence[SiteProgress], position: int) -> NotConsistentYet:
