@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def servers(fast_root: Path) -> Iterator[str]:
-    folder = fast_root / "contract-broker"
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="contract-broker-"))
     with EmbeddedBroker(folder, prepare_runtime(Settings().cache_dir)) as broker:
         yield broker.bootstrap_servers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def other_broker(fast_root: Path) -> Iterator[EmbeddedBroker]:
-    folder = fast_root / "other-broker"
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="other-broker-"))
     with EmbeddedBroker(folder, prepare_runtime(Settings().cache_dir)) as broker:
         yield broker
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -108,8 +109,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(fast_root: Path) -> Iterator[Secured]:
-    folder = fast_root / "secured"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="secured-"))
     write_certificates(folder)
     numbers: list[int] = []
     for _ in range(3):
