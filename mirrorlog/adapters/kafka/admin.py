@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -92,22 +92,11 @@ class KafkaAdmin:
         changing settings are rights of their own (DescribeConfigs and AlterConfigs).
         """
 
-        def describe(timeout_s: float) -> list[str]:
-            resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-            described = self._admin.raw.describe_configs(resources, request_timeout=timeout_s)
-            return [
-                resource.name
-                for resource, future in described.items()
-                if any(
-                    (known := future.result(timeout_s + 1).get(name)) is None
-                    or known.value != value
-                    for name, value in config.items()
-                )
-            ]
-
         where = f"topics {', '.join(topics)}"
-        changed: list[str] = self._admin.request(
-            describe, patience_s=self._patience_s, doing="asking for the settings", where=where
+        changed = sorted(
+            topic
+            for topic, known in self.configs(topics).items()
+            if any(known.get(name) != value for name, value in config.items())
         )
 
         def alter(timeout_s: float) -> None:
@@ -129,7 +118,33 @@ class KafkaAdmin:
             self._admin.request(
                 alter, patience_s=self._patience_s, doing="changing the settings", where=where
             )
-        return sorted(changed)
+        return changed
+
+    def configs(self, topics: Collection[str]) -> dict[str, dict[str, str | None]]:
+        """Return the settings of existing topics, by topic and name, with the broker's defaults.
+
+        A value is None if the cluster keeps it secret. Raise KafkaFailed if the cluster refuses.
+        """
+        if not topics:
+            return {}
+
+        def describe(timeout_s: float) -> dict[str, dict[str, str | None]]:
+            resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+            described = self._admin.raw.describe_configs(resources, request_timeout=timeout_s)
+            return {
+                resource.name: {
+                    name: entry.value for name, entry in future.result(timeout_s + 1).items()
+                }
+                for resource, future in described.items()
+            }
+
+        answer: dict[str, dict[str, str | None]] = self._admin.request(
+            describe,
+            patience_s=self._patience_s,
+            doing="asking for the settings",
+            where=f"topics {', '.join(sorted(topics))}",
+        )
+        return answer
 
     def _await_leaders(self, names: set[str]) -> None:
         """Return when every broker knows the topics: a new topic has no leader for a moment."""
@@ -150,6 +165,14 @@ class KafkaAdmin:
             doing="waiting for the topics' leaders",
             where=", ".join(sorted(names)),
         )
+
+    def copies(self, prefix: str) -> dict[str, list[int]]:
+        """Return, for each topic that begins with `prefix`, the copies that each partition has."""
+        return {
+            name: [len(part.replicas) for _, part in sorted(topic.partitions.items())]
+            for name, topic in self._cluster().topics.items()
+            if name.startswith(prefix)
+        }
 
     def names(self, prefix: str) -> set[str]:
         """Return the names of the topics that begin with `prefix`."""
