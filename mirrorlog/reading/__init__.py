@@ -3,6 +3,7 @@
 In reading order:
 
 - read_through.py: read a topic up to its end, or a range of it, and give up without progress
+- event_tail.py: the last events of partitions, read from their ends
 - clusters.py: refuses the positions of another cluster
 - partition_counts.py: how many partitions the topics have, and whether they agree
 - catalog.py: the volumes that exist

@@ -34,6 +34,7 @@ SUCCEED: Final = {
     "volume show",
     "log show",
     "changed",
+    "topics list",
     "topics tail",
     "config show",
     "config check",

@@ -203,9 +203,37 @@ def test_topics_tail_decodes_every_event(run: Run) -> None:
     (record,) = [line for line in lines_of["log"] if line["event"] == "LogRecord"]
     assert record["changed"] == {"blocks": 2, "first_runs": [[0, 1], [2, 1]]}
 
+    of_volume = [(line["topic"], line["event"]) for line in tail(run, "v")]
+    topics = run.settings.topics
+    assert of_volume[0] == (topics.volumes, "Volume")
+    assert [event for topic, event in of_volume if topic == topics.commands] == [
+        "undecodable",
+        "TrackingCommand",
+    ]
+    assert {name for name, _ in of_volume} == {
+        *(topics.volumes, topics.commands, topics.status, topics.quarantine, topics.changelog)
+    }
+    assert (topics.changelog, "Watermark") not in of_volume
+    (last,) = tail(run, "commands", "-n", "1")
+    assert (last["event"], last["position"]) == ("TrackingCommand", positions[-1])
+    since = lines_of["commands"][-1]["published_at"]
+    assert [line["position"] for line in tail(run, "commands", "--since", since)][-1:] == [
+        positions[-1]
+    ]
+    assert tail(run, "commands", "--since", "now") == []
+    assert [line["position"] for line in tail(run, "commands", "--since", f"@{positions[0]}")] == [
+        positions[-1]
+    ]
+    done = cli(run, "topics", "tail", "nothing")
+    assert (done.returncode, "no topic and no volume 'nothing'" in done.stderr) == (2, True)
+    done = cli(run, "topics", "list")
+    listed = {topic["name"]: topic for topic in json.loads(done.stdout)["topics"]}
+    assert {name: topic["exists"] for name, topic in listed.items()} == dict.fromkeys(listed, True)
+    assert (listed[topics.commands]["positions"], listed[topics.commands]["copies"]) == (2, 1)
 
-def tail(run: Run, topic: str) -> list[dict[str, Any]]:
-    done = cli(run, "topics", "tail", topic)
+
+def tail(run: Run, topic: str, *options: str) -> list[dict[str, Any]]:
+    done = cli(run, "topics", "tail", topic, *options)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -18,6 +18,9 @@ In reading order:
 - changelog: the tracking log of one partition, read once.
 - sending: one tracking command, and the node's status of it.
 - create_topics: the topics of a cluster.
+- topics_view: the topics of a cluster, as a table.
+- event_view: one message of a topic, decoded.
+- tailing: the events of a topic, or of one volume.
 - forking: the options of a host that forks its writes.
 - metrics_option: the option that serves metrics.
 - line_budget: how many lines about one part are printed in a while.
