@@ -8,6 +8,8 @@ from typing import Final
 
 _FLUSHED: Final = {"flush.messages": "1"}
 _COMPACTED: Final = {"cleanup.policy": "compact", "max.compaction.lag.ms": str(24 * 3600 * 1000)}
+_REPORTS: Final = {**_COMPACTED, "segment.bytes": str(16 << 20)}
+"""Kafka compacts only segments that are full, and every command reads reports from the first on."""
 BROKER_TIME: Final[Mapping[str, str]] = {"message.timestamp.type": "LogAppendTime"}
 """The topics hold the broker's times (invariant 15). With hosts' times, Kafka refuses the batch of
 a host whose clock is an hour ahead, and its retention deletes what a host in 1970 has just
@@ -110,6 +112,6 @@ class Topics:
                 one_partition=True,
             ),
             TopicSpec(self.changelog, {**_COMPACTED, **durable}),
-            TopicSpec(self.progress, {**_COMPACTED, **BROKER_TIME}, one_partition=True),
-            TopicSpec(self.reports, {**_COMPACTED, **BROKER_TIME}, one_partition=True),
+            TopicSpec(self.progress, {**_REPORTS, **BROKER_TIME}, one_partition=True),
+            TopicSpec(self.reports, {**_REPORTS, **BROKER_TIME}, one_partition=True),
         ]

@@ -30,6 +30,7 @@ from mirrorlog.broker.runtime import (
 from mirrorlog.errors import MirrorlogError
 
 CACHE_WRITTEN_WITHIN_S: Final = 120.0
+_KEPT: Final = 2
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +65,12 @@ def _start_once(runtime: Runtime, startup_cache: Path) -> None:
         broker.stop(CACHE_WRITTEN_WITHIN_S)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        for outdated in startup_cache.parent.glob("startup-*.aot"):
-            outdated.unlink(missing_ok=True)
         draft.replace(startup_cache)
+    remove_outdated(startup_cache.parent)
+
+
+def remove_outdated(cache_dir: Path) -> None:
+    """Remove all startup caches but the newest _KEPT: programs of two releases may take turns."""
+    with_times = [(path.stat().st_mtime_ns, path) for path in cache_dir.glob("startup-*.aot")]
+    for _, outdated in sorted(with_times)[:-_KEPT]:
+        outdated.unlink(missing_ok=True)

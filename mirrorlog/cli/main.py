@@ -26,7 +26,9 @@ COMMANDS = (
         "Start and stop the embedded Kafka: one broker, for this machine only.",
     ),
     LazyCommand(
-        "topics", f"{_PACKAGE}.topics", "Create mirrorlog's topics, and print what they hold."
+        "topics",
+        f"{_PACKAGE}.topics",
+        "Create mirrorlog's topics, list them, and print their events.",
     ),
     LazyCommand(
         "volume",

@@ -42,3 +42,12 @@ def test_every_topic_holds_the_brokers_time(single_copy: bool) -> None:
     assert {
         config.get("message.timestamp.type") for config in configs(single_copy=single_copy).values()
     } == {"LogAppendTime"}
+
+
+def test_topics_that_commands_read_whole_are_compacted_in_small_segments() -> None:
+    by_name = configs(single_copy=True)
+    assert {
+        name: int(config["segment.bytes"])
+        for name, config in by_name.items()
+        if "segment.bytes" in config
+    } == {"p.progress": 16 << 20, "p.reports": 16 << 20}

@@ -15,7 +15,9 @@ from mirrorlog.cli.support.tailing import find_target, tail_events
 from mirrorlog.cli.support.topics_view import TOPIC_COLUMNS, describe_topics
 from mirrorlog.ports.clock import SystemClock
 
-app = typer.Typer(no_args_is_help=True, help="Create mirrorlog's topics, and show what they hold.")
+app = typer.Typer(
+    no_args_is_help=True, help="Create mirrorlog's topics, list them, and print their events."
+)
 
 
 @app.command()
