@@ -79,6 +79,28 @@ def test_a_volume_moves_away_from_a_host_that_is_gone(run: Run, tmp_path: Path) 
     wait_mirrored(run, new)
 
 
+def test_a_host_that_does_not_come_back_is_recovered(run: Run) -> None:
+    run.start_node()
+    run.wait_ready("node")
+    refused = shell(run, "host", "recover", "v", code=2)
+    assert "no host 'host-v' ran here" in refused["what"]
+    primary = Path(shell(run, "volume", "create", "v", "--size", "16MiB")["primary"][7:])
+    kill_a_host(run)
+    primary.rename(primary.with_suffix(".away"))
+    left = shell(run, "host", "recover", "v", code=1)
+    assert "v may hold writes that aren't published" in left["what"]
+
+    primary.with_suffix(".away").rename(primary)
+    recovered = shell(run, "host", "recover", "v")
+    (volume,) = recovered["recovered"]
+    assert (volume["volume"], volume["whole_volume"]) == ("v", False)
+    assert (volume["regions"], recovered["left"], recovered["damaged"]) == (1, [], False)
+    again = shell(run, "host", "recover", "--host", "host-v")
+    assert (again["recovered"], again["left"]) == ([], [])
+    # No session is open any more: the volume may move without --take-over.
+    shell(run, "volume", "move", "v", "--primary", str(primary), "--yes")
+
+
 def wait_mirrored(run: Run, primary: Path) -> None:
     """Wait until the site is consistent, and its secondary equals the primary."""
     follower, secondary = ProgressFollower(run.settings), run.folder / "site-a" / "v.img"

@@ -3,7 +3,8 @@
 In the order in which a new user meets them:
 - demo: everything in one go.
 - broker, topics, volume: the embedded Kafka, the topics, and the volumes.
-- host: the group of host_serve (an NBD export) and host_replay (a recording).
+- host: the group of host_serve (an NBD export), host_replay (a recording) and host_recover (what a
+  crashed host left).
 - node, site: the processing node and the remote side.
 - status, check: how everything does, for people and for monitoring.
 - changed: which blocks of a volume changed in a range.
