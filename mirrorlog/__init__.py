@@ -4,6 +4,7 @@ The packages, from the lowest layer to the highest:
 
 - errors.py, topics.py, units.py: errors, topics, sizes and durations as text
 - metric_samples.py, metrics.py: metrics, and the closed list of them
+- acls.py: the rights on Kafka that each role needs
 - domain/: volumes, extents, commands, bitmaps (pure)
 - tracking_log/: which blocks changed between any two positions (pure)
 - ports/: protocols for time, devices, folders and Kafka

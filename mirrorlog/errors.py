@@ -147,8 +147,11 @@ def in_words(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, KeyError):
         return f"there is no {error.args[0]}" if error.args else "something is missing"
-    text = _CLASS_NAME.sub("", str(error)).strip()
-    return text or name_in_words(type(error))
+    text, had_name = _CLASS_NAME.subn("", str(error))
+    text, name = text.strip(), name_in_words(type(error))
+    if had_name and len(text.split()) == 1:  # a topic, for example: the name alone says what failed
+        return f"{name}: {text}"
+    return text or name
 
 
 def name_in_words(kind: type) -> str:

@@ -27,6 +27,11 @@ QUARANTINED_KEY_MAX_BYTES: Final = 64 << 10
 """The bytes of a refused event that are kept. The key is in the message twice."""
 
 
+CLIENT_GROUPS: Final = "mirrorlog."
+"""The beginning of the group that a client of librdkafka is named after. Such a client joins no
+group and commits nothing, but asks the cluster for the group's coordinator."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """The settings with which a topic is created.
@@ -82,6 +87,11 @@ class Topics:
         Clusters of older releases lack it, and everything works without it.
         """
         return f"{self.prefix}reports"
+
+    @property
+    def node_group(self) -> str:
+        """The consumer group of the node's workers."""
+        return f"{self.prefix}node"
 
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
         """Return the specification of every topic. All hold the broker's times.

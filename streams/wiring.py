@@ -326,7 +326,7 @@ def _faust_engine(settings: Settings, ports: NodePorts) -> Engine:
 
 def group_name(settings: Settings) -> str:
     """Return the node's consumer group. The app has the same id, and so has its state folder."""
-    return f"{settings.topic_prefix}node"
+    return settings.topics.node_group
 
 
 def _open_endpoint(settings: Settings, folder: NodeFolder) -> HttpEndpoint | None:

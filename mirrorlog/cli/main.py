@@ -70,6 +70,9 @@ COMMANDS = (
         "Show the settings and where they come from, and check them.",
     ),
     LazyCommand(
+        "acl", f"{_PACKAGE}.acl", "Print the Kafka ACLs that each role needs, or create them."
+    ),
+    LazyCommand(
         "completion",
         f"{_PACKAGE}.completion",
         "Print a script with which a shell completes commands and options.",

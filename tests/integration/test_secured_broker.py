@@ -7,170 +7,42 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
-import stamina
-import trustme
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
+from command_line import run_main
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
 )
 from deadlines import DEADLINE_S
+from securing import PASSWORD, USER, Secured, secured_broker
+from writing import make_volumes
 
+from mirrorlog.acls import Role, default_principal
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
-from mirrorlog.broker import ports
-from mirrorlog.broker.embedded import end_process
-from mirrorlog.broker.first_start import prepare_runtime
+from mirrorlog.cli.support.create_topics import create_topics
+from mirrorlog.consumers import run_site
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.processes.dies_with_parent import dies_with_parent
-from mirrorlog.settings import Settings
+from mirrorlog.producers import TrackedVolume
+from mirrorlog.settings import Settings, load_settings
 
 pytestmark = pytest.mark.integration
-
-USER, PASSWORD = "mirrorlog", "correct-horse:7f"
-SERVER_PROPERTIES = """
-process.roles=broker,controller
-node.id=1
-listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate},\
-CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=LOGIN://127.0.0.1:{login},CERTIFICATE://127.0.0.1:{certificate}
-listener.security.protocol.map=LOGIN:SASL_SSL,CERTIFICATE:SSL,CONTROLLER:PLAINTEXT
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=CERTIFICATE
-log.dirs=data
-auto.create.topics.enable=false
-offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-log.cleaner.dedupe.buffer.size=16777216
-ssl.keystore.type=PEM
-ssl.keystore.location=server.pem
-ssl.truststore.type=PEM
-ssl.truststore.location=ca.pem
-listener.name.certificate.ssl.client.auth=required
-listener.name.login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
-listener.name.login.plain.sasl.jaas.config={jaas}.plain.PlainLoginModule required \
-user_{user}="{password}";
-listener.name.login.scram-sha-256.sasl.jaas.config={jaas}.scram.ScramLoginModule required;
-"""
-
-
-@dataclass(frozen=True)
-class Secured:
-    """A Kafka with two listeners under TLS: one asks for a login, one for a certificate."""
-
-    login: str
-    certificate: str
-    folder: Path
-
-    def client(self, method: str) -> dict[str, str]:
-        """Return the client settings of a login method: "certificate", or a SASL mechanism."""
-        tls = {"ssl.ca.location": str(self.folder / "ca.pem")}
-        if method == "certificate":
-            own = str(self.folder / "client.pem")
-            return {
-                **tls,
-                "security.protocol": "SSL",
-                "ssl.certificate.location": own,
-                "ssl.key.location": own,
-            }
-        sasl = {"security.protocol": "SASL_SSL", "sasl.mechanism": method}
-        return {**tls, **sasl, "sasl.username": USER, "sasl.password": PASSWORD}
-
-    def address(self, method: str) -> str:
-        """Return the address of the listener for a login method."""
-        return self.certificate if method == "certificate" else self.login
-
-    def topics(self) -> set[str]:
-        """Return the topics of mirrorlog."""
-        admin = AdminClient(
-            {"bootstrap.servers": self.login, "log_level": 0, **self.client("PLAIN")}
-        )
-        return {
-            name
-            for name in admin.list_topics(timeout=DEADLINE_S).topics
-            if name.startswith("mirrorlog")
-        }
 
 
 @pytest.fixture(scope="module")
 def secured(fast_root: Path) -> Iterator[Secured]:
-    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="secured-"))
-    write_certificates(folder)
-    numbers: list[int] = []
-    for _ in range(3):
-        numbers.append(ports.choose_free(taken=numbers))
-    login, certificate, controller = numbers
-    (folder / "server.properties").write_text(
-        SERVER_PROPERTIES.format(
-            login=login,
-            certificate=certificate,
-            controller=controller,
-            jaas="org.apache.kafka.common.security",
-            user=USER,
-            password=PASSWORD,
-        )
-    )
-    runtime = prepare_runtime(Settings().cache_dir)
-    scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
-    storage = (
-        "format",
-        "--standalone",
-        "--cluster-id",
-        "5L6g3nShT-eMCtK--X86sw",
-        "--config",
-        "server.properties",
-    )
-    subprocess.run(
-        runtime.command("kafka.tools.StorageTool", *storage, "--add-scram", scram),
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        timeout=DEADLINE_S,
-    )
-    started = Secured(f"127.0.0.1:{login}", f"127.0.0.1:{certificate}", folder)
-    with (folder / "output.log").open("wb") as output:
-        process = psutil.Popen(
-            dies_with_parent(runtime.command("kafka.Kafka", "server.properties")),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        for attempt in stamina.retry_context(KafkaException, attempts=None, timeout=DEADLINE_S):
-            with attempt:
-                assert process.is_running(), (folder / "output.log").read_text()
-                started.topics()
+    with secured_broker(fast_root) as started:
         yield started
-    finally:
-        end_process(process, 20)
-
-
-def write_certificates(folder: Path) -> None:
-    """Write ca.pem, and server.pem and client.pem which it signed; other.pem is of another CA."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    trustme.CA().cert_pem.write_to_path(folder / "other.pem")
-    for name in ("server", "client"):
-        leaf = authority.issue_cert("127.0.0.1")
-        key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
-        # Kafka reads only PKCS #8.
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (folder / f"{name}.pem").write_bytes(pem + leaf.cert_chain_pems[0].bytes())
 
 
 def command_line(servers: str, client: Mapping[str, str], state_dir: Path) -> list[str]:
@@ -300,3 +172,127 @@ def test_a_client_that_only_polls_raises_the_refusal_too(role: str, secured: Sec
         while time.monotonic() < until:
             client.poll(0.1)
     client.close()
+
+
+class Roles:
+    """Every role on the secured broker, each as a user of its own, with topics of their own."""
+
+    def __init__(self, secured: Secured, folder: Path) -> None:
+        self._secured, self.folder = secured, folder
+
+    def settings(self, role: Role | None) -> Settings:
+        """Return the settings of a role. None: of the super user."""
+        user = USER if role is None else default_principal(role).removeprefix("User:")
+        given = {
+            "bootstrap_servers": self._secured.login,
+            "kafka": self._secured.client("PLAIN", user),
+            "topic_prefix": "roles.",
+            "partitions": 1,
+            "state_dir": self.folder / "state",
+            "node_name": "worker",
+            "node_http": "off",
+            "patience_s": 2.0,
+        }
+        return load_settings(None, given)
+
+    def command(self, role: Role | None, *arguments: str) -> str:
+        """Run a command of mirrorlog as this role in this process. Return its stdout."""
+        with mock.patch.dict(os.environ, self.settings(role).as_environment()):
+            code, out, err = run_main([*arguments, "--json"])
+        assert code == 0, err
+        return out
+
+    def write(self, data: bytes) -> None:
+        """Write to the volume as a host, from its beginning on."""
+        with TrackedVolume.open("vol", self.settings(Role.HOST)) as volume:
+            volume.pwrite(data, 0)
+
+    def deny_write(self, role: Role, topic: str) -> None:
+        """Take from the role its right to write to a topic."""
+        wanted = AclBindingFilter(
+            ResourceType.TOPIC,
+            topic,
+            ResourcePatternType.LITERAL,
+            default_principal(role),
+            None,
+            AclOperation.WRITE,
+            AclPermissionType.ALLOW,
+        )
+        admin = self._secured.admin()  # it must live until the answer is there
+        deleted = admin.delete_acls([wanted])
+        assert [len(each.result(DEADLINE_S)) for each in deleted.values()] == [1]
+
+    @contextmanager
+    def node(self) -> Iterator[subprocess.Popen[str]]:
+        """Run a worker of the node. At the end of the context it is stopped."""
+        environment = {**os.environ, **self.settings(Role.NODE).as_environment()}
+        command = [sys.executable, "-m", "mirrorlog", "node"]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+
+    @contextmanager
+    def site(self, name: str) -> Iterator[Callable[[], BaseException | None]]:
+        """Run a site in a thread. Yield a function that waits for its end and returns its error."""
+        stop, errors = threading.Event(), []
+
+        def run() -> None:
+            try:
+                settings = self.settings(Role.SITE)
+                run_site(name, self.folder / name, settings, stopped=stop.is_set)
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+
+        def wait_for_end() -> BaseException | None:
+            thread.join(DEADLINE_S)
+            return errors[0] if errors else None
+
+        thread.start()
+        try:
+            yield wait_for_end
+        finally:
+            stop.set()
+            thread.join(DEADLINE_S)
+
+
+def test_each_role_needs_the_rights_that_the_list_gives_it(
+    secured: Secured, tmp_path: Path
+) -> None:
+    roles = Roles(secured, tmp_path)
+    topics = roles.settings(None).topics
+    created = json.loads(roles.command(None, "acl", "--apply", "--yes"))
+    again = json.loads(roles.command(None, "acl", "--apply", "--dry-run"))
+    assert (again["acls"], again["already_there"]) == ([], len(created["acls"]))
+    create_topics(roles.settings(Role.ADMIN))
+    create_topics(roles.settings(Role.ADMIN))  # compares the settings of topics that exist
+    make_volumes(roles.settings(Role.ADMIN), {"vol": 1 << 20}, tmp_path / "primary")
+    data = os.urandom(100_000)
+    with roles.site("berlin") as end_of_site:
+        with roles.node() as node:
+            roles.write(data)
+            roles.command(Role.READER, "site", "wait", "vol")
+            copied = (tmp_path / "berlin" / "vol.img").read_bytes()
+            assert copied == (tmp_path / "primary" / "vol.img").read_bytes()
+            overview = json.loads(roles.command(Role.READER, "status"))
+            assert [row["state"] for row in overview["volumes"]] == ["CONSISTENT"]
+            assert len(overview["hosts"]) == len(overview["nodes"]) == 1
+            roles.deny_write(Role.NODE, topics.changelog)
+            roles.write(data)
+            _, printed = node.communicate(timeout=DEADLINE_S)
+        assert node.returncode == 1
+        assert f"topic authorization failed error: {topics.changelog}" in printed
+        roles.deny_write(Role.SITE, topics.progress)
+        failed = end_of_site()
+    assert isinstance(failed, KafkaFailed)
+    assert "authorization failed" in failed.what
+    assert topics.progress in failed.where
+    roles.deny_write(Role.HOST, topics.commands)
+    with pytest.raises(KafkaFailed, match="authorization failed") as refused:
+        roles.write(data)
+    assert topics.commands in refused.value.where

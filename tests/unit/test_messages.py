@@ -96,6 +96,7 @@ class NodeNotReadyError(Exception):
         (NodeNotReadyError("NodeNotReadyError: Attempt to send"), "Attempt to send"),
         (NodeNotReadyError("[Error 7] RequestTimedOutError"), "node not ready error"),
         (NodeNotReadyError(), "node not ready error"),
+        (NodeNotReadyError("[Error 29] NodeNotReadyError: a.b"), "node not ready error: a.b"),
         (TimeoutError(), "timeout error"),
         (OSError(28, "No space left on device", "/x"), "No space left on device"),
         (KeyError("volume"), "there is no volume"),

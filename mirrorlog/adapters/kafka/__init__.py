@@ -10,6 +10,7 @@ are set last and can't be overruled, the isolation level of every consumer among
 - report_publisher.py: ReportPublisher, for reports that nothing depends on
 - reader.py: KafkaReader
 - admin.py: KafkaAdmin
+- acls.py: KafkaAcls
 """
 
 from mirrorlog.adapters.kafka.admin import KafkaAdmin

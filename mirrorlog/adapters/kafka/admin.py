@@ -23,7 +23,7 @@ from mirrorlog.adapters.kafka.client import (
     KafkaClient,
 )
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.topics import TopicSpec
+from mirrorlog.topics import CLIENT_GROUPS, TopicSpec
 
 
 class KafkaAdmin:
@@ -36,7 +36,7 @@ class KafkaAdmin:
         self._settings, self._patience_s = dict(settings), patience_s
         self._servers = str(self._settings.get("bootstrap.servers"))
         self._admin = KafkaClient(AdminClient, settings)
-        self._consumer = self._consumer_of("mirrorlog.asker")
+        self._consumer = self._consumer_of(f"{CLIENT_GROUPS}asker")
 
     def _consumer_of(self, group: str) -> KafkaClient:
         """Return a consumer named after `group`. It never joins the group."""

@@ -24,7 +24,7 @@ from mirrorlog.adapters.kafka.client import (
 )
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
-from mirrorlog.topics import QUARANTINE_MAX_BYTES
+from mirrorlog.topics import CLIENT_GROUPS, QUARANTINE_MAX_BYTES
 
 log = logging.getLogger("mirrorlog.kafka")
 
@@ -50,7 +50,7 @@ class KafkaReader:
         self._client = KafkaClient(
             Consumer,
             {
-                "group.id": "mirrorlog.reader",
+                "group.id": f"{CLIENT_GROUPS}reader",
                 "fetch.wait.max.ms": 50,
                 "fetch.message.max.bytes": QUARANTINE_MAX_BYTES,
                 "queued.max.messages.kbytes": 65536,

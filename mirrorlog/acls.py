@@ -1,0 +1,218 @@
+"""The rights on Kafka that each role needs: one closed list, from which ACLs are made. Pure.
+
+The list says what the roles do through adapters/kafka and, for the node, through Faust. Kafka
+derives Describe from Read and Write. A producer with idempotence needs no right of its own: since
+Kafka 3.0 (KIP-679), Write on a topic is enough. `describe_cluster` isn't asked: the id of the
+cluster and its brokers are in the metadata, which every client may read.
+
+tests/integration/test_secured_broker.py runs every role on a broker that denies everything else.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mirrorlog.topics import CLIENT_GROUPS, Topics
+
+
+class Role(StrEnum):
+    """What a process is, or what a person does.
+
+    reader: `status`, `check`, `changed`, `topics tail`, `doctor`. admin: `topics create`, `volume`,
+    `site remove`, `command send`, `import`.
+    """
+
+    HOST = "host"
+    NODE = "node"
+    SITE = "site"
+    READER = "reader"
+    ADMIN = "admin"
+
+
+class KafkaOperation(StrEnum):
+    """An operation of Kafka, by the name that kafka-acls.sh takes."""
+
+    READ = "Read"
+    WRITE = "Write"
+    CREATE = "Create"
+    DESCRIBE = "Describe"
+    DESCRIBE_CONFIGS = "DescribeConfigs"
+    ALTER_CONFIGS = "AlterConfigs"
+
+    @property
+    def implied(self) -> frozenset[KafkaOperation]:
+        """What Kafka allows whoever may do this: the operation, and Describe with Read or Write."""
+        if self in (KafkaOperation.READ, KafkaOperation.WRITE):
+            return frozenset({self, KafkaOperation.DESCRIBE})
+        if self is KafkaOperation.ALTER_CONFIGS:
+            return frozenset({self, KafkaOperation.DESCRIBE_CONFIGS})
+        return frozenset({self})
+
+
+class Resource(StrEnum):
+    """What a right is about."""
+
+    TOPIC = "topic"
+    GROUP = "group"
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One right. is_prefix: it is about all names that begin with `name`.
+
+    why: what the role does with it.
+    """
+
+    operation: KafkaOperation
+    resource: Resource
+    name: str
+    is_prefix: bool
+    why: str
+
+    @property
+    def pattern(self) -> str:
+        """The type of the pattern, as kafka-acls.sh names it."""
+        return "prefixed" if self.is_prefix else "literal"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A right on some topics. topics: the properties of Topics; empty: all with the prefix."""
+
+    operation: KafkaOperation
+    why: str
+    topics: tuple[str, ...] = ()
+
+
+_RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
+    Role.HOST: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "which sessions are open", ("commands", "changelog")),
+        _Rule(KafkaOperation.READ, "what the node recorded (host_confirm=recorded)", ("status",)),
+        _Rule(KafkaOperation.READ, "which secondaries a fork may write to", ("progress",)),
+        _Rule(KafkaOperation.WRITE, "tracking commands", ("commands",)),
+        _Rule(KafkaOperation.WRITE, "the host's reports", ("reports",)),
+    ),
+    Role.NODE: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "tracking commands", ("commands",)),
+        _Rule(KafkaOperation.READ, "the changelog of its table", ("changelog",)),
+        _Rule(KafkaOperation.READ, "what sites still need of the log", ("progress",)),
+        _Rule(KafkaOperation.WRITE, "the log", ("changelog",)),
+        _Rule(KafkaOperation.WRITE, "the status of commands", ("status",)),
+        _Rule(KafkaOperation.WRITE, "refused events", ("quarantine",)),
+        _Rule(KafkaOperation.WRITE, "new generations when a history is renewed", ("volumes",)),
+        _Rule(KafkaOperation.WRITE, "the workers' reports", ("reports",)),
+    ),
+    Role.SITE: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "the log", ("changelog",)),
+        _Rule(KafkaOperation.READ, "who runs the site", ("progress",)),
+        _Rule(
+            KafkaOperation.DESCRIBE, "where they end, and their partitions", ("commands", "status")
+        ),
+        _Rule(KafkaOperation.WRITE, "the site's lease and progress", ("progress",)),
+    ),
+    Role.READER: (
+        _Rule(KafkaOperation.READ, "everything"),
+        _Rule(KafkaOperation.DESCRIBE_CONFIGS, "the settings of the topics (`doctor`)"),
+    ),
+    Role.ADMIN: (
+        _Rule(KafkaOperation.CREATE, "`topics create`"),
+        _Rule(KafkaOperation.ALTER_CONFIGS, "`topics create`, for topics of an earlier release"),
+        _Rule(KafkaOperation.DESCRIBE_CONFIGS, "`topics create`, `doctor`"),
+        _Rule(KafkaOperation.READ, "everything"),
+        _Rule(KafkaOperation.WRITE, "descriptions of volumes", ("volumes",)),
+        _Rule(KafkaOperation.WRITE, "`command send`, `import`", ("commands",)),
+        _Rule(KafkaOperation.WRITE, "`site remove`", ("progress",)),
+    ),
+}
+
+
+def rights_of(role: Role, topics: Topics) -> list[Right]:
+    """Return the rights that `role` needs on these topics, and on the consumer groups."""
+    rights = []
+    for rule in _RULES[role]:
+        names = [getattr(topics, name) for name in rule.topics] or [topics.prefix]
+        is_prefix = not rule.topics
+        rights += [
+            Right(rule.operation, Resource.TOPIC, name, is_prefix, rule.why) for name in names
+        ]
+    if role is Role.NODE:
+        why = "the workers' group"
+        rights.append(Right(KafkaOperation.READ, Resource.GROUP, topics.node_group, False, why))
+    why = "every reader asks for the group that it is named after, and joins none"
+    rights.append(Right(KafkaOperation.DESCRIBE, Resource.GROUP, CLIENT_GROUPS, True, why))
+    return rights
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """A right that a principal is to have from any machine. principal: as `User:name`."""
+
+    principal: str
+    role: Role
+    right: Right
+
+    def as_fields(self) -> dict[str, str]:
+        """Return the ACL as --json prints it."""
+        return {
+            "principal": self.principal,
+            "role": str(self.role),
+            "host": "*",
+            "permission": "Allow",
+            "operation": str(self.right.operation),
+            "resource_type": str(self.right.resource),
+            "pattern_type": self.right.pattern,
+            "name": self.right.name,
+            "why": self.right.why,
+        }
+
+
+def default_principal(role: Role) -> str:
+    """Return the principal that a role has if none is named."""
+    return f"User:mirrorlog-{role}"
+
+
+def acls_for(roles: Iterable[Role], topics: Topics, principal: str | None = None) -> list[Acl]:
+    """Return the ACLs of the roles, each once.
+
+    principal: has all the roles; None: each role has its default principal.
+    """
+    acls: dict[tuple[str, KafkaOperation, Resource, str], Acl] = {}
+    for role in roles:
+        holder = principal or default_principal(role)
+        for right in rights_of(role, topics):
+            key = (holder, right.operation, right.resource, right.name)
+            acls.setdefault(key, Acl(holder, role, right))
+    return list(acls.values())
+
+
+def kafka_acls_commands(acls: Iterable[Acl], servers: str) -> list[str]:
+    """Return the commands of Kafka's own tool that create the ACLs.
+
+    One command stands for all names of a principal with the same operations and pattern.
+    """
+    operations: dict[tuple[str, Resource, str, str], list[KafkaOperation]] = {}
+    for acl in acls:
+        key = (acl.principal, acl.right.resource, acl.right.pattern, acl.right.name)
+        operations.setdefault(key, []).append(acl.right.operation)
+    names: dict[tuple[str, Resource, str, tuple[KafkaOperation, ...]], list[str]] = {}
+    for (principal, resource, pattern, name), allowed in operations.items():
+        names.setdefault((principal, resource, pattern, tuple(allowed)), []).append(name)
+    return [
+        shlex.join(
+            [
+                *("kafka-acls.sh", "--bootstrap-server", servers, "--add"),
+                *("--allow-principal", principal),
+                *(word for operation in allowed for word in ("--operation", operation)),
+                *(word for name in each for word in (f"--{resource}", name)),
+                *("--resource-pattern-type", pattern),
+            ]
+        )
+        for (principal, resource, pattern, allowed), each in names.items()
+    ]
