@@ -32,6 +32,19 @@ CLIENT_GROUPS: Final = "mirrorlog."
 group and commits nothing, but asks the cluster for the group's coordinator."""
 
 
+def copies_in_sync(copies: int) -> Mapping[str, str]:
+    """Return the setting that says how many copies must hold an acknowledged message: all but one.
+
+    copies: the replication factor.
+    """
+    return {"min.insync.replicas": str(max(1, copies - 1))}
+
+
+def differing(wanted: Mapping[str, str], actual: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the settings of `actual` that aren't as wanted, by name; None for one it lacks."""
+    return {name: actual.get(name) for name, value in wanted.items() if actual.get(name) != value}
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """The settings with which a topic is created.

@@ -70,6 +70,11 @@ COMMANDS = (
         "Show the settings and where they come from, and check them.",
     ),
     LazyCommand(
+        "doctor",
+        f"{_PACKAGE}.doctor",
+        "Look for what breaks mirrorlog on this machine and its cluster. Change nothing.",
+    ),
+    LazyCommand(
         "acl", f"{_PACKAGE}.acl", "Print the Kafka ACLs that each role needs, or create them."
     ),
     LazyCommand(

@@ -202,6 +202,14 @@ class Roles:
         assert code == 0, err
         return out
 
+    def rights(self, role: Role) -> list[str]:
+        """Return the results of the check of rights, as a role asks for what it needs itself."""
+        with mock.patch.dict(os.environ, self.settings(role).as_environment()):
+            _, out, err = run_main(["doctor", "--role", role, "--json"])
+        found = [each for each in json.loads(out)["checks"] if each["name"] == "rights"]
+        assert all(each["result"] in ("ok", "failed") for each in found), err
+        return [f"{each['result']} {each['where'] or ''}".strip() for each in found]
+
     def write(self, data: bytes) -> None:
         """Write to the volume as a host, from its beginning on."""
         with TrackedVolume.open("vol", self.settings(Role.HOST)) as volume:
@@ -282,6 +290,7 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
             overview = json.loads(roles.command(Role.READER, "status"))
             assert [row["state"] for row in overview["volumes"]] == ["CONSISTENT"]
             assert len(overview["hosts"]) == len(overview["nodes"]) == 1
+            assert [roles.rights(role) for role in Role] == [["ok"]] * len(Role)
             roles.deny_write(Role.NODE, topics.changelog)
             roles.write(data)
             _, printed = node.communicate(timeout=DEADLINE_S)
@@ -293,6 +302,7 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
     assert "authorization failed" in failed.what
     assert topics.progress in failed.where
     roles.deny_write(Role.HOST, topics.commands)
+    assert roles.rights(Role.HOST) == [f"failed topic {topics.commands}"]
     with pytest.raises(KafkaFailed, match="authorization failed") as refused:
         roles.write(data)
     assert topics.commands in refused.value.where

@@ -11,6 +11,7 @@ are set last and can't be overruled, the isolation level of every consumer among
 - reader.py: KafkaReader
 - admin.py: KafkaAdmin
 - acls.py: KafkaAcls
+- descriptions.py: KafkaDescriptions, for `mirrorlog doctor`
 """
 
 from mirrorlog.adapters.kafka.admin import KafkaAdmin

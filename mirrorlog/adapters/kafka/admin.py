@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -23,7 +24,10 @@ from mirrorlog.adapters.kafka.client import (
     KafkaClient,
 )
 from mirrorlog.errors import KafkaFailed
-from mirrorlog.topics import CLIENT_GROUPS, TopicSpec
+from mirrorlog.topics import CLIENT_GROUPS, TopicSpec, copies_in_sync, differing
+
+_LEAST_S: Final = 0.1
+"""The shortest timeout of a request, at a deadline that is over."""
 
 
 class KafkaAdmin:
@@ -50,8 +54,11 @@ class KafkaAdmin:
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when a broker answers. KafkaFailed at the deadline."""
+        until_s = monotonic() + deadline_s
         self._admin.request(
-            lambda timeout_s: self._admin.raw.list_topics(timeout=timeout_s),
+            lambda timeout_s: self._admin.raw.list_topics(
+                timeout=min(timeout_s, max(until_s - monotonic(), _LEAST_S))
+            ),
             patience_s=deadline_s,
             doing="asking for a broker",
             where=self._servers,
@@ -70,7 +77,7 @@ class KafkaAdmin:
 
         copies: the replication factor; all but one of the copies must be in sync.
         """
-        durable = {"min.insync.replicas": str(max(1, copies - 1))}
+        durable = copies_in_sync(copies)
         wanted = [
             NewTopic(
                 spec.name,
@@ -94,9 +101,7 @@ class KafkaAdmin:
 
         where = f"topics {', '.join(topics)}"
         changed = sorted(
-            topic
-            for topic, known in self.configs(topics).items()
-            if any(known.get(name) != value for name, value in config.items())
+            topic for topic, known in self.configs(topics).items() if differing(config, known)
         )
 
         def alter(timeout_s: float) -> None:

@@ -11,6 +11,7 @@ In the order in which a new user meets them:
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.
 - config: the settings, and where they come from.
+- doctor: what breaks mirrorlog on this machine and its cluster.
 - acl: the rights on Kafka that each role needs.
 - completion: a script for the user's shell.
 """

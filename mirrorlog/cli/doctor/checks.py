@@ -1,0 +1,58 @@
+"""The one table of checks, and what all of them find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeAlias
+
+from mirrorlog.cli.doctor.cluster_checks import (
+    check_broker,
+    check_clock,
+    check_hosts,
+    check_node,
+    check_quarantine,
+    check_sites,
+)
+from mirrorlog.cli.doctor.findings import Finding, Result
+from mirrorlog.cli.doctor.machine_checks import (
+    check_configuration,
+    check_libraries,
+    check_open_files,
+    check_ports,
+    check_state_folder,
+    check_tools,
+)
+from mirrorlog.cli.doctor.snapshot import Snapshot
+from mirrorlog.cli.doctor.topic_checks import check_rights, check_topic_settings, check_topics
+
+Judge: TypeAlias = Callable[[Snapshot], Iterable[Finding]]
+"""Yields at least one finding, and does no input or output."""
+
+CHECKS: Final[Mapping[str, Judge]] = {
+    "libraries": check_libraries,
+    "configuration": check_configuration,
+    "state folder": check_state_folder,
+    "open files": check_open_files,
+    "http ports": check_ports,
+    "tools": check_tools,
+    "broker": check_broker,
+    "topics": check_topics,
+    "topic settings": check_topic_settings,
+    "rights": check_rights,
+    "clock": check_clock,
+    "node": check_node,
+    "sites": check_sites,
+    "hosts": check_hosts,
+    "quarantine": check_quarantine,
+}
+"""By name, in the order in which they are printed."""
+
+
+def judge(snapshot: Snapshot) -> list[tuple[str, Finding]]:
+    """Return what every check finds, with the check's name. Pure."""
+    return [(name, found) for name, check in CHECKS.items() for found in check(snapshot)]
+
+
+def has_failed(findings: Iterable[tuple[str, Finding]]) -> bool:
+    """Return whether something was found that breaks mirrorlog."""
+    return any(found.result is Result.FAILED for _, found in findings)
