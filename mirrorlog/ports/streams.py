@@ -43,7 +43,8 @@ class AppendTime:
 Acknowledged: TypeAlias = Callable[[int], None]
 """A callback that receives a message's position once every in-sync replica has the message.
 
-It runs inside `poll` or `flush`, on the thread that calls them.
+It runs inside `poll` or `flush`, on the thread that calls them. While one thread polls, those of a
+partition run in the order of the positions. If several threads poll, one may overtake another.
 """
 
 

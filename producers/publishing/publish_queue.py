@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,12 +61,14 @@ class _InFlight:
     regions: the hot regions that wait for its acknowledgement.
     spool_number: its number in the spool; 0 if it isn't there.
     since_s: when the client got it, by the monotonic clock.
+    position: where it is, once Kafka has acknowledged it; None before.
     """
 
     record: SpoolRecord
     regions: Collection[HotRegion]
     spool_number: int
     since_s: float
+    position: int | None = None
 
 
 @dataclass(slots=True)
@@ -130,6 +133,7 @@ class PublishQueue:
         self._callbacks: Final = callbacks
         self._release_saved: Final = release_saved
         self._in_flight: Final[dict[int, _InFlight]] = {}
+        self._order: Final[defaultdict[int, deque[int]]] = defaultdict(deque)
         self._in_flight_bytes = 0
         self._spooled_regions: Final[dict[int, _SpooledRegions]] = {}
         self._spooled_volumes: Final[set[str]] = set()
@@ -314,22 +318,37 @@ class PublishQueue:
         if not self._in_flight:
             self._progress_s = now_s
         self._in_flight[number] = _InFlight(record, regions, spool_number, now_s)
+        self._order[record.partition].append(number)
         self._in_flight_bytes += len(record.value)
         self._callbacks.on_publishing(record)
         return partial(self._on_acknowledged, number)
 
     def _on_acknowledged(self, number: int, position: int) -> None:
+        """Take an acknowledgement: after those of all earlier commands of the partition.
+
+        Kafka acknowledges a partition's commands in order. But several threads poll, and each runs
+        the callbacks that it got: a later one may come first. Positions that go back would look
+        like a history that broke (AcknowledgedPositions.note).
+        """
         with self._lock:
-            command = self._in_flight.pop(number)
-            self._in_flight_bytes -= len(command.record.value)
             self._progress_s = self._clock.monotonic_s()
-            self.acknowledgement_s.observe(self._progress_s - command.since_s)
-            partition, regions = command.record.partition, command.regions
-            spooled = self._spooled_regions.get(partition)
-            if spooled is not None and spooled.last == command.spool_number:
-                del self._spooled_regions[partition]
-                regions = [*regions, *spooled.regions]
-            self._callbacks.on_acknowledged(command.record, position, regions)
+            acknowledged = self._in_flight[number]
+            acknowledged.position = position
+            order = self._order[acknowledged.record.partition]
+            while order and self._in_flight[order[0]].position is not None:
+                self._finish(self._in_flight.pop(order.popleft()))
+
+    def _finish(self, command: _InFlight) -> None:
+        """Release what waits for an acknowledged command, and report it."""
+        assert command.position is not None
+        self._in_flight_bytes -= len(command.record.value)
+        self.acknowledgement_s.observe(self._progress_s - command.since_s)
+        partition, regions = command.record.partition, command.regions
+        spooled = self._spooled_regions.get(partition)
+        if spooled is not None and spooled.last == command.spool_number:
+            del self._spooled_regions[partition]
+            regions = [*regions, *spooled.regions]
+        self._callbacks.on_acknowledged(command.record, command.position, regions)
 
     def _first_unacknowledged(self) -> int:
         """Return the number of the spool's first record that isn't acknowledged."""

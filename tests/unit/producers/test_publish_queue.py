@@ -6,8 +6,11 @@ from uuid import UUID
 
 import notation
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirrorlog.domain.commands import CommandKind
+from mirrorlog.ports.streams import Acknowledged, AppendTime, Publisher
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool
@@ -23,16 +26,18 @@ SESSION = str(UUID(int=1))
 VOLUME = notation.volume("v", 1 << 20, generation="g", primary="memory://v")
 
 
-def outbox(entries: list[ActivityEntry]) -> Outbox:
+def outbox(
+    entries: list[ActivityEntry], publisher: Publisher | None = None, queue_bytes: int = 1
+) -> Outbox:
     """Return an outbox whose client has room for one command; it logs into `entries`."""
     broker, clock = MemoryBroker(), ManualClock()
     broker.create(TOPICS.specs(single_copy=True), 1)
     return Outbox(
         CommandSource(TOPICS.commands, "host", SESSION),
-        broker.publisher(),
+        publisher or broker.publisher(),
         Spool(MemoryFolder(), SESSION, limit_bytes=1 << 20),
         clock,
-        PublishLimits(queue_bytes=1, away_s=2.0),
+        PublishLimits(queue_bytes=queue_bytes, away_s=2.0),
         OutboxCallbacks(entries.extend, lambda _volume, _error: None, lambda _volumes: None),
         deadline_s=5.0,
     )
@@ -65,3 +70,54 @@ def test_a_heartbeat_in_the_spool_is_of_no_volume_in_the_activity_log() -> None:
         queue.offer_heartbeat(0, acknowledged_position=None)
         assert queue.save_to_spool()
     assert {entry.volume for entry in entries if entry.op is ActivityOp.SPOOLED} == {"v"}
+
+
+class HeldPublisher:
+    """A publisher whose acknowledgements the test delivers, as two polling threads may do."""
+
+    last_append: AppendTime | None = None
+
+    def __init__(self) -> None:
+        self.waiting: list[Acknowledged] = []
+
+    def publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes | None,
+        on_acknowledged: Acknowledged | None = None,
+    ) -> None:
+        assert on_acknowledged is not None
+        self.waiting.append(on_acknowledged)
+
+    def poll(self, timeout_s: float) -> None:
+        pass
+
+    def flush(self, deadline_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@given(order=st.permutations(range(5)))
+def test_acknowledgements_that_overtake_each_other_break_no_history(order: list[int]) -> None:
+    publisher = HeldPublisher()
+    queue = outbox([], publisher, queue_bytes=1 << 20)
+    regions = [HotRegion("v", number, unacknowledged=1) for number in range(5)]
+    with queue.lock:
+        for region in regions:
+            queue.offer(VOLUME, CommandKind.WRITES, regions=[region])
+    acknowledged: set[int] = set()
+    for number in order:
+        publisher.waiting[number](100 + number)
+        acknowledged.add(number)
+        first_missing = min(set(range(6)) - acknowledged)
+        assert queue.positions.last(0) == (99 + first_missing if first_missing else None)
+        assert [region.unacknowledged for region in regions] == [
+            int(each >= first_missing) for each in range(5)
+        ]
+    assert queue.positions.broken == {}
+    assert queue.is_acknowledged(5)
+    assert queue.queued_bytes == 0
