@@ -15,8 +15,9 @@ demo: setup ## the main job in one go; ARGS='--trace FILE …'
 test: setup ## the whole suite
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-test-busy: setup ## the suite three times in a row beside four busy processes: no test depends on pace
-	@busy=; for number in 1 2 3 4; do (while :; do :; done) & busy="$$busy $$!"; done; trap "kill $$busy" EXIT; \
+BUSY ?= true
+test-busy: setup ## the suite three times in a row beside four busy processes: no test depends on pace; BUSY: what each does first
+	@busy=; for number in 1 2 3 4; do ($(BUSY); while :; do :; done) & busy="$$busy $$!"; done; trap "kill $$busy" EXIT; \
 	for run in 1 2 3; do $(BIN)/pytest $(PYTEST_ARGS) || exit 1; done
 
 # What stands on the interpreter and on the libraries' private parts; no broker.
