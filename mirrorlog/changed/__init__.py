@@ -12,5 +12,6 @@ In reading order:
 - point_positions.py: barriers, sites and times become positions
 - fold.py: records and commands united into ChangedBlocks
 - formats.py: ChangedBlocks in the formats of other tools
+- ask.py: changed(), the question from Python
 - http.py, remote.py: the same question over HTTP
 """

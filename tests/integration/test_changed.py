@@ -13,6 +13,7 @@ from notation import volume as small_volume
 from running import Outcome, run_cli, wait_for_result
 
 from mirrorlog.adapters.kafka import KafkaReader
+from mirrorlog.changed import ask
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
 from mirrorlog.cli.demo.run import Run
@@ -92,6 +93,13 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     )
     assert dirty_blocks(run, "--since", str(low), "--until", str(high)) == between
     assert dirty_blocks(run, "--since", "now") == set()
+    answer = ask.changed("demo", since=low, until=f"@{high}", settings=run.settings)
+    assert (answer.since, answer.until) == (low, high)
+    assert {
+        block
+        for extent in answer
+        for block in range(extent.start // BLOCK, (extent.start + extent.length) // BLOCK)
+    } == between
 
     asked = json.loads(changed(run, "--since", "2h ago", "--json"))
     assert asked["volume_began_at"] > asked["since"]["at"], "the volume is younger"

@@ -18,9 +18,9 @@ from deadlines import DEADLINE_S
 from folding import fold, read_all
 from import_cases import KINDS, Q_WRITE, VALID, VALID_BLOCKS, event
 
+from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.formats import all_runs
 from mirrorlog.changed.points import AtPosition
-from mirrorlog.cli.commands.changed import query_kafka
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.producers.traces import RequestKind, TracedRequest, write_trace
@@ -65,7 +65,7 @@ def blocks(listing: list[dict[str, Any]]) -> set[int]:
 
 
 def changed_between(run: Run, after: int, through: int) -> set[int]:
-    answer = query_kafka(run.settings, "v", AtPosition(after), AtPosition(through), DEADLINE_S)
+    answer = ask_kafka(run.settings, "v", AtPosition(after), AtPosition(through), DEADLINE_S)
     return blocks(
         [{"start": s.start, "length": s.length, "dirty": s.dirty} for s in all_runs(answer)]
     )

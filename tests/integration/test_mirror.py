@@ -15,8 +15,8 @@ from running import run_cli
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
+from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.points import AtEnd, AtOrigin
-from mirrorlog.cli.commands.changed import query_kafka
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers import run_site
@@ -80,7 +80,7 @@ def test_sites_hosts_questions_and_the_node_refuse_a_mirror(
     _command(source, "volume", "create", "v", "--size", "1MiB")
     with open_volume("v", source) as volume:
         volume.pwrite(b"x" * 4096, 0, fua=True)
-    assert query_kafka(source, "v", AtOrigin(), AtEnd(), DEADLINE_S).changed
+    assert ask_kafka(source, "v", AtOrigin(), AtEnd(), DEADLINE_S).changed
     target = source.model_copy(
         update={
             "bootstrap_servers": other_broker.bootstrap_servers,
@@ -90,7 +90,7 @@ def test_sites_hosts_questions_and_the_node_refuse_a_mirror(
     mirror(source, target, with_cluster=with_cluster)
 
     with pytest.raises(WrongCluster, match="a mirror or a copy"):
-        query_kafka(target, "v", AtOrigin(), AtEnd(), DEADLINE_S)
+        ask_kafka(target, "v", AtOrigin(), AtEnd(), DEADLINE_S)
     with pytest.raises(WrongCluster):
         open_volume("v", target, host="another")
     with pytest.raises(WrongCluster):

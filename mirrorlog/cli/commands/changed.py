@@ -9,20 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
-from mirrorlog.changed.logs import TopicLogSource
 from mirrorlog.changed.points import AtTime, Point, format_time
-from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.remote import RemoteListing, remote_listing
-from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.output import Output, discard_the_rest
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.ports.streams import TopicReader
-from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
 
@@ -109,7 +103,7 @@ class Question:
 def _ask_kafka(
     settings: Settings, question: Question, output_format: str, offset: int
 ) -> RemoteListing:
-    blocks = query_kafka(
+    blocks = ask_kafka(
         settings, question.volume, question.since[1], question.until[1], question.patience_s
     )
     began_us = blocks.asked.volume_began_us
@@ -168,29 +162,6 @@ def _fields(question: Question, answer: RemoteListing) -> dict[str, Any]:
         },
         "volume_began_at": answer.volume_began_at,
     }
-
-
-def query_kafka(
-    settings: Settings, volume: str, since: Point, until: Point, patience_s: float
-) -> ChangedBlocks:
-    """Answer from Kafka itself which blocks of `volume` changed after `since`, through `until`.
-
-    Errors: those of changed.query.changed_blocks.
-    """
-    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
-    admin = KafkaAdmin(client, patience_s)
-    catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
-
-    def open_reader() -> TopicReader:
-        return KafkaReader(client, patience_s)
-
-    logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
-    ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
-    try:
-        return changed_blocks(volume, since, until, ports, patience_s)
-    finally:
-        catalog.close()
-        admin.close()
 
 
 def _write(pieces: Iterable[str], *, quiet: bool) -> None:

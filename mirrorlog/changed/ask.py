@@ -1,0 +1,97 @@
+"""The question which blocks changed, asked of Kafka from Python: `changed("vol1", since="2h ago")`.
+
+The command line asks in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import ByteRun, changed_runs
+from mirrorlog.changed.logs import TopicLogSource
+from mirrorlog.changed.points import AtPosition, Point
+from mirrorlog.changed.query import changed_blocks
+from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.changed.worded_times import understand_point
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import TopicReader
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChangedExtents:
+    """The extents of a volume that changed in `(since, until]`. Iterate over it to get them.
+
+    They are ByteRuns: `start` and `length` in bytes, ascending, multiples of the volume's block
+    size but at its end. `zero`: known to be zeroed or discarded whole. blocks: the whole answer.
+    """
+
+    blocks: ChangedBlocks
+
+    @property
+    def since(self) -> int:
+        """The log position after which the answer begins."""
+        return self.blocks.since
+
+    @property
+    def until(self) -> int:
+        """The log position through which the answer goes: the next question's `since`."""
+        return self.blocks.until
+
+    def __iter__(self) -> Iterator[ByteRun]:
+        return changed_runs(self.blocks)
+
+
+def changed(
+    volume: str,
+    since: str | int = "origin",
+    until: str | int = "now",
+    settings: Settings | None = None,
+    *,
+    patience_s: float = 30.0,
+) -> ChangedExtents:
+    """Return what changed after the point `since`, through the point `until`.
+
+    since, until: a log position, or a point in words (docs/changed.md).
+    settings: those of `MIRRORLOG_*` by default.
+    patience_s: how long to wait for the log to reach `until`.
+
+    An answer is complete: otherwise this raises. Errors: those of changed.query.changed_blocks, and
+    BadUse for a text that names no point.
+    """
+    given = load_settings() if settings is None else settings
+    points = [_point(point) for point in (since, until)]
+    return ChangedExtents(ask_kafka(given, volume, points[0], points[1], patience_s))
+
+
+def ask_kafka(
+    settings: Settings, volume: str, since: Point, until: Point, patience_s: float
+) -> ChangedBlocks:
+    """Return which blocks of `volume` changed after `since`, through `until`, by Kafka itself.
+
+    Errors: those of changed.query.changed_blocks.
+    """
+    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
+    admin = KafkaAdmin(client, patience_s)
+    catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
+
+    def open_reader() -> TopicReader:
+        return KafkaReader(client, patience_s)
+
+    logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
+    ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
+    try:
+        return changed_blocks(volume, since, until, ports, patience_s)
+    finally:
+        catalog.close()
+        admin.close()
+
+
+def _point(point: str | int) -> Point:
+    if isinstance(point, int):
+        return AtPosition(point)
+    return understand_point(point, SystemClock().now_us())
