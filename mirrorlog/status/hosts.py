@@ -16,10 +16,14 @@ HOST_SILENT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """A volume at a host. report: the last one. heartbeat_age_s: of the host's session."""
+    """A volume at a host. report: the last one. heartbeat_age_s: of the host's session.
+
+    state: as of now; None if the host is silent, because nobody knows then.
+    """
 
     report: HostReport
     health: Health
+    state: HostState | None
     heartbeat_age_s: float | None
     reason: str | None
     next_action: str | None
@@ -44,9 +48,11 @@ def evaluate_hosts(
 
 def _status(report: HostReport, heard_s: float | None, thresholds: Thresholds) -> HostStatus:
     health, reason, next_action = _judge(report, heard_s, thresholds)
+    is_known = report.state is HostState.CLOSED or (heard_s is not None and heard_s < HOST_SILENT_S)
     return HostStatus(
         report=report,
         health=health,
+        state=report.state if is_known else None,
         heartbeat_age_s=heard_s,
         reason=reason,
         next_action=next_action,

@@ -19,11 +19,14 @@ _START = "Start a worker: `mirrorlog node`."
 class NodeStatus:
     """A worker. report: the last one. lag_s, behind_commands, table_bytes: over its partitions.
 
+    is_silent: nothing was heard of it for NODE_SILENT_S, or nobody knows how old its report is.
+        What its partitions do now isn't known then.
     oldest_record_at_us: how far back the log of its partitions reaches. None: not known.
     """
 
     report: NodeReport
     health: Health
+    is_silent: bool
     heartbeat_age_s: float | None
     lag_s: float | None
     behind_commands: int | None
@@ -54,10 +57,7 @@ def evaluate_nodes(
 def evaluate_partitions(nodes: Sequence[NodeStatus], partitions: int) -> PartitionCare:
     """Return which of the partitions no living worker has. Pure."""
     cared = {
-        part.partition
-        for node in nodes
-        if node.heartbeat_age_s is not None and node.heartbeat_age_s < NODE_SILENT_S
-        for part in node.report.partitions
+        part.partition for node in nodes if not node.is_silent for part in node.report.partitions
     }
     missing = [number for number in range(partitions) if number not in cared]
     if not missing:
@@ -79,6 +79,7 @@ def _status(heard: Heard[NodeReport], now_us: int, thresholds: Thresholds) -> No
     return NodeStatus(
         report=report,
         health=health,
+        is_silent=not lives,
         heartbeat_age_s=heard_s,
         lag_s=max((lag or 0.0 for lag in lags), default=0.0)
         if lives and None not in lags

@@ -118,7 +118,8 @@ def _host_fields(row: HostStatus) -> dict[str, Any]:
     fields = asdict(row.report)
     for name in ("started_at_us", "at_us", "away_since_us"):
         fields[name.removesuffix("_us")] = _time(fields.pop(name))
-    return fields | _judgement(row)
+    states = {"state": row.state, "reported_state": row.report.state}
+    return fields | states | _judgement(row)
 
 
 def _node_fields(row: NodeStatus) -> dict[str, Any]:
@@ -127,6 +128,9 @@ def _node_fields(row: NodeStatus) -> dict[str, Any]:
         fields[name.removesuffix("_us")] = _time(fields.pop(name))
     for part in fields["partitions"]:
         part["oldest_record_at"] = _time(part.pop("oldest_record_at_us"))
+        part["reported_state"] = part["state"]
+        if row.is_silent:
+            part |= {"state": None, "lag_s": None, "behind_commands": None, "commands_end": None}
     totals = {
         "lag_s": row.lag_s,
         "behind_commands": row.behind_commands,
@@ -205,8 +209,9 @@ def summary_lines(overview: Overview) -> Iterable[str]:
         yield _line(f"site {site.site}", site.health, f"{site.life}, {_counts(site.volumes)}", site)
     for host in overview.hosts:
         report = host.report
+        state = host.state or f"{_silence(host.heartbeat_age_s)} (last: {report.state})"
         text = (
-            f"{report.state}, {report.hot_regions} hot regions, spool "
+            f"{state}, {report.hot_regions} hot regions, spool "
             f"{format_size(report.spool_bytes)}, queue {format_size(report.queued_bytes)}"
         )
         yield _line(f"host {report.host} on {report.volume}", host.health, text, host)
@@ -215,7 +220,8 @@ def summary_lines(overview: Overview) -> Iterable[str]:
         lag = _UNKNOWN if node.lag_s is None else format_duration(node.lag_s)
         table = _UNKNOWN if node.table_bytes is None else format_size(node.table_bytes)
         reach = _local(node.oldest_record_at_us)
-        text = f"partitions {numbers}; lag {lag}, table {table}, log since {reach}"
+        silence = f"{_silence(node.heartbeat_age_s)}, " if node.is_silent else ""
+        text = f"{silence}partitions {numbers}; lag {lag}, table {table}, log since {reach}"
         yield _line(f"node {node.report.node}", node.health, text, node)
     partitions = overview.partitions
     if partitions is None:
@@ -234,6 +240,11 @@ def summary_lines(overview: Overview) -> Iterable[str]:
 def _line(name: str, health: Health, text: str, row: SiteStatus | HostStatus | NodeStatus) -> str:
     more = "" if row.reason is None else f": {row.reason}. {row.next_action or ''}".rstrip()
     return f"{name}: {health.name}, {text}{more}"
+
+
+def _silence(heard_s: float | None) -> str:
+    """Return what is shown instead of the state of a process that may be dead."""
+    return _UNKNOWN if heard_s is None else f"silent for {format_duration(heard_s)}"
 
 
 def _counts(volumes: Mapping[str, int]) -> str:
