@@ -56,6 +56,14 @@ class NameFence:
 
         Raise BadUse if another process runs the site, KafkaFailed if Kafka doesn't answer.
         """
+        self.check_free()
+        self._take_after(self._last)
+
+    def check_free(self) -> None:
+        """Listen until it is known that nobody else runs the site. Publish nothing.
+
+        It takes as long as take(), and raises the same.
+        """
         clock = self._ports.clock
         for message in self._topic.read_to_end():
             self._last = self._lease_in(message) or self._last
@@ -77,7 +85,6 @@ class NameFence:
         if step is LeaseStep.REFUSE:
             assert self._last is not None
             raise self._refusal(self._last)
-        self._take_after(self._last)
 
     def keep(self) -> None:
         """Publish the lease again, and look whether another process has taken the name.

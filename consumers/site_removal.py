@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
@@ -26,6 +27,18 @@ def remove_site(name: str, settings: Settings) -> int:
     Raise BadUse if the site runs, or if there is none; KafkaFailed if Kafka doesn't answer. It may
     listen for 12 s for a sign of life.
     """
+    with _open_topic(name, settings) as (ports, topic):
+        return remove_from(name, ports, topic)
+
+
+def check_removal(name: str, settings: Settings) -> int:
+    """Return how many reports remove_site would delete, and change nothing. Raise the same."""
+    with _open_topic(name, settings) as (ports, topic):
+        return check_removal_from(name, ports, topic)
+
+
+@contextmanager
+def _open_topic(name: str, settings: Settings) -> Iterator[tuple[FencePorts, CompactedTopic]]:
     check_site_name(name)
     client = settings.kafka_client()
     with (
@@ -43,7 +56,7 @@ def remove_site(name: str, settings: Settings) -> int:
             patience_s=30.0,
         )
         patience = ReadPatience(ports.clock, ports.patience_s, "reading the site's reports")
-        return remove_from(name, ports, CompactedTopic(reader, admin, ports.topic, patience))
+        yield ports, CompactedTopic(reader, admin, ports.topic, patience)
 
 
 def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
@@ -54,11 +67,7 @@ def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
     2. Delete its reports.
     3. Delete the lease. A site that was only paused has seen the lease of step 1, and stops.
     """
-    keys = _keys_of(name, topic)
-    if not keys:
-        raise BadUse(
-            f"there is no site '{name}'", next="`mirrorlog site list` shows those that exist."
-        )
+    keys = _known_keys_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).take()  # 1
     lease_key = f"{name}/".encode()
     reports = _keys_of(name, topic, keys) - {lease_key}
@@ -68,6 +77,22 @@ def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
     ports.publisher.publish(ports.topic, _PARTITION, lease_key, None)  # 3
     ports.publisher.flush(ports.patience_s)
     return len(reports)
+
+
+def check_removal_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
+    """Do what remove_from does before it changes anything; return the number of reports."""
+    keys = _known_keys_of(name, topic)
+    NameFence(_lease(name, ports.clock.now_us()), ports).check_free()
+    return len(_keys_of(name, topic, keys) - {f"{name}/".encode()})
+
+
+def _known_keys_of(name: str, topic: CompactedTopic) -> frozenset[bytes]:
+    """Return the keys of the site. Raise BadUse if it has none."""
+    if not (keys := _keys_of(name, topic)):
+        raise BadUse(
+            f"there is no site '{name}'", next="`mirrorlog site list` shows those that exist."
+        )
+    return keys
 
 
 def _keys_of(

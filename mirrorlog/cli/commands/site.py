@@ -128,10 +128,12 @@ def remove(
     A site that runs isn't removed. Its secondaries stay as they are. If it is started again, it may
     have to copy everything.
     """
-    from mirrorlog.consumers.site_removal import remove_site
+    from mirrorlog.consumers.site_removal import check_removal, remove_site
 
     call = invocation(context)
     cost = f"The log is no longer kept for site {name}."
+    if dry_run:
+        cost += f" Its reports on {check_removal(name, call.settings)} volumes are deleted."
     if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site"):
         return
     reports = remove_site(name, call.settings)

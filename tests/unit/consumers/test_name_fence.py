@@ -11,7 +11,7 @@ import pytest
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers import name_fence
 from mirrorlog.consumers.name_fence import BEAT_S, SILENT_S, FencePorts, NameFence
-from mirrorlog.consumers.site_removal import remove_from
+from mirrorlog.consumers.site_removal import check_removal_from, remove_from
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.errors import BadUse, StateDamaged
@@ -236,11 +236,16 @@ def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_n
         return CompactedTopic(rig.broker.reader(), rig.broker, TOPICS.progress, patience)
 
     beating = replace(ports, reader=Listening(rig.broker, rig))
-    with pytest.raises(BadUse, match="is run by another process"):
-        remove_from("s", beating, topic())
+    for attempt in (check_removal_from, remove_from):
+        with pytest.raises(BadUse, match="is run by another process"):
+            attempt("s", beating, topic())
     fence.give_up()
+    before = len(rig.broker.messages(TOPICS.progress))
+    assert check_removal_from("s", ports, topic()) == 2
+    assert len(rig.broker.messages(TOPICS.progress)) == before
     assert remove_from("s", ports, topic()) == 2
     kept = {message.key: message.value for message in rig.broker.messages(TOPICS.progress)}
     assert [kept[key] for key in (b"s/", b"s/v1", b"s/v2", b"sea/v1")] == [None] * 3 + [b"report"]
-    with pytest.raises(BadUse, match="there is no site 's'"):
-        remove_from("s", ports, topic())
+    for attempt in (check_removal_from, remove_from):
+        with pytest.raises(BadUse, match="there is no site 's'"):
+            attempt("s", ports, topic())
