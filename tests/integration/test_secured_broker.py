@@ -202,6 +202,13 @@ class Roles:
         assert code == 0, err
         return out
 
+    def refused(self, role: Role, *arguments: str) -> str:
+        """Run a command of mirrorlog that fails. Return what it says."""
+        with mock.patch.dict(os.environ, self.settings(role).as_environment()):
+            code, _, err = run_main([*arguments])
+        assert code == 1, err
+        return err
+
     def rights(self, role: Role) -> list[str]:
         """Return the results of the check of rights, as a role asks for what it needs itself."""
         with mock.patch.dict(os.environ, self.settings(role).as_environment()):
@@ -306,3 +313,10 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
     with pytest.raises(KafkaFailed, match="authorization failed") as refused:
         roles.write(data)
     assert topics.commands in refused.value.where
+    roles.deny_write(Role.ADMIN, topics.volumes)
+    said = roles.refused(Role.ADMIN, "volume", "create", "new", "--size", "1MiB")
+    assert "authorization failed" in said
+    assert topics.volumes in said
+    said = roles.refused(Role.READER, "command", "send", "vol", "--write", "0+4KiB")
+    assert "Cluster authorization failed" in said  # a producer that may write to no topic
+    assert "mirrorlog acl" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from confluent_kafka import (
@@ -26,6 +27,7 @@ class KafkaPublisher:
     def __init__(self, settings: ClientSettings) -> None:
         self._refusal: KafkaFailed | None = None
         self._last_acknowledged: KafkaMessage | None = None
+        self._servers = str(settings.get("bootstrap.servers"))
         self._client = KafkaClient(
             Producer,
             {
@@ -72,7 +74,7 @@ class KafkaPublisher:
                 self._client.raw.produce(topic, value, key, partition, on_delivery=on_delivery)
                 return
             except BufferError:
-                self._client.raw.poll(0.1)
+                self._run_callbacks(self._client.raw.poll, 0.1)
             except KafkaException as error:
                 raise KafkaFailed(
                     f"Kafka refused a message: {error}", where=f"topic {topic}", next=CHECK_BROKER
@@ -96,23 +98,38 @@ class KafkaPublisher:
 
     def poll(self, timeout_s: float) -> None:
         """Run the callbacks that are due."""
-        self._client.raw.poll(timeout_s)
+        self._run_callbacks(self._client.raw.poll, timeout_s)
         self._raise_refusal()
 
     def flush(self, deadline_s: float) -> None:
         """Return when all queued messages are acknowledged. KafkaFailed at the deadline."""
-        left = self._client.raw.flush(deadline_s)
+        left = self._run_callbacks(self._client.raw.flush, deadline_s)
         self._raise_refusal()
         if left:
             raise KafkaFailed(
                 f"{left} messages weren't acknowledged within {deadline_s:g} s", next=CHECK_BROKER
             )
 
+    def _run_callbacks(self, call: Callable[[float], int], timeout_s: float) -> int:
+        """Return the result of raw.poll or raw.flush, which run callbacks.
+
+        A client that Kafka refuses for good raises a KafkaException there. It raises it before it
+        calls `error_cb`, which then fails with a SystemError whose cause is the exception.
+        """
+        try:
+            return call(timeout_s)
+        except (KafkaException, SystemError) as error:
+            cause = error if isinstance(error, KafkaException) else error.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            self._refusal = refusal_of_client(cause.args[0], self._servers)
+            raise self._refusal from error
+
     def close(self) -> None:
         """Drop the queued messages and release the client. Messages in flight may be lost."""
         self._client.raw.purge()
-        with suppress(KafkaException):
-            self._client.raw.flush(1.0)
+        with suppress(KafkaException, KafkaFailed):
+            self._run_callbacks(self._client.raw.flush, 1.0)
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:
@@ -129,8 +146,23 @@ def refusal_of(error: KafkaError, topic: str, partition: int, key: bytes) -> Kaf
             "broker's. Run `mirrorlog topics create`, which makes the topic take the broker's "
             "time, and set the clock; then start again."
         )
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        advice = "Give its principal the right to write (`mirrorlog acl`), then start again."
     return KafkaFailed(
         f"Kafka refused a message: {error.str()}",
         where=f"topic {topic}, partition {partition}, key {key[:60].decode('utf-8', 'replace')}",
         next=f"{advice} No refused message counts as published.",
+    )
+
+
+def refusal_of_client(error: KafkaError, servers: str) -> KafkaFailed:
+    """Return the error for a client that can't publish anything: it has no right to write.
+
+    Kafka refuses a producer with idempotence that may write to no topic at all.
+    """
+    return KafkaFailed(
+        f"Kafka refused this publisher: {error.str()}",
+        where=f"Kafka at {servers}",
+        next="Give its principal the rights of its role (`mirrorlog acl`), then start again. No "
+        "refused message counts as published.",
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, admin, reader
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, admin, client, reader
 from mirrorlog.adapters.kafka.client import KafkaClient
 from mirrorlog.adapters.kafka.publisher import refusal_of
 from mirrorlog.errors import KafkaFailed
@@ -104,8 +105,10 @@ def test_no_setting_makes_a_consumer_read_committed(
 def test_a_refused_time_says_how_the_topic_takes_the_brokers() -> None:
     refused = refusal_of(KafkaError(KafkaError.INVALID_TIMESTAMP), "t", 0, b"v")
     assert "mirrorlog topics create" in refused.next
-    other = refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "t", 0, b"v")
+    other = refusal_of(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "t", 0, b"v")
     assert "Mend the topic or the rights" in other.next
+    denied = refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), "t", 0, b"v")
+    assert "mirrorlog acl" in denied.next
 
 
 def test_every_other_consumer_of_the_project_names_the_isolation_level() -> None:
@@ -128,3 +131,34 @@ def _code(path: Path) -> str:
         return ""
     text = path.read_text("utf-8")
     return text if "confluent_kafka" in text else ""
+
+
+class NeverAnswers:
+    """A librdkafka client of a server that takes connections and never answers.
+
+    timeouts_s: of all its requests.
+    """
+
+    timeouts_s: ClassVar[list[float]] = []
+
+    def __init__(self, _settings: Any, logger: Any) -> None:
+        self.timeouts_s.clear()
+
+    def poll(self, _timeout: float) -> None:
+        return None
+
+    def list_topics(self, timeout: float) -> None:
+        self.timeouts_s.append(timeout)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
+def test_no_attempt_of_waiting_for_a_broker_may_outlast_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admin, "AdminClient", NeverAnswers)
+    monkeypatch.setattr(client, "FIRST_ANSWER_S", 0.2)
+    asked = KafkaAdmin({"bootstrap.servers": "127.0.0.1:1"})
+    with closing(asked), pytest.raises(KafkaFailed, match="asking for a broker failed"):
+        asked.wait_ready(0.2)
+    assert NeverAnswers.timeouts_s
+    assert max(NeverAnswers.timeouts_s) <= 0.2
