@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from notation import GENERATION, record
+from notation import record
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
@@ -88,25 +88,6 @@ class FakeReports:
 
     def of(self, name: str) -> Sequence[SiteProgress]:
         return self.reports
-
-
-def site_progress(site: str, applied: int | None) -> SiteProgress:
-    return SiteProgress(
-        site=site,
-        volume="v",
-        generation=GENERATION,
-        state=SiteState.SETTLING,
-        rung=None,
-        applied_position=applied,
-        consistent_position=None,
-        watermark=None,
-        behind_blocks=0,
-        behind_bytes=0,
-        lag_s=0,
-        blocks_copied=0,
-        bytes_copied=0,
-        at_us=0,
-    )
 
 
 class CompactorModel:

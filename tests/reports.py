@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from notation import GENERATION
+from notation import GENERATION, site_progress
 
 from mirrorlog.domain.reports import (
     ForkReport,
@@ -15,7 +15,7 @@ from mirrorlog.domain.reports import (
     PartitionReport,
 )
 from mirrorlog.domain.site_leases import SiteLease
-from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.site_progress import Rung, SiteState
 
 HOST: Final = HostReport(
     host="h",
@@ -63,14 +63,11 @@ NODE: Final = NodeReport(
     quarantined=3,
     is_over=True,
 )
-PROGRESS: Final = SiteProgress(
+PROGRESS: Final = site_progress(
     site="a",
-    volume="v",
-    generation=GENERATION,
     state=SiteState.SYNCING,
     rung=Rung.FULL,
     applied_position=9,
-    consistent_position=None,
     watermark=10,
     behind_blocks=1,
     behind_bytes=4096,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from mirrorlog.cli.support.status_view import (
     replica_cells,
     replica_fields,
 )
-from mirrorlog.cli.support.waiting import proves
+from mirrorlog.cli.support.waiting import look_until, proves
 from mirrorlog.errors import PartFailed
 from mirrorlog.status.health import Thresholds
 from mirrorlog.status.overview import Overview
@@ -24,8 +24,6 @@ from mirrorlog.status.replicas import ReplicaStatus
 from mirrorlog.units import format_duration, parse_duration_s
 
 app = typer.Typer()
-
-_POLL_S: Final = 0.2
 
 
 @app.command()
@@ -70,22 +68,20 @@ def _wait(view: PresentView, timeout_s: float) -> None:
 
     Raise PartFailed at the timeout, or if no site mirrors a volume by then.
     """
-    ends, until_s = view.ends(), time.monotonic() + timeout_s
-    while True:
-        overview = view.look()
-        unproved = [row for row in overview.replicas if not _is_proved(row, ends)]
-        if not unproved:
-            return
-        if time.monotonic() > until_s:
-            row = unproved[0]
-            raise PartFailed(
-                f"{len(unproved)} secondaries weren't consistent within "
-                f"{format_duration(timeout_s)}",
-                where=f"volume {row.volume}, site {row.site or 'none'}: "
-                f"{row.reason or row.state or 'no report'}",
-                next=row.next_action or "Look again with `mirrorlog status`.",
-            )
-        time.sleep(_POLL_S)
+    ends = view.ends()
+
+    def unproved(overview: Overview) -> list[ReplicaStatus]:
+        return [row for row in overview.replicas if not _is_proved(row, ends)]
+
+    overview = look_until(view.look, lambda seen: not unproved(seen), timeout_s)
+    if missing := unproved(overview):
+        row = missing[0]
+        raise PartFailed(
+            f"{len(missing)} secondaries weren't consistent within {format_duration(timeout_s)}",
+            where=f"volume {row.volume}, site {row.site or 'none'}: "
+            f"{row.reason or row.state or 'no report'}",
+            next=row.next_action or "Look again with `mirrorlog status`.",
+        )
 
 
 def _is_proved(row: ReplicaStatus, ends: Mapping[str, int]) -> bool:

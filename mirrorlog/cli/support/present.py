@@ -10,6 +10,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import patience_for
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import Quarantined
+from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import BadInput, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.present_state import PresentState, PresentStateReader
@@ -59,6 +60,21 @@ class PresentView:
         partitions = {each.partition for each in wanted}
         ends = {number: self.admin.end_position(topic, number) for number in partitions}
         return {each.volume: ends[each.partition] for each in wanted if not each.is_retired}
+
+    def last_position(self, volume: str) -> int:
+        """Return the position of the last command in the volume's partition now; -1 before one.
+
+        Raise as look().
+        """
+        state = self.reader.refresh()
+        self._check_volume(state)
+        partition = state.volumes[volume].partition
+        return self.admin.end_position(self.settings.topics.commands, partition) - 1
+
+    def reports(self, volume: str) -> list[SiteProgress]:
+        """Return the last report of each site on the volume, as it was published, by site."""
+        heard = self.reader.refresh().secondaries
+        return [heard[key].report for key in sorted(heard) if key[1] == volume]
 
     def _check_volume(self, state: PresentState) -> None:
         if self.volume is not None and self.volume not in state.volumes:

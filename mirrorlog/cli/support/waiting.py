@@ -1,17 +1,19 @@
-"""Waiting until the secondaries of a volume hold all that was written to it."""
+"""Waiting until secondaries hold all that was written: `site wait` and `status --wait`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.present import open_present
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock, SystemClock
-from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
+from mirrorlog.status.health import Thresholds
+
+Seen = TypeVar("Seen")
 
 _POLL_S = 0.2
 
@@ -20,39 +22,56 @@ class NotConsistentYet(MirrorlogError):
     """A secondary didn't become consistent within the time that was given."""
 
 
+def look_until(
+    look: Callable[[], Seen],
+    is_done: Callable[[Seen], bool],
+    timeout_s: float,
+    *,
+    clock: Clock | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Seen:
+    """Look again and again until `is_done`, or until the time is over; return the last look.
+
+    The caller asks `is_done` of it again: at the timeout it isn't. There is at least one look.
+    """
+    clock = clock or SystemClock()
+    until_s = clock.monotonic_s() + timeout_s
+    while not is_done(seen := look()) and clock.monotonic_s() < until_s:
+        sleep(_POLL_S)
+    return seen
+
+
 def wait_until_consistent(settings: Settings, name: str, timeout_s: float) -> list[SiteProgress]:
     """Wait until every secondary of a volume is proved to equal the primary as of now, or later.
 
     Return the reports that prove it, at least one. Raise UnknownVolume, NotConsistentYet with the
     state of a secondary at the timeout, and KafkaFailed.
     """
-    volume, clock = find_volume(settings, name), SystemClock()
-    with ExitStack() as stack:
-        reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
-        stack.callback(reader.close)
-        stack.callback(admin.close)
-        position = admin.end_position(settings.topics.commands, volume.partition) - 1
-        reports = SiteReports(reader, admin, settings.topics, clock)
-        return await_reports(reports, name, position, clock, timeout_s)
+    with open_present(settings, Thresholds(), volume=name) as view:
+        position = view.last_position(name)
+
+        def look() -> list[SiteProgress]:
+            return view.reports(name)
+
+        reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
+    return proved_reports(reports, name, position)
 
 
-def await_reports(
-    reports: SiteReports, name: str, position: int, clock: Clock, timeout_s: float
-) -> list[SiteProgress]:
-    """Wait until the reports on volume `name` prove every secondary consistent at `position`.
+def proved_reports(reports: Sequence[SiteProgress], name: str, position: int) -> list[SiteProgress]:
+    """Return the reports on volume `name` if they prove each secondary consistent at `position`.
 
-    Return these reports. Raise NotConsistentYet at the timeout.
+    Raise NotConsistentYet if one doesn't, and if there is none.
     """
-    until_s = clock.monotonic_s() + timeout_s
-    reports.refresh()
-    while not (known := list(reports.of(name))) or unproved(known, position):
-        if clock.monotonic_s() >= until_s:
-            raise _not_yet(name, unproved(known, position), position)
-        reports.poll(_POLL_S)
-    return known
+    if not _are_proved(reports, position):
+        raise _not_yet(name, _unproved(reports, position), position)
+    return list(reports)
 
 
-def unproved(reports: Sequence[SiteProgress], position: int) -> list[SiteProgress]:
+def _are_proved(reports: Sequence[SiteProgress], position: int) -> bool:
+    return bool(reports) and not _unproved(reports, position)
+
+
+def _unproved(reports: Sequence[SiteProgress], position: int) -> list[SiteProgress]:
     """Return the reports that don't prove consistency at `position` or above."""
     return [report for report in reports if not proves(report.consistent_position, position)]
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from notation import site_progress
 
-from mirrorlog.cli.support.waiting import NotConsistentYet, await_reports
+from mirrorlog.cli.support.waiting import (
+    NotConsistentYet,
+    look_until,
+    proved_reports,
+    proves,
+)
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import ExitCode, exit_code_of
-from mirrorlog.ports.streams import Message
-from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.reading.present_state import PresentStateReader
 from mirrorlog.simulation.manual_clock import ManualClock
-from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
+from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics
 
 TOPICS = Topics()
@@ -21,52 +26,46 @@ TOPICS = Topics()
 
 def report(site: str, consistent: int | None, reason: str | None = None) -> SiteProgress:
     """Return a report on volume v."""
-    return SiteProgress(
+    return site_progress(
         site=site,
-        volume="v",
-        generation="g",
         state=SiteState.SYNCING if consistent is None else SiteState.CONSISTENT,
-        rung=None,
         applied_position=consistent,
         consistent_position=consistent,
-        watermark=consistent,
-        behind_blocks=None,
-        behind_bytes=None,
-        lag_s=None,
-        blocks_copied=0,
-        bytes_copied=0,
-        at_us=1,
         reason=reason,
     )
 
 
 class World:
-    """Reports that arrive one at each poll, while a second passes."""
+    """Reports that arrive one after each look, while a second passes."""
 
     def __init__(self, first: Sequence[SiteProgress], later: Sequence[SiteProgress]) -> None:
         self.clock, self.broker = ManualClock(), MemoryBroker()
         self.broker.create(TOPICS.specs(single_copy=True), 1)
+        self.coming = iter(later)
         for progress in first:
             self.publish(progress)
-        world, coming = self, iter(later)
-
-        class Reader(MemoryReader):
-            def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-                if timeout_s == pytest.approx(0.2):
-                    world.clock.now_s += 1
-                    if (progress := next(coming, None)) is not None:
-                        world.publish(progress)
-                return super().poll(timeout_s, max_messages=max_messages)
-
-        self.reports = SiteReports(Reader(self.broker), self.broker, TOPICS, self.clock)
 
     def publish(self, progress: SiteProgress) -> None:
         key = f"{progress.site}/{progress.volume}".encode()
         self.broker.append(TOPICS.progress, 0, key, encode(progress))
 
+    def sleep(self, seconds: float) -> None:
+        self.clock.now_s += 1
+        if (progress := next(self.coming, None)) is not None:
+            self.publish(progress)
+
     def wait(self) -> dict[str, int | None]:
         """Wait for position 5 for at most 4 s; return the positions of the sites."""
-        known = await_reports(self.reports, "v", 5, self.clock, 4)
+        reader = PresentStateReader(self.broker.reader, self.broker, TOPICS, self.clock)
+
+        def look() -> list[SiteProgress]:
+            return [heard.report for heard in reader.refresh().secondaries.values()]
+
+        def is_done(seen: Sequence[SiteProgress]) -> bool:
+            return bool(seen) and all(proves(each.consistent_position, 5) for each in seen)
+
+        seen = look_until(look, is_done, 4, clock=self.clock, sleep=self.sleep)
+        known = proved_reports(seen, "v", 5)
         return {progress.site: progress.consistent_position for progress in known}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from notation import GENERATION, record, volume
+from notation import GENERATION, record, site_progress, volume
 from scraping import exported_names, scrape
 
 from mirrorlog.consumers.resync.cycle import CycleInput, Idle
@@ -13,7 +13,7 @@ from mirrorlog.consumers.resync.reporting import ProgressReporter, ReportedRepli
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.metrics import METRICS, REPLICA_STATE_NUMBERS
 from mirrorlog.simulation.manual_clock import ManualClock
@@ -23,21 +23,15 @@ from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.site_log import SiteLog
 
 NOW_S = 1_000_000
-REPORT = SiteProgress(
+REPORT = site_progress(
     site="a",
-    volume="v",
-    generation=GENERATION,
     state=SiteState.CONSISTENT,
     rung=Rung.CHANGED,
     applied_position=4,
     consistent_position=4,
     watermark=4,
-    behind_blocks=0,
-    behind_bytes=0,
-    lag_s=0.0,
     blocks_copied=2,
     bytes_copied=8192,
-    at_us=0,
     last_applied_at_us=5_000_000,
 )
 

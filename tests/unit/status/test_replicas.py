@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from notation import site_progress
 
 from mirrorlog.cli.support.plugin_line import plugin_lines
 from mirrorlog.domain.site_leases import SiteLease
@@ -42,21 +43,13 @@ LEASE = SiteLease(
     started_at_us=0,
     caught_up_age_s=0.1,
 )
-REPORT = SiteProgress(
-    site="s",
-    volume="v",
+REPORT = site_progress(
     generation=UUID,
     state=SiteState.CONSISTENT,
     rung=Rung.CHANGED,
     applied_position=9,
     consistent_position=9,
     watermark=9,
-    behind_blocks=0,
-    behind_bytes=0,
-    lag_s=0.0,
-    blocks_copied=0,
-    bytes_copied=0,
-    at_us=0,
 )
 
 

@@ -7,8 +7,8 @@ import logging
 from random import Random
 
 import pytest
-from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged, site_progress
-from notation import GENERATION, OTHER_GENERATION, volume
+from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged
+from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
 from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.errors import KafkaFailed
@@ -228,7 +228,10 @@ def test_a_site_that_lags_keeps_the_records_it_needs_and_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0})
-    model.reports.reports = [site_progress("near", 1000), site_progress("far", 25)]
+    model.reports.reports = [
+        site_progress(site="near", applied_position=1000),
+        site_progress(site="far", applied_position=25),
+    ]
     with caplog.at_level(logging.WARNING):
         for number in range(18):
             model.table.flush(f"{number * 10 - 1}..{number * 10 + 9}", f"{number}")
@@ -267,7 +270,7 @@ def test_records_may_be_deleted_past_a_site_and_the_site_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s=7200)
-    model.reports.reports = [site_progress("far", 25)]
+    model.reports.reports = [site_progress(site="far", applied_position=25)]
     with caplog.at_level(logging.WARNING):
         model.table.flush("-1..20", "1")
         model.table.flush("20..90", "1")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from compacting import site_progress
-from notation import OTHER_GENERATION, volume
+from notation import OTHER_GENERATION, site_progress, volume
 
 from mirrorlog.streams.compaction.retention import (
     RetentionLimit,
@@ -58,7 +57,9 @@ def test_no_registered_site_is_left_behind(case: str) -> None:
     dues, sites, expected = (part.split() for part in case.split("|"))
     reports = []
     for name, text in zip("ab", sites, strict=False):
-        report = site_progress(name, None if text == "." else int(text.lstrip("g")))
+        report = site_progress(
+            site=name, applied_position=None if text == "." else int(text.lstrip("g"))
+        )
         reports.append(
             replace(report, generation=OTHER_GENERATION) if text.startswith("g") else report
         )
