@@ -7,25 +7,22 @@ A command's way:
 2. `Outbox.offer` encodes the command and queues it. PublishQueue hands it to the Kafka client, or
    writes it to the spool if the client has no room.
 3. Kafka acknowledges it (`acks=all`). With `host_confirm = "recorded"` the node must record it, too
-   (confirmations.py).
+   (node_statuses.py).
 4. The regions that the command names are released. Only now may they leave the activity log, after
    a flush of the primary (hot_regions.plan_room, invariant 1).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from threading import Lock, RLock
+from threading import RLock
 from typing import Final
 
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.commands import CommandKind, CommandStatus, TrackingCommand
-from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention
+from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 from mirrorlog.producers.batches.batch import ClosedBatch
@@ -34,32 +31,22 @@ from mirrorlog.producers.durable.activity_format import ActivityEntry
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
 from mirrorlog.producers.publishing.acknowledged_positions import AcknowledgedPositions
 from mirrorlog.producers.publishing.clock_watch import ClockWatch
-from mirrorlog.producers.publishing.confirmations import Confirmations, refusals_by_volume
+from mirrorlog.producers.publishing.confirmations import Confirmations
+from mirrorlog.producers.publishing.node_statuses import NodeStatuses
 from mirrorlog.producers.publishing.publish_queue import (
     PublishLimits,
     PublishQueue,
     QueueCallbacks,
 )
+from mirrorlog.producers.publishing.session_commands import (
+    NO_EXTENTS,
+    CommandSource,
+    SessionCommands,
+    WrittenCount,
+)
+from mirrorlog.producers.publishing.write_gate import WriteGate
 
-NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
-_STATUS_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class CommandSource:
-    """The host and the session that send commands, and the topic that they send them to."""
-
-    topic: str
-    host: str
-    session: str
-
-
-@dataclass(slots=True)
-class WrittenCount:
-    """What WRITES commands of a session name of one volume: extents, and their bytes."""
-
-    writes: int = 0
-    size_bytes: int = 0
+_RETRY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +77,12 @@ class Outbox:
     has recorded it.
 
     deadline_s: how long the calls that wait do so.
-    commands, extents: the number of commands and extents queued.
-    written: by volume, what its WRITES commands name.
     acknowledgement_s: how long the Kafka client had each command until it was acknowledged.
     last_positions: by volume, the position of its last command that Kafka has acknowledged.
     rejected: by volume, the node's first refusal of one of its commands.
+    check: raises the reason why no write may begin any more, because no command could name it:
+        KafkaFailed if the broker has refused a command for good; BadInput if the node couldn't
+        read one.
     positions: what Kafka has acknowledged, and in which histories. Hold `lock` to call it.
     """
 
@@ -113,24 +101,21 @@ class Outbox:
         self.lock: Final = RLock()
         self.session: Final = source.session
         self.deadline_s: Final = deadline_s
-        self.commands = 0
-        self.extents = 0
-        self.written: Final[defaultdict[str, WrittenCount]] = defaultdict(WrittenCount)
         self.last_positions: Final[dict[str, int]] = {}
-        self.rejected: Final[dict[str, BadInput]] = {}
-        self._accepts_writes = True
-        self._on_accepts_writes: Callable[[], None] = lambda: None
-        self._host: Final = source.host
-        self._clock: Final = clock
-        self._limits: Final = limits
-        self._sequences: Final[defaultdict[tuple[str, int], int]] = defaultdict(int)
         self.positions: Final = AcknowledgedPositions()
-        self._refused: KafkaFailed | BadInput | None = None
-        self._confirmations: Final = confirmations
-        self._confirmed_s = clock.monotonic_s()
-        self._on_rejected: Final = callbacks.on_rejected
+        self._clock: Final = clock
+        self._commands: Final = SessionCommands(source, clock, self.positions)
+        self._gate: Final = WriteGate(self.lock, callbacks.on_rejected)
+        self.check: Final = self._gate.check
+        self.rejected: Final[Mapping[str, BadInput]] = self._gate.rejected
+        self._statuses: Final = (
+            None
+            if confirmations is None
+            else NodeStatuses(
+                confirmations, self.positions, self._gate, self.lock, clock, away_s=limits.away_s
+            )
+        )
         self._log_entries: Final = callbacks.log_entries
-        self._reading: Final = Lock()
         self._publisher: Final = publisher
         self._clock_watch: Final = ClockWatch(clock, callbacks.report)
         self._queue: Final = PublishQueue(
@@ -185,9 +170,8 @@ class Outbox:
         """
         self.check()
         partition = volume.partition
-        if self._confirmations is not None:
-            self._watch_statuses(partition)
-        command = self._command(
+        self._watch_statuses(partition)
+        command = self._commands.make(
             kind,
             partition,
             volume=volume.volume,
@@ -204,7 +188,7 @@ class Outbox:
                 regions=regions,
             )
         except KafkaFailed as error:
-            self._refuse(error)
+            self._gate.refuse(error)
             raise
         return is_queued and self._count(partition, command, volume.size_bytes)
 
@@ -218,7 +202,7 @@ class Outbox:
             to do so.
         """
         command = replace(
-            self._command(
+            self._commands.make(
                 CommandKind.HEARTBEAT, partition, generation=self.positions.named_history(partition)
             ),
             acknowledged_position=acknowledged_position,
@@ -231,7 +215,7 @@ class Outbox:
         The close of each single volume must have been sent before. `for_session` and the errors
         are those of send().
         """
-        command = self._command(CommandKind.SESSION_CLOSE, partition, for_session=for_session)
+        command = self._commands.make(CommandKind.SESSION_CLOSE, partition, for_session=for_session)
         self._retry(lambda: self._offer_for_all(partition, command))
 
     def resend(self, record: SpoolRecord) -> None:
@@ -241,11 +225,26 @@ class Outbox:
         """
         self._watch_statuses(record.partition)
         self._retry(lambda: self._offer_record(record))
-        self.commands += 1
+        self._commands.count_resent()
 
     def now_us(self) -> int:
         """Return the time by the clock that dates the commands, in microseconds since 1970."""
         return self._clock.now_us()
+
+    @property
+    def commands(self) -> int:
+        """The number of commands that were queued."""
+        return self._commands.commands
+
+    @property
+    def extents(self) -> int:
+        """The number of extents in these commands."""
+        return self._commands.extents
+
+    @property
+    def written(self) -> Mapping[str, WrittenCount]:
+        """By volume, what its WRITES commands name."""
+        return self._commands.written
 
     @property
     def last_number(self) -> int:
@@ -266,8 +265,8 @@ class Outbox:
         """
         for partition in partitions:
             self.positions.accept(partition)
-            if self._confirmations is not None:
-                self._confirmations.forget(partition)
+            if self._statuses is not None:
+                self._statuses.forget(partition)
 
     def enter_history(self, partition: int, history_id: str) -> None:
         """Let the session enter a history that was renewed (AcknowledgedPositions.enter_history).
@@ -275,8 +274,8 @@ class Outbox:
         The volumes of the partition have new generations: their sites copy what the commands before
         named, so no command waits for its status any longer. The caller holds the lock.
         """
-        if self.positions.enter_history(partition, history_id) and self._confirmations is not None:
-            self._confirmations.forget(partition)
+        if self.positions.enter_history(partition, history_id) and self._statuses is not None:
+            self._statuses.forget(partition)
 
     def reached_entries(
         self, partitions: Iterable[int], *, with_time: bool = False
@@ -296,15 +295,19 @@ class Outbox:
     @property
     def accepts_writes(self) -> bool:
         """Return whether a write may begin. If not, it waits, or check() raises the reason."""
-        return self._accepts_writes
+        return self._gate.accepts_writes
 
     def watch_accepts_writes(self, callback: Callable[[], None]) -> None:
         """Call `callback`, with the lock held, each time that `accepts_writes` changes."""
-        self._on_accepts_writes = callback
+        self._gate.watch(callback)
 
     def hold_writes(self) -> None:
         """Let no write begin until a command finds room. The caller holds the lock."""
-        self._set_accepts_writes(False)
+        self._gate.set_accepts_writes(False)
+
+    def reject(self, volume: str, error: BadInput) -> None:
+        """Call WriteGate.reject(). The caller holds the lock."""
+        self._gate.reject(volume, error)
 
     @property
     def can_publish_now(self) -> bool:
@@ -330,18 +333,16 @@ class Outbox:
 
         With confirmations the same holds for the node.
         """
-        if self._queue.is_away or self._confirmations is None or not self._confirmations.is_waiting:
-            return self._queue.is_away
-        return self._clock.monotonic_s() - self._confirmed_s >= self._limits.away_s
+        return self._queue.is_away or (self._statuses is not None and self._statuses.is_away)
 
     @property
     def away_s(self) -> float:
         """For how long Kafka, or the node, has been silent; 0 unless it `is_away`."""
         if not self.is_away:
             return 0.0
-        if self._queue.is_away or self._confirmations is None:
+        if self._queue.is_away or self._statuses is None:
             return self._queue.silent_s
-        return self._clock.monotonic_s() - self._confirmed_s
+        return self._statuses.silent_s
 
     @property
     def queued_bytes(self) -> int:
@@ -353,24 +354,16 @@ class Outbox:
         """The disk space that the spool takes."""
         return self._spool.used_bytes
 
-    def check(self) -> None:
-        """Raise the reason why no write may begin any more, because no command could name it.
-
-        Raise KafkaFailed if the broker has refused a command for good; BadInput if the node
-        couldn't read one.
-        """
-        if self._refused is not None:
-            raise self._refused
-
     def poll(self, timeout_s: float) -> None:
         """Handle acknowledgements, waiting up to `timeout_s` for one."""
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             self._queue.poll(timeout_s)
-        self._read_statuses(0)
+        if self._statuses is not None:
+            self._statuses.read(0)
 
     def save_to_spool(self) -> bool:
         """Call PublishQueue.save(), for when Kafka is away. Return whether it released a region."""
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             return self._queue.save()
 
     def wait(self, *, until_break: bool = False) -> None:
@@ -380,45 +373,22 @@ class Outbox:
             of commands that are gone never come. KafkaFailed at the deadline.
         """
         self.wait_published()
-        if self._confirmations is None:
-            return
-        with self.lock:
-            through = self._confirmations.positions()
-        until_s = self._clock.monotonic_s() + self.deadline_s
-        while count := self._count_unrecorded(through, until_break=until_break):
-            if self._clock.monotonic_s() > until_s:
-                raise KafkaFailed(
-                    f"{count} commands are published, but the node hasn't recorded them within "
-                    f"{self.deadline_s:g} s",
-                    where=", ".join(
-                        f"partition {number}, up to {last}" for number, last in through.items()
-                    ),
-                    next="Is a node running? What they name stays in the activity log, and is "
-                    "published again as dirty when the host starts again.",
-                )
-            self._read_statuses(_STATUS_S)
-            self.check()
+        if self._statuses is not None:
+            self._statuses.wait(self.deadline_s, until_break=until_break)
 
     def wait_unless_away(self) -> bool:
         """Wait as wait() does, but return False as soon as `is_away`."""
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             is_acknowledged = self._queue.wait(
                 self._queue.last, self.deadline_s, give_up_when_away=True
             )
-        if not is_acknowledged:
-            return False
-        with self.lock:
-            through = {} if self._confirmations is None else self._confirmations.positions()
-        while self._count_unrecorded(through):
-            if self.is_away:
-                return False
-            self._read_statuses(_STATUS_S)
-            self.check()
-        return True
+        if not is_acknowledged or self._statuses is None:
+            return is_acknowledged
+        return self._statuses.wait_unless(lambda: self.is_away)
 
     def wait_published(self) -> None:
         """Wait until all in-sync replicas have every command sent. KafkaFailed at the deadline."""
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             is_acknowledged = self._queue.wait(self._queue.last, self.deadline_s)
         if not is_acknowledged:
             raise KafkaFailed(
@@ -430,37 +400,9 @@ class Outbox:
         """Close the spool's files."""
         self._queue.close()
 
-    def _command(
-        self,
-        kind: CommandKind,
-        partition: int,
-        *,
-        volume: str = "",
-        generation: str = "",
-        batch: ClosedBatch = NO_EXTENTS,
-        note: str | None = None,
-        for_session: str | None = None,
-    ) -> TrackingCommand:
-        """Return the session's next command. volume: empty for all its volumes in the partition."""
-        now_us = self._clock.now_us()
-        return TrackingCommand(
-            volume=volume,
-            generation=generation,
-            host=self._host,
-            session=for_session or self.session,
-            sequence=-1 if for_session else self._sequences[volume, partition],
-            kind=kind,
-            extents=batch.extents,
-            first_at_us=now_us if batch.first_at_us is None else batch.first_at_us,
-            last_at_us=now_us,
-            acknowledged_position=self.positions.for_command(partition),
-            note=note,
-            forks=batch.forks,
-        )
-
     def _offer_for_all(self, partition: int, command: TrackingCommand) -> bool:
         value = encode(command)
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             is_queued = self._queue.offer(partition=partition, volume="", value=value, regions=())
         if is_queued:
             self._clock_watch.note_queued(value, command.last_at_us)
@@ -469,7 +411,7 @@ class Outbox:
     def _offer_record(self, record: SpoolRecord) -> bool:
         if not self.can_publish_now:
             return False
-        with self._keeping_refusals():
+        with self._gate.keeping_refusals():
             return self._queue.offer(
                 partition=record.partition,
                 volume=record.volume,
@@ -479,15 +421,8 @@ class Outbox:
 
     def _count(self, partition: int, command: TrackingCommand, volume_bytes: int = 0) -> bool:
         """Count a command that was queued; return True. volume_bytes: the size of its volume."""
-        self._set_accepts_writes(not self._is_full)
-        if command.session == self.session:
-            self._sequences[command.volume, partition] += 1
-        self.commands += 1
-        self.extents += len(command.extents)
-        if command.kind is CommandKind.WRITES:
-            written = self.written[command.volume]
-            written.writes += len(command.extents)
-            written.size_bytes += command.extents.total_bytes(longest=volume_bytes)
+        self._gate.set_accepts_writes(not self._is_full)
+        self._commands.count(partition, command, volume_bytes)
         return True
 
     def _retry(self, offer: Callable[[], bool]) -> None:
@@ -500,31 +435,11 @@ class Outbox:
                     next="Check that the broker runs. host_queue_bytes and host_spool_bytes limit "
                     "how much may wait for it.",
                 )
-            self.poll(_STATUS_S)
-
-    @contextmanager
-    def _keeping_refusals(self) -> Iterator[None]:
-        """Call check(). Remember a KafkaFailed of the block: a broker refuses for good."""
-        self.check()
-        try:
-            yield
-        except KafkaFailed as error:
-            self._refuse(error)
-            raise
-
-    def _refuse(self, error: KafkaFailed | BadInput) -> None:
-        with self.lock:
-            self._refused = self._refused or error
-            self._set_accepts_writes(False)
-
-    def _set_accepts_writes(self, accepts_writes: bool) -> None:
-        if accepts_writes != self._accepts_writes:
-            self._accepts_writes = accepts_writes
-            self._on_accepts_writes()
+            self.poll(_RETRY_S)
 
     def _on_publishing(self, record: SpoolRecord) -> None:
-        if self._confirmations is not None and record.volume:
-            self._confirmations.on_publishing(record.partition)
+        if self._statuses is not None and record.volume:
+            self._statuses.on_publishing(record.partition)
 
     def _on_acknowledged(
         self, record: SpoolRecord, position: int, regions: Collection[HotRegion]
@@ -535,71 +450,16 @@ class Outbox:
             self._clock_watch.note_acknowledged(record.value, self._publisher.last_append)
             return
         self.last_positions[volume] = position
-        if self._confirmations is None:
+        if self._statuses is None:
             release(regions)
         else:
-            if not self._confirmations.is_waiting:
-                self._confirmed_s = self._clock.monotonic_s()
-            self._on_refused(
-                self._confirmations.on_published(
-                    partition=partition, position=position, regions=regions
-                )
-            )
+            self._statuses.on_published(partition=partition, position=position, regions=regions)
 
     @property
     def _is_full(self) -> bool:
         """Return whether too many commands wait for the node, so that writes must wait, too."""
-        return self._confirmations is not None and self._confirmations.is_full
+        return self._statuses is not None and self._statuses.is_full
 
     def _watch_statuses(self, partition: int) -> None:
-        """Read the partition's statuses from now on, before its first command is published."""
-        if self._confirmations is not None and not self._confirmations.is_watched(partition):
-            with self._reading:
-                self._confirmations.watch(partition)
-
-    def _count_unrecorded(self, through: dict[int, int], *, until_break: bool = False) -> int:
-        with self.lock:
-            if self._confirmations is None:
-                return 0
-            passed_over = self.positions.broken if until_break else ()
-            awaited = {
-                number: last for number, last in through.items() if number not in passed_over
-            }
-            return self._confirmations.count_waiting(awaited)
-
-    def _read_statuses(self, timeout_s: float) -> None:
-        if self._confirmations is None:
-            return
-        try:
-            with self._reading:
-                messages = self._confirmations.read(timeout_s)
-        except OutOfRetention as error:
-            refusal = KafkaFailed(
-                "statuses are gone, so it can't be told which commands the node has recorded",
-                where=error.where,
-                next="Start the host again: what isn't confirmed is published again as dirty.",
-            )
-            self._refuse(refusal)
-            raise refusal from error
-        if messages:
-            with self.lock:
-                self._confirmed_s = self._clock.monotonic_s()
-                self._on_refused(self._confirmations.handle(messages))
-
-    def reject(self, volume: str, error: BadInput) -> None:
-        """Let no write to the volume begin any more. Only its first error counts, and is reported.
-
-        The caller holds the lock.
-        """
-        if volume not in self.rejected:
-            self.rejected[volume] = error
-            self._on_rejected(volume, error)
-
-    def _on_refused(self, refused: list[CommandStatus]) -> None:
-        """Report what the node refused. A refusal that names no volume ends all writes."""
-        for volume, error in refusals_by_volume(refused).items():
-            if volume is None:
-                self._refuse(error)
-            else:
-                self.reject(volume, error)
-        self._set_accepts_writes(self._refused is None and not self._is_full)
+        if self._statuses is not None:
+            self._statuses.watch(partition)

@@ -28,8 +28,9 @@ from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog
 from mirrorlog.producers.durable.spool import Spool, remove_spool
 from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
-from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
+from mirrorlog.producers.publishing.outbox import Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
+from mirrorlog.producers.publishing.session_commands import CommandSource
 from mirrorlog.producers.session.clones import refuse_beside_original
 from mirrorlog.producers.session.description_watch import DescriptionWatch
 from mirrorlog.producers.session.fence import taken_over_error

@@ -261,8 +261,8 @@ def test_a_session_stays_open_on_a_volume_if_its_last_write_is_refused(
 def test_writes_wait_while_too_many_commands_wait(rig: Rig) -> None:
     host = rig.host()
     volume = rig.open(host)
-    assert host._outbox._confirmations is not None
-    host._outbox._confirmations._max_waiting = 2
+    assert host._outbox._statuses is not None
+    host._outbox._statuses._confirmations._max_waiting = 2
     host.drain()
     rig.node.runs = False
     for _ in range(2):

@@ -14,8 +14,9 @@ from mirrorlog.ports.streams import Acknowledged, AppendTime, Publisher
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool
-from mirrorlog.producers.publishing.outbox import CommandSource, Outbox, OutboxCallbacks
+from mirrorlog.producers.publishing.outbox import Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
+from mirrorlog.producers.publishing.session_commands import CommandSource
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
