@@ -93,7 +93,8 @@ class PartitionReport:
     lag_s: the age of the oldest command that was fetched and isn't recorded, by the broker's time;
         0 if all commands through commands_end are recorded.
     table_bytes: the size of the partition's table, as RocksDB estimates it without reading it.
-    oldest_record_at_us: when the oldest record of the log ends: microseconds since 1970.
+    oldest_record_at_us: when the oldest record of the log ends: microseconds since 1970. No node
+        fills it yet, and status doesn't show it.
     reason: why the partition is HOLDING_BACK or STUCK.
     """
 

@@ -20,9 +20,7 @@ class NodeStatus:
     """A worker. report: the last one. lag_s, behind_commands, table_bytes: over its partitions.
 
     is_silent: nothing was heard of it for NODE_SILENT_S, or nobody knows how old its report is.
-        What its partitions do now isn't known then.
-    oldest_record_at_us: how far back the log of its partitions reaches. None: not known.
-    """
+        What its partitions do now isn't known then."""
 
     report: NodeReport
     health: Health
@@ -31,7 +29,6 @@ class NodeStatus:
     lag_s: float | None
     behind_commands: int | None
     table_bytes: int | None
-    oldest_record_at_us: int | None
     reason: str | None
     next_action: str | None
 
@@ -75,7 +72,6 @@ def _status(heard: Heard[NodeReport], now_us: int, thresholds: Thresholds) -> No
     lags = [part.lag_s for part in parts]
     behind = [part.behind_commands for part in parts]
     tables = [part.table_bytes for part in parts]
-    oldest = [at for part in parts if (at := part.oldest_record_at_us) is not None]
     return NodeStatus(
         report=report,
         health=health,
@@ -88,7 +84,6 @@ def _status(heard: Heard[NodeReport], now_us: int, thresholds: Thresholds) -> No
         if lives and None not in behind
         else None,
         table_bytes=None if None in tables else sum(size or 0 for size in tables),
-        oldest_record_at_us=min(oldest, default=None),
         reason=reason,
         next_action=next_action,
     )

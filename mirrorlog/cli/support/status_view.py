@@ -127,7 +127,7 @@ def _node_fields(row: NodeStatus) -> dict[str, Any]:
     for name in ("started_at_us", "at_us"):
         fields[name.removesuffix("_us")] = _time(fields.pop(name))
     for part in fields["partitions"]:
-        part["oldest_record_at"] = _time(part.pop("oldest_record_at_us"))
+        del part["oldest_record_at_us"]  # no release of the node fills it
         part["reported_state"] = part["state"]
         if row.is_silent:
             part |= {"state": None, "lag_s": None, "behind_commands": None, "commands_end": None}
@@ -135,7 +135,6 @@ def _node_fields(row: NodeStatus) -> dict[str, Any]:
         "lag_s": row.lag_s,
         "behind_commands": row.behind_commands,
         "table_bytes": row.table_bytes,
-        "oldest_record_at": _time(row.oldest_record_at_us),
     }
     return fields | totals | _judgement(row)
 
@@ -219,9 +218,8 @@ def summary_lines(overview: Overview) -> Iterable[str]:
         numbers = ", ".join(str(part.partition) for part in node.report.partitions) or "none"
         lag = _UNKNOWN if node.lag_s is None else format_duration(node.lag_s)
         table = _UNKNOWN if node.table_bytes is None else format_size(node.table_bytes)
-        reach = _local(node.oldest_record_at_us)
         silence = f"{_silence(node.heartbeat_age_s)}, " if node.is_silent else ""
-        text = f"{silence}partitions {numbers}; lag {lag}, table {table}, log since {reach}"
+        text = f"{silence}partitions {numbers}; lag {lag}, table {table}"
         yield _line(f"node {node.report.node}", node.health, text, node)
     partitions = overview.partitions
     if partitions is None:

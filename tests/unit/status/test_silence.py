@@ -93,5 +93,6 @@ def test_a_worker_that_was_killed_runs_no_partition() -> None:
     (part,) = row["partitions"]
     assert (part["state"], part["reported_state"]) == (None, "RUNNING")
     assert (part["lag_s"], part["behind_commands"], row["lag_s"]) == (None, None, None)
+    assert "oldest_record_at" not in {*row, *part}, "no node fills it"
     line = next(line for line in summary_lines(silent) if line.startswith("node n"))
-    assert line.startswith("node n: WARNING, silent for 30 s, partitions 3")
+    assert line.startswith("node n: WARNING, silent for 30 s, partitions 3; lag ?, table 5 B: ")
