@@ -314,3 +314,40 @@ def test_a_volume_that_was_dirty_as_a_whole_returns_to_regions_without_a_flush_o
     rig.wait(10)
     assert not read_previous_log(rig.folder).whole
     assert rig.bytes_marked_after_kill() == 0
+
+
+def test_nothing_leaves_while_kafka_answers_but_the_spool_has_the_only_note_of_a_command() -> None:
+    rig = Rig()
+    rig.publisher.poll = lambda _timeout_s: None  # type: ignore[method-assign]
+    for number in (3, 4):
+        rig.write(number)
+        rig.wait(1)
+    rig.wait(20)
+    with rig.host._tracker.lock:
+        assert rig.host._outbox.save_to_spool()
+    rig.volume.flush()
+    del rig.publisher.poll
+    first, *others = rig.publisher._queue
+    rig.publisher._queue = [first]
+    rig.publisher.poll(0)
+    rig.publisher._queue[:0] = others
+    assert rig.host._outbox.can_publish_now
+    rig.publisher.poll = lambda _timeout_s: None  # type: ignore[method-assign]
+    rig.wait(1.5)
+    assert rig.hot == {3, 4}
+    del rig.publisher.poll
+    rig.wait(20)
+    assert rig.hot == set()
+
+
+def test_nothing_leaves_in_a_partition_whose_history_broke() -> None:
+    rig = Rig()
+    rig.write(3)
+    rig.wait(1)
+    rig.volume.flush()
+    with rig.host._tracker.lock:
+        rig.host._outbox.positions.note(0, 0)  # a position that goes back
+    for _ in range(2):
+        rig.clock.now_s += 2 * IDLE_S
+        rig.host._tracker.tick(rig.clock.now_s)  # Host.tick would handle the break first
+    assert rig.hot == {3}
