@@ -15,12 +15,15 @@ from mirrorlog.ports.tracing import Tracer, command_ids
 
 
 class TracedPublisher:
-    """The port Publisher. Methods without a docstring follow it."""
+    """The port Publisher. All but publish() is that of the publisher behind it."""
 
     def __init__(self, publisher: Publisher, tracer: Tracer, clock: Clock) -> None:
         self._publisher: Final = publisher
         self._tracer: Final = tracer
         self._clock: Final = clock
+        self.poll: Final = publisher.poll
+        self.flush: Final = publisher.flush
+        self.close: Final = publisher.close
 
     @property
     def last_append(self) -> AppendTime | None:
@@ -44,15 +47,6 @@ class TracedPublisher:
                 on_acknowledged(position)
 
         self._publisher.publish(topic, partition, key, value, acknowledged)
-
-    def poll(self, timeout_s: float) -> None:
-        self._publisher.poll(timeout_s)
-
-    def flush(self, deadline_s: float) -> None:
-        self._publisher.flush(deadline_s)
-
-    def close(self) -> None:
-        self._publisher.close()
 
     def _record(
         self, topic: str, partition: int, position: int, value: bytes, *, published_us: int
