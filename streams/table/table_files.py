@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,8 @@ from rocksdict import AccessType, Options, Rdict
 
 from mirrorlog.codec.events import decode
 from mirrorlog.errors import BadUse
-from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import key_kind, watermark_key
 from mirrorlog.tracking_log.records import LogRecord
 
 _OFFSET_KEY: Final = b"__faust\0offset__"
@@ -33,16 +35,24 @@ def table_records(folder: Path) -> Iterator[LogRecord]:
     A running node isn't disturbed; what it wrote in the last second may be missing. Raise BadUse if
     the folder isn't a table. Raise BadInput for a record that fails its checksum.
     """
-    try:
-        table = Rdict(
-            str(folder), options=Options(raw_mode=True), access_type=AccessType.read_only()
-        )
-    except Exception as error:
-        raise BadUse(f"the table can't be read: {error}", where=str(folder)) from error
-    try:
+    with closing(_open(folder)) as table:
         for key, value in table.items():
             assert isinstance(key, bytes)  # raw mode
             if key != _OFFSET_KEY and key_kind(key) is LogRecord:
                 yield decode(value, LogRecord)
-    finally:
-        table.close()
+
+
+def table_watermark(folder: Path, partition: int) -> Watermark | None:
+    """Return the watermark in the partition's table; None if it has none. BadUse as above."""
+    with closing(_open(folder)) as table:
+        value = table.get(watermark_key(partition))
+        return None if value is None else decode(value, Watermark)
+
+
+def _open(folder: Path) -> Rdict:
+    try:
+        return Rdict(
+            str(folder), options=Options(raw_mode=True), access_type=AccessType.read_only()
+        )
+    except Exception as error:
+        raise BadUse(f"the table can't be read: {error}", where=str(folder)) from error

@@ -25,7 +25,7 @@ ARGUMENTS: Final = {
     "completion": ["bash"],
 }
 """By command, what makes it do its work. All others get a word for what they can't do without."""
-ANSWER_BY_CODE: Final = {"broker status", "check"}
+ANSWER_BY_CODE: Final = {"broker status", "check", "doctor"}
 """Commands whose exit code is an answer, and no error."""
 SUCCEED: Final = {
     "topics create",

@@ -16,6 +16,7 @@ from mirrorlog.cli.support.changelog import (
     commands_through,
     compared_range,
     read_changelog,
+    table_range,
 )
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
@@ -32,7 +33,11 @@ from mirrorlog.streams.table.rebuild_check import (
     summarize_blocks,
 )
 from mirrorlog.streams.table.record_digests import RecordDigests
-from mirrorlog.streams.table.table_files import table_partitions, table_records
+from mirrorlog.streams.table.table_files import (
+    table_partitions,
+    table_records,
+    table_watermark,
+)
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
 from mirrorlog.tracking_log.records import LogRecord
@@ -110,9 +115,10 @@ def rebuild(
             for name, description in volumes.items()
             if description.partition == partition
         }
-        digests, through = _changelog_digests(call.settings, partition, in_partition.keys())
-        ranges.append(compared_range(call.settings, partition, through))
-        differences += _check_partition(call, partition, in_partition, digests, through)
+        digests, newest = _changelog_digests(call.settings, partition, in_partition.keys())
+        ranges.append(compared_range(call.settings, partition, newest.through))
+        differences += _check_changelog(call, partition, in_partition, digests, newest.through)
+        differences += _check_table(call, partition, in_partition, newest)
     _print_result(call, volumes, differences, ranges)
 
 
@@ -152,48 +158,62 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
     }
 
 
-def _check_partition(
+def _check_changelog(
     call: Invocation,
     partition: int,
     volumes: Mapping[str, Volume],
     digests: RecordDigests,
     through: int,
 ) -> Iterator[Difference]:
-    """Compare the changelog's records of `volumes`, then this machine's table, with the commands.
+    """Compare the changelog's records of `volumes` with the commands.
 
     volumes: all of them lie in `partition`. digests, through: of _changelog_digests().
     """
-    settings = call.settings
 
     def changelog_records() -> Iterable[LogRecord]:
-        records, _ = read_changelog(settings, partition)
+        records, _ = read_changelog(call.settings, partition)
         return (record for record in records if _is_of(record, volumes))
 
-    commands = commands_through(settings, partition, through)
+    commands = commands_through(call.settings, partition, through)
     yield from check_records(
         commands, volumes, digests, where="changelog", reread=changelog_records, through=through
     )
-    table = table_partitions(settings.node_folder).get(partition)
-    if table is None:
-        call.output.print_text(
-            f"partition {partition}: this machine has no table of it; only the changelog was "
-            "compared"
-        )
+
+
+def _check_table(
+    call: Invocation, partition: int, volumes: Mapping[str, Volume], newest: NewestWatermark
+) -> Iterator[Difference]:
+    """Compare this machine's table with the commands, as far as the table says that it is complete.
+
+    A worker that lost the partition to another one leaves its table behind, as of then.
+    newest: the watermark of the changelog.
+    """
+    table = table_partitions(call.settings.node_folder).get(partition)
+    held = None if table is None else table_watermark(table, partition)
+    compared = table_range(held, newest)
+    if compared.note:
+        call.output.print_text(f"partition {partition}: {compared.note}")
+    if table is None or compared.through is None:
         return
 
     def table_records_of_volumes() -> Iterable[LogRecord]:
         return (record for record in table_records(table) if _is_of(record, volumes))
 
-    commands = commands_through(settings, partition, through)
+    commands = commands_through(call.settings, partition, compared.through)
     digests = RecordDigests(table_records_of_volumes())
     yield from check_records(
-        commands, volumes, digests, where="table", reread=table_records_of_volumes, through=through
+        commands,
+        volumes,
+        digests,
+        where="table",
+        reread=table_records_of_volumes,
+        through=compared.through,
     )
 
 
 def _changelog_digests(
     settings: Settings, partition: int, volumes: Collection[str]
-) -> tuple[RecordDigests, int]:
+) -> tuple[RecordDigests, NewestWatermark]:
     """Return the digests of the changelog's records of `volumes`, and the watermark.
 
     The records themselves aren't kept: they may be larger than the memory.
@@ -210,7 +230,7 @@ def _changelog_digests(
                 digests.drop(record_key)
             else:
                 digests.add(decode(message.value, LogRecord))
-    return digests, newest.through
+    return digests, newest
 
 
 def _is_of(record: LogRecord | RecordKey, volumes: Collection[str]) -> bool:

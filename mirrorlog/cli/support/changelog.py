@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.lookup import patience_for, read_topic
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.histories import NO_EPOCH
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import read_through
@@ -53,6 +54,11 @@ class NewestWatermark:
     def through(self) -> int:
         """Its position; BEFORE_FIRST before the first one."""
         return BEFORE_FIRST if self._newest is None else self._newest.through
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its history; NO_EPOCH before the first one."""
+        return NO_EPOCH if self._newest is None else self._newest.epoch
 
     def take(self, watermark: Watermark) -> bool:
         """Take a watermark. Return whether it begins a later history than those before it.
@@ -116,6 +122,40 @@ def compared_range(settings: Settings, partition: int, through: int) -> Compared
     with closing(KafkaAdmin(settings.kafka_client())) as admin:
         first, end = admin.bounds(settings.topics.commands, partition)
     return ComparedRange(partition, first, through, end)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRange:
+    """Through which position a table is to be compared; None: not at all. note: why not to W."""
+
+    through: int | None
+    note: str = ""
+
+
+def table_range(held: Watermark | None, newest: NewestWatermark) -> TableRange:
+    """Return what of this machine's table of a partition can be compared with the commands.
+
+    held: the watermark in the table; None if there is no table, or none in it. newest: that of the
+    changelog. A table says by its watermark that it is complete, as of a history. It is behind if
+    its worker doesn't run, or lost the partition to another worker.
+    """
+    if held is None:
+        return TableRange(
+            None, "this machine has no complete table of it; only the changelog was compared"
+        )
+    if held.epoch != newest.epoch:
+        return TableRange(
+            None,
+            "this machine's table of it is of an earlier history; only the changelog was compared",
+        )
+    if held.through < newest.through:
+        return TableRange(
+            held.through,
+            f"this machine's table of it ends at {held.through}, and was compared up to there: its "
+            f"worker doesn't run, or another one has the partition; the log ends at "
+            f"{newest.through}",
+        )
+    return TableRange(newest.through)
 
 
 def commands_through(settings: Settings, partition: int, through: int) -> Iterator[Message]:
