@@ -3,6 +3,8 @@
 - addresses.py: addresses of devices, and opening them
 - file_device.py: a file or a block device, through the page cache
 - direct_device.py: the same past the page cache (O_DIRECT)
+- range_locks.py: locks of ranges between threads
+- nbd_client/: an NBD export, through libnbd
 - device_identity.py: which storage an open file or block device is
 - sealed_json.py: small files of JSON with a checksum
 - mark_format.py: how a mark lies on disk

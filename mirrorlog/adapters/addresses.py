@@ -6,16 +6,20 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mirrorlog.adapters.direct_device import DirectDevice
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.image_locks import lock_image
+from mirrorlog.adapters.nbd_client.nbd_uri import NBD_SCHEMES, is_nbd, parse_nbd_uri
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 
-SCHEMES: Final = ("file",)
+if TYPE_CHECKING:
+    from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
+
+SCHEMES: Final = ("file", *NBD_SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,53 @@ class FileAddress:
 
 
 def open_device(address: str, *, writable: bool) -> BlockDevice:
-    """Open `file:///absolute/path` (RFC 8089), the same with `?direct=1`, or a plain path.
+    """Open a file address, a plain path, or an NBD URI (nbd_client/nbd_uri.py).
 
-    Raise BadUse for any other address, DeviceFailed if no device can be opened there.
+    A file address is `file:///absolute/path` (RFC 8089), or the same with `?direct=1`. Raise BadUse
+    for any other address, and for an NBD URI without libnbd. Raise DeviceFailed if no device can be
+    opened there.
     """
-    return open_file(address, writable=writable)
+    return (
+        open_nbd(address, writable=writable)
+        if is_nbd(address)
+        else open_file(address, writable=writable)
+    )
+
+
+def open_nbd(address: str, *, writable: bool, reconnects: bool = True) -> NbdDevice:
+    """Open an NBD URI as open_device() does. reconnects: see NbdDevice."""
+    from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
+
+    return NbdDevice(parse_nbd_uri(address), writable=writable, reconnects=reconnects)
+
+
+def check_address(address: str) -> None:
+    """Raise BadUse unless open_device() takes addresses of this form."""
+    if is_nbd(address):
+        parse_nbd_uri(address)
+    else:
+        parse_file_address(address)
+
+
+def absolute_address(address: str) -> str:
+    """Return the address so that it means the same in every folder. Raise BadUse if it is wrong."""
+    check_address(address)
+    return address if is_nbd(address) else parse_file_address(address).uri
+
+
+def place_of(address: str) -> str:
+    """Return the place that an address names: addresses of one place have equal ones.
+
+    Links are followed where they are on this machine. Two places may be one storage all the same.
+    Raise BadUse for an invalid address.
+    """
+    if is_nbd(address):
+        return parse_nbd_uri(address).place
+    path = path_of(address)
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError):  # a circle of symbolic links
+        return str(path.absolute())
 
 
 def open_file(address: str, *, writable: bool) -> FileDevice:
@@ -81,7 +127,7 @@ def path_of(address: str) -> Path:
 
 
 def parse_file_address(address: str) -> FileAddress:
-    """Parse a file address or a plain path. Raise BadUse for any other address."""
+    """Parse a file address or a plain path. Raise BadUse for any other address, and for NBD."""
     if not address or "\0" in address:
         raise BadUse(
             f"'{address}' isn't the address of a device",
@@ -91,6 +137,13 @@ def parse_file_address(address: str) -> FileAddress:
         return FileAddress(Path(address))
     address, query, option = address.partition("?")
     scheme = address.partition(":")[0].lower()
+    if is_nbd(address):
+        raise BadUse(
+            "this must be a file or a block device of this machine, and not an NBD export",
+            where=str(parse_nbd_uri(f"{address}{query}{option}")),
+            next="Name a file or device. Sites alone read primaries and keep secondaries over NBD; "
+            "a host opens its primary with --primary FILE.",
+        )
     if scheme not in SCHEMES:
         raise BadUse(
             f"no device is opened by the scheme '{scheme}'",

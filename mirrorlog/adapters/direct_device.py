@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
-from threading import Condition, local
+from threading import local
 from typing import ClassVar, Final
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.range_locks import RangeLocks, pieces
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import Data, check_range
 
@@ -26,7 +24,7 @@ class DirectDevice(FileDevice):
 
     Data goes through a page-aligned buffer of the calling thread. A write that covers a block only
     partly reads the block, changes it and writes it back. Meanwhile no other write of this device
-    touches the block (_RangeLocks): the read-modify-write would undo it. A write of another process
+    touches the block (RangeLocks): the read-modify-write would undo it. A write of another process
     to the rest of the block isn't prevented, as with any use of O_DIRECT.
     """
 
@@ -38,7 +36,7 @@ class DirectDevice(FileDevice):
         Raise BadUse if the file system has no O_DIRECT, or if the size isn't a multiple of the
         alignment.
         """
-        self._ranges: Final = _RangeLocks()
+        self._ranges: Final = RangeLocks()
         self._buffers: Final = _Buffers()
         try:
             super().__init__(path, writable=writable)
@@ -63,7 +61,7 @@ class DirectDevice(FileDevice):
     def pread(self, *, offset: int, length: int) -> bytes:
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         parts = []
-        for start, piece in _pieces(offset=offset, length=length, most_bytes=BUFFER_BYTES):
+        for start, piece in pieces(offset=offset, length=length, most_bytes=BUFFER_BYTES):
             first, end = self._outwards(offset=start, length=piece)
             view = self._buffers.of_thread[: end - first]
             self._read_into(view, first)
@@ -73,7 +71,7 @@ class DirectDevice(FileDevice):
     def pwrite(self, offset: int, data: Data) -> None:
         rest = memoryview(data).cast("B")
         self._check_write(offset=offset, length=len(rest))
-        for start, piece in _pieces(offset=offset, length=len(rest), most_bytes=BUFFER_BYTES):
+        for start, piece in pieces(offset=offset, length=len(rest), most_bytes=BUFFER_BYTES):
             first, end = self._outwards(offset=start, length=piece)
             with self._ranges.held(first=first, end=end):
                 view = self._buffers.of_thread[: end - first]
@@ -101,7 +99,7 @@ class DirectDevice(FileDevice):
         with self._ranges.held(first=first, end=end):
             is_done = self._punch(offset=first, length=end - first)
         if not is_done:
-            for start, piece in _pieces(offset=first, length=end - first, most_bytes=BUFFER_BYTES):
+            for start, piece in pieces(offset=first, length=end - first, most_bytes=BUFFER_BYTES):
                 self.pwrite(start, bytes(piece))
         self.pwrite(end, bytes(offset + length - end))
 
@@ -169,46 +167,8 @@ class DirectDevice(FileDevice):
         )
 
 
-def _pieces(*, offset: int, length: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of the pieces of a range, cut at multiples of `most_bytes`."""
-    end = offset + length
-    while offset < end:
-        piece_end = min(offset - offset % most_bytes + most_bytes, end)
-        yield offset, piece_end - offset
-        offset = piece_end
-
-
 class _Buffers(local):
     """A page-aligned buffer for each thread."""
 
     def __init__(self) -> None:
         self.of_thread: Final = memoryview(mmap.mmap(-1, BUFFER_BYTES))
-
-
-class _RangeLocks:
-    """Locks of ranges between threads. Overlapping ones are granted in the order of requests."""
-
-    def __init__(self) -> None:
-        self._requests: Final[dict[object, tuple[int, int]]] = {}
-        self._released: Final = Condition()
-
-    @contextmanager
-    def held(self, *, first: int, end: int) -> Iterator[None]:
-        """Hold [first, end) in the context. Wait for earlier holders of overlapping ranges."""
-        me = object()
-        with self._released:
-            self._requests[me] = (first, end)
-            while not self._is_first(me, first, end):
-                self._released.wait()
-        try:
-            yield
-        finally:
-            with self._released:
-                del self._requests[me]
-                self._released.notify_all()
-
-    def _is_first(self, me: object, first: int, end: int) -> bool:
-        earlier = takewhile(lambda other: other is not me, self._requests)
-        return not any(
-            first < self._requests[other][1] and self._requests[other][0] < end for other in earlier
-        )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from nbd_servers import Nbdkit, NbdServer, QemuNbd, skip_without
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.direct_device import DirectDevice
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestFailed
+from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice, DeviceOpener
 from mirrorlog.simulation.memory_devices import MemoryDevice, MemoryDevices, failing
@@ -73,14 +76,44 @@ class MemoryRig:
         self.device.hook = failing(1, "flush")
 
 
-@pytest.fixture(params=["file", "direct", "memory"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    rigs = {
+class NbdRig:
+    """An export of a real server, which is started when the size is known."""
+
+    def __init__(self, server: type[NbdServer], folder: Path) -> None:
+        self.server = server(folder)
+        skip_without(self.server)
+
+    def create(self, size_bytes: int) -> BlockDevice:
+        FileDevice.create(self.server.image, size_bytes).close()
+        self.server.start()
+        return open_device(self.server.uri, writable=True)
+
+    def reopen(self, *, writable: bool = True) -> BlockDevice:
+        return open_device(self.server.uri, writable=writable)
+
+    def break_next_flush(self, patch: pytest.MonkeyPatch) -> None:
+        real = NbdConnection.flush
+
+        def fail_once(connection: NbdConnection) -> None:
+            patch.setattr(NbdConnection, "flush", real)
+            raise RequestFailed("planned", errno.EIO, is_lost=False)
+
+        patch.setattr(NbdConnection, "flush", fail_once)
+
+
+@pytest.fixture(params=["file", "direct", "memory", "nbdkit", "qemu-nbd"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    rigs: dict[str, Callable[[], Rig]] = {
         "file": lambda: FileRig(tmp_path),
         "direct": lambda: DirectRig(tmp_path),
         "memory": MemoryRig,
+        "nbdkit": lambda: NbdRig(Nbdkit, tmp_path),
+        "qemu-nbd": lambda: NbdRig(QemuNbd, tmp_path),
     }
-    return rigs[request.param]()
+    rig = rigs[request.param]()
+    yield rig
+    if isinstance(rig, NbdRig):
+        rig.server.kill()
 
 
 def test_a_new_device_is_zeros(rig: Rig) -> None:
@@ -92,6 +125,9 @@ def test_a_device_is_known_again_by_whatever_handle(rig: Rig) -> None:
     with rig.create(SIZE) as device, rig.reopen(writable=False) as again:
         assert again.identity == device.identity
         assert again.identity.overlaps(device.identity)
+        if isinstance(device, NbdDevice):  # a server may export something else tomorrow
+            assert device.identity.lasting is None
+            return
         assert device.identity.lasting
         other = MemoryDevice(SIZE)
         assert not other.identity.overlaps(device.identity)
@@ -215,6 +251,10 @@ def test_resize_grows_with_zeros_and_never_shrinks(rig: Rig) -> None:
     with rig.create(SIZE) as device:
         device.pwrite(0, b"x" * SIZE)
         device.resize(SIZE)
+        if isinstance(device, NbdDevice):
+            with pytest.raises(DeviceFailed, match=f"{SIZE} bytes"):
+                device.resize(2 * SIZE)
+            return
         device.resize(2 * SIZE)
         with pytest.raises(BadUse):
             device.resize(2 * SIZE - 1)

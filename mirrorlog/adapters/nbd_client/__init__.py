@@ -1,0 +1,8 @@
+"""NBD exports as devices, through libnbd's C library (libnbd(3)).
+
+- nbd_uri.py: NBD URIs, and the options in them (pure)
+- libnbd.py: the functions of the C library, by ctypes
+- nbd_connection.py: one connection, on which each request has a deadline
+- connection_pool.py: the connections of one device, and what losing one of them means
+- nbd_device.py: the BlockDevice
+"""

@@ -1,0 +1,171 @@
+"""The connections of one device to its export, and what losing one of them means.
+
+A flush covers what other connections wrote only if the server says so (multi-conn, NBD protocol,
+NBD_FLAG_CAN_MULTI_CONN). With any other server, one connection does everything.
+
+A lost connection may have taken with it what wasn't flushed: the server may have crashed. So if
+anything wasn't, the pool is broken for good, and the caller opens the device again.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from threading import Condition
+from typing import Final
+
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestFailed
+
+_TRUSTED_S: Final = 0.5
+"""A connection that was used within this time isn't looked at before the next request."""
+
+
+class ConnectionPool:
+    """Lends connections to threads, one to each at a time. It opens them when they are needed.
+
+    first: the connection by which the device was opened. Later ones must show the same export.
+    """
+
+    def __init__(
+        self, connect: Callable[[], NbdConnection], *, most: int, reconnects: bool
+    ) -> None:
+        """Open the first connection.
+
+        most: how many there are at most, if the server has multi-conn.
+        reconnects: whether a lost connection may be replaced by a new one.
+        Raise what `connect` raises.
+        """
+        self._connect: Final = connect
+        self._reconnects: Final = reconnects
+        self.first: Final = connect()
+        self._most: Final = most if self.first.can_multi_conn else 1
+        self._changed: Final = Condition()
+        self._idle = [self.first]
+        self._count = 1
+        self._is_closed = False
+        self._broken: str | None = None
+        self._losses = 0
+        self._acknowledged = self._flushed = 0  # writes
+
+    @property
+    def broken(self) -> str | None:
+        """Why every further call fails; None if none does."""
+        return "the device is closed" if self._is_closed else self._broken
+
+    def begin_write(self) -> int:
+        """Return what end_write() takes after a write that begins now."""
+        return self._losses
+
+    def end_write(self, losses: int) -> None:
+        """Note that the server has acknowledged a write.
+
+        If a connection was lost meanwhile, the server may have crashed after that.
+        """
+        with self._changed:
+            self._acknowledged += 1
+            if losses != self._losses:
+                self._break("a connection was lost during a write")
+
+    def begin_flush(self) -> int:
+        """Return what end_flush() takes after a flush that begins now."""
+        return self._acknowledged
+
+    def end_flush(self, acknowledged: int) -> None:
+        """Note that a flush has succeeded."""
+        with self._changed:
+            self._flushed = max(self._flushed, acknowledged)
+
+    def note_flush_failed(self, why: str) -> None:
+        """Note that a flush has failed: what was written may be lost."""
+        with self._changed:
+            self._break(why)
+
+    def take(self) -> NbdConnection:
+        """Return a connection for the calling thread, which gives it back or discards it.
+
+        Raise RequestFailed if the pool is broken or no connection can be opened, and BadUse.
+        """
+        while True:
+            with self._changed:
+                while True:
+                    if (why := self.broken) is not None:
+                        raise RequestFailed(why, errno.EBADF, is_lost=False)
+                    if self._idle or self._count < self._most:
+                        break
+                    self._changed.wait()
+                connection = self._idle.pop() if self._idle else None
+                if connection is None:
+                    self._count += 1
+            if connection is None:
+                return self._open()
+            is_recent = time.monotonic() - connection.used_at_s < _TRUSTED_S
+            if is_recent or connection.is_alive():
+                return connection
+            self.discard(connection, "the server ended the connection")
+
+    def give_back(self, connection: NbdConnection) -> None:
+        """Take back a connection that works."""
+        with self._changed:
+            if not self._is_closed:
+                self._idle.append(connection)
+                self._changed.notify()
+                return
+        connection.close()
+
+    def discard(self, connection: NbdConnection, why: str) -> None:
+        """Take back a connection that is lost."""
+        connection.close()
+        with self._changed:
+            self._count -= 1
+            self._losses += 1
+            if not self._reconnects or self._acknowledged != self._flushed:
+                self._break(f"the connection was lost ({why})")
+            self._changed.notify()
+
+    def is_intact(self) -> bool:
+        """Return False if a connection is known to be lost. Asks nothing of the server."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.is_alive():
+                self.give_back(connection)
+            else:
+                self.discard(connection, "the server ended it")
+        return self.broken is None
+
+    def close(self) -> None:
+        """Close all idle connections. Those that are lent are closed when they come back."""
+        with self._changed:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            self._changed.notify_all()
+        for connection in idle:
+            connection.close()
+
+    def _open(self) -> NbdConnection:
+        """Open a connection. It is counted already."""
+        try:
+            connection = self._connect()
+        except BaseException:
+            self._uncount()
+            raise
+        if connection.size_bytes == self.first.size_bytes:
+            return connection
+        connection.close()
+        self._uncount()
+        raise RequestFailed(
+            f"the export has {connection.size_bytes} bytes now, and had {self.first.size_bytes}",
+            errno.ESTALE,
+            is_lost=True,
+        )
+
+    def _uncount(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify()
+
+    def _break(self, why: str) -> None:
+        """Lock held. Let every further call fail."""
+        self._broken = self._broken or why
+        self._changed.notify_all()
