@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -78,6 +78,10 @@ bench-volumes: setup ## ten thousand volumes, ten of them in use
 
 bench-host: setup ## what tracking costs a host, beside the same writes without it
 	$(BIN)/python benchmarks/bench_host.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-site: setup ## how fast a site copies what changed, beside a bare loop and other tools
+	$(BIN)/python benchmarks/bench_site.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 bench-cli: setup ## how long the command line takes to answer, beside native tools

@@ -211,12 +211,44 @@ def cli(result: Result) -> str:
     return f"{caption(text)}\n\n{table(head, rows)}"
 
 
+_SITE_ROWS: Final = {
+    "loop": "limit: a loop of pread and pwrite over the changed runs",
+    "copy_file_range": "limit: the same loop with copy_file_range",
+    "mirrorlog": "**mirrorlog**",
+    "rsync": "`rsync --inplace --no-whole-file`",
+    "nbdcopy": "`nbdcopy`",
+    "qemu_img": "`qemu-img convert`",
+    "cp": "`cp`",
+    "sparse_loop": "the changed runs in a hole of 4 TiB: the loop",
+    "sparse_mirrorlog": "the changed runs in a hole of 4 TiB: **mirrorlog**",
+}
+
+
+def site(result: Result) -> str:
+    """Return the table of bench_site.py."""
+    rows = []
+    for name, label in _SITE_ROWS.items():
+        if name not in result["cases"]:
+            continue
+        case = result["cases"][name]
+        spread = f"{min(case['runs']):.3f} – {max(case['runs']):.3f}"
+        rows.append([label, f"{case['median']:.3f}", spread, f"{result['ratios'][name]:.2f}"])
+    head = ["copy, until it is durable", "s", "fastest – slowest", "of the loop's"]
+    text = (
+        f"{result['dirty_bytes'] / 1e6:.0f} MB in {result['dirty_runs']:,} runs of a volume of "
+        f"{result['volume_bytes'] >> 30} GiB, medians of {result['repeat']}. "
+        f"{machine_line(result)}"
+    )
+    return f"{caption(text)}\n\n{table(head, rows)}"
+
+
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "node": node,
     "recovery": recovery,
     "volumes": volumes,
     "host": host,
     "cli": cli,
+    "site": site,
 }
 
 

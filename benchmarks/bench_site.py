@@ -1,0 +1,335 @@
+"""Measures how fast a site copies what the log names, beside a bare loop and other tools.
+
+    python benchmarks/bench_site.py [--cases loop,mirrorlog,…] [--repeat 5] [--short] [--save]
+
+A volume of 4 GiB, of which 187 MB in 20,285 runs of blocks have changed. Primary and secondary are
+files of one file system, and the primary is in the page cache. Each run of a case ends when the
+secondary is durable. Cases take turns, and the ratios are those of medians to the case `loop` of
+the same runs.
+
+- loop: pread, pwrite for each run of blocks, then fdatasync. It is the limit of one thread.
+- copy_file_range: the same with copy_file_range(2).
+- mirrorlog: what a site calls for a cycle (consumers/resync), with its count of what was copied.
+- rsync, nbdcopy, qemu_img, cp: they have no list of changed blocks, so they look at the whole
+  volume. The time includes a sync of the secondary.
+- sparse_loop, sparse_mirrorlog: the same runs of blocks, spread over a volume of 4 TiB that is
+  otherwise a hole.
+
+The last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from bench_node import log_line
+from pinned import ProgramFailed
+from results import machine, report_result
+
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.consumers.resync.copy_speed import CopyMeter
+from mirrorlog.consumers.resync.restoration import restore_changed
+from mirrorlog.consumers.resync.samples import SampleTaker
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.settings import Settings
+
+BLOCK_BYTES: Final = 4096
+VOLUME_BYTES: Final = 4 << 30
+SPARSE_BYTES: Final = 4 << 40
+RUNS: Final = 20_285
+DIRTY_BYTES: Final = 187_000_000
+_FILL_BYTES: Final = 4 << 20
+_SEED: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A primary, a secondary, and the runs of blocks to copy.
+
+    runs: (offset, length) in bytes, ascending.
+    """
+
+    primary: Path
+    secondary: Path
+    size_bytes: int
+    runs: Sequence[tuple[int, int]]
+    blocks: BlockSet
+
+
+@dataclass(slots=True)
+class Bench:
+    """The pairs of files, and the seconds of each run."""
+
+    dense: Pair
+    sparse: Pair | None
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def draw_runs(size_bytes: int, runs: int, dirty_bytes: int) -> list[tuple[int, int]]:
+    """Return `runs` runs of blocks that together have about `dirty_bytes` bytes; none touch."""
+    random = np.random.default_rng(_SEED)
+    lengths = random.geometric(runs * BLOCK_BYTES / dirty_bytes, runs)
+    free = size_bytes // BLOCK_BYTES - int(lengths.sum()) - runs
+    places = np.sort(random.integers(0, free + 1, runs))
+    firsts = places + np.arange(runs) + np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    return [
+        (first * BLOCK_BYTES, length * BLOCK_BYTES)
+        for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+def make_pair(folder: Path, size_bytes: int, runs: Sequence[tuple[int, int]]) -> Pair:
+    """Create both files. A volume of at most VOLUME_BYTES is written in full, others in its runs.
+
+    No block is zeros.
+    """
+    folder.mkdir()
+    random = np.random.default_rng(_SEED)
+    whole = [
+        (start, min(_FILL_BYTES, size_bytes - start)) for start in range(0, size_bytes, _FILL_BYTES)
+    ]
+    ranges = whole if size_bytes <= VOLUME_BYTES else runs
+    paths = folder / "primary.img", folder / "secondary.img"
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+            for offset, length in ranges:
+                os.pwrite(file.fileno(), random.bytes(length), offset)
+            os.fsync(file.fileno())
+    blocks = BlockSet()
+    for offset, length in runs:
+        blocks.add_range(offset // BLOCK_BYTES, (offset + length) // BLOCK_BYTES)
+    return Pair(*paths, size_bytes, runs, blocks)
+
+
+def copy_by_loop(pair: Pair) -> None:
+    """Copy the runs one after the other."""
+    with pair.primary.open("rb", 0) as primary, pair.secondary.open("r+b", 0) as secondary:
+        source, target = primary.fileno(), secondary.fileno()
+        for offset, length in pair.runs:
+            os.pwrite(target, os.pread(source, length, offset), offset)
+        os.fdatasync(target)
+
+
+def copy_in_kernel(pair: Pair) -> None:
+    """Copy the runs by copy_file_range(2)."""
+    with pair.primary.open("rb", 0) as primary, pair.secondary.open("r+b", 0) as secondary:
+        source, target = primary.fileno(), secondary.fileno()
+        for offset, length in pair.runs:
+            done = 0
+            while done < length:
+                done += os.copy_file_range(
+                    source, target, length - done, offset + done, offset + done
+                )
+        os.fdatasync(target)
+
+
+def copy_as_site(pair: Pair) -> None:
+    """Copy the runs as a site does."""
+    volume = Volume(
+        volume="bench",
+        size_bytes=pair.size_bytes,
+        generation="00000000-0000-0000-0000-000000000000",
+        block_size=BLOCK_BYTES,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=False,
+        primary=pair.primary.as_uri(),
+    )
+    meter = CopyMeter(time.monotonic(), None)
+
+    def on_copied(_blocks: int, size_bytes: int) -> None:
+        meter.note_copied(size_bytes, time.monotonic())
+
+    with (
+        FileDevice(pair.primary, writable=False) as primary,
+        FileDevice(pair.secondary, writable=True) as secondary,
+    ):
+        restore_changed(
+            primary,
+            secondary,
+            volume,
+            pair.blocks,
+            Settings().site_copy_bytes,
+            SampleTaker("bench"),
+            on_copied,
+        )
+        secondary.flush()
+
+
+def by_tool(*command: str) -> Callable[[Pair], None]:
+    """Return a case that runs `command` with PRIMARY and SECONDARY replaced, then syncs."""
+
+    def copy(pair: Pair) -> None:
+        names = {"PRIMARY": str(pair.primary), "SECONDARY": str(pair.secondary)}
+        line = [names.get(word, word) for word in command]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ProgramFailed(f"{' '.join(line)}: {done.stderr.strip()}")
+        with pair.secondary.open("r+b", 0) as secondary:
+            os.fsync(secondary.fileno())
+
+    return copy
+
+
+OWN_CASES: Final[Mapping[str, Callable[[Pair], None]]] = {
+    "loop": copy_by_loop,
+    "copy_file_range": copy_in_kernel,
+    "mirrorlog": copy_as_site,
+}
+TOOLS: Final[Mapping[str, Sequence[str]]] = {
+    "rsync": ("rsync", "--inplace", "--no-whole-file", "--ignore-times", "PRIMARY", "SECONDARY"),
+    "nbdcopy": ("nbdcopy", "--flush", "PRIMARY", "SECONDARY"),
+    "qemu_img": ("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", "PRIMARY", "SECONDARY"),
+    "cp": ("cp", "PRIMARY", "SECONDARY"),
+}
+SPARSE_CASES: Final = ("loop", "mirrorlog")
+CASES: Final = (*OWN_CASES, *TOOLS, *(f"sparse_{name}" for name in SPARSE_CASES))
+
+
+def change_secondary(pair: Pair) -> None:
+    """Write something else into the runs of the secondary, durably."""
+    with pair.secondary.open("r+b", 0) as secondary:
+        for offset, length in pair.runs:
+            os.pwrite(secondary.fileno(), b"\1" * length, offset)
+        os.fsync(secondary.fileno())
+
+
+def check_equal(pair: Pair) -> None:
+    """Raise ProgramFailed unless the secondary has the primary's bytes in all runs."""
+    with pair.primary.open("rb", 0) as primary, pair.secondary.open("rb", 0) as secondary:
+        for offset, length in pair.runs:
+            data = os.pread(primary.fileno(), length, offset)
+            if os.pread(secondary.fileno(), length, offset) != data:
+                raise ProgramFailed(f"the secondary differs at offset {offset}")
+
+
+def run_case(bench: Bench, name: str) -> None:
+    """Run a case once, with a secondary that differs in the runs, and note its seconds."""
+    own_name = name.removeprefix("sparse_")
+    pair = bench.sparse if own_name != name else bench.dense
+    if pair is None:
+        return
+    copy = OWN_CASES.get(own_name) or by_tool(*TOOLS[own_name])
+    change_secondary(pair)
+    began_s = time.perf_counter()
+    copy(pair)
+    elapsed_s = time.perf_counter() - began_s
+    check_equal(pair)
+    bench.seconds.setdefault(name, []).append(elapsed_s)
+
+
+def main() -> int:
+    """Return exit code 1 if a case failed."""
+    parser = argparse.ArgumentParser(description="How fast a site copies what the log names.")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each case (default 5)")
+    parser.add_argument(
+        "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="run each case once, with a sixteenth of everything"
+    )
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep a complete result without failures for docs/performance.md",
+    )
+    arguments = parser.parse_args()
+    names = arguments.cases.split(",")
+    if unknown := set(names) - set(CASES):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    scale, repeat = (16, 1) if arguments.short else (1, arguments.repeat)
+    with ExitStack() as cleanup:
+        folder = Path(
+            cleanup.enter_context(
+                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
+            )
+        )
+        bench = _prepare(folder, names, scale)
+        names = [name for name in names if _is_installed(bench, name)]
+        for _ in range(repeat):
+            for name in names:
+                try:
+                    run_case(bench, name)
+                except ProgramFailed as error:
+                    log_line(f"FAILED {name}: {error}")
+                    bench.failures.append(f"{name}: {error}")
+    for line in bench.skipped:
+        log_line(f"######## not measured here: {line}")
+    is_part = set(arguments.cases.split(",")) != set(CASES)
+    return report_result(
+        _result(bench, repeat, short=arguments.short), save=arguments.save and not is_part
+    )
+
+
+def _prepare(folder: Path, names: Sequence[str], scale: int) -> Bench:
+    log_line("writing the volumes")
+    runs, dirty_bytes, size_bytes = RUNS // scale, DIRTY_BYTES // scale, VOLUME_BYTES // scale
+    dense = make_pair(folder / "dense", size_bytes, draw_runs(size_bytes, runs, dirty_bytes))
+    sparse = None
+    if any(name.startswith("sparse_") for name in names):
+        sparse_runs = draw_runs(SPARSE_BYTES, runs, dirty_bytes)
+        sparse = make_pair(folder / "sparse", SPARSE_BYTES, sparse_runs)
+    return Bench(dense, sparse)
+
+
+def _is_installed(bench: Bench, name: str) -> bool:
+    """Return whether the case can run here. Otherwise note it as skipped."""
+    tool = TOOLS.get(name)
+    if tool is None or shutil.which(tool[0]) is not None:
+        return True
+    bench.skipped.append(f"{name}: apt install rsync libnbd-bin qemu-utils")
+    return False
+
+
+def _result(bench: Bench, repeat: int, *, short: bool) -> dict[str, Any]:
+    medians = {name: median(values) for name, values in bench.seconds.items()}
+    for name, value in medians.items():
+        log_line(f"{name:18} {value:8.3f} s")
+    loop_s = medians.get("loop")
+    ratios = (
+        {}
+        if loop_s is None
+        else {name: round(value / loop_s, 3) for name, value in medians.items()}
+    )
+    return {
+        "bench": "site",
+        "cases": {
+            name: {
+                "median": round(medians[name], 4),
+                "unit": "s",
+                "runs": [round(value, 4) for value in values],
+            }
+            for name, values in bench.seconds.items()
+        },
+        "ratios": ratios,
+        "volume_bytes": bench.dense.size_bytes,
+        "dirty_bytes": sum(length for _, length in bench.dense.runs),
+        "dirty_runs": len(bench.dense.runs),
+        "repeat": repeat,
+        "skipped": bench.skipped,
+        "failures": bench.failures,
+        "short": short,
+        "machine": machine(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
