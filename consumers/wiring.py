@@ -20,7 +20,8 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_metrics import site_samples

@@ -3,10 +3,13 @@
 In reading order:
 
 - site.py: Site, one round of all secondaries; the order of a cycle's steps
+- site_ports.py: SitePorts, what a site needs
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, marks them, and does what was decided
+- replica_logs.py: what the log says of each secondary
+- log_watch.py: LogWatch, the log and the saved positions held against the commands topic
 - history_watch.py: whether the commands topic is still the one of the site's positions
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
 - secondaries.py: the port to the secondaries of a site

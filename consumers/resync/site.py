@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
-from uuid import uuid4
 
 from mirrorlog.consumers.resync.cycle import (
     AdvancePosition,
@@ -21,8 +20,9 @@ from mirrorlog.consumers.resync.cycle import (
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
-from mirrorlog.consumers.resync.log_lag import LogFreshness, LogLag
+from mirrorlog.consumers.resync.log_watch import LogWatch
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
+from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.reporting import (
     ProgressReporter,
     ReportedReplica,
@@ -42,25 +42,15 @@ from mirrorlog.consumers.resync.samples import (
     samples_without,
     verdict_of,
 )
-from mirrorlog.consumers.resync.secondaries import Secondaries
-from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
-from mirrorlog.consumers.resync.state_changes import OnChange, StateChanges
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.resync.state_changes import StateChanges
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
-from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
+from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
-from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
-from mirrorlog.ports.tracing import Tracer
-from mirrorlog.reading.catalog import Catalog
-from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import Watermark, counts_for
-from mirrorlog.tracking_log.keys import missed_log, split_log_name
-from mirrorlog.tracking_log.records import LogRecord
-from mirrorlog.tracking_log.site_log import SiteLog
 
 log = logging.getLogger("mirrorlog.site")
 
@@ -73,37 +63,6 @@ _CHECK_S: Final = 30.0
 _SAVED_TOGETHER: Final = 64
 """How many secondaries have their states saved together. More means fewer waits for the disk, and
 later reports."""
-
-
-@dataclass(frozen=True, slots=True)
-class SitePorts:
-    """The ports that a site needs.
-
-    open_reader: opens a reader of any topic, for one message. The site closes it.
-    draw_id: returns a new UUID in canonical form.
-    keep_name: called in each round and after each run of blocks. It raises BadUse if another
-        process runs the site (NameFence.keep).
-    note_caught_up: called at the end of each round that took everything that the log held
-        (NameFence.note_caught_up).
-    ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
-    on_change: takes each change of state of a secondary.
-    tracer: takes a span for each cycle; None: nothing is traced.
-    """
-
-    log: LogReader
-    catalog: Catalog
-    admin: TopicAdmin
-    publisher: Publisher
-    states: SecondaryStateStore
-    secondaries: Secondaries
-    open_reader: Callable[[], TopicReader]
-    clock: Clock
-    draw_id: Callable[[], str] = lambda: str(uuid4())
-    keep_name: Callable[[], None] = lambda: None
-    note_caught_up: Callable[[], None] = lambda: None
-    ask_end: Callable[[int], int | None] = lambda _: None
-    on_change: OnChange = lambda _: None
-    tracer: Tracer | None = None
 
 
 class Site:
@@ -123,20 +82,17 @@ class Site:
         self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
         self._changes = StateChanges(ports.clock, ports.on_change)
-        self._log_lag, self._freshness = LogLag(), LogFreshness()
-        self._lagging: Mapping[int, int] = {}
+        self._logs = ReplicaLogs(name, ports.log, self.secondaries)
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()
-        self._histories = HistoryWatch(
+        histories = HistoryWatch(
             ports.open_reader,
             ports.admin,
             settings.topics.commands,
             ports.clock,
             settings.patience_s,
         )
-        # What is to be held against the commands topic: saved positions of volumes, and the log.
-        self._unchecked: set[str] = set()
-        self._partitions_to_check: set[int] = set()
+        self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, ports.ask_end)
         # Volumes that may need a step or a report, and volumes whose reads are over.
         self._active: set[str] = set()
         self._awaiting_read_end: set[str] = set()
@@ -159,17 +115,17 @@ class Site:
         only.
         """
         self._keep_name()
-        touched = self._ports.log.poll(timeout_s, self._is_needed)
+        touched = self._ports.log.poll(timeout_s, self._logs.is_needed)
         self._ports.catalog.poll(0)
         if any(self._has_newer_description(name) for name in touched):
             self._ports.catalog.refresh()
         for name in touched & self._secondaries.keys():
-            self._forget_rolled_up(self._secondaries[name])
+            self._logs.forget_rolled_up(self._secondaries[name])
         touched |= self._follow_catalog() | self._ask_read_ends() | self._due_for_a_check()
         self._active |= touched
         if not self._ports.log.caught_up():
             return
-        self._active |= self._follow_log_lag()
+        self._active |= self._watch.follow_lag()
         touched |= self._check_histories(touched)
         active = [
             self._secondaries[name] for name in sorted(self._active & self._secondaries.keys())
@@ -177,7 +133,8 @@ class Site:
         due = [
             secondary
             for secondary in active
-            if secondary.volume.volume in touched or secondary.is_due(self._watermark(secondary))
+            if secondary.volume.volume in touched
+            or secondary.is_due(self._logs.watermark(secondary))
         ]
         for start in range(0, len(due), _SAVED_TOGETHER):
             self._advance(due[start : start + _SAVED_TOGETHER])
@@ -199,8 +156,8 @@ class Site:
         return self._reporter.reported()
 
     def log_complete_us(self, partition: int) -> int | None:
-        """Return when the log was last known to hold all commands (LogFreshness.complete_us)."""
-        return self._freshness.complete_us(partition)
+        """Return when the log was last known to hold all commands (LogWatch.complete_us)."""
+        return self._watch.complete_us(partition)
 
     def now_us(self) -> int:
         """Return the time by the site's clock, in microseconds since 1970."""
@@ -246,7 +203,7 @@ class Site:
         """
         if secondary.is_loaded:
             return True
-        self._unchecked.add(secondary.volume.volume)
+        self._watch.note_unchecked(secondary.volume.volume)
         try:
             secondary.note_saved(self._ports.states.load(secondary.volume.volume))
         except StateDamaged as error:
@@ -255,7 +212,7 @@ class Site:
         except DeviceFailed as error:
             self._stop(secondary, error)
             return False
-        self._forget_applied(secondary)
+        self._logs.forget_applied(secondary)
         return True
 
     def _due_for_a_check(self) -> set[str]:
@@ -264,65 +221,12 @@ class Site:
         if now_s - self._checked_at_s < _CHECK_S:
             return set()
         self._checked_at_s = now_s
-        self._partitions_to_check |= self._ports.log.watermarks.keys()
+        self._watch.check_all()
         return set(self._secondaries)
 
-    def _follow_log_lag(self) -> set[str]:
-        """Find the partitions whose log lags. Return the volumes of which that has changed.
-
-        They are reported again: how far they are behind is unknown, or known again.
-        """
-        now_s, before = self._ports.clock.monotonic_s(), self._lagging
-        if self._log_lag.is_due(now_s):
-            partitions = {each.volume.partition for each in self._secondaries.values()}
-            ends = {partition: self._ports.ask_end(partition) for partition in sorted(partitions)}
-            known = {partition: end for partition, end in ends.items() if end is not None}
-            self._log_lag.note_ends(known, now_s)
-            self._freshness.note_ends(known, self._ports.clock.now_us())
-            self._partitions_to_check |= {
-                partition
-                for partition, mark in self._ports.log.watermarks.items()
-                if mark.through >= known.get(partition, mark.through + 1)
-            }  # impossible in one history: _check_histories says what happened
-        marks = self._ports.log.watermarks
-        watermarks = {key: mark.through for key, mark in marks.items()}
-        self._freshness.note_watermarks(watermarks)
-        self._lagging = self._log_lag.lagging(watermarks)
-        changed = before.keys() ^ self._lagging.keys()
-        if not changed:
-            return set()
-        return {
-            name for name, each in self._secondaries.items() if each.volume.partition in changed
-        }
-
     def _check_histories(self, touched: set[str]) -> set[str]:
-        """Hold the log and saved positions against the commands topic, where that is due.
-
-        touched: volumes of which the log has something new.
-        Return the volumes about which something else can be said now.
-        """
-        partitions = {self._secondaries[name].volume.partition for name in self._unchecked}
-        partitions |= (
-            self._partitions_to_check
-            | {
-                self._secondaries[name].volume.partition
-                for name in touched & self._secondaries.keys()
-            }
-            & self._histories.ended.keys()
-        )
-        changed: set[str] = set()
-        for partition in partitions & self._ports.log.watermarks.keys():
-            names = {
-                name
-                for name, secondary in self._secondaries.items()
-                if secondary.volume.partition == partition
-            }
-            loaded = (self._secondaries[name].saved for name in names & self._unchecked)
-            saved = [state for state in loaded if state is not None]
-            if self._histories.look(partition, self._ports.log.watermarks[partition], saved):
-                changed |= names
-            self._unchecked -= names
-            self._partitions_to_check.discard(partition)
+        """Call LogWatch.check. The volumes that it returns need a step or a report."""
+        changed = self._watch.check(touched)
         self._active |= changed
         return changed
 
@@ -339,14 +243,9 @@ class Site:
             partition: self._ports.admin.end_position(topic, partition)
             for partition in {secondary.volume.partition for secondary in waiting}
         }
-        self._freshness.note_ends(ends, self._ports.clock.now_us())
+        self._watch.note_ends(ends)
         for secondary in waiting:
-            partition = secondary.volume.partition
-            secondary.note_read_end(ends[partition])
-            watermark = self._ports.log.watermarks.get(partition)
-            if watermark is not None and watermark.through >= ends[partition]:
-                # It was read before the question: impossible in one history.
-                self._partitions_to_check.add(partition)
+            secondary.note_read_end(ends[secondary.volume.partition])
         asked, self._awaiting_read_end = self._awaiting_read_end, set()
         return asked
 
@@ -361,7 +260,7 @@ class Site:
             [
                 secondary
                 for secondary in secondaries
-                if secondary.begin_look(now_s(), self._watermark(secondary))
+                if secondary.begin_look(now_s(), self._logs.watermark(secondary))
                 and self._load(secondary)
             ]
         )
@@ -379,7 +278,7 @@ class Site:
                     case SkipInitialCopy(state):
                         to_save.append((secondary, state))
                     case MarkConsistent(state) | AdvancePosition(state):
-                        log_of = self._log(secondary.volume.volume)
+                        log_of = self._logs.of(secondary.volume.volume)
                         samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
                         to_save.append((secondary, replace(state, samples=samples)))
             self._save(to_save)
@@ -435,10 +334,10 @@ class Site:
         volume = secondary.volume
         if volume.is_retired:
             return None
-        if volume.volume in self._unchecked:  # it was loaded a moment ago
+        if self._watch.is_unchecked(volume.volume):  # it was loaded a moment ago
             self._check_histories(set())
-        ended = self._histories.ended.get(volume.partition)
-        reason = ended or self._histories.take_other(volume.volume)
+        ended = self._watch.ended(volume.partition)
+        reason = ended or self._watch.take_other(volume.volume)
         saved = secondary.saved
         if reason is None or saved is None or saved.applied_position is None:
             failed = []
@@ -481,7 +380,7 @@ class Site:
             self._ports.tracer, self._settings.topics.commands, self.name, self._ports.clock
         )
         for secondary, step in cycles:
-            traces.begin(secondary, self._log(secondary.volume.volume).volume)
+            traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
             try:
                 state = self._copy(secondary, step)  # 3, 4
             except DeviceFailed as error:
@@ -521,7 +420,7 @@ class Site:
                     primary, device, volume, step.blocks, run_bytes, samples, on_copied
                 )
             device.flush()
-        log_of = self._log(volume.volume)
+        log_of = self._logs.of(volume.volume)
         older = moved_samples(volume, secondary.saved, step.done, log_of)
         if step.blocks is not None:
             older = samples_without(older, step.blocks, volume.block_size)
@@ -540,7 +439,7 @@ class Site:
         self._ports.states.save_all([state for _, state in stamped])
         for secondary, state in stamped:
             secondary.note_saved(state)
-            self._forget_applied(secondary)
+            self._logs.forget_applied(secondary)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
         self._failures.stopped(secondary.volume.volume, str(error))
@@ -573,49 +472,5 @@ class Site:
         if self._report(secondary) and is_final:
             self._active.discard(secondary.volume.volume)
 
-    # The log
-
-    def _is_needed(self, record: LogRecord) -> bool:
-        """Return whether a record covers more than its secondary has applied and proved."""
-        secondary = self._secondaries.get(split_log_name(record.volume)[0])
-        return secondary is None or record.through > needed_after(secondary.saved)
-
-    def _forget_applied(self, secondary: Secondary) -> None:
-        for volume_log in self._logs(secondary.volume.volume):
-            volume_log.forget_through(needed_after(secondary.saved))
-
-    def _forget_rolled_up(self, secondary: Secondary) -> None:
-        volume = secondary.volume
-        fork = self._log(volume.volume).fork
-        positions = split_positions(volume, secondary.saved, fork)
-        for volume_log in self._logs(volume.volume):
-            volume_log.forget_rolled_up(positions)
-
-    def _watermark(self, secondary: Secondary) -> Watermark | None:
-        return self._ports.log.watermarks.get(secondary.volume.partition)
-
     def _cycle_input(self, secondary: Secondary) -> CycleInput:
-        volume, read = secondary.volume, self._watermark(secondary)
-        watermark = read if read is not None and counts_for(read, volume) else None
-        history = watermark.history if watermark else None
-        return CycleInput(
-            volume=volume,
-            log=self._log(volume.volume),
-            watermark=None if watermark is None else watermark.through,
-            history_id=history.id if history else None,
-            anchor=watermark.anchor.hex() if watermark and watermark.anchor else None,
-            is_other_history=read is not None and watermark is None,
-            read_end=secondary.read_end,
-            secondary_zeroed=secondary.is_zeroed,
-            beats=self._ports.log.beats[volume.partition],
-            unknown_reason=secondary.unknown_reason,
-            awaited_position=self._lagging.get(volume.partition),
-        )
-
-    def _log(self, name: str) -> SiteLog:
-        return SiteLog(*self._logs(name), self.name)
-
-    def _logs(self, name: str) -> tuple[VolumeLog, VolumeLog]:
-        """Return the volume's log, and the log of what this site has missed of the volume."""
-        logs = self._ports.log.logs
-        return logs[name], logs[missed_log(name, self.name)]
+        return self._logs.cycle_input(secondary, self._watch.lagging)

@@ -18,7 +18,8 @@ from sources import FixedSource, NoCompaction, NoHistories
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.codec.status_batches import read_statuses
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.domain.commands import CommandKind, CommandStatus, StatusCode, TrackingCommand
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState

@@ -10,7 +10,8 @@ import pytest
 from notation import volume
 
 from mirrorlog.adapters import tracing
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.ports.tracing import MAX_LINKS, command_ids, latest_ids
 from mirrorlog.producers.publishing.traced_publisher import TracedPublisher
 from mirrorlog.producers.session.host import Host, HostPorts

@@ -10,7 +10,8 @@ from typing import Final
 from uuid import UUID
 
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState

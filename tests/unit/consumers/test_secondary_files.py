@@ -19,7 +19,8 @@ from mirrorlog.adapters.image_locks import ImageUser, lock_image, lock_secondary
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark
 from mirrorlog.consumers.resync.secondary import Secondary
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles

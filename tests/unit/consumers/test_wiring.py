@@ -13,7 +13,8 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers import wiring
 from mirrorlog.consumers.name_fence import FencePorts
 from mirrorlog.consumers.resync.reporting import SiteSummary
-from mirrorlog.consumers.resync.site import Site, SitePorts
+from mirrorlog.consumers.resync.site import Site
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.wiring import run_rounds, run_site
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.catalog import Catalog, publish_volume

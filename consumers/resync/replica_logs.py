@@ -1,0 +1,70 @@
+"""ReplicaLogs: what the tracking log says of the secondaries of one site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mirrorlog.consumers.resync.cycle import CycleInput
+from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.heads import Watermark, counts_for
+from mirrorlog.tracking_log.keys import missed_log, split_log_name
+from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.site_log import SiteLog
+
+
+class ReplicaLogs:
+    """Looks up the logs of a site's secondaries, and forgets what they no longer need."""
+
+    def __init__(self, site: str, log: LogReader, secondaries: Mapping[str, Secondary]) -> None:
+        self._site, self._log, self._secondaries = site, log, secondaries
+
+    def of(self, volume: str) -> SiteLog:
+        """Return the log of a volume as this site needs it."""
+        return SiteLog(*self._both(volume), self._site)
+
+    def watermark(self, secondary: Secondary) -> Watermark | None:
+        """Return the watermark of the secondary's partition, None before the first one."""
+        return self._log.watermarks.get(secondary.volume.partition)
+
+    def is_needed(self, record: LogRecord) -> bool:
+        """Return whether a record covers more than its secondary has applied and proved."""
+        secondary = self._secondaries.get(split_log_name(record.volume)[0])
+        return secondary is None or record.through > needed_after(secondary.saved)
+
+    def forget_applied(self, secondary: Secondary) -> None:
+        """Drop the records that the secondary's saved state makes needless."""
+        for volume_log in self._both(secondary.volume.volume):
+            volume_log.forget_through(needed_after(secondary.saved))
+
+    def forget_rolled_up(self, secondary: Secondary) -> None:
+        """Drop the records that a roll-up replaces, but for those that end where a step begins."""
+        fork = self.of(secondary.volume.volume).fork
+        positions = split_positions(secondary.volume, secondary.saved, fork)
+        for volume_log in self._both(secondary.volume.volume):
+            volume_log.forget_rolled_up(positions)
+
+    def cycle_input(self, secondary: Secondary, lagging: Mapping[int, int]) -> CycleInput:
+        """Return what is known of the secondary beside its saved state. lagging: of LogWatch."""
+        volume, read = secondary.volume, self.watermark(secondary)
+        watermark = read if read is not None and counts_for(read, volume) else None
+        history = watermark.history if watermark else None
+        return CycleInput(
+            volume=volume,
+            log=self.of(volume.volume),
+            watermark=None if watermark is None else watermark.through,
+            history_id=history.id if history else None,
+            anchor=watermark.anchor.hex() if watermark and watermark.anchor else None,
+            is_other_history=read is not None and watermark is None,
+            read_end=secondary.read_end,
+            secondary_zeroed=secondary.is_zeroed,
+            beats=self._log.beats[volume.partition],
+            unknown_reason=secondary.unknown_reason,
+            awaited_position=lagging.get(volume.partition),
+        )
+
+    def _both(self, volume: str) -> tuple[VolumeLog, VolumeLog]:
+        """Return the volume's log, and the log of what this site has missed of the volume."""
+        logs = self._log.logs
+        return logs[volume], logs[missed_log(volume, self._site)]

@@ -1,0 +1,47 @@
+"""The ports that a site needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from mirrorlog.consumers.resync.secondaries import Secondaries
+from mirrorlog.consumers.resync.state_changes import OnChange
+from mirrorlog.consumers.state.secondary_state import SecondaryStateStore
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.tracing import Tracer
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.log_reader import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class SitePorts:
+    """The ports that a site needs.
+
+    open_reader: opens a reader of any topic, for one message. The site closes it.
+    draw_id: returns a new UUID in canonical form.
+    keep_name: called in each round and after each run of blocks. It raises BadUse if another
+        process runs the site (NameFence.keep).
+    note_caught_up: called at the end of each round that took everything that the log held
+        (NameFence.note_caught_up).
+    ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
+    on_change: takes each change of state of a secondary.
+    tracer: takes a span for each cycle; None: nothing is traced.
+    """
+
+    log: LogReader
+    catalog: Catalog
+    admin: TopicAdmin
+    publisher: Publisher
+    states: SecondaryStateStore
+    secondaries: Secondaries
+    open_reader: Callable[[], TopicReader]
+    clock: Clock
+    draw_id: Callable[[], str] = lambda: str(uuid4())
+    keep_name: Callable[[], None] = lambda: None
+    note_caught_up: Callable[[], None] = lambda: None
+    ask_end: Callable[[int], int | None] = lambda _: None
+    on_change: OnChange = lambda _: None
+    tracer: Tracer | None = None
