@@ -28,7 +28,8 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.background_jobs import ThreadJobs
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import new_volume

@@ -30,7 +30,8 @@ from mirrorlog.producers.forks.marked_secondary import open_marked_secondary
 from mirrorlog.producers.host_metrics import host_samples
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.publishing.traced_publisher import TracedPublisher
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.background_jobs import ThreadJobs
 from mirrorlog.reading.catalog import Catalog

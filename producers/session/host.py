@@ -7,34 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
 
 from mirrorlog.domain.commands import CommandKind
-from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, DeviceFailed, MirrorlogError
-from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.devices import BlockDevice, DeviceOpener
-from mirrorlog.ports.folders import StateFolder
-from mirrorlog.ports.primary_marks import PrimaryMarks
-from mirrorlog.ports.reports import NoReports, ReportSink
-from mirrorlog.ports.streams import Publisher
-from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog
 from mirrorlog.producers.durable.spool import Spool, remove_spool
-from mirrorlog.producers.forks.fork_calls import ForkPorts
-from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
+from mirrorlog.producers.publishing.confirmations import Confirmations
 from mirrorlog.producers.publishing.outbox import Outbox, OutboxCallbacks
 from mirrorlog.producers.publishing.publish_queue import PublishLimits
 from mirrorlog.producers.publishing.session_commands import CommandSource
+from mirrorlog.producers.session.broken_histories import BrokenHistories
 from mirrorlog.producers.session.clones import refuse_beside_original
 from mirrorlog.producers.session.description_watch import DescriptionWatch
-from mirrorlog.producers.session.fence import taken_over_error
 from mirrorlog.producers.session.figures import HostFigures, host_figures
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import (
     OpenRequest,
     check_own_sessions,
@@ -45,6 +37,7 @@ from mirrorlog.producers.session.opening import (
 )
 from mirrorlog.producers.session.parts import SessionParts
 from mirrorlog.producers.session.primaries import check_primaries
+from mirrorlog.producers.session.renewals import Renewals
 from mirrorlog.producers.session.reporting import HostReporter, ReportingSession
 from mirrorlog.producers.session.session_search import SessionSearch
 from mirrorlog.producers.session.settling import (
@@ -54,48 +47,12 @@ from mirrorlog.producers.session.settling import (
     settle_previous,
 )
 from mirrorlog.producers.session.unvouched import NOTE_S, Unvouched
-from mirrorlog.producers.writes.background_jobs import BackgroundJobs, InlineJobs
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
-from mirrorlog.reading.catalog import Catalog
-from mirrorlog.reading.open_sessions import SessionPorts
 from mirrorlog.settings import Settings
 
 DEADLINE_S: Final = 60.0
-_FOLLOWING: Final = "reading the descriptions of the open volumes"
-BROKEN_HISTORY_NOTE: Final = "the commands that named its writes may be gone: the history broke"
-
-
-@dataclass(frozen=True, slots=True)
-class HostPorts:
-    """The ports that a host needs (wiring.py makes them from the settings).
-
-    folder: keeps the past of one host name. Never give it to a host of another name.
-    statuses: the node's answers; needed with `host_confirm = "recorded"`.
-    marks: the marks of primaries. Without them nothing tells a primary from another one.
-    sessions: finds out who else has a volume open. Without it a host doesn't look for others.
-    forks: needed if a volume is forked.
-    descriptions: follows the volumes' generations while they are open. Without it a session keeps
-        those with which it opened them.
-    jobs: runs what nobody waits for: flushes of primaries. Those of tick() block it by default.
-    has_interpreter_lock: asked once; without that lock every write takes the tracker's
-        (batches/lock_free_writes.py).
-    reports: takes reports for people. The host doesn't close it.
-    """
-
-    folder: StateFolder
-    publisher: Publisher
-    clock: Clock
-    open_device: DeviceOpener
-    statuses: StatusPorts | None = None
-    marks: PrimaryMarks | None = None
-    sessions: SessionPorts | None = None
-    forks: ForkPorts | None = None
-    descriptions: Catalog | None = None
-    jobs: BackgroundJobs = field(default_factory=InlineJobs)
-    has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
-    reports: ReportSink = field(default_factory=NoReports)
 
 
 class Host:
@@ -145,10 +102,6 @@ class Host:
         self._report: Final = report
         self._ports: Final = ports
         self._handles: Final[dict[str, TrackedVolume]] = {}
-        self._descriptions: Final = (
-            None if ports.descriptions is None else DescriptionWatch(ports.descriptions)
-        )
-        self._description_reports: Final = RetryReports()
         self._volumes: Final = dict(volumes)
         self._noted_s = ports.clock.monotonic_s()
         ports.folder.lock()  # 1
@@ -190,10 +143,25 @@ class Host:
                 if ports.sessions is None
                 else SessionSearch(name, self._parts, ports.sessions, ports.clock)
             )
-            lost = self._find_lost_positions({volume.partition for volume in volumes.values()})  # 4
+            self._histories: Final = BrokenHistories(
+                self._volumes, self._log, self._outbox, self._tracker, self._search, report
+            )
+            self._renewals: Final = (
+                None
+                if ports.descriptions is None
+                else Renewals(
+                    DescriptionWatch(ports.descriptions),
+                    self._tracker,
+                    self._outbox,
+                    self._search,
+                    self.session,
+                    report,
+                )
+            )
+            lost = self._histories.find_lost({volume.partition for volume in volumes.values()})  # 4
             previous.count_as_whole(lost)
             settle_previous(self._parts, previous, ports.open_device, self._search)  # 5
-            self._handle_broken_histories()
+            self._histories.handle()
             remove_spool(ports.folder)  # 6
             self._reporter: Final = HostReporter(
                 ReportingSession(name, self.session, ports.clock.now_us()),
@@ -242,7 +210,7 @@ class Host:
            this session ends on all of them. What the log knows of them and the activity log
            doesn't is dirty (unvouched.py).
         6. If one of these commands shows that the history of a partition broke, the volumes there
-           count as dirty as a whole (_handle_broken_histories).
+           count as dirty as a whole (BrokenHistories.handle).
         7. What may be unpublished is published (settling.settle). When it is acknowledged, writes
            may begin. If a history breaks meanwhile, steps 6 and 7 are repeated.
 
@@ -255,7 +223,7 @@ class Host:
         marks, volumes_known = self._ports.marks, self._log.state.volumes
         primaries = check_primaries(marks, wanted, volumes_known)
         self._volumes.update((name, request.volume) for name, request in wanted.items())
-        self._find_lost_positions({request.volume.partition for request in wanted.values()})
+        self._histories.find_lost({request.volume.partition for request in wanted.values()})
         with self._tracker.lock:
             self._log.append(opened_entries(self._parts, wanted))  # 2
         unsettled = self._flush_unsettled(wanted)  # 3
@@ -274,7 +242,7 @@ class Host:
         volumes = [request.volume for request in wanted.values()]
         is_settled = False
         while not is_settled:
-            if self._handle_broken_histories():  # 6
+            if self._histories.handle():  # 6
                 unsettled = self._flush_unsettled(wanted)
             settle(
                 self._parts,
@@ -306,8 +274,9 @@ class Host:
 
         now_s: the time by the monotonic clock.
         """
-        self._handle_broken_histories()
-        self._follow_descriptions(now_s)
+        self._histories.handle()
+        if self._renewals is not None:
+            self._renewals.follow(now_s)
         self._tracker.tick(now_s)
         self._note_positions(now_s)
         self._reporter.tick(now_s)
@@ -425,7 +394,7 @@ class Host:
             self._drain()  # 3
             self._drop_rejected(flushed, failures)
             self._publish_close(flushed)  # 4
-            is_broken = self._handle_broken_histories()
+            is_broken = self._histories.handle()
         self._drop_rejected(flushed, failures)
         with self._tracker.lock:
             entries = [ActivityEntry(ActivityOp.SETTLED, name) for name in flushed]
@@ -454,7 +423,7 @@ class Host:
     def _drain(self) -> None:
         """Publish every write that ended before the call, also if a history breaks meanwhile."""
         self._tracker.drain()
-        while self._handle_broken_histories():
+        while self._histories.handle():
             self._tracker.drain()
 
     def _flush_unsettled(self, requests: Mapping[str, OpenRequest]) -> list[Volume]:
@@ -465,102 +434,6 @@ class Host:
         for volume in unsettled:
             requests[volume.volume].device.flush()
         return unsettled
-
-    def _follow_descriptions(self, now_s: float) -> None:
-        """Take over the generations and histories of open volumes that were renewed.
-
-        Let no write to a volume begin that was taken over from this session (`volume move`).
-
-        A failure is reported, and costs no more than that the session continues with what it knows:
-        a description of another volume may be wrong, and the topic may have been made anew.
-        """
-        if self._descriptions is None or not self._descriptions.is_due(now_s):
-            return
-        with self._tracker.lock:
-            volumes = {name: opened.volume for name, opened in self._tracker.volumes.items()}
-        try:
-            renewed = self._descriptions.renewed(volumes, now_s)
-        except MirrorlogError as error:
-            if text := self._description_reports.failed(_FOLLOWING, str(error), now_s=now_s):
-                self._report(f"{_FOLLOWING} failed: {text}")
-            return
-        if text := self._description_reports.worked(_FOLLOWING, now_s=now_s):
-            self._report(f"{_FOLLOWING} {text}")
-        for volume in renewed:
-            before = volumes[volume.volume]
-            if volume.generation != before.generation:
-                self._report(
-                    f"volume {volume.volume}: its generation was renewed from {before.generation} "
-                    f"to {volume.generation}; its sites copy all of it"
-                )
-            with self._tracker.lock:
-                if volume.volume not in self._tracker.volumes:
-                    continue
-                self._tracker.renew(volume)
-                self._enter_history(before, volume)
-        for name in self._descriptions.ended(volumes, self.session):
-            with self._tracker.lock:
-                self._outbox.reject(name, taken_over_error(name, self.session))
-
-    def _enter_history(self, before: Volume, volume: Volume) -> None:
-        """Let positions count in the history that the node gave the volume's partition."""
-        partition, history_id = volume.partition, volume.history_id
-        if history_id is None or history_id == before.history_id:
-            return
-        if volume.generation != before.generation:
-            self._outbox.enter_history(partition, history_id)
-        elif self._search is not None:
-            self._search.enter(partition, history_id)
-        else:
-            self._outbox.positions.name_history(partition, history_id)
-
-    def _find_lost_positions(self, partitions: Collection[int]) -> Collection[int]:
-        """Let the volumes of a partition count as dirty as a whole if the topic lost its end.
-
-        Return these partitions. Those in which the session has published something are passed over:
-        there it notices by itself when positions go back.
-        """
-        if self._search is None:
-            return ()
-        unknown = {number for number in partitions if self._outbox.positions.last(number) is None}
-        lost = self._search.lost_positions(self._volumes, unknown)
-        with self._tracker.lock:
-            for partition, (position, end) in lost.items():
-                self._outbox.positions.claim(partition, position, end)
-        self._handle_broken_histories()
-        return lost
-
-    def _handle_broken_histories(self) -> bool:
-        """Let every volume in a partition whose history broke count as dirty as a whole, durably.
-
-        What Kafka had acknowledged may be gone, and its regions have left the activity log. An open
-        volume is published as dirty when Kafka takes commands; any other one when it is opened, or
-        at the next start. Return whether a history broke (AcknowledgedPositions.broken).
-        Raise DeviceFailed if the activity log can't be written.
-        """
-        if not self._outbox.positions.broken:
-            return False
-        with self._tracker.lock:
-            broken = dict(self._outbox.positions.broken)
-            names = [
-                name
-                for name in self._log.state.volumes
-                if name in self._volumes and self._volumes[name].partition in broken
-            ]
-            self._log.append(
-                ActivityEntry(ActivityOp.WHOLE_VOLUME, name)
-                for name in names
-                if name not in self._tracker.volumes
-            )
-            self._tracker.fall_back_to_whole_volume(names, BROKEN_HISTORY_NOTE)
-            self._outbox.accept_history(broken)
-            for partition, (acknowledged, lower) in broken.items():
-                self._report(
-                    f"the history of partition {partition} broke: Kafka acknowledged a command at "
-                    f"position {acknowledged}, and position {lower} is that of a later one. The "
-                    "topic was made anew, or the broker went back in time"
-                )
-        return True
 
     def _drop_rejected(
         self, flushed: dict[str, OpenVolume], failures: list[MirrorlogError]

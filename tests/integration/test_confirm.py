@@ -21,7 +21,8 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import new_volume, publish_volume
 

@@ -34,7 +34,8 @@ from mirrorlog.producers.forks.fork_calls import ForkPorts, ThreadWorkers
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.forks.fork_states import ForkState, ForkStateChange
 from mirrorlog.producers.forks.marked_secondary import MarkedSecondary, open_marked_secondary
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import new_volume, publish_volume

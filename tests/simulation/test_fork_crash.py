@@ -32,7 +32,8 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, SecondaryCalls
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings

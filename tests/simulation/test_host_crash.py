@@ -34,7 +34,8 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts

@@ -34,7 +34,8 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.ports.streams import Message
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, publish_volume

@@ -22,7 +22,8 @@ from notation import volume
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.session.unvouched import LATE_S
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume

@@ -35,7 +35,8 @@ from mirrorlog.producers.nbd.native import build_ring
 from mirrorlog.producers.nbd.region_grants import RegionGrants
 from mirrorlog.producers.nbd.ring import Ring, RingGeometry
 from mirrorlog.producers.replay.contents import fill
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.simulation.memory_devices import MemoryDevice

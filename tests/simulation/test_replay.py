@@ -18,7 +18,8 @@ from mirrorlog.producers.replay.replay import (
     ReplayProgress,
     ReplayResult,
 )
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.traces import RequestKind, TracedRequest
 from mirrorlog.settings import Settings

@@ -14,7 +14,8 @@ from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.ports.tracing import MAX_LINKS, command_ids, latest_ids
 from mirrorlog.producers.publishing.traced_publisher import TracedPublisher
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings

@@ -15,7 +15,8 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.publishing.confirmations import StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.settings import Settings

@@ -8,7 +8,8 @@ import notation
 import pytest
 
 from mirrorlog.producers.publishing.clock_watch import clock_error_us
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher

@@ -25,7 +25,8 @@ from mirrorlog.ports.streams import Message
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock

@@ -24,7 +24,8 @@ from mirrorlog.errors import (
     WrongCluster,
 )
 from mirrorlog.producers.durable.activity_log import read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.catalog import Catalog, publish_volume

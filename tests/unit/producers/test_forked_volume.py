@@ -34,7 +34,8 @@ from mirrorlog.producers.forks.fork_states import (
     ForkStateChange,
 )
 from mirrorlog.producers.forks.missed_writes import MissedWrites, may_join
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings

@@ -21,7 +21,8 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.activity_format import SLOT_BYTES
 from mirrorlog.producers.durable.activity_log import FILE_NAME
 from mirrorlog.producers.durable.disk_folder import DiskFolder
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher

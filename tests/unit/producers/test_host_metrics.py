@@ -16,7 +16,8 @@ from mirrorlog.metrics import METRICS
 from mirrorlog.producers.forks.fork_states import ForkState
 from mirrorlog.producers.host_metrics import host_samples
 from mirrorlog.producers.session.figures import HostFigures, VolumeFigures
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock

@@ -15,7 +15,8 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed, KafkaFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME, read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.producers.writes.write_tracker import OpenVolume
 from mirrorlog.settings import Settings

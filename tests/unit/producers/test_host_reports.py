@@ -9,7 +9,8 @@ from notation import volume
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.reports import HostReport, HostState
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher

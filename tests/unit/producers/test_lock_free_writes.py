@@ -18,7 +18,8 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites, has_interpreter_lock
 from mirrorlog.producers.durable.activity_log import read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevices

@@ -19,7 +19,8 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.hot_regions import HotRegion, VolumeRegions
 from mirrorlog.producers.batches.idle_regions import RecentUses, plan_cooling
 from mirrorlog.producers.durable.activity_log import REWRITTEN_SLOTS, read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.background_jobs import BackgroundJobs, ThreadJobs
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock

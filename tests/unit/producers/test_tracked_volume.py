@@ -17,7 +17,8 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.producers.durable.activity_log import FILE_NAME, read_previous_log
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings

@@ -25,7 +25,8 @@ from mirrorlog.producers.durable.activity_format import (
     pack_log,
     read_log,
 )
-from mirrorlog.producers.session.host import Host, HostPorts
+from mirrorlog.producers.session.host import Host
+from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.session.unvouched import LATE_S, NOTE_S, went_back_reason
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
