@@ -40,8 +40,9 @@ from pinned import ProgramFailed
 from results import machine, report_result
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
-from mirrorlog.consumers.resync.restoration import restore_changed
+from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
@@ -152,6 +153,7 @@ def copy_as_site(pair: Pair) -> None:
         initially_zeroed=False,
         primary=pair.primary.as_uri(),
     )
+    settings = Settings()
     meter = CopyMeter(time.monotonic(), None)
 
     def on_copied(_blocks: int, size_bytes: int) -> None:
@@ -161,16 +163,13 @@ def copy_as_site(pair: Pair) -> None:
         FileDevice(pair.primary, writable=False) as primary,
         FileDevice(pair.secondary, writable=True) as secondary,
     ):
-        restore_changed(
-            primary,
-            secondary,
-            volume,
-            pair.blocks,
-            Settings().site_copy_bytes,
-            SampleTaker("bench"),
-            on_copied,
+        plan = CopyPlan(
+            batch_bytes=settings.site_copy_bytes,
+            samples=SampleTaker("bench"),
+            on_copied=on_copied,
+            tasks=TaskThreads(settings.site_copy_threads),
         )
-        secondary.flush()
+        restore_changed(primary, secondary, volume, pair.blocks, plan)
 
 
 def by_tool(*command: str) -> Callable[[Pair], None]:

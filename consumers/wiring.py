@@ -17,6 +17,7 @@ from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher,
 from mirrorlog.adapters.machine import boot_id
 from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
@@ -205,6 +206,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         open_reader=lambda: KafkaReader(client),
         clock=clock,
         ask_end=_end_asker(client, topics.commands, stack),
+        task_runner=TaskThreads(settings.site_copy_threads),
         tracer=open_tracer("site"),
     )
 

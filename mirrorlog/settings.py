@@ -190,7 +190,9 @@ class Settings(BaseSettings):
 
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
-    """Blocks are read and written in runs of up to this number of bytes."""
+    """Blocks are read and written in batches of up to this number of bytes."""
+    site_copy_threads: int = Field(default=4, ge=1, le=64)
+    """How many batches a site copies at once."""
 
     _servers: BootstrapServers | None = PrivateAttr(default=None)
 

@@ -1,16 +1,36 @@
-"""Restoration: read blocks from the primary and write them to the secondary (invariant 9)."""
+"""Restoration: read blocks from the primary and write them to the secondary (invariant 9).
+
+Ranges are copied in batches, several at once. The order keeps data safe (invariant 6):
+
+1. The caller's thread takes the ranges in ascending order, joins them to batches of up to
+   `batch_bytes` bytes, and hands these to the task runner. No two batches overlap, so it doesn't
+   matter which of them is copied first. At most a fixed number is under way, which bounds memory.
+2. A task reads each range of its batch, and writes exactly that range: the bytes that it read, or
+   zeros if all of them are zero. Nothing outside of the ranges is written.
+3. Batches that are done are counted in ascending order. The secondary begins to write them to its
+   storage, and `on_copied` is called. It raises BadUse if another process runs the site.
+4. If a read, a write or `on_copied` raises, no further batch begins. Those under way come to their
+   end, and then the error is raised. So nothing is read or written after restore_* has ended.
+5. The secondary is flushed when all batches are done. It reports each write that failed behind an
+   early start of its writing, too. Only then does restore_* return.
+6. The caller saves the applied position after that. Whatever ends the copy before repeats it whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
 
-from mirrorlog.consumers.resync.samples import SampleTaker
-from mirrorlog.domain.bitmaps import BlockSet, runs
+import numpy as np
+
+from mirrorlog.consumers.resync.samples import ChosenSample, SampleTaker, sample_digest
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.devices import BlockDevice, Data, StartsWriteback
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +43,53 @@ class Copied:
 
 
 OnCopied: TypeAlias = Callable[[int, int], None]
-"""Called with (blocks, bytes) after each run of blocks."""
+"""Called with the (blocks, bytes) copied, after each batch, in the caller's thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlan:
+    """How a restoration copies.
+
+    batch_bytes: the most that one task reads and writes at a time.
+    samples: takes samples of what is written.
+    tasks: runs the copying of the batches.
+    """
+
+    batch_bytes: int
+    samples: SampleTaker
+    on_copied: OnCopied
+    tasks: TaskRunner = field(default_factory=OneAtATime)
+
+
+_MAX_RANGES: Final = 1024
+"""A batch has at most that many ranges, so that what a range costs beside its bytes is bounded."""
+
+_ZEROS_BYTES: Final = 256 << 20
+"""As much is zeroed between two calls of on_copied: a device that can't punch holes writes it."""
+
+_Range: TypeAlias = tuple[int, int]
+"""An offset and a length in bytes."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Ranges that one task copies, ascending, or makes zeros.
+
+    chosen: by index of a range, the part of which a sample is taken.
+    """
+
+    is_zeroing: bool = False
+    ranges: list[_Range] = field(default_factory=list)
+    size_bytes: int = 0
+    chosen: dict[int, ChosenSample] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A batch that was copied. digests: by index of a range, that of the chosen part."""
+
+    batch: _Batch
+    digests: Mapping[int, str]
 
 
 def restore_changed(
@@ -31,55 +97,42 @@ def restore_changed(
     secondary: BlockDevice,
     volume: Volume,
     blocks: BlockSet,
-    run_bytes: int,
-    samples: SampleTaker,
-    on_copied: OnCopied,
+    plan: CopyPlan,
 ) -> Copied:
-    """Copy `blocks`, in runs of up to `run_bytes` bytes.
+    """Copy `blocks`. They are durable on the secondary when it returns.
 
-    The caller, Site._copy, flushes the secondary: nothing is durable before that. `samples` takes
-    samples of what is written.
+    Raise DeviceFailed, or what `plan.on_copied` raises.
     """
-    max_blocks = max(1, run_bytes // volume.block_size)
-    total_bytes = 0
-    for first, count in runs(blocks, max_blocks=max_blocks):
-        offset, length = volume.byte_range(first=first, count=count)
-        _copy(primary, secondary, samples, offset=offset, length=length)
-        total_bytes += length
-        on_copied(count, length)
-    return Copied(Rung.CHANGED, len(blocks), total_bytes)
+    ranges = _ranges_of(volume, blocks, plan.batch_bytes)
+    copied_bytes = _run(primary, secondary, volume, plan, _batches(ranges, plan))
+    return Copied(Rung.CHANGED, len(blocks), copied_bytes)
 
 
 def restore_all(
-    primary: BlockDevice,
-    secondary: BlockDevice,
-    volume: Volume,
-    run_bytes: int,
-    samples: SampleTaker,
-    on_copied: OnCopied,
+    primary: BlockDevice, secondary: BlockDevice, volume: Volume, plan: CopyPlan
 ) -> Copied:
-    """Copy what the primary has allocated, and zero the rest, in runs of up to `run_bytes` bytes.
+    """Copy what the primary has allocated, and zero the rest, which isn't read.
 
-    The rung of the result is FULL if the primary can't tell what it has allocated. The caller
-    flushes the secondary.
+    All of it is durable on the secondary when it returns. The rung of the result is FULL if the
+    primary can't tell what it has allocated. Raise DeviceFailed, or what `plan.on_copied` raises.
     """
-    total_blocks = total_bytes = 0
-    reached = 0
     is_whole = False
-    for offset, length in _allocated_block_ranges(primary, volume):
-        is_whole = length == volume.size_bytes
-        if offset > reached:
-            _zero(secondary, samples, offset=reached, length=offset - reached)
-        for start in range(offset, offset + length, run_bytes):
-            size_bytes = min(run_bytes, offset + length - start)
-            _copy(primary, secondary, samples, offset=start, length=size_bytes)
-            count = -(-size_bytes // volume.block_size)
-            total_blocks, total_bytes = total_blocks + count, total_bytes + size_bytes
-            on_copied(count, size_bytes)
-        reached = offset + length
-    if reached < volume.size_bytes:
-        _zero(secondary, samples, offset=reached, length=volume.size_bytes - reached)
-    return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, total_blocks, total_bytes)
+    blocks = 0
+
+    def batches() -> Iterator[_Batch]:
+        nonlocal is_whole, blocks
+        reached = 0
+        for offset, length in _allocated_block_ranges(primary, volume):
+            is_whole = length == volume.size_bytes
+            yield from _zeroing(plan, start=reached, end=offset)
+            for batch in _batches(_cut(offset, offset + length, plan.batch_bytes), plan):
+                blocks += -(-batch.size_bytes // volume.block_size)
+                yield batch
+            reached = offset + length
+        yield from _zeroing(plan, start=reached, end=volume.size_bytes)
+
+    copied_bytes = _run(primary, secondary, volume, plan, batches())
+    return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, blocks, copied_bytes)
 
 
 def bytes_to_copy(
@@ -123,22 +176,115 @@ def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tu
         yield start, end - start
 
 
-def _copy(
+def _ranges_of(volume: Volume, blocks: BlockSet, most_bytes: int) -> Iterator[_Range]:
+    """Yield the bytes of each run of blocks, cut into ranges of at most `most_bytes` bytes.
+
+    A range has a block at least, and it ends at the volume's end at the latest.
+    """
+    size = volume.block_size
+    step_bytes = max(1, most_bytes // size) * size
+    for first_blocks, end_blocks in blocks.run_arrays():
+        starts = first_blocks.astype(np.int64) * size
+        ends = np.minimum(end_blocks.astype(np.int64) * size, volume.size_bytes)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if end - start <= step_bytes:
+                yield start, end - start
+            else:
+                yield from _cut(start, end, step_bytes)
+
+
+def _cut(start: int, end: int, most_bytes: int) -> Iterator[_Range]:
+    """Yield the pieces of [start, end), of at most `most_bytes` bytes."""
+    for offset in range(start, end, most_bytes):
+        yield offset, min(most_bytes, end - offset)
+
+
+def _batches(ranges: Iterable[_Range], plan: CopyPlan) -> Iterator[_Batch]:
+    """Join ranges to batches of at most `plan.batch_bytes` bytes, or of one range."""
+    batch = _Batch()
+    choose = plan.samples.choose
+    for offset, length in ranges:
+        is_full = batch.size_bytes + length > plan.batch_bytes or len(batch.ranges) == _MAX_RANGES
+        if is_full and batch.ranges:
+            yield batch
+            batch = _Batch()
+        chosen = choose(offset=offset, length=length)
+        if chosen is not None:
+            batch.chosen[len(batch.ranges)] = chosen
+        batch.ranges.append((offset, length))
+        batch.size_bytes += length
+    if batch.ranges:
+        yield batch
+
+
+def _zeroing(plan: CopyPlan, *, start: int, end: int) -> Iterator[_Batch]:
+    """Yield batches that make [start, end) zeros."""
+    for offset, length in _cut(start, end, _ZEROS_BYTES):
+        chosen = plan.samples.choose(offset=offset, length=length)
+        yield _Batch(True, [(offset, length)], length, {} if chosen is None else {0: chosen})
+
+
+def _run(
     primary: BlockDevice,
     secondary: BlockDevice,
-    samples: SampleTaker,
-    *,
-    offset: int,
-    length: int,
-) -> None:
-    data = primary.pread(offset=offset, length=length)
-    if bytes(length) == data:
-        _zero(secondary, samples, offset=offset, length=length)
-    else:
-        secondary.pwrite(offset, data)
-        samples.note_written(offset, data)
+    volume: Volume,
+    plan: CopyPlan,
+    batches: Iterable[_Batch],
+) -> int:
+    """Run the batches in the order that the top of this file describes; return the bytes copied."""
+    copied_bytes = 0
+
+    def on_done(done: _Done) -> None:
+        nonlocal copied_bytes
+        batch = done.batch
+        for index, digest in done.digests.items():
+            plan.samples.take(batch.chosen[index], digest)
+        if batch.is_zeroing:
+            plan.on_copied(0, 0)
+            return
+        if isinstance(secondary, StartsWriteback):
+            first, last = batch.ranges[0], batch.ranges[-1]
+            secondary.start_writeback(offset=first[0], length=last[0] + last[1] - first[0])
+        copied_bytes += batch.size_bytes
+        plan.on_copied(_count_blocks(batch, volume.block_size), batch.size_bytes)
+
+    copies = (
+        partial(_zero if batch.is_zeroing else _copy, primary, secondary, batch)
+        for batch in batches
+    )
+    plan.tasks.run(copies, on_done)
+    secondary.flush()
+    return copied_bytes
 
 
-def _zero(secondary: BlockDevice, samples: SampleTaker, *, offset: int, length: int) -> None:
-    secondary.zero(offset=offset, length=length)
-    samples.note_zeroed(offset=offset, length=length)
+def _count_blocks(batch: _Batch, block_size: int) -> int:
+    """Return how many blocks a batch has. Only the volume's last block may be shorter."""
+    return -(-batch.size_bytes // block_size)
+
+
+def _copy(primary: BlockDevice, secondary: BlockDevice, batch: _Batch) -> _Done:
+    """Copy the ranges of a batch."""
+    digests = {}
+    pread, pwrite = primary.pread, secondary.pwrite
+    for index, (offset, length) in enumerate(batch.ranges):
+        data = pread(offset=offset, length=length)
+        if _is_zeros(data, length):
+            secondary.zero(offset=offset, length=length)
+        else:
+            pwrite(offset, data)
+        if index in batch.chosen:
+            _, start, size = batch.chosen[index]
+            digests[index] = sample_digest(memoryview(data)[start - offset : start - offset + size])
+    return _Done(batch, digests)
+
+
+def _zero(_primary: BlockDevice, secondary: BlockDevice, batch: _Batch) -> _Done:
+    """Make the ranges of a batch zeros."""
+    for offset, length in batch.ranges:
+        secondary.zero(offset=offset, length=length)
+    digests = {index: sample_digest(bytes(part.length)) for index, part in batch.chosen.items()}
+    return _Done(batch, digests)
+
+
+def _is_zeros(data: Data, length: int) -> bool:
+    return not data[0] and bytes(length) == data

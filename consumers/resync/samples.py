@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable
 from enum import Enum, auto
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from mirrorlog.consumers.resync.cycle import CycleInput, is_settled
 from mirrorlog.consumers.state.secondary_state import (
@@ -34,51 +34,48 @@ TAKEN: Final = 48
 """How many samples a cycle takes: it leaves room for samples of earlier cycles."""
 
 
+class ChosenSample(NamedTuple):
+    """A range of which a sample is to be taken. place: which of the taker's samples it becomes."""
+
+    place: int
+    offset: int
+    length: int
+
+
 class SampleTaker:
-    """Takes samples of what one cycle writes. seed: draws them."""
+    """Takes samples of what one cycle writes. seed: draws them.
+
+    Each range is passed to choose() before it is written. take() is called in the same order, once
+    it is.
+    """
 
     def __init__(self, seed: str) -> None:
         self._random: Final = Random(seed)
-        self._samples: Final[list[Sample]] = []
+        self._samples: Final[dict[int, Sample]] = {}
         self._seen = 0
 
     @property
     def samples(self) -> tuple[Sample, ...]:
         """The samples taken so far."""
-        return tuple(self._samples)
+        return tuple(self._samples.values())
 
-    def note_written(self, offset: int, data: Data) -> None:
-        """Note that `data` was written."""
-        index = self._draw()
-        if index is not None and len(data):
-            start = self._draw_start(len(data))
-            piece = memoryview(data).cast("B")[start : start + MAX_SAMPLE_BYTES]
-            self._take(index, Sample(offset + start, len(piece), _digest(piece)))
+    def choose(self, *, offset: int, length: int) -> ChosenSample | None:
+        """Return the part of the range of which take() is to be called; None for no part.
 
-    def note_zeroed(self, *, offset: int, length: int) -> None:
-        """Note that the range was made zeros."""
-        index = self._draw()
-        if index is not None and length:
-            start = self._draw_start(length)
-            size = min(MAX_SAMPLE_BYTES, length - start)
-            self._take(index, Sample(offset + start, size, _digest(bytes(size))))
-
-    def _draw(self) -> int | None:
-        """Return the place of a sample of the next range, or None for no sample."""
+        length: at least 1.
+        """
         self._seen += 1
-        if self._seen <= TAKEN:
-            return self._seen - 1
-        index = self._random.randrange(self._seen)
-        return index if index < TAKEN else None
+        place = self._seen - 1
+        if place >= TAKEN:
+            place = int(self._random.random() * self._seen)
+            if place >= TAKEN:
+                return None
+        start = self._random.randrange(max(1, length - MAX_SAMPLE_BYTES + 1))
+        return ChosenSample(place, offset + start, min(MAX_SAMPLE_BYTES, length - start))
 
-    def _draw_start(self, length: int) -> int:
-        return self._random.randrange(max(1, length - MAX_SAMPLE_BYTES + 1))
-
-    def _take(self, index: int, sample: Sample) -> None:
-        if index < len(self._samples):
-            self._samples[index] = sample
-        else:
-            self._samples.append(sample)
+    def take(self, chosen: ChosenSample, digest: str) -> None:
+        """Take the sample. digest: sample_digest of what was written there."""
+        self._samples[chosen.place] = Sample(chosen.offset, chosen.length, digest)
 
 
 def differing_samples(device: BlockDevice, samples: Iterable[Sample]) -> tuple[Sample, ...]:
@@ -86,7 +83,7 @@ def differing_samples(device: BlockDevice, samples: Iterable[Sample]) -> tuple[S
     return tuple(
         sample
         for sample in samples
-        if _digest(device.pread(offset=sample.offset, length=sample.length)) != sample.digest
+        if sample_digest(device.pread(offset=sample.offset, length=sample.length)) != sample.digest
     )
 
 
@@ -159,5 +156,6 @@ def verdict_of(
     )
 
 
-def _digest(data: Data) -> str:
+def sample_digest(data: Data) -> str:
+    """Return the digest that a sample keeps of its bytes."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -30,6 +30,7 @@ from mirrorlog.consumers.resync.reporting import (
     summarize_site,
 )
 from mirrorlog.consumers.resync.restoration import (
+    CopyPlan,
     bytes_to_copy,
     restore_all,
     restore_changed,
@@ -356,8 +357,8 @@ class Site:
         2. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
            report says so. A cycle shorter than the interval of reports may have none.
         3. Read the blocks from the primary and write them to the secondary (restore_changed or
-           restore_all).
-        4. Flush the secondary: the blocks are durable.
+           restore_all; restoration.py has the order of their steps).
+        4. The last of these steps flushes the secondary: the blocks are durable.
         5. Save the new applied position durably. Reports from here on name it.
         6. Note that the last read is over. The next round asks for the end of the commands topic
            (_ask_read_ends), on which the proof of the cycle stands.
@@ -404,8 +405,14 @@ class Site:
             self._keep_name()
             self._report(secondary)
 
-        volume, run_bytes = secondary.volume, self._settings.site_copy_bytes
+        volume = secondary.volume
         samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
+        plan = CopyPlan(
+            batch_bytes=self._settings.site_copy_bytes,
+            samples=samples,
+            on_copied=on_copied,
+            tasks=self._ports.task_runner,
+        )
         self._report(secondary)
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
@@ -414,12 +421,9 @@ class Site:
             total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s)
             secondary.begin_copy(total_bytes, now_s())
             if step.blocks is None:
-                copied = restore_all(primary, device, volume, run_bytes, samples, on_copied)
+                copied = restore_all(primary, device, volume, plan)
             else:
-                copied = restore_changed(
-                    primary, device, volume, step.blocks, run_bytes, samples, on_copied
-                )
-            device.flush()
+                copied = restore_changed(primary, device, volume, step.blocks, plan)
         log_of = self._logs.of(volume.volume)
         older = moved_samples(volume, secondary.saved, step.done, log_of)
         if step.blocks is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from mirrorlog.consumers.resync.secondaries import Secondaries
@@ -11,6 +11,7 @@ from mirrorlog.consumers.resync.state_changes import OnChange
 from mirrorlog.consumers.state.secondary_state import SecondaryStateStore
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.ports.tracing import Tracer
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
@@ -22,12 +23,13 @@ class SitePorts:
 
     open_reader: opens a reader of any topic, for one message. The site closes it.
     draw_id: returns a new UUID in canonical form.
-    keep_name: called in each round and after each run of blocks. It raises BadUse if another
+    keep_name: called in each round and after each batch of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
     note_caught_up: called at the end of each round that took everything that the log held
         (NameFence.note_caught_up).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     on_change: takes each change of state of a secondary.
+    task_runner: runs the tasks that copy a cycle's blocks.
     tracer: takes a span for each cycle; None: nothing is traced.
     """
 
@@ -44,4 +46,5 @@ class SitePorts:
     note_caught_up: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
     on_change: OnChange = lambda _: None
+    task_runner: TaskRunner = field(default_factory=OneAtATime)
     tracer: Tracer | None = None

@@ -6,6 +6,7 @@
 - range_locks.py: locks of ranges between threads
 - nbd_client/: an NBD export, through libnbd
 - device_identity.py: which storage an open file or block device is
+- task_threads.py: threads that share work
 - sealed_json.py: small files of JSON with a checksum
 - mark_format.py: how a mark lies on disk
 - primary_marks.py: where the mark of a primary is kept

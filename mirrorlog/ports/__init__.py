@@ -8,5 +8,6 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - folders.py: the folder with a host's durable state
 - streams.py: publishing to topics and reading them by position
 - tracing.py: spans of what the roles do with commands
+- task_runner.py: work that several threads may share
 - reports.py: publishing reports, which nothing depends on
 """

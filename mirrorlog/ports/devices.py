@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from mirrorlog.errors import DeviceFailed
 
@@ -111,6 +111,18 @@ class BlockDevice(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class StartsWriteback(Protocol):
+    """A BlockDevice that can begin to make a range durable before its flush() is called."""
+
+    def start_writeback(self, *, offset: int, length: int) -> None:
+        """Begin to write to the storage what pwrite() has left in memory in the range.
+
+        It makes nothing durable: only flush() does. Raise DeviceFailed if the storage fails.
+        """
+        ...
 
 
 class DeviceOpener(Protocol):

@@ -11,6 +11,7 @@ import pytest
 from mirrorlog.adapters import file_device
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.devices import StartsWriteback
 
 SIZE = 3 * 4096 + 512
 
@@ -123,3 +124,15 @@ def test_create_makes_the_file_durable_and_then_its_entry(
     FileDevice.create(tmp_path / "volume", SIZE).close()
     assert synced[0] == (tmp_path / "volume", SIZE)
     assert [path for path, _ in synced[1:]] == [tmp_path]
+
+
+def test_writing_back_may_begin_before_a_flush(tmp_path: Path) -> None:
+    device = FileDevice.create(tmp_path / "volume.img", 1 << 20)
+    assert isinstance(device, StartsWriteback)
+    device.pwrite(4096, b"x" * 4096)
+    device.start_writeback(offset=4096, length=4096)
+    device.start_writeback(offset=0, length=0)
+    device.flush()
+    device.close()
+    with pytest.raises(DeviceFailed, match="writing back failed"):
+        device.start_writeback(offset=0, length=4096)

@@ -13,10 +13,12 @@ from mirrorlog.consumers.resync.samples import (
     differing_samples,
     joined_samples,
     judge_samples,
+    sample_digest,
     samples_without,
 )
 from mirrorlog.consumers.state.secondary_state import MAX_SAMPLE_BYTES, MAX_SAMPLES, Sample
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.ports.devices import Data
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 BLOCK = 4096
@@ -26,15 +28,22 @@ def samples_at(*blocks: int) -> tuple[Sample, ...]:
     return tuple(Sample(block * BLOCK, BLOCK, "ab" * 16) for block in blocks)
 
 
+def take(taker: SampleTaker, offset: int, data: Data) -> None:
+    chosen = taker.choose(offset=offset, length=len(data))
+    if chosen is not None:
+        start = chosen.offset - offset
+        taker.take(chosen, sample_digest(data[start : start + chosen.length]))
+
+
 def test_what_was_written_is_found_again_and_older_contents_are_not() -> None:
     device, taker = MemoryDevice(8 << 20), SampleTaker("seed")
     device.pwrite(0, bytes(range(256)) * 16)
     before = device.pread(offset=0, length=8 << 20)
     device.pwrite(0, b"new" * 1000)
-    taker.note_written(0, memoryview(b"new" * 1000))
+    take(taker, 0, memoryview(b"new" * 1000))
     device.pwrite(1 << 20, b"x" * (3 << 20))
-    taker.note_written(1 << 20, b"x" * (3 << 20))
-    taker.note_zeroed(offset=5 << 20, length=3 << 20)
+    take(taker, 1 << 20, b"x" * (3 << 20))
+    take(taker, 5 << 20, bytes(3 << 20))
     assert len(taker.samples) == 3
     assert all(sample.length <= MAX_SAMPLE_BYTES for sample in taker.samples)
     assert differing_samples(device, taker.samples) == ()
@@ -49,7 +58,7 @@ def test_each_range_of_a_long_cycle_has_about_the_same_chance() -> None:
     for seed in range(200):
         taker = SampleTaker(str(seed))
         for block in range(4 * TAKEN):
-            taker.note_written(block * BLOCK, b"a")
+            take(taker, block * BLOCK, b"a")
         assert len(taker.samples) == TAKEN
         counts.update(sample.offset // BLOCK for sample in taker.samples)
     assert len(counts) == 4 * TAKEN

@@ -1,0 +1,140 @@
+"""Restoration: exactly the blocks, durable when it returns, and failed as a whole if one fails."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from mirrorlog.adapters.task_threads import TaskThreads
+from mirrorlog.consumers.resync.restoration import CopyPlan, restore_all, restore_changed
+from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
+from mirrorlog.simulation.memory_devices import MemoryDevice, failing
+
+BLOCK = 4096
+BLOCKS = 200
+SIZE = BLOCKS * BLOCK - 1000
+BATCH = 5 * BLOCK
+BOTH = [OneAtATime(), TaskThreads(3)]
+VOLUME = Volume(
+    volume="v",
+    generation="00000000-0000-0000-0000-000000000000",
+    size_bytes=SIZE,
+    block_size=BLOCK,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=False,
+    primary="memory://v",
+)
+
+
+class Devices:
+    """A primary of which a part is zeros, and a secondary that holds something else."""
+
+    def __init__(self, seed: int = 1) -> None:
+        random = Random(seed)
+        self.primary, self.secondary = MemoryDevice(SIZE), MemoryDevice(SIZE)
+        for block in range(BLOCKS):
+            if random.random() < 0.6:
+                self.primary.pwrite(block * BLOCK, random.randbytes(min(BLOCK, self._left(block))))
+        self.secondary.pwrite(0, b"\xaa" * SIZE)
+        self.secondary.flush()
+        self.blocks = BlockSet(block for block in range(BLOCKS) if random.random() < 0.5)
+        self.blocks.add(BLOCKS - 1)
+        self.copied: list[tuple[int, int]] = []
+        self.samples = SampleTaker("seed")
+
+    def plan(self, runner: TaskRunner) -> CopyPlan:
+        return CopyPlan(
+            batch_bytes=BATCH,
+            samples=self.samples,
+            on_copied=lambda blocks, size: self.copied.append((blocks, size)),
+            tasks=runner,
+        )
+
+    def expected(self) -> bytes:
+        expected = bytearray(b"\xaa" * SIZE)
+        primary = self.primary.pread(offset=0, length=SIZE)
+        for block in self.blocks:
+            here = slice(block * BLOCK, block * BLOCK + min(BLOCK, self._left(block)))
+            expected[here] = primary[here]
+        return bytes(expected)
+
+    def _left(self, block: int) -> int:
+        return SIZE - block * BLOCK
+
+
+@pytest.mark.parametrize("runner", BOTH)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_blocks_and_nothing_else_are_durable(runner: TaskRunner, seed: int) -> None:
+    devices = Devices(seed)
+    copied = restore_changed(
+        devices.primary, devices.secondary, VOLUME, devices.blocks, devices.plan(runner)
+    )
+    assert devices.secondary.snapshot() == devices.expected()
+    assert copied.rung is Rung.CHANGED
+    assert copied.blocks == len(devices.blocks) == sum(blocks for blocks, _ in devices.copied)
+    assert copied.bytes == len(devices.blocks) * BLOCK - 1000
+    assert copied.bytes == sum(size for _, size in devices.copied)
+    assert max(size for _, size in devices.copied) <= BATCH
+    assert devices.samples.samples
+    assert differing_samples(devices.secondary, devices.samples.samples) == ()
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: TaskRunner) -> None:
+    devices = Devices()
+    read: list[int] = []
+
+    def hook(operation: str, offset: int, length: int) -> None:
+        if operation == "pread":
+            read.extend(range(offset, offset + length, BLOCK))
+
+    allocated = list(devices.primary.allocated())
+    devices.primary.hook = hook
+    copied = restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner))
+    devices.primary.hook = None
+    assert devices.secondary.snapshot() == devices.primary.pread(offset=0, length=SIZE)
+    assert copied.rung is Rung.ALLOCATED
+    assert sorted(read) == [
+        block for offset, length in allocated for block in range(offset, offset + length, BLOCK)
+    ]
+    assert differing_samples(devices.secondary, devices.samples.samples) == ()
+
+
+@pytest.mark.parametrize("runner", BOTH)
+@pytest.mark.parametrize("operation", ["pread", "pwrite", "zero", "flush"])
+def test_one_failure_fails_the_copy_and_ends_it(runner: TaskRunner, operation: str) -> None:
+    devices = Devices()
+    device = devices.primary if operation == "pread" else devices.secondary
+    device.hook = failing(1 if operation == "flush" else 5, operation)
+    with pytest.raises(DeviceFailed, match="planned by a test"):
+        restore_changed(
+            devices.primary, devices.secondary, VOLUME, devices.blocks, devices.plan(runner)
+        )
+    assert devices.secondary.snapshot() == b"\xaa" * SIZE  # nothing was flushed
+    device.hook = failing(1)  # nothing is under way any more
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_a_site_that_another_process_runs_stops_within_a_few_batches(runner: TaskRunner) -> None:
+    devices = Devices()
+    written = 0
+
+    def hook(operation: str, _offset: int, length: int) -> None:
+        nonlocal written
+        written += length
+
+    def refuse(_blocks: int, _size: int) -> None:
+        raise BadUse("another process runs the site", where="site a", next="Stop one.")
+
+    devices.secondary.hook = hook
+    plan = CopyPlan(batch_bytes=BATCH, samples=devices.samples, on_copied=refuse, tasks=runner)
+    with pytest.raises(BadUse, match="another process"):
+        restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
+    assert written <= 7 * BATCH
