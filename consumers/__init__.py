@@ -10,7 +10,12 @@ In reading order:
 - site_metrics.py: the metrics of a site
 - site_removal.py: removes a site that will never return
 - name_fence.py: one process at a time runs a site
+- site_addresses.py: where a site reaches primaries and keeps secondaries
+- site_devices.py: the primaries and secondaries of a site, by their addresses
+- site_primaries.py: primaries, for reading
 - secondary_files.py: secondaries as files and block devices of this machine
+- secondary_exports.py: secondaries that are NBD exports
+- kept_exports.py: connections to NBD exports that outlast a cycle
 - state/: what a site saves of each secondary, durably
 - verify/: are two volumes the same, byte for byte?
 """

@@ -24,7 +24,8 @@ from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
-from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
@@ -194,7 +195,8 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
-    secondaries = SecondaryFiles(name, folder, PrimaryMarkFiles(settings.primary_marks_dir))
+    addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
+    secondaries = SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
     stack.callback(secondaries.close)
     return SitePorts(
         log=log,

@@ -193,6 +193,12 @@ class Settings(BaseSettings):
     """Blocks are read and written in batches of up to this number of bytes."""
     site_copy_threads: int = Field(default=4, ge=1, le=64)
     """How many batches a site copies at once."""
+    site_primaries: dict[str, str] = Field(default_factory=dict)
+    """By volume, the address at which a site reads the primary, where that isn't the one in the
+    volume's description. `*` holds for all other volumes, and `{volume}` in an address stands for
+    the volume's name: `{"*": "nbds://primary.example/{volume}"}`."""
+    site_secondaries: dict[str, str] = Field(default_factory=dict)
+    """The same for the secondaries of a site."""
 
     _servers: BootstrapServers | None = PrivateAttr(default=None)
 

@@ -12,6 +12,7 @@ In reading order:
 - log_watch.py: LogWatch, the log and the saved positions held against the commands topic
 - history_watch.py: whether the commands topic is still the one of the site's positions
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
+- primary_doubts.py: the same for a primary that is reached by a new connection
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
 - copy_speed.py: how fast a copy runs, and how long it will take

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from mirrorlog.consumers.resync.cycle import Resync
 from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, forgotten, meet, resumed
+from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks, PrimaryDoubts
 from mirrorlog.consumers.resync.samples import differing_samples
 from mirrorlog.consumers.resync.secondaries import FoundDevice, Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
@@ -57,6 +58,7 @@ class SecondaryMeetings:
     ) -> None:
         self._site, self._secondaries = site, secondaries
         self._save, self._draw_id = save, draw_id
+        self._doubts = PrimaryDoubts()
 
     def meet_all(self, secondaries: Sequence[Secondary]) -> list[Failed]:
         """Meet secondaries. When this returns, their saved states are about what is there.
@@ -101,9 +103,12 @@ class SecondaryMeetings:
             self._save([(secondary, state)])
         return failed
 
-    def begin_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> list[Failed]:
+    def begin_cycles(
+        self, cycles: Sequence[tuple[Secondary, Resync]], changed: ChangedBlocks
+    ) -> list[Failed]:
         """Count one more cycle in the mark of each secondary, durably.
 
+        changed: returns the blocks that the log names as changed since the applied position.
         Return the secondaries whose cycle can't begin, and why: the primary isn't the one that
         it was, or the mark can't be written.
         """
@@ -112,7 +117,7 @@ class SecondaryMeetings:
             identity = secondary.identity
             assert identity is not None
             try:
-                primary = self._check_primary(secondary, step)
+                primary = self._check_primary(secondary, step, changed)
             except DeviceFailed as error:
                 failed.append((secondary, error))
             else:
@@ -134,7 +139,7 @@ class SecondaryMeetings:
             primary.close()
             raise
         try:
-            _check_lengths(volume, primary)
+            _check_length(volume, primary.size_bytes)
             if device.identity.overlaps(primary.identity):
                 raise DeviceFailed(
                     "the secondary is the volume's primary, or lies on the same storage",
@@ -169,6 +174,8 @@ class SecondaryMeetings:
         if meeting.step in (MeetingStep.REFUSE, MeetingStep.REFUSE_AND_FORGET):
             self._refuse(secondary, meeting)
         device = found.device
+        if device is not None and device.is_new:
+            secondary.note_new_connection()
         if meeting.step is MeetingStep.CREATE:
             self._secondaries.create(volume)
             device = self._secondaries.find(volume).device
@@ -254,26 +261,32 @@ class SecondaryMeetings:
             with self._secondaries.open(secondary.volume) as device:
                 secondary.note_differing(differing_samples(device, saved.samples))
 
-    def _check_primary(self, secondary: Secondary, step: Resync) -> str | None:
+    def _check_primary(
+        self, secondary: Secondary, step: Resync, changed: ChangedBlocks
+    ) -> str | None:
         """Return what lasts of the primary. Raise DeviceFailed if it may be the wrong one.
 
         A new one is right if a host vouches for it: the volume has a new generation, or the log
-        names all of its blocks as changed.
+        names all of its blocks as changed. Of an NBD export nothing lasts, so by each new
+        connection it must still hold what was read from it before.
         """
         volume, identity = secondary.volume, secondary.identity
         assert identity is not None
-        with self._secondaries.open_primary(volume) as primary:
-            _check_lengths(volume, primary)
-            now = primary.identity.lasting
+        primary = self._look_at_primary(volume)
+        _check_length(volume, primary.size_bytes)
+        now = primary.identity.lasting
         saved = secondary.saved
         is_vouched_for = (saved is not None and saved.generation != volume.generation) or (
             step.blocks is not None and len(step.blocks) >= volume.blocks
         )
         if identity.primary is None or now == identity.primary or is_vouched_for:
+            if not is_vouched_for:
+                self._doubts.settle(secondary, step, changed, self._secondaries.open_primary)
+            self._doubts.drop(volume)
             return now
         raise DeviceFailed(
             f"another file or device is at the primary's address: it was {identity.primary}, and "
-            f"is {now}. No host vouches for its contents",
+            f"is {now or 'one that tells nothing of itself'}. No host vouches for its contents",
             where=self._where(volume),
             next="Mount the right one. If this is the primary now, renew the volume "
             "(`mirrorlog volume renew`): the sites then copy everything.",
@@ -282,9 +295,15 @@ class SecondaryMeetings:
     def _find_primary(self, volume: Volume) -> FoundDevice | None:
         """Return what is at the primary's address; None if it can't be reached from here."""
         try:
-            return self._secondaries.find_primary(volume)
+            return self._look_at_primary(volume)
         except DeviceFailed:
             return None
+
+    def _look_at_primary(self, volume: Volume) -> FoundDevice:
+        found = self._secondaries.find_primary(volume)
+        if found.is_new:
+            self._doubts.add(volume)
+        return found
 
     def _write_marks(self, marked: Sequence[tuple[Secondary, SecondaryIdentity]]) -> list[Failed]:
         """Mark secondaries by these identities, durably, and note the identities.
@@ -321,10 +340,10 @@ class SecondaryMeetings:
         return f"volume {volume.volume} at {self._site}"
 
 
-def _check_lengths(volume: Volume, primary: BlockDevice) -> None:
-    if primary.size_bytes < volume.size_bytes:
+def _check_length(volume: Volume, size_bytes: int) -> None:
+    if size_bytes < volume.size_bytes:
         raise DeviceFailed(
-            f"the primary has {primary.size_bytes} bytes, the volume {volume.size_bytes}: nothing "
+            f"the primary has {size_bytes} bytes, the volume {volume.size_bytes}: nothing "
             "is copied from what was cut off",
             where=f"volume {volume.volume}",
             next="Mount the right one, or restore its size. The secondary stays as it is.",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mirrorlog.consumers.resync.cycle import CycleInput
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import Watermark, counts_for
@@ -32,6 +33,14 @@ class ReplicaLogs:
         """Return whether a record covers more than its secondary has applied and proved."""
         secondary = self._secondaries.get(split_log_name(record.volume)[0])
         return secondary is None or record.through > needed_after(secondary.saved)
+
+    def changed_since(self, secondary: Secondary) -> BlockSet:
+        """Return the blocks that the log names as changed since the applied position."""
+        saved, watermark = secondary.saved, self.watermark(secondary)
+        if saved is None or saved.applied_position is None or watermark is None:
+            return BlockSet()
+        log_of = self.of(secondary.volume.volume)
+        return log_of.changed(after=saved.applied_position, through=watermark.through)
 
     def forget_applied(self, secondary: Secondary) -> None:
         """Drop the records that the secondary's saved state makes needless."""

@@ -18,12 +18,15 @@ class FoundDevice:
     is_zeroed: all of it reads as zeros.
     device_name: the name by which a fork knows a block device, beside which no mark can lie
         (mirrorlog/adapters/device_identity.py); None for a file.
+    is_new: it may not be what the last look found, although nothing shows it: it was reached by a
+        new connection.
     """
 
     size_bytes: int
     identity: DeviceIdentity
     is_zeroed: bool
     device_name: str | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,10 @@ class Secondary:
         """Note that the saved state is about the secondary that is there."""
         self.is_met, self.device_name = True, device_name
 
+    def note_new_connection(self) -> None:
+        """Note that another secondary may be there than the one that was met."""
+        self.is_met = False
+
     def note_differing(self, samples: tuple[Sample, ...]) -> None:
         """Note the samples that differ from what the site wrote."""
         self.differing = samples

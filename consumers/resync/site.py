@@ -289,13 +289,13 @@ class Site:
 
     def _meet(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Meet secondaries. Return those whose next step may be taken."""
-        new = [secondary for secondary in secondaries if not secondary.is_met]
+        before = [(secondary, secondary.differing) for secondary in secondaries]
         failed = self._meetings.meet_all(
             [secondary for secondary in secondaries if not secondary.volume.is_retired]
         )
         self._stop_all(failed)
-        for secondary in new:
-            if secondary.differing:
+        for secondary, differing in before:
+            if secondary.differing and secondary.differing is not differing:  # read just now
                 secondary.note_reading()
                 self._awaiting_read_end.add(secondary.volume.volume)
         stopped = {secondary for secondary, _ in failed}
@@ -366,7 +366,7 @@ class Site:
         A crash between any two steps repeats the cycle. If a device fails, its cycle ends there;
         the other cycles go on.
         """
-        failed = self._meetings.begin_cycles(cycles)  # 1
+        failed = self._meetings.begin_cycles(cycles, self._logs.changed_since)  # 1
         self._stop_all(failed)
         unable = {secondary for secondary, _ in failed}
         cycles = [cycle for cycle in cycles if cycle[0] not in unable]

@@ -43,6 +43,8 @@ class PrimaryMarkFiles:
         self._folder: Final = folder
 
     def read(self, device: BlockDevice) -> PrimaryMark | None:
+        if not isinstance(device, FileDevice):
+            return None  # nothing can lie beside an NBD export, and its name is no identity
         address, identity = _place(device)
         for path in (_beside(address), self._apart(address, identity)):
             if path is not None and (mark := _FORMAT.read(path)) is not None:

@@ -17,6 +17,11 @@ from mirrorlog.cli.support.metrics_option import (
     metrics_printer,
     with_metrics,
 )
+from mirrorlog.cli.support.site_addresses import (
+    PrimaryOption,
+    SecondaryOption,
+    with_addresses,
+)
 from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
@@ -38,11 +43,14 @@ def run(
             help="Keep the site's state in this folder, and secondaries that have no address.",
         ),
     ],
+    primary: PrimaryOption = None,
+    secondary: SecondaryOption = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     call = with_metrics(invocation(context, waits=True), metrics)
+    call = with_addresses(call, name, folder, primary or [], secondary or [])
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None

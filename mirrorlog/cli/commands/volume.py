@@ -12,6 +12,7 @@ import typer
 
 from mirrorlog.adapters.addresses import (
     FileAddress,
+    absolute_address,
     open_device,
     open_primary,
     parse_file_address,
@@ -22,6 +23,7 @@ from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirm
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.moving import check_sessions, publish_move
+from mirrorlog.cli.support.pairs import parse_pairs
 from mirrorlog.cli.support.primaries import (
     PrimaryChoice,
     check_size,
@@ -115,7 +117,7 @@ def create(
     check_volume_name(name)
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
     check_geometry(size_bytes=size_bytes, block_size=block_bytes)
-    secondaries, keep_s = _pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
+    secondaries, keep_s = parse_pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
     volumes = load_volumes(call.settings)
     if name in volumes:
         raise BadUse(
@@ -125,7 +127,7 @@ def create(
         )
     default = FileAddress(call.settings.state_dir / "primary" / f"{name}.img")
     choice = PrimaryChoice(
-        (parse_file_address(primary) if primary else default).uri,
+        absolute_address(primary) if primary else default.uri,
         create=create_primary or primary is None,
         with_parents=primary is None,
         reuse=reuse_primary,
@@ -421,21 +423,12 @@ def _behind(report: SiteProgress) -> str:
     return "unknown how far" if report.behind_bytes is None else format_size(report.behind_bytes)
 
 
-def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
-    """Parse `name=value` texts. BadUse, which names `form`, if one isn't that."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, _, value) in zip(texts, pairs, strict=True):
-        if not name or not value:
-            raise BadUse(f"'{text[:100]}' isn't {form}", next=f"Write it as {form}.")
-    return {name: value for name, _, value in pairs}
-
-
 def _keep_s(texts: Sequence[str]) -> dict[str, int]:
     """Parse `TIER=TIME` texts; return seconds by tier.
 
     Raise BadUse for a tier that doesn't exist.
     """
-    keep = _pairs(texts, "TIER=TIME")
+    keep = parse_pairs(texts, "TIER=TIME")
     if unknown := sorted(keep.keys() - set(TIERS)):
         raise BadUse(
             f"there is no tier {', '.join(unknown)[:100]}",

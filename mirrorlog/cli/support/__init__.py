@@ -24,6 +24,8 @@ In reading order:
 - forking: the options of a host that forks its writes.
 - metrics_option: the option that serves metrics.
 - line_budget: how many lines about one part are printed in a while.
+- site_addresses: the options for where primaries and secondaries are at a site.
+- pairs: options of the form NAME=VALUE.
 - site_lines: what a running site says.
 - node_lines: what a running worker of the node says.
 - host_lines: what a running host says.

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirrorlog.adapters.addresses import open_device, path_of
+from mirrorlog.adapters.addresses import open_device, path_of, place_of
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.volumes import Volume
@@ -36,11 +37,12 @@ def make_or_check(choice: PrimaryChoice, volume: str, size_bytes: int) -> bool:
 
     Raise BadUse if there is none and none is asked for, or if it is smaller than the volume.
     """
-    path = path_of(choice.address)
-    if not path.exists():
-        _check_creation(choice, path, volume)
-        FileDevice.create(path, size_bytes).close()
-        return True
+    if not is_nbd(choice.address):
+        path = path_of(choice.address)
+        if not path.exists():
+            _check_creation(choice, path, volume)
+            FileDevice.create(path, size_bytes).close()
+            return True
     with open_device(choice.address, writable=False) as device:
         check_size(device, choice.address, size_bytes)
         return next(device.allocated(), None) is None
@@ -62,14 +64,14 @@ def check_unused(
     """Raise BadUse if the storage at the address, under whatever name, is another volume's primary.
 
     volumes: all volumes that exist, by name. A primary that can't be opened here is compared by its
-    path alone.
+    path alone, and an NBD export by its name.
     """
-    path = path_of(choice.address).resolve()
+    place = place_of(choice.address)
     with open_device(choice.address, writable=False) as device:
         for other in volumes.values():
             if other.volume == volume or other.is_retired:
                 continue
-            if _is_same(other, path, device):
+            if _is_same(other, place, device):
                 raise _taken(choice.address, f"of volume '{other.volume}'")
         mark = marks.read(device)
     if mark is None or (mark.volume == volume and volume in volumes):
@@ -93,7 +95,13 @@ def marked(
     marks: PrimaryMarkFiles,
     new_mark: Callable[[BlockDevice], PrimaryMark],
 ) -> Iterator[None]:
-    """Mark the primary while the block publishes its volume. If that fails, take the mark away."""
+    """Mark the primary while the block publishes its volume. If that fails, take the mark away.
+
+    An NBD export has no mark: its host marks the file that it opens.
+    """
+    if is_nbd(choice.address):
+        yield
+        return
     with open_device(choice.address, writable=False) as device:
         marks.write([(device, new_mark(device))])
         try:
@@ -121,10 +129,12 @@ def _check_creation(choice: PrimaryChoice, path: Path, volume: str) -> None:
         )
 
 
-def _is_same(other: Volume, path: Path, device: BlockDevice) -> bool:
+def _is_same(other: Volume, place: str, device: BlockDevice) -> bool:
     try:
-        if path_of(other.primary).resolve() == path:
+        if place_of(other.primary) == place:
             return True
+        if is_nbd(other.primary):  # its name is all that is known of it
+            return False
         with open_device(other.primary, writable=False) as its:
             return its.identity.overlaps(device.identity)
     except (MirrorlogError, OSError):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from mirrorlog.adapters.addresses import path_of
+from mirrorlog.adapters.addresses import place_of
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -21,22 +20,17 @@ def check_secondaries(
     they are on this machine. The site itself looks again at what it really opens.
     """
     active = [other for other in others if not other.is_retired and other.volume != volume]
-    primaries = {_real(primary): volume} | {_real(each.primary): each.volume for each in active}
+    primaries = {place_of(primary): volume} | {
+        place_of(each.primary): each.volume for each in active
+    }
     for site, address in secondaries.items():
         check_site_name(site)
-        path = _real(address)
-        if path in primaries:
-            raise _taken(address, f"the primary of volume '{primaries[path]}'")
+        place = place_of(address)
+        if place in primaries:
+            raise _taken(address, f"the primary of volume '{primaries[place]}'")
         for other in active:
-            if site in other.secondaries and _real(other.secondaries[site]) == path:
+            if site in other.secondaries and place_of(other.secondaries[site]) == place:
                 raise _taken(address, f"the secondary of volume '{other.volume}' at {site}")
-
-
-def _real(address: str) -> Path:
-    try:
-        return path_of(address).resolve()
-    except (OSError, RuntimeError):  # a circle of symbolic links
-        return path_of(address)
 
 
 def _taken(address: str, whose: str) -> BadUse:

@@ -11,126 +11,26 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from logs import Log
-from notation import command, volume
+from file_sites import BLOCK, BLOCKS, MARKS, FileSiteRig
+from notation import volume
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.image_locks import ImageUser, lock_image, lock_secondary
-from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark
 from mirrorlog.consumers.resync.secondary import Secondary
-from mirrorlog.consumers.resync.site import Site
-from mirrorlog.consumers.resync.site_ports import SitePorts
-from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.reading.catalog import Catalog, publish_volume
-from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.settings import Settings
-from mirrorlog.simulation.manual_clock import ManualClock
-
-BLOCK, BLOCKS = 4096, 16
-SETTINGS = Settings()
-MARKS = PrimaryMarkFiles(Path("/nonexistent"))
-
-
-class Rig:
-    """One volume, whose primary and secondary are files, and a site that is started at will."""
-
-    def __init__(self, folder: Path, **described: object) -> None:
-        self.primary, self.folder = folder / "primary", folder / "site"
-        self.secondary = self.folder / "v.img"
-        FileDevice.create(self.primary, BLOCK * BLOCKS).close()
-        self.volume = volume(size_bytes=BLOCK * BLOCKS, primary=str(self.primary), **described)
-        self.log = Log([self.volume])
-        self.sequence, self.version = 0, 0
-        self.command(CommandKind.SESSION_OPEN)
-        self.files: SecondaryFiles | None = None
-        self.site = self.start()
-
-    def start(self, name: str = "a") -> Site:
-        """Start the site. The one before is gone, as after kill -9."""
-        self.stop()
-        self.files = SecondaryFiles(name, self.folder, MARKS)
-        topics, broker = self.log.topics, self.log.broker
-        ports = SitePorts(
-            log=LogReader(broker.reader(), broker, topics.changelog, site=name),
-            catalog=Catalog(broker.reader(), broker, topics, ManualClock(look_s=1)),
-            admin=broker,
-            publisher=broker.publisher(),
-            states=SecondaryStateFiles(self.folder / "states"),
-            secondaries=self.files,
-            open_reader=broker.reader,
-            clock=ManualClock(look_s=1),
-        )
-        self.site = Site(name, ports, SETTINGS)
-        return self.site
-
-    def stop(self) -> None:
-        if self.files is not None:
-            self.files.close()
-
-    def run(self, rounds: int = 12) -> Secondary:
-        for _ in range(rounds):
-            self.site.run_once(0)
-        return self.site.secondaries["v"]
-
-    def write(self, *blocks: int) -> None:
-        """Write blocks of the primary, each with new contents, and let the node record it."""
-        with self.primary.open("r+b") as file:
-            for block in blocks:
-                self.version += 1
-                file.seek(block * BLOCK)
-                file.write(bytes([self.version]) * BLOCK)
-        self.command(CommandKind.WRITES, " ".join(f"{block * BLOCK}+{BLOCK}" for block in blocks))
-        self.command(CommandKind.HEARTBEAT)
-
-    def command(self, kind: CommandKind, extents: str = "") -> None:
-        end = self.log.broker.end_position(self.log.topics.commands, 0)
-        event = command(
-            extents,
-            kind=kind,
-            generation=self.volume.generation,
-            sequence=self.sequence,
-            acknowledged_position=end - 1 if end else None,
-        )
-        self.log.publish([event])
-        self.log.flush(10)
-        self.sequence += 1
-
-    def settle(self) -> Secondary:
-        self.run()
-        for _ in range(2):  # the second names a position behind the last read
-            self.command(CommandKind.HEARTBEAT)
-        return self.run()
-
-    def describe(self, **changes: object) -> None:
-        """Publish a new description of the volume."""
-        position = self.log.through
-        self.volume = replace(self.volume, described_position=position, **changes)  # type: ignore[arg-type]
-        self.log.volumes["v"] = self.volume
-        publisher = self.log.broker.publisher()
-        publish_volume(publisher, self.log.topics, self.volume)
-        publisher.flush(0)
-
-    def is_equal(self) -> bool:
-        return self.primary.read_bytes() == self.secondary.read_bytes()
-
-    def check_claim(self) -> None:
-        """Nothing else wrote since the last cycle: what is consistent equals the primary."""
-        secondary = self.site.secondaries["v"]
-        if secondary.state is SiteState.CONSISTENT:
-            assert self.is_equal()
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path) -> Iterator[FileSiteRig]:
     """A rig whose secondary has gone through two cycles and is consistent."""
-    rig = Rig(tmp_path)
+    rig = FileSiteRig(tmp_path)
     rig.run()
     rig.write(*range(8))
     rig.settle()
@@ -141,7 +41,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.stop()
 
 
-def copied_all(rig: Rig, reason: str) -> None:
+def copied_all(rig: FileSiteRig, reason: str) -> None:
     """Check that the site counts nothing as known, copies everything, and is right then."""
     rig.start()
     reasons = set()
@@ -155,7 +55,7 @@ def copied_all(rig: Rig, reason: str) -> None:
     assert any(reason in text for text in reasons), reasons
 
 
-def stopped(rig: Rig, reason: str) -> Secondary:
+def stopped(rig: FileSiteRig, reason: str) -> Secondary:
     """Check that the site stops the secondary at once and each time that it tries again."""
     rig.start()
     for _ in range(30):
@@ -166,13 +66,13 @@ def stopped(rig: Rig, reason: str) -> Secondary:
     return secondary
 
 
-def test_a_restart_finds_the_secondary_as_it_was_and_copies_nothing(rig: Rig) -> None:
+def test_a_restart_finds_the_secondary_as_it_was_and_copies_nothing(rig: FileSiteRig) -> None:
     rig.start()
     secondary = rig.settle()
     assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 0)
 
 
-def test_a_secondary_that_was_cut_off_is_not_grown(rig: Rig) -> None:
+def test_a_secondary_that_was_cut_off_is_not_grown(rig: FileSiteRig) -> None:
     os.truncate(rig.secondary, BLOCK * 5)
     stopped(rig, "20480 bytes")
     assert rig.secondary.stat().st_size == BLOCK * 5
@@ -180,7 +80,7 @@ def test_a_secondary_that_was_cut_off_is_not_grown(rig: Rig) -> None:
     copied_all(rig, "")
 
 
-def test_a_secondary_that_is_gone_is_not_made_again(rig: Rig) -> None:
+def test_a_secondary_that_is_gone_is_not_made_again(rig: FileSiteRig) -> None:
     shutil.move(rig.secondary, rig.folder / "elsewhere")
     stopped(rig, "gone")
     assert not rig.secondary.exists()
@@ -190,7 +90,7 @@ def test_a_secondary_that_is_gone_is_not_made_again(rig: Rig) -> None:
     assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 0)
 
 
-def test_a_secondary_that_vanishes_while_the_site_is_idle_is_noticed(rig: Rig) -> None:
+def test_a_secondary_that_vanishes_while_the_site_is_idle_is_noticed(rig: FileSiteRig) -> None:
     rig.start()
     assert rig.settle().state is SiteState.CONSISTENT
     rig.secondary.unlink()
@@ -198,7 +98,7 @@ def test_a_secondary_that_vanishes_while_the_site_is_idle_is_noticed(rig: Rig) -
     assert states[-1] is SiteState.STOPPED
 
 
-def test_a_secondary_and_its_mark_restored_from_an_old_backup(rig: Rig) -> None:
+def test_a_secondary_and_its_mark_restored_from_an_old_backup(rig: FileSiteRig) -> None:
     for path in (rig.secondary, mark_path(rig.secondary)):
         shutil.copy(path, rig.folder / f"{path.name}.bak")
     rig.start()
@@ -210,7 +110,7 @@ def test_a_secondary_and_its_mark_restored_from_an_old_backup(rig: Rig) -> None:
     copied_all(rig, "gone back")
 
 
-def test_a_secondary_restored_without_its_mark(rig: Rig) -> None:
+def test_a_secondary_restored_without_its_mark(rig: FileSiteRig) -> None:
     backup = rig.secondary.read_bytes()
     rig.start()
     rig.write(3)
@@ -220,14 +120,14 @@ def test_a_secondary_restored_without_its_mark(rig: Rig) -> None:
     copied_all(rig, "gone back")
 
 
-def test_another_file_in_the_secondarys_place(rig: Rig) -> None:
+def test_another_file_in_the_secondarys_place(rig: FileSiteRig) -> None:
     content = rig.secondary.read_bytes()
     rig.secondary.unlink()
     rig.secondary.write_bytes(content)
     copied_all(rig, "another file")
 
 
-def test_a_state_folder_older_than_the_secondary(rig: Rig) -> None:
+def test_a_state_folder_older_than_the_secondary(rig: FileSiteRig) -> None:
     state = rig.folder / "states" / "v.json"
     old = state.read_bytes()
     rig.start()
@@ -239,7 +139,7 @@ def test_a_state_folder_older_than_the_secondary(rig: Rig) -> None:
     copied_all(rig, "older")
 
 
-def test_a_state_folder_that_is_one_cycle_old(rig: Rig) -> None:
+def test_a_state_folder_that_is_one_cycle_old(rig: FileSiteRig) -> None:
     state = rig.folder / "states" / "v.json"
     old = state.read_bytes()
     rig.start()
@@ -253,14 +153,14 @@ def test_a_state_folder_that_is_one_cycle_old(rig: Rig) -> None:
     assert secondary.blocks_copied == 1  # that cycle is repeated
 
 
-def test_a_lost_mark(rig: Rig) -> None:
+def test_a_lost_mark(rig: FileSiteRig) -> None:
     mark_path(rig.secondary).unlink()
     copied_all(rig, "mark is gone")
     assert read_mark(mark_path(rig.secondary)) is not None
 
 
 def test_a_state_of_an_older_release_adopts_its_secondary(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: FileSiteRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     mark_path(rig.secondary).unlink()
     states = SecondaryStateFiles(rig.folder / "states")
@@ -283,7 +183,7 @@ def test_a_secondary_that_is_the_primary_is_refused_before_anything_is_written(
     address = tmp_path / "again"
     if link == "path":
         address = tmp_path / "primary"
-    rig = Rig(tmp_path, secondaries={"a": str(address)})
+    rig = FileSiteRig(tmp_path, secondaries={"a": str(address)})
     if link == "symbolic":
         address.symlink_to(rig.primary)
     if link == "hard":
@@ -296,7 +196,7 @@ def test_a_secondary_that_is_the_primary_is_refused_before_anything_is_written(
 
 
 def test_a_primary_that_is_not_there_is_not_made_as_a_secondary(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, secondaries={"a": str(tmp_path / "primary")})
+    rig = FileSiteRig(tmp_path, secondaries={"a": str(tmp_path / "primary")})
     rig.primary.unlink()
     stopped(rig, "address of the volume's primary")
     assert not rig.primary.exists()
@@ -305,12 +205,12 @@ def test_a_primary_that_is_not_there_is_not_made_as_a_secondary(tmp_path: Path) 
 @pytest.mark.parametrize("address", ["http://x/y", "{tmp}/circle", "{tmp}", "{tmp}/none/v.img"])
 def test_an_address_that_leads_nowhere_stops_its_volume_only(tmp_path: Path, address: str) -> None:
     (tmp_path / "circle").symlink_to("circle")
-    rig = Rig(tmp_path, secondaries={"a": address.replace("{tmp}", str(tmp_path))})
+    rig = FileSiteRig(tmp_path, secondaries={"a": address.replace("{tmp}", str(tmp_path))})
     stopped(rig, "")
 
 
 @pytest.mark.parametrize("address", ["http://x/y", "{tmp}/circle", "{tmp}", "{tmp}/none"])
-def test_a_primary_that_can_not_be_reached_is_tried_again(rig: Rig, address: str) -> None:
+def test_a_primary_that_can_not_be_reached_is_tried_again(rig: FileSiteRig, address: str) -> None:
     (rig.folder / "circle").symlink_to("circle")
     saved = SecondaryStateFiles(rig.folder / "states").load("v")
     rig.describe(primary=address.replace("{tmp}", str(rig.folder)))
@@ -324,7 +224,7 @@ def test_a_primary_that_can_not_be_reached_is_tried_again(rig: Rig, address: str
     assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
 
 
-def test_a_primary_that_is_shorter_than_its_volume_is_not_copied(rig: Rig) -> None:
+def test_a_primary_that_is_shorter_than_its_volume_is_not_copied(rig: FileSiteRig) -> None:
     whole, saved = rig.primary.read_bytes(), SecondaryStateFiles(rig.folder / "states").load("v")
     os.truncate(rig.primary, BLOCK * 5)
     rig.describe(generation="33333333-3333-4333-8333-333333333333")
@@ -334,7 +234,7 @@ def test_a_primary_that_is_shorter_than_its_volume_is_not_copied(rig: Rig) -> No
     assert SecondaryStateFiles(rig.folder / "states").load("v") == saved
 
 
-def test_another_file_at_the_primarys_address_is_not_mixed_in(rig: Rig) -> None:
+def test_another_file_at_the_primarys_address_is_not_mixed_in(rig: FileSiteRig) -> None:
     before = rig.secondary.read_bytes()
     rig.primary.unlink()
     rig.primary.write_bytes(bytes([255]) * (BLOCK * BLOCKS))
@@ -351,7 +251,7 @@ def mark_primary(path: Path, name: str, **described: object) -> None:
         MARKS.write([(device, mark)])
 
 
-def test_the_primary_of_another_volume_is_neither_read_nor_written_to(rig: Rig) -> None:
+def test_the_primary_of_another_volume_is_neither_read_nor_written_to(rig: FileSiteRig) -> None:
     before = rig.secondary.read_bytes()
     mark_primary(rig.primary, "w")
     rig.write(3)
@@ -364,14 +264,14 @@ def test_the_primary_of_another_volume_is_neither_read_nor_written_to(rig: Rig) 
     assert rig.secondary.read_bytes() == before
 
 
-def test_one_secondary_for_two_sites_and_for_two_volumes(rig: Rig) -> None:
+def test_one_secondary_for_two_sites_and_for_two_volumes(rig: FileSiteRig) -> None:
     rig.describe(secondaries={"b": str(rig.secondary)})
     rig.start("b")
     assert "volume v at site a" in (rig.run().status.reason or "")
     assert mark_path(rig.secondary).exists() and rig.is_equal()
 
 
-def test_a_locked_secondary_is_left_alone(rig: Rig) -> None:
+def test_a_locked_secondary_is_left_alone(rig: FileSiteRig) -> None:
     with rig.secondary.open("r+b") as file:
         lock_secondary(file.fileno(), "", ImageUser.SITE)
         stopped(rig, "another process on this machine")
@@ -384,7 +284,7 @@ def test_a_locked_secondary_is_left_alone(rig: Rig) -> None:
         lock_secondary(file.fileno(), "", ImageUser.FORK)
 
 
-def test_a_volume_that_grew_grows_its_secondary(rig: Rig) -> None:
+def test_a_volume_that_grew_grows_its_secondary(rig: FileSiteRig) -> None:
     rig.start()
     os.truncate(rig.primary, BLOCK * 20)
     rig.describe(size_bytes=BLOCK * 20)
@@ -397,7 +297,7 @@ def test_a_volume_that_grew_grows_its_secondary(rig: Rig) -> None:
 def test_a_start_reads_at_most_64_mib_of_a_secondary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = Rig(tmp_path)
+    rig = FileSiteRig(tmp_path)
     size = 96 << 20
     os.truncate(rig.primary, size)
     rig.describe(size_bytes=size)
@@ -420,7 +320,7 @@ def test_a_start_reads_at_most_64_mib_of_a_secondary(
 
 
 def test_a_cycle_whose_mark_can_not_be_written_stops_its_volume_only(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.start()
     rig.settle()
@@ -438,7 +338,7 @@ def test_a_cycle_whose_mark_can_not_be_written_stops_its_volume_only(
 
 @pytest.mark.parametrize("die_at", range(8))
 def test_a_kill_between_any_two_steps_of_a_cycle_is_repeated_by_the_log(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, die_at: int
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     """Neither the mark nor the state alone tells what was written; together they do."""
 
@@ -462,7 +362,7 @@ def test_a_kill_between_any_two_steps_of_a_cycle_is_repeated_by_the_log(
         monkeypatch.setattr(owner, name, counted)
 
     for name, owner in (
-        ("write_marks", SecondaryFiles),
+        ("write_marks", SiteDevices),
         ("save_all", SecondaryStateFiles),
         ("pwrite", FileDevice),
         ("flush", FileDevice),

@@ -1,0 +1,101 @@
+"""Connections to NBD exports that a site keeps from one cycle to the next.
+
+An export has no lasting identity: its server and its name are names. But while a connection lasts,
+what it leads to is the same. So a site keeps its connections, never replaces one silently, and
+holds what a new one leads to against what it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
+from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
+from mirrorlog.consumers.resync.secondaries import FoundDevice
+from mirrorlog.errors import DeviceFailed
+
+
+class KeptExport(NbdDevice):
+    """An export whose connections outlast every `with` block: close() does nothing."""
+
+    def close(self) -> None:
+        """Do nothing. disconnect() closes it."""
+
+    def disconnect(self) -> None:
+        """Close all connections."""
+        super().close()
+
+
+@dataclass(slots=True)
+class _Kept:
+    """may_be_zeroed: it read as zeros when it was looked at last, or wasn't looked at yet."""
+
+    address: str
+    device: KeptExport
+    may_be_zeroed: bool = True
+
+
+class KeptExports:
+    """At most one export for each volume. One thread uses it.
+
+    writable: whether they are opened for writing.
+    """
+
+    def __init__(self, *, writable: bool) -> None:
+        self._writable: Final = writable
+        self._kept: Final[dict[str, _Kept]] = {}
+
+    def look(self, volume: str, address: str) -> FoundDevice:
+        """Return what is there. Connect if there is no connection, or if it was lost.
+
+        is_new of the result says whether it did. Raise BadUse and DeviceFailed.
+        """
+        kept = self._kept.get(volume)
+        is_new = kept is None or kept.address != address or not kept.device.is_intact()
+        if is_new or kept is None:
+            self.drop(volume)
+            device = KeptExport(parse_nbd_uri(address), writable=self._writable, reconnects=False)
+            kept = self._kept[volume] = _Kept(address, device)
+        if kept.may_be_zeroed:
+            kept.may_be_zeroed = next(kept.device.allocated(), None) is None
+        return FoundDevice(
+            size_bytes=kept.device.size_bytes,
+            identity=kept.device.identity,
+            is_zeroed=kept.may_be_zeroed,
+            is_new=is_new,
+        )
+
+    def open(self, volume: str, address: str) -> KeptExport:
+        """Return the export at which look() has looked. DeviceFailed if its connection was lost."""
+        kept = self._kept.get(volume)
+        if kept is None or kept.address != address or not kept.device.is_intact():
+            raise DeviceFailed(
+                "the connection to the NBD export was lost",
+                where=f"{parse_nbd_uri(address)}, offset 0",
+                next="The site connects again, and looks whether it is the same export.",
+            )
+        return kept.device
+
+    def volume_at(self, address: str, *, but: str) -> str | None:
+        """Return another volume than `but` whose export is at the same place, if there is one."""
+        place = parse_nbd_uri(address).place
+        return next(
+            (
+                name
+                for name, kept in self._kept.items()
+                if name != but and kept.device.uri.place == place
+            ),
+            None,
+        )
+
+    def drop(self, volume: str) -> None:
+        """Close the volume's connection, if there is one."""
+        kept = self._kept.pop(volume, None)
+        if kept is not None:
+            kept.device.disconnect()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for volume in list(self._kept):
+            self.drop(volume)

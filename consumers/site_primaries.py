@@ -1,0 +1,79 @@
+"""The primaries that a site reads: files and devices of its machine, and NBD exports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mirrorlog.adapters.addresses import open_file
+from mirrorlog.adapters.device_identity import device_name
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.consumers.kept_exports import KeptExports
+from mirrorlog.consumers.resync.secondaries import FoundDevice
+from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.domain.primary_marks import PrimaryMark
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.ports.devices import BlockDevice
+
+
+class SitePrimaries:
+    """Opens primaries for reading. Its methods raise BadUse and DeviceFailed."""
+
+    def __init__(self, addresses: SiteAddresses, marks: PrimaryMarkFiles) -> None:
+        self._addresses: Final = addresses
+        self._marks: Final = marks
+        self._exports: Final = KeptExports(writable=False)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._exports.close()
+
+    def find(self, volume: Volume) -> FoundDevice:
+        """Look what is there, and change nothing."""
+        address = self._addresses.primary(volume)
+        if is_nbd(address):
+            return self._exports.look(volume.volume, address)
+        with self.open(volume) as primary:
+            return found_device(primary)
+
+    def open(self, volume: Volume) -> BlockDevice:
+        """Open the primary. DeviceFailed if it is another volume's.
+
+        An NBD export must have been found before.
+        """
+        address = self._addresses.primary(volume)
+        if is_nbd(address):
+            return self._exports.open(volume.volume, address)
+        primary = open_file(address, writable=False)
+        try:
+            mark = self.mark_of(primary)
+            if mark is not None and not mark.is_of(volume):
+                which = "an earlier volume" if mark.volume == volume.volume else "volume"
+                raise DeviceFailed(
+                    f"this is the primary of {which} {mark.volume}: its mark says so",
+                    where=f"volume {volume.volume}, {address}, offset 0",
+                    next="Mount the right one. The secondary stays as it is.",
+                )
+        except BaseException:
+            primary.close()
+            raise
+        return primary
+
+    def mark_of(self, device: BlockDevice) -> PrimaryMark | None:
+        """Return the mark of a device of this machine as a primary, if it has one."""
+        try:
+            return self._marks.read(device)
+        except StateDamaged as error:
+            raise DeviceFailed(error.what, where=error.where, next=error.next) from error
+
+
+def found_device(device: BlockDevice) -> FoundDevice:
+    """Return what an open file or block device is."""
+    identity = device.identity
+    return FoundDevice(
+        size_bytes=device.size_bytes,
+        identity=identity,
+        device_name=device_name(identity),
+        is_zeroed=next(device.allocated(), None) is None,
+    )

@@ -1,0 +1,167 @@
+"""A site whose primary and secondary are NBD exports: no untrue claim is made of either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from file_sites import BLOCK, MARKS, FileSiteRig
+from nbd_servers import Nbdkit, skip_without
+from notation import volume
+
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.consumers.site_devices import SiteDevices
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.errors import BadUse
+
+
+class NbdRig(FileSiteRig):
+    """The rig of files, with a server before each file. The first site starts when they run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = [Nbdkit(folder / "one"), Nbdkit(folder / "two")]
+        skip_without(self.servers[0])
+        for server in self.servers:
+            server.image.parent.mkdir(parents=True)
+        self.addresses: SiteAddresses | None = None
+        super().__init__(folder)
+        self.primary_server, self.secondary_server = self.servers
+        self.primary, self.secondary = (server.image for server in self.servers)
+        for server in self.servers:
+            FileDevice.create(server.image, self.volume.size_bytes).close()
+            server.start()
+        self.addresses = SiteAddresses(
+            "a", self.folder, {"v": self.primary_server.uri}, {"v": self.secondary_server.uri}
+        )
+        self.start()
+
+    def devices(self, name: str) -> SiteDevices:
+        if self.addresses is None:
+            return super().devices(name)
+        return SiteDevices(self.addresses, MARKS)
+
+    def restart(self, server: Nbdkit) -> None:
+        server.kill()
+        server.start()
+
+    def look_again(self) -> Secondary:
+        """Let the time pass after which idle and stopped secondaries are looked at."""
+        self.clock.now_s += 31
+        return self.settle()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[NbdRig]:
+    """A rig whose secondary has gone through two cycles and is consistent."""
+    rig = NbdRig(tmp_path)
+    rig.run()
+    rig.write(*range(8))
+    rig.settle()
+    rig.write(1, 2, 9)
+    assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
+    yield rig
+    rig.stop()
+    for server in rig.servers:
+        server.kill()
+
+
+def test_a_site_continues_where_it_was(rig: NbdRig) -> None:
+    rig.start()
+    secondary = rig.settle()
+    assert secondary.state is SiteState.CONSISTENT and secondary.blocks_copied == 0
+    rig.write(4)
+    secondary = rig.settle()
+    assert (secondary.state, secondary.blocks_copied) == (SiteState.CONSISTENT, 1)
+    assert rig.is_equal()
+
+
+def test_servers_that_were_restarted_are_met_again(rig: NbdRig) -> None:
+    for server in rig.servers:
+        rig.restart(server)
+    rig.write(5)
+    secondary = rig.look_again()
+    assert secondary.state is SiteState.CONSISTENT and rig.is_equal()
+
+
+def test_another_secondary_behind_the_same_name_is_found(rig: NbdRig) -> None:
+    """The mark lies at the site, so that the contents alone tell."""
+    server = rig.secondary_server
+    server.kill()
+    server.image.write_bytes(bytes(rig.volume.size_bytes))
+    server.start()
+    rig.clock.now_s += 31
+    secondary = rig.run(3)
+    assert secondary.state is not SiteState.CONSISTENT
+    secondary = rig.look_again()
+    assert secondary.state is SiteState.CONSISTENT and rig.is_equal()
+
+
+def test_nothing_is_claimed_of_a_secondary_that_cannot_be_reached(rig: NbdRig) -> None:
+    rig.secondary_server.kill()
+    secondary = rig.look_again()
+    assert secondary.state is SiteState.STOPPED
+    rig.secondary_server.start()
+    assert rig.look_again().state is SiteState.CONSISTENT
+
+
+def test_another_primary_behind_the_same_name_is_found(rig: NbdRig) -> None:
+    before = rig.secondary.read_bytes()
+    server = rig.primary_server
+    server.kill()
+    server.image.write_bytes(b"?" * rig.volume.size_bytes)
+    server.start()
+    rig.write(3)
+    secondary = rig.look_again()
+    assert secondary.state is SiteState.STOPPED
+    assert "may be another one" in str(secondary.status.reason)
+    assert rig.secondary.read_bytes() == before
+    server.kill()
+    server.image.write_bytes(before)
+    server.start()
+    rig.write(3)
+    assert rig.look_again().state is SiteState.CONSISTENT and rig.is_equal()
+
+
+def test_a_write_that_the_log_names_only_later_is_no_other_primary(rig: NbdRig) -> None:
+    rig.restart(rig.primary_server)
+    with rig.primary.open("r+b") as file:  # its command is still on the way
+        file.seek(9 * BLOCK)
+        file.write(b"!" * BLOCK)
+    rig.write(3)
+    assert rig.look_again().state is SiteState.STOPPED
+    rig.write(9)
+    assert rig.look_again().state is SiteState.CONSISTENT and rig.is_equal()
+
+
+def test_the_primary_is_no_place_for_the_secondary(rig: NbdRig) -> None:
+    rig.addresses = SiteAddresses(
+        "a", rig.folder, {"v": rig.primary_server.uri}, {"v": rig.primary_server.uri}
+    )
+    rig.start()
+    rig.clock.now_s += 31
+    secondary = rig.run(3)
+    assert secondary.state is SiteState.STOPPED
+    assert "the secondary is the volume's primary" in str(secondary.status.reason)
+
+
+def test_addresses_of_a_site() -> None:
+    addresses = SiteAddresses(
+        "a", Path("/f"), {"*": "nbd://one/{volume}", "w": "/w"}, {"w": "nbd://two"}
+    )
+    v, w = volume(), volume("w", secondaries={"a": "/other"})
+    assert (addresses.primary(v), addresses.primary(w)) == ("nbd://one/v", "/w")
+    assert (addresses.secondary(v), addresses.secondary(w)) == ("file:///f/v.img", "nbd://two")
+
+
+@pytest.mark.parametrize(
+    ("primaries", "secondaries"),
+    [({}, {"*": "nbd://one"}), ({"v": "nbd:///"}, {}), ({"no/volume": "/v"}, {})],
+)
+def test_wrong_addresses_are_refused(
+    primaries: dict[str, str], secondaries: dict[str, str]
+) -> None:
+    with pytest.raises(BadUse):
+        SiteAddresses("a", Path("/f"), primaries, secondaries)
