@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import trustme
 from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
@@ -86,6 +87,21 @@ class QemuNbd(NbdServer):
         ]
         # Holes are what the server is asked about: it must be able to make them.
         return ["qemu-nbd", *arguments, "--discard=unmap", *self.options, str(self.image)]
+
+
+def write_certificates(folder: Path, authority: trustme.CA, kind: str, *names: str) -> Path:
+    """Write the files that nbdkit and libnbd look for in a folder (nbdkit-tls(1)). Return it.
+
+    kind: server or client. names: those of the certificate; without any there is none.
+    """
+    folder.mkdir()
+    authority.cert_pem.write_to_path(folder / "ca-cert.pem")
+    if names:
+        issued = authority.issue_cert(*names)
+        issued.private_key_pem.write_to_path(folder / f"{kind}-key.pem")
+        chain = b"".join(part.bytes() for part in issued.cert_chain_pems)
+        (folder / f"{kind}-cert.pem").write_bytes(chain)
+    return folder
 
 
 def skip_without(server: NbdServer) -> None:

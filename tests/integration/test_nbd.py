@@ -18,13 +18,17 @@ from typing import Self
 
 import psutil
 import pytest
+import trustme
 from deadlines import DEADLINE_S
+from nbd_servers import Nbdkit, skip_without, write_certificates
 from running import Outcome, wait_for_result
 
+from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
@@ -395,6 +399,35 @@ def test_tls_with_nbdkits_own_options(run: Run, tmp_path: Path) -> None:
         info = call(nbdinfo, f"{served.uri.replace('://', '://alice@')}&tls-psk-file={keys}")
         assert "with TLS" in info.stdout
         served.check_sites()
+
+
+def test_a_site_reads_its_primary_from_the_host_over_tls(run: Run, tmp_path: Path) -> None:
+    """The site's secondary is an export, too. Both sides show their certificates."""
+    image_server = Nbdkit(tmp_path)
+    skip_without(image_server)
+    FileDevice.create(image_server.image, SIZE).close()
+    image_server.start()
+    authority = trustme.CA()
+    server = write_certificates(tmp_path / "server", authority, "server", "localhost")
+    client = write_certificates(tmp_path / "client", authority, "client", "site.example")
+    tls = ("--tls", "require", "--tls-certificates", str(server), "--tls-verify-peer")
+    with Served(run, "afar", *tls) as served:
+        address = f"{served.uri}&tls-certificates={client}"
+        options = ["--primary", f"afar={address}", "--secondary", f"afar={image_server.uri}"]
+        site = run._start("afar", ["site", "run", "afar", "--dir", str(tmp_path / "a"), *options])
+        try:
+            with open_device(address, writable=True) as device:
+                for offset in (0, 5 * MIB, SIZE - 512):
+                    device.pwrite(offset, os.urandom(512))
+                device.zero(offset=6 * MIB, length=MIB)
+                device.flush()
+            wait_until(lambda: served.primary.read_bytes() == image_server.image.read_bytes())
+            reports = wait_until_consistent(run.settings, "afar", DEADLINE_S)
+            assert {report.site for report in reports} >= {"afar"}
+        finally:
+            site.kill()
+            del run.parts["afar"]
+            image_server.kill()
 
 
 def test_without_nbdkit_the_error_says_what_to_install(tmp_path: Path) -> None:

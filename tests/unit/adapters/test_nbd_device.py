@@ -12,7 +12,7 @@ from threading import Barrier, BrokenBarrierError
 import pytest
 import trustme
 from deadlines import DEADLINE_S
-from nbd_servers import Nbdkit, NbdServer, skip_without
+from nbd_servers import Nbdkit, NbdServer, skip_without, write_certificates
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
@@ -21,6 +21,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.producers.nbd.nbdkit_process import free_port
 
 SIZE = 1 << 20
 
@@ -228,34 +229,49 @@ def test_the_absence_of_libnbd_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tls_with_certificates_of_both_sides(rig: Rig) -> None:
-    skip_without(Nbdkit(rig.folder))
-    authority, stranger = trustme.CA(), trustme.CA()
-    ours = _certificates(rig.folder / "server", authority, "localhost", "server")
-    client = _certificates(rig.folder / "client", authority, "client.example", "client")
-    other = _certificates(rig.folder / "other", authority, None, "client")
-    (other / "ca-cert.pem").write_bytes(stranger.cert_pem.bytes())
-    server = rig.start("--tls=require", f"--tls-certificates={ours}", "--tls-verify-peer")
-    base = f"nbds+unix:///?socket={server.socket}"
-    with open_device(f"{base}&tls-certificates={client}", writable=True) as device:
+    ours, theirs = trustme.CA(), trustme.CA()
+    certificates = write_certificates(rig.folder / "server", ours, "server", "localhost")
+    client = write_certificates(rig.folder / "client", ours, "client", "client.example")
+    anonymous = write_certificates(rig.folder / "anonymous", ours, "client")
+    stranger = write_certificates(rig.folder / "stranger", theirs, "client", "client.example")
+    server = rig.start("--tls=require", f"--tls-certificates={certificates}", "--tls-verify-peer")
+    address = server.uri.replace("nbd+", "nbds+")
+    with open_device(f"{address}&tls-certificates={client}", writable=True) as device:
         device.pwrite(100, b"x" * 100_000)
         device.flush()
         assert device.pread(offset=99, length=2) == b"\0x"
     for refused in (
         server.uri,  # without TLS
-        f"{base}&tls-certificates={other}",  # an unknown authority
+        f"{address}&tls-certificates={anonymous}",
+        f"{address}&tls-certificates={stranger}",
     ):
         with pytest.raises(DeviceFailed, match="connecting failed"):
-            open_device(refused, writable=False)
+            open_device(refused, writable=False).pread(offset=0, length=1)
 
 
-def _certificates(folder: Path, authority: trustme.CA, name: str | None, kind: str) -> Path:
-    """Make a folder as nbdkit-tls(1) and libnbd want it."""
-    folder.mkdir()
-    authority.cert_pem.write_to_path(folder / "ca-cert.pem")
-    if name is not None:
-        issued = authority.issue_cert(name)
-        issued.private_key_pem.write_to_path(folder / f"{kind}-key.pem")
-        with (folder / f"{kind}-cert.pem").open("wb") as chain:
-            for certificate in issued.cert_chain_pems:
-                chain.write(certificate.bytes())
-    return folder
+@pytest.mark.parametrize(("name", "is_right"), [("localhost", True), ("elsewhere.example", False)])
+def test_the_name_in_the_certificate_counts(rig: Rig, name: str, is_right: bool) -> None:
+    authority = trustme.CA()
+    certificates = write_certificates(rig.folder / "server", authority, "server", name)
+    trusted = write_certificates(rig.folder / "client", authority, "client")
+    server = TlsOverTcp(rig.folder, "--tls=require", f"--tls-certificates={certificates}")
+    skip_without(server)
+    FileDevice.create(server.image, SIZE).close()
+    rig.servers.append(server)
+    server.start()
+    address = f"nbds://localhost:{server.port}/?tls-certificates={trusted}"
+    if is_right:
+        open_device(address, writable=False).close()
+        return
+    with pytest.raises(DeviceFailed, match="connecting failed"):
+        open_device(address, writable=False)
+    open_device(f"{address}&tls-verify-peer=false", writable=False).close()
+
+
+class TlsOverTcp(Nbdkit):
+    port = 0
+
+    def _command(self) -> list[str]:
+        self.port = free_port("127.0.0.1")
+        listen = ["--ipaddr=127.0.0.1", f"--port={self.port}", f"--pidfile={self.pid_file}"]
+        return ["nbdkit", "--foreground", *listen, *self.options, "file", str(self.image)]
