@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
-from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
+from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri, parse_nbd_uri
 from mirrorlog.consumers.resync.secondaries import FoundDevice
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.clock import Clock, SystemClock
+
+_SLOW_S: Final = 1.0
+"""An attempt to connect that fails only after this time holds up other volumes."""
+_SILENCE_S: Final = 60.0
+"""For this long, no further attempt is made at that server."""
 
 
 class KeptExport(NbdDevice):
@@ -39,12 +45,18 @@ class _Kept:
 class KeptExports:
     """At most one export for each volume. One thread uses it.
 
+    A server that doesn't answer would hold up all volumes of the site, each for the deadline of a
+    connection. So it is asked again only after a while, for whichever volume.
+
     writable: whether they are opened for writing.
     """
 
-    def __init__(self, *, writable: bool) -> None:
+    def __init__(self, *, writable: bool, clock: Clock | None = None) -> None:
         self._writable: Final = writable
+        self._clock: Final = clock or SystemClock()
         self._kept: Final[dict[str, _Kept]] = {}
+        self._silent: Final[dict[str, tuple[float, DeviceFailed]]] = {}
+        """By server, until when it isn't asked, and why."""
 
     def look(self, volume: str, address: str) -> FoundDevice:
         """Return what is there. Connect if there is no connection, or if it was lost.
@@ -55,8 +67,7 @@ class KeptExports:
         is_new = kept is None or kept.address != address or not kept.device.is_intact()
         if is_new or kept is None:
             self.drop(volume)
-            device = KeptExport(parse_nbd_uri(address), writable=self._writable, reconnects=False)
-            kept = self._kept[volume] = _Kept(address, device)
+            kept = self._kept[volume] = _Kept(address, self._connect(parse_nbd_uri(address)))
         if kept.may_be_zeroed:
             kept.may_be_zeroed = next(kept.device.allocated(), None) is None
         return FoundDevice(
@@ -65,6 +76,21 @@ class KeptExports:
             is_zeroed=kept.may_be_zeroed,
             is_new=is_new,
         )
+
+    def _connect(self, uri: NbdUri) -> KeptExport:
+        begin_s = self._clock.monotonic_s()
+        until_s, reason = self._silent.get(uri.server, (0.0, None))
+        if reason is not None and begin_s < until_s:
+            raise DeviceFailed(reason.what, where=reason.where, next=reason.next)
+        try:
+            device = KeptExport(uri, writable=self._writable, reconnects=False)
+        except DeviceFailed as error:
+            now_s = self._clock.monotonic_s()
+            if now_s - begin_s >= _SLOW_S:
+                self._silent[uri.server] = (now_s + _SILENCE_S, error)
+            raise
+        self._silent.pop(uri.server, None)
+        return device
 
     def open(self, volume: str, address: str) -> KeptExport:
         """Return the export at which look() has looked. DeviceFailed if its connection was lost."""

@@ -34,7 +34,7 @@ def _stops_one_volume(method: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return method(*arguments, **named)
         except BadUse as error:
-            where = f"{error.where}, offset 0"
+            where = f"{error.where}, offset 0" if error.where else ""
             raise DeviceFailed(error.what, where=where, next=error.next) from error
         except (OSError, RuntimeError) as error:
             raise DeviceFailed(

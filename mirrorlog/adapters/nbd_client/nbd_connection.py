@@ -52,7 +52,10 @@ class NbdConnection:
         deadline_s: an answer that takes longer ends the connection.
         Raise RequestFailed, or BadUse if there is no fitting libnbd.
         """
-        self._library = library = load_libnbd()
+        try:
+            self._library = library = load_libnbd()
+        except BadUse as error:
+            raise BadUse(error.what, where=str(uri), next=error.next) from None
         self._deadline_s: Final = deadline_s
         self._handle: int | None = library.nbd_create()
         if self._handle is None:

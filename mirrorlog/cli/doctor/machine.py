@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from packaging.requirements import Requirement
 
 from mirrorlog.acls import Role
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at
+from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.cli.doctor.snapshot import FolderFacts, LibraryFacts, PortFacts
 from mirrorlog.errors import BadUse, in_words
 from mirrorlog.settings import Settings
@@ -126,10 +126,12 @@ def open_file_limit() -> int:
 
 
 def tools() -> Mapping[str, str | None]:
-    """Return the paths of the tools for NBD; None for those that aren't installed."""
-    return {**{name: shutil.which(name) for name in _TOOLS}, "libnbd for Python": _libnbd()}
+    """Return the paths of what NBD needs; None for those that aren't installed."""
+    return {**{name: shutil.which(name) for name in _TOOLS}, "libnbd": _libnbd()}
 
 
 def _libnbd() -> str | None:
-    spec = find_spec("nbd")
-    return None if spec is None else spec.origin
+    try:
+        return str(load_libnbd()._name)
+    except BadUse:
+        return None

@@ -8,6 +8,8 @@ from typing import Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from mirrorlog.acls import Role
+from mirrorlog.adapters.nbd_client.libnbd import INSTALL_HINT
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.cli.doctor.findings import Finding, failed, not_asked, ok, warning
 from mirrorlog.cli.doctor.snapshot import LibraryFacts, NotAsked, PortFacts, Snapshot
 from mirrorlog.units import format_size
@@ -119,7 +121,10 @@ def check_open_files(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def check_tools(snapshot: Snapshot) -> Iterator[Finding]:
-    """Say which tools for NBD are installed. Only a host that exports a volume needs nbdkit."""
+    """Say what NBD needs that is installed.
+
+    Only a host that exports a volume needs nbdkit, and only a site with NBD addresses libnbd.
+    """
     if isinstance(snapshot.tools, NotAsked):
         yield not_asked(snapshot.tools)
         return
@@ -128,5 +133,16 @@ def check_tools(snapshot: Snapshot) -> Iterator[Finding]:
     text = f"installed: {', '.join(there) or 'none'}; not installed: {', '.join(lacking) or 'none'}"
     if snapshot.role is Role.HOST and "nbdkit" in lacking:
         yield warning(text, next="`host serve` needs nbdkit: install it, or write from a program.")
+    elif snapshot.role is Role.SITE and "libnbd" in lacking and _uses_nbd(snapshot):
+        yield failed(text, next=f"The site has NBD addresses, which need libnbd. {INSTALL_HINT}")
     else:
         yield ok(text)
+
+
+def _uses_nbd(snapshot: Snapshot) -> bool:
+    settings = snapshot.settings
+    if settings is None:
+        return False
+    return any(
+        map(is_nbd, [*settings.site_primaries.values(), *settings.site_secondaries.values()])
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -56,7 +57,9 @@ def with_addresses(
 
 
 def _addresses(texts: Sequence[str]) -> dict[str, str]:
+    from mirrorlog.consumers.site_addresses import NAME
+
     return {
-        volume: absolute_address(address)
+        volume: absolute_address(address).replace(quote(NAME), NAME)
         for volume, address in parse_pairs(texts, "VOLUME=URI").items()
     }

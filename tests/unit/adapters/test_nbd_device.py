@@ -224,8 +224,12 @@ def test_the_absence_of_libnbd_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
     libnbd.load_libnbd.cache_clear()
     monkeypatch.setattr(libnbd.ctypes, "CDLL", missing)
     monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
-    with pytest.raises(BadUse, match=r"libnbd isn't installed.* apt install libnbd0.* dnf install"):
-        open_device("nbd://127.0.0.1:1", writable=False)
+    with pytest.raises(BadUse) as caught:
+        open_device("nbd://127.0.0.1:1/e", writable=False)
+    assert str(caught.value) == (
+        "libnbd isn't installed, and an NBD address needs it (nbd://127.0.0.1:1/e). On Debian and "
+        "Ubuntu: apt install libnbd0. On Fedora and RHEL: dnf install libnbd."
+    )
 
 
 def test_tls_with_certificates_of_both_sides(rig: Rig) -> None:

@@ -142,6 +142,7 @@ BEHIND = ClockFacts(now_us=NOW_US, newest_append_us=NOW_US + 60_000_000)
 LONG_AGO = ClockFacts(now_us=NOW_US, newest_append_us=NOW_US - 60_000_000)
 AWAY = NoCluster(what="asking for a broker failed", where="k:9092", next="Start it.")
 
+READS_OVER_NBD = load_settings(None, {"site_primaries": {"*": "nbd://h/{volume}"}})
 # check | what differs from a sound snapshot | result | a part of its line
 CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
     ("libraries", {"libraries": [LibraryFacts("a", "2.0", "<2")]}, "failed", "a <2 is needed"),
@@ -153,6 +154,12 @@ CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
     ("open files", {"open_files": 256}, "warning", "256 files"),
     ("http ports", {"ports": [TAKEN]}, "failed", "it is taken (metrics = h:1). Free it."),
     ("tools", {"role": Role.HOST}, "warning", "needs nbdkit"),
+    (
+        "tools",
+        {"role": Role.SITE, "tools": {"libnbd": None}, "settings": READS_OVER_NBD},
+        "failed",
+        "apt install libnbd0",
+    ),
     ("broker", {"cluster": AWAY}, "failed", "(k:9092). Start it."),
     ("topics", without(sound(), "log", exists=False), "failed", "exist (topic mirrorlog.log)"),
     ("topics", without(sound(), "reports", exists=False), "warning", "report nothing"),

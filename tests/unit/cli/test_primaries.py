@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from nbd_servers import Nbdkit, skip_without
 from notation import volume
 
 from mirrorlog.adapters.addresses import open_device
@@ -20,7 +21,7 @@ from mirrorlog.cli.support.primaries import (
 )
 from mirrorlog.domain.primary_marks import PrimaryMark, new_mark
 from mirrorlog.domain.volumes import Volume, VolumeState
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice
 
 SIZE = 4096
@@ -126,3 +127,28 @@ def test_a_mark_goes_again_if_its_volume_could_not_be_published(tmp_path: Path) 
         with marked(choice(path), marks, mark_of):
             assert marks.read(device) is not None
         assert marks.read(device) is not None
+
+
+def test_an_nbd_export_may_be_a_primary(tmp_path: Path) -> None:
+    """Sites read it, and whoever writes to it tells mirrorlog of that in another way."""
+    server = Nbdkit(tmp_path)
+    skip_without(server)
+    FileDevice.create(server.image, SIZE).close()
+    server.start()
+    marks = PrimaryMarkFiles(tmp_path / "primaries")
+    export = PrimaryChoice(server.uri, create=True)
+    try:
+        assert make_or_check(export, "v", SIZE)
+        with pytest.raises(BadUse, match=f"the primary has {SIZE} bytes"):
+            make_or_check(export, "v", SIZE + 1)
+        others = {name: volume(name, SIZE, primary="nbd://127.0.0.1:1/x") for name in ("a", "b")}
+        check_unused(export, "v", others, marks)
+        others["c"] = volume("c", SIZE, primary=server.uri)
+        with pytest.raises(BadUse, match="the primary of volume 'c'"):
+            check_unused(export, "v", others, marks)
+        with marked(export, marks, lambda _: new_mark(volume(), None, str(uuid4()))):
+            pass
+    finally:
+        server.kill()
+    with pytest.raises(DeviceFailed, match="connecting failed"):
+        make_or_check(export, "v", SIZE)

@@ -24,6 +24,10 @@ a=s.img         | s.img                   | the primary of volume 'w'
 a=s.img         | s.img a=s.img retired   | -
 a=s.img b=s.img | -                       | -
 a/b=s.img       | -                       | can't name a site
+a=nbd://h/e     | -                       | -
+a=nbd://h/p     | nbds://h:10809/p        | the primary of volume 'w'
+a=nbd://h/e     | q.img a=nbds://h/e      | the secondary of volume 'w' at a
+a=nbd:///e      | -                       | names a host
 """
 
 
@@ -34,7 +38,7 @@ def test_check_secondaries(tmp_path: Path, case: str) -> None:
     (tmp_path / "x").mkdir()
 
     def address(name: str) -> str:
-        return f"file://{tmp_path}/{name}"
+        return name if name.startswith("nbd") else f"file://{tmp_path}/{name}"
 
     def sites(words: list[str]) -> dict[str, str]:
         return {site: address(name) for site, name in (word.split("=") for word in words)}

@@ -11,11 +11,15 @@ from nbd_servers import Nbdkit, skip_without
 from notation import volume
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.nbd_client import nbd_device
+from mirrorlog.adapters.nbd_client.nbd_connection import RequestFailed
+from mirrorlog.consumers.kept_exports import KeptExports
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.domain.site_progress import SiteState
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.simulation.manual_clock import ManualClock
 
 
 class NbdRig(FileSiteRig):
@@ -165,3 +169,28 @@ def test_wrong_addresses_are_refused(
 ) -> None:
     with pytest.raises(BadUse):
         SiteAddresses("a", Path("/f"), primaries, secondaries)
+
+
+def test_a_server_that_does_not_answer_holds_up_other_volumes_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, attempts = ManualClock(), 0
+
+    def connect(*_: object, **__: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        clock.now_s += 10
+        raise RequestFailed("the server doesn't answer", 0, is_lost=True)
+
+    monkeypatch.setattr(nbd_device, "NbdConnection", connect)
+    exports = KeptExports(writable=False, clock=clock)
+    for volume_name in ("a", "b", "a"):
+        with pytest.raises(DeviceFailed, match="doesn't answer"):
+            exports.look(volume_name, f"nbd://afar/{volume_name}")
+    assert attempts == 1
+    with pytest.raises(DeviceFailed):
+        exports.look("a", "nbd://elsewhere/a")
+    clock.now_s += 100
+    with pytest.raises(DeviceFailed):
+        exports.look("a", "nbd://afar/a")
+    assert attempts == 3
