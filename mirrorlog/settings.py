@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     report_idle_s: float = Field(default=10.0, gt=0)
     """How often they report if nothing changes."""
 
+    site_volumes: tuple[str, ...] = ()
+    """A site mirrors the volumes whose names match one of these patterns. Without patterns it
+    mirrors those whose descriptions name it, and those whose descriptions name no site."""
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in batches of up to this number of bytes."""

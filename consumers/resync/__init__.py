@@ -4,6 +4,7 @@ In reading order:
 
 - site.py: Site, one round of all secondaries; the order of a cycle's steps
 - site_ports.py: SitePorts, what a site needs
+- chosen_volumes.py: which volumes a site mirrors
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - meeting.py: the decision whether a secondary is the one that the saved state is about

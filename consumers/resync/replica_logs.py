@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from mirrorlog.consumers.resync.cycle import CycleInput
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import Watermark, counts_for
@@ -16,10 +17,19 @@ from mirrorlog.tracking_log.site_log import SiteLog
 
 
 class ReplicaLogs:
-    """Looks up the logs of a site's secondaries, and forgets what they no longer need."""
+    """Looks up the logs of a site's secondaries, and forgets what they no longer need.
 
-    def __init__(self, site: str, log: LogReader, secondaries: Mapping[str, Secondary]) -> None:
-        self._site, self._log, self._secondaries = site, log, secondaries
+    others: the volumes that the site doesn't mirror, by name. Nothing of them is kept.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        log: LogReader,
+        secondaries: Mapping[str, Secondary],
+        others: Mapping[str, Volume],
+    ) -> None:
+        self._site, self._log, self._secondaries, self._others = site, log, secondaries, others
 
     def of(self, volume: str) -> SiteLog:
         """Return the log of a volume as this site needs it."""
@@ -31,8 +41,11 @@ class ReplicaLogs:
 
     def is_needed(self, record: LogRecord) -> bool:
         """Return whether a record covers more than its secondary has applied and proved."""
-        secondary = self._secondaries.get(split_log_name(record.volume)[0])
-        return secondary is None or record.through > needed_after(secondary.saved)
+        name = split_log_name(record.volume)[0]
+        secondary = self._secondaries.get(name)
+        if secondary is None:
+            return name not in self._others
+        return record.through > needed_after(secondary.saved)
 
     def changed_since(self, secondary: Secondary) -> BlockSet:
         """Return the blocks that the log names as changed since the applied position."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.cycle import (
     AdvancePosition,
     CycleInput,
@@ -67,7 +68,7 @@ later reports."""
 
 
 class Site:
-    """Mirrors every volume of the catalog. One thread calls it.
+    """Mirrors the volumes of the catalog that are chosen (chosen_volumes.py). One thread calls it.
 
     secondaries: by volume, to read.
     worked_at_us: when it last did a round or copied a run of blocks, microseconds since 1970.
@@ -83,7 +84,8 @@ class Site:
         self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
         self._changes = StateChanges(ports.clock, ports.on_change)
-        self._logs = ReplicaLogs(name, ports.log, self.secondaries)
+        self._chosen = ChosenVolumes(name, settings.site_volumes)
+        self._logs = ReplicaLogs(name, ports.log, self.secondaries, self._chosen.others)
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()
         histories = HistoryWatch(
@@ -183,8 +185,9 @@ class Site:
         for name, volume in self._ports.catalog.items():
             secondary = self._secondaries.get(name)
             if secondary is None:
-                changed.add(name)
-                self._add(volume)
+                if self._chosen.take(volume):
+                    changed.add(name)
+                    self._add(volume)
             elif secondary.volume != volume:
                 changed.add(name)
                 secondary.describe(volume)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,12 +45,23 @@ def run(
     ],
     primary: PrimaryOption = None,
     secondary: SecondaryOption = None,
+    volumes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Mirror only volumes whose names match. It can be given several times. Without "
+            "it, those whose descriptions name this site, or no site.",
+        ),
+    ] = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     call = with_metrics(invocation(context, waits=True), metrics)
     call = with_addresses(call, name, folder, primary or [], secondary or [])
+    if volumes:
+        chosen = call.settings.model_copy(update={"site_volumes": tuple(volumes)})
+        call = replace(call, settings=chosen)
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None

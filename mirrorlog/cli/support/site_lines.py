@@ -41,13 +41,17 @@ class SiteLines:
             "site": self._site,
             "bootstrap_servers": servers.addresses,
             "topics": [topics.changelog, topics.volumes],
+            "volumes": list(settings.site_volumes) or None,
             "dir": str(folder.absolute()),
         }
+        chosen = ", ".join(settings.site_volumes)
+        which = f"the volumes {chosen}" if chosen else "the volumes that name it, or no site"
         self._say(
             "ready",
             fields,
-            f"site {self._site} is ready: it follows {topics.changelog} and {topics.volumes} at "
-            f"{servers.addresses} ({servers.chosen_by()}); its state is in {folder.absolute()}",
+            f"site {self._site} is ready: it mirrors {which}, and follows {topics.changelog} and "
+            f"{topics.volumes} at {servers.addresses} ({servers.chosen_by()}); its state is in "
+            f"{folder.absolute()}",
         )
 
     def change(self, change: SecondaryChange) -> None:

@@ -61,7 +61,8 @@ def test_the_lines_of_a_first_copy(printed: Printed, tmp_path: Path) -> None:
     printed.lines.stopped()
     ready, syncing, done, stopped = printed.taken()
     assert ready == (
-        "site a is ready: it follows mirrorlog.log and mirrorlog.volumes at kafka:1 (named by the "
+        "site a is ready: it mirrors the volumes that name it, or no site, and follows "
+        "mirrorlog.log and mirrorlog.volumes at kafka:1 (named by the "
         f"program); its state is in {tmp_path}"
     )
     assert syncing == (
