@@ -84,7 +84,7 @@ class Site:
         self.worked_at_us = ports.clock.now_us()
         self._failures = FailureLog(name, ports.clock)
         self._changes = StateChanges(ports.clock, ports.on_change)
-        self._chosen = ChosenVolumes(name, settings.site_volumes)
+        self._chosen = ChosenVolumes(name, settings.site_volumes, settings.site_secondaries)
         self._logs = ReplicaLogs(name, ports.log, self.secondaries, self._chosen.others)
         self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
         self._checked_at_s = ports.clock.monotonic_s()

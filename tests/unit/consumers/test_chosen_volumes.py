@@ -35,6 +35,12 @@ def test_a_site_mirrors_what_is_chosen(case: str) -> None:
     assert is_chosen(candidate, "a", patterns) is (expected == ["yes"])
 
 
+def test_a_volume_for_which_the_site_has_an_address_is_chosen() -> None:
+    other = volume("v", 1 << 20, generation="g", secondaries={"b": "file:///b"})
+    assert is_chosen(other, "a", (), {"v": "file:///here"})
+    assert not is_chosen(other, "a", ["w"], {"v": "file:///here"})
+
+
 def test_a_volume_that_was_passed_over_is_judged_again_by_a_new_description() -> None:
     chosen = ChosenVolumes("a", ())
     other = volume("v", 1 << 20, generation="g", secondaries={"b": "file:///b"})
