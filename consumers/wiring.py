@@ -27,6 +27,7 @@ from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.site_metrics import site_samples
+from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.site_leases import SiteLease
@@ -208,6 +209,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         open_reader=lambda: KafkaReader(client),
         clock=clock,
         ask_end=_end_asker(client, topics.commands, stack),
+        pauses=PauseFile(folder).look,
         task_runner=TaskThreads(settings.site_copy_threads),
         tracer=open_tracer("site"),
     )

@@ -194,6 +194,9 @@ class Settings(BaseSettings):
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in batches of up to this number of bytes."""
+    site_max_rate: str = "max"
+    """How fast a site copies at most: `50MB/s`, `max`, or by the local time of the day
+    `08:00-18:00=50MB/s,else=max`."""
     site_copy_threads: int = Field(default=4, ge=1, le=64)
     """How many batches a site copies at once."""
     site_primaries: dict[str, str] = Field(default_factory=dict)

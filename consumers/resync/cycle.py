@@ -17,6 +17,7 @@ hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or F
         a hole in the log, a new generation   Resync all        --> SYNCING, with a warning
         another history of the partition      Resync all        --> SYNCING, with a warning
         a device fails                        tried again later --> STOPPED; the others go on
+        an operator pauses it                 Idle              --> STOPPED, until it is resumed
         the volume is retired                 Idle              --> RETIRED; the copy stays as it is
 
 Rules:
@@ -52,6 +53,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
+from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
@@ -131,10 +133,16 @@ class AdvancePosition:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Do nothing until the log grows. The site reports `state`."""
+    """Do nothing until the log grows. The site reports `state`.
+
+    advice: what an operator can do; None if nobody knows.
+    is_wanted: an operator asked for it, so it is no failure.
+    """
 
     state: SiteState
     reason: str | None = None
+    advice: str | None = None
+    is_wanted: bool = False
 
 
 CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | Idle
@@ -151,6 +159,23 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
         SiteState.WAITING,
         "the log is of another history than the volume's description: the node renews the history, "
         "or its log isn't read that far yet",
+    )
+
+
+def pause_step(volume: str, pauses: Pauses) -> Idle:
+    """Return the step of a secondary that an operator has paused."""
+    if pauses.damage is not None:
+        return Idle(
+            SiteState.STOPPED,
+            pauses.damage,
+            "Remove that file, then pause again what is to be paused.",
+        )
+    whom = "--all" if pauses.is_all else volume
+    return Idle(
+        SiteState.STOPPED,
+        "an operator has paused it",
+        f"`mirrorlog site resume {whom}` with the site's folder (--dir) lets it go on.",
+        is_wanted=True,
     )
 
 

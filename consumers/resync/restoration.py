@@ -5,6 +5,7 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
 1. The caller's thread takes the ranges in ascending order, joins them to batches of up to
    `batch_bytes` bytes, and hands these to the task runner. No two batches overlap, so it doesn't
    matter which of them is copied first. At most a fixed number is under way, which bounds memory.
+   `pace` holds a batch back before it is read.
 2. A task reads each range of its batch, and writes exactly that range: the bytes that it read, or
    zeros if all of them are zero. Nothing outside of the ranges is written.
 3. Batches that are done are counted in ascending order. The secondary begins to write them to its
@@ -53,12 +54,14 @@ class CopyPlan:
     batch_bytes: the most that one task reads and writes at a time.
     samples: takes samples of what is written.
     tasks: runs the copying of the batches.
+    pace: called with the bytes of each batch before it is read. It waits, or raises.
     """
 
     batch_bytes: int
     samples: SampleTaker
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
+    pace: Callable[[int], None] = lambda _: None
 
 
 _MAX_RANGES: Final = 1024
@@ -248,11 +251,13 @@ def _run(
         copied_bytes += batch.size_bytes
         plan.on_copied(_count_blocks(batch, volume.block_size), batch.size_bytes)
 
-    copies = (
-        partial(_zero if batch.is_zeroing else _copy, primary, secondary, batch)
-        for batch in batches
-    )
-    plan.tasks.run(copies, on_done)
+    def copies() -> Iterator[Callable[[], _Done]]:
+        for batch in batches:
+            if not batch.is_zeroing:
+                plan.pace(batch.size_bytes)
+            yield partial(_zero if batch.is_zeroing else _copy, primary, secondary, batch)
+
+    plan.tasks.run(copies(), on_done)
     secondary.flush()
     return copied_bytes
 

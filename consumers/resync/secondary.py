@@ -140,7 +140,12 @@ class Secondary:
 
     def go_idle(self, step: Idle) -> None:
         """Note that nothing is to be done until the log grows."""
-        self.status, self.advice = step, None
+        self.status, self.advice = step, step.advice
+
+    def pause(self, step: Idle) -> None:
+        """Stay as it is although a cycle runs: an operator has paused it."""
+        self.copying = None
+        self.go_idle(step)
 
     def begin_cycle(self, reason: str | None) -> None:
         """Note that a resync begins. From here on the secondary is inconsistent."""

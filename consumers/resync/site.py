@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Final
 
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
+from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
+from mirrorlog.consumers.resync.copy_rate import parse_rates
 from mirrorlog.consumers.resync.cycle import (
     AdvancePosition,
     CycleInput,
@@ -18,6 +20,7 @@ from mirrorlog.consumers.resync.cycle import (
     Resync,
     SkipInitialCopy,
     next_step,
+    pause_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
@@ -48,6 +51,7 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import StateChanges
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
+from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
@@ -95,6 +99,8 @@ class Site:
             ports.clock,
             settings.patience_s,
         )
+        self._pace = CopyPace(parse_rates(settings.site_max_rate), ports.clock, ports.sleep)
+        self._pauses = Pauses()
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, ports.ask_end)
         # Volumes that may need a step or a report, and volumes whose reads are over.
         self._active: set[str] = set()
@@ -125,6 +131,7 @@ class Site:
         for name in touched & self._secondaries.keys():
             self._logs.forget_rolled_up(self._secondaries[name])
         touched |= self._follow_catalog() | self._ask_read_ends() | self._due_for_a_check()
+        touched |= self._follow_pauses()
         self._active |= touched
         if not self._ports.log.caught_up():
             return
@@ -169,6 +176,17 @@ class Site:
     def _keep_name(self) -> None:
         self._ports.keep_name()
         self.worked_at_us = self._ports.clock.now_us()
+
+    def _follow_pauses(self) -> set[str]:
+        """Take what an operator has paused or resumed; return the volumes of which that is new."""
+        before, self._pauses = self._pauses, self._ports.pauses()
+        if self._pauses == before:
+            return set()
+        return {
+            name
+            for name in self._secondaries
+            if before.covers(name) != self._pauses.covers(name) or self._pauses.damage
+        }
 
     # The catalog
 
@@ -275,7 +293,7 @@ class Site:
                 match self._next_step(secondary):
                     case Idle() as step:
                         secondary.go_idle(step)
-                        if step.state is SiteState.STOPPED:
+                        if step.state is SiteState.STOPPED and not step.is_wanted:
                             self._failures.stopped(secondary.volume.volume, step.reason or "")
                     case Resync() as step:
                         cycles.append((secondary, step))
@@ -307,8 +325,11 @@ class Site:
     def _next_step(self, secondary: Secondary) -> CycleStep:
         """Return the next step of a secondary that was met.
 
-        Start over first if it doesn't hold what earlier cycles wrote (samples.py).
+        Start over first if it doesn't hold what earlier cycles wrote (samples.py). Nothing is done
+        with a secondary that an operator has paused.
         """
+        if self._is_paused(secondary):
+            return pause_step(secondary.volume.volume, self._pauses)
         if (step := self._step_of_ended_history(secondary)) is not None:
             return step
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
@@ -366,8 +387,8 @@ class Site:
         6. Note that the last read is over. The next round asks for the end of the commands topic
            (_ask_read_ends), on which the proof of the cycle stands.
 
-        A crash between any two steps repeats the cycle. If a device fails, its cycle ends there;
-        the other cycles go on.
+        A crash between any two steps repeats the cycle. If a device fails, or an operator pauses
+        the secondary, its cycle ends there; the other cycles go on.
         """
         failed = self._meetings.begin_cycles(cycles, self._logs.changed_since)  # 1
         self._stop_all(failed)
@@ -389,6 +410,8 @@ class Site:
                 state = self._copy(secondary, step)  # 3, 4
             except DeviceFailed as error:
                 self._stop(secondary, error)
+            except CopyPausedError:
+                secondary.pause(pause_step(secondary.volume.volume, self._pauses))
             else:
                 traces.note_durable(secondary)
                 secondary.end_cycle()
@@ -403,20 +426,26 @@ class Site:
         Return the state to save.
         """
 
-        def on_copied(blocks: int, size_bytes: int) -> None:
-            secondary.note_copied(blocks, size_bytes, self._ports.clock.monotonic_s())
+        def on_step() -> None:
             self._keep_name()
             self._report(secondary)
+            self._check_paused(secondary)
+
+        def on_copied(blocks: int, size_bytes: int) -> None:
+            secondary.note_copied(blocks, size_bytes, self._ports.clock.monotonic_s())
+            on_step()
 
         volume = secondary.volume
         samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
         plan = CopyPlan(
-            batch_bytes=self._settings.site_copy_bytes,
+            batch_bytes=self._pace.batch_bytes(self._settings.site_copy_bytes),
             samples=samples,
             on_copied=on_copied,
             tasks=self._ports.task_runner,
+            pace=lambda size_bytes: self._pace.wait(size_bytes, on_step),
         )
         self._report(secondary)
+        self._check_paused(secondary)
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
             now_s = self._ports.clock.monotonic_s
@@ -432,6 +461,16 @@ class Site:
         if step.blocks is not None:
             older = samples_without(older, step.blocks, volume.block_size)
         return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
+
+    def _is_paused(self, secondary: Secondary) -> bool:
+        is_covered = self._pauses.covers(secondary.volume.volume)
+        return is_covered and not secondary.volume.is_retired
+
+    def _check_paused(self, secondary: Secondary) -> None:
+        """Raise CopyPausedError if an operator has paused the secondary."""
+        if self._ports.pauses().covers(secondary.volume.volume):
+            self._follow_pauses()
+            raise CopyPausedError
 
     def _save(self, states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
         """Save states durably, with the identities of their secondaries.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.state_changes import OnChange
+from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryStateStore
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
@@ -29,6 +31,8 @@ class SitePorts:
         (NameFence.note_caught_up).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     on_change: takes each change of state of a secondary.
+    pauses: returns what an operator has paused, as of now.
+    sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
     tracer: takes a span for each cycle; None: nothing is traced.
     """
@@ -46,5 +50,7 @@ class SitePorts:
     note_caught_up: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
     on_change: OnChange = lambda _: None
+    pauses: Callable[[], Pauses] = Pauses
+    sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
     tracer: Tracer | None = None

@@ -35,7 +35,7 @@ class TaskThreads:
         try:
             for task in chain(first, rest):
                 taken.append(executor.submit(task))
-                if len(taken) == 2 * self._threads:
+                while taken and (len(taken) == 2 * self._threads or taken[0].done()):
                     on_done(taken.popleft().result())
             while taken:
                 on_done(taken.popleft().result())

@@ -26,6 +26,9 @@ from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers import run_site
+from mirrorlog.consumers.resync.copy_rate import parse_rates
+from mirrorlog.consumers.state.pauses import PauseFile, Pauses
+from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
 
@@ -53,6 +56,13 @@ def run(
             "it, those whose descriptions name this site, or no site.",
         ),
     ] = None,
+    max_rate: Annotated[
+        str | None,
+        typer.Option(
+            help="Copy at most so fast: 50MB/s, or 08:00-18:00=50MB/s,else=max by local time.",
+            metavar="RATE",
+        ),
+    ] = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
@@ -62,6 +72,10 @@ def run(
     if volumes:
         chosen = call.settings.model_copy(update={"site_volumes": tuple(volumes)})
         call = replace(call, settings=chosen)
+    if max_rate is not None:
+        parse_rates(max_rate)
+        settings = call.settings.model_copy(update={"site_max_rate": max_rate})
+        call = replace(call, settings=settings)
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None
@@ -113,6 +127,57 @@ def wait(
             f"{name} at {report.site} equals the primary as of position "
             f"{report.consistent_position}"
         )
+
+
+_VolumeOrAll = Annotated[
+    str | None, typer.Argument(metavar="VOLUME", help="The volume whose secondary is meant.")
+]
+_AllOption = Annotated[bool, typer.Option("--all", help="Every secondary of the site.")]
+_FolderOption = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
+
+
+@app.command()
+def pause(
+    context: typer.Context,
+    folder: _FolderOption,
+    name: _VolumeOrAll = None,
+    is_all: _AllOption = False,
+) -> None:
+    """Pause a secondary: it stays as it is until it is resumed, also after a restart of the site.
+
+    A copy that runs stops within a few batches. The log is kept for the site meanwhile.
+    """
+    _change_pauses(context, folder, name, is_all, Pauses.paused)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    folder: _FolderOption,
+    name: _VolumeOrAll = None,
+    is_all: _AllOption = False,
+) -> None:
+    """Let a paused secondary go on where it was."""
+    _change_pauses(context, folder, name, is_all, Pauses.resumed)
+
+
+def _change_pauses(
+    context: typer.Context,
+    folder: Path,
+    volume: str | None,
+    is_all: bool,
+    change: Callable[[Pauses, str | None], Pauses],
+) -> None:
+    """Change the pauses of one volume, or of all: exactly one of both is said, else BadUse."""
+    call, file = invocation(context), PauseFile(folder)
+    if (volume is None) != is_all:
+        raise BadUse("a volume, or --all, is needed", next="Name one volume, or give --all.")
+    pauses = change(file.load(), volume)
+    file.save(pauses)
+    volumes = sorted(pauses.volumes)
+    call.output.print_json({"schema_version": 1, "all": pauses.is_all, "volumes": volumes})
+    what = "every secondary" if pauses.is_all else ", ".join(volumes) or "nothing"
+    call.output.print_text(f"paused: {what}")
 
 
 @app.command("list")

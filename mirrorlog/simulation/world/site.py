@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -12,6 +12,7 @@ from uuid import UUID
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState
@@ -55,6 +56,7 @@ class SiteModel:
     clock: of the running site. states: the store. secondaries: the devices and their marks.
     seen_primaries: by volume, the device that the site finds at the address of the primary, if it
         isn't the primary.
+    look_at_pauses: returns what an operator has paused.
     """
 
     name: Final = SITE
@@ -76,6 +78,7 @@ class SiteModel:
         self.states.hook = fuse.step
         self._publisher = broker.publisher()
         self._folder = UUID(int=7)
+        self.look_at_pauses: Callable[[], Pauses] = Pauses
         self._ended_histories: set[str | None] = set()
         self.start()
 
@@ -99,8 +102,12 @@ class SiteModel:
             clock=clock,
             draw_id=self._draw_id,
             keep_name=fence.keep,
+            pauses=self._look_at_pauses,
         )
         self.site = Site(SITE, ports, self._settings)
+
+    def _look_at_pauses(self) -> Pauses:
+        return self.look_at_pauses()
 
     def _draw_id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128)))

@@ -1,0 +1,71 @@
+"""Waits before each batch of a copy, so that a site keeps its rates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mirrorlog.consumers.resync.copy_rate import RateSchedule, TokenBucket
+from mirrorlog.ports.clock import Clock
+
+
+class CopyPausedError(Exception):
+    """An operator has paused the secondary whose copy runs. Its message is the reason."""
+
+
+_STEP_S: Final = 0.1
+"""A wait is cut into steps, because the rate may change meanwhile, and the site may be stopped."""
+_LEAST_BYTES: Final = 64 << 10
+_STEPS_PER_S: Final = 4
+
+
+def local_minute(now_us: int) -> int:
+    """Return the minute of the day in this machine's time zone."""
+    now = time.localtime(now_us / 1e6)
+    return now.tm_hour * 60 + now.tm_min
+
+
+class CopyPace:
+    """The pace of all copies of one site. One thread calls it.
+
+    sleep: waits so many seconds. minute_of: returns the minute of the day of a time by the clock.
+    """
+
+    def __init__(
+        self,
+        schedule: RateSchedule,
+        clock: Clock,
+        sleep: Callable[[float], None] = time.sleep,
+        minute_of: Callable[[int], int] = local_minute,
+    ) -> None:
+        self._schedule: Final = schedule
+        self._clock: Final = clock
+        self._sleep: Final = sleep
+        self._minute_of: Final = minute_of
+        self._bucket: Final = TokenBucket()
+
+    def rate_bytes_s(self) -> int | None:
+        """Return the bytes per second that are allowed now; None for no limit."""
+        if self._schedule.is_unlimited:
+            return None
+        return self._schedule.rate_at(self._minute_of(self._clock.now_us()))
+
+    def batch_bytes(self, most_bytes: int) -> int:
+        """Return how many bytes a batch should have at most, so that a slow copy isn't jerky."""
+        rate = self.rate_bytes_s()
+        if rate is None:
+            return most_bytes
+        return min(most_bytes, max(_LEAST_BYTES, rate // _STEPS_PER_S))
+
+    def wait(self, size_bytes: int, on_wait: Callable[[], None]) -> None:
+        """Wait until `size_bytes` may be copied. `on_wait` is called between the steps of a wait.
+
+        What it raises ends the wait.
+        """
+        if self._schedule.is_unlimited:
+            return
+        while rest_s := self._bucket.wait_s(self._clock.monotonic_s(), self.rate_bytes_s()):
+            self._sleep(min(rest_s, _STEP_S))
+            on_wait()
+        self._bucket.take(size_bytes)
