@@ -1,7 +1,7 @@
 """Where the mark of a secondary is kept: a small file beside a file, .NAME.mirrorlog.
 
-A device has no such place. Its site keeps the mark in its own folder (consumers/secondary_files.py)
-and a fork knows the device by its serial number.
+A device has no such place, and an NBD export neither. Its site keeps the mark in its own folder
+(consumers/secondary_exports.py). A fork knows a device by its serial number.
 
 Format: mark_format.py.
 """
