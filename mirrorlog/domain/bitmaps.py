@@ -121,7 +121,11 @@ def union(sets: Iterable[BlockSet]) -> BlockSet:
 
 
 def pack(blocks: BlockSet) -> PackedBlocks:
-    """Return the bytes of the set."""
+    """Return the bytes of the set.
+
+    Equal sets may have different bytes: Roaring keeps a container as it was made where an array and
+    runs take equally many. Compare sets, or their fingerprints.
+    """
     if not blocks:
         return NOTHING_PACKED
     bitmap = blocks.settle()
