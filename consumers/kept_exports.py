@@ -61,19 +61,20 @@ class KeptExports:
     def look(self, volume: str, address: str) -> FoundDevice:
         """Return what is there. Connect if there is no connection, or if it was lost.
 
-        is_new of the result says whether it did. Raise BadUse and DeviceFailed.
+        is_new of the result says whether it did. Its is_zeroed is False, whatever is there, unless
+        exports are opened for writing. Raise BadUse and DeviceFailed.
         """
         kept = self._kept.get(volume)
         is_new = kept is None or kept.address != address or not kept.device.is_intact()
         if is_new or kept is None:
             self.drop(volume)
             kept = self._kept[volume] = _Kept(address, self._connect(parse_nbd_uri(address)))
-        if kept.may_be_zeroed:
+        if self._writable and kept.may_be_zeroed:  # of a primary, nobody asks that
             kept.may_be_zeroed = next(kept.device.allocated(), None) is None
         return FoundDevice(
             size_bytes=kept.device.size_bytes,
             identity=kept.device.identity,
-            is_zeroed=kept.may_be_zeroed,
+            is_zeroed=self._writable and kept.may_be_zeroed,
             is_new=is_new,
         )
 
