@@ -8,6 +8,7 @@ holds what a new one leads to against what it knows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Event, Thread
 from typing import Final
 
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
@@ -18,6 +19,8 @@ from mirrorlog.ports.clock import Clock, SystemClock
 
 _SLOW_S: Final = 1.0
 """An attempt to connect that fails only after this time holds up other volumes."""
+_PING_S: Final = 2.0
+"""How long a server that is to stop waits for an idle site."""
 _SILENCE_S: Final = 60.0
 """For this long, no further attempt is made at that server."""
 
@@ -48,15 +51,23 @@ class KeptExports:
     A server that doesn't answer would hold up all volumes of the site, each for the deadline of a
     connection. So it is asked again only after a while, for whichever volume.
 
-    writable: whether they are opened for writing.
+    A server that is to stop may wait for its clients (nbdkit does), so a thread asks each export
+    now and then whether it still answers, and drops it otherwise.
+
+    writable: whether they are opened for writing. ping_s: how often exports are asked.
     """
 
-    def __init__(self, *, writable: bool, clock: Clock | None = None) -> None:
+    def __init__(
+        self, *, writable: bool, clock: Clock | None = None, ping_s: float = _PING_S
+    ) -> None:
         self._writable: Final = writable
         self._clock: Final = clock or SystemClock()
         self._kept: Final[dict[str, _Kept]] = {}
         self._silent: Final[dict[str, tuple[float, DeviceFailed]]] = {}
         """By server, until when it isn't asked, and why."""
+        self._ping_s: Final = ping_s
+        self._is_closed: Final = Event()
+        self._pinging: Thread | None = None
 
     def look(self, volume: str, address: str) -> FoundDevice:
         """Return what is there. Connect if there is no connection, or if it was lost.
@@ -91,7 +102,15 @@ class KeptExports:
                 self._silent[uri.server] = (now_s + _SILENCE_S, error)
             raise
         self._silent.pop(uri.server, None)
+        if self._pinging is None:
+            self._pinging = Thread(target=self._ping, name="nbd-ping", daemon=True)
+            self._pinging.start()
         return device
+
+    def _ping(self) -> None:
+        while not self._is_closed.wait(self._ping_s):
+            for kept in tuple(self._kept.values()):
+                kept.device.ping()
 
     def open(self, volume: str, address: str) -> KeptExport:
         """Return the export at which look() has looked. DeviceFailed if its connection was lost."""
@@ -124,5 +143,6 @@ class KeptExports:
 
     def close(self) -> None:
         """Close all connections."""
+        self._is_closed.set()
         for volume in list(self._kept):
             self.drop(volume)

@@ -55,6 +55,13 @@ class NbdServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(DEADLINE_S)
+        self.process = None
+
     def kill(self) -> None:
         """Kill it, if it runs."""
         if self.process is not None:

@@ -5,6 +5,11 @@ NBD_FLAG_CAN_MULTI_CONN). With any other server, one connection does everything.
 
 A lost connection may have taken with it what wasn't flushed: the server may have crashed. So if
 anything wasn't, the pool is broken for good, and the caller opens the device again.
+
+A lost connection may not be noticed for a while: a machine that lost its power sends nothing. So a
+flush goes over the oldest connection. It was opened before all that isn't flushed yet was written,
+because a loss since then would have broken the pool. If the server answers on it, it has lived
+since.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ class ConnectionPool:
         self._most: Final = most if self.first.can_multi_conn else 1
         self._changed: Final = Condition()
         self._idle = [self.first]
-        self._count = 1
+        self._live = [self.first]  # all that are open, the oldest first
+        self._count = 1  # with those that are being opened
         self._is_closed = False
         self._broken: str | None = None
         self._losses = 0
@@ -81,9 +87,10 @@ class ConnectionPool:
         with self._changed:
             self._break(why)
 
-    def take(self) -> NbdConnection:
+    def take(self, *, oldest: bool = False) -> NbdConnection:
         """Return a connection for the calling thread, which gives it back or discards it.
 
+        oldest: only the oldest one will do, as for a flush.
         Raise RequestFailed if the pool is broken or no connection can be opened, and BadUse.
         """
         while True:
@@ -91,11 +98,15 @@ class ConnectionPool:
                 while True:
                     if (why := self.broken) is not None:
                         raise RequestFailed(why, errno.EBADF, is_lost=False)
-                    if self._idle or self._count < self._most:
+                    if self._can_lend(oldest):
                         break
                     self._changed.wait()
-                connection = self._idle.pop() if self._idle else None
-                if connection is None:
+                connection = self._live[0] if oldest and self._live else None
+                if connection is not None:
+                    self._idle.remove(connection)
+                elif self._idle:
+                    connection = self._idle.pop()
+                else:
                     self._count += 1
             if connection is None:
                 return self._open()
@@ -109,7 +120,7 @@ class ConnectionPool:
         with self._changed:
             if not self._is_closed:
                 self._idle.append(connection)
-                self._changed.notify()
+                self._changed.notify_all()  # one of those who wait may need this very one
                 return
         connection.close()
 
@@ -117,11 +128,12 @@ class ConnectionPool:
         """Take back a connection that is lost."""
         connection.close()
         with self._changed:
+            self._live.remove(connection)
             self._count -= 1
             self._losses += 1
             if not self._reconnects or self._acknowledged != self._flushed:
                 self._break(f"the connection was lost ({why})")
-            self._changed.notify()
+            self._changed.notify_all()
 
     def is_intact(self) -> bool:
         """Return False if a connection is known to be lost. Asks nothing of the server."""
@@ -133,6 +145,23 @@ class ConnectionPool:
             else:
                 self.discard(connection, "the server ended it")
         return self.broken is None
+
+    def ping(self) -> None:
+        """Ask something of each idle connection, and discard those that are lost.
+
+        A server that is to stop may wait until its clients are gone (nbdkit), and an idle client
+        learns of it only by a request.
+        """
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            try:
+                connection.ping()
+            except RequestFailed as error:
+                if error.is_lost:
+                    self.discard(connection, str(error))
+                    continue
+            self.give_back(connection)
 
     def close(self) -> None:
         """Close all idle connections. Those that are lent are closed when they come back."""
@@ -151,6 +180,8 @@ class ConnectionPool:
             self._uncount()
             raise
         if connection.size_bytes == self.first.size_bytes:
+            with self._changed:
+                self._live.append(connection)
             return connection
         connection.close()
         self._uncount()
@@ -160,10 +191,16 @@ class ConnectionPool:
             is_lost=True,
         )
 
+    def _can_lend(self, oldest: bool) -> bool:
+        """Lock held. Return whether take() need not wait."""
+        if oldest and self._live:
+            return self._live[0] in self._idle
+        return bool(self._idle) or self._count < self._most
+
     def _uncount(self) -> None:
         with self._changed:
             self._count -= 1
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _break(self, why: str) -> None:
         """Lock held. Let every further call fail."""

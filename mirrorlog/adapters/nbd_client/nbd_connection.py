@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import time
@@ -151,6 +152,14 @@ class NbdConnection:
         """Make the range zeros. The server may make a hole of it."""
         self._wait(self._library.nbd_aio_zero(self._handle, length, offset, NO_COMPLETION, 0))
 
+    def ping(self) -> None:
+        """Read a block, so that a server that has stopped says so."""
+        length = min(self.block_bytes, self.size_bytes)
+        if length:
+            block = bytearray(length)
+            memory = ctypes.c_char.from_buffer(block)
+            self.pread(ctypes.addressof(memory), offset=0, length=length)
+
     def flush(self) -> None:
         """Make durable what was written, on all connections if the server has multi-conn."""
         self._wait(self._library.nbd_aio_flush(self._handle, NO_COMPLETION, 0))
@@ -227,6 +236,8 @@ class NbdConnection:
             return result
         text, code = last_error(self._library)
         is_lost = self._handle is None or self._library.nbd_aio_is_ready(self._handle) != 1
+        # A server that stops refuses each request so, and ends when its clients are gone.
+        is_lost |= code == errno.ESHUTDOWN
         raise RequestFailed(text, code, is_lost=is_lost)
 
     def _socket(self) -> _BorrowedSocket:

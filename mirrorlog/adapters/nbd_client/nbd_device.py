@@ -114,6 +114,10 @@ class NbdDevice:
         """
         return self._pool.is_intact()
 
+    def ping(self) -> None:
+        """Drop idle connections whose server has stopped. Any thread may call it."""
+        self._pool.ping()
+
     def pread(self, *, offset: int, length: int) -> bytearray:
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         if not length:
@@ -156,7 +160,7 @@ class NbdDevice:
         self._check_open(0)
         acknowledged = self._pool.begin_flush()
         try:
-            self._ask("flushing", 0, NbdConnection.flush)
+            self._ask("flushing", 0, NbdConnection.flush, oldest=True)
         except DeviceFailed as error:
             self._pool.note_flush_failed(f"an earlier flush failed: {error.what}")
             raise
@@ -278,10 +282,20 @@ class NbdDevice:
         self._ask(doing, offset, request)
         self._pool.end_write(losses)
 
-    def _ask(self, doing: str, offset: int, request: Callable[[NbdConnection], _R]) -> _R:
-        """Carry out a request on a connection of its own. Raise DeviceFailed."""
+    def _ask(
+        self,
+        doing: str,
+        offset: int,
+        request: Callable[[NbdConnection], _R],
+        *,
+        oldest: bool = False,
+    ) -> _R:
+        """Carry out a request on a connection of its own. Raise DeviceFailed.
+
+        oldest: see ConnectionPool.take.
+        """
         try:
-            connection = self._pool.take()
+            connection = self._pool.take(oldest=oldest)
             try:
                 result = request(connection)
             except RequestFailed as error:

@@ -171,6 +171,24 @@ def test_wrong_addresses_are_refused(
         SiteAddresses("a", Path("/f"), primaries, secondaries)
 
 
+def test_a_server_that_stops_does_not_wait_for_an_idle_site(tmp_path: Path) -> None:
+    """nbdkit ends when its clients are gone, and tells them of that only if they ask something."""
+    server = Nbdkit(tmp_path)
+    skip_without(server)
+    FileDevice.create(server.image, BLOCK).close()
+    exports = KeptExports(writable=False, ping_s=0.01)
+    server.start()
+    try:
+        assert exports.look("v", server.uri).is_new
+        assert not exports.look("v", server.uri).is_new
+        server.stop()
+        server.start()
+        assert exports.look("v", server.uri).is_new
+    finally:
+        exports.close()
+        server.kill()
+
+
 def test_a_server_that_does_not_answer_holds_up_other_volumes_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

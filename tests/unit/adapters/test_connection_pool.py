@@ -1,0 +1,123 @@
+"""The connections of one NBD device, without a server: who gets which, and what a loss means."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import pytest
+from deadlines import DEADLINE_S
+
+from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestFailed
+
+
+class Connection:
+    """What a pool asks of a connection. is_up: the server is known to have it still."""
+
+    def __init__(self) -> None:
+        self.size_bytes, self.can_multi_conn = 4096, True
+        self.used_at_s = 0.0
+        self.is_up = True
+
+    def is_alive(self) -> bool:
+        return self.is_up
+
+    def ping(self) -> None:
+        if not self.is_up:
+            raise RequestFailed("stopped", 0, is_lost=True)
+
+    def close(self) -> None:
+        self.is_up = False
+
+
+def pool(**options: bool) -> ConnectionPool:
+    return ConnectionPool(
+        lambda: cast("NbdConnection", Connection()), most=3, **({"reconnects": True} | options)
+    )
+
+
+def write(pool: ConnectionPool) -> None:
+    pool.end_write(pool.begin_write())
+
+
+def flush(pool: ConnectionPool) -> None:
+    acknowledged = pool.begin_flush()
+    pool.give_back(pool.take(oldest=True))
+    pool.end_flush(acknowledged)
+
+
+def test_a_flush_waits_for_the_oldest_connection() -> None:
+    """A younger one may lead to a server that was restarted, and that lost what was written."""
+    connections = pool()
+    first, second = connections.take(), connections.take()
+    write(connections)
+    connections.give_back(second)
+    with ThreadPoolExecutor(1) as threads:
+        flushing = threads.submit(connections.take, oldest=True)
+        assert not flushing.done()
+        connections.give_back(first)
+        assert flushing.result(DEADLINE_S) is first
+
+
+def test_after_a_loss_with_nothing_unflushed_the_next_oldest_will_do() -> None:
+    connections = pool()
+    first, second = connections.take(), connections.take()
+    write(connections)
+    connections.give_back(first)
+    flush(connections)
+    assert connections.take(oldest=True) is first
+    connections.discard(first, "a test")
+    connections.give_back(second)
+    assert connections.take(oldest=True) is second
+    connections.discard(second, "a test")
+    assert connections.take(oldest=True) not in (first, second)
+
+
+def test_a_loss_with_something_unflushed_breaks_the_pool() -> None:
+    connections = pool()
+    first, second = connections.take(), connections.take()
+    write(connections)
+    connections.discard(second, "a test")
+    connections.give_back(first)
+    for oldest in (True, False):
+        with pytest.raises(RequestFailed, match="lost"):
+            connections.take(oldest=oldest)
+
+
+def test_a_loss_during_a_write_breaks_the_pool_when_the_write_is_acknowledged() -> None:
+    connections = pool()
+    _, second = connections.take(), connections.take()
+    losses = connections.begin_write()
+    connections.discard(second, "a test")
+    assert connections.broken is None
+    connections.end_write(losses)
+    assert connections.broken is not None
+
+
+def test_an_idle_connection_whose_server_stops_is_dropped() -> None:
+    connections = pool()
+    first = connections.take()
+    connections.give_back(first)
+    connections.ping()
+    assert connections.take() is first
+    connections.give_back(first)
+    cast("Connection", first).is_up = False
+    connections.ping()
+    assert connections.take() is not first
+
+
+def test_a_closed_pool_closes_what_comes_back() -> None:
+    connections = pool()
+    first = connections.take()
+    connections.close()
+    connections.give_back(first)
+    assert not first.is_alive()
+    with pytest.raises(RequestFailed, match="closed"):
+        connections.take()
+
+
+def test_a_pool_that_may_not_reconnect_is_broken_by_any_loss() -> None:
+    connections = pool(reconnects=False)
+    connections.discard(connections.take(), "a test")
+    assert connections.broken is not None
