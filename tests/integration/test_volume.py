@@ -89,6 +89,8 @@ def test_a_volume_from_its_creation_to_its_end(run: Run) -> None:
         "day=400d",
         "--secondary",
         "b=/b.img",
+        "--secondary",
+        f"site-a={run.folder / 'site-a' / 'v.img'}",
         "--shared",
     )
     assert (made["size_bytes"], made["state"], made["keep_s"]) == (
@@ -97,7 +99,7 @@ def test_a_volume_from_its_creation_to_its_end(run: Run) -> None:
         {"day": 400 * 86_400},
     )
     assert (made["secondaries"], made["shared"], made["initially_zeroed"]) == (
-        {"b": "/b.img"},
+        {"b": "/b.img", "site-a": str(run.folder / "site-a" / "v.img")},
         True,
         True,
     )
