@@ -98,3 +98,20 @@ def test_options_before_and_after_add_up(tmp_path: Path) -> None:
     arguments = ["--state-dir", str(early), "-X", "a=b", "broker", "--json", "status"]
     _, out, _ = run_main([*arguments, "--state-dir", str(late), "-X", "c=d"])
     assert json.loads(out)["state_dir"] == str(late / "broker"), "the later one wins"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for words, command in ALL.items() if not is_group(command) and words[0] != "import"],
+    ids=" ".join,
+)
+def test_the_page_of_commands_names_every_command(words: tuple[str, ...]) -> None:
+    page = Path(__file__).parents[3] / "docs" / "commands.md"
+    cells = [line.split("|")[1] for line in page.read_text("utf-8").splitlines() if "| `" in line]
+    of_group = len(words) > 1
+    named = [
+        [name.removeprefix(f"{words[0]} " if of_group else "").split()[0] for name in names]
+        for names in (cell.split("`")[1::2] for cell in cells)
+        if names[0].split()[0] == words[0] or not of_group
+    ]
+    assert any(words[-1] in names for names in named)
