@@ -154,7 +154,9 @@ class Terminal:
 
     def _read(self, timeout_s: float) -> bool:
         """Take what is shown within `timeout_s`; return False at its end."""
-        if not select.select([self._main], [], [], timeout_s)[0]:
+        ready = select.poll()  # select() takes no descriptor above 1023
+        ready.register(self._main, select.POLLIN)
+        if not ready.poll(timeout_s * 1000):
             return True
         try:
             data = os.read(self._main, 1 << 16)
