@@ -49,7 +49,8 @@ def wait_for_records(
 
 
 def write_until_all_is_rolled_up(run: Run, partition: int, last: int) -> None:
-    """Return when the log is complete through `last` and the lowest tier has no record left.
+    """Return when the log is complete through `last`, and through what was sent again, and the
+    lowest tier has no record left.
 
     A record with no record behind it is not rolled up. Whether the node folds a command into a
     record of its own depends on its pace. So a write that the host made is sent again whenever one
@@ -68,6 +69,7 @@ def write_until_all_is_rolled_up(run: Run, partition: int, last: int) -> None:
         if through >= last and len(waiting) == 1:
             sent = cli(run, "command", "send", "demo", "--write", extent)
             assert sent.returncode == 0, sent.stdout
+            last = json.loads(sent.stdout.splitlines()[-1])["position"]
         assert time.monotonic() < until, [(r.tier, r.after, r.through) for r in records]
         run.check()
 
