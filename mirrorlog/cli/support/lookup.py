@@ -42,13 +42,10 @@ def load_catalog(settings: Settings) -> Catalog:
         raise
 
 
-def read_topic(
-    settings: Settings, topic: str, partition: int | None = None, *, follow: bool = False
-) -> Iterator[Message]:
+def read_topic(settings: Settings, topic: str, partition: int | None = None) -> Iterator[Message]:
     """Yield what a topic, or one partition of it, holds now, from the oldest position kept.
 
-    With `follow`, go on for ever with what is published later. Without it, raise KafkaFailed as
-    read_through does.
+    Raise KafkaFailed as read_through does.
     """
     with (
         closing(KafkaAdmin(settings.kafka_client())) as admin,
@@ -57,10 +54,7 @@ def read_topic(
         partitions = range(admin.partitions(topic)) if partition is None else [partition]
         ends = {number: admin.end_position(topic, number) for number in partitions}
         reader.assign(topic, dict.fromkeys(ends))
-        if not follow:
-            yield from read_through(reader, topic, ends, patience_for(f"reading topic {topic}"))
-        while follow:
-            yield from reader.poll(0.5)
+        yield from read_through(reader, topic, ends, patience_for(f"reading topic {topic}"))
 
 
 def patience_for(purpose: str) -> ReadPatience:
