@@ -133,6 +133,7 @@ class KafkaClient:
         self._clock, self._outages = clock or SystemClock(), outages
         self._takes_connections = takes_connections
         self._connection_error: KafkaError | None = None
+        self._last_error: KafkaError | None = None
         self._all_failed = False
         self.is_away = False
         try:
@@ -141,9 +142,26 @@ class KafkaClient:
             raise BadUse(
                 f"Kafka's client refuses its settings: {error}", next="Check -X, -F and [kafka]."
             ) from error
-        self._run_callbacks = run_callbacks or (lambda: self.raw.poll(0))
+        self._run_callbacks = run_callbacks or (lambda: self.run_callbacks(self.raw.poll, 0))
+
+    def run_callbacks(self, call: Callable[[float], int], timeout_s: float) -> int:
+        """Return the result of raw.poll or raw.flush, which run callbacks.
+
+        Raise KafkaException once Kafka has refused the client for good. confluent-kafka sets this
+        exception before it calls `error_cb`. Any call that `error_cb` then makes may turn it into
+        the cause of a SystemError, or clear it; a SystemError without a cause ends the call then.
+        """
+        try:
+            return call(timeout_s)
+        except SystemError as error:
+            if isinstance(error.__cause__, KafkaException):
+                raise error.__cause__ from None
+            if self._last_error is None:
+                raise
+            raise KafkaException(self._last_error) from error
 
     def _on_error(self, error: KafkaError) -> None:
+        self._last_error = error  # first: any call below may fail (run_callbacks)
         # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason. It comes alone when
         # the broker has closed the last connection because it was idle.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

@@ -111,18 +111,11 @@ class KafkaPublisher:
             )
 
     def _run_callbacks(self, call: Callable[[float], int], timeout_s: float) -> int:
-        """Return the result of raw.poll or raw.flush, which run callbacks.
-
-        A client that Kafka refuses for good raises a KafkaException there. It raises it before it
-        calls `error_cb`, which then fails with a SystemError whose cause is the exception.
-        """
+        """Return the result of raw.poll or raw.flush. KafkaFailed if Kafka refuses the client."""
         try:
-            return call(timeout_s)
-        except (KafkaException, SystemError) as error:
-            cause = error if isinstance(error, KafkaException) else error.__cause__
-            if not isinstance(cause, KafkaException):
-                raise
-            self._refusal = refusal_of_client(cause.args[0], self._servers)
+            return self._client.run_callbacks(call, timeout_s)
+        except KafkaException as error:
+            self._refusal = refusal_of_client(error.args[0], self._servers)
             raise self._refusal from error
 
     def close(self) -> None:

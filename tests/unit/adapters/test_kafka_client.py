@@ -51,6 +51,38 @@ class FailsOnce:
         return 7
 
 
+class RefusedForGood:
+    """A librdkafka client that Kafka refuses: its exception is lost while `error_cb` runs."""
+
+    def __init__(self, settings: Any, logger: Any) -> None:
+        self._on_error, self.cause = settings["error_cb"], settings["cause"]
+
+    def poll(self, _timeout: float) -> int:
+        self._on_error(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED))
+        raise SystemError("returned NULL without setting an exception") from self.cause
+
+
+@pytest.mark.parametrize(
+    "cause", [None, KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED))]
+)
+def test_a_refusal_for_good_is_raised_though_its_exception_is_lost(
+    cause: KafkaException | None,
+) -> None:
+    client = KafkaClient(RefusedForGood, {"cause": cause})
+    with pytest.raises(KafkaException) as refused:
+        client.run_callbacks(client.raw.poll, 0)
+    assert refused.value.args[0].code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED
+
+
+def test_another_system_error_stays_one() -> None:
+    def fails(_timeout_s: float) -> int:
+        raise SystemError("not Kafka's")
+
+    client = KafkaClient(FailsOnce, {"code": KafkaError._TRANSPORT})
+    with pytest.raises(SystemError, match="not Kafka's"):
+        client.run_callbacks(fails, 0)
+
+
 @pytest.mark.parametrize(
     "code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT]
 )
