@@ -11,9 +11,10 @@ import pytest
 from mirrorlog.simulation.world.world import World
 
 STEPS = 160
+ENDED_BEFORE_THE_OPENING_WAS_FOLDED = 120406
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(40), ENDED_BEFORE_THE_OPENING_WAS_FOLDED])
 def test_no_claim_outlives_the_history_in_which_it_was_made(seed: int) -> None:
     world = World(seed)
     for _ in range(STEPS):

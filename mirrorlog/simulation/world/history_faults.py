@@ -44,9 +44,12 @@ class HistoryFaults:
             self._take_commands_back,
             self._take_all_back,
         )
+        is_known = self._node.knows_sessions()
         self._random.choice(faults)()
         self.broken = True
         self._host.lose_positions(self._broker.end_position(self._topics.commands, 0))
+        if not is_known:
+            self._host.publish_all()  # docs/threats.md: until then, no site can know the session
         self._site.note_ended(self._node.history_id)
         self._node.note_outage()
 

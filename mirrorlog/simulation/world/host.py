@@ -109,6 +109,11 @@ class HostModel:
         self._sequences[name] += 1
         self.lost.add(name)
 
+    def publish_all(self) -> None:
+        """Publish the open batch of each volume, also an empty one."""
+        for name in self.volumes:
+            self.publish(name)
+
     def heartbeat(self) -> None:
         """Publish all open batches, then a heartbeat."""
         for name, batch in self._open_batches.items():

@@ -191,6 +191,11 @@ class NodeModel:
         watermark = self._table.watermark(0)
         return watermark.history.id if watermark and watermark.history else None
 
+    def knows_sessions(self) -> bool:
+        """Return whether the log names a session of every volume."""
+        heads = self._table.heads(0, list(self._catalog))
+        return all(name in heads and heads[name].sessions for name in self._catalog)
+
     def note_outage(self) -> None:
         """Let time pass in which nothing comes from the broker."""
         self._clock.now_s += 10
