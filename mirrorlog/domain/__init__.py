@@ -21,4 +21,5 @@ Files in reading order:
 - retry_reports.py: which failures of repeated attempts are logged
 - primary_marks.py: the mark of a primary, which says which volume's it is
 - secondary_marks.py: the mark of a secondary, which its site and forks must find
+- snapshots.py: the names and descriptions of exports that have snapshots
 """

@@ -6,8 +6,10 @@
 - relay.py: its other end, in the host's process.
 - ring.h: the second way: how a native filter of nbdkit and the host share memory, step by step.
 - filter.c: the filter.
+- snapshot_store.h: old contents of what is overwritten while a snapshot of the primary exists.
+- snapshot_store.c: the store.
 - ring.c: the host's side of ring.h.
-- native.py: builds filter.c and ring.c.
+- native.py: builds these files.
 - ring.py: ring.c for Python.
 - region_grants.py: the regions in which nbdkit may write without asking, and its writes there.
 - grant_server.py: answers nbdkit when it asks.

@@ -1,4 +1,4 @@
-"""Builds the two shared libraries, ring.c and filter.c, with this machine's compiler.
+"""Builds the shared libraries of the host and of nbdkit's filter with this machine's compiler.
 
 They are built once and kept in the cache folder. nbdkit's interface for filters isn't stable: a
 filter fits only the version of nbdkit that its header came with. The name of a built file therefore
@@ -20,7 +20,19 @@ from typing import Final
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
 
-SOURCES: Final = ("ring.h", "ring.c", "filter.c")
+SOURCES: Final = (
+    "ring.h",
+    "ring.c",
+    "snapshot_store.h",
+    "snapshot_store.c",
+    "filter.c",
+)
+_PARTS: Final = {
+    "ring": ("ring.c",),
+    "filter": ("filter.c",),
+    "snapshot_store": ("snapshot_store.c",),
+}
+"""By library, the files that are compiled."""
 FLAGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread")
 
 
@@ -49,8 +61,13 @@ def build_ring(cache_dir: Path) -> Path:
     return _build(cache_dir, "ring", "")
 
 
+def build_snapshot_store(cache_dir: Path) -> Path:
+    """Return the library of snapshot_store.c alone, for tests."""
+    return _build(cache_dir, "snapshot_store", "")
+
+
 def _build(cache_dir: Path, part: str, version: str) -> Path:
-    """Return the library of `part`.c, built for this version of nbdkit."""
+    """Return the library of this part, built for this version of nbdkit."""
     sources = {name: (files("mirrorlog.producers.nbd") / name).read_bytes() for name in SOURCES}
     identity = "\0".join([version, platform.machine(), *FLAGS]).encode() + b"\0".join(
         sources.values()
@@ -73,7 +90,8 @@ def _build(cache_dir: Path, part: str, version: str) -> Path:
         for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "built.so"
-        _run(compiler, *FLAGS, "-o", str(built), str(Path(folder) / f"{part}.c"))
+        paths = [str(Path(folder) / name) for name in _PARTS[part]]
+        _run(compiler, *FLAGS, "-o", str(built), *paths)
         built.replace(target)  # Atomic: another process may build the same file now.
     return target
 
