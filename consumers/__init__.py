@@ -16,6 +16,7 @@ In reading order:
 - secondary_files.py: secondaries as files and block devices of this machine
 - secondary_exports.py: secondaries that are NBD exports
 - kept_exports.py: connections to NBD exports that outlast a cycle
+- journal/: the redo journal, in which a cycle is staged and then applied as a whole
 - state/: what a site saves of each secondary, durably
 - verify/: are two volumes the same, byte for byte?
 """

@@ -2,6 +2,7 @@
 
 - addresses.py: addresses of devices, and opening them
 - file_device.py: a file or a block device, through the page cache
+- writeback.py: begins to write a file's pages out before they are flushed
 - direct_device.py: the same past the page cache (O_DIRECT)
 - range_locks.py: locks of ranges between threads
 - nbd_client/: an NBD export, through libnbd

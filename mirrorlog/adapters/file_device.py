@@ -15,12 +15,12 @@ from typing import ClassVar, Final, Self
 
 from mirrorlog.adapters.device_identity import identity_of
 from mirrorlog.adapters.folders import sync_folder
+from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
-SYNC_FILE_RANGE_WRITE: Final = 0x02  # linux/fs.h
 ZEROS_AT_ONCE_BYTES: Final = 1 << 20
 
 _ADVICE: Final = {
@@ -179,7 +179,7 @@ class FileDevice:
         The call waits for nothing to be written, and takes no error away from the next flush().
         """
         try:
-            _start_writeback(self._fd, offset=offset, length=length)
+            start_writeback(self._fd, offset=offset, length=length)
         except OSError as error:
             self._flush_failed = True
             raise self._failure("writing back", offset, error) from error
@@ -291,26 +291,6 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
             error.errno or 0, "Look at the kernel log and at the device, then repeat."
         ),
     )
-
-
-@cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return sync_file_range(2), which the module os lacks; None if the C library lacks it too."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
-    if call is not None:
-        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-        call.restype = ctypes.c_int
-    return call
-
-
-def _start_writeback(fd: int, *, offset: int, length: int) -> None:
-    """Begin to write the range's dirty pages to the storage. OSError if a page can't be written."""
-    call = _sync_file_range()
-    if call is None or not length or call(fd, offset, length, SYNC_FILE_RANGE_WRITE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP, errno.EPERM):
-        raise OSError(code, os.strerror(code))
 
 
 @cache
