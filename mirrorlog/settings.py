@@ -194,6 +194,8 @@ class Settings(BaseSettings):
     site_report_s: float = Field(default=1.0, gt=0)
     site_copy_bytes: int = Field(default=1 << 20, ge=4096)
     """Blocks are read and written in batches of up to this number of bytes."""
+    site_chunk_bytes: int = Field(default=1 << 28, ge=4096)
+    """After so many bytes, a copy of everything saves how far it is. A new start goes on there."""
     site_max_rate: str = "max"
     """How fast a site copies at most: `50MB/s`, `max`, or by the local time of the day
     `08:00-18:00=50MB/s,else=max`."""

@@ -6,6 +6,9 @@ hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or F
     nothing saved
         both sides are known to be zeros      SkipInitialCopy   --> CONSISTENT
         otherwise                             Resync all        --> SYNCING --> SETTLING
+    a copy of everything that was cut off
+        the log covers all since its begin    Resync the rest   --> SYNCING --> SETTLING
+        otherwise                             Resync all        --> SYNCING --> SETTLING
     CONSISTENT
         the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
         all that changed came by the fork     MarkConsistent    --> CONSISTENT
@@ -198,9 +201,7 @@ def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSt
     if reason := _history_reason(saved, cycle_input):
         return _resync_all(cycle_input, reason)
     if saved.applied_position is None:
-        return _resync_all(
-            cycle_input, cycle_input.unknown_reason or "the initial copy wasn't finished"
-        )
+        return _finish_copy(saved, cycle_input)
     reached = max(saved.applied_position, saved.cycle_through or saved.applied_position)
     if watermark is None or watermark < reached:
         if reached == volume.origin_position:
@@ -373,6 +374,34 @@ def _resync_all(cycle_input: CycleInput, reason: str) -> CycleStep:
     )
     done = replace(running, applied_position=through, suspect_after=through, cycle_through=None)
     return Resync(Rung.ALLOCATED, running, done, None, reason)
+
+
+def _finish_copy(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
+    """Return the step after a copy of everything that was cut off, or that never began.
+
+    It goes on where it was, with the position at which it began, if the log holds all that changed
+    since then (docs/decisions/resumable-copies.md). Generation and history are those of the log.
+    """
+    begun_at, watermark = saved.cycle_through, cycle_input.watermark
+    if (
+        saved.copied_bytes is None
+        or begun_at is None
+        or watermark is None
+        or watermark < begun_at
+        or cycle_input.log.hole(after=begun_at, through=watermark) is not None
+    ):
+        return _resync_all(
+            cycle_input, cycle_input.unknown_reason or "the initial copy wasn't finished"
+        )
+    done = replace(
+        saved,
+        applied_position=begun_at,
+        suspect_after=begun_at,
+        cycle_through=None,
+        copied_bytes=None,
+    )
+    reason = f"the initial copy wasn't finished, and goes on at offset {saved.copied_bytes}"
+    return Resync(Rung.ALLOCATED, saved, done, None, reason)
 
 
 def is_settled(cycle_input: CycleInput, watermark: int) -> bool:

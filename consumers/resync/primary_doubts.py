@@ -21,7 +21,7 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.devices import BlockDevice
 
 ChangedBlocks: TypeAlias = Callable[[Secondary], BlockSet]
-"""Returns the blocks that the log names as changed since the applied position of a secondary."""
+"""Returns the blocks that the log names as changed since the known position of a secondary."""
 
 
 class PrimaryDoubts:
@@ -47,10 +47,13 @@ class PrimaryDoubts:
     ) -> None:
         """Read the samples that are in doubt. Raise DeviceFailed if the primary lacks any.
 
-        By a rung above CHANGED the log doesn't say what has changed, and all of it is read.
+        By a rung above CHANGED the log doesn't say what has changed, and all of it is read, unless
+        an unfinished copy goes on.
         """
         volume, saved = secondary.volume, secondary.saved
-        if volume.volume not in self._differing or saved is None or step.blocks is None:
+        if volume.volume not in self._differing or saved is None:
+            return
+        if step.blocks is None and step.running.copied_bytes is None:
             return
         doubtful = self._differing[volume.volume]
         samples = samples_without(

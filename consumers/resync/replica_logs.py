@@ -48,12 +48,12 @@ class ReplicaLogs:
         return record.through > needed_after(secondary.saved)
 
     def changed_since(self, secondary: Secondary) -> BlockSet:
-        """Return the blocks that the log names as changed since the applied position."""
+        """Return the blocks that the log names as changed since the known position."""
         saved, watermark = secondary.saved, self.watermark(secondary)
-        if saved is None or saved.applied_position is None or watermark is None:
+        if saved is None or saved.known_position is None or watermark is None:
             return BlockSet()
         log_of = self.of(secondary.volume.volume)
-        return log_of.changed(after=saved.applied_position, through=watermark.through)
+        return log_of.changed(after=saved.known_position, through=watermark.through)
 
     def forget_applied(self, secondary: Secondary) -> None:
         """Drop the records that the secondary's saved state makes needless."""

@@ -15,6 +15,10 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
 5. The secondary is flushed when all batches are done. It reports each write that failed behind an
    early start of its writing, too. Only then does restore_* return.
 6. The caller saves the applied position after that. Whatever ends the copy before repeats it whole.
+
+A copy of everything goes through the steps 1 to 5 chunk by chunk, and calls `on_chunk` after each:
+the caller saves how far the secondary is durable, and a later copy begins there
+(docs/decisions/resumable-copies.md).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -64,11 +69,27 @@ class CopyPlan:
     pace: Callable[[int], None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Where a copy of everything begins, and where it notes that it is durable.
+
+    begin: the first byte to copy. size_bytes: of the data in a chunk, at least.
+    on_chunk: called with the byte up to which the secondary is durable, after each chunk but the
+        last.
+    """
+
+    begin: int
+    size_bytes: int
+    on_chunk: Callable[[int], None]
+
+
 _MAX_RANGES: Final = 1024
 """A batch has at most that many ranges, so that what a range costs beside its bytes is bounded."""
 
 _ZEROS_BYTES: Final = 256 << 20
 """As much is zeroed between two calls of on_copied: a device that can't punch holes writes it."""
+
+_ZERO_COST_BYTES: Final = 1 << 20
 
 _Range: TypeAlias = tuple[int, int]
 """An offset and a length in bytes."""
@@ -112,21 +133,26 @@ def restore_changed(
 
 
 def restore_all(
-    primary: BlockDevice, secondary: BlockDevice, volume: Volume, plan: CopyPlan
+    primary: BlockDevice,
+    secondary: BlockDevice,
+    volume: Volume,
+    plan: CopyPlan,
+    chunks: Chunks,
 ) -> Copied:
-    """Copy what the primary has allocated, and zero the rest, which isn't read.
+    """Copy what the primary has allocated from `chunks.begin` on, and zero the rest.
 
-    All of it is durable on the secondary when it returns. The rung of the result is FULL if the
-    primary can't tell what it has allocated. Raise DeviceFailed, or what `plan.on_copied` raises.
+    The rest isn't read. All of it is durable on the secondary when it returns. The rung of the
+    result is FULL if the primary can't tell what it has allocated. Raise DeviceFailed, or what
+    `plan.on_copied` and `chunks.on_chunk` raise.
     """
     is_whole = False
     blocks = 0
 
     def batches() -> Iterator[_Batch]:
         nonlocal is_whole, blocks
-        reached = 0
-        for offset, length in _allocated_block_ranges(primary, volume):
-            is_whole = length == volume.size_bytes
+        reached = chunks.begin
+        for offset, length in _allocated_block_ranges(primary, volume, chunks.begin):
+            is_whole = (offset, length) == (chunks.begin, volume.size_bytes - chunks.begin)
             yield from _zeroing(plan, start=reached, end=offset)
             for batch in _batches(_cut(offset, offset + length, plan.batch_bytes), plan):
                 blocks += -(-batch.size_bytes // volume.block_size)
@@ -134,8 +160,37 @@ def restore_all(
             reached = offset + length
         yield from _zeroing(plan, start=reached, end=volume.size_bytes)
 
-    copied_bytes = _run(primary, secondary, volume, plan, batches())
+    copied_bytes = 0
+    rest = batches()
+    batch = next(rest, None)
+    while batch is not None:
+        chunk = _Chunk(batch, rest, chunks.size_bytes)
+        copied_bytes += _run(primary, secondary, volume, plan, chunk)
+        batch = next(rest, None)
+        if batch is not None:
+            chunks.on_chunk(chunk.end)
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, blocks, copied_bytes)
+
+
+class _Chunk:
+    """Batches of one chunk: `first`, and those of `rest` until there are `size_bytes` bytes.
+
+    A batch that zeroes counts as one of _ZERO_COST_BYTES. end: the byte after the last batch that
+    was taken.
+    """
+
+    def __init__(self, first: _Batch, rest: Iterator[_Batch], size_bytes: int) -> None:
+        self._first, self._rest, self._left_bytes = first, rest, size_bytes
+        self.end = 0
+
+    def __iter__(self) -> Iterator[_Batch]:
+        for batch in chain([self._first], self._rest):
+            offset, length = batch.ranges[-1]
+            self.end = offset + length
+            yield batch
+            self._left_bytes -= _ZERO_COST_BYTES if batch.is_zeroing else batch.size_bytes
+            if self._left_bytes <= 0:
+                return
 
 
 def bytes_to_copy(
@@ -143,30 +198,34 @@ def bytes_to_copy(
     volume: Volume,
     blocks: BlockSet | None,
     may_go_on: Callable[[], bool],
+    begin: int = 0,
 ) -> int | None:
     """Return how many bytes restore_changed copies of `blocks`, or restore_all if it is None.
 
+    begin: the first byte that restore_all copies.
     It is an estimate: more may be allocated meanwhile, and the volume's last block may be short.
     Return None if `may_go_on` returns False before all that is allocated is known.
     """
     if blocks is not None:
         return len(blocks) * volume.block_size
     total_bytes = 0
-    for _, length in _allocated_block_ranges(primary, volume):
+    for _, length in _allocated_block_ranges(primary, volume, begin):
         if not may_go_on():
             return None
         total_bytes += length
     return total_bytes
 
 
-def _allocated_block_ranges(primary: BlockDevice, volume: Volume) -> Iterator[tuple[int, int]]:
+def _allocated_block_ranges(
+    primary: BlockDevice, volume: Volume, begin: int
+) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of the allocated ranges, rounded outwards to blocks (invariant 4).
 
-    Ranges that touch after the rounding are joined.
+    begin: the first byte that counts. Ranges that touch after the rounding are joined.
     """
-    start = end = 0
-    for offset, length in primary.allocated():
-        first = offset // volume.block_size * volume.block_size
+    start = end = begin
+    for offset, length in primary.allocated(begin):
+        first = max(begin, offset // volume.block_size * volume.block_size)
         last = min(
             -(-(offset + length) // volume.block_size) * volume.block_size, volume.size_bytes
         )

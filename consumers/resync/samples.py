@@ -142,13 +142,13 @@ def judge_samples(
 
 
 def verdict_of(
-    differing: Iterable[Sample], applied_position: int | None, cycle_input: CycleInput
+    differing: Iterable[Sample], known_position: int | None, cycle_input: CycleInput
 ) -> SampleVerdict:
-    """Return what it means that samples differ, by the log after the applied position."""
+    """Return what it means that samples differ, by the log after the known position."""
     log, through = cycle_input.log, cycle_input.watermark
     changed = BlockSet()
-    if applied_position is not None and through is not None:
-        changed = log.changed(after=applied_position, through=through)
+    if known_position is not None and through is not None:
+        changed = log.changed(after=known_position, through=through)
     return judge_samples(
         samples_without(differing, changed, cycle_input.volume.block_size),
         is_forked=log.fork is not None,

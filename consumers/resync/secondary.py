@@ -194,11 +194,11 @@ def needed_after(saved: SecondaryState | None) -> int:
 
     They are needed for the next cycle, or for the proof of the last ones.
     """
-    if saved is None or saved.applied_position is None:
+    if saved is None or saved.known_position is None:
         return BEFORE_FIRST
     if saved.suspect_after is None:
-        return saved.applied_position
-    return min(saved.suspect_after, saved.applied_position)
+        return saved.known_position
+    return min(saved.suspect_after, saved.known_position)
 
 
 def split_positions(
@@ -211,7 +211,7 @@ def split_positions(
     """
     positions = [volume.origin_position]
     if saved is not None:
-        named = (saved.applied_position, saved.suspect_after, saved.changed_through)
+        named = (saved.known_position, saved.suspect_after, saved.changed_through)
         positions += [position for position in named if position is not None]
     if fork is not None:
         positions.append(fork.after)

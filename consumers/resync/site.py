@@ -34,6 +34,7 @@ from mirrorlog.consumers.resync.reporting import (
     summarize_site,
 )
 from mirrorlog.consumers.resync.restoration import (
+    Chunks,
     CopyPlan,
     bytes_to_copy,
     restore_all,
@@ -334,7 +335,7 @@ class Site:
             return step
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
         if secondary.differing and saved is not None:
-            verdict = verdict_of(secondary.differing, saved.applied_position, cycle_input)
+            verdict = verdict_of(secondary.differing, saved.known_position, cycle_input)
             if verdict is SampleVerdict.WAIT:
                 if saved.consistent_position is not None:
                     self._save([(secondary, replace(saved, consistent_position=None))])
@@ -364,7 +365,7 @@ class Site:
         ended = self._watch.ended(volume.partition)
         reason = ended or self._watch.take_other(volume.volume)
         saved = secondary.saved
-        if reason is None or saved is None or saved.applied_position is None:
+        if reason is None or saved is None or saved.known_position is None:
             failed = []
         else:
             failed = self._meetings.start_over(secondary, reason)
@@ -387,7 +388,8 @@ class Site:
         6. Note that the last read is over. The next round asks for the end of the commands topic
            (_ask_read_ends), on which the proof of the cycle stands.
 
-        A crash between any two steps repeats the cycle. If a device fails, or an operator pauses
+        A crash between any two steps repeats the cycle, but for what a copy of everything has saved
+        as done (docs/decisions/resumable-copies.md). If a device fails, or an operator pauses
         the secondary, its cycle ends there; the other cycles go on.
         """
         failed = self._meetings.begin_cycles(cycles, self._logs.changed_since)  # 1
@@ -435,6 +437,12 @@ class Site:
             secondary.note_copied(blocks, size_bytes, self._ports.clock.monotonic_s())
             on_step()
 
+        def on_chunk(copied_bytes: int) -> None:
+            older = step.running.samples
+            state = replace(step.running, copied_bytes=copied_bytes)
+            samples_now = joined_samples(samples.samples, older)
+            self._save([(secondary, replace(state, samples=samples_now))])
+
         volume = secondary.volume
         samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
         plan = CopyPlan(
@@ -450,10 +458,14 @@ class Site:
         with primary, device:
             now_s = self._ports.clock.monotonic_s
             until_s = now_s() + _MEASURE_S
-            total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s)
+            begin = step.running.copied_bytes or 0
+            total_bytes = bytes_to_copy(
+                primary, volume, step.blocks, lambda: now_s() < until_s, begin
+            )
             secondary.begin_copy(total_bytes, now_s())
             if step.blocks is None:
-                copied = restore_all(primary, device, volume, plan)
+                chunks = Chunks(begin, self._settings.site_chunk_bytes, on_chunk)
+                copied = restore_all(primary, device, volume, plan, chunks)
             else:
                 copied = restore_changed(primary, device, volume, step.blocks, plan)
         log_of = self._logs.of(volume.volume)

@@ -93,6 +93,8 @@ class SecondaryState:
         taken; None if it isn't known.
     anchor: the digest of the command at applied_position, 16 bytes in hexadecimal
         (histories.anchor_of); None if it isn't known.
+    copied_bytes: of a copy of everything that isn't finished: below this byte the secondary holds,
+        durably, what the primary held at cycle_through or later; None: nothing is known of it.
 
     Raise BadUse for a volume name that is none, and ValueError for values that contradict each
     other: above all for a state that claims consistency while a cycle runs or while blocks are
@@ -112,6 +114,18 @@ class SecondaryState:
     samples: tuple[Sample, ...] = ()
     history_id: str | None = None
     anchor: str | None = None
+    copied_bytes: int | None = None
+
+    @property
+    def known_position(self) -> int | None:
+        """The position above which the log names all that may differ from what the state knows.
+
+        It is applied_position, or cycle_through of a copy of everything that can go on; None if
+        nothing is known.
+        """
+        if self.applied_position is None and self.copied_bytes is not None:
+            return self.cycle_through
+        return self.applied_position
 
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
@@ -130,6 +144,7 @@ class SecondaryState:
         ):
             _check_number(name, getattr(self, name), BEFORE_FIRST)
         _check_number("updated_at_us", self.updated_at_us, 0)
+        _check_number("copied_bytes", self.copied_bytes, 1)
         if self.rung is not None:
             object.__setattr__(self, "rung", Rung(self.rung))  # ValueError if it is no rung
         if len(self.samples) > MAX_SAMPLES:
@@ -153,6 +168,10 @@ class SecondaryState:
             )
         if self.changed_through is not None and self.suspect_after is None:
             raise ValueError("changed_through is set, but all blocks are proved")
+        if self.copied_bytes is not None and (
+            self.cycle_through is None or applied is not None or self.rung is Rung.CHANGED
+        ):
+            raise ValueError("copied_bytes is set, but no copy of everything runs")
         if self.cycle_through is None:
             return
         if self.rung is None or (applied is not None and self.cycle_through < applied):

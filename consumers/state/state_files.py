@@ -1,12 +1,13 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 4: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
+Format, version 5: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
 `format` and `version`. `identity` is an object with the fields of SecondaryIdentity, or null.
 `samples` is a list of [offset, length, digest]. A file that differs from this in any byte is
 damaged, so that no reader has to guess what it meant.
 
-Version 3 has no `history_id` and no `anchor`, version 2 no `identity` and no `samples` either, and
-version 1 no `changed_through`. A state without these is written in the older version.
+Version 4 has no `copied_bytes`, version 3 no `history_id` and no `anchor` either, version 2 no
+`identity` and no `samples`, and version 1 no `changed_through`. A state without these is written in
+the older version.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 _NEWER_FIELDS: Final = {
-    1: frozenset({"changed_through", "identity", "samples", "history_id", "anchor"}),
-    2: frozenset({"identity", "samples", "history_id", "anchor"}),
-    3: frozenset({"history_id", "anchor"}),
-    4: frozenset[str](),
+    1: frozenset(
+        {"changed_through", "identity", "samples", "history_id", "anchor", "copied_bytes"}
+    ),
+    2: frozenset({"identity", "samples", "history_id", "anchor", "copied_bytes"}),
+    3: frozenset({"history_id", "anchor", "copied_bytes"}),
+    4: frozenset({"copied_bytes"}),
+    5: frozenset[str](),
 }
 """By version, the fields that it lacks."""
 MAX_STATE_BYTES: Final = 1 << 16
@@ -57,6 +61,8 @@ def encode_state(state: SecondaryState) -> bytes:
 
 def _oldest_version(state: SecondaryState) -> int:
     """Return the oldest version that can hold the state."""
+    if state.copied_bytes is not None:
+        return 5
     if state.history_id is not None or state.anchor is not None:
         return 4
     if state.identity is not None or state.samples:

@@ -230,6 +230,52 @@ def test_version_3_stays_readable(rig: Rig) -> None:
             rig.store.load("vol1")
 
 
+def test_version_5_stays_readable(rig: Rig) -> None:
+    state = replace(
+        FULL,
+        applied_position=None,
+        consistent_position=None,
+        cycle_through=41,
+        rung="allocated",
+        history_id="1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        copied_bytes=1 << 19,
+    )
+    content = (
+        b'{"anchor":null,"applied_position":null,"changed_through":null,"consistent_po'
+        b'sition":null,"copied_bytes":524288,"crc32":2702155288,"cycle_through":41,"fo'
+        b'rmat":"mirrorlog.secondary_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a'
+        b'7c8a9d10","history_id":"1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","identity":{"e'
+        b'poch":7,"lasting":"inode 12 generation 3","primary":"inode 9","secondary_id"'
+        b':"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},"rung":"alloca'
+        b'ted","samples":[[4096,512,"abababababababababababababababab"]],"suspect_afte'
+        b'r":null,"updated_at_us":2,"version":5,"volume":"vol1"}\n'
+    )
+    rig.put("vol1", content)
+    assert rig.store.load("vol1") == state
+    assert encode_state(state) == content
+    rig.put("vol1", content.replace(b'"copied_bytes":524288', b'"copied_bytes":524289'))
+    with pytest.raises(StateDamaged):
+        rig.store.load("vol1")
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"cycle_through": None},
+        {"applied_position": 3},
+        {"rung": "changed"},
+        {"copied_bytes": 0},
+    ],
+)
+def test_only_an_unfinished_copy_of_everything_has_a_part_that_is_done(
+    contradiction: dict[str, object],
+) -> None:
+    state = SecondaryState("vol1", GENERATION, cycle_through=7, rung="full", copied_bytes=4096)
+    assert state.known_position == 7
+    with pytest.raises(ValueError, match="copied_bytes"):
+        replace(state, **contradiction)  # type: ignore[arg-type]
+
+
 def test_version_4_stays_readable(rig: Rig) -> None:
     content = (
         b'{"anchor":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","applied_position":41,"changed_th'

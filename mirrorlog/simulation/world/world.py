@@ -60,7 +60,12 @@ class World:
     ) -> None:
         self._random, self._losses, self._markers = Random(seed), losses, markers
         keep_s = self._random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
-        own = {"site_copy_bytes": 4096, "node_tiers_s": _TIERS_S, "node_keep_s": keep_s}
+        own = {
+            "site_copy_bytes": 4096,
+            "site_chunk_bytes": 4096,
+            "node_tiers_s": _TIERS_S,
+            "node_keep_s": keep_s,
+        }
         self.settings = load_settings(None, {**own, **overrides})
         self.broker = MemoryBroker(clock=_BrokerClock())
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)

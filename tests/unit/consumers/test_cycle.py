@@ -62,10 +62,16 @@ g4/././changed              | 4..9=1 W9                            | all through
 4/4/9/changed               | 4..7=2 W7                            | idle STOPPED
 4/4/9/changed               | 4..9=2 9..12=3 W12                   | changed through 12 blocks 2,3 suspect 4
 ././9/allocated             | -1..9=2 W9                           | all through 9: the initial copy wasn't finished
+././4+7/allocated           | 4..9=2 W9                            | all through 4: the initial copy wasn't finished, and goes on at offset 7
+././4+7/full                | W4                                   | all through 4: the initial copy wasn't finished, and goes on at offset 7
+././4+7/allocated           | 5..9=2 W9                            | all through 9: the initial copy wasn't finished
+././4+7/allocated           | W3                                   | all through 3: the initial copy wasn't finished
+././4+7/allocated           |                                      | idle WAITING
+g././4+7/allocated          | 4..9=2 W9                            | all through 9: the generation changed
 """
 
 # With a fork. F: the missed log holds what is above that position; @ its records; O: an outcome is
-# open. saved: +through is changed_through
+# open. saved: +through is changed_through; in CASES cycle+bytes is copied_bytes
 FORKED = """
 4/././changed     | 4..9=1,2 F-1 W9 E8 A8                          | consistent 9
 4/././changed     | 4..9=1,2 F-1 W9                                | advance 9
@@ -103,10 +109,12 @@ def saved_from(text: str) -> SecondaryState | None:
         return None
     applied, suspect, cycle, rung = text.lstrip("g").split("/")
     suspect, _, changed_through = suspect.partition("+")
+    cycle, _, copied = cycle.partition("+")
     return SecondaryState(
         volume="v",
         generation=OTHER_GENERATION if text.startswith("g") else GENERATION,
         applied_position=None if applied == "." else int(applied),
+        copied_bytes=int(copied) if copied else None,
         suspect_after=None if suspect == "." else int(suspect),
         cycle_through=None if cycle == "." else int(cycle),
         rung=rung,

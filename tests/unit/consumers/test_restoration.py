@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
-from mirrorlog.consumers.resync.restoration import CopyPlan, restore_all, restore_changed
+from mirrorlog.consumers.resync.restoration import Chunks, CopyPlan, restore_all, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
@@ -97,7 +97,8 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
 
     allocated = list(devices.primary.allocated())
     devices.primary.hook = hook
-    copied = restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner))
+    chunks = Chunks(0, SIZE, lambda _: None)
+    copied = restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner), chunks)
     devices.primary.hook = None
     assert devices.secondary.snapshot() == devices.primary.pread(offset=0, length=SIZE)
     assert copied.rung is Rung.ALLOCATED
@@ -105,6 +106,28 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
         block for offset, length in allocated for block in range(offset, offset + length, BLOCK)
     ]
     assert differing_samples(devices.secondary, devices.samples.samples) == ()
+
+
+@pytest.mark.parametrize("runner", BOTH)
+@pytest.mark.parametrize("begin_block", [0, 7, BLOCKS - 1])
+def test_a_copy_of_everything_is_durable_up_to_each_chunk(
+    runner: TaskRunner, begin_block: int
+) -> None:
+    devices = Devices()
+    begin, reached = begin_block * BLOCK, list[int]()
+    primary = devices.primary.pread(offset=0, length=SIZE)
+
+    def on_chunk(copied_bytes: int) -> None:
+        reached.append(copied_bytes)
+        assert devices.secondary.snapshot()[begin:copied_bytes] == primary[begin:copied_bytes]
+
+    chunks = Chunks(begin, 4 * BATCH, on_chunk)
+    restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner), chunks)
+    assert devices.secondary.snapshot()[begin:] == primary[begin:]
+    assert devices.secondary.snapshot()[:begin] == b"\xaa" * begin
+    assert reached == sorted(set(reached))
+    assert all(begin < copied_bytes < SIZE for copied_bytes in reached)
+    assert len(reached) >= (4 if begin_block < 10 else 0)
 
 
 @pytest.mark.parametrize("runner", BOTH)
