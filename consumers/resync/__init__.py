@@ -5,7 +5,9 @@ In reading order:
 - site.py: Site, one round of all secondaries; the order of a cycle's steps
 - site_ports.py: SitePorts, what a site needs
 - chosen_volumes.py: which volumes a site mirrors
+- cycle_steps.py: what that decision takes and returns
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
+- cycle_copier.py: copies the blocks of one cycle
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, marks them, and does what was decided

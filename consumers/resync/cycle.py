@@ -52,103 +52,24 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import NamedTuple
 
+from mirrorlog.consumers.resync.cycle_steps import (
+    AdvancePosition,
+    CycleInput,
+    CycleStep,
+    Idle,
+    MarkConsistent,
+    Resync,
+    SkipInitialCopy,
+)
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
 from mirrorlog.domain.site_progress import Rung, SiteState
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
-
-
-@dataclass(frozen=True, slots=True)
-class CycleInput:
-    """The facts that the site knows of one volume, beside the saved state.
-
-    watermark: the log is completely read through it; None before the first watermark.
-    read_end: the end of the commands topic. The site asked for it after its start and after the
-        last read and write of its last cycle; None until it has asked.
-    beats: by session, the position that the session knew as acknowledged at its last heartbeat in
-        the volume's partition.
-    secondary_zeroed: the whole secondary is known to read as zeros.
-    unknown_reason: why nothing is known of the secondary's contents, if the site knows that.
-    awaited_position: of a command that the log should hold by now and doesn't; None if all is well.
-    history_id, anchor: of the watermark: the history in which it was taken, and the digest of the
-        command there (hexadecimal); None if they aren't known.
-    is_other_history: the log is of another history than the volume's description, and no watermark
-        counts.
-    """
-
-    volume: Volume
-    log: SiteLog
-    watermark: int | None
-    read_end: int | None
-    secondary_zeroed: bool
-    beats: Mapping[str, int] = field(default_factory=dict)
-    unknown_reason: str | None = None
-    awaited_position: int | None = None
-    history_id: str | None = None
-    anchor: str | None = None
-    is_other_history: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SkipInitialCopy:
-    """Both sides are zeros at the origin: save `state`, and copy nothing."""
-
-    state: SecondaryState
-
-
-@dataclass(frozen=True, slots=True)
-class Resync:
-    """Copy blocks by `rung`.
-
-    blocks: the blocks to copy by the rung CHANGED; None: all that the primary holds.
-    running: the state to save before the first block is written.
-    done: the state to save when all blocks are durable.
-    reason: why a rung above CHANGED is taken; None by the rung CHANGED.
-    """
-
-    rung: Rung
-    running: SecondaryState
-    done: SecondaryState
-    blocks: BlockSet | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class MarkConsistent:
-    """The secondary is proved equal to the primary as of a position: save `state`."""
-
-    state: SecondaryState
-
-
-@dataclass(frozen=True, slots=True)
-class AdvancePosition:
-    """Save `state`: nothing is missing up to a position, but a host doesn't know all outcomes."""
-
-    state: SecondaryState
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Do nothing until the log grows. The site reports `state`.
-
-    advice: what an operator can do; None if nobody knows.
-    is_wanted: an operator asked for it, so it is no failure.
-    """
-
-    state: SiteState
-    reason: str | None = None
-    advice: str | None = None
-    is_wanted: bool = False
-
-
-CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | Idle
 
 
 def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
@@ -238,11 +159,11 @@ def _in_history(
     """Return the step with the history, and the anchor of the position, in each state to save."""
 
     def stamped(state: SecondaryState) -> SecondaryState:
-        anchor = None
-        if state.applied_position is not None:
-            if state.applied_position == cycle_input.watermark:
+        anchor, position = None, state.known_position
+        if position is not None:
+            if position == cycle_input.watermark:
                 anchor = cycle_input.anchor
-            elif saved is not None and state.applied_position == saved.applied_position:
+            elif saved is not None and position == saved.known_position:
                 anchor = saved.anchor
         history_id = cycle_input.history_id
         if cycle_input.watermark is None and saved is not None:

@@ -53,9 +53,9 @@ class HistoryWatch:
         answer.
         """
         anchored = [
-            (state.applied_position, bytes.fromhex(state.anchor), state)
+            (state.known_position, bytes.fromhex(state.anchor), state)
             for state in unchecked
-            if state.applied_position is not None
+            if state.known_position is not None
             and state.anchor is not None
             and watermark.history is not None
             and state.history_id == watermark.history.id

@@ -23,17 +23,22 @@
 reads as zeros. "As it was met last" means: the row of its identity says SAME, and its size is the
 saved one. So a volume that grew by RESIZE grows its secondary, and nothing else does.
 
-The epoch counts cycles. Mark and state move together, in this order:
+The epoch counts cycles, and the chunks of a copy of everything (restoration.py). Mark and state
+move together, in this order:
 
 1. The mark gets the epoch E + 1, durably. The state still has E.
 2. The state is saved with E + 1 and as inconsistent (cycle_through).
 3. Blocks are written, then flushed.
 4. The state is saved with the new position, and E + 1.
 
+After a chunk that is durable, the mark is written first, too, and the state says then with the same
+epoch how far the copy is.
+
 A site that finds the mark one epoch ahead died between 1 and 2, or its state folder is one cycle
-old: whatever that cycle wrote is written again by a cycle that begins at the saved position
-(RESUME). A mark that is further ahead means that the state folder is older than the secondary, and
-a mark that is behind means that the secondary went back. Nothing is known then.
+old: whatever that cycle or chunk wrote is written again by a cycle that begins at the saved
+position, or goes on at the saved byte (RESUME). A mark that is further ahead means that the state
+folder is older than the secondary, and a mark that is behind means that the secondary went back.
+Nothing is known then.
 
 A new mark is written before the state that names it (steps: mark with epoch 0, then state). A crash
 between the two leaves a mark that no state names, with epoch 0: nothing was written under it.

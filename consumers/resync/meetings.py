@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeAlias
 from uuid import UUID
 
-from mirrorlog.consumers.resync.cycle import Resync
+from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, forgotten, meet, resumed
 from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks, PrimaryDoubts
 from mirrorlog.consumers.resync.samples import differing_samples
@@ -124,6 +124,15 @@ class SecondaryMeetings:
                 identity = replace(identity, epoch=identity.epoch + 1, primary=primary)
                 marked.append((secondary, identity))
         return failed + self._write_marks(marked)
+
+    def count_chunk(self, secondary: Secondary) -> None:
+        """Count one more chunk of a copy in the mark of the secondary, durably.
+
+        The state that is saved then names it. Raise DeviceFailed if the mark can't be written.
+        """
+        identity = secondary.identity
+        assert identity is not None
+        self._write_together([(secondary, replace(identity, epoch=identity.epoch + 1))])
 
     def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
         """Open the primary for reading and the secondary, which was met, for writing.

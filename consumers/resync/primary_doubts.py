@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from mirrorlog.consumers.resync.cycle import Resync
+from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.samples import differing_samples, samples_without
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.state.secondary_state import Sample

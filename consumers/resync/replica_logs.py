@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mirrorlog.consumers.resync.cycle import CycleInput
+from mirrorlog.consumers.resync.cycle_steps import CycleInput
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mirrorlog.codec.events import encode
-from mirrorlog.consumers.resync.cycle import CycleInput
+from mirrorlog.consumers.resync.cycle_steps import CycleInput
 from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.domain.site_progress import SiteProgress, SiteState, is_behind_known

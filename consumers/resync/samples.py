@@ -18,7 +18,8 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, NamedTuple
 
-from mirrorlog.consumers.resync.cycle import CycleInput, is_settled
+from mirrorlog.consumers.resync.cycle import is_settled
+from mirrorlog.consumers.resync.cycle_steps import CycleInput
 from mirrorlog.consumers.state.secondary_state import (
     MAX_SAMPLE_BYTES,
     MAX_SAMPLES,

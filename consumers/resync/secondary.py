@@ -6,7 +6,7 @@ Other objects read a Secondary and call its methods; none writes its fields.
 from __future__ import annotations
 
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
-from mirrorlog.consumers.resync.cycle import Idle
+from mirrorlog.consumers.resync.cycle_steps import Idle
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState

@@ -11,7 +11,9 @@ from typing import Final
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
 from mirrorlog.consumers.resync.copy_rate import parse_rates
-from mirrorlog.consumers.resync.cycle import (
+from mirrorlog.consumers.resync.cycle import next_step, pause_step
+from mirrorlog.consumers.resync.cycle_copier import CycleCopier
+from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
     CycleInput,
     CycleStep,
@@ -19,8 +21,6 @@ from mirrorlog.consumers.resync.cycle import (
     MarkConsistent,
     Resync,
     SkipInitialCopy,
-    next_step,
-    pause_step,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
@@ -33,21 +33,7 @@ from mirrorlog.consumers.resync.reporting import (
     SiteSummary,
     summarize_site,
 )
-from mirrorlog.consumers.resync.restoration import (
-    Chunks,
-    CopyPlan,
-    bytes_to_copy,
-    restore_all,
-    restore_changed,
-)
-from mirrorlog.consumers.resync.samples import (
-    SampleTaker,
-    SampleVerdict,
-    joined_samples,
-    moved_samples,
-    samples_without,
-    verdict_of,
-)
+from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, verdict_of
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import StateChanges
@@ -63,8 +49,6 @@ log = logging.getLogger("mirrorlog.site")
 
 _RETRY_S: Final = 5.0
 """The time for which a secondary waits after a failure of its device."""
-_MEASURE_S: Final = 2.0
-"""How long a site asks what a primary has allocated, to say when its copy will end."""
 _CHECK_S: Final = 30.0
 """How often the site looks whether its idle secondaries are still there, and the same."""
 _SAVED_TOGETHER: Final = 64
@@ -100,7 +84,16 @@ class Site:
             ports.clock,
             settings.patience_s,
         )
-        self._pace = CopyPace(parse_rates(settings.site_max_rate), ports.clock, ports.sleep)
+        self._copier = CycleCopier(
+            settings,
+            ports.clock,
+            ports.task_runner,
+            CopyPace(parse_rates(settings.site_max_rate), ports.clock, ports.sleep),
+            meetings=self._meetings,
+            logs=self._logs,
+            save=lambda secondary, state: self._save([(secondary, state)]),
+            on_step=self._on_copy_step,
+        )
         self._pauses = Pauses()
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, ports.ask_end)
         # Volumes that may need a step or a report, and volumes whose reads are over.
@@ -409,7 +402,7 @@ class Site:
         for secondary, step in cycles:
             traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
             try:
-                state = self._copy(secondary, step)  # 3, 4
+                state = self._copier.copy(secondary, step)  # 3, 4
             except DeviceFailed as error:
                 self._stop(secondary, error)
             except CopyPausedError:
@@ -422,57 +415,11 @@ class Site:
         traces.end(done)
         self._awaiting_read_end |= {secondary.volume.volume for secondary, _ in done}  # 6
 
-    def _copy(self, secondary: Secondary, step: Resync) -> SecondaryState:
-        """Copy the blocks of one cycle. They are durable on the secondary when it returns.
-
-        Return the state to save.
-        """
-
-        def on_step() -> None:
-            self._keep_name()
-            self._report(secondary)
-            self._check_paused(secondary)
-
-        def on_copied(blocks: int, size_bytes: int) -> None:
-            secondary.note_copied(blocks, size_bytes, self._ports.clock.monotonic_s())
-            on_step()
-
-        def on_chunk(copied_bytes: int) -> None:
-            older = step.running.samples
-            state = replace(step.running, copied_bytes=copied_bytes)
-            samples_now = joined_samples(samples.samples, older)
-            self._save([(secondary, replace(state, samples=samples_now))])
-
-        volume = secondary.volume
-        samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
-        plan = CopyPlan(
-            batch_bytes=self._pace.batch_bytes(self._settings.site_copy_bytes),
-            samples=samples,
-            on_copied=on_copied,
-            tasks=self._ports.task_runner,
-            pace=lambda size_bytes: self._pace.wait(size_bytes, on_step),
-        )
+    def _on_copy_step(self, secondary: Secondary) -> None:
+        """Do what is due while a cycle copies. Raise BadUse, CopyPausedError as copying goes on."""
+        self._keep_name()
         self._report(secondary)
         self._check_paused(secondary)
-        primary, device = self._meetings.open_both(secondary)
-        with primary, device:
-            now_s = self._ports.clock.monotonic_s
-            until_s = now_s() + _MEASURE_S
-            begin = step.running.copied_bytes or 0
-            total_bytes = bytes_to_copy(
-                primary, volume, step.blocks, lambda: now_s() < until_s, begin
-            )
-            secondary.begin_copy(total_bytes, now_s())
-            if step.blocks is None:
-                chunks = Chunks(begin, self._settings.site_chunk_bytes, on_chunk)
-                copied = restore_all(primary, device, volume, plan, chunks)
-            else:
-                copied = restore_changed(primary, device, volume, step.blocks, plan)
-        log_of = self._logs.of(volume.volume)
-        older = moved_samples(volume, secondary.saved, step.done, log_of)
-        if step.blocks is not None:
-            older = samples_without(older, step.blocks, volume.block_size)
-        return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
 
     def _is_paused(self, secondary: Secondary) -> bool:
         is_covered = self._pauses.covers(secondary.volume.volume)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mirrorlog.consumers.resync.cycle import Resync
+from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.ports.clock import Clock

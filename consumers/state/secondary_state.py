@@ -91,7 +91,7 @@ class SecondaryState:
     samples: ranges that cycles wrote and that nothing has changed up to applied_position.
     history_id: the history of the partition (a canonical UUID) in which all positions here were
         taken; None if it isn't known.
-    anchor: the digest of the command at applied_position, 16 bytes in hexadecimal
+    anchor: the digest of the command at known_position, 16 bytes in hexadecimal
         (histories.anchor_of); None if it isn't known.
     copied_bytes: of a copy of everything that isn't finished: below this byte the secondary holds,
         durably, what the primary held at cycle_through or later; None: nothing is known of it.
@@ -157,8 +157,8 @@ class SecondaryState:
             position = getattr(self, name)
             if position is not None and (applied is None or position > applied):
                 raise ValueError(f"{name} {position} reaches past applied_position {applied}")
-        if self.anchor is not None and applied is None:
-            raise ValueError("an anchor without an applied position")
+        if self.anchor is not None and self.known_position is None:
+            raise ValueError("an anchor without a position")
         if self.consistent_position is not None and (
             self.cycle_through is not None or self.suspect_after is not None
         ):

@@ -158,7 +158,7 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=5), "version 5"),
+        (sealed(version=6), "version 6"),
         (sealed(version=3), "checksum"),
         (sealed(version=2), "checksum"),
         (sealed(version=True), "version True"),
@@ -238,17 +238,19 @@ def test_version_5_stays_readable(rig: Rig) -> None:
         cycle_through=41,
         rung="allocated",
         history_id="1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        anchor="cd" * 16,
         copied_bytes=1 << 19,
     )
     content = (
-        b'{"anchor":null,"applied_position":null,"changed_through":null,"consistent_po'
-        b'sition":null,"copied_bytes":524288,"crc32":2702155288,"cycle_through":41,"fo'
-        b'rmat":"mirrorlog.secondary_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a'
-        b'7c8a9d10","history_id":"1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","identity":{"e'
-        b'poch":7,"lasting":"inode 12 generation 3","primary":"inode 9","secondary_id"'
-        b':"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},"rung":"alloca'
-        b'ted","samples":[[4096,512,"abababababababababababababababab"]],"suspect_afte'
-        b'r":null,"updated_at_us":2,"version":5,"volume":"vol1"}\n'
+        b'{"anchor":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","applied_position":null,"changed'
+        b'_through":null,"consistent_position":null,"copied_bytes":524288,"crc32":12519'
+        b'21686,"cycle_through":41,"format":"mirrorlog.secondary_state","generation":"6'
+        b'f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","history_id":"1f1c1d36-3a0f-4d5e-9c55-0c'
+        b'5a7c8a9d10","identity":{"epoch":7,"lasting":"inode 12 generation 3","primary"'
+        b':"inode 9","secondary_id":"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes"'
+        b':1048576},"rung":"allocated","samples":[[4096,512,"ababababababababababababab'
+        b'ababab"]],"suspect_after":null,"updated_at_us":2,"version":5,"volume":"vol1"}'
+        b"\n"
     )
     rig.put("vol1", content)
     assert rig.store.load("vol1") == state

@@ -26,7 +26,8 @@ from notation import GENERATION
 
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync import cycle
-from mirrorlog.consumers.resync.cycle import (
+from mirrorlog.consumers.resync.cycle import next_step
+from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
     CycleInput,
     CycleStep,
@@ -34,7 +35,6 @@ from mirrorlog.consumers.resync.cycle import (
     MarkConsistent,
     Resync,
     SkipInitialCopy,
-    next_step,
 )
 from mirrorlog.consumers.resync.secondary import needed_after, split_positions
 from mirrorlog.consumers.state.secondary_state import SecondaryState

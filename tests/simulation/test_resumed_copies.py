@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -35,10 +36,14 @@ def world_before_a_copy(seed: int) -> World:
 
 
 class Killer:
-    """Kills the site at one step, and notes what is read of primaries."""
+    """Kills the site at one step, and notes what is read of primaries.
+
+    on_read: called with the volume before each read of a primary.
+    """
 
     def __init__(self, world: World, steps: int) -> None:
         self.steps_left = steps
+        self.on_read: Callable[[str], None] = lambda _: None
         self.reads: list[tuple[str, int]] = []
         site = world.site
         site.secondaries.hook = site.states.hook = self.step
@@ -48,6 +53,7 @@ class Killer:
 
             def hook(operation: str, offset: int, length: int, name: str = name) -> None:
                 if operation == "pread":
+                    self.on_read(name)
                     self.reads.append((name, offset))
                 self.step(operation, offset, length)
 
@@ -78,7 +84,7 @@ def follow(world: World) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_a_copy_goes_on_after_a_kill_at_each_step(seed: int) -> None:
     resumed = 0
-    for steps in range(1 + seed, STEPS, 5):
+    for steps in range(1 + seed, STEPS, 9):
         world = world_before_a_copy(seed)
         killer = Killer(world, steps)
         try:
@@ -112,26 +118,65 @@ def test_a_copy_goes_on_after_a_kill_at_each_step(seed: int) -> None:
     assert resumed
 
 
+class CutOff:
+    """A copy that is killed when it goes on after its second chunk.
+
+    name, state: its volume, and the state that is saved. mark, content: of the secondary after the
+    first chunk.
+    """
+
+    def __init__(self, world: World, killer: Killer) -> None:
+        self._world = world
+        self._seen: list[tuple[str, int | None]] = []
+        killer.on_read = self._look
+        with pytest.raises(Crash):
+            follow(world)
+        world.site.lose_power()
+        killer.on_read = lambda _: None
+        killer.reads.clear()
+        self.name = self._seen[0][0]
+        self.state = unfinished(world)[self.name]
+        assert (self.name, self.state.copied_bytes) == self._seen[1]
+
+    def _look(self, name: str) -> None:
+        state, site = self._world.site.states.load(name), self._world.site
+        if not state or not state.copied_bytes or (name, state.copied_bytes) in self._seen:
+            return
+        self._seen.append((name, state.copied_bytes))
+        if len(self._seen) == 2:
+            raise Crash
+        self.mark = site.secondaries.marks.get(name)
+        self.content = site.secondary(name).pread(offset=0, length=SIZE_BYTES)
+
+
 def test_a_copy_of_another_generation_begins_anew() -> None:
     world = world_before_a_copy(1)
     killer = Killer(world, 10**9)
-    for steps in range(1, STEPS):
-        killer.steps_left = steps
-        try:
-            for _ in range(8):
-                world.site.site.run_once(0)
-        except Crash:
-            world.site.crash()
-        if left := unfinished(world):
-            break
-    name, state = left.popitem()
-    world.site.states.save(replace(state, generation="22222222-2222-4222-8222-222222222222"))
-    world.site.crash()
-    killer.steps_left = 10**9
-    killer.reads.clear()
-    for _ in range(12):
-        world.site.site.run_once(0)
-        world.site.check_claims()
-    assert (name, 0) in killer.reads
+    cut_off = CutOff(world, killer)
+    other = replace(cut_off.state, generation="22222222-2222-4222-8222-222222222222")
+    world.site.states.save(other)
+    world.site.start()
     follow(world)
+    assert (cut_off.name, 0) in killer.reads
+    assert world.site.secondary_equals_primary(cut_off.name)
+
+
+@pytest.mark.parametrize("is_restored", [True, False])
+def test_a_secondary_that_lacks_the_last_chunk_is_copied_from_its_beginning(
+    is_restored: bool,
+) -> None:
+    """A backup is put back over the secondary, with its mark, where no sample shows that."""
+    world = world_before_a_copy(1)
+    killer = Killer(world, 10**9)
+    cut_off = CutOff(world, killer)
+    name = cut_off.name
+    world.site.states.save(replace(cut_off.state, samples=()))
+    if is_restored:
+        device = world.site.secondary(name)
+        device.pwrite(0, cut_off.content)
+        device.flush()
+        world.site.secondaries.restore_mark(name, cut_off.mark)
+    world.site.start()
+    follow(world)
+    assert ((name, 0) in killer.reads) is is_restored
     assert world.site.secondary_equals_primary(name)

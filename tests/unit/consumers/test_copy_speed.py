@@ -78,7 +78,7 @@ def test_a_meter_keeps_few_samples_and_counts_every_byte(runs: list[tuple[float,
 class ScatteredDevice(MemoryDevice):
     """A device of which every second block is allocated."""
 
-    def allocated(self) -> Iterator[tuple[int, int]]:
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         for number in range(self.size_bytes // 8192):
             yield number * 8192, 4096
 

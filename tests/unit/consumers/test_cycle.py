@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from notation import GENERATION, OTHER_GENERATION, record, volume
 
-from mirrorlog.consumers.resync.cycle import (
+from mirrorlog.consumers.resync.cycle import next_step
+from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
     CycleInput,
     CycleStep,
@@ -15,7 +16,6 @@ from mirrorlog.consumers.resync.cycle import (
     MarkConsistent,
     Resync,
     SkipInitialCopy,
-    next_step,
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung, SiteState

@@ -8,7 +8,7 @@ import pytest
 from notation import GENERATION, record, volume
 
 from mirrorlog.codec.events import decode
-from mirrorlog.consumers.resync.cycle import CycleInput, Idle
+from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
 from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.reporting import ProgressReporter, progress_of, summarize_site
 from mirrorlog.consumers.resync.secondary import Secondary

@@ -8,11 +8,13 @@ from uuid import UUID
 import pytest
 from notation import GENERATION, record, volume
 
-from mirrorlog.consumers.resync.cycle import CycleInput, Idle, Resync, next_step
+from mirrorlog.consumers.resync.cycle import next_step
+from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import decode_state, encode_state
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.site_progress import Rung
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics
@@ -98,6 +100,32 @@ def test_a_state_names_the_history_and_the_anchor_of_its_position() -> None:
         assert decode_state(encode_state(state), "v", "here") == state
 
 
+def test_a_copy_that_goes_on_keeps_the_anchor_of_its_beginning() -> None:
+    log = VolumeLog()
+    log.add(record("4..9", "1"))
+    saved = SecondaryState(
+        "v",
+        GENERATION,
+        cycle_through=4,
+        rung=Rung.ALLOCATED,
+        history_id=NEW,
+        anchor=ANCHORS["old"],
+        copied_bytes=4096,
+    )
+    cycle_input = CycleInput(
+        volume=volume(),
+        log=SiteLog(log, VolumeLog(), "a"),
+        watermark=9,
+        read_end=None,
+        secondary_zeroed=False,
+        history_id=NEW,
+        anchor=ANCHORS["new"],
+    )
+    step = next_step(saved, cycle_input)
+    assert isinstance(step, Resync) and step.running == saved
+    assert (step.done.applied_position, step.done.anchor) == (4, ANCHORS["old"])
+
+
 # the topic since then | what the site finds: of the log, of the saved position
 FOUND = """
 same          | -                | -
@@ -109,8 +137,11 @@ went back a little | ends at position | -
 """
 
 
+@pytest.mark.parametrize("is_copying", [False, True])
 @pytest.mark.parametrize("case", FOUND.strip().splitlines())
-def test_the_log_and_saved_positions_are_held_against_the_topic(case: str) -> None:
+def test_the_log_and_saved_positions_are_held_against_the_topic(
+    case: str, is_copying: bool
+) -> None:
     what, of_log, of_saved = (part.strip() for part in case.split("|"))
     broker = MemoryBroker()
     broker.create(TOPICS.specs(single_copy=True), 1)
@@ -125,7 +156,12 @@ def test_the_log_and_saved_positions_are_held_against_the_topic(case: str) -> No
         history_id=OLD,
         anchor=anchor_of(b"v", b"5").hex(),
     )
-    older = replace(saved, volume="w", applied_position=2, anchor=anchor_of(b"v", b"2").hex())
+    if is_copying:
+        saved = replace(
+            saved, applied_position=None, cycle_through=5, rung=Rung.FULL, copied_bytes=4096
+        )
+    older = replace(saved, volume="w", anchor=anchor_of(b"v", b"2").hex())
+    older = replace(older, **{"cycle_through" if is_copying else "applied_position": 2})
     if what == "grew":
         broker.append(TOPICS.commands, 0, b"v", b"more")
     if what == "created again":

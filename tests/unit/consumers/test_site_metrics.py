@@ -8,7 +8,7 @@ import pytest
 from notation import GENERATION, record, site_progress, volume
 from scraping import exported_names, scrape
 
-from mirrorlog.consumers.resync.cycle import CycleInput, Idle
+from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
 from mirrorlog.consumers.resync.reporting import ProgressReporter, ReportedReplica
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_metrics import site_samples

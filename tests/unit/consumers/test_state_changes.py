@@ -6,7 +6,7 @@ from typing import Any
 
 from notation import volume
 
-from mirrorlog.consumers.resync.cycle import Idle, Resync
+from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.state_changes import SecondaryChange, StateChanges
 from mirrorlog.domain.bitmaps import BlockSet

@@ -1,0 +1,127 @@
+"""CycleCopier: copies the blocks of one cycle, from the primary to the secondary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from mirrorlog.consumers.resync.copy_pace import CopyPace
+from mirrorlog.consumers.resync.cycle_steps import Resync
+from mirrorlog.consumers.resync.meetings import SecondaryMeetings
+from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
+from mirrorlog.consumers.resync.restoration import (
+    Chunks,
+    Copied,
+    CopyPlan,
+    bytes_to_copy,
+    restore_all,
+    restore_changed,
+)
+from mirrorlog.consumers.resync.samples import (
+    SampleTaker,
+    joined_samples,
+    moved_samples,
+    samples_without,
+)
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.task_runner import TaskRunner
+from mirrorlog.settings import Settings
+
+SaveState: TypeAlias = Callable[[Secondary, SecondaryState], None]
+"""Saves the state of a secondary durably."""
+OnStep: TypeAlias = Callable[[Secondary], None]
+"""Called before a copy and after each batch. What it raises ends the copy."""
+
+_MEASURE_S: Final = 2.0
+"""How long a site asks what a primary has allocated, to say when its copy will end."""
+
+
+class CycleCopier:
+    """Copies the blocks of cycles, one cycle at a time.
+
+    save: called with each state that a copy of everything reaches.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        tasks: TaskRunner,
+        pace: CopyPace,
+        *,
+        meetings: SecondaryMeetings,
+        logs: ReplicaLogs,
+        save: SaveState,
+        on_step: OnStep,
+    ) -> None:
+        self._settings, self._clock, self._tasks, self._pace = settings, clock, tasks, pace
+        self._meetings, self._logs = meetings, logs
+        self._save, self._on_step = save, on_step
+
+    def copy(self, secondary: Secondary, step: Resync) -> SecondaryState:
+        """Copy the blocks of one cycle. They are durable on the secondary when it returns.
+
+        The secondary was met, and `step.running` is saved. Return the state to save. Raise
+        DeviceFailed, or what `on_step` raises.
+        """
+        volume = secondary.volume
+        samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
+        self._on_step(secondary)
+        primary, device = self._meetings.open_both(secondary)
+        with primary, device:
+            copied = self._restore(secondary, step, primary, device, samples)
+        log_of = self._logs.of(volume.volume)
+        older = moved_samples(volume, secondary.saved, step.done, log_of)
+        if step.blocks is not None:
+            older = samples_without(older, step.blocks, volume.block_size)
+        return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
+
+    def _restore(
+        self,
+        secondary: Secondary,
+        step: Resync,
+        primary: BlockDevice,
+        device: BlockDevice,
+        samples: SampleTaker,
+    ) -> Copied:
+        """Copy from `primary` to `device`, the secondary."""
+        volume, now_s = secondary.volume, self._clock.monotonic_s
+        begin = step.running.copied_bytes or 0
+        until_s = now_s() + _MEASURE_S
+        total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s, begin)
+        secondary.begin_copy(total_bytes, now_s())
+        plan = self._plan(secondary, samples)
+        if step.blocks is not None:
+            return restore_changed(primary, device, volume, step.blocks, plan)
+
+        def on_chunk(copied_bytes: int) -> None:
+            self._meetings.count_chunk(secondary)
+            state = replace(
+                step.running,
+                copied_bytes=copied_bytes,
+                anchor=step.done.anchor,
+                samples=joined_samples(samples.samples, step.running.samples),
+            )
+            self._save(secondary, state)
+
+        chunks = Chunks(begin, self._settings.site_chunk_bytes, on_chunk)
+        return restore_all(primary, device, volume, plan, chunks)
+
+    def _plan(self, secondary: Secondary, samples: SampleTaker) -> CopyPlan:
+        """Return how the blocks of a secondary are copied. The plan takes `samples`."""
+
+        def on_copied(blocks: int, size_bytes: int) -> None:
+            secondary.note_copied(blocks, size_bytes, self._clock.monotonic_s())
+            self._on_step(secondary)
+
+        return CopyPlan(
+            batch_bytes=self._pace.batch_bytes(self._settings.site_copy_bytes),
+            samples=samples,
+            on_copied=on_copied,
+            tasks=self._tasks,
+            pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
+        )
