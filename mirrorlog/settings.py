@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     writer waits for all secondaries (sync)."""
     host_fork_retry_s: float = Field(default=5.0, gt=0)
     """The time after which a secondary that left the fork is opened again."""
+    host_snapshot_memory_bytes: int = Field(default=64 << 20, ge=0)
+    """What a host keeps in memory of what NBD clients overwrite while a site reads a snapshot
+    (docs/decisions/point-in-time-reads.md)."""
+    host_snapshot_disk_bytes: int = Field(default=1 << 30, ge=0)
+    """What it keeps beyond that, in a file of the state folder. When both are full, the oldest
+    snapshot breaks."""
 
     node_name: str = Field(default_factory=default_node_name, pattern=_NODE_NAME)
     """The name of the worker, and of its folder under the state folder. The default is `node-` and

@@ -8,9 +8,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, Protocol, TypeAlias
 
+from mirrorlog.domain.snapshots import LiveExport, describe
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.nbd.grant_server import GrantServer
@@ -130,6 +133,7 @@ class FilterExport:
         volume: TrackedVolume,
         primary: Path,
         lock_fd: int,
+        folder: Path,
         settings: Settings,
         report: Report,
     ) -> None:
@@ -138,6 +142,7 @@ class FilterExport:
         primary: the path of the volume's primary.
         lock_fd: the lock of the host's state folder. nbdkit inherits it, so no other session
         begins while nbdkit can still write.
+        folder: where the file lies for what snapshots keep.
         report: takes the text of an error that makes a write fail.
         """
         tracker, opened = volume.tracker_and_volume
@@ -153,18 +158,39 @@ class FilterExport:
         self._ring: Final = Ring(native.ring, geometry)
         host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
+        writers = tracker.attached_writers
+        self._about: Final = describe(LiveExport(volume=opened.name, session=writers.session))
+        self._kept: Final = TemporaryFile(dir=folder, prefix="snapshots-")  # noqa: SIM115
+        self._kept_limits: Final = (
+            settings.host_snapshot_memory_bytes,
+            settings.host_snapshot_disk_bytes,
+        )
         self._server: Final = GrantServer(
-            self._grants, lambda: tracker.attached_writers.collect(opened), host_end, report
+            self._grants,
+            partial(writers.collect, opened),
+            partial(writers.close_batch, opened),
+            host_end,
+            report,
         )
 
     @property
     def nbdkit_arguments(self) -> Sequence[str]:
-        descriptors = [f"ring={self._ring.fd}", f"control={self._nbdkit_end.fileno()}"]
-        return [f"--filter={self._filter}", "file", f"file={self._primary}", *descriptors]
+        memory_bytes, file_bytes = self._kept_limits
+        return [
+            f"--filter={self._filter}",
+            "file",
+            f"file={self._primary}",
+            f"ring={self._ring.fd}",
+            f"control={self._nbdkit_end.fileno()}",
+            f"about={self._about}",
+            f"kept-memory={memory_bytes}",
+            f"kept-fd={self._kept.fileno()}",
+            f"kept-file={file_bytes}",
+        ]
 
     @property
     def pass_fds(self) -> Sequence[int]:
-        return [self._ring.fd, self._nbdkit_end.fileno(), self._lock_fd]
+        return [self._ring.fd, self._nbdkit_end.fileno(), self._kept.fileno(), self._lock_fd]
 
     def after_start(self) -> None:
         # The server then notices when nbdkit closes the last copy of this end.
@@ -179,6 +205,7 @@ class FilterExport:
         self._server.close()
         self._grants.close()
         self._ring.close()
+        self._kept.close()
 
 
 def require_python_plugin() -> None:

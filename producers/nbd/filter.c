@@ -1,40 +1,37 @@
 /* An nbdkit filter that records every write in the ring (ring.h) before the plugin below writes it.
  * native.py builds it, and export.py runs it:
  *
- *   nbdkit --filter=.../mirrorlog-filter.so file PRIMARY ring=FD control=FD
+ *   nbdkit --filter=.../mirrorlog-filter.so file PRIMARY ring=FD control=FD about=TEXT  ...
+ *       kept-memory=BYTES kept-fd=FD kept-file=BYTES
  *
- * nbdkit inherits both descriptors: the shared segment, and a SOCK_SEQPACKET socket to the host
- * (struct ml_message). When the host closes its end of the socket, or dies, no write begins any
- * more.
+ * nbdkit inherits the descriptors: the shared segment, a SOCK_SEQPACKET socket to the host (struct
+ * ml_message), and a file for snapshots. When the host closes its end of the socket, or dies, no
+ * write begins any more. `about` is the description of the export; the others are the limits of
+ * ml_store_new().
  */
 #define _GNU_SOURCE
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-filter.h>
 
+#include "host_link.h"
 #include "ring.h"
+#include "snapshot_exports.h"
 
-static int ring_fd = -1, control_fd = -1;
+static int ring_fd = -1, control_fd = -1, kept_fd = -1;
+static int64_t kept_memory, kept_file;
+static const char *about = "";
 static struct ml_ring *ring;
-static pthread_t receiver;
-static _Atomic int host_gone;
 
-/* A write that waits for the host's answer. `waiters` lists them; `lock` guards it. */
-struct waiter {
-  uint64_t position;
-  int answered, code;
-  struct waiter *next;
+/* A connection. snapshot: NULL if it reads and writes the primary itself. */
+struct connection {
+  struct ml_snapshot *snapshot;
 };
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t answered = PTHREAD_COND_INITIALIZER;
-static struct waiter *waiters;
 
 static int
 tracked_config (nbdkit_next_config *next, nbdkit_backend *nxdata, const char *key,
@@ -44,6 +41,16 @@ tracked_config (nbdkit_next_config *next, nbdkit_backend *nxdata, const char *ke
     return nbdkit_parse_int ("ring", value, &ring_fd);
   if (strcmp (key, "control") == 0)
     return nbdkit_parse_int ("control", value, &control_fd);
+  if (strcmp (key, "kept-fd") == 0)
+    return nbdkit_parse_int ("kept-fd", value, &kept_fd);
+  if (strcmp (key, "kept-memory") == 0)
+    return (kept_memory = nbdkit_parse_size (value)) < 0 ? -1 : 0;
+  if (strcmp (key, "kept-file") == 0)
+    return (kept_file = nbdkit_parse_size (value)) < 0 ? -1 : 0;
+  if (strcmp (key, "about") == 0) {
+    about = value;  /* nbdkit keeps it until it ends. */
+    return 0;
+  }
   return next (nxdata, key, value);
 }
 
@@ -69,47 +76,72 @@ tracked_config_complete (nbdkit_next_config_complete *next, nbdkit_backend *nxda
   return next (nxdata);
 }
 
-/* Receive the host's answers until the host closes its end of the socket or dies. Then fail the
- * writes that wait.
- */
-static void *
-receive_answers (void *unused)
-{
-  struct ml_message answer;
-  ssize_t got;
-
-  (void) unused;
-  for (;;) {
-    got = recv (control_fd, &answer, sizeof answer, 0);
-    if (got < 0 && errno == EINTR)
-      continue;
-    pthread_mutex_lock (&lock);
-    if (got != sizeof answer)
-      atomic_store (&host_gone, 1);
-    for (struct waiter *waiter = waiters; waiter; waiter = waiter->next)
-      if (got != sizeof answer || waiter->position == answer.position) {
-        waiter->code = got == sizeof answer ? (int) answer.what : EIO;
-        waiter->answered = 1;
-      }
-    pthread_cond_broadcast (&answered);
-    pthread_mutex_unlock (&lock);
-    if (got != sizeof answer)
-      return NULL;
-  }
-}
-
 static int
 tracked_after_fork (nbdkit_backend *backend)
 {
-  int code = pthread_create (&receiver, NULL, receive_answers, NULL);
+  struct ml_store *store = ml_store_new (ring->size_bytes, kept_memory, kept_fd, kept_file);
+  int code = ml_link_start (control_fd);
 
   (void) backend;
+  ml_snapshots_start (ring, store);
   if (code) {
     nbdkit_error ("starting the thread that receives the host's answers: %s", strerror (code));
     return -1;
   }
-  pthread_detach (receiver);
   return 0;
+}
+
+static void *
+tracked_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
+              const char *exportname, int is_tls)
+{
+  struct connection *connection = calloc (1, sizeof *connection);
+  int is_live = strncmp (exportname, ML_SNAPSHOT_EXPORT, strlen (ML_SNAPSHOT_EXPORT)) != 0;
+  const char *problem;
+
+  (void) is_tls;
+  if (!connection) {
+    nbdkit_error ("no memory for a connection");
+    return NULL;
+  }
+  if (next (context, readonly || !is_live, exportname) < 0) {
+    free (connection);
+    return NULL;
+  }
+  if (is_live)
+    return connection;
+  connection->snapshot = ml_snapshot_open (exportname, &problem);
+  if (!connection->snapshot) {
+    nbdkit_error ("%s", problem);
+    free (connection);
+    return NULL;
+  }
+  return connection;
+}
+
+static void
+tracked_close (void *handle)
+{
+  struct connection *connection = handle;
+
+  if (connection->snapshot)
+    ml_snapshot_close (connection->snapshot);
+  free (connection);
+}
+
+static int
+is_snapshot (void *handle)
+{
+  return ((struct connection *) handle)->snapshot != NULL;
+}
+
+static const char *
+tracked_export_description (nbdkit_next *next, void *handle)
+{
+  struct connection *connection = handle;
+
+  (void) next;
+  return connection->snapshot ? ml_snapshot_description (connection->snapshot) : about;
 }
 
 static int64_t
@@ -124,6 +156,19 @@ tracked_get_size (nbdkit_next *next, void *handle)
     return -1;
   }
   return below < 0 ? below : (int64_t) ring->size_bytes;
+}
+
+static int
+tracked_can_write (nbdkit_next *next, void *handle)
+{
+  return is_snapshot (handle) ? 0 : next->can_write (next);
+}
+
+/* What the primary has allocated says nothing of a snapshot: all of that counts as data. */
+static int
+tracked_can_extents (nbdkit_next *next, void *handle)
+{
+  return is_snapshot (handle) ? 0 : next->can_extents (next);
 }
 
 /* The filter carries out FUA as a flush after the write. A flush that fails is then distinct from
@@ -144,9 +189,8 @@ tracked_can_fua (nbdkit_next *next, void *handle)
 static int
 tracked_can_trim (nbdkit_next *next, void *handle)
 {
-  int can = next->can_zero (next);
+  int can = is_snapshot (handle) ? 0 : next->can_zero (next);
 
-  (void) handle;
   return can < 0 ? -1 : can > NBDKIT_ZERO_NONE;
 }
 
@@ -167,71 +211,74 @@ now_us (void)
   return (uint64_t) now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-/* Send a message to the host. Return 0, or EIO if the socket doesn't take it. Only a message that
- * needs an answer waits for room in the socket.
- */
-static int
-send_message (uint32_t what, uint64_t position, uint64_t offset, uint64_t length)
-{
-  const struct ml_message message = { what, 0, position, offset, length };
-  ssize_t sent;
-
-  do
-    sent = send (control_fd, &message, sizeof message,
-                 MSG_NOSIGNAL | (what == ML_NOTIFY ? MSG_DONTWAIT : 0));
-  while (sent < 0 && errno == EINTR);
-  return sent == sizeof message ? 0 : EIO;
-}
-
 /* W3: ask the host to grant the regions of a write, and wait for its answer.
  * Return 0 or an errno.
  */
 static int
 request_grant (uint64_t position, uint64_t offset, uint64_t length)
 {
-  struct waiter self = { position, 0, 0, NULL };
+  struct ml_waiter self = { .position = position };
 
-  pthread_mutex_lock (&lock);
-  self.next = waiters;
-  waiters = &self;
-  pthread_mutex_unlock (&lock);
-  self.code = send_message (ML_REQUEST_GRANT, position, offset, length);
-  pthread_mutex_lock (&lock);
-  while (self.code == 0 && !self.answered && !atomic_load (&host_gone))
-    pthread_cond_wait (&answered, &lock);
-  if (!self.answered)
-    self.code = EIO;
-  for (struct waiter **at = &waiters; *at; at = &(*at)->next)
-    if (*at == &self) {
-      *at = self.next;
-      break;
-    }
-  pthread_mutex_unlock (&lock);
-  return self.code;
+  ml_waiter_add (&self);
+  if (ml_send (ML_REQUEST_GRANT, position, offset, length)) {
+    ml_waiter_remove (&self);
+    return EIO;
+  }
+  return ml_waiter_wait (&self, 0);
 }
 
-/* W1 to W3. Return 0 and set *position, or return an errno; the caller then touches no data. */
+/* Claim a slot when the gate is open. Return 0, and set *position and *gate; or an errno. */
 static int
-begin (uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position)
+claim (uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position, uint32_t *gate)
 {
-  int code;
-
-  while ((code = ml_begin (ring, kind, offset, length, now_us (), position)) == EAGAIN) {
-    if (atomic_load (&host_gone))
-      return EIO;
-    send_message (ML_NOTIFY, 0, 0, 0);
-    pause_for_room ();
+  for (;;) {
+    if (ml_begin (ring, kind, offset, length, now_us (), position) == EAGAIN) {
+      if (ml_host_is_gone ())
+        return EIO;
+      ml_send (ML_NOTIFY, 0, 0, 0);
+      pause_for_room ();
+      continue;
+    }
+    if (*position % ring->notify_every == ring->notify_every - 1)
+      ml_send (ML_NOTIFY, 0, 0, 0);
+    *gate = atomic_load_explicit (&ml_gate, memory_order_acquire);
+    if (!(*gate & ML_GATE_CLOSED))
+      return 0;
+    ml_end (ring, *position, ML_VOID, kind);
+    ml_wait_at_gate ();
   }
-  if (*position % ring->notify_every == ring->notify_every - 1)
-    send_message (ML_NOTIFY, 0, 0, 0);
+}
+
+static int
+read_primary (void *context, void *buf, uint32_t count, uint64_t offset)
+{
+  nbdkit_next *next = context;
+  int err;
+
+  return next->pread (next, buf, count, offset, 0, &err);
+}
+
+/* W1 to W3, and what snapshots need. Return 0 and set *position, or return an errno; the caller then
+ * touches no data.
+ */
+static int
+begin (nbdkit_next *next, uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position)
+{
+  uint32_t gate;
+  int code = claim (kind, offset, length, position, &gate);
+
+  if (code)
+    return code;
   while (!ml_may_write (ring, offset, length) && code == 0)
     code = request_grant (*position, offset, length);
   if (code == 0)
     code = atomic_load_explicit (&ring->failed, memory_order_acquire);
-  if (code == 0 && atomic_load (&host_gone))
+  if (code == 0 && ml_host_is_gone ())
     code = EIO;
   if (code)
     ml_end (ring, *position, ML_VOID, kind);
+  else if (gate)
+    ml_snapshots_keep (offset, length, read_primary, next);
   return code;
 }
 
@@ -257,6 +304,19 @@ tracked_flush (nbdkit_next *next, void *handle, uint32_t flags, int *err)
 }
 
 static int
+tracked_pread (nbdkit_next *next, void *handle, void *buf, uint32_t count, uint64_t offset,
+               uint32_t flags, int *err)
+{
+  struct connection *connection = handle;
+  int failed = next->pread (next, buf, count, offset, flags, err);
+
+  if (failed || !connection->snapshot)
+    return failed;
+  *err = ml_snapshot_read (connection->snapshot, offset, count, buf);
+  return *err ? -1 : 0;
+}
+
+static int
 tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count, uint64_t offset,
                 uint32_t flags, int *err)
 {
@@ -266,7 +326,7 @@ tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count
 
   for (uint32_t length; !failed && offset < end; offset += length, data += length) {
     length = piece_length (offset, end);
-    if ((*err = begin (ML_WRITE, offset, length, &position)))
+    if ((*err = begin (next, ML_WRITE, offset, length, &position)))
       return -1;
     failed = next->pwrite (next, data, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
     ml_end (ring, position, ML_ENDED, ML_WRITE);
@@ -284,7 +344,7 @@ zero_pieces (nbdkit_next *next, uint32_t kind, uint32_t count, uint64_t offset, 
 
   for (uint32_t length; !failed && offset < end; offset += length) {
     length = piece_length (offset, end);
-    if ((*err = begin (kind, offset, length, &position)))
+    if ((*err = begin (next, kind, offset, length, &position)))
       return -1;
     failed = next->zero (next, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
     ml_end (ring, position, ML_ENDED, failed ? ML_WRITE : kind);
@@ -319,11 +379,17 @@ static struct nbdkit_filter filter = {
   .longname = "mirrorlog: track the blocks that are written",
   .config = tracked_config,
   .config_complete = tracked_config_complete,
-  .config_help = "ring=FD control=FD   `mirrorlog host serve` sets both",
+  .config_help = "ring=FD control=FD …   `mirrorlog host serve` sets all parameters",
   .after_fork = tracked_after_fork,
+  .open = tracked_open,
+  .close = tracked_close,
+  .export_description = tracked_export_description,
   .get_size = tracked_get_size,
+  .can_write = tracked_can_write,
+  .can_extents = tracked_can_extents,
   .can_fua = tracked_can_fua,
   .can_trim = tracked_can_trim,
+  .pread = tracked_pread,
   .pwrite = tracked_pwrite,
   .zero = tracked_zero,
   .trim = tracked_trim,

@@ -1,4 +1,4 @@
-"""Answers nbdkit's requests for grants of regions, from a thread of its own."""
+"""Answers nbdkit's requests, from a thread of its own: grants of regions, and closed batches."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
-from typing import Final
+from typing import Final, TypeAlias
 
 from mirrorlog.domain.retry_reports import RetryReports
+from mirrorlog.domain.snapshots import SnapshotExport, describe
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.nbd.region_grants import RegionGrants
-from mirrorlog.producers.nbd.ring import GRANT_REQUEST, MESSAGE
+from mirrorlog.producers.nbd.ring import CLOSE_BATCH, GRANT_REQUEST, MESSAGE
 
 _Message = tuple[int, int, int, int]
 """The fields of MESSAGE: kind, position, offset, length."""
+CloseBatch: TypeAlias = Callable[[Callable[[SnapshotExport | None], None]], bool]
+"""AttachedWriters.close_batch() of one volume."""
 
 
 class GrantServer:
@@ -29,17 +32,20 @@ class GrantServer:
         self,
         grants: RegionGrants,
         collect: Callable[[], None],
+        close_batch: CloseBatch,
         control: socket.socket,
         report: Callable[[str], None],
     ) -> None:
         """Start the thread.
 
         collect: sends a batch if enough writes have ended; it is called after each message.
+        close_batch: see CloseBatch; it raises MirrorlogError.
         control: the host's end of the socket, which the server closes.
         report: takes the text of an error that makes a write fail.
         """
         self._grants: Final = grants
         self._collect: Final = collect
+        self._close_batch: Final = close_batch
         self._control: Final = control
         self._report: Final = report
         self._failures: Final = RetryReports()
@@ -58,6 +64,9 @@ class GrantServer:
         try:
             while messages := self._receive():
                 self._answer([message for message in messages if message[0] == GRANT_REQUEST])
+                for what, position, _, _ in messages:
+                    if what == CLOSE_BATCH:
+                        self._begin_snapshot(position)
                 self._collect()
         except BaseException as error:  # noqa: BLE001 - the host's own thread raises it
             self.error = error
@@ -77,6 +86,20 @@ class GrantServer:
                 messages.append(MESSAGE.unpack(packet))
                 flags = socket.MSG_DONTWAIT
         return messages
+
+    def _begin_snapshot(self, position: int) -> None:
+        """Close the batch for a snapshot, and answer when it is on its way and when it is there."""
+
+        def on_closed(snapshot: SnapshotExport | None) -> None:
+            code, text = (errno.EAGAIN, "") if snapshot is None else (0, describe(snapshot))
+            with suppress(OSError):  # nbdkit has ended
+                self._control.send(MESSAGE.pack(code, position + 1, 0, 0) + text.encode())
+
+        try:
+            is_sent = self._close_batch(on_closed)
+        except MirrorlogError:
+            is_sent = False  # each write reports it
+        self._control.send(MESSAGE.pack(0 if is_sent else errno.EAGAIN, position, 0, 0))
 
     def _answer(self, requests: Sequence[_Message]) -> None:
         """Grant all requests together, so that they share one sync of the activity log."""

@@ -25,11 +25,15 @@ SOURCES: Final = (
     "ring.c",
     "snapshot_store.h",
     "snapshot_store.c",
+    "snapshot_exports.h",
+    "snapshot_exports.c",
+    "host_link.h",
+    "host_link.c",
     "filter.c",
 )
 _PARTS: Final = {
     "ring": ("ring.c",),
-    "filter": ("filter.c",),
+    "filter": ("filter.c", "host_link.c", "snapshot_exports.c", "snapshot_store.c"),
     "snapshot_store": ("snapshot_store.c",),
 }
 """By library, the files that are compiled."""

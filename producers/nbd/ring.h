@@ -92,8 +92,14 @@ struct ml_extent {
 /* A message from nbdkit to the host, or the host's answer, over a SOCK_SEQPACKET socket.
  * ML_NOTIFY asks the host to collect, and has no answer. ML_REQUEST_GRANT asks the host to grant
  * the regions of the write at `position`; the answer has the same position.
+ * ML_CLOSE_BATCH asks the host to collect and to send the open batch, for a snapshot
+ * (snapshot_exports.c). Its position isn't one of the ring: ML_SNAPSHOT_POSITION and twice a number.
+ * It has an answer with that position when the batch is on its way, and one with the next position
+ * when Kafka has it. The second one is followed by a text of less than ML_TEXT_BYTES.
  */
-enum ml_message_kind { ML_NOTIFY = 0, ML_REQUEST_GRANT = 1 };
+#define ML_SNAPSHOT_POSITION (UINT64_C (1) << 63)
+#define ML_TEXT_BYTES 1024
+enum ml_message_kind { ML_NOTIFY = 0, ML_REQUEST_GRANT = 1, ML_CLOSE_BATCH = 2 };
 struct ml_message {
   uint32_t what;   /* An ml_message_kind; in an answer, 0 or an errno. */
   uint32_t unused;

@@ -32,6 +32,8 @@ MESSAGE: Final = struct.Struct("<I4xQQQ")
 """struct ml_message of ring.h: what, position, offset, length."""
 GRANT_REQUEST: Final = 1
 """ML_REQUEST_GRANT of ring.h."""
+CLOSE_BATCH: Final = 2
+"""ML_CLOSE_BATCH of ring.h."""
 
 RingExtents = npt.NDArray[Any]
 """A one-dimensional array of dtype EXTENT."""

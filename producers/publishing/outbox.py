@@ -161,12 +161,14 @@ class Outbox:
         note: str | None = None,
         for_session: str | None = None,
         regions: Collection[HotRegion] = (),
+        on_position: Callable[[int], None] | None = None,
     ) -> bool:
         """Make one command for a volume, encode it, and hand it to PublishQueue.offer().
 
         Return False, with nothing done, if neither the client nor the spool has room for it.
         `regions` are released, with the lock held, when the command is acknowledged or is durable
-        in the spool (see save_to_spool()). KafkaFailed and BadInput as for check().
+        in the spool (see save_to_spool()). on_position: as in PublishQueue.offer().
+        KafkaFailed and BadInput as for check().
         """
         self.check()
         partition = volume.partition
@@ -186,6 +188,7 @@ class Outbox:
                 volume=volume.volume,
                 value=encode(command),
                 regions=regions,
+                on_position=on_position,
             )
         except KafkaFailed as error:
             self._gate.refuse(error)

@@ -62,6 +62,7 @@ class _InFlight:
     spool_number: its number in the spool; 0 if it isn't there.
     since_s: when the client got it, by the monotonic clock.
     position: where it is, once Kafka has acknowledged it; None before.
+    on_position: called with the position, with the lock held, after on_acknowledged.
     """
 
     record: SpoolRecord
@@ -69,6 +70,7 @@ class _InFlight:
     spool_number: int
     since_s: float
     position: int | None = None
+    on_position: Callable[[int], None] | None = None
 
 
 @dataclass(slots=True)
@@ -178,18 +180,28 @@ class PublishQueue:
         )
 
     def offer(
-        self, *, partition: int, volume: str, value: bytes, regions: Collection[HotRegion]
+        self,
+        *,
+        partition: int,
+        volume: str,
+        value: bytes,
+        regions: Collection[HotRegion],
+        on_position: Callable[[int], None] | None = None,
     ) -> bool:
         """Queue one encoded command; return False, with nothing done, if there is no room.
 
         If the client has room, the command goes to Publisher.publish() (KafkaPublisher) at once.
         Otherwise it goes to the spool, and feed() publishes it later.
         `regions` are released when the command is acknowledged, or saved (see save()).
+        on_position: called with the command's position, with the lock held, when it is
+            acknowledged; never if it goes to the spool.
         """
         record = SpoolRecord(partition, volume, value)
         if not self.waiting and self._has_room(len(value)):
             self.last += 1
-            on_acknowledged = self._register(self.last, record, regions, spool_number=0)
+            on_acknowledged = self._register(
+                self.last, record, regions, spool_number=0, on_position=on_position
+            )
             self._publisher.publish(self._topic, partition, volume.encode(), value, on_acknowledged)
             return True
         if not self._spill() or not self._spool.append(record):
@@ -312,12 +324,15 @@ class PublishQueue:
         regions: Collection[HotRegion],
         *,
         spool_number: int,
+        on_position: Callable[[int], None] | None = None,
     ) -> Callable[[int], None]:
         """Count a command as in flight; return the callback for its acknowledgement."""
         now_s = self._clock.monotonic_s()
         if not self._in_flight:
             self._progress_s = now_s
-        self._in_flight[number] = _InFlight(record, regions, spool_number, now_s)
+        self._in_flight[number] = _InFlight(
+            record, regions, spool_number, now_s, on_position=on_position
+        )
         self._order[record.partition].append(number)
         self._in_flight_bytes += len(record.value)
         self._callbacks.on_publishing(record)
@@ -349,6 +364,8 @@ class PublishQueue:
             del self._spooled_regions[partition]
             regions = [*regions, *spooled.regions]
         self._callbacks.on_acknowledged(command.record, command.position, regions)
+        if command.on_position is not None:
+            command.on_position(command.position)
 
     def _first_unacknowledged(self) -> int:
         """Return the number of the spool's first record that isn't acknowledged."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
@@ -22,6 +23,12 @@ class AttachedWriters:
 
     def __init__(self, state: TrackerState) -> None:
         self._state = state
+        self._closed = 0
+
+    @property
+    def session(self) -> str:
+        """The session that accounts for the writes."""
+        return self._state.outbox.session
 
     @property
     def accepts_writes(self) -> bool:
@@ -104,6 +111,39 @@ class AttachedWriters:
             opened.collect_attached()
             if len(opened.batch) >= opened.attached_batch_extents:
                 send_batch(self._state, opened)
+
+    def close_batch(
+        self, opened: OpenVolume, on_closed: Callable[[SnapshotExport | None], None]
+    ) -> bool:
+        """Send all that the writer has written, and find its position. No write is in flight.
+
+        Return whether it is on its way to Kafka. If it is, `on_closed` is called later, once, with
+        the lock held: with what is at the position, where every write that ended before is named at
+        or below it, and every write that begins after the call above it. None: the history of the
+        partition broke meanwhile.
+        """
+        with self._state.lock:
+            volume, outbox = opened.volume, self._state.outbox
+            partition = volume.partition
+            history_id = outbox.positions.named_history(partition) or None
+            number, self._closed = self._closed, self._closed + 1
+
+            def on_position(position: int) -> None:
+                is_broken = partition in outbox.positions.broken
+                is_same = (outbox.positions.named_history(partition) or None) == history_id
+                snapshot = SnapshotExport(
+                    volume=volume.volume,
+                    session=outbox.session,
+                    generation=volume.generation,
+                    history_id=history_id,
+                    position=position,
+                    number=number,
+                )
+                on_closed(snapshot if is_same and not is_broken else None)
+
+            if not outbox.can_publish_now or partition in outbox.positions.broken:
+                return False
+            return send_batch(self._state, opened, on_position)
 
     def collect_all(self) -> None:
         """Call collect() for every attached writer."""

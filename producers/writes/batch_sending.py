@@ -6,6 +6,8 @@ closes earlier must not be published later (invariant 8).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.producers.writes.open_batch import (
     collect_all_ended,
@@ -17,13 +19,19 @@ from mirrorlog.producers.writes.open_batch import (
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
-def send_batch(state: TrackerState, opened: OpenVolume) -> bool:
+def send_batch(
+    state: TrackerState,
+    opened: OpenVolume,
+    on_position: Callable[[int], None] | None = None,
+) -> bool:
     """Close the open batch and hand it to Outbox.offer(), with everything that is in flight.
 
     Return True if all that the session held for the volume is on its way. While the volume has
     dirty regions, nothing is offered, and only the regions of the batch's writes are kept. If the
     command finds no room, only their regions are kept, too; or, with `host_when_full` "fail", the
     batch stays open and no write begins.
+
+    on_position: as in PublishQueue.offer().
     """
     opened.collect_attached()
     collect_ended(state, opened)
@@ -37,7 +45,9 @@ def send_batch(state: TrackerState, opened: OpenVolume) -> bool:
         closed = opened.forks.closed_batch(
             batch, opened.in_flight.values(), state.coarse_clock.now_us
         )
-    if state.outbox.offer(opened.volume, CommandKind.WRITES, closed, regions=batch.regions):
+    if state.outbox.offer(
+        opened.volume, CommandKind.WRITES, closed, regions=batch.regions, on_position=on_position
+    ):
         start_batch(state, opened)
         note_published(state, opened)
         return True

@@ -179,17 +179,26 @@ class ConnectionPool:
         except BaseException:
             self._uncount()
             raise
-        if connection.size_bytes == self.first.size_bytes:
+        if (difference := self._difference(connection)) is None:
             with self._changed:
                 self._live.append(connection)
             return connection
         connection.close()
         self._uncount()
-        raise RequestFailed(
-            f"the export has {connection.size_bytes} bytes now, and had {self.first.size_bytes}",
-            errno.ESTALE,
-            is_lost=True,
-        )
+        raise RequestFailed(difference, errno.ESTALE, is_lost=True)
+
+    def _difference(self, other: NbdConnection) -> str | None:
+        """Return why another connection doesn't lead to what the first one does.
+
+        The description of an export names the run of its server, where mirrorlog serves it. A pool
+        that reconnects follows the server from one run to the next.
+        """
+        first = self.first
+        if other.size_bytes != first.size_bytes:
+            return f"the export has {other.size_bytes} bytes now, and had {first.size_bytes}"
+        if other.description != first.description and not self._reconnects:
+            return f"the export is '{other.description}' now, and was '{first.description}'"
+        return None
 
     def _can_lend(self, oldest: bool) -> bool:
         """Lock held. Return whether take() need not wait."""

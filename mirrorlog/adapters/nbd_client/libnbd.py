@@ -22,6 +22,8 @@ SIZE_MINIMUM: Final = 0  # LIBNBD_SIZE_MINIMUM
 SIZE_MAXIMUM: Final = 2
 STATE_ZERO: Final = 2  # LIBNBD_STATE_ZERO: the extent reads as zeros
 BASE_ALLOCATION: Final = b"base:allocation"
+_free = ctypes.CDLL(None).free
+_free.restype, _free.argtypes = None, (c_void_p,)
 _FUNCTION_NAME: Final = re.compile(r"^nbd_[a-z_]+: ")
 """What libnbd puts before the text of an error."""
 
@@ -64,6 +66,8 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "nbd_set_tls_verify_peer": (c_int, (c_void_p, ctypes.c_bool)),
     "nbd_add_meta_context": (c_int, (c_void_p, c_char_p)),
     "nbd_set_pread_initialize": (c_int, (c_void_p, ctypes.c_bool)),
+    "nbd_set_full_info": (c_int, (c_void_p, ctypes.c_bool)),
+    "nbd_get_export_description": (c_void_p, (c_void_p,)),
     "nbd_aio_connect_uri": (c_int, (c_void_p, c_char_p)),
     "nbd_aio_is_ready": (c_int, (c_void_p,)),
     "nbd_aio_is_connecting": (c_int, (c_void_p,)),
@@ -124,6 +128,16 @@ def load_libnbd() -> Any:
             )
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def take_string(pointer: int | None) -> str | None:
+    """Return the string at a pointer that libnbd returned, and free it. None for NULL."""
+    if pointer is None:
+        return None
+    try:
+        return ctypes.string_at(pointer).decode("utf-8", "replace")
+    finally:
+        _free(pointer)
 
 
 def last_error(library: Any) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from mirrorlog.adapters.nbd_client.libnbd import (
     extents_function,
     last_error,
     load_libnbd,
+    take_string,
 )
 from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.errors import BadUse
@@ -44,6 +45,7 @@ class NbdConnection:
 
     size_bytes: of the export. block_bytes: the alignment that requests need, a power of two.
     request_bytes: the longest read or write; None if the server doesn't say.
+    description: what the server says of the export, for people or by a convention; None: nothing.
     used_at_s: when a request ended last, by the monotonic clock.
     """
 
@@ -74,6 +76,7 @@ class NbdConnection:
             self.block_bytes: Final = max(1, self._ask(library.nbd_get_block_size, SIZE_MINIMUM))
             longest = self._ask(library.nbd_get_block_size, SIZE_MAXIMUM)
             self.request_bytes: Final = longest or None
+            self.description: Final = take_string(library.nbd_get_export_description(self._handle))
             self.is_read_only: Final = self._ask(library.nbd_is_read_only) == 1
             self.can_flush: Final = self._ask(library.nbd_can_flush) == 1
             self.can_zero: Final = self._ask(library.nbd_can_zero) == 1
@@ -89,6 +92,7 @@ class NbdConnection:
     def _configure(self, uri: NbdUri) -> None:
         library, handle, tls = self._library, self._handle, uri.tls or {}
         self._check(library.nbd_add_meta_context(handle, BASE_ALLOCATION))
+        self._check(library.nbd_set_full_info(handle, True))
         # The buffers of pread() are zeros already.
         self._check(library.nbd_set_pread_initialize(handle, False))
         if uri.scheme.startswith("nbds") and library.nbd_supports_tls(handle) != 1:

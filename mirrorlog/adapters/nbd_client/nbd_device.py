@@ -107,6 +107,11 @@ class NbdDevice:
         """The export by its name. lasting is None: another export may have the same name later."""
         return DeviceIdentity(storage=self.uri.place)
 
+    @property
+    def description(self) -> str | None:
+        """What the server says of the export; None: nothing."""
+        return self._pool.first.description
+
     def is_intact(self) -> bool:
         """Return False if the device is broken, or a connection of it is known to be lost.
 

@@ -271,6 +271,7 @@ def _export(
                 tracked,
                 path_of(options.primary),
                 wiring.folder.lock_fd,
+                call.settings.state_dir / "host" / options.host,
                 call.settings,
                 call.output.print_text,
             )

@@ -18,6 +18,7 @@ class Connection:
     def __init__(self) -> None:
         self.size_bytes, self.can_multi_conn = 4096, True
         self.used_at_s = 0.0
+        self.description: str | None = None
         self.is_up = True
 
     def is_alive(self) -> bool:
@@ -121,3 +122,23 @@ def test_a_pool_that_may_not_reconnect_is_broken_by_any_loss() -> None:
     connections = pool(reconnects=False)
     connections.discard(connections.take(), "a test")
     assert connections.broken is not None
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_a_later_connection_must_lead_to_the_same_unless_the_pool_reconnects(
+    reconnects: bool,
+) -> None:
+    described = iter(["snapshot 1", "snapshot 2"])
+
+    def connect() -> NbdConnection:
+        connection = Connection()
+        connection.description = next(described)
+        return cast("NbdConnection", connection)
+
+    two = ConnectionPool(connect, most=3, reconnects=reconnects)
+    two.take()
+    if reconnects:
+        two.take()
+    else:
+        with pytest.raises(RequestFailed, match="'snapshot 2' now, and was 'snapshot 1'"):
+            two.take()

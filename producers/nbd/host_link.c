@@ -1,0 +1,144 @@
+/* See host_link.h. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "host_link.h"
+
+static int link_fd = -1;
+static _Atomic int host_gone;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards `waiters`. */
+static pthread_cond_t answered = PTHREAD_COND_INITIALIZER;
+static struct ml_waiter *waiters;
+
+/* Give an answer to its waiter. With the lock held. */
+static void
+deliver (struct ml_waiter *waiter, const struct ml_message *answer, const char *text, size_t size)
+{
+  if (waiter->text && waiter->text_size) {
+    if (size >= waiter->text_size)
+      size = waiter->text_size - 1;
+    memcpy (waiter->text, text, size);
+    waiter->text[size] = '\0';
+  }
+  waiter->code = (int) answer->what;
+  waiter->answered = 1;
+}
+
+/* Receive the host's answers until the host closes its end of the socket or dies. Then fail those
+ * that wait.
+ */
+static void *
+receive_answers (void *unused)
+{
+  char packet[sizeof (struct ml_message) + ML_TEXT_BYTES];
+  struct ml_message answer;
+  ssize_t got;
+
+  (void) unused;
+  for (;;) {
+    got = recv (link_fd, packet, sizeof packet, 0);
+    if (got < 0 && errno == EINTR)
+      continue;
+    pthread_mutex_lock (&lock);
+    if (got < (ssize_t) sizeof answer)
+      atomic_store (&host_gone, 1);
+    else {
+      memcpy (&answer, packet, sizeof answer);
+      for (struct ml_waiter *waiter = waiters; waiter; waiter = waiter->next)
+        if (waiter->position == answer.position)
+          deliver (waiter, &answer, packet + sizeof answer, got - sizeof answer);
+    }
+    pthread_cond_broadcast (&answered);
+    pthread_mutex_unlock (&lock);
+    if (got < (ssize_t) sizeof answer)
+      return NULL;
+  }
+}
+
+int
+ml_link_start (int fd)
+{
+  pthread_t receiver;
+  int code;
+
+  link_fd = fd;
+  code = pthread_create (&receiver, NULL, receive_answers, NULL);
+  if (code == 0)
+    pthread_detach (receiver);
+  return code;
+}
+
+int
+ml_host_is_gone (void)
+{
+  return atomic_load (&host_gone);
+}
+
+int
+ml_send (uint32_t what, uint64_t position, uint64_t offset, uint64_t length)
+{
+  const struct ml_message message = { what, 0, position, offset, length };
+  ssize_t sent;
+
+  do
+    sent = send (link_fd, &message, sizeof message,
+                 MSG_NOSIGNAL | (what == ML_NOTIFY ? MSG_DONTWAIT : 0));
+  while (sent < 0 && errno == EINTR);
+  return sent == sizeof message ? 0 : EIO;
+}
+
+void
+ml_waiter_add (struct ml_waiter *waiter)
+{
+  waiter->answered = waiter->code = 0;
+  pthread_mutex_lock (&lock);
+  waiter->next = waiters;
+  waiters = waiter;
+  pthread_mutex_unlock (&lock);
+}
+
+/* Take a waiter from the list. With the lock held. */
+static void
+unlist (struct ml_waiter *waiter)
+{
+  for (struct ml_waiter **at = &waiters; *at; at = &(*at)->next)
+    if (*at == waiter) {
+      *at = waiter->next;
+      break;
+    }
+}
+
+int
+ml_waiter_wait (struct ml_waiter *waiter, unsigned deadline_ms)
+{
+  struct timespec until;
+  int code = 0;
+
+  clock_gettime (CLOCK_REALTIME, &until);
+  until.tv_nsec += (long) (deadline_ms % 1000) * 1000000;
+  until.tv_sec += deadline_ms / 1000 + until.tv_nsec / 1000000000;
+  until.tv_nsec %= 1000000000;
+  pthread_mutex_lock (&lock);
+  while (!waiter->answered && !atomic_load (&host_gone) && code != ETIMEDOUT)
+    code = deadline_ms ? pthread_cond_timedwait (&answered, &lock, &until)
+                       : pthread_cond_wait (&answered, &lock);
+  if (waiter->answered)
+    code = waiter->code;
+  else if (atomic_load (&host_gone))
+    code = EIO;
+  unlist (waiter);
+  pthread_mutex_unlock (&lock);
+  return code;
+}
+
+void
+ml_waiter_remove (struct ml_waiter *waiter)
+{
+  pthread_mutex_lock (&lock);
+  unlist (waiter);
+  pthread_mutex_unlock (&lock);
+}
