@@ -23,7 +23,7 @@ class Role(StrEnum):
     """What a process is, or what a person does.
 
     reader: `status`, `check`, `changed`, `topics tail`, `doctor`. admin: `topics create`, `volume`,
-    `site remove`, `command send`, `import`.
+    `site remove`, `command send`, `import`, `verify`.
     """
 
     HOST = "host"
@@ -96,6 +96,8 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.READ, "which secondaries a fork may write to", ("progress",)),
         _Rule(KafkaOperation.WRITE, "tracking commands", ("commands",)),
         _Rule(KafkaOperation.WRITE, "the host's reports", ("reports",)),
+        _Rule(KafkaOperation.READ, "which digests are asked for (`host digest`)", ("digests",)),
+        _Rule(KafkaOperation.WRITE, "digests of the primary (`host digest`)", ("digests",)),
     ),
     Role.NODE: (
         _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
@@ -116,6 +118,8 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
             KafkaOperation.DESCRIBE, "where they end, and their partitions", ("commands", "status")
         ),
         _Rule(KafkaOperation.WRITE, "the site's lease and progress", ("progress",)),
+        _Rule(KafkaOperation.READ, "which digests are asked for", ("digests",)),
+        _Rule(KafkaOperation.WRITE, "digests of secondary and primary", ("digests",)),
     ),
     Role.READER: (
         _Rule(KafkaOperation.READ, "everything"),
@@ -127,7 +131,8 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.DESCRIBE_CONFIGS, "`topics create`, `doctor`"),
         _Rule(KafkaOperation.READ, "everything"),
         _Rule(KafkaOperation.WRITE, "descriptions of volumes", ("volumes",)),
-        _Rule(KafkaOperation.WRITE, "`command send`, `import`", ("commands",)),
+        _Rule(KafkaOperation.WRITE, "`command send`, `import`, `verify --repair`", ("commands",)),
+        _Rule(KafkaOperation.WRITE, "`verify`", ("digests", "verifications")),
         _Rule(KafkaOperation.WRITE, "`site remove`", ("progress",)),
     ),
 }

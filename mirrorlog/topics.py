@@ -102,6 +102,19 @@ class Topics:
         return f"{self.prefix}reports"
 
     @property
+    def digests(self) -> str:
+        """The questions of verifications, and the digests that answer them.
+
+        Clusters of older releases lack it, and nothing but `mirrorlog verify` needs it.
+        """
+        return f"{self.prefix}digests"
+
+    @property
+    def verifications(self) -> str:
+        """The last report of the verification of each secondary. Older clusters lack it, too."""
+        return f"{self.prefix}verifications"
+
+    @property
     def node_group(self) -> str:
         """The consumer group of the node's workers."""
         return f"{self.prefix}node"
@@ -137,4 +150,10 @@ class Topics:
             TopicSpec(self.changelog, {**_COMPACTED, **durable}),
             TopicSpec(self.progress, {**_REPORTS, **BROKER_TIME}, one_partition=True),
             TopicSpec(self.reports, {**_REPORTS, **BROKER_TIME}, one_partition=True),
+            TopicSpec(
+                self.digests,
+                {"cleanup.policy": "delete", "retention.ms": str(days), **BROKER_TIME},
+                one_partition=True,
+            ),
+            TopicSpec(self.verifications, {**_REPORTS, **BROKER_TIME}, one_partition=True),
         ]

@@ -1,4 +1,11 @@
 """Proof that a secondary equals its primary.
 
+Files in reading order:
+
+- verification.py: which ranges are equal, differ, or are hashed again; pure
+- verification_log.py: what a verification asks the tracking log
+- verifier.py: asks both sides for digests, and publishes reports
+- digest_server.py: answers, where the primary or the secondary is
+- range_digests.py: digests of ranges of a device
 - compare.py: compares two files byte by byte, with no code shared with the site
 """

@@ -46,6 +46,14 @@ from mirrorlog.domain.reports import (
 )
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState, is_behind_known
+from mirrorlog.domain.verifications import (
+    ByteRange,
+    DigestAnswer,
+    DigestQuestion,
+    Side,
+    VerificationReport,
+    VerificationState,
+)
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput, in_words, name_in_words
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
@@ -193,6 +201,13 @@ def _contracts() -> Mapping[type, _Contract]:
         SiteLease: _Contract("site_lease", _plain, lambda f: SiteLease(**f)),
         HostReport: _Contract("host_report", _host_report_fields, _host_report),
         NodeReport: _Contract("node_report", _node_report_fields, _node_report),
+        DigestQuestion: _Contract("digest_question", _question_fields, _question),
+        DigestAnswer: _Contract(
+            "digest_answer", _plain, lambda f: DigestAnswer(**f | {"side": Side(f["side"])})
+        ),
+        VerificationReport: _Contract(
+            "verification_report", _verification_fields, _verification_report
+        ),
     }
 
 
@@ -368,3 +383,40 @@ def _node_report(record: Fields) -> NodeReport:
         for part in record["partitions"]
     )
     return NodeReport(**record | {"partitions": partitions})
+
+
+_RANGES = ("different", "skipped", "pending")
+
+
+def _question_fields(question: DigestQuestion) -> Fields:
+    return _plain(question) | _range_fields("", question.ranges)
+
+
+def _question(record: Fields) -> DigestQuestion:
+    ranges = _ranges(record, "")
+    return DigestQuestion(**record, ranges=ranges)
+
+
+def _verification_fields(report: VerificationReport) -> Fields:
+    fields = _plain(report)
+    for name in _RANGES:
+        fields |= _range_fields(f"{name}_", fields.pop(name))
+    return fields
+
+
+def _verification_report(record: Fields) -> VerificationReport:
+    lists = {name: _ranges(record, f"{name}_") for name in _RANGES}
+    return VerificationReport(**record | lists | {"state": VerificationState(record["state"])})
+
+
+def _range_fields(prefix: str, ranges: Sequence[ByteRange]) -> Fields:
+    return {
+        f"{prefix}offsets": [each.offset for each in ranges],
+        f"{prefix}lengths": [each.length for each in ranges],
+    }
+
+
+def _ranges(record: Fields, prefix: str) -> tuple[ByteRange, ...]:
+    """Take the two columns of a list of ranges out of a record."""
+    offsets, lengths = record.pop(f"{prefix}offsets"), record.pop(f"{prefix}lengths")
+    return tuple(ByteRange(offset, length) for offset, length in zip(offsets, lengths, strict=True))

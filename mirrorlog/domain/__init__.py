@@ -16,6 +16,7 @@ Files in reading order:
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site
 - site_leases.py: which process runs a site
+- verifications.py: questions and answers of a verification, and its report
 - reports.py: the reports of hosts and of workers of the node
 - report_pacing.py: when a report is worth a message
 - retry_reports.py: which failures of repeated attempts are logged

@@ -12,11 +12,11 @@ from mirrorlog.topics import Topics
 
 TOPICS = Topics("p.")
 WRITERS = {
-    Role.HOST: {"commands", "reports"},
+    Role.HOST: {"commands", "reports", "digests"},
     Role.NODE: {"log", "status", "quarantine", "volumes", "reports"},
-    Role.SITE: {"progress"},
+    Role.SITE: {"progress", "digests"},
     Role.READER: set(),
-    Role.ADMIN: {"volumes", "commands", "progress"},
+    Role.ADMIN: {"volumes", "commands", "progress", "digests", "verifications"},
 }
 
 

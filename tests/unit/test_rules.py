@@ -30,6 +30,7 @@ One file names Prometheus'  | consumers/state/breach.py    | import prometheus_c
 One file names OpenTelemetry | producers/writes/breach.py   | import opentelemetry
 The command line alone talks | streams/fold/breach.py       | import rich
 One file names the bitmaps'  | mirrorlog/domain/breach.py   | import pyroaring
+One file names the library   | consumers/state/breach.py    | import xxhash
 The worker alone names Faust | streams/web/breach.py        | import faust
 The node meets its engine at | streams/table/breach.py      | import mirrorlog.streams.faust_worker
 """

@@ -46,6 +46,8 @@ def _missing(topics: Sequence[TopicFacts], names: Topics) -> Iterator[Finding]:
             yield Finding(Result.NOT_ASKED, why, where)
         elif not each.exists and each.name == names.reports:
             yield warning("it doesn't exist: hosts and workers report nothing", where, _CREATE)
+        elif not each.exists and each.name in (names.digests, names.verifications):
+            yield warning("it doesn't exist: `mirrorlog verify` needs it", where, _CREATE)
         elif not each.exists:
             yield failed("it doesn't exist", where, _CREATE)
 

@@ -30,6 +30,14 @@ from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
+from mirrorlog.domain.verifications import (
+    ByteRange,
+    DigestAnswer,
+    DigestQuestion,
+    Side,
+    VerificationReport,
+    VerificationState,
+)
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
@@ -225,6 +233,50 @@ EVENTS = [
         at_us=7,
         reason="why",
     ),
+    DigestQuestion(
+        question="2f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        volume="v",
+        generation=GENERATION,
+        site="a",
+        algorithm="XXH3_128",
+        primary_reader="SITE",
+        ranges=(ByteRange(0, 4096), ByteRange(1 << 40, 512)),
+    ),
+    DigestAnswer(
+        question="2f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        volume="v",
+        site="a",
+        side=Side.SECONDARY,
+        by="h",
+        digests=bytes(range(32)),
+        applied_position=7,
+        generation=GENERATION,
+        history_id=GENERATION,
+    ),
+    VerificationReport(
+        verification="2f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",
+        site="a",
+        volume="v",
+        generation=GENERATION,
+        state=VerificationState.ABORTED,
+        algorithm="XXH3_128",
+        primary_reader="HOST",
+        size_bytes=1 << 40,
+        range_bytes=1 << 20,
+        started_at_us=5,
+        at_us=7,
+        runs=2,
+        reached_bytes=1 << 20,
+        confirmed_bytes=4096,
+        hashed_again=3,
+        different_blocks=1,
+        different=(ByteRange(4096, 4096),),
+        skipped_bytes=512,
+        skipped=(ByteRange(8192, 512),),
+        pending=(ByteRange(12288, 4096),),
+        repaired_blocks=1,
+        reason="why",
+    ),
 ]
 
 
@@ -301,6 +353,8 @@ def test_fingerprints_are_those_of_the_specification() -> None:
 RELEASED = """
 accepted_batch.v1      46087de904c0f4e3
 command_status.v1   f4bd3bc8ffc29b85
+digest_answer.v1    8b1d7eb0f6d29c45
+digest_question.v1  2c31c3353a11cab7
 host_report.v1      0e2bfaa1f5089982
 log_record.v1       dce841b79190ab79
 log_record.v2       029839f7b362003d
@@ -320,6 +374,7 @@ tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
 tracking_command.v4 970e83fe19473df9
+verification_report.v1 7769b72fc729f53c
 volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
 volume.v3           47a5190c710b4d77
@@ -630,3 +685,34 @@ def test_the_bytes_of_a_watermark_with_a_history_never_change() -> None:
     )
     assert encode(watermark).hex() == golden
     assert decode(bytes.fromhex(golden), Watermark) == watermark
+
+
+VERIFICATION_GOLDEN = {
+    DigestQuestion: (
+        "c3012c31c3353a11cab74832663163316433362d336130662d346435652d396335352d3063356137633861396431"
+        "3002764831313131313131312d313131312d343131312d383131312d313131313131313131313131026110585848"
+        "335f3132380853495445040080808080804000048040800800"
+    ),
+    DigestAnswer: (
+        "c3018b1d7eb0f6d29c454832663163316433362d336130662d346435652d396335352d3063356137633861396431"
+        "30027602610202680240000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f00020e02"
+        "4831313131313131312d313131312d343131312d383131312d313131313131313131313131024831313131313131"
+        "312d313131312d343131312d383131312d313131313131313131313131"
+    ),
+    VerificationReport: (
+        "c3017769b72fc729f53c4832663163316433362d336130662d346435652d396335352d3063356137633861396431"
+        "30026102764831313131313131312d313131312d343131312d383131312d31313131313131313131313104105858"
+        "48335f31323808484f5354808080808040808080010a0e0480808001804006020280400002804000800802808001"
+        "00028008000280c0010002804000020206776879"
+    ),
+}
+"""The events of a verification, by their first contracts."""
+
+
+@pytest.mark.parametrize("kind", VERIFICATION_GOLDEN, ids=lambda kind: kind.__name__)
+def test_the_events_of_a_verification_are_written_and_read_as_in_their_first_release(
+    kind: type,
+) -> None:
+    event = next(event for event in EVENTS if isinstance(event, kind))
+    assert encode(event).hex() == VERIFICATION_GOLDEN[kind]
+    assert decode(bytes.fromhex(VERIFICATION_GOLDEN[kind]), kind) == event

@@ -163,6 +163,7 @@ CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
     ("broker", {"cluster": AWAY}, "failed", "(k:9092). Start it."),
     ("topics", without(sound(), "log", exists=False), "failed", "exist (topic mirrorlog.log)"),
     ("topics", without(sound(), "reports", exists=False), "warning", "report nothing"),
+    ("topics", without(sound(), "digests", exists=False), "warning", "`mirrorlog verify` needs it"),
     ("topics", without(sound(), "log", exists=None), "not asked", "may not see it"),
     ("topics", without(sound(), "log", partitions=5), "failed", "equally many partitions"),
     ("topics", without(sound(), "volumes", partitions=5), "warning", "only the first is used"),

@@ -1,0 +1,194 @@
+"""Answers the questions of verifications: it hashes what is on this machine, or read from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.verify.range_digests import digests_of
+from mirrorlog.domain.verifications import DigestAnswer, DigestQuestion, PrimaryReader, Side
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadInput, MirrorlogError, OutOfRetention
+from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
+
+log = logging.getLogger("mirrorlog.verify")
+
+_PARTITION: Final = 0
+_FLUSH_S: Final = 30.0
+
+
+class AnswersQuestions(Protocol):
+    """Hashes what a question is about."""
+
+    def answer(self, question: DigestQuestion) -> Sequence[DigestAnswer]:
+        """Return the answers of the sides that this process hashes; none if that isn't its task.
+
+        What fails is an answer, too: it says why.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimaryDigests:
+    """Hashes primaries at their host.
+
+    by: the machine's name. volume_of: returns a description; it raises UnknownVolume.
+    open_primary: opens a primary for reading. volumes: those whose primaries are hashed here.
+    """
+
+    by: str
+    volumes: frozenset[str]
+    volume_of: Callable[[str], Volume]
+    open_primary: Callable[[Volume], BlockDevice]
+    tasks: TaskRunner = field(default_factory=OneAtATime)
+
+    def answer(self, question: DigestQuestion) -> Sequence[DigestAnswer]:
+        """Return the answer for the primary, if the question asks the host of such a volume."""
+        is_asked = question.primary_reader == PrimaryReader.HOST
+        if not is_asked or question.volume not in self.volumes:
+            return []
+        return [_hashed(self.by, question, Side.PRIMARY, self._open(question), self.tasks)]
+
+    def _open(self, question: DigestQuestion) -> Callable[[], BlockDevice]:
+        return lambda: self.open_primary(self.volume_of(question.volume))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteDigests:
+    """Hashes the secondaries of a site, and primaries as the site reads them.
+
+    load_state: returns what the site has saved of a volume's secondary. It is read before the first
+    byte of the secondary is. open_secondary: opens it for reading, and locks nothing. The others
+    are as in PrimaryDigests. sides: runs the hashing of both sides.
+    """
+
+    by: str
+    site: str
+    volume_of: Callable[[str], Volume]
+    open_primary: Callable[[Volume], BlockDevice]
+    open_secondary: Callable[[Volume], BlockDevice]
+    load_state: Callable[[str], SecondaryState | None]
+    tasks: TaskRunner = field(default_factory=OneAtATime)
+    sides: TaskRunner = field(default_factory=OneAtATime)
+
+    def answer(self, question: DigestQuestion) -> Sequence[DigestAnswer]:
+        """Return the answers for the secondary and, if the site is asked for it, the primary."""
+        if question.site != self.site:
+            return []
+        calls = [partial(self._secondary, question)]
+        if question.primary_reader == PrimaryReader.SITE:
+            calls.append(partial(self._primary, question))
+        answers: list[DigestAnswer] = []
+        self.sides.run(calls, answers.append)
+        return answers
+
+    def _primary(self, question: DigestQuestion) -> DigestAnswer:
+        def open_primary() -> BlockDevice:
+            return self.open_primary(self.volume_of(question.volume))
+
+        return _hashed(self.by, question, Side.PRIMARY, open_primary, self.tasks)
+
+    def _secondary(self, question: DigestQuestion) -> DigestAnswer:
+        refused = partial(_refused, self.by, question, Side.SECONDARY)
+        try:
+            state = self.load_state(question.volume)
+        except MirrorlogError as error:
+            return refused(str(error))
+        if state is None or state.applied_position is None:
+            return refused("the secondary's first copy isn't finished, or the site isn't met yet")
+
+        def open_secondary() -> BlockDevice:
+            return self.open_secondary(self.volume_of(question.volume))
+
+        return _hashed(self.by, question, Side.SECONDARY, open_secondary, self.tasks, state)
+
+
+class DigestServer:
+    """Reads the questions that are asked from now on, and publishes the answers.
+
+    answering: hashes. topic: of the digests. One thread uses it.
+    Raise KafkaFailed if there is no such topic.
+    """
+
+    def __init__(
+        self,
+        answering: AnswersQuestions,
+        *,
+        reader: TopicReader,
+        admin: TopicAdmin,
+        publisher: Publisher,
+        topic: str,
+    ) -> None:
+        self._answering: Final = answering
+        self._reader, self._admin, self._publisher = reader, admin, publisher
+        self._topic: Final = topic
+        admin.partitions(topic)
+        self._begin_at_end()
+
+    def serve(self, timeout_s: float) -> None:
+        """Answer what is asked; wait up to `timeout_s` for a question. Raise KafkaFailed."""
+        try:
+            messages = self._reader.poll(timeout_s, max_messages=1)
+        except OutOfRetention:
+            self._begin_at_end()
+            return
+        for message in messages:
+            with suppress(BadInput):  # an answer, or an event of a newer release
+                self._answer(decode(message.value or b"", DigestQuestion))
+
+    def _answer(self, question: DigestQuestion) -> None:
+        for answer in self._answering.answer(question):
+            key = f"{answer.site}/{answer.volume}".encode()
+            self._publisher.publish(self._topic, _PARTITION, key, encode(answer))
+        self._publisher.flush(_FLUSH_S)
+
+    def _begin_at_end(self) -> None:
+        end = self._admin.end_position(self._topic, _PARTITION)
+        self._reader.assign(self._topic, {_PARTITION: end})
+
+
+def _hashed(
+    by: str,
+    question: DigestQuestion,
+    side: Side,
+    open_device: Callable[[], BlockDevice],
+    tasks: TaskRunner,
+    state: SecondaryState | None = None,
+) -> DigestAnswer:
+    """Return the answer of one side. state: of a secondary, as it was saved before this call."""
+    try:
+        with open_device() as device:
+            digests = digests_of(device, question.ranges, question.algorithm, tasks)
+    except (MirrorlogError, OSError, RuntimeError) as error:
+        log.warning("hashing the %s of %s failed: %s", side.lower(), question.volume, error)
+        return _refused(by, question, side, str(error))
+    return DigestAnswer(
+        question=question.question,
+        volume=question.volume,
+        site=question.site,
+        side=side,
+        by=by,
+        digests=digests,
+        applied_position=None if state is None else state.applied_position,
+        generation=None if state is None else state.generation,
+        history_id=None if state is None else state.history_id,
+    )
+
+
+def _refused(by: str, question: DigestQuestion, side: Side, reason: str) -> DigestAnswer:
+    return DigestAnswer(
+        question=question.question,
+        volume=question.volume,
+        site=question.site,
+        side=side,
+        by=by,
+        digests=None,
+        reason=reason,
+    )
