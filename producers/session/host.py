@@ -278,6 +278,7 @@ class Host:
         if self._renewals is not None:
             self._renewals.follow(now_s)
         self._tracker.tick(now_s)
+        self._histories.handle()  # what tracker.tick() was acknowledged may show that one broke
         self._note_positions(now_s)
         self._reporter.tick(now_s)
 
@@ -285,6 +286,7 @@ class Host:
         """Call tick(), then wait for an acknowledgement, at most for `timeout_s`."""
         self.tick(self._ports.clock.monotonic_s())
         self._outbox.poll(timeout_s)
+        self._histories.handle()
 
     def drain(self) -> None:
         """Publish every write that ended before the call, and wait until it is acknowledged.

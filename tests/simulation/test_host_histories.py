@@ -696,6 +696,6 @@ def run(seed: int, steps: int = 40) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", [*range(40), 77, 866, 10745])
+@pytest.mark.parametrize("seed", [*range(40), 77, 866, 10745, 230149])
 def test_whatever_goes_back_no_acknowledged_write_is_forgotten(seed: int) -> None:
     run(seed)
