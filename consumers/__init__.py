@@ -17,6 +17,7 @@ In reading order:
 - secondary_exports.py: secondaries that are NBD exports
 - kept_exports.py: connections to NBD exports that outlast a cycle
 - journal/: the redo journal, in which a cycle is staged and then applied as a whole
+- failover/: a site's secondary becomes the primary, and the former primary a secondary
 - state/: what a site saves of each secondary, durably
 - verify/: are two volumes the same, byte for byte?
 """

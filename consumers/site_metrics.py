@@ -17,7 +17,8 @@ from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.metric_samples import MetricSample, MetricSamples, state_samples
 
 _STATES: Final = tuple(state for state in SiteState if state is not SiteState.UNKNOWN)
-_WELL: Final = (SiteState.CONSISTENT, SiteState.RETIRED)
+_WELL: Final = (SiteState.CONSISTENT, SiteState.RETIRED, SiteState.DETACHED)
+_UNFOLLOWED: Final = (SiteState.RETIRED, SiteState.DETACHED)
 
 
 class ReportingSite(Protocol):
@@ -88,7 +89,7 @@ def _severity(replica: ReportedReplica) -> tuple[bool, str]:
 
 
 def _is_lag_unknown(replica: ReportedReplica) -> bool:
-    return replica.progress.lag_s is None and replica.progress.state is not SiteState.RETIRED
+    return replica.progress.lag_s is None and replica.progress.state not in _UNFOLLOWED
 
 
 def _sums(site: str, replicas: Sequence[ReportedReplica], *, unlisted: int) -> MetricSamples:

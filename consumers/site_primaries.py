@@ -38,7 +38,7 @@ class SitePrimaries:
             return found_device(primary)
 
     def open(self, volume: Volume) -> BlockDevice:
-        """Open the primary. DeviceFailed if it is another volume's.
+        """Open the primary. DeviceFailed if it is another volume's, or a former one.
 
         An NBD export must have been found before.
         """
@@ -54,6 +54,14 @@ class SitePrimaries:
                     f"this is the primary of {which} {mark.volume}: its mark says so",
                     where=f"volume {volume.volume}, {address}, offset 0",
                     next="Mount the right one. The secondary stays as it is.",
+                )
+            if mark is not None and volume.primary_id not in (None, mark.primary_id):
+                raise DeviceFailed(
+                    "this is a former primary: another copy was promoted, and its mark has another "
+                    "id",
+                    where=f"volume {volume.volume}, {address}, offset 0",
+                    next=f"The primary is {volume.primary}. Take this site's --primary away, or "
+                    "name the right one. The secondary stays as it is.",
                 )
         except BaseException:
             primary.close()

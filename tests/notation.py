@@ -6,6 +6,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.promotions import PromotionCommand
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
@@ -13,6 +14,7 @@ from mirrorlog.tracking_log.records import LogRecord
 
 GENERATION = "11111111-1111-4111-8111-111111111111"
 OTHER_GENERATION = "22222222-2222-4222-8222-222222222222"
+PRIMARY_ID = "33333333-3333-4333-8333-333333333333"
 SHORT_KINDS = {
     CommandKind.SESSION_OPEN: "open",
     CommandKind.SESSION_CLOSE: "close",
@@ -131,3 +133,26 @@ def site_progress(**more: object) -> SiteProgress:
         "at_us": 0,
     }
     return SiteProgress(**(fields | more))  # type: ignore[arg-type]
+
+
+def promotion(site: str = "b", name: str = "v", **more: object) -> PromotionCommand:
+    """Return a command that promotes the secondary of `site`, which parted behind position 5."""
+    fields: dict[str, object] = {
+        "generation": GENERATION,
+        "host": "h",
+        "session": "p",
+        "sequence": -1,
+        "kind": CommandKind.PROMOTE,
+        "first_at_us": 3,
+        "last_at_us": 3,
+        "new_generation": OTHER_GENERATION,
+        "site": site,
+        "primary": f"memory:{site}",
+        "primary_id": PRIMARY_ID,
+        "parted_position": 5,
+    }
+    return PromotionCommand(
+        volume=name,
+        extents=extents(""),
+        **(fields | more),  # type: ignore[arg-type]
+    )

@@ -8,6 +8,7 @@ In reading order:
 - cycle_steps.py: what that decision takes and returns
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - cycle_copier.py: copies the blocks of one cycle
+- parting.py: the state of a secondary when another copy was promoted
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, marks them, and does what was decided

@@ -18,6 +18,8 @@ hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or F
         the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
     any state
         a hole in the log, a new generation   Resync all        --> SYNCING, with a warning
+        another copy was promoted             ContinueLog       --> as its blocks are (parting.py)
+        this copy was promoted                Idle              --> DETACHED; the site keeps off it
         another history of the partition      Resync all        --> SYNCING, with a warning
         a device fails                        tried again later --> STOPPED; the others go on
         an operator pauses it                 Idle              --> STOPPED, until it is resumed
@@ -57,6 +59,7 @@ from typing import NamedTuple
 
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
+    ContinueLog,
     CycleInput,
     CycleStep,
     Idle,
@@ -64,11 +67,13 @@ from mirrorlog.consumers.resync.cycle_steps import (
     Resync,
     SkipInitialCopy,
 )
+from mirrorlog.consumers.resync.parting import continued_state
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
 from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
 
 
@@ -106,19 +111,15 @@ def pause_step(volume: str, pauses: Pauses) -> Idle:
 def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
     """Return the next step, whose states don't name the history yet."""
     volume, watermark = cycle_input.volume, cycle_input.watermark
-    if volume.is_retired:
-        return Idle(
-            SiteState.RETIRED, f"the volume was retired at position {volume.described_position}"
-        )
+    if not volume.is_followed_by(cycle_input.log.site):
+        return _unfollowed(volume)
     if saved is None:
         if volume.initially_zeroed and cycle_input.secondary_zeroed:
             unsynced = SecondaryState(volume.volume, volume.generation)
             return SkipInitialCopy(_consistent_at(unsynced, volume.origin_position))
         return _resync_all(cycle_input, "nothing is known of the secondary's contents")
     if saved.generation != volume.generation:
-        return _resync_all(
-            cycle_input, f"the generation changed from {saved.generation} to {volume.generation}"
-        )
+        return _step_of_new_generation(saved, cycle_input)
     if reason := _history_reason(saved, cycle_input):
         return _resync_all(cycle_input, reason)
     if saved.applied_position is None:
@@ -138,6 +139,33 @@ def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSt
             "no record",
         )
     return _step_by_log(saved, saved.applied_position, watermark, cycle_input)
+
+
+def _unfollowed(volume: Volume) -> Idle:
+    """Return the step of a secondary that its site keeps off (Volume.is_followed_by)."""
+    if volume.is_retired:
+        reason = f"the volume was retired at position {volume.described_position}"
+        return Idle(SiteState.RETIRED, reason)
+    return Idle(SiteState.DETACHED, "the secondary of this site is the volume's primary now")
+
+
+def _step_of_new_generation(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
+    """Return the next step of a secondary whose state is of another generation."""
+    volume, watermark = cycle_input.volume, cycle_input.watermark
+    reason = f"the generation changed from {saved.generation} to {volume.generation}"
+    if volume.promotion_ending(saved.generation) is None:
+        return _resync_all(cycle_input, reason)
+    promoted = volume.promotions[-1]
+    reason = f"site {promoted.site} was promoted at position {promoted.position}"
+    if watermark is None or watermark < promoted.position:
+        return Idle(SiteState.WAITING, f"{reason}, and the log isn't read that far yet")
+    continued = continued_state(saved, volume, is_forked=cycle_input.log.fork is not None)
+    if other_history := _history_reason(saved, cycle_input):
+        return _resync_all(cycle_input, other_history)
+    if continued is None:
+        text = "and nobody knows in which blocks the two copies differ"
+        return _resync_all(cycle_input, f"{reason}, {text}")
+    return ContinueLog(continued)
 
 
 def _history_reason(saved: SecondaryState, cycle_input: CycleInput) -> str | None:
@@ -175,7 +203,7 @@ def _in_history(
             return step
         case Resync():
             return replace(step, running=stamped(step.running), done=stamped(step.done))
-        case SkipInitialCopy() | MarkConsistent() | AdvancePosition():
+        case SkipInitialCopy() | MarkConsistent() | AdvancePosition() | ContinueLog():
             return replace(step, state=stamped(step.state))
 
 

@@ -83,6 +83,13 @@ class AdvancePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class ContinueLog:
+    """Another copy was promoted, and this one parted from it at a known position: save `state`."""
+
+    state: SecondaryState
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Do nothing until the log grows. The site reports `state`.
 
@@ -96,4 +103,6 @@ class Idle:
     is_wanted: bool = False
 
 
-CycleStep: TypeAlias = SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | Idle
+CycleStep: TypeAlias = (
+    SkipInitialCopy | Resync | MarkConsistent | AdvancePosition | ContinueLog | Idle
+)

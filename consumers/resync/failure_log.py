@@ -11,7 +11,7 @@ from mirrorlog.ports.clock import Clock
 
 log = logging.getLogger("mirrorlog.site")
 
-_WORKING: Final = (SiteState.SETTLING, SiteState.CONSISTENT, SiteState.RETIRED)
+_WORKING: Final = (SiteState.SETTLING, SiteState.CONSISTENT, SiteState.RETIRED, SiteState.DETACHED)
 
 
 class FailureLog:

@@ -88,6 +88,11 @@ class SecondaryMeetings:
                 each.secondary.note_met(each.device_name)
         return failed + unmarked
 
+    def let_go(self, secondary: Secondary) -> None:
+        """Give up the lock of a secondary. It is met again before anything is claimed of it."""
+        self._secondaries.release(secondary.volume)
+        secondary.note_new_connection()
+
     def start_over(self, secondary: Secondary, reason: str) -> list[Failed]:
         """Count nothing as known of a secondary that was met.
 

@@ -22,7 +22,7 @@ def next_action(
     """
     if state is SiteState.STOPPED:
         return advice or RENEW_OR_RESTORE
-    if state is SiteState.RETIRED:
+    if state in (SiteState.RETIRED, SiteState.DETACHED):
         return None
     if is_log_lagging or (state is SiteState.WAITING and not has_watermark):
         return START_NODE

@@ -5,6 +5,8 @@ Other objects read a Secondary and call its methods; none writes its fields.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.cycle_steps import Idle
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
@@ -25,6 +27,7 @@ class Secondary:
     reason: why a rung above CHANGED was taken, until the secondary is consistent again.
     is_zeroed: the whole secondary is known to read as zeros.
     is_loaded: the saved state was read. Before that, `saved` says nothing.
+    is_unloaded: it was read before, and may be another one now.
     is_damaged: the saved state can't be trusted, and no other was saved since.
     identity: what was met last, which the next saved state names; None before the first meeting.
     device_name: see FoundDevice.
@@ -44,6 +47,7 @@ class Secondary:
         self.status = Idle(SiteState.WAITING)
         self.reason: str | None = None
         self.is_zeroed = self.is_damaged = self.is_met = self.is_loaded = False
+        self.is_unloaded = False
         self.identity: SecondaryIdentity | None = None
         self.device_name: str | None = None
         self.differing: tuple[Sample, ...] = ()
@@ -88,6 +92,11 @@ class Secondary:
         elif self.saved is None or self.saved.applied_position != state.applied_position:
             self.applied_at_us = state.updated_at_us
         self.saved, self.is_damaged, self.is_loaded = state, False, True
+        self.is_unloaded = False
+
+    def note_unloaded(self) -> None:
+        """Note that the saved state is to be loaded again before the next step."""
+        self.is_loaded, self.is_unloaded = False, True
 
     def note_damaged(self, reason: str) -> None:
         """Note that the saved state is damaged: nothing is known of the secondary now."""
@@ -96,6 +105,11 @@ class Secondary:
     def note_identity(self, identity: SecondaryIdentity) -> None:
         """Note what the secondary is. States that are saved from now on name it."""
         self.identity = identity
+
+    def expect_other_primary(self) -> None:
+        """Forget which primary blocks were read from: another copy was promoted."""
+        if self.identity is not None:
+            self.identity = replace(self.identity, primary=None)
 
     def note_met(self, device_name: str | None) -> None:
         """Note that the saved state is about the secondary that is there."""
@@ -137,6 +151,10 @@ class Secondary:
         self._retry_at_s = 0.0
         self._seen_watermark = watermark
         return True
+
+    def look_again(self) -> None:
+        """Look for the next step again, although the log hasn't grown."""
+        self._seen_watermark = None
 
     def go_idle(self, step: Idle) -> None:
         """Note that nothing is to be done until the log grows."""

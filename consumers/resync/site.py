@@ -15,6 +15,7 @@ from mirrorlog.consumers.resync.cycle import next_step, pause_step
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
+    ContinueLog,
     CycleInput,
     CycleStep,
     Idle,
@@ -46,6 +47,8 @@ from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.settings import Settings
 
 log = logging.getLogger("mirrorlog.site")
+
+_FINAL: Final = (SiteState.CONSISTENT, SiteState.RETIRED, SiteState.DETACHED)
 
 _RETRY_S: Final = 5.0
 """The time for which a secondary waits after a failure of its device."""
@@ -197,9 +200,12 @@ class Site:
         for name, volume in self._ports.catalog.items():
             secondary = self._secondaries.get(name)
             if secondary is None:
+                was_other = name in self._chosen.others
                 if self._chosen.take(volume):
                     changed.add(name)
                     self._add(volume)
+                    if was_other:
+                        self._read_log_again(self._secondaries[name])
             elif secondary.volume != volume:
                 changed.add(name)
                 secondary.describe(volume)
@@ -219,6 +225,7 @@ class Site:
         """
         if secondary.is_loaded:
             return True
+        before, is_again = secondary.saved, secondary.is_unloaded
         self._watch.note_unchecked(secondary.volume.volume)
         try:
             secondary.note_saved(self._ports.states.load(secondary.volume.volume))
@@ -229,6 +236,9 @@ class Site:
             self._stop(secondary, error)
             return False
         self._logs.forget_applied(secondary)
+        if is_again and secondary.saved != before:
+            self._read_log_again(secondary)
+            return False
         return True
 
     def _due_for_a_check(self) -> set[str]:
@@ -271,15 +281,7 @@ class Site:
         Each is met first: nothing is claimed of a secondary that isn't there, or isn't the same.
         States are saved for all of them together.
         """
-        now_s = self._ports.clock.monotonic_s
-        looking = self._meet(
-            [
-                secondary
-                for secondary in secondaries
-                if secondary.begin_look(now_s(), self._logs.watermark(secondary))
-                and self._load(secondary)
-            ]
-        )
+        looking = self._meet(self._begin_looks(secondaries))
         cycles: list[tuple[Secondary, Resync]] = []
         while looking:
             to_save: list[tuple[Secondary, SecondaryState]] = []
@@ -297,18 +299,61 @@ class Site:
                         log_of = self._logs.of(secondary.volume.volume)
                         samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
                         to_save.append((secondary, replace(state, samples=samples)))
+                    case ContinueLog(state):
+                        self._continue_log(secondary, state)
             self._save(to_save)
             looking = [secondary for secondary, _ in to_save]
         if cycles:
             self._run_cycles(cycles)
 
+    def _begin_looks(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
+        """Begin to look for the next steps. Return those that can be met now.
+
+        Others wait after a failure, can't be loaded, or are paused.
+        """
+        now_s = self._ports.clock.monotonic_s
+        looking = [
+            secondary
+            for secondary in secondaries
+            if secondary.begin_look(now_s(), self._logs.watermark(secondary))
+            and self._load(secondary)
+        ]
+        for secondary in filter(self._is_paused, looking):
+            self._pause(secondary)
+        return [secondary for secondary in looking if not self._is_paused(secondary)]
+
+    def _continue_log(self, secondary: Secondary, state: SecondaryState) -> None:
+        """Let a secondary follow another copy that was promoted (parting.py).
+
+        Its log is read again: records below the position that it had applied were dropped.
+        """
+        log.warning(
+            "%s at %s: site %s was promoted; the log is applied again after position %s",
+            secondary.volume.volume,
+            self.name,
+            secondary.volume.primary_site,
+            state.applied_position,
+        )
+        secondary.expect_other_primary()
+        self._save([(secondary, state)])
+        self._read_log_again(secondary)
+
+    def _read_log_again(self, secondary: Secondary) -> None:
+        """Read again what was dropped of the log and is needed now. No step is taken before."""
+        self._ports.log.read_again(secondary.volume.partition)
+        secondary.look_again()
+        self._active.add(secondary.volume.volume)
+
     def _meet(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Meet secondaries. Return those whose next step may be taken."""
         before = [(secondary, secondary.differing) for secondary in secondaries]
         failed = self._meetings.meet_all(
-            [secondary for secondary in secondaries if not secondary.volume.is_retired]
+            [secondary for secondary in secondaries if secondary.volume.is_followed_by(self.name)]
         )
         self._stop_all(failed)
+        for secondary, _ in failed:
+            if secondary.volume.promotions:
+                secondary.note_unloaded()  # a former primary that rejoins gets a state meanwhile
         for secondary, differing in before:
             if secondary.differing and secondary.differing is not differing:  # read just now
                 secondary.note_reading()
@@ -319,11 +364,8 @@ class Site:
     def _next_step(self, secondary: Secondary) -> CycleStep:
         """Return the next step of a secondary that was met.
 
-        Start over first if it doesn't hold what earlier cycles wrote (samples.py). Nothing is done
-        with a secondary that an operator has paused.
+        Start over first if it doesn't hold what earlier cycles wrote (samples.py).
         """
-        if self._is_paused(secondary):
-            return pause_step(secondary.volume.volume, self._pauses)
         if (step := self._step_of_ended_history(secondary)) is not None:
             return step
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
@@ -351,7 +393,7 @@ class Site:
         topic: the secondary is copied in full then.
         """
         volume = secondary.volume
-        if volume.is_retired:
+        if not volume.is_followed_by(self.name):
             return None
         if self._watch.is_unchecked(volume.volume):  # it was loaded a moment ago
             self._check_histories(set())
@@ -406,7 +448,7 @@ class Site:
             except DeviceFailed as error:
                 self._stop(secondary, error)
             except CopyPausedError:
-                secondary.pause(pause_step(secondary.volume.volume, self._pauses))
+                self._pause(secondary)
             else:
                 traces.note_durable(secondary)
                 secondary.end_cycle()
@@ -421,9 +463,14 @@ class Site:
         self._report(secondary)
         self._check_paused(secondary)
 
+    def _pause(self, secondary: Secondary) -> None:
+        """Keep off a secondary that an operator has paused. Another process may lock it now."""
+        self._meetings.let_go(secondary)
+        secondary.pause(pause_step(secondary.volume.volume, self._pauses))
+
     def _is_paused(self, secondary: Secondary) -> bool:
         is_covered = self._pauses.covers(secondary.volume.volume)
-        return is_covered and not secondary.volume.is_retired
+        return is_covered and secondary.volume.is_followed_by(self.name)
 
     def _check_paused(self, secondary: Secondary) -> None:
         """Raise CopyPausedError if an operator has paused the secondary."""
@@ -473,7 +520,7 @@ class Site:
         self._changes.look(secondary)
         if secondary.state is SiteState.CONSISTENT:
             secondary.forget_reason()
-        is_final = secondary.state in (SiteState.CONSISTENT, SiteState.RETIRED)
+        is_final = secondary.state in _FINAL
         if self._report(secondary) and is_final:
             self._active.discard(secondary.volume.volume)
 

@@ -76,7 +76,7 @@ class ProvenLog:
         if hole := self._view.log.hole(after=after, through=self.watermark):
             return hole
         head = self._view.log.head
-        if head is None or head.generation != self._volume.generation:
+        if head is None or head.generation != self._volume.generation_of_log:
             return None
         reached = max([after, *(record[0].through for record in self.records())])
         return Hole(reached, head.through) if reached < head.through <= self.watermark else None

@@ -36,6 +36,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
+from mirrorlog.domain.promotions import Promotion, PromotionCommand
 from mirrorlog.domain.reports import (
     ForkReport,
     HostReport,
@@ -186,6 +187,7 @@ def _plain(event: Any) -> Fields:
 def _contracts() -> Mapping[type, _Contract]:
     return {
         TrackingCommand: _Contract("tracking_command", _command_fields, _command),
+        PromotionCommand: _Contract("promotion", _promotion_fields, _promotion),
         LogRecord: _Contract("log_record", _record_fields, _record),
         PackedRecord: _Contract("log_record", _packed_fields, _record),
         VolumeHead: _Contract("volume_head", _head_fields, _head),
@@ -235,6 +237,37 @@ def _command(record: Fields) -> TrackingCommand:
     forks = tuple(ForkOutcomes(**item) for item in record["forks"])
     typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
     return TrackingCommand(**record | typed)
+
+
+_PROMOTION_FIELDS: Final = (
+    "volume",
+    "generation",
+    "host",
+    "session",
+    "new_generation",
+    "site",
+    "primary",
+    "primary_id",
+    "parted_position",
+    "note",
+)
+
+
+def _promotion_fields(command: PromotionCommand) -> Fields:
+    fields_by_name = {name: getattr(command, name) for name in _PROMOTION_FIELDS}
+    return fields_by_name | {"at_us": command.last_at_us}
+
+
+def _promotion(record: Fields) -> PromotionCommand:
+    at_us = record.pop("at_us")
+    return PromotionCommand(
+        **record,
+        sequence=-1,
+        kind=CommandKind.PROMOTE,
+        extents=ExtentColumns.of(()),
+        first_at_us=at_us,
+        last_at_us=at_us,
+    )
 
 
 def _record_fields(record: LogRecord) -> Fields:
@@ -315,6 +348,7 @@ def _volume_fields(volume: Volume) -> Fields:
     return _plain(volume) | {
         "earlier_sizes": [_plain(size) for size in volume.earlier_sizes],
         "ended_sessions": list(volume.ended_sessions),
+        "promotions": [_plain(promotion) for promotion in volume.promotions],
     }
 
 
@@ -327,6 +361,7 @@ def _volume(record: Fields) -> Volume:
             "state": VolumeState(record["state"]),
             "earlier_sizes": sizes,
             "ended_sessions": ended_sessions,
+            "promotions": tuple(Promotion(**item) for item in record["promotions"]),
         }
     )
 

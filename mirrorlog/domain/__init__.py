@@ -8,6 +8,7 @@ Files in reading order:
 - positions.py: positions in the log
 - histories.py: the history in which a position counts, and digests of commands
 - volume_states.py: the states of a volume, and the effect of each command
+- promotions.py: the secondary of a site becomes the primary
 - extraction.py: the extents that a command names, clipped to its volume
 - wire/: commands of SCSI, NVMe and NBD, interpreted
 - block_sets.py: sets of blocks, as Roaring bitmaps and as long runs

@@ -34,6 +34,9 @@ class CommandKind(StrEnum):
     RETIRE = "RETIRE"  # no host writes to the volume any more, and sites stop following it
     # The volume's history is broken: `new_generation` begins behind this command.
     NEW_GENERATION = "NEW_GENERATION"
+    # The secondary of a site is the primary from here on (domain/promotions.py). On the wire it has
+    # a contract of its own.
+    PROMOTE = "PROMOTE"
     UNKNOWN = "UNKNOWN"
 
 
@@ -100,8 +103,8 @@ class TrackingCommand:
     note: the name of a barrier, or the reason why a range was marked dirty.
     raw, logical_block_bytes: commands from the wire, and the unit of their addresses. They come
     beside the extents or instead of them.
-    size_bytes, new_generation: the request of a RESIZE and of a NEW_GENERATION; 0 and None in any
-    other command.
+    size_bytes, new_generation: the request of a RESIZE, and of a NEW_GENERATION or PROMOTE; 0 and
+    None in any other command.
     forks: the outcomes at each secondary to which the host itself sends the writes. A secondary
     that isn't listed has missed every extent (docs/decisions/forked-writes.md).
     """
@@ -149,6 +152,8 @@ class RejectReason(StrEnum):
     OUT_OF_RANGE = "OUT_OF_RANGE"  # an extent, or a part of one, lies outside the volume
     SHRINKING = "SHRINKING"  # a RESIZE to fewer bytes
     VOLUME_RETIRED = "VOLUME_RETIRED"  # a RESIZE or NEW_GENERATION of a retired volume
+    # A PROMOTE ends another generation than the volume has: another promotion or a renewal won.
+    OTHER_GENERATION = "OTHER_GENERATION"
     # The volume to change is in a state that this node doesn't know.
     UNKNOWN_STATE = "UNKNOWN_STATE"
     # With the change, the volume's description wouldn't fit into a message.

@@ -24,6 +24,7 @@ class SiteState(StrEnum):
     CONSISTENT = "CONSISTENT"
     STOPPED = "STOPPED"  # after an error, which `reason` names
     RETIRED = "RETIRED"  # the volume is retired: the secondary stays as it was
+    DETACHED = "DETACHED"  # it was promoted: it is the primary now, and the site keeps off it
     UNKNOWN = "UNKNOWN"  # what an older reader sees of a state that it doesn't know
 
 

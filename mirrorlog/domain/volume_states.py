@@ -7,6 +7,7 @@
 | RESIZE                                | grows    | refused              | refused  |
 | RETIRE                                | RETIRED  | recorded             | refused  |
 | NEW_GENERATION                        | renewed  | refused              | refused  |
+| PROMOTE                               | promoted | refused              | refused  |
 | UNKNOWN                               | refused  | refused              | refused  |
 
 Rules:
@@ -18,6 +19,9 @@ Rules:
   volume had at its position decide the answer. So a replay gives the same answers and undoes
   nothing newer.
 - A volume only grows, and a retired volume stays retired.
+- A PROMOTE names the generation that it ends. It is refused if the volume had another one at its
+  position: of two promotions at once, the one with the lower position wins (docs/decisions/
+  failing-over.md). It continues the log, unless nobody knows where the copies parted.
 - A change is refused if the description wouldn't fit into a message with it.
 - UNKNOWN is a state that a newer mirrorlog wrote: this version doesn't change the description.
 """
@@ -32,6 +36,9 @@ from uuid import UUID, uuid5
 
 from mirrorlog.domain.commands import CommandKind, Refusal, RejectReason, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, Extent
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.promotions import MAX_PROMOTIONS, Promotion, PromotionCommand
+from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import (
     DESCRIPTION_MAX_BYTES,
     MAX_BLOCKS,
@@ -40,8 +47,14 @@ from mirrorlog.domain.volumes import (
     Volume,
     VolumeState,
 )
+from mirrorlog.errors import BadUse
 
-DESCRIPTION_KINDS: Final = (CommandKind.RESIZE, CommandKind.RETIRE, CommandKind.NEW_GENERATION)
+DESCRIPTION_KINDS: Final = (
+    CommandKind.RESIZE,
+    CommandKind.RETIRE,
+    CommandKind.NEW_GENERATION,
+    CommandKind.PROMOTE,
+)
 """The kinds of command that change a volume's description."""
 
 
@@ -53,6 +66,7 @@ class Effect(Enum):
     GROW = auto()
     RETIRE = auto()
     RENEW = auto()
+    PROMOTE = auto()
     REFUSE_RETIRED = auto()
     REFUSE_STATE = auto()
     REFUSE_KIND = auto()
@@ -81,6 +95,7 @@ TABLE: Final[Mapping[VolumeState, Mapping[CommandKind, Effect]]] = {
         CommandKind.RESIZE: Effect.GROW,
         CommandKind.RETIRE: Effect.RETIRE,
         CommandKind.NEW_GENERATION: Effect.RENEW,
+        CommandKind.PROMOTE: Effect.PROMOTE,
     },
     VolumeState.RETIRED: {
         **_SAME,
@@ -88,6 +103,7 @@ TABLE: Final[Mapping[VolumeState, Mapping[CommandKind, Effect]]] = {
         CommandKind.RESIZE: Effect.REFUSE_RETIRED,
         CommandKind.RETIRE: Effect.NONE,
         CommandKind.NEW_GENERATION: Effect.REFUSE_RETIRED,
+        CommandKind.PROMOTE: Effect.REFUSE_RETIRED,
     },
     VolumeState.UNKNOWN: {**_SAME, **dict.fromkeys(DESCRIPTION_KINDS, Effect.REFUSE_STATE)},
 }
@@ -125,6 +141,8 @@ def transition(volume: Volume, command: TrackingCommand, position: int) -> Trans
             return _change(volume, position, state=VolumeState.RETIRED)
         case Effect.RENEW:
             return _renew(volume, command, position)
+        case Effect.PROMOTE:
+            return _promote(volume, command, position)
         case Effect.REFUSE_RETIRED:
             text = (
                 f"the volume was retired at position {volume.described_position}. Create a new one."
@@ -216,7 +234,80 @@ def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transitio
         initially_zeroed=False,
         created_at_us=command.last_at_us,
         first_created_at_us=volume.born_at_us,
+        log_generation=None,
+        promotions=(),
     )
+
+
+def _promote(volume: Volume, command: TrackingCommand, position: int) -> Transition:
+    if not isinstance(command, PromotionCommand):
+        text = "a PROMOTE without its fields is none. Use `mirrorlog promote`."
+        return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
+    if any(each.position == position for each in volume.promotions):
+        return Transition(volume)
+    known = _generation_before(volume, position)
+    if command.generation != known:
+        text = (
+            f"the volume has generation {known}, and not {command.generation} any more: another "
+            "promotion or a renewal came first. Look at the volume again."
+        )
+        return _refuse(volume, RejectReason.OTHER_GENERATION, text)
+    impossible = _impossible_promotion(volume, command, position)
+    if impossible is not None:
+        return _refuse(volume, RejectReason.MALFORMED_COMMAND, impossible)
+    promotion = Promotion(
+        position=position,
+        site=command.site,
+        parted_position=command.parted_position,
+        former_generation=volume.generation,
+        former_primary=volume.primary,
+        former_primary_id=volume.primary_id,
+        former_site=volume.primary_site,
+        at_us=command.last_at_us,
+    )
+    changes: dict[str, object] = {"log_generation": volume.generation_of_log}
+    if command.parted_position is None:
+        # Nobody knows what the new primary holds beside what the log names: the log begins anew.
+        changes = {
+            "log_generation": None,
+            "origin_position": position,
+            "initially_zeroed": False,
+            "created_at_us": command.last_at_us,
+            "first_created_at_us": volume.born_at_us,
+        }
+    return _change(
+        volume,
+        position,
+        generation=command.new_generation,
+        primary=command.primary,
+        primary_site=command.site,
+        primary_id=command.primary_id,
+        promotions=(*volume.promotions, promotion)[-MAX_PROMOTIONS:],
+        **changes,
+    )
+
+
+def _generation_before(volume: Volume, position: int) -> str:
+    """Return the generation that the volume had before the command at `position`."""
+    later = (each for each in volume.promotions if each.position >= position)
+    following = next(later, None)
+    return volume.generation if following is None else following.former_generation
+
+
+def _impossible_promotion(volume: Volume, command: PromotionCommand, position: int) -> str | None:
+    """Return why a promotion can't be; None if it can."""
+    if not _is_uuid(command.new_generation or "") or not _is_uuid(command.primary_id):
+        return "its new generation or the id of its primary is no UUID in canonical form."
+    try:
+        check_site_name(command.site)
+    except BadUse as error:
+        return f"{error.what}."
+    if command.site == volume.primary_site and position > volume.described_position:
+        return f"the secondary of site {command.site} is the primary already."
+    parted = command.parted_position
+    if not command.primary or (parted is not None and not BEFORE_FIRST <= parted < position):
+        return "it names no primary, or copies that part behind the command."
+    return None
 
 
 def _change(volume: Volume, position: int, **changes: object) -> Transition:

@@ -11,6 +11,7 @@ from typing import Final
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.domain.histories import NO_EPOCH, History
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.promotions import Promotion
 from mirrorlog.errors import BadUse
 
 VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -25,6 +26,8 @@ MAX_RESIZES: Final = 10_000
 DESCRIPTION_MAX_BYTES: Final = 800_000
 """A description is one message. Kafka takes 1 MiB unless a topic or the cluster says otherwise."""
 _EARLIER_SIZE_BYTES: Final = 20
+_PROMOTION_BYTES: Final = 130
+"""Of the numbers and UUIDs of a promotion."""
 
 
 class VolumeState(StrEnum):
@@ -95,6 +98,11 @@ class Volume:
     epoch: int = NO_EPOCH
     topic_id: str | None = None
     first_created_at_us: int | None = None
+    ended_sessions: tuple[str, ...] = ()
+    log_generation: str | None = None
+    primary_site: str | None = None
+    primary_id: str | None = None
+    promotions: tuple[Promotion, ...] = ()
 
     @property
     def born_at_us(self) -> int:
@@ -106,7 +114,10 @@ class Volume:
         """The key by which descriptions of one volume are ordered: the higher one is newer."""
         return self.epoch, self.described_position
 
-    ended_sessions: tuple[str, ...] = ()
+    @property
+    def generation_of_log(self) -> str:
+        """The generation that the records and the head of the volume's log name."""
+        return self.log_generation or self.generation
 
     @property
     def blocks(self) -> int:
@@ -117,6 +128,29 @@ class Volume:
     def is_retired(self) -> bool:
         """Return whether the volume is retired: no host writes to it any more."""
         return self.state is VolumeState.RETIRED
+
+    def is_followed_by(self, site: str) -> bool:
+        """Return whether the site brings its secondary up to date, if it has one."""
+        return not self.is_retired and self.primary_site != site
+
+    def promotion_ending(self, generation: str) -> Promotion | None:
+        """Return the promotion that ended a generation; None if none is known."""
+        ending = (each for each in self.promotions if each.former_generation == generation)
+        return next(ending, None)
+
+    def parted_after(self, generation: str) -> int | None:
+        """Return the position behind which a copy of an ended generation parted from the volume.
+
+        The log above it names every block in which the two may differ. None if nobody knows, or if
+        no promotion ended the generation.
+        """
+        ending = self.promotion_ending(generation)
+        if ending is None:
+            return None
+        since = self.promotions[self.promotions.index(ending) :]
+        positions = [each.parted_position for each in since]
+        known = [position for position in positions if position is not None]
+        return min(known) if len(known) == len(positions) else None
 
     def size_at(self, position: int) -> int:
         """Return the size in bytes for commands at `position`, including a RESIZE at `position`."""
@@ -137,12 +171,16 @@ class Volume:
     def description_bytes(self) -> int:
         """The size of the description in a message, without its numbers: at most 200 bytes more."""
         maps = [*self.secondaries, *self.secondaries.values(), *self.keep_s]
-        history = filter(None, (self.cluster, self.history_id, self.topic_id))
+        ids = (self.log_generation, self.primary_site, self.primary_id)
+        history = filter(None, (self.cluster, self.history_id, self.topic_id, *ids))
         texts = [self.volume, self.generation, self.primary, *maps, *history]
+        for each in self.promotions:
+            texts += filter(None, (each.site, each.former_primary, each.former_site))
         return (
             sum(len(text.encode()) for text in texts)
             + 10 * len(maps)
             + _EARLIER_SIZE_BYTES * len(self.earlier_sizes)
+            + _PROMOTION_BYTES * len(self.promotions)
         )
 
     def byte_range(self, *, first: int, count: int) -> tuple[int, int]:

@@ -135,6 +135,14 @@ class LogReader:
             self._reader.assign(self._topic, {partition: None})
             self._partitions.add(partition)
 
+    def read_again(self, partition: int) -> None:
+        """Read a partition once more from the oldest record that is left.
+
+        A caller that didn't want records may want them now. `caught_up` is False until then.
+        """
+        self._unread_ends[partition] = self._admin.end_position(self._topic, partition)
+        self._reader.assign(self._topic, {partition: None})
+
     def caught_up(self) -> bool:
         """Return whether all that was there when the reader began is read, and counts.
 

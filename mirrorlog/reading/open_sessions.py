@@ -24,6 +24,9 @@ from mirrorlog.tracking_log.heads import (
     SessionBeat,
     VolumeHead,
     Watermark,
+    closed_sessions,
+    former_primary_reason,
+    is_promoted_at,
     session_head,
     updates_session,
 )
@@ -137,7 +140,8 @@ class PartitionSessions:
 
     heads: by volume. beats: by session, the time of its last heartbeat.
     end: where the commands end. watermark: the last one of the log; None if it has none.
-    is_broken: the commands belong to another history than the log.
+    volumes: the descriptions, by name. is_broken: the commands belong to another history than the
+        log.
     named_through: by volume, the position of its last command above the watermark that names a
         range; BEFORE_FIRST if there is none.
     """
@@ -148,6 +152,7 @@ class PartitionSessions:
     is_broken: bool = False
     beats: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     named_through: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: BEFORE_FIRST))
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
 
     @property
     def history_id(self) -> str:
@@ -196,10 +201,21 @@ class PartitionSessions:
                 self.beats[command.session] = command.last_at_us
             if command.extents or command.raw or command.kind is CommandKind.RESIZE:
                 self.named_through[command.volume] = message.position
-            if command.volume in self.heads and updates_session(command):
-                head = self.heads[command.volume]
-                session = session_head(command, message.position)
-                self.heads[command.volume] = head.merged(replace(head, sessions=(session,)))
+            if command.volume in self.heads:
+                self._take_session(command, message.position)
+
+    def _take_session(self, command: TrackingCommand, position: int) -> None:
+        """Take what a command says of its session, as the node's fold does (volume_fold.py)."""
+        head, volume = self.heads[command.volume], self.volumes.get(command.volume)
+        if volume is not None and is_promoted_at(volume, position):
+            known = {session.session: session for session in head.sessions}
+            closed = closed_sessions(known, position).values()
+            self.heads[command.volume] = replace(head, sessions=tuple(closed))
+        elif volume is not None and former_primary_reason(volume, command, position):
+            return
+        elif updates_session(command):
+            session = session_head(command, position)
+            self.heads[command.volume] = head.merged(replace(head, sessions=(session,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +233,11 @@ class _Reading:
         log_end = self.ports.admin.end_position(changelog, partition)  # 1
         commands_end = self.ports.admin.end_position(commands, partition)
         heads = {
-            volume.volume: VolumeHead(volume.volume, volume.generation, through=BEFORE_FIRST)
+            volume.volume: VolumeHead(volume.volume, volume.generation_of_log, through=BEFORE_FIRST)
             for volume in volumes
         }
-        known = PartitionSessions(heads, commands_end)
+        by_name = {volume.volume: volume for volume in volumes}
+        known = PartitionSessions(heads, commands_end, volumes=by_name)
         for message in self._messages(changelog, partition, start=None, end=log_end):  # 2
             known.take_row(volumes_by_key.get(message.key or b""), message)
         start = self._first_unread(partition, known, volumes)

@@ -237,6 +237,40 @@ def session_head(
     )
 
 
+def is_promoted_at(volume: Volume, position: int) -> bool:
+    """Return whether the command at `position` promoted a secondary. volume: by its description."""
+    return any(promotion.position == position for promotion in volume.promotions)
+
+
+def closed_sessions(sessions: Mapping[str, SessionHead], position: int) -> dict[str, SessionHead]:
+    """Return the sessions behind a promotion at `position`: all are closed.
+
+    They write to the former primary, if they write at all. Nobody waits for them who reads the new
+    one (former_primary_reason keeps their later commands from opening them again).
+    """
+    return {
+        name: replace(head, closed_position=position) if head.is_open else head
+        for name, head in sessions.items()
+    }
+
+
+def former_primary_reason(volume: Volume, command: TrackingCommand, position: int) -> str | None:
+    """Return why the command is about a former primary of the volume; None if it isn't.
+
+    Such a command opens no session and settles nothing. Its addresses are recorded as all others
+    are: with them the copies that parted become equal again (invariant 11).
+    """
+    promotion = volume.promotion_ending(command.generation)
+    if promotion is None or position <= promotion.position:
+        return None
+    if command.kind is CommandKind.PROMOTE:
+        return None
+    return (
+        f"it is about a former primary: site {promotion.site} was promoted at position "
+        f"{promotion.position}"
+    )
+
+
 def left_out(sessions: Iterable[SessionHead], *, position: int) -> SessionHead:
     """Return the head of LEFT_OUT_SESSIONS, which stands for these sessions, of which one is open.
 

@@ -8,11 +8,13 @@ the old one would keep its sites waiting for ever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadInput
+from mirrorlog.producers.session.fence import promoted_error, taken_over_error
 from mirrorlog.reading.catalog import Catalog
 
 _INTERVAL_S: Final = 1.0
@@ -32,8 +34,10 @@ class DescriptionWatch:
     def renewed(self, volumes: Mapping[str, Volume], now_s: float) -> list[Volume]:
         """Return those of `volumes` that were renewed, as the session goes on with them.
 
-        Their generation is another one, or the node has given them a history. Only the generation
-        and the history are taken over. The session keeps the size with which it opened a volume.
+        Their generation is another one, or the node has given them a history. A volume of which
+        another copy was promoted is left out: this session has the former primary. Only the
+        generation and the history are taken over. The session keeps the size with which it opened a
+        volume.
         Raise KafkaFailed and WrongCluster as Catalog.poll does.
         """
         self._looked_s = now_s
@@ -42,17 +46,27 @@ class DescriptionWatch:
             with_generation_of(volume, newest)
             for name, volume in volumes.items()
             if (newest := self._catalog.get(name)) is not None
+            and newest.promotion_ending(volume.generation) is None
             and (newest.generation, newest.history_id) != (volume.generation, volume.history_id)
             and newest.description_order >= volume.description_order
         ]
 
-    def ended(self, names: Collection[str], session: str) -> list[str]:
-        """Return those of the volumes that were taken over from `session`, by the last look."""
-        return [
-            name
-            for name in names
-            if (newest := self._catalog.get(name)) is not None and session in newest.ended_sessions
-        ]
+    def ended(self, volumes: Mapping[str, Volume], session: str) -> dict[str, BadInput]:
+        """Return by name those of `volumes` to which `session` may write no more, and why.
+
+        They were taken over from it, or another copy of them was promoted, by the last look.
+        """
+        ended: dict[str, BadInput] = {}
+        for name, volume in volumes.items():
+            newest = self._catalog.get(name)
+            if newest is None:
+                continue
+            promotion = newest.promotion_ending(volume.generation)
+            if promotion is not None:
+                ended[name] = promoted_error(name, promotion)
+            elif session in newest.ended_sessions:
+                ended[name] = taken_over_error(name, session)
+        return ended
 
 
 def with_generation_of(volume: Volume, newest: Volume) -> Volume:

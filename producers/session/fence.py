@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from mirrorlog.domain.commands import IMPORTED, LEFT_OUT_SESSIONS
 from mirrorlog.domain.positions import OPENED_EARLIER
+from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.reading.open_sessions import OpenSession
@@ -68,6 +69,30 @@ def taken_over_error(volume: str, session: str) -> BadInput:
         where=f"volume {volume}",
         next="Another host has it. What this one wrote since then is recorded, but its primary may "
         "be another one. End this host, and use the volume where it was moved to.",
+    )
+
+
+def promoted_error(volume: str, promotion: Promotion) -> BadInput:
+    """Return the error for writes to a copy that isn't the volume's primary any more."""
+    return BadInput(
+        f"the secondary of site {promotion.site} is the primary since position "
+        f"{promotion.position}: no write to the former one begins any more",
+        where=f"volume {volume}",
+        next="End this host. What it wrote is recorded, and `mirrorlog divergence "
+        f"{volume}` lists it. `mirrorlog rejoin` lets this copy follow the new primary.",
+    )
+
+
+def former_primary_error(volume: Volume) -> BadUse:
+    """Return the error for a host that is to open a copy that may not be the primary."""
+    where = f"site {volume.primary_site}" if volume.primary_site else "another place"
+    return BadUse(
+        f"this isn't the volume's primary: that one is a copy which was promoted at {where}, and "
+        "the mark of this one says otherwise",
+        where=f"volume {volume.volume}; its primary is {volume.primary}",
+        next=f"Serve it there. `mirrorlog rejoin {volume.volume}` lets a former primary follow it. "
+        f"If this is the right one, and only its mark is lost: `mirrorlog volume move "
+        f"{volume.volume}`, and all of it counts as dirty.",
     )
 
 

@@ -31,6 +31,8 @@ class OpenRequest:
     take_over: sessions of other hosts that are gone for good.
     on_close: what TrackedVolume.close() calls instead of closing this volume alone.
     forks: the secondaries that the volume's writes go to as well.
+    is_promoted: the last promotion has just made this the primary, and it holds what the log says.
+        Whatever the state folder knows is about an earlier primary.
     """
 
     volume: Volume
@@ -39,6 +41,7 @@ class OpenRequest:
     take_over: Collection[str] = ()
     on_close: Callable[[], None] | None = None
     forks: ForkPlan | None = None
+    is_promoted: bool = False
 
 
 def check_requests(
@@ -80,11 +83,13 @@ def opened_entries(
     its origin is then a write that its primary may lack (unvouched.py).
     """
     for name, request in requests.items():
-        if request.newly_created and name not in parts.log.state.volumes:
+        if request.is_promoted or (request.newly_created and name not in parts.log.state.volumes):
             yield ActivityEntry(ActivityOp.SETTLED, name)
-            origin = request.volume.origin_position
+            known = request.volume.origin_position
+            if request.is_promoted:
+                known = request.volume.promotions[-1].position
             now_us = parts.outbox.now_us()
-            yield ActivityEntry(ActivityOp.KNOWN, name, position=origin, at_us=now_us)
+            yield ActivityEntry(ActivityOp.KNOWN, name, position=known, at_us=now_us)
         yield ActivityEntry(ActivityOp.OPENED, name, session=parts.session)
 
 

@@ -15,6 +15,7 @@ from mirrorlog.domain.primary_marks import PrimaryMark, foreign_error, new_mark,
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.primary_marks import PrimaryMarks
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, VolumeActivity
+from mirrorlog.producers.session.fence import former_primary_error
 from mirrorlog.producers.session.unvouched import Unvouched
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def check_primaries(
     """Hold each primary against its mark, and against the id that the state folder keeps.
 
     marks: None: nothing is checked. activities: by volume, what the activity log says.
-    Raise BadUse if a primary is that of another volume.
+    Raise BadUse if a primary is that of another volume, or if it isn't the one that was promoted.
     """
     checked = CheckedPrimaries()
     if marks is None:
@@ -72,7 +73,10 @@ def check_primaries(
         mark = marks.read(request.device)
         if mark is not None and not mark.is_of(request.volume):
             raise foreign_error(mark, request.volume)
-        known_id = activities.get(name, _NOBODY).primary_id
+        right_id = request.volume.primary_id
+        if right_id is not None and (mark is None or mark.primary_id != right_id):
+            raise former_primary_error(request.volume)
+        known_id = "" if request.is_promoted else activities.get(name, _NOBODY).primary_id
         reason = swap_reason(mark, lasting=request.device.identity.lasting, known_id=known_id)
         if reason is not None:
             checked.doubts[name] = Unvouched(None, reason)

@@ -10,7 +10,6 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.publishing.outbox import Outbox
 from mirrorlog.producers.session.description_watch import DescriptionWatch
-from mirrorlog.producers.session.fence import taken_over_error
 from mirrorlog.producers.session.session_search import SessionSearch
 from mirrorlog.producers.writes.write_tracker import WriteTracker
 
@@ -40,7 +39,9 @@ class Renewals:
     def follow(self, now_s: float) -> None:
         """Take over the generations and histories of open volumes that were renewed.
 
-        Let no write to a volume begin that was taken over from this session (`volume move`).
+        Let no write to a volume begin that was taken over from this session (`volume move`), or of
+        which another copy is the primary now (`promote`). What the session wrote by then is still
+        published, by the generation that ended.
 
         A failure is reported, and costs no more than that the session continues with what it knows:
         a description of another volume may be wrong, and the topic may have been made anew.
@@ -69,9 +70,9 @@ class Renewals:
                     continue
                 self._tracker.renew(volume)
                 self._enter_history(before, volume)
-        for name in self._watch.ended(volumes, self._session):
+        for name, reason in self._watch.ended(volumes, self._session).items():
             with self._tracker.lock:
-                self._outbox.reject(name, taken_over_error(name, self._session))
+                self._outbox.reject(name, reason)
 
     def _enter_history(self, before: Volume, volume: Volume) -> None:
         """Let positions count in the history that the node gave the volume's partition."""

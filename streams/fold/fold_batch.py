@@ -363,6 +363,8 @@ def adopted_description(volume: Volume, message: Message, history: History | Non
         described_position=message.position - 1,
         initially_zeroed=False,
         first_created_at_us=volume.born_at_us,
+        log_generation=None,
+        promotions=(),
     )
 
 

@@ -60,7 +60,7 @@ def _forks_before(
     """
     volume = newest_volume(responses)
     forks = dict(head.forks) if head else {}
-    if head and head.generation != volume.generation:
+    if head and head.generation != volume.generation_of_log:
         end = chain_end(volume, head)
         forks = {site: replace(fork, through=end) for site, fork in forks.items()}
     for site in (site for response in responses for site in response.forks.missed):

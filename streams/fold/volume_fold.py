@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -25,19 +26,25 @@ from mirrorlog.tracking_log.heads import (
     ForkHead,
     SessionHead,
     VolumeHead,
+    closed_sessions,
+    former_primary_reason,
+    is_promoted_at,
     session_head,
     updates_session,
 )
 from mirrorlog.tracking_log.record_parts import PackedRecord, pack_record, split_record
 from mirrorlog.tracking_log.records import LogRecord, named_hosts
 
+_ACCEPTED: Final = SessionOrder(StatusCode.ACCEPTED)
+
 
 def chain_end(volume: Volume, head: VolumeHead | None) -> int:
     """Return the position at which the chain of the volume's records ends.
 
-    It is the volume's origin if this generation has no record yet.
+    It is the volume's origin if its log has no record yet.
     """
-    return head.through if head and head.generation == volume.generation else volume.origin_position
+    continues = head is not None and head.generation == volume.generation_of_log
+    return head.through if head is not None and continues else volume.origin_position
 
 
 def record_start(volume: Volume, head: VolumeHead | None, *, first: int) -> int:
@@ -82,7 +89,7 @@ def fold_changed(
     ]
     return LogRecord(
         volume=volume.volume,
-        generation=volume.generation,
+        generation=volume.generation_of_log,
         tier=0,
         after=after,
         through=through,
@@ -128,7 +135,7 @@ def bulk_record(
     no_blocks = BlockSet()
     header = LogRecord(
         volume=volume.volume,
-        generation=volume.generation,
+        generation=volume.generation_of_log,
         tier=0,
         after=after,
         through=through,
@@ -156,6 +163,11 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
     """
     command, position = response.command, response.message.position
     assert command is not None and response.volume is not None
+    if is_promoted_at(response.volume, position):
+        sessions.update(closed_sessions(sessions, position))
+        return _ACCEPTED
+    if reason := former_primary_reason(response.volume, command, position):
+        return SessionOrder(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     command = with_known_positions(command, response.volume)
     order = session_order(sessions, command, position, shared=response.volume.shared)
     if updates_session(command):
@@ -189,7 +201,7 @@ def head_after(
     end = chain_end(volume, head)
     return VolumeHead(
         volume.volume,
-        volume.generation,
+        volume.generation_of_log,
         through=end if record_through is None else max(end, record_through),
         sessions=tuple(sessions),
         described_position=volume.described_position,

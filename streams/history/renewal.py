@@ -115,6 +115,8 @@ def renewed(volume: Volume, new: NewHistory) -> Volume:
         first_created_at_us=volume.born_at_us,
         described_position=new.start - 1,
         earlier_sizes=(),
+        log_generation=None,
+        promotions=(),
         cluster=new.history.cluster,
         history_id=new.history.id,
         epoch=new.history.epoch,
@@ -128,7 +130,7 @@ def _new_heads(ports: RenewalPorts, new: NewHistory, volumes: Iterable[Volume]) 
     return [
         VolumeHead(
             volume.volume,
-            volume.generation,
+            volume.generation_of_log,
             through=volume.origin_position,
             sessions=tuple(_open_sessions(ports.table, new.partition, volume, discarded)),
             described_position=volume.described_position,

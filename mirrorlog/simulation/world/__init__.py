@@ -24,5 +24,7 @@ In reading order:
 - site.py: SiteModel runs the real site, on devices in memory
 - site_faults.py: SiteFaults loses, swaps and restores secondaries, primaries and states
 - history_faults.py: HistoryFaults deletes the commands topic, and takes the broker back in time
+- failover.py: FailoverWorld promotes copies of a volume, and lets them follow each other again
+- failover_parts.py: its hosts and its sites
 - crashes.py: Fuse kills a role at one of its steps
 """

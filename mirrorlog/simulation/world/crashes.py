@@ -20,6 +20,10 @@ class Fuse:
         is_lit = random.random() < probability
         self._steps_left = random.randrange(max_steps) if is_lit else None
 
+    def light_at(self, steps: int) -> None:
+        """Light the fuse: the step after the next `steps` ones raises Crash."""
+        self._steps_left = steps
+
     def put_out(self) -> None:
         """Put out the fuse: no step raises Crash until it is lit again."""
         self._steps_left = None

@@ -43,7 +43,7 @@ PLAIN = st.builds(
 ODD = st.tuples(
     PLAIN,
     st.sampled_from(
-        [{"kind": k} for k in CommandKind if k is not CommandKind.WRITES]
+        [{"kind": k} for k in CommandKind if k not in ("WRITES", "PROMOTE")]
         + [
             {"forks": (ForkOutcomes("a"),)},
             {"note": ""},

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from notation import GENERATION
+from notation import GENERATION, promotion
 
 from mirrorlog.codec.events import decode, encode, schema_fingerprint
 from mirrorlog.domain.bitmaps import BlockSet
@@ -28,6 +28,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.verifications import (
@@ -73,7 +74,7 @@ def commands(draw: st.DrawFn) -> TrackingCommand:
         host=draw(TEXT),
         session=draw(TEXT),
         sequence=draw(I64),
-        kind=draw(st.sampled_from(list(CommandKind))),
+        kind=draw(st.sampled_from([kind for kind in CommandKind if kind != "PROMOTE"])),
         extents=columns,
         first_at_us=draw(I64),
         last_at_us=draw(I64),
@@ -98,6 +99,12 @@ def same(one: object, two: object) -> bool:
         elif left != right:
             return False
     return type(one) is type(two)
+
+
+@pytest.mark.parametrize("parted", [None, -1, 7])
+def test_promotions_read_back(parted: int | None) -> None:
+    command = promotion(note="n", parted_position=parted)
+    assert same(decode(encode(command), TrackingCommand), command)
 
 
 @given(commands())
@@ -150,6 +157,21 @@ EVENTS = [
         epoch=2,
         topic_id="t",
         ended_sessions=("s", "t"),
+        log_generation=GENERATION,
+        primary_site="b",
+        primary_id=GENERATION,
+        promotions=(
+            Promotion(
+                position=9,
+                site="b",
+                parted_position=5,
+                former_generation=GENERATION,
+                former_primary="file:///p",
+                at_us=3,
+                former_primary_id=GENERATION,
+                former_site="a",
+            ),
+        ),
     ),
     VolumeHead(
         "v",
@@ -359,6 +381,7 @@ host_report.v1      0e2bfaa1f5089982
 log_record.v1       dce841b79190ab79
 log_record.v2       029839f7b362003d
 node_report.v1      fc1922fa6869c75b
+promotion.v1        f5558a1dc18f3f89
 quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
@@ -370,6 +393,7 @@ site_progress.v2    64a76d5c4a9cafaa
 site_progress.v3    b501527e2b653cf5
 site_progress.v4    5ac171bc919abbae
 site_progress.v5    5358f58d0760d0a0
+site_progress.v6    d7dd64ba255e2dd4
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa
@@ -379,6 +403,7 @@ volume.v1           4dca0d3a1b7199b1
 volume.v2           708f2aeab533c553
 volume.v3           47a5190c710b4d77
 volume.v4           ed96db57df5689d9
+volume.v5           19380a6393f7d4f8
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1

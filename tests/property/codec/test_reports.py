@@ -36,9 +36,9 @@ GOLDEN = {
         "c301fc1922fa6869c75b026e02040214687474703a2f2f6e3a3106302e310406060208020e02040200000000"
         "0000e03f020a020c02067768790802000000000000000002040601",
     ),
-    "site_progress.v5": (
+    "site_progress.v6": (
         PROGRESS,
-        "c3015358f58d0760d0a0026102764831313131313131312d313131312d343131312d383131312d3131313131"
+        "c301d7dd64ba255e2dd4026102764831313131313131312d313131312d343131312d383131312d3131313131"
         "3131313131313104020866756c6c0212000214020202804002000000000000e03f048080010e020677687902"
         "06616263020000000000029040020000000000001040020c020877616974020a020a657175616c",
     ),
@@ -50,6 +50,12 @@ def test_the_bytes_of_a_report_never_change(name: str) -> None:
     report, golden = GOLDEN[name]
     assert encode(report).hex() == golden
     assert decode(bytes.fromhex(golden), type(report)) == report
+
+
+def test_a_report_of_the_version_before_is_read() -> None:
+    golden = GOLDEN["site_progress.v6"][1]
+    before = golden.replace("c301d7dd64ba255e2dd4", "c3015358f58d0760d0a0")
+    assert decode(bytes.fromhex(before), SiteProgress) == PROGRESS
 
 
 @given(

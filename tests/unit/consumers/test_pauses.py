@@ -62,6 +62,7 @@ def test_a_copy_that_runs_stops_when_it_is_paused() -> None:
     assert 0 < secondary.blocks_copied < BLOCKS
     assert secondary.saved is not None and secondary.saved.cycle_through is not None
     world.site.look_at_pauses = Pauses
+    world.hold_primaries_still()
     follow(world)
     world.settle()
     assert world.site.secondary_equals_primary("v")

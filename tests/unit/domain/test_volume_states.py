@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from notation import GENERATION, OTHER_GENERATION, command, volume
+from notation import GENERATION, OTHER_GENERATION, command, promotion, volume
 
 from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
 from mirrorlog.domain.primary_marks import new_mark
@@ -26,6 +26,7 @@ BARRIER        | ACTIVE   | RETIRED  | UNKNOWN
 RESIZE         | ACTIVE*  | RETIRED! | UNKNOWN!
 RETIRE         | RETIRED* | RETIRED  | UNKNOWN!
 NEW_GENERATION | ACTIVE*  | RETIRED! | UNKNOWN!
+PROMOTE        | ACTIVE*  | RETIRED! | UNKNOWN!
 UNKNOWN        | ACTIVE!  | RETIRED! | UNKNOWN!
 """
 ROWS = [[word.strip() for word in line.split("|")] for line in EVENTS.strip().splitlines()]
@@ -37,6 +38,8 @@ CASES = [
 
 
 def command_of(kind: CommandKind, **more: object) -> TrackingCommand:
+    if kind is CommandKind.PROMOTE:
+        return promotion(**more)
     content: dict[str, object] = {"size_bytes": 2 * MIB} if kind is CommandKind.RESIZE else {}
     content |= {"new_generation": OTHER_GENERATION} if kind is CommandKind.NEW_GENERATION else {}
     return command("", kind=kind, **(content | more))

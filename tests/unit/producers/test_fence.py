@@ -14,6 +14,7 @@ from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.volume_states import apply
 from mirrorlog.errors import (
     BadInput,
     BadUse,
@@ -291,6 +292,44 @@ def test_a_host_that_lives_is_told_that_its_volume_was_taken_over(rig: Rig) -> N
         host.close()
     assert "s1 writes 20+6" in rig.published()
     assert rig.folders["one"].read("activity.log") is not None
+
+
+def test_a_host_whose_copy_was_left_behind_by_a_promotion_writes_no_more(rig: Rig) -> None:
+    """A renewal is followed, a promotion isn't. What was written is named by the old generation."""
+    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
+    host = rig.host("one", 1)
+    opened = rig.open(host)
+    opened.pwrite(b"before", 20)
+    promoted = apply(rig.volume, notation.promotion(generation="g"), 9)
+    assert promoted.generation == notation.OTHER_GENERATION
+    publisher = rig.broker.publisher()
+    publish_volume(publisher, TOPICS, promoted)
+    publisher.flush(1)
+    for now_s in (1e6, 1e6 + 10):
+        host.tick(now_s)
+    with pytest.raises(BadInput, match="secondary of site b is the primary since position 9"):
+        rig.write(opened)
+    with pytest.raises(BadInput, match="secondary of site b"):
+        host.close()
+    messages = rig.broker.partition(TOPICS.commands, 0).messages
+    commands = [decode(message.value or b"", TrackingCommand) for message in messages]
+    assert {command.generation for command in commands if command.volume} == {"g"}
+    assert "s1 writes 20+6" in rig.published()
+
+
+def test_sessions_that_are_open_at_a_promotion_hold_up_no_host_of_the_new_primary(
+    rig: Rig,
+) -> None:
+    rig.open(rig.host("one", 1))
+    command = notation.promotion(generation="g", parted_position=-1)
+    position = rig.broker.append(TOPICS.commands, 0, b"v", encode(command))
+    rig.volume = replace(apply(rig.volume, command, position), primary_id=None)
+    rig.open(rig.host("two", 2))
+    late = rig.host("three", 3)  # it opens the volume by the description of before
+    device = rig.devices("memory://v", writable=True)
+    request = OpenRequest(replace(rig.volume, generation="g"), device, newly_created=True)
+    with pytest.raises((BadUse, KafkaFailed)):
+        late.open_all([request])
 
 
 def clone_of(rig: Rig, name: str) -> MemoryFolder:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from notation import SHORT_KINDS, volume
+from notation import SHORT_KINDS, promotion, volume
 
 from mirrorlog.adapters.addresses import open_device, open_primary
 from mirrorlog.adapters.file_device import FileDevice
@@ -17,6 +17,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles, decode_mark, enco
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.primary_marks import PrimaryMark, swap_reason
+from mirrorlog.domain.volume_states import apply
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 from mirrorlog.ports.clock import SystemClock
@@ -104,6 +105,29 @@ def rig(tmp_path: Path) -> Rig:
     rig = Rig(tmp_path)
     assert rig.run(new=True) == "open · close"
     return rig
+
+
+def test_a_former_primary_is_refused_and_the_promoted_one_is_vouched_for(rig: Rig) -> None:
+    known = rig.marks.read(open_device(rig.primary.as_uri(), writable=False))
+    assert known is not None
+    promoted = apply(rig.described(), promotion(), 9)
+    promoted = replace(promoted, primary=rig.primary.as_uri())
+    with rig.host() as host, pytest.raises(BadUse, match="isn't the volume's primary"):
+        rig.open(host, promoted)
+    rig.mark.unlink()
+    with rig.host() as host, pytest.raises(BadUse, match="isn't the volume's primary"):
+        rig.open(host, promoted)
+    assert rig.published() == ""
+    # What the state folder knows of an earlier primary says nothing of the promoted one.
+    rig.mark.write_bytes(encode_mark(replace(known, primary_id=promoted.primary_id or "")))
+    device = open_primary(promoted.primary, exclusive=True)
+    with device, rig.host() as host:
+        host.open_all([OpenRequest(promoted, device, newly_created=False, is_promoted=True)])
+    assert rig.published() == "open · close"
+    device = open_primary(promoted.primary, exclusive=True)
+    with device, rig.host() as host:
+        host.open_all([OpenRequest(promoted, device, newly_created=False)])
+    assert rig.published() == "open · close"
 
 
 def test_the_primary_of_yesterday_is_opened_as_it_is(rig: Rig) -> None:

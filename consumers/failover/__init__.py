@@ -1,0 +1,7 @@
+"""Failing over: a site's secondary becomes the primary, and the former primary a secondary.
+
+docs/decisions/failing-over.md says why it is done in this way. In reading order:
+
+- claims.py: what may be said of a secondary that is to be promoted
+- rejoining.py: the state with which a former primary becomes a secondary
+"""
