@@ -30,6 +30,7 @@ from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.consumers.verify.wiring import serving_digests, site_digests
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.errors import KafkaFailed
@@ -107,6 +108,7 @@ def run_site(
             partial(site_samples, site, settings.metrics_volumes),
             on_metrics,
         ),
+        serving_digests(site_digests(name, folder.absolute(), settings), settings),
     ):
         on_ready()
         run_rounds(site, stopped, on_summary, SystemClock())

@@ -55,6 +55,11 @@ COMMANDS = (
         "Check everything, for monitoring: exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
     ),
     LazyCommand(
+        "verify",
+        f"{_PACKAGE}.verify",
+        "Compare a secondary with its primary by digests, while hosts write and the site copies.",
+    ),
+    LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),

@@ -192,7 +192,12 @@ class VerificationReport:
             parts.append(f"{word}, {confirmed}")
         if self.different_blocks:
             repaired = f", {self.repaired_blocks} repaired" if self.repaired_blocks else ""
-            parts.append(f"{self.different_blocks} blocks differ{repaired}")
+            blocks = (
+                "1 block differs"
+                if self.different_blocks == 1
+                else (f"{self.different_blocks} blocks differ")
+            )
+            parts.append(blocks + repaired)
         if self.skipped_bytes:
             parts.append(f"{self.skipped_bytes} bytes skipped")
         return ", ".join(parts) or "nothing is proved"

@@ -18,6 +18,7 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.reports import HostReport, NodeReport
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.verifications import VerificationReport
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed, OutOfRetention, name_in_words
 from mirrorlog.ports.clock import Clock
@@ -58,10 +59,11 @@ class PresentState:
         copies, so the age of the message tells whether the site runs.
     hosts: by (host, volume).
     nodes: by worker.
+    verifications: the last verification of each secondary, by (site, volume).
     unreadable: by topic and key, why the last message can't be read: it is damaged, or of a newer
         release. Nothing else is known of its key.
-    reports_error: why `hosts` and `nodes` are unknown; None if they are known. Clusters that were
-        made for an older release have no topic for them.
+    reports_error: why `hosts`, `nodes` and `verifications` are unknown; None if they are known.
+        Clusters that were made for an older release have no topic for them.
     """
 
     volumes: dict[str, Volume] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class PresentState:
     leases: dict[str, Reported[SiteLease]] = field(default_factory=dict)
     hosts: dict[HostAndVolume, Reported[HostReport]] = field(default_factory=dict)
     nodes: dict[str, Reported[NodeReport]] = field(default_factory=dict)
+    verifications: dict[SiteAndVolume, Reported[VerificationReport]] = field(default_factory=dict)
     unreadable: dict[_Address, str] = field(default_factory=dict)
     reports_error: str | None = None
 
@@ -96,7 +99,9 @@ class PresentStateReader:
         self._described: Final = _CompactedTopics(
             open_reader, admin, (topics.volumes, topics.progress), patience
         )
-        self._reports: Final = _CompactedTopics(open_reader, admin, (topics.reports,), patience)
+        self._reports: Final = _CompactedTopics(
+            open_reader, admin, (topics.reports,), patience, optional=(topics.verifications,)
+        )
         self._taker: Final = _StateTaker(topics.volumes, only_volume)
 
     def refresh(self) -> PresentState:
@@ -126,6 +131,8 @@ class _CompactedTopics:
     """The one partition of each of several compacted topics, read by one reader.
 
     The reader is opened when the topics are first read, and again after close().
+
+    optional: further topics, which are left out if the cluster lacks them when it is opened.
     """
 
     def __init__(
@@ -134,8 +141,11 @@ class _CompactedTopics:
         admin: TopicAdmin,
         topics: tuple[str, ...],
         patience: ReadPatience,
+        *,
+        optional: tuple[str, ...] = (),
     ) -> None:
         self._open_reader, self._admin = open_reader, admin
+        self._needed, self._optional = topics, optional
         self.names, self._patience = topics, patience
         self._reader: TopicReader | None = None
 
@@ -146,8 +156,9 @@ class _CompactedTopics:
         was made anew; the next call reads everything again.
         """
         if self._reader is None:
-            for topic in self.names:
+            for topic in self._needed:
                 self._admin.partitions(topic)  # its error says what to do if there is no such topic
+            self.names = (*self._needed, *filter(self._exists, self._optional))
             self._reader = self._open_reader()
             for topic in self.names:
                 self._reader.assign(topic, {_PARTITION: None})
@@ -157,6 +168,13 @@ class _CompactedTopics:
                 raise OutOfRetention("the topic ends below what was read", where=f"topic {topic}")
             # The reader returns messages of all its topics.
             yield from read_through(self._reader, topic, {_PARTITION: end}, self._patience)
+
+    def _exists(self, topic: str) -> bool:
+        try:
+            self._admin.partitions(topic)
+        except KafkaFailed:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the reader."""
@@ -237,6 +255,9 @@ class _StateTaker:
                 self._keep(address, state.hosts, place, Reported(event, at_us))
             case NodeReport():
                 self._keep(address, state.nodes, event.node, Reported(event, at_us))
+            case VerificationReport():
+                place = (event.site, event.volume)
+                self._keep(address, state.verifications, place, Reported(event, at_us))
             case _:
                 state.unreadable[address] = f"a {name_in_words(type(event))} doesn't belong there"
 

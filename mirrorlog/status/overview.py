@@ -16,6 +16,7 @@ from mirrorlog.status.nodes import (
 )
 from mirrorlog.status.replicas import ReplicaStatus, evaluate_replicas
 from mirrorlog.status.sites import SiteStatus, evaluate_sites
+from mirrorlog.status.verified import with_verifications
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,12 @@ def evaluate(
         for each in heard
         if volume in (None, each.report.volume) and site in (None, each.report.site)
     )
-    replicas = evaluate_replicas(volumes, reports, sites, now_us, thresholds)
+    replicas = with_verifications(
+        evaluate_replicas(volumes, reports, sites, now_us, thresholds),
+        volumes,
+        state.verifications.values(),
+        now_us,
+    )
     host_reports = (each for each in state.hosts.values() if volume in (None, each.report.volume))
     hosts = evaluate_hosts(host_reports, now_us, thresholds)
     nodes = evaluate_nodes(state.nodes.values(), now_us, thresholds)

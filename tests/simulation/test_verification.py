@@ -96,14 +96,14 @@ def test_a_flipped_block_is_found_under_load_and_repaired_by_a_cycle(ranges: int
     verifying.finish(act)
     assert verifying.different == {FLIPPED}
     found = verifying.verifier.report(VerificationState.FINISHED)
-    assert (found.is_equal, found.result) == (False, "1 blocks differ")
+    assert (found.is_equal, found.result) == (False, "1 block differs")
 
     extent = Extent(FLIPPED * BLOCK_BYTES, BLOCK_BYTES)
     position = world.host.send("v", CommandKind.MARK_DIRTY, [extent])
     verifying.verifier.verification.recheck(position, verifying.clock.monotonic_s())
     verifying.finish(act)
     report = verifying.verifier.report(VerificationState.FINISHED)
-    assert report.result == "1 blocks differ, 1 repaired"
+    assert report.result == "1 block differs, 1 repaired"
     again = VerifyingWorld(world, "v", ranges=ranges)
     again.finish(act)
     assert again.verifier.report(VerificationState.FINISHED).result == "equal"

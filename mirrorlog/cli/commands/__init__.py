@@ -3,10 +3,11 @@
 In the order in which a new user meets them:
 - demo: everything in one go.
 - broker, topics, volume: the embedded Kafka, the topics, and the volumes.
-- host: the group of host_serve (an NBD export), host_replay (a recording) and host_recover (what a
-  crashed host left).
+- host: the group of host_serve (an NBD export), host_replay (a recording), host_recover (what a
+  crashed host left) and host_digest (primaries, hashed for a verification).
 - node, site: the processing node and the remote side.
 - status, check: how everything does, for people and for monitoring.
+- verify: does a secondary equal its primary?
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

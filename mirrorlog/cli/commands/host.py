@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from mirrorlog.cli.commands.host_digest import digest
 from mirrorlog.cli.commands.host_recover import recover
 from mirrorlog.cli.commands.host_replay import replay
 from mirrorlog.cli.commands.host_serve import serve
@@ -14,3 +15,4 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(replay)
 app.command()(recover)
+app.command()(digest)

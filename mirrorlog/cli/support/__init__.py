@@ -34,5 +34,6 @@ In reading order:
 - detaching: a part that goes on in the background once it is ready.
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
+- verify_view: the report of a verification.
 - plugin_line: the overview as a monitoring plug-in prints it.
 """
