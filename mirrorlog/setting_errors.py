@@ -55,7 +55,13 @@ _ACCEPTED: Final = {
     "node_name": "letters, digits, '.', '_' and '-', at most 200, the first a letter or digit",
 }
 """What settings accept of which the type doesn't say it."""
-_KINDS: Final = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+_KINDS: Final = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    bool: "true or false",
+}
 
 
 def form_of(name: str, field: FieldInfo) -> SettingForm:

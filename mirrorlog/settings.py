@@ -202,6 +202,11 @@ class Settings(BaseSettings):
     """Blocks are read and written in batches of up to this number of bytes."""
     site_chunk_bytes: int = Field(default=1 << 28, ge=4096)
     """After so many bytes, a copy of everything saves how far it is. A new start goes on there."""
+    site_checksum: bool = False
+    """A copy of everything reads the secondary, too, and writes only the blocks that differ."""
+    site_seeds: tuple[str, ...] = ()
+    """By patterns of volumes: their secondaries are seeds, copies that were put there by other
+    means. The same is done with them, and one that is missing is never created."""
     site_max_rate: str = "max"
     """How fast a site copies at most: `50MB/s`, `max`, or by the local time of the day
     `08:00-18:00=50MB/s,else=max`."""

@@ -10,6 +10,9 @@ In reading order:
 - cycle_copier.py: copies the blocks of one cycle
 - parting.py: the state of a secondary when another copy was promoted
 - restoration.py: reads blocks from the primary and writes them to the secondary
+- comparison.py: compares both sides, and writes only what differs
+- seeds.py: whether it does so
+- copy_counts.py: what was read, equal and written
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, marks them, and does what was decided
 - replica_logs.py: what the log says of each secondary

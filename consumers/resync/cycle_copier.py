@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_pace import CopyPace
 from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.meetings import SecondaryMeetings
@@ -25,10 +26,11 @@ from mirrorlog.consumers.resync.samples import (
     samples_without,
 )
 from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.seeds import Seeds
+from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.ports.clock import Clock
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
-from mirrorlog.ports.task_runner import TaskRunner
 from mirrorlog.settings import Settings
 
 SaveState: TypeAlias = Callable[[Secondary, SecondaryState], None]
@@ -49,23 +51,33 @@ class CycleCopier:
     def __init__(
         self,
         settings: Settings,
-        clock: Clock,
-        tasks: TaskRunner,
+        ports: SitePorts,
         pace: CopyPace,
         *,
         meetings: SecondaryMeetings,
         logs: ReplicaLogs,
+        seeds: Seeds,
         save: SaveState,
         on_step: OnStep,
     ) -> None:
-        self._settings, self._clock, self._tasks, self._pace = settings, clock, tasks, pace
-        self._meetings, self._logs = meetings, logs
+        self._settings, self._pace = settings, pace
+        self._clock, self._tasks = ports.clock, ports.task_runner
+        self._meetings, self._logs, self._seeds = meetings, logs, seeds
         self._save, self._on_step = save, on_step
+
+    def described(self, secondary: Secondary, step: Resync) -> Resync:
+        """Return the step, with a reason that says if both sides are compared."""
+        if not self._is_comparing(secondary.volume, step):
+            return step
+        return replace(
+            step, reason=f"{step.reason}; both sides are compared, and only what differs is copied"
+        )
 
     def copy(self, secondary: Secondary, step: Resync) -> SecondaryState:
         """Copy the blocks of one cycle. They are durable on the secondary when it returns.
 
-        The secondary was met, and `step.running` is saved. Return the state to save. Raise
+        The secondary was met, and `step.running` is saved. A copy of everything compares both sides
+        first if the settings say so (seeds.py). Return the state to save. Raise
         DeviceFailed, or what `on_step` raises.
         """
         volume = secondary.volume
@@ -94,7 +106,7 @@ class CycleCopier:
         until_s = now_s() + _MEASURE_S
         total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s, begin)
         secondary.begin_copy(total_bytes, now_s())
-        plan = self._plan(secondary, samples)
+        plan = self._plan(secondary, samples, is_comparing=self._is_comparing(volume, step))
         if step.blocks is not None:
             return restore_changed(primary, device, volume, step.blocks, plan)
 
@@ -111,11 +123,15 @@ class CycleCopier:
         chunks = Chunks(begin, self._settings.site_chunk_bytes, on_chunk)
         return restore_all(primary, device, volume, plan, chunks)
 
-    def _plan(self, secondary: Secondary, samples: SampleTaker) -> CopyPlan:
+    def _is_comparing(self, volume: Volume, step: Resync) -> bool:
+        """Return whether both sides are to be compared, and only what differs is written."""
+        return step.blocks is None and self._seeds.is_compared(volume)
+
+    def _plan(self, secondary: Secondary, samples: SampleTaker, *, is_comparing: bool) -> CopyPlan:
         """Return how the blocks of a secondary are copied. The plan takes `samples`."""
 
-        def on_copied(blocks: int, size_bytes: int) -> None:
-            secondary.note_copied(blocks, size_bytes, self._clock.monotonic_s())
+        def on_copied(batch: CopyCounts) -> None:
+            secondary.note_copied(batch, self._clock.monotonic_s())
             self._on_step(secondary)
 
         return CopyPlan(
@@ -124,4 +140,5 @@ class CycleCopier:
             on_copied=on_copied,
             tasks=self._tasks,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
+            is_comparing=is_comparing,
         )

@@ -4,7 +4,8 @@
 
     the secondary is the primary, or lies on it                 REFUSE
     it is marked as a primary, of any volume                    REFUSE
-    nothing there    nothing saved, and no mark                 CREATE
+    nothing there    it should be a seed                        REFUSE
+                     nothing saved, and no mark                 CREATE
                      otherwise                                  REFUSE
     a damaged mark, or one of another site or volume            REFUSE
     shorter than     never used                                 FIRST_USE, which grows it
@@ -84,6 +85,11 @@ _GONE = (
     "remove the secondary's mark and its state in the folder of the site. The site then copies "
     "everything."
 )
+_NO_SEED = (
+    "there is no seed at the secondary's place",
+    "Put the copy there, or mount its file system. Without --from-seed for this volume, the site "
+    "creates the secondary and copies everything.",
+)
 
 
 def meet(
@@ -94,12 +100,14 @@ def meet(
     *,
     primary: FoundDevice | None,
     is_state_damaged: bool,
+    has_seed: bool = False,
 ) -> Meeting:
     """Return what to do with the secondary that was found.
 
     mark_of: any mark of this site and volume; only its names count.
     saved: the saved state; None if there is none, or if it is damaged (`is_state_damaged`).
     primary: the volume's primary; None if it wasn't looked for, or can't be opened from here.
+    has_seed: an operator says that a copy was put there by other means.
     """
     device, mark = found.device, found.mark
     if device is not None and primary is not None and device.identity.overlaps(primary.identity):
@@ -117,7 +125,7 @@ def meet(
         )
     was_used = saved is not None or is_state_damaged or mark is not None
     if device is None and not was_used and found.mark_damage is None:
-        return Meeting(MeetingStep.CREATE)
+        return Meeting(MeetingStep.REFUSE, *_NO_SEED) if has_seed else Meeting(MeetingStep.CREATE)
     if device is None:
         return Meeting(MeetingStep.REFUSE, "the secondary is gone", _GONE)
     if found.mark_damage is not None:

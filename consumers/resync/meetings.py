@@ -17,6 +17,7 @@ from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks, PrimaryDoub
 from mirrorlog.consumers.resync.samples import differing_samples
 from mirrorlog.consumers.resync.secondaries import FoundDevice, Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.state.secondary_state import SecondaryIdentity, SecondaryState
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
@@ -54,10 +55,15 @@ class SecondaryMeetings:
     """
 
     def __init__(
-        self, site: str, secondaries: Secondaries, save: SaveStates, draw_id: Callable[[], str]
+        self,
+        site: str,
+        secondaries: Secondaries,
+        save: SaveStates,
+        draw_id: Callable[[], str],
+        seeds: Seeds,
     ) -> None:
         self._site, self._secondaries = site, secondaries
-        self._save, self._draw_id = save, draw_id
+        self._save, self._draw_id, self._seeds = save, draw_id, seeds
         self._doubts = PrimaryDoubts()
 
     def meet_all(self, secondaries: Sequence[Secondary]) -> list[Failed]:
@@ -184,6 +190,7 @@ class SecondaryMeetings:
             found,
             primary=None if secondary.is_met else self._find_primary(volume),
             is_state_damaged=secondary.is_damaged,
+            has_seed=self._seeds.has_seed(volume),
         )
         if meeting.step in (MeetingStep.REFUSE, MeetingStep.REFUSE_AND_FORGET):
             self._refuse(secondary, meeting)
@@ -249,9 +256,9 @@ class SecondaryMeetings:
         return _Met(secondary, device.device_name, identity, saved)
 
     def _note_unknown(self, secondary: Secondary, reason: str) -> None:
-        log.warning(
-            "%s at %s: %s; everything is copied", secondary.volume.volume, self._site, reason
-        )
+        volume = secondary.volume
+        what = "compared" if self._seeds.is_compared(volume) else "copied"
+        log.warning("%s at %s: %s; everything is %s", volume.volume, self._site, reason, what)
         secondary.note_unknown(reason)
 
     def _refuse(self, secondary: Secondary, meeting: Meeting) -> NoReturn:

@@ -206,7 +206,11 @@ def _lag_s(after: int, cycle_input: CycleInput, now_us: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class SiteSummary:
-    """The sums over a site's secondaries. blocks_copied, bytes_copied: since the site's start."""
+    """The sums over a site's secondaries.
+
+    blocks_copied, bytes_copied: since the site's start. bytes_compared, bytes_equal: by copies that
+    compared both sides since then.
+    """
 
     site: str
     volumes: int
@@ -214,6 +218,8 @@ class SiteSummary:
     stopped: int
     blocks_copied: int
     bytes_copied: int
+    bytes_compared: int
+    bytes_equal: int
 
 
 def summarize_site(site: str, secondaries: Iterable[Secondary]) -> SiteSummary:
@@ -226,4 +232,6 @@ def summarize_site(site: str, secondaries: Iterable[Secondary]) -> SiteSummary:
         stopped=sum(secondary.state is SiteState.STOPPED for secondary in all_secondaries),
         blocks_copied=sum(secondary.blocks_copied for secondary in all_secondaries),
         bytes_copied=sum(secondary.bytes_copied for secondary in all_secondaries),
+        bytes_compared=sum(secondary.counts.compared_bytes for secondary in all_secondaries),
+        bytes_equal=sum(secondary.counts.equal_bytes for secondary in all_secondaries),
     )

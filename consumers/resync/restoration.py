@@ -7,7 +7,8 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
    matter which of them is copied first. At most a fixed number is under way, which bounds memory.
    `pace` holds a batch back before it is read.
 2. A task reads each range of its batch, and writes exactly that range: the bytes that it read, or
-   zeros if all of them are zero. Nothing outside of the ranges is written.
+   zeros if all of them are zero. Nothing outside of the ranges is written. If the plan compares,
+   the task reads the secondary after the primary, and writes only the blocks that differ.
 3. Batches that are done are counted in ascending order. The secondary begins to write them to its
    storage, and `on_copied` is called. It raises BadUse if another process runs the site.
 4. If a read, a write or `on_copied` raises, no further batch begins. Those under way come to their
@@ -31,25 +32,27 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from mirrorlog.consumers.resync.comparison import write_differing, zero_differing
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.samples import ChosenSample, SampleTaker, sample_digest
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.devices import BlockDevice, Data, StartsWriteback
+from mirrorlog.ports.devices import BlockDevice, Data, ForgetsCache, StartsWriteback
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The amount that a restoration copied, and the rung that it really took."""
+    """The amount that a restoration read from the primary, and the rung that it really took."""
 
     rung: Rung
     blocks: int
     bytes: int
 
 
-OnCopied: TypeAlias = Callable[[int, int], None]
-"""Called with the (blocks, bytes) copied, after each batch, in the caller's thread."""
+OnCopied: TypeAlias = Callable[[CopyCounts], None]
+"""Called with each batch that was copied, in ascending order, in the caller's thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class CopyPlan:
     samples: takes samples of what is written.
     tasks: runs the copying of the batches.
     pace: called with the bytes of each batch before it is read. It waits, or raises.
+    is_comparing: the secondary is read, too, and only what differs is written (comparison.py).
     """
 
     batch_bytes: int
@@ -67,6 +71,7 @@ class CopyPlan:
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
     pace: Callable[[int], None] = lambda _: None
+    is_comparing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +115,15 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A batch that was copied. digests: by index of a range, that of the chosen part."""
+    """A batch that was copied.
+
+    digests: by index of a range, that of the chosen part. differing_bytes: of a batch that was
+    compared, those that were written; None if it wasn't compared.
+    """
 
     batch: _Batch
     digests: Mapping[int, str]
+    differing_bytes: int | None = None
 
 
 def restore_changed(
@@ -160,6 +170,8 @@ def restore_all(
             reached = offset + length
         yield from _zeroing(plan, start=reached, end=volume.size_bytes)
 
+    if plan.is_comparing and isinstance(secondary, ForgetsCache):
+        secondary.forget_cached()
     copied_bytes = 0
     rest = batches()
     batch = next(rest, None)
@@ -301,53 +313,79 @@ def _run(
         batch = done.batch
         for index, digest in done.digests.items():
             plan.samples.take(batch.chosen[index], digest)
-        if batch.is_zeroing:
-            plan.on_copied(0, 0)
-            return
-        if isinstance(secondary, StartsWriteback):
+        if isinstance(secondary, StartsWriteback) and not batch.is_zeroing:
             first, last = batch.ranges[0], batch.ranges[-1]
             secondary.start_writeback(offset=first[0], length=last[0] + last[1] - first[0])
-        copied_bytes += batch.size_bytes
-        plan.on_copied(_count_blocks(batch, volume.block_size), batch.size_bytes)
+        counts = _counts(done, volume.block_size)
+        copied_bytes += counts.read_bytes
+        plan.on_copied(counts)
+
+    compared_block_size = volume.block_size if plan.is_comparing else None
 
     def copies() -> Iterator[Callable[[], _Done]]:
         for batch in batches:
             if not batch.is_zeroing:
                 plan.pace(batch.size_bytes)
-            yield partial(_zero if batch.is_zeroing else _copy, primary, secondary, batch)
+            task = _zero if batch.is_zeroing else _copy
+            yield partial(task, primary, secondary, batch, compared_block_size)
 
     plan.tasks.run(copies(), on_done)
     secondary.flush()
     return copied_bytes
 
 
-def _count_blocks(batch: _Batch, block_size: int) -> int:
-    """Return how many blocks a batch has. Only the volume's last block may be shorter."""
-    return -(-batch.size_bytes // block_size)
+def _counts(done: _Done, block_size: int) -> CopyCounts:
+    """Return what became of a batch. Only the volume's last block may be shorter than others."""
+    batch, differing = done.batch, done.differing_bytes
+    read_bytes = 0 if batch.is_zeroing else batch.size_bytes
+    written_bytes = read_bytes if differing is None else differing
+    return CopyCounts(
+        blocks=-(-written_bytes // block_size),
+        read_bytes=read_bytes,
+        written_bytes=written_bytes,
+        compared_bytes=0 if differing is None else read_bytes,
+        equal_bytes=0 if differing is None or batch.is_zeroing else read_bytes - differing,
+    )
 
 
-def _copy(primary: BlockDevice, secondary: BlockDevice, batch: _Batch) -> _Done:
-    """Copy the ranges of a batch."""
+def _copy(
+    primary: BlockDevice, secondary: BlockDevice, batch: _Batch, compared_block_size: int | None
+) -> _Done:
+    """Copy the ranges of a batch.
+
+    compared_block_size: write only the blocks of this size that differ; None: write all.
+    """
     digests = {}
+    differing_bytes = 0
     pread, pwrite = primary.pread, secondary.pwrite
     for index, (offset, length) in enumerate(batch.ranges):
         data = pread(offset=offset, length=length)
-        if _is_zeros(data, length):
+        if compared_block_size is not None:
+            differing_bytes += write_differing(secondary, offset, data, compared_block_size)
+        elif _is_zeros(data, length):
             secondary.zero(offset=offset, length=length)
         else:
             pwrite(offset, data)
         if index in batch.chosen:
             _, start, size = batch.chosen[index]
             digests[index] = sample_digest(memoryview(data)[start - offset : start - offset + size])
-    return _Done(batch, digests)
+    return _Done(batch, digests, None if compared_block_size is None else differing_bytes)
 
 
-def _zero(_primary: BlockDevice, secondary: BlockDevice, batch: _Batch) -> _Done:
-    """Make the ranges of a batch zeros."""
-    for offset, length in batch.ranges:
-        secondary.zero(offset=offset, length=length)
+def _zero(
+    _primary: BlockDevice, secondary: BlockDevice, batch: _Batch, compared_block_size: int | None
+) -> _Done:
+    """Make the ranges of a batch zeros. compared_block_size: as in _copy."""
     digests = {index: sample_digest(bytes(part.length)) for index, part in batch.chosen.items()}
-    return _Done(batch, digests)
+    if compared_block_size is None:
+        for offset, length in batch.ranges:
+            secondary.zero(offset=offset, length=length)
+        return _Done(batch, digests)
+    differing_bytes = sum(
+        zero_differing(secondary, offset=offset, length=length, block_size=compared_block_size)
+        for offset, length in batch.ranges
+    )
+    return _Done(batch, digests, differing_bytes)
 
 
 def _is_zeros(data: Data, length: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.cycle_steps import Idle
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
@@ -36,7 +37,7 @@ class Secondary:
     unknown_reason: why nothing is known of the contents, until everything was copied.
     read_end: where the commands topic ended after the last read of a cycle; None until the site has
         asked for it.
-    blocks_copied, bytes_copied: since the site's start.
+    counts: what was copied since the site's start.
     applied_at_us: when a new applied position was last saved, in microseconds since 1970; None if
         there is none. After a start, when the state was last saved.
     """
@@ -54,8 +55,7 @@ class Secondary:
         self.unknown_reason: str | None = None
         self.read_end: int | None = None
         self.applied_at_us: int | None = None
-        self.blocks_copied = 0
-        self.bytes_copied = 0
+        self.counts = CopyCounts()
         self.copying: CopyMeter | None = None
         self.advice: str | None = None
         self._retry_at_s = 0.0
@@ -65,6 +65,16 @@ class Secondary:
     def state(self) -> SiteState:
         """The state that the site reports, which `status` names."""
         return self.status.state
+
+    @property
+    def blocks_copied(self) -> int:
+        """How many blocks were written since the site's start."""
+        return self.counts.blocks
+
+    @property
+    def bytes_copied(self) -> int:
+        """How many bytes were written since the site's start."""
+        return self.counts.written_bytes
 
     @property
     def reported_id(self) -> str | None:
@@ -181,12 +191,11 @@ class Secondary:
         self.is_zeroed = False
         self.copying = CopyMeter(now_s, total_bytes)
 
-    def note_copied(self, blocks: int, size_bytes: int, now_s: float) -> None:
-        """Count blocks that were copied."""
+    def note_copied(self, batch: CopyCounts, now_s: float) -> None:
+        """Count a batch that was copied."""
         if self.copying is not None:
-            self.copying.note_copied(size_bytes, now_s)
-        self.blocks_copied += blocks
-        self.bytes_copied += size_bytes
+            self.copying.note_copied(batch.read_bytes, now_s)
+        self.counts += batch
 
     def end_cycle(self) -> None:
         """Note that all blocks of the cycle are durable. Its proof is still missing."""

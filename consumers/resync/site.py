@@ -36,6 +36,7 @@ from mirrorlog.consumers.resync.reporting import (
 )
 from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, verdict_of
 from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import StateChanges
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
@@ -78,7 +79,14 @@ class Site:
         self._changes = StateChanges(ports.clock, ports.on_change)
         self._chosen = ChosenVolumes(name, settings.site_volumes, settings.site_secondaries)
         self._logs = ReplicaLogs(name, ports.log, self.secondaries, self._chosen.others)
-        self._meetings = SecondaryMeetings(name, ports.secondaries, self._save, ports.draw_id)
+        seeds = Seeds(settings.site_seeds, settings.site_checksum)
+        self._meetings = SecondaryMeetings(
+            name,
+            ports.secondaries,
+            self._save,
+            ports.draw_id,
+            seeds,
+        )
         self._checked_at_s = ports.clock.monotonic_s()
         histories = HistoryWatch(
             ports.open_reader,
@@ -89,11 +97,11 @@ class Site:
         )
         self._copier = CycleCopier(
             settings,
-            ports.clock,
-            ports.task_runner,
+            ports,
             CopyPace(parse_rates(settings.site_max_rate), ports.clock, ports.sleep),
             meetings=self._meetings,
             logs=self._logs,
+            seeds=seeds,
             save=lambda secondary, state: self._save([(secondary, state)]),
             on_step=self._on_copy_step,
         )
@@ -292,7 +300,7 @@ class Site:
                         if step.state is SiteState.STOPPED and not step.is_wanted:
                             self._failures.stopped(secondary.volume.volume, step.reason or "")
                     case Resync() as step:
-                        cycles.append((secondary, step))
+                        cycles.append((secondary, self._copier.described(secondary, step)))
                     case SkipInitialCopy(state):
                         to_save.append((secondary, state))
                     case MarkConsistent(state) | AdvancePosition(state):

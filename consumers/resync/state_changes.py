@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.domain.site_progress import Rung, SiteState
@@ -19,8 +20,8 @@ class SecondaryChange:
     before: None if it is the first state since the site's start.
     position: the applied position that is saved; None if there is none.
     rung, to_copy_bytes: of the cycle that begins, if it is SYNCING now.
-    copied_bytes, duration_s: since its first cycle after it was CONSISTENT, or since the site's
-        start, if it is CONSISTENT now; None if no cycle ran.
+    copied, duration_s: since its first cycle after it was CONSISTENT, or since the site's start, if
+        it is CONSISTENT now; None if no cycle ran.
     reason: why it is STOPPED, RETIRED or WAITING, or why a rung above CHANGED is taken.
     is_routine: a step of a cycle by which a secondary that was CONSISTENT follows new writes.
     """
@@ -31,7 +32,7 @@ class SecondaryChange:
     position: int | None
     rung: Rung | None = None
     to_copy_bytes: int | None = None
-    copied_bytes: int | None = None
+    copied: CopyCounts | None = None
     duration_s: float | None = None
     reason: str | None = None
     is_routine: bool = False
@@ -51,7 +52,7 @@ class _Known:
     state: SiteState
     reason: str | None
     began_s: float | None = None
-    began_bytes: int = 0
+    began: CopyCounts = CopyCounts()  # noqa: RUF009 - it is frozen
     is_routine: bool = False
 
 
@@ -74,10 +75,10 @@ class StateChanges:
         is_routine = step.rung is Rung.CHANGED and (
             was_consistent or (known is not None and known.is_routine)
         )
-        began_s, began_bytes = self._clock.monotonic_s(), secondary.bytes_copied
+        began_s, began = self._clock.monotonic_s(), secondary.counts
         if known is not None and known.began_s is not None:
-            began_s, began_bytes = known.began_s, known.began_bytes
-        now = _Known(SiteState.SYNCING, step.reason, began_s, began_bytes, is_routine)
+            began_s, began = known.began_s, known.began
+        now = _Known(SiteState.SYNCING, step.reason, began_s, began, is_routine)
         self._known[volume.volume] = now
         if known is None or known.state is not SiteState.SYNCING:
             self._on_change(
@@ -104,10 +105,10 @@ class StateChanges:
             and (state is not SiteState.STOPPED or known.reason == reason)
         ):
             return
-        copied_bytes, duration_s = None, None
+        copied, duration_s = None, None
         is_consistent = state is SiteState.CONSISTENT
         if is_consistent and known is not None and known.began_s is not None:
-            copied_bytes = secondary.bytes_copied - known.began_bytes
+            copied = secondary.counts - known.began
             duration_s = self._clock.monotonic_s() - known.began_s
         is_routine = (
             known is not None
@@ -116,7 +117,7 @@ class StateChanges:
         )
         now = _Known(state, reason, is_routine=is_routine)
         if known is not None and not is_consistent:
-            now.began_s, now.began_bytes = known.began_s, known.began_bytes
+            now.began_s, now.began = known.began_s, known.began
         self._known[name] = now
         self._on_change(
             SecondaryChange(
@@ -124,7 +125,7 @@ class StateChanges:
                 before=known.state if known else None,
                 state=state,
                 position=_applied(secondary),
-                copied_bytes=copied_bytes,
+                copied=copied,
                 duration_s=duration_s,
                 reason=reason,
                 is_routine=is_routine,

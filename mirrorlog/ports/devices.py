@@ -125,6 +125,18 @@ class StartsWriteback(Protocol):
         ...
 
 
+@runtime_checkable
+class ForgetsCache(Protocol):
+    """A BlockDevice that can read from its storage what its machine holds in memory, too."""
+
+    def forget_cached(self) -> None:
+        """Make everything durable; what is read after that comes from the storage.
+
+        Memory may hold what an earlier process couldn't write. Raise DeviceFailed as flush().
+        """
+        ...
+
+
 class DeviceOpener(Protocol):
     """Opens the device at an address."""
 

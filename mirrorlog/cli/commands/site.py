@@ -63,19 +63,35 @@ def run(
             metavar="RATE",
         ),
     ] = None,
+    checksum: Annotated[
+        bool,
+        typer.Option(
+            help="Where everything has to be copied, read both sides and write only what differs."
+        ),
+    ] = False,
+    from_seed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="The secondaries of volumes whose names match are copies that were put there. "
+            "They are compared with the primary, and only what differs is written. Repeatable.",
+        ),
+    ] = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     call = with_metrics(invocation(context, waits=True), metrics)
     call = with_addresses(call, name, folder, primary or [], secondary or [])
+    update: dict[str, object] = {"site_checksum": True} if checksum else {}
     if volumes:
-        chosen = call.settings.model_copy(update={"site_volumes": tuple(volumes)})
-        call = replace(call, settings=chosen)
+        update["site_volumes"] = tuple(volumes)
+    if from_seed:
+        update["site_seeds"] = tuple(from_seed)
     if max_rate is not None:
         parse_rates(max_rate)
-        settings = call.settings.model_copy(update={"site_max_rate": max_rate})
-        call = replace(call, settings=settings)
+        update["site_max_rate"] = max_rate
+    call = replace(call, settings=call.settings.model_copy(update=update))
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None

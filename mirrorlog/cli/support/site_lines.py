@@ -130,7 +130,9 @@ def _fields(site: str, change: SecondaryChange) -> dict[str, object]:
         "position": change.position,
         "rung": change.rung,
         "to_copy_bytes": change.to_copy_bytes,
-        "copied_bytes": change.copied_bytes,
+        "copied_bytes": change.copied.written_bytes if change.copied else None,
+        "compared_bytes": change.copied.compared_bytes if change.copied else None,
+        "equal_bytes": change.copied.equal_bytes if change.copied else None,
         "duration_s": change.duration_s,
         "reason": change.reason,
     }
@@ -148,8 +150,11 @@ def _text(change: SecondaryChange) -> str:
         parts.append(_at(change.position))
     if change.duration_s is not None:
         parts.append(f" after {format_duration(change.duration_s)}")
-    if change.copied_bytes is not None:
-        parts.append(f", {format_size(change.copied_bytes)} copied")
+    if change.copied is not None:
+        if change.copied.compared_bytes:
+            compared, equal = change.copied.compared_bytes, change.copied.equal_bytes
+            parts.append(f", {format_size(compared)} compared, {format_size(equal)} equal")
+        parts.append(f", {format_size(change.copied.written_bytes)} copied")
     if change.reason:
         parts.append(f": {change.reason}")
     return "".join(parts)

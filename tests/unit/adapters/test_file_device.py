@@ -11,7 +11,7 @@ import pytest
 from mirrorlog.adapters import file_device
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.ports.devices import StartsWriteback
+from mirrorlog.ports.devices import ForgetsCache, StartsWriteback
 
 SIZE = 3 * 4096 + 512
 
@@ -136,3 +136,20 @@ def test_writing_back_may_begin_before_a_flush(tmp_path: Path) -> None:
     device.close()
     with pytest.raises(DeviceFailed, match="writing back failed"):
         device.start_writeback(offset=0, length=4096)
+
+
+def test_what_is_forgotten_was_made_durable_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[str]()
+    advise, sync = os.posix_fadvise, os.fdatasync
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda *arguments: calls.append("advise") or advise(*arguments)
+    )
+    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append("sync") or sync(fd))
+    with FileDevice.create(tmp_path / "volume.img", 1 << 20) as device:
+        assert isinstance(device, ForgetsCache)
+        device.pwrite(4096, b"x" * 4096)
+        device.forget_cached()
+        assert calls == ["sync", "advise"]
+        assert device.pread(offset=4096, length=4096) == b"x" * 4096

@@ -9,6 +9,7 @@ import pytest
 
 from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.site_lines import SiteLines
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.settings import Settings
@@ -37,7 +38,7 @@ def consistent(name: str, *, is_routine: bool = False) -> SecondaryChange:
         before=SiteState.SETTLING,
         state=SiteState.CONSISTENT,
         position=7,
-        copied_bytes=1 << 20,
+        copied=CopyCounts(256, 1 << 20, 1 << 20),
         duration_s=3.0,
         is_routine=is_routine,
     )

@@ -137,6 +137,24 @@ def test_meet(case: str) -> None:
     assert reason.strip() in meeting.reason
 
 
+@pytest.mark.parametrize("case", CASES.strip().splitlines())
+def test_a_seed_is_met_as_others_are_but_it_is_never_created(case: str) -> None:
+    saved, device, mark, expected = (part.strip() for part in case.split("|"))
+    meeting = meet(
+        OURS,
+        volume(size_bytes=100),
+        saved_of(saved),
+        found_of(device, mark),
+        primary=PRIMARY,
+        is_state_damaged=saved == "!",
+        has_seed=True,
+    )
+    expected = expected.replace("CREATE", "REFUSE no seed")
+    step, _, reason = expected.partition(" ")
+    assert meeting.step.name == step
+    assert reason.strip() in meeting.reason
+
+
 def test_what_is_never_done_whatever_is_found() -> None:
     """All combinations: nothing used is created, grown or taken for known without proof."""
     devices = ["nothing", *(f"{size}@{name}" for size in (0, 50, 100, 200) for name in "deP")]

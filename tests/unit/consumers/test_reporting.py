@@ -8,6 +8,7 @@ import pytest
 from notation import GENERATION, record, volume
 
 from mirrorlog.codec.events import decode
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
 from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.reporting import ProgressReporter, progress_of, summarize_site
@@ -127,7 +128,7 @@ def test_a_report_is_due_after_the_interval_and_at_once_when_consistent() -> Non
     assert (report(), report()) == (True, False)
     clock.now_s = 5.0
     assert report()  # due, but nothing has changed
-    secondary.note_copied(blocks=2, size_bytes=8192, now_s=0.0)
+    secondary.note_copied(CopyCounts(2, 8192, 8192), now_s=0.0)
     assert report()
     messages = broker.messages(TOPICS.progress)
     assert {message.key for message in messages} == {b"a/v"}
@@ -152,7 +153,7 @@ def test_a_copy_that_runs_has_a_speed_and_no_other_state_has_one() -> None:
 
     assert speed() == (None, None)
     clock.now_s += 4.0
-    secondary.note_copied(blocks=1, size_bytes=1000, now_s=clock.now_s)
+    secondary.note_copied(CopyCounts(1, 1000, 1000), now_s=clock.now_s)
     assert speed() == (250.0, 16.0)
     secondary.stop("the device failed", retry_at_s=9.0, advice="Mount it again.")
     assert speed() == (None, None)
@@ -207,7 +208,7 @@ def test_a_summary_counts_states_and_adds_up_what_was_copied() -> None:
     states = (SiteState.CONSISTENT, SiteState.STOPPED, SiteState.CONSISTENT, SiteState.SYNCING)
     secondaries = [secondary_at(4, state) for state in states]
     for secondary in secondaries[:3]:
-        secondary.note_copied(blocks=2, size_bytes=8192, now_s=0.0)
+        secondary.note_copied(CopyCounts(2, 8192, 8192), now_s=0.0)
     summary = summarize_site("a", secondaries)
     assert (summary.volumes, summary.consistent, summary.stopped) == (4, 2, 1)
     assert (summary.blocks_copied, summary.bytes_copied) == (6, 3 * 8192)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.restoration import Chunks, CopyPlan, restore_all, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.domain.bitmaps import BlockSet
@@ -46,14 +48,14 @@ class Devices:
         self.secondary.flush()
         self.blocks = BlockSet(block for block in range(BLOCKS) if random.random() < 0.5)
         self.blocks.add(BLOCKS - 1)
-        self.copied: list[tuple[int, int]] = []
+        self.copied: list[CopyCounts] = []
         self.samples = SampleTaker("seed")
 
     def plan(self, runner: TaskRunner) -> CopyPlan:
         return CopyPlan(
             batch_bytes=BATCH,
             samples=self.samples,
-            on_copied=lambda blocks, size: self.copied.append((blocks, size)),
+            on_copied=self.copied.append,
             tasks=runner,
         )
 
@@ -78,10 +80,10 @@ def test_the_blocks_and_nothing_else_are_durable(runner: TaskRunner, seed: int) 
     )
     assert devices.secondary.snapshot() == devices.expected()
     assert copied.rung is Rung.CHANGED
-    assert copied.blocks == len(devices.blocks) == sum(blocks for blocks, _ in devices.copied)
+    assert copied.blocks == len(devices.blocks) == sum(batch.blocks for batch in devices.copied)
     assert copied.bytes == len(devices.blocks) * BLOCK - 1000
-    assert copied.bytes == sum(size for _, size in devices.copied)
-    assert max(size for _, size in devices.copied) <= BATCH
+    assert copied.bytes == sum(batch.read_bytes for batch in devices.copied)
+    assert max(batch.read_bytes for batch in devices.copied) <= BATCH
     assert devices.samples.samples
     assert differing_samples(devices.secondary, devices.samples.samples) == ()
 
@@ -153,7 +155,7 @@ def test_a_site_that_another_process_runs_stops_within_a_few_batches(runner: Tas
         nonlocal written
         written += length
 
-    def refuse(_blocks: int, _size: int) -> None:
+    def refuse(_batch: CopyCounts) -> None:
         raise BadUse("another process runs the site", where="site a", next="Stop one.")
 
     devices.secondary.hook = hook
@@ -161,3 +163,32 @@ def test_a_site_that_another_process_runs_stops_within_a_few_batches(runner: Tas
     with pytest.raises(BadUse, match="another process"):
         restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
     assert written <= 7 * BATCH
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunner) -> None:
+    devices = Devices()
+    primary = devices.primary.pread(offset=0, length=SIZE)
+    allocated = sum(length for _, length in devices.primary.allocated())
+    devices.secondary.pwrite(0, primary)
+    for block in (3, 4, 77, BLOCKS - 1):
+        devices.secondary.pwrite(block * BLOCK + 9, b"other")
+    devices.secondary.flush()
+    written = set[int]()
+
+    def hook(operation: str, offset: int, length: int) -> None:
+        if operation in ("pwrite", "zero"):
+            written.update(range(offset // BLOCK, -(-(offset + length) // BLOCK)))
+
+    devices.secondary.hook = hook
+    plan = replace(devices.plan(runner), is_comparing=True)
+    chunks = Chunks(0, 4 * BATCH, lambda _: None)
+    restore_all(devices.primary, devices.secondary, VOLUME, plan, chunks)
+    assert devices.secondary.snapshot() == primary
+    assert written == {3, 4, 77, BLOCKS - 1}
+    counts = sum(devices.copied, CopyCounts())
+    assert counts.read_bytes == counts.compared_bytes == allocated
+    assert counts.written_bytes == 4 * BLOCK - 1000
+    of_allocated = sum(any(primary[block * BLOCK :][:BLOCK]) for block in written) * BLOCK
+    assert allocated - counts.equal_bytes in (of_allocated, of_allocated - 1000)
+    assert differing_samples(devices.secondary, devices.samples.samples) == ()

@@ -6,6 +6,7 @@ from typing import Any
 
 from notation import volume
 
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.state_changes import SecondaryChange, StateChanges
@@ -30,7 +31,7 @@ class World:
         self.secondary.begin_cycle(reason)
         self.changes.begin_cycle(self.secondary, Resync(rung, NO_STATE, NO_STATE, blocks, reason))
         for _ in range(3):
-            self.secondary.note_copied(1, 4096, self.clock.now_s)
+            self.secondary.note_copied(CopyCounts(1, 4096, 4096), self.clock.now_s)
         self.clock.now_s += 2
         self.secondary.end_cycle()
         self.changes.look(self.secondary)
@@ -61,7 +62,8 @@ def test_the_first_copy_is_told_with_its_rung_bytes_and_duration() -> None:
     assert syncing.to_copy_bytes == volume().size_bytes
     assert again.to_copy_bytes == 3 * volume().block_size
     assert [settling.state, settling_again.state] == [SiteState.SETTLING] * 2
-    assert (consistent.duration_s, consistent.copied_bytes) == (4.0, 6 * 4096)
+    assert consistent.duration_s == 4.0
+    assert consistent.copied == CopyCounts(6, 6 * 4096, 6 * 4096)
     assert not any(change.is_routine for change in world.told)
 
 

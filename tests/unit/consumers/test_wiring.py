@@ -66,7 +66,7 @@ def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) 
     rounds, summaries = iter(range(9)), list[SiteSummary]()
     run_rounds(site, lambda: next(rounds) == 8, summaries.append, ManualClock(look_s=0.3))
     assert site.secondaries["v"].saved is not None
-    assert summaries == [SiteSummary("a", 1, 1, 0, 0, 0)]
+    assert summaries == [SiteSummary("a", 1, 1, 0, 0, 0, 0, 0)]
 
 
 def test_run_site_opens_the_site_and_closes_it(
@@ -83,7 +83,7 @@ def test_run_site_opens_the_site_and_closes_it(
             on_ready=lambda: said.append("ready"),
             on_summary=said.append,
         )
-    summary = SiteSummary("a", 1, 1, 0, 0, 0)
+    summary = SiteSummary("a", 1, 1, 0, 0, 0, 0, 0)
     assert said == ["ready", summary] * 2
 
 

@@ -1,0 +1,115 @@
+"""A seed is compared with its primary: what differs is written, and nothing is claimed before."""
+
+from __future__ import annotations
+
+import pytest
+from site_kills import Killer, follow, unfinished
+
+from mirrorlog.consumers.state.pauses import Pauses
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.simulation.world.crashes import Crash
+from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES
+from mirrorlog.simulation.world.world import World
+
+STEPS = 150
+DAMAGED = (3, BLOCKS - 1)
+"""Blocks of each seed that hold what no primary ever held."""
+
+
+def world_with_seeds(seed: int, **overrides: object) -> World:
+    """Return a world in which each secondary is an old copy of its primary, partly damaged.
+
+    The site knows nothing of them. The host has written since they were made.
+    """
+    world = World(seed, **{"site_seeds": ("*",), **overrides})
+    world.site.look_at_pauses = lambda: Pauses(is_all=True)
+    for number in range(150):
+        world.act()
+        if number == 100:
+            for name, primary in world.host.primaries.items():
+                device = world.site.secondary(name)
+                device.pwrite(0, primary.pread(offset=0, length=SIZE_BYTES))
+                for block in DAMAGED:
+                    device.pwrite(block * BLOCK_BYTES, b"\xaa" * BLOCK_BYTES)
+                device.flush()
+    world.site.crash()
+    world.host.heartbeat()
+    world.fold_and_commit()
+    world.site.look_at_pauses = Pauses
+    return world
+
+
+def differing_blocks(world: World, name: str) -> set[int]:
+    """Return the blocks in which secondary and primary differ."""
+    secondary, primary = world.site.secondary(name), world.host.primaries[name]
+    return {
+        block
+        for block in range(BLOCKS)
+        if secondary.pread(offset=block * BLOCK_BYTES, length=BLOCK_BYTES)
+        != primary.pread(offset=block * BLOCK_BYTES, length=BLOCK_BYTES)
+    }
+
+
+@pytest.mark.parametrize("overrides", [{}, {"site_seeds": (), "site_checksum": True}])
+def test_of_a_seed_only_what_differs_is_written(overrides: dict[str, object]) -> None:
+    world = world_with_seeds(3, **overrides)
+    world.hold_primaries_still()
+    differing = {name: differing_blocks(world, name) for name in world.volumes}
+    written: dict[str, set[int]] = {name: set() for name in world.volumes}
+    for name, device in world.site.secondaries.devices.items():
+
+        def hook(operation: str, offset: int, length: int, name: str = name) -> None:
+            if operation in ("pwrite", "zero"):
+                blocks = range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))
+                written[name] |= set(blocks)
+
+        device.hook = hook
+    follow(world)
+    assert written == differing
+    for name, secondary in world.site.site.secondaries.items():
+        assert set(DAMAGED) <= differing[name] != set(range(BLOCKS))
+        assert secondary.counts.compared_bytes > secondary.counts.equal_bytes > 0
+        assert secondary.counts.blocks == len(differing[name])
+        assert world.site.secondary_equals_primary(name)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_seed_is_adopted_although_the_site_dies_at_any_step(seed: int) -> None:
+    resumed = 0
+    for steps in range(1 + seed, STEPS, 15):
+        world = world_with_seeds(seed)
+        killer = Killer(world, steps)
+        try:
+            for _ in range(8):
+                world.site.site.run_once(0)
+                world.site.check_claims()
+        except Crash:
+            world.site.crash()
+        world.site.check_consistency()
+        resumed += len(unfinished(world))
+        killer.steps_left = 10**9
+        for name in world.volumes:
+            world.host.write_block(name, 1)
+        follow(world)
+        for name, secondary in world.site.site.secondaries.items():
+            assert secondary.state is SiteState.CONSISTENT
+            assert world.site.secondary_equals_primary(name)
+    assert resumed
+
+
+def test_a_seed_that_is_missing_is_never_created() -> None:
+    world = world_with_seeds(1, site_seeds=("v",))
+    for name in ("u", "v"):
+        del world.site.secondaries.devices[name]
+        world.site.secondaries.restore_mark(name, None)
+        world.site.states.restore(name, None)
+    world.site.start()
+    for _ in range(12):
+        world.host.heartbeat()
+        world.fold_and_commit()
+        world.site.site.run_once(0)
+    secondaries = world.site.site.secondaries
+    assert "v" not in world.site.secondaries.devices
+    assert secondaries["v"].state is SiteState.STOPPED
+    assert "no seed" in (secondaries["v"].status.reason or "")
+    assert secondaries["u"].state is secondaries["w"].state is SiteState.CONSISTENT

@@ -1,0 +1,43 @@
+"""The options of `mirrorlog site run` become settings, and those of a file stay without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import run_main
+
+from mirrorlog.cli.commands import site
+from mirrorlog.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (False, (), (), "max")),
+        (["--checksum"], (True, (), (), "max")),
+        (["--from-seed", "v*", "--from-seed", "w"], (False, ("v*", "w"), (), "max")),
+        (["--volumes", "v", "--max-rate", "5MB/s"], (False, (), ("v",), "5MB/s")),
+    ],
+)
+def test_options_become_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: list[str],
+    expected: tuple[object, ...],
+) -> None:
+    ran: list[Settings] = []
+    monkeypatch.setattr(
+        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
+    )
+    arguments = ["site", "run", "a", "--dir", str(tmp_path), *options]
+    code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
+    assert code == 0, err
+    (settings,) = ran
+    found = (
+        settings.site_checksum,
+        settings.site_seeds,
+        settings.site_volumes,
+        settings.site_max_rate,
+    )
+    assert found == expected
