@@ -60,6 +60,11 @@ COMMANDS = (
         "Compare a secondary with its primary by digests, while hosts write and the site copies.",
     ),
     LazyCommand(
+        "promote",
+        f"{_PACKAGE}.promote",
+        "Make the secondary of a site the primary. Run it there, where the secondary is.",
+    ),
+    LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),

@@ -8,6 +8,7 @@ In the order in which a new user meets them:
 - node, site: the processing node and the remote side.
 - status, check: how everything does, for people and for monitoring.
 - verify: does a secondary equal its primary?
+- promote: the secondary of a site becomes the primary.
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

@@ -323,8 +323,9 @@ def move(
         if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
             return
         device.flush()
-        marks.write([(device, _new_mark(volume, device))])  # 2
-        volume = publish_move(call.settings, volume, address, sessions)  # 3
+        mark = _new_mark(volume, device)
+        marks.write([(device, mark)])  # 2
+        volume = publish_move(call.settings, volume, address, sessions, mark.primary_id)  # 3
         whole = [Extent(0, volume.size_bytes)]
         note = "moved to another host"
         dirty = CommandContent(CommandKind.MARK_DIRTY, whole, note=note)

@@ -13,6 +13,7 @@ In reading order:
 - confirming: a question before something is given up for good.
 - volume_view: a volume's description as a row, as lines and as fields.
 - moving: which sessions have a volume open, and its new address.
+- promoting: the command that promotes a secondary, and what it loses.
 - primaries: which file or device becomes the primary of a volume.
 - secondaries: which addresses the secondaries of a new volume may have.
 - changelog: the tracking log of one partition, read once.

@@ -51,9 +51,13 @@ def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str
 
 
 def publish_move(
-    settings: Settings, volume: Volume, address: str, ended: Collection[str]
+    settings: Settings, volume: Volume, address: str, ended: Collection[str], primary_id: str
 ) -> Volume:
     """Publish the description with the address of the primary and the ended sessions; return it.
+
+    primary_id: of the mark that the primary has now. If a copy of the volume was ever promoted, the
+    description names it, and hosts open no other copy. A copy at another address is no longer that
+    of the site which was promoted.
 
     A host whose session is ended stops when it reads this. The node may publish a description at
     the same moment. The newest one is read again then, and published with both. Raise KafkaFailed
@@ -62,7 +66,11 @@ def publish_move(
     for _ in range(_ATTEMPTS):
         before = (session for session in volume.ended_sessions if session not in ended)
         moved = replace(
-            volume, primary=address, ended_sessions=(*before, *ended)[-MAX_ENDED_SESSIONS:]
+            volume,
+            primary=address,
+            ended_sessions=(*before, *ended)[-MAX_ENDED_SESSIONS:],
+            primary_id=None if volume.primary_id is None else primary_id,
+            primary_site=volume.primary_site if volume.primary == address else None,
         )
         publisher = KafkaPublisher(settings.kafka_client())
         try:

@@ -46,7 +46,19 @@ class CommandContent:
 def send_command(
     settings: Settings, volume: Volume, content: CommandContent, deadline_s: float
 ) -> CommandStatus:
-    """Publish the command, and return the node's status of it.
+    """Make a command, publish it, and return the node's status of it. Errors: send_made()'s."""
+    return send_made(settings, volume, _command(volume, content), deadline_s)
+
+
+def sender() -> str:
+    """Return who sends a command by hand: the user and the machine."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def send_made(
+    settings: Settings, volume: Volume, command: TrackingCommand, deadline_s: float
+) -> CommandStatus:
+    """Publish a command of the volume, and return the node's status of it.
 
     1. Ask for the end of the status topic: the status comes after it.
     2. Publish the command, and wait until Kafka acknowledges it.
@@ -60,7 +72,7 @@ def send_command(
         end = admin.end_position(topics.status, volume.partition)
         reader.assign(topics.status, {volume.partition: end})  # 1
         positions: list[int] = []
-        value = encode(_command(volume, content))
+        value = encode(command)
         publisher.publish(
             topics.commands, volume.partition, volume.volume.encode(), value, positions.append
         )
@@ -102,7 +114,7 @@ def _command(volume: Volume, content: CommandContent) -> TrackingCommand:
     return TrackingCommand(
         volume=volume.volume,
         generation=volume.generation,
-        host=f"{getpass.getuser()}@{socket.gethostname()}",
+        host=sender(),
         session=content.session or str(uuid4()),
         sequence=-1,
         kind=content.kind,

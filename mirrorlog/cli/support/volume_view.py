@@ -48,6 +48,11 @@ def described_volume(volume: Volume) -> list[tuple[str, str]]:
         for earlier in fields.pop("earlier_sizes", ())
     ]
     fields |= {"earlier_sizes": "; ".join(sizes)} if sizes else {}
+    promotions = [
+        f"site {each['site']} at position {each['position']}, {format_time(each['at_us'])}"
+        for each in fields.pop("promotions", ())
+    ]
+    fields |= {"promotions": "; ".join(promotions)} if promotions else {}
     for name in ("size_bytes", "block_size"):
         fields[name] = f"{fields[name]} ({format_size(fields[name])})"
     return [(name.replace("_", " "), _in_words(value)) for name, value in fields.items()]

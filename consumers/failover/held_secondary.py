@@ -1,0 +1,145 @@
+"""A secondary from which its site keeps off, and which this process has locked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from mirrorlog.adapters.addresses import open_primary
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.consumers.resync.meeting import MeetingStep, meet, resumed
+from mirrorlog.consumers.secondary_files import SecondaryFiles
+from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.consumers.site_primaries import SitePrimaries
+from mirrorlog.consumers.state.pauses import PauseFile
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.domain.primary_marks import new_mark
+from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.settings import Settings
+
+_POLL_S: Final = 0.1
+_ANY_ID: Final = str(UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSecondary:
+    """A secondary that nobody else writes to.
+
+    address: a URI. device: open for writing, and locked as a host locks its primary.
+    saved: its saved state, with what its mark says of cycles; None if nothing is known of it.
+    doubt: why the state isn't about what is there; None if it is.
+    """
+
+    address: str
+    device: FileDevice
+    saved: SecondaryState | None
+    doubt: str | None
+    _files: SecondaryFiles
+    _marks: PrimaryMarkFiles
+
+    def become_primary(self, volume: Volume) -> None:
+        """Mark the device as the volume's primary, with the id that the description names.
+
+        The mark of a secondary goes last, so a crash leaves both: then the site keeps off it, and
+        no host opens it. Doing it again is harmless.
+        """
+        assert volume.primary_id is not None
+        self.device.flush()
+        mark = new_mark(volume, self.device.identity.lasting, volume.primary_id)
+        self._marks.write([(self.device, mark)])
+        self._files.remove_mark(volume)
+
+
+@contextmanager
+def hold_secondary(
+    site: str,
+    folder: Path,
+    volume: Volume,
+    settings: Settings,
+    *,
+    patience_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[HeldSecondary]:
+    """Let the site keep off the secondary of a volume, and lock it, until the block ends.
+
+    1. The secondary is paused, durably (`site pause`). A site that runs ends its copy within a few
+       batches and gives up the lock. A site that starts keeps off it.
+    2. The lock is taken, as a host takes it. Nobody on this machine writes to it any more.
+    3. What is there is held against the saved state.
+    4. After the block, the lock is given up, and the secondary is no longer paused, unless it was
+       before. A process that dies leaves it paused.
+
+    folder: of the site. Raise BadUse if there is no such folder, if the secondary is an NBD export,
+    or if somebody still has the lock after `patience_s`; DeviceFailed.
+    """
+    addresses = SiteAddresses(site, folder, settings.site_primaries, settings.site_secondaries)
+    address = addresses.secondary(volume)
+    if is_nbd(address):
+        raise BadUse(
+            "a secondary that is an NBD export can't be promoted: a host needs a file or a device",
+            where=f"volume {volume.volume} at {site}, {address}",
+            next="Run this on the machine that exports it, with a --dir of a site that keeps the "
+            "file or device itself.",
+        )
+    pauses = PauseFile(folder)
+    before = pauses.load()
+    if not before.covers(volume.volume):
+        pauses.save(before.paused(volume.volume))  # 1
+    try:
+        with _locked(address, patience_s, sleep) as device:  # 2
+            marks = PrimaryMarkFiles(settings.primary_marks_dir)
+            files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
+            saved, doubt = _meet(site, folder, volume, files)  # 3
+            yield HeldSecondary(address, device, saved, doubt, files, marks)
+    finally:
+        if not before.covers(volume.volume):
+            pauses.save(pauses.load().resumed(volume.volume))  # 4
+
+
+@contextmanager
+def _locked(
+    address: str, patience_s: float, sleep: Callable[[float], None]
+) -> Iterator[FileDevice]:
+    """Open the secondary and lock it. Wait as long as `patience_s` for its site to let go."""
+    waited_s = 0.0
+    while True:
+        try:
+            device = open_primary(address, exclusive=True)
+        except BadUse:
+            if waited_s >= patience_s:
+                raise
+            sleep(_POLL_S)
+            waited_s += _POLL_S
+        else:
+            with device:
+                yield device
+            return
+
+
+def _meet(
+    site: str, folder: Path, volume: Volume, files: SecondaryFiles
+) -> tuple[SecondaryState | None, str | None]:
+    """Return the saved state as it is about what is there, and why it isn't if it isn't."""
+    try:
+        saved = SecondaryStateFiles(folder / "states").load(volume.volume)
+    except StateDamaged as error:
+        return None, str(error)
+    found = files.find(volume)
+    mark_of = SecondaryMark(secondary_id=_ANY_ID, site=site, volume=volume.volume, epoch=0)
+    meeting = meet(mark_of, volume, saved, found, primary=None, is_state_damaged=False)
+    if meeting.step is MeetingStep.RESUME:
+        assert saved is not None and found.mark is not None
+        return resumed(saved, found.mark.epoch), None
+    if meeting.step is MeetingStep.SAME:
+        return saved, None
+    return saved, meeting.reason or "nothing is known of its contents"
