@@ -66,6 +66,15 @@ class Settings(BaseSettings):
     kafka: dict[str, str] = Field(default_factory=dict)
     """Client settings by librdkafka's names, passed on unchanged (`-F` and `-X`)."""
     topic_prefix: str = "mirrorlog."
+    kafka_mirror_of: str = ""
+    """The id of the cluster whose log a site, or a question, reads here from a mirror
+    (docs/multi-site.md). Empty: the topics of this cluster are no mirror."""
+    kafka_mirror_prefix: str = ""
+    """What the mirror puts before the names of the topics, such as `source.`; empty if it keeps the
+    names."""
+    kafka_mirrored_sites: tuple[str, ...] = ()
+    """In the cluster of the node: what mirrors put before the names of the topics that they bring
+    from the clusters of sites, such as `["berlin."]`; `[""]` if they keep the names."""
     partitions: int = Field(default=4, ge=1, le=10_000)
     replication_factor: int = Field(default=0, ge=0)
     """0: three if the cluster has at least three brokers, otherwise one."""
@@ -257,7 +266,12 @@ class Settings(BaseSettings):
     @property
     def topics(self) -> Topics:
         """The topics with the prefix."""
-        return Topics(self.topic_prefix)
+        return Topics(self.topic_prefix, self.kafka_mirrored_sites)
+
+    @property
+    def source_topics(self) -> Topics:
+        """The topics of the log, of the commands and of descriptions: a mirror's if this is one."""
+        return Topics(self.kafka_mirror_prefix + self.topic_prefix)
 
     def as_environment(self) -> dict[str, str]:
         """Return the environment variables that give a child process these settings.

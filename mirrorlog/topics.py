@@ -59,9 +59,14 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The names of the topics. All begin with `prefix`, so that one prefixed ACL covers them."""
+    """The names of the topics. All begin with `prefix`, so that one prefixed ACL covers them.
+
+    mirrored_sites: what a mirror puts before the names of the topics of sites that have clusters of
+        their own; an empty text if it keeps the names. Without such sites there are no questions.
+    """
 
     prefix: str = "mirrorlog."
+    mirrored_sites: tuple[str, ...] = ()
 
     @property
     def volumes(self) -> str:
@@ -115,9 +120,35 @@ class Topics:
         return f"{self.prefix}verifications"
 
     @property
+    def questions(self) -> str:
+        """The questions of sites that read a mirror of the log (docs/multi-site.md).
+
+        It is in the clusters of such sites. A mirror brings it to the cluster of the node.
+        """
+        return f"{self.prefix}questions"
+
+    @property
+    def mirrored_questions(self) -> tuple[str, ...]:
+        """The topics in which the questions of mirrored sites arrive."""
+        return tuple(f"{mirror}{self.questions}" for mirror in self.mirrored_sites)
+
+    @property
+    def all_progress(self) -> tuple[str, ...]:
+        """The topics that hold the progress of sites: the cluster's own, and what mirrors bring."""
+        mirrored = (f"{mirror}{self.progress}" for mirror in self.mirrored_sites if mirror)
+        return (self.progress, *mirrored)
+
+    @property
     def node_group(self) -> str:
         """The consumer group of the node's workers."""
         return f"{self.prefix}node"
+
+    def mirror_specs(self) -> list[TopicSpec]:
+        """Return the specification of the topics of a site that reads a mirror of the log."""
+        return [
+            TopicSpec(name, {**_REPORTS, **BROKER_TIME}, one_partition=True)
+            for name in (self.progress, self.questions, self.reports)
+        ]
 
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
         """Return the specification of every topic. All hold the broker's times.

@@ -53,6 +53,9 @@ from mirrorlog.streams.partitions.partition_loops import (
     PartitionLoops,
 )
 from mirrorlog.streams.partitions.source_topic import SourceTopic
+from mirrorlog.streams.questions.answers import AnswerParts, Answers
+from mirrorlog.streams.questions.question_reader import QuestionTopics, question_topics
+from mirrorlog.streams.questions.table_census import TableCensus
 from mirrorlog.streams.table.changelog_follower import (
     ChangelogFollower,
     ChangelogSource,
@@ -172,6 +175,9 @@ def _open_ports(
         instance=folder.instance,
         reports=ReportPublisher(settings.kafka_client(), settings.topics.reports),
         tracer=open_tracer("node"),
+        questions=question_topics(
+            settings.topics, admin, partial(KafkaReader, settings.kafka_client())
+        ),
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -185,6 +191,7 @@ class NodePorts:
     instance:     what tells the worker from others of its name.
     reports:      takes the worker's reports. The node closes it when it stops in order.
     tracer:       takes a span for each batch of commands; None: nothing is traced.
+    questions:    where the questions of mirrored sites arrive; None: there are no such sites.
     """
 
     catalog: Catalog
@@ -199,6 +206,7 @@ class NodePorts:
     instance: str = ""
     reports: ReportSink = field(default_factory=NoReports)
     tracer: Tracer | None = None
+    questions: QuestionTopics | None = None
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -209,7 +217,9 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     topics, store = settings.topics, engine.store
     gate = CommitGate(topics.commands)
     fetch_budget = FetchBudget(settings.node_backlog_bytes)
-    table = LogTable(engine.send, store, topics, gate)
+    census = TableCensus(store) if ports.questions is not None else None
+    on_written = None if census is None else census.note_rows
+    table = LogTable(engine.send, store, topics, gate, on_written)
     histories = PartitionHistories(
         RenewalPorts(table, engine.send, ports.catalog, topics), ports.source, ports.clock
     )
@@ -232,6 +242,15 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     processor: BatchProcessor = folder
     if ports.tracer is not None:
         processor = TracedFolder(folder, ports.tracer, ports.clock)
+    answers: Answers | None = None
+    if ports.questions is not None and census is not None:
+        parts = AnswerParts(census, table, ports.source, ports.clock)
+
+        def wake(partition: int) -> None:
+            loops.wake(partition)
+
+        answers = Answers(ports.questions, processor, parts, wake)
+        processor = answers.folder
     loops = PartitionLoops(processor, fetch_budget, limits, ports.abort, engine.seen_end)
     handover = PartitionHandover(
         table=table,
@@ -246,6 +265,8 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     )
     ownership = PartitionOwnership(engine.worker_urls)
     listeners: list[PartitionListener] = [handover, OwnershipListener(ownership)]
+    if answers is not None:
+        listeners.insert(0, answers.folder)
     figures = NodeFigures(
         engine,
         loops,
@@ -257,6 +278,8 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     )
     recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog, ports.on_recovery))
     services: list[EngineService] = [_reporter(settings, ports, figures, recovery)]
+    if answers is not None:
+        services.append(answers.reader)
     if ports.endpoint:
         samples = partial(node_samples, settings.node_name, figures)
         services.append(_http_server(settings, ports, ownership, store.open_view, samples))

@@ -17,6 +17,9 @@ In reading order:
 - meetings.py: meets secondaries, marks them, and does what was decided
 - replica_logs.py: what the log says of each secondary
 - log_watch.py: LogWatch, the log and the saved positions held against the commands topic
+- command_ends.py: where the commands end, asked of Kafka, or of the source of a mirror
+- read_ends.py: asks that whenever the reads of a cycle are over
+- hole_doubts.py: whether a hole in a mirror is one in the log
 - history_watch.py: whether the commands topic is still the one of the site's positions
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
 - primary_doubts.py: the same for a primary that is reached by a new connection

@@ -74,6 +74,7 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.coverage import Hole
 from mirrorlog.tracking_log.site_log import SiteLog
 
 
@@ -133,11 +134,7 @@ def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSt
             f"the log ends at {watermark}, and the secondary has reached {reached}",
         )
     if hole := cycle_input.log.hole(after=saved.applied_position, through=watermark):
-        return _resync_all(
-            cycle_input,
-            f"the log has a hole: positions {hole.after + 1} to {hole.through} are covered by "
-            "no record",
-        )
+        return _hole_step(saved, hole, cycle_input)
     return _step_by_log(saved, saved.applied_position, watermark, cycle_input)
 
 
@@ -166,6 +163,15 @@ def _step_of_new_generation(saved: SecondaryState, cycle_input: CycleInput) -> C
         text = "and nobody knows in which blocks the two copies differ"
         return _resync_all(cycle_input, f"{reason}, {text}")
     return ContinueLog(continued)
+
+
+def _hole_step(saved: SecondaryState, hole: Hole, cycle_input: CycleInput) -> CycleStep:
+    """Return the next step where the log has a hole behind the applied position."""
+    positions = f"positions {hole.after + 1} to {hole.through} are covered by no record"
+    if cycle_input.hole_may_close:
+        state = SiteState.SETTLING if saved.cycle_through is None else SiteState.SYNCING
+        return Idle(state, f"{positions} that the mirror has brought yet", awaits_source=True)
+    return _resync_all(cycle_input, f"the log has a hole: {positions}")
 
 
 def _history_reason(saved: SecondaryState, cycle_input: CycleInput) -> str | None:
@@ -239,12 +245,14 @@ def _step_by_log(
         is_sure = not log.has_open_fork and (settled or log.fork is None)
         if log.fork is None or is_suspect or not blocks.changed:
             state = _idle_state(saved, is_sure)
-            return Idle(state, _waiting_reason(log) if state is SiteState.SETTLING else None)
+            return Idle(
+                state, _waiting_reason(cycle_input) if state is SiteState.SETTLING else None
+            )
         if is_sure:
             return MarkConsistent(_consistent_at(saved, watermark))
         return AdvancePosition(replace(saved, applied_position=watermark))
     if is_idle and _is_unproved_full_copy(saved) and not settled:
-        return Idle(SiteState.SETTLING, _waiting_reason(log))
+        return Idle(SiteState.SETTLING, _waiting_reason(cycle_input))
     suspect_after, changed_through = _suspect_range(saved, applied, watermark, log, settled, blocks)
     running = replace(
         saved,
@@ -332,6 +340,9 @@ def _finish_copy(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
     since then (docs/decisions/resumable-copies.md). Generation and history are those of the log.
     """
     begun_at, watermark = saved.cycle_through, cycle_input.watermark
+    if cycle_input.hole_may_close:
+        reason = "the mirror hasn't brought all that changed since the initial copy began"
+        return Idle(SiteState.SYNCING, reason, awaits_source=True)
     if (
         saved.copied_bytes is None
         or begun_at is None
@@ -376,10 +387,11 @@ def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:
     )
 
 
-def _waiting_reason(log: SiteLog) -> str | None:
-    """Return for which sessions the secondary waits if the log can't name them; None if it can."""
-    if log.volume.head is None or not log.volume.head.has_left_out:
-        return None
+def _waiting_reason(cycle_input: CycleInput) -> str | None:
+    """Return for what the secondary waits, beside hosts that the log names; None for nothing."""
+    head = cycle_input.log.volume.head
+    if head is None or not head.has_left_out:
+        return cycle_input.unanswered_reason
     return (
         "the volume has more open sessions than the log names: close those that are dead, and then "
         f"session '{LEFT_OUT_SESSIONS}'"

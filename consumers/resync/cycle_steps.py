@@ -29,6 +29,9 @@ class CycleInput:
         command there (hexadecimal); None if they aren't known.
     is_other_history: the log is of another history than the volume's description, and no watermark
         counts.
+    hole_may_close: the log is read from a mirror, and a hole in it may be filled by rows that the
+        mirror hasn't brought yet.
+    unanswered_reason: why the source of the mirror doesn't answer; None if it does.
     """
 
     volume: Volume
@@ -42,6 +45,8 @@ class CycleInput:
     history_id: str | None = None
     anchor: str | None = None
     is_other_history: bool = False
+    hole_may_close: bool = False
+    unanswered_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +100,14 @@ class Idle:
 
     advice: what an operator can do; None if nobody knows.
     is_wanted: an operator asked for it, so it is no failure.
+    awaits_source: a mirror is to bring more, which the watermark may not show.
     """
 
     state: SiteState
     reason: str | None = None
     advice: str | None = None
     is_wanted: bool = False
+    awaits_source: bool = False
 
 
 CycleStep: TypeAlias = (

@@ -8,17 +8,15 @@ the log's watermark, and its own saved positions, against the topic (docs/decisi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import TopicAdmin, TopicReader
-from mirrorlog.reading.commands_now import commands_now
-from mirrorlog.reading.read_through import ReadPatience
 from mirrorlog.tracking_log.breaks import CommandsNow, break_reason
 from mirrorlog.tracking_log.heads import Watermark
 
 _NOWHERE: Final = -1
+AskCommandsNow: TypeAlias = Callable[[int, int], CommandsNow | None]
+"""Takes a partition and a position. Returns what the commands topic holds now, None for unknown."""
 
 
 class HistoryWatch:
@@ -28,29 +26,22 @@ class HistoryWatch:
         that log. It is looked at again until the log is of another history, or agrees.
     """
 
-    def __init__(
-        self,
-        open_reader: Callable[[], TopicReader],
-        admin: TopicAdmin,
-        topic: str,
-        clock: Clock,
-        patience_s: float,
-    ) -> None:
-        self._open_reader, self._admin, self._topic = open_reader, admin, topic
-        self._patience = ReadPatience(clock, patience_s, "reading the command at a saved position")
+    def __init__(self, commands_now: AskCommandsNow) -> None:
+        """Watch by what `commands_now` says (CommandEnds.commands_now)."""
+        self._commands_now = commands_now
         self.ended: dict[int, str] = {}
         self._other: dict[str, str] = {}
 
     def look(
         self, partition: int, watermark: Watermark, unchecked: Iterable[SecondaryState]
-    ) -> bool:
+    ) -> bool | None:
         """Hold the log's watermark, and saved states, against the topic.
 
         watermark: of the log, read before the call. unchecked: states that were loaded since the
         last look. Only the command at the highest of their positions is read: it stands for those
         below.
-        Return whether `ended` changed for the partition. Raise KafkaFailed if the broker doesn't
-        answer.
+        Return whether `ended` changed for the partition; None if nothing is known of the topic yet:
+        call again. Raise KafkaFailed if the broker doesn't answer.
         """
         anchored = [
             (state.known_position, bytes.fromhex(state.anchor), state)
@@ -63,7 +54,9 @@ class HistoryWatch:
         position, anchor, _ = max(
             anchored, key=lambda entry: entry[0], default=(_NOWHERE, None, None)
         )
-        now = self._now(partition, position)
+        now = self._commands_now(partition, position)
+        if now is None:
+            return None
         saved = Watermark(
             partition=partition,
             through=position,
@@ -88,8 +81,3 @@ class HistoryWatch:
     def take_other(self, volume: str) -> str | None:
         """Return and forget what shows that the volume's saved position is of another history."""
         return self._other.pop(volume, None)
-
-    def _now(self, partition: int, position: int) -> CommandsNow:
-        return commands_now(
-            self._open_reader, self._admin, self._topic, partition, position, self._patience
-        )

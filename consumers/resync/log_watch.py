@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from mirrorlog.consumers.resync.command_ends import CommandEnd, CommandEnds
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.resync.log_lag import LogFreshness, LogLag
 from mirrorlog.consumers.resync.secondary import Secondary
@@ -23,12 +24,12 @@ class LogWatch:
         log: LogReader,
         histories: HistoryWatch,
         clock: Clock,
-        ask_end: Callable[[int], int | None],
+        ends: CommandEnds,
     ) -> None:
-        """Watch for the secondaries of a site. ask_end: as in SitePorts."""
+        """Watch for the secondaries of a site. ends: says where the commands end."""
         self.lagging: Mapping[int, int] = {}
         self._secondaries, self._log, self._clock = secondaries, log, clock
-        self._histories, self._ask_end = histories, ask_end
+        self._histories, self._ends = histories, ends
         self._log_lag, self._freshness = LogLag(), LogFreshness()
         # What is to be held against the commands topic: saved positions of volumes, and the log.
         self._unchecked: set[str] = set()
@@ -58,13 +59,13 @@ class LogWatch:
         """Let the next check look at the log of every partition."""
         self._partitions_to_check |= self._log.watermarks.keys()
 
-    def note_ends(self, ends: Mapping[int, int]) -> None:
-        """Note where the commands of partitions end, as of a question asked after the last poll."""
-        self._freshness.note_ends(ends, self._clock.now_us())
-        for partition, end in ends.items():
+    def note_ends(self, ends: Mapping[int, CommandEnd]) -> None:
+        """Note where the commands of partitions end, as of questions that were asked."""
+        for partition, known in ends.items():
+            self._freshness.note_ends({partition: known.end}, known.asked_at_us)
             watermark = self._log.watermarks.get(partition)
-            if watermark is not None and watermark.through >= end:
-                # It was read before the question: impossible in one history.
+            if watermark is not None and watermark.through >= known.end:
+                # It was published before the question: impossible in one history.
                 self._partitions_to_check.add(partition)
 
     def follow_lag(self) -> set[str]:
@@ -75,9 +76,9 @@ class LogWatch:
         now_s, before = self._clock.monotonic_s(), self.lagging
         if self._log_lag.is_due(now_s):
             partitions = {each.volume.partition for each in self._secondaries.values()}
-            ends = {partition: self._ask_end(partition) for partition in sorted(partitions)}
-            known = {partition: end for partition, end in ends.items() if end is not None}
-            self._log_lag.note_ends(known, now_s)
+            asked = {partition: self._ends.latest(partition) for partition in sorted(partitions)}
+            known = {partition: end for partition, end in asked.items() if end is not None}
+            self._log_lag.note_ends({key: each.end for key, each in known.items()}, now_s)
             self.note_ends(known)
         marks = self._log.watermarks
         watermarks = {key: mark.through for key, mark in marks.items()}
@@ -114,7 +115,10 @@ class LogWatch:
             }
             loaded = (self._secondaries[name].saved for name in names & self._unchecked)
             saved = [state for state in loaded if state is not None]
-            if self._histories.look(partition, self._log.watermarks[partition], saved):
+            has_changed = self._histories.look(partition, self._log.watermarks[partition], saved)
+            if has_changed is None:
+                continue
+            if has_changed:
                 changed |= names
             self._unchecked -= names
             self._partitions_to_check.discard(partition)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mirrorlog.consumers.resync.command_ends import CommandEnds
 from mirrorlog.consumers.resync.cycle_steps import CycleInput
+from mirrorlog.consumers.resync.hole_doubts import HoleDoubts
 from mirrorlog.consumers.resync.secondary import Secondary, needed_after, split_positions
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
@@ -20,6 +22,7 @@ class ReplicaLogs:
     """Looks up the logs of a site's secondaries, and forgets what they no longer need.
 
     others: the volumes that the site doesn't mirror, by name. Nothing of them is kept.
+    ends: says what is proved of a mirror of the log.
     """
 
     def __init__(
@@ -28,8 +31,10 @@ class ReplicaLogs:
         log: LogReader,
         secondaries: Mapping[str, Secondary],
         others: Mapping[str, Volume],
+        ends: CommandEnds,
     ) -> None:
         self._site, self._log, self._secondaries, self._others = site, log, secondaries, others
+        self._ends, self._holes = ends, HoleDoubts()
 
     def of(self, volume: str) -> SiteLog:
         """Return the log of a volume as this site needs it."""
@@ -84,7 +89,23 @@ class ReplicaLogs:
             beats=self._log.beats[volume.partition],
             unknown_reason=secondary.unknown_reason,
             awaited_position=lagging.get(volume.partition),
+            hole_may_close=self._hole_may_close(secondary, watermark),
+            unanswered_reason=self._ends.stall_reason(volume.partition),
         )
+
+    def _hole_may_close(self, secondary: Secondary, watermark: Watermark | None) -> bool:
+        """Return whether the log has a hole that a mirror may still fill."""
+        volume, saved = secondary.volume, secondary.saved
+        proof = self._ends.proof(volume.partition)
+        after = None if saved is None else saved.known_position
+        if proof is None or after is None or watermark is None:
+            return False
+        log_of = self.of(volume.volume)
+        hole = log_of.hole(after=after, through=watermark.through)
+        may_close = self._holes.may_close(volume.volume, proof, has_hole=hole is not None)
+        if may_close:
+            self._ends.ask(volume.partition)
+        return may_close
 
     def _both(self, volume: str) -> tuple[VolumeLog, VolumeLog]:
         """Return the volume's log, and the log of what this site has missed of the volume."""

@@ -144,6 +144,7 @@ def progress_of(
             secondary.state,
             advice=secondary.advice,
             is_log_lagging=cycle_input.awaited_position is not None,
+            is_unanswered=cycle_input.unanswered_reason is not None,
             has_watermark=cycle_input.watermark is not None,
         ),
     )
@@ -174,7 +175,7 @@ def _is_behind_known(state: SiteState, applied: int | None, cycle_input: CycleIn
     applied: the applied position that is saved.
     """
     watermark = cycle_input.watermark
-    if cycle_input.awaited_position is not None:
+    if cycle_input.awaited_position is not None or cycle_input.unanswered_reason is not None:
         return False
     if not is_behind_known(state, applied_position=applied, watermark=watermark):
         return False
@@ -184,7 +185,7 @@ def _is_behind_known(state: SiteState, applied: int | None, cycle_input: CycleIn
 
 def _log_lag_reason(cycle_input: CycleInput) -> str | None:
     if cycle_input.awaited_position is None:
-        return None
+        return cycle_input.unanswered_reason
     return (
         f"the log ends at {cycle_input.watermark}, and commands through "
         f"{cycle_input.awaited_position} wait for the node"

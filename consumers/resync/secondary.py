@@ -169,6 +169,8 @@ class Secondary:
     def go_idle(self, step: Idle) -> None:
         """Note that nothing is to be done until the log grows."""
         self.status, self.advice = step, step.advice
+        if step.awaits_source:
+            self._seen_watermark = None
 
     def pause(self, step: Idle) -> None:
         """Stay as it is although a cycle runs: an operator has paused it."""

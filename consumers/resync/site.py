@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
+from mirrorlog.consumers.resync.command_ends import CommandEnds, OwnCommandEnds
 from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
 from mirrorlog.consumers.resync.copy_rate import parse_rates
 from mirrorlog.consumers.resync.cycle import next_step, pause_step
@@ -27,6 +28,7 @@ from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.resync.log_watch import LogWatch
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
+from mirrorlog.consumers.resync.read_ends import ReadEnds
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.reporting import (
     ProgressReporter,
@@ -78,7 +80,15 @@ class Site:
         self._failures = FailureLog(name, ports.clock)
         self._changes = StateChanges(ports.clock, ports.on_change)
         self._chosen = ChosenVolumes(name, settings.site_volumes, settings.site_secondaries)
-        self._logs = ReplicaLogs(name, ports.log, self.secondaries, self._chosen.others)
+        self._ends: CommandEnds = ports.ends or OwnCommandEnds(
+            ports.open_reader,
+            ports.admin,
+            settings.topics.commands,
+            ports.clock,
+            settings.patience_s,
+            ports.ask_end,
+        )
+        self._logs = ReplicaLogs(name, ports.log, self.secondaries, self._chosen.others, self._ends)
         seeds = Seeds(settings.site_seeds, settings.site_checksum)
         self._meetings = SecondaryMeetings(
             name,
@@ -88,13 +98,7 @@ class Site:
             seeds,
         )
         self._checked_at_s = ports.clock.monotonic_s()
-        histories = HistoryWatch(
-            ports.open_reader,
-            ports.admin,
-            settings.topics.commands,
-            ports.clock,
-            settings.patience_s,
-        )
+        histories = HistoryWatch(self._ends.commands_now)
         self._copier = CycleCopier(
             settings,
             ports,
@@ -106,16 +110,16 @@ class Site:
             on_step=self._on_copy_step,
         )
         self._pauses = Pauses()
-        self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, ports.ask_end)
-        # Volumes that may need a step or a report, and volumes whose reads are over.
+        self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
+        # Volumes that may need a step or a report.
         self._active: set[str] = set()
-        self._awaiting_read_end: set[str] = set()
+        self._read_ends = ReadEnds(self._ends)
 
     def run_once(self, timeout_s: float) -> None:
         """Read what has arrived, then take a step with each volume that needs one.
 
         1. LogReader.poll reads the log, and Catalog.poll the descriptions.
-        2. _ask_read_ends asks for the end of the commands topic where the reads of a cycle are
+        2. _take_read_ends asks for the end of the commands topic where the reads of a cycle are
            over.
         3. _check_histories holds new secondaries' positions, and now and then the log, against the
            commands topic.
@@ -135,10 +139,11 @@ class Site:
             self._ports.catalog.refresh()
         for name in touched & self._secondaries.keys():
             self._logs.forget_rolled_up(self._secondaries[name])
-        touched |= self._follow_catalog() | self._ask_read_ends() | self._due_for_a_check()
+        touched |= self._follow_catalog() | self._take_read_ends() | self._due_for_a_check()
         touched |= self._follow_pauses()
         self._active |= touched
         if not self._ports.log.caught_up():
+            self._report_waiting()
             return
         self._active |= self._watch.follow_lag()
         touched |= self._check_histories(touched)
@@ -222,7 +227,7 @@ class Site:
     def _add(self, volume: Volume) -> None:
         self._ports.log.follow_partition(volume.partition)
         secondary = self._secondaries[volume.volume] = Secondary(volume)
-        self._awaiting_read_end.add(volume.volume)
+        self._read_ends.note_over(volume.volume)
         self._load(secondary)
 
     def _load(self, secondary: Secondary) -> bool:
@@ -266,22 +271,15 @@ class Site:
 
     # Steps
 
-    def _ask_read_ends(self) -> set[str]:
-        """Ask where the commands topic ends now that reads are over, once for each partition.
-
-        Return the volumes whose reads were over.
-        """
-        topic = self._settings.topics.commands
-        waiting = [self._secondaries[name] for name in self._awaiting_read_end]
-        ends = {
-            partition: self._ports.admin.end_position(topic, partition)
-            for partition in {secondary.volume.partition for secondary in waiting}
-        }
-        self._watch.note_ends(ends)
-        for secondary in waiting:
-            secondary.note_read_end(ends[secondary.volume.partition])
-        asked, self._awaiting_read_end = self._awaiting_read_end, set()
-        return asked
+    def _take_read_ends(self) -> set[str]:
+        """Ask where the commands end, where reads are over. Return the volumes that know it now."""
+        ends = self._read_ends.take(self._secondaries)
+        for name, end in ends.items():
+            self._secondaries[name].note_read_end(end.end)
+        self._watch.note_ends(
+            {self._secondaries[name].volume.partition: end for name, end in ends.items()}
+        )
+        return set(ends)
 
     def _advance(self, secondaries: Sequence[Secondary]) -> None:
         """Take the next steps of these secondaries, until each is idle or has run one cycle.
@@ -365,7 +363,7 @@ class Site:
         for secondary, differing in before:
             if secondary.differing and secondary.differing is not differing:  # read just now
                 secondary.note_reading()
-                self._awaiting_read_end.add(secondary.volume.volume)
+                self._read_ends.note_over(secondary.volume.volume)
         stopped = {secondary for secondary, _ in failed}
         return [secondary for secondary in secondaries if secondary not in stopped]
 
@@ -376,6 +374,12 @@ class Site:
         """
         if (step := self._step_of_ended_history(secondary)) is not None:
             return step
+        if self._has_newer_description(secondary.volume.volume):
+            return Idle(
+                SiteState.SETTLING,
+                "the log is by a newer description of the volume than the one that is known here",
+                awaits_source=True,
+            )
         cycle_input, saved = self._cycle_input(secondary), secondary.saved
         if secondary.differing and saved is not None:
             verdict = verdict_of(secondary.differing, saved.known_position, cycle_input)
@@ -405,6 +409,13 @@ class Site:
             return None
         if self._watch.is_unchecked(volume.volume):  # it was loaded a moment ago
             self._check_histories(set())
+            if self._watch.is_unchecked(volume.volume) and self._logs.watermark(secondary):
+                return Idle(
+                    SiteState.SETTLING,
+                    self._ends.stall_reason(volume.partition)
+                    or "the source hasn't said yet whether the saved position is one of its log's",
+                    awaits_source=True,
+                )
         ended = self._watch.ended(volume.partition)
         reason = ended or self._watch.take_other(volume.volume)
         saved = secondary.saved
@@ -429,7 +440,7 @@ class Site:
         4. The last of these steps flushes the secondary: the blocks are durable.
         5. Save the new applied position durably. Reports from here on name it.
         6. Note that the last read is over. The next round asks for the end of the commands topic
-           (_ask_read_ends), on which the proof of the cycle stands.
+           (_take_read_ends), on which the proof of the cycle stands.
 
         A crash between any two steps repeats the cycle, but for what a copy of everything has saved
         as done (docs/decisions/resumable-copies.md). If a device fails, or an operator pauses
@@ -441,6 +452,7 @@ class Site:
         cycles = [cycle for cycle in cycles if cycle[0] not in unable]
         for secondary, step in cycles:
             secondary.begin_cycle(step.reason)
+            self._read_ends.note_reading(secondary.volume.volume)
             self._changes.begin_cycle(secondary, step)
             if step.reason is not None:
                 self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
@@ -463,7 +475,8 @@ class Site:
                 done.append((secondary, state))
         self._save(done)  # 5
         traces.end(done)
-        self._awaiting_read_end |= {secondary.volume.volume for secondary, _ in done}  # 6
+        for secondary, _ in done:
+            self._read_ends.note_over(secondary.volume.volume)  # 6
 
     def _on_copy_step(self, secondary: Secondary) -> None:
         """Do what is due while a cycle copies. Raise BadUse, CopyPausedError as copying goes on."""
@@ -515,6 +528,15 @@ class Site:
             self._stop(secondary, error)
 
     # Reports
+
+    def _report_waiting(self) -> None:
+        """Report what the site waits for, if no answer of a mirror's source comes."""
+        for secondary in self._secondaries.values():
+            reason = self._ends.stall_reason(secondary.volume.partition)
+            if reason is not None and secondary.state is SiteState.WAITING:
+                secondary.go_idle(Idle(SiteState.WAITING, reason))
+                self._report(secondary)
+                self._changes.look(secondary)
 
     def _report(self, secondary: Secondary) -> bool:
         """Report the secondary if that is due. Return whether it was."""

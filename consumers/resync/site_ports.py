@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from mirrorlog.consumers.resync.command_ends import CommandEnds
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.state_changes import OnChange
 from mirrorlog.consumers.state.pauses import Pauses
@@ -30,6 +31,7 @@ class SitePorts:
     note_caught_up: called at the end of each round that took everything that the log held
         (NameFence.note_caught_up).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
+    ends: says where the commands end, if the site can't ask `admin`: it reads a mirror of the log.
     on_change: takes each change of state of a secondary.
     pauses: returns what an operator has paused, as of now.
     sleep: waits so many seconds.
@@ -49,6 +51,7 @@ class SitePorts:
     keep_name: Callable[[], None] = lambda: None
     note_caught_up: Callable[[], None] = lambda: None
     ask_end: Callable[[int], int | None] = lambda _: None
+    ends: CommandEnds | None = None
     on_change: OnChange = lambda _: None
     pauses: Callable[[], Pauses] = Pauses
     sleep: Callable[[float], None] = time.sleep

@@ -36,6 +36,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
+from mirrorlog.domain.log_questions import LogAnswer, LogQuestion, PartitionQuestion
 from mirrorlog.domain.promotions import Promotion, PromotionCommand
 from mirrorlog.domain.reports import (
     ForkReport,
@@ -202,6 +203,8 @@ def _contracts() -> Mapping[type, _Contract]:
         SiteProgress: _Contract("site_progress", _plain, _progress),
         SiteLease: _Contract("site_lease", _plain, lambda f: SiteLease(**f)),
         HostReport: _Contract("host_report", _host_report_fields, _host_report),
+        LogQuestion: _Contract("log_question", _log_question_fields, _log_question),
+        LogAnswer: _Contract("log_answer", _plain, lambda f: LogAnswer(**f)),
         NodeReport: _Contract("node_report", _node_report_fields, _node_report),
         DigestQuestion: _Contract("digest_question", _question_fields, _question),
         DigestAnswer: _Contract(
@@ -406,6 +409,15 @@ def _host_report_fields(report: HostReport) -> Fields:
 def _host_report(record: Fields) -> HostReport:
     forks = tuple(ForkReport(**fork) for fork in record["forks"])
     return HostReport(**record | {"state": HostState(record["state"]), "forks": forks})
+
+
+def _log_question_fields(question: LogQuestion) -> Fields:
+    return _plain(question) | {"partitions": [_plain(part) for part in question.partitions]}
+
+
+def _log_question(record: Fields) -> LogQuestion:
+    partitions = tuple(PartitionQuestion(**part) for part in record["partitions"])
+    return LogQuestion(**record | {"partitions": partitions})
 
 
 def _node_report_fields(report: NodeReport) -> Fields:

@@ -18,6 +18,7 @@ Files in reading order:
 - site_progress.py: the report of a site
 - site_leases.py: which process runs a site
 - verifications.py: questions and answers of a verification, and its report
+- log_questions.py: questions of readers of a mirrored log, and answers
 - reports.py: the reports of hosts and of workers of the node
 - report_pacing.py: when a report is worth a message
 - retry_reports.py: which failures of repeated attempts are logged

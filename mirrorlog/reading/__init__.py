@@ -8,6 +8,8 @@ In reading order:
 - partition_counts.py: how many partitions the topics have, and whether they agree
 - catalog.py: the volumes that exist
 - commands_now.py: the commands topic as it is now, to hold a watermark against it
+- source_questions.py: the questions that a reader of a mirrored log puts to its source
+- mirrored_rows.py: what an answer proves of a mirrored log
 - log_reader.py: the tracking log, as sites and questions read it
 - open_sessions.py: the sessions of a volume, and which of them are open
 - changes_after.py: the blocks that changed after a position, for a host that recovers

@@ -17,7 +17,7 @@ from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
 from mirrorlog.errors import MirrorlogError, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
-from mirrorlog.reading.clusters import ClusterCheck
+from mirrorlog.reading.clusters import ClusterCheck, IdentifiedCluster
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
@@ -36,6 +36,7 @@ class Catalog(Mapping[str, Volume]):
     that one has read but not taken yet would be missing otherwise.
 
     patience_s: how long refresh() waits for a broker that doesn't answer.
+    cluster: whose positions the descriptions name; None: that of `admin`.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Catalog(Mapping[str, Volume]):
         topics: Topics,
         clock: Clock,
         patience_s: float = 30.0,
+        *,
+        cluster: IdentifiedCluster | None = None,
     ) -> None:
         patience = ReadPatience(clock, patience_s, "reading the volumes' descriptions")
-        self._cluster = ClusterCheck(admin)
+        self._cluster = ClusterCheck(admin if cluster is None else cluster)
         self._topic = CompactedTopic(reader, admin, topics.volumes, patience)
         self._volumes: dict[str, Volume] = {}
         self._reading = Lock()

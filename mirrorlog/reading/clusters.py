@@ -15,6 +15,17 @@ class IdentifiedCluster(Protocol):
         """Return the id that the cluster gave itself when it was made."""
 
 
+class NamedCluster:
+    """A cluster that isn't this one: that of the source of which the topics here are a mirror."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+
+    def cluster_id(self) -> str:
+        """Return the id of the source."""
+        return self._cluster
+
+
 class ClusterCheck:
     """Refuses what was written in terms of another cluster's positions.
 
@@ -34,12 +45,21 @@ class ClusterCheck:
             return
         if self._own is None:
             self._own = self._cluster.cluster_id()
+        if cluster != self._own and isinstance(self._cluster, NamedCluster):
+            raise WrongCluster(
+                f"the topics are to be a mirror of cluster {self._own} (kafka_mirror_of), and the "
+                f"positions are those of cluster {cluster}",
+                where=where,
+                next="Correct kafka_mirror_of or kafka_mirror_prefix. `mirrorlog doctor` at the "
+                "source says its cluster's id.",
+            )
         if cluster != self._own:
             raise WrongCluster(
                 f"this cluster is {self._own}, and the positions are those of cluster {cluster}: "
                 "the topics here are a mirror or a copy, in which a position is another command",
                 where=where,
-                next=f"Name the servers of cluster {cluster} (--bootstrap-servers). If it is gone "
+                next=f"Name the servers of cluster {cluster} (--bootstrap-servers). A site may "
+                "read a mirror: see kafka_mirror_of in docs/multi-site.md. If the cluster is gone "
                 "for good, create the volumes on this cluster under another topic prefix: their "
                 "sites copy them in full.",
             )

@@ -10,10 +10,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.histories import NO_EPOCH
+from mirrorlog.domain.log_questions import LogAnswer
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
-from mirrorlog.reading.clusters import ClusterCheck
+from mirrorlog.reading.clusters import ClusterCheck, IdentifiedCluster
+from mirrorlog.reading.mirrored_rows import MirroredRows
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
@@ -48,17 +50,28 @@ class _EndQuestion(NamedTuple):
     reached: int
 
 
+class _ProvenRows(NamedTuple):
+    """An answer proves the first `rows` rows that were read of a mirrored partition.
+
+    watermark: the last one by its order among all that was read; None if there is none.
+    """
+
+    watermark: Watermark | None
+    rows: int
+
+
 @dataclass(slots=True)
 class _PendingRows:
     """The rows that were read of one partition and don't count yet.
 
-    watermark: the last one among the rows. polls: since rows last counted.
+    watermark: the last one among the rows. polls: since rows last counted. proven: of a mirror.
     """
 
     rows: list[LogRow] = field(default_factory=list)
     watermark: Watermark | None = None
     polls: int = 0
     question: _EndQuestion | None = None
+    proven: _ProvenRows | None = None
 
 
 class LogReader:
@@ -84,11 +97,16 @@ class LogReader:
     partition may still send them. A record names no history but a generation, which each history
     renews, and a log answers by one generation (VolumeLog).
 
+    The end of a mirror says nothing of the log. There, what was read counts once an answer of the
+    node proves it (MirroredRows).
+
     partitions: those to read; all by default.
     forget_deleted: drop the records that the log deletes, whether they are compacted away or not. A
         site keeps them for as long as it needs them: what a record says stays true, and the parts
         say it more finely than their roll-up.
     site: keep the logs of what this site has missed; those of other sites are never kept.
+    mirrored: the topic is a mirror, of which this knows what it proves; None: it is the log itself.
+    cluster: whose positions the log holds; None: those of the cluster that `admin` asks.
 
     Attributes to read:
 
@@ -107,9 +125,12 @@ class LogReader:
         *,
         forget_deleted: bool = False,
         site: str | None = None,
+        mirrored: MirroredRows | None = None,
+        cluster: IdentifiedCluster | None = None,
     ) -> None:
         self._reader, self._admin, self._topic = reader, admin, topic
-        self._cluster = ClusterCheck(admin)
+        self._mirrored = mirrored
+        self._cluster = ClusterCheck(admin if cluster is None else cluster)
         self._forget_deleted, self._site = forget_deleted, site
         partitions = range(admin.partitions(topic)) if partitions is None else partitions
         # By partition, where it ended at the start; a partition leaves once it is read that far.
@@ -123,6 +144,9 @@ class LogReader:
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
         self.watermarks: dict[int, Watermark] = {}
         self._partitions = set(partitions)
+        if mirrored is not None:
+            for partition in partitions:
+                mirrored.questions.follow(partition)
         reader.assign(topic, dict.fromkeys(partitions))
 
     def follow_partition(self, partition: int) -> None:
@@ -132,6 +156,8 @@ class LogReader:
         """
         if partition not in self._partitions:
             self._unread_ends[partition] = self._admin.end_position(self._topic, partition)
+            if self._mirrored is not None:
+                self._mirrored.questions.follow(partition)
             self._reader.assign(self._topic, {partition: None})
             self._partitions.add(partition)
 
@@ -149,6 +175,8 @@ class LogReader:
         Before that, a watermark is one of the past: acting on it would copy blocks that change
         again later in the log.
         """
+        if self._mirrored is not None:
+            return not self._unread_ends
         for partition, end in list(self._unread_ends.items()):
             is_reached = self._reader.reached(self._topic, partition) >= end
             if is_reached and self._pending[partition].watermark is None:
@@ -167,8 +195,12 @@ class LogReader:
             self._take(message, is_wanted)
         touched: set[str] = set()
         for partition, pending in self._pending.items():
-            if pending.watermark is not None:
+            if self._mirrored is not None:
+                touched |= self._count_proven(partition, pending, is_wanted)
+            elif pending.watermark is not None:
                 touched |= self._count_pending(partition, pending, is_wanted)
+        if self._mirrored is not None:
+            self._mirrored.questions.put_due()
         return touched
 
     def _take(self, message: Message, is_wanted: IsWanted) -> None:
@@ -176,6 +208,8 @@ class LogReader:
         if message.key is None:
             return
         pending = self._pending[message.partition]
+        if self._mirrored is not None and not self._is_row(message, pending, self._mirrored):
+            return
         if message.value is None:
             if self._forget_deleted and key_kind(message.key) is LogRecord:
                 pending.rows.append(read_record_key(message.key))
@@ -188,6 +222,43 @@ class LogReader:
                 pending.watermark = row
         elif row is not None and (not isinstance(row, LogRecord) or self._is_kept(row, is_wanted)):
             pending.rows.append(row)
+
+    def _is_row(self, message: Message, pending: _PendingRows, mirrored: MirroredRows) -> bool:
+        """Return whether a message of a mirror is a row, and no answer. Hold it against the node.
+
+        An answer proves the rows before it, unless one of them is a head that no watermark has
+        reached: the worker died in a flush, and what was the head before may be gone.
+        """
+        assert message.key is not None
+        partition = message.partition
+        if key_kind(message.key) is not LogAnswer:
+            mirrored.note_row(partition, message.key, message.value)
+            return True
+        last = max(
+            (mark for mark in (pending.watermark, self.watermarks.get(partition)) if mark),
+            key=lambda mark: mark.order,
+            default=None,
+        )
+        order = (NO_EPOCH, BEFORE_FIRST) if last is None else last.order
+        is_cut_off = any(
+            isinstance(row, VolumeHead) and _order(row) > order for row in pending.rows
+        )
+        if mirrored.take_answer(message, last, is_cut_off=is_cut_off):
+            pending.proven = _ProvenRows(last, len(pending.rows))
+        return False
+
+    def _count_proven(self, partition: int, pending: _PendingRows, is_wanted: IsWanted) -> set[str]:
+        """Let the rows of a mirror count that an answer has proved."""
+        if pending.proven is None:
+            return set()
+        watermark, count = pending.proven
+        pending.proven = None
+        self._unread_ends.pop(partition, None)
+        if watermark is None:
+            return set()
+        if pending.watermark is watermark:
+            pending.watermark = None
+        return self._count_rows(partition, pending, watermark, count, is_wanted)
 
     def _count_pending(
         self, partition: int, pending: _PendingRows, is_wanted: IsWanted
@@ -208,6 +279,17 @@ class LogReader:
             return set()
         if read >= self._unread_ends.get(partition, 0):
             self._unread_ends.pop(partition, None)
+        return self._count_rows(partition, pending, watermark, count, is_wanted)
+
+    def _count_rows(
+        self,
+        partition: int,
+        pending: _PendingRows,
+        watermark: Watermark,
+        count: int,
+        is_wanted: IsWanted,
+    ) -> set[str]:
+        """Let the watermark, and the first `count` rows, count. Return the volumes of the rows."""
         known = self.watermarks.get(partition)
         if known is not None and watermark.epoch > known.epoch:
             self._forget_history(partition, known, watermark)

@@ -97,7 +97,11 @@ class PresentStateReader:
         self._admin: Final = admin
         patience = ReadPatience(clock, patience_s, "reading the present state")
         self._described: Final = _CompactedTopics(
-            open_reader, admin, (topics.volumes, topics.progress), patience
+            open_reader,
+            admin,
+            (topics.volumes, topics.progress),
+            patience,
+            optional=topics.all_progress[1:],
         )
         self._reports: Final = _CompactedTopics(
             open_reader, admin, (topics.reports,), patience, optional=(topics.verifications,)

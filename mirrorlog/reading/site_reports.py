@@ -1,6 +1,7 @@
 """The last reports of sites and backups on each volume, from the topic `mirrorlog.progress`.
 
-A site that is registered there still needs the log above its position.
+A site that is registered there still needs the log above its position. Sites with clusters of their
+own report there, too, or in topics that mirrors bring (Topics.all_progress).
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
-from mirrorlog.errors import BadInput
+from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.topics import Topics
 
 log = logging.getLogger("mirrorlog.reading")
+
+_Address: TypeAlias = tuple[str, bytes]
+"""The topic and the key of a message."""
 
 
 class SiteReports:
@@ -35,26 +40,43 @@ class SiteReports:
         clock: Clock,
         patience_s: float = 30.0,
     ) -> None:
-        patience = ReadPatience(clock, patience_s, "reading the sites' reports")
-        self._topic = CompactedTopic(reader, admin, topics.progress, patience)
-        self._volumes: dict[bytes, str] = {}
-        self._reports: dict[str, dict[bytes, SiteProgress]] = defaultdict(dict)
+        self._reader, self._admin = reader, admin
+        self._patience = ReadPatience(clock, patience_s, "reading the sites' reports")
+        own, *self._awaited = topics.all_progress
+        self._topics = [CompactedTopic(reader, admin, own, self._patience)]
+        self._volumes: dict[_Address, str] = {}
+        self._reports: dict[str, dict[_Address, SiteProgress]] = defaultdict(dict)
 
     def refresh(self) -> None:
-        """Read every report published before the call. Raise KafkaFailed as read_through."""
-        for message in self._topic.read_to_end():
-            self._take_message(message)
+        """Read every report published before the call. Raise KafkaFailed as read_through.
+
+        A topic that a mirror is to make, and hasn't made yet, holds no report.
+        """
+        self._look_for_mirrored()
+        for topic in self._topics:  # they share the reader, which returns messages of all
+            for message in topic.read_to_end():
+                self._take_message(message)
 
     def poll(self, timeout_s: float = 0) -> None:
         """Take the reports that have arrived; wait up to `timeout_s` for one."""
-        for message in self._topic.poll(timeout_s):
+        for message in self._topics[0].poll(timeout_s):
             self._take_message(message)
+
+    def _look_for_mirrored(self) -> None:
+        for name in list(self._awaited):
+            try:
+                self._admin.partitions(name)
+            except KafkaFailed:
+                continue
+            self._topics.append(CompactedTopic(self._reader, self._admin, name, self._patience))
+            self._awaited.remove(name)
 
     def _take_message(self, message: Message) -> None:
         if message.key is not None:
-            self._take(message.key, message.value)
+            self._take((message.topic, message.key), message.value)
 
-    def _take(self, key: bytes, value: bytes | None) -> None:
+    def _take(self, address: _Address, value: bytes | None) -> None:
+        key = address[1]
         try:
             event = None if value is None else decode(value, object)
         except BadInput as error:
@@ -67,11 +89,11 @@ class SiteReports:
         if isinstance(event, SiteLease):
             return
         report = event if isinstance(event, SiteProgress) else None
-        if (known := self._volumes.pop(key, None)) is not None:
-            del self._reports[known][key]
+        if (known := self._volumes.pop(address, None)) is not None:
+            del self._reports[known][address]
         if report is not None:
-            self._volumes[key] = report.volume
-            self._reports[report.volume][key] = report
+            self._volumes[address] = report.volume
+            self._reports[report.volume][address] = report
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
         """Return the last report of each site that has the volume."""

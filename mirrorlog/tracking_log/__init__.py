@@ -8,6 +8,7 @@ Files in reading order:
 - heads.py: heads of volumes, heartbeats of sessions, watermarks
 - breaks.py: what shows that a position means another command now
 - keys.py: keys of the changelog topic, and names of logs
+- head_census.py: all heads of a partition as one number, for mirrors
 - coverage.py: one reader's copy of a volume's log, and the proof that no position is missing
 - position_times.py: which position was reached at a time, by notes of the broker's time
 - site_log.py: the same for a site, with what its secondary has missed

@@ -9,11 +9,12 @@ import struct
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeAlias
 
+from mirrorlog.domain.log_questions import LogAnswer
 from mirrorlog.tracking_log.heads import PositionTime, SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.records import LogRecord
 
 _KEY_VERSION: Final = 1
-_RECORD, _HEAD, _BEAT, _WATERMARK, _POSITION_TIME = b"r", b"h", b"s", b"w", b"m"
+_RECORD, _HEAD, _BEAT, _WATERMARK, _POSITION_TIME, _ANSWER = b"r", b"h", b"s", b"w", b"m", b"a"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
 RECORD_PREFIX: Final = bytes([_KEY_VERSION]) + _RECORD
 """The first bytes of the keys of all records, and of no other keys."""
@@ -22,7 +23,9 @@ HEAD_PREFIX: Final = bytes([_KEY_VERSION]) + _HEAD
 KEY_PREFIX: Final = bytes([_KEY_VERSION])
 """The first byte of all keys of the log."""
 
-EntryKind: TypeAlias = type[LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime]
+EntryKind: TypeAlias = type[
+    LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime | LogAnswer
+]
 
 
 def missed_log(volume: str, site: str) -> str:
@@ -123,6 +126,11 @@ def position_time_key(partition: int, *, at_us: int) -> bytes:
     return position_times_prefix(partition) + struct.pack(">Q", at_us // 1_000_000)
 
 
+def answer_key(asker: str) -> bytes:
+    """Return the key of the last answer to an asker's questions: version, 'a', asker."""
+    return bytes([_KEY_VERSION]) + _ANSWER + asker.encode()
+
+
 def key_kind(key: bytes) -> EntryKind | None:
     """Return the type of the entry under a changelog key.
 
@@ -134,5 +142,6 @@ def key_kind(key: bytes) -> EntryKind | None:
         _BEAT: SessionBeat,
         _WATERMARK: Watermark,
         _POSITION_TIME: PositionTime,
+        _ANSWER: LogAnswer,
     }
     return kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None

@@ -158,6 +158,12 @@ class PartitionLoops:
         loop.waiting_us.append(fetched.batch.appended_us)
         loop.queue.put_nowait(fetched)
 
+    def wake(self, partition: int) -> None:
+        """Let the loop of a partition look for work soon; do nothing if this worker hasn't it."""
+        loop = self._loops.get(partition)
+        if loop is not None and loop.task is not None:
+            loop.queue.put_nowait(None)
+
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Cancel the loops of `partitions` (None: all) and drop what they hold.
 

@@ -33,6 +33,8 @@ SendMessages: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 
 ChangelogRefused if they can't be acknowledged.
 """
+OnWritten: TypeAlias = Callable[[int, Sequence[Row]], None]
+"""Takes a partition, and rows that were written to its table."""
 
 
 class LogTable:
@@ -41,13 +43,20 @@ class LogTable:
     A flush and an `append` of the same partition must never run at the same time: the store
     remembers its position in the changelog by the last one.
 
+    on_written: called with the rows that were written to the store; None: nobody wants to know.
     counters: what was written since the worker's start.
     """
 
     def __init__(
-        self, send: SendMessages, store: LocalStore, topics: Topics, gate: CommitGate
+        self,
+        send: SendMessages,
+        store: LocalStore,
+        topics: Topics,
+        gate: CommitGate,
+        on_written: OnWritten | None = None,
     ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
+        self._on_written = on_written
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
         self.counters: Final = FlushCounters()
         # By partition, the highest position of a row that this worker appended.
@@ -130,6 +139,8 @@ class LogTable:
         if end is not None and max(positions) != end + len(positions):
             positions = [end] * len(rows)
         self._store.write(partition, rows, positions)
+        if self._on_written is not None:
+            self._on_written(partition, rows)
 
     async def _send_rows(self, partition: int, rows: Sequence[Row]) -> list[int]:
         """Append rows to the changelog; return their positions there, acknowledged.

@@ -26,5 +26,6 @@ In reading order:
 - history_faults.py: HistoryFaults deletes the commands topic, and takes the broker back in time
 - failover.py: FailoverWorld promotes copies of a volume, and lets them follow each other again
 - failover_parts.py: its hosts and its sites
+- mirror.py: MirrorModel is the mirror to a site that has a cluster of its own
 - crashes.py: Fuse kills a role at one of its steps
 """

@@ -25,6 +25,10 @@ from mirrorlog.streams.fold.traced_batches import TracedFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
 from mirrorlog.streams.partitions.start_positions import PartitionBounds, plan_start_position
+from mirrorlog.streams.questions.answering_folder import AnsweringFolder
+from mirrorlog.streams.questions.open_questions import OpenQuestions
+from mirrorlog.streams.questions.question_reader import read_question
+from mirrorlog.streams.questions.table_census import TableCensus
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row, rows_to_keep
 from mirrorlog.streams.table.log_table import LogTable
@@ -143,7 +147,8 @@ class NodeModel:
     def _build(self) -> None:
         topics = self._settings.topics
         self._gate = CommitGate(topics.commands)
-        self._table = table = LogTable(self.send, self, topics, self._gate)
+        census = TableCensus(self)
+        self._table = table = LogTable(self.send, self, topics, self._gate, census.note_rows)
         self._catalog = catalog = Catalog(
             self._broker.reader(), self._broker, topics, ManualClock(look_s=_CLOCK_STEP_S)
         )
@@ -164,6 +169,13 @@ class NodeModel:
             compactor=LogCompactor(table, catalog, self._reports, self._clock, compaction),
             histories=self._histories,
         )
+        self._questions = OpenQuestions()
+        self._answering = AnsweringFolder(
+            self._folder, self._questions, census, table, source, self._clock
+        )
+        self._question_reader = self._broker.reader()
+        for name in topics.mirrored_questions:
+            self._question_reader.assign(name, {0: None})
 
     def fold(self, max_messages: int) -> bool:
         """Fold one batch of commands; False if there is none."""
@@ -201,8 +213,11 @@ class NodeModel:
         self._clock.now_s += 10
 
     def maintain(self) -> bool:
-        """Do a little compaction; False if there is none to do for now."""
-        return asyncio.run(self._folder.maintain(0)) == 0
+        """Answer questions, and do a little compaction; False if there is none to do for now."""
+        for message in self._question_reader.poll(0):
+            if (question := read_question(message)) is not None:
+                self._questions.take(question)
+        return asyncio.run(self._answering.maintain(0)) == 0
 
     def commit(self) -> None:
         """Commit the source offset as far as the gate allows it."""

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
+from mirrorlog.consumers.resync.command_ends import MirroredCommandEnds
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.state.pauses import Pauses
@@ -18,7 +19,10 @@ from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.mirrored_rows import MirroredRows
+from mirrorlog.reading.source_questions import SourceQuestions, question_publisher
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
@@ -62,8 +66,17 @@ class SiteModel:
     name: Final = SITE
 
     def __init__(
-        self, broker: MemoryBroker, host: HostModel, settings: Settings, fuse: Fuse, random: Random
+        self,
+        broker: MemoryBroker,
+        host: HostModel,
+        settings: Settings,
+        fuse: Fuse,
+        random: Random,
+        *,
+        mirror_of: str | None = None,
     ) -> None:
+        """mirror_of: the cluster of which `broker` holds a mirror; None if it is that cluster."""
+        self._mirror_of = mirror_of
         self._broker, self._host, self._settings, self._random = broker, host, settings, random
         devices = {name: MemoryDevice(SIZE_BYTES) for name in host.volumes}
         self.volumes: Final = tuple(host.volumes)
@@ -90,10 +103,20 @@ class SiteModel:
         fence = self._fence(self._folder, clock)
         fence.take()
         self.reader = SlowReader(self._broker, self._random)
-        self.log = LogReader(self.reader, self._broker, topics.changelog, site=SITE)
+        source = None if self._mirror_of is None else NamedCluster(self._mirror_of)
+        questions = None if source is None else self._new_questions(clock)
+        self.log = LogReader(
+            self.reader,
+            self._broker,
+            topics.changelog,
+            site=SITE,
+            mirrored=None if questions is None else MirroredRows(questions),
+            cluster=source,
+        )
         ports = SitePorts(
             log=self.log,
-            catalog=Catalog(self._broker.reader(), self._broker, topics, clock),
+            catalog=Catalog(self._broker.reader(), self._broker, topics, clock, cluster=source),
+            ends=None if questions is None else MirroredCommandEnds(questions),
             admin=self._broker,
             publisher=self._publisher,
             states=self.states,
@@ -105,6 +128,10 @@ class SiteModel:
             pauses=self._look_at_pauses,
         )
         self.site = Site(SITE, ports, self._settings)
+
+    def _new_questions(self, clock: ManualClock) -> SourceQuestions:
+        publish = question_publisher(self._publisher, self._settings.topics.questions)
+        return SourceQuestions(SITE, self._draw_id(), publish, clock)
 
     def _look_at_pauses(self) -> Pauses:
         return self.look_at_pauses()

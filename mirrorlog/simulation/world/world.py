@@ -20,6 +20,7 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Crash, Fuse
 from mirrorlog.simulation.world.history_faults import HistoryFaults
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
+from mirrorlog.simulation.world.mirror import MirrorModel
 from mirrorlog.simulation.world.node import NodeModel
 from mirrorlog.simulation.world.site import SiteModel
 from mirrorlog.simulation.world.site_faults import SiteFaults
@@ -50,13 +51,20 @@ class World:
     seed: two worlds with one seed take the same steps.
     losses: how often a command is lost, as a weight beside those in act().
     markers: how often a stranger's transaction ends in the topics, as such a weight.
+    mirrored: the site has a cluster of its own, with a mirror of the topics (`mirror`).
     overrides: settings, by name.
 
     A check that fails raises AssertionError.
     """
 
     def __init__(
-        self, seed: int, losses: float = 0, markers: float = 0, **overrides: object
+        self,
+        seed: int,
+        losses: float = 0,
+        markers: float = 0,
+        *,
+        mirrored: bool = False,
+        **overrides: object,
     ) -> None:
         self._random, self._losses, self._markers = Random(seed), losses, markers
         keep_s = self._random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
@@ -66,9 +74,18 @@ class World:
             "node_tiers_s": _TIERS_S,
             "node_keep_s": keep_s,
         }
-        self.settings = load_settings(None, {**own, **overrides})
+        mirrors = {"kafka_mirrored_sites": ("",)} if mirrored else {}
+        self.settings = load_settings(None, {**own, **mirrors, **overrides})
         self.broker = MemoryBroker(clock=_BrokerClock())
-        self.broker.create(self.settings.topics.specs(single_copy=True), 1)
+        topics = self.settings.topics
+        self.broker.create(topics.specs(single_copy=True), 1)
+        self.mirror: MirrorModel | None = None
+        self.site_broker = self.broker
+        if mirrored:
+            self.site_broker = MemoryBroker("of the site", clock=_BrokerClock())
+            for broker in (self.broker, self.site_broker):
+                broker.create([*topics.specs(single_copy=True), *topics.mirror_specs()], 1)
+            self.mirror = MirrorModel(self.broker, self.site_broker, self.settings, self._random)
         self.volumes = {name: _describe(name) for name in VOLUMES}
         for volume in self.volumes.values():
             self.publish_volume(volume)
@@ -77,7 +94,14 @@ class World:
         for name in self.volumes:
             self.host.send(name, CommandKind.SESSION_OPEN)
         self.node = NodeModel(self.broker, self.settings, self._node_fuse, self._random)
-        self.site = SiteModel(self.broker, self.host, self.settings, self._site_fuse, self._random)
+        self.site = SiteModel(
+            self.site_broker,
+            self.host,
+            self.settings,
+            self._site_fuse,
+            self._random,
+            mirror_of=self.broker.cluster_id() if mirrored else None,
+        )
         self.faults = SiteFaults(self.site, self._random)
         self._stale_node: NodeModel | None = None
         self.history_faults = HistoryFaults(
@@ -132,6 +156,7 @@ class World:
             self._maintain_stale_node: 6,
             self.compact_some: 1,
             self.add_markers: self._markers,
+            **self._mirror_acts(),
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_consistency()
@@ -176,6 +201,7 @@ class World:
             self.maintain_node: 8,
             self.history_faults.note_ends: 2,
             self.history_faults.strike: 0.7,
+            **self._mirror_acts(),
         }
         act = self._random.choices(list(acts), list(acts.values()))[0]
         try:
@@ -185,6 +211,39 @@ class World:
             self._site_fuse.put_out()
             self.restart_node() if act in (self.run_node, self.maintain_node) else self.site.start()
         self.site.check_reports()
+
+    def _mirror_acts(self) -> dict[Callable[[], object], float]:
+        """Return what a mirror does, with its weights; nothing without one."""
+        if self.mirror is None:
+            return {}
+        return {
+            self.mirror.run: 40,
+            self.mirror.restart: 2,
+            self.mirror.cut: 0.5,
+            self.mirror.mend: 2,
+            self._compact_mirror: 1,
+        }
+
+    def _compact_mirror(self) -> None:
+        topic = self.settings.topics.changelog
+        end = self.site_broker.end_position(topic, 0)
+        self.site_broker.compact(
+            topic, 0, self._random.choice((None, self._random.randint(0, end)))
+        )
+
+    def run_round(self) -> None:
+        """Run one round of the site. Before it, a mirror brings all that there is."""
+        if self.mirror is not None:
+            self.mirror.mend()
+            self.mirror_all()
+        self.site.site.run_once(0)
+
+    def mirror_all(self) -> None:
+        """Let the mirror bring all that there is, both ways, with the node's answers."""
+        assert self.mirror is not None
+        self.mirror.drain()
+        self.node.maintain()
+        self.mirror.drain()
 
     def follow_descriptions(self) -> None:
         """Let the host read the descriptions of its volumes."""
@@ -266,7 +325,7 @@ class World:
     def settle(self) -> None:
         """Run the site until it calls all secondaries consistent."""
         for _ in range(_MAX_ROUNDS):
-            self.site.site.run_once(0)
+            self.run_round()
             if self.site.is_consistent():
                 return
         raise AssertionError(f"not consistent: {self._statuses()}")
@@ -279,7 +338,7 @@ class World:
         self.hold_primaries_still()
         self.fold_and_commit()
         for _ in range(_MAX_ROUNDS):
-            self.site.site.run_once(0)
+            self.run_round()
             self.site.check_consistency()
             if self.site.is_consistent():
                 return
@@ -296,7 +355,7 @@ class World:
         for _ in range(_MAX_ROUNDS):
             if self._random.random() < 0.1:
                 self.faults.mend()
-            self.site.site.run_once(0)
+            self.run_round()
             self.site.check_claims()
             if not self.site.seen_primaries and self.site.is_consistent():
                 break
@@ -318,7 +377,7 @@ class World:
         self.site.start()
         for _ in range(_MAX_ROUNDS):
             try:
-                self.site.site.run_once(0)
+                self.run_round()
             except (OutOfRetention, KafkaFailed):
                 self.site.start()
             self.site.check_reports()

@@ -28,6 +28,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.log_questions import LogAnswer, LogQuestion, PartitionQuestion
 from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
@@ -135,7 +136,34 @@ def test_records_read_back(changed: BlockSet, zeroed: BlockSet, hosts: list[str]
     assert same(decode(encode(record), LogRecord), record)
 
 
+QUESTION = LogQuestion(
+    asker="b",
+    run="r",
+    number=3,
+    partitions=(
+        PartitionQuestion(partition=1),
+        PartitionQuestion(partition=2, position=9, repeat_heads=True),
+    ),
+    at_us=7,
+)
+ANSWER = LogAnswer(
+    asker="b",
+    run="r",
+    number=3,
+    partition=2,
+    topic="t",
+    first_kept=1,
+    end=12,
+    position=9,
+    anchor=b"x",
+    epoch=1,
+    through=11,
+    heads=2,
+    heads_digest=5,
+)
 EVENTS = [
+    QUESTION,
+    ANSWER,
     Volume(
         volume="v",
         generation=GENERATION,
@@ -378,6 +406,8 @@ command_status.v1   f4bd3bc8ffc29b85
 digest_answer.v1    8b1d7eb0f6d29c45
 digest_question.v1  2c31c3353a11cab7
 host_report.v1      0e2bfaa1f5089982
+log_answer.v1       ac96153b1f2af115
+log_question.v1     9770d729c8679cb3
 log_record.v1       dce841b79190ab79
 log_record.v2       029839f7b362003d
 node_report.v1      fc1922fa6869c75b
@@ -659,6 +689,20 @@ def test_a_lease_is_written_as_before_and_that_of_the_release_before_is_read() -
     caught_up = replace(lease, caught_up_age_s=1.5)
     assert encode(caught_up).hex() == LEASE_GOLDEN_V2
     assert decode(encode(caught_up), SiteLease) == caught_up
+
+
+@pytest.mark.parametrize(
+    ("event", "golden"),
+    [
+        (QUESTION, "c3019770d729c8679cb3026202720604020100041201000e"),
+        (ANSWER, "c301ac96153b1f2af1150262027206040202740218120202780216040a"),
+    ],
+)
+def test_questions_and_answers_have_the_bytes_of_their_first_release(
+    event: object, golden: str
+) -> None:
+    assert encode(event).hex() == golden
+    assert decode(bytes.fromhex(golden), object) == event
 
 
 def encode_by(name: str, fields: dict[str, object]) -> bytes:

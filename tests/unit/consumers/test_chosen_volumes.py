@@ -8,9 +8,11 @@ import pytest
 from notation import record, volume
 
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes, is_chosen
+from mirrorlog.consumers.resync.command_ends import OwnCommandEnds
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 
 # volume, the sites that its description names | patterns | site a mirrors it
@@ -57,7 +59,10 @@ def test_no_record_of_another_volume_is_kept() -> None:
     chosen = ChosenVolumes("a", ["w"])
     chosen.take(volume("v", 1 << 20, generation="g"))
     log = LogReader(broker.reader(), broker, topics.changelog, site="a")
-    logs = ReplicaLogs("a", log, {}, chosen.others)
+    ends = OwnCommandEnds(
+        broker.reader, broker, topics.commands, ManualClock(), 5.0, lambda _: None
+    )
+    logs = ReplicaLogs("a", log, {}, chosen.others, ends)
     assert [logs.is_needed(record("1..2", "1", name=name)) for name in ("v", "v@a", "w")] == [
         False,
         False,

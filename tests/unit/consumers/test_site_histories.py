@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from notation import GENERATION, record, volume
 
+from mirrorlog.consumers.resync.command_ends import OwnCommandEnds
 from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
@@ -171,7 +172,10 @@ def test_the_log_and_saved_positions_are_held_against_the_topic(
         broker.rewind(TOPICS.commands, 0, 7 if "little" in what else 3)
     for number in range(20 if what in ("created again", "reused") else 0):
         broker.append(TOPICS.commands, 0, b"v", b"other %d" % number)
-    watch = HistoryWatch(broker.reader, broker, TOPICS.commands, ManualClock(), 5.0)
+    ends = OwnCommandEnds(
+        broker.reader, broker, TOPICS.commands, ManualClock(), 5.0, lambda _: None
+    )
+    watch = HistoryWatch(ends.commands_now)
     assert watch.look(0, watermark, [older, saved]) is (of_log != "-")
     assert of_log in watch.ended.get(0, "-")
     for name in ("v", "w"):  # one command is read for all secondaries of a partition
