@@ -19,6 +19,9 @@ from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.adapters.tracing import open_tracer
+from mirrorlog.consumers.journal.journal_folder import JournalFolder
+from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
+from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
@@ -142,7 +145,9 @@ def open_site(
     folder = folder.absolute()
     with ExitStack() as stack:
         stack.callback(os.close, lock_folder(folder))
-        ports = _site_ports(name, folder, settings, stack)
+        journals = _open_journals(folder, settings, stack)
+        _recover(name, folder, settings, journals)
+        ports = replace(_site_ports(name, folder, settings, stack), journals=journals)
         fence = NameFence(_lease(name, folder, ports.clock), _fence_ports(ports, settings, stack))
         fence.take()
         stack.callback(fence.give_up)
@@ -153,6 +158,42 @@ def open_site(
             on_change=on_change,
         )
         yield Site(name, ports, settings)
+
+
+def _open_journals(folder: Path, settings: Settings, stack: ExitStack) -> JournalStore:
+    """Return the journals of a site. Without `crash`, those that are there are only applied."""
+    path = settings.site_journal_dir or folder / "journals"
+    if settings.site_consistency != "crash" and not path.is_dir():
+        return NoJournals()
+    journals = JournalFolder(path)
+    stack.callback(journals.close)
+    return journals
+
+
+def _recover(name: str, folder: Path, settings: Settings, journals: JournalStore) -> None:
+    """Apply what was sealed before the last end of the site: Kafka may be away for long."""
+    if not journals.volumes():
+        return
+    secondaries = _secondaries(name, folder, settings)
+    try:
+        ports = RecoveryPorts(
+            journals=journals,
+            states=SecondaryStateFiles(folder / "states"),
+            secondaries=secondaries,
+            pauses=PauseFile(folder).look,
+            clock=SystemClock(),
+            task_runner=TaskThreads(settings.site_copy_threads),
+            draw_id=lambda: str(uuid4()),
+        )
+        recover_journals(name, ports)
+    finally:
+        secondaries.close()
+
+
+def _secondaries(name: str, folder: Path, settings: Settings) -> SiteDevices:
+    """Return the primaries and secondaries of a site."""
+    addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
+    return SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
 
 
 def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:
@@ -198,8 +239,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
-    addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
-    secondaries = SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
+    secondaries = _secondaries(name, folder, settings)
     stack.callback(secondaries.close)
     return SitePorts(
         log=log,

@@ -221,6 +221,16 @@ class Settings(BaseSettings):
     `08:00-18:00=50MB/s,else=max`."""
     site_copy_threads: int = Field(default=4, ge=1, le=64)
     """How many batches a site copies at once."""
+    site_consistency: Literal["crash", "eventual"] = "eventual"
+    """`crash`: a cycle is staged in a journal and then applied as a whole, so a secondary that was
+    consistent once stays at a consistent position. `eventual`: a cycle is applied while it is read,
+    and the secondary is inconsistent meanwhile. docs/decisions/redo-journal.md says what `crash`
+    costs."""
+    site_journal_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """The largest journal of a secondary. A larger cycle is applied while it is read."""
+    site_journal_dir: Path | None = None
+    """The folder of the journals, on a disk of its own if wished. Without it they are in the folder
+    `journals` of the site's state."""
     site_primaries: dict[str, str] = Field(default_factory=dict)
     """By volume, the address at which a site reads the primary, where that isn't the one in the
     volume's description. `*` holds for all other volumes, and `{volume}` in an address stands for

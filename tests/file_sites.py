@@ -10,6 +10,8 @@ from notation import command, volume
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.consumers.journal.journal_folder import JournalFolder
+from mirrorlog.consumers.journal.journal_store import NoJournals
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
@@ -30,7 +32,9 @@ MARKS = PrimaryMarkFiles(Path("/nonexistent"))
 class FileSiteRig:
     """One volume, whose primary and secondary are files, and a site that is started at will."""
 
-    def __init__(self, folder: Path, **described: object) -> None:
+    def __init__(self, folder: Path, settings: Settings = SETTINGS, **described: object) -> None:
+        self.settings = settings
+        self.journals: JournalFolder | None = None
         self.primary, self.folder = folder / "primary", folder / "site"
         self.secondary = self.folder / "v.img"
         FileDevice.create(self.primary, BLOCK * BLOCKS).close()
@@ -46,6 +50,8 @@ class FileSiteRig:
         """Start the site. The one before is gone, as after kill -9."""
         self.stop()
         self.files = self.devices(name)
+        if self.settings.site_consistency == "crash":
+            self.journals = JournalFolder(self.folder / "journals")
         topics, broker = self.log.topics, self.log.broker
         ports = SitePorts(
             log=LogReader(broker.reader(), broker, topics.changelog, site=name),
@@ -56,8 +62,9 @@ class FileSiteRig:
             secondaries=self.files,
             open_reader=broker.reader,
             clock=self.clock,
+            journals=self.journals or NoJournals(),
         )
-        self.site = Site(name, ports, SETTINGS)
+        self.site = Site(name, ports, self.settings)
         return self.site
 
     def devices(self, name: str) -> SiteDevices:
@@ -66,6 +73,8 @@ class FileSiteRig:
     def stop(self) -> None:
         if self.files is not None:
             self.files.close()
+        if self.journals is not None:
+            self.journals.close()
 
     def run(self, rounds: int = 12) -> Secondary:
         for _ in range(rounds):

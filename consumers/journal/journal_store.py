@@ -39,3 +39,23 @@ class JournalStore(Protocol):
     def clear(self, volume: str) -> None:
         """Empty the file of a volume, if there is one. What was in it may come back at a crash."""
         ...
+
+
+class NoJournals:
+    """JournalStore of a site without journals. It holds none, and none can be begun."""
+
+    def volumes(self) -> list[str]:
+        """Return no volume."""
+        return []
+
+    def create(self, volume: str) -> StateFile:
+        """Raise JournalFullError."""
+        raise JournalFullError(f"there is no place for the journal of {volume}")
+
+    def open(self, volume: str) -> StateFile | None:
+        """Return None."""
+        del volume
+        return None
+
+    def clear(self, volume: str) -> None:
+        """Do nothing."""

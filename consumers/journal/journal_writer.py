@@ -23,6 +23,8 @@ from mirrorlog.ports.folders import StateFile
 _RECORD_BYTES: Final = 1 << 20
 """Ranges are written together in records of about that size."""
 _RECORD_RANGES: Final = 1024
+_CLOSE_BYTES: Final = 128 << 10
+"""So much of the bound is kept for the closing record: a state takes at most half of it."""
 
 
 class _Taken(NamedTuple):
@@ -84,7 +86,7 @@ class JournalWriter:
         self.flush()
         number = len(self._entries) + 1
         record = encode_close(self._id, number=number, through=through, state=state)
-        self._file.pwrite(self._take_room(len(record)), record)
+        self._file.pwrite(self._take_room(len(record), keep=0), record)
         self._file.sync()
         return SealedJournal(self._id, self.header, through, state, tuple(self._entries))
 
@@ -113,9 +115,9 @@ class JournalWriter:
         self._ranges, self._data_bytes = [], 0
         return taken
 
-    def _take_room(self, size: int) -> int:
-        """Return the offset at which `size` more bytes are written."""
-        if self.written_bytes + size > self._max_bytes:
+    def _take_room(self, size: int, *, keep: int = _CLOSE_BYTES) -> int:
+        """Return the offset at which `size` more bytes are written. keep: bytes to leave free."""
+        if self.written_bytes + size + keep > self._max_bytes:
             raise JournalFullError(f"the journal holds at most {self._max_bytes} bytes")
         offset, self.written_bytes = self.written_bytes, self.written_bytes + size
         return offset

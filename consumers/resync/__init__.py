@@ -6,6 +6,9 @@ In reading order:
 - site_ports.py: SitePorts, what a site needs
 - chosen_volumes.py: which volumes a site mirrors
 - cycle_steps.py: what that decision takes and returns
+- staging_step.py: the same decision where cycles are staged in a journal
+- journaled_cycles.py: the journals, from their beginning to the secondary
+- staged_cycles.py: reads cycles into journals, and applies them when they are proved
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - cycle_copier.py: copies the blocks of one cycle
 - parting.py: the state of a secondary when another copy was promoted

@@ -1,4 +1,4 @@
-"""CycleCopier: copies the blocks of one cycle, from the primary to the secondary."""
+"""CycleCopier: copies the blocks of one cycle, from the primary to the secondary or a journal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from mirrorlog.consumers.journal.journal_writer import JournalWriter
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_pace import CopyPace
 from mirrorlog.consumers.resync.cycle_steps import Resync
@@ -28,7 +29,8 @@ from mirrorlog.consumers.resync.samples import (
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
-from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.resync.staging_step import StageBlocks
+from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.settings import Settings
@@ -91,6 +93,25 @@ class CycleCopier:
         if step.blocks is not None:
             older = samples_without(older, step.blocks, volume.block_size)
         return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
+
+    def stage(
+        self, secondary: Secondary, step: StageBlocks, writer: JournalWriter
+    ) -> tuple[Sample, ...]:
+        """Copy the blocks of a step from the primary to a journal; return samples of them.
+
+        The secondary was met, and nothing is written to it. Raise JournalFullError, DeviceFailed,
+        or what `on_step` raises.
+        """
+        volume, blocks = secondary.volume, step.step.blocks
+        assert blocks is not None
+        samples = SampleTaker(f"{volume.volume} {step.step.done.applied_position}")
+        self._on_step(secondary)
+        primary, device = self._meetings.open_both(secondary)
+        with primary, device:
+            secondary.begin_staging(len(blocks) * volume.block_size, self._clock.monotonic_s())
+            plan = self._plan(secondary, samples, is_comparing=False)
+            restore_changed(primary, writer, volume, blocks, plan)
+        return samples.samples
 
     def _restore(
         self,

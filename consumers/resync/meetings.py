@@ -145,16 +145,46 @@ class SecondaryMeetings:
         assert identity is not None
         self._write_together([(secondary, replace(identity, epoch=identity.epoch + 1))])
 
+    def check_primaries(
+        self, cycles: Sequence[tuple[Secondary, Resync]], changed: ChangedBlocks
+    ) -> list[Failed]:
+        """Check the primaries of cycles that write nothing to their secondaries yet.
+
+        Return the secondaries whose blocks can't be read, and why: the primary isn't the one that
+        it was. changed: as for begin_cycles().
+        """
+        failed = list[Failed]()
+        for secondary, step in cycles:
+            assert secondary.identity is not None
+            try:
+                primary = self._check_primary(secondary, step, changed)
+            except DeviceFailed as error:
+                failed.append((secondary, error))
+            else:
+                secondary.note_identity(replace(secondary.identity, primary=primary))
+        return failed
+
+    def count_cycles(self, secondaries: Sequence[Secondary]) -> list[Failed]:
+        """Count one more cycle in the mark of each secondary, durably. The primaries aren't needed.
+
+        Return the secondaries whose mark can't be written, and why.
+        """
+        marked = list[tuple[Secondary, SecondaryIdentity]]()
+        for secondary in secondaries:
+            assert secondary.identity is not None
+            identity = replace(secondary.identity, epoch=secondary.identity.epoch + 1)
+            marked.append((secondary, identity))
+        return self._write_marks(marked)
+
     def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
         """Open the primary for reading and the secondary, which was met, for writing.
 
         Raise DeviceFailed unless they are what they were when they were met.
         """
-        volume, identity = secondary.volume, secondary.identity
-        assert identity is not None
+        volume = secondary.volume
         primary = self._secondaries.open_primary(volume)
         try:
-            device = self._secondaries.open(volume)
+            device = self.open_secondary(secondary)
         except BaseException:
             primary.close()
             raise
@@ -166,18 +196,27 @@ class SecondaryMeetings:
                     where=self._where(volume),
                     next="Give the secondary a file or device of its own.",
                 )
-            if (device.size_bytes, device.identity.lasting) != (
-                identity.size_bytes,
-                identity.lasting,
-            ):
-                raise DeviceFailed(
-                    "the secondary was replaced while the site looked", where=self._where(volume)
-                )
         except BaseException:
             primary.close()
             device.close()
             raise
         return primary, device
+
+    def open_secondary(self, secondary: Secondary) -> BlockDevice:
+        """Open the secondary, which was met, for writing.
+
+        Raise DeviceFailed unless it is what it was when it was met.
+        """
+        volume, identity = secondary.volume, secondary.identity
+        assert identity is not None
+        device = self._secondaries.open(volume)
+        now = device.size_bytes, device.identity.lasting
+        if now != (identity.size_bytes, identity.lasting):
+            device.close()
+            raise DeviceFailed(
+                "the secondary was replaced while the site looked", where=self._where(volume)
+            )
+        return device
 
     def _look(self, secondary: Secondary) -> _Met:
         """Look at a secondary, and make, lock and grow it as the meeting decides."""

@@ -68,7 +68,7 @@ class ReplicaLogs:
     def forget_rolled_up(self, secondary: Secondary) -> None:
         """Drop the records that a roll-up replaces, but for those that end where a step begins."""
         fork = self.of(secondary.volume.volume).fork
-        positions = split_positions(secondary.volume, secondary.saved, fork)
+        positions = split_positions(secondary.volume, secondary.saved, fork, secondary.staged)
         for volume_log in self._both(secondary.volume.volume):
             volume_log.forget_rolled_up(positions)
 

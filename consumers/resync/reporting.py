@@ -57,8 +57,10 @@ class ProgressReporter:
         last = self._last.get(secondary.volume.volume)
         if last is None or self._clock.monotonic_s() - last.at_s >= self._interval_s:
             return True
+        if secondary.state is not SiteState.CONSISTENT or secondary.staged is not None:
+            return False
         was_consistent = last.progress.state is SiteState.CONSISTENT
-        return secondary.state is SiteState.CONSISTENT and not was_consistent
+        return not was_consistent or bool(last.progress.behind_blocks)
 
     def report(self, secondary: Secondary, cycle_input: CycleInput) -> None:
         """Publish the progress of a secondary unless the last report says the same.
@@ -156,16 +158,19 @@ def _consistent_at_us(
     """Return the last time at which the secondary was known to equal the primary.
 
     last: the report before. If that one said CONSISTENT, the secondary equalled the primary until
-    the oldest write that it lacks now.
+    the oldest write that it lacks now. So it did if it is CONSISTENT and behind now.
     """
-    if progress.state is SiteState.CONSISTENT:
+    is_consistent = progress.state is SiteState.CONSISTENT
+    if is_consistent and not progress.behind_blocks:
         return progress.at_us
     saved = secondary.saved
     if last is None:
         known = saved is not None and saved.consistent_position is not None
         return saved.updated_at_us if known and saved is not None else None
-    if last.progress.state is SiteState.CONSISTENT and progress.lag_s is not None:
-        return max(last.progress.at_us, progress.at_us - round(progress.lag_s * 1e6))
+    was_equal = last.progress.state is SiteState.CONSISTENT and not last.progress.behind_blocks
+    if (is_consistent or was_equal) and progress.lag_s is not None:
+        known_us = last.progress.at_us if was_equal else last.consistent_at_us or 0
+        return max(known_us, progress.at_us - round(progress.lag_s * 1e6))
     return last.consistent_at_us
 
 

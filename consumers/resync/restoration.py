@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 
@@ -38,7 +38,13 @@ from mirrorlog.consumers.resync.samples import ChosenSample, SampleTaker, sample
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.devices import BlockDevice, Data, ForgetsCache, StartsWriteback
+from mirrorlog.ports.devices import (
+    BlockDevice,
+    CopyTarget,
+    Data,
+    ForgetsCache,
+    StartsWriteback,
+)
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
 
@@ -128,12 +134,12 @@ class _Done:
 
 def restore_changed(
     primary: BlockDevice,
-    secondary: BlockDevice,
+    secondary: CopyTarget,
     volume: Volume,
     blocks: BlockSet,
     plan: CopyPlan,
 ) -> Copied:
-    """Copy `blocks`. They are durable on the secondary when it returns.
+    """Copy `blocks`. They are durable on the secondary when it returns, if that is a device.
 
     Raise DeviceFailed, or what `plan.on_copied` raises.
     """
@@ -300,7 +306,7 @@ def _zeroing(plan: CopyPlan, *, start: int, end: int) -> Iterator[_Batch]:
 
 def _run(
     primary: BlockDevice,
-    secondary: BlockDevice,
+    secondary: CopyTarget,
     volume: Volume,
     plan: CopyPlan,
     batches: Iterable[_Batch],
@@ -321,13 +327,15 @@ def _run(
         plan.on_copied(counts)
 
     compared_block_size = volume.block_size if plan.is_comparing else None
+    # Only restore_all() compares, and it has a device: nothing else is read of the secondary.
+    target = cast("BlockDevice", secondary)
 
     def copies() -> Iterator[Callable[[], _Done]]:
         for batch in batches:
             if not batch.is_zeroing:
                 plan.pace(batch.size_bytes)
             task = _zero if batch.is_zeroing else _copy
-            yield partial(task, primary, secondary, batch, compared_block_size)
+            yield partial(task, primary, target, batch, compared_block_size)
 
     plan.tasks.run(copies(), on_done)
     secondary.flush()

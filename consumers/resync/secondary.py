@@ -37,6 +37,8 @@ class Secondary:
     unknown_reason: why nothing is known of the contents, until everything was copied.
     read_end: where the commands topic ended after the last read of a cycle; None until the site has
         asked for it.
+    staged: the state that the secondary and what its journal holds have together, while a cycle is
+        staged; None if none is.
     counts: what was copied since the site's start.
     applied_at_us: when a new applied position was last saved, in microseconds since 1970; None if
         there is none. After a start, when the state was last saved.
@@ -50,6 +52,7 @@ class Secondary:
         self.is_zeroed = self.is_damaged = self.is_met = self.is_loaded = False
         self.is_unloaded = False
         self.identity: SecondaryIdentity | None = None
+        self.staged: SecondaryState | None = None
         self.device_name: str | None = None
         self.differing: tuple[Sample, ...] = ()
         self.unknown_reason: str | None = None
@@ -199,6 +202,22 @@ class Secondary:
             self.copying.note_copied(batch.read_bytes, now_s)
         self.counts += batch
 
+    def note_in_place(self, reason: str) -> None:
+        """Note why a cycle isn't staged. Reports say so until the secondary is consistent again."""
+        self.reason = reason
+
+    def begin_staging(self, total_bytes: int, now_s: float) -> None:
+        """Note that blocks are about to be staged: the secondary stays as it is.
+
+        A read end from before says nothing of these reads. now_s: of the monotonic clock.
+        """
+        self.read_end = None
+        self.copying = CopyMeter(now_s, total_bytes)
+
+    def note_staged(self, state: SecondaryState | None) -> None:
+        """Note what the secondary and its journal are together; None if nothing is staged."""
+        self.staged, self.copying = state, None
+
     def end_cycle(self) -> None:
         """Note that all blocks of the cycle are durable. Its proof is still missing."""
         self.unknown_reason, self.differing, self.copying = None, (), None
@@ -231,16 +250,21 @@ def needed_after(saved: SecondaryState | None) -> int:
 
 
 def split_positions(
-    volume: Volume, saved: SecondaryState | None, fork: ForkHead | None
+    volume: Volume,
+    saved: SecondaryState | None,
+    fork: ForkHead | None,
+    staged: SecondaryState | None = None,
 ) -> list[int]:
     """Return the positions at which the site splits the log.
 
     The site asks for the log below and above each of them separately. So it keeps the finer records
-    of a roll-up that spans one.
+    of a roll-up that spans one. staged: see Secondary.
     """
     positions = [volume.origin_position]
-    if saved is not None:
-        named = (saved.known_position, saved.suspect_after, saved.changed_through)
+    for state in (saved, staged):
+        if state is None:
+            continue
+        named = (state.known_position, state.suspect_after, state.changed_through)
         positions += [position for position in named if position is not None]
     if fork is not None:
         positions.append(fork.after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -12,7 +12,7 @@ from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.command_ends import CommandEnds, OwnCommandEnds
 from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
 from mirrorlog.consumers.resync.copy_rate import parse_rates
-from mirrorlog.consumers.resync.cycle import next_step, pause_step
+from mirrorlog.consumers.resync.cycle import pause_step
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
@@ -26,6 +26,7 @@ from mirrorlog.consumers.resync.cycle_steps import (
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
+from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
 from mirrorlog.consumers.resync.log_watch import LogWatch
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.read_ends import ReadEnds
@@ -40,11 +41,19 @@ from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, ver
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.resync.staged_cycles import StagedCycles, StagingCalls
+from mirrorlog.consumers.resync.staging_step import (
+    ApplyStaged,
+    InPlace,
+    StageBlocks,
+    StagingStep,
+)
 from mirrorlog.consumers.resync.state_changes import StateChanges
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.settings import Settings
@@ -60,6 +69,20 @@ _CHECK_S: Final = 30.0
 _SAVED_TOGETHER: Final = 64
 """How many secondaries have their states saved together. More means fewer waits for the disk, and
 later reports."""
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The next steps of several secondaries, by what is done about them.
+
+    cycles: run in place. to_stage: read into journals. proved: journals to apply. to_save: states
+    to save.
+    """
+
+    cycles: list[tuple[Secondary, Resync]]
+    to_stage: list[tuple[Secondary, StageBlocks]]
+    proved: list[tuple[Secondary, SecondaryState]] = field(default_factory=list)
+    to_save: list[tuple[Secondary, SecondaryState]] = field(default_factory=list)
 
 
 class Site:
@@ -109,6 +132,7 @@ class Site:
             save=lambda secondary, state: self._save([(secondary, state)]),
             on_step=self._on_copy_step,
         )
+        self._staged = self._staged_cycles()
         self._pauses = Pauses()
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
         # Volumes that may need a step or a report.
@@ -288,29 +312,45 @@ class Site:
         States are saved for all of them together.
         """
         looking = self._meet(self._begin_looks(secondaries))
+        unable = self._staged.redo([each for each in looking if each.is_met])
+        looking = [secondary for secondary in looking if secondary not in unable]
         cycles: list[tuple[Secondary, Resync]] = []
+        to_stage: list[tuple[Secondary, StageBlocks]] = []
         while looking:
-            to_save: list[tuple[Secondary, SecondaryState]] = []
+            steps = _Steps(cycles, to_stage)
             for secondary in looking:
-                match self._next_step(secondary):
-                    case Idle() as step:
-                        secondary.go_idle(step)
-                        if step.state is SiteState.STOPPED and not step.is_wanted:
-                            self._failures.stopped(secondary.volume.volume, step.reason or "")
-                    case Resync() as step:
-                        cycles.append((secondary, self._copier.described(secondary, step)))
-                    case SkipInitialCopy(state):
-                        to_save.append((secondary, state))
-                    case MarkConsistent(state) | AdvancePosition(state):
-                        log_of = self._logs.of(secondary.volume.volume)
-                        samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
-                        to_save.append((secondary, replace(state, samples=samples)))
-                    case ContinueLog(state):
-                        self._continue_log(secondary, state)
-            self._save(to_save)
-            looking = [secondary for secondary, _ in to_save]
+                self._note_step(secondary, steps)
+            self._save(steps.to_save)
+            looking = [secondary for secondary, _ in steps.to_save]
+            looking += self._staged.apply(steps.proved)
+        cycles += self._staged.stage(to_stage)
         if cycles:
             self._run_cycles(cycles)
+
+    def _note_step(self, secondary: Secondary, steps: _Steps) -> None:
+        """Add the next step of a secondary to `steps`, or go idle."""
+        match self._next_step(secondary):
+            case Idle() as step:
+                secondary.go_idle(step)
+                if step.state is SiteState.STOPPED and not step.is_wanted:
+                    self._failures.stopped(secondary.volume.volume, step.reason or "")
+            case Resync() as step:
+                steps.cycles.append((secondary, self._copier.described(secondary, step)))
+            case InPlace(step, reason):
+                secondary.note_in_place(reason)
+                steps.cycles.append((secondary, step))
+            case StageBlocks() as step:
+                steps.to_stage.append((secondary, step))
+            case ApplyStaged(state):
+                steps.proved.append((secondary, state))
+            case SkipInitialCopy(state):
+                steps.to_save.append((secondary, state))
+            case MarkConsistent(state) | AdvancePosition(state):
+                log_of = self._logs.of(secondary.volume.volume)
+                samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
+                steps.to_save.append((secondary, replace(state, samples=samples)))
+            case ContinueLog(state):
+                self._continue_log(secondary, state)
 
     def _begin_looks(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Begin to look for the next steps. Return those that can be met now.
@@ -367,7 +407,7 @@ class Site:
         stopped = {secondary for secondary, _ in failed}
         return [secondary for secondary in secondaries if secondary not in stopped]
 
-    def _next_step(self, secondary: Secondary) -> CycleStep:
+    def _next_step(self, secondary: Secondary) -> StagingStep:
         """Return the next step of a secondary that was met.
 
         Start over first if it doesn't hold what earlier cycles wrote (samples.py).
@@ -395,7 +435,7 @@ class Site:
                 if failed:
                     self._stop_all(failed)
                     return secondary.status
-        return next_step(secondary.saved, self._cycle_input(secondary))
+        return self._staged.next_step(secondary)
 
     def _step_of_ended_history(self, secondary: Secondary) -> CycleStep | None:
         """Return the step of a secondary whose log contradicts the commands topic; None otherwise.
@@ -458,9 +498,7 @@ class Site:
                 self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
         self._save([(secondary, step.running) for secondary, step in cycles])  # 2
         done = []
-        traces = CycleTraces(
-            self._ports.tracer, self._settings.topics.commands, self.name, self._ports.clock
-        )
+        traces = self._traces()
         for secondary, step in cycles:
             traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
             try:
@@ -477,6 +515,44 @@ class Site:
         traces.end(done)
         for secondary, _ in done:
             self._read_ends.note_over(secondary.volume.volume)  # 6
+
+    def _traces(self) -> CycleTraces:
+        return CycleTraces(
+            self._ports.tracer, self._settings.topics.commands, self.name, self._ports.clock
+        )
+
+    def _staged_cycles(self) -> StagedCycles:
+        """Return the cycles that go through journals: those of earlier processes at least."""
+        settings, ports = self._settings, self._ports
+        journals = CycleJournals(
+            self.name,
+            ports.journals,
+            self._meetings,
+            max_bytes=settings.site_journal_bytes if settings.site_consistency == "crash" else 0,
+            save=self._save,
+            draw_id=ports.draw_id,
+            tasks=ports.task_runner,
+            on_apply=self._on_apply,
+        )
+        calls = StagingCalls(
+            stop=self._stop,
+            pause=self._pause,
+            reading=lambda secondary: self._read_ends.note_reading(secondary.volume.volume),
+            read=lambda secondary: self._read_ends.note_over(secondary.volume.volume),
+            cycle_input=self._cycle_input,
+        )
+        return StagedCycles(
+            journals, self._copier, self._meetings, self._logs, self._traces(), calls
+        )
+
+    def _on_apply(self, secondary: Secondary) -> None:
+        """Report a secondary to which a journal is applied: it is inconsistent meanwhile."""
+        if secondary.state is not SiteState.SYNCING and secondary.saved is not None:
+            step = Resync(Rung.CHANGED, secondary.saved, secondary.saved, BlockSet(), None)
+            secondary.begin_cycle(None)
+            self._changes.begin_cycle(secondary, step)
+        self._keep_name()
+        self._report(secondary)
 
     def _on_copy_step(self, secondary: Secondary) -> None:
         """Do what is due while a cycle copies. Raise BadUse, CopyPausedError as copying goes on."""
@@ -551,7 +627,7 @@ class Site:
         if secondary.state is SiteState.CONSISTENT:
             secondary.forget_reason()
         is_final = secondary.state in _FINAL
-        if self._report(secondary) and is_final:
+        if self._report(secondary) and is_final and secondary.staged is None:
             self._active.discard(secondary.volume.volume)
 
     def _cycle_input(self, secondary: Secondary) -> CycleInput:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
 from mirrorlog.consumers.resync.command_ends import CommandEnds
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.state_changes import OnChange
@@ -36,6 +37,7 @@ class SitePorts:
     pauses: returns what an operator has paused, as of now.
     sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
+    journals: keeps the journals of cycles.
     tracer: takes a span for each cycle; None: nothing is traced.
     """
 
@@ -56,4 +58,5 @@ class SitePorts:
     pauses: Callable[[], Pauses] = Pauses
     sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
+    journals: JournalStore = field(default_factory=NoJournals)
     tracer: Tracer | None = None

@@ -113,6 +113,22 @@ class BlockDevice(Protocol):
     ) -> None: ...
 
 
+class CopyTarget(Protocol):
+    """The part of a BlockDevice to which a copy writes."""
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        """Write as BlockDevice.pwrite says. `data` doesn't change afterwards."""
+        ...
+
+    def zero(self, *, offset: int, length: int) -> None:
+        """Make the range zeros as BlockDevice.zero says."""
+        ...
+
+    def flush(self) -> None:
+        """End the writes of a copy. A BlockDevice makes them durable."""
+        ...
+
+
 @runtime_checkable
 class StartsWriteback(Protocol):
     """A BlockDevice that can begin to make a range durable before its flush() is called."""

@@ -12,6 +12,12 @@ import typer
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
+from mirrorlog.cli.support.journal_options import (
+    ConsistencyOption,
+    JournalMaxOption,
+    JournalOption,
+    with_journal,
+)
 from mirrorlog.cli.support.metrics_option import (
     MetricsOption,
     metrics_printer,
@@ -77,6 +83,9 @@ def run(
             "They are compared with the primary, and only what differs is written. Repeatable.",
         ),
     ] = None,
+    consistency: ConsistencyOption = None,
+    journal: JournalOption = None,
+    journal_max: JournalMaxOption = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
@@ -92,6 +101,7 @@ def run(
         parse_rates(max_rate)
         update["site_max_rate"] = max_rate
     call = replace(call, settings=call.settings.model_copy(update=update))
+    call = with_journal(call, consistency, journal, journal_max)
     output = call.output
     tell_ready = detach(pid_file, output)
     signalled: Callable[[], bool] | None = None

@@ -403,7 +403,7 @@ def _send(call: Invocation, volume: Volume, content: CommandContent, timeout: st
 
 
 def _inconsistent_sites(settings: Settings, name: str) -> list[str]:
-    """Return in words each site whose last report calls the volume anything but consistent."""
+    """Return in words each site whose last report doesn't say consistent, and not behind."""
     client = settings.kafka_client()
     admin, reader = KafkaAdmin(client), KafkaReader(client)
     try:
@@ -412,7 +412,7 @@ def _inconsistent_sites(settings: Settings, name: str) -> list[str]:
         return [
             f"{report.site} ({report.state}, {_behind(report)} behind)"
             for report in site_reports.of(name)
-            if report.state is not SiteState.CONSISTENT
+            if report.state is not SiteState.CONSISTENT or report.behind_blocks
         ]
     finally:
         reader.close()

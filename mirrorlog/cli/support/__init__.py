@@ -26,6 +26,7 @@ In reading order:
 - metrics_option: the option that serves metrics.
 - line_budget: how many lines about one part are printed in a while.
 - site_addresses: the options for where primaries and secondaries are at a site.
+- journal_options: the options for the journals of a site.
 - pairs: options of the form NAME=VALUE.
 - site_lines: what a running site says.
 - node_lines: what a running worker of the node says.

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
+from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.command_ends import MirroredCommandEnds
 from mirrorlog.consumers.resync.site import Site
@@ -18,6 +19,7 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.ports.streams import Message
+from mirrorlog.ports.task_runner import OneAtATime
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.log_reader import LogReader
@@ -27,6 +29,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_journals import MemoryJournals
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.simulation.world.crashes import Fuse
@@ -60,6 +63,8 @@ class SiteModel:
     clock: of the running site. states: the store. secondaries: the devices and their marks.
     seen_primaries: by volume, the device that the site finds at the address of the primary, if it
         isn't the primary.
+    fuse: kills the site.
+    recovers_first: at its start it applies its sealed journals before it asks for Kafka.
     look_at_pauses: returns what an operator has paused.
     """
 
@@ -78,6 +83,7 @@ class SiteModel:
         """mirror_of: the cluster of which `broker` holds a mirror; None if it is that cluster."""
         self._mirror_of = mirror_of
         self._broker, self._host, self._settings, self._random = broker, host, settings, random
+        self.fuse: Final = fuse
         devices = {name: MemoryDevice(SIZE_BYTES) for name in host.volumes}
         self.volumes: Final = tuple(host.volumes)
         self.seen_primaries: Final[dict[str, MemoryDevice]] = {}
@@ -89,14 +95,19 @@ class SiteModel:
             device.hook = fuse.step
         self.states = MemorySecondaryStates()
         self.states.hook = fuse.step
+        self.journals = MemoryJournals()
+        self.journals.hook = fuse.step
         self._publisher = broker.publisher()
         self._folder = UUID(int=7)
         self.look_at_pauses: Callable[[], Pauses] = Pauses
         self._ended_histories: set[str | None] = set()
+        self.recovers_first = False
         self.start()
 
     def start(self, folder: UUID | None = None) -> None:
         """Start the site again, as after a crash. folder: the id of another state folder."""
+        if self.recovers_first:
+            self.recover_journals()
         topics = self._settings.topics
         self.clock = clock = ManualClock(look_s=_CLOCK_STEP_S)
         self._folder = folder or self._folder
@@ -125,6 +136,7 @@ class SiteModel:
             clock=clock,
             draw_id=self._draw_id,
             keep_name=fence.keep,
+            journals=self.journals,
             pauses=self._look_at_pauses,
         )
         self.site = Site(SITE, ports, self._settings)
@@ -164,6 +176,19 @@ class SiteModel:
         """Return the secondary of a volume, opened once more."""
         return self.secondaries.devices[name].reopen()
 
+    def recover_journals(self) -> dict[str, int]:
+        """Apply the sealed journals as a site does before it asks for Kafka."""
+        ports = RecoveryPorts(
+            journals=self.journals,
+            states=self.states,
+            secondaries=self.secondaries,
+            pauses=self._look_at_pauses,
+            clock=ManualClock(look_s=_CLOCK_STEP_S),
+            task_runner=OneAtATime(),
+            draw_id=self._draw_id,
+        )
+        return recover_journals(SITE, ports)
+
     def crash(self) -> None:
         """Lose power, and start again."""
         self.lose_power()
@@ -173,11 +198,13 @@ class SiteModel:
         """Lose what isn't durable. The site does nothing more before start()."""
         self.secondaries.crash(keep=self._random)
         self.states.crash(keep=self._random)
+        self.journals.crash(keep=self._random)
 
     def is_consistent(self) -> bool:
-        """Return whether the site calls all its secondaries consistent."""
+        """Return whether the site calls all its secondaries consistent, and lacks nothing."""
         return all(
-            secondary.state is SiteState.CONSISTENT for secondary in self.site.secondaries.values()
+            secondary.state is SiteState.CONSISTENT and secondary.staged is None
+            for secondary in self.site.secondaries.values()
         )
 
     def secondary_equals_primary(self, name: str) -> bool:

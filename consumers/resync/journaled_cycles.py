@@ -1,0 +1,327 @@
+"""CycleJournals: the journals of the cycles of a site, from their beginning to the secondary.
+
+staging_step.py decides. docs/decisions/redo-journal.md has the order of the steps, and why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+from mirrorlog.codec.events import encode
+from mirrorlog.consumers.journal.apply_journal import apply_journal, staged_ranges
+from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJournal, read_journal
+from mirrorlog.consumers.journal.journal_store import JournalStore
+from mirrorlog.consumers.journal.journal_writer import JournalWriter
+from mirrorlog.consumers.journal.redo import refuse_redo
+from mirrorlog.consumers.resync.cycle import next_step
+from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
+from mirrorlog.consumers.resync.meetings import Failed, SaveStates, SecondaryMeetings
+from mirrorlog.consumers.resync.samples import joined_samples, samples_without
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.staging_step import (
+    ApplyStaged,
+    InPlace,
+    StageBlocks,
+    Staged,
+    StagingStep,
+    applying_state,
+    next_staging_step,
+)
+from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
+from mirrorlog.consumers.state.state_files import decode_state, encode_state
+from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.ports.folders import StateFile
+from mirrorlog.ports.task_runner import TaskRunner
+
+log = logging.getLogger("mirrorlog.site")
+
+CopyInto: TypeAlias = Callable[[Secondary, StageBlocks, JournalWriter], tuple[Sample, ...]]
+"""Copies the blocks of a step to the writer; returns samples of what it copied."""
+OnApply: TypeAlias = Callable[[Secondary], None]
+"""Called when a journal begins to be applied, and after each of its records."""
+
+
+@dataclass(slots=True)
+class _OpenJournal:
+    """A journal that isn't sealed. staged: None until the first blocks are staged."""
+
+    writer: JournalWriter
+    file: StateFile
+    staged: Staged | None = None
+
+
+class SealedCycle(NamedTuple):
+    """A sealed journal of a secondary that was met, and its file, open."""
+
+    secondary: Secondary
+    journal: SealedJournal
+    file: StateFile
+
+
+class CycleJournals:
+    """The journals of the secondaries of the site `site`. One thread calls it.
+
+    max_bytes: the bound of each journal. 0: no cycle is staged, but what an earlier process sealed
+        is applied.
+    save: saves states with the identity that each secondary has at that moment.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        store: JournalStore,
+        meetings: SecondaryMeetings,
+        *,
+        max_bytes: int,
+        save: SaveStates,
+        draw_id: Callable[[], str],
+        tasks: TaskRunner,
+        on_apply: OnApply,
+    ) -> None:
+        self._site, self._store, self._meetings = site, store, meetings
+        self._max_bytes, self._save, self._draw_id = max_bytes, save, draw_id
+        self._tasks, self._on_apply = tasks, on_apply
+        self._open: dict[str, _OpenJournal] = {}
+        self._told: dict[str, str] = {}
+        # Volumes whose file may hold the journal of an earlier process; None: not looked yet.
+        self._left: set[str] | None = None
+
+    def next_step(self, secondary: Secondary, cycle_input: CycleInput) -> StagingStep:
+        """Return the next step of a secondary (next_staging_step). Drop its journal if that ends.
+
+        Only Idle, ApplyStaged and StageBlocks leave it as it is.
+        """
+        journal = self._open.get(secondary.volume.volume)
+        staged = None if journal is None else journal.staged
+        if not self._max_bytes:
+            return next_step(secondary.saved, cycle_input)
+        step = next_staging_step(secondary.saved, staged, cycle_input, max_bytes=self._max_bytes)
+        if not isinstance(step, Idle | ApplyStaged | StageBlocks):
+            self.drop(secondary)
+        if isinstance(step, InPlace):
+            self._tell(secondary.volume.volume, step.reason)
+        return step
+
+    def drop(self, secondary: Secondary) -> None:
+        """Drop what is staged for a secondary, if anything is. It counted for nothing."""
+        journal = self._open.pop(secondary.volume.volume, None)
+        secondary.note_staged(None)
+        if journal is not None:
+            journal.writer.close()
+
+    def stage(self, secondary: Secondary, step: StageBlocks, copy: CopyInto) -> None:
+        """Copy the blocks of a step into the secondary's journal.
+
+        The primary was checked. If it fails, nothing is staged any more. Raise JournalFullError,
+        DeviceFailed, or what `copy` raises.
+        """
+        volume = secondary.volume
+        try:
+            if step.is_new:
+                self.drop(secondary)
+                self._begin(secondary)
+            journal = self._open[volume.volume]
+            journal.writer.begin_round()
+            samples = copy(secondary, step, journal.writer)
+            assert secondary.saved is not None and step.step.blocks is not None
+            older = () if journal.staged is None else journal.staged.state.samples
+            older = samples_without(older, step.step.blocks, volume.block_size)
+            state = replace(step.step.done, samples=joined_samples(samples, older))
+            saved = secondary.saved if journal.staged is None else journal.staged.saved
+            journal.staged = Staged(volume, saved, state, journal.writer.written_bytes)
+        except BaseException:
+            self.drop(secondary)
+            raise
+        secondary.note_staged(state)
+
+    def seal(self, secondary: Secondary, state: SecondaryState) -> SealedCycle:
+        """Seal the journal of a secondary; return it when it is durable.
+
+        state: the state to save when it is applied. Raise JournalFullError or DeviceFailed: then
+        nothing is staged any more.
+        """
+        journal = self._open[secondary.volume.volume]
+        assert state.consistent_position is not None
+        content = encode_state(replace(state, identity=secondary.identity))
+        try:
+            sealed = journal.writer.seal(through=state.consistent_position, state=content)
+        except BaseException:
+            self.drop(secondary)
+            raise
+        return SealedCycle(secondary, sealed, journal.file)
+
+    def apply(self, cycles: Sequence[SealedCycle]) -> list[Failed]:
+        """Apply sealed journals. The order keeps every claim true (invariants 6 and 8):
+
+        1. Count a cycle in the mark of each secondary, durably.
+        2. Save durably that the cycle of the journal runs.
+        3. Write the entries, and flush the secondary.
+        4. Save the state that the journal holds, durably.
+        5. Empty the journal.
+
+        A crash between any two steps repeats all of it, or finds it done (redo.py). Return the
+        secondaries for which it failed, and why. Their journals stay, and are applied later.
+        """
+        failed = self._meetings.count_cycles([cycle.secondary for cycle in cycles])  # 1
+        unable = {secondary for secondary, _ in failed}
+        running = [cycle for cycle in cycles if cycle.secondary not in unable]
+        states = []
+        for secondary, journal, _ in running:
+            assert secondary.saved is not None
+            states.append((secondary, applying_state(secondary.saved, journal.through)))
+        self._save(states)  # 2
+        done = []
+        for cycle in running:
+            try:
+                self._write(cycle)  # 3
+            except DeviceFailed as error:
+                failed.append((cycle.secondary, error))
+            else:
+                cycle.secondary.end_cycle()
+                done.append(cycle)
+        self._save([(cycle.secondary, _state_of(cycle.journal)) for cycle in done])  # 4
+        for cycle in done:
+            self._store.clear(cycle.secondary.volume.volume)  # 5
+        for cycle in cycles:
+            name = cycle.secondary.volume.volume
+            self._forget(cycle)
+            if cycle not in done:
+                self._look_again(name)
+        return failed
+
+    def left_by_others(
+        self, secondaries: Sequence[Secondary]
+    ) -> tuple[list[SealedCycle], list[Failed]]:
+        """Return the sealed journals of these secondaries that an earlier process left.
+
+        The secondaries were met. What isn't sealed, or isn't of the secondary, is emptied. The
+        other result names the secondaries whose journals can't be read.
+        """
+        sealed, failed = list[SealedCycle](), list[Failed]()
+        for secondary in secondaries:
+            name = secondary.volume.volume
+            try:
+                if self._left is None:
+                    self._left = set(self._store.volumes())
+                if name not in self._left:
+                    continue
+                cycle = self._read_left(secondary)
+            except DeviceFailed as error:
+                failed.append((secondary, error))
+                continue
+            self._left.discard(name)
+            if cycle is not None:
+                sealed.append(cycle)
+        return sealed, failed
+
+    def _tell(self, name: str, reason: str) -> None:
+        """Log why cycles aren't staged, once for each kind of reason."""
+        kind = reason.partition(":")[2][:16]
+        if self._told.get(name) != kind:
+            self._told[name] = kind
+            log.warning("%s at %s: %s", name, self._site, reason)
+
+    def _begin(self, secondary: Secondary) -> None:
+        """Begin a journal of a secondary that is consistent."""
+        volume, saved, identity = secondary.volume, secondary.saved, secondary.identity
+        assert saved is not None and saved.applied_position is not None and identity is not None
+        header = JournalHeader(
+            site=self._site,
+            volume=volume.volume,
+            generation=saved.generation,
+            history_id=saved.history_id,
+            secondary_id=identity.secondary_id,
+            epoch=identity.epoch,
+            after=saved.applied_position,
+            description=encode(volume),
+        )
+        file = self._store.create(volume.volume)
+        try:
+            journal_id = UUID(self._draw_id())
+            writer = JournalWriter(file, header, journal_id, max_bytes=self._max_bytes)
+        except BaseException:
+            file.close()
+            raise
+        self._open[volume.volume] = _OpenJournal(writer, file)
+
+    def _write(self, cycle: SealedCycle) -> None:
+        """Write a journal to its secondary, durably."""
+        self._on_apply(cycle.secondary)
+        with self._meetings.open_secondary(cycle.secondary) as device:
+            apply_journal(
+                cycle.journal,
+                cycle.file,
+                device,
+                self._tasks,
+                lambda: self._on_apply(cycle.secondary),
+            )
+
+    def _forget(self, cycle: SealedCycle) -> None:
+        self._open.pop(cycle.secondary.volume.volume, None)
+        cycle.secondary.note_staged(None)
+        cycle.file.close()
+
+    def _look_again(self, name: str) -> None:
+        if self._left is not None:
+            self._left.add(name)
+
+    def _read_left(self, secondary: Secondary) -> SealedCycle | None:
+        """Return the journal that is left of a secondary, if it is sealed and is to be applied."""
+        name = secondary.volume.volume
+        file = self._store.open(name)
+        if file is None:
+            return None
+        try:
+            journal = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
+            reason = None if journal is None else self._refusal(secondary, journal, file)
+            if journal is not None and reason is None:
+                log.warning(
+                    "%s at %s: the journal through position %d is applied, which was sealed before "
+                    "the site ended",
+                    name,
+                    self._site,
+                    journal.through,
+                )
+                return SealedCycle(secondary, journal, file)
+            if journal is not None and not _is_spent(journal, secondary.saved):
+                log.warning("%s at %s: a journal is dropped: %s", name, self._site, reason)
+            self._store.clear(name)
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        return None
+
+    def _refusal(self, secondary: Secondary, journal: SealedJournal, file: StateFile) -> str | None:
+        """Return why a journal isn't applied; None if it is.
+
+        What earlier cycles wrote must still be there, but for what the journal replaces.
+        """
+        try:
+            _state_of(journal)
+        except StateDamaged as error:
+            return str(error)
+        reason = refuse_redo(journal, secondary.saved)
+        if reason is None and secondary.differing:
+            ranges = list(staged_ranges(journal, file))
+            for sample in secondary.differing:
+                if not any(
+                    staged.offset < sample.offset + sample.length
+                    and sample.offset < staged.offset + staged.length
+                    for staged in ranges
+                ):
+                    return "the secondary lacks what earlier cycles wrote"
+        return reason
+
+
+def _state_of(journal: SealedJournal) -> SecondaryState:
+    return decode_state(journal.state, journal.header.volume, "the journal")
+
+
+def _is_spent(journal: SealedJournal, saved: SecondaryState | None) -> bool:
+    """Return whether all of a journal was applied before."""
+    return saved is not None and saved.applied_position == journal.through
