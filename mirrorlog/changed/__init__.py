@@ -13,5 +13,6 @@ In reading order:
 - fold.py: records and commands united into ChangedBlocks
 - formats.py: ChangedBlocks in the formats of other tools
 - ask.py: changed(), the question from Python
+- divergence.py: what both sides of a promotion have written since the copies parted
 - http.py, remote.py: the same question over HTTP
 """

@@ -6,6 +6,7 @@ The command line asks in the same way.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
@@ -75,6 +76,16 @@ def ask_kafka(
 
     Errors: those of changed.query.changed_blocks.
     """
+    with query_ports(settings, patience_s) as ports:
+        return changed_blocks(volume, since, until, ports, patience_s)
+
+
+@contextmanager
+def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
+    """Open what a question to Kafka needs, and close it. patience_s: how long Kafka is waited for.
+
+    Raise KafkaFailed.
+    """
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client, patience_s)
     catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
@@ -83,9 +94,8 @@ def ask_kafka(
         return KafkaReader(client, patience_s)
 
     logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
-    ports = QueryPorts(open_reader, admin, catalog, topics, clock, logs)
     try:
-        return changed_blocks(volume, since, until, ports, patience_s)
+        yield QueryPorts(open_reader, admin, catalog, topics, clock, logs)
     finally:
         catalog.close()
         admin.close()

@@ -65,6 +65,16 @@ COMMANDS = (
         "Make the secondary of a site the primary. Run it there, where the secondary is.",
     ),
     LazyCommand(
+        "divergence",
+        f"{_PACKAGE}.divergence",
+        "List what the hosts of both sides wrote since two copies of a volume parted.",
+    ),
+    LazyCommand(
+        "rejoin",
+        f"{_PACKAGE}.rejoin",
+        "Let a former primary follow the new one. Run it on the former primary's machine.",
+    ),
+    LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),

@@ -188,6 +188,8 @@ def _judge(
     if report.generation != volume.generation:
         text = "the site's report is of an earlier generation of the volume"
         return Health.UNKNOWN, text, "The site copies all of the volume; wait for its report."
+    if report.state is SiteState.DETACHED:
+        return Health.OK, report.reason, None
     if report.state is SiteState.STOPPED:
         return Health.CRITICAL, report.reason, report.next_action or _NEEDS_OPERATOR
     if report.state is SiteState.UNKNOWN:

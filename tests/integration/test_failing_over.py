@@ -99,3 +99,13 @@ def test_a_site_takes_the_place_of_a_primary_and_the_former_one_follows_it(
     with open_volume("v", run.settings.model_copy(update=there)) as volume:
         assert volume.pread(3, 0) == b"old"
         volume.pwrite(b"new", 8192)
+    listed = shell(run, "divergence", "v")
+    assert listed["current"]["blocks"] >= 1
+
+    old = Path(created["primary"][7:])
+    rejoin = ("rejoin", "v", "--site", "a", "--dir", str(run.folder / "a"), "--yes")
+    assert not shell(run, *rejoin)["copies_all"]
+    run.start_site("a")
+    run.wait_ready("a")
+    wait_for(run, "a", SiteState.CONSISTENT, promoted["generation"], (old, 8192, b"new"))
+    assert old.read_bytes() == new.read_bytes()

@@ -9,6 +9,8 @@ In the order in which a new user meets them:
 - status, check: how everything does, for people and for monitoring.
 - verify: does a secondary equal its primary?
 - promote: the secondary of a site becomes the primary.
+- divergence: what both sides have written since two copies parted.
+- rejoin: a former primary follows the new one.
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

@@ -14,6 +14,7 @@ In reading order:
 - volume_view: a volume's description as a row, as lines and as fields.
 - moving: which sessions have a volume open, and its new address.
 - promoting: the command that promotes a secondary, and what it loses.
+- rejoining: what the host of a former primary left, and the description of its site.
 - primaries: which file or device becomes the primary of a volume.
 - secondaries: which addresses the secondaries of a new volume may have.
 - changelog: the tracking log of one partition, read once.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mirrorlog.cli.support.present import open_present
-from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.settings import Settings
@@ -51,7 +51,9 @@ def wait_until_consistent(settings: Settings, name: str, timeout_s: float) -> li
         position = view.last_position(name)
 
         def look() -> list[SiteProgress]:
-            return view.reports(name)
+            # A secondary that was promoted is the primary.
+            reports = view.reports(name)
+            return [each for each in reports if each.state is not SiteState.DETACHED]
 
         reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
     return proved_reports(reports, name, position)

@@ -153,6 +153,8 @@ def test_volumes_without_a_site_or_a_report_and_reports_without_a_volume_are_sho
         Health.OK
     )
     assert overview(volumes=[retired], report=None).replicas == []
+    detached = row(report=replace(REPORT, state=SiteState.DETACHED, lag_s=None, reason="primary"))
+    assert (detached.health, detached.reason) == (Health.OK, "primary")
 
 
 def test_a_site_that_was_stopped_says_so_and_how_to_remove_it() -> None:

@@ -1,0 +1,123 @@
+"""`mirrorlog divergence`: what both sides have written since two copies of a volume parted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from mirrorlog.changed.ask import query_ports
+from mirrorlog.changed.divergence import DivergedSide, Divergence, WrittenRun, read_divergence
+from mirrorlog.changed.points import format_time
+from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.tables import Column, print_table
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.units import format_size, parse_duration_s
+
+app = typer.Typer()
+_COLUMNS = (
+    Column("SIDE"),
+    Column("OFFSET", right=True),
+    Column("LENGTH", right=True),
+    Column("FIRST WRITE"),
+    Column("LAST WRITE"),
+    Column("HOSTS", wraps=True),
+)
+
+
+@app.command()
+def divergence(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="VOLUME")],
+    promotion: Annotated[
+        int | None,
+        typer.Option(
+            metavar="POSITION", help="The promotion at which the copies parted. Default: the last."
+        ),
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="Wait this long for Kafka.")] = "30s",
+) -> None:
+    """List what the hosts of both sides wrote since two copies of a volume parted.
+
+    The former side is that of the primary before the promotion. What its host has left unpublished
+    isn't in the list yet: `rejoin`, or `host recover` there, publishes it.
+    """
+    call = invocation(context)
+    patience_s = parse_duration_s(timeout)
+    with query_ports(call.settings, patience_s) as ports:
+        found = read_divergence(name, promotion, ports, patience_s)
+    call.output.print_json(divergence_fields(found))
+    parted = found.promotion.parted_position
+    call.output.print_text(
+        f"volume {name}: the copies parted behind position {parted}; site "
+        f"{found.promotion.site} was promoted at position {found.promotion.position}, "
+        f"{format_time(found.promotion.at_us)}"
+    )
+    print_table(call.output, _COLUMNS, _rows(found))
+    both = len(found.former.blocks & found.current.blocks)
+    call.output.print_text(
+        f"former {found.former.primary}: {_counted(found.volume, found.former)}; "
+        f"current {found.current.primary}: {_counted(found.volume, found.current)}; "
+        f"{both} blocks on both sides"
+    )
+
+
+def divergence_fields(found: Divergence) -> dict[str, Any]:
+    """Return the divergence as JSON has it."""
+    return {
+        "schema_version": 1,
+        "volume": found.volume.volume,
+        "promotion_position": found.promotion.position,
+        "parted_position": found.promotion.parted_position,
+        "through_position": found.through,
+        "promoted_at": format_time(found.promotion.at_us),
+        "site": found.promotion.site,
+        "blocks_on_both": len(found.former.blocks & found.current.blocks),
+        "former": _side_fields(found.volume, found.former),
+        "current": _side_fields(found.volume, found.current),
+    }
+
+
+def _side_fields(volume: Volume, side: DivergedSide) -> dict[str, Any]:
+    return {
+        "primary": side.primary,
+        "generation": side.generation,
+        "blocks": len(side.blocks),
+        "bytes": _bytes(volume, side),
+        "commands": side.commands,
+        "runs": [_run_fields(volume, run) for run in side.runs()],
+    }
+
+
+def _run_fields(volume: Volume, run: WrittenRun) -> dict[str, Any]:
+    start, length = volume.byte_range(first=run.first_block, count=run.blocks)
+    return {
+        "start": start,
+        "length": length,
+        "first_write_at": format_time(run.first_at_us),
+        "last_write_at": format_time(run.last_at_us),
+        "hosts": list(run.hosts),
+    }
+
+
+def _rows(found: Divergence) -> Iterator[tuple[str, ...]]:
+    for label, side in (("former", found.former), ("current", found.current)):
+        for run in side.runs():
+            fields = _run_fields(found.volume, run)
+            yield (
+                label,
+                str(fields["start"]),
+                str(fields["length"]),
+                str(fields["first_write_at"]),
+                str(fields["last_write_at"]),
+                ", ".join(run.hosts),
+            )
+
+
+def _counted(volume: Volume, side: DivergedSide) -> str:
+    return f"{len(side.blocks)} blocks ({format_size(_bytes(volume, side))})"
+
+
+def _bytes(volume: Volume, side: DivergedSide) -> int:
+    return min(len(side.blocks) * volume.block_size, volume.size_bytes)
