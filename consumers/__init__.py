@@ -8,6 +8,7 @@ In reading order:
 - wiring.py: puts a site together from the settings, and runs it
 - resync/: a site's secondaries, and the cycles that bring them up to date
 - journal_recovery.py: applies the sealed journals of a site, without Kafka
+- site_journals.py: the same for the journals in a site's folder
 - site_metrics.py: the metrics of a site
 - site_removal.py: removes a site that will never return
 - name_fence.py: one process at a time runs a site

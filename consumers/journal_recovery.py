@@ -23,7 +23,6 @@ from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
-from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
@@ -38,12 +37,15 @@ _SAME = (MeetingStep.SAME, MeetingStep.RESUME)
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPorts:
-    """What the recovery of a site's journals needs. The fields are those of SitePorts."""
+    """What the recovery of a site's journals needs. The fields are those of SitePorts.
+
+    is_left: returns whether the secondary of a volume is left as it is: an operator has paused it.
+    """
 
     journals: JournalStore
     states: SecondaryStateStore
     secondaries: Secondaries
-    pauses: Callable[[], Pauses]
+    is_left: Callable[[str], bool]
     clock: Clock
     task_runner: TaskRunner
     draw_id: Callable[[], str]
@@ -52,9 +54,8 @@ class RecoveryPorts:
 def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
     """Apply the sealed journals of a site; return the position of each secondary that has moved.
 
-    The site doesn't run. A secondary that an operator has paused is left alone. What can't be
-    applied is logged and stays as it is. Raise DeviceFailed if the states can't be saved, or the
-    journals can't be listed.
+    The site doesn't run. What can't be applied is logged and stays as it is. Raise DeviceFailed if
+    the states can't be saved, or the journals can't be listed.
     """
 
     def save(states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
@@ -79,9 +80,8 @@ def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
         on_apply=lambda _: None,
     )
     moved = dict[str, int]()
-    pauses = ports.pauses()
     for name in ports.journals.volumes():
-        if pauses.covers(name):
+        if ports.is_left(name):
             continue
         try:
             secondary = _find(site, ports, name)

@@ -16,19 +16,14 @@ from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.machine import boot_id
 from mirrorlog.adapters.metrics_server import serving_metrics
-from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.adapters.tracing import open_tracer
-from mirrorlog.consumers.journal.journal_folder import JournalFolder
-from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
-from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
-from mirrorlog.consumers.site_addresses import SiteAddresses
-from mirrorlog.consumers.site_devices import SiteDevices
+from mirrorlog.consumers.site_journals import apply_sealed, open_journals, site_devices
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.site_folder import folder_id
@@ -145,8 +140,8 @@ def open_site(
     folder = folder.absolute()
     with ExitStack() as stack:
         stack.callback(os.close, lock_folder(folder))
-        journals = _open_journals(folder, settings, stack)
-        _recover(name, folder, settings, journals)
+        journals = open_journals(folder, settings, stack)
+        apply_sealed(name, folder, settings, journals)
         ports = replace(_site_ports(name, folder, settings, stack), journals=journals)
         fence = NameFence(_lease(name, folder, ports.clock), _fence_ports(ports, settings, stack))
         fence.take()
@@ -158,42 +153,6 @@ def open_site(
             on_change=on_change,
         )
         yield Site(name, ports, settings)
-
-
-def _open_journals(folder: Path, settings: Settings, stack: ExitStack) -> JournalStore:
-    """Return the journals of a site. Without `crash`, those that are there are only applied."""
-    path = settings.site_journal_dir or folder / "journals"
-    if settings.site_consistency != "crash" and not path.is_dir():
-        return NoJournals()
-    journals = JournalFolder(path)
-    stack.callback(journals.close)
-    return journals
-
-
-def _recover(name: str, folder: Path, settings: Settings, journals: JournalStore) -> None:
-    """Apply what was sealed before the last end of the site: Kafka may be away for long."""
-    if not journals.volumes():
-        return
-    secondaries = _secondaries(name, folder, settings)
-    try:
-        ports = RecoveryPorts(
-            journals=journals,
-            states=SecondaryStateFiles(folder / "states"),
-            secondaries=secondaries,
-            pauses=PauseFile(folder).look,
-            clock=SystemClock(),
-            task_runner=TaskThreads(settings.site_copy_threads),
-            draw_id=lambda: str(uuid4()),
-        )
-        recover_journals(name, ports)
-    finally:
-        secondaries.close()
-
-
-def _secondaries(name: str, folder: Path, settings: Settings) -> SiteDevices:
-    """Return the primaries and secondaries of a site."""
-    addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
-    return SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
 
 
 def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:
@@ -239,7 +198,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
     catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
-    secondaries = _secondaries(name, folder, settings)
+    secondaries = site_devices(name, folder, settings)
     stack.callback(secondaries.close)
     return SitePorts(
         log=log,

@@ -17,6 +17,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet, resumed
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.consumers.site_journals import apply_sealed_of
 from mirrorlog.consumers.site_primaries import SitePrimaries
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -74,7 +75,8 @@ def hold_secondary(
 
     1. The secondary is paused, durably (`site pause`). A site that runs ends its copy within a few
        batches and gives up the lock. A site that starts keeps off it.
-    2. The lock is taken, as a host takes it. Nobody on this machine writes to it any more.
+    2. If no site runs, a cycle that it had sealed in a journal is applied.
+       Then the lock is taken, as a host takes it. Nobody on this machine writes to it any more.
     3. What is there is held against the saved state.
     4. After the block, the lock is given up, and the secondary is no longer paused, unless it was
        before. A process that dies leaves it paused.
@@ -96,7 +98,8 @@ def hold_secondary(
     if not before.covers(volume.volume):
         pauses.save(before.paused(volume.volume))  # 1
     try:
-        with _locked(address, patience_s, sleep) as device:  # 2
+        apply_sealed_of(site, folder, settings, volume.volume)  # 2
+        with _locked(address, patience_s, sleep) as device:
             marks = PrimaryMarkFiles(settings.primary_marks_dir)
             files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
             saved, doubt = _meet(site, folder, volume, files)  # 3

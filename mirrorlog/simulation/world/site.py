@@ -182,7 +182,7 @@ class SiteModel:
             journals=self.journals,
             states=self.states,
             secondaries=self.secondaries,
-            pauses=self._look_at_pauses,
+            is_left=lambda name: self._look_at_pauses().covers(name),
             clock=ManualClock(look_s=_CLOCK_STEP_S),
             task_runner=OneAtATime(),
             draw_id=self._draw_id,

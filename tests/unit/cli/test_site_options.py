@@ -41,3 +41,35 @@ def test_options_become_settings(
         settings.site_max_rate,
     )
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("eventual", None, 1 << 30)),
+        (["--consistency", "crash", "--journal-max", "4GiB"], ("crash", None, 4 << 30)),
+        (["--journal", "/j"], ("eventual", Path("/j"), 1 << 30)),
+    ],
+)
+def test_options_of_journals_become_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: list[str],
+    expected: tuple[object, ...],
+) -> None:
+    ran: list[Settings] = []
+    monkeypatch.setattr(
+        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
+    )
+    arguments = ["site", "run", "a", "--dir", str(tmp_path), *options]
+    code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
+    assert code == 0, err
+    (found,) = ran
+    assert (found.site_consistency, found.site_journal_dir, found.site_journal_bytes) == expected
+
+
+@pytest.mark.parametrize("options", [["--journal-max", "4KiB"], ["--consistency", "always"]])
+def test_impossible_options_of_journals_are_refused(tmp_path: Path, options: list[str]) -> None:
+    arguments = ["site", "run", "a", "--dir", str(tmp_path), *options]
+    code, _, _ = run_main(["--bootstrap-servers", "localhost:1", *arguments])
+    assert code == 2

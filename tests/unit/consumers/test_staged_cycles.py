@@ -10,6 +10,7 @@ import pytest
 from file_sites import BLOCK, FileSiteRig
 
 from mirrorlog.consumers import wiring
+from mirrorlog.consumers.failover.held_secondary import hold_secondary
 from mirrorlog.consumers.journal import journal_folder
 from mirrorlog.consumers.journal.apply_journal import apply_journal
 from mirrorlog.consumers.resync import journaled_cycles
@@ -181,6 +182,19 @@ def test_without_kafka_and_primary_a_site_ends_what_it_had_sealed(
     assert secondary.state is SiteState.CONSISTENT
     assert (saved_position(secondary) or 0) >= position - 2
     assert rig.is_equal()
+
+
+def test_a_secondary_that_is_held_for_its_promotion_has_what_was_sealed(
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved_position(rig.site.secondaries["v"])
+    kill_while_applied(rig, monkeypatch)
+    rig.stop()
+    with hold_secondary("a", rig.folder, rig.volume, CRASH, patience_s=1) as held:
+        assert held.doubt is None
+        assert held.saved is not None
+        assert (held.saved.consistent_position or 0) > (before or 0)
+        assert rig.is_equal()
 
 
 def test_a_sealed_journal_of_a_paused_secondary_waits(

@@ -1,0 +1,90 @@
+"""The journals of a site in its folder: opening them, and applying what is sealed there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+from mirrorlog.adapters.folders import lock_folder
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.task_threads import TaskThreads
+from mirrorlog.consumers.journal.journal_folder import JournalFolder
+from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
+from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
+from mirrorlog.consumers.site_addresses import SiteAddresses
+from mirrorlog.consumers.site_devices import SiteDevices
+from mirrorlog.consumers.state.pauses import PauseFile
+from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.errors import BadUse
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.settings import Settings
+
+
+def open_journals(folder: Path, settings: Settings, stack: ExitStack) -> JournalStore:
+    """Return the journals of a site, which are closed with the stack.
+
+    folder: of the site. Without `crash` in the settings, those that are there are only applied.
+    Raise BadUse if another process has them, or DeviceFailed.
+    """
+    path = settings.site_journal_dir or folder / "journals"
+    if settings.site_consistency != "crash" and not path.is_dir():
+        return NoJournals()
+    journals = JournalFolder(path)
+    stack.callback(journals.close)
+    return journals
+
+
+def site_devices(site: str, folder: Path, settings: Settings) -> SiteDevices:
+    """Return the primaries and secondaries of a site."""
+    addresses = SiteAddresses(site, folder, settings.site_primaries, settings.site_secondaries)
+    return SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
+
+
+def apply_sealed(site: str, folder: Path, settings: Settings, journals: JournalStore) -> None:
+    """Apply what was sealed before the last end of the site, but for what is paused.
+
+    It needs no Kafka, which may be away for long. The caller has locked the site's folder.
+    """
+    _recover(site, folder, settings, journals, PauseFile(folder).look().covers)
+
+
+def apply_sealed_of(site: str, folder: Path, settings: Settings, volume: str) -> None:
+    """Apply what was sealed of one volume, also of one that is paused.
+
+    Do nothing if the site runs: it has applied it itself, or it says why it couldn't.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.callback(os.close, lock_folder(folder))
+        except BadUse:
+            return
+        journals = open_journals(folder, settings, stack)
+        _recover(site, folder, settings, journals, lambda name: name != volume)
+
+
+def _recover(
+    site: str,
+    folder: Path,
+    settings: Settings,
+    journals: JournalStore,
+    is_left: Callable[[str], bool],
+) -> None:
+    if not journals.volumes():
+        return
+    secondaries = site_devices(site, folder, settings)
+    try:
+        ports = RecoveryPorts(
+            journals=journals,
+            states=SecondaryStateFiles(folder / "states"),
+            secondaries=secondaries,
+            is_left=is_left,
+            clock=SystemClock(),
+            task_runner=TaskThreads(settings.site_copy_threads),
+            draw_id=lambda: str(uuid4()),
+        )
+        recover_journals(site, ports)
+    finally:
+        secondaries.close()
