@@ -28,6 +28,7 @@ from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.consumers.verify.asked_digests import AskedDigests
 from mirrorlog.consumers.verify.wiring import serving_digests, site_digests
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
@@ -211,8 +212,29 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         clock=clock,
         ask_end=_end_asker(client, topics.commands, stack),
         pauses=PauseFile(folder).look,
+        digests=_asked_digests(name, settings, admin, publisher, stack),
         task_runner=TaskThreads(settings.site_copy_threads),
         tracer=open_tracer("site"),
+    )
+
+
+def _asked_digests(
+    name: str, settings: Settings, admin: KafkaAdmin, publisher: KafkaPublisher, stack: ExitStack
+) -> AskedDigests | None:
+    """Return what asks a host for digests, if the settings say so. Raise KafkaFailed."""
+    if settings.site_primary_reader != "host":
+        return None
+    reader = KafkaReader(settings.kafka_client())
+    stack.callback(reader.close)
+    admin.partitions(settings.topics.digests)
+    return AskedDigests(
+        site=name,
+        reader=reader,
+        admin=admin,
+        publisher=publisher,
+        topic=settings.topics.digests,
+        clock=SystemClock(),
+        tasks=TaskThreads(settings.site_copy_threads),
     )
 
 

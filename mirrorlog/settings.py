@@ -216,6 +216,9 @@ class Settings(BaseSettings):
     site_seeds: tuple[str, ...] = ()
     """By patterns of volumes: their secondaries are seeds, copies that were put there by other
     means. The same is done with them, and one that is missing is never created."""
+    site_primary_reader: Literal["site", "host"] = "site"
+    """Who reads the primary for such a comparison: the site, or `mirrorlog host digest` beside it,
+    so that only digests, and what differs, cross the line."""
     site_max_rate: str = "max"
     """How fast a site copies at most: `50MB/s`, `max`, or by the local time of the day
     `08:00-18:00=50MB/s,else=max`."""

@@ -13,7 +13,9 @@ In reading order:
 - cycle_copier.py: copies the blocks of one cycle
 - parting.py: the state of a secondary when another copy was promoted
 - restoration.py: reads blocks from the primary and writes them to the secondary
+- whole_copy.py: copies everything, in chunks
 - comparison.py: compares both sides, and writes only what differs
+- primary_comparison.py: the port to digests that are computed beside the primary
 - seeds.py: whether it does so
 - copy_counts.py: what was read, equal and written
 - meeting.py: the decision whether a secondary is the one that the saved state is about

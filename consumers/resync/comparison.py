@@ -1,7 +1,7 @@
 """Comparison of a secondary with what was read from its primary: only what differs is written.
 
-The site reads both sides, so it compares bytes, not digests: a digest would be computed of the same
-bytes, and two ranges that differ could have the same one. docs/decisions/seeds.md has more.
+The site has the bytes of both sides, so it compares these, and no digests of them
+(docs/decisions/seeds.md).
 """
 
 from __future__ import annotations
@@ -15,6 +15,26 @@ from mirrorlog.ports.devices import BlockDevice, Data
 
 _AT_ONCE_BYTES: Final = 1 << 20
 """As much of a range that must be zeros is read at a time."""
+
+
+class ComparingWriter:
+    """A RangeWriter of a secondary (restoration.py) that writes only blocks that differ."""
+
+    is_comparing = True
+
+    def __init__(self, secondary: BlockDevice, block_size: int) -> None:
+        self._secondary: Final = secondary
+        self._block_size: Final = block_size
+
+    def write(self, offset: int, data: Data) -> int:
+        """Do as write_differing says."""
+        return write_differing(self._secondary, offset, data, self._block_size)
+
+    def zero(self, offset: int, length: int) -> int:
+        """Do as zero_differing says."""
+        return zero_differing(
+            self._secondary, offset=offset, length=length, block_size=self._block_size
+        )
 
 
 def write_differing(secondary: BlockDevice, offset: int, data: Data, block_size: int) -> int:

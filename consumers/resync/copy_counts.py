@@ -14,7 +14,8 @@ class CopyCounts:
         zeros that were written because the primary has nothing allocated, without a comparison,
         aren't.
     read_bytes: read from the primary.
-    compared_bytes: of these, the ones that were compared with the secondary.
+    compared_bytes: of the primary, compared with the secondary: the bytes that were read, or the
+        digests of bytes that weren't.
     equal_bytes: of these, the ones that the secondary held already.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeAlias
 
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
@@ -13,11 +14,9 @@ from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.restoration import (
-    Chunks,
     Copied,
     CopyPlan,
     bytes_to_copy,
-    restore_all,
     restore_changed,
 )
 from mirrorlog.consumers.resync.samples import (
@@ -30,6 +29,7 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.staging_step import StageBlocks
+from mirrorlog.consumers.resync.whole_copy import DifferingRanges, WholeCopy, copy_whole
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
@@ -63,7 +63,7 @@ class CycleCopier:
         on_step: OnStep,
     ) -> None:
         self._settings, self._pace = settings, pace
-        self._clock, self._tasks = ports.clock, ports.task_runner
+        self._clock, self._tasks, self._digests = ports.clock, ports.task_runner, ports.digests
         self._meetings, self._logs, self._seeds = meetings, logs, seeds
         self._save, self._on_step = save, on_step
 
@@ -109,7 +109,7 @@ class CycleCopier:
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
             secondary.begin_staging(len(blocks) * volume.block_size, self._clock.monotonic_s())
-            plan = self._plan(secondary, samples, is_comparing=False)
+            plan = self._plan(secondary, samples)
             restore_changed(primary, writer, volume, blocks, plan)
         return samples.samples
 
@@ -127,7 +127,7 @@ class CycleCopier:
         until_s = now_s() + _MEASURE_S
         total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s, begin)
         secondary.begin_copy(total_bytes, now_s())
-        plan = self._plan(secondary, samples, is_comparing=self._is_comparing(volume, step))
+        plan = self._plan(secondary, samples)
         if step.blocks is not None:
             return restore_changed(primary, device, volume, step.blocks, plan)
 
@@ -141,14 +141,29 @@ class CycleCopier:
             )
             self._save(secondary, state)
 
-        chunks = Chunks(begin, self._settings.site_chunk_bytes, on_chunk)
-        return restore_all(primary, device, volume, plan, chunks)
+        is_comparing = self._is_comparing(volume, step)
+        copy = WholeCopy(
+            begin=begin,
+            chunk_bytes=self._settings.site_chunk_bytes,
+            on_chunk=on_chunk,
+            is_comparing=is_comparing,
+            differing=self._differing(secondary) if is_comparing else None,
+        )
+        return copy_whole(primary, device, volume, plan, copy)
+
+    def _differing(self, secondary: Secondary) -> DifferingRanges | None:
+        """Return what asks a process beside the primary for digests; None if nothing shall."""
+        if self._digests is None:
+            return None
+        return partial(
+            self._digests.differing, secondary.volume, on_wait=lambda: self._on_step(secondary)
+        )
 
     def _is_comparing(self, volume: Volume, step: Resync) -> bool:
         """Return whether both sides are to be compared, and only what differs is written."""
         return step.blocks is None and self._seeds.is_compared(volume)
 
-    def _plan(self, secondary: Secondary, samples: SampleTaker, *, is_comparing: bool) -> CopyPlan:
+    def _plan(self, secondary: Secondary, samples: SampleTaker) -> CopyPlan:
         """Return how the blocks of a secondary are copied. The plan takes `samples`."""
 
         def on_copied(batch: CopyCounts) -> None:
@@ -161,5 +176,4 @@ class CycleCopier:
             on_copied=on_copied,
             tasks=self._tasks,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
-            is_comparing=is_comparing,
         )

@@ -199,7 +199,7 @@ class Secondary:
     def note_copied(self, batch: CopyCounts, now_s: float) -> None:
         """Count a batch that was copied."""
         if self.copying is not None:
-            self.copying.note_copied(batch.read_bytes, now_s)
+            self.copying.note_copied(max(batch.read_bytes, batch.compared_bytes), now_s)
         self.counts += batch
 
     def note_in_place(self, reason: str) -> None:

@@ -476,7 +476,7 @@ class Site:
         2. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
            report says so. A cycle shorter than the interval of reports may have none.
         3. Read the blocks from the primary and write them to the secondary (restore_changed or
-           restore_all; restoration.py has the order of their steps).
+           copy_whole; restoration.py has the order of their steps).
         4. The last of these steps flushes the secondary: the blocks are durable.
         5. Save the new applied position durably. Reports from here on name it.
         6. Note that the last read is over. The next round asks for the end of the commands topic

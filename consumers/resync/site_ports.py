@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
 from mirrorlog.consumers.resync.command_ends import CommandEnds
+from mirrorlog.consumers.resync.primary_comparison import PrimaryComparison
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.state_changes import OnChange
 from mirrorlog.consumers.state.pauses import Pauses
@@ -38,6 +39,7 @@ class SitePorts:
     sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
     journals: keeps the journals of cycles.
+    digests: asks for digests of primaries before a comparison reads them; None: it reads them all.
     tracer: takes a span for each cycle; None: nothing is traced.
     """
 
@@ -59,4 +61,5 @@ class SitePorts:
     sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
     journals: JournalStore = field(default_factory=NoJournals)
+    digests: PrimaryComparison | None = None
     tracer: Tracer | None = None

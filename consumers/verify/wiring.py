@@ -17,6 +17,7 @@ from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_devices import SiteDevices
+from mirrorlog.consumers.site_primaries import SitePrimaries
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.consumers.verify.digest_server import (
     AnswersQuestions,
@@ -133,14 +134,25 @@ def primary_digests(
     """Return what makes the answers of a host for the primaries of these volumes.
 
     address: where the primary is reached from here; None: at the address in its description.
+    What is marked as another volume's primary, or as a former one, is refused.
     """
 
     def make(stack: ExitStack) -> AnswersQuestions:
+        here = {} if address is None else dict.fromkeys(volumes, address)
+        primaries = SitePrimaries(
+            SiteAddresses("host", Path(), here), PrimaryMarkFiles(settings.primary_marks_dir)
+        )
+        stack.callback(primaries.close)
+
+        def open_primary(volume: Volume) -> BlockDevice:
+            primaries.find(volume)  # connects, if it is an export
+            return primaries.open(volume)
+
         return PrimaryDigests(
             by=socket.gethostname(),
             volumes=frozenset(volumes),
             volume_of=_volumes(settings, stack),
-            open_primary=lambda volume: open_device(address or volume.primary, writable=False),
+            open_primary=open_primary,
             tasks=TaskThreads(_THREADS),
         )
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from site_kills import Killer, follow, unfinished
 
 from mirrorlog.consumers.state.pauses import Pauses
+from mirrorlog.consumers.verify.asked_digests import AskedDigests
+from mirrorlog.consumers.verify.digest_server import DigestServer, PrimaryDigests
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.ports.streams import Message
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_broker import MemoryReader
+from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.world.crashes import Crash
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES
 from mirrorlog.simulation.world.world import World
@@ -39,6 +47,56 @@ def world_with_seeds(seed: int, **overrides: object) -> World:
     return world
 
 
+class ServedReader(MemoryReader):
+    """A reader of digests whose questions are answered whenever it is polled."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.broker)
+        primaries = world.host.primaries
+        self._server = DigestServer(
+            PrimaryDigests(
+                by="host",
+                volumes=frozenset(world.volumes),
+                volume_of=lambda name: world.volumes[name],
+                open_primary=lambda volume: Unhooked.of(primaries[volume.volume]),
+            ),
+            reader=world.broker.reader(),
+            admin=world.broker,
+            publisher=world.broker.publisher(),
+            topic=world.settings.topics.digests,
+        )
+
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
+        """Answer what was asked, then return the messages."""
+        self._server.serve(0)
+        return super().poll(timeout_s, max_messages=max_messages)
+
+
+class Unhooked(MemoryDevice):
+    """A handle that a process beside the primary uses: the site isn't said to read by it."""
+
+    @classmethod
+    def of(cls, device: MemoryDevice) -> MemoryDevice:
+        hook, device.hook = device.hook, None
+        copy = MemoryDevice(device.size_bytes)
+        copy.pwrite(0, device.pread(offset=0, length=device.size_bytes))
+        device.hook = hook
+        return copy
+
+
+def ask_the_host(world: World) -> None:
+    """Let a process beside the primaries compute digests for the site."""
+    world.site.digests = AskedDigests(
+        site=world.site.name,
+        reader=ServedReader(world),
+        admin=world.broker,
+        publisher=world.broker.publisher(),
+        topic=world.settings.topics.digests,
+        clock=ManualClock(look_s=0.1),
+    )
+    world.site.start()
+
+
 def differing_blocks(world: World, name: str) -> set[int]:
     """Return the blocks in which secondary and primary differ."""
     secondary, primary = world.site.secondary(name), world.host.primaries[name]
@@ -50,10 +108,22 @@ def differing_blocks(world: World, name: str) -> set[int]:
     }
 
 
+@pytest.mark.parametrize("by_digests", [False, True])
 @pytest.mark.parametrize("overrides", [{}, {"site_seeds": (), "site_checksum": True}])
-def test_of_a_seed_only_what_differs_is_written(overrides: dict[str, object]) -> None:
+def test_of_a_seed_only_what_differs_is_written(
+    overrides: dict[str, object], by_digests: bool
+) -> None:
     world = world_with_seeds(3, **overrides)
     world.hold_primaries_still()
+    if by_digests:
+        ask_the_host(world)
+    read = dict.fromkeys(world.volumes, 0)
+    for name, primary in world.host.primaries.items():
+
+        def count(operation: str, _offset: int, length: int, name: str = name) -> None:
+            read[name] += length if operation == "pread" else 0
+
+        primary.hook = count
     differing = {name: differing_blocks(world, name) for name in world.volumes}
     written: dict[str, set[int]] = {name: set() for name in world.volumes}
     for name, device in world.site.secondaries.devices.items():
@@ -64,20 +134,25 @@ def test_of_a_seed_only_what_differs_is_written(overrides: dict[str, object]) ->
                 written[name] |= set(blocks)
 
         device.hook = hook
+    read.update(dict.fromkeys(read, 0))
     follow(world)
     assert written == differing
     for name, secondary in world.site.site.secondaries.items():
         assert set(DAMAGED) <= differing[name] != set(range(BLOCKS))
         assert secondary.counts.compared_bytes > secondary.counts.equal_bytes > 0
         assert secondary.counts.blocks == len(differing[name])
+        assert read[name] == secondary.counts.read_bytes
+        assert (read[name] < secondary.counts.compared_bytes) is by_digests
         assert world.site.secondary_equals_primary(name)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_seed_is_adopted_although_the_site_dies_at_any_step(seed: int) -> None:
+@pytest.mark.parametrize("by_digests", [False, True])
+def test_a_seed_is_adopted_although_the_site_dies_at_any_step(by_digests: bool) -> None:
     resumed = 0
-    for steps in range(1 + seed, STEPS, 15):
-        world = world_with_seeds(seed)
+    for steps in range(1 + by_digests, STEPS, 15):
+        world = world_with_seeds(int(by_digests))
+        if by_digests:
+            ask_the_host(world)
         killer = Killer(world, steps)
         try:
             for _ in range(8):
@@ -113,3 +188,37 @@ def test_a_seed_that_is_missing_is_never_created() -> None:
     assert secondaries["v"].state is SiteState.STOPPED
     assert "no seed" in (secondaries["v"].status.reason or "")
     assert secondaries["u"].state is secondaries["w"].state is SiteState.CONSISTENT
+
+
+def test_a_site_whose_host_computes_no_digests_stops_that_volume_and_asks_once_a_minute() -> None:
+    world = world_with_seeds(1, site_seeds=("v",))
+    digests = world.settings.topics.digests
+    world.site.digests = AskedDigests(
+        site=world.site.name,
+        reader=world.broker.reader(),
+        admin=world.broker,
+        publisher=world.broker.publisher(),
+        topic=digests,
+        clock=ManualClock(look_s=1),
+    )
+    world.site.start()
+    follow_others(world)
+    secondaries = world.site.site.secondaries
+    assert secondaries["v"].state is SiteState.STOPPED
+    assert "no answer" in (secondaries["v"].status.reason or "")
+    assert secondaries["u"].state is secondaries["w"].state is SiteState.CONSISTENT
+    asked = world.broker.end_position(digests, 0)
+    follow_others(world)
+    assert world.broker.end_position(digests, 0) == asked
+    ask_the_host(world)
+    follow(world)
+    assert world.site.secondary_equals_primary("v")
+
+
+def follow_others(world: World) -> None:
+    """Let host, node and site go on, although a secondary is stopped."""
+    for _ in range(12):
+        world.host.heartbeat()
+        world.fold_and_commit()
+        world.site.site.run_once(0)
+        world.site.check_claims()

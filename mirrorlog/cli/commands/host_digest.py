@@ -25,7 +25,9 @@ def digest(
     ] = None,
     pid_file: DetachOption = None,
 ) -> None:
-    """Hash the primaries of volumes for `mirrorlog verify --primary-reader host` until stopped.
+    """Hash the primaries of volumes where they are, until stopped.
+
+    It answers `mirrorlog verify` and `mirrorlog site run` with --primary-reader host.
 
     Run it where the primaries are, so that their bytes don't cross the line to the site. It only
     reads them. `host serve` may run beside it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -83,6 +83,13 @@ def run(
             "They are compared with the primary, and only what differs is written. Repeatable.",
         ),
     ] = None,
+    primary_reader: Annotated[
+        Literal["site", "host"] | None,
+        typer.Option(
+            help="Who reads the primary for such a comparison: the site, or `mirrorlog host "
+            "digest` beside it, so that only digests and what differs cross the line."
+        ),
+    ] = None,
     consistency: ConsistencyOption = None,
     journal: JournalOption = None,
     journal_max: JournalMaxOption = None,
@@ -97,6 +104,8 @@ def run(
         update["site_volumes"] = tuple(volumes)
     if from_seed:
         update["site_seeds"] = tuple(from_seed)
+    if primary_reader is not None:
+        update["site_primary_reader"] = primary_reader
     if max_rate is not None:
         parse_rates(max_rate)
         update["site_max_rate"] = max_rate

@@ -131,6 +131,7 @@ def _fields(site: str, change: SecondaryChange) -> dict[str, object]:
         "rung": change.rung,
         "to_copy_bytes": change.to_copy_bytes,
         "copied_bytes": change.copied.written_bytes if change.copied else None,
+        "read_bytes": change.copied.read_bytes if change.copied else None,
         "compared_bytes": change.copied.compared_bytes if change.copied else None,
         "equal_bytes": change.copied.equal_bytes if change.copied else None,
         "duration_s": change.duration_s,
@@ -154,6 +155,7 @@ def _text(change: SecondaryChange) -> str:
         if change.copied.compared_bytes:
             compared, equal = change.copied.compared_bytes, change.copied.equal_bytes
             parts.append(f", {format_size(compared)} compared, {format_size(equal)} equal")
+            parts.append(f", {format_size(change.copied.read_bytes)} read")
         parts.append(f", {format_size(change.copied.written_bytes)} copied")
     if change.reason:
         parts.append(f": {change.reason}")

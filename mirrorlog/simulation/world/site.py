@@ -12,6 +12,7 @@ from uuid import UUID
 from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.consumers.resync.command_ends import MirroredCommandEnds
+from mirrorlog.consumers.resync.primary_comparison import PrimaryComparison
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.state.pauses import Pauses
@@ -66,6 +67,7 @@ class SiteModel:
     fuse: kills the site.
     recovers_first: at its start it applies its sealed journals before it asks for Kafka.
     look_at_pauses: returns what an operator has paused.
+    digests: asks for digests of primaries, from the next start on.
     """
 
     name: Final = SITE
@@ -100,6 +102,7 @@ class SiteModel:
         self._publisher = broker.publisher()
         self._folder = UUID(int=7)
         self.look_at_pauses: Callable[[], Pauses] = Pauses
+        self.digests: PrimaryComparison | None = None
         self._ended_histories: set[str | None] = set()
         self.recovers_first = False
         self.start()
@@ -138,6 +141,7 @@ class SiteModel:
             keep_name=fence.keep,
             journals=self.journals,
             pauses=self._look_at_pauses,
+            digests=self.digests,
         )
         self.site = Site(SITE, ports, self._settings)
 

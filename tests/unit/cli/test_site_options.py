@@ -14,10 +14,11 @@ from mirrorlog.settings import Settings
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], (False, (), (), "max")),
-        (["--checksum"], (True, (), (), "max")),
-        (["--from-seed", "v*", "--from-seed", "w"], (False, ("v*", "w"), (), "max")),
-        (["--volumes", "v", "--max-rate", "5MB/s"], (False, (), ("v",), "5MB/s")),
+        ([], (False, (), (), "max", "site")),
+        (["--checksum"], (True, (), (), "max", "site")),
+        (["--from-seed", "v*", "--from-seed", "w"], (False, ("v*", "w"), (), "max", "site")),
+        (["--primary-reader", "host"], (False, (), (), "max", "host")),
+        (["--volumes", "v", "--max-rate", "5MB/s"], (False, (), ("v",), "5MB/s", "site")),
     ],
 )
 def test_options_become_settings(
@@ -39,6 +40,7 @@ def test_options_become_settings(
         settings.site_seeds,
         settings.site_volumes,
         settings.site_max_rate,
+        settings.site_primary_reader,
     )
     assert found == expected
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
-from mirrorlog.consumers.resync.restoration import Chunks, CopyPlan, restore_all, restore_changed
+from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
+from mirrorlog.consumers.resync.whole_copy import WholeCopy, copy_whole
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
@@ -99,8 +99,8 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
 
     allocated = list(devices.primary.allocated())
     devices.primary.hook = hook
-    chunks = Chunks(0, SIZE, lambda _: None)
-    copied = restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner), chunks)
+    copy = WholeCopy(begin=0, chunk_bytes=SIZE, on_chunk=lambda _: None)
+    copied = copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
     devices.primary.hook = None
     assert devices.secondary.snapshot() == devices.primary.pread(offset=0, length=SIZE)
     assert copied.rung is Rung.ALLOCATED
@@ -123,8 +123,8 @@ def test_a_copy_of_everything_is_durable_up_to_each_chunk(
         reached.append(copied_bytes)
         assert devices.secondary.snapshot()[begin:copied_bytes] == primary[begin:copied_bytes]
 
-    chunks = Chunks(begin, 4 * BATCH, on_chunk)
-    restore_all(devices.primary, devices.secondary, VOLUME, devices.plan(runner), chunks)
+    copy = WholeCopy(begin=begin, chunk_bytes=4 * BATCH, on_chunk=on_chunk)
+    copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
     assert devices.secondary.snapshot()[begin:] == primary[begin:]
     assert devices.secondary.snapshot()[:begin] == b"\xaa" * begin
     assert reached == sorted(set(reached))
@@ -181,9 +181,9 @@ def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunn
             written.update(range(offset // BLOCK, -(-(offset + length) // BLOCK)))
 
     devices.secondary.hook = hook
-    plan = replace(devices.plan(runner), is_comparing=True)
-    chunks = Chunks(0, 4 * BATCH, lambda _: None)
-    restore_all(devices.primary, devices.secondary, VOLUME, plan, chunks)
+    plan = devices.plan(runner)
+    copy = WholeCopy(begin=0, chunk_bytes=4 * BATCH, on_chunk=lambda _: None, is_comparing=True)
+    copy_whole(devices.primary, devices.secondary, VOLUME, plan, copy)
     assert devices.secondary.snapshot() == primary
     assert written == {3, 4, 77, BLOCKS - 1}
     counts = sum(devices.copied, CopyCounts())
