@@ -66,6 +66,7 @@ class KeptExports:
         self._silent: Final[dict[str, tuple[float, DeviceFailed]]] = {}
         """By server, until when it isn't asked, and why."""
         self._ping_s: Final = ping_s
+        self._pinged: list[NbdDevice] = []
         self._is_closed: Final = Event()
         self._pinging: Thread | None = None
 
@@ -111,6 +112,13 @@ class KeptExports:
         while not self._is_closed.wait(self._ping_s):
             for kept in tuple(self._kept.values()):
                 kept.device.ping()
+            for device in tuple(self._pinged):
+                device.ping()
+
+    def pinged(self, device: NbdDevice) -> NbdDevice:
+        """Ask this export now and then, too, until it is closed. Return it."""
+        self._pinged = [other for other in self._pinged if other.is_open] + [device]
+        return device
 
     def open(self, volume: str, address: str) -> KeptExport:
         """Return the export at which look() has looked. DeviceFailed if its connection was lost."""
@@ -144,5 +152,7 @@ class KeptExports:
     def close(self) -> None:
         """Close all connections."""
         self._is_closed.set()
+        for device in self._pinged:
+            device.close()
         for volume in list(self._kept):
             self.drop(volume)

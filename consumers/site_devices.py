@@ -9,7 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
-from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
+from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary, TakenSnapshot
 from mirrorlog.consumers.secondary_exports import SecondaryExports
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -109,6 +109,11 @@ class SiteDevices:
     def open_primary(self, volume: Volume) -> BlockDevice:
         """Open the volume's primary for reading. DeviceFailed if it is another volume's."""
         return self._primaries.open(volume)
+
+    @_stops_one_volume
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
+        """Take a snapshot of the volume's primary, which was found. None if it has none."""
+        return self._primaries.take_snapshot(volume)
 
     def _kind_of(self, volume: Volume) -> SecondaryFiles | SecondaryExports:
         return self._exports if self._is_export(volume) else self._files

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+from uuid import uuid4
 
 from mirrorlog.adapters.addresses import open_file
 from mirrorlog.adapters.device_identity import device_name
+from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.kept_exports import KeptExports
-from mirrorlog.consumers.resync.secondaries import FoundDevice
+from mirrorlog.consumers.resync.secondaries import FoundDevice, TakenSnapshot
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.domain.primary_marks import PrimaryMark
+from mirrorlog.domain.snapshots import (
+    LiveExport,
+    SnapshotExport,
+    parse_description,
+    snapshot_export,
+)
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.devices import BlockDevice
@@ -67,6 +76,31 @@ class SitePrimaries:
             primary.close()
             raise
         return primary
+
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
+        """Take a snapshot of the primary, which was found. None if it has none.
+
+        Only an export of a host of mirrorlog has snapshots. DeviceFailed if it takes none now.
+        """
+        address = self._addresses.primary(volume)
+        if not is_nbd(address):
+            return None
+        live = self._exports.open(volume.volume, address)
+        served = parse_description(live.description)
+        if not isinstance(served, LiveExport) or served.volume != volume.volume:
+            return None
+        uri = replace(live.uri, export=snapshot_export(str(uuid4())))
+        device = NbdDevice(uri, writable=False, reconnects=False)
+        taken = parse_description(device.description)
+        same = (served.volume, served.session)
+        if not isinstance(taken, SnapshotExport) or (taken.volume, taken.session) != same:
+            device.close()
+            raise DeviceFailed(
+                f"another server answers now: it says '{device.description}' of its export",
+                where=f"{uri}, offset 0",
+                next="The site connects again, and looks whether it is the same export.",
+            )
+        return TakenSnapshot(self._exports.pinged(device), taken)
 
     def mark_of(self, device: BlockDevice) -> PrimaryMark | None:
         """Return the mark of a device of this machine as a primary, if it has one."""

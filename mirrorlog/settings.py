@@ -234,6 +234,9 @@ class Settings(BaseSettings):
     site_journal_dir: Path | None = None
     """The folder of the journals, on a disk of its own if wished. Without it they are in the folder
     `journals` of the site's state."""
+    site_snapshot_s: float = Field(default=3.0, ge=0)
+    """A site reads a cycle from a snapshot of the primary if the secondary wasn't proved consistent
+    for this long. 0: every cycle. Only a primary that `host serve` exports has snapshots."""
     site_primaries: dict[str, str] = Field(default_factory=dict)
     """By volume, the address at which a site reads the primary, where that isn't the one in the
     volume's description. `*` holds for all other volumes, and `{volume}` in an address stands for

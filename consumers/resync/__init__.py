@@ -10,6 +10,8 @@ In reading order:
 - journaled_cycles.py: the journals, from their beginning to the secondary
 - staged_cycles.py: reads cycles into journals, and applies them when they are proved
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
+- snapshot_step.py: the part of the decision that reads the primary as of one position
+- snapshot_reads.py: the snapshots of primaries that a site holds
 - cycle_copier.py: copies the blocks of one cycle
 - parting.py: the state of a secondary when another copy was promoted
 - restoration.py: reads blocks from the primary and writes them to the secondary

@@ -16,6 +16,8 @@ hasn't applied the positions (applied, W] yet. "All" is the rung ALLOCATED, or F
     SETTLING
         settled, no unproved block changed    MarkConsistent    --> CONSISTENT
         the log names blocks that it missed   Resync changed    --> SYNCING --> SETTLING
+    CONSISTENT, SETTLING
+        the primary is read as of P           Resync changed    --> SYNCING --> CONSISTENT at P
     any state
         a hole in the log, a new generation   Resync all        --> SYNCING, with a warning
         another copy was promoted             ContinueLog       --> as its blocks are (parting.py)
@@ -68,6 +70,7 @@ from mirrorlog.consumers.resync.cycle_steps import (
     SkipInitialCopy,
 )
 from mirrorlog.consumers.resync.parting import continued_state
+from mirrorlog.consumers.resync.snapshot_step import snapshot_step
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
@@ -208,7 +211,12 @@ def _in_history(
         case Idle():
             return step
         case Resync():
-            return replace(step, running=stamped(step.running), done=stamped(step.done))
+            return replace(
+                step,
+                running=stamped(step.running),
+                done=stamped(step.done),
+                unproved=None if step.unproved is None else stamped(step.unproved),
+            )
         case SkipInitialCopy() | MarkConsistent() | AdvancePosition() | ContinueLog():
             return replace(step, state=stamped(step.state))
 
@@ -232,6 +240,8 @@ def _step_by_log(
     saved: SecondaryState, applied: int, watermark: int, cycle_input: CycleInput
 ) -> CycleStep:
     """Return the next step where the log covers (applied, watermark] without a hole."""
+    if (step := snapshot_step(saved, applied, watermark, cycle_input)) is not None:
+        return step
     log, is_idle = cycle_input.log, saved.cycle_through is None
     is_suspect = saved.suspect_after is not None
     settled = is_idle and is_settled(cycle_input, watermark)

@@ -28,9 +28,10 @@ from mirrorlog.consumers.resync.samples import (
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
 from mirrorlog.consumers.resync.staging_step import StageBlocks
 from mirrorlog.consumers.resync.whole_copy import DifferingRanges, WholeCopy, copy_whole
-from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
+from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.settings import Settings
@@ -75,9 +76,10 @@ class CycleCopier:
             step, reason=f"{step.reason}; both sides are compared, and only what differs is copied"
         )
 
-    def copy(self, secondary: Secondary, step: Resync) -> SecondaryState:
+    def copy(self, secondary: Secondary, step: Resync, snapshots: SnapshotReads) -> SecondaryState:
         """Copy the blocks of one cycle. They are durable on the secondary when it returns.
 
+        snapshots: holds the snapshot that the step reads, if it reads one.
         The secondary was met, and `step.running` is saved. A copy of everything compares both sides
         first if the settings say so (seeds.py). Return the state to save. Raise
         DeviceFailed, or what `on_step` raises.
@@ -87,20 +89,26 @@ class CycleCopier:
         self._on_step(secondary)
         primary, device = self._meetings.open_both(secondary)
         with primary, device:
-            copied = self._restore(secondary, step, primary, device, samples)
-        log_of = self._logs.of(volume.volume)
-        older = moved_samples(volume, secondary.saved, step.done, log_of)
+            source, done = _source(step, primary, snapshots)
+            copied = self._restore(secondary, step, source, device, samples)
+        log_of, state = self._logs.of(volume.volume), done()
+        older = moved_samples(volume, secondary.saved, state, log_of)
         if step.blocks is not None:
             older = samples_without(older, step.blocks, volume.block_size)
-        return replace(step.done, rung=copied.rung, samples=joined_samples(samples.samples, older))
+        return replace(state, rung=copied.rung, samples=joined_samples(samples.samples, older))
 
     def stage(
-        self, secondary: Secondary, step: StageBlocks, writer: JournalWriter
-    ) -> tuple[Sample, ...]:
-        """Copy the blocks of a step from the primary to a journal; return samples of them.
+        self,
+        secondary: Secondary,
+        step: StageBlocks,
+        writer: JournalWriter,
+        snapshots: SnapshotReads,
+    ) -> SecondaryState:
+        """Copy the blocks of a step from the primary to a journal.
 
-        The secondary was met, and nothing is written to it. Raise JournalFullError, DeviceFailed,
-        or what `on_step` raises.
+        snapshots: as for copy(). The secondary was met, and nothing is written to it. Return the
+        state of both together, with samples of what was copied. Raise JournalFullError,
+        DeviceFailed, or what `on_step` raises.
         """
         volume, blocks = secondary.volume, step.step.blocks
         assert blocks is not None
@@ -110,8 +118,9 @@ class CycleCopier:
         with primary, device:
             secondary.begin_staging(len(blocks) * volume.block_size, self._clock.monotonic_s())
             plan = self._plan(secondary, samples)
-            restore_changed(primary, writer, volume, blocks, plan)
-        return samples.samples
+            source, done = _source(step.step, primary, snapshots)
+            restore_changed(source, writer, volume, blocks, plan)
+        return replace(done(), samples=samples.samples)
 
     def _restore(
         self,
@@ -177,3 +186,16 @@ class CycleCopier:
             tasks=self._tasks,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
         )
+
+
+def _source(
+    step: Resync, primary: BlockDevice, snapshots: SnapshotReads
+) -> tuple[BlockDevice, Callable[[], SecondaryState]]:
+    """Return what the blocks of a step are read from.
+
+    Return also a function that returns the state to save, or to stage, when they were read.
+    """
+    if (unproved := step.unproved) is None:
+        return primary, lambda: step.done
+    snapshot = snapshots.primary(step.done.volume, primary)
+    return snapshot, lambda: unproved if snapshot.is_broken else step.done

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
 
@@ -32,6 +33,8 @@ class CycleInput:
     hole_may_close: the log is read from a mirror, and a hole in it may be filled by rows that the
         mirror hasn't brought yet.
     unanswered_reason: why the source of the mirror doesn't answer; None if it does.
+    snapshot: the snapshot of the primary that the site holds. It was taken when no cycle ran, and
+        nothing was read from the primary itself since then.
     """
 
     volume: Volume
@@ -47,6 +50,7 @@ class CycleInput:
     is_other_history: bool = False
     hole_may_close: bool = False
     unanswered_reason: str | None = None
+    snapshot: SnapshotExport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Resync:
     running: the state to save before the first block is written.
     done: the state to save when all blocks are durable.
     reason: why a rung above CHANGED is taken; None by the rung CHANGED.
+    unproved: None if the primary itself is read. Otherwise the blocks are read from the snapshot,
+        and this is the state to save instead of `done` if the snapshot broke.
     """
 
     rung: Rung
@@ -71,6 +77,7 @@ class Resync:
     done: SecondaryState
     blocks: BlockSet | None
     reason: str | None
+    unproved: SecondaryState | None = None
 
 
 @dataclass(frozen=True, slots=True)

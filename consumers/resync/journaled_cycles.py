@@ -31,7 +31,7 @@ from mirrorlog.consumers.resync.staging_step import (
     applying_state,
     next_staging_step,
 )
-from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
+from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import decode_state, encode_state
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.folders import StateFile
@@ -39,8 +39,9 @@ from mirrorlog.ports.task_runner import TaskRunner
 
 log = logging.getLogger("mirrorlog.site")
 
-CopyInto: TypeAlias = Callable[[Secondary, StageBlocks, JournalWriter], tuple[Sample, ...]]
-"""Copies the blocks of a step to the writer; returns samples of what it copied."""
+CopyInto: TypeAlias = Callable[[Secondary, StageBlocks, JournalWriter], SecondaryState]
+"""Copies the blocks of a step to the writer; returns the state of the secondary and the journal
+together, with samples of what it copied."""
 OnApply: TypeAlias = Callable[[Secondary], None]
 """Called when a journal begins to be applied, and after each of its records."""
 
@@ -126,11 +127,11 @@ class CycleJournals:
                 self._begin(secondary)
             journal = self._open[volume.volume]
             journal.writer.begin_round()
-            samples = copy(secondary, step, journal.writer)
+            copied = copy(secondary, step, journal.writer)
             assert secondary.saved is not None and step.step.blocks is not None
             older = () if journal.staged is None else journal.staged.state.samples
             older = samples_without(older, step.step.blocks, volume.block_size)
-            state = replace(step.step.done, samples=joined_samples(samples, older))
+            state = replace(copied, samples=joined_samples(copied.samples, older))
             saved = secondary.saved if journal.staged is None else journal.staged.saved
             journal.staged = Staged(volume, saved, state, journal.writer.written_bytes)
         except BaseException:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice, DeviceIdentity
 
@@ -42,6 +43,18 @@ class FoundSecondary:
     mark: SecondaryMark | None = None
     mark_damage: str | None = None
     primary_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenSnapshot:
+    """A snapshot of a primary. It lasts until `device` is closed, or breaks before that.
+
+    device: to read, from any thread. It raises DeviceFailed if the snapshot is broken, and never
+        returns newer data. Its allocated() says nothing.
+    """
+
+    device: BlockDevice
+    export: SnapshotExport
 
 
 class Secondaries(Protocol):
@@ -92,4 +105,11 @@ class Secondaries(Protocol):
 
     def open_primary(self, volume: Volume) -> BlockDevice:
         """Open the volume's primary for reading. DeviceFailed if it is another volume's."""
+        ...
+
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
+        """Take a snapshot of the volume's primary, which was found. None if it has none.
+
+        DeviceFailed if none can be taken now.
+        """
         ...

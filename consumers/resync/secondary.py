@@ -223,6 +223,11 @@ class Secondary:
         self.unknown_reason, self.differing, self.copying = None, (), None
         self.status = Idle(SiteState.SETTLING)
 
+    def note_proved(self) -> None:
+        """Note that the cycle that has ended is proved. The log may name more already."""
+        self.status = Idle(SiteState.CONSISTENT)
+        self.look_again()
+
     def stop(self, reason: str, retry_at_s: float, advice: str | None = None) -> None:
         """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock.
 

@@ -41,6 +41,7 @@ from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, ver
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
 from mirrorlog.consumers.resync.staged_cycles import StagedCycles, StagingCalls
 from mirrorlog.consumers.resync.staging_step import (
     ApplyStaged,
@@ -122,6 +123,7 @@ class Site:
         )
         self._checked_at_s = ports.clock.monotonic_s()
         histories = HistoryWatch(self._ends.commands_now)
+        self._snapshots = SnapshotReads(ports.secondaries, ports.clock, settings.site_snapshot_s)
         self._copier = CycleCopier(
             settings,
             ports,
@@ -164,7 +166,7 @@ class Site:
         for name in touched & self._secondaries.keys():
             self._logs.forget_rolled_up(self._secondaries[name])
         touched |= self._follow_catalog() | self._take_read_ends() | self._due_for_a_check()
-        touched |= self._follow_pauses()
+        touched |= self._follow_pauses() | self._snapshots.drop_late()
         self._active |= touched
         if not self._ports.log.caught_up():
             self._report_waiting()
@@ -435,7 +437,10 @@ class Site:
                 if failed:
                     self._stop_all(failed)
                     return secondary.status
-        return self._staged.next_step(secondary)
+        next_one = self._staged.next_step(secondary)
+        watermark = self._logs.watermark(secondary)
+        self._snapshots.note_step(secondary.volume.volume, next_one, watermark)
+        return next_one
 
     def _step_of_ended_history(self, secondary: Secondary) -> CycleStep | None:
         """Return the step of a secondary whose log contradicts the commands topic; None otherwise.
@@ -481,6 +486,8 @@ class Site:
         5. Save the new applied position durably. Reports from here on name it.
         6. Note that the last read is over. The next round asks for the end of the commands topic
            (_take_read_ends), on which the proof of the cycle stands.
+        7. If the secondary wasn't proved consistent for a while, take a snapshot of the primary,
+           for the next cycle to read (snapshot_reads.py).
 
         A crash between any two steps repeats the cycle, but for what a copy of everything has saved
         as done (docs/decisions/resumable-copies.md). If a device fails, or an operator pauses
@@ -502,7 +509,7 @@ class Site:
         for secondary, step in cycles:
             traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
             try:
-                state = self._copier.copy(secondary, step)  # 3, 4
+                state = self._copier.copy(secondary, step, self._snapshots)  # 3, 4
             except DeviceFailed as error:
                 self._stop(secondary, error)
             except CopyPausedError:
@@ -511,10 +518,14 @@ class Site:
                 traces.note_durable(secondary)
                 secondary.end_cycle()
                 done.append((secondary, state))
+            self._snapshots.drop(secondary.volume.volume)
         self._save(done)  # 5
         traces.end(done)
-        for secondary, _ in done:
+        for secondary, state in done:
             self._read_ends.note_over(secondary.volume.volume)  # 6
+            if state.consistent_position is not None:
+                secondary.note_proved()
+            self._snapshots.take_if_due(secondary)  # 7
 
     def _traces(self) -> CycleTraces:
         return CycleTraces(
@@ -539,10 +550,16 @@ class Site:
             pause=self._pause,
             reading=lambda secondary: self._read_ends.note_reading(secondary.volume.volume),
             read=lambda secondary: self._read_ends.note_over(secondary.volume.volume),
-            cycle_input=self._cycle_input,
+            cycle_input=self._snapshots.with_snapshot(self._cycle_input),
         )
         return StagedCycles(
-            journals, self._copier, self._meetings, self._logs, self._traces(), calls
+            journals,
+            self._copier,
+            self._meetings,
+            self._logs,
+            self._traces(),
+            calls,
+            self._snapshots,
         )
 
     def _on_apply(self, secondary: Secondary) -> None:
@@ -588,10 +605,12 @@ class Site:
         self._ports.states.save_all([state for _, state in stamped])
         for secondary, state in stamped:
             secondary.note_saved(state)
+            self._snapshots.note_saved(secondary)
             self._logs.forget_applied(secondary)
 
     def _stop(self, secondary: Secondary, error: DeviceFailed) -> None:
         self._failures.stopped(secondary.volume.volume, str(error))
+        self._snapshots.drop(secondary.volume.volume)
         secondary.stop(
             str(error),
             retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from mirrorlog.consumers.journal.journal_store import JournalFullError
@@ -16,6 +17,7 @@ from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.samples import joined_samples, moved_samples
 from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
 from mirrorlog.consumers.resync.staging_step import StageBlocks, StagingStep
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -50,10 +52,11 @@ class StagedCycles:
         logs: ReplicaLogs,
         traces: CycleTraces,
         calls: StagingCalls,
+        snapshots: SnapshotReads,
     ) -> None:
         self._journals: Final = journals
         self._copier, self._meetings, self._logs = copier, meetings, logs
-        self._traces, self._calls = traces, calls
+        self._traces, self._calls, self._snapshots = traces, calls, snapshots
 
     def next_step(self, secondary: Secondary) -> StagingStep:
         """Return the next step of a secondary that was met (staging_step.py)."""
@@ -110,6 +113,7 @@ class StagedCycles:
             self._traces.note_durable(secondary)
             self._traces.end([(secondary, secondary.saved)])
             secondary.go_idle(Idle(SiteState.CONSISTENT))
+            self._snapshots.take_if_due(secondary)
         return moved
 
     def _stage(self, secondary: Secondary, step: StageBlocks) -> None:
@@ -117,8 +121,13 @@ class StagedCycles:
         if step.is_new:
             self._traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
         self._calls.reading(secondary)
-        self._journals.stage(secondary, step, self._copier.stage)
+        copy = partial(self._copier.stage, snapshots=self._snapshots)
+        self._journals.stage(secondary, step, copy)
         self._calls.read(secondary)
+        self._snapshots.drop(secondary.volume.volume)
+        self._snapshots.take_if_due(secondary)
+        if step.step.unproved is not None:
+            secondary.look_again()
 
     def _with_samples(self, secondary: Secondary, state: SecondaryState) -> SecondaryState:
         """Return the state with its samples, and those of earlier cycles that still hold."""

@@ -7,6 +7,8 @@ together:
         the log names blocks, and they fit    StageBlocks       --> CONSISTENT, with a journal
         they don't fit, or hosts fork         Resync in place   --> SYNCING --> SETTLING
     CONSISTENT, with a journal
+        it was read from a snapshot           ApplyStaged       --> SYNCING --> CONSISTENT
+        the log reached a snapshot            StageBlocks       --> CONSISTENT, with a journal
         the log isn't settled                 Idle              --> CONSISTENT
         settled, no staged block changed      ApplyStaged       --> SYNCING --> CONSISTENT
         settled, staged blocks changed        StageBlocks       --> CONSISTENT, with a journal
@@ -133,15 +135,18 @@ def _following_step(staged: Staged, cycle_input: CycleInput, max_bytes: int) -> 
     """Return the next step with what is staged; None if that is of no use any more."""
     watermark = cycle_input.watermark
     through = staged.state.applied_position
-    if watermark is None or not is_settled(cycle_input, watermark):
+    if staged.state.consistent_position is not None:
+        return ApplyStaged(staged.state)
+    step = next_step(staged.state, cycle_input)
+    if isinstance(step, MarkConsistent):
+        return ApplyStaged(step.state)
+    reads_snapshot = isinstance(step, Resync) and step.unproved is not None
+    if watermark is None or not (reads_snapshot or is_settled(cycle_input, watermark)):
         return Idle(
             SiteState.CONSISTENT,
             f"what changed through position {through} is staged in the journal, and waits for its "
             "proof",
         )
-    step = next_step(staged.state, cycle_input)
-    if isinstance(step, MarkConsistent):
-        return ApplyStaged(step.state)
     if isinstance(step, Resync) and step.blocks is not None and step.rung is Rung.CHANGED:
         size_bytes = staging_bytes(cycle_input.volume, step.blocks)
         if staged.written_bytes + size_bytes <= max_bytes:

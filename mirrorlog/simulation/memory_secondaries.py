@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final, TypeAlias
 
-from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
+from mirrorlog.consumers.resync.secondaries import (
+    FoundDevice,
+    FoundSecondary,
+    TakenSnapshot,
+)
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
@@ -24,6 +28,7 @@ class MemorySecondaries:
     devices: by volume, what is at its address. A test may take one away or put another there.
     marks: by volume, the mark beside it. A test may change them, too.
     primaries: by volume, the device at the primary's address.
+    snapshot: takes a snapshot of a primary, as Secondaries.take_snapshot says. A test may set it.
     missing: volumes whose secondary can't be reached. hook: called at each step of a mark.
     """
 
@@ -35,6 +40,7 @@ class MemorySecondaries:
         self.marks: Final[dict[str, SecondaryMark]] = {}
         self.missing: Final[set[str]] = set()
         self.hook: MarkHook | None = None
+        self.snapshot: Callable[[Volume], TakenSnapshot | None] = lambda _: None
         self._durable_marks: dict[str, SecondaryMark] = {}
 
     def find(self, volume: Volume) -> FoundSecondary:
@@ -84,6 +90,10 @@ class MemorySecondaries:
     def open_primary(self, volume: Volume) -> MemoryDevice:
         """Open the primary for reading."""
         return self.primaries[volume.volume].reopen(writable=False)
+
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
+        """Call `snapshot`."""
+        return self.snapshot(volume)
 
     def crash(self, keep: Random | None = None) -> None:
         """Lose power: marks whose writing didn't return are lost, and unflushed writes.

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Self
 
 import psutil
@@ -29,6 +30,9 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.waiting import wait_until_consistent
+from mirrorlog.consumers.resync.state_changes import SecondaryChange
+from mirrorlog.consumers.wiring import run_site
+from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
@@ -428,6 +432,55 @@ def test_a_site_reads_its_primary_from_the_host_over_tls(run: Run, tmp_path: Pat
             site.kill()
             del run.parts["afar"]
             image_server.kill()
+
+
+def test_a_volume_that_is_never_quiet_has_consistent_positions(run: Run, tmp_path: Path) -> None:
+    """At each, the secondary holds the first writes of the only writer, and none of the later."""
+    stopped, positions = threading.Event(), list[int | None]()
+    blocks: list[int] = []
+
+    def write_without_a_pause() -> None:
+        random = Random(1)
+        with open_device(served.uri, writable=True) as device:
+            while not stopped.is_set():
+                for _ in range(20):  # 2,000 a second
+                    blocks.append(random.randrange(2048))
+                    device.pwrite(blocks[-1] * 4096, len(blocks).to_bytes(8, "big") * 512)
+                stopped.wait(0.01)
+
+    def on_change(change: SecondaryChange) -> None:
+        if change.state is SiteState.CONSISTENT and (change.position or -1) >= 0:
+            positions.append(change.position)
+
+    with Served(run, "busy", "--through", "filter") as served:
+        settings = run.settings.model_copy(
+            update={
+                "site_primaries": {"busy": served.uri},
+                "site_volumes": ("busy",),
+                "site_snapshot_s": 0.2,
+            }
+        )
+        writer = threading.Thread(target=write_without_a_pause)
+        writer.start()
+        until_s = time.monotonic() + DEADLINE_S
+        try:
+            run_site(
+                "never-quiet",
+                tmp_path / "site",
+                settings,
+                stopped=lambda: len(set(positions)) == 3 or time.monotonic() > until_s,
+                on_change=on_change,
+            )
+        finally:
+            stopped.set()
+            writer.join()
+    assert len(set(positions)) == 3
+    data = (tmp_path / "site" / "busy.img").read_bytes()
+    held = [int.from_bytes(data[block * 4096 : block * 4096 + 8], "big") for block in range(2048)]
+    last = {}
+    for number, block in enumerate(blocks[: max(held)], 1):
+        last[block] = number
+    assert held == [last.get(block, 0) for block in range(2048)]
 
 
 def test_without_nbdkit_the_error_says_what_to_install(tmp_path: Path) -> None:

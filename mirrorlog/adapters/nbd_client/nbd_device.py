@@ -112,6 +112,11 @@ class NbdDevice:
         """What the server says of the export; None: nothing."""
         return self._pool.first.description
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the device isn't broken, as far as that is known, and wasn't closed."""
+        return self._pool.broken is None
+
     def is_intact(self) -> bool:
         """Return False if the device is broken, or a connection of it is known to be lost.
 

@@ -10,6 +10,7 @@ from typing import Final
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import CommandKind, ForkOutcomes, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns
+from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -52,7 +53,7 @@ class HostModel:
         # The same as of the end of each history that ended.
         self._ended: list[dict[str, list[tuple[int, int, int]]]] = []
         self._sequences: Counter[str] = Counter()
-        self._version = 0
+        self._version = self._snapshots = 0
 
     def write(self) -> None:
         """Write a few blocks of a volume, both drawn."""
@@ -108,6 +109,27 @@ class HostModel:
         name = self.draw_volume()
         self._sequences[name] += 1
         self.lost.add(name)
+
+    def take_snapshot(self, name: str) -> tuple[MemoryDevice, SnapshotExport]:
+        """Return a copy of a primary as it is now, and its position.
+
+        All that was written is named at or below the position, and all that will be above it.
+        """
+        primary, device = self.primaries[name], MemoryDevice(SIZE_BYTES)
+        hook, primary.hook = primary.hook, None
+        device.pwrite(0, primary.pread(offset=0, length=SIZE_BYTES))
+        primary.hook = hook
+        self.publish(name)
+        volume = self.described[name]
+        self._snapshots += 1
+        return device, SnapshotExport(
+            volume=name,
+            session="s",
+            generation=volume.generation,
+            history_id=volume.history_id,
+            position=self.acknowledged,
+            number=self._snapshots,
+        )
 
     def publish_all(self) -> None:
         """Publish the open batch of each volume, also an empty one."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from mirrorlog.codec.events import decode
+from mirrorlog.consumers.resync.secondaries import TakenSnapshot
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import KafkaFailed, OutOfRetention
+from mirrorlog.errors import DeviceFailed, KafkaFailed, OutOfRetention
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import load_settings
@@ -53,6 +55,8 @@ class World:
     markers: how often a stranger's transaction ends in the topics, as such a weight.
     mirrored: the site has a cluster of its own, with a mirror of the topics (`mirror`).
     overrides: settings, by name.
+    snapshots: by position, the volumes of which the site has taken a snapshot there, if
+        use_snapshots() was called.
 
     A check that fails raises AssertionError.
     """
@@ -89,6 +93,8 @@ class World:
         self.volumes = {name: _describe(name) for name in VOLUMES}
         for volume in self.volumes.values():
             self.publish_volume(volume)
+        self.snapshots: Final[dict[int, set[str]]] = {}
+        self._is_closed = False
         self._node_fuse, self._site_fuse = Fuse(), Fuse()
         self.host = HostModel(self.broker, self.settings, self.volumes, self._random)
         for name in self.volumes:
@@ -126,6 +132,30 @@ class World:
         catalog = Catalog(self.broker.reader(), self.broker, self.settings.topics, ManualClock())
         catalog.refresh()
         return catalog[name]
+
+    def use_snapshots(self) -> None:
+        """Let the host take snapshots of its primaries for the site, some of which break."""
+        self.site.secondaries.snapshot = self._take_snapshot
+
+    def _take_snapshot(self, volume: Volume) -> TakenSnapshot:
+        """Take a snapshot, unless the host refuses it. The host writes on while it is read."""
+        name = volume.volume
+        if self._is_closed or self._random.random() < 0.1:
+            raise DeviceFailed("no snapshot: Kafka is away", where=name)
+        device, export = self.host.take_snapshot(name)
+        export = replace(export, history_id=self.node.history_id)
+        self.snapshots.setdefault(export.position, set()).add(name)
+        lasts = self._random.choice((0, 1, 3, 1000, 1000, 1000))
+
+        def write_or_break(operation: str, *_: int) -> None:
+            nonlocal lasts
+            lasts -= 1
+            if lasts < 0 or self._is_closed:  # the host has no more room, or has ended
+                raise DeviceFailed("the snapshot broke", where=f"{name}, offset 0")
+            self._write_while_read(operation)
+
+        device.hook = write_or_break
+        return TakenSnapshot(device.reopen(writable=False), export)
 
     def hold_primaries_still(self) -> None:
         """Let the host write no more while the site reads."""
@@ -332,6 +362,7 @@ class World:
 
     def finish(self) -> None:
         """End the host's session, then run node and site until all secondaries are consistent."""
+        self._is_closed = True
         self.host.close()
         if self._markers:
             self.broker.append_marker(self.settings.topics.commands, 0)

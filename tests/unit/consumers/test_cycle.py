@@ -19,6 +19,7 @@ from mirrorlog.consumers.resync.cycle_steps import (
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import ForkHead, SessionHead, VolumeHead, left_out
 from mirrorlog.tracking_log.site_log import SiteLog
@@ -103,6 +104,31 @@ FORKED = """
 4/2/9/changed     | 2..4=1,2 @2..4=2 4..9=2,3 F-1 W9 E8 A8         | changed through 9 blocks 2 suspect 2
 """
 
+# The site holds a snapshot. S: its position; Sx: it isn't believed, because of what follows
+SNAPSHOTS = """
+4/2/./changed     | 2..4=1 4..9=2 W9 S9            | snapshot at 9 blocks 2 or unproved suspect 2
+4/2/./changed     | 2..4=1 4..7=1,2 7..9=3 W9 S7   | snapshot at 7 blocks 1,2 or unproved suspect 2
+4/2/./changed     | 2..4=1 4..9=1,2 W9 S7          | snapshot at 7 blocks 1,2 or unproved suspect 2
+4/././changed     | 4..9=2 W9 S7                   | snapshot at 7 blocks 2 or unproved suspect 4
+4/2/9/changed     | 4..9=2 W12 S12                 | snapshot at 12 blocks 2 or unproved suspect 2
+4/2/./changed     | 2..4=1 4..9=2 W9 S12           | idle SETTLING
+4/././changed     | 4..9=2 W9 S12                  | idle CONSISTENT
+4/2/./changed     | 2..4=1 W9 S9                   | consistent 9
+4/2/./changed     | 2..4=1 7..9=2 W9 S9            | all through 9: the log has a hole: positions 5 to 7
+4/././changed     | W9 S9                          | idle CONSISTENT
+4/2/./changed     | 2..4=1 4..9=2 W9 S3            | changed through 9 blocks 2 suspect 2
+4/4/9/changed     | 4..9=2 W12 S7                  | changed through 12 blocks 2 suspect 4
+4/4/./allocated   | 4..9=2 W9 S9                   | idle SETTLING
+g4/2/./changed    | 4..9=2 W9 S9                   | all through 9: the generation changed
+-                 | W9 S9                          | all through 9: nothing is known
+4/2/./changed     | 2..4=1 4..9=2 W9 Sx9 generation | changed through 9 blocks 2 suspect 2
+4/2/./changed     | 2..4=1 4..9=2 W9 Sx9 history   | changed through 9 blocks 2 suspect 2
+4/2/./changed     | 2..4=1 4..9=2 W9 Sx9 session   | changed through 9 blocks 2 suspect 2
+4/2/./changed     | 2..4=1 4..9=2 W9 Sx9 shared    | changed through 9 blocks 2 suspect 2
+4/2/./changed     | 2..4=1 4..9=2 W9 S9 L          | changed through 9 blocks 2 suspect 2
+4/2/./changed     | 2..4=1 4..9=2 F-1 W9 S9        | idle SETTLING
+"""
+
 
 def saved_from(text: str) -> SecondaryState | None:
     if text == "-":
@@ -154,7 +180,21 @@ def input_from(text: str, zeroed: bool) -> CycleInput:
         others = left_out([SessionHead("gone", "h", opened_position=1)], position=3)
         sessions.append(replace(others, closed_position=4 if "L3" in words else -1))
     log.add_head(VolumeHead("v", GENERATION, through=0, sessions=tuple(sessions), forks=forks))
-    return CycleInput(volume(), SiteLog(log, missed, "a"), numbers["W"], numbers["E"], zeroed)
+    described = replace(volume(), shared="shared" in words)
+    snapshot = None
+    for word in words:
+        if word[0] == "S":
+            snapshot = SnapshotExport(
+                volume="v",
+                session="other" if "session" in words else "s",
+                generation=OTHER_GENERATION if "generation" in words else GENERATION,
+                history_id=GENERATION if "history" in words else None,
+                position=int(word.lstrip("Sx")),
+                number=0,
+            )
+    site_log = SiteLog(log, missed, "a")
+    watermark, read_end = numbers["W"], numbers["E"]
+    return CycleInput(described, site_log, watermark, read_end, zeroed, snapshot=snapshot)
 
 
 def show(step: CycleStep) -> str:
@@ -167,7 +207,18 @@ def show(step: CycleStep) -> str:
         return f"idle {step.state.value}"
     if isinstance(step, AdvancePosition):
         return f"advance {step.state.applied_position}"
-    assert step.running.consistent_position is step.done.consistent_position is None
+    assert step.running.consistent_position is None
+    if step.unproved is not None:
+        position = step.running.cycle_through
+        assert step.done.consistent_position == step.done.applied_position == position
+        assert (step.unproved.consistent_position, step.unproved.cycle_through) == (None, None)
+        assert step.unproved.applied_position == position
+        assert step.running.suspect_after == step.unproved.suspect_after
+        assert step.done.suspect_after is step.done.cycle_through is None
+        blocks = ",".join(map(str, step.blocks or []))
+        suspect = step.unproved.suspect_after
+        return f"snapshot at {position} blocks {blocks} or unproved suspect {suspect}"
+    assert step.done.consistent_position is None
     assert step.running.cycle_through == step.done.applied_position
     if step.rung is Rung.CHANGED:
         blocks = ",".join(map(str, step.blocks or []))
@@ -177,7 +228,9 @@ def show(step: CycleStep) -> str:
     return f"all through {step.done.applied_position}: {step.reason}"
 
 
-@pytest.mark.parametrize("case", [*CASES.strip().splitlines(), *FORKED.strip().splitlines()])
+@pytest.mark.parametrize(
+    "case", [case for case in (CASES + FORKED + SNAPSHOTS).splitlines() if case]
+)
 def test_next_step(case: str) -> None:
     given, log, expected = (part.strip() for part in case.split("|"))
     text, _, secondary = given.partition(" ")

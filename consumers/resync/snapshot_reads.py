@@ -1,0 +1,185 @@
+"""The snapshots of primaries that a site holds, and when it takes one.
+
+docs/decisions/point-in-time-reads.md has the reasons, snapshot_step.py the decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final, Self
+
+from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
+from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks, StagingStep
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice, Data, DeviceIdentity
+from mirrorlog.tracking_log.heads import Watermark
+
+log = logging.getLogger("mirrorlog.site")
+
+_HELD_S: Final = 10.0
+"""How long a snapshot may wait for the log to reach it."""
+_RETRY_S: Final = 30.0
+"""How long a site asks for no snapshot after one was refused."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """until_s: when to give it up if the log hasn't reached it."""
+
+    taken: TakenSnapshot
+    until_s: float
+
+
+class SnapshotReads:
+    """By volume, at most one snapshot. One thread calls it, except for SnapshotPrimary.
+
+    interval_s: a snapshot is taken for a secondary that wasn't proved consistent for this long.
+    """
+
+    def __init__(self, secondaries: Secondaries, clock: Clock, interval_s: float) -> None:
+        self._secondaries, self._clock, self._interval_s = secondaries, clock, interval_s
+        self._held: Final[dict[str, _Held]] = {}
+        self._proved_s: Final[dict[str, float]] = {}
+        self._not_before_s: Final[dict[str, float]] = {}
+
+    def note_saved(self, secondary: Secondary) -> None:
+        """Note when the secondary is proved consistent: its state was just saved."""
+        name, saved, now_s = secondary.volume.volume, secondary.saved, self._clock.monotonic_s()
+        if saved is not None and saved.consistent_position is not None:
+            self._proved_s[name] = now_s
+        self._proved_s.setdefault(name, now_s)
+
+    def take_if_due(self, secondary: Secondary) -> None:
+        """Take a snapshot if the secondary needs one: a cycle of it has just ended.
+
+        Until the log has reached it, next_step() lets nothing be read from the primary itself.
+        """
+        volume, saved, now_s = secondary.volume, secondary.saved, self._clock.monotonic_s()
+        name = volume.volume
+        if saved is None or name in self._held:
+            return
+        if saved.suspect_after is not None and saved.rung is not Rung.CHANGED:
+            return  # snapshot_step() would refuse it
+        if now_s < max(
+            self._proved_s.get(name, now_s) + self._interval_s, self._not_before_s.get(name, now_s)
+        ):
+            return
+        try:
+            taken = self._secondaries.take_snapshot(volume)
+        except DeviceFailed as error:
+            log.info("%s: no snapshot of the primary: %s", name, error)
+            self._not_before_s[name] = now_s + _RETRY_S
+            return
+        if taken is not None:
+            self._held[name] = _Held(taken, self._clock.monotonic_s() + _HELD_S)
+
+    def with_snapshot(
+        self, cycle_input: Callable[[Secondary], CycleInput]
+    ) -> Callable[[Secondary], CycleInput]:
+        """Return `cycle_input` with the snapshot that is held of the secondary's primary."""
+
+        def with_it(secondary: Secondary) -> CycleInput:
+            held = self._held.get(secondary.volume.volume)
+            export = None if held is None else held.taken.export
+            return replace(cycle_input(secondary), snapshot=export)
+
+        return with_it
+
+    def note_step(self, volume: str, step: StagingStep, watermark: Watermark | None) -> None:
+        """Give up the snapshot unless this step reads it, or waits until the log reaches it.
+
+        watermark: of the volume's partition.
+        """
+        held = self._held.get(volume)
+        cycle = step.step if isinstance(step, StageBlocks | InPlace) else step
+        if held is None or (isinstance(cycle, Resync) and cycle.unproved is not None):
+            return
+        is_reached = watermark is not None and watermark.through >= held.taken.export.position
+        if is_reached or not isinstance(step, Idle):
+            self.drop(volume)
+
+    def primary(self, volume: str, live: BlockDevice) -> SnapshotPrimary:
+        """Return the primary as of the snapshot, and `live` where the snapshot is broken."""
+        return SnapshotPrimary(self._held[volume].taken.device, live)
+
+    def drop(self, volume: str) -> None:
+        """Give up the snapshot of a volume, if there is one."""
+        held = self._held.pop(volume, None)
+        if held is not None:
+            held.taken.device.close()
+
+    def drop_late(self) -> set[str]:
+        """Give up the snapshots that the log hasn't reached in time; return their volumes."""
+        if not self._held:
+            return set()
+        now_s = self._clock.monotonic_s()
+        late = {name for name, held in self._held.items() if now_s >= held.until_s}
+        for name in late:
+            log.info("%s: the log didn't reach the snapshot of the primary in time", name)
+            self.drop(name)
+        return late
+
+
+class SnapshotPrimary:
+    """A BlockDevice to read: a snapshot, and the primary itself once the snapshot is broken.
+
+    is_broken: some of what was read came from the primary itself.
+    """
+
+    def __init__(self, snapshot: BlockDevice, live: BlockDevice) -> None:
+        self._snapshot, self._live = snapshot, live
+        self.is_broken = False
+
+    @property
+    def size_bytes(self) -> int:
+        return self._live.size_bytes
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        return self._live.identity
+
+    def pread(self, *, offset: int, length: int) -> Data:
+        """Read from the snapshot; any thread."""
+        if not self.is_broken:
+            try:
+                return self._snapshot.pread(offset=offset, length=length)
+            except DeviceFailed as error:
+                self.is_broken = True
+                log.info("the snapshot of a primary broke: %s", error)
+        return self._live.pread(offset=offset, length=length)
+
+    def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        return self._live.allocated(start)
+
+    def pwrite(self, offset: int, data: Data) -> None:
+        self._live.pwrite(offset, data)
+
+    def zero(self, *, offset: int, length: int) -> None:
+        self._live.zero(offset=offset, length=length)
+
+    def flush(self) -> None:
+        self._live.flush()
+
+    def resize(self, size_bytes: int) -> None:
+        self._live.resize(size_bytes)
+
+    def close(self) -> None:
+        self._live.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
