@@ -21,7 +21,8 @@ In reading order:
 - journal/: the redo journal, in which a cycle is staged and then applied as a whole
 - failover/: a site's secondary becomes the primary, and the former primary a secondary
 - state/: what a site saves of each secondary, durably
-- verify/: are two volumes the same, byte for byte?
+- verify/: does a secondary equal its primary?
+- drills/: a secondary, served as of a consistent position
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.state_changes import OnChange, SecondaryChange
 from mirrorlog.consumers.site_journals import apply_sealed, open_journals, site_devices
 from mirrorlog.consumers.site_metrics import site_samples
+from mirrorlog.consumers.state.drill_holds import DrillHolds
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
@@ -213,6 +214,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         ask_end=_end_asker(client, topics.commands, stack),
         pauses=PauseFile(folder).look,
         digests=_asked_digests(name, settings, admin, publisher, stack),
+        held_for_drills=DrillHolds(folder).look,
         task_runner=TaskThreads(settings.site_copy_threads),
         tracer=open_tracer("site"),
     )

@@ -102,7 +102,7 @@ def hold_secondary(
         with _locked(address, patience_s, sleep) as device:
             marks = PrimaryMarkFiles(settings.primary_marks_dir)
             files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
-            saved, doubt = _meet(site, folder, volume, files)  # 3
+            saved, doubt = meet_saved(site, folder, volume, files)  # 3
             yield HeldSecondary(address, device, saved, doubt, files, marks)
     finally:
         if not before.covers(volume.volume):
@@ -129,10 +129,13 @@ def _locked(
             return
 
 
-def _meet(
+def meet_saved(
     site: str, folder: Path, volume: Volume, files: SecondaryFiles
 ) -> tuple[SecondaryState | None, str | None]:
-    """Return the saved state as it is about what is there, and why it isn't if it isn't."""
+    """Return the saved state as it is about what is there, and why it isn't if it isn't.
+
+    Nobody may write to the secondary meanwhile.
+    """
     try:
         saved = SecondaryStateFiles(folder / "states").load(volume.volume)
     except StateDamaged as error:

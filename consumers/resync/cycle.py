@@ -57,7 +57,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
@@ -110,6 +110,15 @@ def pause_step(volume: str, pauses: Pauses) -> Idle:
         f"`mirrorlog site resume {whom}` with the site's folder (--dir) lets it go on.",
         is_wanted=True,
     )
+
+
+DRILL_STEP: Final = Idle(
+    SiteState.STOPPED,
+    "a drill holds it at its consistent position (`mirrorlog site serve`)",
+    "It goes on when the drill ends.",
+    is_wanted=True,
+)
+"""The step of a secondary that a drill holds."""
 
 
 def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:

@@ -12,7 +12,7 @@ from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.command_ends import CommandEnds, OwnCommandEnds
 from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
 from mirrorlog.consumers.resync.copy_rate import parse_rates
-from mirrorlog.consumers.resync.cycle import pause_step
+from mirrorlog.consumers.resync.cycle import DRILL_STEP, pause_step
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
@@ -136,6 +136,7 @@ class Site:
         )
         self._staged = self._staged_cycles()
         self._pauses = Pauses()
+        self._held: frozenset[str] = frozenset()
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
         # Volumes that may need a step or a report.
         self._active: set[str] = set()
@@ -214,11 +215,17 @@ class Site:
         self.worked_at_us = self._ports.clock.now_us()
 
     def _follow_pauses(self) -> set[str]:
-        """Take what an operator has paused or resumed; return the volumes of which that is new."""
+        """Take what an operator has paused or resumed, and what drills hold.
+
+        Return the volumes of which that is new. A drill holds a secondary only once that is
+        consistent: until then its cycles and their proofs go on.
+        """
         before, self._pauses = self._pauses, self._ports.pauses()
+        held_before, self._held = self._held, self._ports.held_for_drills()
+        changed = set(held_before ^ self._held) & self._secondaries.keys()
         if self._pauses == before:
-            return set()
-        return {
+            return changed
+        return changed | {
             name
             for name in self._secondaries
             if before.covers(name) != self._pauses.covers(name) or self._pauses.damage
@@ -323,8 +330,8 @@ class Site:
             for secondary in looking:
                 self._note_step(secondary, steps)
             self._save(steps.to_save)
-            looking = [secondary for secondary, _ in steps.to_save]
-            looking += self._staged.apply(steps.proved)
+            saved = [secondary for secondary, _ in steps.to_save]
+            looking = self._without_paused(saved + self._staged.apply(steps.proved))
         cycles += self._staged.stage(to_stage)
         if cycles:
             self._run_cycles(cycles)
@@ -366,9 +373,13 @@ class Site:
             if secondary.begin_look(now_s(), self._logs.watermark(secondary))
             and self._load(secondary)
         ]
-        for secondary in filter(self._is_paused, looking):
+        return self._without_paused(looking)
+
+    def _without_paused(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
+        """Pause those of these that an operator has paused or a drill holds; return the others."""
+        for secondary in filter(self._is_paused, secondaries):
             self._pause(secondary)
-        return [secondary for secondary in looking if not self._is_paused(secondary)]
+        return [secondary for secondary in secondaries if not self._is_paused(secondary)]
 
     def _continue_log(self, secondary: Secondary, state: SecondaryState) -> None:
         """Let a secondary follow another copy that was promoted (parting.py).
@@ -580,10 +591,14 @@ class Site:
     def _pause(self, secondary: Secondary) -> None:
         """Keep off a secondary that an operator has paused. Another process may lock it now."""
         self._meetings.let_go(secondary)
-        secondary.pause(pause_step(secondary.volume.volume, self._pauses))
+        name = secondary.volume.volume
+        is_paused = self._pauses.covers(name)
+        secondary.pause(pause_step(name, self._pauses) if is_paused else DRILL_STEP)
 
     def _is_paused(self, secondary: Secondary) -> bool:
-        is_covered = self._pauses.covers(secondary.volume.volume)
+        name, saved = secondary.volume.volume, secondary.saved
+        is_at_rest = saved is not None and saved.consistent_position is not None
+        is_covered = self._pauses.covers(name) or (name in self._held and is_at_rest)
         return is_covered and secondary.volume.is_followed_by(self.name)
 
     def _check_paused(self, secondary: Secondary) -> None:

@@ -36,6 +36,7 @@ class SitePorts:
     ends: says where the commands end, if the site can't ask `admin`: it reads a mirror of the log.
     on_change: takes each change of state of a secondary.
     pauses: returns what an operator has paused, as of now.
+    held_for_drills: returns the volumes whose secondaries drills hold, as of now.
     sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
     journals: keeps the journals of cycles.
@@ -58,6 +59,7 @@ class SitePorts:
     ends: CommandEnds | None = None
     on_change: OnChange = lambda _: None
     pauses: Callable[[], Pauses] = Pauses
+    held_for_drills: Callable[[], frozenset[str]] = frozenset
     sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
     journals: JournalStore = field(default_factory=NoJournals)

@@ -10,6 +10,10 @@ Who has the image open to write locks these bytes:
 | FORK_BYTE |                     |                       | exclusive             |
 | QEMU's    | shared              | shared                | shared                |
 
+A drill (lock_still) writes nothing: it locks the first three bytes shared, and so keeps all others
+off for as long as it serves the image. The host locks HOST_BYTE exclusively, a site its own byte, a
+fork its own.
+
 So the host of a primary is alone, and a site and one fork may write at the same time: the log
 settles which data wins where they meet (docs/forked-writes.md).
 
@@ -83,6 +87,24 @@ def lock_secondary(fd: int, address: str, user: ImageUser) -> None:
             next="Stop it (`fuser -v` shows which process has it open), or give the secondary a "
             "file or device of its own.",
         )
+
+
+def lock_still(fd: int) -> bool:
+    """Keep every writer on this machine off an image: hosts, sites, forks and QEMU.
+
+    Return False if one of them has it open to write. The locks already taken then stay until the
+    caller closes the descriptor, which may be one for reading. Several processes may hold the image
+    still at once. True, with no effect, if the file system has no locks.
+    """
+    return _is_free(lambda: _lock_still(fd))
+
+
+def _lock_still(fd: int) -> bool:
+    for byte in (HOST_BYTE, SITE_BYTE, FORK_BYTE):
+        _lock(fd, fcntl.F_RDLCK, byte)
+    _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_WRITE)
+    _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_RESIZE)
+    return _are_unlocked(fd, QEMU_USED)
 
 
 def _is_free(take: Callable[[], bool]) -> bool:

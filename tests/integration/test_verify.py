@@ -1,20 +1,26 @@
-"""`mirrorlog verify` from the outside: a node, a site, and writes while it runs."""
+"""`mirrorlog verify` and `site serve` from the outside: a node, a site, and writes meanwhile."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
+import psutil
 import pytest
 from deadlines import DEADLINE_S
 from running import run_cli
 from writing import make_volumes
 
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.waiting import wait_until_consistent
-from mirrorlog.errors import ExitCode
+from mirrorlog.errors import BadUse, ExitCode
 from mirrorlog.producers import open_volume
 
 pytestmark = pytest.mark.integration
@@ -75,6 +81,43 @@ def test_writes_are_no_difference_and_a_flipped_byte_is_found_and_repaired(
         finally:
             stop.set()
             writer.join()
-    assert (world.folder / "site-a" / "v.img").read_bytes() == (
-        tmp_path / "primaries" / "v.img"
-    ).read_bytes()
+        primary = (tmp_path / "primaries" / "v.img").read_bytes()
+        assert (world.folder / "site-a" / "v.img").read_bytes() == primary
+        if shutil.which("nbdkit") is None or not has_libnbd():
+            pytest.skip("the drill needs nbdkit and libnbd: apt install nbdkit libnbd0")
+        with drill(world) as uri:
+            volume.pwrite(b"later", 0)
+            volume.flush()
+            wait_until_consistent(world.settings, "v", DEADLINE_S)
+            with open_device(uri, writable=True) as device:
+                assert bytes(device.pread(offset=0, length=SIZE)) == primary
+                device.pwrite(BLOCK, b"a client's")
+            with open_device(uri, writable=False) as device:
+                assert bytes(device.pread(offset=BLOCK, length=10)) == b"a client's"
+    copied = (world.folder / "site-a" / "v.img").read_bytes()
+    assert copied == b"later" + primary[5:], "the site went on, and what clients wrote is gone"
+    assert list((world.folder / "site-a" / "drills").iterdir()) == []
+
+
+@contextmanager
+def drill(world: Run) -> Iterator[str]:
+    """Serve the secondary to clients that may write; yield the URI."""
+    folder, pid_file = world.folder / "site-a", world.folder / "drill.pid"
+    options = ["--site", "site-a", "--dir", str(folder), "--writable", "--detach", str(pid_file)]
+    ended = run_cli(world.settings, "site", "serve", "v", *options)
+    assert ended.returncode == 0, ended.stderr
+    ready = json.loads(ended.stdout.splitlines()[0])
+    assert ready["message_type"] == "ready"
+    assert (ready["is_consistent"], ready["is_held"]) == (True, False)
+    process = psutil.Process(int(pid_file.read_text()))
+    yield str(ready["uri"])
+    process.terminate()
+    psutil.wait_procs([process], timeout=DEADLINE_S)
+
+
+def has_libnbd() -> bool:
+    try:
+        load_libnbd()
+    except BadUse:
+        return False
+    return True

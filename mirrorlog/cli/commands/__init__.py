@@ -5,7 +5,7 @@ In the order in which a new user meets them:
 - broker, topics, volume: the embedded Kafka, the topics, and the volumes.
 - host: the group of host_serve (an NBD export), host_replay (a recording), host_recover (what a
   crashed host left) and host_digest (primaries, hashed for a verification).
-- node, site: the processing node and the remote side.
+- node, site: the processing node and the remote side; site_serve serves a secondary for a drill.
 - status, check: how everything does, for people and for monitoring.
 - verify: does a secondary equal its primary?
 - promote: the secondary of a site becomes the primary.

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mirrorlog.cli.commands.site_serve import serve
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
@@ -213,6 +214,9 @@ def _change_pauses(
     call.output.print_json({"schema_version": 1, "all": pauses.is_all, "volumes": volumes})
     what = "every secondary" if pauses.is_all else ", ".join(volumes) or "nothing"
     call.output.print_text(f"paused: {what}")
+
+
+app.command()(serve)
 
 
 @app.command("list")

@@ -68,6 +68,7 @@ class SiteModel:
     recovers_first: at its start it applies its sealed journals before it asks for Kafka.
     look_at_pauses: returns what an operator has paused.
     digests: asks for digests of primaries, from the next start on.
+    held_for_drills: the volumes whose secondaries drills hold.
     """
 
     name: Final = SITE
@@ -103,6 +104,7 @@ class SiteModel:
         self._folder = UUID(int=7)
         self.look_at_pauses: Callable[[], Pauses] = Pauses
         self.digests: PrimaryComparison | None = None
+        self.held_for_drills: frozenset[str] = frozenset()
         self._ended_histories: set[str | None] = set()
         self.recovers_first = False
         self.start()
@@ -142,6 +144,7 @@ class SiteModel:
             journals=self.journals,
             pauses=self._look_at_pauses,
             digests=self.digests,
+            held_for_drills=lambda: self.held_for_drills,
         )
         self.site = Site(SITE, ports, self._settings)
 

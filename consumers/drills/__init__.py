@@ -1,0 +1,7 @@
+"""Drills: a secondary is served as of a consistent position, to rehearse a disaster.
+
+Files in reading order:
+
+- holding.py: holds a secondary still at a consistent position
+- drill_copy.py: a copy of it, as a reflink where the file system can
+"""

@@ -1,0 +1,123 @@
+"""A copy of a secondary that is held still, in a file that lives as long as its drill.
+
+The file is locked (flock(2)) while its drill lives. What a drill left that was killed is removed
+before the next copy is made. nbdkit opens the file at each connection, so it needs a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.units import format_size
+
+_FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+_PREFIX, _SUFFIX = "drill-", ".img"
+_PIECE_BYTES: Final = 8 << 20
+_CANNOT_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class DrillCopy:
+    """A copy, open for reading and writing. is_reflink: it took no time and no space."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path: Final = path
+        self.fd: Final = fd
+        self.is_reflink = False
+
+    def close(self) -> None:
+        """Remove the copy."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+
+def copy_still(
+    device: FileDevice, folder: Path, *, on_piece: Callable[[], None] = lambda: None
+) -> DrillCopy:
+    """Return a copy in `folder`, as a reflink if the file system can make one.
+
+    Otherwise what the device has allocated is copied, and on_piece is called after each piece.
+    Raise DeviceFailed if there isn't enough space.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_left_copies(folder)
+        fd, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
+    except OSError as error:
+        raise _failed(error, folder) from error
+    copy = DrillCopy(Path(name), fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        _fill(device, copy, folder, on_piece)
+    except OSError as error:
+        copy.close()
+        raise _failed(error, folder) from error
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def remove_left_copies(folder: Path) -> None:
+    """Remove copies of drills that don't live any more."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _fill(device: FileDevice, copy: DrillCopy, folder: Path, on_piece: Callable[[], None]) -> None:
+    with suppress(OSError):
+        fcntl.ioctl(copy.fd, _FICLONE, device.fileno())
+        copy.is_reflink = True
+        return
+    _check_space(device, copy.fd, folder)
+    os.ftruncate(copy.fd, device.size_bytes)
+    for offset, length in device.allocated():
+        _copy(device, copy.fd, offset, offset + length, on_piece)
+
+
+def _check_space(device: FileDevice, fd: int, folder: Path) -> None:
+    needed_bytes = sum(length for _, length in device.allocated())
+    stats = os.fstatvfs(fd)
+    free_bytes = stats.f_bavail * stats.f_frsize
+    if needed_bytes > free_bytes:
+        raise DeviceFailed(
+            f"a copy of the secondary takes {format_size(needed_bytes)}, and "
+            f"{format_size(free_bytes)} are free; the file system can't make a reflink",
+            where=str(folder),
+            next="Name a folder with more space (--copy-dir), or serve the secondary itself "
+            "while its site waits (--hold).",
+        )
+
+
+def _copy(device: FileDevice, fd: int, start: int, end: int, on_piece: Callable[[], None]) -> None:
+    """Copy the bytes [start, end) to the same place."""
+    while start < end:
+        wanted = min(_PIECE_BYTES, end - start)
+        try:
+            copied = os.copy_file_range(device.fileno(), fd, wanted, start, start)
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY_RANGE:
+                raise
+            copied = os.pwrite(fd, device.pread(offset=start, length=wanted), start)
+        if copied == 0:
+            raise OSError(errno.EIO, "the secondary became smaller meanwhile")
+        start += copied
+        on_piece()
+
+
+def _failed(error: OSError, folder: Path) -> DeviceFailed:
+    return DeviceFailed(
+        f"copying the secondary failed: {error.strerror or error}",
+        where=str(folder),
+        next="Give this user access and free space there, or name another folder (--copy-dir).",
+    )

@@ -1,0 +1,160 @@
+"""Holds a secondary still at a consistent position, beside the site that runs or without one.
+
+1. The drill asks the site to stop at its next consistent position (drill_holds.py). Until then,
+   cycles and their proofs go on, so a drill never leaves a secondary inconsistent.
+2. It tries to lock the secondary (image_locks.lock_still). That fails while the site, a fork, a
+   host or QEMU has it open to write. From the lock on, nobody on this machine writes to it.
+3. It reads the state that the site has saved, and holds it against the mark of the secondary, so
+   that a file in its place isn't taken for it. A site saves that a cycle runs before it writes the
+   first block (Site._run_cycles, step 2). So if the state says that the secondary is consistent, it
+   is, and stays so for as long as the lock is held.
+4. Otherwise it gives the lock up, and tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.image_locks import lock_still
+from mirrorlog.consumers.state.drill_holds import RENEW_S, DrillHolds
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.errors import MirrorlogError
+from mirrorlog.ports.clock import Clock
+
+_POLL_S: Final = 0.05
+_GO_ON_S: Final = 0.5
+"""For so long the site has the secondary to itself after a look that found it inconsistent."""
+
+
+class NotHeld(MirrorlogError):
+    """A secondary couldn't be held still at a consistent position."""
+
+
+@dataclass(frozen=True, slots=True)
+class StillSecondary:
+    """A secondary that nobody writes to.
+
+    position: it equals the primary as of it; None if it is consistent at no position, and
+    `claims_nothing` says why. saved_at_us: when its site saved that, microseconds since 1970.
+    """
+
+    device: FileDevice
+    position: int | None
+    saved_at_us: int | None
+    claims_nothing: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPorts:
+    """What holding needs.
+
+    path: of the secondary. look: returns what its site has saved of it, and why that isn't about
+    what is there (meet_saved). stopped: returns whether to give up.
+    """
+
+    path: Path
+    holds: DrillHolds
+    look: Callable[[], tuple[SecondaryState | None, str | None]]
+    clock: Clock
+    sleep: Callable[[float], None]
+    stopped: Callable[[], bool] = lambda: False
+
+
+class DrillHold:
+    """The hold of one secondary. renew() must be called every RENEW_S, or more often."""
+
+    def __init__(self, volume: str, ports: HoldPorts) -> None:
+        self._volume, self._ports = volume, ports
+        self._renewed_at_s = float("-inf")
+
+    def renew(self) -> None:
+        """Keep the site from taking the drill for dead. Raise DeviceFailed."""
+        now_s = self._ports.clock.monotonic_s()
+        if now_s - self._renewed_at_s >= RENEW_S:
+            self._ports.holds.renew(self._volume)
+            self._renewed_at_s = now_s
+
+    def end(self) -> None:
+        """Let the site go on. The lock must have been given up."""
+        self._ports.holds.end(self._volume)
+
+    def take(self, *, wait_s: float, force: bool) -> StillSecondary:
+        """Return the secondary, held. The caller closes its device, which gives up the lock.
+
+        force: take an inconsistent one if nobody writes to it. Raise NotHeld after `wait_s`, or
+        when it is stopped; DeviceFailed and StateDamaged.
+        """
+        until_s = self._ports.clock.monotonic_s() + wait_s
+        why = "nothing was seen yet"
+        while not self._ports.stopped():
+            self.renew()
+            held = self._look()
+            if held is None:
+                why = "a site, a fork, a host or QEMU has it open to write"
+            elif held.position is not None or force:
+                return held
+            else:
+                why = held.claims_nothing or why
+                held.device.close()
+                self._ports.sleep(_GO_ON_S)
+            if self._ports.clock.monotonic_s() >= until_s:
+                raise self._not_held(why, wait_s)
+            self._ports.sleep(_POLL_S)
+        raise NotHeld("the drill was stopped before it began", where=str(self._ports.path))
+
+    def _look(self) -> StillSecondary | None:
+        """Return the secondary if it can be locked now; None if somebody writes to it."""
+        device = FileDevice(self._ports.path, writable=False)
+        try:
+            if lock_still(device.fileno()):
+                return _held(device, *self._ports.look())
+        except BaseException:
+            device.close()
+            raise
+        device.close()
+        return None
+
+    def _not_held(self, why: str, wait_s: float) -> NotHeld:
+        return NotHeld(
+            f"the secondary could not be held at a consistent position within {wait_s:g} s: {why}",
+            where=f"volume {self._volume}, {self._ports.path}",
+            next="Wait longer (--wait), stop what writes to it, or see `mirrorlog status`. With "
+            "--force, an inconsistent one is served once it is paused (`mirrorlog site pause`).",
+        )
+
+
+@contextmanager
+def holding(
+    volume: str, ports: HoldPorts, *, wait_s: float, force: bool
+) -> Iterator[tuple[StillSecondary, DrillHold]]:
+    """Hold a secondary until the block ends, or until its device is closed. Raise as take()."""
+    hold = DrillHold(volume, ports)
+    try:
+        held = hold.take(wait_s=wait_s, force=force)
+        try:
+            yield held, hold
+        finally:
+            held.device.close()
+    finally:
+        hold.end()
+
+
+def _held(device: FileDevice, state: SecondaryState | None, doubt: str | None) -> StillSecondary:
+    if doubt is not None:
+        return StillSecondary(device, None, None, doubt)
+    if state is None:
+        return StillSecondary(device, None, None, "its site has saved nothing of it")
+    if state.consistent_position is not None:
+        return StillSecondary(device, state.consistent_position, state.updated_at_us)
+    if state.cycle_through is not None:
+        why = f"a cycle through position {state.cycle_through} isn't finished"
+    elif state.suspect_after is not None:
+        why = f"blocks that were read after position {state.suspect_after} aren't proved"
+    else:
+        why = "its site calls it consistent at no position"
+    return StillSecondary(device, None, state.updated_at_us, why)
