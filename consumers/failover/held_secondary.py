@@ -48,17 +48,24 @@ class HeldSecondary:
     _files: SecondaryFiles
     _marks: PrimaryMarkFiles
 
-    def become_primary(self, volume: Volume) -> None:
+    def become_primary(self, volume: Volume) -> bool:
         """Mark the device as the volume's primary, with the id that the description names.
+
+        Return False if it was the primary already.
 
         The mark of a secondary goes last, so a crash leaves both: then the site keeps off it, and
         no host opens it. Doing it again is harmless.
         """
         assert volume.primary_id is not None
+        known = self._marks.read(self.device)
+        is_primary = known is not None and known.primary_id == volume.primary_id
+        if is_primary and self._files.find(volume).mark is None:
+            return False
         self.device.flush()
         mark = new_mark(volume, self.device.identity.lasting, volume.primary_id)
         self._marks.write([(self.device, mark)])
         self._files.remove_mark(volume)
+        return True
 
 
 @contextmanager

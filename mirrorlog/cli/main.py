@@ -75,6 +75,11 @@ COMMANDS = (
         "Let a former primary follow the new one. Run it on the former primary's machine.",
     ),
     LazyCommand(
+        "failback",
+        f"{_PACKAGE}.failback",
+        "Make a site's secondary the primary in the planned order, without loss.",
+    ),
+    LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),

@@ -319,14 +319,13 @@ class BatchFolder:
         """Check the commands one at a time, each by the newest description of its volume.
 
         A volume is described before its first command is sent. So if a newer description could
-        change one of the responses, the catalog is read to the topic's end first. A command that
+        change one of the responses, the catalog is read to the topic's end first. So it is if the
+        node is about to publish a description: others publish some, too (`volume move`, `rejoin`),
+        and what they said would be taken back. A command that
         changes its volume changes the description by which the commands behind it are checked. The
         first command of a new volume does: it gives the volume the partition's history.
         """
-        if any(
-            check_command(message, command, self._described(command)).depends_on_description
-            for message, command in commands
-        ):
+        if any(self._depends_on_description(*each, history) for each in commands):
             await asyncio.to_thread(self._catalog.refresh)
         responses = []
         for message, command in commands:
@@ -339,6 +338,14 @@ class BatchFolder:
                 self._catalog.take(response.new_description)
             responses.append(response)
         return responses
+
+    def _depends_on_description(
+        self, message: Message, command: TrackingCommand | Refusal, history: History | None
+    ) -> bool:
+        volume = self._described(command)
+        if volume is not None and adopted_description(volume, message, history) is not None:
+            return True
+        return check_command(message, command, volume).depends_on_description
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None

@@ -65,7 +65,7 @@ class CommandResponse:
     remark: the text of the status if nothing is refused.
     forward_to: the volume, if its commands don't belong into the event's partition.
     depends_on_description: a newer description of the volume could change the response. The caller
-    looks for one before it lets anything be refused.
+    looks for one before it lets anything be refused, or changes the description.
     new_description: the volume as this command changed it. It must be published before the command
     is recorded.
     """
@@ -260,7 +260,7 @@ def _check_known_volume(
         forks,
         remark="; ".join(_remarks(command, volume, change.remark, named)),
         depends_on_description=extraction.objection is not None
-        or (refusal is not None and command.kind in DESCRIPTION_KINDS),
+        or command.kind in DESCRIPTION_KINDS,
         new_description=change.volume if is_new else None,
     )
 

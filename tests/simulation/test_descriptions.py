@@ -290,6 +290,28 @@ def test_a_description_that_comes_late_takes_nothing_back() -> None:
     assert world.described().generation == OTHER_GENERATION
 
 
+@pytest.mark.parametrize("event", [RESIZE, command("", kind=CommandKind.RETIRE, sequence=-1)])
+def test_what_others_described_outlives_a_change_by_the_node(event: TrackingCommand) -> None:
+    """`volume move` and `rejoin` publish a description, and no node hears of that at once."""
+    world = World([command("0+1", sequence=0)])
+    gate = CommitGate(TOPICS.commands)
+    catalog = Catalog(world.broker.reader(), world.broker, TOPICS, ManualClock(look_s=10))
+    catalog.refresh()
+    gate.assign(0, position=0)
+    node = world.node(gate, catalog)
+    moved = replace(VOLUME, primary="memory:moved", secondaries={"a": "memory:a"})
+    publisher = world.broker.publisher()
+    publish_volume(publisher, TOPICS, moved)
+    publisher.flush(0)
+    world.broker.append(TOPICS.commands, 0, b"v", encode(event))
+    asyncio.run(node.record(EventBatch.from_messages(world.broker.messages(TOPICS.commands))))
+    described = Catalog(world.broker.reader(), world.broker, TOPICS, ManualClock(look_s=10))
+    described.refresh()
+    assert described["v"].described_position == 1
+    assert described["v"].primary == "memory:moved"
+    assert described["v"].secondaries == {"a": "memory:a"}
+
+
 def test_another_worker_takes_the_description_over() -> None:
     world = World([SCRIPT["inside"]])
     catalog = Catalog(world.broker.reader(), world.broker, TOPICS, ManualClock(look_s=10))

@@ -11,6 +11,7 @@ In the order in which a new user meets them:
 - promote: the secondary of a site becomes the primary.
 - divergence: what both sides have written since two copies parted.
 - rejoin: a former primary follows the new one.
+- failback: promote and rejoin in the planned order.
 - changed: which blocks of a volume changed in a range.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

@@ -7,28 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.addresses import open_primary, parse_file_address
-from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
-from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import find_volume
-from mirrorlog.cli.support.rejoining import (
-    check_site_is_free,
-    publish_leftovers,
-    publish_secondary,
-)
-from mirrorlog.cli.support.volume_view import volume_fields
-from mirrorlog.consumers.failover.former_primary import (
-    FormerPrimary,
-    become_secondary,
-    check_former,
-    check_no_other,
-    former_address,
-)
-from mirrorlog.domain.site_progress import check_site_name
-from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse
-from mirrorlog.producers.wiring import default_host_name
+from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.rejoining import open_plan, print_rejoined, rejoin_by
 
 app = typer.Typer()
 
@@ -72,74 +53,11 @@ def rejoin(
 
     If this is interrupted, repeat it. Then run the site; it goes on after each interruption.
     """
-    call, folder = invocation(context), folder.absolute()
-    volume = find_volume(call.settings, name)
-    check_site_is_free(volume, check_site_name(site))
-    address = parse_file_address(copy or former_address(volume)).uri
-    marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
-    with open_primary(address, exclusive=True) as device:  # 1
-        former = check_former(volume, device, address, marks)
-        check_no_other(volume, address, site=site, folder=folder)
-        copies_all = copy_all or not _is_position_known(volume, former)
-        if copies_all and not copy_all and not dry_run:
-            raise BadUse(
-                "nobody knows in which blocks this copy differs from the primary",
-                where=f"volume {name}, {address}",
-                next="--all copies everything.",
-            )
-        cost = (
-            f"What {address} holds and {volume.primary} doesn't is lost. It follows as the "
-            f"secondary of site {site}, by "
-            + ("a copy of everything." if copies_all else "the blocks that either side wrote.")
-        )
-        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
+    call = invocation(context)
+    with open_plan(call, name, site=site, folder=folder, copy=copy, copies_all=copy_all) as plan:
+        if plan.needs_all and not copy_all and not dry_run:
+            raise plan.unknown_error()
+        if not is_confirmed(call, name, plan.cost(), yes=yes, dry_run=dry_run):
             return
-        if not copies_all and former.promotion is not None:
-            publish_leftovers(
-                call,
-                volume,
-                address,
-                former.mark,
-                former.promotion,
-                host or default_host_name(name),
-            )  # 2
-        volume = publish_secondary(call.settings, volume, site, address)  # 3
-        become_secondary(
-            former, volume, site=site, folder=folder, copies_all=copies_all, marks=marks
-        )  # 4
-    _print_result(call, volume, former, site=site, folder=folder, copies_all=copies_all)
-
-
-def _is_position_known(volume: Volume, former: FormerPrimary) -> bool:
-    """Return whether it is known where the copy parted."""
-    if former.promotion is None:
-        return False
-    return volume.parted_after(former.promotion.former_generation) is not None
-
-
-def _print_result(
-    call: Invocation,
-    volume: Volume,
-    former: FormerPrimary,
-    *,
-    site: str,
-    folder: Path,
-    copies_all: bool,
-) -> None:
-    parted = None
-    if former.promotion is not None and not copies_all:
-        parted = volume.parted_after(former.promotion.former_generation)
-    call.output.print_json(
-        {
-            "schema_version": 1,
-            **volume_fields(volume),
-            "site": site,
-            "parted_position": parted,
-            "copies_all": copies_all,
-        }
-    )
-    how = "a copy of everything" if copies_all else f"what changed after position {parted}"
-    call.output.print_text(
-        f"{former.device.address} is the secondary of volume {volume.volume} at site {site} now, "
-        f"and follows by {how}. Run the site here: `mirrorlog site run {site} --dir {folder}`"
-    )
+        volume = rejoin_by(call, plan, host)
+    print_rejoined(call, plan, volume)

@@ -1,22 +1,34 @@
-"""The command that promotes a secondary, and what it loses, in words."""
+"""The steps of a promotion that the command line takes, and what it loses, in words."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from uuid import uuid4
 
+from mirrorlog.adapters.addresses import place_of
 from mirrorlog.changed.points import format_time
+from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.sending import check_accepted, send_made, sender
+from mirrorlog.cli.support.volume_view import volume_fields
 from mirrorlog.consumers.failover.claims import SecondaryClaim
-from mirrorlog.consumers.failover.lost_writes import LostWrites
+from mirrorlog.consumers.failover.held_secondary import HeldSecondary
+from mirrorlog.consumers.failover.lost_writes import LostWrites, lost_writes
 from mirrorlog.domain.commands import CommandKind, RejectReason, StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.promotions import PromotionCommand
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import MirrorlogError
+from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.producers.session.opening import OpenRequest
+from mirrorlog.producers.wiring import HostWiring, default_host_name
 from mirrorlog.settings import Settings
+from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.units import format_size
+
+
+class NotConsistent(MirrorlogError):
+    """A secondary isn't consistent, and nobody said --force."""
 
 
 class AnotherPrimary(MirrorlogError):
@@ -104,3 +116,92 @@ def lost_in_words(volume: Volume, lost: LostWrites | None) -> str:
         f"{format_time(lost.first_at_us or 0)}, after position {lost.after}. "
         f"`mirrorlog changed {volume.volume} --since @{lost.after}` lists them.{more}"
     )
+
+
+def lost_of(
+    volume: Volume, claim: SecondaryClaim, log: VolumeLog, through: int
+) -> LostWrites | None:
+    """Return what the secondary lacks of the log; None if nobody knows."""
+    after = claim.consistent_position
+    after = claim.parted_position if after is None else after
+    if after is None:
+        return None
+    return lost_writes(volume, log, after=after, through=through)
+
+
+def promotion_cost(
+    volume: Volume,
+    site: str,
+    held: HeldSecondary,
+    claim: SecondaryClaim,
+    lost: LostWrites | None,
+) -> str:
+    state = f"consistent at position {claim.consistent_position}"
+    if claim.consistent_position is None:
+        state = f"consistent at no position: {claim.reason}"
+    return (
+        f"The primary of volume {volume.volume} is then {held.address} at site {site}, which is "
+        f"{state}. No host of {volume.primary} writes to the volume any more. "
+        f"{lost_in_words(volume, lost)}"
+    )
+
+
+def finish_promotion(
+    call: Invocation,
+    volume: Volume,
+    held: HeldSecondary,
+    *,
+    lost: LostWrites | None,
+    is_again: bool,
+) -> None:
+    """Do steps 4 and 5 of `promote`, and say what was done.
+
+    Step 5 is left out if step 4 was done before: a host may have used the primary since.
+    """
+    name = volume.volume
+    if place_of(volume.primary) != place_of(held.address):
+        raise BadUse(
+            f"the volume's primary was promoted at another address, {volume.primary}",
+            where=f"volume {name}, {held.address}",
+            next="Name the address with --secondary.",
+        )
+    note = ""
+    if held.become_primary(volume):  # 4
+        note = _open_once(call, volume, held)  # 5
+    promotion = volume.promotions[-1] if volume.promotions else None
+    call.output.print_json(
+        {
+            "schema_version": 1,
+            **volume_fields(volume),
+            "position": None if promotion is None else promotion.position,
+            "parted_position": None if promotion is None else promotion.parted_position,
+            "lost": lost_fields(lost),
+        }
+    )
+    since = "" if promotion is None else f" since position {promotion.position}"
+    what = "is the primary already" if is_again else "is the primary"
+    words = "" if is_again else f" {lost_in_words(volume, lost)}"
+    call.output.print_text(
+        f"{volume.primary} {what} of volume {name}{since}, generation {volume.generation}.{words} "
+        f"Start its host here: `mirrorlog host serve {name}`. On the former primary's machine: "
+        f"`mirrorlog rejoin {name} --site SITE --dir DIR`.{note}"
+    )
+
+
+def _open_once(call: Invocation, volume: Volume, held: HeldSecondary) -> str:
+    """Let this machine's host open the primary once, and close it. Return a note if that failed.
+
+    Its activity log then covers the volume. Otherwise the first host counts all of it as dirty.
+    """
+    is_promoted = bool(volume.promotions)  # a renewal may have come since
+    request = OpenRequest(volume, held.device, newly_created=False, is_promoted=is_promoted)
+    try:
+        with ExitStack() as stack:
+            wiring = HostWiring(default_host_name(volume.volume), call.settings, stack)
+            volumes = {**wiring.read_catalog(), volume.volume: volume}
+            lines: list[str] = []
+            with wiring.start_host(volumes, forks={}, report=lines.append) as host:
+                host.open_all([request])
+    except MirrorlogError as error:
+        return f" The first host that opens it counts all of it as dirty: {error}"
+    return ""

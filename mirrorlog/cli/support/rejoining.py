@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
+from mirrorlog.adapters.addresses import open_primary, parse_file_address
 from mirrorlog.adapters.kafka import KafkaPublisher
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.volume_view import volume_fields
+from mirrorlog.consumers.failover.former_primary import (
+    FormerPrimary,
+    become_secondary,
+    check_former,
+    check_no_other,
+    former_address,
+)
 from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.promotions import Promotion
+from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, MirrorlogError
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.durable.disk_folder import DiskFolder
-from mirrorlog.producers.wiring import HostWiring
+from mirrorlog.producers.wiring import HostWiring, default_host_name
 from mirrorlog.reading.catalog import publish_volume
 from mirrorlog.settings import Settings
 
@@ -26,6 +38,27 @@ _ATTEMPTS: Final = 5
 
 class HostNotRecovered(MirrorlogError):
     """The log doesn't name all that the host of a former primary wrote to it."""
+
+
+def has_leftovers(call: Invocation, volume: Volume, mark: PrimaryMark, host: str) -> bool:
+    """Return whether a host may have left writes to a primary unpublished. mark: of the primary.
+
+    Raise HostNotRecovered if nobody knows that: the host's activity log must cover the volume, on
+    this primary.
+    """
+    folder = DiskFolder(call.settings.state_dir / "host" / host)
+    before, name = read_previous_log(folder), volume.volume
+    activity = before.state.volumes.get(name)
+    is_covered = activity is not None and activity.covered and not before.damaged
+    if not is_covered or activity is None or activity.primary_id not in ("", mark.primary_id):
+        raise HostNotRecovered(
+            "nobody knows what was written to this copy and never published: the activity log of "
+            "its host isn't here, is damaged, or is about another primary",
+            where=f"volume {name}, host {host}, {call.settings.state_dir / 'host' / host}",
+            next="Name the host with --host, and its state folder with --state-dir. If they are "
+            "lost: --all copies everything.",
+        )
+    return name in before.volumes
 
 
 def publish_leftovers(
@@ -38,8 +71,7 @@ def publish_leftovers(
 ) -> None:
     """Let the log name everything that a host wrote to a former primary.
 
-    1. The host's activity log must cover the volume, on this primary. It says which regions may
-       hold writes that no command names.
+    1. The host's activity log says which regions may hold writes that no command names.
     2. A session of the host publishes these regions as dirty, under the generation that the
        promotion ended, and ends.
     3. The activity log then holds nothing of the volume that isn't published.
@@ -47,34 +79,19 @@ def publish_leftovers(
     address, mark: of the former primary. promotion: the one that ended its time.
     Raise HostNotRecovered if one of this isn't so, BadUse if the host runs, and KafkaFailed.
     """
-    folder = DiskFolder(call.settings.state_dir / "host" / host)
-    before, name = read_previous_log(folder), volume.volume
-    activity = before.state.volumes.get(name)
-    where = f"volume {name}, host {host}, {call.settings.state_dir / 'host' / host}"
-    is_covered = activity is not None and activity.covered and not before.damaged
-    if not is_covered or activity is None or activity.primary_id not in ("", mark.primary_id):
-        raise HostNotRecovered(
-            "nobody knows what was written to this copy and never published: the activity log of "
-            "its host isn't here, is damaged, or is about another primary",
-            where=where,
-            next="Name the host with --host, and its state folder with --state-dir. If they are "
-            "lost: --all copies everything.",
-        )
-    if name in before.volumes:
-        former = replace(
-            volume,
-            generation=promotion.former_generation,
-            primary=address,
-            primary_id=None,
-        )
-        with ExitStack() as stack:
-            wiring = HostWiring(host, call.settings, stack)
-            volumes: Mapping[str, Volume] = {**wiring.read_catalog(), name: former}
-            wiring.start_host(volumes, forks={}, report=call.output.print_note).close()
-    if name in read_previous_log(folder).volumes:
+    if not has_leftovers(call, volume, mark, host):
+        return
+    former = replace(
+        volume, generation=promotion.former_generation, primary=address, primary_id=None
+    )
+    with ExitStack() as stack:
+        wiring = HostWiring(host, call.settings, stack)
+        volumes: Mapping[str, Volume] = {**wiring.read_catalog(), volume.volume: former}
+        wiring.start_host(volumes, forks={}, report=call.output.print_note).close()
+    if has_leftovers(call, volume, mark, host):
         raise HostNotRecovered(
             "the host's activity log still holds writes that aren't published",
-            where=where,
+            where=f"volume {volume.volume}, host {host}",
             next="Mend what the lines above say, then run this again. --all copies everything.",
         )
 
@@ -103,11 +120,120 @@ def publish_secondary(settings: Settings, volume: Volume, site: str, address: st
     )
 
 
-def check_site_is_free(volume: Volume, site: str) -> None:
-    """Raise BadUse if the site is the one whose secondary is the primary now."""
-    if volume.primary_site == site:
+@dataclass(frozen=True, slots=True)
+class RejoinPlan:
+    """What a rejoin does.
+
+    former: the former primary, open and locked. address: of it. needs_all: nobody knows in which
+    blocks it differs from the primary. copies_all: everything is copied.
+    """
+
+    volume: Volume
+    site: str
+    folder: Path
+    address: str
+    former: FormerPrimary
+    needs_all: bool
+    copies_all: bool
+    marks: PrimaryMarkFiles
+
+    @property
+    def parted_position(self) -> int | None:
+        """The position above which the log names all that is copied; None for everything."""
+        if self.copies_all or self.former.promotion is None:
+            return None
+        return self.volume.parted_after(self.former.promotion.former_generation)
+
+    def cost(self) -> str:
+        """Return what is given up, in sentences."""
+        how = "a copy of everything." if self.copies_all else "the blocks that either side wrote."
+        return (
+            f"What {self.address} holds and {self.volume.primary} doesn't is lost. It follows as "
+            f"the secondary of site {self.site}, by {how}"
+        )
+
+    def unknown_error(self) -> BadUse:
+        """Return the error for a copy that has to be copied whole, if nobody asked for that."""
+        return BadUse(
+            "nobody knows in which blocks this copy differs from the primary",
+            where=f"volume {self.volume.volume}, {self.address}",
+            next="--all copies everything.",
+        )
+
+
+@contextmanager
+def open_plan(
+    call: Invocation,
+    name: str,
+    *,
+    site: str,
+    folder: Path,
+    copy: str | None = None,
+    copies_all: bool = False,
+) -> Iterator[RejoinPlan]:
+    """Lock the former primary, and check that it can rejoin as the secondary of a site.
+
+    copy: its address; None: the one that it had. copies_all: as the user asked.
+    Raise BadUse if it can't, UnknownVolume, DeviceFailed and KafkaFailed.
+    """
+    folder = folder.absolute()
+    volume = find_volume(call.settings, name)
+    if volume.primary_site == check_site_name(site):
         raise BadUse(
             "the secondary of this site is the volume's primary now",
-            where=f"volume {volume.volume} at {site}",
+            where=f"volume {name} at {site}",
             next="Name the site that is to keep the former primary.",
         )
+    address = parse_file_address(copy or former_address(volume)).uri
+    marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
+    with open_primary(address, exclusive=True) as device:
+        former = check_former(volume, device, address, marks)
+        check_no_other(volume, address, site=site, folder=folder)
+        promotion = former.promotion
+        needs_all = promotion is None or volume.parted_after(promotion.former_generation) is None
+        copies_all = copies_all or needs_all
+        yield RejoinPlan(volume, site, folder, address, former, needs_all, copies_all, marks)
+
+
+def rejoin_by(
+    call: Invocation, plan: RejoinPlan, host: str | None, *, is_published: bool = False
+) -> Volume:
+    """Do steps 2 to 4 of `rejoin`; return the volume's description.
+
+    host: that wrote to the former primary; None: this machine's. is_published: step 2 is known to
+    have nothing to do.
+    """
+    volume, promotion = plan.volume, plan.former.promotion
+    if not plan.copies_all and promotion is not None and not is_published:
+        name = host or default_host_name(volume.volume)
+        publish_leftovers(call, volume, plan.address, plan.former.mark, promotion, name)  # 2
+    volume = publish_secondary(call.settings, volume, plan.site, plan.address)  # 3
+    become_secondary(
+        plan.former,
+        volume,
+        site=plan.site,
+        folder=plan.folder,
+        copies_all=plan.copies_all,
+        marks=plan.marks,
+    )  # 4
+    return volume
+
+
+def print_rejoined(call: Invocation, plan: RejoinPlan, volume: Volume) -> None:
+    """Say what a rejoin has done."""
+    call.output.print_json(
+        {
+            "schema_version": 1,
+            **volume_fields(volume),
+            "site": plan.site,
+            "parted_position": plan.parted_position,
+            "copies_all": plan.copies_all,
+        }
+    )
+    how = f"what changed after position {plan.parted_position}"
+    if plan.copies_all:
+        how = "a copy of everything"
+    call.output.print_text(
+        f"{plan.address} is the secondary of volume {volume.volume} at site {plan.site} now, and "
+        f"follows by {how}. Run the site here: `mirrorlog site run {plan.site} --dir {plan.folder}`"
+    )

@@ -59,6 +59,21 @@ def wait_until_consistent(settings: Settings, name: str, timeout_s: float) -> li
     return proved_reports(reports, name, position)
 
 
+def wait_until_site_proves(settings: Settings, name: str, site: str, timeout_s: float) -> None:
+    """Wait until a site proves that its secondary equals the primary as of the last command now.
+
+    Raise as wait_until_consistent().
+    """
+    with open_present(settings, Thresholds(), volume=name) as view:
+        position = view.last_position(name)
+
+        def look() -> list[SiteProgress]:
+            return [each for each in view.reports(name) if each.site == site]
+
+        reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
+    proved_reports(reports, name, position)
+
+
 def proved_reports(reports: Sequence[SiteProgress], name: str, position: int) -> list[SiteProgress]:
     """Return the reports on volume `name` if they prove each secondary consistent at `position`.
 

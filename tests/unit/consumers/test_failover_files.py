@@ -139,8 +139,8 @@ def test_an_export_is_refused(site: Site) -> None:
 def test_a_promoted_secondary_is_a_primary_for_everybody(site: Site) -> None:
     promoted = site.promoted()
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
-        for _ in range(2):  # doing it again is harmless
-            held.become_primary(promoted)
+        assert held.become_primary(promoted)
+        assert not held.become_primary(promoted)
         mark = site.marks.read(held.device)
         assert mark is not None and mark.is_of(promoted) and mark.primary_id == PRIMARY_ID
     assert read_mark(mark_path(site.path)) is None

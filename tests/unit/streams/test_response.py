@@ -170,4 +170,6 @@ def test_a_newer_description_is_asked_for_before_anything_is_refused() -> None:
         event, replace(outside, kind=CommandKind.UNKNOWN), volume(size_bytes=SIZE)
     ).depends_on_description
     assert not check_command(event, inside, volume(size_bytes=SIZE)).depends_on_description
+    growing = replace(inside, kind=CommandKind.RESIZE, size_bytes=2 * SIZE)
+    assert check_command(event, growing, volume(size_bytes=SIZE)).depends_on_description
     assert not check_command(event, read_command(event), None).depends_on_description
