@@ -10,6 +10,8 @@ the same runs.
 - loop: pread, pwrite for each run of blocks, then fdatasync. It is the limit of one thread.
 - copy_file_range: the same with copy_file_range(2).
 - mirrorlog: what a site calls for a cycle (consumers/resync), with its count of what was copied.
+- journal: the same with `--consistency crash`: the blocks are staged in a journal on the same disk,
+  sealed, and then applied. Without the time of the proof, which is the hosts' heartbeats.
 - rsync, nbdcopy, qemu_img, cp: they have no list of changed blocks, so they look at the whole
   volume. The time includes a sync of the secondary.
 - sparse_loop, sparse_mirrorlog: the same runs of blocks, spread over a volume of 4 TiB that is
@@ -33,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 from bench_node import log_line
@@ -41,6 +44,11 @@ from results import machine, report_result
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.task_threads import TaskThreads
+from mirrorlog.consumers.journal.apply_journal import apply_journal
+from mirrorlog.consumers.journal.journal_folder import JournalFolder
+from mirrorlog.consumers.journal.journal_format import JournalHeader
+from mirrorlog.consumers.journal.journal_writer import JournalWriter
+from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker
@@ -55,6 +63,7 @@ RUNS: Final = 20_285
 DIRTY_BYTES: Final = 187_000_000
 _FILL_BYTES: Final = 4 << 20
 _SEED: Final = 12
+_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,35 +150,69 @@ def copy_in_kernel(pair: Pair) -> None:
         os.fdatasync(target)
 
 
-def copy_as_site(pair: Pair) -> None:
-    """Copy the runs as a site does."""
-    volume = Volume(
+def _volume(pair: Pair) -> Volume:
+    return Volume(
         volume="bench",
         size_bytes=pair.size_bytes,
-        generation="00000000-0000-0000-0000-000000000000",
+        generation=_ID,
         block_size=BLOCK_BYTES,
         partition=0,
         origin_position=-1,
         initially_zeroed=False,
         primary=pair.primary.as_uri(),
     )
-    settings = Settings()
+
+
+def _plan(settings: Settings) -> CopyPlan:
     meter = CopyMeter(time.monotonic(), None)
 
-    def on_copied(_blocks: int, size_bytes: int) -> None:
-        meter.note_copied(size_bytes, time.monotonic())
+    def on_copied(counts: CopyCounts) -> None:
+        meter.note_copied(counts.read_bytes, time.monotonic())
 
+    return CopyPlan(
+        batch_bytes=settings.site_copy_bytes,
+        samples=SampleTaker("bench"),
+        on_copied=on_copied,
+        tasks=TaskThreads(settings.site_copy_threads),
+    )
+
+
+def copy_as_site(pair: Pair) -> None:
+    """Copy the runs as a site does."""
     with (
         FileDevice(pair.primary, writable=False) as primary,
         FileDevice(pair.secondary, writable=True) as secondary,
     ):
-        plan = CopyPlan(
-            batch_bytes=settings.site_copy_bytes,
-            samples=SampleTaker("bench"),
-            on_copied=on_copied,
-            tasks=TaskThreads(settings.site_copy_threads),
-        )
-        restore_changed(primary, secondary, volume, pair.blocks, plan)
+        restore_changed(primary, secondary, _volume(pair), pair.blocks, _plan(Settings()))
+
+
+def copy_through_journal(pair: Pair) -> None:
+    """Copy the runs as a site does that stages its cycles in a journal."""
+    settings = Settings()
+    journals = JournalFolder(pair.secondary.parent / "journals")
+    file = journals.create("bench")
+    header = JournalHeader(
+        site="bench",
+        volume="bench",
+        generation=_ID,
+        history_id=None,
+        secondary_id=_ID,
+        epoch=0,
+        after=0,
+        description=b"",
+    )
+    try:
+        writer = JournalWriter(file, header, UUID(_ID), max_bytes=settings.site_journal_bytes)
+        with FileDevice(pair.primary, writable=False) as primary:
+            restore_changed(primary, writer, _volume(pair), pair.blocks, _plan(settings))
+        journal = writer.seal(through=1, state=b"")
+        with FileDevice(pair.secondary, writable=True) as secondary:
+            tasks = TaskThreads(settings.site_copy_threads)
+            apply_journal(journal, file, secondary, tasks, lambda: None)
+        journals.clear("bench")
+    finally:
+        file.close()
+        journals.close()
 
 
 def by_tool(*command: str) -> Callable[[Pair], None]:
@@ -191,6 +234,7 @@ OWN_CASES: Final[Mapping[str, Callable[[Pair], None]]] = {
     "loop": copy_by_loop,
     "copy_file_range": copy_in_kernel,
     "mirrorlog": copy_as_site,
+    "journal": copy_through_journal,
 }
 TOOLS: Final[Mapping[str, Sequence[str]]] = {
     "rsync": ("rsync", "--inplace", "--no-whole-file", "--ignore-times", "PRIMARY", "SECONDARY"),
