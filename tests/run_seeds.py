@@ -23,6 +23,7 @@ TESTS: Final = Path(__file__).parent
 SIMULATIONS: Final = {
     "histories": ("test_histories", "test_no_claim_outlives_the_history_in_which_it_was_made"),
     "site_faults": ("test_site_faults", "run"),
+    "redo_journal": ("test_redo_journal", "run_with_faults"),
     "host_rollback": ("test_host_rollback", "run"),
     "host_histories": ("test_host_histories", "run"),
     "log_and_sites": (
