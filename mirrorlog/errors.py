@@ -119,6 +119,10 @@ class DeviceFailed(MirrorlogError):
     """A volume, or a file that stands for one, can't be read or written."""
 
 
+class CopyDiverged(DeviceFailed):
+    """A copy was the primary before a promotion, and hasn't rejoined."""
+
+
 class NodeUnavailable(MirrorlogError):
     """The node can't answer now: too many requests, a rebalance, or a worker that is away."""
 

@@ -61,8 +61,8 @@ REPLICA_STATE_NUMBER: Final = _gauge(
     _R.SITE,
     "site volume",
     "The state as a number: 0 CONSISTENT, 1 RETIRED, 2 SETTLING, 3 SYNCING, 4 WAITING, 5 STOPPED, "
-    "6 UNKNOWN, 7 DETACHED. All but 0, 1 and 7 mean that the secondary isn't known to equal the "
-    "primary.",
+    "6 UNKNOWN, 7 DETACHED, 8 DIVERGED. All but 0, 1 and 7 mean that the secondary isn't known to "
+    "equal the primary.",
     is_problem=True,
 )
 REPLICA_LAG: Final = _gauge(
@@ -382,5 +382,6 @@ REPLICA_STATE_NUMBERS: Final = (
     "STOPPED",
     "UNKNOWN",
     "DETACHED",
+    "DIVERGED",
 )
 """The states of a secondary. The index of a state is its number in replica_state_number."""

@@ -75,6 +75,7 @@ from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
+from mirrorlog.domain.replica_states import FIRST_COPY, NOTHING_KNOWN
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.coverage import Hole
@@ -130,7 +131,7 @@ def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSt
         if volume.initially_zeroed and cycle_input.secondary_zeroed:
             unsynced = SecondaryState(volume.volume, volume.generation)
             return SkipInitialCopy(_consistent_at(unsynced, volume.origin_position))
-        return _resync_all(cycle_input, "nothing is known of the secondary's contents")
+        return _resync_all(cycle_input, NOTHING_KNOWN)
     if saved.generation != volume.generation:
         return _step_of_new_generation(saved, cycle_input)
     if reason := _history_reason(saved, cycle_input):
@@ -369,9 +370,7 @@ def _finish_copy(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
         or watermark < begun_at
         or cycle_input.log.hole(after=begun_at, through=watermark) is not None
     ):
-        return _resync_all(
-            cycle_input, cycle_input.unknown_reason or "the initial copy wasn't finished"
-        )
+        return _resync_all(cycle_input, cycle_input.unknown_reason or FIRST_COPY)
     done = replace(
         saved,
         applied_position=begun_at,
@@ -379,7 +378,7 @@ def _finish_copy(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
         cycle_through=None,
         copied_bytes=None,
     )
-    reason = f"the initial copy wasn't finished, and goes on at offset {saved.copied_bytes}"
+    reason = f"{FIRST_COPY}, and goes on at offset {saved.copied_bytes}"
     return Resync(Rung.ALLOCATED, saved, done, None, reason)
 
 

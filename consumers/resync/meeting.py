@@ -3,6 +3,7 @@
 `meet` is a pure function of the saved state and of what was found. Its table, first row that fits:
 
     the secondary is the primary, or lies on it                 REFUSE
+    it was the volume's primary before a promotion              REFUSE_FORMER
     it is marked as a primary, of any volume                    REFUSE
     nothing there    it should be a seed                        REFUSE
                      nothing saved, and no mark                 CREATE
@@ -68,6 +69,7 @@ class MeetingStep(Enum):
     FIRST_USE = auto()  # it is there and was never used: grow it if needed, then mark it
     START_OVER = auto()  # nothing is known of its contents: a new mark, and a copy of everything
     REFUSE = auto()  # leave it alone, and report why
+    REFUSE_FORMER = auto()  # the same; it may rejoin
     REFUSE_AND_FORGET = auto()  # the same, and nothing is known of its contents from now on
 
 
@@ -115,6 +117,13 @@ def meet(
             MeetingStep.REFUSE,
             "the secondary is the volume's primary, or lies on the same storage",
             "Give the secondary a file or device of its own.",
+        )
+    if found.primary_of == volume.volume and volume.promotions:
+        return Meeting(
+            MeetingStep.REFUSE_FORMER,
+            "it was the primary before a promotion, and its host may have written to it since",
+            f"`mirrorlog divergence {volume.volume}` lists what. `mirrorlog rejoin "
+            f"{volume.volume}` lets it follow the new primary.",
         )
     if found.primary_of is not None:
         return Meeting(

@@ -21,7 +21,7 @@ from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.state.secondary_state import SecondaryIdentity, SecondaryState
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import DeviceFailed
+from mirrorlog.errors import CopyDiverged, DeviceFailed
 from mirrorlog.ports.devices import BlockDevice
 
 log = logging.getLogger("mirrorlog.site")
@@ -30,6 +30,11 @@ SaveStates: TypeAlias = Callable[[Sequence[tuple[Secondary, SecondaryState]]], N
 """Saves the states of secondaries durably."""
 Failed: TypeAlias = tuple[Secondary, DeviceFailed]
 """A secondary that can't go on, and why."""
+_REFUSALS: Final = (
+    MeetingStep.REFUSE,
+    MeetingStep.REFUSE_FORMER,
+    MeetingStep.REFUSE_AND_FORGET,
+)
 _NO_ID: Final = str(UUID(int=0))
 
 
@@ -231,7 +236,7 @@ class SecondaryMeetings:
             is_state_damaged=secondary.is_damaged,
             has_seed=self._seeds.has_seed(volume),
         )
-        if meeting.step in (MeetingStep.REFUSE, MeetingStep.REFUSE_AND_FORGET):
+        if meeting.step in _REFUSALS:
             self._refuse(secondary, meeting)
         device = found.device
         if device is not None and device.is_new:
@@ -312,7 +317,8 @@ class SecondaryMeetings:
                 secondary.note_identity(saved.identity)
             secondary.note_unknown(meeting.reason)
             self._save([(secondary, forgotten(volume, saved, saved.identity))])
-        raise DeviceFailed(meeting.reason, where=self._where(volume), next=meeting.next)
+        kind = CopyDiverged if meeting.step is MeetingStep.REFUSE_FORMER else DeviceFailed
+        raise kind(meeting.reason, where=self._where(volume), next=meeting.next)
 
     def _read_samples(self, secondary: Secondary) -> None:
         """Read the samples of the last cycles again, unless that was done."""

@@ -29,7 +29,7 @@ def next_action(
     is_log_lagging: commands wait for the node. has_watermark: the site has read a watermark of the
     volume's partition. is_unanswered: the source of a mirror doesn't answer the site's questions.
     """
-    if state is SiteState.STOPPED:
+    if state in (SiteState.STOPPED, SiteState.DIVERGED):
         return advice or RENEW_OR_RESTORE
     if state in (SiteState.RETIRED, SiteState.DETACHED):
         return None

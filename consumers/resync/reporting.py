@@ -14,6 +14,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
 
 _PARTITION = 0
+_STOPPED = (SiteState.STOPPED, SiteState.DIVERGED)
 _CLOCK_SKEW_S = 60.0
 """A write that is newer than the site's clock by more than this has no known age."""
 
@@ -235,7 +236,7 @@ def summarize_site(site: str, secondaries: Iterable[Secondary]) -> SiteSummary:
         site=site,
         volumes=len(all_secondaries),
         consistent=sum(secondary.state is SiteState.CONSISTENT for secondary in all_secondaries),
-        stopped=sum(secondary.state is SiteState.STOPPED for secondary in all_secondaries),
+        stopped=sum(secondary.state in _STOPPED for secondary in all_secondaries),
         blocks_copied=sum(secondary.blocks_copied for secondary in all_secondaries),
         bytes_copied=sum(secondary.bytes_copied for secondary in all_secondaries),
         bytes_compared=sum(secondary.counts.compared_bytes for secondary in all_secondaries),

@@ -228,12 +228,18 @@ class Secondary:
         self.status = Idle(SiteState.CONSISTENT)
         self.look_again()
 
-    def stop(self, reason: str, retry_at_s: float, advice: str | None = None) -> None:
+    def stop(
+        self,
+        reason: str,
+        retry_at_s: float,
+        advice: str | None = None,
+        state: SiteState = SiteState.STOPPED,
+    ) -> None:
         """Stay as it is after a device failed, until `retry_at_s` of the monotonic clock.
 
-        advice: what an operator can do; None if nobody knows.
+        advice: what an operator can do; None if nobody knows. state: to report.
         """
-        self.status, self.advice, self.copying = Idle(SiteState.STOPPED, reason), advice, None
+        self.status, self.advice, self.copying = Idle(state, reason), advice, None
         self.is_met = False
         self._retry_at_s = retry_at_s
 

@@ -56,7 +56,7 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.errors import CopyDiverged, DeviceFailed, StateDamaged
 from mirrorlog.settings import Settings
 
 log = logging.getLogger("mirrorlog.site")
@@ -630,6 +630,7 @@ class Site:
             str(error),
             retry_at_s=self._ports.clock.monotonic_s() + _RETRY_S,
             advice=error.next or None,
+            state=SiteState.DIVERGED if isinstance(error, CopyDiverged) else SiteState.STOPPED,
         )
         self._active.add(secondary.volume.volume)
 

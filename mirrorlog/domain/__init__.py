@@ -16,6 +16,7 @@ Files in reading order:
 - block_arrays.py: sets of blocks as sorted arrays, for the node's hot path
 - partitioning.py: the partition of a new volume
 - site_progress.py: the report of a site
+- replica_states.py: the states of a secondary as people see them
 - site_leases.py: which process runs a site
 - verifications.py: questions and answers of a verification, and its report
 - log_questions.py: questions of readers of a mirrored log, and answers

@@ -10,7 +10,9 @@ from mirrorlog.errors import BadUse
 
 
 class SiteState(StrEnum):
-    """The state of one secondary. consumers/resync/cycle.py holds the transitions.
+    """The state of one secondary, as its site publishes it.
+
+    consumers/resync/cycle.py holds the transitions, and replica_states.py what people see.
 
     The schema also has the symbol BEHIND, which no site reports: a site that sees newer changes
     copies them at once, and is SYNCING. It is read as UNKNOWN.
@@ -24,6 +26,8 @@ class SiteState(StrEnum):
     CONSISTENT = "CONSISTENT"
     STOPPED = "STOPPED"  # after an error, which `reason` names
     RETIRED = "RETIRED"  # the volume is retired: the secondary stays as it was
+    # It was the primary before a promotion, and hasn't rejoined: the site keeps off it.
+    DIVERGED = "DIVERGED"
     DETACHED = "DETACHED"  # it was promoted: it is the primary now, and the site keeps off it
     UNKNOWN = "UNKNOWN"  # what an older reader sees of a state that it doesn't know
 

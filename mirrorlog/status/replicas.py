@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mirrorlog.domain.replica_states import state_of_report
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.status.health import Health, Thresholds
@@ -43,8 +44,8 @@ class ReplicaStatus:
     """What is known of one secondary now.
 
     site: None if no site mirrors the volume.
-    state: None if it isn't known now. reported_state, report_age_s: what the site's last report
-        said, and how long ago.
+    state: a ReplicaState; None if it isn't known now. reported_state, report_age_s: what the site's
+        last report said, as it was published, and how long ago.
     lag: see LagBounds. behind_blocks, behind_bytes: what it lacks of what the log names.
     in_sync_fraction: of the volume's bytes, 0 to 1.
     rate_bytes_s, eta_s: of the copy that runs.
@@ -127,7 +128,7 @@ def _row(
         volume=report.volume,
         site=report.site,
         health=health,
-        state=str(report.state) if lives and (is_current or is_retired) else None,
+        state=str(state_of_report(report)) if lives and (is_current or is_retired) else None,
         reported_state=str(report.state),
         report_age_s=reported_s,
         lag=lag,
@@ -190,7 +191,7 @@ def _judge(
         return Health.UNKNOWN, text, "The site copies all of the volume; wait for its report."
     if report.state is SiteState.DETACHED:
         return Health.OK, report.reason, None
-    if report.state is SiteState.STOPPED:
+    if report.state in (SiteState.STOPPED, SiteState.DIVERGED):
         return Health.CRITICAL, report.reason, report.next_action or _NEEDS_OPERATOR
     if report.state is SiteState.UNKNOWN:
         text = "the site is of a newer release, and in a state that this one doesn't know"

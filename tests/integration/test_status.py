@@ -85,7 +85,7 @@ def test_the_commands_say_the_same_of_a_secondary(topics: Topics) -> None:
     topics.lease()
     topics.report(SiteState.SYNCING)
     late = run_json("site", "wait", "vol1", "--timeout", "0s", code=1)
-    assert "the secondary of s isn't consistent yet, its state is SYNCING" in late["what"]
+    assert "the secondary of s isn't consistent yet, its state is RESYNCING" in late["what"]
     late = run_json("status", "vol1", "--wait", "--timeout", "0s", code=1)
     assert late["what"] == "1 secondaries weren't consistent within 0 s"
 
@@ -177,7 +177,7 @@ def test_watching_on_a_terminal_follows_and_ends_by_ctrl_c(topics: Topics) -> No
     topics.lease()
     topics.report(SiteState.SYNCING)
     with closing(Terminal("status", "--watch", "--interval", "200ms")) as terminal:
-        terminal.wait_for("SYNCING")
+        terminal.wait_for("RESYNCING")
         topics.lease()
         topics.report(SiteState.CONSISTENT, consistent_position=-1)
         terminal.wait_for("CONSISTENT")

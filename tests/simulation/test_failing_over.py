@@ -152,7 +152,7 @@ def test_two_copies_never_go_on_under_one_generation() -> None:
     # The site of the former primary claims nothing of it: it is marked as a primary.
     world.sites["a"].start()
     world.sites["a"].run()
-    assert world.sites["a"].site.secondaries[NAME].state is SiteState.STOPPED
+    assert world.sites["a"].site.secondaries[NAME].state is SiteState.DIVERGED
     assert not world.promote("a", force=True)
     assert world.rejoin("a")
     followed(world, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from mirrorlog.cli.support.line_budget import LineBudget
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.replica_states import ReplicaState, replica_state
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.settings import Settings
 from mirrorlog.units import format_duration, format_size
@@ -59,7 +61,7 @@ class SiteLines:
         self._last[change.volume] = change
         if change.is_routine:
             self._routine[change.volume] += change.state is SiteState.CONSISTENT
-        elif self._budget.allows(change.state, self._now_s()):
+        elif self._budget.allows(_shown(change), self._now_s()):
             self._say("state", _fields(self._site, change), _text(change))
 
     def tick(self, *, ends: bool = False) -> None:
@@ -90,7 +92,7 @@ class SiteLines:
         self.tick(ends=True)
         first = self._sorted()[:_NAMED]
         states = [
-            {"volume": each.volume, "state": each.state, "position": each.position}
+            {"volume": each.volume, "state": _shown(each), "position": each.position}
             for each in first
         ]
         named = [_left(change) for change in first]
@@ -112,7 +114,7 @@ class SiteLines:
         )
 
     def _counts(self) -> dict[str, int]:
-        return dict(Counter(str(change.state) for change in self._last.values()))
+        return dict(Counter(str(_shown(change)) for change in self._last.values()))
 
     def _say(self, message_type: str, fields: Mapping[str, object], text: str) -> None:
         if self._output.json:
@@ -127,6 +129,7 @@ def _fields(site: str, change: SecondaryChange) -> dict[str, object]:
         "volume": change.volume,
         "before": change.before,
         "state": change.state,
+        "shown_state": _shown(change),
         "position": change.position,
         "rung": change.rung,
         "to_copy_bytes": change.to_copy_bytes,
@@ -139,10 +142,29 @@ def _fields(site: str, change: SecondaryChange) -> dict[str, object]:
     }
 
 
+def _shown(change: SecondaryChange) -> ReplicaState:
+    """Return the state as people see it."""
+    return replica_state(
+        change.state,
+        applied_position=change.position,
+        rung=change.rung,
+        reason=change.reason,
+        behind_blocks=None,
+    )
+
+
+def _shown_before(change: SecondaryChange) -> ReplicaState | None:
+    """Return the state before as people see it; None if there was none, or if it looks the same."""
+    if change.before is None:
+        return None
+    before = _shown(replace(change, state=change.before, rung=None, reason=None))
+    return None if before is _shown(change) else before
+
+
 def _text(change: SecondaryChange) -> str:
-    """Return a line such as `vol1: WAITING → SYNCING by the rung full, up to 1 GiB to copy`."""
-    before = f"{change.before} → " if change.before else ""
-    parts = [f"{change.volume}: {before}{change.state}"]
+    """Return a line such as `vol1: CONSISTENT → RESYNCING by the rung changed`."""
+    before = _shown_before(change)
+    parts = [f"{change.volume}: {f'{before} → ' if before else ''}{_shown(change)}"]
     if change.rung is not None:
         parts.append(f" by the rung {change.rung}")
     if change.to_copy_bytes is not None:
@@ -165,8 +187,8 @@ def _text(change: SecondaryChange) -> str:
 def _left(change: SecondaryChange) -> str:
     """Return in words where a secondary is left."""
     if change.position is None:
-        return f"{change.volume} {change.state}, with nothing copied in full yet"
-    return f"{change.volume} {change.state}{_at(change.position)}"
+        return f"{change.volume} {_shown(change)}, with nothing copied in full yet"
+    return f"{change.volume} {_shown(change)}{_at(change.position)}"
 
 
 def _at(position: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mirrorlog.cli.support.present import open_present
+from mirrorlog.domain.replica_states import state_of_report
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock, SystemClock
@@ -108,7 +109,8 @@ def _not_yet(name: str, behind: Sequence[SiteProgress], position: int) -> NotCon
     report = behind[0]
     reason = f": {report.reason}" if report.reason else ""
     return NotConsistentYet(
-        f"the secondary of {report.site} isn't consistent yet, its state is {report.state}{reason}",
+        f"the secondary of {report.site} isn't consistent yet, its state is "
+        f"{state_of_report(report)}{reason}",
         where=f"volume {name}, position {position}",
         next="See the output of `mirrorlog site run`, and whether the node and the host run.",
     )

@@ -11,6 +11,7 @@ from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
+from mirrorlog.domain.replica_states import NOTHING_KNOWN
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
@@ -51,7 +52,7 @@ SYNCING = SecondaryChange(
     position=None,
     rung=Rung.FULL,
     to_copy_bytes=1 << 30,
-    reason="nothing is known of it",
+    reason=NOTHING_KNOWN,
 )
 
 
@@ -66,12 +67,10 @@ def test_the_lines_of_a_first_copy(printed: Printed, tmp_path: Path) -> None:
         "mirrorlog.log and mirrorlog.volumes at kafka:1 (named by the "
         f"program); its state is in {tmp_path}"
     )
-    assert syncing == (
-        "w: WAITING → SYNCING by the rung full, up to 1.0 GiB to copy: nothing is known of it"
-    )
+    assert syncing == (f"w: INITIAL by the rung full, up to 1.0 GiB to copy: {NOTHING_KNOWN}")
     assert done == "v: SETTLING → CONSISTENT at position 7 after 3 s, 1.0 MiB copied"
     assert stopped == (
-        "site a is stopped: 1 CONSISTENT, 1 SYNCING (w SYNCING, with nothing copied in full yet; "
+        "site a is stopped: 1 CONSISTENT, 1 INITIAL (w INITIAL, with nothing copied in full yet; "
         "v CONSISTENT at position 7). Started again, it goes on from there"
     )
 
@@ -113,7 +112,7 @@ def test_json_has_a_message_for_each_and_no_text(capsys: pytest.CaptureFixture[s
         "w",
         1 << 30,
     )
-    assert (stopped["message_type"], stopped["now"]) == ("stopped", {"SYNCING": 1})
+    assert (stopped["message_type"], stopped["now"]) == ("stopped", {"INITIAL": 1})
 
 
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

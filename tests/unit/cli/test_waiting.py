@@ -90,7 +90,7 @@ def test_it_ends_when_every_secondary_is_proved_consistent(
         ([report("a", 4)], "the secondary of a isn't consistent yet, its state is CONSISTENT"),
         (
             [report("a", 9), report("b", None, "the initial copy wasn't finished")],
-            "the secondary of b isn't consistent yet, its state is SYNCING: the initial copy "
+            "the secondary of b isn't consistent yet, its state is INITIAL: the initial copy "
             "wasn't finished",
         ),
     ],

@@ -82,7 +82,7 @@ def test_both_say_the_same(case: str) -> None:
     page = scrape(ExportingRole.SITE, lambda: site_samples(Site(report), 10))
     labels = ("s", "v")
     states = page["mirrorlog_replica_state"]
-    assert [name[-1] for name, value in states.items() if value] == [row.state]
+    assert [name[-1] for name, value in states.items() if value] == [row.reported_state]
     assert page.get("mirrorlog_replica_lag_seconds", {}).get(labels) == row.lag.lag_s
     assert page.get("mirrorlog_replica_behind_bytes", {}).get(labels) == row.behind_bytes
     assert page["mirrorlog_replica_lag_unknown"][labels] == (row.lag.lag_s is None)
