@@ -18,7 +18,9 @@ from mirrorlog.adapters.machine import boot_id
 from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.adapters.tracing import open_tracer
+from mirrorlog.consumers.mirrored_log import check_mirror, mirrored_ports
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
+from mirrorlog.consumers.resync.command_ends import CommandEnds
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
@@ -195,11 +197,25 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
 
     admin = KafkaAdmin(client, settings.patience_s)
     stack.callback(admin.close)
-    partition_count(admin, topics)
-    log = LogReader(open_reader(), admin, topics.changelog, site=name)
-    catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     publisher = KafkaPublisher(client)
     stack.callback(publisher.close)
+    ends: CommandEnds | None = None
+    if settings.kafka_mirror_of:
+        check_mirror(settings, admin)
+        mirrored = mirrored_ports(
+            name,
+            settings,
+            admin,
+            publisher,
+            clock,
+            log_reader=open_reader(),
+            catalog_reader=open_reader(),
+        )
+        log, catalog, ends = mirrored.log, mirrored.catalog, mirrored.ends
+    else:
+        partition_count(admin, topics)
+        log = LogReader(open_reader(), admin, topics.changelog, site=name)
+        catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
     secondaries = site_devices(name, folder, settings)
     stack.callback(secondaries.close)
     return SitePorts(
@@ -212,6 +228,7 @@ def _site_ports(name: str, folder: Path, settings: Settings, stack: ExitStack) -
         open_reader=lambda: KafkaReader(client),
         clock=clock,
         ask_end=_end_asker(client, topics.commands, stack),
+        ends=ends,
         pauses=PauseFile(folder).look,
         digests=_asked_digests(name, settings, admin, publisher, stack),
         held_for_drills=DrillHolds(folder).look,

@@ -147,7 +147,18 @@ def rights_of(role: Role, topics: Topics) -> list[Right]:
         rights += [
             Right(rule.operation, Resource.TOPIC, name, is_prefix, rule.why) for name in names
         ]
+    if role in (Role.NODE, Role.HOST, Role.READER):
+        why = "the progress of sites that mirrors bring"
+        rights += [
+            Right(KafkaOperation.READ, Resource.TOPIC, name, False, why)
+            for name in topics.all_progress[1:]
+        ]
     if role is Role.NODE:
+        why = "the questions of sites that read a mirror"
+        rights += [
+            Right(KafkaOperation.READ, Resource.TOPIC, name, False, why)
+            for name in topics.mirrored_questions
+        ]
         why = "the workers' group"
         rights.append(Right(KafkaOperation.READ, Resource.GROUP, topics.node_group, False, why))
     why = "every reader asks for the group that it is named after, and joins none"

@@ -282,12 +282,8 @@ class Settings(BaseSettings):
     @property
     def topics(self) -> Topics:
         """The topics with the prefix."""
-        return Topics(self.topic_prefix, self.kafka_mirrored_sites)
-
-    @property
-    def source_topics(self) -> Topics:
-        """The topics of the log, of the commands and of descriptions: a mirror's if this is one."""
-        return Topics(self.kafka_mirror_prefix + self.topic_prefix)
+        mirror_prefix = self.kafka_mirror_prefix if self.kafka_mirror_of else ""
+        return Topics(self.topic_prefix, self.kafka_mirrored_sites, mirror_prefix)
 
     def as_environment(self) -> dict[str, str]:
         """Return the environment variables that give a child process these settings.

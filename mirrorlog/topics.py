@@ -61,22 +61,26 @@ class TopicSpec:
 class Topics:
     """The names of the topics. All begin with `prefix`, so that one prefixed ACL covers them.
 
-    mirrored_sites: what a mirror puts before the names of the topics of sites that have clusters of
-        their own; an empty text if it keeps the names. Without such sites there are no questions.
+    mirrored_sites: what mirrors put before the names of the topics that they bring from the
+        clusters of sites; an empty text if one keeps the names. Without such sites there are no
+        questions.
+    mirror_prefix: what a mirror puts before the names of the topics that it brings here, where a
+        site reads the log from it: descriptions, commands and the log are the mirror's then.
     """
 
     prefix: str = "mirrorlog."
     mirrored_sites: tuple[str, ...] = ()
+    mirror_prefix: str = ""
 
     @property
     def volumes(self) -> str:
         """The latest description of each volume."""
-        return f"{self.prefix}volumes"
+        return f"{self.mirror_prefix}{self.prefix}volumes"
 
     @property
     def commands(self) -> str:
         """The tracking commands: the history that audits replay."""
-        return f"{self.prefix}commands"
+        return f"{self.mirror_prefix}{self.prefix}commands"
 
     @property
     def status(self) -> str:
@@ -91,7 +95,7 @@ class Topics:
     @property
     def changelog(self) -> str:
         """The tracking log: the changelog of the node's table, which the sites read."""
-        return f"{self.prefix}log"
+        return f"{self.mirror_prefix}{self.prefix}log"
 
     @property
     def progress(self) -> str:

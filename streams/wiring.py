@@ -19,7 +19,7 @@ from typing import Final, NoReturn, TypeAlias
 from mirrorlog import __version__
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, ReportPublisher
 from mirrorlog.adapters.tracing import open_tracer
-from mirrorlog.errors import MirrorlogError, exit_code_of
+from mirrorlog.errors import BadUse, MirrorlogError, exit_code_of
 from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.reports import NoReports, ReportSink
@@ -142,6 +142,12 @@ def _open_ports(
     Return it, and the settings with the number of partitions that the commands topic really has.
     `opened` closes everything.
     """
+    if settings.kafka_mirror_of:
+        raise BadUse(
+            "a node doesn't run on a mirror of another cluster's topics",
+            where="kafka_mirror_of",
+            next=f"Run it on the cluster {settings.kafka_mirror_of}.",
+        )
     folder = open_node_folder(settings)  # before anything else: nothing of the other is touched
     opened.callback(folder.close)
     endpoint = _open_endpoint(settings, folder)

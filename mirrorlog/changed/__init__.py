@@ -6,6 +6,7 @@ In reading order:
 - worded_times.py: times in words, for people
 - query.py: changed_blocks(), the question and its steps
 - logs.py: LogView, the log of one volume; the adapter that reads it from the topic
+- mirrored.py: the same, from a mirror of the topic in another cluster
 - proven_log.py: what that log covers without a hole
 - volume_commands.py: the commands of one volume, and QueryPorts
 - append_times.py: when the broker appended the commands

@@ -6,13 +6,16 @@ The command line asks in the same way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from uuid import uuid4
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import ByteRun, changed_runs
 from mirrorlog.changed.logs import TopicLogSource
+from mirrorlog.changed.mirrored import ASKER, MirroredCommands, MirroredLogSource
 from mirrorlog.changed.points import AtPosition, Point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.volume_commands import QueryPorts
@@ -20,6 +23,8 @@ from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.clusters import NamedCluster
+from mirrorlog.reading.source_questions import SourceQuestions, question_publisher
 from mirrorlog.settings import Settings, load_settings
 
 
@@ -86,6 +91,10 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
 
     Raise KafkaFailed.
     """
+    if settings.kafka_mirror_of:
+        with _mirrored_query_ports(settings, patience_s) as ports:
+            yield ports
+        return
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
     admin = KafkaAdmin(client, patience_s)
     catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
@@ -99,6 +108,45 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
     finally:
         catalog.close()
         admin.close()
+
+
+@contextmanager
+def _mirrored_query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
+    """Open the same for a mirror of the log, as far as its source proves it."""
+    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
+
+    def open_reader() -> TopicReader:
+        return KafkaReader(client, patience_s)
+
+    with ExitStack() as opened:
+        admin = KafkaAdmin(client, patience_s)
+        opened.callback(admin.close)
+        publisher = KafkaPublisher(client)
+        opened.callback(publisher.close)
+        cluster = settings.kafka_mirror_of
+        catalog = Catalog(
+            open_reader(), admin, topics, clock, patience_s, cluster=NamedCluster(cluster)
+        )
+        opened.callback(catalog.close)
+        publish = question_publisher(publisher, topics.questions)
+        logs = MirroredLogSource(
+            open_reader,
+            admin,
+            topics.changelog,
+            clock,
+            cluster,
+            lambda: SourceQuestions(ASKER, str(uuid4()), publish, clock),
+        )
+        opened.callback(logs.close)
+        yield QueryPorts(
+            open_reader,
+            admin,
+            catalog,
+            topics,
+            clock,
+            logs,
+            open_commands=partial(MirroredCommands, logs),
+        )
 
 
 def _point(point: str | int) -> Point:

@@ -73,12 +73,12 @@ class TopicLogSource:
                 log.poll(0.2, is_wanted)
                 through = complete_through(log.watermarks.get(volume.partition), volume)
                 if log.caught_up() and max(through, volume.origin_position) >= needed:
-                    return _LoadedLog(log.logs[volume.volume], through)
+                    return LoadedLog(log.logs[volume.volume], through)
                 if self._clock.monotonic_s() > until_s:
                     raise incomplete(volume, needed, through, patience_s)
 
 
-class _LoadedLog:
+class LoadedLog:
     """A LogView that holds all records in memory, with their bitmaps."""
 
     def __init__(self, log: VolumeLog, complete_through: int) -> None:

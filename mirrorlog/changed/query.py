@@ -46,7 +46,8 @@ def changed_blocks(
     """
     ports.catalog.refresh()
     volume = ports.catalog.volume_named(name)
-    commands = VolumeCommands(volume, ports, patience_s)
+    open_commands = ports.open_commands or VolumeCommands
+    commands = open_commands(volume, ports, patience_s)
     last = commands.last_position()  # 1
     after, through = (
         position_of(point, volume, commands, ports.topics.progress, last)

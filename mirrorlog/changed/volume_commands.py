@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.logs import VolumeLogSource
@@ -21,6 +21,8 @@ from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.topics import Topics
 
 Event = TypeVar("Event")
+OpenCommands: TypeAlias = "Callable[[Volume, QueryPorts, float], VolumeCommands]"
+"""Takes a volume, the ports and a patience in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class QueryPorts:
     open_reader: opens a reader; each range of commands is read by one of its own.
     checkpoint: called between two steps of little work. It may rest, or raise to give the question
         up.
+    open_commands: makes what reads the commands of a volume; None: they are in the topic.
     """
 
     open_reader: Callable[[], TopicReader]
@@ -39,6 +42,7 @@ class QueryPorts:
     clock: Clock
     logs: VolumeLogSource
     checkpoint: Callable[[], None] = lambda: None
+    open_commands: OpenCommands | None = None
 
 
 class VolumeCommand(NamedTuple):

@@ -74,6 +74,12 @@ def changed(
         else _ask_node(node, call.settings.node_http_token, question, name, offset)
     )
     _print_notes(call.output, question, answer, with_times=name != "table")
+    if node is None and call.settings.kafka_mirror_of:
+        call.output.print_note(
+            f"as of the mirror's watermark: positions are those of cluster "
+            f"{call.settings.kafka_mirror_of}, and its node has proved the log here through "
+            f"{answer.until}"
+        )
     pieces = answer.pieces
     if as_json and output_format is None:
         pieces = in_object(_fields(question, answer), pieces)

@@ -24,6 +24,11 @@ from mirrorlog.cli.support.metrics_option import (
     metrics_printer,
     with_metrics,
 )
+from mirrorlog.cli.support.mirror_options import (
+    MirrorOfOption,
+    MirrorPrefixOption,
+    with_mirror,
+)
 from mirrorlog.cli.support.site_addresses import (
     PrimaryOption,
     SecondaryOption,
@@ -94,11 +99,14 @@ def run(
     consistency: ConsistencyOption = None,
     journal: JournalOption = None,
     journal_max: JournalMaxOption = None,
+    mirror_of: MirrorOfOption = None,
+    mirror_prefix: MirrorPrefixOption = None,
     metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Keep the secondaries of a site up to date until stopped."""
     call = with_metrics(invocation(context, waits=True), metrics)
+    call = with_mirror(call, mirror_of, mirror_prefix)
     call = with_addresses(call, name, folder, primary or [], secondary or [])
     update: dict[str, object] = {"site_checksum": True} if checksum else {}
     if volumes:

@@ -27,6 +27,8 @@ class CreatedTopics:
 def create_topics(settings: Settings, partitions: int | None = None) -> CreatedTopics:
     """Create the topics that don't exist yet, and let all hold the broker's time.
 
+    Where the log is read from a mirror (kafka_mirror_of), the topics of a mirrored site alone.
+
     partitions: of the commands topic, the log and the status topic; None: as many as those that
     exist have, or those of the settings.
 
@@ -36,6 +38,11 @@ def create_topics(settings: Settings, partitions: int | None = None) -> CreatedT
     with closing(KafkaAdmin(settings.kafka_client())) as admin:
         admin.wait_ready(30)
         existing = admin.names(settings.topic_prefix)
+        copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
+        if settings.kafka_mirror_of:
+            specs = settings.topics.mirror_specs()
+            admin.create(specs, 1, copies=copies)
+            return CreatedTopics([spec.name for spec in specs], [])
         count = _partitions_of(settings, admin, existing)
         if count is not None and partitions not in (None, count):
             raise BadUse(
@@ -43,7 +50,6 @@ def create_topics(settings: Settings, partitions: int | None = None) -> CreatedT
                 "were asked for",
                 next="Leave --partitions out.",
             )
-        copies = settings.replication_factor or (3 if admin.brokers() >= 3 else 1)
         specs = settings.topics.specs(single_copy=copies == 1)
         names = [spec.name for spec in specs]
         admin.create(specs, count or partitions or settings.partitions, copies=copies)

@@ -11,7 +11,7 @@ from mirrorlog.cli.support.lookup import patience_for
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import Quarantined
 from mirrorlog.domain.site_progress import SiteProgress
-from mirrorlog.errors import BadInput, OutOfRetention, UnknownVolume
+from mirrorlog.errors import BadInput, BadUse, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.present_state import PresentState, PresentStateReader
 from mirrorlog.reading.read_through import read_range
@@ -42,10 +42,15 @@ class PresentView:
         """
         state = self.reader.refresh()
         self._check_volume(state)
+        source = self.settings.kafka_mirror_of
+        if source:
+            state.reports_error = (
+                f"hosts and workers report to cluster {source}, the mirror's source"
+            )
         return evaluate(
             state,
-            self._quarantine(),
-            partition_count=self.admin.partitions(self.settings.topics.commands),
+            QuarantineNews(count=0) if source else self._quarantine(),
+            partition_count=self.admin.partitions(self.settings.topics.changelog),
             now_us=SystemClock().now_us(),
             thresholds=self.thresholds,
             volume=self.volume,
@@ -54,6 +59,7 @@ class PresentView:
 
     def ends(self) -> dict[str, int]:
         """Return, by volume, where the commands of its partition end now."""
+        self._refuse_mirror()
         volumes = self.reader.refresh().volumes.values()
         wanted = [each for each in volumes if self.volume in (None, each.volume)]
         topic = self.settings.topics.commands
@@ -66,6 +72,7 @@ class PresentView:
 
         Raise as look().
         """
+        self._refuse_mirror()
         state = self.reader.refresh()
         self._check_volume(state)
         partition = state.volumes[volume].partition
@@ -75,6 +82,14 @@ class PresentView:
         """Return the last report of each site on the volume, as it was published, by site."""
         heard = self.reader.refresh().secondaries
         return [heard[key].report for key in sorted(heard) if key[1] == volume]
+
+    def _refuse_mirror(self) -> None:
+        if self.settings.kafka_mirror_of:
+            raise BadUse(
+                "a mirror doesn't say where the commands end",
+                where="kafka_mirror_of",
+                next=f"Ask the cluster {self.settings.kafka_mirror_of}.",
+            )
 
     def _check_volume(self, state: PresentState) -> None:
         if self.volume is not None and self.volume not in state.volumes:
