@@ -12,11 +12,11 @@ from mirrorlog.codec.events import decode
 from mirrorlog.consumers.verify.verification import Verification
 from mirrorlog.consumers.verify.verification_log import VerificationLog
 from mirrorlog.consumers.verify.verifier import VerificationAborted
-from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.verifications import VerificationReport, VerificationState
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.simulation.world.host import BLOCK_BYTES
+from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS
 from mirrorlog.simulation.world.world import World
 
 FLIPPED = 17
@@ -24,7 +24,10 @@ FLIPPED = 17
 
 def run_under_load(seed: int) -> VerifyingWorld:
     """Verify a volume while hosts write, the node folds and crashes, and the site copies."""
-    world, random = World(seed), Random(seed)
+    consistency = "crash" if seed % 3 == 1 else "eventual"
+    world, random = World(seed, site_consistency=consistency), Random(seed)
+    if seed % 3 == 2:
+        world.use_snapshots()
     acts = [world.host.write, lambda: world.host.publish("v"), world.run_site]
     acts += [world.host.heartbeat, lambda: world.node.fold(5)]
     for _ in range(40):
@@ -51,6 +54,46 @@ def test_load_is_no_difference(seed: int) -> None:
     assert verifying.different == set()
     report = verifying.verifier.report(VerificationState.FINISHED)
     assert report.is_equal, report
+
+
+def write_forked(world: World, random: Random) -> None:
+    """Let the host write a block to the secondary, too, or miss it there."""
+    has = random.random() < 0.7
+    secondaries = [world.site.secondary("v")] if has else []
+    outcome = ForkOutcome.HAS if has else ForkOutcome.MISSED
+    forks = (ForkOutcomes("a", bytes([outcome])),)
+    world.host.publish("v")  # what it holds was written before
+    world.host.write_forked("v", random.randrange(BLOCKS), secondaries, forks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_forked_writes_are_no_difference(seed: int) -> None:
+    """The world's own checks are left out: they know of no host that forks by its own rules."""
+    world, random = World(seed), Random(seed)
+    world.hold_primaries_still()
+    world.settle()
+    acts = [world.host.heartbeat, lambda: world.node.fold(5), lambda: world.site.site.run_once(0)]
+    acts += [lambda: write_forked(world, random)] * 2
+    verifying = VerifyingWorld(world, "v", ranges=random.choice((1, 5, 64)))
+
+    def between() -> None:
+        if random.random() < 0.3:
+            random.choice(acts)()
+
+    verifying.between = between
+    for _ in range(150):
+        random.choice(acts)()
+        verifying.step(random)
+    world.host.close()
+    verifying.between = lambda: None
+
+    def act() -> None:
+        world.fold_and_commit()
+        world.site.site.run_once(0)
+
+    verifying.finish(act)
+    assert verifying.different == set()
+    assert verifying.verifier.report(VerificationState.FINISHED).is_equal
 
 
 def test_a_comparison_that_does_not_look_at_the_log_is_found_out(
