@@ -235,9 +235,7 @@ def _earlier(call: Invocation, options: VerifyOptions) -> VerificationReport | N
         or (report.state is VerificationState.FINISHED and not report.skipped_bytes)
     ):
         return None
-    call.output.print_text(
-        f"going on with the verification of before: {report.state}, {report.result}"
-    )
+    call.output.print_text(f"going on with the verification of before: {report.result}")
     return report
 
 
