@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
@@ -109,10 +110,13 @@ class CycleJournals:
 
     def drop(self, secondary: Secondary) -> None:
         """Drop what is staged for a secondary, if anything is. It counted for nothing."""
-        journal = self._open.pop(secondary.volume.volume, None)
+        name = secondary.volume.volume
+        journal = self._open.pop(name, None)
         secondary.note_staged(None)
         if journal is not None:
             journal.writer.close()
+            with suppress(DeviceFailed):  # it only frees the room
+                self._store.clear(name)
 
     def stage(self, secondary: Secondary, step: StageBlocks, copy: CopyInto) -> None:
         """Copy the blocks of a step into the secondary's journal.
@@ -134,7 +138,7 @@ class CycleJournals:
             state = replace(copied, samples=joined_samples(copied.samples, older))
             saved = secondary.saved if journal.staged is None else journal.staged.saved
             journal.staged = Staged(volume, saved, state, journal.writer.written_bytes)
-        except BaseException:
+        except Exception:
             self.drop(secondary)
             raise
         secondary.note_staged(state)
@@ -150,7 +154,7 @@ class CycleJournals:
         content = encode_state(replace(state, identity=secondary.identity))
         try:
             sealed = journal.writer.seal(through=state.consistent_position, state=content)
-        except BaseException:
+        except Exception:
             self.drop(secondary)
             raise
         return SealedCycle(secondary, sealed, journal.file)
@@ -185,14 +189,11 @@ class CycleJournals:
                 cycle.secondary.end_cycle()
                 done.append(cycle)
         self._save([(cycle.secondary, _state_of(cycle.journal)) for cycle in done])  # 4
-        for cycle in done:
-            self._store.clear(cycle.secondary.volume.volume)  # 5
         for cycle in cycles:
-            name = cycle.secondary.volume.volume
             self._forget(cycle)
             if cycle not in done:
-                self._look_again(name)
-        return failed
+                self._look_again(cycle.secondary.volume.volume)
+        return failed + self._empty(done)  # 5
 
     def left_by_others(
         self, secondaries: Sequence[Secondary]
@@ -260,6 +261,16 @@ class CycleJournals:
                 self._tasks,
                 lambda: self._on_apply(cycle.secondary),
             )
+
+    def _empty(self, done: Sequence[SealedCycle]) -> list[Failed]:
+        """Empty journals that are applied. Return the secondaries for which that failed."""
+        failed = list[Failed]()
+        for cycle in done:
+            try:
+                self._store.clear(cycle.secondary.volume.volume)
+            except DeviceFailed as error:
+                failed.append((cycle.secondary, error))
+        return failed
 
     def _forget(self, cycle: SealedCycle) -> None:
         self._open.pop(cycle.secondary.volume.volume, None)

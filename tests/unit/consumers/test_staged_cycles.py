@@ -125,6 +125,42 @@ def test_a_disk_of_journals_that_fails_stops_the_volume_at_its_position(
     assert rig.is_equal()
 
 
+def test_a_journal_that_cannot_be_emptied_stops_its_volume_alone(
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise DeviceFailed("emptying a journal failed", where="offset 0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_folder.JournalFolder, "clear", fail)
+        rig.write(4)
+        rig.settle()
+    assert "v at a is stopped: emptying a journal failed" in caplog.text
+    rig.settle()
+    assert rig.is_equal()
+    assert rig.site.secondaries["v"].state is SiteState.CONSISTENT
+
+
+def test_what_was_staged_before_a_full_disk_is_not_kept(
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.write(2, 3)
+    assert rig.run(3).staged is not None
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(journal_folder, "start_writeback", refuse)
+        rig.write(3)
+        secondary = rig.run(3)
+        assert secondary.staged is None
+        assert (rig.folder / "journals" / "v.journal").stat().st_size == 0
+        assert "applied in place" in (secondary.reason or "")
+    rig.settle()
+    assert rig.is_equal()
+
+
 def kill_while_applied(rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Kill the site when half of a journal is written; return what the primary held."""
 
