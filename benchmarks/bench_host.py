@@ -10,6 +10,10 @@
   bitmap in memory on the raw image (qemu-storage-daemon).
 - nbd_4k_regions: a client's worst case. Each write goes to another region, and there are twice as
   many regions as may be hot, in a file of 8 GiB that is one hole.
+- nbd_4k_snapshot: the writes of nbd_4k in two ways, in turn on one export: with nobody else, and
+  while a site reads snapshots. Each snapshot is read for a second, a block at a time, and then a
+  new one is taken; so most writes are the first to their block. The ratio is of times: with
+  snapshots over without.
 - pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py). The ratio is
   of times: tracked over plain.
 
@@ -32,7 +36,7 @@ from typing import Any, Final, TypeAlias
 import pwrite_cases
 from bench_node import log_line
 from cluster import Cluster
-from nbd_exports import exports, requests_per_s, sparse_exports
+from nbd_exports import exports, mirrorlog, reading_snapshots, requests_per_s, sparse_exports
 from pinned import ProgramFailed
 from results import machine, report_result
 
@@ -104,6 +108,23 @@ def nbd_4k_regions(bench: Bench) -> None:
     bench.ratios["nbd_4k_regions"] = round(tracked / plain, 3)
 
 
+def nbd_4k_snapshot(bench: Bench) -> None:
+    """Run the case nbd_4k_snapshot (see the module's docstring)."""
+    if not _has_tools(bench, "nbd_4k_snapshot"):
+        return
+    options = {"-d": 16, "-s": 4096}
+    count = NBD_BYTES // 4096 if bench.short else 3 * (NBD_BYTES // 4096)
+    with mirrorlog(bench.cluster, bench.folder, NBD_BYTES, "filter") as uri:
+        requests_per_s(uri, NBD_BYTES // 4096, options)
+        for _ in range(bench.repeat):
+            bench.note("nbd_4k_snapshot_none", "requests/s", requests_per_s(uri, count, options))
+            with reading_snapshots(uri):
+                requests = requests_per_s(uri, count, options)
+            bench.note("nbd_4k_snapshot_read", "requests/s", requests)
+    without, read = (bench.median(f"nbd_4k_snapshot_{name}") for name in ("none", "read"))
+    bench.ratios["nbd_4k_snapshot"] = round(without / read, 3)
+
+
 def _has_tools(bench: Bench, case: str) -> bool:
     """Return whether the case can run here. Otherwise note it as skipped."""
     has_tools = shutil.which("nbdkit") is not None and shutil.which("qemu-img") is not None
@@ -117,6 +138,7 @@ def _has_tools(bench: Bench, case: str) -> bool:
 CASES: Final[Mapping[str, Case]] = {
     "nbd_4k": nbd_4k,
     "nbd_4k_regions": nbd_4k_regions,
+    "nbd_4k_snapshot": nbd_4k_snapshot,
     **pwrite_cases.CASES,
 }
 

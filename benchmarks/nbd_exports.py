@@ -10,13 +10,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from random import Random
+from threading import Event, Thread
 from typing import Final, TypeAlias
+from uuid import uuid4
 
 from cluster import Cluster
 from pinned import ProgramFailed
 
 from mirrorlog.adapters.kafka import KafkaPublisher
+from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
+from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri, parse_nbd_uri
+from mirrorlog.domain.snapshots import snapshot_export
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.reading.catalog import new_volume, publish_volume
@@ -24,6 +31,8 @@ from mirrorlog.settings import inherited_environment
 
 START_S: Final = 30.0
 CHUNK_BYTES: Final = 8 << 20
+BLOCK_BYTES: Final = 4096
+SNAPSHOT_S: Final = 1.0
 ExportFactory: TypeAlias = Callable[[], AbstractContextManager[str]]
 """Serves an image of its own while the context lasts, and gives the export's URI."""
 
@@ -125,6 +134,30 @@ def mirrorlog(
     finally:
         part.signal(signal.SIGTERM)
         part.wait()
+
+
+@contextmanager
+def reading_snapshots(uri: str) -> Iterator[None]:
+    """Read snapshots of an export of mirrorlog while the context lasts, one after the other."""
+    stopped = Event()
+    reader = Thread(target=_read_snapshots, args=(parse_nbd_uri(uri), stopped))
+    reader.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        reader.join()
+
+
+def _read_snapshots(uri: NbdUri, stopped: Event) -> None:
+    random = Random(1)
+    while not stopped.is_set():
+        name = snapshot_export(str(uuid4()))
+        with NbdDevice(replace(uri, export=name), writable=False, reconnects=False) as device:
+            until = time.monotonic() + SNAPSHOT_S
+            while time.monotonic() < until and not stopped.wait(0.001):
+                block = random.randrange(device.size_bytes // BLOCK_BYTES)
+                device.pread(offset=block * BLOCK_BYTES, length=BLOCK_BYTES)
 
 
 def nbdkit(folder: Path, *arguments: str) -> AbstractContextManager[str]:

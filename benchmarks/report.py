@@ -139,6 +139,8 @@ _HOST_ROWS: Final = {
     "nbd_4k_qemu_bitmap": "qemu-nbd, qcow2 with a dirty bitmap",
     "nbd_4k_regions_file": "each write in another region: nbdkit's file plugin",
     "nbd_4k_regions_mirrorlog": "each write in another region: mirrorlog",
+    "nbd_4k_snapshot_none": "for comparison: mirrorlog, nobody reads",
+    "nbd_4k_snapshot_read": "mirrorlog while a site reads snapshots, beside that",
 }
 
 
@@ -149,7 +151,10 @@ def host(result: Result) -> str:
         if name not in result["cases"]:
             continue
         case = result["cases"][name]
-        plain = result["cases"]["nbd_4k_regions_file" if "regions" in name else "nbd_4k_file"]
+        if name.startswith("nbd_4k_snapshot"):
+            plain = result["cases"]["nbd_4k_snapshot_none"]
+        else:
+            plain = result["cases"]["nbd_4k_regions_file" if "regions" in name else "nbd_4k_file"]
         spread = f"{min(case['runs']):,} – {max(case['runs']):,}"
         rows.append(
             [label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"]

@@ -115,6 +115,11 @@ class KeptExports:
             for device in tuple(self._pinged):
                 device.ping()
 
+    def description(self, volume: str, address: str) -> str | None:
+        """Return what the server said of the export; None if nothing, or if it isn't kept."""
+        kept = self._kept.get(volume)
+        return None if kept is None or kept.address != address else kept.device.description
+
     def pinged(self, device: NbdDevice) -> NbdDevice:
         """Ask this export now and then, too, until it is closed. Return it."""
         self._pinged = [other for other in self._pinged if other.is_open] + [device]

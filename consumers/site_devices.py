@@ -110,9 +110,13 @@ class SiteDevices:
         """Open the volume's primary for reading. DeviceFailed if it is another volume's."""
         return self._primaries.open(volume)
 
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Return whether the volume's primary was found to have snapshots."""
+        return self._primaries.has_snapshots(volume)
+
     @_stops_one_volume
-    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
-        """Take a snapshot of the volume's primary, which was found. None if it has none."""
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot:
+        """Take a snapshot of the volume's primary, which was found."""
         return self._primaries.take_snapshot(volume)
 
     def _kind_of(self, volume: Volume) -> SecondaryFiles | SecondaryExports:

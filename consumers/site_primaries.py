@@ -77,18 +77,16 @@ class SitePrimaries:
             raise
         return primary
 
-    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
-        """Take a snapshot of the primary, which was found. None if it has none.
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Return whether the primary was found to be an export of a host that serves the volume."""
+        return self._served(volume) is not None
 
-        Only an export of a host of mirrorlog has snapshots. DeviceFailed if it takes none now.
-        """
-        address = self._addresses.primary(volume)
-        if not is_nbd(address):
-            return None
-        live = self._exports.open(volume.volume, address)
-        served = parse_description(live.description)
-        if not isinstance(served, LiveExport) or served.volume != volume.volume:
-            return None
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot:
+        """Take a snapshot of the primary, which was found. DeviceFailed if none is taken now."""
+        live = self._exports.open(volume.volume, self._addresses.primary(volume))
+        served = self._served(volume)
+        if served is None:
+            raise DeviceFailed("it has no snapshots", where=f"{live.uri}, offset 0")
         uri = replace(live.uri, export=snapshot_export(str(uuid4())))
         device = NbdDevice(uri, writable=False, reconnects=False)
         taken = parse_description(device.description)
@@ -101,6 +99,13 @@ class SitePrimaries:
                 next="The site connects again, and looks whether it is the same export.",
             )
         return TakenSnapshot(self._exports.pinged(device), taken)
+
+    def _served(self, volume: Volume) -> LiveExport | None:
+        description = self._exports.description(volume.volume, self._addresses.primary(volume))
+        served = parse_description(description)
+        if isinstance(served, LiveExport) and served.volume == volume.volume:
+            return served
+        return None
 
     def mark_of(self, device: BlockDevice) -> PrimaryMark | None:
         """Return the mark of a device of this machine as a primary, if it has one."""

@@ -107,8 +107,12 @@ class Secondaries(Protocol):
         """Open the volume's primary for reading. DeviceFailed if it is another volume's."""
         ...
 
-    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
-        """Take a snapshot of the volume's primary, which was found. None if it has none.
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Return whether take_snapshot() may take one. Asks nothing of anybody."""
+        ...
+
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot:
+        """Take a snapshot of the volume's primary, which was found.
 
         DeviceFailed if none can be taken now.
         """

@@ -51,25 +51,24 @@ class SnapshotReads:
 
     def note_saved(self, secondary: Secondary) -> None:
         """Note when the secondary is proved consistent: its state was just saved."""
-        name, saved, now_s = secondary.volume.volume, secondary.saved, self._clock.monotonic_s()
-        if saved is not None and saved.consistent_position is not None:
-            self._proved_s[name] = now_s
-        self._proved_s.setdefault(name, now_s)
+        name, saved = secondary.volume.volume, secondary.saved
+        if name in self._proved_s and saved is not None and saved.consistent_position is not None:
+            self._proved_s[name] = self._clock.monotonic_s()
 
     def take_if_due(self, secondary: Secondary) -> None:
         """Take a snapshot if the secondary needs one: a cycle of it has just ended.
 
         Until the log has reached it, next_step() lets nothing be read from the primary itself.
         """
-        volume, saved, now_s = secondary.volume, secondary.saved, self._clock.monotonic_s()
+        volume, saved = secondary.volume, secondary.saved
         name = volume.volume
-        if saved is None or name in self._held:
+        if saved is None or name in self._held or not self._secondaries.has_snapshots(volume):
             return
         if saved.suspect_after is not None and saved.rung is not Rung.CHANGED:
             return  # snapshot_step() would refuse it
-        if now_s < max(
-            self._proved_s.get(name, now_s) + self._interval_s, self._not_before_s.get(name, now_s)
-        ):
+        now_s = self._clock.monotonic_s()
+        due_s = self._proved_s.setdefault(name, now_s) + self._interval_s
+        if now_s < max(due_s, self._not_before_s.get(name, now_s)):
             return
         try:
             taken = self._secondaries.take_snapshot(volume)
@@ -77,8 +76,7 @@ class SnapshotReads:
             log.info("%s: no snapshot of the primary: %s", name, error)
             self._not_before_s[name] = now_s + _RETRY_S
             return
-        if taken is not None:
-            self._held[name] = _Held(taken, self._clock.monotonic_s() + _HELD_S)
+        self._held[name] = _Held(taken, self._clock.monotonic_s() + _HELD_S)
 
     def with_snapshot(
         self, cycle_input: Callable[[Secondary], CycleInput]

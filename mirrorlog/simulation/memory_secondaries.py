@@ -28,7 +28,8 @@ class MemorySecondaries:
     devices: by volume, what is at its address. A test may take one away or put another there.
     marks: by volume, the mark beside it. A test may change them, too.
     primaries: by volume, the device at the primary's address.
-    snapshot: takes a snapshot of a primary, as Secondaries.take_snapshot says. A test may set it.
+    snapshot: takes a snapshot of a primary, as Secondaries.take_snapshot says. A test may set it;
+        None: primaries have none.
     missing: volumes whose secondary can't be reached. hook: called at each step of a mark.
     """
 
@@ -40,7 +41,7 @@ class MemorySecondaries:
         self.marks: Final[dict[str, SecondaryMark]] = {}
         self.missing: Final[set[str]] = set()
         self.hook: MarkHook | None = None
-        self.snapshot: Callable[[Volume], TakenSnapshot | None] = lambda _: None
+        self.snapshot: Callable[[Volume], TakenSnapshot] | None = None
         self._durable_marks: dict[str, SecondaryMark] = {}
 
     def find(self, volume: Volume) -> FoundSecondary:
@@ -91,8 +92,14 @@ class MemorySecondaries:
         """Open the primary for reading."""
         return self.primaries[volume.volume].reopen(writable=False)
 
-    def take_snapshot(self, volume: Volume) -> TakenSnapshot | None:
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Return whether `snapshot` is set."""
+        del volume
+        return self.snapshot is not None
+
+    def take_snapshot(self, volume: Volume) -> TakenSnapshot:
         """Call `snapshot`."""
+        assert self.snapshot is not None
         return self.snapshot(volume)
 
     def crash(self, keep: Random | None = None) -> None:

@@ -8,6 +8,7 @@
 - filter.c: the filter.
 - snapshot_store.h: old contents of what is overwritten while a snapshot of the primary exists.
 - snapshot_store.c: the store.
+- snapshot_units.h: a part of the store, the units of one snapshot.
 - snapshot_exports.h: the gate in front of writes, and the snapshots that connections share.
 - snapshot_exports.c: how a snapshot is taken, step by step.
 - host_link.h: nbdkit's end of the socket to the host.

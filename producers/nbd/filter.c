@@ -258,8 +258,8 @@ read_primary (void *context, void *buf, uint32_t count, uint64_t offset)
   return next->pread (next, buf, count, offset, 0, &err);
 }
 
-/* W1 to W3, and what snapshots need. Return 0 and set *position, or return an errno; the caller then
- * touches no data.
+/* W1 to W3, and what snapshots need. Return 0 and set *position, or return an errno; the caller
+ * then touches no data.
  */
 static int
 begin (nbdkit_next *next, uint32_t kind, uint64_t offset, uint64_t length, uint64_t *position)

@@ -25,6 +25,7 @@ SOURCES: Final = (
     "ring.c",
     "snapshot_store.h",
     "snapshot_store.c",
+    "snapshot_units.h",
     "snapshot_exports.h",
     "snapshot_exports.c",
     "host_link.h",

@@ -93,9 +93,9 @@ struct ml_extent {
  * ML_NOTIFY asks the host to collect, and has no answer. ML_REQUEST_GRANT asks the host to grant
  * the regions of the write at `position`; the answer has the same position.
  * ML_CLOSE_BATCH asks the host to collect and to send the open batch, for a snapshot
- * (snapshot_exports.c). Its position isn't one of the ring: ML_SNAPSHOT_POSITION and twice a number.
- * It has an answer with that position when the batch is on its way, and one with the next position
- * when Kafka has it. The second one is followed by a text of less than ML_TEXT_BYTES.
+ * (snapshot_exports.c). Its position isn't one of the ring: it is ML_SNAPSHOT_POSITION and twice a
+ * number. It has an answer with that position when the batch is on its way, and one with the next
+ * position when Kafka has it. The second one is followed by a text of less than ML_TEXT_BYTES.
  */
 #define ML_SNAPSHOT_POSITION (UINT64_C (1) << 63)
 #define ML_TEXT_BYTES 1024

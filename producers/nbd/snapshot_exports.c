@@ -6,7 +6,7 @@
  *   C4  Take the snapshot in the store. Open the gate.
  *   C5  Wait for the host's second answer: the batch's position, in the export's description.
  *
- * A writer claims its slot and sets it IN_FLIGHT (W1, W2), does a full fence, and looks at the gate.
+ * A writer claims its slot, sets it IN_FLIGHT (W1, W2), does a full fence, and looks at the gate.
  * If the gate is closed, it makes the slot VOID, waits, and begins again. Either the writer sees
  * that the gate is closed, or C2 sees its slot IN_FLIGHT (Dekker's algorithm). So at C3 all writes
  * that have touched data are ENDED, and none touches data before C4.
@@ -41,7 +41,7 @@ static struct ml_ring *ring;
 static struct ml_store *store;
 static uint64_t taken;  /* Guarded by `taking`. */
 static pthread_mutex_t taking = PTHREAD_MUTEX_INITIALIZER;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards `snapshots`, and the gate's end. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards `snapshots`. */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct ml_snapshot *snapshots;
 

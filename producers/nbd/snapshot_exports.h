@@ -8,8 +8,8 @@
 /* mirrorlog/domain/snapshots.py has the names of exports and the texts of descriptions. */
 #define ML_SNAPSHOT_EXPORT "mirrorlog-snapshot/"
 
-/* Whether the gate is closed, and twice the number of snapshots. A write looks at it once, after the
- * fence in ml_begin(), and isn't in flight if the gate is closed.
+/* Whether the gate is closed, and twice the number of snapshots. A write looks at it once, after
+ * the fence in ml_begin(), and isn't in flight if the gate is closed.
  */
 #define ML_GATE_CLOSED 1u
 extern _Atomic uint32_t ml_gate;

@@ -1,5 +1,5 @@
-/* See snapshot_store.h. One lock guards all of a store. Nothing is read or written with it held, but
- * for copies from the store's memory.
+/* See snapshot_store.h. One lock guards all of a store. Nothing is read or written with it held,
+ * except for copies from the store's memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,26 +10,10 @@
 #include <unistd.h>
 
 #include "snapshot_store.h"
+#include "snapshot_units.h"
 
 #define CHUNK 64  /* A writer keeps as many units at a time. */
-#define ZEROS UINT32_MAX
-
-enum { FREE = 0, PENDING, KEPT };
-
-/* A unit of a snapshot. slot: where its old contents are; ZEROS if they are zeros. */
-struct entry {
-  uint64_t unit;
-  uint32_t slot, state;
-};
-
-/* taken: the order in which the snapshots were taken. entries: a hash table with open addressing,
- * whose size is a power of two.
- */
-struct snapshot {
-  int in_use, broken;
-  uint64_t taken, count, size;
-  struct entry *entries;
-};
+#define WARM_BYTES (16u << 20)  /* So much memory isn't given back when the store is empty. */
 
 /* slots: how many units the store may keep. The first memory_slots of them are in `memory`.
  * references: by slot, how many entries name it. free_slots: those below next_slot that are free.
@@ -90,40 +74,6 @@ ml_store_free (struct ml_store *store)
   free (store);
 }
 
-/* Return the entry of a unit, or the free one where it belongs. The table isn't full. */
-static struct entry *
-find (const struct snapshot *snapshot, uint64_t unit)
-{
-  uint64_t at = (unit * UINT64_C (0x9e3779b97f4a7c15)) >> 20;
-
-  for (;; at++) {
-    struct entry *entry = &snapshot->entries[at & (snapshot->size - 1)];
-    if (entry->state == FREE || entry->unit == unit)
-      return entry;
-  }
-}
-
-/* Make room for `more` entries. Return 0, or -1 if there is no memory. */
-static int
-grow (struct snapshot *snapshot, uint64_t more)
-{
-  struct snapshot larger = *snapshot;
-
-  while ((snapshot->count + more) * 3 > larger.size * 2)
-    larger.size = larger.size ? larger.size * 2 : 256;
-  if (larger.size == snapshot->size)
-    return 0;
-  larger.entries = calloc (larger.size, sizeof *larger.entries);
-  if (!larger.entries)
-    return -1;
-  for (uint64_t i = 0; i < snapshot->size; i++)
-    if (snapshot->entries[i].state != FREE)
-      *find (&larger, snapshot->entries[i].unit) = snapshot->entries[i];
-  free (snapshot->entries);
-  *snapshot = larger;
-  return 0;
-}
-
 static void
 release_slot (struct ml_store *store, uint32_t slot)
 {
@@ -144,8 +94,10 @@ clear (struct ml_store *store, struct snapshot *snapshot)
   snapshot->entries = NULL;
   snapshot->size = snapshot->count = 0;
   if (store->used == 0) {
-    if (store->next_slot && store->memory_slots)
-      madvise (store->memory, store->memory_slots * ML_KEPT_BYTES, MADV_DONTNEED);
+    uint64_t memory_bytes = store->memory_slots * ML_KEPT_BYTES;
+
+    if (memory_bytes > WARM_BYTES && store->next_slot * ML_KEPT_BYTES > WARM_BYTES)
+      madvise (store->memory + WARM_BYTES, memory_bytes - WARM_BYTES, MADV_DONTNEED);
     /* If that fails, the file stays as large as it is, below its bound. */
     if (store->next_slot > store->memory_slots)
       (void) !ftruncate (store->fd, 0);
@@ -329,11 +281,14 @@ keep_units (struct ml_store *store, uint64_t first, uint32_t count, struct wante
             ml_read_primary *read_primary, void *context)
 {
   uint64_t offset = first * ML_KEPT_BYTES, length = (uint64_t) count * ML_KEPT_BYTES;
-  char *data = calloc (count, ML_KEPT_BYTES);
+  char one[ML_KEPT_BYTES], *data = count == 1 ? one : malloc (length);
   int code = data ? 0 : ENOMEM;
 
-  if (offset + length > store->size_bytes)
-    length = store->size_bytes - offset;  /* The last unit may be short; zeros follow it. */
+  if (offset + length > store->size_bytes) {  /* The last unit may be short; zeros follow it. */
+    if (data)
+      memset (data + (store->size_bytes - offset), 0, offset + length - store->size_bytes);
+    length = store->size_bytes - offset;
+  }
   if (!code && read_primary (context, data, length, offset) < 0)
     code = EIO;
   pthread_mutex_lock (&store->lock);
@@ -355,7 +310,8 @@ keep_units (struct ml_store *store, uint64_t first, uint32_t count, struct wante
   }
   pthread_cond_broadcast (&store->changed);
   pthread_mutex_unlock (&store->lock);
-  free (data);
+  if (data != one)
+    free (data);
 }
 
 void

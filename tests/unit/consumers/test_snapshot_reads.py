@@ -43,8 +43,8 @@ def test_a_site_reads_a_snapshot_and_the_primary_once_it_breaks(
         site = found(primaries(tmp_path, f"nbd+unix:///?socket={tmp_path / 's'}"), served.volume)
         with served.connect(writable=True) as live:
             live.pwrite(0, b"a" * 4 * BLOCK)
+            assert site.has_snapshots(served.volume)
             taken = site.take_snapshot(served.volume)
-            assert taken is not None
             assert taken.export.session == served.host.session
             primary = SnapshotPrimary(taken.device, site.open(served.volume))
             live.pwrite(0, b"b" * BLOCK)
@@ -92,6 +92,8 @@ def test_a_server_that_isnt_a_host_has_no_snapshots(tmp_path: Path) -> None:
         primary="v",
     )
     site = found(primaries(tmp_path, server.uri), volume)
-    assert site.take_snapshot(volume) is None
+    assert not site.has_snapshots(volume)
+    with pytest.raises(DeviceFailed, match="no snapshots"):
+        site.take_snapshot(volume)
     site.close()
     server.kill()
