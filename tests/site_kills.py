@@ -47,7 +47,7 @@ def unfinished(world: World) -> dict[str, SecondaryState]:
 
 def follow(world: World) -> None:
     """Let host, node and site go on until all is consistent."""
-    for _ in range(12):
+    for _ in range(24):
         world.host.heartbeat()
         world.fold_and_commit()
         world.site.site.run_once(0)

@@ -43,6 +43,8 @@ OnStep: TypeAlias = Callable[[Secondary], None]
 
 _MEASURE_S: Final = 2.0
 """How long a site asks what a primary has allocated, to say when its copy will end."""
+_TURN_S: Final = 10.0
+"""After this time, a chunk of a copy of everything ends, so that other volumes have their turn."""
 
 
 class CycleCopier:
@@ -76,13 +78,16 @@ class CycleCopier:
             step, reason=f"{step.reason}; both sides are compared, and only what differs is copied"
         )
 
-    def copy(self, secondary: Secondary, step: Resync, snapshots: SnapshotReads) -> SecondaryState:
+    def copy(
+        self, secondary: Secondary, step: Resync, snapshots: SnapshotReads
+    ) -> SecondaryState | None:
         """Copy the blocks of one cycle. They are durable on the secondary when it returns.
 
         snapshots: holds the snapshot that the step reads, if it reads one.
         The secondary was met, and `step.running` is saved. A copy of everything compares both sides
-        first if the settings say so (seeds.py). Return the state to save. Raise
-        DeviceFailed, or what `on_step` raises.
+        first if the settings say so (seeds.py). It ends after a chunk, whose state is saved then:
+        the site's other volumes have their turn. Return the state to save; None if the rest is
+        still to be copied. Raise DeviceFailed, or what `on_step` raises.
         """
         volume = secondary.volume
         samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
@@ -91,6 +96,8 @@ class CycleCopier:
         with primary, device:
             source, done = _source(step, primary, snapshots)
             copied = self._restore(secondary, step, source, device, samples)
+        if copied is None:
+            return None
         log_of, state = self._logs.of(volume.volume), done()
         older = moved_samples(volume, secondary.saved, state, log_of)
         if step.blocks is not None:
@@ -129,18 +136,17 @@ class CycleCopier:
         primary: BlockDevice,
         device: BlockDevice,
         samples: SampleTaker,
-    ) -> Copied:
-        """Copy from `primary` to `device`, the secondary."""
+    ) -> Copied | None:
+        """Copy from `primary` to `device`, the secondary. Return None if it is to go on later."""
         volume, now_s = secondary.volume, self._clock.monotonic_s
-        begin = step.running.copied_bytes or 0
-        until_s = now_s() + _MEASURE_S
-        total_bytes = bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s, begin)
-        secondary.begin_copy(total_bytes, now_s())
+        begin, began_s = step.running.copied_bytes or 0, now_s()
+        if not secondary.goes_on_with(step):
+            secondary.begin_copy(self._bytes_to_copy(volume, step, primary), now_s())
         plan = self._plan(secondary, samples)
         if step.blocks is not None:
             return restore_changed(primary, device, volume, step.blocks, plan)
 
-        def on_chunk(copied_bytes: int) -> None:
+        def on_chunk(copied_bytes: int) -> bool:
             self._meetings.count_chunk(secondary)
             state = replace(
                 step.running,
@@ -149,16 +155,25 @@ class CycleCopier:
                 samples=joined_samples(samples.samples, step.running.samples),
             )
             self._save(secondary, state)
+            return False
 
         is_comparing = self._is_comparing(volume, step)
         copy = WholeCopy(
             begin=begin,
             chunk_bytes=self._settings.site_chunk_bytes,
             on_chunk=on_chunk,
+            is_chunk_over=lambda: now_s() - began_s >= _TURN_S,
             is_comparing=is_comparing,
             differing=self._differing(secondary) if is_comparing else None,
         )
         return copy_whole(primary, device, volume, plan, copy)
+
+    def _bytes_to_copy(self, volume: Volume, step: Resync, primary: BlockDevice) -> int | None:
+        """Return how much the step reads; None if it takes too long to find out."""
+        now_s = self._clock.monotonic_s
+        until_s = now_s() + _MEASURE_S
+        begin = step.running.copied_bytes or 0
+        return bytes_to_copy(primary, volume, step.blocks, lambda: now_s() < until_s, begin)
 
     def _differing(self, secondary: Secondary) -> DifferingRanges | None:
         """Return what asks a process beside the primary for digests; None if nothing shall."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
-from mirrorlog.consumers.resync.cycle_steps import Idle
+from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
@@ -68,6 +68,11 @@ class Secondary:
     def state(self) -> SiteState:
         """The state that the site reports, which `status` names."""
         return self.status.state
+
+    def goes_on_with(self, step: Resync) -> bool:
+        """Return whether the step is the next turn of a copy of everything that has begun here."""
+        is_begun = self.copying is not None and self.state is SiteState.SYNCING
+        return is_begun and step.running.copied_bytes is not None
 
     @property
     def blocks_copied(self) -> int:

@@ -138,6 +138,7 @@ class Site:
         self._pauses = Pauses()
         self._held: frozenset[str] = frozenset()
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
+        self._has_copy_to_go_on = False
         # Volumes that may need a step or a report.
         self._active: set[str] = set()
         self._read_ends = ReadEnds(self._ends)
@@ -160,7 +161,10 @@ class Site:
         only.
         """
         self._keep_name()
-        touched = self._ports.log.poll(timeout_s, self._logs.is_needed)
+        touched = self._ports.log.poll(
+            0.0 if self._has_copy_to_go_on else timeout_s, self._logs.is_needed
+        )
+        self._has_copy_to_go_on = False
         self._ports.catalog.poll(0)
         if any(self._has_newer_description(name) for name in touched):
             self._ports.catalog.refresh()
@@ -500,6 +504,8 @@ class Site:
         7. If the secondary wasn't proved consistent for a while, take a snapshot of the primary,
            for the next cycle to read (snapshot_reads.py).
 
+        A copy of everything does the steps 1 to 4 for one chunk, and goes on in the next round.
+
         A crash between any two steps repeats the cycle, but for what a copy of everything has saved
         as done (docs/decisions/resumable-copies.md). If a device fails, or an operator pauses
         the secondary, its cycle ends there; the other cycles go on.
@@ -509,11 +515,7 @@ class Site:
         unable = {secondary for secondary, _ in failed}
         cycles = [cycle for cycle in cycles if cycle[0] not in unable]
         for secondary, step in cycles:
-            secondary.begin_cycle(step.reason)
-            self._read_ends.note_reading(secondary.volume.volume)
-            self._changes.begin_cycle(secondary, step)
-            if step.reason is not None:
-                self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
+            self._begin_cycle(secondary, step)
         self._save([(secondary, step.running) for secondary, step in cycles])  # 2
         done = []
         traces = self._traces()
@@ -526,9 +528,12 @@ class Site:
             except CopyPausedError:
                 self._pause(secondary)
             else:
-                traces.note_durable(secondary)
-                secondary.end_cycle()
-                done.append((secondary, state))
+                if state is not None:
+                    traces.note_durable(secondary)
+                    secondary.end_cycle()
+                    done.append((secondary, state))
+                else:
+                    self._go_on_later(secondary)
             self._snapshots.drop(secondary.volume.volume)
         self._save(done)  # 5
         traces.end(done)
@@ -537,6 +542,23 @@ class Site:
             if state.consistent_position is not None:
                 secondary.note_proved()
             self._snapshots.take_if_due(secondary)  # 7
+
+    def _begin_cycle(self, secondary: Secondary, step: Resync) -> None:
+        """Note that a cycle begins, or the next turn of a copy of everything."""
+        self._read_ends.note_reading(secondary.volume.volume)
+        if secondary.goes_on_with(step):
+            secondary.begin_cycle(secondary.reason)
+            return
+        secondary.begin_cycle(step.reason)
+        self._changes.begin_cycle(secondary, step)
+        if step.reason is not None:
+            self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
+
+    def _go_on_later(self, secondary: Secondary) -> None:
+        """Let the copy of everything go on in the next round, after the other volumes."""
+        secondary.look_again()
+        self._active.add(secondary.volume.volume)
+        self._has_copy_to_go_on = True
 
     def _traces(self) -> CycleTraces:
         return CycleTraces(

@@ -50,15 +50,17 @@ class WholeCopy:
     """Where a copy of everything begins, how it writes, and where it notes that it is durable.
 
     begin: the first byte to copy. chunk_bytes: of the data in a chunk, at least.
+    is_chunk_over: asked after each batch whether the chunk ends there already.
     on_chunk: called with the byte up to which the secondary is durable, after each chunk but the
-        last.
+        last. It returns whether the copy goes on now.
     is_comparing: the secondary is read, too, and only what differs is written.
     differing: asks for digests first; None to read all of the primary.
     """
 
     begin: int
     chunk_bytes: int
-    on_chunk: Callable[[int], None]
+    on_chunk: Callable[[int], bool]
+    is_chunk_over: Callable[[], bool] = lambda: False
     is_comparing: bool = False
     differing: DifferingRanges | None = None
 
@@ -69,12 +71,13 @@ def copy_whole(
     volume: Volume,
     plan: CopyPlan,
     copy: WholeCopy,
-) -> Copied:
+) -> Copied | None:
     """Copy what the primary has allocated from `copy.begin` on, and zero the rest.
 
     The rest isn't read. All of it is durable on the secondary when it returns. The rung of the
-    result is FULL if the primary can't tell what it has allocated. Raise DeviceFailed, or what
-    `plan.on_copied` and `copy.on_chunk` raise.
+    result is FULL if the primary can't tell what it has allocated. Return None if `copy.on_chunk`
+    ends the copy before its end. Raise DeviceFailed, or what `plan.on_copied` and `copy.on_chunk`
+    raise.
     """
     is_whole = False
     blocks = 0
@@ -103,24 +106,33 @@ def copy_whole(
     rest = batches()
     batch = next(rest, None)
     while batch is not None:
-        chunk = _Chunk(batch, rest, copy.chunk_bytes)
+        chunk = _Chunk(batch, rest, copy.chunk_bytes, copy.is_chunk_over)
         to_copy = chunk if copy.differing is None else _differing(secondary, plan, copy, chunk)
         copied_bytes += run_batches(primary, secondary, volume, plan, to_copy, writer)
         batch = next(rest, None)
-        if batch is not None:
-            copy.on_chunk(chunk.end)
+        if batch is not None and not copy.on_chunk(chunk.end):
+            return None
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, blocks, copied_bytes)
 
 
 class _Chunk:
     """Batches of one chunk: `first`, and those of `rest` until there are `size_bytes` bytes.
 
+    It ends before that if `is_over` returns True.
+
     A batch that zeroes counts as one of _ZERO_COST_BYTES. end: the byte after the last batch that
     was taken.
     """
 
-    def __init__(self, first: CopyBatch, rest: Iterator[CopyBatch], size_bytes: int) -> None:
+    def __init__(
+        self,
+        first: CopyBatch,
+        rest: Iterator[CopyBatch],
+        size_bytes: int,
+        is_over: Callable[[], bool],
+    ) -> None:
         self._first, self._rest, self._left_bytes = first, rest, size_bytes
+        self._is_over = is_over
         self.end = 0
 
     def __iter__(self) -> Iterator[CopyBatch]:
@@ -129,7 +141,7 @@ class _Chunk:
             self.end = offset + length
             yield batch
             self._left_bytes -= _ZERO_COST_BYTES if batch.is_zeroing else batch.size_bytes
-            if self._left_bytes <= 0:
+            if self._left_bytes <= 0 or self._is_over():
                 return
 
 

@@ -29,7 +29,7 @@ def world_with_seeds(seed: int, **overrides: object) -> World:
 
     The site knows nothing of them. The host has written since they were made.
     """
-    world = World(seed, **{"site_seeds": ("*",), **overrides})
+    world = World(seed, **{"site_seeds": ("*",), "site_chunk_bytes": 4096, **overrides})
     world.site.look_at_pauses = lambda: Pauses(is_all=True)
     for number in range(150):
         world.act()
@@ -179,7 +179,7 @@ def test_a_seed_that_is_missing_is_never_created() -> None:
         world.site.secondaries.restore_mark(name, None)
         world.site.states.restore(name, None)
     world.site.start()
-    for _ in range(12):
+    for _ in range(24):
         world.host.heartbeat()
         world.fold_and_commit()
         world.site.site.run_once(0)
@@ -217,7 +217,7 @@ def test_a_site_whose_host_computes_no_digests_stops_that_volume_and_asks_once_a
 
 def follow_others(world: World) -> None:
     """Let host, node and site go on, although a secondary is stopped."""
-    for _ in range(12):
+    for _ in range(24):
         world.host.heartbeat()
         world.fold_and_commit()
         world.site.site.run_once(0)

@@ -74,7 +74,7 @@ class World:
         keep_s = self._random.choice((dict.fromkeys(TIERS[:3], 0), {"second": 3, "minute": 9}, {}))
         own = {
             "site_copy_bytes": 4096,
-            "site_chunk_bytes": 4096,
+            "site_chunk_bytes": 4 * 4096,
             "node_tiers_s": _TIERS_S,
             "node_keep_s": keep_s,
         }

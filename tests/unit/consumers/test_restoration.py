@@ -99,11 +99,11 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
 
     allocated = list(devices.primary.allocated())
     devices.primary.hook = hook
-    copy = WholeCopy(begin=0, chunk_bytes=SIZE, on_chunk=lambda _: None)
+    copy = WholeCopy(begin=0, chunk_bytes=SIZE, on_chunk=lambda _: True)
     copied = copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
     devices.primary.hook = None
     assert devices.secondary.snapshot() == devices.primary.pread(offset=0, length=SIZE)
-    assert copied.rung is Rung.ALLOCATED
+    assert copied is not None and copied.rung is Rung.ALLOCATED
     assert sorted(read) == [
         block for offset, length in allocated for block in range(offset, offset + length, BLOCK)
     ]
@@ -119,9 +119,10 @@ def test_a_copy_of_everything_is_durable_up_to_each_chunk(
     begin, reached = begin_block * BLOCK, list[int]()
     primary = devices.primary.pread(offset=0, length=SIZE)
 
-    def on_chunk(copied_bytes: int) -> None:
+    def on_chunk(copied_bytes: int) -> bool:
         reached.append(copied_bytes)
         assert devices.secondary.snapshot()[begin:copied_bytes] == primary[begin:copied_bytes]
+        return True
 
     copy = WholeCopy(begin=begin, chunk_bytes=4 * BATCH, on_chunk=on_chunk)
     copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
@@ -182,7 +183,7 @@ def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunn
 
     devices.secondary.hook = hook
     plan = devices.plan(runner)
-    copy = WholeCopy(begin=0, chunk_bytes=4 * BATCH, on_chunk=lambda _: None, is_comparing=True)
+    copy = WholeCopy(begin=0, chunk_bytes=4 * BATCH, on_chunk=lambda _: True, is_comparing=True)
     copy_whole(devices.primary, devices.secondary, VOLUME, plan, copy)
     assert devices.secondary.snapshot() == primary
     assert written == {3, 4, 77, BLOCKS - 1}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from notation import volume
 
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.state_changes import SecondaryChange, StateChanges
+from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.simulation.manual_clock import ManualClock
 
-NO_STATE: Any = None
+NO_STATE = SecondaryState("v", volume().generation)
 
 
 class World:
