@@ -48,6 +48,12 @@ class HeldSecondary:
     _files: SecondaryFiles
     _marks: PrimaryMarkFiles
 
+    def is_marked_for(self, volume: Volume) -> bool:
+        """Return whether it is marked as the promoted primary, or still as a secondary."""
+        mark = self._marks.read(self.device)
+        is_primary = mark is not None and mark.primary_id == volume.primary_id
+        return is_primary or self._files.find(volume).mark is not None
+
     def become_primary(self, volume: Volume) -> bool:
         """Mark the device as the volume's primary, with the id that the description names.
 

@@ -258,8 +258,20 @@ class Site:
                         self._read_log_again(self._secondaries[name])
             elif secondary.volume != volume:
                 changed.add(name)
-                secondary.describe(volume)
+                self._describe(secondary, volume)
         return changed
+
+    def _describe(self, secondary: Secondary, volume: Volume) -> None:
+        """Take a new description of a volume.
+
+        While the secondary is the primary, others may change it and its saved state (`promote`,
+        `rejoin`). So it is met again afterwards, and the state is loaded again.
+        """
+        was_primary = secondary.volume.primary_site == self.name
+        secondary.describe(volume)
+        if was_primary != (volume.primary_site == self.name):
+            self._meetings.let_go(secondary)
+            secondary.note_unloaded()
 
     def _add(self, volume: Volume) -> None:
         self._ports.log.follow_partition(volume.partition)

@@ -72,6 +72,9 @@ def keep_log_s(
     return {**of_settings, **of_volume}.get(TIERS[top_tier])
 
 
+_NOTHING_NEEDED: Final = (1 << 63) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionLimit:
     """Records through `through` may be deleted. held_by: the sites that keep it so low."""
@@ -104,8 +107,10 @@ def needed_after(volume: Volume | None, report: SiteProgress) -> int:
     """Return the position behind which the site needs the log.
 
     A site that has applied nothing of this generation may need all of it. At or below the volume's
-    origin no reader may ask for anything.
+    origin no reader may ask for anything. The site whose secondary is the primary needs nothing.
     """
+    if volume is not None and not volume.is_followed_by(report.site):
+        return _NOTHING_NEEDED
     if volume is None:
         return BEFORE_FIRST if report.applied_position is None else report.applied_position
     if report.applied_position is None or report.generation != volume.generation:

@@ -78,6 +78,23 @@ def test_a_former_primary_rejoins_by_exactly_the_blocks_of_both_sides() -> None:
     assert state is not None and state.rung is Rung.CHANGED
 
 
+def test_a_site_that_hears_late_of_it_all_copies_no_more_than_the_blocks_of_both_sides() -> None:
+    world = started()
+    assert world.promote("b")
+    world.sites["b"].run()
+    assert world.sites["b"].site.secondaries[NAME].state is SiteState.DETACHED
+    write(world.writers[1], 30)
+    followed(world, "c")
+    assert world.promote("c")
+    write(world.writers[1], 31)
+    write(world.writers[2], 32)
+    assert world.rejoin("b")  # the site of b runs, and has read of nothing yet
+    before = read_blocks(world, "b")
+    followed(world, "b")
+    assert world.held("b") == world.held("c")
+    assert read_blocks(world, "b") - before == len({31, 32})
+
+
 def test_a_site_that_had_applied_more_than_the_promoted_one_follows_it() -> None:
     world = started()
     write(world.writers[0], 20, 21)

@@ -14,11 +14,13 @@ from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.moving import check_sessions
 from mirrorlog.cli.support.promoting import (
+    AddressOption,
     NotConsistent,
     finish_promotion,
     lost_in_words,
     lost_of,
     publish_promotion,
+    published_address,
 )
 from mirrorlog.cli.support.rejoining import (
     HostNotRecovered,
@@ -61,6 +63,7 @@ def failback(
             help="Its folder. Give it if the former primary is on this machine, too: it rejoins.",
         ),
     ] = None,
+    address: AddressOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     timeout: Annotated[str, typer.Option(help="Wait this long for the site.")] = "5min",
@@ -97,7 +100,7 @@ def failback(
         return
     if volume.primary_site != site:
         wait_until_site_proves(call.settings, name, site, timeout_s)  # 2
-    _promote(call, volume, site, folder.absolute(), timeout_s)  # 3
+    _promote(call, volume, site, folder.absolute(), timeout_s, address)  # 3
     if former_folder is not None and former_name is not None:
         with open_plan(call, name, site=former_name, folder=former_folder) as plan:  # 4
             if plan.needs_all:
@@ -123,7 +126,14 @@ def _check_settled(call: Invocation, volume: Volume) -> None:
         )
 
 
-def _promote(call: Invocation, volume: Volume, site: str, folder: Path, timeout_s: float) -> None:
+def _promote(
+    call: Invocation,
+    volume: Volume,
+    site: str,
+    folder: Path,
+    timeout_s: float,
+    address: str | None,
+) -> None:
     """Promote the secondary if that loses nothing. Raise NotConsistent otherwise."""
     with hold_secondary(site, folder, volume, call.settings, patience_s=timeout_s) as held:
         if volume.primary_site == site:
@@ -144,7 +154,7 @@ def _promote(call: Invocation, volume: Volume, site: str, folder: Path, timeout_
             call.settings,
             volume,
             site=site,
-            address=held.address,
+            address=published_address(held.address, address),
             claim=claim,
             timeout_s=timeout_s,
         )

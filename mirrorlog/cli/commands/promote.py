@@ -11,11 +11,13 @@ from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirm
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.promoting import (
+    AddressOption,
     NotConsistent,
     finish_promotion,
     lost_of,
     promotion_cost,
     publish_promotion,
+    published_address,
 )
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.consumers.failover.claims import claim_of
@@ -42,6 +44,7 @@ def promote(
         bool,
         typer.Option("--force", help="Promote it although it equals the primary at no position."),
     ] = False,
+    address: AddressOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     timeout: Annotated[str, typer.Option(help="Wait this long for site, log and node.")] = "30s",
@@ -90,7 +93,7 @@ def promote(
             call.settings,
             volume,
             site=site,
-            address=held.address,
+            address=published_address(held.address, address),
             claim=claim,
             timeout_s=timeout_s,
         )  # 3

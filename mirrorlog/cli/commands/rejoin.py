@@ -54,7 +54,9 @@ def rejoin(
     If this is interrupted, repeat it. Then run the site; it goes on after each interruption.
     """
     call = invocation(context)
-    with open_plan(call, name, site=site, folder=folder, copy=copy, copies_all=copy_all) as plan:
+    with open_plan(
+        call, name, site=site, folder=folder, copy=copy, copies_all=copy_all, host=host
+    ) as plan:
         if plan.needs_all and not copy_all and not dry_run:
             raise plan.unknown_error()
         if not is_confirmed(call, name, plan.cost(), yes=yes, dry_run=dry_run):

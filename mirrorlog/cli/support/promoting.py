@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Annotated
 from uuid import uuid4
 
-from mirrorlog.adapters.addresses import place_of
+import typer
+
+from mirrorlog.adapters.addresses import absolute_address, place_of
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.lookup import find_volume
@@ -25,6 +29,16 @@ from mirrorlog.producers.wiring import HostWiring, default_host_name
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.units import format_size
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URI",
+        help="Publish this address of the new primary, at which sites reach it, as in "
+        "nbds://HOST/EXPORT. The default is its path on this machine.",
+    ),
+]
 
 
 class NotConsistent(MirrorlogError):
@@ -81,6 +95,14 @@ def publish_promotion(
         )
     check_accepted(status)
     return promoted
+
+
+def published_address(held_address: str, address: str | None) -> str:
+    """Return the address of the new primary that the description names. Raise BadUse if it is none.
+
+    held_address: its path as a URI. address: as the user gave it.
+    """
+    return held_address if address is None else absolute_address(address)
 
 
 def lost_fields(lost: LostWrites | None) -> dict[str, object] | None:
@@ -159,11 +181,18 @@ def finish_promotion(
     Step 5 is left out if step 4 was done before: a host may have used the primary since.
     """
     name = volume.volume
-    if place_of(volume.primary) != place_of(held.address):
+    if not is_nbd(volume.primary) and place_of(volume.primary) != place_of(held.address):
         raise BadUse(
             f"the volume's primary was promoted at another address, {volume.primary}",
             where=f"volume {name}, {held.address}",
             next="Name the address with --secondary.",
+        )
+    if is_again and not held.is_marked_for(volume):
+        raise BadUse(
+            "this isn't the copy that was promoted: it is marked neither as the primary nor as the "
+            "site's secondary",
+            where=f"volume {name}, {held.address}",
+            next="Name the right one with --secondary.",
         )
     note = ""
     if held.become_primary(volume):  # 4
@@ -181,10 +210,11 @@ def finish_promotion(
     since = "" if promotion is None else f" since position {promotion.position}"
     what = "is the primary already" if is_again else "is the primary"
     words = "" if is_again else f" {lost_in_words(volume, lost)}"
+    where = f" --primary {held.address}" if is_nbd(volume.primary) else ""
     call.output.print_text(
         f"{volume.primary} {what} of volume {name}{since}, generation {volume.generation}.{words} "
-        f"Start its host here: `mirrorlog host serve {name}`. On the former primary's machine: "
-        f"`mirrorlog rejoin {name} --site SITE --dir DIR`.{note}"
+        f"Start its host here: `mirrorlog host serve {name}{where}`. On the former primary's "
+        f"machine: `mirrorlog rejoin {name} --site SITE --dir DIR`.{note}"
     )
 
 

@@ -161,6 +161,29 @@ class RejoinPlan:
         )
 
 
+def first_primary_promotion(
+    call: Invocation, volume: Volume, mark: PrimaryMark, host: str | None
+) -> Promotion | None:
+    """Return the promotion that ended the time of the first primary, by what its host knows.
+
+    The description may know the first primary by an address that isn't a path of this machine. It
+    is this copy if its host still knew the log, on this copy, where the copies parted. A copy that
+    was left behind by an earlier `volume move` isn't known so far. Return None if it isn't proved.
+    """
+    folder = DiskFolder(
+        call.settings.state_dir / "host" / (host or default_host_name(volume.volume))
+    )
+    activity = read_previous_log(folder).state.volumes.get(volume.volume)
+    known = None if activity is None else activity.known_through
+    if activity is None or known is None or activity.primary_id != mark.primary_id:
+        return None
+    for promotion in volume.promotions:
+        parted = promotion.parted_position
+        if promotion.former_primary_id is None and parted is not None:
+            return promotion if known.position >= parted else None
+    return None
+
+
 @contextmanager
 def open_plan(
     call: Invocation,
@@ -170,10 +193,12 @@ def open_plan(
     folder: Path,
     copy: str | None = None,
     copies_all: bool = False,
+    host: str | None = None,
 ) -> Iterator[RejoinPlan]:
     """Lock the former primary, and check that it can rejoin as the secondary of a site.
 
-    copy: its address; None: the one that it had. copies_all: as the user asked.
+    copy: its address; None: the one that it had. copies_all: as the user asked. host: that wrote to
+    it; None: this machine's.
     Raise BadUse if it can't, UnknownVolume, DeviceFailed and KafkaFailed.
     """
     folder = folder.absolute()
@@ -188,6 +213,9 @@ def open_plan(
     marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
     with open_primary(address, exclusive=True) as device:
         former = check_former(volume, device, address, marks)
+        if former.promotion is None and copy is not None:
+            promotion = first_primary_promotion(call, volume, former.mark, host)
+            former = replace(former, promotion=promotion)
         check_no_other(volume, address, site=site, folder=folder)
         promotion = former.promotion
         needs_all = promotion is None or volume.parted_after(promotion.former_generation) is None

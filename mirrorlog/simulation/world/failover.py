@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from mirrorlog.codec.events import decode
 from mirrorlog.consumers.failover.rejoining import promotion_that_ended, rejoining_state
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryIdentity
-from mirrorlog.domain.commands import CommandKind
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.promotions import PromotionCommand
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.catalog import publish_volume
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.simulation.world.failover_parts import (
     COPIES,
@@ -29,7 +32,7 @@ from mirrorlog.simulation.world.failover_parts import (
     Term,
     Writer,
 )
-from mirrorlog.simulation.world.host import BLOCKS, SIZE_BYTES
+from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES
 from mirrorlog.simulation.world.node import NodeModel
 
 _MAX_ROUNDS: Final = 300
@@ -255,6 +258,7 @@ class FailoverWorld(CopiedVolume):
                 break
         else:
             raise AssertionError(f"not consistent: {self._statuses()}")
+        self.check_log()
         primary = self.described().primary.removeprefix("memory://")
         for copy in COPIES:
             assert self.held(copy) == self.held(primary), copy
@@ -277,6 +281,22 @@ class FailoverWorld(CopiedVolume):
             self.node.commit()
 
     # Checks
+
+    def check_log(self) -> None:
+        """Check that the log since its begin has no hole, and names all that commands name."""
+        volume, topics = self.described(), self.settings.topics
+        log = LogReader(self.broker.reader(), self.broker, topics.changelog)
+        while not log.caught_up():
+            log.poll(0)
+        after, through = volume.origin_position, log.watermarks[0].through
+        named = BlockSet()
+        for message in self.broker.messages(topics.commands):
+            command = decode(message.value or b"", TrackingCommand)
+            for extent in command.extents if message.position > after else ():
+                first = extent.offset // BLOCK_BYTES
+                named.add_range(first, first + extent.length // BLOCK_BYTES)
+        assert log.logs[NAME].hole(after=after, through=through) is None
+        assert named.issubset(log.logs[NAME].changed(after=after, through=through))
 
     def check_claims(self) -> None:
         """Check what is saved as consistent, and that one copy alone is written under a term."""

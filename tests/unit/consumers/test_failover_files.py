@@ -139,7 +139,10 @@ def test_an_export_is_refused(site: Site) -> None:
 def test_a_promoted_secondary_is_a_primary_for_everybody(site: Site) -> None:
     promoted = site.promoted()
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
+        assert held.is_marked_for(promoted)
         assert held.become_primary(promoted)
+        assert held.is_marked_for(promoted)
+        assert not held.is_marked_for(replace(promoted, primary_id=ID))
         assert not held.become_primary(promoted)
         mark = site.marks.read(held.device)
         assert mark is not None and mark.is_of(promoted) and mark.primary_id == PRIMARY_ID

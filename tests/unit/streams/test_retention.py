@@ -68,3 +68,10 @@ def test_no_registered_site_is_left_behind(case: str) -> None:
     )
     held_by = tuple(report for report in reports if report.site in expected[1:])
     assert limit == RetentionLimit(int(expected[0]), held_by)
+
+
+def test_the_site_of_the_primary_needs_nothing_of_the_log() -> None:
+    promoted = volume(origin_position=9, primary_site="a")
+    reports = [site_progress(site="a"), site_progress(site="b", applied_position=30)]
+    assert retention_limit(promoted, reports, due=50, overdue=-1).through == 30
+    assert retention_limit(promoted, reports[:1], due=50, overdue=-1) == RetentionLimit(50)
