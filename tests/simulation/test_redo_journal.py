@@ -15,6 +15,7 @@ from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.resync import journaled_cycles
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
 from mirrorlog.domain.secondary_marks import SecondaryMark
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_journals import _MemoryJournal
 from mirrorlog.simulation.world.crashes import Crash
@@ -158,6 +159,41 @@ def kill_at_each_step(is_alone: bool) -> None:
 @pytest.mark.parametrize("is_alone", [False, True])
 def test_killed_at_each_step_of_a_cycle_it_is_at_a_position_of_the_cycle(is_alone: bool) -> None:
     kill_at_each_step(is_alone)
+
+
+class FailsOnce:
+    """A hook of a device, or of journals, that fails at its `at`-th call."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, operation: str, *_: object) -> None:
+        self.left -= 1
+        if self.left == -1:
+            raise DeviceFailed(f"{operation} failed: Input/output error", where="memory, offset 0")
+
+
+@pytest.mark.parametrize("part", ["secondary", "primary", "journals"])
+def test_a_device_that_fails_at_any_step_leaves_the_secondary_openable(part: str) -> None:
+    for at in range(60):
+        world, hook = ready_world(), FailsOnce(at)
+        parts = {
+            "secondary": world.site.secondaries.devices["v"],
+            "primary": world.host.primaries["v"],
+            "journals": world.site.journals,
+        }
+        for _ in range(6):
+            parts[part].hook = hook
+            world.site.site.run_once(0)
+            parts[part].hook = None  # what the checks read doesn't count
+            check_openable(world)
+            world.host.heartbeat()
+            world.fold_and_commit()
+        run_cycle(world)
+        world.check_end()
+        if hook.left >= 0:
+            break
+    assert 1 < at < 59
 
 
 def test_a_site_that_applies_before_it_seals_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
