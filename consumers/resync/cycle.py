@@ -386,7 +386,10 @@ def is_settled(cycle_input: CycleInput, watermark: int) -> bool:
     """Return whether the log through `watermark` holds all that the site read (invariant 8)."""
     if cycle_input.read_end is None or watermark < cycle_input.read_end - 1:
         return False
-    head = cycle_input.log.volume.head
+    volume_log = cycle_input.log.volume
+    if volume_log.is_ahead:
+        return False
+    head = volume_log.head
     return head is None or head.settled_after(cycle_input.read_end, cycle_input.beats)
 
 

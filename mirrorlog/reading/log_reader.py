@@ -40,13 +40,12 @@ _READ: Final[tuple[type[LogRecord | VolumeHead | SessionBeat | Watermark], ...]]
 class _EndQuestion(NamedTuple):
     """The reader asked for the partition's end, and what it had read by then.
 
-    end: the answer. rows: the number of rows that it had read. reached: the position that it had
+    end: the answer. watermark: the last one that it had read. reached: the position that it had
     reached.
     """
 
     end: int
     watermark: Watermark
-    rows: int
     reached: int
 
 
@@ -89,8 +88,10 @@ class LogReader:
     reads, records are rolled up, and their parts may be compacted away before the reader meets the
     roll-up. But the roll-up, and a watermark after it, lie in the changelog before the tombstones
     of the parts. So a reader that missed a part has its roll-up at the next end. If the end moves
-    away faster than the reader reads, the reader asks where the end is; what it had read before the
-    question counts when it reaches that end.
+    away faster than the reader reads, the reader asks where the end is; the watermark that it had
+    read before the question counts when it reaches that end, with all rows up to there. A head that
+    lies behind that watermark may have taken the place of one before it: nobody knows the volume's
+    sessions as of the watermark then (VolumeLog.is_ahead).
 
     A watermark of a later history ends what was read of the partition before: its logs, beats and
     watermark are forgotten. Rows of an earlier history don't count any more: a worker that lost the
@@ -140,6 +141,7 @@ class LogReader:
         self._pending: dict[int, _PendingRows] = defaultdict(_PendingRows)
         self._unknown_kinds: set[bytes] = set()
         self._names: dict[int, set[str]] = defaultdict(set)
+        self._ahead: dict[int, set[str]] = defaultdict(set)
         self.beats: dict[int, dict[str, int]] = defaultdict(dict)
         self.logs: dict[str, VolumeLog] = defaultdict(VolumeLog)
         self.watermarks: dict[int, Watermark] = {}
@@ -271,11 +273,13 @@ class LogReader:
             watermark, count, read = pending.watermark, len(pending.rows), reached
             pending.watermark = None
         elif pending.question is not None and reached >= pending.question.end:
-            _, watermark, count, read = pending.question
+            # What was compacted away before the watermark has its roll-up before this end.
+            _, watermark, read = pending.question
+            count = len(pending.rows)
         else:
             if pending.question is None and pending.polls > _POLLS_WITHOUT_END:
                 end = self._admin.end_position(self._topic, partition)
-                pending.question = _EndQuestion(end, pending.watermark, len(pending.rows), reached)
+                pending.question = _EndQuestion(end, pending.watermark, reached)
             return set()
         if read >= self._unread_ends.get(partition, 0):
             self._unread_ends.pop(partition, None)
@@ -303,7 +307,18 @@ class LogReader:
             (now if _order(row) <= counting else early).append(row)
         pending.rows = [*early, *later]
         pending.polls, pending.question = 0, None
-        return self._count(partition, now, is_wanted)
+        touched = self._count(partition, now, is_wanted)
+        self._note_ahead(partition, pending.rows)
+        return touched
+
+    def _note_ahead(self, partition: int, rows: Iterable[LogRow]) -> None:
+        """Note of which volumes a head was read that no watermark has reached."""
+        ahead = {row.volume for row in rows if isinstance(row, VolumeHead)}
+        for name in self._ahead[partition] - ahead:
+            self.logs[name].is_ahead = False
+        for name in ahead:
+            self.logs[name].is_ahead = True
+        self._ahead[partition] = ahead
 
     def _count(self, partition: int, rows: Iterable[LogRow], is_wanted: IsWanted) -> set[str]:
         """Add rows to the logs; return their volumes."""

@@ -53,9 +53,13 @@ class VolumeLog:
 
     Only the records of one generation count in an answer: that of the head, unless the caller names
     another. Positions of two generations may belong to two histories, and mean other commands.
+
+    is_ahead: a head was read that the watermark hasn't reached. It may have taken the place of a
+        head before it, so nobody knows which sessions were open at the watermark.
     """
 
     head: VolumeHead | None = None
+    is_ahead: bool = False
     _parts_by_id: dict[_RecordId, dict[int, LogRecord]] = field(default_factory=dict)
     _rolled_up: list[_RecordId] = field(default_factory=list)
 

@@ -27,7 +27,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 # saved: - or applied/suspect_after/cycle_through/rung, '.' for None; g: another generation
 # log: records as span=blocks; W the watermark, E the read_end, A acknowledged by the session, X the
 # session is closed, L the head leaves sessions out, L3 those of them were closed that it left out
-# through 3
+# through 3; `ahead`: a later head was read; `mirror`: a hole may close
 CASES = """
 -               zeros       | W9                                   | skip -1
 -               zeros       | -1..4=1 W9                           | skip -1
@@ -47,6 +47,10 @@ g4/././changed              | 4..9=1 W9                            | all through
 4/2/./changed               | 2..4=1 W9 E8 A7                      | idle SETTLING
 4/2/./changed               | 2..4=1 W9 E8 A8                      | consistent 9
 4/2/./changed               | 2..4=1 W6 E8 A8                      | idle SETTLING
+4/2/./changed               | 2..4=1 W9 E8 A8 ahead                | idle SETTLING
+4/././changed               | 5..9=1 W9 mirror                     | idle SETTLING
+4/4/9/changed               | 5..9=1 W9 mirror                     | idle SYNCING
+././4+7/allocated           | 5..9=2 W9 mirror                     | idle SYNCING
 4/2/./changed               | 2..4=1 W9 E8 A8 L                    | idle SETTLING
 4/2/./changed               | 2..4=1 W9 E8 A8 L3                   | consistent 9
 4/4/./allocated             | W9 E8 A8 L                           | idle SETTLING
@@ -192,9 +196,11 @@ def input_from(text: str, zeroed: bool) -> CycleInput:
                 position=int(word.lstrip("Sx")),
                 number=0,
             )
+    log.is_ahead = "ahead" in words
     site_log = SiteLog(log, missed, "a")
     watermark, read_end = numbers["W"], numbers["E"]
-    return CycleInput(described, site_log, watermark, read_end, zeroed, snapshot=snapshot)
+    cycle_input = CycleInput(described, site_log, watermark, read_end, zeroed, snapshot=snapshot)
+    return replace(cycle_input, hole_may_close="mirror" in words)
 
 
 def show(step: CycleStep) -> str:

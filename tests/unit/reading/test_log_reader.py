@@ -138,6 +138,26 @@ def test_a_reader_that_never_meets_the_end_gets_on_all_the_same() -> None:
     assert log.logs["v"].hole(after=-1, through=log.watermarks[0].through) is None
 
 
+def test_what_was_compacted_away_before_a_reader_came_counts_by_what_took_its_place() -> None:
+    """The reader never meets the end. A record and its head are gone, their watermark isn't yet."""
+    world = World()
+    for text in ("-1..4", "H4", "W4", "W9", *["B3"] * 30):
+        world.put(text)
+    rolled_up = replace(record("-1..9", "1 7"), tier=1)
+    world.broker.append(TOPIC, 0, record_key(rolled_up), encode(rolled_up))
+    world.put("W9")
+    world.broker.append(TOPIC, 0, record_key(record("4..9", "7")), None)
+    for text in ("9..12", "H12", "W12"):
+        world.put(text)
+    world.flushed = 12
+    log = world.reader(world.flush)
+    while not log.watermarks:
+        log.poll(0)
+    assert log.watermarks[0].through == 9
+    assert set(log.logs["v"].changed(after=4, through=9)) == {1, 7}
+    assert log.logs["v"].is_ahead, "nobody knows the head as of the watermark"
+
+
 def test_what_the_log_drops_goes_only_where_the_reader_says_so() -> None:
     world = World()
     for text in ("-1..4", "4..9", "W9"):
