@@ -9,11 +9,14 @@ from typing import Final
 from urllib.parse import quote
 
 from mirrorlog.adapters.addresses import check_address
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
+from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume, check_volume_name
 from mirrorlog.errors import BadUse
 
 ALL_VOLUMES: Final = "*"
 NAME: Final = "{volume}"
+_AT: Final = "@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class SiteAddresses:
     folder: of the site. It holds the secondaries that have no other address.
     primaries, secondaries: by volume, the addresses that hold at this site and not elsewhere. The
         one under ALL_VOLUMES holds for every other volume. NAME in an address stands for the
-        volume's name.
+        volume's name. A primary may also be under VOLUME@SITE: it holds while the secondary of that
+        site is the primary, because it was promoted.
     """
 
     site: str
@@ -34,7 +38,12 @@ class SiteAddresses:
     def __post_init__(self) -> None:
         for addresses in (self.primaries, self.secondaries):
             for volume, address in addresses.items():
-                if volume != ALL_VOLUMES:
+                name, at, site = volume.partition(_AT)
+                if name != ALL_VOLUMES:
+                    check_volume_name(name)
+                if at and addresses is self.primaries:
+                    check_site_name(site)
+                elif at:
                     check_volume_name(volume)
                 check_address(address)
         if NAME not in self.secondaries.get(ALL_VOLUMES, NAME):
@@ -45,8 +54,29 @@ class SiteAddresses:
             )
 
     def primary(self, volume: Volume) -> str:
-        """Return the address at which this site reads the volume's primary."""
-        return _chosen(self.primaries, volume) or volume.primary
+        """Return the address at which this site reads the volume's primary.
+
+        An NBD export has no mark, so nothing tells the primary's from that of a former one. After a
+        promotion such an address counts only if it says for which site's copy it is. Raise BadUse
+        if this site knows another one alone.
+        """
+        known = _chosen(self.primaries, volume)
+        if volume.primary_site is None:
+            return known or volume.primary
+        promoted = _chosen(self.primaries, volume, volume.primary_site)
+        if promoted is not None:
+            return promoted
+        if known is None or not is_nbd(known):
+            return known or volume.primary
+        if is_nbd(volume.primary):
+            return volume.primary
+        raise BadUse(
+            f"the copy of site {volume.primary_site} was promoted, and nothing tells whether "
+            f"{known} is that copy or a former primary",
+            where=f"volume {volume.volume} at {self.site}",
+            next="Say where the new primary is: "
+            f"--primary {volume.volume}{_AT}{volume.primary_site}=URI.",
+        )
 
     def secondary(self, volume: Volume) -> str:
         """Return the address of the volume's secondary: by default VOLUME.img in the folder."""
@@ -54,6 +84,8 @@ class SiteAddresses:
         return own or (self.folder / f"{volume.volume}.img").as_uri()
 
 
-def _chosen(addresses: Mapping[str, str], volume: Volume) -> str | None:
-    address = addresses.get(volume.volume) or addresses.get(ALL_VOLUMES)
+def _chosen(addresses: Mapping[str, str], volume: Volume, site: str | None = None) -> str | None:
+    """Return the address of a volume; with `site`, the one that holds while it has the primary."""
+    at = "" if site is None else f"{_AT}{site}"
+    address = addresses.get(volume.volume + at) or addresses.get(ALL_VOLUMES + at)
     return None if address is None else address.replace(NAME, quote(volume.volume, safe=""))

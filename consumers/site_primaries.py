@@ -64,10 +64,11 @@ class SitePrimaries:
                     where=f"volume {volume.volume}, {address}, offset 0",
                     next="Mount the right one. The secondary stays as it is.",
                 )
-            if mark is not None and volume.primary_id not in (None, mark.primary_id):
+            right_id = volume.primary_id
+            if right_id is not None and (mark is None or mark.primary_id != right_id):
                 raise DeviceFailed(
-                    "this is a former primary: another copy was promoted, and its mark has another "
-                    "id",
+                    "this isn't the copy that was promoted: its mark is gone, isn't in this state "
+                    "folder, or has another id",
                     where=f"volume {volume.volume}, {address}, offset 0",
                     next=f"The primary is {volume.primary}. Take this site's --primary away, or "
                     "name the right one. The secondary stays as it is.",

@@ -131,7 +131,11 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.DESCRIBE_CONFIGS, "`topics create`, `doctor`"),
         _Rule(KafkaOperation.READ, "everything"),
         _Rule(KafkaOperation.WRITE, "descriptions of volumes", ("volumes",)),
-        _Rule(KafkaOperation.WRITE, "`command send`, `import`, `verify --repair`", ("commands",)),
+        _Rule(
+            KafkaOperation.WRITE,
+            "`command send`, `import`, `verify --repair`, `promote`",
+            ("commands",),
+        ),
         _Rule(KafkaOperation.WRITE, "`verify`", ("digests", "verifications")),
         _Rule(KafkaOperation.WRITE, "`site remove`", ("progress",)),
     ),

@@ -48,6 +48,11 @@ class HeldSecondary:
     _files: SecondaryFiles
     _marks: PrimaryMarkFiles
 
+    @property
+    def is_primary(self) -> bool:
+        """Whether it is marked as a primary."""
+        return self._marks.read(self.device) is not None
+
     def is_marked_for(self, volume: Volume) -> bool:
         """Return whether it is marked as the promoted primary, or still as a secondary."""
         mark = self._marks.read(self.device)
@@ -92,7 +97,8 @@ def hold_secondary(
        Then the lock is taken, as a host takes it. Nobody on this machine writes to it any more.
     3. What is there is held against the saved state.
     4. After the block, the lock is given up, and the secondary is no longer paused, unless it was
-       before. A process that dies leaves it paused.
+       before. A primary isn't paused at all: a process that died had left it so. A process that
+       dies leaves it paused.
 
     folder: of the site. Raise BadUse if there is no such folder, if the secondary is an NBD export,
     or if somebody still has the lock after `patience_s`; DeviceFailed.
@@ -106,7 +112,7 @@ def hold_secondary(
             next="Run this on the machine that exports it, with a --dir of a site that keeps the "
             "file or device itself.",
         )
-    pauses = PauseFile(folder)
+    pauses, is_primary = PauseFile(folder), False
     before = pauses.load()
     if not before.covers(volume.volume):
         pauses.save(before.paused(volume.volume))  # 1
@@ -116,10 +122,15 @@ def hold_secondary(
             marks = PrimaryMarkFiles(settings.primary_marks_dir)
             files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
             saved, doubt = meet_saved(site, folder, volume, files)  # 3
-            yield HeldSecondary(address, device, saved, doubt, files, marks)
+            held = HeldSecondary(address, device, saved, doubt, files, marks)
+            try:
+                yield held
+            finally:
+                is_primary = held.is_primary
     finally:
-        if not before.covers(volume.volume):
-            pauses.save(pauses.load().resumed(volume.volume))  # 4
+        now = pauses.load()
+        if (is_primary or not before.covers(volume.volume)) and not now.is_all:
+            pauses.save(now.resumed(volume.volume))  # 4
 
 
 @contextmanager

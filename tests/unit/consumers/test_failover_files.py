@@ -31,7 +31,7 @@ from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volume_states import apply
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.settings import Settings
 
 SIZE = 1 << 20
@@ -93,6 +93,13 @@ def test_what_an_operator_had_paused_stays_paused(site: Site) -> None:
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0):
         pass
     assert PauseFile(site.folder).load() == Pauses(volumes=frozenset({"v", "w"}))
+
+
+def test_what_a_dead_promoter_had_paused_goes_on_when_it_is_the_primary(site: Site) -> None:
+    PauseFile(site.folder).save(Pauses(volumes=frozenset({"v", "w"})))
+    with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
+        held.become_primary(site.promoted())
+    assert PauseFile(site.folder).load() == Pauses(volumes=frozenset({"w"}))
 
 
 def test_the_site_is_waited_for_and_in_the_end_given_up(site: Site) -> None:
@@ -203,6 +210,20 @@ def test_a_former_primary_of_which_nothing_is_known_is_copied_whole(
         )
     state = SecondaryStateFiles(folder / "states").load("v")
     assert state is not None and state.applied_position is None
+
+
+def test_a_site_reads_no_former_primary_and_none_without_its_mark(site: Site, former: Path) -> None:
+    promoted = site.promoted()
+    elsewhere = SiteAddresses("c", site.folder.parent / "c", {"v": former.as_uri()})
+    with pytest.raises(DeviceFailed, match="isn't the copy that was promoted"):
+        SitePrimaries(elsewhere, site.marks).open(promoted)
+    SitePrimaries(elsewhere, site.marks).open(site.volume).close()
+    there = SitePrimaries(SiteAddresses("c", site.folder.parent / "c"), site.marks)
+    with pytest.raises(DeviceFailed, match="isn't the copy that was promoted"):
+        there.open(promoted)  # it has no mark of a primary yet
+    with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
+        held.become_primary(promoted)
+    there.open(promoted).close()
 
 
 def test_neither_the_primary_nor_a_site_s_other_secondary_is_taken(
