@@ -157,6 +157,11 @@ def rights_of(role: Role, topics: Topics) -> list[Right]:
             Right(KafkaOperation.READ, Resource.TOPIC, name, False, why)
             for name in topics.all_progress[1:]
         ]
+    if role is Role.SITE and topics.mirror_prefix:
+        why = "digests, for a verifier at the source of the mirror"
+        rights.append(
+            Right(KafkaOperation.WRITE, Resource.TOPIC, topics.digest_answers, False, why)
+        )
     if role is Role.NODE:
         why = "the questions of sites that read a mirror"
         rights += [

@@ -114,9 +114,20 @@ class Topics:
     def digests(self) -> str:
         """The questions of verifications, and the digests that answer them.
 
-        Clusters of older releases lack it, and nothing but `mirrorlog verify` needs it.
+        Clusters of older releases lack it, and nothing but `mirrorlog verify` needs it. A site that
+        reads a mirror reads the questions that the mirror brings.
         """
-        return f"{self.prefix}digests"
+        return f"{self.mirror_prefix}{self.prefix}digests"
+
+    @property
+    def digest_answers(self) -> str:
+        """The answers of a site that reads a mirror. A mirror brings them to the verifier."""
+        return f"{self.prefix}digest_answers"
+
+    @property
+    def mirrored_answers(self) -> tuple[str, ...]:
+        """The topics in which the answers of mirrored sites arrive. A cluster may lack them."""
+        return tuple(f"{mirror}{self.digest_answers}" for mirror in self.mirrored_sites)
 
     @property
     def verifications(self) -> str:
@@ -152,7 +163,11 @@ class Topics:
         return [
             TopicSpec(name, {**_REPORTS, **BROKER_TIME}, one_partition=True)
             for name in (self.progress, self.questions, self.reports)
-        ]
+        ] + [self._digests_spec(self.digest_answers)]
+
+    def _digests_spec(self, name: str) -> TopicSpec:
+        config = {"cleanup.policy": "delete", "retention.ms": str(24 * 3600 * 1000), **BROKER_TIME}
+        return TopicSpec(name, config, one_partition=True)
 
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
         """Return the specification of every topic. All hold the broker's times.
@@ -185,10 +200,6 @@ class Topics:
             TopicSpec(self.changelog, {**_COMPACTED, **durable}),
             TopicSpec(self.progress, {**_REPORTS, **BROKER_TIME}, one_partition=True),
             TopicSpec(self.reports, {**_REPORTS, **BROKER_TIME}, one_partition=True),
-            TopicSpec(
-                self.digests,
-                {"cleanup.policy": "delete", "retention.ms": str(days), **BROKER_TIME},
-                one_partition=True,
-            ),
+            self._digests_spec(self.digests),
             TopicSpec(self.verifications, {**_REPORTS, **BROKER_TIME}, one_partition=True),
         ]

@@ -80,10 +80,11 @@ class VerifyingWorld:
                 load_state=world.site.states.load,
                 sides=AnyOrder(Random(name + str(ranges))),
             ),
-            reader=broker.reader(),
-            admin=broker,
-            publisher=broker.publisher(),
+            reader=world.site_broker.reader(),
+            admin=world.site_broker,
+            publisher=world.site_broker.publisher(),
             topic=topics.digests,
+            answer_topic=topics.digests if world.mirror is None else topics.digest_answers,
         )
         volume = world.described(name)
         log = LogReader(broker.reader(), broker, topics.changelog, [0], site=SITE)

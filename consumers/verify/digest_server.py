@@ -113,8 +113,8 @@ class SiteDigests:
 class DigestServer:
     """Reads the questions that are asked from now on, and publishes the answers.
 
-    answering: hashes. topic: of the digests. One thread uses it.
-    Raise KafkaFailed if there is no such topic.
+    answering: hashes. topic: of the questions. answer_topic: where the answers go. One thread uses
+    it. Raise KafkaFailed if there is no such topic.
     """
 
     def __init__(
@@ -125,10 +125,12 @@ class DigestServer:
         admin: TopicAdmin,
         publisher: Publisher,
         topic: str,
+        answer_topic: str,
     ) -> None:
         self._answering: Final = answering
         self._reader, self._admin, self._publisher = reader, admin, publisher
         self._topic: Final = topic
+        self._answer_topic: Final = answer_topic
         admin.partitions(topic)
         self._begin_at_end()
 
@@ -146,7 +148,7 @@ class DigestServer:
     def _answer(self, question: DigestQuestion) -> None:
         for answer in self._answering.answer(question):
             key = f"{answer.site}/{answer.volume}".encode()
-            self._publisher.publish(self._topic, _PARTITION, key, encode(answer))
+            self._publisher.publish(self._answer_topic, _PARTITION, key, encode(answer))
         self._publisher.flush(_FLUSH_S)
 
     def _begin_at_end(self) -> None:

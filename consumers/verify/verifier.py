@@ -13,6 +13,7 @@ A step of Verifier.step():
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
@@ -36,7 +37,7 @@ from mirrorlog.domain.verifications import (
     VerificationState,
 )
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, MirrorlogError
+from mirrorlog.errors import BadInput, KafkaFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.topics import Topics
@@ -129,10 +130,19 @@ class Verifier:
         self._heard_at_s: dict[Side, float] = dict.fromkeys(Side, ports.clock.monotonic_s())
         self._refusals: dict[Side, str] = {}
         self._reported_at_s = float("-inf")
-        topic = ports.topics.digests
-        ports.admin.partitions(topic)
-        end = ports.admin.end_position(topic, _PARTITION)
-        ports.reader.assign(topic, {_PARTITION: end})
+        self._read_topics: Final[set[str]] = set()
+        ports.admin.partitions(ports.topics.digests)
+        self._read_answers()
+
+    def _read_answers(self) -> None:
+        """Read answers from now on, also from topics that a mirror has made since the last call."""
+        topics, ports = self._ports.topics, self._ports
+        for topic in {topics.digests, *topics.mirrored_answers} - self._read_topics:
+            with suppress(KafkaFailed):  # a mirror hasn't made it yet
+                ports.admin.partitions(topic)
+                end = ports.admin.end_position(topic, _PARTITION)
+                ports.reader.assign(topic, {_PARTITION: end})
+                self._read_topics.add(topic)
 
     @property
     def is_over(self) -> bool:
@@ -275,6 +285,8 @@ class Verifier:
         """Give back what wasn't answered. Raise VerificationAborted if a side is silent."""
         now_s, patience_s = self._now_s(), self._options.patience_s
         late = [n for n, each in self._open.items() if now_s - each.asked_at_s > patience_s / 2]
+        if late:
+            self._read_answers()
         for name in late:
             self._question_bytes = self._options.range_bytes
             self._give_back(name)

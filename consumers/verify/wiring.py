@@ -33,6 +33,7 @@ from mirrorlog.errors import MirrorlogError, in_words
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.reading.read_through import ReadPatience, read_through
 from mirrorlog.settings import Settings
@@ -164,7 +165,15 @@ def _volumes(settings: Settings, stack: ExitStack) -> Callable[[str], Volume]:
     client = settings.kafka_client()
     admin, reader = KafkaAdmin(client, settings.patience_s), KafkaReader(client)
     stack.callback(admin.close)
-    catalog = Catalog(reader, admin, settings.topics, SystemClock(), settings.patience_s)
+    source = settings.kafka_mirror_of
+    catalog = Catalog(
+        reader,
+        admin,
+        settings.topics,
+        SystemClock(),
+        settings.patience_s,
+        cluster=NamedCluster(source) if source else None,
+    )
     stack.callback(catalog.close)
 
     def volume_of(name: str) -> Volume:
@@ -180,12 +189,18 @@ def open_digest_server(make: MakeAnswering, settings: Settings) -> Iterator[Dige
     client = settings.kafka_client()
     with ExitStack() as stack:
         admin = stack.enter_context(closing(KafkaAdmin(client, settings.patience_s)))
-        topic = settings.topics.digests
+        topics = settings.topics
+        topic = topics.digests
         admin.partitions(topic)
         reader = stack.enter_context(closing(KafkaReader(client)))
         publisher = stack.enter_context(closing(KafkaPublisher(client)))
         yield DigestServer(
-            make(stack), reader=reader, admin=admin, publisher=publisher, topic=topic
+            make(stack),
+            reader=reader,
+            admin=admin,
+            publisher=publisher,
+            topic=topic,
+            answer_topic=topics.digest_answers if settings.kafka_mirror_of else topic,
         )
 
 

@@ -189,6 +189,8 @@ def test_a_site_behind_mirrormaker_is_consistent_and_never_before(clusters: TwoC
     assert at_site.until == at_source.until
     with pytest.raises(BadUse, match="times and barriers mean nothing"):
         ask_kafka(site, "v", AtBarrier("b"), AtEnd(), DEADLINE_S)
+    verified = run_cli(source, "verify", "v", "--site", "berlin")
+    assert verified.returncode == 0, verified.stderr
     for settings in (source, site):
         clusters.wait(lambda settings=settings: _state(settings) == "CONSISTENT")
 
@@ -207,7 +209,7 @@ def _state(settings: Settings) -> str:
 
 def _await_topics(site: Settings, clusters: TwoClusters) -> None:
     admin = KafkaAdmin(site.kafka_client())
-    wanted = {site.topics.changelog, site.topics.volumes}
+    wanted = {site.topics.changelog, site.topics.volumes, site.topics.digests}
     until = time.monotonic() + DEADLINE_S
     while not wanted <= admin.names(site.topics.mirror_prefix + site.topic_prefix):
         clusters.maker.check()

@@ -22,14 +22,16 @@ from mirrorlog.simulation.world.world import World
 FLIPPED = 17
 
 
-def run_under_load(seed: int) -> VerifyingWorld:
+def run_under_load(seed: int, *, mirrored: bool = False) -> VerifyingWorld:
     """Verify a volume while hosts write, the node folds and crashes, and the site copies."""
     consistency = "crash" if seed % 3 == 1 else "eventual"
-    world, random = World(seed, site_consistency=consistency), Random(seed)
+    world, random = World(seed, mirrored=mirrored, site_consistency=consistency), Random(seed)
     if seed % 3 == 2:
         world.use_snapshots()
     acts = [world.host.write, lambda: world.host.publish("v"), world.run_site]
     acts += [world.host.heartbeat, lambda: world.node.fold(5)]
+    if world.mirror is not None:
+        acts.append(world.mirror.run)
     for _ in range(40):
         world.act()
     verifying = VerifyingWorld(world, "v", ranges=random.choice((1, 5, 64)))
@@ -44,7 +46,13 @@ def run_under_load(seed: int) -> VerifyingWorld:
         verifying.step(random)
     verifying.between = lambda: None
     world.finish()
-    verifying.finish()
+
+    def catch_up() -> None:
+        if world.mirror is not None:
+            world.mirror_all()
+            world.site.site.run_once(0)
+
+    verifying.finish(catch_up)
     return verifying
 
 
@@ -64,6 +72,13 @@ def write_forked(world: World, random: Random) -> None:
     forks = (ForkOutcomes("a", bytes([outcome])),)
     world.host.publish("v")  # what it holds was written before
     world.host.write_forked("v", random.randrange(BLOCKS), secondaries, forks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_site_on_a_mirror_is_verified_from_the_source(seed: int) -> None:
+    verifying = run_under_load(seed, mirrored=True)
+    assert verifying.different == set()
+    assert verifying.verifier.report(VerificationState.FINISHED).is_equal
 
 
 @pytest.mark.parametrize("seed", range(4))

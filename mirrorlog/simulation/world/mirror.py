@@ -44,7 +44,9 @@ class _Flow:
 
 
 class MirrorModel:
-    """Mirrors the log and the descriptions to the site, and questions and progress to the node.
+    """Mirrors the log, the descriptions and what verifications ask to the site.
+
+    Questions, progress and digests of the site go back.
 
     Topics keep their names (IdentityReplicationPolicy).
     """
@@ -55,10 +57,12 @@ class MirrorModel:
         topics = settings.topics
         self._random: Final = random
         self._forth: Final = [
-            _Flow(name, source, target) for name in (topics.changelog, topics.volumes)
+            _Flow(name, source, target)
+            for name in (topics.changelog, topics.volumes, topics.digests)
         ]
         self._back: Final = [
-            _Flow(name, target, source) for name in (topics.questions, topics.progress)
+            _Flow(name, target, source)
+            for name in (topics.questions, topics.progress, topics.digest_answers)
         ]
         self._cut: list[_Flow] = []
 

@@ -139,6 +139,7 @@ def test_a_server_answers_what_is_asked_after_its_start_whatever_else_is_on_the_
         admin=broker,
         publisher=broker.publisher(),
         topic=topic,
+        answer_topic=topic,
     )
     broker.append(topic, 0, b"a/v", b"from a newer release")
     broker.append(topic, 0, b"a/v", encode(question(ranges=(ByteRange(0, 512),))))
