@@ -196,12 +196,14 @@ class CycleJournals:
         return failed + self._empty(done)  # 5
 
     def left_by_others(
-        self, secondaries: Sequence[Secondary]
+        self, secondaries: Sequence[Secondary], is_forked: Callable[[Secondary], bool]
     ) -> tuple[list[SealedCycle], list[Failed]]:
         """Return the sealed journals of these secondaries that an earlier process left.
 
-        The secondaries were met. What isn't sealed, or isn't of the secondary, is emptied. The
-        other result names the secondaries whose journals can't be read.
+        is_forked: returns whether the log that was read names a fork to the secondary. Its host may
+        begin to write there as soon as it hears of the site, so no journal is applied then.
+        The secondaries were met. What isn't sealed, or isn't to be applied, is emptied. The other
+        result names the secondaries whose journals can't be read.
         """
         sealed, failed = list[SealedCycle](), list[Failed]()
         for secondary in secondaries:
@@ -211,7 +213,7 @@ class CycleJournals:
                     self._left = set(self._store.volumes())
                 if name not in self._left:
                     continue
-                cycle = self._read_left(secondary)
+                cycle = self._read_left(secondary, is_forked)
             except DeviceFailed as error:
                 failed.append((secondary, error))
                 continue
@@ -281,7 +283,9 @@ class CycleJournals:
         if self._left is not None:
             self._left.add(name)
 
-    def _read_left(self, secondary: Secondary) -> SealedCycle | None:
+    def _read_left(
+        self, secondary: Secondary, is_forked: Callable[[Secondary], bool]
+    ) -> SealedCycle | None:
         """Return the journal that is left of a secondary, if it is sealed and is to be applied."""
         name = secondary.volume.volume
         file = self._store.open(name)
@@ -290,6 +294,8 @@ class CycleJournals:
         try:
             journal = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
             reason = None if journal is None else self._refusal(secondary, journal, file)
+            if reason is None and is_forked(secondary):
+                reason = "hosts write to the secondary themselves"
             if journal is not None and reason is None:
                 log.warning(
                     "%s at %s: the journal through position %d is applied, which was sealed before "

@@ -64,7 +64,9 @@ class StagedCycles:
 
     def redo(self, secondaries: Sequence[Secondary]) -> set[Secondary]:
         """Apply what an earlier process sealed. Return the secondaries for which that failed."""
-        sealed, failed = self._journals.left_by_others(secondaries)
+        sealed, failed = self._journals.left_by_others(
+            secondaries, lambda secondary: self._logs.of(secondary.volume.volume).fork is not None
+        )
         failed += self._journals.apply(sealed)
         return self._stop(failed)
 

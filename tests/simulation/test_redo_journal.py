@@ -14,6 +14,7 @@ from mirrorlog.consumers.journal.journal_format import SealedJournal, read_journ
 from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.resync import journaled_cycles
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
+from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_devices import MemoryDevice
@@ -274,6 +275,38 @@ def restore_all_but_the_journal(recovers_first: bool) -> None:
     for _ in range(10):
         world.site.site.run_once(0)
         world.site.check_claims()
+
+
+def begin_to_fork(world: World) -> None:
+    """Let a host that forks start, write, and wait for the site."""
+    forks = (ForkOutcomes("a", bytes([ForkOutcome.MISSED])),)
+    for block in (20, 21):
+        world.host.write_forked("v", block, [], forks)
+    world.fold_and_commit()
+
+
+def test_a_sealed_journal_is_dropped_once_the_log_names_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host may write to the secondary as soon as the site reports that it is SYNCING."""
+    world, *_ = world_with_sealed_journal()
+    begin_to_fork(world)
+    world.site.start()
+    monkeypatch.setattr(journaled_cycles, "apply_journal", None)
+    run_cycle(world)
+    assert sealed_journal(world) is None
+
+
+def test_a_staged_cycle_is_dropped_once_the_log_names_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ready_world()
+    for _ in range(20):
+        world.site.site.run_once(0)
+    assert world.site.site.secondaries["v"].staged is not None
+    begin_to_fork(world)
+    monkeypatch.setattr(journaled_cycles, "apply_journal", None)
+    run_cycle(world)
 
 
 FAULTS = (swap_secondary, restore_all_but_the_journal)
