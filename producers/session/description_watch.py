@@ -14,7 +14,11 @@ from typing import Final
 
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
-from mirrorlog.producers.session.fence import promoted_error, taken_over_error
+from mirrorlog.producers.session.fence import (
+    other_primary_error,
+    promoted_error,
+    taken_over_error,
+)
 from mirrorlog.reading.catalog import Catalog
 
 _INTERVAL_S: Final = 1.0
@@ -46,7 +50,7 @@ class DescriptionWatch:
             with_generation_of(volume, newest)
             for name, volume in volumes.items()
             if (newest := self._catalog.get(name)) is not None
-            and newest.promotion_ending(volume.generation) is None
+            and _left_behind(volume, newest) is None
             and (newest.generation, newest.history_id) != (volume.generation, volume.history_id)
             and newest.description_order >= volume.description_order
         ]
@@ -61,12 +65,27 @@ class DescriptionWatch:
             newest = self._catalog.get(name)
             if newest is None:
                 continue
-            promotion = newest.promotion_ending(volume.generation)
-            if promotion is not None:
-                ended[name] = promoted_error(name, promotion)
+            left_behind = _left_behind(volume, newest)
+            if left_behind is not None:
+                ended[name] = left_behind
             elif session in newest.ended_sessions:
                 ended[name] = taken_over_error(name, session)
         return ended
+
+
+def _left_behind(volume: Volume, newest: Volume) -> BadInput | None:
+    """Return the error if the session's copy isn't the primary any more; None if it is.
+
+    volume: as the session opened it. A promotion ended its generation; or the description names the
+    mark of another primary, and the promotion is forgotten, because the generation was renewed
+    since.
+    """
+    promotion = newest.promotion_ending(volume.generation)
+    if promotion is not None:
+        return promoted_error(volume.volume, promotion)
+    if newest.primary_id is not None and newest.primary_id != volume.primary_id:
+        return other_primary_error(newest)
+    return None
 
 
 def with_generation_of(volume: Volume, newest: Volume) -> Volume:

@@ -83,6 +83,20 @@ def promoted_error(volume: str, promotion: Promotion) -> BadInput:
     )
 
 
+def other_primary_error(volume: Volume) -> BadInput:
+    """Return the error for writes to a copy, if the description names another one's mark.
+
+    volume: by its newest description.
+    """
+    return BadInput(
+        f"another copy is the primary now, at {volume.primary}: no write to this one begins any "
+        "more",
+        where=f"volume {volume.volume}",
+        next=f"End this host. What it wrote is recorded. `mirrorlog rejoin {volume.volume}` lets "
+        "this copy follow the primary.",
+    )
+
+
 def former_primary_error(volume: Volume) -> BadUse:
     """Return the error for a host that is to open a copy that may not be the primary."""
     where = f"site {volume.primary_site}" if volume.primary_site else "another place"

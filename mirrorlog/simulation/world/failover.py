@@ -73,6 +73,7 @@ class FailoverWorld(CopiedVolume):
             self.promote_two: 0.7,
             self.rejoin_one: 3,
             self.crash_writer: 1,
+            self.renew: 0.5,
             self.node.maintain: 4,
         }
         self.random.choices(list(acts), list(acts.values()))[0]()
@@ -119,8 +120,28 @@ class FailoverWorld(CopiedVolume):
         """Let a host open the primary, unless one has it open."""
         volume = self.described()
         copy = volume.primary.removeprefix("memory://")
-        if not any(writer.volume.generation == volume.generation for writer in self.writers):
+        term = self.terms[volume.generation]
+        if not any(self.terms[writer.volume.generation] is term for writer in self.writers):
             self.writers.append(Writer(self, copy, self.draw_id()))
+
+    def renew(self) -> None:
+        """Let an operator renew the generation: the term goes on, and promotions are forgotten."""
+        volume = self.described()
+        command = TrackingCommand(
+            volume=NAME,
+            generation=volume.generation,
+            host="operator",
+            session=self.draw_id(),
+            sequence=-1,
+            kind=CommandKind.NEW_GENERATION,
+            extents=ExtentColumns.of([]),
+            first_at_us=1,
+            last_at_us=1,
+            new_generation=self.draw_id(),
+        )
+        self.append(command)
+        self.fold_all()
+        self.terms[self.described().generation] = self.terms[volume.generation]
 
     # Failing over
 
@@ -214,7 +235,9 @@ class FailoverWorld(CopiedVolume):
         for writer in [each for each in self.writers if each.copy == copy]:
             writer.crash_and_recover()
             self.writers.remove(writer)
-        ended = next(term for term in reversed(self.terms.values()) if term.copy == copy).generation
+        ended = next(
+            generation for generation, term in reversed(self.terms.items()) if term.copy == copy
+        )
         promotion = volume.promotion_ending(ended)
         if promotion is not None:
             assert promotion == promotion_that_ended(

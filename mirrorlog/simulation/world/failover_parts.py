@@ -149,10 +149,11 @@ class Writer:
     def look(self) -> None:
         """Read the description, and keep off the copy if another one was promoted."""
         newest = self._world.described()
-        if newest.promotion_ending(self.volume.generation) is not None:
+        is_other = newest.primary_id not in (None, self.volume.primary_id)
+        if newest.promotion_ending(self.volume.generation) is not None or is_other:
             self.is_fenced = True
         elif newest.generation != self.volume.generation:
-            self.volume = newest
+            self.volume = replace(newest, primary_id=self.volume.primary_id)
 
     def end(self) -> None:
         """Publish everything, and close the session."""

@@ -317,6 +317,30 @@ def test_a_host_whose_copy_was_left_behind_by_a_promotion_writes_no_more(rig: Ri
     assert "s1 writes 20+6" in rig.published()
 
 
+def test_a_host_that_hears_of_a_promotion_only_after_a_renewal_writes_no_more(rig: Rig) -> None:
+    """A renewal forgets promotions. The mark of the new primary is named all the same."""
+    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
+    host = rig.host("one", 1)
+    opened = rig.open(host)
+    promoted = apply(rig.volume, notation.promotion(generation="g"), 9)
+    third = str(UUID(int=3))
+    renewal = notation.command(
+        kind=CommandKind.NEW_GENERATION,
+        generation=notation.OTHER_GENERATION,
+        new_generation=third,
+        sequence=-1,
+    )
+    renewed = apply(promoted, renewal, 12)
+    assert renewed.generation == third and not renewed.promotions
+    publisher = rig.broker.publisher()
+    publish_volume(publisher, TOPICS, renewed)
+    publisher.flush(1)
+    for now_s in (1e6, 1e6 + 10):
+        host.tick(now_s)
+    with pytest.raises(BadInput, match="another copy is the primary now"):
+        rig.write(opened)
+
+
 def test_sessions_that_are_open_at_a_promotion_hold_up_no_host_of_the_new_primary(
     rig: Rig,
 ) -> None:
