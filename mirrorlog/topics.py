@@ -169,6 +169,17 @@ class Topics:
         config = {"cleanup.policy": "delete", "retention.ms": str(24 * 3600 * 1000), **BROKER_TIME}
         return TopicSpec(name, config, one_partition=True)
 
+    def mirrored_specs(self) -> list[TopicSpec]:
+        """Return what the topics that a mirror makes for a site must be like.
+
+        They hold the times of the source's broker: a mirror copies times, and not their type.
+        """
+        config = {"cleanup.policy": "compact"}
+        return [
+            TopicSpec(self.changelog, config),
+            TopicSpec(self.volumes, config, one_partition=True),
+        ]
+
     def specs(self, *, single_copy: bool) -> list[TopicSpec]:
         """Return the specification of every topic. All hold the broker's times.
 

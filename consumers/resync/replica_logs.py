@@ -34,7 +34,7 @@ class ReplicaLogs:
         ends: CommandEnds,
     ) -> None:
         self._site, self._log, self._secondaries, self._others = site, log, secondaries, others
-        self._ends, self._holes = ends, HoleDoubts()
+        self._ends, self._holes = ends, HoleDoubts(ends.ask)
 
     def of(self, volume: str) -> SiteLog:
         """Return the log of a volume as this site needs it."""
@@ -102,10 +102,9 @@ class ReplicaLogs:
             return False
         log_of = self.of(volume.volume)
         hole = log_of.hole(after=after, through=watermark.through)
-        may_close = self._holes.may_close(volume.volume, proof, has_hole=hole is not None)
-        if may_close:
-            self._ends.ask(volume.partition)
-        return may_close
+        return self._holes.may_close(
+            volume.volume, volume.partition, proof, has_hole=hole is not None
+        )
 
     def _both(self, volume: str) -> tuple[VolumeLog, VolumeLog]:
         """Return the volume's log, and the log of what this site has missed of the volume."""

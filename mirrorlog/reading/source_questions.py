@@ -7,7 +7,7 @@ that its answer was read (docs/decisions/mirrored-logs.md).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mirrorlog.codec.events import encode
@@ -41,7 +41,8 @@ class Answered:
 class _Asked:
     """The state of one partition.
 
-    number: of the question that waits for its answer; 0: none. at_s, at_us: when it was put.
+    number: of the last question that waits for its answer; 0: none. at_s: when it was put.
+    seen: the highest number that was answered. put_at_us: when the questions above it were put.
     is_wanted: a further question is wanted. position: of the command that it is to ask for.
     since_s: since when no question was answered, although one was put; None if none is awaited.
     row_at_s: when a row of the log arrived last.
@@ -51,7 +52,8 @@ class _Asked:
 
     number: int = 0
     at_s: float = 0.0
-    at_us: int = 0
+    seen: int = 0
+    put_at_us: dict[int, int] = field(default_factory=dict)
     is_wanted: bool = True
     position: int = BEFORE_FIRST
     since_s: float | None = None
@@ -102,13 +104,15 @@ class SourceQuestions:
         asked.is_wanted = asked.is_wanted or is_news
 
     def is_awaited(self, answer: LogAnswer) -> bool:
-        """Return whether the answer is to the question that waits. Others came by a replay."""
+        """Return whether the answer is to a question of this run, and newer than the last one.
+
+        Others came again. A way that takes longer than AGAIN_S has several questions on it.
+        """
         asked = self._partitions.get(answer.partition)
         return (
             asked is not None
-            and asked.number > 0
             and (answer.asker, answer.run) == (self.asker, self._run)
-            and answer.number == asked.number
+            and answer.number > asked.seen
         )
 
     def take(self, answer: LogAnswer, mismatch: str | None) -> None:
@@ -117,13 +121,20 @@ class SourceQuestions:
         Without a proof, the next question is put soon.
         """
         asked = self._partitions[answer.partition]
-        asked.number, asked.since_s = 0, None
+        asked.seen = answer.number
+        at_us = asked.put_at_us.get(answer.number, 0)
+        asked.put_at_us = {
+            number: put_us for number, put_us in asked.put_at_us.items() if number > answer.number
+        }
+        asked.since_s = self._clock.monotonic_s()
+        if answer.number >= asked.number:
+            asked.number, asked.since_s = 0, None
         asked.mismatch = mismatch
         if asked.position == answer.position:
             asked.position = BEFORE_FIRST
         if mismatch is None:
             asked.mismatches = 0
-            asked.last = Answered(answer, asked.at_us)
+            asked.last = Answered(answer, at_us)
         else:
             asked.mismatches += 1
             asked.is_wanted = True
@@ -159,8 +170,8 @@ class SourceQuestions:
             for partition, asked in due.items()
         ]
         for asked in due.values():
-            asked.number, asked.at_s, asked.at_us = self._number, now_s, at_us
-            asked.is_wanted = False
+            asked.number, asked.at_s, asked.is_wanted = self._number, now_s, False
+            asked.put_at_us[self._number] = at_us
             asked.since_s = now_s if asked.since_s is None else asked.since_s
         self._publish(
             LogQuestion(

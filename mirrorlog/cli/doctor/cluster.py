@@ -19,6 +19,7 @@ from mirrorlog.cli.doctor.snapshot import (
     TopicFacts,
     ask,
 )
+from mirrorlog.cli.doctor.topic_checks import expected_specs
 from mirrorlog.cli.support.present import open_present
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
@@ -61,7 +62,7 @@ def _version(settings: Settings) -> str | None:
 
 def ask_topics(settings: Settings) -> list[TopicFacts]:
     """Return the topics of mirrorlog, in the order in which they are created."""
-    names = [spec.name for spec in settings.topics.specs(single_copy=True)]
+    names = [spec.name for spec in expected_specs(settings, single_copy=True)]
     described = KafkaDescriptions(settings.kafka_client(), _PATIENCE_S).topics(names)
     with closing(KafkaAdmin(settings.kafka_client(), _PATIENCE_S)) as admin:
         return [_topic(admin, name, described[name]) for name in names]

@@ -10,6 +10,7 @@ from mirrorlog.cli.doctor.findings import Finding, Result, failed, not_asked, ok
 from mirrorlog.cli.doctor.snapshot import Groups, NotAsked, Snapshot, TopicFacts
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.reading.partition_counts import check_partition_counts
+from mirrorlog.settings import Settings
 from mirrorlog.topics import (
     BROKER_TIME,
     MESSAGE_MAX_BYTES,
@@ -21,6 +22,14 @@ from mirrorlog.topics import (
 
 _CREATE: Final = "Run `mirrorlog topics create`."
 _NO_SETTINGS: Final = NotAsked("the settings can't be read")
+
+
+def expected_specs(settings: Settings, *, single_copy: bool) -> list[TopicSpec]:
+    """Return how the topics of this cluster are to be: all, or those of a mirrored site."""
+    topics = settings.topics
+    if settings.kafka_mirror_of:
+        return [*topics.mirrored_specs(), *topics.mirror_specs()]
+    return topics.specs(single_copy=single_copy)
 
 
 def check_topics(snapshot: Snapshot) -> Iterator[Finding]:
@@ -110,7 +119,7 @@ def check_topic_settings(snapshot: Snapshot) -> Iterator[Finding]:
             found.append(Finding(Result.NOT_ASKED, facts.config.why, f"topic {facts.name}"))
             continue
         judged += 1
-        specs = snapshot.settings.topics.specs(single_copy=facts.copies == 1)
+        specs = expected_specs(snapshot.settings, single_copy=facts.copies == 1)
         spec = next(each for each in specs if each.name == facts.name)
         found += _judge_settings(spec, facts.copies or 1, facts.config)
     if judged and not any(each.result is not Result.NOT_ASKED for each in found):

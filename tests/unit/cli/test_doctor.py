@@ -28,6 +28,7 @@ from mirrorlog.cli.doctor.snapshot import (
     Snapshot,
     TopicFacts,
 )
+from mirrorlog.cli.doctor.topic_checks import check_topic_settings, expected_specs
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.present_state import PresentState
 from mirrorlog.settings import Settings, load_settings
@@ -327,3 +328,40 @@ def test_the_installed_libraries_have_bounds() -> None:
     assert by_name["Python"].version
     assert by_name["faust-streaming"].bounds == "==0.15.3"
     assert "pytest" not in by_name
+
+
+@pytest.mark.parametrize(
+    ("policy", "in_sync", "expected"),
+    [
+        ("compact", "2", []),
+        ("delete", "2", [(Result.FAILED, "cleanup.policy")]),
+        ("compact", "1", [(Result.WARNING, "min.insync.replicas")]),
+    ],
+)
+def test_doctor_judges_the_topics_that_a_mirror_made(
+    policy: str, in_sync: str, expected: list[tuple[Result, str]]
+) -> None:
+    """MirrorMaker copies neither min.insync.replicas nor the type of the times."""
+    settings = Settings(kafka_mirror_of="source-id", kafka_mirror_prefix="source.")
+    made = {
+        "max.message.bytes": "1048588",
+        "segment.bytes": "1073741824",
+        "retention.bytes": "-1",
+        "min.insync.replicas": "2",
+        "message.timestamp.type": "CreateTime",
+    }
+    log = {"cleanup.policy": policy, "min.insync.replicas": in_sync}
+    facts = [
+        TopicFacts(
+            name=spec.name,
+            exists=True,
+            partitions=1,
+            copies=3,
+            config={**made, **spec.config, **(log if spec.name == "source.mirrorlog.log" else {})},
+        )
+        for spec in expected_specs(settings, single_copy=False)
+    ]
+    found = list(check_topic_settings(replace(sound(), settings=settings, topics=facts)))
+    wrong = [each for each in found if each.result is not Result.OK]
+    assert [each.result for each in wrong] == [result for result, _ in expected]
+    assert all(name in each.what for each, (_, name) in zip(wrong, expected, strict=True))

@@ -178,14 +178,27 @@ def test_questions_are_put_again_and_the_reason_names_the_way_that_stands_still(
     mirror.clock.now_s += AGAIN_S
     mirror.poll()
     assert [each.number for each in mirror.asked] == [1, 2]
-    mirror.answer(1)
-    assert not mirror.log.caught_up(), "the first is out of date"
+    mirror.put("W4")
     mirror.clock.now_s += STALLED_S
     mirror.poll()
     assert "or the node doesn't read it" in (mirror.questions.stall_reason(0) or "")
     quiet = Mirror()
     quiet.clock.now_s += STALLED_S
     assert "nothing arrives of the log" in (quiet.questions.stall_reason(0) or "")
+
+
+def test_a_way_that_takes_longer_than_a_question_waits_gets_on_all_the_same() -> None:
+    mirror = Mirror()
+    mirror.put("-1..4", "H4", "W4")
+    for number in range(1, 5):
+        mirror.clock.now_s += AGAIN_S
+        mirror.poll()
+        assert mirror.asked[-1].number == number + 1, "it is put again before the answer comes"
+        mirror.answer(number)
+        assert mirror.counted() == (4, 4)
+        answered = mirror.questions.answered(0)
+        assert answered is not None and answered.answer.number == number
+        assert mirror.questions.stall_reason(0) is None
 
 
 def test_the_answers_to_others_cause_no_question() -> None:
