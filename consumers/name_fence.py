@@ -101,13 +101,13 @@ class NameFence:
             self._beat_at_s = now_s
             self._publish(replace(self._lease, caught_up_age_s=self._caught_up_age_s(now_s)))
 
-    def note_caught_up(self) -> None:
-        """Note that the site has just taken everything that the log held.
+    def note_caught_up(self, age_s: float = 0.0) -> None:
+        """Note that the site has taken everything that the log held so many seconds ago.
 
         The next lease says how long ago that was. So a volume of which the site publishes nothing
         is known to be as it was reported.
         """
-        self._caught_up_at_s = self._ports.clock.monotonic_s()
+        self._caught_up_at_s = self._ports.clock.monotonic_s() - age_s
 
     def _caught_up_age_s(self, now_s: float) -> float | None:
         return None if self._caught_up_at_s is None else max(0.0, now_s - self._caught_up_at_s)

@@ -55,6 +55,12 @@ class CommandEnds(Protocol):
     def stall_reason(self, partition: int) -> str | None:
         """Return why no answer comes; None if it does, or may come."""
 
+    def age_s(self) -> float | None:
+        """Return for how long the log that was read may lack something, now that it was read.
+
+        None: it isn't known.
+        """
+
 
 class OwnCommandEnds:
     """Asks the site's own cluster, which answers at once.
@@ -117,6 +123,10 @@ class OwnCommandEnds:
         del partition
         return None
 
+    def age_s(self) -> float | None:
+        """Return 0: the log was read to its end."""
+        return 0.0
+
 
 class MirroredCommandEnds:
     """Asks the node of the source, which answers in the log."""
@@ -163,3 +173,7 @@ class MirroredCommandEnds:
     def stall_reason(self, partition: int) -> str | None:
         """Return which way of the mirror seems to stand still; None if none does."""
         return self._questions.stall_reason(partition)
+
+    def age_s(self) -> float | None:
+        """Return the time since the oldest of the last questions whose answers proved the log."""
+        return self._questions.age_s()

@@ -192,7 +192,8 @@ class Site:
         for secondary in active:
             self._report_and_go_idle(secondary)
         self._reporter.poll()
-        self._ports.note_caught_up()
+        if (age_s := self._ends.age_s()) is not None:
+            self._ports.note_caught_up(age_s)
 
     def progress(self, secondary: Secondary) -> SiteProgress:
         """Return the progress of a secondary as of now."""

@@ -30,8 +30,8 @@ class SitePorts:
     draw_id: returns a new UUID in canonical form.
     keep_name: called in each round and after each batch of blocks. It raises BadUse if another
         process runs the site (NameFence.keep).
-    note_caught_up: called at the end of each round that took everything that the log held
-        (NameFence.note_caught_up).
+    note_caught_up: called at the end of each round that took everything that the log held so many
+        seconds before (NameFence.note_caught_up).
     ask_end: returns where a partition's commands end, soon; None if Kafka doesn't answer.
     ends: says where the commands end, if the site can't ask `admin`: it reads a mirror of the log.
     on_change: takes each change of state of a secondary.
@@ -54,7 +54,7 @@ class SitePorts:
     clock: Clock
     draw_id: Callable[[], str] = lambda: str(uuid4())
     keep_name: Callable[[], None] = lambda: None
-    note_caught_up: Callable[[], None] = lambda: None
+    note_caught_up: Callable[[float], None] = lambda _: None
     ask_end: Callable[[int], int | None] = lambda _: None
     ends: CommandEnds | None = None
     on_change: OnChange = lambda _: None

@@ -18,6 +18,9 @@ from mirrorlog.ports.streams import Publisher
 
 EVERY_S: Final = 0.5
 """The shortest time between two questions."""
+IDLE_S: Final = 1.0
+"""A question is put this long after the last answer, although nothing was read: so the reader knows
+that it has all there is."""
 AGAIN_S: Final = 10.0
 """The time after which a question that wasn't answered is put again."""
 STALLED_S: Final = 15.0
@@ -31,10 +34,15 @@ _PARTITION: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer that proves what was read of a partition. asked_at_us: when it was asked for."""
+    """An answer that proves what was read of a partition.
+
+    asked_at_us, asked_at_s: when it was asked for, in microseconds since 1970 and by the monotonic
+    clock.
+    """
 
     answer: LogAnswer
     asked_at_us: int
+    asked_at_s: float
 
 
 @dataclass(slots=True)
@@ -42,7 +50,8 @@ class _Asked:
     """The state of one partition.
 
     number: of the last question that waits for its answer; 0: none. at_s: when it was put.
-    seen: the highest number that was answered. put_at_us: when the questions above it were put.
+    answered_at_s: when a question was answered last. put_at: when the questions after that one were
+        put, by number, in microseconds since 1970 and by the monotonic clock.
     is_wanted: a further question is wanted. position: of the command that it is to ask for.
     since_s: since when no question was answered, although one was put; None if none is awaited.
     row_at_s: when a row of the log arrived last.
@@ -52,8 +61,8 @@ class _Asked:
 
     number: int = 0
     at_s: float = 0.0
-    seen: int = 0
-    put_at_us: dict[int, int] = field(default_factory=dict)
+    answered_at_s: float = 0.0
+    put_at: dict[int, tuple[int, float]] = field(default_factory=dict)
     is_wanted: bool = True
     position: int = BEFORE_FIRST
     since_s: float | None = None
@@ -112,7 +121,7 @@ class SourceQuestions:
         return (
             asked is not None
             and (answer.asker, answer.run) == (self.asker, self._run)
-            and answer.number > asked.seen
+            and answer.number in asked.put_at
         )
 
     def take(self, answer: LogAnswer, mismatch: str | None) -> None:
@@ -121,12 +130,11 @@ class SourceQuestions:
         Without a proof, the next question is put soon.
         """
         asked = self._partitions[answer.partition]
-        asked.seen = answer.number
-        at_us = asked.put_at_us.get(answer.number, 0)
-        asked.put_at_us = {
-            number: put_us for number, put_us in asked.put_at_us.items() if number > answer.number
+        put_us, put_s = asked.put_at[answer.number]
+        asked.put_at = {
+            number: put for number, put in asked.put_at.items() if number > answer.number
         }
-        asked.since_s = self._clock.monotonic_s()
+        asked.since_s = asked.answered_at_s = self._clock.monotonic_s()
         if answer.number >= asked.number:
             asked.number, asked.since_s = 0, None
         asked.mismatch = mismatch
@@ -134,7 +142,7 @@ class SourceQuestions:
             asked.position = BEFORE_FIRST
         if mismatch is None:
             asked.mismatches = 0
-            asked.last = Answered(answer, at_us)
+            asked.last = Answered(answer, put_us, put_s)
         else:
             asked.mismatches += 1
             asked.is_wanted = True
@@ -146,6 +154,17 @@ class SourceQuestions:
         asked = self._partitions.get(partition)
         return None if asked is None else asked.last
 
+    def age_s(self) -> float | None:
+        """Return for how long the reader may lack something that the log at the source holds.
+
+        None: it has never had all.
+        """
+        last = [asked.last for asked in self._partitions.values()]
+        if not last or None in last:
+            return None
+        oldest_s = min(answered.asked_at_s for answered in last if answered is not None)
+        return self._clock.monotonic_s() - oldest_s
+
     def put_due(self) -> None:
         """Put a question if one is wanted, and if the last one isn't too young."""
         now_s = self._clock.monotonic_s()
@@ -154,7 +173,7 @@ class SourceQuestions:
         due = {
             partition: asked
             for partition, asked in self._partitions.items()
-            if (asked.is_wanted and not asked.number and now_s >= asked.not_before_s)
+            if (not asked.number and now_s >= self._next_at_s(asked))
             or (asked.number and now_s - asked.at_s >= AGAIN_S)
         }
         if not due:
@@ -171,7 +190,7 @@ class SourceQuestions:
         ]
         for asked in due.values():
             asked.number, asked.at_s, asked.is_wanted = self._number, now_s, False
-            asked.put_at_us[self._number] = at_us
+            asked.put_at[self._number] = (at_us, now_s)
             asked.since_s = now_s if asked.since_s is None else asked.since_s
         self._publish(
             LogQuestion(
@@ -182,6 +201,11 @@ class SourceQuestions:
                 at_us=at_us,
             )
         )
+
+    def _next_at_s(self, asked: _Asked) -> float:
+        """Return when the next question may be put, once none waits for its answer."""
+        idle_s = 0.0 if asked.is_wanted else asked.answered_at_s + IDLE_S
+        return max(asked.not_before_s, idle_s)
 
     def stall_reason(self, partition: int) -> str | None:
         """Return what seems to stand still between here and the source; None if nothing does."""

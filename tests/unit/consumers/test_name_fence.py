@@ -217,6 +217,11 @@ def test_a_lease_says_how_long_ago_the_site_had_caught_up_with_the_log() -> None
     fence.keep()  # it copies, and no round ends
     fence._ports.publisher.poll(0)
     assert [*ages, last_lease(rig).caught_up_age_s] == [4.0, 5.0, 9.0]
+    fence.note_caught_up(2.5)  # a mirror brought it so late
+    rig.clock.now_s += 4.0
+    fence.keep()
+    fence._ports.publisher.poll(0)
+    assert last_lease(rig).caught_up_age_s == 6.5
 
 
 def last_lease(rig: Rig) -> SiteLease:

@@ -203,13 +203,17 @@ def test_a_way_that_takes_longer_than_a_question_waits_gets_on_all_the_same() ->
 
 def test_the_answers_to_others_cause_no_question() -> None:
     mirror = Mirror()
+    assert mirror.questions.age_s() is None
     mirror.answer()
     mirror.poll()
     other = replace(mirror.answer(), asker="paris")
     mirror.broker.append(TOPIC, 0, answer_key("paris"), encode(other))
-    for _ in range(10):
-        mirror.poll()
+    mirror.poll()
     assert len(mirror.asked) == 1
+    for _ in range(2):
+        mirror.poll()
+    assert len(mirror.asked) == 2, "a reader that has all asks whether it still has"
+    assert mirror.questions.age_s() is not None
 
 
 def test_the_log_of_a_third_cluster_is_refused() -> None:
