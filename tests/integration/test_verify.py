@@ -1,4 +1,8 @@
-"""`mirrorlog verify` and `site serve` from the outside: a node, a site, and writes meanwhile."""
+"""`mirrorlog verify` and `site serve` from the outside: a node, a site, and writes meanwhile.
+
+It takes half a minute, so `make test-slow` runs it. In the suite, test_mirrormaker.py verifies a
+site from the outside, and the simulation and the unit tests have everything else.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.errors import BadUse, ExitCode
 from mirrorlog.producers import open_volume
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZE = 4 << 20
 BLOCK = 4096
