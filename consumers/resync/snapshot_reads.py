@@ -73,7 +73,7 @@ class SnapshotReads:
         try:
             taken = self._secondaries.take_snapshot(volume)
         except DeviceFailed as error:
-            log.info("%s: no snapshot of the primary: %s", name, error)
+            log.warning("%s: no snapshot of the primary: %s", name, error)
             self._not_before_s[name] = now_s + _RETRY_S
             return
         self._held[name] = _Held(taken, self._clock.monotonic_s() + _HELD_S)
@@ -120,7 +120,7 @@ class SnapshotReads:
         now_s = self._clock.monotonic_s()
         late = {name for name, held in self._held.items() if now_s >= held.until_s}
         for name in late:
-            log.info("%s: the log didn't reach the snapshot of the primary in time", name)
+            log.warning("%s: the log didn't reach the snapshot of the primary in time", name)
             self.drop(name)
         return late
 
@@ -150,7 +150,7 @@ class SnapshotPrimary:
                 return self._snapshot.pread(offset=offset, length=length)
             except DeviceFailed as error:
                 self.is_broken = True
-                log.info("the snapshot of a primary broke: %s", error)
+                log.warning("the snapshot of a primary broke: %s", error)
         return self._live.pread(offset=offset, length=length)
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:

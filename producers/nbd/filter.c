@@ -10,9 +10,11 @@
  * ml_store_new().
  */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -83,6 +85,8 @@ tracked_after_fork (nbdkit_backend *backend)
   int code = ml_link_start (control_fd);
 
   (void) backend;
+  /* nbdkit asks for SIGTERM when its parent dies, and then waits for its clients to leave. */
+  prctl (PR_SET_PDEATHSIG, SIGKILL);
   ml_snapshots_start (ring, store);
   if (code) {
     nbdkit_error ("starting the thread that receives the host's answers: %s", strerror (code));

@@ -33,6 +33,7 @@ from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
 from mirrorlog.consumers.wiring import run_site
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.reading.catalog import new_volume, publish_volume
 from mirrorlog.settings import inherited_environment, load_settings
@@ -359,8 +360,15 @@ def test_killed_in_the_middle_and_served_again(run: Run, who: str) -> None:
             bench, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as client:
             wait_until(lambda: served.nbdkit.io_counters().write_chars > 60 * MIB)
+            snapshot = open_device(
+                served.uri.replace(":///", ":///mirrorlog-snapshot/t"), writable=False
+            )
+            held = snapshot.pread(offset=0, length=8 * MIB)
+            assert snapshot.pread(offset=0, length=8 * MIB) == held
             served.kill(who)
             assert client.wait(30) != 0
+        with snapshot, pytest.raises(DeviceFailed):
+            snapshot.pread(offset=0, length=4096)
         served.start()
         call(tool("qemu-io"), "-f", "raw", "-c", "write -P 5 1M 1M", "-c", "flush", served.uri)
         served.check_sites()
