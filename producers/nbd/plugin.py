@@ -11,7 +11,9 @@ format. nbdkit-python-plugin(3) has the callbacks.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import signal
 import socket
 import struct
 import threading
@@ -25,6 +27,8 @@ REQUEST = struct.Struct("<B7xQQ")  # operation, offset, length
 REPLY = struct.Struct("<I4xQ")  # errno, length of what follows
 SIZE, READ, WRITE, FLUSH, TRIM, ZERO, EXTENTS = range(7)
 EXTENT = struct.Struct("<QQI4x")  # offset, length, type: HOLE | ZERO, 0 for data
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 address = ""
 of_thread = threading.local()
@@ -45,6 +49,11 @@ def config(key: str, value: str) -> None:
 def config_complete() -> None:
     if not address:
         raise ValueError("the parameter relay=SOCKET is missing")
+
+
+def after_fork() -> None:
+    """Ask for SIGKILL when the host dies: nbdkit asks for SIGTERM, and waits for its clients."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def open(readonly: bool) -> bool:
