@@ -14,7 +14,7 @@ from mirrorlog.simulation.world.world import VOLUMES, World
 
 def run(seed: int, **settings: object) -> int:
     """Run a world. Return how many states were saved as consistent at a snapshot's position."""
-    world = World(seed, site_snapshot_s=0.5, **settings)
+    world = World(seed, site_snapshot_s=0, **settings)
     world.use_snapshots()
     proved = set[tuple[str, int]]()
     for _ in range(400):
