@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import stamina
 from confluent_kafka import KafkaError, KafkaException
@@ -133,9 +133,9 @@ class KafkaClient:
         self._clock, self._outages = clock or SystemClock(), outages
         self._takes_connections = takes_connections
         self._connection_error: KafkaError | None = None
-        self._last_error: KafkaError | None = None
         self._all_failed = False
         self.is_away = False
+        self._make, self._settings = make, settings
         try:
             self.raw: Any = make({**settings, "error_cb": self._on_error}, logger=_DebugLogger())
         except (KafkaException, ValueError, TypeError) as error:
@@ -148,20 +148,31 @@ class KafkaClient:
         """Return the result of raw.poll or raw.flush, which run callbacks.
 
         Raise KafkaException once Kafka has refused the client for good. confluent-kafka sets this
-        exception before it calls `error_cb`. Any call that `error_cb` then makes may turn it into
-        the cause of a SystemError, or clear it; a SystemError without a cause ends the call then.
+        exception and goes on with the callbacks that are due. They run while it is set, so they
+        make it the cause of a SystemError, or clear it. A SystemError without a cause ends the call
+        then, and another client asks what Kafka refuses.
         """
         try:
             return call(timeout_s)
         except SystemError as error:
             if isinstance(error.__cause__, KafkaException):
                 raise error.__cause__ from None
-            if self._last_error is None:
+            if "without setting an exception" not in str(error):
                 raise
-            raise KafkaException(self._last_error) from error
+            raise KafkaException(self._fatal_error()) from error
+
+    def _fatal_error(self) -> KafkaError:
+        """Return what Kafka refuses to a new client with the same settings, which logs nothing."""
+        probe = self._make({**self._settings, "log_level": 0})
+        end_s = self._clock.monotonic_s() + REQUEST_S
+        try:
+            while self._clock.monotonic_s() < end_s:
+                probe.poll(0.1)
+        except KafkaException as error:
+            return cast(KafkaError, error.args[0])
+        return KafkaError(KafkaError._FATAL)
 
     def _on_error(self, error: KafkaError) -> None:
-        self._last_error = error  # first: any call below may fail (run_callbacks)
         # _ALL_BROKERS_DOWN follows every other error and doesn't name a reason. It comes alone when
         # the broker has closed the last connection because it was idle.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
