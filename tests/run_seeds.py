@@ -80,15 +80,18 @@ def run_parts(parts: list[tuple[str, int, int]], workers: int, minutes: float | 
     ran: dict[str, int] = {}
     failed: dict[str, list[int]] = {}
     with ProcessPoolExecutor(workers) as pool:
-        for future in as_completed([pool.submit(run_some, *part) for part in parts]):
+        futures = [pool.submit(run_some, *part) for part in parts]
+        for future in as_completed(futures):
+            if future.cancelled():
+                continue
             name, count, failures = future.result()
             ran[name] = ran.get(name, 0) + count
             failed.setdefault(name, []).extend(failures)
             for seed, text in failures.items():
                 print(f"{name} seed {seed}: {text}", flush=True)
             if time.monotonic() >= end_s:
-                pool.shutdown(wait=False, cancel_futures=True)
-                break
+                for other in futures:
+                    other.cancel()
     print(json.dumps({"seeds": sum(ran.values()), "ran": ran, "failed": failed}))
     return 1 if any(failed.values()) else 0
 
