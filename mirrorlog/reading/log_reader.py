@@ -64,6 +64,9 @@ class _PendingRows:
     """The rows that were read of one partition and don't count yet.
 
     watermark: the last one among the rows. polls: since rows last counted. proven: of a mirror.
+    passed: the identities of heads of a later history than the watermark's, behind which the log
+    has a head of the watermark's history. A worker wrote them that had not noticed that the log
+    had gone back in time, and no watermark will reach them.
     """
 
     rows: list[LogRow] = field(default_factory=list)
@@ -71,6 +74,28 @@ class _PendingRows:
     polls: int = 0
     question: _EndQuestion | None = None
     proven: _ProvenRows | None = None
+    passed: set[int] = field(default_factory=set)
+
+    def note_passed(self, order: tuple[int, int]) -> None:
+        """Note which heads the log has passed over, if it is complete through `order`."""
+        later: dict[str, list[int]] = defaultdict(list)
+        passed = set[int]()
+        for row in self.rows:
+            if not isinstance(row, VolumeHead):
+                continue
+            if row.epoch > order[0]:
+                later[row.volume].append(id(row))
+            elif row.epoch == order[0] and _order(row) <= order:
+                passed.update(later.pop(row.volume, ()))
+        self.passed = {id(row) for row in self.rows} & (self.passed | passed)
+
+    def volumes_ahead(self, order: tuple[int, int]) -> set[str]:
+        """Return the volumes that have a head which only a later watermark than `order` reaches."""
+        return {
+            row.volume
+            for row in self.rows
+            if isinstance(row, VolumeHead) and _order(row) > order and id(row) not in self.passed
+        }
 
 
 class LogReader:
@@ -242,9 +267,8 @@ class LogReader:
             default=None,
         )
         order = (NO_EPOCH, BEFORE_FIRST) if last is None else last.order
-        is_cut_off = any(
-            isinstance(row, VolumeHead) and _order(row) > order for row in pending.rows
-        )
+        pending.note_passed(order)
+        is_cut_off = bool(pending.volumes_ahead(order))
         if mirrored.take_answer(message, last, is_cut_off=is_cut_off):
             pending.proven = _ProvenRows(last, len(pending.rows))
         return False
@@ -301,6 +325,7 @@ class LogReader:
             self.watermarks[partition] = watermark
         rows, later = pending.rows[:count], pending.rows[count:]
         counting = self.watermarks[partition].order
+        pending.note_passed(counting)
         now: list[LogRow] = []
         early: list[LogRow] = []
         for row in rows:
@@ -308,12 +333,11 @@ class LogReader:
         pending.rows = [*early, *later]
         pending.polls, pending.question = 0, None
         touched = self._count(partition, now, is_wanted)
-        self._note_ahead(partition, pending.rows)
+        self._note_ahead(partition, pending.volumes_ahead(counting))
         return touched
 
-    def _note_ahead(self, partition: int, rows: Iterable[LogRow]) -> None:
+    def _note_ahead(self, partition: int, ahead: set[str]) -> None:
         """Note of which volumes a head was read that no watermark has reached."""
-        ahead = {row.volume for row in rows if isinstance(row, VolumeHead)}
         for name in self._ahead[partition] - ahead:
             self.logs[name].is_ahead = False
         for name in ahead:
