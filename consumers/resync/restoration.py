@@ -130,14 +130,15 @@ class PlainWriter:
 
     def __init__(self, target: CopyTarget) -> None:
         self._target: Final = target
+        self._pwrite: Final = target.pwrite
 
     def write(self, offset: int, data: Data) -> int:
-        """Do as RangeWriter.write says."""
+        """Do as RangeWriter.write says. A cycle calls it for each run of blocks."""
         length = len(data)
-        if _is_zeros(data, length):
-            self._target.zero(offset=offset, length=length)
+        if data[0] or bytes(length) != data:
+            self._pwrite(offset, data)
         else:
-            self._target.pwrite(offset, data)
+            self._target.zero(offset=offset, length=length)
         return length
 
     def zero(self, offset: int, length: int) -> int:
@@ -327,7 +328,3 @@ def _zero(_primary: BlockDevice, batch: CopyBatch, writer: RangeWriter) -> _Done
     written_bytes = sum(writer.zero(offset, length) for offset, length in batch.ranges)
     digests = {index: sample_digest(bytes(part.length)) for index, part in batch.chosen.items()}
     return _Done(batch, digests, written_bytes)
-
-
-def _is_zeros(data: Data, length: int) -> bool:
-    return not data[0] and bytes(length) == data

@@ -64,6 +64,7 @@ class ServedReader(MemoryReader):
             admin=world.broker,
             publisher=world.broker.publisher(),
             topic=world.settings.topics.digests,
+            answer_topic=world.settings.topics.digests,
         )
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
