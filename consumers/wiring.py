@@ -35,7 +35,7 @@ from mirrorlog.consumers.verify.asked_digests import AskedDigests
 from mirrorlog.consumers.verify.wiring import serving_digests, site_digests
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import check_site_name
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.reading.catalog import Catalog
@@ -141,6 +141,7 @@ def open_site(
     Raise BadUse if another process has its folder, or runs the site elsewhere.
     """
     check_site_name(name)
+    _check_primary_reader(settings)
     folder = folder.absolute()
     with ExitStack() as stack:
         stack.callback(os.close, lock_folder(folder))
@@ -157,6 +158,16 @@ def open_site(
             on_change=on_change,
         )
         yield Site(name, ports, settings)
+
+
+def _check_primary_reader(settings: Settings) -> None:
+    """Raise BadUse if a site on a mirror is to ask a host: nothing brings its questions there."""
+    if settings.kafka_mirror_of and settings.site_primary_reader == "host":
+        raise BadUse(
+            "a site that reads a mirror of the topics can't ask a host for digests",
+            where="site_primary_reader",
+            next="Leave out --primary-reader host: the site then reads the primary itself.",
+        )
 
 
 def _lease(name: str, folder: Path, clock: Clock) -> SiteLease:

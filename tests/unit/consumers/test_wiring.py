@@ -15,7 +15,7 @@ from mirrorlog.consumers.name_fence import FencePorts
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
-from mirrorlog.consumers.wiring import run_rounds, run_site
+from mirrorlog.consumers.wiring import open_site, run_rounds, run_site
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -119,3 +119,9 @@ def test_a_volume_in_a_partition_that_was_added_while_the_site_ran_is_mirrored(s
     assert site._ports.log.watermarks == {1: watermark}
     assert site._ports.log.caught_up()
     assert "w" in site.secondaries
+
+
+def test_a_site_on_a_mirror_cant_ask_a_host_for_digests(tmp_path: Path) -> None:
+    settings = Settings(kafka_mirror_of="source", site_primary_reader="host")
+    with pytest.raises(BadUse, match="can't ask a host"), open_site("a", tmp_path, settings):
+        pass
