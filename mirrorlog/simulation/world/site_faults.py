@@ -81,7 +81,8 @@ class SiteFaults:
             if mark is not None and mark.site != self._site.name:
                 secondaries.restore_mark(name, None)
             saved = self._site.states.load(name)
-            if device.size_bytes < SIZE_BYTES and (saved is None or saved.applied_position is None):
+            is_forgotten = saved is None or saved.applied_position is saved.copied_bytes is None
+            if device.size_bytes < SIZE_BYTES and is_forgotten:
                 # Its operator makes it longer when the site has reported that it is too short.
                 device.truncate(SIZE_BYTES)
         self._site.start()
