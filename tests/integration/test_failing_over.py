@@ -40,15 +40,24 @@ def shell(run: Run, *arguments: str, code: int = 0, **settings: object) -> dict[
 
 
 def wait_for(
-    run: Run, site: str, state: SiteState, generation: str, holds: tuple[Path, int, bytes] | None
+    run: Run,
+    site: str,
+    state: SiteState,
+    generation: str,
+    holds: tuple[Path, int, bytes] | None,
+    through: int = -1,
 ) -> Any:
-    """Wait until a site reports a state of a generation, and a file holds bytes at an offset."""
+    """Wait until a site reports a state of a generation, and a file holds bytes at an offset.
+
+    through: a report of CONSISTENT must name this position, or a later one.
+    """
     follower = ProgressFollower(run.settings)
     until = time.monotonic() + DEADLINE_S
     try:
         while True:
             report = follower.reports.get((site, "v"))
-            if report and report.state is state and report.generation == generation:
+            is_late = report is not None and (report.consistent_position or 0) >= through
+            if report and report.state is state and report.generation == generation and is_late:
                 path, offset, data = holds or (Path(__file__), 0, b"")
                 if path.read_bytes()[offset:].startswith(data):
                     return report
@@ -80,7 +89,7 @@ def test_a_site_takes_the_place_of_a_primary_and_the_former_one_follows_it(
         host.stdin.flush()
         assert host.stdout.readline() == "written\n"
         new = run.folder / "b" / "v.img"
-        wait_for(run, "b", SiteState.CONSISTENT, created["generation"], (new, 0, b"old"))
+        wait_for(run, "b", SiteState.CONSISTENT, created["generation"], (new, 0, b"old"), 1)
         host.send_signal(signal.SIGKILL)
 
     there = {"state_dir": tmp_path / "state-b"}

@@ -80,6 +80,9 @@ _REFUSED: Final = frozenset(
 )
 """Errors of a connection that another attempt doesn't mend: the login or a certificate is wrong."""
 
+_REFUSED_TEXTS: Final = ("SSL alert number", "certificate verify failed")
+"""Parts of an error's text that say the same of a connection."""
+
 _CONNECTION: Final = _REFUSED | {
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,
@@ -190,9 +193,11 @@ class KafkaClient:
 
     def _is_refused(self) -> bool:
         # In TLS 1.3 a broker refuses a client's certificate after the handshake. librdkafka reports
-        # that as a lost connection.
+        # that as a lost connection, and now and then a broker's certificate that it refuses, too.
         error = self._connection_error
-        return error is not None and (error.code() in _REFUSED or "SSL alert number" in error.str())
+        return error is not None and (
+            error.code() in _REFUSED or any(text in error.str() for text in _REFUSED_TEXTS)
+        )
 
     def request(
         self, call: Callable[[float], Any], *, patience_s: float, doing: str, where: str

@@ -102,17 +102,26 @@ class Refusing:
 
     def __init__(self, settings: Any, logger: Any) -> None:
         self.requests, self._on_error = 0, settings["error_cb"]
+        self._error = settings["error"]
 
     def poll(self, _timeout: float) -> None:
-        self._on_error(KafkaError(KafkaError._AUTHENTICATION))
+        self._on_error(self._error)
 
     def end(self, _within_s: float) -> int:
         self.requests += 1
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
-def test_a_refused_login_is_not_repeated() -> None:
-    client = KafkaClient(Refusing, {})
+@pytest.mark.parametrize(
+    "error",
+    [
+        KafkaError(KafkaError._AUTHENTICATION),
+        KafkaError(KafkaError._TRANSPORT, "SSL routines::certificate verify failed"),
+        KafkaError(KafkaError._TRANSPORT, "SSL alert number 42"),
+    ],
+)
+def test_a_refused_login_is_not_repeated(error: KafkaError) -> None:
+    client = KafkaClient(Refusing, {"error": error})
     with pytest.raises(KafkaFailed) as refused:
         client.request(client.raw.end, patience_s=3600.0, doing="asking", where="here")
     assert client.raw.requests == 1

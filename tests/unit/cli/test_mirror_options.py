@@ -29,6 +29,7 @@ def test_the_topics_of_the_log_are_those_of_the_mirror() -> None:
     )
     assert (topics.progress, topics.questions) == ("mirrorlog.progress", "mirrorlog.questions")
     assert {spec.name for spec in topics.mirror_specs()} == {
+        "mirrorlog.digest_answers",
         "mirrorlog.progress",
         "mirrorlog.questions",
         "mirrorlog.reports",
