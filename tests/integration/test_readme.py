@@ -1,4 +1,4 @@
-"""README's path from a clone to a compared secondary, typed from README's own text."""
+"""README's path from a clone to a promoted, compared secondary, typed from README's own text."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def test_the_path_waits_for_conditions_and_sets_no_variable() -> None:
     assert "sleep" not in commands
     assert re.findall(r"^\s*(?:export\s+)?\w+=", commands, re.MULTILINE) == []
     assert "cmp vol1.img site-a/vol1.img" in commands
+    assert "qemu-img compare" in commands.split("mirrorlog promote")[1]
 
 
 @pytest.mark.skipif(
@@ -103,7 +104,7 @@ def test_the_path_waits_for_conditions_and_sets_no_variable() -> None:
 @pytest.mark.skipif(
     not Path(sys.prefix, ".ready").is_file(), reason="`make setup` didn't make this environment"
 )
-def test_the_path_ends_with_an_identical_secondary_and_leaves_nothing_running(
+def test_the_path_ends_with_a_promoted_identical_secondary_and_leaves_nothing_running(
     home: Path, tmp_path: Path
 ) -> None:
     clone = tmp_path / "mirrorlog"
@@ -121,6 +122,7 @@ def test_the_path_ends_with_an_identical_secondary_and_leaves_nothing_running(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert IDENTICAL in done.stdout.splitlines()
+    assert "Images are identical." in done.stdout.split(IDENTICAL)[1].splitlines()
     (primary,), (secondary,) = (
         tmp_path.glob("tmp.*/vol1.img"),
         tmp_path.glob("tmp.*/site-a/vol1.img"),
