@@ -6,8 +6,8 @@
    host or QEMU has it open to write. From the lock on, nobody on this machine writes to it.
 3. It reads the state that the site has saved, and holds it against the mark of the secondary, so
    that a file in its place isn't taken for it. A site saves that a cycle runs before it writes the
-   first block (Site._run_cycles, step 2). So if the state says that the secondary is consistent, it
-   is, and stays so for as long as the lock is held.
+   first block (InPlaceCycles.run, step 2). So if the state says that the secondary is consistent,
+   it is, and stays so for as long as the lock is held.
 4. Otherwise it gives the lock up, and tries again.
 """
 

@@ -2,7 +2,10 @@
 
 In reading order:
 
-- site.py: Site, one round of all secondaries; the order of a cycle's steps
+- site.py: Site, one round of all secondaries
+- in_place_cycles.py: cycles that write what they read; the order of their steps
+- cycle_calls.py: what a site does about a secondary while its cycles run
+- paused_secondaries.py: what an operator has paused, and drills hold
 - site_ports.py: SitePorts, what a site needs
 - chosen_volumes.py: which volumes a site mirrors
 - cycle_steps.py: what that decision takes and returns

@@ -57,7 +57,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
@@ -71,7 +71,6 @@ from mirrorlog.consumers.resync.cycle_steps import (
 )
 from mirrorlog.consumers.resync.parting import continued_state
 from mirrorlog.consumers.resync.snapshot_step import snapshot_step
-from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
@@ -85,7 +84,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
     """Return the next step for one secondary. `saved` is None if nothing is known of it.
 
-    Site._advance takes the step. It hands each Resync to Site._run_cycles (site.py).
+    Site._advance takes the step. It hands each Resync to InPlaceCycles.run.
     """
     if cycle_input.volume.is_retired or not cycle_input.is_other_history:
         return _in_history(_next_step(saved, cycle_input), saved, cycle_input)
@@ -94,32 +93,6 @@ def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleSte
         "the log is of another history than the volume's description: the node renews the history, "
         "or its log isn't read that far yet",
     )
-
-
-def pause_step(volume: str, pauses: Pauses) -> Idle:
-    """Return the step of a secondary that an operator has paused."""
-    if pauses.damage is not None:
-        return Idle(
-            SiteState.STOPPED,
-            pauses.damage,
-            "Remove that file, then pause again what is to be paused.",
-        )
-    whom = "--all" if pauses.is_all else volume
-    return Idle(
-        SiteState.STOPPED,
-        "an operator has paused it",
-        f"`mirrorlog site resume {whom}` with the site's folder (--dir) lets it go on.",
-        is_wanted=True,
-    )
-
-
-DRILL_STEP: Final = Idle(
-    SiteState.STOPPED,
-    "a drill holds it at its consistent position (`mirrorlog site serve`)",
-    "It goes on when the drill ends.",
-    is_wanted=True,
-)
-"""The step of a secondary that a drill holds."""
 
 
 def _next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:

@@ -10,9 +10,9 @@ from typing import Final
 
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.command_ends import CommandEnds, OwnCommandEnds
-from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
+from mirrorlog.consumers.resync.copy_pace import CopyPace
 from mirrorlog.consumers.resync.copy_rate import parse_rates
-from mirrorlog.consumers.resync.cycle import DRILL_STEP, pause_step
+from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
@@ -26,9 +26,11 @@ from mirrorlog.consumers.resync.cycle_steps import (
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
+from mirrorlog.consumers.resync.in_place_cycles import InPlaceCycles
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
 from mirrorlog.consumers.resync.log_watch import LogWatch
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
+from mirrorlog.consumers.resync.paused_secondaries import PausedSecondaries
 from mirrorlog.consumers.resync.read_ends import ReadEnds
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.reporting import (
@@ -42,7 +44,7 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
-from mirrorlog.consumers.resync.staged_cycles import StagedCycles, StagingCalls
+from mirrorlog.consumers.resync.staged_cycles import StagedCycles
 from mirrorlog.consumers.resync.staging_step import (
     ApplyStaged,
     InPlace,
@@ -51,7 +53,6 @@ from mirrorlog.consumers.resync.staging_step import (
 )
 from mirrorlog.consumers.resync.state_changes import StateChanges
 from mirrorlog.consumers.resync.traced_cycles import CycleTraces
-from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
@@ -134,9 +135,13 @@ class Site:
             save=lambda secondary, state: self._save([(secondary, state)]),
             on_step=self._on_copy_step,
         )
-        self._staged = self._staged_cycles()
-        self._pauses = Pauses()
-        self._held: frozenset[str] = frozenset()
+        run_by = (self._copier, self._meetings, self._logs)
+        calls = self._cycle_calls()
+        self._staged = StagedCycles(
+            self._cycle_journals(), *run_by, self._traces(), calls, self._snapshots
+        )
+        self._in_place = InPlaceCycles(*run_by, self._traces(), calls, self._snapshots)
+        self._paused = PausedSecondaries(name, ports.pauses, ports.held_for_drills)
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
         self._has_copy_to_go_on = False
         # Volumes that may need a step or a report.
@@ -151,7 +156,8 @@ class Site:
            over.
         3. _check_histories holds new secondaries' positions, and now and then the log, against the
            commands topic.
-        4. _advance: next_step (cycle.py) decides for each volume, and _run_cycles copies.
+        4. _advance: next_step (cycle.py) decides for each volume, and InPlaceCycles or StagedCycles
+           copies.
         5. ProgressReporter.report publishes what is due.
 
         Steps 3 to 5 are left out until the reader has caught up with the log.
@@ -171,7 +177,7 @@ class Site:
         for name in touched & self._secondaries.keys():
             self._logs.forget_rolled_up(self._secondaries[name])
         touched |= self._follow_catalog() | self._take_read_ends() | self._due_for_a_check()
-        touched |= self._follow_pauses() | self._snapshots.drop_late()
+        touched |= self._paused.follow(self._secondaries) | self._snapshots.drop_late()
         self._active |= touched
         if not self._ports.log.caught_up():
             self._report_waiting()
@@ -218,23 +224,6 @@ class Site:
     def _keep_name(self) -> None:
         self._ports.keep_name()
         self.worked_at_us = self._ports.clock.now_us()
-
-    def _follow_pauses(self) -> set[str]:
-        """Take what an operator has paused or resumed, and what drills hold.
-
-        Return the volumes of which that is new. A drill holds a secondary only once that is
-        consistent: until then its cycles and their proofs go on.
-        """
-        before, self._pauses = self._pauses, self._ports.pauses()
-        held_before, self._held = self._held, self._ports.held_for_drills()
-        changed = set(held_before ^ self._held) & self._secondaries.keys()
-        if self._pauses == before:
-            return changed
-        return changed | {
-            name
-            for name in self._secondaries
-            if before.covers(name) != self._pauses.covers(name) or self._pauses.damage
-        }
 
     # The catalog
 
@@ -351,7 +340,7 @@ class Site:
             looking = self._without_paused(saved + self._staged.apply(steps.proved))
         cycles += self._staged.stage(to_stage)
         if cycles:
-            self._run_cycles(cycles)
+            self._in_place.run(cycles)
 
     def _note_step(self, secondary: Secondary, steps: _Steps) -> None:
         """Add the next step of a secondary to `steps`, or go idle."""
@@ -394,9 +383,9 @@ class Site:
 
     def _without_paused(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Pause those of these that an operator has paused or a drill holds; return the others."""
-        for secondary in filter(self._is_paused, secondaries):
+        for secondary in filter(self._paused.covers, secondaries):
             self._pause(secondary)
-        return [secondary for secondary in secondaries if not self._is_paused(secondary)]
+        return self._paused.others(secondaries)
 
     def _continue_log(self, secondary: Secondary, state: SecondaryState) -> None:
         """Let a secondary follow another copy that was promoted (parting.py).
@@ -501,87 +490,40 @@ class Site:
             return secondary.status
         return None if ended is None else Idle(SiteState.STOPPED, ended)
 
-    def _run_cycles(self, cycles: Sequence[tuple[Secondary, Resync]]) -> None:
-        """Run one cycle of each secondary. The order keeps every claim true (invariants 6 and 8):
-
-        1. Check that the primary is the one that it was, and count the cycle in the mark of the
-           secondary, durably (meeting.py says why the mark comes first).
-        2. Save durably that a cycle runs: from here on the secondary is inconsistent, and every
-           report says so. A cycle shorter than the interval of reports may have none.
-        3. Read the blocks from the primary and write them to the secondary (restore_changed or
-           copy_whole; restoration.py has the order of their steps).
-        4. The last of these steps flushes the secondary: the blocks are durable.
-        5. Save the new applied position durably. Reports from here on name it.
-        6. Note that the last read is over. The next round asks for the end of the commands topic
-           (_take_read_ends), on which the proof of the cycle stands.
-        7. If the secondary wasn't proved consistent for a while, take a snapshot of the primary,
-           for the next cycle to read (snapshot_reads.py).
-
-        A copy of everything does the steps 1 to 4 for one chunk, and goes on in the next round.
-
-        A crash between any two steps repeats the cycle, but for what a copy of everything has saved
-        as done (docs/decisions/resumable-copies.md). If a device fails, or an operator pauses
-        the secondary, its cycle ends there; the other cycles go on.
-        """
-        failed = self._meetings.begin_cycles(cycles, self._logs.changed_since)  # 1
-        self._stop_all(failed)
-        unable = {secondary for secondary, _ in failed}
-        cycles = [cycle for cycle in cycles if cycle[0] not in unable]
-        for secondary, step in cycles:
-            self._begin_cycle(secondary, step)
-        self._save([(secondary, step.running) for secondary, step in cycles])  # 2
-        done = []
-        traces = self._traces()
-        for secondary, step in cycles:
-            traces.begin(secondary, self._logs.of(secondary.volume.volume).volume)
-            try:
-                state = self._copier.copy(secondary, step, self._snapshots)  # 3, 4
-            except DeviceFailed as error:
-                self._stop(secondary, error)
-            except CopyPausedError:
-                self._pause(secondary)
-            else:
-                if state is not None:
-                    traces.note_durable(secondary)
-                    secondary.end_cycle()
-                    done.append((secondary, state))
-                else:
-                    self._go_on_later(secondary)
-            self._snapshots.drop(secondary.volume.volume)
-        self._save(done)  # 5
-        traces.end(done)
-        for secondary, state in done:
-            self._read_ends.note_over(secondary.volume.volume)  # 6
-            if state.consistent_position is not None:
-                secondary.note_proved()
-            self._snapshots.take_if_due(secondary)  # 7
-
-    def _begin_cycle(self, secondary: Secondary, step: Resync) -> None:
-        """Note that a cycle begins, or the next turn of a copy of everything."""
-        self._read_ends.note_reading(secondary.volume.volume)
-        if secondary.goes_on_with(step):
-            secondary.begin_cycle(secondary.reason)
-            return
-        secondary.begin_cycle(step.reason)
-        self._changes.begin_cycle(secondary, step)
-        if step.reason is not None:
-            self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
-
     def _go_on_later(self, secondary: Secondary) -> None:
         """Let the copy of everything go on in the next round, after the other volumes."""
         secondary.look_again()
         self._active.add(secondary.volume.volume)
         self._has_copy_to_go_on = True
 
+    def _note_begun(self, secondary: Secondary, step: Resync) -> None:
+        """Tell people that a cycle in place has begun."""
+        self._changes.begin_cycle(secondary, step)
+        if step.reason is not None:
+            self._failures.took_rung(secondary.volume.volume, step.rung, step.reason)
+
+    def _cycle_calls(self) -> CycleCalls:
+        """Return what those call who run the cycles."""
+        return CycleCalls(
+            stop=self._stop,
+            pause=self._pause,
+            reading=lambda secondary: self._read_ends.note_reading(secondary.volume.volume),
+            read=lambda secondary: self._read_ends.note_over(secondary.volume.volume),
+            cycle_input=self._snapshots.with_snapshot(self._cycle_input),
+            began=self._note_begun,
+            go_on_later=self._go_on_later,
+            save=self._save,
+        )
+
     def _traces(self) -> CycleTraces:
         return CycleTraces(
             self._ports.tracer, self._settings.topics.commands, self.name, self._ports.clock
         )
 
-    def _staged_cycles(self) -> StagedCycles:
-        """Return the cycles that go through journals: those of earlier processes at least."""
+    def _cycle_journals(self) -> CycleJournals:
+        """Return the journals of the cycles: those of earlier processes at least."""
         settings, ports = self._settings, self._ports
-        journals = CycleJournals(
+        return CycleJournals(
             self.name,
             ports.journals,
             self._meetings,
@@ -590,22 +532,6 @@ class Site:
             draw_id=ports.draw_id,
             tasks=ports.task_runner,
             on_apply=self._on_apply,
-        )
-        calls = StagingCalls(
-            stop=self._stop,
-            pause=self._pause,
-            reading=lambda secondary: self._read_ends.note_reading(secondary.volume.volume),
-            read=lambda secondary: self._read_ends.note_over(secondary.volume.volume),
-            cycle_input=self._snapshots.with_snapshot(self._cycle_input),
-        )
-        return StagedCycles(
-            journals,
-            self._copier,
-            self._meetings,
-            self._logs,
-            self._traces(),
-            calls,
-            self._snapshots,
         )
 
     def _on_apply(self, secondary: Secondary) -> None:
@@ -621,26 +547,12 @@ class Site:
         """Do what is due while a cycle copies. Raise BadUse, CopyPausedError as copying goes on."""
         self._keep_name()
         self._report(secondary)
-        self._check_paused(secondary)
+        self._paused.check(secondary, self._secondaries)
 
     def _pause(self, secondary: Secondary) -> None:
-        """Keep off a secondary that an operator has paused. Another process may lock it now."""
+        """Keep off a secondary that is paused or held. Another process may lock it now."""
         self._meetings.let_go(secondary)
-        name = secondary.volume.volume
-        is_paused = self._pauses.covers(name)
-        secondary.pause(pause_step(name, self._pauses) if is_paused else DRILL_STEP)
-
-    def _is_paused(self, secondary: Secondary) -> bool:
-        name, saved = secondary.volume.volume, secondary.saved
-        is_at_rest = saved is not None and saved.consistent_position is not None
-        is_covered = self._pauses.covers(name) or (name in self._held and is_at_rest)
-        return is_covered and secondary.volume.is_followed_by(self.name)
-
-    def _check_paused(self, secondary: Secondary) -> None:
-        """Raise CopyPausedError if an operator has paused the secondary."""
-        if self._ports.pauses().covers(secondary.volume.volume):
-            self._follow_pauses()
-            raise CopyPausedError
+        secondary.pause(self._paused.step(secondary))
 
     def _save(self, states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
         """Save states durably, with the identities of their secondaries.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from mirrorlog.consumers.journal.journal_store import JournalFullError
 from mirrorlog.consumers.resync.copy_pace import CopyPausedError
 from mirrorlog.consumers.resync.cycle import next_step
+from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
-from mirrorlog.consumers.resync.cycle_steps import CycleInput, CycleStep, Idle, Resync
+from mirrorlog.consumers.resync.cycle_steps import CycleStep, Idle, Resync
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals, SealedCycle
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
@@ -25,22 +26,6 @@ from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.errors import DeviceFailed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagingCalls:
-    """What a site does with a secondary while its cycles are staged.
-
-    stop: a device failed. pause: an operator has paused it while it was read. reading: blocks are
-    about to be read. read: they were read, so the end of the commands topic is to be asked for.
-    cycle_input: what the next cycle would see.
-    """
-
-    stop: Callable[[Secondary, DeviceFailed], None]
-    pause: Callable[[Secondary], None]
-    reading: Callable[[Secondary], None]
-    read: Callable[[Secondary], None]
-    cycle_input: Callable[[Secondary], CycleInput]
-
-
 class StagedCycles:
     """The cycles of one site that go through journals."""
 
@@ -51,7 +36,7 @@ class StagedCycles:
         meetings: SecondaryMeetings,
         logs: ReplicaLogs,
         traces: CycleTraces,
-        calls: StagingCalls,
+        calls: CycleCalls,
         snapshots: SnapshotReads,
     ) -> None:
         self._journals: Final = journals

@@ -14,6 +14,7 @@ from mirrorlog.consumers.failover.held_secondary import hold_secondary
 from mirrorlog.consumers.journal import journal_folder
 from mirrorlog.consumers.journal.apply_journal import apply_journal
 from mirrorlog.consumers.resync import journaled_cycles
+from mirrorlog.consumers.resync.paused_secondaries import PausedSecondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.state.pauses import PauseFile, Pauses
 from mirrorlog.domain.commands import CommandKind
@@ -239,7 +240,7 @@ def test_a_sealed_journal_of_a_paused_secondary_waits(
     kill_while_applied(rig, monkeypatch)
     rig.start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(rig.site), "_is_paused", lambda *_: True)
+        patch.setattr(PausedSecondaries, "covers", lambda *_: True)
         rig.run(3)
         assert not rig.is_equal()
     rig.command(CommandKind.HEARTBEAT)
