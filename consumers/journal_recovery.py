@@ -112,7 +112,7 @@ def _find(site: str, ports: RecoveryPorts, name: str) -> Secondary | None:
     if file is None:
         return None
     try:
-        journal = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
+        journal = read_journal(file.pread)
     finally:
         file.close()
     if journal is None or journal.header.site != site:

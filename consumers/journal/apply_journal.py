@@ -74,9 +74,7 @@ def _write(
 def _ranges_at(
     journal: SealedJournal, file: StateFile, place: EntriesPlace
 ) -> Sequence[StagedRange]:
-    ranges = read_entries(
-        lambda offset, length: file.pread(offset=offset, length=length), journal.journal_id, place
-    )
+    ranges = read_entries(file.pread, journal.journal_id, place)
     if ranges is None:
         raise DeviceFailed(
             "the journal doesn't hold any more what was sealed in it",

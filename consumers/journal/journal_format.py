@@ -30,9 +30,9 @@ import json
 import struct
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -53,8 +53,13 @@ RANGE_BYTES: Final = _RANGE.size
 MAX_BODY_BYTES: Final = 1 << 31
 """No record is larger, so a reader never asks for more memory than that at once."""
 
-ReadAt: TypeAlias = Callable[[int, int], bytes]
-"""Returns up to (offset, length) bytes of a journal; fewer at its end."""
+
+class ReadAt(Protocol):
+    """Reads a journal, as StateFile.pread does."""
+
+    def __call__(self, *, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from byte `offset` on; fewer at the end of the journal."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +224,7 @@ def _encode(kind: int, journal_id: UUID, number: int, chunks: Sequence[Data]) ->
 
 def _read_record(read_at: ReadAt, offset: int) -> _Record | None:
     """Return the record at `offset`; None if there is none that is intact."""
-    prefix = read_at(offset, PREFIX_BYTES)
+    prefix = read_at(offset=offset, length=PREFIX_BYTES)
     if len(prefix) != PREFIX_BYTES:
         return None
     magic, kind, journal_id, number, body_bytes, body_crc = _PREFIX.unpack_from(prefix)
@@ -227,7 +232,7 @@ def _read_record(read_at: ReadAt, offset: int) -> _Record | None:
     is_known = magic == _MAGIC and body_bytes <= MAX_BODY_BYTES
     if not is_known or zlib.crc32(prefix[: _PREFIX.size]) != prefix_crc:
         return None
-    body = read_at(offset + PREFIX_BYTES, body_bytes)
+    body = read_at(offset=offset + PREFIX_BYTES, length=body_bytes)
     if len(body) != body_bytes or zlib.crc32(body) != body_crc:
         return None
     return _Record(kind, UUID(bytes=journal_id), number, memoryview(body))

@@ -292,7 +292,7 @@ class CycleJournals:
         if file is None:
             return None
         try:
-            journal = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
+            journal = read_journal(file.pread)
             reason = None if journal is None else self._refusal(secondary, journal, file)
             if reason is None and is_forked(secondary):
                 reason = "hosts write to the secondary themselves"

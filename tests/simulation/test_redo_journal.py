@@ -44,7 +44,7 @@ def openable_content(world: World, name: str) -> tuple[int, bytes]:
         return saved.consistent_position, bytes(held)
     file = world.site.journals.open(name)
     assert file is not None, f"{name} is inconsistent, and has no journal"
-    journal = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
+    journal = read_journal(file.pread)
     assert journal is not None, f"{name} is inconsistent, and its journal isn't sealed"
     assert refuse_redo(journal, saved) is None
     for offset, length, data in staged_ranges(journal, file):

@@ -102,7 +102,7 @@ def test_a_sealed_journal_is_read_back_and_applied_as_a_whole(staged: list[Round
     journals.crash()
     file = journals.open("v")
     assert file is not None
-    found = read_journal(lambda offset, length: file.pread(offset=offset, length=length))
+    found = read_journal(file.pread)
     assert found == live
     assert (found.header, found.through, found.state) == (HEADER, 99, STATE)
     assert sorted(bytes(each.data or b"") for each in staged_ranges(found, file)) == sorted(
