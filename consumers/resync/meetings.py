@@ -128,27 +128,17 @@ class SecondaryMeetings:
         Return the secondaries whose cycle can't begin, and why: the primary isn't the one that
         it was, or the mark can't be written.
         """
-        failed, marked = list[Failed](), list[tuple[Secondary, SecondaryIdentity]]()
-        for secondary, step in cycles:
-            identity = secondary.identity
-            assert identity is not None
-            try:
-                primary = self._check_primary(secondary, step, changed)
-            except DeviceFailed as error:
-                failed.append((secondary, error))
-            else:
-                identity = replace(identity, epoch=identity.epoch + 1, primary=primary)
-                marked.append((secondary, identity))
-        return failed + self._write_marks(marked)
+        failed = self.check_primaries(cycles, changed)
+        unable = {secondary for secondary, _ in failed}
+        able = [secondary for secondary, _ in cycles if secondary not in unable]
+        return failed + self.count_cycles(able)
 
     def count_chunk(self, secondary: Secondary) -> None:
         """Count one more chunk of a copy in the mark of the secondary, durably.
 
         The state that is saved then names it. Raise DeviceFailed if the mark can't be written.
         """
-        identity = secondary.identity
-        assert identity is not None
-        self._write_together([(secondary, replace(identity, epoch=identity.epoch + 1))])
+        self._write_together([_counted(secondary)])
 
     def check_primaries(
         self, cycles: Sequence[tuple[Secondary, Resync]], changed: ChangedBlocks
@@ -174,12 +164,7 @@ class SecondaryMeetings:
 
         Return the secondaries whose mark can't be written, and why.
         """
-        marked = list[tuple[Secondary, SecondaryIdentity]]()
-        for secondary in secondaries:
-            assert secondary.identity is not None
-            identity = replace(secondary.identity, epoch=secondary.identity.epoch + 1)
-            marked.append((secondary, identity))
-        return self._write_marks(marked)
+        return self._write_marks([_counted(secondary) for secondary in secondaries])
 
     def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
         """Open the primary for reading and the secondary, which was met, for writing.
@@ -404,6 +389,13 @@ class SecondaryMeetings:
 
     def _where(self, volume: Volume) -> str:
         return f"volume {volume.volume} at {self._site}"
+
+
+def _counted(secondary: Secondary) -> tuple[Secondary, SecondaryIdentity]:
+    """Return a secondary that was met, and its identity with one more cycle counted."""
+    identity = secondary.identity
+    assert identity is not None
+    return secondary, replace(identity, epoch=identity.epoch + 1)
 
 
 def _check_length(volume: Volume, size_bytes: int) -> None:
