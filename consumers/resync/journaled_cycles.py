@@ -34,6 +34,7 @@ from mirrorlog.consumers.resync.staging_step import (
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import decode_state, encode_state
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.errors import DeviceFailed, StateDamaged
 from mirrorlog.ports.folders import StateFile
 from mirrorlog.ports.task_runner import TaskRunner
@@ -325,14 +326,11 @@ class CycleJournals:
             return str(error)
         reason = refuse_redo(journal, secondary.saved)
         if reason is None and secondary.differing:
-            ranges = list(staged_ranges(journal, file))
-            for sample in secondary.differing:
-                if not any(
-                    staged.offset < sample.offset + sample.length
-                    and sample.offset < staged.offset + staged.length
-                    for staged in ranges
-                ):
-                    return "the secondary lacks what earlier cycles wrote"
+            size, replaced = secondary.volume.block_size, BlockSet()
+            for offset, length, _ in staged_ranges(journal, file):
+                replaced.add_range(offset // size, -(-(offset + length) // size))
+            if samples_without(secondary.differing, replaced, size):
+                return "the secondary lacks what earlier cycles wrote"
         return reason
 
 
