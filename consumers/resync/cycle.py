@@ -244,7 +244,7 @@ def _step_by_log(
         if is_sure:
             return MarkConsistent(_consistent_at(saved, watermark))
         return AdvancePosition(replace(saved, applied_position=watermark))
-    if is_idle and _is_unproved_full_copy(saved) and not settled:
+    if is_idle and saved.is_unproved_copy and not settled:
         return Idle(SiteState.SETTLING, _waiting_reason(cycle_input))
     suspect_after, changed_through = _suspect_range(saved, applied, watermark, log, settled, blocks)
     running = replace(
@@ -281,7 +281,7 @@ def _unproved_blocks(saved: SecondaryState, applied: int, log: SiteLog) -> Block
     is_hole = log.volume.hole(after=after, through=changed_through) or log.missed_hole(
         after=changed_through, through=applied
     )
-    if is_hole or _is_unproved_full_copy(saved):
+    if is_hole or saved.is_unproved_copy:
         return None
     return log.changed(after=after, through=changed_through) | log.missed(
         after=changed_through, through=applied
@@ -364,10 +364,6 @@ def is_settled(cycle_input: CycleInput, watermark: int) -> bool:
         return False
     head = volume_log.head
     return head is None or head.settled_after(cycle_input.read_end, cycle_input.beats)
-
-
-def _is_unproved_full_copy(saved: SecondaryState) -> bool:
-    return saved.suspect_after is not None and saved.rung in (Rung.ALLOCATED, Rung.FULL)
 
 
 def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:

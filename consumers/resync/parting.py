@@ -22,8 +22,6 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 
-_WHOLE = (Rung.ALLOCATED, Rung.FULL)
-
 
 def continued_state(
     saved: SecondaryState, volume: Volume, *, is_forked: bool
@@ -39,7 +37,7 @@ def continued_state(
     applied = saved.applied_position
     if parted is None or applied is None or is_forked:
         return None
-    if saved.rung in _WHOLE and saved.suspect_after is not None:
+    if saved.is_unproved_copy:
         return None  # any block may hold what was never named
     proved = applied if saved.suspect_after is None else min(applied, saved.suspect_after)
     position = min(proved, parted)

@@ -15,7 +15,6 @@ from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks, StagingStep
-from mirrorlog.domain.site_progress import Rung
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, Data, DeviceIdentity
@@ -64,7 +63,7 @@ class SnapshotReads:
         name = volume.volume
         if saved is None or name in self._held or not self._secondaries.has_snapshots(volume):
             return
-        if saved.suspect_after is not None and saved.rung is not Rung.CHANGED:
+        if saved.is_unproved_copy:
             return  # snapshot_step() would refuse it
         now_s = self._clock.monotonic_s()
         due_s = self._proved_s.setdefault(name, now_s) + self._interval_s

@@ -43,7 +43,7 @@ def snapshot_step(
     snapshot, is_suspect = cycle_input.snapshot, saved.suspect_after is not None
     if snapshot is None or max(applied, saved.cycle_through or applied) > snapshot.position:
         return None
-    if is_suspect and saved.rung is not Rung.CHANGED:
+    if saved.is_unproved_copy:
         return None  # a crash would forget that all of its blocks are unproved
     if watermark < snapshot.position:
         is_proved = not is_suspect and saved.cycle_through is None

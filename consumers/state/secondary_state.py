@@ -127,6 +127,11 @@ class SecondaryState:
             return self.cycle_through
         return self.applied_position
 
+    @property
+    def is_unproved_copy(self) -> bool:
+        """Whether the last cycle copied everything, and isn't proved: any block may be unproved."""
+        return self.suspect_after is not None and self.rung is not Rung.CHANGED
+
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
         if self.history_id is not None and str(UUID(self.history_id)) != self.history_id:
