@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.folders import create_folder, lock_folder, sync_folder
+from mirrorlog.adapters.folders import lock_folder, sync_folder
 from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.consumers.journal.journal_store import JournalFullError
 from mirrorlog.domain.volumes import check_volume_name
@@ -34,7 +34,6 @@ class JournalFolder:
         """
         self.folder: Final = folder.absolute()
         with _named("making the folder of journals", self.folder):
-            create_folder(self.folder)
             self._lock_fd = lock_folder(self.folder)
 
     def close(self) -> None:
@@ -86,14 +85,14 @@ class _JournalFile:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
     def pread(self, *, offset: int, length: int) -> bytes:
+        data = b""
         with _named("reading a journal", self._path):
-            data = os.pread(self._fd, length, offset)
-            while len(data) < length and (more := self._pread_more(offset, length, data)):
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    break
                 data += more
         return data
-
-    def _pread_more(self, offset: int, length: int, data: bytes) -> bytes:
-        return os.pread(self._fd, length - len(data), offset + len(data))
 
     def pwrite(self, offset: int, data: bytes) -> None:
         with _named("writing a journal", self._path):
