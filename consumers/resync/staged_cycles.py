@@ -12,7 +12,7 @@ from mirrorlog.consumers.resync.copy_pace import CopyPausedError
 from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
-from mirrorlog.consumers.resync.cycle_steps import CycleStep, Idle, Resync
+from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals, SealedCycle
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
@@ -64,7 +64,7 @@ class StagedCycles:
                 [(secondary, step.step) for secondary, step in to_stage], self._logs.changed_since
             )
         )
-        in_place = []
+        in_place = list[tuple[Secondary, Resync]]()
         for secondary, step in to_stage:
             if secondary in failed:
                 self._journals.drop(secondary)
@@ -74,7 +74,8 @@ class StagedCycles:
             except JournalFullError as error:
                 secondary.note_in_place(f"the cycle is applied in place: {error}")
                 whole = next_step(secondary.saved, self._calls.cycle_input(secondary))
-                in_place += _resyncs(secondary, whole)
+                if isinstance(whole, Resync):
+                    in_place.append((secondary, whole))
             except DeviceFailed as error:
                 self._calls.stop(secondary, error)
             except CopyPausedError:
@@ -128,7 +129,3 @@ class StagedCycles:
         for secondary, error in failed:
             self._calls.stop(secondary, error)
         return {secondary for secondary, _ in failed}
-
-
-def _resyncs(secondary: Secondary, step: CycleStep) -> list[tuple[Secondary, Resync]]:
-    return [(secondary, step)] if isinstance(step, Resync) else []
