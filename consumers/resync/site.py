@@ -439,8 +439,9 @@ class Site:
                 "the log is by a newer description of the volume than the one that is known here",
                 awaits_source=True,
             )
-        cycle_input, saved = self._cycle_input(secondary), secondary.saved
+        saved = secondary.saved
         if secondary.differing and saved is not None:
+            cycle_input = self._cycle_input(secondary)
             verdict = verdict_of(secondary.differing, saved.known_position, cycle_input)
             if verdict is SampleVerdict.WAIT:
                 if saved.consistent_position is not None:
