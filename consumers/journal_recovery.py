@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from mirrorlog.codec.events import decode
@@ -21,7 +21,7 @@ from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet
 from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.secondaries import Secondaries
-from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.secondary import Secondary, save_states
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
 from mirrorlog.domain.secondary_marks import SecondaryMark
@@ -59,14 +59,7 @@ def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
     """
 
     def save(states: Sequence[tuple[Secondary, SecondaryState]]) -> None:
-        now_us = ports.clock.now_us()
-        stamped = [
-            (secondary, replace(state, updated_at_us=now_us, identity=secondary.identity))
-            for secondary, state in states
-        ]
-        ports.states.save_all([state for _, state in stamped])
-        for secondary, state in stamped:
-            secondary.note_saved(state)
+        save_states(ports.states, ports.clock.now_us(), states)
 
     meetings = SecondaryMeetings(site, ports.secondaries, save, ports.draw_id, Seeds())
     journals = CycleJournals(

@@ -5,12 +5,18 @@ Other objects read a Secondary and call its methods; none writes its fields.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
-from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
+from mirrorlog.consumers.state.secondary_state import (
+    Sample,
+    SecondaryIdentity,
+    SecondaryState,
+    SecondaryStateStore,
+)
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
@@ -251,6 +257,22 @@ class Secondary:
     def forget_reason(self) -> None:
         """Forget the reason for the last resync: the secondary is consistent again."""
         self.reason = None
+
+
+def save_states(
+    store: SecondaryStateStore, now_us: int, states: Sequence[tuple[Secondary, SecondaryState]]
+) -> None:
+    """Save states durably, with the identities that their secondaries have now, and note them.
+
+    now_us: the time to save as theirs. Raise DeviceFailed.
+    """
+    stamped = [
+        (secondary, replace(state, updated_at_us=now_us, identity=secondary.identity))
+        for secondary, state in states
+    ]
+    store.save_all([state for _, state in stamped])
+    for secondary, state in stamped:
+        secondary.note_saved(state)
 
 
 def needed_after(saved: SecondaryState | None) -> int:

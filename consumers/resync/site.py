@@ -40,7 +40,7 @@ from mirrorlog.consumers.resync.reporting import (
     summarize_site,
 )
 from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, verdict_of
-from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.secondary import Secondary, save_states
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
@@ -560,14 +560,8 @@ class Site:
 
         Then drop the records that they make needless.
         """
-        now_us = self._ports.clock.now_us()
-        stamped = [
-            (secondary, replace(state, updated_at_us=now_us, identity=secondary.identity))
-            for secondary, state in states
-        ]
-        self._ports.states.save_all([state for _, state in stamped])
-        for secondary, state in stamped:
-            secondary.note_saved(state)
+        save_states(self._ports.states, self._ports.clock.now_us(), states)
+        for secondary, _ in states:
             self._snapshots.note_saved(secondary)
             self._logs.forget_applied(secondary)
 
