@@ -180,10 +180,7 @@ def test_a_seed_that_is_missing_is_never_created() -> None:
         world.site.secondaries.restore_mark(name, None)
         world.site.states.restore(name, None)
     world.site.start()
-    for _ in range(24):
-        world.host.heartbeat()
-        world.fold_and_commit()
-        world.site.site.run_once(0)
+    follow_others(world)
     secondaries = world.site.site.secondaries
     assert "v" not in world.site.secondaries.devices
     assert secondaries["v"].state is SiteState.STOPPED
