@@ -146,7 +146,7 @@ class CycleCopier:
         if step.blocks is not None:
             return restore_changed(primary, device, volume, step.blocks, plan)
 
-        def on_chunk(copied_bytes: int) -> bool:
+        def on_chunk(copied_bytes: int) -> None:
             self._meetings.count_chunk(secondary)
             state = replace(
                 step.running,
@@ -155,7 +155,6 @@ class CycleCopier:
                 samples=joined_samples(samples.samples, step.running.samples),
             )
             self._save(secondary, state)
-            return False
 
         is_comparing = self._is_comparing(volume, step)
         copy = WholeCopy(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final, TypeAlias
 
 from mirrorlog.consumers.resync.comparison import ComparingWriter
@@ -51,15 +50,14 @@ class WholeCopy:
 
     begin: the first byte to copy. chunk_bytes: of the data in a chunk, at least.
     is_chunk_over: asked after each batch whether the chunk ends there already.
-    on_chunk: called with the byte up to which the secondary is durable, after each chunk but the
-        last. It returns whether the copy goes on now.
+    on_chunk: called with the byte up to which the secondary is durable, unless that is the end.
     is_comparing: the secondary is read, too, and only what differs is written.
     differing: asks for digests first; None to read all of the primary.
     """
 
     begin: int
     chunk_bytes: int
-    on_chunk: Callable[[int], bool]
+    on_chunk: Callable[[int], None]
     is_chunk_over: Callable[[], bool] = lambda: False
     is_comparing: bool = False
     differing: DifferingRanges | None = None
@@ -72,12 +70,11 @@ def copy_whole(
     plan: CopyPlan,
     copy: WholeCopy,
 ) -> Copied | None:
-    """Copy what the primary has allocated from `copy.begin` on, and zero the rest.
+    """Copy a chunk of what the primary has allocated from `copy.begin` on, and zero the rest there.
 
-    The rest isn't read. All of it is durable on the secondary when it returns. The rung of the
-    result is FULL if the primary can't tell what it has allocated. Return None if `copy.on_chunk`
-    ends the copy before its end. Raise DeviceFailed, or what `plan.on_copied` and `copy.on_chunk`
-    raise.
+    The rest isn't read. All of the chunk is durable on the secondary when it returns. The rung of
+    the result is FULL if the primary can't tell what it has allocated. Return None if more is to be
+    copied behind the chunk. Raise DeviceFailed, or what `plan.on_copied` and `copy.on_chunk` raise.
     """
     is_whole = False
     blocks = 0
@@ -102,21 +99,18 @@ def copy_whole(
     writer: RangeWriter = PlainWriter(secondary)
     if copy.is_comparing:
         writer = ComparingWriter(secondary, volume.block_size)
-    copied_bytes = 0
-    rest = batches()
-    batch = next(rest, None)
-    while batch is not None:
-        chunk = _Chunk(batch, rest, copy.chunk_bytes, copy.is_chunk_over)
-        to_copy = chunk if copy.differing is None else _differing(secondary, plan, copy, chunk)
-        copied_bytes += run_batches(primary, secondary, volume, plan, to_copy, writer)
-        batch = next(rest, None)
-        if batch is not None and not copy.on_chunk(chunk.end):
-            return None
+    all_batches = batches()
+    chunk = _Chunk(all_batches, copy.chunk_bytes, copy.is_chunk_over)
+    to_copy = chunk if copy.differing is None else _differing(secondary, plan, copy, chunk)
+    copied_bytes = run_batches(primary, secondary, volume, plan, to_copy, writer)
+    if next(all_batches, None) is not None:
+        copy.on_chunk(chunk.end)
+        return None
     return Copied(Rung.FULL if is_whole else Rung.ALLOCATED, blocks, copied_bytes)
 
 
 class _Chunk:
-    """Batches of one chunk: `first`, and those of `rest` until there are `size_bytes` bytes.
+    """Batches of one chunk: the next ones of `batches`, until there are `size_bytes` bytes.
 
     It ends before that if `is_over` returns True.
 
@@ -125,18 +119,13 @@ class _Chunk:
     """
 
     def __init__(
-        self,
-        first: CopyBatch,
-        rest: Iterator[CopyBatch],
-        size_bytes: int,
-        is_over: Callable[[], bool],
+        self, batches: Iterator[CopyBatch], size_bytes: int, is_over: Callable[[], bool]
     ) -> None:
-        self._first, self._rest, self._left_bytes = first, rest, size_bytes
-        self._is_over = is_over
+        self._batches, self._left_bytes, self._is_over = batches, size_bytes, is_over
         self.end = 0
 
     def __iter__(self) -> Iterator[CopyBatch]:
-        for batch in chain([self._first], self._rest):
+        for batch in self._batches:
             offset, length = batch.ranges[-1]
             self.end = offset + length
             yield batch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
-from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
+from mirrorlog.consumers.resync.restoration import Copied, CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.consumers.resync.whole_copy import WholeCopy, copy_whole
 from mirrorlog.domain.bitmaps import BlockSet
@@ -59,6 +60,20 @@ class Devices:
             tasks=runner,
         )
 
+    def copy_whole(
+        self,
+        runner: TaskRunner,
+        *,
+        chunk_bytes: int,
+        begin: int = 0,
+        on_chunk: Callable[[int], None] = lambda _: None,
+        is_comparing: bool = False,
+    ) -> Copied | None:
+        copy = WholeCopy(
+            begin=begin, chunk_bytes=chunk_bytes, on_chunk=on_chunk, is_comparing=is_comparing
+        )
+        return copy_whole(self.primary, self.secondary, VOLUME, self.plan(runner), copy)
+
     def expected(self) -> bytes:
         expected = bytearray(b"\xaa" * SIZE)
         primary = self.primary.pread(offset=0, length=SIZE)
@@ -99,8 +114,7 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
 
     allocated = list(devices.primary.allocated())
     devices.primary.hook = hook
-    copy = WholeCopy(begin=0, chunk_bytes=SIZE, on_chunk=lambda _: True)
-    copied = copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
+    copied = devices.copy_whole(runner, chunk_bytes=BLOCKS << 20)
     devices.primary.hook = None
     assert devices.secondary.snapshot() == devices.primary.pread(offset=0, length=SIZE)
     assert copied is not None and copied.rung is Rung.ALLOCATED
@@ -119,13 +133,14 @@ def test_a_copy_of_everything_is_durable_up_to_each_chunk(
     begin, reached = begin_block * BLOCK, list[int]()
     primary = devices.primary.pread(offset=0, length=SIZE)
 
-    def on_chunk(copied_bytes: int) -> bool:
+    def on_chunk(copied_bytes: int) -> None:
         reached.append(copied_bytes)
         assert devices.secondary.snapshot()[begin:copied_bytes] == primary[begin:copied_bytes]
-        return True
 
-    copy = WholeCopy(begin=begin, chunk_bytes=4 * BATCH, on_chunk=on_chunk)
-    copy_whole(devices.primary, devices.secondary, VOLUME, devices.plan(runner), copy)
+    while not devices.copy_whole(
+        runner, begin=max([begin, *reached]), chunk_bytes=4 * BATCH, on_chunk=on_chunk
+    ):
+        assert reached
     assert devices.secondary.snapshot()[begin:] == primary[begin:]
     assert devices.secondary.snapshot()[:begin] == b"\xaa" * begin
     assert reached == sorted(set(reached))
@@ -182,9 +197,15 @@ def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunn
             written.update(range(offset // BLOCK, -(-(offset + length) // BLOCK)))
 
     devices.secondary.hook = hook
-    plan = devices.plan(runner)
-    copy = WholeCopy(begin=0, chunk_bytes=4 * BATCH, on_chunk=lambda _: True, is_comparing=True)
-    copy_whole(devices.primary, devices.secondary, VOLUME, plan, copy)
+    reached = [0]
+    while not devices.copy_whole(
+        runner,
+        begin=reached[-1],
+        chunk_bytes=4 * BATCH,
+        on_chunk=reached.append,
+        is_comparing=True,
+    ):
+        assert len(reached) > 1
     assert devices.secondary.snapshot() == primary
     assert written == {3, 4, 77, BLOCKS - 1}
     counts = sum(devices.copied, CopyCounts())
