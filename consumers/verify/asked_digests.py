@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
 
-from mirrorlog.codec.events import decode, encode
+from mirrorlog.consumers.verify.digest_topics import answer_in, publish_event, read_from_now
 from mirrorlog.consumers.verify.range_digests import digests_of
 from mirrorlog.domain.verifications import (
     DIGEST_BYTES,
@@ -20,19 +20,17 @@ from mirrorlog.domain.verifications import (
     MAX_RANGES,
     ByteRange,
     DigestAlgorithm,
-    DigestAnswer,
     DigestQuestion,
     PrimaryReader,
     Side,
 )
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, DeviceFailed
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
-_PARTITION: Final = 0
 _POLL_S: Final = 0.2
 _PATIENCE_S: Final = 20.0
 _SILENCE_S: Final = 60.0
@@ -75,8 +73,7 @@ class AskedDigests:
         if last is not None and self.clock.monotonic_s() < until_s:
             raise last
         asked = [ByteRange(offset, length) for offset, length in ranges]
-        end = self.admin.end_position(self.topic, _PARTITION)
-        self.reader.assign(self.topic, {_PARTITION: end})
+        read_from_now(self.reader, self.admin, self.topic)
         questions = {self._ask(volume, part): part for part in _parts(asked)}
         held = digests_of(secondary, asked, _ALGORITHM, self.tasks)
         answers = self._wait(volume, questions, on_wait)
@@ -97,9 +94,7 @@ class AskedDigests:
             primary_reader=PrimaryReader.HOST,
             ranges=tuple(ranges),
         )
-        key = f"{self.site}/{volume.volume}".encode()
-        self.publisher.publish(self.topic, _PARTITION, key, encode(question))
-        self.publisher.poll(0)
+        publish_event(self.publisher, self.topic, question)
         return question.question
 
     def _wait(
@@ -113,8 +108,10 @@ class AskedDigests:
         heard_at_s = self.clock.monotonic_s()
         while len(answers) < len(questions):
             for message in self.reader.poll(_POLL_S):
-                answer = _answer_in(message.value)
-                if answer is None or answer.question not in questions:
+                answer = answer_in(message)
+                if answer is None or answer.side is not Side.PRIMARY:
+                    continue
+                if answer.question not in questions:
                     continue
                 if answer.digests is None:
                     raise self._silence(volume, f"{answer.by} says: {answer.reason}")
@@ -150,12 +147,3 @@ def _parts(ranges: Sequence[ByteRange]) -> list[list[ByteRange]]:
         parts[-1].append(each)
         size_bytes += each.length
     return parts
-
-
-def _answer_in(value: bytes | None) -> DigestAnswer | None:
-    """Return the answer for a primary in a message; None if it is something else."""
-    try:
-        event = decode(value or b"", object)
-    except BadInput:
-        return None  # of a newer release
-    return event if isinstance(event, DigestAnswer) and event.side is Side.PRIMARY else None

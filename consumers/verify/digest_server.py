@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
-from mirrorlog.codec.events import decode, encode
+from mirrorlog.codec.events import decode
 from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.verify.digest_topics import publish_event, read_from_now
 from mirrorlog.consumers.verify.range_digests import digests_of
 from mirrorlog.domain.verifications import DigestAnswer, DigestQuestion, PrimaryReader, Side
 from mirrorlog.domain.volumes import Volume
@@ -21,7 +22,6 @@ from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
 log = logging.getLogger("mirrorlog.verify")
 
-_PARTITION: Final = 0
 _FLUSH_S: Final = 30.0
 
 
@@ -132,14 +132,14 @@ class DigestServer:
         self._topic: Final = topic
         self._answer_topic: Final = answer_topic
         admin.partitions(topic)
-        self._begin_at_end()
+        read_from_now(reader, admin, topic)
 
     def serve(self, timeout_s: float) -> None:
         """Answer what is asked; wait up to `timeout_s` for a question. Raise KafkaFailed."""
         try:
             messages = self._reader.poll(timeout_s, max_messages=1)
         except OutOfRetention:
-            self._begin_at_end()
+            read_from_now(self._reader, self._admin, self._topic)
             return
         for message in messages:
             with suppress(BadInput):  # an answer, or an event of a newer release
@@ -147,13 +147,8 @@ class DigestServer:
 
     def _answer(self, question: DigestQuestion) -> None:
         for answer in self._answering.answer(question):
-            key = f"{answer.site}/{answer.volume}".encode()
-            self._publisher.publish(self._answer_topic, _PARTITION, key, encode(answer))
+            publish_event(self._publisher, self._answer_topic, answer)
         self._publisher.flush(_FLUSH_S)
-
-    def _begin_at_end(self) -> None:
-        end = self._admin.end_position(self._topic, _PARTITION)
-        self._reader.assign(self._topic, {_PARTITION: end})
 
 
 def _hashed(

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
 
-from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers.resync.copy_pace import local_minute
 from mirrorlog.consumers.resync.copy_rate import RateSchedule, TokenBucket
+from mirrorlog.consumers.verify.digest_topics import answer_in, publish_event, read_from_now
 from mirrorlog.consumers.verify.verification import DigestPair, Verification
 from mirrorlog.consumers.verify.verification_log import VerificationLog
 from mirrorlog.domain.verifications import (
@@ -37,12 +37,11 @@ from mirrorlog.domain.verifications import (
     VerificationState,
 )
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput, KafkaFailed, MirrorlogError
+from mirrorlog.errors import KafkaFailed, MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.topics import Topics
 
-_PARTITION: Final = 0
 _MAX_OPEN: Final = 3
 """How many questions are open at a time: both sides hash while answers travel."""
 _FIRST_BYTES: Final = 4 << 20
@@ -140,8 +139,7 @@ class Verifier:
         for topic in {topics.digests, *topics.mirrored_answers} - self._read_topics:
             with suppress(KafkaFailed):  # a mirror hasn't made it yet
                 ports.admin.partitions(topic)
-                end = ports.admin.end_position(topic, _PARTITION)
-                ports.reader.assign(topic, {_PARTITION: end})
+                read_from_now(ports.reader, ports.admin, topic)
                 self._read_topics.add(topic)
 
     @property
@@ -172,11 +170,7 @@ class Verifier:
     def publish(self, state: VerificationState, reason: str | None = None) -> VerificationReport:
         """Publish a report, and return it. reason: why the run was cut short."""
         report = self.report(state, reason)
-        key = f"{report.site}/{report.volume}".encode()
-        self._ports.publisher.publish(
-            self._ports.topics.verifications, _PARTITION, key, encode(report)
-        )
-        self._ports.publisher.poll(0)
+        publish_event(self._ports.publisher, self._ports.topics.verifications, report)
         self._reported_at_s = self._now_s()
         return report
 
@@ -218,12 +212,9 @@ class Verifier:
 
     def _take_answers(self, timeout_s: float) -> None:
         for message in self._ports.reader.poll(timeout_s):
-            try:
-                event = decode(message.value or b"", object)
-            except BadInput:
-                continue  # of a newer release
-            if isinstance(event, DigestAnswer):
-                self._take(event)
+            answer = answer_in(message)
+            if answer is not None:
+                self._take(answer)
 
     def _take(self, answer: DigestAnswer) -> None:
         each = self._open.get(answer.question)
@@ -338,10 +329,7 @@ class Verifier:
             primary_reader=options.primary_reader,
             ranges=tuple(ranges),
         )
-        key = f"{options.site}/{volume.volume}".encode()
-        topic = self._ports.topics.digests
-        self._ports.publisher.publish(topic, _PARTITION, key, encode(question))
-        self._ports.publisher.poll(0)
+        publish_event(self._ports.publisher, self._ports.topics.digests, question)
 
     def _rate_bytes_s(self) -> int | None:
         if self._options.rate.is_unlimited:

@@ -25,6 +25,7 @@ from mirrorlog.consumers.verify.digest_server import (
     PrimaryDigests,
     SiteDigests,
 )
+from mirrorlog.consumers.verify.digest_topics import key_of
 from mirrorlog.consumers.verify.verification_log import VerificationLog
 from mirrorlog.consumers.verify.verifier import Verifier, VerifierPorts, VerifyOptions
 from mirrorlog.domain.verifications import VerificationReport
@@ -35,7 +36,7 @@ from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.reading.read_through import ReadPatience, read_through
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.settings import Settings
 
 log = logging.getLogger("mirrorlog.verify")
@@ -47,7 +48,6 @@ _THREADS: Final = 4
 _SERVE_S: Final = 0.5
 _RETRY_S: Final = 30.0
 _STOP_S: Final = 5.0
-_PARTITION: Final = 0
 
 
 @contextmanager
@@ -89,15 +89,13 @@ def last_report(settings: Settings, site: str, volume: str) -> VerificationRepor
 
     Raise KafkaFailed, also if the cluster lacks the topic; BadInput if it is of a newer release.
     """
-    topic, key = settings.topics.verifications, f"{site}/{volume}".encode()
+    topic, key = settings.topics.verifications, key_of(site, volume)
     value = None
     client = settings.kafka_client()
     with closing(KafkaAdmin(client)) as admin, closing(KafkaReader(client)) as reader:
         admin.partitions(topic)
-        ends = {_PARTITION: admin.end_position(topic, _PARTITION)}
-        reader.assign(topic, dict.fromkeys(ends))
         patience = ReadPatience(SystemClock(), settings.patience_s, "reading verifications")
-        for message in read_through(reader, topic, ends, patience):
+        for message in CompactedTopic(reader, admin, topic, patience).read_to_end():
             if message.key == key:
                 value = message.value
     return None if value is None else decode(value, VerificationReport)
@@ -191,7 +189,6 @@ def open_digest_server(make: MakeAnswering, settings: Settings) -> Iterator[Dige
         admin = stack.enter_context(closing(KafkaAdmin(client, settings.patience_s)))
         topics = settings.topics
         topic = topics.digests
-        admin.partitions(topic)
         reader = stack.enter_context(closing(KafkaReader(client)))
         publisher = stack.enter_context(closing(KafkaPublisher(client)))
         yield DigestServer(
