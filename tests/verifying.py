@@ -10,7 +10,6 @@ from mirrorlog.consumers.verify.digest_server import DigestServer, SiteDigests
 from mirrorlog.consumers.verify.verification_log import VerificationLog
 from mirrorlog.consumers.verify.verifier import Verifier, VerifierPorts, VerifyOptions
 from mirrorlog.domain.verifications import DigestAlgorithm, VerificationReport
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_devices import MemoryDevice
@@ -74,7 +73,6 @@ class VerifyingWorld:
             SiteDigests(
                 by="machine",
                 site=SITE,
-                volume_of=lambda volume: world.volumes[volume],
                 open_primary=self._open_primary,
                 open_secondary=self._open_secondary,
                 load_state=world.site.states.load,
@@ -109,11 +107,11 @@ class VerifyingWorld:
             earlier,
         )
 
-    def _open_primary(self, volume: Volume) -> MemoryDevice:
-        return Interrupted.of(self.world.host.primaries[volume.volume], self.between)
+    def _open_primary(self, volume: str) -> MemoryDevice:
+        return Interrupted.of(self.world.host.primaries[volume], self.between)
 
-    def _open_secondary(self, volume: Volume) -> MemoryDevice:
-        return Interrupted.of(self.world.site.secondaries.devices[volume.volume], self.between)
+    def _open_secondary(self, volume: str) -> MemoryDevice:
+        return Interrupted.of(self.world.site.secondaries.devices[volume], self.between)
 
     def step(self, random: Random) -> None:
         """Let one of the two processes take a step."""

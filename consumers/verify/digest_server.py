@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.verify.digest_topics import publish_event, read_from_now
 from mirrorlog.consumers.verify.range_digests import digests_of
 from mirrorlog.domain.verifications import DigestAnswer, DigestQuestion, PrimaryReader, Side
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, MirrorlogError, OutOfRetention
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
@@ -23,6 +22,8 @@ from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 log = logging.getLogger("mirrorlog.verify")
 
 _FLUSH_S: Final = 30.0
+OpenByName: TypeAlias = Callable[[str], BlockDevice]
+"""Opens a copy of the volume of that name for reading."""
 
 
 class AnswersQuestions(Protocol):
@@ -39,14 +40,13 @@ class AnswersQuestions(Protocol):
 class PrimaryDigests:
     """Hashes primaries at their host.
 
-    by: the machine's name. volume_of: returns a description; it raises UnknownVolume.
-    open_primary: opens a primary for reading. volumes: those whose primaries are hashed here.
+    by: the machine's name. volumes: those whose primaries are hashed here.
+    open_primary: opens the primary of a volume for reading; it raises UnknownVolume.
     """
 
     by: str
     volumes: frozenset[str]
-    volume_of: Callable[[str], Volume]
-    open_primary: Callable[[Volume], BlockDevice]
+    open_primary: OpenByName
     tasks: TaskRunner = field(default_factory=OneAtATime)
 
     def answer(self, question: DigestQuestion) -> Sequence[DigestAnswer]:
@@ -54,10 +54,7 @@ class PrimaryDigests:
         is_asked = question.primary_reader == PrimaryReader.HOST
         if not is_asked or question.volume not in self.volumes:
             return []
-        return [_hashed(self.by, question, Side.PRIMARY, self._open(question), self.tasks)]
-
-    def _open(self, question: DigestQuestion) -> Callable[[], BlockDevice]:
-        return lambda: self.open_primary(self.volume_of(question.volume))
+        return [_hashed(self.by, question, Side.PRIMARY, self.open_primary, self.tasks)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +68,8 @@ class SiteDigests:
 
     by: str
     site: str
-    volume_of: Callable[[str], Volume]
-    open_primary: Callable[[Volume], BlockDevice]
-    open_secondary: Callable[[Volume], BlockDevice]
+    open_primary: OpenByName
+    open_secondary: OpenByName
     load_state: Callable[[str], SecondaryState | None]
     tasks: TaskRunner = field(default_factory=OneAtATime)
     sides: TaskRunner = field(default_factory=OneAtATime)
@@ -90,10 +86,7 @@ class SiteDigests:
         return answers
 
     def _primary(self, question: DigestQuestion) -> DigestAnswer:
-        def open_primary() -> BlockDevice:
-            return self.open_primary(self.volume_of(question.volume))
-
-        return _hashed(self.by, question, Side.PRIMARY, open_primary, self.tasks)
+        return _hashed(self.by, question, Side.PRIMARY, self.open_primary, self.tasks)
 
     def _secondary(self, question: DigestQuestion) -> DigestAnswer:
         refused = partial(_refused, self.by, question, Side.SECONDARY)
@@ -103,11 +96,7 @@ class SiteDigests:
             return refused(str(error))
         if state is None or state.applied_position is None:
             return refused("the secondary's first copy isn't finished, or the site isn't met yet")
-
-        def open_secondary() -> BlockDevice:
-            return self.open_secondary(self.volume_of(question.volume))
-
-        return _hashed(self.by, question, Side.SECONDARY, open_secondary, self.tasks, state)
+        return _hashed(self.by, question, Side.SECONDARY, self.open_secondary, self.tasks, state)
 
 
 class DigestServer:
@@ -155,13 +144,13 @@ def _hashed(
     by: str,
     question: DigestQuestion,
     side: Side,
-    open_device: Callable[[], BlockDevice],
+    open_device: OpenByName,
     tasks: TaskRunner,
     state: SecondaryState | None = None,
 ) -> DigestAnswer:
     """Return the answer of one side. state: of a secondary, as it was saved before this call."""
     try:
-        with open_device() as device:
+        with open_device(question.volume) as device:
             digests = digests_of(device, question.ranges, question.algorithm, tasks)
     except (MirrorlogError, OSError, RuntimeError) as error:
         log.warning("hashing the %s of %s failed: %s", side.lower(), question.volume, error)

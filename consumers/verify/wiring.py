@@ -16,12 +16,12 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.site_addresses import SiteAddresses
-from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.site_primaries import SitePrimaries
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.consumers.verify.digest_server import (
     AnswersQuestions,
     DigestServer,
+    OpenByName,
     PrimaryDigests,
     SiteDigests,
 )
@@ -106,19 +106,14 @@ def site_digests(name: str, folder: Path, settings: Settings) -> MakeAnswering:
 
     def make(stack: ExitStack) -> AnswersQuestions:
         addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
-        devices = SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
-        stack.callback(devices.close)
-
-        def open_primary(volume: Volume) -> BlockDevice:
-            devices.find_primary(volume)  # connects, if it is an export
-            return devices.open_primary(volume)
-
+        volume_of = _volumes(settings, stack)
         return SiteDigests(
             by=socket.gethostname(),
             site=name,
-            volume_of=_volumes(settings, stack),
-            open_primary=open_primary,
-            open_secondary=lambda volume: open_device(addresses.secondary(volume), writable=False),
+            open_primary=_primaries(addresses, volume_of, settings, stack),
+            open_secondary=lambda volume: open_device(
+                addresses.secondary(volume_of(volume)), writable=False
+            ),
             load_state=SecondaryStateFiles(folder / "states").load,
             tasks=TaskThreads(_THREADS),
             sides=TaskThreads(2),
@@ -138,24 +133,33 @@ def primary_digests(
 
     def make(stack: ExitStack) -> AnswersQuestions:
         here = {} if address is None else dict.fromkeys(volumes, address)
-        primaries = SitePrimaries(
-            SiteAddresses("host", Path(), here), PrimaryMarkFiles(settings.primary_marks_dir)
-        )
-        stack.callback(primaries.close)
-
-        def open_primary(volume: Volume) -> BlockDevice:
-            primaries.find(volume)  # connects, if it is an export
-            return primaries.open(volume)
-
+        addresses = SiteAddresses("host", Path(), here)
         return PrimaryDigests(
             by=socket.gethostname(),
             volumes=frozenset(volumes),
-            volume_of=_volumes(settings, stack),
-            open_primary=open_primary,
+            open_primary=_primaries(addresses, _volumes(settings, stack), settings, stack),
             tasks=TaskThreads(_THREADS),
         )
 
     return make
+
+
+def _primaries(
+    addresses: SiteAddresses,
+    volume_of: Callable[[str], Volume],
+    settings: Settings,
+    stack: ExitStack,
+) -> OpenByName:
+    """Return a function that opens the primary of a volume at its address."""
+    primaries = SitePrimaries(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
+    stack.callback(primaries.close)
+
+    def open_primary(name: str) -> BlockDevice:
+        volume = volume_of(name)
+        primaries.find(volume)  # connects, if it is an export
+        return primaries.open(volume)
+
+    return open_primary
 
 
 def _volumes(settings: Settings, stack: ExitStack) -> Callable[[str], Volume]:

@@ -57,8 +57,7 @@ class ServedReader(MemoryReader):
             PrimaryDigests(
                 by="host",
                 volumes=frozenset(world.volumes),
-                volume_of=lambda name: world.volumes[name],
-                open_primary=lambda volume: Unhooked.of(primaries[volume.volume]),
+                open_primary=lambda name: Unhooked.of(primaries[name]),
             ),
             reader=world.broker.reader(),
             admin=world.broker,

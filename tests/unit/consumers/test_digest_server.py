@@ -26,7 +26,6 @@ from mirrorlog.domain.verifications import (
     DigestQuestion,
     Side,
 )
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed, StateDamaged
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -51,7 +50,7 @@ def question(**fields: object) -> DigestQuestion:
     return DigestQuestion(**values | fields)  # type: ignore[arg-type]
 
 
-def open_device(_: Volume) -> BlockDevice:
+def open_device(_: str) -> BlockDevice:
     return MemoryDevice(1 << 20)
 
 
@@ -59,7 +58,6 @@ def site(state: SecondaryState | None, site_name: str = "a") -> SiteDigests:
     return SiteDigests(
         by="m",
         site=site_name,
-        volume_of=lambda name: VOLUME,
         open_primary=open_device,
         open_secondary=open_device,
         load_state=lambda name: state,
@@ -67,9 +65,7 @@ def site(state: SecondaryState | None, site_name: str = "a") -> SiteDigests:
 
 
 APPLIED = SecondaryState("v", VOLUME.generation, applied_position=7)
-HOST = PrimaryDigests(
-    by="m", volumes=frozenset("v"), volume_of=lambda name: VOLUME, open_primary=open_device
-)
+HOST = PrimaryDigests(by="m", volumes=frozenset("v"), open_primary=open_device)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +103,7 @@ def test_a_failure_and_an_unknown_algorithm_are_answers_with_the_reason() -> Non
     def fail(_: object) -> BlockDevice:
         raise DeviceFailed("the disk is gone", where="memory, offset 0")
 
-    broken = PrimaryDigests(
-        by="m", volumes=frozenset("v"), volume_of=lambda name: VOLUME, open_primary=fail
-    )
+    broken = PrimaryDigests(by="m", volumes=frozenset("v"), open_primary=fail)
     (answer,) = broken.answer(question(primary_reader="HOST"))
     assert "the disk is gone" in (answer.reason or "")
 
@@ -119,7 +113,6 @@ def test_a_failure_and_an_unknown_algorithm_are_answers_with_the_reason() -> Non
     damaged_site = SiteDigests(
         by="m",
         site="a",
-        volume_of=lambda name: VOLUME,
         open_primary=open_device,
         open_secondary=open_device,
         load_state=damaged,
