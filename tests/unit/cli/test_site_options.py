@@ -11,6 +11,19 @@ from mirrorlog.cli.commands import site
 from mirrorlog.settings import Settings
 
 
+def settings_of(monkeypatch: pytest.MonkeyPatch, folder: Path, options: list[str]) -> Settings:
+    """Return the settings that a site runs with, given these options."""
+    ran: list[Settings] = []
+    monkeypatch.setattr(
+        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
+    )
+    arguments = ["site", "run", "a", "--dir", str(folder), *options]
+    code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
+    assert code == 0, err
+    (settings,) = ran
+    return settings
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -27,14 +40,7 @@ def test_options_become_settings(
     options: list[str],
     expected: tuple[object, ...],
 ) -> None:
-    ran: list[Settings] = []
-    monkeypatch.setattr(
-        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
-    )
-    arguments = ["site", "run", "a", "--dir", str(tmp_path), *options]
-    code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
-    assert code == 0, err
-    (settings,) = ran
+    settings = settings_of(monkeypatch, tmp_path, options)
     found = (
         settings.site_checksum,
         settings.site_seeds,
@@ -59,14 +65,7 @@ def test_options_of_journals_become_settings(
     options: list[str],
     expected: tuple[object, ...],
 ) -> None:
-    ran: list[Settings] = []
-    monkeypatch.setattr(
-        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
-    )
-    arguments = ["site", "run", "a", "--dir", str(tmp_path), *options]
-    code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
-    assert code == 0, err
-    (found,) = ran
+    found = settings_of(monkeypatch, tmp_path, options)
     assert (found.site_consistency, found.site_journal_dir, found.site_journal_bytes) == expected
 
 
