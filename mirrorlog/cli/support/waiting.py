@@ -48,16 +48,8 @@ def wait_until_consistent(settings: Settings, name: str, timeout_s: float) -> li
     Return the reports that prove it, at least one. Raise UnknownVolume, NotConsistentYet with the
     state of a secondary at the timeout, and KafkaFailed.
     """
-    with open_present(settings, Thresholds(), volume=name) as view:
-        position = view.last_position(name)
-
-        def look() -> list[SiteProgress]:
-            # A secondary that was promoted is the primary.
-            reports = view.reports(name)
-            return [each for each in reports if each.state is not SiteState.DETACHED]
-
-        reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
-    return proved_reports(reports, name, position)
+    # A secondary that was promoted is the primary.
+    return _wait(settings, name, timeout_s, lambda each: each.state is not SiteState.DETACHED)
 
 
 def wait_until_site_proves(settings: Settings, name: str, site: str, timeout_s: float) -> None:
@@ -65,14 +57,21 @@ def wait_until_site_proves(settings: Settings, name: str, site: str, timeout_s: 
 
     Raise as wait_until_consistent().
     """
+    _wait(settings, name, timeout_s, lambda each: each.site == site)
+
+
+def _wait(
+    settings: Settings, name: str, timeout_s: float, counts: Callable[[SiteProgress], bool]
+) -> list[SiteProgress]:
+    """Wait until the reports that count prove consistency as of the last command now."""
     with open_present(settings, Thresholds(), volume=name) as view:
         position = view.last_position(name)
 
         def look() -> list[SiteProgress]:
-            return [each for each in view.reports(name) if each.site == site]
+            return [each for each in view.reports(name) if counts(each)]
 
         reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
-    proved_reports(reports, name, position)
+    return proved_reports(reports, name, position)
 
 
 def proved_reports(reports: Sequence[SiteProgress], name: str, position: int) -> list[SiteProgress]:
