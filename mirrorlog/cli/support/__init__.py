@@ -12,6 +12,7 @@ In reading order:
 - settings_view: the settings, and where they come from.
 - confirming: a question before something is given up for good.
 - volume_view: a volume's description as a row, as lines and as fields.
+- describing: changes of a volume's description that the command line publishes itself.
 - moving: which sessions have a volume open, and its new address.
 - promoting: the command that promotes a secondary, and what it loses.
 - rejoining: what the host of a former primary left, and the description of its site.

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
-from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.cli.support.describing import publish_changed
 from mirrorlog.domain.volumes import MAX_ENDED_SESSIONS, Volume
-from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.reading.catalog import publish_volume
 from mirrorlog.reading.open_sessions import SessionPorts, read_sessions
 from mirrorlog.settings import Settings
 
 if TYPE_CHECKING:
     from mirrorlog.reading.open_sessions import OpenSession
-
-_PUBLISH_S: Final = 60.0
-_ATTEMPTS: Final = 5
 
 
 def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str]) -> list[str]:
@@ -59,30 +54,20 @@ def publish_move(
     description names it, and hosts open no other copy. A copy at another address is no longer that
     of the site which was promoted.
 
-    A host whose session is ended stops when it reads this. The node may publish a description at
-    the same moment. The newest one is read again then, and published with both. Raise KafkaFailed
-    if that doesn't come to an end.
+    A host whose session is ended stops when it reads this. Raise as publish_changed().
     """
-    for _ in range(_ATTEMPTS):
-        before = (session for session in volume.ended_sessions if session not in ended)
-        moved = replace(
-            volume,
+
+    def moved(described: Volume) -> Volume:
+        before = (session for session in described.ended_sessions if session not in ended)
+        return replace(
+            described,
             primary=address,
             ended_sessions=(*before, *ended)[-MAX_ENDED_SESSIONS:],
-            primary_id=None if volume.primary_id is None else primary_id,
-            primary_site=volume.primary_site if volume.primary == address else None,
+            primary_id=None if described.primary_id is None else primary_id,
+            primary_site=described.primary_site if described.primary == address else None,
         )
-        publisher = KafkaPublisher(settings.kafka_client())
-        try:
-            publish_volume(publisher, settings.topics, moved)
-            publisher.flush(_PUBLISH_S)
-        finally:
-            publisher.close()
-        volume = find_volume(settings, volume.volume)
-        if volume.primary == address and set(ended) <= set(volume.ended_sessions):
-            return volume
-    raise KafkaFailed(
-        "the volume's description changes faster than it can be published",
-        where=f"volume {volume.volume}",
-        next="Try again.",
-    )
+
+    def is_moved(described: Volume) -> bool:
+        return described.primary == address and set(ended) <= set(described.ended_sessions)
+
+    return publish_changed(settings, volume, moved, is_moved)

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from mirrorlog.adapters.addresses import open_primary, parse_file_address
-from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.context import Invocation
+from mirrorlog.cli.support.describing import publish_changed
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.volume_view import volume_fields
 from mirrorlog.consumers.failover.former_primary import (
@@ -25,15 +24,11 @@ from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, KafkaFailed, MirrorlogError
+from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.wiring import HostWiring, default_host_name
-from mirrorlog.reading.catalog import publish_volume
 from mirrorlog.settings import Settings
-
-_PUBLISH_S: Final = 60.0
-_ATTEMPTS: Final = 5
 
 
 class HostNotRecovered(MirrorlogError):
@@ -99,25 +94,18 @@ def publish_leftovers(
 def publish_secondary(settings: Settings, volume: Volume, site: str, address: str) -> Volume:
     """Publish the description with the address of a site's secondary; return it.
 
-    The node may publish a description at the same moment. The newest one is read again then, and
-    published with the address. Raise KafkaFailed if that doesn't come to an end.
+    Raise as publish_changed().
     """
-    for _ in range(_ATTEMPTS):
-        if volume.secondaries.get(site) == address:
-            return volume
-        described = replace(volume, secondaries={**volume.secondaries, site: address})
-        publisher = KafkaPublisher(settings.kafka_client())
-        try:
-            publish_volume(publisher, settings.topics, described)
-            publisher.flush(_PUBLISH_S)
-        finally:
-            publisher.close()
-        volume = find_volume(settings, volume.volume)
-    raise KafkaFailed(
-        "the volume's description changes faster than it can be published",
-        where=f"volume {volume.volume}",
-        next="Try again.",
-    )
+
+    def with_address(described: Volume) -> Volume:
+        return replace(described, secondaries={**described.secondaries, site: address})
+
+    def has_address(described: Volume) -> bool:
+        return described.secondaries.get(site) == address
+
+    if has_address(volume):
+        return volume
+    return publish_changed(settings, volume, with_address, has_address)
 
 
 @dataclass(frozen=True, slots=True)
