@@ -16,9 +16,9 @@ from mirrorlog.cli.support.moving import check_sessions
 from mirrorlog.cli.support.promoting import (
     AddressOption,
     NotConsistent,
+    assess,
     finish_promotion,
     lost_in_words,
-    lost_of,
     publish_promotion,
     published_address,
 )
@@ -30,13 +30,10 @@ from mirrorlog.cli.support.rejoining import (
 )
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.cli.support.waiting import wait_until_site_proves
-from mirrorlog.consumers.failover.claims import claim_of
 from mirrorlog.consumers.failover.held_secondary import hold_secondary
-from mirrorlog.consumers.failover.site_log_now import read_site_log
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.wiring import default_host_name
 from mirrorlog.units import parse_duration_s
 
@@ -139,9 +136,7 @@ def _promote(
         if volume.primary_site == site:
             finish_promotion(call, volume, held, lost=None, is_again=True)
             return
-        now = read_site_log(call.settings, volume, site, SystemClock(), timeout_s)
-        claim = claim_of(held.saved, volume, now.log, doubt=held.doubt)
-        lost = lost_of(volume, claim, now.log.volume, now.through)
+        claim, lost = assess(call, volume, site, held, timeout_s)
         if claim.consistent_position is None or lost is None or lost.blocks:
             raise NotConsistent(
                 f"the promotion would lose something, so nothing was done. {claim.reason or ''}"

@@ -13,19 +13,16 @@ from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.promoting import (
     AddressOption,
     NotConsistent,
+    assess,
     finish_promotion,
-    lost_of,
     promotion_cost,
     publish_promotion,
     published_address,
 )
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
-from mirrorlog.consumers.failover.claims import claim_of
 from mirrorlog.consumers.failover.held_secondary import hold_secondary
-from mirrorlog.consumers.failover.site_log_now import read_site_log
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
 
 app = typer.Typer()
@@ -76,9 +73,7 @@ def promote(
         if volume.primary_site == site:
             finish_promotion(call, volume, held, lost=None, is_again=True)
             return
-        now = read_site_log(call.settings, volume, site, SystemClock(), timeout_s)  # 2
-        claim = claim_of(held.saved, volume, now.log, doubt=held.doubt)
-        lost = lost_of(volume, claim, now.log.volume, now.through)
+        claim, lost = assess(call, volume, site, held, timeout_s)  # 2
         cost = promotion_cost(volume, site, held, claim, lost)
         if claim.consistent_position is None and not force and not dry_run:
             raise NotConsistent(

@@ -15,9 +15,10 @@ from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.sending import check_accepted, send_made, sender
 from mirrorlog.cli.support.volume_view import volume_fields
-from mirrorlog.consumers.failover.claims import SecondaryClaim
+from mirrorlog.consumers.failover.claims import SecondaryClaim, claim_of
 from mirrorlog.consumers.failover.held_secondary import HeldSecondary
 from mirrorlog.consumers.failover.lost_writes import LostWrites, lost_writes
+from mirrorlog.consumers.failover.site_log_now import read_site_log
 from mirrorlog.domain.commands import CommandKind, RejectReason, StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.promotions import PromotionCommand
@@ -27,7 +28,6 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.wiring import HostWiring, default_host_name
 from mirrorlog.settings import Settings
-from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.units import format_size
 
 AddressOption = Annotated[
@@ -140,15 +140,20 @@ def lost_in_words(volume: Volume, lost: LostWrites | None) -> str:
     )
 
 
-def lost_of(
-    volume: Volume, claim: SecondaryClaim, log: VolumeLog, through: int
-) -> LostWrites | None:
-    """Return what the secondary lacks of the log; None if nobody knows."""
+def assess(
+    call: Invocation, volume: Volume, site: str, held: HeldSecondary, timeout_s: float
+) -> tuple[SecondaryClaim, LostWrites | None]:
+    """Return what a held secondary is worth, and what its promotion loses; None if nobody knows.
+
+    The log is read through the last command. Raise KafkaFailed.
+    """
+    now = read_site_log(call.settings, volume, site, SystemClock(), timeout_s)
+    claim = claim_of(held.saved, volume, now.log, doubt=held.doubt)
     after = claim.consistent_position
     after = claim.parted_position if after is None else after
     if after is None:
-        return None
-    return lost_writes(volume, log, after=after, through=through)
+        return claim, None
+    return claim, lost_writes(volume, now.log.volume, after=after, through=now.through)
 
 
 def promotion_cost(
