@@ -13,6 +13,7 @@ from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume, check_volume_name
 from mirrorlog.errors import BadUse
+from mirrorlog.settings import Settings
 
 ALL_VOLUMES: Final = "*"
 NAME: Final = "{volume}"
@@ -34,6 +35,11 @@ class SiteAddresses:
     folder: Path
     primaries: Mapping[str, str] = field(default_factory=dict)
     secondaries: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, site: str, folder: Path, settings: Settings) -> SiteAddresses:
+        """Return the addresses of a site as the settings name them. Raise BadUse for a bad one."""
+        return cls(site, folder, settings.site_primaries, settings.site_secondaries)
 
     def __post_init__(self) -> None:
         for addresses in (self.primaries, self.secondaries):

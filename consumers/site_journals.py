@@ -39,7 +39,7 @@ def open_journals(folder: Path, settings: Settings, stack: ExitStack) -> Journal
 
 def site_devices(site: str, folder: Path, settings: Settings) -> SiteDevices:
     """Return the primaries and secondaries of a site."""
-    addresses = SiteAddresses(site, folder, settings.site_primaries, settings.site_secondaries)
+    addresses = SiteAddresses.from_settings(site, folder, settings)
     return SiteDevices(addresses, PrimaryMarkFiles(settings.primary_marks_dir))
 
 

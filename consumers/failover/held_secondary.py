@@ -103,7 +103,7 @@ def hold_secondary(
     folder: of the site. Raise BadUse if there is no such folder, if the secondary is an NBD export,
     or if somebody still has the lock after `patience_s`; DeviceFailed.
     """
-    addresses = SiteAddresses(site, folder, settings.site_primaries, settings.site_secondaries)
+    addresses = SiteAddresses.from_settings(site, folder, settings)
     address = addresses.secondary(volume)
     if is_nbd(address):
         raise BadUse(

@@ -105,7 +105,7 @@ def site_digests(name: str, folder: Path, settings: Settings) -> MakeAnswering:
     """Return what makes the answers of a site. folder: of its state."""
 
     def make(stack: ExitStack) -> AnswersQuestions:
-        addresses = SiteAddresses(name, folder, settings.site_primaries, settings.site_secondaries)
+        addresses = SiteAddresses.from_settings(name, folder, settings)
         volume_of = _volumes(settings, stack)
         return SiteDigests(
             by=socket.gethostname(),

@@ -149,7 +149,7 @@ def _path(call: Invocation, volume: Volume, site: str, folder: Path) -> Path:
             where=f"volume {volume.volume} at {site}",
             next="`mirrorlog volume show` has its description.",
         )
-    address = _addresses(call, site, folder).secondary(volume)
+    address = SiteAddresses.from_settings(site, folder, call.settings).secondary(volume)
     if is_nbd(address):
         raise BadUse(
             "a secondary on an NBD server can't be kept from its writers",
@@ -162,11 +162,6 @@ def _path(call: Invocation, volume: Volume, site: str, folder: Path) -> Path:
     return path
 
 
-def _addresses(call: Invocation, site: str, folder: Path) -> SiteAddresses:
-    settings = call.settings
-    return SiteAddresses(site, folder, settings.site_primaries, settings.site_secondaries)
-
-
 def _serve(
     call: Invocation,
     options: DrillOptions,
@@ -175,7 +170,7 @@ def _serve(
 ) -> None:
     """Hold the secondary, copy it unless it is served itself, and serve it until the end."""
     clock = SystemClock()
-    addresses = _addresses(call, options.site, options.folder)
+    addresses = SiteAddresses.from_settings(options.site, options.folder, call.settings)
     marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
     files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
     ports = HoldPorts(

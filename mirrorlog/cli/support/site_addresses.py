@@ -52,8 +52,9 @@ def with_addresses(
         "site_primaries": {**settings.site_primaries, **_addresses(primaries)},
         "site_secondaries": {**settings.site_secondaries, **_addresses(secondaries)},
     }
-    SiteAddresses(site, folder, update["site_primaries"], update["site_secondaries"])
-    return replace(call, settings=settings.model_copy(update=update))
+    settings = settings.model_copy(update=update)
+    SiteAddresses.from_settings(site, folder, settings)
+    return replace(call, settings=settings)
 
 
 def _addresses(texts: Sequence[str]) -> dict[str, str]:
