@@ -89,31 +89,10 @@ def ask_kafka(
 def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
     """Open what a question to Kafka needs, and close it. patience_s: how long Kafka is waited for.
 
-    Raise KafkaFailed.
+    A mirror of the log is read as far as its source proves it. Raise KafkaFailed.
     """
-    if settings.kafka_mirror_of:
-        with _mirrored_query_ports(settings, patience_s) as ports:
-            yield ports
-        return
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
-    admin = KafkaAdmin(client, patience_s)
-    catalog = Catalog(KafkaReader(client, patience_s), admin, topics, clock, patience_s)
-
-    def open_reader() -> TopicReader:
-        return KafkaReader(client, patience_s)
-
-    logs = TopicLogSource(open_reader, admin, topics.changelog, clock)
-    try:
-        yield QueryPorts(open_reader, admin, catalog, topics, clock, logs)
-    finally:
-        catalog.close()
-        admin.close()
-
-
-@contextmanager
-def _mirrored_query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
-    """Open the same for a mirror of the log, as far as its source proves it."""
-    client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
+    source = settings.kafka_mirror_of
 
     def open_reader() -> TopicReader:
         return KafkaReader(client, patience_s)
@@ -121,31 +100,33 @@ def _mirrored_query_ports(settings: Settings, patience_s: float) -> Iterator[Que
     with ExitStack() as opened:
         admin = KafkaAdmin(client, patience_s)
         opened.callback(admin.close)
+        cluster = NamedCluster(source) if source else None
+        catalog = Catalog(open_reader(), admin, topics, clock, patience_s, cluster=cluster)
+        opened.callback(catalog.close)
+        if not source:
+            log_topic = TopicLogSource(open_reader, admin, topics.changelog, clock)
+            yield QueryPorts(open_reader, admin, catalog, topics, clock, log_topic)
+            return
         publisher = KafkaPublisher(client)
         opened.callback(publisher.close)
-        cluster = settings.kafka_mirror_of
-        catalog = Catalog(
-            open_reader(), admin, topics, clock, patience_s, cluster=NamedCluster(cluster)
-        )
-        opened.callback(catalog.close)
         publish = question_publisher(publisher, topics.questions)
-        logs = MirroredLogSource(
+        mirror = MirroredLogSource(
             open_reader,
             admin,
             topics.changelog,
             clock,
-            cluster,
+            source,
             lambda: SourceQuestions(ASKER, str(uuid4()), publish, clock),
         )
-        opened.callback(logs.close)
+        opened.callback(mirror.close)
         yield QueryPorts(
             open_reader,
             admin,
             catalog,
             topics,
             clock,
-            logs,
-            open_commands=partial(MirroredCommands, logs),
+            mirror,
+            open_commands=partial(MirroredCommands, mirror),
         )
 
 

@@ -13,7 +13,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
-from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.log_reader import IsWanted, LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import complete_through
 from mirrorlog.tracking_log.records import LogRecord
@@ -61,21 +61,27 @@ class TopicLogSource:
         Raise KafkaFailed if that takes longer than `patience_s`.
         """
 
-        def is_wanted(record: LogRecord) -> bool:
-            return record.volume == volume.volume and record.through > volume.origin_position
-
         until_s = self._clock.monotonic_s() + patience_s
         with closing(self._open_reader()) as reader:
             log = LogReader(
                 reader, self._admin, self._topic, [volume.partition], forget_deleted=True
             )
             while True:
-                log.poll(0.2, is_wanted)
+                log.poll(0.2, records_of(volume))
                 through = complete_through(log.watermarks.get(volume.partition), volume)
                 if log.caught_up() and max(through, volume.origin_position) >= needed:
                     return LoadedLog(log.logs[volume.volume], through)
                 if self._clock.monotonic_s() > until_s:
                     raise incomplete(volume, needed, through, patience_s)
+
+
+def records_of(volume: Volume) -> IsWanted:
+    """Return what chooses the records of a volume's log above its origin."""
+
+    def is_wanted(record: LogRecord) -> bool:
+        return record.volume == volume.volume and record.through > volume.origin_position
+
+    return is_wanted
 
 
 class LoadedLog:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 from mirrorlog.changed.append_times import AppendTimes
-from mirrorlog.changed.logs import LoadedLog, LogView, incomplete
+from mirrorlog.changed.logs import LoadedLog, LogView, incomplete, records_of
 from mirrorlog.changed.volume_commands import QueryPorts, VolumeCommand, VolumeCommands
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed
@@ -21,7 +21,6 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.reading.mirrored_rows import MirroredRows
 from mirrorlog.reading.source_questions import SourceQuestions
 from mirrorlog.tracking_log.heads import complete_through
-from mirrorlog.tracking_log.records import LogRecord
 
 ASKER: Final = "?changed"
 """Who asks, when no site does. No site has such a name."""
@@ -61,7 +60,7 @@ class MirroredLogSource:
         number = questions.next_number
         until_s = self._clock.monotonic_s() + patience_s
         while True:
-            log.poll(_POLL_S, lambda record: _is_wanted(volume, record))
+            log.poll(_POLL_S, records_of(volume))
             answered = questions.answered(volume.partition)
             if answered is not None and answered.answer.number >= number:
                 return answered.answer.end
@@ -81,7 +80,7 @@ class MirroredLogSource:
                     raise self._unanswered(volume, questions, patience_s)
                 raise incomplete(volume, needed, through, patience_s)
             questions.want(volume.partition)
-            log.poll(_POLL_S, lambda record: _is_wanted(volume, record))
+            log.poll(_POLL_S, records_of(volume))
 
     def close(self) -> None:
         """Close the reader."""
@@ -125,12 +124,12 @@ class MirroredCommands(VolumeCommands):
         self, source: MirroredLogSource, volume: Volume, ports: QueryPorts, patience_s: float
     ) -> None:
         super().__init__(volume, ports, patience_s)
-        self._source, self._mirrored, self._patience_s = source, volume, patience_s
+        self._source, self._patience_s = source, patience_s
 
     def last_position(self) -> int:
         """Return the position of the last command at the source, or the origin if it is higher."""
-        end = self._source.end(self._mirrored, self._patience_s)
-        return max(end - 1, self._mirrored.origin_position)
+        end = self._source.end(self._volume, self._patience_s)
+        return max(end - 1, self._volume.origin_position)
 
     def is_kept(self, after: int) -> bool:
         """Return False: a command in the middle of a record can't be read by its position."""
@@ -153,10 +152,6 @@ class MirroredCommands(VolumeCommands):
     def _refuse(self) -> NoReturn:
         raise BadUse(
             "a mirror keeps no positions of the commands, so times and barriers mean nothing in it",
-            where=f"volume {self._mirrored.volume}",
+            where=f"volume {self._volume.volume}",
             next="Name positions (@N), a site (site:NAME), origin or now; or ask the source.",
         )
-
-
-def _is_wanted(volume: Volume, record: LogRecord) -> bool:
-    return record.volume == volume.volume and record.through > volume.origin_position
