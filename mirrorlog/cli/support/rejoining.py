@@ -112,8 +112,9 @@ def publish_secondary(settings: Settings, volume: Volume, site: str, address: st
 class RejoinPlan:
     """What a rejoin does.
 
-    former: the former primary, open and locked. address: of it. needs_all: nobody knows in which
-    blocks it differs from the primary. copies_all: everything is copied.
+    former: the former primary, open and locked. address: of it. named_after: the log names above
+    this position all in which it differs from the primary; None if nobody knows that. copies_all:
+    everything is copied.
     """
 
     volume: Volume
@@ -121,16 +122,19 @@ class RejoinPlan:
     folder: Path
     address: str
     former: FormerPrimary
-    needs_all: bool
+    named_after: int | None
     copies_all: bool
     marks: PrimaryMarkFiles
 
     @property
     def parted_position(self) -> int | None:
         """The position above which the log names all that is copied; None for everything."""
-        if self.copies_all or self.former.promotion is None:
-            return None
-        return self.volume.parted_after(self.former.promotion.former_generation)
+        return None if self.copies_all else self.named_after
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether nobody knows in which blocks it differs from the primary."""
+        return self.named_after is None
 
     def cost(self) -> str:
         """Return what is given up, in sentences."""
@@ -205,10 +209,11 @@ def open_plan(
             promotion = first_primary_promotion(call, volume, former.mark, host)
             former = replace(former, promotion=promotion)
         check_no_other(volume, address, site=site, folder=folder)
-        promotion = former.promotion
-        needs_all = promotion is None or volume.parted_after(promotion.former_generation) is None
-        copies_all = copies_all or needs_all
-        yield RejoinPlan(volume, site, folder, address, former, needs_all, copies_all, marks)
+        named_after = None
+        if former.promotion is not None:
+            named_after = volume.parted_after(former.promotion.former_generation)
+        copies_all = copies_all or named_after is None
+        yield RejoinPlan(volume, site, folder, address, former, named_after, copies_all, marks)
 
 
 def rejoin_by(
