@@ -16,6 +16,7 @@ from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
 from mirrorlog.cli.support.host_lines import HostLines
+from mirrorlog.cli.support.listening import ListenOption, PortOption, listen_at
 from mirrorlog.cli.support.lookup import load_catalog
 from mirrorlog.cli.support.metrics_option import (
     MetricsOption,
@@ -33,7 +34,6 @@ from mirrorlog.producers.nbd.nbdkit_process import (
     NbdkitProcess,
     TlsMode,
     TlsOptions,
-    free_port,
     nbdkit_path,
 )
 from mirrorlog.producers.session.host import Host
@@ -76,13 +76,8 @@ def serve(
             "in the state folder."
         ),
     ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Serve at this TCP port; 0 takes a free one."),
-    ] = None,
-    address: Annotated[
-        str, typer.Option(help="Listen at this address, with --port.")
-    ] = "127.0.0.1",
+    port: PortOption = None,
+    address: ListenOption = "127.0.0.1",
     host: Annotated[
         str | None,
         typer.Option(
@@ -140,11 +135,8 @@ def serve(
     """Serve a volume over NBD until stopped, and track every write to it."""
     call = with_metrics(invocation(context, waits=True), metrics)
     nbdkit_path()
-    if socket is not None and port is not None:
-        raise BadUse("--socket and --port exclude each other", next="Name one.")
-    listen = NbdAddress(socket or call.settings.state_dir / "nbd" / f"{name}.sock")
-    if port is not None:
-        listen = NbdAddress(None, address, port or free_port(address))
+    default = call.settings.state_dir / "nbd" / f"{name}.sock"
+    listen = listen_at(socket, port, address, default=default)
     tell_ready = detach(pid_file, call.output)
     with closing(load_catalog(call.settings)) as catalog:
         volume, volumes = catalog.volume_named(name), dict(catalog)

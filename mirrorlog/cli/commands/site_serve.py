@@ -17,6 +17,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
+from mirrorlog.cli.support.listening import ListenOption, PortOption, listen_at
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.cli.support.stopping import stop_flag
@@ -34,7 +35,6 @@ from mirrorlog.producers.nbd.nbdkit_process import (
     NbdAddress,
     NbdkitProcess,
     TlsOptions,
-    free_port,
     nbdkit_path,
 )
 from mirrorlog.units import format_duration, parse_duration_s
@@ -100,13 +100,8 @@ def serve(
         Path | None,
         typer.Option(help="Serve at this Unix socket instead of drills/VOLUME.sock in --dir."),
     ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Serve at this TCP port; 0 takes a free one."),
-    ] = None,
-    address: Annotated[
-        str, typer.Option(help="Listen at this address, with --port.")
-    ] = "127.0.0.1",
+    port: PortOption = None,
+    address: ListenOption = "127.0.0.1",
     pid_file: DetachOption = None,
 ) -> None:
     """Serve a secondary over NBD as of a consistent position, for a drill, until stopped.
@@ -117,11 +112,7 @@ def serve(
     call = invocation(context, waits=True)
     nbdkit_path()
     folder = folder.absolute()
-    if socket is not None and port is not None:
-        raise BadUse("--socket and --port exclude each other", next="Name one.")
-    listen = NbdAddress((socket or folder / "drills" / f"{name}.sock").absolute())
-    if port is not None:
-        listen = NbdAddress(None, address, port or free_port(address))
+    listen = listen_at(socket, port, address, default=folder / "drills" / f"{name}.sock")
     volume = find_volume(call.settings, name)
     call = with_addresses(call, site, folder, [], secondary or [])
     options = DrillOptions(

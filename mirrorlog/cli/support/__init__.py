@@ -30,6 +30,7 @@ In reading order:
 - site_addresses: the options for where primaries and secondaries are at a site.
 - journal_options: the options for the journals of a site.
 - mirror_options: the options of a site that reads a mirror.
+- listening: the options for where an NBD export listens.
 - pairs: options of the form NAME=VALUE.
 - site_lines: what a running site says.
 - node_lines: what a running worker of the node says.
