@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from mirrorlog.cli.support.present import open_present
 from mirrorlog.cli.support.sending import CommandContent, check_accepted, send_command
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.verify_view import VerifyLines, failure_of, print_report
+from mirrorlog.cli.support.waiting import look_until
 from mirrorlog.consumers.resync.copy_rate import RateSchedule, parse_rates
 from mirrorlog.consumers.verify.schedule import VerifySchedule, parse_schedule
 from mirrorlog.consumers.verify.verifier import Verifier, VerifyOptions
@@ -202,10 +202,7 @@ def _repeat(
         wait_s = max((due - _local_now()).total_seconds(), 0.0)
         if wait_s:
             call.output.print_text(f"the next verification begins in {format_duration(wait_s)}")
-        until_s = time.monotonic() + wait_s
-        while time.monotonic() < until_s and not stopped():
-            time.sleep(min(0.2, max(until_s - time.monotonic(), 0.0)))
-        if stopped():
+        if look_until(stopped, bool, wait_s):
             return
         last_run = _local_now()
         try:
