@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
@@ -17,6 +16,7 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks, StagingStep
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import BlockDevice, Data, DeviceIdentity
 from mirrorlog.tracking_log.heads import Watermark
 
@@ -124,7 +124,7 @@ class SnapshotReads:
         return late
 
 
-class SnapshotPrimary:
+class SnapshotPrimary(ClosesOnExit):
     """A BlockDevice to read: a snapshot, and the primary itself once the snapshot is broken.
 
     is_broken: some of what was read came from the primary itself.
@@ -169,14 +169,3 @@ class SnapshotPrimary:
 
     def close(self) -> None:
         self._live.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

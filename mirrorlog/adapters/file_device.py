@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 from mirrorlog.adapters.device_identity import identity_of
 from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
@@ -37,7 +37,7 @@ _ADVICE: Final = {
 }
 
 
-class FileDevice:
+class FileDevice(ClosesOnExit):
     """BlockDevice on a regular file or a block device.
 
     Each call passes its offset to the kernel (pread, pwrite), so threads share only the descriptor.
@@ -244,17 +244,6 @@ class FileDevice:
             # Linux frees the descriptor in any case, and flush() reports failed writes.
             with suppress(OSError):
                 os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _check_write(self, *, offset: int, length: int) -> None:
         if not self._writable:

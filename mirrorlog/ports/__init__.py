@@ -3,6 +3,7 @@
 mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 
 - clock.py: two clocks
+- closing.py: what is closed at the end of a `with` block
 - devices.py: the bytes of a volume
 - primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from threading import RLock
-from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 PAGE_BYTES: Final = 4096
@@ -46,7 +46,7 @@ def failing(nth: int, operation: str | None = None) -> Hook:
     return hook
 
 
-class MemoryDevice:
+class MemoryDevice(ClosesOnExit):
     """BlockDevice in memory. It is sparse: it takes memory for the written pages only.
 
     reopen() returns further handles of the same disk. They share its hook and its crashes. Methods
@@ -162,17 +162,6 @@ class MemoryDevice:
 
     def close(self) -> None:
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _begin(self, operation: str, *, offset: int, length: int) -> None:
         self._check_open(offset)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Unpack
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, check_range
 from mirrorlog.producers.open_options import OpenOptions
 from mirrorlog.producers.writes.tracker_state import OpenVolume
@@ -18,7 +18,7 @@ from mirrorlog.settings import Settings
 _WRITE: Final = ExtentKind.WRITE
 
 
-class TrackedVolume:
+class TrackedVolume(ClosesOnExit):
     """An open volume. Any number of threads may call it.
 
     A range that two threads write at once holds a mix of both, as on any disk. Arguments are
@@ -160,17 +160,6 @@ class TrackedVolume:
         The host makes the handle: one from open_volume() ends its host too.
         """
         self._close(self._opened.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _change(
         self,

@@ -7,8 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
 from mirrorlog.adapters.nbd_client.libnbd import STATE_ZERO
@@ -16,6 +15,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestF
 from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.adapters.range_locks import RangeLocks, pieces
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
 
 CONNECT_S: Final = 10.0
@@ -42,7 +42,7 @@ _ADVICE: Final = {
 _R = TypeVar("_R")
 
 
-class NbdDevice:
+class NbdDevice(ClosesOnExit):
     """BlockDevice on an NBD export.
 
     Nothing lasting is known of an export: its name and its server are names. What stays the same
@@ -220,17 +220,6 @@ class NbdDevice:
 
     def close(self) -> None:
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _outwards(self, *, offset: int, length: int) -> tuple[int, int]:
         align = self._alignment
