@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from mirrorlog.consumers.resync.parting import continued_state
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.site_log import SiteLog
-
-_WHOLE = (Rung.ALLOCATED, Rung.FULL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +53,7 @@ def claim_of(
 
 def _claim_by_cycles(saved: SecondaryState, applied: int) -> SecondaryClaim:
     """Return the claim of a secondary that its site alone has written to."""
-    if saved.rung in _WHOLE and saved.suspect_after is not None:
+    if saved.is_unproved_copy:
         return _unknown("the copy of all its blocks isn't proved yet")
     parted = applied if saved.suspect_after is None else min(applied, saved.suspect_after)
     if saved.consistent_position is not None:
