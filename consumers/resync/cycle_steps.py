@@ -79,6 +79,11 @@ class Resync:
     reason: str | None
     unproved: SecondaryState | None = None
 
+    @property
+    def reads_snapshot(self) -> bool:
+        """Whether the blocks are read from a snapshot of the primary."""
+        return self.unproved is not None
+
 
 @dataclass(frozen=True, slots=True)
 class MarkConsistent:

@@ -96,7 +96,7 @@ class SnapshotReads:
         """
         held = self._held.get(volume)
         cycle = step.step if isinstance(step, StageBlocks | InPlace) else step
-        if held is None or (isinstance(cycle, Resync) and cycle.unproved is not None):
+        if held is None or (isinstance(cycle, Resync) and cycle.reads_snapshot):
             return
         is_reached = watermark is not None and watermark.through >= held.taken.export.position
         if is_reached or not isinstance(step, Idle):

@@ -114,7 +114,7 @@ class StagedCycles:
         self._calls.read(secondary)
         self._snapshots.drop(secondary.volume.volume)
         self._snapshots.take_if_due(secondary)
-        if step.step.unproved is not None:
+        if step.step.reads_snapshot:
             secondary.look_again()
 
     def _with_samples(self, secondary: Secondary, state: SecondaryState) -> SecondaryState:

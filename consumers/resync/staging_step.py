@@ -140,7 +140,7 @@ def _following_step(staged: Staged, cycle_input: CycleInput, max_bytes: int) -> 
     step = next_step(staged.state, cycle_input)
     if isinstance(step, MarkConsistent):
         return ApplyStaged(step.state)
-    reads_snapshot = isinstance(step, Resync) and step.unproved is not None
+    reads_snapshot = isinstance(step, Resync) and step.reads_snapshot
     if watermark is None or not (reads_snapshot or is_settled(cycle_input, watermark)):
         return Idle(
             SiteState.CONSISTENT,
