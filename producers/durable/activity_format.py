@@ -153,7 +153,12 @@ class VolumeActivity:
     @property
     def is_settled(self) -> bool:
         """Return whether everything is published, and no session is open."""
-        return not (self.sessions or self.regions or self.whole_volume or self.spooled)
+        return not (self.sessions or self.may_be_unpublished)
+
+    @property
+    def may_be_unpublished(self) -> bool:
+        """Return whether the entries name writes that may not be in Kafka."""
+        return bool(self.regions or self.whole_volume or self.spooled)
 
     @property
     def is_whole_volume_dirty(self) -> bool:

@@ -14,11 +14,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.batches.batch import whole_volume
-from mirrorlog.producers.durable.activity_format import (
-    ActivityEntry,
-    ActivityOp,
-    VolumeActivity,
-)
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.session.fence import find_other_sessions, other_hosts_error
 from mirrorlog.producers.session.parts import SessionParts
@@ -88,8 +84,9 @@ def opened_entries(
     """
     for name, request in requests.items():
         activity = parts.log.state.volumes.get(name)
+        is_unpublished = activity is not None and activity.may_be_unpublished
         is_new = request.newly_created and activity is None
-        if is_new or (request.is_promoted and not _may_be_unpublished(activity)):
+        if is_new or (request.is_promoted and not is_unpublished):
             yield ActivityEntry(ActivityOp.SETTLED, name)
             known = request.volume.origin_position
             if request.is_promoted:
@@ -97,13 +94,6 @@ def opened_entries(
             now_us = parts.outbox.now_us()
             yield ActivityEntry(ActivityOp.KNOWN, name, position=known, at_us=now_us)
         yield ActivityEntry(ActivityOp.OPENED, name, session=parts.session)
-
-
-def _may_be_unpublished(activity: VolumeActivity | None) -> bool:
-    """Return whether the activity log names writes of the volume that may not be in Kafka."""
-    return activity is not None and bool(
-        activity.regions or activity.whole_volume or activity.spooled
-    )
 
 
 def exclude_other_hosts(

@@ -37,8 +37,7 @@ class SessionParts:
         """
         activity = self.log.state.volumes[name]
         return (
-            activity.is_whole_volume_dirty
-            or activity.spooled
-            or bool(activity.regions)
+            activity.may_be_unpublished
+            or not activity.covered
             or activity.sessions != {self.session}
         )
