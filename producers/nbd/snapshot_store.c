@@ -21,7 +21,7 @@
 struct ml_store {
   pthread_mutex_t lock;
   pthread_cond_t changed;
-  uint64_t size_bytes, taken, slots, memory_slots, next_slot, free_count, used;
+  uint64_t size_bytes, taken, slots, memory_slots, next_slot, free_count;
   struct snapshot snapshots[ML_SNAPSHOTS];
   char *memory;
   int fd;
@@ -77,10 +77,8 @@ ml_store_free (struct ml_store *store)
 static void
 release_slot (struct ml_store *store, uint32_t slot)
 {
-  if (slot != ZEROS && --store->references[slot] == 0) {
+  if (slot != ZEROS && --store->references[slot] == 0)
     store->free_slots[store->free_count++] = slot;
-    store->used--;
-  }
 }
 
 /* Forget all units of a snapshot. When the store is empty, give back its memory and its disk. */
@@ -93,7 +91,7 @@ clear (struct ml_store *store, struct snapshot *snapshot)
   free (snapshot->entries);
   snapshot->entries = NULL;
   snapshot->size = snapshot->count = 0;
-  if (store->used == 0) {
+  if (store->free_count == store->next_slot) {
     uint64_t memory_bytes = store->memory_slots * ML_KEPT_BYTES;
 
     if (memory_bytes > WARM_BYTES && store->next_slot * ML_KEPT_BYTES > WARM_BYTES)
@@ -235,7 +233,6 @@ take_slot (struct ml_store *store)
       return ZEROS;
   slot = store->free_count ? store->free_slots[--store->free_count] : store->next_slot++;
   store->references[slot] = 1;
-  store->used++;
   return slot;
 }
 
@@ -418,7 +415,7 @@ ml_store_used (struct ml_store *store)
   uint64_t used;
 
   pthread_mutex_lock (&store->lock);
-  used = store->used;
+  used = store->next_slot - store->free_count;
   pthread_mutex_unlock (&store->lock);
   return used;
 }
