@@ -28,6 +28,7 @@
 #define GATE_MS 1000      /* The gate is closed for about as long at most. */
 #define POSITION_MS 8000  /* How long a position may take. */
 
+/* number: in the store; -1 if it isn't there. is_ready: it was taken, or refused with `code`. */
 struct ml_snapshot {
   char token[TOKEN_BYTES + 1], description[ML_TEXT_BYTES];
   int number, is_ready, code;
@@ -130,12 +131,7 @@ take (struct ml_snapshot *snapshot)
     ml_waiter_remove (&position);
     return code;
   }
-  code = ml_waiter_wait (&position, POSITION_MS);
-  if (code) {
-    ml_store_drop (store, snapshot->number);
-    atomic_fetch_sub (&ml_gate, 2);
-  }
-  return code;
+  return ml_waiter_wait (&position, POSITION_MS);
 }
 
 /* Return the open snapshot of a token, or NULL. With the lock held. */
@@ -148,9 +144,8 @@ find (const char *token)
   return NULL;
 }
 
-/* Give up a use of the snapshot; drop and free it if it was the last one. */
-static void
-release (struct ml_snapshot *snapshot)
+void
+ml_snapshot_close (struct ml_snapshot *snapshot)
 {
   int is_last;
 
@@ -165,7 +160,7 @@ release (struct ml_snapshot *snapshot)
   pthread_mutex_unlock (&lock);
   if (!is_last)
     return;
-  if (snapshot->code == 0) {
+  if (snapshot->number >= 0) {
     /* A write that still sees the snapshot in the gate finds none in the store. */
     ml_store_drop (store, snapshot->number);
     atomic_fetch_sub (&ml_gate, 2);
@@ -207,6 +202,7 @@ ml_snapshot_open (const char *export_name, const char **problem)
   is_new = !snapshot;
   if (is_new && (snapshot = calloc (1, sizeof *snapshot))) {
     strcpy (snapshot->token, token);
+    snapshot->number = -1;
     snapshot->next = snapshots;
     snapshots = snapshot;
   }
@@ -231,14 +227,8 @@ ml_snapshot_open (const char *export_name, const char **problem)
   if (code == 0)
     return snapshot;
   *problem = problem_of (code);
-  release (snapshot);
+  ml_snapshot_close (snapshot);
   return NULL;
-}
-
-void
-ml_snapshot_close (struct ml_snapshot *snapshot)
-{
-  release (snapshot);
 }
 
 const char *
