@@ -11,7 +11,6 @@
  */
 #define _GNU_SOURCE
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -30,10 +29,17 @@ static int64_t kept_memory, kept_file;
 static const char *about = "";
 static struct ml_ring *ring;
 
-/* A connection. snapshot: NULL if it reads and writes the primary itself. */
-struct connection {
-  struct ml_snapshot *snapshot;
-};
+/* Its address is the handle of each connection that reads and writes the primary itself.
+ * (NBDKIT_HANDLE_NOT_NEEDED is another address in each thread.)
+ */
+static char live;
+
+/* Return the snapshot that a connection reads; NULL if it reads the primary itself. */
+static struct ml_snapshot *
+snapshot_of (void *handle)
+{
+  return handle == &live ? NULL : handle;
+}
 
 static int
 tracked_config (nbdkit_next_config *next, nbdkit_backend *nxdata, const char *key,
@@ -99,53 +105,37 @@ static void *
 tracked_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
               const char *exportname, int is_tls)
 {
-  struct connection *connection = calloc (1, sizeof *connection);
   int is_live = strncmp (exportname, ML_SNAPSHOT_EXPORT, strlen (ML_SNAPSHOT_EXPORT)) != 0;
+  struct ml_snapshot *snapshot;
   const char *problem;
 
   (void) is_tls;
-  if (!connection) {
-    nbdkit_error ("no memory for a connection");
+  if (next (context, readonly || !is_live, exportname) < 0)
     return NULL;
-  }
-  if (next (context, readonly || !is_live, exportname) < 0) {
-    free (connection);
-    return NULL;
-  }
   if (is_live)
-    return connection;
-  connection->snapshot = ml_snapshot_open (exportname, &problem);
-  if (!connection->snapshot) {
+    return &live;
+  snapshot = ml_snapshot_open (exportname, &problem);
+  if (!snapshot)
     nbdkit_error ("%s", problem);
-    free (connection);
-    return NULL;
-  }
-  return connection;
+  return snapshot;
 }
 
 static void
 tracked_close (void *handle)
 {
-  struct connection *connection = handle;
+  struct ml_snapshot *snapshot = snapshot_of (handle);
 
-  if (connection->snapshot)
-    ml_snapshot_close (connection->snapshot);
-  free (connection);
-}
-
-static int
-is_snapshot (void *handle)
-{
-  return ((struct connection *) handle)->snapshot != NULL;
+  if (snapshot)
+    ml_snapshot_close (snapshot);
 }
 
 static const char *
 tracked_export_description (nbdkit_next *next, void *handle)
 {
-  struct connection *connection = handle;
+  struct ml_snapshot *snapshot = snapshot_of (handle);
 
   (void) next;
-  return connection->snapshot ? ml_snapshot_description (connection->snapshot) : about;
+  return snapshot ? ml_snapshot_description (snapshot) : about;
 }
 
 static int64_t
@@ -165,14 +155,14 @@ tracked_get_size (nbdkit_next *next, void *handle)
 static int
 tracked_can_write (nbdkit_next *next, void *handle)
 {
-  return is_snapshot (handle) ? 0 : next->can_write (next);
+  return snapshot_of (handle) ? 0 : next->can_write (next);
 }
 
 /* What the primary has allocated says nothing of a snapshot: all of that counts as data. */
 static int
 tracked_can_extents (nbdkit_next *next, void *handle)
 {
-  return is_snapshot (handle) ? 0 : next->can_extents (next);
+  return snapshot_of (handle) ? 0 : next->can_extents (next);
 }
 
 /* The filter carries out FUA as a flush after the write. A flush that fails is then distinct from
@@ -193,7 +183,7 @@ tracked_can_fua (nbdkit_next *next, void *handle)
 static int
 tracked_can_trim (nbdkit_next *next, void *handle)
 {
-  int can = is_snapshot (handle) ? 0 : next->can_zero (next);
+  int can = snapshot_of (handle) ? 0 : next->can_zero (next);
 
   return can < 0 ? -1 : can > NBDKIT_ZERO_NONE;
 }
@@ -311,12 +301,12 @@ static int
 tracked_pread (nbdkit_next *next, void *handle, void *buf, uint32_t count, uint64_t offset,
                uint32_t flags, int *err)
 {
-  struct connection *connection = handle;
+  struct ml_snapshot *snapshot = snapshot_of (handle);
   int failed = next->pread (next, buf, count, offset, flags, err);
 
-  if (failed || !connection->snapshot)
+  if (failed || !snapshot)
     return failed;
-  *err = ml_snapshot_read (connection->snapshot, offset, count, buf);
+  *err = ml_snapshot_read (snapshot, offset, count, buf);
   return *err ? -1 : 0;
 }
 
