@@ -15,6 +15,7 @@ from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.volume_states import apply
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import (
     BadInput,
     BadUse,
@@ -103,6 +104,18 @@ class Rig:
             new_session=lambda: str(UUID(int=session)),
             report=self.reports.append,
         )
+
+    def host_that_follows_descriptions(self, name: str, session: int) -> Host:
+        self.descriptions = Catalog(self.broker.reader(), self.broker, TOPICS, self.clock)
+        return self.host(name, session)
+
+    def describe(self, volume: Volume, host: Host) -> None:
+        """Publish a description of the volume, and let the host look for it."""
+        publisher = self.broker.publisher()
+        publish_volume(publisher, TOPICS, volume)
+        publisher.flush(1)
+        for now_s in (1e6, 1e6 + 10):
+            host.tick(now_s)
 
     def end_position(self, topic: str, partition: int) -> int:
         on_search, self.on_search = self.on_search, lambda: None
@@ -275,16 +288,11 @@ def test_taking_over_needs_a_primary_that_can_be_flushed(rig: Rig) -> None:
 
 def test_a_host_that_lives_is_told_that_its_volume_was_taken_over(rig: Rig) -> None:
     """`volume move` publishes which sessions it ended. What was written before is still named."""
-    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
-    host = rig.host("one", 1)
+    host = rig.host_that_follows_descriptions("one", 1)
     opened = rig.open(host)
     opened.pwrite(b"before", 20)
     moved = replace(rig.volume, ended_sessions=("another", str(UUID(int=1))))
-    publisher = rig.broker.publisher()
-    publish_volume(publisher, TOPICS, moved)
-    publisher.flush(1)
-    for now_s in (1e6, 1e6 + 10):
-        host.tick(now_s)
+    rig.describe(moved, host)
     with pytest.raises(BadInput, match="taken over from this session"):
         rig.write(opened)
     assert len([line for line in rig.reports if "taken over" in line]) == 1
@@ -296,17 +304,12 @@ def test_a_host_that_lives_is_told_that_its_volume_was_taken_over(rig: Rig) -> N
 
 def test_a_host_whose_copy_was_left_behind_by_a_promotion_writes_no_more(rig: Rig) -> None:
     """A renewal is followed, a promotion isn't. What was written is named by the old generation."""
-    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
-    host = rig.host("one", 1)
+    host = rig.host_that_follows_descriptions("one", 1)
     opened = rig.open(host)
     opened.pwrite(b"before", 20)
     promoted = apply(rig.volume, notation.promotion(generation="g"), 9)
     assert promoted.generation == notation.OTHER_GENERATION
-    publisher = rig.broker.publisher()
-    publish_volume(publisher, TOPICS, promoted)
-    publisher.flush(1)
-    for now_s in (1e6, 1e6 + 10):
-        host.tick(now_s)
+    rig.describe(promoted, host)
     with pytest.raises(BadInput, match="secondary of site b is the primary since position 9"):
         rig.write(opened)
     with pytest.raises(BadInput, match="secondary of site b"):
@@ -319,8 +322,7 @@ def test_a_host_whose_copy_was_left_behind_by_a_promotion_writes_no_more(rig: Ri
 
 def test_a_host_that_hears_of_a_promotion_only_after_a_renewal_writes_no_more(rig: Rig) -> None:
     """A renewal forgets promotions. The mark of the new primary is named all the same."""
-    rig.descriptions = Catalog(rig.broker.reader(), rig.broker, TOPICS, rig.clock)  # type: ignore[arg-type]
-    host = rig.host("one", 1)
+    host = rig.host_that_follows_descriptions("one", 1)
     opened = rig.open(host)
     promoted = apply(rig.volume, notation.promotion(generation="g"), 9)
     third = str(UUID(int=3))
@@ -332,11 +334,7 @@ def test_a_host_that_hears_of_a_promotion_only_after_a_renewal_writes_no_more(ri
     )
     renewed = apply(promoted, renewal, 12)
     assert renewed.generation == third and not renewed.promotions
-    publisher = rig.broker.publisher()
-    publish_volume(publisher, TOPICS, renewed)
-    publisher.flush(1)
-    for now_s in (1e6, 1e6 + 10):
-        host.tick(now_s)
+    rig.describe(renewed, host)
     with pytest.raises(BadInput, match="another copy is the primary now"):
         rig.write(opened)
 
