@@ -10,7 +10,6 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.stopping import stop_flag
-from mirrorlog.consumers.verify.wiring import open_digest_server, primary_digests
 from mirrorlog.errors import BadUse
 
 
@@ -32,6 +31,8 @@ def digest(
     Run it where the primaries are, so that their bytes don't cross the line to the site. It only
     reads them. `host serve` may run beside it.
     """
+    from mirrorlog.consumers.verify.wiring import open_digest_server, primary_digests
+
     call = invocation(context, waits=True)
     if primary is not None and len(volumes) > 1:
         raise BadUse("one address can't be that of several primaries", next="Name one volume.")
