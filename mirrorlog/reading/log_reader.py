@@ -64,7 +64,7 @@ class _PendingRows:
     """The rows that were read of one partition and don't count yet.
 
     watermark: the last one among the rows. polls: since rows last counted. proven: of a mirror.
-    passed: the identities of heads of a later history than the watermark's, behind which the log
+    passed: heads of a later history than the watermark's, by their identities, behind which the log
     has a head of the watermark's history. A worker wrote them that had not noticed that the log
     had gone back in time, and no watermark will reach them.
     """
@@ -74,20 +74,22 @@ class _PendingRows:
     polls: int = 0
     question: _EndQuestion | None = None
     proven: _ProvenRows | None = None
-    passed: set[int] = field(default_factory=set)
+    passed: dict[int, VolumeHead] = field(default_factory=dict)
 
     def note_passed(self, order: tuple[int, int]) -> None:
         """Note which heads the log has passed over, if it is complete through `order`."""
-        later: dict[str, list[int]] = defaultdict(list)
-        passed = set[int]()
+        later: dict[str, list[VolumeHead]] = defaultdict(list)
+        passed: list[VolumeHead] = []
         for row in self.rows:
             if not isinstance(row, VolumeHead):
                 continue
+            if id(row) in self.passed:
+                passed.append(row)
             if row.epoch > order[0]:
-                later[row.volume].append(id(row))
+                later[row.volume].append(row)
             elif row.epoch == order[0] and _order(row) <= order:
-                passed.update(later.pop(row.volume, ()))
-        self.passed = {id(row) for row in self.rows} & (self.passed | passed)
+                passed += later.pop(row.volume, ())
+        self.passed = {id(row): row for row in passed}
 
     def volumes_ahead(self, order: tuple[int, int]) -> set[str]:
         """Return the volumes that have a head which only a later watermark than `order` reaches."""

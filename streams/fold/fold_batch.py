@@ -321,9 +321,9 @@ class BatchFolder:
         A volume is described before its first command is sent. So if a newer description could
         change one of the responses, the catalog is read to the topic's end first. So it is if the
         node is about to publish a description: others publish some, too (`volume move`, `rejoin`),
-        and what they said would be taken back. A command that
-        changes its volume changes the description by which the commands behind it are checked. The
-        first command of a new volume does: it gives the volume the partition's history.
+        and what they said would be taken back. A command that changes its volume changes the
+        description by which the commands behind it are checked. The first command of a new volume
+        does: it gives the volume the partition's history.
         """
         if any(self._depends_on_description(*each, history) for each in commands):
             await asyncio.to_thread(self._catalog.refresh)
