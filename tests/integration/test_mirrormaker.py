@@ -210,9 +210,6 @@ def _state(settings: Settings) -> str:
 def _await_topics(site: Settings, clusters: TwoClusters) -> None:
     admin = KafkaAdmin(site.kafka_client())
     wanted = {site.topics.changelog, site.topics.volumes, site.topics.digests}
-    until = time.monotonic() + DEADLINE_S
-    while not wanted <= admin.names(site.topics.mirror_prefix + site.topic_prefix):
-        clusters.maker.check()
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    prefix = site.topics.mirror_prefix + site.topic_prefix
+    clusters.wait(lambda: wanted <= admin.names(prefix))
     admin.close()

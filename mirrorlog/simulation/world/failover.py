@@ -22,7 +22,6 @@ from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.catalog import publish_volume
-from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.simulation.world.failover_parts import (
     COPIES,
@@ -307,13 +306,10 @@ class FailoverWorld(CopiedVolume):
 
     def check_log(self) -> None:
         """Check that the log since its begin has no hole, and names all that commands name."""
-        volume, topics = self.described(), self.settings.topics
-        log = LogReader(self.broker.reader(), self.broker, topics.changelog)
-        while not log.caught_up():
-            log.poll(0)
+        volume, log = self.described(), self.read_log()
         after, through = volume.origin_position, log.watermarks[0].through
         named = BlockSet()
-        for message in self.broker.messages(topics.commands):
+        for message in self.broker.messages(self.settings.topics.commands):
             command = decode(message.value or b"", TrackingCommand)
             for extent in command.extents if message.position > after else ():
                 first = extent.offset // BLOCK_BYTES

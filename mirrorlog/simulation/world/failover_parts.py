@@ -94,6 +94,15 @@ class CopiedVolume:
         catalog.refresh()
         return catalog[NAME]
 
+    def read_log(self, site: str | None = None) -> LogReader:
+        """Read the whole changelog; return the reader. site: with what this site has missed."""
+        log = LogReader(
+            self.broker.reader(), self.broker, self.settings.topics.changelog, site=site
+        )
+        while not log.caught_up():
+            log.poll(0)
+        return log
+
     def append(self, command: TrackingCommand) -> int:
         """Publish a command; return its position."""
         return self.broker.append(self.settings.topics.commands, 0, NAME.encode(), encode(command))
@@ -263,14 +272,7 @@ class CopySite:
 
     def claim(self, volume: Volume) -> SecondaryClaim:
         """Return what the saved state is worth, as a promoter asks for it."""
-        log = LogReader(
-            self._world.broker.reader(),
-            self._world.broker,
-            self._world.settings.topics.changelog,
-            site=self.name,
-        )
-        while not log.caught_up():
-            log.poll(0)
+        log = self._world.read_log(self.name)
         logs = SiteLog(log.logs[NAME], log.logs[missed_log(NAME, self.name)], self.name)
         saved, mark = self.states.load(NAME), self.secondaries.marks.get(NAME)
         doubt = None
