@@ -131,6 +131,9 @@ class TopicAdmin(Protocol):
     def create(self, specs: Sequence[TopicSpec], partitions: int) -> None:
         """Create the missing topics. Existing topics stay as they are."""
 
+    def names(self, prefix: str) -> set[str]:
+        """Return the names of the topics that begin with `prefix`."""
+
     def partitions(self, topic: str) -> int:
         """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
 

@@ -162,7 +162,8 @@ class _CompactedTopics:
         if self._reader is None:
             for topic in self._needed:
                 self._admin.partitions(topic)  # its error says what to do if there is no such topic
-            self.names = (*self._needed, *filter(self._exists, self._optional))
+            existing = self._admin.names("") if self._optional else set[str]()
+            self.names = (*self._needed, *(name for name in self._optional if name in existing))
             self._reader = self._open_reader()
             for topic in self.names:
                 self._reader.assign(topic, {_PARTITION: None})
@@ -172,13 +173,6 @@ class _CompactedTopics:
                 raise OutOfRetention("the topic ends below what was read", where=f"topic {topic}")
             # The reader returns messages of all its topics.
             yield from read_through(self._reader, topic, {_PARTITION: end}, self._patience)
-
-    def _exists(self, topic: str) -> bool:
-        try:
-            self._admin.partitions(topic)
-        except KafkaFailed:
-            return False
-        return True
 
     def close(self) -> None:
         """Close the reader."""

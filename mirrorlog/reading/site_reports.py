@@ -14,7 +14,7 @@ from typing import TypeAlias
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
-from mirrorlog.errors import BadInput, KafkaFailed
+from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
@@ -63,11 +63,8 @@ class SiteReports:
             self._take_message(message)
 
     def _look_for_mirrored(self) -> None:
-        for name in list(self._awaited):
-            try:
-                self._admin.partitions(name)
-            except KafkaFailed:
-                continue
+        existing = self._admin.names("") if self._awaited else set[str]()
+        for name in [each for each in self._awaited if each in existing]:
             self._topics.append(CompactedTopic(self._reader, self._admin, name, self._patience))
             self._awaited.remove(name)
 
