@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -31,13 +31,10 @@ from mirrorlog.consumers.state.drill_holds import DrillHolds
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.producers.nbd.nbdkit_process import (
-    NbdAddress,
-    NbdkitProcess,
-    TlsOptions,
-    nbdkit_path,
-)
 from mirrorlog.units import format_duration, parse_duration_s
+
+if TYPE_CHECKING:
+    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress
 
 _TICK_S: Final = 0.1
 _TOLD_S: Final = 60.0
@@ -109,6 +106,8 @@ def serve(
     Without --hold, a copy is served while replication goes on: a reflink where the file system can,
     which takes no time and no space. Run it on the site's machine. The copy is gone at the end.
     """
+    from mirrorlog.producers.nbd.nbdkit_process import nbdkit_path
+
     call = invocation(context, waits=True)
     nbdkit_path()
     folder = folder.absolute()
@@ -160,6 +159,8 @@ def _serve(
     tell_ready: Callable[[], None],
 ) -> None:
     """Hold the secondary, copy it unless it is served itself, and serve it until the end."""
+    from mirrorlog.producers.nbd.nbdkit_process import NbdkitProcess, TlsOptions
+
     clock = SystemClock()
     addresses = SiteAddresses.from_settings(options.site, options.folder, call.settings)
     marks = PrimaryMarkFiles(call.settings.primary_marks_dir)

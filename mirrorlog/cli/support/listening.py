@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.nbd.nbdkit_process import NbdAddress, free_port
+
+if TYPE_CHECKING:
+    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress
 
 PortOption = Annotated[
     int | None,
@@ -24,6 +26,8 @@ def listen_at(socket: Path | None, port: int | None, address: str, *, default: P
 
     Raise BadUse if both a socket and a port are named.
     """
+    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress, free_port
+
     if socket is not None and port is not None:
         raise BadUse("--socket and --port exclude each other", next="Name one.")
     if port is not None:
