@@ -8,6 +8,7 @@ In reading order:
 - wiring.py: puts a site together from the settings, and runs it
 - mirrored_log.py: the ports of a site that reads a mirror of the log
 - resync/: a site's secondaries, and the cycles that bring them up to date
+- workers/: several workers of one site share its volumes
 - journal_recovery.py: applies the sealed journals of a site, without Kafka
 - site_journals.py: the same for the journals in a site's folder
 - site_metrics.py: the metrics of a site

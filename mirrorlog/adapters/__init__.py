@@ -11,6 +11,7 @@
 - sealed_json.py: small files of JSON with a checksum
 - mark_format.py: how a mark lies on disk
 - primary_marks.py: where the mark of a primary is kept
+- ofd_locks.py: locks of bytes of a file, which end with the process
 - image_locks.py: locks that keep other writers off an image
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks

@@ -57,14 +57,15 @@ def lock_folder(path: Path) -> int:
         ) from error
     with suppress(OSError):  # a full disk doesn't forbid the lock
         os.ftruncate(fd, 0)
-        os.pwrite(fd, _holder().encode("ascii", "replace"), 0)
+        os.pwrite(fd, holder_line(), 0)
     return fd
 
 
-def _holder() -> str:
+def holder_line() -> bytes:
     """Return a line about this process, for people."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"process {os.getpid()} on {socket.gethostname()}, since {now}\n"
+    line = f"process {os.getpid()} on {socket.gethostname()}, since {now}\n"
+    return line.encode("ascii", "replace")
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:

@@ -29,14 +29,12 @@ found none. The other needn't look then: QEMU can't have come since.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
-import struct
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
+from mirrorlog.adapters.ofd_locks import is_taken, is_unlocked, lock_byte
 from mirrorlog.errors import BadUse
 
 HOST_BYTE: Final = 300
@@ -47,7 +45,6 @@ QEMU_USED: Final = 100  # RAW_LOCK_PERM_BASE
 QEMU_UNSHARED: Final = 200  # RAW_LOCK_SHARED_BASE
 QEMU_WRITE: Final = 1  # the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE
 QEMU_RESIZE: Final = 3
-_FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
 
 
 class ImageUser(Enum):
@@ -101,9 +98,9 @@ def lock_still(fd: int) -> bool:
 
 def _lock_still(fd: int) -> bool:
     for byte in (HOST_BYTE, SITE_BYTE, FORK_BYTE):
-        _lock(fd, fcntl.F_RDLCK, byte)
-    _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_WRITE)
-    _lock(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_RESIZE)
+        lock_byte(fd, fcntl.F_RDLCK, byte)
+    lock_byte(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_WRITE)
+    lock_byte(fd, fcntl.F_RDLCK, QEMU_UNSHARED + QEMU_RESIZE)
     return _are_unlocked(fd, QEMU_USED)
 
 
@@ -112,11 +109,11 @@ def _is_free(take: Callable[[], bool]) -> bool:
     try:
         return take()
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
+        return not is_taken(error)
 
 
 def _lock_as_host(fd: int) -> bool:
-    _lock(fd, fcntl.F_WRLCK, HOST_BYTE)
+    lock_byte(fd, fcntl.F_WRLCK, HOST_BYTE)
     _lock_permissions(fd, QEMU_USED)
     _lock_permissions(fd, QEMU_UNSHARED)
     return _are_unlocked(fd, QEMU_USED) and _are_unlocked(fd, QEMU_UNSHARED)
@@ -124,33 +121,22 @@ def _lock_as_host(fd: int) -> bool:
 
 def _lock_as(fd: int, user: ImageUser) -> bool:
     other = ImageUser.FORK if user is ImageUser.SITE else ImageUser.SITE
-    _lock(fd, fcntl.F_RDLCK, HOST_BYTE)
-    _lock(fd, fcntl.F_WRLCK, user.value)
+    lock_byte(fd, fcntl.F_RDLCK, HOST_BYTE)
+    lock_byte(fd, fcntl.F_WRLCK, user.value)
     _lock_permissions(fd, QEMU_USED)
     _lock_permissions(fd, QEMU_UNSHARED)
-    if _is_unlocked(fd, other.value + READY) and not (
+    if is_unlocked(fd, other.value + READY) and not (
         _are_unlocked(fd, QEMU_USED) and _are_unlocked(fd, QEMU_UNSHARED)
     ):
         return False
-    _lock(fd, fcntl.F_RDLCK, user.value + READY)
+    lock_byte(fd, fcntl.F_RDLCK, user.value + READY)
     return True
 
 
 def _lock_permissions(fd: int, base: int) -> None:
     for permission in (QEMU_WRITE, QEMU_RESIZE):
-        _lock(fd, fcntl.F_RDLCK, base + permission)
+        lock_byte(fd, fcntl.F_RDLCK, base + permission)
 
 
 def _are_unlocked(fd: int, base: int) -> bool:
-    return all(_is_unlocked(fd, base + permission) for permission in (QEMU_WRITE, QEMU_RESIZE))
-
-
-def _lock(fd: int, kind: int, byte: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
-
-
-def _is_unlocked(fd: int, byte: int) -> bool:
-    """Return whether no other open file description has a lock on the byte."""
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
-    return int(_FLOCK.unpack(answer)[0]) == fcntl.F_UNLCK
+    return all(is_unlocked(fd, base + permission) for permission in (QEMU_WRITE, QEMU_RESIZE))

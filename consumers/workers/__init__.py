@@ -1,0 +1,8 @@
+"""Several workers of one site: they share its folder, and locks there say who works for what.
+
+docs/decisions/site-workers.md says why. In reading order:
+
+- partition_owners.py: which worker should work for which partition
+- worker_locks.py: the port to the locks of a site's workers
+- folder_locks.py: the locks as files in the site's folder
+"""
