@@ -33,7 +33,7 @@ COMMANDS = (
     LazyCommand(
         "volume",
         f"{_PACKAGE}.volume",
-        "Create, list, grow, move, renew and retire mirrored volumes.",
+        "Create, list, group, grow, move, renew and retire mirrored volumes.",
     ),
     LazyCommand(
         "host", f"{_PACKAGE}.host", "Run a host, which writes to volumes and tracks the writes."

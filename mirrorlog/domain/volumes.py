@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -76,6 +76,8 @@ class Volume:
     created_at_us is that time then. A renewal sets created_at_us, because the log begins there.
     ended_sessions: sessions of hosts from which the volume was taken over, the newest last, at most
     MAX_ENDED_SESSIONS. A host whose session is one of them writes no more.
+    group: the consistency group. Volumes that name the same one are copied as of one common point
+    (docs/decisions/consistency-groups.md). None: it is in no group.
     """
 
     volume: str
@@ -103,6 +105,7 @@ class Volume:
     primary_site: str | None = None
     primary_id: str | None = None
     promotions: tuple[Promotion, ...] = ()
+    group: str | None = None
 
     @property
     def born_at_us(self) -> int:
@@ -171,7 +174,7 @@ class Volume:
     def description_bytes(self) -> int:
         """The size of the description in a message, without its numbers: at most 200 bytes more."""
         maps = [*self.secondaries, *self.secondaries.values(), *self.keep_s]
-        ids = (self.log_generation, self.primary_site, self.primary_id)
+        ids = (self.log_generation, self.primary_site, self.primary_id, self.group)
         history = filter(None, (self.cluster, self.history_id, self.topic_id, *ids))
         texts = [self.volume, self.generation, self.primary, *maps, *history]
         for each in self.promotions:
@@ -211,6 +214,21 @@ def check_volume_name(name: str) -> str:
             next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
         )
     return name
+
+
+def check_group_name(name: str) -> str:
+    """Return `name`. Raise BadUse if it can't name a consistency group."""
+    if not VOLUME_NAME.fullmatch(name):
+        raise BadUse(
+            f"'{name[:220]}' can't name a consistency group",
+            next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
+        )
+    return name
+
+
+def members_of(group: str, volumes: Iterable[Volume]) -> list[str]:
+    """Return the names of the members of a group, sorted: its volumes that aren't retired."""
+    return sorted(each.volume for each in volumes if each.group == group and not each.is_retired)
 
 
 def check_geometry(*, size_bytes: int, block_size: int) -> None:

@@ -19,6 +19,7 @@ from mirrorlog.adapters.addresses import (
 )
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.cli.commands.volume_group import group
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
@@ -44,7 +45,12 @@ from mirrorlog.domain.commands import CommandKind, CommandStatus
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.primary_marks import PrimaryMark, foreign_error, new_mark
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
-from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
+from mirrorlog.domain.volumes import (
+    Volume,
+    check_geometry,
+    check_group_name,
+    check_volume_name,
+)
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
@@ -56,8 +62,9 @@ from mirrorlog.tracking_log.tiers import TIERS
 from mirrorlog.units import format_size, parse_duration_s, parse_size
 
 app = typer.Typer(
-    no_args_is_help=True, help="Create, list, grow, move, renew and retire mirrored volumes."
+    no_args_is_help=True, help="Create, list, group, grow, move, renew and retire mirrored volumes."
 )
+app.command()(group)
 
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
@@ -108,6 +115,14 @@ def create(
     shared: Annotated[
         bool, typer.Option("--shared", help="Let two hosts write to the volume at once.")
     ] = False,
+    group_name: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="GROUP",
+            help="Put the volume into this consistency group (volume group).",
+        ),
+    ] = None,
 ) -> None:
     """Create a volume on a primary.
 
@@ -115,6 +130,8 @@ def create(
     """
     call = invocation(context)
     check_volume_name(name)
+    if group_name is not None:
+        check_group_name(group_name)
     size_bytes, block_bytes = parse_size(size), parse_size(block_size)
     check_geometry(size_bytes=size_bytes, block_size=block_bytes)
     secondaries, keep_s = parse_pairs(secondary or [], "SITE=URI"), _keep_s(keep or [])
@@ -139,7 +156,12 @@ def create(
     check_unused(choice, name, volumes, marks)
     described = _describe(call.settings, name, size_bytes, block_bytes, address)
     volume = replace(
-        described, initially_zeroed=zeroed, secondaries=secondaries, keep_s=keep_s, shared=shared
+        described,
+        initially_zeroed=zeroed,
+        secondaries=secondaries,
+        keep_s=keep_s,
+        shared=shared,
+        group=group_name,
     )
     with marked(choice, marks, partial(_new_mark, volume)):
         _publish(call.settings, volume)

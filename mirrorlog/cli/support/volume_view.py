@@ -18,6 +18,7 @@ LIST_COLUMNS: Final = (
     Column("PARTITION", right=True),
     Column("PRIMARY", wraps=True),
     Column("SECONDARIES", wraps=True),
+    Column("GROUP", wraps=True),
 )
 
 
@@ -31,6 +32,7 @@ def list_row(volume: Volume) -> tuple[str, ...]:
         str(volume.partition),
         volume.primary,
         ", ".join(sorted(volume.secondaries)),
+        volume.group or "",
     )
 
 

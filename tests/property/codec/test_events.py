@@ -434,6 +434,7 @@ volume.v2           708f2aeab533c553
 volume.v3           47a5190c710b4d77
 volume.v4           ed96db57df5689d9
 volume.v5           19380a6393f7d4f8
+volume.v6           56f53f945672594d
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1
@@ -737,6 +738,29 @@ def test_rows_of_the_versions_before_histories_belong_to_no_history() -> None:
     assert decode(encode_by("volume.v2", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
     volume |= {"cluster": "c", "history_id": GENERATION, "epoch": 2, "topic_id": "t"}
     assert decode(encode_by("volume.v3", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
+    volume |= {"primary_site": "s", "primary_id": GENERATION}
+    assert decode(encode_by("volume.v5", volume), Volume) == Volume(**volume)  # type: ignore[arg-type]
+
+
+def test_the_bytes_of_a_volume_of_a_group_never_change() -> None:
+    golden = (
+        "c30156f53f945672594d02764831313131313131312d313131312d343131312d"
+        "383131312d313131313131313131313131808001804000080102700000020000"
+        "01000000000000000000000002046462"
+    )
+    volume = Volume(
+        volume="v",
+        generation=GENERATION,
+        size_bytes=8192,
+        block_size=4096,
+        partition=0,
+        origin_position=4,
+        initially_zeroed=True,
+        primary="p",
+        group="db",
+    )
+    assert encode(volume).hex() == golden
+    assert decode(bytes.fromhex(golden), Volume) == volume
 
 
 def test_the_bytes_of_a_watermark_with_a_history_never_change() -> None:
