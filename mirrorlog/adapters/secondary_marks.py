@@ -48,8 +48,9 @@ def check_no_secondary(path: Path) -> None:
         raise BadUse(
             f"this is the secondary of volume {mark.volume} at site {mark.site}: its mark says so",
             where=str(path),
-            next="The site writes to it. Name the right primary. If it is to be a primary from now "
-            f"on, see that the site doesn't run, and remove the mark ({mark_path(path).name}).",
+            next="The site writes to it. Name the right primary. If it is to take the primary's "
+            "place: `mirrorlog promote`. If the cluster of its log is gone for good, see that the "
+            f"site doesn't run, and remove the mark ({mark_path(path).name}).",
         )
 
 

@@ -134,13 +134,12 @@ def read_divergence(
     """Return what both sides wrote since the copies parted, through the last command.
 
     promotion_position: of the promotion at which they parted; None for the last one.
-    Raise UnknownVolume, BadUse as chosen_promotion(), OutOfRetention if nobody knows where the
-    copies parted or if commands since then are gone, and KafkaFailed.
+    Raise UnknownVolume, BadUse as chosen_promotion() and for a mirror of the log, OutOfRetention if
+    nobody knows where the copies parted or if commands since then are gone, and KafkaFailed.
     """
     ports.catalog.refresh()
     volume = ports.catalog.volume_named(name)
     promotion = chosen_promotion(volume, promotion_position)
-    commands = VolumeCommands(volume, ports, patience_s)
     parted = promotion.parted_position
     if parted is None:
         raise OutOfRetention(
@@ -149,6 +148,14 @@ def read_divergence(
             where=f"volume {name}, promotion at position {promotion.position}",
             next="Compare the two copies themselves, while the former primary is still there.",
         )
+    if ports.open_commands is not None:
+        raise BadUse(
+            "a mirror keeps no positions of the commands, so it doesn't tell which side wrote what",
+            where=f"volume {name}, promotion at position {promotion.position}",
+            next="Ask the source: say the same with its servers (--bootstrap-servers). Here, "
+            f"`mirrorlog changed {name} --since @{parted}` lists what both sides wrote together.",
+        )
+    commands = VolumeCommands(volume, ports, patience_s)
     if not commands.is_kept(parted):
         raise OutOfRetention(
             "commands since the copies parted are gone, so nobody knows which side wrote what",

@@ -65,7 +65,7 @@ class MirroredLogSource:
             if answered is not None and answered.answer.number >= number:
                 return answered.answer.end
             if self._clock.monotonic_s() > until_s:
-                raise self._unanswered(volume, questions, patience_s)
+                raise unanswered(volume, questions, patience_s)
 
     def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
         """Return the volume's log once it is proved and complete through `needed`."""
@@ -77,7 +77,7 @@ class MirroredLogSource:
                 return LoadedLog(log.logs[volume.volume], through)
             if self._clock.monotonic_s() > until_s:
                 if questions.answered(volume.partition) is None:
-                    raise self._unanswered(volume, questions, patience_s)
+                    raise unanswered(volume, questions, patience_s)
                 raise incomplete(volume, needed, through, patience_s)
             questions.want(volume.partition)
             log.poll(_POLL_S, records_of(volume))
@@ -104,17 +104,17 @@ class MirroredLogSource:
             self._reading = (volume.partition, log, questions, reader)
         return self._reading[1], self._reading[2]
 
-    def _unanswered(
-        self, volume: Volume, questions: SourceQuestions, patience_s: float
-    ) -> KafkaFailed:
-        reason = questions.stall_reason(volume.partition)
-        return KafkaFailed(
-            f"the source of the mirror didn't answer within {patience_s:g} s"
-            + ("" if reason is None else f": {reason}"),
-            where=f"volume {volume.volume}, partition {volume.partition}",
-            next="See whether MirrorMaker runs in both directions, and whether the node does "
-            "(docs/multi-site.md).",
-        )
+
+def unanswered(volume: Volume, questions: SourceQuestions, patience_s: float) -> KafkaFailed:
+    """Return the error for a source that didn't answer in time."""
+    reason = questions.stall_reason(volume.partition)
+    return KafkaFailed(
+        f"the source of the mirror didn't answer within {patience_s:g} s"
+        + ("" if reason is None else f": {reason}"),
+        where=f"volume {volume.volume}, partition {volume.partition}",
+        next="See whether MirrorMaker runs in both directions, and whether the node does "
+        "(docs/multi-site.md).",
+    )
 
 
 class MirroredCommands(VolumeCommands):

@@ -11,6 +11,7 @@ from mirrorlog.changed.ask import query_ports
 from mirrorlog.changed.divergence import DivergedSide, Divergence, WrittenRun, read_divergence
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.units import format_size, parse_duration_s
@@ -43,7 +44,7 @@ def divergence(
     The former side is that of the primary before the promotion. What its host has left unpublished
     isn't in the list yet: `rejoin`, or `host recover` there, publishes it.
     """
-    call = invocation(context)
+    call = at_source(invocation(context), or_mirror=True)
     patience_s = parse_duration_s(timeout)
     with query_ports(call.settings, patience_s) as ports:
         found = read_divergence(name, promotion, ports, patience_s)

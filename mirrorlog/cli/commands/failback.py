@@ -12,6 +12,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.moving import check_sessions
 from mirrorlog.cli.support.promoting import (
     AddressOption,
@@ -77,7 +78,8 @@ def failback(
     4. Follow: the former primary rejoins as the secondary of its site. If it is on another machine,
        `mirrorlog rejoin` there does this step.
     """
-    call = with_addresses(invocation(context), check_site_name(site), folder, [], secondary or [])
+    call = at_source(invocation(context))
+    call = with_addresses(call, check_site_name(site), folder, [], secondary or [])
     volume, timeout_s = find_volume(call.settings, name), parse_duration_s(timeout)
     former_name = former_site or volume.primary_site
     if former_folder is not None and former_name is None:

@@ -10,6 +10,7 @@ import typer
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.promoting import (
     AddressOption,
     NotConsistent,
@@ -61,9 +62,13 @@ def promote(
 
     If this dies before step 3, the site stays paused: repeat it, or resume the site. If it dies
     later, repeat it: it goes on with step 4. No host opens the new primary before that.
+
+    At a site that reads a mirror, --dry-run says what the mirror proves. To promote, name the
+    servers of the source: the promotion is a command in its log.
     """
     call = with_addresses(invocation(context), check_site_name(site), folder, [], secondary or [])
-    volume = find_volume(call.settings, name)
+    call = at_source(call, or_mirror=dry_run)
+    volume = find_volume(call.settings, name, may_be_mirror=dry_run)
     if volume.is_retired:
         raise BadUse("the volume is retired", where=f"volume {name}", next="Create a new one.")
     timeout_s = parse_duration_s(timeout)

@@ -9,6 +9,7 @@ import typer
 
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.rejoining import open_plan, print_rejoined, rejoin_by
 
 app = typer.Typer()
@@ -53,7 +54,7 @@ def rejoin(
 
     If this is interrupted, repeat it. Then run the site; it goes on after each interruption.
     """
-    call = invocation(context)
+    call = at_source(invocation(context))
     with open_plan(
         call, name, site=site, folder=folder, copy=copy, copies_all=copy_all, host=host
     ) as plan:

@@ -112,7 +112,7 @@ def serve(
     nbdkit_path()
     folder = folder.absolute()
     listen = listen_at(socket, port, address, default=folder / "drills" / f"{name}.sock")
-    volume = find_volume(call.settings, name)
+    volume = find_volume(call.settings, name, may_be_mirror=True)
     call = with_addresses(call, site, folder, [], secondary or [])
     options = DrillOptions(
         volume=volume,

@@ -172,7 +172,8 @@ def create(
 def list_volumes(context: typer.Context) -> None:
     """List all volumes."""
     call = invocation(context)
-    volumes = [volume for _, volume in sorted(load_volumes(call.settings).items())]
+    known = load_volumes(call.settings, may_be_mirror=True)
+    volumes = [volume for _, volume in sorted(known.items())]
     call.output.print_json(
         {"schema_version": 1, "volumes": [volume_fields(volume) for volume in volumes]}
     )
@@ -183,7 +184,7 @@ def list_volumes(context: typer.Context) -> None:
 def show(context: typer.Context, name: Name) -> None:
     """Show the description of a volume."""
     call = invocation(context)
-    volume = find_volume(call.settings, name)
+    volume = find_volume(call.settings, name, may_be_mirror=True)
     call.output.print_json({"schema_version": 1, **volume_fields(volume)})
     print_fields(call.output, described_volume(volume))
 

@@ -7,34 +7,47 @@ from contextlib import closing
 from typing import Final
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.cli.support.mirror_options import mirror_error
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.read_through import ReadPatience, read_through
 from mirrorlog.settings import Settings
 
 _PATIENCE_S: Final = 30.0
 
 
-def load_volumes(settings: Settings) -> dict[str, Volume]:
-    """Return the description of every volume, by name."""
-    with closing(load_catalog(settings)) as catalog:
+def load_volumes(settings: Settings, *, may_be_mirror: bool = False) -> dict[str, Volume]:
+    """Return the description of every volume, by name. may_be_mirror: as for load_catalog()."""
+    with closing(load_catalog(settings, may_be_mirror=may_be_mirror)) as catalog:
         return dict(catalog)
 
 
-def find_volume(settings: Settings, name: str) -> Volume:
-    """Return the description of volume `name`. Raise UnknownVolume if there is none."""
-    with closing(load_catalog(settings)) as catalog:
+def find_volume(settings: Settings, name: str, *, may_be_mirror: bool = False) -> Volume:
+    """Return the description of volume `name`. Raise UnknownVolume if there is none.
+
+    may_be_mirror: as for load_catalog().
+    """
+    with closing(load_catalog(settings, may_be_mirror=may_be_mirror)) as catalog:
         return catalog.volume_named(name)
 
 
-def load_catalog(settings: Settings) -> Catalog:
-    """Return a catalog with every description published before the call. The caller closes it."""
+def load_catalog(settings: Settings, *, may_be_mirror: bool = False) -> Catalog:
+    """Return a catalog with every description published before the call. The caller closes it.
+
+    may_be_mirror: what a mirror has of the descriptions is enough, because nothing is published by
+    them. Otherwise raise BadUse for a mirror.
+    """
+    source = settings.kafka_mirror_of
     reader = KafkaReader(settings.kafka_client())
     try:
         with closing(KafkaAdmin(settings.kafka_client())) as admin:
-            catalog = Catalog(reader, admin, settings.topics, SystemClock())
+            if source and not may_be_mirror:
+                raise mirror_error(source, admin.cluster_id())
+            cluster = NamedCluster(source) if source else None
+            catalog = Catalog(reader, admin, settings.topics, SystemClock(), cluster=cluster)
             catalog.refresh()
             return catalog
     except BaseException:

@@ -3,85 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
-from notation import record, volume
+from mirrored_topics import TOPICS, Mirror, V
+from notation import command, promotion
 
-from mirrorlog.changed.mirrored import ASKER, MirroredCommands, MirroredLogSource
-from mirrorlog.changed.points import AtEnd, AtOrigin, AtPosition, Point, parse_point
-from mirrorlog.changed.query import changed_blocks
-from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.changed.divergence import read_divergence
+from mirrorlog.changed.points import AtEnd, AtOrigin, AtPosition, parse_point
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.log_questions import LogAnswer, LogQuestion
+from mirrorlog.domain.volume_states import apply
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention, WrongCluster
-from mirrorlog.reading.catalog import Catalog
-from mirrorlog.reading.clusters import NamedCluster
-from mirrorlog.reading.source_questions import SourceQuestions
-from mirrorlog.simulation.manual_clock import ManualClock
-from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.topics import Topics
-from mirrorlog.tracking_log.head_census import HeadCensus
-from mirrorlog.tracking_log.heads import VolumeHead, Watermark
-from mirrorlog.tracking_log.keys import answer_key, head_key, record_key, watermark_key
-
-TOPICS = replace(Topics(), mirror_prefix="source.")
-V = volume(cluster="source")
-
-
-class Mirror:
-    """A mirror with the records (-1, 4] and (4, 9] of a volume, and a source that answers."""
-
-    def __init__(self, *, answers: bool = True) -> None:
-        self.broker, self.clock = MemoryBroker("mirror"), ManualClock(look_s=0.6)
-        self.broker.create([*TOPICS.specs(single_copy=True), *TOPICS.mirror_specs()], 1)
-        self.broker.append(TOPICS.volumes, 0, b"v", encode(V))
-        self.answers, self.census = answers, HeadCensus()
-        for row in (record("-1..4", "1"), record("4..9", "2")):
-            self.broker.append(TOPICS.changelog, 0, record_key(row), encode(row))
-        key, value = head_key("v"), encode(VolumeHead("v", V.generation, through=9))
-        self.census.note(key, value)
-        self.broker.append(TOPICS.changelog, 0, key, value)
-        mark = Watermark(partition=0, through=11, at_us=0)
-        self.broker.append(TOPICS.changelog, 0, watermark_key(0), encode(mark))
-
-    def publish(self, question: LogQuestion) -> None:
-        answer = LogAnswer(
-            asker=question.asker,
-            run=question.run,
-            number=question.number,
-            partition=0,
-            topic="t",
-            first_kept=0,
-            end=12,
-            position=-1,
-            anchor=None,
-            epoch=0,
-            through=11,
-            heads=len(self.census),
-            heads_digest=self.census.digest,
-        )
-        if self.answers:
-            self.broker.append(TOPICS.changelog, 0, answer_key(ASKER), encode(answer))
-
-    def ask(self, since: Point, until: Point) -> tuple[set[int], int]:
-        broker, clock = self.broker, self.clock
-        cluster = NamedCluster("source")
-        logs = MirroredLogSource(
-            broker.reader, broker, TOPICS.changelog, clock, "source",
-            lambda: SourceQuestions(ASKER, "run", self.publish, clock),
-        )  # fmt: skip
-        ports = QueryPorts(
-            broker.reader,
-            broker,
-            Catalog(broker.reader(), broker, TOPICS, clock, cluster=cluster),
-            TOPICS,
-            clock,
-            logs,
-            open_commands=partial(MirroredCommands, logs),
-        )
-        answer = changed_blocks("v", since, until, ports, 30.0)
-        return set(answer.changed), answer.until
 
 
 def test_what_the_source_proves_is_answered_through_its_end() -> None:
@@ -109,3 +40,15 @@ def test_a_third_clusters_volume_is_refused() -> None:
     mirror.broker.append(TOPICS.volumes, 0, b"v", encode(other))
     with pytest.raises(WrongCluster, match="to be a mirror of cluster source"):
         mirror.ask(AtOrigin(), AtEnd())
+
+
+def test_a_mirror_does_not_say_which_side_wrote_what() -> None:
+    """It may hold the commands, at other positions than those that a promotion names."""
+    promoted = apply(V, promotion(parted_position=2), 9)
+    mirror = Mirror(described=replace(promoted, described_position=9))
+    for block in range(8):
+        mirror.broker.append(TOPICS.commands, 0, b"v", encode(command(f"{block * 4096}+4096")))
+    with pytest.raises(BadUse, match="a mirror keeps no positions of the commands") as refused:
+        read_divergence("v", None, mirror.ports(), 30.0)
+    assert "--bootstrap-servers" in refused.value.next
+    assert "--since @2" in refused.value.next

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from mirrorlog.acls import KafkaOperation, Role, rights_of
-from mirrorlog.cli.support.mirror_options import with_mirror
+from mirrorlog.cli.support.mirror_options import source_settings, with_mirror
 from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings
 from mirrorlog.topics import Topics
@@ -67,3 +67,14 @@ def test_what_mirrors_bring_is_read_by_its_name_there(
         if right.operation is KafkaOperation.READ
     }
     assert {*questions, *progress} <= readable
+
+
+def test_one_configuration_serves_a_mirror_and_its_source() -> None:
+    """A promotion is a command in the log of the source: at the mirror it's refused."""
+    settings = Settings(kafka_mirror_of="source-id", kafka_mirror_prefix="source.")
+    at_source = source_settings(settings, "source-id")
+    assert (at_source.kafka_mirror_of, at_source.topics.commands) == ("", "mirrorlog.commands")
+    with pytest.raises(BadUse, match="cluster source-id; cluster berlin-id has a mirror") as error:
+        source_settings(settings, "berlin-id")
+    assert "--bootstrap-servers" in error.value.next
+    assert source_settings(settings, "berlin-id", or_mirror=True) is settings
