@@ -103,8 +103,8 @@ def _not_yet(name: str, behind: Sequence[SiteProgress], position: int) -> NotCon
         return NotConsistentYet(
             "no site has reported on the volume",
             where=f"volume {name}",
-            next="Start one: `mirrorlog site run`. A site that reads a mirror of the log is heard by "
-            "kafka_mirrored_sites.",
+            next="Start one: `mirrorlog site run`. A site that reads a mirror of the log is heard "
+            "by kafka_mirrored_sites.",
         )
     report = behind[0]
     reason = f": {report.reason}" if report.reason else ""
