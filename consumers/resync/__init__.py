@@ -7,6 +7,8 @@ In reading order:
 - cycle_calls.py: what a site does about a secondary while its cycles run
 - paused_secondaries.py: what an operator has paused, and drills hold
 - site_ports.py: SitePorts, what a site needs
+- partition_share.py: the partitions for which this process works
+- share_follower.py: takes partitions and gives them back, between two rounds
 - chosen_volumes.py: which volumes a site mirrors
 - cycle_steps.py: what that decision takes and returns
 - staging_step.py: the same decision where cycles are staged in a journal

@@ -11,7 +11,10 @@ from mirrorlog.ports.clock import Clock
 
 
 class CopyPausedError(Exception):
-    """An operator has paused the secondary whose copy runs. Its message is the reason."""
+    """The copy that runs ends here.
+
+    An operator has paused its secondary, or another worker is to have a partition.
+    """
 
 
 _STEP_S: Final = 0.1
@@ -27,9 +30,10 @@ def local_minute(now_us: int) -> int:
 
 
 class CopyPace:
-    """The pace of all copies of one site. One thread calls it.
+    """The pace of all copies of one process of a site. One thread calls it.
 
     sleep: waits so many seconds. minute_of: returns the minute of the day of a time by the clock.
+    worker_count: returns how many workers of the site share the rate now.
     """
 
     def __init__(
@@ -38,18 +42,21 @@ class CopyPace:
         clock: Clock,
         sleep: Callable[[float], None] = time.sleep,
         minute_of: Callable[[int], int] = local_minute,
+        worker_count: Callable[[], int] = lambda: 1,
     ) -> None:
         self._schedule: Final = schedule
         self._clock: Final = clock
         self._sleep: Final = sleep
         self._minute_of: Final = minute_of
+        self._worker_count: Final = worker_count
         self._bucket: Final = TokenBucket()
 
     def rate_bytes_s(self) -> int | None:
-        """Return the bytes per second that are allowed now; None for no limit."""
+        """Return the bytes per second that this process may copy now; None for no limit."""
         if self._schedule.is_unlimited:
             return None
-        return self._schedule.rate_at(self._minute_of(self._clock.now_us()))
+        rate = self._schedule.rate_at(self._minute_of(self._clock.now_us()))
+        return None if rate is None else max(rate // self._worker_count(), min(rate, 1))
 
     def batch_bytes(self, most_bytes: int) -> int:
         """Return how many bytes a batch should have at most, so that a slow copy isn't jerky."""

@@ -37,6 +37,12 @@ class FailureLog:
         if text := self._rungs.failed(volume, reason, now_s=self._clock.monotonic_s()):
             log.warning("%s at %s: %s; taking the rung '%s'", volume, self._site, text, rung)
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._stopped.discard(volume)
+        self._stops.forget(volume)
+        self._rungs.forget(volume)
+
     def note_state(self, volume: str, state: SiteState) -> None:
         """Note the state of a secondary after its step."""
         if volume in self._stopped and state in _WORKING:

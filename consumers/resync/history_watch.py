@@ -78,6 +78,14 @@ class HistoryWatch:
             self.ended[partition] = reason
         return before != self.ended.get(partition)
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._other.pop(volume, None)
+
+    def forget_partition(self, partition: int) -> None:
+        """Forget a partition whose log is read no more."""
+        self.ended.pop(partition, None)
+
     def take_other(self, volume: str) -> str | None:
         """Return and forget what shows that the volume's saved position is of another history."""
         return self._other.pop(volume, None)

@@ -35,6 +35,10 @@ class HoleDoubts:
         self._ask: Final = ask
         self._doubts: Final[dict[str, _Doubt]] = {}
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._doubts.pop(volume, None)
+
     def may_close(self, volume: str, partition: int, proof: int, *, has_hole: bool) -> bool:
         """Return whether the volume's hole may close.
 

@@ -119,6 +119,10 @@ class CycleJournals:
             with suppress(DeviceFailed):  # it only frees the room
                 self._store.clear(name)
 
+    def look_for_left(self) -> None:
+        """Look once more what others left: they may have worked for volumes that are new here."""
+        self._left = None
+
     def stage(self, secondary: Secondary, step: StageBlocks, copy: CopyInto) -> None:
         """Copy the blocks of a step into the secondary's journal.
 
@@ -211,7 +215,7 @@ class CycleJournals:
             name = secondary.volume.volume
             try:
                 if self._left is None:
-                    self._left = set(self._store.volumes())
+                    self._left = set(self._store.volumes()) - self._open.keys()
                 if name not in self._left:
                     continue
                 cycle = self._read_left(secondary, is_forked)

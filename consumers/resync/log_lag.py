@@ -25,8 +25,13 @@ class LogLag:
 
     def __init__(self) -> None:
         self._asked_at_s = float("-inf")
-        self._asked: Mapping[int, int] = {}
-        self._expected: Mapping[int, int] = {}
+        self._asked: dict[int, int] = {}
+        self._expected: dict[int, int] = {}
+
+    def forget(self, partition: int) -> None:
+        """Forget a partition whose log is read no more."""
+        self._asked.pop(partition, None)
+        self._expected.pop(partition, None)
 
     def is_due(self, now_s: float) -> bool:
         """Return whether to ask where the commands end."""
@@ -64,6 +69,11 @@ class LogFreshness:
         """Note where the commands end now, by partition. Leave out what isn't known."""
         for partition, end in ends.items():
             self._asked.setdefault(partition, (end, now_us))
+
+    def forget(self, partition: int) -> None:
+        """Forget a partition whose log is read no more."""
+        self._asked.pop(partition, None)
+        self._complete_us.pop(partition, None)
 
     def note_watermarks(self, watermarks: Mapping[int, int]) -> None:
         """Note through where the log is complete, by partition."""

@@ -35,6 +35,18 @@ class LogWatch:
         self._unchecked: set[str] = set()
         self._partitions_to_check: set[int] = set()
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._unchecked.discard(volume)
+        self._histories.forget(volume)
+
+    def forget_partition(self, partition: int) -> None:
+        """Forget a partition whose log is read no more."""
+        self._partitions_to_check.discard(partition)
+        self._histories.forget_partition(partition)
+        self._log_lag.forget(partition)
+        self._freshness.forget(partition)
+
     def complete_us(self, partition: int) -> int | None:
         """Return when the log was last known to hold all commands (LogFreshness.complete_us)."""
         return self._freshness.complete_us(partition)

@@ -104,6 +104,11 @@ class SecondaryMeetings:
         self._secondaries.release(secondary.volume)
         secondary.note_new_connection()
 
+    def forget(self, secondary: Secondary) -> None:
+        """Give up the lock of a secondary for which the site works no more."""
+        self.let_go(secondary)
+        self._doubts.renew(secondary.volume)
+
     def start_over(self, secondary: Secondary, reason: str) -> list[Failed]:
         """Count nothing as known of a secondary that was met.
 

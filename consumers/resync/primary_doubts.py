@@ -34,6 +34,11 @@ class PrimaryDoubts:
         """Note that the primary is reached by a new connection."""
         self._differing[volume.volume] = None
 
+    def renew(self, volume: Volume) -> None:
+        """Let a doubt that isn't settled be about all samples: others save states meanwhile."""
+        if volume.volume in self._differing:
+            self._differing[volume.volume] = None
+
     def drop(self, volume: Volume) -> None:
         """Note that the primary is the right one."""
         self._differing.pop(volume.volume, None)

@@ -29,6 +29,10 @@ class ReadEnds:
         self._over.discard(volume)
         self._numbers.pop(volume, None)
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self.note_reading(volume)
+
     def take(self, secondaries: Mapping[str, Secondary]) -> dict[str, CommandEnd]:
         """Ask for the volumes whose reads are over, once for each partition.
 

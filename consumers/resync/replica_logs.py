@@ -60,6 +60,10 @@ class ReplicaLogs:
         log_of = self.of(secondary.volume.volume)
         return log_of.changed(after=saved.known_position, through=watermark.through)
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._holes.forget(volume)
+
     def forget_applied(self, secondary: Secondary) -> None:
         """Drop the records that the secondary's saved state makes needless."""
         for volume_log in self._both(secondary.volume.volume):

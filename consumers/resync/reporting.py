@@ -63,6 +63,10 @@ class ProgressReporter:
         was_consistent = last.progress.state is SiteState.CONSISTENT
         return not was_consistent or bool(last.progress.behind_blocks)
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more. Its last report stands."""
+        self._last.pop(volume, None)
+
     def report(self, secondary: Secondary, cycle_input: CycleInput) -> None:
         """Publish the progress of a secondary unless the last report says the same.
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from mirrorlog.consumers.resync.chosen_volumes import ChosenVolumes
 from mirrorlog.consumers.resync.command_ends import CommandEnds, OwnCommandEnds
-from mirrorlog.consumers.resync.copy_pace import CopyPace
+from mirrorlog.consumers.resync.copy_pace import CopyPace, CopyPausedError
 from mirrorlog.consumers.resync.copy_rate import parse_rates
 from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
@@ -42,6 +42,7 @@ from mirrorlog.consumers.resync.reporting import (
 from mirrorlog.consumers.resync.samples import SampleVerdict, moved_samples, verdict_of
 from mirrorlog.consumers.resync.secondary import Secondary, save_states
 from mirrorlog.consumers.resync.seeds import Seeds
+from mirrorlog.consumers.resync.share_follower import ShareFollower
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
 from mirrorlog.consumers.resync.staged_cycles import StagedCycles
@@ -128,7 +129,12 @@ class Site:
         self._copier = CycleCopier(
             settings,
             ports,
-            CopyPace(parse_rates(settings.site_max_rate), ports.clock, ports.sleep),
+            CopyPace(
+                parse_rates(settings.site_max_rate),
+                ports.clock,
+                ports.sleep,
+                worker_count=ports.worker_count,
+            ),
             meetings=self._meetings,
             logs=self._logs,
             seeds=seeds,
@@ -143,6 +149,15 @@ class Site:
         self._in_place = InPlaceCycles(*run_by, self._traces(), calls, self._snapshots)
         self._paused = PausedSecondaries(name, ports.pauses, ports.held_for_drills)
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
+        self._share = ShareFollower(
+            ports.share,
+            ports.log,
+            self._watch,
+            ports.publisher,
+            leave_volumes=self._leave_partition,
+            look_for_journals=self._staged.look_for_left,
+            patience_s=settings.patience_s,
+        )
         self._has_copy_to_go_on = False
         # Volumes that may need a step or a report.
         self._active: set[str] = set()
@@ -151,6 +166,7 @@ class Site:
     def run_once(self, timeout_s: float) -> None:
         """Read what has arrived, then take a step with each volume that needs one.
 
+        0. ShareFollower.follow gives partitions back, and takes others.
         1. LogReader.poll reads the log, and Catalog.poll the descriptions.
         2. _take_read_ends asks for the end of the commands topic where the reads of a cycle are
            over.
@@ -167,6 +183,7 @@ class Site:
         only.
         """
         self._keep_name()
+        self._share.follow()
         touched = self._ports.log.poll(
             0.0 if self._has_copy_to_go_on else timeout_s, self._logs.is_needed
         )
@@ -239,7 +256,10 @@ class Site:
         changed = set()
         for name, volume in self._ports.catalog.items():
             secondary = self._secondaries.get(name)
-            if secondary is None:
+            if not self._share.is_held(volume.partition):
+                if secondary is not None:  # it was described in a partition of this process
+                    self._leave(secondary)
+            elif secondary is None:
                 was_other = name in self._chosen.others
                 if self._chosen.take(volume):
                     changed.add(name)
@@ -262,6 +282,30 @@ class Site:
         if was_primary != (volume.primary_site == self.name):
             self._meetings.let_go(secondary)
             secondary.note_unloaded()
+
+    def _leave_partition(self, partition: int) -> None:
+        """Leave all volumes of a partition that another worker is to have."""
+        for secondary in list(self._secondaries.values()):
+            if secondary.volume.partition == partition:
+                self._leave(secondary)
+
+    def _leave(self, secondary: Secondary) -> None:
+        """Forget a volume, as the end of the process would, and close its secondary."""
+        name = secondary.volume.volume
+        self._staged.forget(secondary)
+        self._snapshots.forget(name)
+        self._meetings.forget(secondary)
+        del self._secondaries[name]
+        self._active.discard(name)
+        for part in (
+            self._read_ends,
+            self._watch,
+            self._logs,
+            self._reporter,
+            self._changes,
+            self._failures,
+        ):
+            part.forget(name)
 
     def _add(self, volume: Volume) -> None:
         self._ports.log.follow_partition(volume.partition)
@@ -545,13 +589,21 @@ class Site:
         self._report(secondary)
 
     def _on_copy_step(self, secondary: Secondary) -> None:
-        """Do what is due while a cycle copies. Raise BadUse, CopyPausedError as copying goes on."""
+        """Do what is due while a cycle copies. Raise BadUse; CopyPausedError to end its turn."""
         self._keep_name()
         self._report(secondary)
         self._paused.check(secondary, self._secondaries)
+        if self._share.has_surplus():
+            raise CopyPausedError
 
     def _pause(self, secondary: Secondary) -> None:
-        """Keep off a secondary that is paused or held. Another process may lock it now."""
+        """Keep off a secondary that is paused or held. Another process may lock it now.
+
+        If it is neither, its copy ended only because partitions are to be given back.
+        """
+        if not self._paused.covers(secondary):
+            self._go_on_later(secondary)
+            return
         self._meetings.let_go(secondary)
         secondary.pause(self._paused.step(secondary))
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
 from mirrorlog.consumers.resync.command_ends import CommandEnds
+from mirrorlog.consumers.resync.partition_share import PartitionShare, WholeSite
 from mirrorlog.consumers.resync.primary_comparison import PrimaryComparison
 from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.state_changes import OnChange
@@ -41,6 +42,8 @@ class SitePorts:
     task_runner: runs the tasks that copy a cycle's blocks.
     journals: keeps the journals of cycles.
     digests: asks for digests of primaries before a comparison reads them; None: it reads them all.
+    share: the partitions for which this process works. LogReader reads the others no more.
+    worker_count: returns how many workers of the site live, which share its rates.
     tracer: takes a span for each cycle; None: nothing is traced.
     """
 
@@ -65,3 +68,5 @@ class SitePorts:
     journals: JournalStore = field(default_factory=NoJournals)
     digests: PrimaryComparison | None = None
     tracer: Tracer | None = None
+    share: PartitionShare = field(default_factory=WholeSite)
+    worker_count: Callable[[], int] = lambda: 1

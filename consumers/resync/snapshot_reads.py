@@ -112,6 +112,12 @@ class SnapshotReads:
         if held is not None:
             held.taken.device.close()
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self.drop(volume)
+        self._proved_s.pop(volume, None)
+        self._not_before_s.pop(volume, None)
+
     def drop_late(self) -> set[str]:
         """Give up the snapshots that the log hasn't reached in time; return their volumes."""
         if not self._held:

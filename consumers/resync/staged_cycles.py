@@ -47,6 +47,14 @@ class StagedCycles:
         """Return the next step of a secondary that was met (staging_step.py)."""
         return self._journals.next_step(secondary, self._calls.cycle_input(secondary))
 
+    def forget(self, secondary: Secondary) -> None:
+        """Drop what is staged for a secondary for which the site works no more."""
+        self._journals.drop(secondary)
+
+    def look_for_left(self) -> None:
+        """Let redo() look for journals of other processes once more."""
+        self._journals.look_for_left()
+
     def redo(self, secondaries: Sequence[Secondary]) -> set[Secondary]:
         """Apply what an earlier process sealed. Return the secondaries for which that failed."""
         sealed, failed = self._journals.left_by_others(

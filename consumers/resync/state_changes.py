@@ -95,6 +95,10 @@ class StateChanges:
                 )
             )
 
+    def forget(self, volume: str) -> None:
+        """Forget a volume that the site works for no more."""
+        self._known.pop(volume, None)
+
     def look(self, secondary: Secondary) -> None:
         """Look at the state of a secondary after its step."""
         name, state = secondary.volume.volume, secondary.state

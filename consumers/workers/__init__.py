@@ -4,5 +4,6 @@ docs/decisions/site-workers.md says why. In reading order:
 
 - partition_owners.py: which worker should work for which partition
 - worker_locks.py: the port to the locks of a site's workers
+- worker_share.py: the partitions that one worker has, and those that it should have
 - folder_locks.py: the locks as files in the site's folder
 """

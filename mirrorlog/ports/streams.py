@@ -5,7 +5,7 @@ mirrorlog.adapters.kafka implements them on a cluster, mirrorlog.simulation.memo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -98,6 +98,9 @@ class TopicReader(Protocol):
 
         positions: by partition, the position of the first message; None: the oldest that is kept.
         """
+
+    def unassign(self, topic: str, partitions: Collection[int]) -> None:
+        """Remove partitions that were added. poll() returns no message of them any more."""
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """Return up to `max_messages` messages, in order within each partition.

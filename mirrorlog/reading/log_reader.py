@@ -190,6 +190,19 @@ class LogReader:
             self._reader.assign(self._topic, {partition: None})
             self._partitions.add(partition)
 
+    def leave_partition(self, partition: int) -> None:
+        """Read a partition no more, and forget what was read of it. Harmless if it isn't read."""
+        if partition not in self._partitions:
+            return
+        self._reader.unassign(self._topic, [partition])
+        self._partitions.discard(partition)
+        for name in self._names.pop(partition, set()) | self._ahead.pop(partition, set()):
+            self.logs.pop(name, None)
+        for known in (self._unread_ends, self._pending, self.beats, self.watermarks):
+            known.pop(partition, None)
+        if self._mirrored is not None:
+            self._mirrored.leave(partition)
+
     def read_again(self, partition: int) -> None:
         """Read a partition once more from the oldest record that is left.
 

@@ -59,6 +59,11 @@ class MirroredRows:
         self.questions.take(answer, mismatch)
         return mismatch is None
 
+    def leave(self, partition: int) -> None:
+        """Forget a partition that is read no more, and ask nothing more about it."""
+        self._censuses.pop(partition, None)
+        self.questions.leave(partition)
+
     def answered(self, partition: int) -> Answered | None:
         """Return the last answer that proves what was read; None before the first."""
         return self.questions.answered(partition)

@@ -97,6 +97,10 @@ class SourceQuestions:
         """Ask about this partition, too."""
         self._partitions.setdefault(partition, _Asked())
 
+    def leave(self, partition: int) -> None:
+        """Ask about this partition no more. Its answers that are on their way don't count."""
+        self._partitions.pop(partition, None)
+
     def want(self, partition: int) -> None:
         """Put a question about the partition as soon as the one that waits is answered."""
         self._partitions[partition].is_wanted = True

@@ -7,7 +7,7 @@ the publisher before that loses the message, as a crash does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mirrorlog.errors import KafkaFailed, OutOfRetention
@@ -246,6 +246,11 @@ class MemoryReader:
         for partition, position in positions.items():
             oldest = self._broker.first_position(topic, partition)
             self._next[topic, partition] = oldest if position is None else position
+
+    def unassign(self, topic: str, partitions: Collection[int]) -> None:
+        """Remove partitions."""
+        for partition in partitions:
+            del self._next[topic, partition]
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """Return the next messages, in order within each partition."""

@@ -146,6 +146,28 @@ def test_reading_begins_at_the_assigned_position(cluster: Cluster) -> None:
     publisher.close()
 
 
+def test_a_partition_that_is_removed_is_read_no_more_and_can_be_added_again(
+    cluster: Cluster,
+) -> None:
+    cluster.create()
+    publisher = cluster.publisher()
+    for number in range(3):
+        publisher.publish(cluster.topic, 0, b"k", str(number).encode())
+    publisher.flush(DEADLINE_S)
+    reader = cluster.reader()
+    reader.assign(cluster.topic, {0: None, 1: None})
+    assert len(read(reader, 3)) == 3
+    reader.unassign(cluster.topic, [0])
+    for partition in (0, 1):
+        publisher.publish(cluster.topic, partition, b"k", b"later")
+    publisher.flush(DEADLINE_S)
+    assert [m.partition for m in read(reader, 1)] == [1]
+    reader.assign(cluster.topic, {0: 1})
+    assert [m.position for m in read(reader, 3)] == [1, 2, 3]
+    reader.close()
+    publisher.close()
+
+
 def test_a_position_that_does_not_exist_is_an_error_until_reading_begins_elsewhere(
     cluster: Cluster,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -91,6 +91,20 @@ class KafkaReader:
                 f"reading can't begin: {error}", where=f"topic {topic}", next=CHECK_BROKER
             ) from error
 
+    def unassign(self, topic: str, partitions: Collection[int]) -> None:
+        """Remove partitions of a topic that were added. poll() returns no message of them then."""
+        for partition in partitions:
+            del self._reached[topic, partition]
+            self._at_end.discard((topic, partition))
+        try:
+            self._client.raw.incremental_unassign(
+                [TopicPartition(topic, partition) for partition in partitions]
+            )
+        except KafkaException as error:
+            raise KafkaFailed(
+                f"reading can't end: {error}", where=f"topic {topic}", next=CHECK_BROKER
+            ) from error
+
     def _first_position(self, topic: str, partition: int) -> int:
         def watermarks(timeout_s: float) -> tuple[int, int]:
             pair: tuple[int, int] = self._client.raw.get_watermark_offsets(
@@ -149,9 +163,11 @@ class KafkaReader:
     def _message(self, event: Any) -> Message | None:
         """Return the message in an event of librdkafka.
 
-        Return None for a partition's end or a short outage.
+        Return None for a partition's end, a short outage, or a partition that was removed.
         """
         error = event.error()
+        if event.topic() is not None and (event.topic(), event.partition()) not in self._reached:
+            return None  # it was fetched before the partition was removed
         if error is None:
             self._reached[event.topic(), event.partition()] = event.offset() + 1
             self._at_end.discard((event.topic(), event.partition()))

@@ -280,3 +280,23 @@ def test_the_log_of_a_mirror_on_another_cluster_is_refused() -> None:
     with pytest.raises(WrongCluster, match="the positions are those of cluster source"):
         reader.poll(0)
     assert not reader.watermarks
+
+
+def test_a_partition_that_is_left_is_forgotten_and_can_be_read_again() -> None:
+    world = World()
+    for text in ("-1..4", "H4", "B4", "W4", "4..9", "H9"):
+        world.put(text)
+    log = LogReader(world.broker.reader(), world.broker, TOPIC)
+    log.poll(0)
+    assert log.logs["v"].head is not None
+    log.leave_partition(0)
+    log.leave_partition(0)  # it isn't read any more
+    assert not log.logs and not log.watermarks and not log.beats
+    assert log.caught_up()
+    world.put("W9")
+    assert log.poll(0) == set()
+    log.follow_partition(0)
+    assert not log.caught_up()
+    assert log.poll(0) == {"v"}
+    assert log.watermarks[0].through == 9
+    assert log.logs["v"].hole(after=-1, through=9) is None

@@ -1,0 +1,77 @@
+"""WorkerShare: the partitions that a worker of a site has locked, and those that it should have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from mirrorlog.consumers.workers.partition_owners import partition_owners
+from mirrorlog.consumers.workers.worker_locks import WorkerLocks
+from mirrorlog.ports.clock import Clock
+
+_LOOK_S: Final = 0.5
+"""How often a worker looks which others live."""
+
+
+class WorkerShare:
+    """PartitionShare of one worker, by its locks."""
+
+    def __init__(
+        self, locks: WorkerLocks, clock: Clock, partition_count: Callable[[], int]
+    ) -> None:
+        """Begin without a partition.
+
+        locks: of the worker, with its slot. partition_count: returns how many partitions there are.
+        """
+        self._locks, self._clock, self._partition_count = locks, clock, partition_count
+        self.slot: Final = locks.lock_slot()
+        self._held: frozenset[int] = frozenset()
+        self._wanted: frozenset[int] = frozenset()
+        self._live: frozenset[int] = frozenset((self.slot,))
+        self._looked_at_s = float("-inf")
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The partitions that are locked. Any thread may read it."""
+        return self._held
+
+    def is_held(self, partition: int) -> bool:
+        """Return whether the worker has locked the partition. Any thread may call it."""
+        return partition in self._held
+
+    def worker_count(self) -> int:
+        """Return how many workers lived at the last look, this one among them."""
+        return len(self._live)
+
+    def surplus(self) -> frozenset[int]:
+        """Return the partitions that are locked and that another worker is to have."""
+        self._look()
+        return self._held - self._wanted
+
+    def give_back(self, partitions: Collection[int]) -> None:
+        """Unlock partitions."""
+        self._held -= frozenset(partitions)
+        for partition in partitions:
+            self._locks.unlock_partition(partition)
+
+    def take(self) -> frozenset[int]:
+        """Lock what is free of the share. Return the partitions that weren't locked before."""
+        self._look()
+        taken = frozenset(
+            partition
+            for partition in sorted(self._wanted - self._held)
+            if self._locks.lock_partition(partition)
+        )
+        self._held |= taken
+        return taken
+
+    def _look(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_at_s < _LOOK_S:
+            return
+        self._looked_at_s = now_s
+        self._live = self._locks.live_slots() | {self.slot}
+        owners = partition_owners(self._partition_count(), self._live)
+        self._wanted = frozenset(
+            partition for partition, slot in enumerate(owners) if slot == self.slot
+        )
