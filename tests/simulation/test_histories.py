@@ -12,9 +12,15 @@ from mirrorlog.simulation.world.world import World
 
 STEPS = 160
 ENDED_BEFORE_THE_OPENING_WAS_FOLDED = 120406
+TOOK_COMMANDS_BACK_BEFORE_THE_HOST_FOLLOWED_A_RENEWAL = 610098
+SEEDS = (
+    *range(40),
+    ENDED_BEFORE_THE_OPENING_WAS_FOLDED,
+    TOOK_COMMANDS_BACK_BEFORE_THE_HOST_FOLLOWED_A_RENEWAL,
+)
 
 
-@pytest.mark.parametrize("seed", [*range(40), ENDED_BEFORE_THE_OPENING_WAS_FOLDED])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_no_claim_outlives_the_history_in_which_it_was_made(seed: int) -> None:
     world = World(seed)
     for _ in range(STEPS):

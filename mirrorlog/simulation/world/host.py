@@ -46,6 +46,8 @@ class HostModel:
         self.described = dict(volumes)
         self.primaries = {name: MemoryDevice(SIZE_BYTES) for name in volumes}
         self.acknowledged = -1
+        # Never forgotten, as by AcknowledgedPositions: positions that go back show a break.
+        self._last_acknowledged = -1
         self.lost: set[str] = set()
         # By volume: (block, version) in the open batch, (position, block, version) published.
         self._open_batches: dict[str, list[tuple[int, int]]] = {name: [] for name in volumes}
@@ -173,7 +175,8 @@ class HostModel:
         )
         self._sequences[name] += 1
         position = self._broker.append(self._topic, 0, name.encode(), encode(command))
-        went_back, self.acknowledged = position <= self.acknowledged, position
+        went_back = position <= self._last_acknowledged
+        self._last_acknowledged = self.acknowledged = position
         if went_back:  # what was acknowledged before may be gone
             for volume_name in self.volumes:
                 self.send(volume_name, CommandKind.MARK_DIRTY, [Extent(0, SIZE_BYTES)])
