@@ -17,6 +17,7 @@ In reading order:
 - site_addresses.py: where a site reaches primaries and keeps secondaries
 - site_devices.py: the primaries and secondaries of a site, by their addresses
 - site_primaries.py: primaries, for reading
+- group_snapshots.py: snapshots of several primaries at one moment
 - secondary_files.py: secondaries as files and block devices of this machine
 - secondary_exports.py: secondaries that are NBD exports
 - kept_exports.py: connections to NBD exports that outlast a cycle

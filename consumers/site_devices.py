@@ -124,3 +124,8 @@ class SiteDevices:
 
     def _is_export(self, volume: Volume) -> bool:
         return is_nbd(self._addresses.secondary(volume))
+
+    @_stops_one_volume
+    def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        """Take snapshots of the primaries of these volumes as of one moment."""
+        return self._primaries.take_snapshots(volumes)

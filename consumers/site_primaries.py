@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 from uuid import uuid4
@@ -11,6 +12,7 @@ from mirrorlog.adapters.device_identity import device_name
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.consumers.group_snapshots import take_together
 from mirrorlog.consumers.kept_exports import KeptExports
 from mirrorlog.consumers.resync.secondaries import FoundDevice, TakenSnapshot
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -100,6 +102,24 @@ class SitePrimaries:
                 next="The site connects again, and looks whether it is the same export.",
             )
         return TakenSnapshot(self._exports.pinged(device), taken)
+
+    def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        """Take snapshots of primaries that were found, as of one moment; return them by volume.
+
+        DeviceFailed if that can't be done now.
+        """
+        exports = {}
+        for volume in volumes:
+            live = self._exports.open(volume.volume, self._addresses.primary(volume))
+            served = self._served(volume)
+            if served is None:
+                raise DeviceFailed("it has no snapshots", where=f"{live.uri}, offset 0")
+            exports[volume.volume] = (live.uri, served)
+        opened = take_together(exports, str(uuid4()))
+        return {
+            name: TakenSnapshot(self._exports.pinged(device), export)
+            for name, (device, export) in opened.items()
+        }
 
     def _served(self, volume: Volume) -> LiveExport | None:
         description = self._exports.description(volume.volume, self._addresses.primary(volume))

@@ -100,7 +100,7 @@ class MemoryCommands:
 
 
 class ServedVolume:
-    """A new volume `v`, served until the `with` block ends.
+    """A new volume `name`, served until the `with` block ends.
 
     kept: the bytes that snapshots may keep in memory and in the file.
     is_slow: each write of nbdkit and each command take some milliseconds.
@@ -114,17 +114,18 @@ class ServedVolume:
         *,
         kept: tuple[int, int] = (1 << 20, 64 << 20),
         is_slow: bool = False,
+        name: str = "v",
         **settings: object,
     ) -> None:
         self.volume = Volume(
-            volume="v",
+            volume=name,
             generation=GENERATION,
             size_bytes=size_bytes,
             block_size=4096,
             partition=0,
             origin_position=-1,
             initially_zeroed=True,
-            primary="v",
+            primary=name,
         )
         self.commands = MemoryCommands()
         self.image = folder / "primary"
@@ -148,7 +149,7 @@ class ServedVolume:
             SystemClock(),
             lambda _address, *, writable: FileDevice(self.image, writable=writable),
         )
-        self.host = Host("host", ports, self._settings, {"v": self.volume})
+        self.host = Host("host", ports, self._settings, {self.volume.volume: self.volume})
         self._tracked = self.host.open(self.volume, device, newly_created=True)
         lock_fd = os.open(self._folder, os.O_RDONLY)
         self._export = FilterExport(

@@ -117,3 +117,12 @@ class Secondaries(Protocol):
         DeviceFailed if none can be taken now.
         """
         ...
+
+    def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        """Take snapshots of the primaries of several volumes as of one moment; all were found.
+
+        If a write was acknowledged before another one was issued, and the second is in one of the
+        snapshots, the first is in one, too. Return the snapshots by volume. DeviceFailed if they
+        can't be taken now.
+        """
+        ...

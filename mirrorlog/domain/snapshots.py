@@ -16,7 +16,10 @@ from mirrorlog.domain.volumes import VOLUME_NAME
 
 SNAPSHOT_EXPORT: Final = "mirrorlog-snapshot/"
 """The beginning of the name of a snapshot's export. A token of the client follows."""
+HOLD_EXPORT: Final = "mirrorlog-hold/"
+"""The beginning of the name of a hold's export. The token of its snapshot follows."""
 _LIVE: Final = "mirrorlog-volume"
+_HOLD: Final = "mirrorlog-hold"
 _SNAPSHOT: Final = "mirrorlog-snapshot"
 
 
@@ -25,6 +28,19 @@ class LiveExport:
     """The export of a primary that a host writes to. It has snapshots.
 
     session: of the host.
+    """
+
+    volume: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldExport:
+    """The export of a snapshot that was taken, with no write beginning until its first flush.
+
+    A flush lets writes begin, and fails if they began before it. So holds of several volumes whose
+    flushes all succeed are of one moment (docs/decisions/consistency-groups.md). session: of the
+    host.
     """
 
     volume: str
@@ -50,7 +66,12 @@ class SnapshotExport:
     number: int
 
 
-ExportDescription: TypeAlias = LiveExport | SnapshotExport
+ExportDescription: TypeAlias = LiveExport | HoldExport | SnapshotExport
+_KINDS: Final[dict[type[ExportDescription], str]] = {
+    LiveExport: _LIVE,
+    HoldExport: _HOLD,
+    SnapshotExport: _SNAPSHOT,
+}
 
 
 def snapshot_export(token: str) -> str:
@@ -63,9 +84,17 @@ def snapshot_export(token: str) -> str:
     return SNAPSHOT_EXPORT + token
 
 
+def hold_export(token: str) -> str:
+    """Return the name of the export of a hold, whose snapshot has the same token.
+
+    No other connection may have opened that snapshot before.
+    """
+    return HOLD_EXPORT + token
+
+
 def describe(export: ExportDescription) -> str:
     """Return the description of an export."""
-    kind = _LIVE if isinstance(export, LiveExport) else _SNAPSHOT
+    kind = _KINDS[type(export)]
     values = ((each.name, getattr(export, each.name)) for each in fields(export))
     return " ".join([kind, *(f"{name}={'' if value is None else value}" for name, value in values)])
 
@@ -76,7 +105,7 @@ def parse_description(text: str | None) -> ExportDescription | None:
     A later release may say more: what isn't known is passed over.
     """
     kind, *parts = (text or "").split(" ")
-    if kind not in (_LIVE, _SNAPSHOT):
+    if kind not in _KINDS.values():
         return None
     given = dict(part.partition("=")[::2] for part in parts)
     try:
@@ -85,6 +114,8 @@ def parse_description(text: str | None) -> ExportDescription | None:
             return None
         if kind == _LIVE:
             return LiveExport(volume=volume, session=session)
+        if kind == _HOLD:
+            return HoldExport(volume=volume, session=session)
         position, number = int(given["position"]), int(given["number"])
         if position <= BEFORE_FIRST or number < 0:
             return None

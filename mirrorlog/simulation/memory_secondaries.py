@@ -102,6 +102,10 @@ class MemorySecondaries:
         assert self.snapshot is not None
         return self.snapshot(volume)
 
+    def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        """Call `snapshot` for each volume: between two of these calls nothing is written."""
+        return {volume.volume: self.take_snapshot(volume) for volume in volumes}
+
     def crash(self, keep: Random | None = None) -> None:
         """Lose power: marks whose writing didn't return are lost, and unflushed writes.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol, TypeAlias
 
-from mirrorlog.domain.snapshots import LiveExport, describe
+from mirrorlog.domain.snapshots import HoldExport, LiveExport, describe
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.nbd.grant_server import GrantServer
@@ -159,7 +159,9 @@ class FilterExport:
         host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
         writers = tracker.attached_writers
-        self._about: Final = describe(LiveExport(volume=opened.name, session=writers.session))
+        of_session = {"volume": opened.name, "session": writers.session}
+        self._about: Final = describe(LiveExport(**of_session))
+        self._about_hold: Final = describe(HoldExport(**of_session))
         self._kept: Final = TemporaryFile(dir=folder, prefix="snapshots-")  # noqa: SIM115
         self._kept_limits: Final = (
             settings.host_snapshot_memory_bytes,
@@ -183,6 +185,7 @@ class FilterExport:
             f"ring={self._ring.fd}",
             f"control={self._nbdkit_end.fileno()}",
             f"about={self._about}",
+            f"about-hold={self._about_hold}",
             f"kept-memory={memory_bytes}",
             f"kept-fd={self._kept.fileno()}",
             f"kept-file={file_bytes}",

@@ -2,15 +2,16 @@
  * native.py builds it, and export.py runs it:
  *
  *   nbdkit --filter=.../mirrorlog-filter.so file PRIMARY ring=FD control=FD about=TEXT  ...
- *       kept-memory=BYTES kept-fd=FD kept-file=BYTES
+ *       about-hold=TEXT kept-memory=BYTES kept-fd=FD kept-file=BYTES
  *
  * nbdkit inherits the descriptors: the shared segment, a SOCK_SEQPACKET socket to the host (struct
  * ml_message), and a file for snapshots. When the host closes its end of the socket, or dies, no
  * write begins any more. `about` is the description of the export; the others are the limits of
- * ml_store_new().
+ * ml_store_new(). `about-hold` is the description of a hold (snapshot_exports.h).
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -26,7 +27,7 @@
 
 static int ring_fd = -1, control_fd = -1, kept_fd = -1;
 static int64_t kept_memory, kept_file;
-static const char *about = "";
+static const char *about = "", *about_hold = "";
 static struct ml_ring *ring;
 
 /* Its address is the handle of each connection that reads and writes the primary itself.
@@ -34,11 +35,34 @@ static struct ml_ring *ring;
  */
 static char live;
 
+/* The handle of a connection to a snapshot. is_hold: a flush on it releases the snapshot. */
+struct reader {
+  struct ml_snapshot *snapshot;
+  int is_hold;
+};
+
+static struct reader *
+reader_of (void *handle)
+{
+  return handle == &live ? NULL : handle;
+}
+
 /* Return the snapshot that a connection reads; NULL if it reads the primary itself. */
 static struct ml_snapshot *
 snapshot_of (void *handle)
 {
-  return handle == &live ? NULL : handle;
+  struct reader *reader = reader_of (handle);
+
+  return reader ? reader->snapshot : NULL;
+}
+
+/* Return what follows `prefix` in `name`; NULL if that doesn't begin so. */
+static const char *
+after_prefix (const char *name, const char *prefix)
+{
+  size_t length = strlen (prefix);
+
+  return strncmp (name, prefix, length) == 0 ? name + length : NULL;
 }
 
 static int
@@ -57,6 +81,10 @@ tracked_config (nbdkit_next_config *next, nbdkit_backend *nxdata, const char *ke
     return (kept_file = nbdkit_parse_size (value)) < 0 ? -1 : 0;
   if (strcmp (key, "about") == 0) {
     about = value;  /* nbdkit keeps it until it ends. */
+    return 0;
+  }
+  if (strcmp (key, "about-hold") == 0) {
+    about_hold = value;
     return 0;
   }
   return next (nxdata, key, value);
@@ -105,37 +133,49 @@ static void *
 tracked_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
               const char *exportname, int is_tls)
 {
-  int is_live = strncmp (exportname, ML_SNAPSHOT_EXPORT, strlen (ML_SNAPSHOT_EXPORT)) != 0;
-  struct ml_snapshot *snapshot;
-  const char *problem;
+  const char *hold = after_prefix (exportname, ML_HOLD_EXPORT);
+  const char *token = hold ? hold : after_prefix (exportname, ML_SNAPSHOT_EXPORT);
+  struct reader *reader;
+  const char *problem = "no memory for a connection";
 
   (void) is_tls;
-  if (next (context, readonly || !is_live, exportname) < 0)
+  if (next (context, readonly || token, exportname) < 0)
     return NULL;
-  if (is_live)
+  if (!token)
     return &live;
-  snapshot = ml_snapshot_open (exportname, &problem);
-  if (!snapshot)
+  reader = malloc (sizeof *reader);
+  if (reader) {
+    reader->is_hold = hold != NULL;
+    reader->snapshot = ml_snapshot_open (token, reader->is_hold, &problem);
+  }
+  if (!reader || !reader->snapshot) {
     nbdkit_error ("%s", problem);
-  return snapshot;
+    free (reader);
+    return NULL;
+  }
+  return reader;
 }
 
 static void
 tracked_close (void *handle)
 {
-  struct ml_snapshot *snapshot = snapshot_of (handle);
+  struct reader *reader = reader_of (handle);
 
-  if (snapshot)
-    ml_snapshot_close (snapshot);
+  if (reader) {
+    ml_snapshot_close (reader->snapshot);
+    free (reader);
+  }
 }
 
 static const char *
 tracked_export_description (nbdkit_next *next, void *handle)
 {
-  struct ml_snapshot *snapshot = snapshot_of (handle);
+  struct reader *reader = reader_of (handle);
 
   (void) next;
-  return snapshot ? ml_snapshot_description (snapshot) : about;
+  if (!reader)
+    return about;
+  return reader->is_hold ? about_hold : ml_snapshot_description (reader->snapshot);
 }
 
 static int64_t
@@ -163,6 +203,13 @@ static int
 tracked_can_extents (nbdkit_next *next, void *handle)
 {
   return snapshot_of (handle) ? 0 : next->can_extents (next);
+}
+
+/* A snapshot has nothing to flush; a flush of a hold releases it. */
+static int
+tracked_can_flush (nbdkit_next *next, void *handle)
+{
+  return snapshot_of (handle) ? 1 : next->can_flush (next);
 }
 
 /* The filter carries out FUA as a flush after the write. A flush that fails is then distinct from
@@ -289,9 +336,14 @@ piece_length (uint64_t offset, uint64_t end)
 static int
 tracked_flush (nbdkit_next *next, void *handle, uint32_t flags, int *err)
 {
-  int failed = next->flush (next, flags, err);
+  struct reader *reader = reader_of (handle);
+  int failed;
 
-  (void) handle;
+  if (reader) {
+    *err = reader->is_hold ? ml_snapshot_release (reader->snapshot) : 0;
+    return *err ? -1 : 0;
+  }
+  failed = next->flush (next, flags, err);
   if (failed)
     atomic_store (&ring->failed, EIO);  /* Writes may be lost: let no further one begin. */
   return failed;
@@ -381,6 +433,7 @@ static struct nbdkit_filter filter = {
   .get_size = tracked_get_size,
   .can_write = tracked_can_write,
   .can_extents = tracked_can_extents,
+  .can_flush = tracked_can_flush,
   .can_fua = tracked_can_fua,
   .can_trim = tracked_can_trim,
   .pread = tracked_pread,

@@ -3,7 +3,7 @@
  *   C1  Close the gate. Issue a full fence.
  *   C2  Wait until no slot of the ring is IN_FLIGHT.
  *   C3  Ask the host to close its batch, and wait until it has handed it to Kafka.
- *   C4  Take the snapshot in the store. Open the gate.
+ *   C4  Take the snapshot in the store. Open the gate, unless the snapshot is to hold it.
  *   C5  Wait for the host's second answer: the batch's position, in the export's description.
  *
  * A writer claims its slot, sets it IN_FLIGHT (W1, W2), does a full fence, and looks at the gate.
@@ -14,6 +14,12 @@
  * Why the position fits: the batch names all writes that are ENDED, and earlier batches the others
  * in the snapshot. A write that begins after C4 ends after that batch was closed, so a later one
  * names it, whatever names it before.
+ *
+ * A hold is for the snapshots of several volumes at one moment: the client opens one at each of
+ * their hosts, and then releases all of them. A gate stays closed until each snapshot that holds it
+ * is released, or GATE_MS have passed since it was closed: the first writer that waits opens it
+ * then. A release fails if the gate was opened in between. So if all releases succeed, all gates
+ * were closed at once, at any moment after the last hold was there and before the first release.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -26,13 +32,18 @@
 
 #define TOKEN_BYTES 64
 #define GATE_MS 1000      /* The gate is closed for about as long at most. */
+#define LOOK_MS 10        /* How often a writer that waits looks whether it may open the gate. */
 #define POSITION_MS 8000  /* How long a position may take. */
 
-/* number: in the store; -1 if it isn't there. is_ready: it was taken, or refused with `code`. */
+/* number: in the store; -1 if it isn't there. is_ready: it was taken, or refused with `code`.
+ * position: of the host's second answer, which fills in the description. holds: it keeps the gate
+ * closed. lost: it should have, and the gate was opened.
+ */
 struct ml_snapshot {
   char token[TOKEN_BYTES + 1], description[ML_TEXT_BYTES];
-  int number, is_ready, code;
+  int number, is_ready, code, holds, lost;
   unsigned users;
+  struct ml_waiter position;
   struct ml_snapshot *next;
 };
 
@@ -42,9 +53,12 @@ static struct ml_ring *ring;
 static struct ml_store *store;
 static uint64_t taken;  /* Guarded by `taking`. */
 static pthread_mutex_t taking = PTHREAD_MUTEX_INITIALIZER;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards `snapshots`. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards what follows. */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct ml_snapshot *snapshots;
+static int is_taking;          /* C1 to C4 run: the gate must stay closed. */
+static unsigned holds;         /* How many snapshots hold the gate. */
+static uint64_t open_from_ms;  /* By the monotonic clock: from then on no hold keeps it closed. */
 
 void
 ml_snapshots_start (struct ml_ring *ring_, struct ml_store *store_)
@@ -53,23 +67,103 @@ ml_snapshots_start (struct ml_ring *ring_, struct ml_store *store_)
   store = store_;
 }
 
+/* Return the time of the monotonic clock in milliseconds. */
+static uint64_t
+now_ms (void)
+{
+  struct timespec now;
+
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  return (uint64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Open the gate unless it must stay closed. Holds that are too old are lost. With the lock held. */
+static void
+open_if_possible (void)
+{
+  if (!(atomic_load (&ml_gate) & ML_GATE_CLOSED) || is_taking)
+    return;
+  if (holds && now_ms () < open_from_ms)
+    return;
+  for (struct ml_snapshot *snapshot = snapshots; snapshot; snapshot = snapshot->next)
+    if (snapshot->holds) {
+      snapshot->holds = 0;
+      snapshot->lost = 1;
+    }
+  holds = 0;
+  atomic_fetch_sub (&ml_gate, ML_GATE_CLOSED);
+  pthread_cond_broadcast (&changed);
+}
+
 void
 ml_wait_at_gate (void)
 {
+  struct timespec until;
+
   pthread_mutex_lock (&lock);
-  while (atomic_load (&ml_gate) & ML_GATE_CLOSED)
-    pthread_cond_wait (&changed, &lock);
+  for (;;) {
+    open_if_possible ();
+    if (!(atomic_load (&ml_gate) & ML_GATE_CLOSED))
+      break;
+    clock_gettime (CLOCK_REALTIME, &until);
+    until.tv_nsec += LOOK_MS * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait (&changed, &lock, &until);
+  }
   pthread_mutex_unlock (&lock);
 }
 
-/* Open the gate, with `more` snapshots than before. */
+/* C1. */
 static void
-open_gate (int more)
+close_gate (void)
 {
   pthread_mutex_lock (&lock);
-  atomic_fetch_add (&ml_gate, (uint32_t) (2 * more) - ML_GATE_CLOSED);
-  pthread_cond_broadcast (&changed);
+  open_if_possible ();  /* A hold that is too old doesn't last longer because of this snapshot. */
+  is_taking = 1;
+  if (!(atomic_fetch_or (&ml_gate, ML_GATE_CLOSED) & ML_GATE_CLOSED))
+    open_from_ms = now_ms () + GATE_MS;
   pthread_mutex_unlock (&lock);
+  atomic_thread_fence (memory_order_seq_cst);
+}
+
+/* The end of C4. is_taken: there is one snapshot more than before; is_hold: it holds the gate. */
+static void
+end_taking (struct ml_snapshot *snapshot, int is_taken, int is_hold)
+{
+  pthread_mutex_lock (&lock);
+  is_taking = 0;
+  if (is_taken)
+    atomic_fetch_add (&ml_gate, 2);
+  if (is_taken && is_hold) {
+    snapshot->holds = 1;
+    holds++;
+  }
+  open_if_possible ();
+  pthread_mutex_unlock (&lock);
+}
+
+/* Let the gate open as far as this snapshot holds it. With the lock held. */
+static void
+end_hold (struct ml_snapshot *snapshot)
+{
+  if (!snapshot->holds)
+    return;
+  snapshot->holds = 0;
+  holds--;
+  open_if_possible ();
+}
+
+int
+ml_snapshot_release (struct ml_snapshot *snapshot)
+{
+  int lost;
+
+  pthread_mutex_lock (&lock);
+  end_hold (snapshot);
+  lost = snapshot->lost;
+  pthread_mutex_unlock (&lock);
+  return lost ? ESTALE : 0;
 }
 
 void
@@ -100,22 +194,21 @@ wait_for_writes (void)
   return 0;
 }
 
-/* C1 to C5. Return 0, or an errno. */
+/* C1 to C4. Return 0, or an errno. */
 static int
-take (struct ml_snapshot *snapshot)
+take (struct ml_snapshot *snapshot, int is_hold)
 {
-  struct ml_waiter closed = { 0 }, position = { 0 };
+  struct ml_waiter closed = { 0 }, *position = &snapshot->position;
   int code;
 
   pthread_mutex_lock (&taking);
   closed.position = ML_SNAPSHOT_POSITION | 2 * taken++;
-  position.position = closed.position + 1;
-  position.text = snapshot->description;
-  position.text_size = sizeof snapshot->description;
+  position->position = closed.position + 1;
+  position->text = snapshot->description;
+  position->text_size = sizeof snapshot->description;
   ml_waiter_add (&closed);
-  ml_waiter_add (&position);
-  atomic_fetch_or (&ml_gate, ML_GATE_CLOSED);  /* C1 */
-  atomic_thread_fence (memory_order_seq_cst);
+  ml_waiter_add (position);
+  close_gate ();
   code = wait_for_writes ();
   if (code == 0)
     code = ml_send (ML_CLOSE_BATCH, closed.position, 0, 0);
@@ -125,13 +218,11 @@ take (struct ml_snapshot *snapshot)
     ml_waiter_remove (&closed);
   if (code == 0 && (snapshot->number = ml_store_take (store)) < 0)
     code = EMFILE;
-  open_gate (code == 0);
+  end_taking (snapshot, code == 0, is_hold);
   pthread_mutex_unlock (&taking);
-  if (code) {
-    ml_waiter_remove (&position);
-    return code;
-  }
-  return ml_waiter_wait (&position, POSITION_MS);
+  if (code)
+    ml_waiter_remove (position);
+  return code;
 }
 
 /* Return the open snapshot of a token, or NULL. With the lock held. */
@@ -151,15 +242,18 @@ ml_snapshot_close (struct ml_snapshot *snapshot)
 
   pthread_mutex_lock (&lock);
   is_last = --snapshot->users == 0;
-  if (is_last)
+  if (is_last) {
+    end_hold (snapshot);
     for (struct ml_snapshot **at = &snapshots; *at; at = &(*at)->next)
       if (*at == snapshot) {
         *at = snapshot->next;
         break;
       }
+  }
   pthread_mutex_unlock (&lock);
   if (!is_last)
     return;
+  ml_waiter_remove (&snapshot->position);
   if (snapshot->number >= 0) {
     /* A write that still sees the snapshot in the gate finds none in the store. */
     ml_store_drop (store, snapshot->number);
@@ -175,6 +269,8 @@ problem_of (int code)
   switch (code) {
   case EMFILE:
     return "the host has as many snapshots as it can have: stop a site, or try again";
+  case EEXIST:
+    return "a hold begins a snapshot: there is one with this name already";
   case EBUSY:
     return "no snapshot: a write took too long to end; try again";
   case EAGAIN:
@@ -186,21 +282,18 @@ problem_of (int code)
   }
 }
 
-struct ml_snapshot *
-ml_snapshot_open (const char *export_name, const char **problem)
+/* Return the snapshot of a token with one user more. Set *is_new if there was none. Return NULL if
+ * there is no memory.
+ */
+static struct ml_snapshot *
+find_or_add (const char *token, int *is_new)
 {
-  const char *token = export_name + strlen (ML_SNAPSHOT_EXPORT);
   struct ml_snapshot *snapshot;
-  int is_new, code;
 
-  if (!store || !*token || strlen (token) > TOKEN_BYTES) {
-    *problem = store ? "the name of a snapshot has 1 to 64 characters" : "there are no snapshots";
-    return NULL;
-  }
   pthread_mutex_lock (&lock);
   snapshot = find (token);
-  is_new = !snapshot;
-  if (is_new && (snapshot = calloc (1, sizeof *snapshot))) {
+  *is_new = !snapshot;
+  if (*is_new && (snapshot = calloc (1, sizeof *snapshot))) {
     strcpy (snapshot->token, token);
     snapshot->number = -1;
     snapshot->next = snapshots;
@@ -208,15 +301,29 @@ ml_snapshot_open (const char *export_name, const char **problem)
   }
   if (snapshot)
     snapshot->users++;
-  while (snapshot && !is_new && !snapshot->is_ready)
+  while (snapshot && !*is_new && !snapshot->is_ready)
     pthread_cond_wait (&changed, &lock);
   pthread_mutex_unlock (&lock);
+  return snapshot;
+}
+
+struct ml_snapshot *
+ml_snapshot_open (const char *token, int is_hold, const char **problem)
+{
+  struct ml_snapshot *snapshot;
+  int is_new, code;
+
+  if (!store || !*token || strlen (token) > TOKEN_BYTES) {
+    *problem = store ? "the name of a snapshot has 1 to 64 characters" : "there are no snapshots";
+    return NULL;
+  }
+  snapshot = find_or_add (token, &is_new);
   if (!snapshot) {
     *problem = "no memory for a snapshot";
     return NULL;
   }
   if (is_new) {
-    code = take (snapshot);
+    code = take (snapshot, is_hold);
     pthread_mutex_lock (&lock);
     snapshot->code = code;
     snapshot->is_ready = 1;
@@ -224,6 +331,10 @@ ml_snapshot_open (const char *export_name, const char **problem)
     pthread_mutex_unlock (&lock);
   }
   code = snapshot->code;
+  if (code == 0 && is_hold && !is_new)
+    code = EEXIST;
+  if (code == 0 && !is_hold)
+    code = ml_waiter_wait (&snapshot->position, POSITION_MS);  /* C5 */
   if (code == 0)
     return snapshot;
   *problem = problem_of (code);

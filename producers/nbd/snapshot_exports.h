@@ -7,6 +7,7 @@
 
 /* mirrorlog/domain/snapshots.py has the names of exports and the texts of descriptions. */
 #define ML_SNAPSHOT_EXPORT "mirrorlog-snapshot/"
+#define ML_HOLD_EXPORT "mirrorlog-hold/"
 
 /* Whether the gate is closed, and twice the number of snapshots. A write looks at it once, after
  * the fence in ml_begin(), and isn't in flight if the gate is closed.
@@ -26,12 +27,19 @@ void ml_wait_at_gate (void);
 void ml_snapshots_keep (uint64_t offset, uint64_t length, ml_read_primary *read_primary,
                         void *context);
 
-/* Return the snapshot of an export's name, and take it unless another connection has it open.
- * Return NULL and set *problem if that can't be done.
+/* Return the snapshot with this token, and take it unless another connection has it open. Return
+ * NULL and set *problem if that can't be done.
+ * is_hold: return as soon as it is taken, and let no write begin until it is released. No other
+ * connection may have it open. Otherwise wait until its position is known.
  */
-struct ml_snapshot *ml_snapshot_open (const char *export_name, const char **problem);
+struct ml_snapshot *ml_snapshot_open (const char *token, int is_hold, const char **problem);
 
-/* Close it. The last connection's snapshot is dropped. */
+/* Let writes begin again, if the snapshot holds them. Return 0, or ESTALE if some may have begun
+ * since it was taken as a hold, and before this call.
+ */
+int ml_snapshot_release (struct ml_snapshot *snapshot);
+
+/* Close it. The last connection's snapshot is released and dropped. */
 void ml_snapshot_close (struct ml_snapshot *snapshot);
 
 /* Return the description of the snapshot's export. */

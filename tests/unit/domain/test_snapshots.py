@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mirrorlog.domain.snapshots import (
+    ExportDescription,
+    HoldExport,
     LiveExport,
     SnapshotExport,
     describe,
@@ -13,6 +15,7 @@ from mirrorlog.domain.snapshots import (
 
 GENERATION = "01234567-89ab-cdef-0123-456789abcdef"
 LIVE = LiveExport(volume="v-1", session="s1")
+HOLD = HoldExport(volume="v-1", session="s1")
 SNAPSHOT = SnapshotExport(
     volume="v-1", session="s1", generation=GENERATION, history_id=GENERATION, position=7, number=3
 )
@@ -21,8 +24,8 @@ UNKNOWN_HISTORY = SnapshotExport(
 )
 
 
-@pytest.mark.parametrize("export", [LIVE, SNAPSHOT, UNKNOWN_HISTORY])
-def test_a_description_is_read_as_it_was_written(export: LiveExport | SnapshotExport) -> None:
+@pytest.mark.parametrize("export", [LIVE, HOLD, SNAPSHOT, UNKNOWN_HISTORY])
+def test_a_description_is_read_as_it_was_written(export: ExportDescription) -> None:
     assert parse_description(describe(export)) == export
     assert parse_description(describe(export) + " later=1") == export
 
