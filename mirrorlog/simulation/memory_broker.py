@@ -2,12 +2,15 @@
 
 A message reaches the broker, and is acknowledged, when its publisher is polled or flushed. Closing
 the publisher before that loses the message, as a crash does.
+
+A test can cut a client off: `way = broker.other_way()`, then `way.is_away = True`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from mirrorlog.errors import KafkaFailed, OutOfRetention
@@ -32,6 +35,8 @@ class MemoryBroker:
     refused_topics: publishing to a topic in this set raises KafkaFailed. Tests change it.
     host_times: the topics whose messages have the time of `host_clock` (CreateTime). Tests change
         both.
+    is_away: clients can't reach it. Readers get nothing, publishers keep what they have, and
+        requests fail.
     """
 
     def __init__(self, cluster_id: str = "memory", clock: Clock | None = None) -> None:
@@ -43,7 +48,17 @@ class MemoryBroker:
         self._identities: dict[str, str] = {}
         self._created = 0
         self.refused_topics: set[str] = set()
+        self.is_away = False
         self._committed: dict[tuple[str, str, int], int] = {}
+
+    def other_way(self) -> MemoryBroker:
+        """Return the same broker, as clients reach it by a way that has an `is_away` of its own."""
+        return copy(self)
+
+    def check_reached(self, where: str) -> None:
+        """Raise KafkaFailed if clients can't reach the broker."""
+        if self.is_away:
+            raise KafkaFailed("no broker answers", where=where)
 
     def publisher(self) -> MemoryPublisher:
         """Return a new publisher."""
@@ -76,10 +91,12 @@ class MemoryBroker:
 
     def names(self, prefix: str) -> set[str]:
         """Return the names of the topics that begin with `prefix`."""
+        self.check_reached(f"topics {prefix}")
         return {name for name in self._counts if name.startswith(prefix)}
 
     def identity(self, topic: str) -> str:
         """Return the topic's id. A topic that is deleted and created again has another one."""
+        self.check_reached(f"topic {topic}")
         return self._identities[topic]
 
     def add_partitions(self, topic: str, count: int) -> None:
@@ -90,16 +107,19 @@ class MemoryBroker:
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
+        self.check_reached(f"topic {topic}")
         if topic not in self._counts:
             raise KafkaFailed("there is no such topic", where=f"topic {topic}")
         return self._counts[topic]
 
     def end_position(self, topic: str, partition: int) -> int:
         """Return the position that the next message will have."""
+        self.check_reached(f"topic {topic}")
         return self.partition(topic, partition).end
 
     def first_position(self, topic: str, partition: int) -> int:
         """Return the oldest position that is kept."""
+        self.check_reached(f"topic {topic}")
         return self.partition(topic, partition).first
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
@@ -120,6 +140,7 @@ class MemoryBroker:
 
     def appended_from(self, topic: str, partition: int, at_us: int) -> tuple[int, int]:
         """Return (position, end): of the first message with that time or later (TopicAdmin)."""
+        self.check_reached(f"topic {topic}")
         log = self.partition(topic, partition)
         later = (m.position for m in log.messages if m.at_us // 1000 >= at_us // 1000)
         return next(later, log.end), log.end
@@ -214,6 +235,8 @@ class MemoryPublisher:
 
     def poll(self, timeout_s: float) -> None:
         """Deliver the queued messages without waiting."""
+        if self._broker.is_away:
+            return
         queue, self._queue = self._queue, []
         for topic, partition, key, value, on_acknowledged in queue:
             position = self._broker.append(topic, partition, key, value)
@@ -226,6 +249,8 @@ class MemoryPublisher:
 
     def flush(self, deadline_s: float) -> None:
         """Deliver the queued messages, and those that their callbacks queue."""
+        if self._queue:
+            self._broker.check_reached("publishing")
         while self._queue:
             self.poll(0)
 
@@ -240,6 +265,7 @@ class MemoryReader:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._next: dict[tuple[str, int], int] = defaultdict(int)
+        self._ends: dict[tuple[str, int], int] = {}
 
     def assign(self, topic: str, positions: Mapping[int, int | None]) -> None:
         """Add partitions, each from a position on (None: from the oldest kept)."""
@@ -255,8 +281,11 @@ class MemoryReader:
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
         """Return the next messages, in order within each partition."""
         taken: list[Message] = []
+        if self._broker.is_away:
+            return taken
         for (topic, number), position in self._next.items():
             partition = self._broker.partition(topic, number)
+            self._ends[topic, number] = partition.end
             if not partition.first <= position <= partition.end:
                 raise OutOfRetention(
                     "the topic no longer holds the position",
@@ -277,7 +306,9 @@ class MemoryReader:
         return self._next[topic, partition]
 
     def at_end(self, topic: str, partition: int) -> bool:
-        """Return whether poll() has returned every message."""
+        """Return whether poll() has returned every message, as far as the broker was reached."""
+        if self._broker.is_away:
+            return self._next[topic, partition] >= self._ends.get((topic, partition), 1 << 62)
         return self._next[topic, partition] >= self._broker.end_position(topic, partition)
 
     def close(self) -> None:

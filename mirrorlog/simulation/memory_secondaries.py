@@ -30,7 +30,8 @@ class MemorySecondaries:
     primaries: by volume, the device at the primary's address.
     snapshot: takes a snapshot of a primary, as Secondaries.take_snapshot says. A test may set it;
         None: primaries have none.
-    missing: volumes whose secondary can't be reached. hook: called at each step of a mark.
+    missing: volumes whose secondary can't be reached. missing_primaries: the same of primaries.
+    hook: called at each step of a mark.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class MemorySecondaries:
         self.primaries: Final = primaries
         self.marks: Final[dict[str, SecondaryMark]] = {}
         self.missing: Final[set[str]] = set()
+        self.missing_primaries: Final[set[str]] = set()
         self.hook: MarkHook | None = None
         self.snapshot: Callable[[Volume], TakenSnapshot] | None = None
         self._durable_marks: dict[str, SecondaryMark] = {}
@@ -90,6 +92,8 @@ class MemorySecondaries:
 
     def open_primary(self, volume: Volume) -> MemoryDevice:
         """Open the primary for reading."""
+        if volume.volume in self.missing_primaries:
+            raise DeviceFailed("connecting failed: Connection refused", where=volume.volume)
         return self.primaries[volume.volume].reopen(writable=False)
 
     def has_snapshots(self, volume: Volume) -> bool:

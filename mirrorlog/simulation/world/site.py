@@ -109,6 +109,11 @@ class SiteModel:
         self.recovers_first = False
         self.start()
 
+    def connect(self, broker: MemoryBroker) -> None:
+        """Start the site again. From now on it reaches its cluster in this way (other_way)."""
+        self._broker, self._publisher = broker, broker.publisher()
+        self.start()
+
     def start(self, folder: UUID | None = None) -> None:
         """Start the site again, as after a crash. folder: the id of another state folder."""
         if self.recovers_first:
