@@ -47,7 +47,11 @@ class DeviceFaults:
         return tuple(self._faults)
 
     def strike(self, fault: str | None = None, name: str | None = None) -> None:
-        """Let a fault begin, of a volume that has none; what isn't given is drawn."""
+        """Let a fault begin, of a volume that has none; what isn't given is drawn.
+
+        A fault that is drawn begins at one of the next reads or writes, one that is given at once.
+        """
+        waits = (0, 0, 1, 2) if fault is None else (0,)
         fault = fault or self._random.choice(self.names)
         name = name or self._random.choice(self._site.volumes)
         if name in self.struck:
@@ -56,7 +60,7 @@ class DeviceFaults:
         devices = self._site.secondaries.devices if is_secondary else self._host.primaries
         device, before = devices[name], devices[name].hook
         self.struck[name] = fault
-        hook, left = self._faults[fault](name), self._random.choice((0, 0, 1, 2))
+        hook, left = self._faults[fault](name), self._random.choice(waits)
 
         def fail_first(operation: str, offset: int, length: int) -> None:
             nonlocal left
@@ -126,7 +130,6 @@ class DeviceFaults:
             self.happened.add("primary slow")
             self._site.clock.now_s += SLOW_S
             for _ in range(2):
-                self._host.write()
                 self._host.publish(name)
             self._host.write_block(name, offset // BLOCK_BYTES)
 
