@@ -19,7 +19,8 @@ from mirrorlog.errors import PartFailed
 from mirrorlog.processes.child_processes import ChildMessage, ChildProcess, stop_all
 from mirrorlog.settings import Settings, inherited_environment
 
-_READY_S: Final = 90.0
+# Ends only a run that would wait for ever: a part that fails ends by itself, and is seen at once.
+_READY_S: Final = 300.0
 
 
 class Run:
