@@ -27,5 +27,6 @@ In reading order:
 - failover.py: FailoverWorld promotes copies of a volume, and lets them follow each other again
 - failover_parts.py: its hosts and its sites
 - mirror.py: MirrorModel is the mirror to a site that has a cluster of its own
+- device_faults.py: DeviceFaults lets disks of a site and primaries fail while it runs
 - crashes.py: Fuse kills a role at one of its steps
 """
