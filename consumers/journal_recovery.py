@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mirrorlog.codec.events import decode
+from mirrorlog.consumers.journal.group_commit import is_committed
 from mirrorlog.consumers.journal.journal_format import read_journal
 from mirrorlog.consumers.journal.journal_store import JournalStore
 from mirrorlog.consumers.journal.redo import refuse_redo
@@ -108,7 +109,7 @@ def _find(site: str, ports: RecoveryPorts, name: str) -> Secondary | None:
         journal = read_journal(file.pread)
     finally:
         file.close()
-    if journal is None or journal.header.site != site:
+    if journal is None or journal.header.site != site or not is_committed(journal, ports.journals):
         return None
     secondary = Secondary(decode(journal.header.description, Volume))
     with suppress(StateDamaged):

@@ -6,6 +6,7 @@ docs/decisions/redo-journal.md says why, and in which order. In reading order:
 - journal_store.py: the port to the place where journals are kept
 - journal_writer.py: JournalWriter stages what a cycle reads, and seals the journal
 - apply_journal.py: writes a sealed journal to its secondary
+- group_commit.py: which sealed journals of a consistency group count, all of them at once
 - redo.py: whether a sealed journal is of the secondary that a saved state is about
 - journal_folder.py: the journals in a folder, a file a volume
 """

@@ -1,7 +1,8 @@
 """The journals of a site in a folder, which may be on a disk of its own.
 
-The journal of a volume is in VOLUME.journal. The file stays, empty, when the journal is applied. No
-volume's name begins with a dot or holds a slash, so a name never leads out of the folder.
+The journal of a volume is in VOLUME.journal. The file stays, empty, when the journal is applied.
+The commit record of a group is in GROUP.commit, and in .GROUP.tmp while it is written. No volume's
+or group's name begins with a dot or holds a slash, so a name never leads out of the folder.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.folders import lock_folder, sync_folder
+from mirrorlog.adapters.folders import lock_folder, replace_files, sync_folder
 from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.consumers.journal.journal_store import JournalFullError
-from mirrorlog.domain.volumes import check_volume_name
+from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile
 
 _SUFFIX: Final = ".journal"
+_COMMIT_BYTES: Final = 1 << 24
+"""No commit record is larger."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,6 +74,25 @@ class JournalFolder:
         path = self._path(volume)
         with _named("emptying a journal", path), suppress(FileNotFoundError):
             os.truncate(path, 0)
+
+    def write_commit(self, group: str, content: bytes) -> None:
+        """Replace the commit record of a group, durably and in one step."""
+        path = self._commit_path(group)
+        with _named("committing the journals of a group", path):
+            replace_files({path: content})
+
+    def read_commit(self, group: str) -> bytes | None:
+        """Return the commit record of a group; None if there is none."""
+        path = self._commit_path(group)
+        with _named("reading the commit record of a group", path):
+            try:
+                with path.open("rb") as file:
+                    return file.read(_COMMIT_BYTES)
+            except FileNotFoundError:
+                return None
+
+    def _commit_path(self, group: str) -> Path:
+        return self.folder / f"{check_group_name(group)}.commit"
 
     def _path(self, volume: str) -> Path:
         return self.folder / f"{check_volume_name(volume)}{_SUFFIX}"

@@ -12,7 +12,9 @@ Format, version 1. Integers are little-endian. A journal is a sequence of record
     body
 
 - The body of the header is a JSON object with the fields of JournalHeader. `description` is the
-  volume's description as its topic has it, in base64.
+  volume's description as its topic has it, in base64. A journal of no group has no `group` and no
+  `commit_id`, and says `version` 1; one of a group says 2, so that no older release applies it
+  alone.
 - The body of entries is `round` (u32), `count` (u32), then by range `offset` (u64), `length` (u64)
   and `kind` (u32: 0 zeros, 1 data), then the bytes of the ranges of data, in the same order. The
   ranges of one round don't overlap. Those of a later round replace what earlier ones hold.
@@ -36,7 +38,7 @@ from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from mirrorlog.domain.positions import BEFORE_FIRST
-from mirrorlog.domain.volumes import check_volume_name
+from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import Data
 
@@ -71,6 +73,8 @@ class JournalHeader:
     after: the position at which the secondary is consistent before the journal is applied.
     description: the bytes of the volume's description as of then. With it a site finds the
     secondary also while Kafka is away.
+    group, commit_id: the volume's consistency group, and the UUID of the commit record without
+    which the journal doesn't count (group_commit.py); None for a journal that counts by itself.
 
     Raise ValueError or BadUse for values that no journal has.
     """
@@ -83,11 +87,17 @@ class JournalHeader:
     epoch: int
     after: int
     description: bytes
+    group: str | None = None
+    commit_id: str | None = None
 
     def __post_init__(self) -> None:
         check_volume_name(self.volume)
-        ids = [self.generation, self.secondary_id]
-        for text in ids if self.history_id is None else [*ids, self.history_id]:
+        if (self.group is None) != (self.commit_id is None):
+            raise ValueError("a group and the id of its commit belong together")
+        if self.group is not None:
+            check_group_name(self.group)
+        ids = [self.generation, self.secondary_id, self.history_id, self.commit_id]
+        for text in filter(None, ids):
             if str(UUID(text)) != text:
                 raise ValueError(f"'{text}' isn't a UUID in canonical form")
         if self.epoch < 0 or self.after < BEFORE_FIRST:
@@ -139,8 +149,10 @@ def encode_header(journal_id: UUID, header: JournalHeader) -> bytes:
         **asdict(header),
         "description": b64encode(header.description).decode("ascii"),
         "format": FORMAT,
-        "version": 1,
+        "version": 1 if header.group is None else 2,
     }
+    if header.group is None:
+        del fields["group"], fields["commit_id"]
     body = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
     return _encode(_HEADER, journal_id, 0, [body])
 
@@ -241,7 +253,8 @@ def _read_record(read_at: ReadAt, offset: int) -> _Record | None:
 def _decode_header(body: memoryview) -> JournalHeader | None:
     try:
         fields = json.loads(bytes(body))
-        if (fields.pop("format"), fields.pop("version")) != (FORMAT, 1):
+        version = 2 if "group" in fields else 1
+        if (fields.pop("format"), fields.pop("version")) != (FORMAT, version):
             return None
         fields["description"] = b64decode(fields["description"], validate=True)
         return JournalHeader(**fields)

@@ -40,6 +40,17 @@ class JournalStore(Protocol):
         """Empty the file of a volume, if there is one. What was in it may come back at a crash."""
         ...
 
+    def write_commit(self, group: str, content: bytes) -> None:
+        """Replace the commit record of a consistency group, durably and in one step.
+
+        After a crash or an error, read_commit() returns the old record or the new one, whole.
+        """
+        ...
+
+    def read_commit(self, group: str) -> bytes | None:
+        """Return the commit record of a group; None if none was ever written."""
+        ...
+
 
 class NoJournals:
     """JournalStore of a site without journals. It holds none, and none can be begun."""
@@ -59,3 +70,13 @@ class NoJournals:
 
     def clear(self, volume: str) -> None:
         """Do nothing."""
+
+    def write_commit(self, group: str, content: bytes) -> None:
+        """Raise JournalFullError."""
+        del content
+        raise JournalFullError(f"there is no place for the commit record of group {group}")
+
+    def read_commit(self, group: str) -> bytes | None:
+        """Return None."""
+        del group
+        return None

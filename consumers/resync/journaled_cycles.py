@@ -14,6 +14,7 @@ from uuid import UUID
 
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.journal.apply_journal import apply_journal, staged_ranges
+from mirrorlog.consumers.journal.group_commit import is_committed
 from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJournal, read_journal
 from mirrorlog.consumers.journal.journal_store import JournalStore
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
@@ -324,6 +325,8 @@ class CycleJournals:
 
         What earlier cycles wrote must still be there, but for what the journal replaces.
         """
+        if not is_committed(journal, self._store):
+            return f"its group {journal.header.group} hasn't committed it"
         try:
             _state_of(journal)
         except StateDamaged as error:

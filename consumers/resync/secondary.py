@@ -264,10 +264,20 @@ def save_states(
 ) -> None:
     """Save states durably, with the identities that their secondaries have now, and note them.
 
+    A common point at which a secondary isn't any more is left out.
+
     now_us: the time to save as theirs. Raise DeviceFailed.
     """
     stamped = [
-        (secondary, replace(state, updated_at_us=now_us, identity=secondary.identity))
+        (
+            secondary,
+            replace(
+                state,
+                updated_at_us=now_us,
+                identity=secondary.identity,
+                common_point=state.common_point if state.common_point_id else None,
+            ),
+        )
         for secondary, state in states
     ]
     store.save_all([state for _, state in stamped])

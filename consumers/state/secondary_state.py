@@ -68,6 +68,22 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class CommonPoint:
+    """A moment at which all members of a consistency group were read.
+
+    id: a canonical UUID, the same for all members. position: of this volume at that moment.
+    """
+
+    id: str
+    position: int
+
+    def __post_init__(self) -> None:
+        if str(UUID(self.id)) != self.id:
+            raise ValueError(f"'{self.id}' isn't a UUID in canonical form")
+        _check_number("position", self.position, BEFORE_FIRST)
+
+
+@dataclass(frozen=True, slots=True)
 class SecondaryState:
     """One secondary, as its site knows it.
 
@@ -95,6 +111,8 @@ class SecondaryState:
         (histories.anchor_of); None if it isn't known.
     copied_bytes: of a copy of everything that isn't finished: below this byte the secondary holds,
         durably, what the primary held at cycle_through or later; None: nothing is known of it.
+    common_point: of the last cycle of the volume's group. It counts only as long as the secondary
+        is consistent at its position (common_point_id).
 
     Raise BadUse for a volume name that is none, and ValueError for values that contradict each
     other: above all for a state that claims consistency while a cycle runs or while blocks are
@@ -115,6 +133,17 @@ class SecondaryState:
     history_id: str | None = None
     anchor: str | None = None
     copied_bytes: int | None = None
+    common_point: CommonPoint | None = None
+
+    @property
+    def common_point_id(self) -> str | None:
+        """The id of the common point at which the secondary is; None if it is at none.
+
+        The members of a group are consistent with each other if they have the same one.
+        """
+        point = self.common_point
+        is_there = point is not None and point.position == self.consistent_position
+        return point.id if is_there and point is not None else None
 
     @property
     def known_position(self) -> int | None:

@@ -1,13 +1,13 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 5: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
+Format, version 6: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
 `format` and `version`. `identity` is an object with the fields of SecondaryIdentity, or null.
-`samples` is a list of [offset, length, digest]. A file that differs from this in any byte is
-damaged, so that no reader has to guess what it meant.
+`samples` is a list of [offset, length, digest], `common_point` is [id, position] or null. A file
+that differs from this in any byte is damaged, so that no reader has to guess what it meant.
 
-Version 4 has no `copied_bytes`, version 3 no `history_id` and no `anchor` either, version 2 no
-`identity` and no `samples`, and version 1 no `changed_through`. A state without these is written in
-the older version.
+Version 5 has no `common_point`, version 4 no `copied_bytes` either, version 3 no `history_id` and
+no `anchor`, version 2 no `identity` and no `samples`, and version 1 no `changed_through`. A state
+without these is written in the older version.
 """
 
 from __future__ import annotations
@@ -20,20 +20,29 @@ from typing import Final, NoReturn
 
 from mirrorlog.adapters.folders import create_folder, replace_files, sync_folder
 from mirrorlog.adapters.sealed_json import sealed_line
-from mirrorlog.consumers.state.secondary_state import Sample, SecondaryIdentity, SecondaryState
+from mirrorlog.consumers.state.secondary_state import (
+    CommonPoint,
+    Sample,
+    SecondaryIdentity,
+    SecondaryState,
+)
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
+_ADDED_FIELDS: Final = {
+    2: ("changed_through",),
+    3: ("identity", "samples"),
+    4: ("history_id", "anchor"),
+    5: ("copied_bytes",),
+    6: ("common_point",),
+}
 _NEWER_FIELDS: Final = {
-    1: frozenset(
-        {"changed_through", "identity", "samples", "history_id", "anchor", "copied_bytes"}
-    ),
-    2: frozenset({"identity", "samples", "history_id", "anchor", "copied_bytes"}),
-    3: frozenset({"history_id", "anchor", "copied_bytes"}),
-    4: frozenset({"copied_bytes"}),
-    5: frozenset[str](),
+    version: frozenset(
+        name for added, names in _ADDED_FIELDS.items() if added > version for name in names
+    )
+    for version in range(1, FORMAT_VERSION + 1)
 }
 """By version, the fields that it lacks."""
 MAX_STATE_BYTES: Final = 1 << 16
@@ -46,13 +55,14 @@ One journal commit of the file system makes them durable. So many files are open
 
 def encode_state(state: SecondaryState) -> bytes:
     """Return the bytes of `state` on disk."""
-    version = _oldest_version(state)
+    version, point = _oldest_version(state), state.common_point
     payload = {
         "format": FORMAT,
         "version": version,
         **{field.name: getattr(state, field.name) for field in fields(SecondaryState)},
         "identity": None if state.identity is None else asdict(state.identity),
         "samples": [[sample.offset, sample.length, sample.digest] for sample in state.samples],
+        "common_point": None if point is None else [point.id, point.position],
     }
     for name in _NEWER_FIELDS[version]:
         del payload[name]
@@ -61,6 +71,8 @@ def encode_state(state: SecondaryState) -> bytes:
 
 def _oldest_version(state: SecondaryState) -> int:
     """Return the oldest version that can hold the state."""
+    if state.common_point is not None:
+        return 6
     if state.copied_bytes is not None:
         return 5
     if state.history_id is not None or state.anchor is not None:
@@ -95,6 +107,8 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
             identity = values["identity"]
             values["identity"] = None if identity is None else SecondaryIdentity(**identity)
             values["samples"] = tuple(Sample(*sample) for sample in values["samples"])
+        if values.get("common_point") is not None:
+            values["common_point"] = CommonPoint(*values["common_point"])
         state = SecondaryState(**values)
         # This covers the checksum, and everything about which a JSON parser is lenient.
         intact = encode_state(state) == content

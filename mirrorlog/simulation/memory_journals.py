@@ -7,7 +7,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from mirrorlog.consumers.journal.journal_store import JournalFullError
-from mirrorlog.domain.volumes import check_volume_name
+from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile
 
@@ -40,6 +40,7 @@ class MemoryJournals:
         self.hook: JournalHook | None = None
         self.max_bytes: int | None = None
         self._files: Final[dict[str, _Content]] = {}
+        self._commits: Final[dict[str, bytes]] = {}
         self._crashes = 0
 
     def volumes(self) -> list[str]:
@@ -68,6 +69,19 @@ class MemoryJournals:
         content = self._files.get(volume)
         if content is not None:
             _change(content, 0, None)
+
+    def write_commit(self, group: str, content: bytes) -> None:
+        """Replace a commit record in one step. A crash before it is over may leave either one."""
+        self.before("commit", check_group_name(group))
+        if self.max_bytes is not None and len(content) > self.max_bytes:
+            raise JournalFullError("the disk of the journals is full (memory)")
+        self._commits[group] = content
+        self.before("commit sync", group)
+
+    def read_commit(self, group: str) -> bytes | None:
+        """Return the commit record of a group; None if there is none."""
+        self.before("read commit", check_group_name(group))
+        return self._commits.get(group)
 
     def content(self, volume: str) -> bytes:
         """Return the bytes of a file; none if there is no file."""

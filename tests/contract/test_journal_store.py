@@ -105,8 +105,37 @@ def test_a_full_disk_is_told_apart(rig: JournalRig, monkeypatch: pytest.MonkeyPa
         file.pread(offset=0, length=1)
 
 
+def test_a_commit_record_is_there_again_and_is_no_journal(rig: JournalRig) -> None:
+    assert rig.store.read_commit("db") is None
+    for content in (b"first", b"second"):
+        rig.store.write_commit("db", content)
+        assert rig.reopened().read_commit("db") == content
+    assert rig.store.read_commit("d") is None
+    assert rig.store.volumes() == []
+
+
+def test_a_commit_record_that_isnt_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JournalFolder(tmp_path)
+    store.write_commit("db", b"first")
+
+    def refuse(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(JournalFullError):
+            store.write_commit("db", b"second")
+    assert store.read_commit("db") == b"first"
+    store.close()
+
+
 @pytest.mark.parametrize("name", ["", ".v", "a/b", "../a", "a\n"])
 def test_a_name_never_leads_out_of_the_place(rig: JournalRig, name: str) -> None:
+    for on_group in (rig.store.read_commit, lambda group: rig.store.write_commit(group, b"")):
+        with pytest.raises(BadUse):
+            on_group(name)
     for call in (rig.store.create, rig.store.open, rig.store.clear):
         with pytest.raises(BadUse):
             call(name)

@@ -17,6 +17,7 @@ import pytest
 from mirrorlog.consumers.state.secondary_state import (
     MAX_SAMPLE_BYTES,
     MAX_SAMPLES,
+    CommonPoint,
     Sample,
     SecondaryIdentity,
     SecondaryState,
@@ -158,7 +159,7 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=6), "version 6"),
+        (sealed(version=7), "version 7"),
         (sealed(version=3), "checksum"),
         (sealed(version=2), "checksum"),
         (sealed(version=True), "version True"),
@@ -276,6 +277,39 @@ def test_only_an_unfinished_copy_of_everything_has_a_part_that_is_done(
     assert state.known_position == 7
     with pytest.raises(ValueError, match="copied_bytes"):
         replace(state, **contradiction)  # type: ignore[arg-type]
+
+
+def test_version_6_stays_readable(rig: Rig) -> None:
+    state = replace(FULL, common_point=CommonPoint("1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10", 41))
+    content = (
+        b'{"anchor":null,"applied_position":41,"changed_through":null,"common_point":["1'
+        b'f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",41],"consistent_position":41,"copied_byte'
+        b's":null,"crc32":2168723232,"cycle_through":null,"format":"mirrorlog.secondary_'
+        b'state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","history_id":null,"'
+        b'identity":{"epoch":7,"lasting":"inode 12 generation 3","primary":"inode 9","se'
+        b'condary_id":"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},"rung'
+        b'":"changed","samples":[[4096,512,"abababababababababababababababab"]],"suspect'
+        b'_after":null,"updated_at_us":2,"version":6,"volume":"vol1"}\n'
+    )
+    rig.put("vol1", content)
+    assert rig.store.load("vol1") == state
+    assert encode_state(state) == content
+
+
+def test_a_common_point_counts_where_the_secondary_is_consistent_at_it() -> None:
+    point = CommonPoint("1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10", 41)
+    state = replace(FULL, applied_position=41, consistent_position=41, common_point=point)
+    assert state.common_point_id == point.id
+    for moved in (
+        {"consistent_position": None},
+        {"applied_position": 42, "consistent_position": 42},
+        {"consistent_position": None, "cycle_through": 50},
+        {"common_point": None},
+    ):
+        assert replace(state, **moved).common_point_id is None  # type: ignore[arg-type]
+    for wrong in (("1F1C1D36-3a0f-4d5e-9c55-0c5a7c8a9d10", 4), (point.id, -2), ("x", 4)):
+        with pytest.raises(ValueError, match=r"."):
+            CommonPoint(*wrong)
 
 
 def test_version_4_stays_readable(rig: Rig) -> None:

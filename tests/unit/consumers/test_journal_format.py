@@ -79,3 +79,21 @@ def test_an_impossible_header_is_refused(changes: dict[str, object]) -> None:
         replace(HEADER, **changes)  # type: ignore[arg-type]
     with pytest.raises(BadUse):
         replace(HEADER, volume="../x")
+
+
+def test_a_journal_of_a_group_is_of_version_2_and_no_journal_of_an_older_release() -> None:
+    header = replace(HEADER, group="db", commit_id=str(ID))
+    content = encode_header(ID, header) + encode_close(ID, number=1, through=99, state=b"s")
+    assert b'"version":2' in content
+    assert read_journal(lambda offset, length: content[offset : offset + length]) == SealedJournal(
+        ID, header, 99, b"s", ()
+    )
+    wrong = (
+        {"group": "db"},
+        {"commit_id": str(ID)},
+        {"group": "db", "commit_id": "7"},
+        {"group": "", "commit_id": str(ID)},
+    )
+    for changes in wrong:
+        with pytest.raises((ValueError, BadUse)):
+            replace(HEADER, **changes)  # type: ignore[arg-type]
