@@ -220,8 +220,8 @@ class Settings(BaseSettings):
     """Who reads the primary for such a comparison: the site, or `mirrorlog host digest` beside it,
     so that only digests, and what differs, cross the line."""
     site_max_rate: str = "max"
-    """How fast a site copies at most: `50MB/s`, `max`, or by the local time of the day
-    `08:00-18:00=50MB/s,else=max`."""
+    """How fast a site copies at most: `50MB/s`, `max`, `auto` or `auto:50MB/s`, which yield to the
+    primary's own load, or by the local time of the day `08:00-18:00=auto,else=max`."""
     site_copy_threads: int = Field(default=4, ge=1, le=64)
     """How many batches a site copies at once."""
     site_consistency: Literal["crash", "eventual"] = "eventual"

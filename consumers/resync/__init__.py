@@ -38,6 +38,7 @@ In reading order:
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
 - copy_rate.py: how fast a site may copy, by the time of day
+- copy_yield.py: how fast it may copy so that it yields to the primary's own load
 - copy_pace.py: waits so that a copy keeps its rate
 - copy_speed.py: how fast a copy runs, and how long it will take
 - next_action.py: what an operator can do about a secondary

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from mirrorlog.consumers.resync.copy_rate import RateSchedule, TokenBucket
+from mirrorlog.consumers.resync.copy_yield import YieldState, after_read
 from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice, Data, ReadsRange
 
 
 class CopyPausedError(Exception):
@@ -21,6 +24,8 @@ _STEP_S: Final = 0.1
 """A wait is cut into steps, because the rate may change meanwhile, and the site may be stopped."""
 _LEAST_BYTES: Final = 64 << 10
 _STEPS_PER_S: Final = 4
+_MAX_READS: Final = 4096
+"""So many reads are kept until the next batch is paced. More say nothing more of the load."""
 
 
 def local_minute(now_us: int) -> int:
@@ -30,7 +35,9 @@ def local_minute(now_us: int) -> int:
 
 
 class CopyPace:
-    """The pace of all copies of one process of a site. One thread calls it.
+    """The pace of all copies of one process of a site.
+
+    One thread calls it, and any thread calls what reads() returns.
 
     sleep: waits so many seconds. minute_of: returns the minute of the day of a time by the clock.
     worker_count: returns how many workers of the site share the rate now.
@@ -50,13 +57,36 @@ class CopyPace:
         self._minute_of: Final = minute_of
         self._worker_count: Final = worker_count
         self._bucket: Final = TokenBucket()
+        self._load = YieldState()
+        self._reads: Final[deque[tuple[int, float]]] = deque(maxlen=_MAX_READS)
 
     def rate_bytes_s(self) -> int | None:
         """Return the bytes per second that this process may copy now; None for no limit."""
         if self._schedule.is_unlimited:
             return None
         rate = self._schedule.rate_at(self._minute_of(self._clock.now_us()))
-        return None if rate is None else max(rate // self._worker_count(), min(rate, 1))
+        limit = rate.limit_bytes_s
+        if limit is not None:
+            limit = max(limit // self._worker_count(), min(limit, 1))
+        if not rate.is_adaptive:
+            return limit
+        yielding = int(self._load.rate_bytes_s)
+        return yielding if limit is None else min(yielding, limit)
+
+    def reads(self, primary: BlockDevice) -> ReadsRange:
+        """Return what reads the primary for a copy. An adaptive rate measures how long it takes."""
+        pread = primary.pread
+        if not self._schedule.is_adaptive:
+            return pread
+        reads, now_s = self._reads, self._clock.monotonic_s
+
+        def measured(*, offset: int, length: int) -> Data:
+            begin_s = now_s()
+            data = pread(offset=offset, length=length)
+            reads.append((length, now_s() - begin_s))
+            return data
+
+        return measured
 
     def batch_bytes(self, most_bytes: int) -> int:
         """Return how many bytes a batch should have at most, so that a slow copy isn't jerky."""
@@ -72,7 +102,17 @@ class CopyPace:
         """
         if self._schedule.is_unlimited:
             return
+        self._take_reads()
         while rest_s := self._bucket.wait_s(self._clock.monotonic_s(), self.rate_bytes_s()):
             self._sleep(min(rest_s, _STEP_S))
             on_wait()
         self._bucket.take(size_bytes)
+
+    def _take_reads(self) -> None:
+        """Let the reads of the primary that have ended change the adaptive rate."""
+        now_s = self._clock.monotonic_s()
+        while self._reads:
+            size_bytes, latency_s = self._reads.popleft()
+            self._load = after_read(
+                self._load, size_bytes=size_bytes, latency_s=latency_s, now_s=now_s
+            )

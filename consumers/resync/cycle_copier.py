@@ -198,6 +198,7 @@ class CycleCopier:
             samples=samples,
             on_copied=on_copied,
             tasks=self._tasks,
+            reads=self._pace.reads,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
         )
 

@@ -34,7 +34,13 @@ from mirrorlog.consumers.resync.samples import ChosenSample, SampleTaker, sample
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.devices import BlockDevice, CopyTarget, Data, StartsWriteback
+from mirrorlog.ports.devices import (
+    BlockDevice,
+    CopyTarget,
+    Data,
+    ReadsRange,
+    StartsWriteback,
+)
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
 
@@ -59,6 +65,7 @@ class CopyPlan:
     samples: takes samples of what is written.
     tasks: runs the copying of the batches.
     pace: called with the bytes of each batch before it is read. It waits, or raises.
+    reads: returns what reads the primary. Several tasks call that at once.
     """
 
     batch_bytes: int
@@ -66,6 +73,7 @@ class CopyPlan:
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
     pace: Callable[[int], None] = lambda _: None
+    reads: Callable[[BlockDevice], ReadsRange] = lambda primary: primary.pread
 
 
 _MAX_RANGES: Final = 1024
@@ -284,12 +292,14 @@ def run_batches(
         copied_bytes += counts.read_bytes
         plan.on_copied(counts)
 
+    pread = plan.reads(primary)
+
     def copies() -> Iterator[Callable[[], _Done]]:
         for batch in batches:
             if not batch.is_zeroing:
                 plan.pace(batch.size_bytes)
             task = _zero if batch.is_zeroing else _copy
-            yield partial(task, primary, batch, writer)
+            yield partial(task, pread, batch, writer)
 
     plan.tasks.run(copies(), on_done)
     secondary.flush()
@@ -309,11 +319,11 @@ def _counts(done: _Done, block_size: int, *, is_compared: bool) -> CopyCounts:
     )
 
 
-def _copy(primary: BlockDevice, batch: CopyBatch, writer: RangeWriter) -> _Done:
+def _copy(pread: ReadsRange, batch: CopyBatch, writer: RangeWriter) -> _Done:
     """Copy the ranges of a batch."""
     digests = {}
     written_bytes = 0
-    pread, write = primary.pread, writer.write
+    write = writer.write
     for index, (offset, length) in enumerate(batch.ranges):
         data = pread(offset=offset, length=length)
         written_bytes += write(offset, data)
@@ -323,7 +333,7 @@ def _copy(primary: BlockDevice, batch: CopyBatch, writer: RangeWriter) -> _Done:
     return _Done(batch, digests, written_bytes)
 
 
-def _zero(_primary: BlockDevice, batch: CopyBatch, writer: RangeWriter) -> _Done:
+def _zero(_pread: ReadsRange, batch: CopyBatch, writer: RangeWriter) -> _Done:
     """Make the ranges of a batch zeros."""
     written_bytes = sum(writer.zero(offset, length) for offset, length in batch.ranges)
     digests = {index: sample_digest(bytes(part.length)) for index, part in batch.chosen.items()}

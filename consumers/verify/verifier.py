@@ -334,7 +334,8 @@ class Verifier:
     def _rate_bytes_s(self) -> int | None:
         if self._options.rate.is_unlimited:
             return None
-        return self._options.rate.rate_at(self._ports.minute_of(self._ports.clock.now_us()))
+        minute = self._ports.minute_of(self._ports.clock.now_us())
+        return self._options.rate.rate_at(minute).limit_bytes_s
 
     def _may_ask(self) -> bool:
         return self._bucket.wait_s(self._now_s(), self._rate_bytes_s()) <= 0

@@ -113,6 +113,14 @@ class BlockDevice(Protocol):
     ) -> None: ...
 
 
+class ReadsRange(Protocol):
+    """Reads a range of a device: BlockDevice.pread, or what stands in front of it."""
+
+    def __call__(self, *, offset: int, length: int) -> Data:
+        """Return exactly `length` bytes. Raise DeviceFailed."""
+        ...
+
+
 class CopyTarget(Protocol):
     """The part of a BlockDevice to which a copy writes."""
 

@@ -71,7 +71,8 @@ def run(
     max_rate: Annotated[
         str | None,
         typer.Option(
-            help="Copy at most so fast: 50MB/s, or 08:00-18:00=50MB/s,else=max by local time.",
+            help="Copy at most so fast: 50MB/s; auto, which yields to the primary's own load; or "
+            "08:00-18:00=auto:50MB/s,else=max by local time.",
             metavar="RATE",
         ),
     ] = None,

@@ -99,7 +99,7 @@ def verify(
         algorithm=parse_algorithm(algorithm),
         primary_reader=_reader(primary_reader),
         range_bytes=_range_bytes(range_size),
-        rate=RateSchedule() if max_rate is None else parse_rates(max_rate),
+        rate=_rate(max_rate),
         patience_s=parse_duration_s(patience),
     )
     _check_site(call, name, site)
@@ -245,6 +245,18 @@ def _check_site(call: Invocation, name: str, site: str) -> None:
             f"site {site} has no secondary of volume {name}",
             next=f"It is mirrored at: {', '.join(sites) or 'no site'}.",
         )
+
+
+def _rate(text: str | None) -> RateSchedule:
+    """Return the rates of the option. Raise BadUse for one that yields to the primary's load."""
+    rate = RateSchedule() if text is None else parse_rates(text)
+    if rate.is_adaptive:
+        raise BadUse(
+            "a verification has no adaptive rate: its reads aren't measured",
+            where="--max-rate",
+            next="Give a rate, or rates by the time of day: 08:00-18:00=50MB/s,else=max.",
+        )
+    return rate
 
 
 def _reader(text: str) -> PrimaryReader:

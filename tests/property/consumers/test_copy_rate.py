@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mirrorlog.consumers.resync.copy_pace import CopyPace
 from mirrorlog.consumers.resync.copy_rate import (
     MINUTES,
+    CopyRate,
     RateSchedule,
     TokenBucket,
     parse_rates,
@@ -45,7 +46,9 @@ def test_each_minute_has_the_rate_that_the_text_gives_it(
 ) -> None:
     text, rates = drawn
     schedule = parse_rates(text)
-    assert {minute: schedule.rate_at(minute) for minute in range(MINUTES)} == rates
+    assert {minute: schedule.rate_at(minute) for minute in range(MINUTES)} == {
+        minute: CopyRate(rate) for minute, rate in rates.items()
+    }
     if schedule.is_unlimited:
         assert set(rates.values()) == {None}
 
@@ -54,13 +57,17 @@ def test_each_minute_has_the_rate_that_the_text_gives_it(
     ("text", "rate"), [("max", None), ("50MB/s", 50_000_000), ("1MiB", 1 << 20), (" 7 B/s ", 7)]
 )
 def test_one_rate_for_the_whole_day(text: str, rate: int | None) -> None:
-    assert parse_rates(text) == RateSchedule((), rate)
+    assert parse_rates(text) == RateSchedule((), CopyRate(rate))
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        "auto:",
+        "auto:max",
+        "auto:0",
+        "auto50MB",
         "0",
         "fast",
         "-1",
@@ -136,3 +143,15 @@ def test_a_pace_changes_with_the_hour_and_a_raised_error_ends_a_wait() -> None:
         pace.wait(1, refuse)
         pace.wait(1, refuse)
     assert waited <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("auto", CopyRate(None, is_adaptive=True)), ("auto:5MB/s", CopyRate(5_000_000, True))],
+)
+def test_a_rate_may_yield_to_the_load_below_a_limit(text: str, rate: CopyRate) -> None:
+    schedule = parse_rates(text)
+    assert schedule == RateSchedule((), rate)
+    assert schedule.is_adaptive and not schedule.is_unlimited
+    by_day = parse_rates(f"08:00-18:00={text},else=max")
+    assert (by_day.rate_at(600), by_day.rate_at(0)) == (rate, CopyRate())

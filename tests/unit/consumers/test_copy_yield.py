@@ -1,0 +1,142 @@
+"""An adaptive rate yields to the primary's own load, on a model of a primary."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorlog.consumers.resync.copy_pace import CopyPace
+from mirrorlog.consumers.resync.copy_rate import parse_rates
+from mirrorlog.consumers.resync.copy_yield import (
+    FIRST_BYTES_S,
+    LEAST_BYTES_S,
+    YieldState,
+    after_read,
+)
+from mirrorlog.ports.devices import Data
+from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_devices import MemoryDevice
+
+MIB = 1 << 20
+CAPACITY_BYTES_S = 400 * MIB
+
+
+class Primary:
+    """A queue with one server (M/M/1): a read waits the longer, the more is asked of it.
+
+    load: the part of its capacity that hosts use. service_s: of a read when nobody waits.
+    """
+
+    def __init__(self, read_bytes: int = MIB) -> None:
+        self.load, self.now_s = 0.0, 0.0
+        self.state = YieldState()
+        self.read_bytes = read_bytes
+        self.service_s = read_bytes / CAPACITY_BYTES_S
+
+    def latency_s(self) -> float:
+        used = min(0.98, self.load + self.state.rate_bytes_s / CAPACITY_BYTES_S)
+        return self.service_s / (1 - used)
+
+    def copy(self, seconds: float, *, part: float = 1.0) -> float:
+        """Copy at the allowed rate, or at a part of it. Return the last rate in bytes/s."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s += self.read_bytes / (self.state.rate_bytes_s * part)
+            self.state = after_read(
+                self.state,
+                size_bytes=self.read_bytes,
+                latency_s=self.latency_s(),
+                now_s=self.now_s,
+            )
+        return self.state.rate_bytes_s
+
+
+def test_a_copy_takes_what_is_free_and_gives_it_back() -> None:
+    primary = Primary()
+    free = primary.copy(30)
+    assert free > 0.5 * CAPACITY_BYTES_S
+    primary.load = 0.5
+    busy = primary.copy(10)
+    assert busy < 0.6 * free
+    assert busy + primary.load * CAPACITY_BYTES_S < 0.9 * CAPACITY_BYTES_S
+    primary.load = 0.95
+    assert primary.copy(10) == LEAST_BYTES_S
+    primary.load = 0.0
+    assert primary.copy(40) > 0.9 * free
+
+
+def test_one_slow_read_is_no_load() -> None:
+    state = YieldState()
+    for number in range(400):
+        latency_s = 2.0 if number % 10 == 3 else 0.001
+        now_s = (number + 1) * 0.02
+        state = after_read(state, size_bytes=MIB, latency_s=latency_s, now_s=now_s)
+    assert state.rate_bytes_s >= FIRST_BYTES_S
+
+
+def test_reads_of_different_sizes_are_not_held_against_each_other() -> None:
+    state = YieldState()
+    for number in range(2000):
+        is_large = number // 100 % 2 == 1
+        state = after_read(
+            state,
+            size_bytes=8 * MIB if is_large else 4096,
+            latency_s=0.08 if is_large else 0.0001,
+            now_s=(number + 1) * 0.02,
+        )
+    assert state.rate_bytes_s >= FIRST_BYTES_S
+
+
+def test_a_rate_that_is_not_used_does_not_grow() -> None:
+    primary = Primary()
+    assert primary.copy(60, part=0.1) == FIRST_BYTES_S
+
+
+def test_storage_that_became_slower_for_good_is_the_quietest_after_a_while() -> None:
+    primary = Primary(8 * MIB)
+    primary.copy(30)
+    primary.service_s *= 10
+    assert primary.copy(30) < 0.2 * CAPACITY_BYTES_S
+    assert primary.copy(700) > 0.2 * CAPACITY_BYTES_S
+
+
+class SlowDevice(MemoryDevice):
+    """A device whose reads take a time by the clock."""
+
+    def __init__(self, size_bytes: int, clock: ManualClock) -> None:
+        super().__init__(size_bytes)
+        self.clock, self.read_s = clock, 0.001
+
+    def pread(self, *, offset: int, length: int) -> Data:
+        self.clock.now_s += self.read_s
+        return super().pread(offset=offset, length=length)
+
+
+@pytest.mark.parametrize(("text", "is_slower"), [("auto", True), ("64MiB/s", False)])
+def test_a_pace_measures_the_reads_of_the_primary(text: str, is_slower: bool) -> None:
+    clock = ManualClock()
+    device = SlowDevice(MIB, clock)
+
+    def sleep(seconds: float) -> None:
+        clock.now_s += seconds
+
+    pace = CopyPace(parse_rates(text), clock, sleep)
+    read = pace.reads(device)
+
+    def copy(batches: int) -> int | None:
+        for _ in range(batches):
+            pace.wait(MIB, lambda: None)
+            read(offset=0, length=MIB)
+        return pace.rate_bytes_s()
+
+    quiet = copy(150)
+    device.read_s = 0.05
+    busy = copy(50)
+    assert quiet is not None and busy is not None
+    assert (busy < quiet / 2) == is_slower
+
+
+def test_an_adaptive_rate_keeps_its_limit() -> None:
+    clock = ManualClock()
+    pace = CopyPace(parse_rates("auto:2MiB/s"), clock)
+    assert pace.rate_bytes_s() == 2 * MIB
+    assert CopyPace(parse_rates("auto"), clock).rate_bytes_s() == FIRST_BYTES_S
