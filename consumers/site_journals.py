@@ -12,6 +12,10 @@ from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.journal.journal_folder import JournalFolder
+from mirrorlog.consumers.journal.journal_mark import (
+    check_journal_folder,
+    known_journal_folder,
+)
 from mirrorlog.consumers.journal.journal_store import JournalStore, NoJournals
 from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -27,9 +31,13 @@ def open_journals(folder: Path, settings: Settings, stack: ExitStack) -> Journal
     """Return the journals of a site, which are closed with the stack.
 
     folder: of the site. Without `crash` in the settings, those that are there are only applied.
-    Raise BadUse if another process has them, or DeviceFailed.
+    Raise BadUse if another process has them, or if the folder that the settings name isn't the one
+    that the site used before (its disk isn't mounted); DeviceFailed.
     """
     path = settings.site_journal_dir or folder / "journals"
+    is_used = settings.site_consistency == "crash" or known_journal_folder(folder) is not None
+    if settings.site_journal_dir is not None and is_used:
+        check_journal_folder(path.absolute(), folder)
     if settings.site_consistency != "crash" and not path.is_dir():
         return NoJournals()
     journals = JournalFolder(path)
@@ -54,8 +62,11 @@ def apply_sealed(site: str, folder: Path, settings: Settings, journals: JournalS
 def apply_sealed_of(site: str, folder: Path, settings: Settings, volume: str) -> None:
     """Apply what was sealed of one volume, also of one that is paused.
 
-    Do nothing if the site runs: it has applied it itself, or it says why it couldn't.
+    Without a folder of journals in the settings, that which the site used last is looked into. Do
+    nothing if the site runs: it has applied it itself, or it says why it couldn't.
     """
+    if settings.site_journal_dir is None:
+        settings = settings.model_copy(update={"site_journal_dir": known_journal_folder(folder)})
     with ExitStack() as stack:
         try:
             stack.callback(os.close, lock_folder(folder))

@@ -10,7 +10,7 @@ from uuid import uuid4
 from mirrorlog.adapters.addresses import open_file
 from mirrorlog.adapters.device_identity import device_name
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
-from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
+from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri, is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.group_snapshots import take_together
 from mirrorlog.consumers.kept_exports import KeptExports
@@ -25,16 +25,29 @@ from mirrorlog.domain.snapshots import (
 )
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.devices import BlockDevice
+
+_SNAPSHOT_S: Final = 3.0
+"""How long a host may take to answer with a snapshot. The site's other volumes wait meanwhile."""
+_SLOW_S: Final = 1.0
+"""A question for a snapshot that fails only after this time holds up other volumes."""
+_SILENCE_S: Final = 60.0
+"""For this long, no further snapshot is asked for at that server."""
 
 
 class SitePrimaries:
     """Opens primaries for reading. Its methods raise BadUse and DeviceFailed."""
 
-    def __init__(self, addresses: SiteAddresses, marks: PrimaryMarkFiles) -> None:
+    def __init__(
+        self, addresses: SiteAddresses, marks: PrimaryMarkFiles, clock: Clock | None = None
+    ) -> None:
         self._addresses: Final = addresses
         self._marks: Final = marks
         self._exports: Final = KeptExports(writable=False)
+        self._clock: Final = clock or SystemClock()
+        self._silent: Final[dict[str, float]] = {}
+        """By server, until when no snapshot is asked for."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -91,7 +104,7 @@ class SitePrimaries:
         if served is None:
             raise DeviceFailed("it has no snapshots", where=f"{live.uri}, offset 0")
         uri = replace(live.uri, export=snapshot_export(str(uuid4())))
-        device = NbdDevice(uri, writable=False, reconnects=False)
+        device = self._open_snapshot(uri)
         taken = parse_description(device.description)
         same = (served.volume, served.session)
         if not isinstance(taken, SnapshotExport) or (taken.volume, taken.session) != same:
@@ -102,6 +115,25 @@ class SitePrimaries:
                 next="The site connects again, and looks whether it is the same export.",
             )
         return TakenSnapshot(self._exports.pinged(device), taken)
+
+    def _open_snapshot(self, uri: NbdUri) -> NbdDevice:
+        """Open the export of a new snapshot. A server that hangs isn't asked again for a while."""
+        begin_s = self._clock.monotonic_s()
+        if begin_s < self._silent.get(uri.server, 0.0):
+            raise DeviceFailed(
+                "its host didn't answer an earlier question for a snapshot in time",
+                where=f"{uri}, offset 0",
+                next=f"The site asks it again within {_SILENCE_S:g} s.",
+            )
+        try:
+            device = NbdDevice(uri, writable=False, reconnects=False, connect_s=_SNAPSHOT_S)
+        except DeviceFailed:
+            now_s = self._clock.monotonic_s()
+            if now_s - begin_s >= _SLOW_S:
+                self._silent[uri.server] = now_s + _SILENCE_S
+            raise
+        self._silent.pop(uri.server, None)
+        return device
 
     def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
         """Take snapshots of primaries that were found, as of one moment; return them by volume.

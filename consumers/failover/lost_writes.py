@@ -46,7 +46,7 @@ def lost_writes(volume: Volume, log: VolumeLog, *, after: int, through: int) -> 
         after=after,
         through=through,
         blocks=blocks,
-        size_bytes=min(len(blocks) * volume.block_size, volume.size_bytes),
+        size_bytes=volume.bytes_of(len(blocks)),
         writes=sum(record[0].writes for record in records),
         hosts=tuple(sorted({host for part in parts for host in part.hosts})),
         first_at_us=min((part.first_at_us for part in parts), default=None),

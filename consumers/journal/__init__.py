@@ -9,4 +9,5 @@ docs/decisions/redo-journal.md says why, and in which order. In reading order:
 - group_commit.py: which sealed journals of a consistency group count, all of them at once
 - redo.py: whether a sealed journal is of the secondary that a saved state is about
 - journal_folder.py: the journals in a folder, a file a volume
+- journal_mark.py: the mark of that folder, by which a disk that isn't mounted is noticed
 """

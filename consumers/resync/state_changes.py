@@ -88,8 +88,7 @@ class StateChanges:
                     state=SiteState.SYNCING,
                     position=_applied(secondary),
                     rung=step.rung,
-                    to_copy_bytes=min(blocks * volume.block_size, volume.size_bytes)
-                    - (step.running.copied_bytes or 0),
+                    to_copy_bytes=volume.bytes_of(blocks) - (step.running.copied_bytes or 0),
                     reason=step.reason,
                     is_routine=is_routine,
                 )

@@ -13,7 +13,6 @@ A step of Verifier.step():
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
@@ -37,7 +36,7 @@ from mirrorlog.domain.verifications import (
     VerificationState,
 )
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import KafkaFailed, MirrorlogError
+from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.topics import Topics
@@ -134,13 +133,17 @@ class Verifier:
         self._read_answers()
 
     def _read_answers(self) -> None:
-        """Read answers from now on, also from topics that a mirror has made since the last call."""
+        """Read answers from now on, also from topics that a mirror has made since the last call.
+
+        Raise KafkaFailed: which topics there are isn't guessed.
+        """
         topics, ports = self._ports.topics, self._ports
-        for topic in {topics.digests, *topics.mirrored_answers} - self._read_topics:
-            with suppress(KafkaFailed):  # a mirror hasn't made it yet
-                ports.admin.partitions(topic)
-                read_from_now(ports.reader, ports.admin, topic)
-                self._read_topics.add(topic)
+        missing = {topics.digests, *topics.mirrored_answers} - self._read_topics
+        if not missing:
+            return
+        for topic in sorted(missing & ports.admin.names("")):
+            read_from_now(ports.reader, ports.admin, topic)
+            self._read_topics.add(topic)
 
     @property
     def is_over(self) -> bool:

@@ -270,7 +270,7 @@ def _ranges(answer: ChangedBlocks, offset: int) -> Iterator[str]:
 
 def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
     volume, blocks = answer.volume, len(answer.changed)
-    size = format_size(min(blocks * volume.block_size, volume.size_bytes))
+    size = format_size(volume.bytes_of(blocks))
     yield f"{volume.volume}: {blocks} of {volume.blocks} blocks changed ({size}) "
     yield f"after position {answer.since}, "
     yield f"through {answer.until}\n"

@@ -191,6 +191,10 @@ class Volume:
         offset = first * self.block_size
         return offset, min(count * self.block_size, self.size_bytes - offset)
 
+    def bytes_of(self, blocks: int) -> int:
+        """Return the bytes of so many blocks, or more: the volume's last block may be short."""
+        return min(blocks * self.block_size, self.size_bytes)
+
 
 def in_history(volume: Volume, history: History) -> Volume:
     """Return the description of a volume that names no history yet with its partition's."""

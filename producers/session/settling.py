@@ -302,7 +302,7 @@ def _mark_dirty(
 
 def _mark_unvouched(parts: SessionParts, volume: Volume, blocks: BlockSet, reason: str) -> None:
     """Send MARK_DIRTY of blocks that the host can't vouch for. The caller holds the lock."""
-    size_bytes = min(len(blocks) * volume.block_size, volume.size_bytes)
+    size_bytes = volume.bytes_of(len(blocks))
     parts.report(f"volume {volume.volume}: {format_size(size_bytes)} more count as dirty: {reason}")
     max_extents = parts.settings.host_batch_extents
     for batch in block_batches(blocks, volume, max_extents=max_extents):

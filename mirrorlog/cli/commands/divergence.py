@@ -85,7 +85,7 @@ def _side_fields(volume: Volume, side: DivergedSide) -> dict[str, Any]:
         "primary": side.primary,
         "generation": side.generation,
         "blocks": len(side.blocks),
-        "bytes": _bytes(volume, side),
+        "bytes": volume.bytes_of(len(side.blocks)),
         "commands": side.commands,
         "runs": [_run_fields(volume, run) for run in side.runs()],
     }
@@ -117,8 +117,4 @@ def _rows(found: Divergence) -> Iterator[tuple[str, ...]]:
 
 
 def _counted(volume: Volume, side: DivergedSide) -> str:
-    return f"{len(side.blocks)} blocks ({format_size(_bytes(volume, side))})"
-
-
-def _bytes(volume: Volume, side: DivergedSide) -> int:
-    return min(len(side.blocks) * volume.block_size, volume.size_bytes)
+    return f"{len(side.blocks)} blocks ({format_size(volume.bytes_of(len(side.blocks)))})"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -70,10 +70,9 @@ def verify(
         ),
     ] = None,
     primary_reader: Annotated[
-        str,
+        Literal["site", "host"],
         typer.Option(
-            help="Who hashes the primary: the site, or `mirrorlog host digest` at the host.",
-            metavar="site|host",
+            help="Who hashes the primary: the site, or `mirrorlog host digest` at the host."
         ),
     ] = "site",
     algorithm: Annotated[
@@ -97,7 +96,7 @@ def verify(
         volume=find_volume(call.settings, name),
         site=site,
         algorithm=parse_algorithm(algorithm),
-        primary_reader=_reader(primary_reader),
+        primary_reader=PrimaryReader(primary_reader.upper()),
         range_bytes=_range_bytes(range_size),
         rate=_rate(max_rate),
         patience_s=parse_duration_s(patience),
@@ -257,13 +256,6 @@ def _rate(text: str | None) -> RateSchedule:
             next="Give a rate, or rates by the time of day: 08:00-18:00=50MB/s,else=max.",
         )
     return rate
-
-
-def _reader(text: str) -> PrimaryReader:
-    try:
-        return PrimaryReader(text.upper())
-    except ValueError:
-        raise BadUse(f"'{text[:20]}' can't hash a primary", next="Write site or host.") from None
 
 
 def _range_bytes(text: str) -> int:
