@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,19 +28,43 @@ def marks_folder(site_folder: Path) -> Path:
     return folder
 
 
+def lock_export(site_folder: Path, volume: str) -> int | None:
+    """Lock the secondary of a volume that is an NBD export, for one process that uses the folder.
+
+    Return the descriptor that holds the lock (flock(2)) until it is closed; None if another process
+    has it. Raise OSError.
+    """
+    path = marks_folder(site_folder) / f"{volume}.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class SecondaryExports:
     """Secondaries on NBD servers.
 
-    No lock keeps others off an export: that is the server's to do.
+    No lock keeps others off an export: that is the server's to do. A lock in the site's folder says
+    that this process may write to it (lock_export).
     """
 
     def __init__(self, addresses: SiteAddresses) -> None:
         self._addresses: Final = addresses
         self._exports: Final = KeptExports(writable=True)
+        self._locks: Final[dict[str, int]] = {}
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and give up all locks."""
         self._exports.close()
+        for fd in self._locks.values():
+            os.close(fd)
+        self._locks.clear()
 
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there, and change nothing."""
@@ -50,7 +76,11 @@ class SecondaryExports:
         return FoundSecondary(device=device, mark=mark)
 
     def hold(self, volume: Volume) -> None:
-        """Raise DeviceFailed if the site has another volume's secondary there."""
+        """Lock the secondary for this process.
+
+        Raise DeviceFailed if the site has another volume's secondary there, or if another process
+        has it.
+        """
         address = self._addresses.secondary(volume)
         other = self._exports.volume_at(address, but=volume.volume)
         if other is not None:
@@ -59,10 +89,23 @@ class SecondaryExports:
                 where=f"volume {volume.volume}, {address.partition('?')[0]}, offset 0",
                 next="Give each secondary an export of its own.",
             )
+        if volume.volume in self._locks:
+            return
+        fd = lock_export(self._addresses.folder, volume.volume)
+        if fd is None:
+            raise DeviceFailed(
+                "another process uses this secondary in the folder of the site",
+                where=f"volume {volume.volume}, {address.partition('?')[0]}, offset 0",
+                next="It may be a promotion. The site tries again.",
+            )
+        self._locks[volume.volume] = fd
 
     def release(self, volume: Volume) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection and give up the lock, if there are any."""
         self._exports.drop(volume.volume)
+        fd = self._locks.pop(volume.volume, None)
+        if fd is not None:
+            os.close(fd)
 
     def create(self, volume: Volume) -> None:
         """Raise DeviceFailed: exports are made at their server."""

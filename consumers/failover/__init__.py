@@ -6,6 +6,7 @@ docs/decisions/failing-over.md says why it is done in this way. In reading order
 - lost_writes.py: what a promotion loses
 - site_log_now.py: the log of a volume as its site would read it
 - held_secondary.py: a secondary from which its site keeps off
+- backing_files.py: the file behind a secondary that its site reaches as an NBD export
 - rejoining.py: the state with which a former primary becomes a secondary
 - former_primary.py: a former primary on this machine becomes the secondary of a site
 """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,13 +15,19 @@ from mirrorlog.adapters.addresses import open_primary
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.consumers.failover.backing_files import (
+    BackingFiles,
+    is_backing_file,
+    read_samples,
+)
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet, resumed
+from mirrorlog.consumers.secondary_exports import lock_export
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_journals import apply_sealed_of
 from mirrorlog.consumers.site_primaries import SitePrimaries
 from mirrorlog.consumers.state.pauses import PauseFile
-from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.secondary_marks import SecondaryMark
@@ -39,12 +46,15 @@ class HeldSecondary:
     address: a URI. device: open for writing, and locked as a host locks its primary.
     saved: its saved state, with what its mark says of cycles; None if nothing is known of it.
     doubt: why the state isn't about what is there; None if it is.
+    differing: of a file behind an NBD export, the samples of the state that it doesn't hold; None
+        of any other secondary.
     """
 
     address: str
     device: FileDevice
     saved: SecondaryState | None
     doubt: str | None
+    differing: tuple[Sample, ...] | None
     _files: SecondaryFiles
     _marks: PrimaryMarkFiles
 
@@ -95,7 +105,8 @@ def hold_secondary(
        batches and gives up the lock. A site that starts keeps off it.
     2. If no site runs, a cycle that it had sealed in a journal is applied.
        Then the lock is taken, as a host takes it. Nobody on this machine writes to it any more.
-    3. What is there is held against the saved state.
+    3. What is there is held against the saved state. Of a file behind an NBD export, the samples of
+       the state are read.
     4. After the block, the lock is given up, and the secondary is no longer paused, unless it was
        before. A primary isn't paused at all: a process that died had left it so. A process that
        dies leaves it paused.
@@ -107,10 +118,11 @@ def hold_secondary(
     address = addresses.secondary(volume)
     if is_nbd(address):
         raise BadUse(
-            "a secondary that is an NBD export can't be promoted: a host needs a file or a device",
+            "a secondary that is an NBD export can't be promoted as one: a host needs a file or a "
+            "device",
             where=f"volume {volume.volume} at {site}, {address}",
-            next="Run this on the machine that exports it, with a --dir of a site that keeps the "
-            "file or device itself.",
+            next="Run this where its server has the file or device, with a copy of the site's "
+            f"folder: --secondary {volume.volume}=FILE. End the server before.",
         )
     pauses, is_primary = PauseFile(folder), False
     before = pauses.load()
@@ -118,11 +130,12 @@ def hold_secondary(
         pauses.save(before.paused(volume.volume))  # 1
     try:
         apply_sealed_of(site, folder, settings, volume.volume)  # 2
-        with _locked(address, patience_s, sleep) as device:
+        with (
+            _export_locked(folder, volume, patience_s, sleep),
+            _locked(address, patience_s, sleep) as device,
+        ):
             marks = PrimaryMarkFiles(settings.primary_marks_dir)
-            files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
-            saved, doubt = meet_saved(site, folder, volume, files)  # 3
-            held = HeldSecondary(address, device, saved, doubt, files, marks)
+            held = _met(site, addresses, volume, device, marks)  # 3
             try:
                 yield held
             finally:
@@ -131,6 +144,47 @@ def hold_secondary(
         now = pauses.load()
         if (is_primary or not before.covers(volume.volume)) and not now.is_all:
             pauses.save(now.resumed(volume.volume))  # 4
+
+
+def _met(
+    site: str,
+    addresses: SiteAddresses,
+    volume: Volume,
+    device: FileDevice,
+    marks: PrimaryMarkFiles,
+) -> HeldSecondary:
+    """Return what is known of a secondary that is open and locked."""
+    folder, address = addresses.folder, addresses.secondary(volume)
+    kind, differing = SecondaryFiles, None
+    saved = None
+    with suppress(StateDamaged):  # meet_saved() says so
+        saved = SecondaryStateFiles(folder / "states").load(volume.volume)
+    if saved is not None and is_backing_file(address, folder, volume, saved):
+        kind, differing = BackingFiles, read_samples(address, saved)
+    files = kind(addresses, SitePrimaries(addresses, marks))
+    saved, doubt = meet_saved(site, folder, volume, files)
+    return HeldSecondary(address, device, saved, doubt, differing, files, marks)
+
+
+@contextmanager
+def _export_locked(
+    folder: Path, volume: Volume, patience_s: float, sleep: Callable[[float], None]
+) -> Iterator[None]:
+    """Keep the site's process off a secondary that it reaches as an NBD export. Wait for that."""
+    waited_s = 0.0
+    while (fd := lock_export(folder, volume.volume)) is None:
+        if waited_s >= patience_s:
+            raise BadUse(
+                "the site's process has the secondary as an NBD export, and doesn't let go of it",
+                where=f"volume {volume.volume}, {folder}",
+                next="See what it does (`mirrorlog status`), or end it.",
+            )
+        sleep(_POLL_S)
+        waited_s += _POLL_S
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

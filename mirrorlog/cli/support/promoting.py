@@ -15,6 +15,7 @@ from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.sending import check_accepted, send_made, sender
 from mirrorlog.cli.support.volume_view import volume_fields
+from mirrorlog.consumers.failover.backing_files import doubt_of
 from mirrorlog.consumers.failover.claims import SecondaryClaim, claim_of
 from mirrorlog.consumers.failover.held_secondary import HeldSecondary
 from mirrorlog.consumers.failover.lost_writes import LostWrites, lost_writes
@@ -148,7 +149,10 @@ def assess(
     The log is read through the last command. Raise KafkaFailed.
     """
     now = read_site_log(call.settings, volume, site, SystemClock(), timeout_s)
-    claim = claim_of(held.saved, volume, now.log, doubt=held.doubt)
+    doubt = held.doubt
+    if doubt is None and held.saved is not None and held.differing is not None:
+        doubt = doubt_of(held.saved, held.differing, volume, now.log, now.through)
+    claim = claim_of(held.saved, volume, now.log, doubt=doubt)
     after = claim.consistent_position
     after = claim.parted_position if after is None else after
     if after is None:

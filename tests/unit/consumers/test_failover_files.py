@@ -136,7 +136,7 @@ def test_a_cycle_that_the_state_doesn_t_know_is_no_consistency(site: Site) -> No
 def test_an_export_is_refused(site: Site) -> None:
     settings = Settings(site_secondaries={"v": "nbd://h/v"})
     with (
-        pytest.raises(BadUse, match="NBD export can't be promoted"),
+        pytest.raises(BadUse, match="NBD export can't be promoted as one"),
         hold_secondary("b", site.folder, site.volume, settings, patience_s=0),
     ):
         pass

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from file_sites import BLOCK, MARKS, FileSiteRig
 from nbd_servers import Nbdkit, skip_without
-from notation import volume
+from notation import PRIMARY_ID, promotion, volume
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.nbd_client import nbd_device
 from mirrorlog.adapters.nbd_client.nbd_connection import RequestFailed
+from mirrorlog.consumers.failover.backing_files import doubt_of
+from mirrorlog.consumers.failover.claims import claim_of
+from mirrorlog.consumers.failover.held_secondary import HeldSecondary, hold_secondary
 from mirrorlog.consumers.kept_exports import KeptExports
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volume_states import apply
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.tracking_log.coverage import VolumeLog
+from mirrorlog.tracking_log.site_log import SiteLog
 
 
 class NbdRig(FileSiteRig):
@@ -50,6 +60,14 @@ class NbdRig(FileSiteRig):
     def restart(self, server: Nbdkit) -> None:
         server.kill()
         server.start()
+
+    def site_log(self) -> SiteLog:
+        """Return the log as a promotion reads it."""
+        broker, topics = self.log.broker, self.log.topics
+        reader = LogReader(broker.reader(), broker, topics.changelog, [0], site="a")
+        while not reader.caught_up():
+            reader.poll(0, lambda record: record.volume == "v")
+        return SiteLog(reader.logs["v"], VolumeLog(), "a")
 
     def look_again(self) -> Secondary:
         """Let the time pass after which idle and stopped secondaries are looked at."""
@@ -212,3 +230,54 @@ def test_a_server_that_does_not_answer_holds_up_other_volumes_once(
     with pytest.raises(DeviceFailed):
         exports.look("a", "nbd://afar/a")
     assert attempts == 3
+
+
+# The file behind an export takes the primary's place.
+
+
+def held(rig: NbdRig, *, name: str = "") -> AbstractContextManager[HeldSecondary]:
+    """Hold the file behind the secondary's export, or another address, as `promote` does."""
+    settings = Settings(
+        site_secondaries={"v": name or rig.secondary.as_uri()}, state_dir=rig.folder / "state"
+    )
+    return hold_secondary("a", rig.folder, rig.volume, settings, patience_s=0)
+
+
+def doubt(rig: NbdRig, held: HeldSecondary) -> str | None:
+    assert held.doubt is None and held.saved is not None and held.differing is not None
+    return doubt_of(held.saved, held.differing, rig.volume, rig.site_log(), rig.log.through)
+
+
+def test_the_file_behind_an_export_is_what_its_site_says_of_the_export(rig: NbdRig) -> None:
+    with pytest.raises(BadUse, match="doesn't let go"), held(rig):
+        pass
+    rig.stop()
+    with pytest.raises(BadUse, match="can't be promoted as one"), held(rig, name="nbd://h/v"):
+        pass
+    with held(rig) as secondary:
+        assert doubt(rig, secondary) is None
+        claim = claim_of(secondary.saved, rig.volume, rig.site_log(), doubt=None)
+        assert claim.consistent_position is not None and claim.parted_position is not None
+        described = apply(rig.volume, promotion("a"), rig.log.through + 1)
+        promoted = replace(described, primary=rig.secondary.as_uri())
+        assert secondary.become_primary(promoted)
+        assert not secondary.become_primary(promoted)
+        assert promoted.primary_id == PRIMARY_ID and secondary.is_marked_for(promoted)
+    assert not (rig.folder / "marks" / "v.json").exists()
+
+
+def test_another_file_than_that_behind_the_export_is_not_taken_for_it(rig: NbdRig) -> None:
+    rig.stop()
+    rig.secondary.write_bytes(bytes(rig.volume.size_bytes))
+    with held(rig) as secondary:
+        assert "isn't the one behind the export" in str(doubt(rig, secondary))
+
+
+def test_a_promotion_keeps_the_site_off_its_export(rig: NbdRig) -> None:
+    rig.stop()
+    with held(rig):
+        rig.start()
+        secondary = rig.run(3)
+        assert secondary.state is SiteState.STOPPED
+        assert "another process uses this secondary" in str(secondary.status.reason)
+    assert rig.look_again().state is SiteState.CONSISTENT and rig.is_equal()
