@@ -215,19 +215,19 @@ class KafkaAdmin:
         # The end is asked for first: what is appended later isn't older than the time.
         end = self.end_position(topic, partition)
         wanted = [TopicPartition(topic, partition, at_us // 1000)]
-        (found,) = self._consumer.request(
-            lambda timeout_s: self._consumer.raw.offsets_for_times(wanted, timeout=timeout_s),
+
+        def position(timeout_s: float) -> int:
+            raw = self._consumer.raw
+            (found,) = _without_errors(raw.offsets_for_times(wanted, timeout=timeout_s))
+            return int(found.offset)
+
+        found = self._consumer.request(
+            position,
             patience_s=self._patience_s,
             doing="asking for the position of a time",
             where=f"topic {topic}, partition {partition}",
         )
-        if found.error is not None:
-            raise KafkaFailed(
-                f"the position of a time can't be found: {found.error.str()}",
-                where=f"topic {topic}, partition {partition}",
-                next=CHECK_BROKER,
-            )
-        return (min(found.offset, end) if found.offset >= 0 else end), end
+        return (min(found, end) if found >= 0 else end), end
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return (first_position, end_position) of a partition in one request."""
@@ -252,7 +252,9 @@ class KafkaAdmin:
         consumer = self._consumer_of(group)
         try:
             committed = consumer.request(
-                lambda timeout_s: consumer.raw.committed(wanted, timeout=timeout_s),
+                lambda timeout_s: _without_errors(
+                    consumer.raw.committed(wanted, timeout=timeout_s)
+                ),
                 patience_s=self._patience_s,
                 doing="asking for committed positions",
                 where=f"group {group}",
@@ -272,7 +274,7 @@ class KafkaAdmin:
         consumer = self._consumer_of(group)
         try:
             consumer.request(
-                lambda _: consumer.raw.commit(offsets=wanted, asynchronous=False),
+                lambda _: _without_errors(consumer.raw.commit(offsets=wanted, asynchronous=False)),
                 patience_s=self._patience_s,
                 doing="committing positions",
                 where=f"group {group}",
@@ -309,6 +311,14 @@ class KafkaAdmin:
             doing="asking the cluster",
             where=self._servers,
         )
+
+
+def _without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
+    """Return what a request answered. Raise KafkaException if it failed for a partition."""
+    for entry in answered:
+        if entry.error is not None:
+            raise KafkaException(entry.error)
+    return answered
 
 
 def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -> None:

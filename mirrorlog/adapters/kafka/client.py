@@ -61,14 +61,39 @@ _UNAVAILABLE: Final = frozenset(
         KafkaError._WAIT_COORD,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
         KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.LISTENER_NOT_FOUND,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
         KafkaError.NOT_COORDINATOR,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
-"""Errors while a broker is away, while it elects a leader, or just after a topic was created."""
+"""Errors while a broker is away, while it elects a leader, or just after a topic was created.
+
+Those of a broker are the retriable ones of "Error Codes" in Kafka's protocol guide, as far as they
+answer requests of ours. librdkafka's retriable() is false for most of them.
+"""
+_STALE_METADATA: Final = frozenset(
+    {
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"""Errors after which the metadata that librdkafka has cached must be replaced.
+
+A broker that has just restarted and leads no partition yet answers with metadata without
+partitions, which is cached for minutes. A leader's epoch in it may be older than the broker's.
+"""
 _REFUSED: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -247,9 +272,7 @@ class KafkaClient:
             or self._is_refused()
         ):
             return False
-        if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
-            # A broker that has just restarted and leads no partition yet answers with metadata that
-            # librdkafka caches for minutes. This call replaces it.
+        if error.args[0].code() in _STALE_METADATA:
             with suppress(KafkaException):
                 self.raw.list_topics(timeout=_FIRST_REQUEST_S)
         if self._outages.has_answered(self._servers):

@@ -6,7 +6,7 @@ import re
 import subprocess
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -18,10 +18,10 @@ from mirrorlog.errors import KafkaFailed
 
 
 class StaleMetadata:
-    """A librdkafka client whose metadata lacks the partition until list_topics() is called."""
+    """A librdkafka client whose cached metadata is wrong until list_topics() is called."""
 
-    def __init__(self, _settings: Any, logger: Any) -> None:
-        self.refreshed = False
+    def __init__(self, settings: Any, logger: Any) -> None:
+        self.refreshed, self._code = False, settings["code"]
 
     def poll(self, _timeout: float) -> None:
         return None
@@ -31,7 +31,7 @@ class StaleMetadata:
 
     def end(self, _within_s: float) -> int:
         if not self.refreshed:
-            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+            raise KafkaException(KafkaError(self._code))
         return 7
 
 
@@ -85,16 +85,84 @@ def test_another_system_error_stays_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", [KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._TRANSPORT]
+    "code",
+    [
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._TRANSPORT,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    ],
 )
 def test_a_request_is_repeated_while_the_broker_is_unavailable(code: int) -> None:
     client = KafkaClient(FailsOnce, {"code": code})
     assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
 
 
-def test_an_unknown_partition_refreshes_the_metadata() -> None:
-    client = KafkaClient(StaleMetadata, {})
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    ],
+)
+def test_metadata_that_is_wrong_is_replaced(code: int) -> None:
+    client = KafkaClient(StaleMetadata, {"code": code})
     assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
+
+
+class _Answered(NamedTuple):
+    """What a request answers for one partition."""
+
+    error: KafkaError | None
+    offset: int
+    partition: int = 0
+
+
+class AnswersByPartition(FailsOnce):
+    """A consumer whose first request doesn't fail, but answers with an error for a partition.
+
+    answered: the errors of all requests to consumers of this kind.
+    """
+
+    answered: ClassVar[list[KafkaError | None]] = []
+
+    def __init__(self, settings: Any, logger: Any) -> None:
+        super().__init__({**settings, "code": KafkaError.NOT_COORDINATOR}, logger)
+        self.answered.clear()
+
+    def _answer(self, *_: Any, **__: Any) -> list[_Answered]:
+        self.requests += 1
+        error = KafkaError(self.code) if self.requests == 1 else None
+        self.answered.append(error)
+        return [_Answered(error, -1001 if error else 7)]
+
+    offsets_for_times = committed = commit = _answer
+
+    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
+        return 0, 9
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda cluster: cluster.appended_from("t", 0, 1), (7, 9)),
+        (lambda cluster: cluster.committed_positions("g", "t"), {0: 7}),
+        (lambda cluster: cluster.commit("g", "t", {0: 7}), None),
+    ],
+)
+def test_a_request_that_failed_for_one_partition_is_repeated(
+    ask: Any, answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "Consumer", AnswersByPartition)
+    monkeypatch.setattr(KafkaAdmin, "partitions", lambda *_: 1)
+    assert ask(KafkaAdmin({"bootstrap.servers": "127.0.0.1:1"})) == answer
+    assert AnswersByPartition.answered[1:] == [None]
 
 
 class Refusing:
