@@ -1,11 +1,13 @@
 """The remote side: sites keep secondaries up to date, and others read what sites read.
 
-`run_site` runs a site in this process, without the command line. Importing this package imports
-nothing else.
+`run_site` runs a site in this process, without the command line, and `run_worker` one of several
+workers of a site. Importing this package imports nothing else.
 
 In reading order:
 
 - wiring.py: puts a site together from the settings, and runs it
+- worker_wiring.py: puts one of several workers of a site together
+- open_ports.py: opens the ports of a site
 - mirrored_log.py: the ports of a site that reads a mirror of the log
 - resync/: a site's secondaries, and the cycles that bring them up to date
 - workers/: several workers of one site share its volumes
@@ -34,14 +36,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mirrorlog.consumers.wiring import run_site
+    from mirrorlog.consumers.worker_wiring import run_worker
 
-__all__ = ["run_site"]
+__all__ = ["run_site", "run_worker"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `run_site` on its first use (PEP 562)."""
-    if name != "run_site":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mirrorlog.consumers.wiring import run_site
+    """Import `run_site` or `run_worker` on its first use (PEP 562)."""
+    if name == "run_site":
+        from mirrorlog.consumers.wiring import run_site
 
-    return run_site
+        return run_site
+    if name == "run_worker":
+        from mirrorlog.consumers.worker_wiring import run_worker
+
+        return run_worker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,6 +41,7 @@ class RecoveryPorts:
     """What the recovery of a site's journals needs. The fields are those of SitePorts.
 
     is_left: returns whether the secondary of a volume is left as it is: an operator has paused it.
+    may_write: returns whether this process may write to the secondary of a volume.
     """
 
     journals: JournalStore
@@ -50,6 +51,7 @@ class RecoveryPorts:
     clock: Clock
     task_runner: TaskRunner
     draw_id: Callable[[], str]
+    may_write: Callable[[Volume], bool] = lambda _: True
 
 
 def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
@@ -112,6 +114,8 @@ def _find(site: str, ports: RecoveryPorts, name: str) -> Secondary | None:
     if journal is None or journal.header.site != site or not is_committed(journal, ports.journals):
         return None
     secondary = Secondary(decode(journal.header.description, Volume))
+    if not ports.may_write(secondary.volume):
+        return None
     with suppress(StateDamaged):
         secondary.note_saved(ports.states.load(name))
     if refuse_redo(journal, secondary.saved) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -51,8 +52,12 @@ def mirrored_ports(
     *,
     log_reader: TopicReader,
     catalog_reader: TopicReader,
+    partitions: Sequence[int] | None = None,
 ) -> MirroredPorts:
-    """Return the ports of a site that reads a mirror of the cluster `kafka_mirror_of`."""
+    """Return the ports of a site that reads a mirror of the cluster `kafka_mirror_of`.
+
+    partitions: those of the log to read; None: all.
+    """
     topics, source = settings.topics, NamedCluster(settings.kafka_mirror_of)
     publish = question_publisher(publisher, topics.questions)
     questions = SourceQuestions(site, str(uuid4()), publish, clock)
@@ -60,6 +65,7 @@ def mirrored_ports(
         log_reader,
         admin,
         topics.changelog,
+        partitions,
         site=site,
         mirrored=MirroredRows(questions),
         cluster=source,

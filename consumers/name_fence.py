@@ -1,4 +1,8 @@
-"""One process at a time runs a site (mirrorlog/domain/site_leases.py has the rules)."""
+"""One process at a time runs a site (mirrorlog/domain/site_leases.py has the rules).
+
+Several workers of one site (workers/) share the name: their leases have one run. The first of them
+takes it, and any of them publishes the lease if it hears it from no other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.site_leases import LeaseStep, SiteLease, first_step, has_lost, is_own_past
@@ -37,19 +41,69 @@ class FencePorts:
     patience_s: float
 
 
-class NameFence:
-    """Holds the name of a site for this process. One thread calls it."""
+class TakenName(NamedTuple):
+    """The name of a site, as the first of several workers has taken it for all of them.
 
-    def __init__(self, lease: SiteLease, ports: FencePorts) -> None:
-        """lease: of this process; its term doesn't count."""
+    run, term: of their leases. position: of the first of these leases.
+    """
+
+    run: str
+    term: int
+    position: int
+
+
+class Fellows(Protocol):
+    """The workers that share the name with this process. They publish one lease for all."""
+
+    def delay_s(self) -> float:
+        """Return for how much longer than BEAT_S this process lets others publish the lease."""
+        ...
+
+    def note_caught_up(self, at_s: float) -> None:
+        """Note that this process had taken all of its partitions' log at a monotonic time."""
+        ...
+
+    def caught_up_at_s(self) -> float | None:
+        """Return when all of the log had been taken, by whichever process; None: not known.
+
+        It is called about once a second.
+        """
+        ...
+
+
+class NoFellows:
+    """The fellows of a process that runs its site alone."""
+
+    def __init__(self) -> None:
+        self._at_s: float | None = None
+
+    def delay_s(self) -> float:
+        """Return 0."""
+        return 0.0
+
+    def note_caught_up(self, at_s: float) -> None:
+        """Note the time."""
+        self._at_s = at_s
+
+    def caught_up_at_s(self) -> float | None:
+        """Return the time that was noted."""
+        return self._at_s
+
+
+class NameFence:
+    """Holds the name of a site for this process, and its fellows. One thread calls it."""
+
+    def __init__(self, lease: SiteLease, ports: FencePorts, fellows: Fellows | None = None) -> None:
+        """Hold nothing yet. lease: of this process; its term doesn't count."""
         self._lease, self._ports = lease, ports
+        self._fellows: Final = fellows or NoFellows()
         self._key: Final = f"{lease.site}/".encode()  # no volume has an empty name
         patience = ReadPatience(ports.clock, ports.patience_s, "looking who runs the site")
         self._topic = CompactedTopic(ports.reader, ports.admin, ports.topic, patience)
         self._position: int | None = None
         self._last: SiteLease | None = None
         self._looked_at_s = self._beat_at_s = 0.0
-        self._caught_up_at_s: float | None = None
+        self._heard_at_s = float("-inf")
 
     def take(self) -> None:
         """Take the name. It may take SILENT_S if the last process died elsewhere.
@@ -58,6 +112,17 @@ class NameFence:
         """
         self.check_free()
         self._take_after(self._last)
+
+    def join(self, name: TakenName) -> None:
+        """Share the name that a fellow has taken. Raise BadUse if another process has it now."""
+        self._lease = replace(self._lease, run=name.run, term=name.term)
+        self._position = name.position
+        self._take_in(list(self._topic.read_to_end()))
+
+    def taken(self) -> TakenName:
+        """Return the name for fellows that join. It was taken or joined."""
+        assert self._position is not None
+        return TakenName(self._lease.run, self._lease.term, self._position)
 
     def check_free(self) -> None:
         """Listen until it is known that nobody else runs the site. Publish nothing.
@@ -97,9 +162,12 @@ class NameFence:
             return
         self._looked_at_s = now_s
         self._take_in(self._topic.poll(0))
-        if now_s - self._beat_at_s >= BEAT_S:
+        caught_up_at_s = self._fellows.caught_up_at_s()
+        last_s = max(self._beat_at_s, self._heard_at_s)
+        if now_s - last_s >= BEAT_S + self._fellows.delay_s():
             self._beat_at_s = now_s
-            self._publish(replace(self._lease, caught_up_age_s=self._caught_up_age_s(now_s)))
+            age_s = None if caught_up_at_s is None else max(0.0, now_s - caught_up_at_s)
+            self._publish(replace(self._lease, caught_up_age_s=age_s))
 
     def note_caught_up(self, age_s: float = 0.0) -> None:
         """Note that the site has taken everything that the log held so many seconds ago.
@@ -107,10 +175,7 @@ class NameFence:
         The next lease says how long ago that was. So a volume of which the site publishes nothing
         is known to be as it was reported.
         """
-        self._caught_up_at_s = self._ports.clock.monotonic_s() - age_s
-
-    def _caught_up_age_s(self, now_s: float) -> float | None:
-        return None if self._caught_up_at_s is None else max(0.0, now_s - self._caught_up_at_s)
+        self._fellows.note_caught_up(self._ports.clock.monotonic_s() - age_s)
 
     def give_up(self) -> None:
         """Say that the site has ended here, so that the next process needn't wait."""
@@ -148,6 +213,8 @@ class NameFence:
         assert self._position is not None
         for message in messages:
             lease = self._lease_in(message)
+            if lease is not None and self._is_fellows(lease):
+                self._heard_at_s = self._ports.clock.monotonic_s()
             if lease is not None and has_lost(self._lease, self._position, lease, message.position):
                 self._position = None  # the name is the other's: nothing is published any more
                 raise self._refusal(lease)
@@ -162,6 +229,11 @@ class NameFence:
             log.error("a lease of %s can't be read: %s", self._lease.site, error)
             return None
 
+    def _is_fellows(self, lease: SiteLease) -> bool:
+        """Return whether a fellow has published the lease."""
+        own = self._lease
+        return lease.run == own.run and _process(lease) != _process(own)
+
     def _publish(self, lease: SiteLease) -> None:
         self._ports.publisher.publish(self._ports.topic, _PARTITION, self._key, encode(lease))
 
@@ -172,3 +244,7 @@ class NameFence:
             next="Stop that one, or give this one a name of its own. If it died elsewhere, start "
             f"this one again after {SILENT_S:g} s.",
         )
+
+
+def _process(lease: SiteLease) -> tuple[str, int, int]:
+    return lease.host, lease.pid, lease.started_at_us

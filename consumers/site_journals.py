@@ -22,17 +22,22 @@ from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.state.pauses import PauseFile
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
+from mirrorlog.consumers.workers.worker_locks import WorkerLocks
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings
 
 
-def open_journals(folder: Path, settings: Settings, stack: ExitStack) -> JournalStore:
+def open_journals(
+    folder: Path, settings: Settings, stack: ExitStack, *, shared_by: str | None = None
+) -> JournalStore:
     """Return the journals of a site, which are closed with the stack.
 
-    folder: of the site. Without `crash` in the settings, those that are there are only applied.
-    Raise BadUse if another process has them, or if the folder that the settings name isn't the one
-    that the site used before (its disk isn't mounted); DeviceFailed.
+    folder: of the site. shared_by: names the workers that share them; None: this process alone.
+    Without `crash` in the settings, those that are there are only applied. Raise BadUse if another
+    process has them, or if the folder that the settings name isn't the one that the site used
+    before (its disk isn't mounted); DeviceFailed.
     """
     path = settings.site_journal_dir or folder / "journals"
     is_used = settings.site_consistency == "crash" or known_journal_folder(folder) is not None
@@ -40,7 +45,7 @@ def open_journals(folder: Path, settings: Settings, stack: ExitStack) -> Journal
         check_journal_folder(path.absolute(), folder)
     if settings.site_consistency != "crash" and not path.is_dir():
         return NoJournals()
-    journals = JournalFolder(path)
+    journals = JournalFolder(path, shared_by=shared_by)
     stack.callback(journals.close)
     return journals
 
@@ -57,6 +62,28 @@ def apply_sealed(site: str, folder: Path, settings: Settings, journals: JournalS
     It needs no Kafka, which may be away for long. The caller has locked the site's folder.
     """
     _recover(site, folder, settings, journals, PauseFile(folder).look().covers)
+
+
+def apply_sealed_as_worker(
+    site: str, folder: Path, settings: Settings, journals: JournalStore, locks: WorkerLocks
+) -> None:
+    """Apply what was sealed in the partitions that no other worker has; the others have theirs.
+
+    Those partitions are unlocked again. The slots of the workers aren't looked at.
+    """
+    locked: set[int] = set()
+
+    def may_write(volume: Volume) -> bool:
+        if locks.lock_partition(volume.partition):
+            locked.add(volume.partition)
+        return volume.partition in locked
+
+    is_left = PauseFile(folder).look().covers
+    try:
+        _recover(site, folder, settings, journals, is_left, may_write)
+    finally:
+        for partition in locked:
+            locks.unlock_partition(partition)
 
 
 def apply_sealed_of(site: str, folder: Path, settings: Settings, volume: str) -> None:
@@ -82,6 +109,7 @@ def _recover(
     settings: Settings,
     journals: JournalStore,
     is_left: Callable[[str], bool],
+    may_write: Callable[[Volume], bool] = lambda _: True,
 ) -> None:
     if not journals.volumes():
         return
@@ -92,6 +120,7 @@ def _recover(
             states=SecondaryStateFiles(folder / "states"),
             secondaries=secondaries,
             is_left=is_left,
+            may_write=may_write,
             clock=SystemClock(),
             task_runner=TaskThreads(settings.site_copy_threads),
             draw_id=lambda: str(uuid4()),

@@ -30,14 +30,14 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class JournalFolder:
     """JournalStore in a folder, which it locks until close()."""
 
-    def __init__(self, folder: Path) -> None:
-        """Create the folder if needed.
+    def __init__(self, folder: Path, *, shared_by: str | None = None) -> None:
+        """Create the folder if needed. shared_by: as in lock_folder.
 
         Raise BadUse if another process has it, DeviceFailed if it can't be created.
         """
         self.folder: Final = folder.absolute()
         with _named("making the folder of journals", self.folder):
-            self._lock_fd = lock_folder(self.folder)
+            self._lock_fd = lock_folder(self.folder, shared_by=shared_by)
 
     def close(self) -> None:
         """Unlock the folder."""

@@ -14,7 +14,7 @@ from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.verify.digest_topics import publish_event, read_from_now
 from mirrorlog.consumers.verify.range_digests import digests_of
 from mirrorlog.domain.verifications import DigestAnswer, DigestQuestion, PrimaryReader, Side
-from mirrorlog.errors import BadInput, MirrorlogError, OutOfRetention
+from mirrorlog.errors import BadInput, MirrorlogError, OutOfRetention, UnknownVolume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
@@ -63,7 +63,8 @@ class SiteDigests:
 
     load_state: returns what the site has saved of a volume's secondary. It is read before the first
     byte of the secondary is. open_secondary: opens it for reading, and locks nothing. The others
-    are as in PrimaryDigests. sides: runs the hashing of both sides.
+    are as in PrimaryDigests. is_own: returns whether this process of the site works for a volume;
+    it raises UnknownVolume. sides: runs the hashing of both sides.
     """
 
     by: str
@@ -71,12 +72,13 @@ class SiteDigests:
     open_primary: OpenByName
     open_secondary: OpenByName
     load_state: Callable[[str], SecondaryState | None]
+    is_own: Callable[[str], bool] = lambda _: True
     tasks: TaskRunner = field(default_factory=OneAtATime)
     sides: TaskRunner = field(default_factory=OneAtATime)
 
     def answer(self, question: DigestQuestion) -> Sequence[DigestAnswer]:
         """Return the answers for the secondary and, if the site is asked for it, the primary."""
-        if question.site != self.site:
+        if question.site != self.site or not self._is_own(question.volume):
             return []
         calls = [partial(self._secondary, question)]
         if question.primary_reader == PrimaryReader.SITE:
@@ -84,6 +86,12 @@ class SiteDigests:
         answers: list[DigestAnswer] = []
         self.sides.run(calls, answers.append)
         return answers
+
+    def _is_own(self, volume: str) -> bool:
+        try:
+            return self.is_own(volume)
+        except UnknownVolume:
+            return True  # the answer says so
 
     def _primary(self, question: DigestQuestion) -> DigestAnswer:
         return _hashed(self.by, question, Side.PRIMARY, self.open_primary, self.tasks)

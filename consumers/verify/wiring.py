@@ -101,8 +101,13 @@ def last_report(settings: Settings, site: str, volume: str) -> VerificationRepor
     return None if value is None else decode(value, VerificationReport)
 
 
-def site_digests(name: str, folder: Path, settings: Settings) -> MakeAnswering:
-    """Return what makes the answers of a site. folder: of its state."""
+def site_digests(
+    name: str, folder: Path, settings: Settings, is_held: Callable[[int], bool]
+) -> MakeAnswering:
+    """Return what makes the answers of a site. folder: of its state.
+
+    is_held: returns whether this process of the site works for a partition. Any thread may call it.
+    """
 
     def make(stack: ExitStack) -> AnswersQuestions:
         addresses = SiteAddresses.from_settings(name, folder, settings)
@@ -115,6 +120,7 @@ def site_digests(name: str, folder: Path, settings: Settings) -> MakeAnswering:
                 addresses.secondary(volume_of(volume)), writable=False
             ),
             load_state=SecondaryStateFiles(folder / "states").load,
+            is_own=lambda volume: is_held(volume_of(volume).partition),
             tasks=TaskThreads(_THREADS),
             sides=TaskThreads(2),
         )

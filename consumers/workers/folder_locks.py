@@ -60,6 +60,12 @@ class FolderLocks:
         assert self._slot is not None
         return self._slot[0]
 
+    def unlock_slot(self) -> None:
+        """Unlock the own slot. Partitions stay locked."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            os.close(slot[1])
+
     def live_slots(self) -> frozenset[int]:
         """Return the slots that are locked, with the own one."""
         with _named("looking for workers", self._workers):
@@ -87,9 +93,7 @@ class FolderLocks:
         """Unlock everything, the slot last."""
         for partition in list(self._fds):
             self.unlock_partition(partition)
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            os.close(slot[1])
+        self.unlock_slot()
         self.unlock_start()
 
 

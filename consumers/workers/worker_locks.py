@@ -30,6 +30,10 @@ class WorkerLocks(Protocol):
         """Lock the lowest free slot, and return it. The start must be locked."""
         ...
 
+    def unlock_slot(self) -> None:
+        """Unlock the own slot: this worker has no share any more. Partitions stay locked."""
+        ...
+
     def live_slots(self) -> frozenset[int]:
         """Return the slots that are locked, with the own one. Nothing is locked meanwhile."""
         ...

@@ -43,6 +43,10 @@ class WorkerShare:
         """Return how many workers lived at the last look, this one among them."""
         return len(self._live)
 
+    def rank(self) -> int:
+        """Return how many workers with lower slots lived at the last look."""
+        return sum(slot < self.slot for slot in self._live)
+
     def surplus(self) -> frozenset[int]:
         """Return the partitions that are locked and that another worker is to have."""
         self._look()

@@ -35,8 +35,11 @@ def create_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def lock_folder(path: Path) -> int:
+def lock_folder(path: Path, *, shared_by: str | None = None) -> int:
     """Create the folder if needed and lock it. Return the descriptor that holds the lock.
+
+    shared_by: names processes that may hold the lock together, in one line; None: this process
+        alone holds it. Two processes with one name must not call this at the same time.
 
     The lock is flock(2) on the file `lock` in the folder. It ends when the descriptor is closed or
     the process ends, even by kill -9. The file names its holder: the process, and since when. Raise
@@ -46,7 +49,7 @@ def lock_folder(path: Path) -> int:
     create_folder(path)
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(fd, shared_by)
     except OSError as error:
         holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
         os.close(fd)
@@ -55,10 +58,35 @@ def lock_folder(path: Path) -> int:
             where=str(path),
             next="Stop that process, or give each process its own folder.",
         ) from error
-    with suppress(OSError):  # a full disk doesn't forbid the lock
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, holder_line(), 0)
+    if shared_by is None:
+        with suppress(OSError):  # a full disk doesn't forbid the lock
+            _write_over(fd, holder_line())
     return fd
+
+
+def _take_lock(fd: int, shared_by: str | None) -> None:
+    """Lock a file for this process, or for those that `shared_by` names. Raise OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if shared_by is None:
+            raise
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.pread(fd, _HOLDER_BYTES, 0) != _shared_line(shared_by):
+            raise
+    else:
+        if shared_by is not None:
+            _write_over(fd, _shared_line(shared_by))
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _shared_line(shared_by: str) -> bytes:
+    return f"{shared_by} on {socket.gethostname()}\n".encode("ascii", "replace")
+
+
+def _write_over(fd: int, line: bytes) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, line, 0)
 
 
 def holder_line() -> bytes:

@@ -43,6 +43,12 @@ class MemoryLocks:
             self._slot = next(slot for slot in count() if self._lock(("slot", slot)))
         return self._slot
 
+    def unlock_slot(self) -> None:
+        """Unlock the own slot. Partitions stay locked."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._unlock(("slot", slot))
+
     def live_slots(self) -> frozenset[int]:
         """Return the slots that are locked."""
         self._hook("live slots")

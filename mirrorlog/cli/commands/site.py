@@ -37,9 +37,10 @@ from mirrorlog.cli.support.site_addresses import (
 from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
-from mirrorlog.consumers import run_site
+from mirrorlog.consumers import run_site, run_worker
 from mirrorlog.consumers.resync.copy_rate import parse_rates
 from mirrorlog.consumers.state.pauses import PauseFile, Pauses
+from mirrorlog.consumers.worker_wiring import WorkerCalls
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import parse_duration_s
@@ -100,6 +101,14 @@ def run(
     consistency: ConsistencyOption = None,
     journal: JournalOption = None,
     journal_max: JournalMaxOption = None,
+    worker: Annotated[
+        bool,
+        typer.Option(
+            "--worker",
+            help="Share the site's volumes with other processes on this machine that run it with "
+            "--worker and the same --dir. If one is killed, the others take its volumes over.",
+        ),
+    ] = False,
     mirror_of: MirrorOfOption = None,
     mirror_prefix: MirrorPrefixOption = None,
     metrics: MetricsOption = None,
@@ -139,16 +148,26 @@ def run(
         lines.tick()
         return signalled is not None and signalled()
 
-    run_site(
-        name,
-        folder,
-        call.settings,
-        stopped=stopped,
+    calls = WorkerCalls(
         on_ready=on_ready,
         on_summary=lambda summary: output.print_message("progress", asdict(summary)),
         on_metrics=metrics_printer(output),
         on_change=lines.change,
+        on_share=lines.share,
     )
+    if worker:
+        run_worker(name, folder, call.settings, stopped=stopped, calls=calls)
+    else:
+        run_site(
+            name,
+            folder,
+            call.settings,
+            stopped=stopped,
+            on_ready=calls.on_ready,
+            on_summary=calls.on_summary,
+            on_metrics=calls.on_metrics,
+            on_change=calls.on_change,
+        )
     lines.stopped()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
 from mirrorlog.cli.support.line_budget import LineBudget
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
+from mirrorlog.consumers.workers.worker_status import WorkerStatus
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.replica_states import ReplicaState, replica_state
 from mirrorlog.domain.site_progress import SiteState
@@ -63,6 +64,23 @@ class SiteLines:
             self._routine[change.volume] += change.state is SiteState.CONSISTENT
         elif self._budget.allows(_shown(change), self._now_s()):
             self._say("state", _fields(self._site, change), _text(change))
+
+    def share(self, status: WorkerStatus) -> None:
+        """Say for which partitions a worker works, and forget the volumes of the others."""
+        for volume in self._last.keys() - status.volumes:
+            del self._last[volume]
+            self._routine.pop(volume, None)
+        fields = {"site": self._site, **asdict(status), "volumes": len(status.volumes)}
+        which = f"the partitions {', '.join(map(str, status.partitions))}"
+        if not status.partitions:
+            which = "no partition"
+        self._say(
+            "share",
+            fields,
+            f"worker {status.slot} of site {self._site} works for {which} of "
+            f"{status.partition_count}; {_number(status.workers, 'worker')} "
+            f"{'lives' if status.workers == 1 else 'live'}",
+        )
 
     def tick(self, *, ends: bool = False) -> None:
         """Say what was left out, and how the site follows new writes, when that is due."""

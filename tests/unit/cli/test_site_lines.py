@@ -11,6 +11,7 @@ from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
+from mirrorlog.consumers.workers.worker_status import WorkerStatus
 from mirrorlog.domain.replica_states import NOTHING_KNOWN
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.settings import Settings
@@ -120,3 +121,27 @@ def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     printed.lines.change(SYNCING)
     printed.lines.stopped()
     assert printed.taken() == []
+
+
+def test_a_worker_says_for_which_partitions_it_works_and_forgets_the_others(
+    printed: Printed,
+) -> None:
+    for name in ("v", "w"):
+        printed.lines.change(consistent(name))
+    printed.taken()
+    status = WorkerStatus(
+        slot=1, workers=2, partitions=(0, 3), partition_count=4, volumes=frozenset("w")
+    )
+    printed.lines.share(status)
+    assert printed.taken() == [
+        "worker 1 of site a works for the partitions 0, 3 of 4; 2 workers live"
+    ]
+    printed.lines.stopped()
+    assert "1 CONSISTENT (w CONSISTENT" in printed.taken()[-1]
+
+
+def test_a_worker_without_a_partition_says_so(printed: Printed) -> None:
+    printed.lines.share(
+        WorkerStatus(slot=0, workers=1, partitions=(), partition_count=4, volumes=frozenset())
+    )
+    assert printed.taken() == ["worker 0 of site a works for no partition of 4; 1 worker lives"]

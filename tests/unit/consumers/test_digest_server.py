@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 from unittest.mock import patch
 
@@ -26,7 +27,7 @@ from mirrorlog.domain.verifications import (
     DigestQuestion,
     Side,
 )
-from mirrorlog.errors import DeviceFailed, KafkaFailed, StateDamaged
+from mirrorlog.errors import DeviceFailed, KafkaFailed, StateDamaged, UnknownVolume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
@@ -87,6 +88,16 @@ def test_each_process_answers_for_what_is_its_task(
     for answer in answers:
         assert len(answer.digests or b"") == 2 * DIGEST_BYTES
         assert answer.applied_position == (7 if answer.side is Side.SECONDARY else None)
+
+
+def test_of_several_workers_the_one_that_has_the_volume_answers() -> None:
+    def unknown(name: str) -> bool:
+        raise UnknownVolume(f"there is no volume '{name}'")
+
+    own, others = site(None), replace(site(None), is_own=lambda _: False)
+    assert len(own.answer(question())) == 2
+    assert others.answer(question()) == []
+    assert len(replace(others, is_own=unknown).answer(question())) == 2  # they say why
 
 
 def test_a_secondary_that_nothing_is_known_of_has_no_digests() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from file_sites import BLOCK, FileSiteRig
 
-from mirrorlog.consumers import wiring
+from mirrorlog.consumers import wiring, worker_wiring
 from mirrorlog.consumers.failover.held_secondary import hold_secondary
 from mirrorlog.consumers.journal import journal_folder
 from mirrorlog.consumers.journal.apply_journal import apply_journal
@@ -17,6 +17,8 @@ from mirrorlog.consumers.resync import journaled_cycles
 from mirrorlog.consumers.resync.paused_secondaries import PausedSecondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.state.pauses import PauseFile, Pauses
+from mirrorlog.consumers.worker_wiring import open_worker
+from mirrorlog.consumers.workers.folder_locks import FolderLocks
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.errors import DeviceFailed, KafkaFailed
@@ -203,7 +205,7 @@ def test_without_kafka_and_primary_a_site_ends_what_it_had_sealed(
     def no_kafka(*_: object) -> None:
         raise KafkaFailed("the broker is away", next="")
 
-    monkeypatch.setattr(wiring, "_site_ports", no_kafka)
+    monkeypatch.setattr(wiring, "site_ports", no_kafka)
     half = rig.secondary.read_bytes()
     PauseFile(rig.folder).save(Pauses(volumes=frozenset({"v"})))
     with pytest.raises(KafkaFailed), wiring.open_site("a", rig.folder, CRASH):
@@ -219,6 +221,30 @@ def test_without_kafka_and_primary_a_site_ends_what_it_had_sealed(
     assert secondary.state is SiteState.CONSISTENT
     assert (saved_position(secondary) or 0) >= position - 2
     assert rig.is_equal()
+
+
+@pytest.mark.parametrize("has_fellow", [True, False])
+def test_a_worker_that_starts_ends_what_was_sealed_where_no_other_one_works(
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch, has_fellow: bool
+) -> None:
+    expected = kill_while_applied(rig, monkeypatch)
+    rig.stop()
+    half = rig.secondary.read_bytes()
+
+    def no_kafka(*_: object) -> None:
+        raise KafkaFailed("the broker is away", next="")
+
+    monkeypatch.setattr(worker_wiring, "site_ports", no_kafka)
+    fellow = FolderLocks(rig.folder)
+    if has_fellow:
+        assert fellow.lock_partition(rig.volume.partition)
+    with pytest.raises(KafkaFailed), open_worker("a", rig.folder, CRASH, lambda _: None):
+        pass
+    assert rig.secondary.read_bytes() == (half if has_fellow else expected)
+    fellow.close()
+    fellow = FolderLocks(rig.folder)
+    assert fellow.lock_partition(rig.volume.partition)
+    fellow.close()
 
 
 def test_a_secondary_that_is_held_for_its_promotion_has_what_was_sealed(

@@ -58,8 +58,8 @@ def use_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     fence = FencePorts(
         ports.admin.reader(), ports.admin, ports.publisher, ports.clock, SETTINGS.topics.progress, 9
     )
-    monkeypatch.setattr(wiring, "_site_ports", lambda *_: ports)
-    monkeypatch.setattr(wiring, "_fence_ports", lambda *_: fence)
+    monkeypatch.setattr(wiring, "site_ports", lambda *_: ports)
+    monkeypatch.setattr(wiring, "fence_ports", lambda *_: fence)
 
 
 def test_a_site_runs_until_it_is_stopped_and_tells_each_change_once(site: Site) -> None:
