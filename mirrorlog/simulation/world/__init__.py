@@ -22,6 +22,7 @@ In reading order:
 - host.py: HostModel writes to the primaries and publishes commands, late
 - node.py: NodeModel runs the real fold and compaction, on a table in memory
 - site.py: SiteModel runs the real site, on devices in memory
+- workers.py: WorkersWorld has several workers of the site, which share its folder
 - site_faults.py: SiteFaults loses, swaps and restores secondaries, primaries and states
 - history_faults.py: HistoryFaults deletes the commands topic, and takes the broker back in time
 - failover.py: FailoverWorld promotes copies of a volume, and lets them follow each other again

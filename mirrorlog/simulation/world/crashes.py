@@ -28,6 +28,15 @@ class Fuse:
         """Put out the fuse: no step raises Crash until it is lit again."""
         self._steps_left = None
 
+    def pause(self) -> int | None:
+        """Put out the fuse; return what go_on() needs."""
+        steps, self._steps_left = self._steps_left, None
+        return steps
+
+    def go_on(self, steps: int | None) -> None:
+        """Go on as if pause() had not been called."""
+        self._steps_left = steps
+
     def step(self, *_: object) -> None:
         """Count one step of the role; raise Crash if it is the one drawn."""
         if self._steps_left is None:

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
-from mirrorlog.consumers.name_fence import FencePorts, NameFence
+from mirrorlog.consumers.name_fence import Fellows, FencePorts, NameFence
 from mirrorlog.consumers.resync.command_ends import MirroredCommandEnds
 from mirrorlog.consumers.resync.primary_comparison import PrimaryComparison
 from mirrorlog.consumers.resync.site import Site
@@ -19,7 +19,7 @@ from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteState
-from mirrorlog.ports.streams import Message
+from mirrorlog.ports.streams import Message, Publisher
 from mirrorlog.ports.task_runner import OneAtATime
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.clusters import NamedCluster
@@ -134,16 +134,25 @@ class SiteModel:
             mirrored=None if questions is None else MirroredRows(questions),
             cluster=source,
         )
-        ports = SitePorts(
-            log=self.log,
+        ports = replace(
+            self._ports(self.log, self._publisher, fence),
             catalog=Catalog(self._broker.reader(), self._broker, topics, clock, cluster=source),
             ends=None if questions is None else MirroredCommandEnds(questions),
+        )
+        self.site = Site(SITE, ports, self._settings)
+
+    def _ports(self, log: LogReader, publisher: Publisher, fence: NameFence) -> SitePorts:
+        """Return the ports of a process that isn't on a mirror."""
+        topics = self._settings.topics
+        return SitePorts(
+            log=log,
+            catalog=Catalog(self._broker.reader(), self._broker, topics, self.clock),
             admin=self._broker,
-            publisher=self._publisher,
+            publisher=publisher,
             states=self.states,
             secondaries=self.secondaries,
             open_reader=self._broker.reader,
-            clock=clock,
+            clock=self.clock,
             draw_id=self._draw_id,
             keep_name=fence.keep,
             journals=self.journals,
@@ -151,7 +160,6 @@ class SiteModel:
             digests=self.digests,
             held_for_drills=lambda: self.held_for_drills,
         )
-        self.site = Site(SITE, ports, self._settings)
 
     def _new_questions(self, clock: ManualClock) -> SourceQuestions:
         publish = question_publisher(self._publisher, self._settings.topics.questions)
@@ -163,7 +171,9 @@ class SiteModel:
     def _draw_id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128)))
 
-    def _fence(self, folder: UUID, clock: ManualClock) -> NameFence:
+    def _fence(
+        self, folder: UUID, clock: ManualClock, fellows: Fellows | None = None, *, pid: int = 1
+    ) -> NameFence:
         lease = SiteLease(
             site=SITE,
             run=self._draw_id(),
@@ -171,7 +181,7 @@ class SiteModel:
             machine=str(folder),
             term=1,
             host="machine",
-            pid=1,
+            pid=pid,
             started_at_us=0,
         )
         ports = FencePorts(
@@ -182,7 +192,7 @@ class SiteModel:
             topic=self._settings.topics.progress,
             patience_s=1000,
         )
-        return NameFence(lease, ports)
+        return NameFence(lease, ports, fellows)
 
     def secondary(self, name: str) -> MemoryDevice:
         """Return the secondary of a volume, opened once more."""

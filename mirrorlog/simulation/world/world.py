@@ -100,14 +100,7 @@ class World:
         for name in self.volumes:
             self.host.send(name, CommandKind.SESSION_OPEN)
         self.node = NodeModel(self.broker, self.settings, self._node_fuse, self._random)
-        self.site = SiteModel(
-            self.site_broker,
-            self.host,
-            self.settings,
-            self._site_fuse,
-            self._random,
-            mirror_of=self.broker.cluster_id() if mirrored else None,
-        )
+        self.site = self._open_site(self.broker.cluster_id() if mirrored else None)
         self.faults = SiteFaults(self.site, self._random)
         self._stale_node: NodeModel | None = None
         self.history_faults = HistoryFaults(
@@ -120,6 +113,17 @@ class World:
         )
         for primary in self.host.primaries.values():
             primary.hook = self._write_while_read
+
+    def _open_site(self, mirror_of: str | None) -> SiteModel:
+        """Return the world's site. mirror_of: as in SiteModel."""
+        return SiteModel(
+            self.site_broker,
+            self.host,
+            self.settings,
+            self._site_fuse,
+            self._random,
+            mirror_of=mirror_of,
+        )
 
     def publish_volume(self, volume: Volume) -> None:
         """Publish a description."""
@@ -186,7 +190,7 @@ class World:
             self._maintain_stale_node: 6,
             self.compact_some: 1,
             self.add_markers: self._markers,
-            **self._mirror_acts(),
+            **self._other_acts(),
         }
         self._random.choices(list(acts), list(acts.values()))[0]()
         self.site.check_consistency()
@@ -231,7 +235,7 @@ class World:
             self.maintain_node: 8,
             self.history_faults.note_ends: 2,
             self.history_faults.strike: 0.7,
-            **self._mirror_acts(),
+            **self._other_acts(),
         }
         act = self._random.choices(list(acts), list(acts.values()))[0]
         try:
@@ -242,7 +246,7 @@ class World:
             self.restart_node() if act in (self.run_node, self.maintain_node) else self.site.start()
         self.site.check_reports()
 
-    def _mirror_acts(self) -> dict[Callable[[], object], float]:
+    def _other_acts(self) -> dict[Callable[[], object], float]:
         """Return what a mirror does, with its weights; nothing without one."""
         if self.mirror is None:
             return {}

@@ -1,0 +1,126 @@
+"""Several workers of one site, in any order: no two write, and what is called consistent is so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.simulation.world.crashes import Crash
+from mirrorlog.simulation.world.workers import WorkerModel, WorkersWorld
+
+MODES = pytest.mark.parametrize("consistency", ["eventual", "crash"])
+
+
+@MODES
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_kills_stops_and_handovers_ends_identical(seed: int, consistency: str) -> None:
+    world = WorkersWorld(seed, site_consistency=consistency)
+    for _ in range(300):
+        world.act()
+    world.finish()
+    world.check_end()
+    assert world.site.handovers
+
+
+def written(world: WorkersWorld) -> None:
+    """Let the host write to all volumes, and the node record it."""
+    for name in world.volumes:
+        for _ in range(4):
+            world.host.write()
+        world.host.publish(name)
+    world.host.heartbeat()
+    world.fold_and_commit()
+
+
+def rounds_to_consistency(world: WorkersWorld) -> int:
+    """Let host, node and site go on until all is consistent. Return in how many rounds it was."""
+    for rounds in range(50):
+        if world.site.is_consistent():
+            return rounds
+        world.host.heartbeat()
+        world.fold_and_commit()
+        world.run_round()
+        world.site.check_consistency()
+    raise AssertionError("the site comes to no end")
+
+
+def two_workers(consistency: str) -> WorkersWorld:
+    """Return a world in which one worker has much to copy, and the other one waits."""
+    world = WorkersWorld(7, site_consistency=consistency)
+    world.site.join()
+    world.hold_primaries_still()
+    written(world)
+    world.run_round()
+    rounds_to_consistency(world)
+    written(world)
+    return world
+
+
+def stopped_at(world: WorkersWorld, step: int, other: WorkerModel) -> Callable[[], None]:
+    """Return what lets the other worker run for a while at one step of the first one."""
+    steps = count()
+
+    def run_other() -> None:
+        if next(steps) == step:
+            for _ in range(4):
+                world.site.run(other)
+            assert other.share.held == frozenset()
+
+    return run_other
+
+
+def run_until(world: WorkersWorld, step: int, ending: str) -> bool:
+    """Run the first worker until it is killed or stopped at a step. Return whether it got there."""
+    site, (first, other) = world.site, world.site.workers
+    if ending == "stopped":
+        site.while_stopped = stopped_at(world, step, other)
+    else:
+        site.fuse.light_at(step)
+    try:
+        for _ in range(4):
+            site.run(first)
+            world.host.heartbeat()
+            world.fold_and_commit()
+    except Crash:
+        site.kill(first) if ending == "killed" else site.crash()
+        return True
+    finally:
+        site.fuse.put_out()
+        site.while_stopped = lambda: None
+    return False
+
+
+@MODES
+@pytest.mark.parametrize("ending", ["killed", "stopped", "power"])
+def test_whatever_step_a_worker_ends_at_the_volumes_end_identical(
+    consistency: str, ending: str
+) -> None:
+    steps = 0
+    for step in range(0, 400, 3):
+        world = two_workers(consistency)
+        has_ended = run_until(world, step, ending)
+        world.site.check_consistency()
+        if not has_ended and (ending != "stopped" or step > 60):
+            break
+        steps += 1
+        world.host.heartbeat()
+        world.finish()
+        world.check_end()
+    assert steps > 4
+
+
+@MODES
+def test_a_secondary_that_fails_at_each_call_holds_up_no_other(consistency: str) -> None:
+    rounds = list[int]()
+    for failing in (None, "u"):
+        world = two_workers(consistency)
+        world.site.failing = failing
+        world.run_round()
+        rounds.append(rounds_to_consistency(world))
+        for name in ("v", "w"):
+            assert world.site.secondary_equals_primary(name)
+        assert failing is None or world.site.site.secondaries["u"].state is SiteState.STOPPED
+    assert rounds[0] == rounds[1]
