@@ -342,6 +342,18 @@ HOST_SPOOL_LIMIT: Final = _gauge(
     "",
     "The disk space that the spool may take.",
 )
+HOST_SNAPSHOT_DISK: Final = _gauge(
+    "host_snapshot_disk_bytes",
+    _R.HOST,
+    "volume",
+    "The disk space of the old contents that are kept for the snapshots of an export.",
+)
+HOST_SNAPSHOT_DISK_LIMIT: Final = _gauge(
+    "host_snapshot_disk_limit_bytes",
+    _R.HOST,
+    "volume",
+    "The disk space that these may take; the oldest snapshot breaks beyond it.",
+)
 HOST_KAFKA_AWAY: Final = _gauge(
     "host_kafka_away_seconds",
     _R.HOST,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from functools import partial
 from typing import Final
 
 from mirrorlog.adapters.addresses import open_device, open_primary, path_of
@@ -18,7 +17,7 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import check_no_secondary
 from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metric_samples import ExportingRole, MetricSamples
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.streams import Publisher
@@ -131,12 +130,22 @@ class HostWiring:
         )
         return Host(self.name, ports, self._settings, volumes, report=report)
 
-    def serve_metrics(self, host: Host, on_start: Callable[[str], None]) -> None:
+    def serve_metrics(
+        self,
+        host: Host,
+        on_start: Callable[[str], None],
+        more: Callable[[], MetricSamples] = tuple,
+    ) -> None:
         """Serve the host's metrics, if the settings say so, until the stack is closed.
 
-        on_start: called with their address. Raise BadUse if they can't be served there.
+        on_start: called with their address. more: yields further samples; any thread calls it.
+        Raise BadUse if they can't be served there.
         """
-        collect = partial(host_samples, host.figures)
+
+        def collect() -> MetricSamples:
+            yield from host_samples(host.figures)
+            yield from more()
+
         self._stack.enter_context(
             serving_metrics(self._settings, ExportingRole.HOST, collect, on_start)
         )

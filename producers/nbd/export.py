@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,18 @@ class DataPath(StrEnum):
     PLUGIN = "plugin"
 
 
+_STAT_BLOCK_BYTES: Final = 512
+"""The unit of st_blocks (stat(3type))."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptForSnapshots:
+    """The disk space of old contents that snapshots need, and how much it may be."""
+
+    disk_bytes: int
+    disk_limit_bytes: int
+
+
 class Export(Protocol):
     """One way to serve a volume.
 
@@ -67,6 +80,10 @@ class Export(Protocol):
 
     def check(self) -> None:
         """Raise the error with which the export has failed, if it has."""
+        ...
+
+    def kept_for_snapshots(self) -> KeptForSnapshots | None:
+        """Return what is kept for snapshots of the export now; None if it has none."""
         ...
 
     def close(self) -> None:
@@ -112,6 +129,9 @@ class RelayExport:
 
     def check(self) -> None:
         pass
+
+    def kept_for_snapshots(self) -> KeptForSnapshots | None:
+        return None
 
     def close(self) -> None:
         self._relay.close()
@@ -202,6 +222,10 @@ class FilterExport:
     def check(self) -> None:
         if self._server.error is not None:
             raise self._server.error
+
+    def kept_for_snapshots(self) -> KeptForSnapshots | None:
+        disk_bytes = os.fstat(self._kept.fileno()).st_blocks * _STAT_BLOCK_BYTES
+        return KeptForSnapshots(disk_bytes=disk_bytes, disk_limit_bytes=self._kept_limits[1])
 
     def close(self) -> None:
         self._nbdkit_end.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -27,6 +28,7 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
+from mirrorlog.producers.host_metrics import export_samples
 from mirrorlog.producers.nbd.export import DataPath, Export, FilterExport, RelayExport
 from mirrorlog.producers.nbd.native import build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import (
@@ -182,9 +184,10 @@ def _serve(
         wiring = HostWiring(options.host, call.settings, stack)
         device = wiring.open_primary(options.volume, address=options.primary)
         host, tracked = _open(call, options, volumes, wiring, device, stack)  # 1
-        wiring.serve_metrics(host, metrics_printer(call.output))
         export = _export(call, options, wiring, tracked, device)
         stack.callback(export.close)
+        samples = partial(export_samples, name, export)
+        wiring.serve_metrics(host, metrics_printer(call.output), samples)
         nbdkit = NbdkitProcess(
             export.nbdkit_arguments,
             options.listen,

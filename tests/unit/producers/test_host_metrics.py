@@ -11,10 +11,11 @@ from scraping import exported_names, scrape
 
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metric_samples import ExportingRole, MetricSamples
 from mirrorlog.metrics import METRICS
 from mirrorlog.producers.forks.fork_states import ForkState
-from mirrorlog.producers.host_metrics import host_samples
+from mirrorlog.producers.host_metrics import export_samples, host_samples
+from mirrorlog.producers.nbd.export import KeptForSnapshots
 from mirrorlog.producers.session.figures import HostFigures, VolumeFigures
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.host_ports import HostPorts
@@ -66,6 +67,13 @@ class Rig:
         return scrape(ExportingRole.HOST, lambda: host_samples(self.host.figures))
 
 
+class KeepingExport:
+    """An export that keeps a block for its snapshots."""
+
+    def kept_for_snapshots(self) -> KeptForSnapshots:
+        return KeptForSnapshots(disk_bytes=4096, disk_limit_bytes=8192)
+
+
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     yield Rig()
@@ -82,7 +90,14 @@ def test_every_metric_of_a_host_is_exported(rig: Rig) -> None:
     figures = rig.host.figures()
     forked = replace(figures.volumes[0], forks=(("a", ForkState.IN), ("b", ForkState.OUT)))
     figures = replace(figures, volumes=(forked,))
-    page = scrape(ExportingRole.HOST, lambda: host_samples(lambda: figures))
+
+    def samples() -> MetricSamples:
+        yield from host_samples(lambda: figures)
+        yield from export_samples("v", KeepingExport())
+
+    page = scrape(ExportingRole.HOST, samples)
+    assert page["mirrorlog_host_snapshot_disk_bytes"] == {("v",): 4096}
+    assert page["mirrorlog_host_snapshot_disk_limit_bytes"] == {("v",): 8192}
     roles = (ExportingRole.HOST, ExportingRole.EVERY)
     assert exported_names(page) == {each.name for each in METRICS if each.role in roles}
     states = page["mirrorlog_host_fork_state"]
