@@ -130,3 +130,5 @@ def _replica(site: str, replica: ReportedReplica) -> Iterator[MetricSample]:
     for each in Rung:
         yield MetricSample(metrics.REPLICA_RESYNC, each is rung, (*labels, each))
     yield MetricSample(metrics.REPLICA_COPIED, progress.bytes_copied, labels)
+    yield MetricSample(metrics.REPLICA_COMPARED, replica.compared_bytes, labels)
+    yield MetricSample(metrics.REPLICA_EQUAL, replica.equal_bytes, labels)

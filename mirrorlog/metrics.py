@@ -131,6 +131,19 @@ REPLICA_COPIED: Final = _counter(
     "site volume",
     "The bytes copied from the primary since the site's start.",
 )
+REPLICA_COMPARED: Final = _counter(
+    "replica_compared_bytes_total",
+    _R.SITE,
+    "site volume",
+    "The bytes of the primary that copies compared with the secondary since the site's start "
+    "(`--checksum`, `--from-seed`).",
+)
+REPLICA_EQUAL: Final = _counter(
+    "replica_equal_bytes_total",
+    _R.SITE,
+    "site volume",
+    "The bytes of these that the secondary held already.",
+)
 REPLICA_ETA: Final = _gauge(
     "replica_copy_remaining_seconds",
     _R.SITE,

@@ -27,6 +27,8 @@ class ReportedReplica:
     consistent_at_us: when the secondary was last known to equal the primary, in microseconds since
     1970 by the site's clock; while it is CONSISTENT, it still does (LogFreshness). None if that
     isn't known.
+    compared_bytes, equal_bytes: of the counts of its copies since the site's start (CopyCounts).
+    The report on the topic hasn't them.
     """
 
     progress: SiteProgress
@@ -34,6 +36,8 @@ class ReportedReplica:
     size_bytes: int
     partition: int
     consistent_at_us: int | None
+    compared_bytes: int = 0
+    equal_bytes: int = 0
 
 
 class ProgressReporter:
@@ -83,6 +87,8 @@ class ProgressReporter:
             secondary.volume.size_bytes,
             secondary.volume.partition,
             _consistent_at_us(secondary, progress, last),
+            secondary.counts.compared_bytes,
+            secondary.counts.equal_bytes,
         )
         key = f"{self._site}/{volume}".encode()
         self._publisher.publish(self._topic, _PARTITION, key, encode(progress))

@@ -85,6 +85,12 @@ def test_a_consistent_secondary_has_no_problem() -> None:
     assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): NOW_S - 10}
 
 
+def test_what_a_comparison_found_equal_is_counted() -> None:
+    page = page_of(replace(replica(), compared_bytes=8192, equal_bytes=4096))
+    assert page["mirrorlog_replica_compared_bytes_total"] == {("a", "v"): 8192}
+    assert page["mirrorlog_replica_equal_bytes_total"] == {("a", "v"): 4096}
+
+
 @pytest.mark.parametrize("complete_us", [None, (NOW_S - 61) * 10**6])
 def test_nothing_is_known_while_kafka_is_away(complete_us: int | None) -> None:
     site = Site([replica(volume="v"), replica(volume="w")], complete_us=complete_us)
