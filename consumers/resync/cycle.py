@@ -69,7 +69,7 @@ from mirrorlog.consumers.resync.cycle_steps import (
     Resync,
     SkipInitialCopy,
 )
-from mirrorlog.consumers.resync.parting import continued_state
+from mirrorlog.consumers.resync.parting import continued_state, unknown_parting
 from mirrorlog.consumers.resync.snapshot_step import snapshot_step
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
@@ -142,12 +142,13 @@ def _step_of_new_generation(saved: SecondaryState, cycle_input: CycleInput) -> C
     reason = f"site {promoted.site} was promoted at position {promoted.position}"
     if watermark is None or watermark < promoted.position:
         return Idle(SiteState.WAITING, f"{reason}, and the log isn't read that far yet")
-    continued = continued_state(saved, volume, is_forked=cycle_input.log.fork is not None)
+    is_forked = cycle_input.log.fork is not None
+    continued = continued_state(saved, volume, is_forked=is_forked)
     if other_history := _history_reason(saved, cycle_input):
         return _resync_all(cycle_input, other_history)
     if continued is None:
-        text = "and nobody knows in which blocks the two copies differ"
-        return _resync_all(cycle_input, f"{reason}, {text}")
+        why = unknown_parting(saved, volume, is_forked=is_forked)
+        return _resync_all(cycle_input, f"{reason}, and {why}")
     return ContinueLog(continued)
 
 

@@ -53,3 +53,22 @@ def continued_state(
         rung=Rung.CHANGED,
         anchor=saved.anchor if position == applied else None,
     )
+
+
+def unknown_parting(saved: SecondaryState, volume: Volume, *, is_forked: bool) -> str:
+    """Return why continued_state() returned None, for people. Take its arguments.
+
+    A promotion must have ended the generation of the state.
+    """
+    why = "this secondary's own copy of everything wasn't finished, or isn't proved"
+    if volume.parted_after(saved.generation) is None:
+        ending = volume.promotion_ending(saved.generation)
+        since = [] if ending is None else volume.promotions[volume.promotions.index(ending) :]
+        site = next((each.site for each in since if each.parted_position is None), None)
+        why = (
+            f"the copy of site {site} was promoted before its copy of everything was proved, or "
+            "while hosts forked writes to it"
+        )
+    elif is_forked:
+        why = "hosts forked writes to this secondary, which no command may name"
+    return f"nobody knows in which blocks the two copies differ: {why}"

@@ -128,7 +128,7 @@ def lost_in_words(volume: Volume, lost: LostWrites | None) -> str:
     if lost is None:
         return (
             "Nobody knows in which blocks the secondary differs from the primary: all sites copy "
-            "everything."
+            "everything, or, if they are started with --checksum, write what differs."
         )
     if not lost.blocks and lost.is_complete:
         return "By the log, nothing that was published is lost."

@@ -149,7 +149,8 @@ class RejoinPlan:
         return BadUse(
             "nobody knows in which blocks this copy differs from the primary",
             where=f"volume {self.volume.volume}, {self.address}",
-            next="--all copies everything.",
+            next="--all copies everything; if its site runs with --checksum, it reads both sides "
+            "and writes what differs.",
         )
 
 

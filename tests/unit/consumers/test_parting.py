@@ -9,7 +9,7 @@ from notation import GENERATION, OTHER_GENERATION, promotion, record, volume
 
 from mirrorlog.consumers.failover.claims import claim_of
 from mirrorlog.consumers.failover.lost_writes import lost_writes
-from mirrorlog.consumers.resync.parting import continued_state
+from mirrorlog.consumers.resync.parting import continued_state, unknown_parting
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volume_states import apply
@@ -145,3 +145,19 @@ def test_what_is_lost_is_rounded_outwards_and_a_hole_is_said() -> None:
     assert not lost_writes(volume(), log, after=2, through=20).is_complete
     nothing = lost_writes(volume(), log, after=25, through=25)
     assert not nothing.blocks and nothing.is_complete and nothing.first_at_us is None
+
+
+def test_why_everything_is_copied_is_said() -> None:
+    known, unknown = state("10 - - 10 changed"), apply(volume(), promotion(), 30)
+    unknown = replace(unknown, promotions=(replace(unknown.promotions[0], parted_position=None),))
+    assert continued_state(known, unknown, is_forked=False) is None
+    assert "the copy of site b was promoted before" in unknown_parting(
+        known, unknown, is_forked=False
+    )
+    assert continued_state(known, PROMOTED, is_forked=True) is None
+    assert "hosts forked writes to this secondary" in unknown_parting(
+        known, PROMOTED, is_forked=True
+    )
+    unproved = state("10 10 - - allocated")
+    assert continued_state(unproved, PROMOTED, is_forked=False) is None
+    assert "own copy of everything" in unknown_parting(unproved, PROMOTED, is_forked=False)
