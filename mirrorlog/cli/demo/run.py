@@ -90,9 +90,13 @@ class Run:
         arguments = ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes]
         return self._start("host", [*arguments, *options])
 
-    def start_site(self, name: str) -> ChildProcess:
-        """Start the site `name`, which keeps its secondaries in the folder of that name."""
-        return self._start(name, ["site", "run", name, "--dir", str(self.folder / name)])
+    def start_site(self, name: str, *options: str, part: str | None = None) -> ChildProcess:
+        """Start the site `name`, which keeps its secondaries in the folder of that name.
+
+        options: more options of `site run`. part: its name in the run, if that isn't `name`.
+        """
+        folder = str(self.folder / name)
+        return self._start(part or name, ["site", "run", name, "--dir", folder, *options])
 
     def _start(self, name: str, arguments: list[str], **overrides: object) -> ChildProcess:
         """Start the part, or start it again. `overrides` are settings of its own."""
