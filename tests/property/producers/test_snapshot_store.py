@@ -94,13 +94,18 @@ class World:
     def write(self, where: Range, between: Callable[[], None] = lambda: None) -> None:
         """Keep the old contents, then overwrite them. between: called at K2."""
         offset, length = where
+        raised: list[BaseException] = []  # ctypes would only print it
 
         def read_primary(_: object, buffer: int, count: int, start: int) -> int:
-            assert start + count <= SIZE
-            if self.is_failing:
+            try:
+                assert start + count <= SIZE
+                if self.is_failing:
+                    return -1
+                ctypes.memmove(buffer, bytes(self.primary[start : start + count]), count)
+                between()
+            except BaseException as error:  # noqa: BLE001 (it is raised below)
+                raised.append(error)
                 return -1
-            ctypes.memmove(buffer, bytes(self.primary[start : start + count]), count)
-            between()
             return 0
 
         self.library.ml_store_keep(
@@ -110,6 +115,8 @@ class World:
             READ_PRIMARY(read_primary),
             None,
         )
+        if raised:
+            raise raised[0]
         self.version = (self.version + 1) % 5  # the fifth writes zeros
         self.primary[offset : offset + length] = bytes([self.version]) * length
 
