@@ -20,6 +20,8 @@ In reading order:
 - cycle_copier.py: copies the blocks of one cycle
 - parting.py: the state of a secondary when another copy was promoted
 - restoration.py: reads blocks from the primary and writes them to the secondary
+- copy_batches.py: the batches in which it does that
+- batched_writes.py: copies all ranges of a batch with a few calls
 - whole_copy.py: copies everything, in chunks
 - comparison.py: compares both sides, and writes only what differs
 - primary_comparison.py: the port to digests that are computed beside the primary

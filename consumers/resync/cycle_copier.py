@@ -200,6 +200,7 @@ class CycleCopier:
             tasks=self._tasks,
             reads=self._pace.reads,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
+            is_only_writer=self._logs.of(secondary.volume.volume).fork is None,
         )
 
 

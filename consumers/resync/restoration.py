@@ -6,8 +6,9 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
    `batch_bytes` bytes, and hands these to the task runner. No two batches overlap, so it doesn't
    matter which of them is copied first. At most a fixed number is under way, which bounds memory.
    `pace` holds a batch back before it is read.
-2. A task reads each range of its batch, and writes exactly that range: the bytes that it read, or
-   zeros if all of them are zero. Nothing outside of the ranges is written. A writer that compares
+2. A task reads the ranges of its batch, and writes exactly these: the bytes that it read, or zeros
+   if all bytes of a range are zero. Nothing outside of the ranges is written. It does that range by
+   range, or for all at once where the secondary can (batched_writes.py). A writer that compares
    reads the secondary then, and writes only the blocks that differ (comparison.py).
 3. Batches that are done are counted in ascending order. The secondary begins to write them to its
    storage, and `on_copied` is called. It raises BadUse if another process runs the site.
@@ -17,20 +18,21 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
    early start of its writing, too. Only then does run_batches return.
 6. The caller saves the applied position after that. Whatever ends the copy before repeats it whole.
 
-whole_copy.py has the copy of everything, chunk by chunk.
+copy_batches.py makes the batches. whole_copy.py has the copy of everything, chunk by chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
-import numpy as np
-
+from mirrorlog.consumers.range_reads import has_whole_pages, read_ranges
+from mirrorlog.consumers.resync.batched_writes import BatchedWrites
+from mirrorlog.consumers.resync.copy_batches import CopiedBatch, CopyBatch, batches_of_blocks
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
-from mirrorlog.consumers.resync.samples import ChosenSample, SampleTaker, sample_digest
+from mirrorlog.consumers.resync.samples import SampleTaker, sample_digest
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
@@ -40,6 +42,7 @@ from mirrorlog.ports.devices import (
     Data,
     ReadsRange,
     StartsWriteback,
+    WritesRanges,
 )
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
@@ -66,6 +69,7 @@ class CopyPlan:
     tasks: runs the copying of the batches.
     pace: called with the bytes of each batch before it is read. It waits, or raises.
     reads: returns what reads the primary. Several tasks call that at once.
+    is_only_writer: nobody else writes to the secondary while it is copied.
     """
 
     batch_bytes: int
@@ -74,41 +78,11 @@ class CopyPlan:
     tasks: TaskRunner = field(default_factory=OneAtATime)
     pace: Callable[[int], None] = lambda _: None
     reads: Callable[[BlockDevice], ReadsRange] = lambda primary: primary.pread
+    is_only_writer: bool = False
 
 
-_MAX_RANGES: Final = 1024
-"""A batch has at most that many ranges, so that what a range costs beside its bytes is bounded."""
-
-_ZEROS_BYTES: Final = 256 << 20
-"""As much is zeroed between two calls of on_copied: a device that can't punch holes writes it."""
-
-_Range: TypeAlias = tuple[int, int]
-"""An offset and a length in bytes."""
-
-
-@dataclass(slots=True)
-class CopyBatch:
-    """Ranges that one task copies, ascending, or makes zeros.
-
-    chosen: by index of a range, the part of which a sample is taken.
-    """
-
-    is_zeroing: bool = False
-    ranges: list[_Range] = field(default_factory=list)
-    size_bytes: int = 0
-    chosen: dict[int, ChosenSample] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A batch that was copied.
-
-    digests: by index of a range, that of the chosen part. written_bytes: of the secondary.
-    """
-
-    batch: CopyBatch
-    digests: Mapping[int, str]
-    written_bytes: int
+_DIRECT_BYTES: Final = 1 << 20
+"""A smaller copy is written through the page cache: it costs one flush either way."""
 
 
 class RangeWriter(Protocol):
@@ -166,10 +140,15 @@ def restore_changed(
 
     Raise DeviceFailed, or what `plan.on_copied` raises.
     """
-    ranges = _ranges_of(volume, blocks, plan.batch_bytes)
-    batches = batches_of(ranges, plan)
+    batches = batches_of_blocks(volume, blocks, plan.samples, plan.batch_bytes)
     writer = PlainWriter(secondary)
-    copied_bytes = run_batches(primary, secondary, volume, plan, batches, writer)
+    copy = None
+    if isinstance(secondary, WritesRanges):
+        is_large = len(blocks) * volume.block_size >= _DIRECT_BYTES
+        is_only_writer = is_large and plan.is_only_writer and has_whole_pages(volume)
+        writes = BatchedWrites(secondary, secondary, is_only_writer=is_only_writer)
+        copy = partial(writes.copy, partial(read_ranges, primary, plan.reads(primary)))
+    copied_bytes = run_batches(primary, secondary, volume, plan, batches, writer, copy)
     return Copied(Rung.CHANGED, len(blocks), copied_bytes)
 
 
@@ -218,54 +197,6 @@ def allocated_block_ranges(
         yield start, end - start
 
 
-def _ranges_of(volume: Volume, blocks: BlockSet, most_bytes: int) -> Iterator[_Range]:
-    """Yield the bytes of each run of blocks, cut into ranges of at most `most_bytes` bytes.
-
-    A range has a block at least, and it ends at the volume's end at the latest.
-    """
-    size = volume.block_size
-    step_bytes = max(1, most_bytes // size) * size
-    for first_blocks, end_blocks in blocks.run_arrays():
-        starts = first_blocks.astype(np.int64) * size
-        ends = np.minimum(end_blocks.astype(np.int64) * size, volume.size_bytes)
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            if end - start <= step_bytes:
-                yield start, end - start
-            else:
-                yield from cut(start, end, step_bytes)
-
-
-def cut(start: int, end: int, most_bytes: int) -> Iterator[_Range]:
-    """Yield the pieces of [start, end), of at most `most_bytes` bytes."""
-    for offset in range(start, end, most_bytes):
-        yield offset, min(most_bytes, end - offset)
-
-
-def batches_of(ranges: Iterable[_Range], plan: CopyPlan) -> Iterator[CopyBatch]:
-    """Join ranges to batches of at most `plan.batch_bytes` bytes, or of one range."""
-    batch = CopyBatch()
-    choose = plan.samples.choose
-    for offset, length in ranges:
-        is_full = batch.size_bytes + length > plan.batch_bytes or len(batch.ranges) == _MAX_RANGES
-        if is_full and batch.ranges:
-            yield batch
-            batch = CopyBatch()
-        chosen = choose(offset=offset, length=length)
-        if chosen is not None:
-            batch.chosen[len(batch.ranges)] = chosen
-        batch.ranges.append((offset, length))
-        batch.size_bytes += length
-    if batch.ranges:
-        yield batch
-
-
-def zeroing_batches(plan: CopyPlan, *, start: int, end: int) -> Iterator[CopyBatch]:
-    """Yield batches that make [start, end) zeros."""
-    for offset, length in cut(start, end, _ZEROS_BYTES):
-        chosen = plan.samples.choose(offset=offset, length=length)
-        yield CopyBatch(True, [(offset, length)], length, {} if chosen is None else {0: chosen})
-
-
 def run_batches(
     primary: BlockDevice,
     secondary: CopyTarget,
@@ -273,40 +204,38 @@ def run_batches(
     plan: CopyPlan,
     batches: Iterable[CopyBatch],
     writer: RangeWriter,
+    copy: Callable[[CopyBatch], CopiedBatch] | None = None,
 ) -> int:
     """Run the batches in the order that the top of this file describes; return the bytes read.
 
-    writer: of the secondary.
+    writer: of the secondary. copy: copies a batch; None: `writer` does it range by range.
     """
+    copy = copy or partial(_copy, plan.reads(primary), writer)
     copied_bytes = 0
 
-    def on_done(done: _Done) -> None:
+    def on_done(done: CopiedBatch) -> None:
         nonlocal copied_bytes
         batch = done.batch
         for index, digest in done.digests.items():
             plan.samples.take(batch.chosen[index], digest)
         if isinstance(secondary, StartsWriteback) and not batch.is_zeroing:
-            first, last = batch.ranges[0], batch.ranges[-1]
-            secondary.start_writeback(offset=first[0], length=last[0] + last[1] - first[0])
+            secondary.start_writeback(offset=batch.start, length=batch.end - batch.start)
         counts = _counts(done, volume.block_size, is_compared=writer.is_comparing)
         copied_bytes += counts.read_bytes
         plan.on_copied(counts)
 
-    pread = plan.reads(primary)
-
-    def copies() -> Iterator[Callable[[], _Done]]:
+    def copies() -> Iterator[Callable[[], CopiedBatch]]:
         for batch in batches:
             if not batch.is_zeroing:
                 plan.pace(batch.size_bytes)
-            task = _zero if batch.is_zeroing else _copy
-            yield partial(task, pread, batch, writer)
+            yield partial(_zero, batch, writer) if batch.is_zeroing else partial(copy, batch)
 
     plan.tasks.run(copies(), on_done)
     secondary.flush()
     return copied_bytes
 
 
-def _counts(done: _Done, block_size: int, *, is_compared: bool) -> CopyCounts:
+def _counts(done: CopiedBatch, block_size: int, *, is_compared: bool) -> CopyCounts:
     """Return what became of a batch. Only the volume's last block may be shorter than others."""
     read_bytes = 0 if done.batch.is_zeroing else done.batch.size_bytes
     compared_bytes = read_bytes if is_compared else 0
@@ -319,22 +248,22 @@ def _counts(done: _Done, block_size: int, *, is_compared: bool) -> CopyCounts:
     )
 
 
-def _copy(pread: ReadsRange, batch: CopyBatch, writer: RangeWriter) -> _Done:
+def _copy(pread: ReadsRange, writer: RangeWriter, batch: CopyBatch) -> CopiedBatch:
     """Copy the ranges of a batch."""
     digests = {}
     written_bytes = 0
     write = writer.write
-    for index, (offset, length) in enumerate(batch.ranges):
+    for index, (offset, length, _) in enumerate(batch.ranges):
         data = pread(offset=offset, length=length)
         written_bytes += write(offset, data)
         if index in batch.chosen:
             _, start, size = batch.chosen[index]
             digests[index] = sample_digest(memoryview(data)[start - offset : start - offset + size])
-    return _Done(batch, digests, written_bytes)
+    return CopiedBatch(batch, digests, written_bytes)
 
 
-def _zero(_pread: ReadsRange, batch: CopyBatch, writer: RangeWriter) -> _Done:
+def _zero(batch: CopyBatch, writer: RangeWriter) -> CopiedBatch:
     """Make the ranges of a batch zeros."""
-    written_bytes = sum(writer.zero(offset, length) for offset, length in batch.ranges)
+    written_bytes = sum(writer.zero(offset, length) for offset, length, _ in batch.ranges)
     digests = {index: sample_digest(bytes(part.length)) for index, part in batch.chosen.items()}
-    return _Done(batch, digests, written_bytes)
+    return CopiedBatch(batch, digests, written_bytes)

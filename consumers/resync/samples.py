@@ -1,9 +1,10 @@
 """Samples of what cycles wrote: with them a site finds a secondary that went back in time.
 
 A cycle takes up to TAKEN samples of the ranges that it writes, each range with the same chance
-(reservoir sampling, Vitter's algorithm R). They are saved with its position. Samples of earlier
-cycles stay beside them until the log names a block of theirs as changed. When the site starts, it
-reads all samples of a secondary again: at most MAX_SAMPLES * MAX_SAMPLE_BYTES, 4 MiB.
+(reservoir sampling, Li's algorithm L, which draws only for the ranges that are chosen). They are
+saved with its position. Samples of earlier cycles stay beside them until the log names a block of
+theirs as changed. When the site starts, it reads all samples of a secondary again: at most
+MAX_SAMPLES * MAX_SAMPLE_BYTES, 4 MiB.
 
 A sample that differs is explained if the log names a block of it as changed after the applied
 position: a cycle that died may have written it, or a forked write. The batch that names a forked
@@ -13,6 +14,7 @@ write may come later, so with a fork the site waits until the log is settled aft
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from enum import Enum, auto
 from random import Random
@@ -46,14 +48,16 @@ class ChosenSample(NamedTuple):
 class SampleTaker:
     """Takes samples of what one cycle writes. seed: draws them.
 
-    Each range is passed to choose() before it is written. take() is called in the same order, once
-    it is.
+    Ranges are passed to choose() before they are written. take() is called in the same order, once
+    they are.
     """
 
     def __init__(self, seed: str) -> None:
         self._random: Final = Random(seed)
         self._samples: Final[dict[int, Sample]] = {}
         self._seen = 0
+        self._next = 0  # the first range that isn't drawn yet and is chosen
+        self._weight = 1.0
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -61,18 +65,36 @@ class SampleTaker:
         return tuple(self._samples.values())
 
     def choose(self, *, offset: int, length: int) -> ChosenSample | None:
-        """Return the part of the range of which take() is to be called; None for no part.
+        """Return the part of the next range of which take() is to be called; None for no part.
 
         length: at least 1.
         """
-        self._seen += 1
-        place = self._seen - 1
-        if place >= TAKEN:
-            place = int(self._random.random() * self._seen)
-            if place >= TAKEN:
-                return None
+        chosen = self.choose_of(1)
+        return None if not chosen else self.part(chosen[0][1], offset=offset, length=length)
+
+    def choose_of(self, count: int) -> list[tuple[int, int]]:
+        """Return which of the next `count` ranges are chosen: (index, place of the sample).
+
+        Call part() for each of them.
+        """
+        first, chosen = self._seen, []
+        self._seen += count
+        while self._next < self._seen:
+            number = self._next
+            place = number if number < TAKEN else self._random.randrange(TAKEN)
+            chosen.append((number - first, place))
+            self._next = number + 1 if number < TAKEN - 1 else number + self._gap()
+        return chosen
+
+    def part(self, place: int, *, offset: int, length: int) -> ChosenSample:
+        """Return the part of a chosen range of which take() is to be called."""
         start = self._random.randrange(max(1, length - MAX_SAMPLE_BYTES + 1))
         return ChosenSample(place, offset + start, min(MAX_SAMPLE_BYTES, length - start))
+
+    def _gap(self) -> int:
+        """Draw after how many ranges the next one is chosen (algorithm L)."""
+        self._weight *= math.exp(math.log(1 - self._random.random()) / TAKEN)
+        return math.floor(math.log(1 - self._random.random()) / math.log1p(-self._weight)) + 1
 
     def take(self, chosen: ChosenSample, digest: str) -> None:
         """Take the sample. digest: sample_digest of what was written there."""

@@ -16,18 +16,15 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from mirrorlog.consumers.resync.comparison import ComparingWriter
+from mirrorlog.consumers.resync.copy_batches import CopyBatch, batches_of, cut, zeroing_batches
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.restoration import (
     Copied,
-    CopyBatch,
     CopyPlan,
     PlainWriter,
     RangeWriter,
     allocated_block_ranges,
-    batches_of,
-    cut,
     run_batches,
-    zeroing_batches,
 )
 from mirrorlog.consumers.resync.samples import sample_digest
 from mirrorlog.domain.site_progress import Rung
@@ -87,12 +84,13 @@ def copy_whole(
         reached = copy.begin
         for offset, length in allocated_block_ranges(primary, volume, copy.begin):
             is_whole = (offset, length) == (copy.begin, volume.size_bytes - copy.begin)
-            yield from zeroing_batches(plan, start=reached, end=offset)
-            for batch in batches_of(cut(offset, offset + length, range_bytes), plan):
+            yield from zeroing_batches(plan.samples, start=reached, end=offset)
+            ranges = cut(offset, offset + length, range_bytes)
+            for batch in batches_of(ranges, plan.samples, plan.batch_bytes):
                 blocks += -(-batch.size_bytes // volume.block_size)
                 yield batch
             reached = offset + length
-        yield from zeroing_batches(plan, start=reached, end=volume.size_bytes)
+        yield from zeroing_batches(plan.samples, start=reached, end=volume.size_bytes)
 
     if copy.is_comparing and isinstance(secondary, ForgetsCache):
         secondary.forget_cached()
@@ -126,8 +124,7 @@ class _Chunk:
 
     def __iter__(self) -> Iterator[CopyBatch]:
         for batch in self._batches:
-            offset, length = batch.ranges[-1]
-            self.end = offset + length
+            self.end = batch.end
             yield batch
             self._left_bytes -= _ZERO_COST_BYTES if batch.is_zeroing else batch.size_bytes
             if self._left_bytes <= 0 or self._is_over():
@@ -144,12 +141,12 @@ def _differing(
     assert copy.differing is not None
     batches = list(chunk)
     read = [batch for batch in batches if not batch.is_zeroing]
-    ranges = [each for batch in read for each in batch.ranges]
+    ranges = [(offset, length) for batch in read for offset, length, _ in batch.ranges]
     differs = iter(copy.differing(secondary, ranges) if ranges else ())
     equal_bytes = 0
     left: list[tuple[int, int]] = []
     for batch in read:
-        for index, (offset, length) in enumerate(batch.ranges):
+        for index, (offset, length, _) in enumerate(batch.ranges):
             if next(differs):
                 left.append((offset, length))
                 continue
@@ -158,4 +155,5 @@ def _differing(
                 held = secondary.pread(offset=chosen.offset, length=chosen.length)
                 plan.samples.take(chosen, sample_digest(held))
     plan.on_copied(CopyCounts(compared_bytes=equal_bytes, equal_bytes=equal_bytes))
-    return [*batches_of(left, plan), *(batch for batch in batches if batch.is_zeroing)]
+    to_copy = batches_of(left, plan.samples, plan.batch_bytes)
+    return [*to_copy, *(batch for batch in batches if batch.is_zeroing)]

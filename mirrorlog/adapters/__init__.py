@@ -2,6 +2,8 @@
 
 - addresses.py: addresses of devices, and opening them
 - file_device.py: a file or a block device, through the page cache
+- range_transfers.py: reads and writes many ranges of a file at once
+- kernel_aio.py: Linux's asynchronous reads and writes, with which it does that
 - writeback.py: begins to write a file's pages out before they are flushed
 - direct_device.py: the same past the page cache (O_DIRECT)
 - range_locks.py: locks of ranges between threads

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Final
+from threading import Lock
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from mirrorlog.adapters.device_identity import identity_of
 from mirrorlog.adapters.folders import sync_folder
@@ -18,6 +19,10 @@ from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
+
+if TYPE_CHECKING:
+    from mirrorlog.adapters.range_transfers import RangeTransfers, Unfinished
+    from mirrorlog.domain.range_columns import RangeColumns
 
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
@@ -53,6 +58,8 @@ class FileDevice(ClosesOnExit):
         self._writable: Final = writable
         self._flush_failed = False
         self._identity: DeviceIdentity | None = None
+        self._lock: Final = Lock()
+        self._transfers_made: RangeTransfers | None = None
         try:
             mode = path.stat().st_mode  # before opening: open() of a FIFO would wait
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
@@ -166,6 +173,25 @@ class FileDevice(ClosesOnExit):
             offset += written
             rest = rest[written:]
 
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Do as ReadsRanges says."""
+        self._check_ranges(ranges)
+        unfinished = self._transfers().read(self._fd, ranges, memory)
+        for offset, length, place in self._rest("reading", unfinished):
+            memory[place : place + length] = self.pread(offset=offset, length=length)
+
+    def pwrite_ranges(
+        self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
+    ) -> None:
+        """Do as WritesRanges says: past the page cache (O_DIRECT) where that is possible."""
+        self._check_write(offset=0, length=0)
+        self._check_ranges(ranges)
+        unfinished = self._transfers().write(
+            self._fd, ranges, memory, is_only_writer=is_only_writer
+        )
+        for offset, length, place in self._rest("writing", unfinished):
+            self.pwrite(offset, memory[place : place + length])
+
     def zero(self, *, offset: int, length: int) -> None:
         self._check_write(offset=offset, length=length)
         if length and not self._punch(offset=offset, length=length):
@@ -237,8 +263,10 @@ class FileDevice(ClosesOnExit):
             raise self._failure("growing", size_bytes, error) from error
         self._sync(os.fsync)
         self._size_bytes = size_bytes
+        self._end_transfers()
 
     def close(self) -> None:
+        self._end_transfers()
         fd, self._fd = self._fd, -1  # a late call gets EBADF, never another file's descriptor
         if fd >= 0:
             # Linux frees the descriptor in any case, and flush() reports failed writes.
@@ -253,6 +281,35 @@ class FileDevice(ClosesOnExit):
                 next="Open it for writing.",
             )
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
+
+    def _transfers(self) -> RangeTransfers:
+        """Return what reads and writes many ranges at once."""
+        with self._lock:
+            if self._transfers_made is None:
+                from mirrorlog.adapters.range_transfers import RangeTransfers  # it needs numpy
+
+                self._transfers_made = RangeTransfers(self._size_bytes)
+            return self._transfers_made
+
+    def _end_transfers(self) -> None:
+        if self._transfers_made is not None:
+            self._transfers_made.close()
+            self._transfers_made = None
+
+    def _check_ranges(self, ranges: RangeColumns) -> None:
+        if not ranges.are_inside(self._size_bytes):
+            for offset, length, _ in ranges:
+                check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
+
+    def _rest(self, doing: str, unfinished: Unfinished) -> RangeColumns:
+        """Return the ranges that are to be done one by one. Raise DeviceFailed if one failed."""
+        failed = unfinished.codes.nonzero()[0]
+        if len(failed):
+            first = failed[unfinished.ranges.offsets[failed].argmin()]
+            code = int(unfinished.codes[first])
+            error = OSError(code, os.strerror(code))
+            raise self._failure(doing, int(unfinished.ranges.offsets[first]), error) from error
+        return unfinished.ranges
 
     def _punch(self, *, offset: int, length: int) -> bool:
         """Make the range a hole. Return False if the device can't do that."""

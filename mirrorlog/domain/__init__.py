@@ -4,6 +4,7 @@ Files in reading order:
 
 - volumes.py: the description of a volume
 - extents.py: byte ranges, one by one and as columns
+- range_columns.py: byte ranges of a device and their places in memory, as columns
 - commands.py: tracking commands, and the node's answers to them
 - positions.py: positions in the log
 - histories.py: the history in which a position counts, and digests of commands

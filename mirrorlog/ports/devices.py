@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
 from mirrorlog.errors import DeviceFailed
+
+if TYPE_CHECKING:
+    from mirrorlog.domain.range_columns import RangeColumns
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -134,6 +137,36 @@ class CopyTarget(Protocol):
 
     def flush(self) -> None:
         """End the writes of a copy. A BlockDevice makes them durable."""
+        ...
+
+
+@runtime_checkable
+class ReadsRanges(Protocol):
+    """A BlockDevice that reads many ranges at once."""
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Read all ranges in full to their places in `memory`, which begins at a page.
+
+        Raise DeviceFailed as pread(). The error names the first range that failed.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesRanges(Protocol):
+    """A CopyTarget that writes many ranges at once."""
+
+    def pwrite_ranges(
+        self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
+    ) -> None:
+        """Write all ranges in full from their places in `memory`. Raise DeviceFailed as pwrite().
+
+        No two ranges overlap. `memory` begins at a page, and may change after the call. The error
+        names the first range that failed; any of the others may have been written.
+
+        is_only_writer: until the next flush(), nobody else writes to the device, and the lengths of
+        all its writes are multiples of 4 KiB. The device then may pass by the page cache.
+        """
         ...
 
 

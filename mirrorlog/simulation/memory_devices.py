@@ -11,6 +11,7 @@ from random import Random
 from threading import RLock
 from typing import Final, NamedTuple, TypeAlias
 
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
@@ -112,6 +113,19 @@ class MemoryDevice(ClosesOnExit):
         with self._disk.lock:
             self._begin("pwrite", offset=offset, length=len(content))
             self._disk.change(_Change(offset, len(content), content))
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Do as ReadsRanges says, range by range."""
+        for offset, length, place in ranges:
+            memory[place : place + length] = self.pread(offset=offset, length=length)
+
+    def pwrite_ranges(
+        self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
+    ) -> None:
+        """Do as WritesRanges says, range by range."""
+        del is_only_writer
+        for offset, length, place in ranges:
+            self.pwrite(offset, memory[place : place + length])
 
     def zero(self, *, offset: int, length: int) -> None:
         with self._disk.lock:

@@ -1,0 +1,55 @@
+"""Memory for batches of ranges, and reading them from any device."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mirrorlog.domain.range_columns import RangeColumns
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.ports.devices import BlockDevice, ReadsRange, ReadsRanges
+
+_PAGE_BYTES: Final = 4096
+
+
+class PageMemory:
+    """Lends pieces of memory that begin at a page, to any number of threads."""
+
+    def __init__(self) -> None:
+        self._idle: Final[deque[memoryview]] = deque()
+
+    @contextmanager
+    def lent(self, size_bytes: int) -> Iterator[memoryview]:
+        """Lend a piece of at least `size_bytes` bytes, one or more, to the calling thread."""
+        try:
+            memory = self._idle.pop()
+        except IndexError:
+            memory = None
+        if memory is None or len(memory) < size_bytes:
+            memory = memoryview(mmap.mmap(-1, size_bytes))
+        try:
+            yield memory
+        finally:
+            self._idle.append(memory)
+
+
+def read_ranges(
+    device: BlockDevice, pread: ReadsRange, ranges: RangeColumns, memory: memoryview
+) -> None:
+    """Read all ranges to their places in `memory`, at once if the device can.
+
+    pread: reads the device. If that isn't the device's own, it sees each range: it may measure.
+    """
+    if isinstance(device, ReadsRanges) and pread == device.pread:
+        device.pread_ranges(ranges, memory)
+        return
+    for offset, length, place in ranges:
+        memory[place : place + length] = pread(offset=offset, length=length)
+
+
+def has_whole_pages(volume: Volume) -> bool:
+    """Return whether each write of whole blocks is a multiple of 4 KiB (WritesRanges)."""
+    return not (volume.block_size | volume.size_bytes) % _PAGE_BYTES
