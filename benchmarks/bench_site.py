@@ -174,6 +174,7 @@ def _plan(settings: Settings) -> CopyPlan:
         samples=SampleTaker("bench"),
         on_copied=on_copied,
         tasks=TaskThreads(settings.site_copy_threads),
+        is_only_writer=True,
     )
 
 
@@ -208,7 +209,7 @@ def copy_through_journal(pair: Pair) -> None:
         journal = writer.seal(through=1, state=b"")
         with FileDevice(pair.secondary, writable=True) as secondary:
             tasks = TaskThreads(settings.site_copy_threads)
-            apply_journal(journal, file, secondary, tasks, lambda: None)
+            apply_journal(journal, file, secondary, tasks, lambda: None, has_whole_pages=True)
         journals.clear("bench")
     finally:
         file.close()

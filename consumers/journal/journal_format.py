@@ -37,7 +37,11 @@ from dataclasses import asdict, dataclass
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
+
 from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import Data
@@ -49,6 +53,8 @@ _PREFIX: Final = struct.Struct("<4sI16sQQI")
 _CRC: Final = struct.Struct("<I")
 _ENTRIES_HEAD: Final = struct.Struct("<II")
 _RANGE: Final = struct.Struct("<QQI")
+_TABLE: Final = np.dtype([("offset", "<u8"), ("length", "<u8"), ("kind", "<u4")])
+"""A table of ranges, as _RANGE packs each."""
 _THROUGH: Final = struct.Struct("<q")
 PREFIX_BYTES: Final = _PREFIX.size + _CRC.size
 RANGE_BYTES: Final = _RANGE.size
@@ -112,6 +118,17 @@ class StagedRange(NamedTuple):
     data: Data | None
 
 
+class StagedColumns(NamedTuple):
+    """All ranges of a record. zeros: the ranges of zeros. written: those of data.
+
+    data: the bytes of these, which their places count in.
+    """
+
+    zeros: RangeColumns
+    written: RangeColumns
+    data: memoryview
+
+
 class EntriesPlace(NamedTuple):
     """Where a record of entries lies in its journal. round_number: see the format."""
 
@@ -169,6 +186,22 @@ def encode_entries(
     return _encode(_ENTRIES, journal_id, number, [head, table, *chunks])
 
 
+def encode_columns(
+    journal_id: UUID,
+    ranges: RangeColumns,
+    memory: memoryview,
+    *,
+    number: int,
+    round_number: int,
+) -> bytes:
+    """Return the record of entries of ranges of data, which are at their places in `memory`."""
+    table = np.empty(len(ranges), _TABLE)
+    table["offset"], table["length"], table["kind"] = ranges.offsets, ranges.lengths, 1
+    chunks = [memory[start:end] for start, end in ranges.pieces()]
+    head = _ENTRIES_HEAD.pack(round_number, len(ranges))
+    return _encode(_ENTRIES, journal_id, number, [head, table.tobytes(), *chunks])
+
+
 def entries_bytes(ranges: int, data_bytes: int) -> int:
     """Return the length of a record of so many ranges with so many bytes of data."""
     return PREFIX_BYTES + _ENTRIES_HEAD.size + ranges * RANGE_BYTES + data_bytes
@@ -200,9 +233,9 @@ def read_journal(read_at: ReadAt) -> SealedJournal | None:
             (through,) = _THROUGH.unpack_from(record.body)
             state = bytes(record.body[_THROUGH.size :])
             return SealedJournal(first.journal_id, header, through, state, tuple(entries))
-        if record.kind != _ENTRIES or (ranges := _decode_entries(record.body)) is None:
+        if record.kind != _ENTRIES or (table := _Table.of(record.body)) is None:
             return None
-        entries.append(EntriesPlace(offset, size, record.number, ranges[0]))
+        entries.append(EntriesPlace(offset, size, record.number, table.round_number))
         offset += size
     return None
 
@@ -211,6 +244,29 @@ def read_entries(
     read_at: ReadAt, journal_id: UUID, place: EntriesPlace
 ) -> Sequence[StagedRange] | None:
     """Return the ranges of a record of entries; None if it isn't what was written there."""
+    body = _read_body(read_at, journal_id, place)
+    return None if body is None else _decode_entries(body)
+
+
+def read_columns(read_at: ReadAt, journal_id: UUID, place: EntriesPlace) -> StagedColumns | None:
+    """Return the ranges of a record as read_entries does, in columns."""
+    body = _read_body(read_at, journal_id, place)
+    if body is None:
+        return None
+    table = _Table.of(body)
+    assert table is not None
+    rows = table.rows
+    offsets, lengths = rows["offset"].astype(np.int64), rows["length"].astype(np.int64)
+    has_data = rows["kind"] != 0
+    return StagedColumns(
+        RangeColumns.packed(offsets[~has_data], lengths[~has_data]),
+        RangeColumns.packed(offsets[has_data], lengths[has_data]),
+        body[table.data_start :],
+    )
+
+
+def _read_body(read_at: ReadAt, journal_id: UUID, place: EntriesPlace) -> memoryview | None:
+    """Return the body of a record of entries; None if it isn't what was written there."""
     record = _read_record(read_at, place.offset)
     if (
         record is None
@@ -219,8 +275,8 @@ def read_entries(
         or PREFIX_BYTES + len(record.body) != place.record_bytes
     ):
         return None
-    decoded = _decode_entries(record.body)
-    return None if decoded is None or decoded[0] != place.round_number else decoded[1]
+    table = _Table.of(record.body)
+    return None if table is None or table.round_number != place.round_number else record.body
 
 
 def _encode(kind: int, journal_id: UUID, number: int, chunks: Sequence[Data]) -> bytes:
@@ -262,19 +318,34 @@ def _decode_header(body: memoryview) -> JournalHeader | None:
         return None
 
 
-def _decode_entries(body: memoryview) -> tuple[int, list[StagedRange]] | None:
-    """Return the round and the ranges; None unless the body is exactly as long as they say."""
-    if len(body) < _ENTRIES_HEAD.size:
-        return None
-    round_number, count = _ENTRIES_HEAD.unpack_from(body)
-    start = _ENTRIES_HEAD.size + count * RANGE_BYTES
-    if start > len(body):
-        return None
-    ranges = []
-    for offset, length, kind in _RANGE.iter_unpack(body[_ENTRIES_HEAD.size : start]):
-        if kind:
-            ranges.append(StagedRange(offset, length, body[start : start + length]))
-            start += length
-        else:
-            ranges.append(StagedRange(offset, length, None))
-    return (round_number, ranges) if start == len(body) else None
+def _decode_entries(body: memoryview) -> list[StagedRange]:
+    """Return the ranges of the body of a record, which has a table."""
+    table = _Table.of(body)
+    assert table is not None
+    start, ranges = table.data_start, []
+    for offset, length, kind in table.rows.tolist():
+        data = body[start : start + length] if kind else None
+        ranges.append(StagedRange(offset, length, data))
+        start += length if kind else 0
+    return ranges
+
+
+class _Table(NamedTuple):
+    """The table of a record of entries. rows: of type _TABLE. data_start: behind it in the body."""
+
+    round_number: int
+    rows: npt.NDArray[np.void]
+    data_start: int
+
+    @classmethod
+    def of(cls, body: memoryview) -> _Table | None:
+        """Return the table; None unless the body is exactly as long as it says."""
+        if len(body) < _ENTRIES_HEAD.size:
+            return None
+        round_number, count = _ENTRIES_HEAD.unpack_from(body)
+        start = _ENTRIES_HEAD.size + count * RANGE_BYTES
+        if start > len(body):
+            return None
+        rows = np.frombuffer(body[_ENTRIES_HEAD.size : start], _TABLE)
+        data_bytes = sum(rows["length"][rows["kind"] != 0].tolist())
+        return cls(round_number, rows, start) if start + data_bytes == len(body) else None

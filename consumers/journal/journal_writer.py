@@ -12,11 +12,13 @@ from mirrorlog.consumers.journal.journal_format import (
     SealedJournal,
     StagedRange,
     encode_close,
+    encode_columns,
     encode_entries,
     encode_header,
     entries_bytes,
 )
 from mirrorlog.consumers.journal.journal_store import JournalFullError
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.ports.devices import Data
 from mirrorlog.ports.folders import StateFile
 
@@ -37,8 +39,8 @@ class _Taken(NamedTuple):
 class JournalWriter:
     """Writes one journal to an empty file. A copy can write to it as to a secondary (CopyTarget).
 
-    The data that is passed to pwrite() must not change afterwards. Threads may call pwrite() and
-    zero() at the same time; all other methods need the writer for themselves.
+    The data that is passed to pwrite() must not change afterwards. Threads may call pwrite(),
+    pwrite_ranges() and zero() at the same time; all other methods need the writer for themselves.
 
     max_bytes: the bound of the file. written_bytes: the size of the file so far.
     """
@@ -66,6 +68,18 @@ class JournalWriter:
     def pwrite(self, offset: int, data: Data) -> None:
         """Stage data. Raise JournalFullError, or DeviceFailed."""
         self._stage(StagedRange(offset, len(data), data), len(data))
+
+    def pwrite_ranges(
+        self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
+    ) -> None:
+        """Write ranges of data as a record. Raise JournalFullError, or DeviceFailed."""
+        del is_only_writer
+        with self._lock:
+            place = self._place(len(ranges), ranges.size_bytes)
+        record = encode_columns(
+            self._id, ranges, memory, number=place.number, round_number=place.round_number
+        )
+        self._file.pwrite(place.offset, record)
 
     def zero(self, *, offset: int, length: int) -> None:
         """Stage zeros. Raise JournalFullError, or DeviceFailed."""
@@ -107,13 +121,16 @@ class JournalWriter:
         """Give the ranges that wait a record in the file. Lock held."""
         if not self._ranges:
             return None
-        size = entries_bytes(len(self._ranges), self._data_bytes)
-        offset = self._take_room(size)
-        place = EntriesPlace(offset, size, len(self._entries) + 1, self._round)
-        self._entries.append(place)
-        taken = _Taken(place, self._ranges)
+        taken = _Taken(self._place(len(self._ranges), self._data_bytes), self._ranges)
         self._ranges, self._data_bytes = [], 0
         return taken
+
+    def _place(self, ranges: int, data_bytes: int) -> EntriesPlace:
+        """Give a record of so many ranges its place in the file. Lock held."""
+        size = entries_bytes(ranges, data_bytes)
+        place = EntriesPlace(self._take_room(size), size, len(self._entries) + 1, self._round)
+        self._entries.append(place)
+        return place
 
     def _take_room(self, size: int, *, keep: int = _CLOSE_BYTES) -> int:
         """Return the offset at which `size` more bytes are written. keep: bytes to leave free."""

@@ -19,6 +19,7 @@ from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJour
 from mirrorlog.consumers.journal.journal_store import JournalStore
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
 from mirrorlog.consumers.journal.redo import refuse_redo
+from mirrorlog.consumers.range_reads import has_whole_pages
 from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
 from mirrorlog.consumers.resync.meetings import Failed, SaveStates, SecondaryMeetings
@@ -268,6 +269,7 @@ class CycleJournals:
                 device,
                 self._tasks,
                 lambda: self._on_apply(cycle.secondary),
+                has_whole_pages=has_whole_pages(cycle.secondary.volume),
             )
 
     def _empty(self, done: Sequence[SealedCycle]) -> list[Failed]:

@@ -109,7 +109,7 @@ def test_a_sealed_journal_is_read_back_and_applied_as_a_whole(staged: list[Round
         bytes(each.data or b"") for ranges in staged for each in ranges
     )
     for _ in range(2):  # it may be repeated
-        apply_journal(found, file, device, OneAtATime(), lambda: None)
+        apply_journal(found, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
     device.crash()
     assert device.reopen().pread(offset=0, length=SIZE_BYTES) == expected(staged)
 
@@ -156,7 +156,7 @@ def test_after_a_crash_a_journal_is_sealed_or_nothing(
     if found is not None:
         file, device = journals.open("v"), secondary()
         assert file is not None
-        apply_journal(found, file, device, OneAtATime(), lambda: None)
+        apply_journal(found, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
         assert device.pread(offset=0, length=SIZE_BYTES) == expected(newer if is_sealed else older)
 
 
@@ -177,4 +177,4 @@ def test_a_journal_that_changed_after_it_was_sealed_is_an_error() -> None:
     content[sealed.entries[0].offset + sealed.entries[0].record_bytes - 1] ^= 1
     journals.put("v", bytes(content))
     with pytest.raises(DeviceFailed, match="sealed"):
-        apply_journal(sealed, file, secondary(), OneAtATime(), lambda: None)
+        apply_journal(sealed, file, secondary(), OneAtATime(), lambda: None, has_whole_pages=False)

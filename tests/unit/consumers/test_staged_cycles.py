@@ -167,7 +167,7 @@ def test_what_was_staged_before_a_full_disk_is_not_kept(
 def kill_while_applied(rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Kill the site when half of a journal is written; return what the primary held."""
 
-    def apply_half(*arguments: object) -> None:
+    def apply_half(*arguments: object, **named: object) -> None:
         monkeypatch.undo()
         with rig.secondary.open("r+b") as file:
             file.seek(4 * BLOCK)
