@@ -21,9 +21,7 @@ class BatchedWrites:
     is_only_writer: as WritesRanges.pwrite_ranges says.
     """
 
-    def __init__(
-        self, target: CopyTarget, ranges: WritesRanges, *, is_only_writer: bool
-    ) -> None:
+    def __init__(self, target: CopyTarget, ranges: WritesRanges, *, is_only_writer: bool) -> None:
         """target, ranges: the same object."""
         self._target: Final = target
         self._ranges: Final = ranges

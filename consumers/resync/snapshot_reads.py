@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from mirrorlog.consumers.range_reads import read_ranges
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks, StagingStep
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.closing import ClosesOnExit
@@ -157,6 +159,17 @@ class SnapshotPrimary(ClosesOnExit):
                 self.is_broken = True
                 log.warning("the snapshot of a primary broke: %s", error)
         return self._live.pread(offset=offset, length=length)
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Do as ReadsRanges says; any thread."""
+        if not self.is_broken:
+            try:
+                read_ranges(self._snapshot, self._snapshot.pread, ranges, memory)
+                return
+            except DeviceFailed as error:
+                self.is_broken = True
+                log.warning("the snapshot of a primary broke: %s", error)
+        read_ranges(self._live, self._live.pread, ranges, memory)
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         return self._live.allocated(start)

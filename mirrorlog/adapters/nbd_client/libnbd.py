@@ -74,6 +74,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "nbd_aio_get_fd": (c_int, (c_void_p,)),
     "nbd_aio_disconnect": (c_int, (c_void_p, c_uint32)),
     "nbd_aio_command_completed": (c_int, (c_void_p, c_uint64)),
+    "nbd_aio_peek_command_completed": (c_int64, (c_void_p,)),
     "nbd_poll": (c_int, (c_void_p, c_int)),
     "nbd_get_size": (c_int64, (c_void_p,)),
     "nbd_get_block_size": (c_int64, (c_void_p, c_int)),

@@ -6,8 +6,9 @@ import ctypes
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from mirrorlog.adapters.nbd_client.libnbd import (
@@ -25,6 +26,8 @@ from mirrorlog.adapters.nbd_client.libnbd import (
 from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.errors import BadUse
 
+IN_FLIGHT: Final = 128
+"""How many requests of one call are under way at most. Servers handle 16 or more at a time."""
 _KEEP_ALIVE_S: Final = 30
 _PROBE_S: Final = 10
 _PROBES: Final = 3
@@ -146,6 +149,48 @@ class NbdConnection:
             self._library.nbd_aio_pread(self._handle, address, length, offset, NO_COMPLETION, 0)
         )
 
+    def pread_many(self, requests: Sequence[tuple[int, int, int]]) -> list[RequestFailed | None]:
+        """Read many ranges, of which up to IN_FLIGHT are under way at a time.
+
+        requests: (address, offset, length) of each, as pread() takes them. Return, for each, how it
+        failed; None if it didn't. Raise RequestFailed if the connection is lost.
+        """
+        pread, handle = self._library.nbd_aio_pread, self._handle
+        failures: list[RequestFailed | None] = [None] * len(requests)
+        under_way: dict[int, int] = {}  # by cookie, the index of the request
+        left = iter(enumerate(requests))
+        until_s = time.monotonic() + self._deadline_s
+        while True:
+            for index, (address, offset, length) in islice(left, IN_FLIGHT - len(under_way)):
+                try:
+                    cookie = self._check(pread(handle, address, length, offset, NO_COMPLETION, 0))
+                except RequestFailed as error:
+                    failures[index] = _unless_lost(error)
+                else:
+                    under_way[cookie] = index
+            if not under_way:
+                break
+            if self._take_answers(under_way, failures):
+                until_s = time.monotonic() + self._deadline_s
+            else:
+                self._poll(until_s, f"no answer within {self._deadline_s:g} s")
+        self.used_at_s = time.monotonic()
+        return failures
+
+    def _take_answers(
+        self, under_way: dict[int, int], failures: list[RequestFailed | None]
+    ) -> bool:
+        """Take the requests that are answered out of `under_way`; return whether there are any."""
+        library, handle = self._library, self._handle
+        count = len(under_way)
+        while under_way and (cookie := library.nbd_aio_peek_command_completed(handle)) > 0:
+            index = under_way.pop(cookie)
+            try:
+                self._check(library.nbd_aio_command_completed(handle, cookie))
+            except RequestFailed as error:
+                failures[index] = _unless_lost(error)
+        return len(under_way) < count
+
     def pwrite(self, address: int, *, offset: int, length: int) -> None:
         """Write `length` bytes from the memory at `address`, which the caller keeps."""
         self._wait(
@@ -246,6 +291,13 @@ class NbdConnection:
 
     def _socket(self) -> _BorrowedSocket:
         return _BorrowedSocket(self._library.nbd_aio_get_fd(self._handle))
+
+
+def _unless_lost(error: RequestFailed) -> RequestFailed:
+    """Return the error; raise it if the connection is lost."""
+    if error.is_lost:
+        raise error
+    return error
 
 
 class _BorrowedSocket:

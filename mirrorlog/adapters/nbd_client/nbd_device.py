@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
 from mirrorlog.adapters.nbd_client.libnbd import STATE_ZERO
@@ -17,6 +17,9 @@ from mirrorlog.adapters.range_locks import RangeLocks, pieces
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, DeviceIdentity, check_range
+
+if TYPE_CHECKING:
+    from mirrorlog.domain.range_columns import RangeColumns
 
 CONNECT_S: Final = 10.0
 """A connection must be made within this time."""
@@ -139,6 +142,24 @@ class NbdDevice(ClosesOnExit):
         if (first, end) == (offset, offset + length):
             return data
         return data[offset - first : offset - first + length]
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Do as ReadsRanges says. Many requests are under way at a time, on one connection."""
+        columns = list(ranges)
+        longest = max((length for _, length, _ in columns), default=0)
+        is_simple = ranges.are_multiples_of(self._alignment) and longest <= self._transfer_bytes
+        if not is_simple or not ranges.are_inside(self._size_bytes):
+            for offset, length, place in columns:
+                memory[place : place + length] = self.pread(offset=offset, length=length)
+            return
+        kept = ctypes.c_char.from_buffer(memory)
+        address = ctypes.addressof(kept)
+        requests = [(address + place, offset, length) for offset, length, place in columns]
+        first = columns[0][0] if columns else 0
+        failures = self._ask("reading", first, partial(NbdConnection.pread_many, requests=requests))
+        for (offset, _, _), failure in zip(columns, failures, strict=True):
+            if failure is not None:
+                raise self._failure("reading", offset, failure) from failure
 
     def pwrite(self, offset: int, data: Data) -> None:
         view = memoryview(data).cast("B")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,6 +17,7 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.devices import BlockDevice, Data, ReadsRange
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.simulation.memory_devices import MemoryDevice, failing
 
@@ -214,3 +216,19 @@ def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunn
     of_allocated = sum(any(primary[block * BLOCK :][:BLOCK]) for block in written) * BLOCK
     assert allocated - counts.equal_bytes in (of_allocated, of_allocated - 1000)
     assert differing_samples(devices.secondary, devices.samples.samples) == ()
+
+
+def test_what_stands_in_front_of_the_primary_sees_each_range() -> None:
+    devices, seen = Devices(), list[tuple[int, int]]()
+
+    def reads(primary: BlockDevice) -> ReadsRange:
+        def pread(*, offset: int, length: int) -> Data:
+            seen.append((offset, length))
+            return primary.pread(offset=offset, length=length)
+
+        return pread
+
+    plan = replace(devices.plan(TaskThreads(3)), reads=reads)
+    copied = restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
+    assert devices.secondary.snapshot() == devices.expected()
+    assert sum(length for _, length in seen) == copied.bytes
