@@ -71,9 +71,9 @@ class SiteLines:
             del self._last[volume]
             self._routine.pop(volume, None)
         fields = {"site": self._site, **asdict(status), "volumes": len(status.volumes)}
-        which = f"the partitions {', '.join(map(str, status.partitions))}"
-        if not status.partitions:
-            which = "no partition"
+        words = {0: "no partition", 1: "the partition "}
+        which = words.get(len(status.partitions), "the partitions ")
+        which += ", ".join(map(str, status.partitions))
         self._say(
             "share",
             fields,

@@ -140,8 +140,14 @@ def test_a_worker_says_for_which_partitions_it_works_and_forgets_the_others(
     assert "1 CONSISTENT (w CONSISTENT" in printed.taken()[-1]
 
 
-def test_a_worker_without_a_partition_says_so(printed: Printed) -> None:
-    printed.lines.share(
-        WorkerStatus(slot=0, workers=1, partitions=(), partition_count=4, volumes=frozenset())
+@pytest.mark.parametrize(
+    ("partitions", "said"), [((), "no partition of 4"), ((2,), "the partition 2 of 4")]
+)
+def test_a_worker_of_few_partitions_says_so(
+    printed: Printed, partitions: tuple[int, ...], said: str
+) -> None:
+    status = WorkerStatus(
+        slot=0, workers=1, partitions=partitions, partition_count=4, volumes=frozenset()
     )
-    assert printed.taken() == ["worker 0 of site a works for no partition of 4; 1 worker lives"]
+    printed.lines.share(status)
+    assert printed.taken() == [f"worker 0 of site a works for {said}; 1 worker lives"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,8 @@ from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.workers.worker_share import WorkerShare
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.devices import Data
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -34,6 +36,28 @@ VOLUMES = {
     for partition, names in enumerate(("ab", "cd", "ef"))
     for name in names
 }
+
+
+class HeldSecondaries(MemorySecondaries):
+    """Secondaries that one worker at a time holds, as the locks of files do. worker: who asks."""
+
+    def __init__(
+        self,
+        devices: Mapping[str, MemoryDevice],
+        primaries: Mapping[str, MemoryDevice],
+        worker: Callable[[], object],
+    ) -> None:
+        super().__init__(devices, primaries)
+        self._worker = worker
+        self._holders: dict[str, object] = {}
+
+    def hold(self, volume: Volume) -> None:
+        if self._holders.setdefault(volume.volume, self._worker()) is not self._worker():
+            raise DeviceFailed("another process writes to the secondary", where=volume.volume)
+
+    def release(self, volume: Volume) -> None:
+        if self._holders.get(volume.volume) is self._worker():
+            del self._holders[volume.volume]
 
 
 @dataclass
@@ -63,8 +87,10 @@ class Folder:
         primaries = {name: MemoryDevice(size_bytes) for name, size_bytes in sizes.items()}
         for device in primaries.values():
             device.pwrite(0, b"p" * device.size_bytes)
-        self.secondaries = MemorySecondaries(
-            {name: MemoryDevice(size_bytes) for name, size_bytes in sizes.items()}, primaries
+        self.secondaries = HeldSecondaries(
+            {name: MemoryDevice(size_bytes) for name, size_bytes in sizes.items()},
+            primaries,
+            lambda: self.running,
         )
 
     def reports(self) -> list[SiteProgress]:
@@ -105,6 +131,13 @@ class Worker:
         self._folder.running = self
         for _ in range(rounds):
             self.site.run_once(0)
+
+    def kill(self) -> None:
+        """End as the kernel ends a process: all its locks are free."""
+        self._folder.running = self
+        for each in VOLUMES.values():
+            self._folder.secondaries.release(each)
+        self.locks.close()
 
     def volumes(self) -> str:
         return "".join(sorted(self.site.secondaries))
@@ -147,7 +180,7 @@ def test_a_worker_that_dies_hands_over_and_one_that_only_stopped_does_not() -> N
     run([first, second])
     first.run(60)  # the second one is stopped, and keeps what it has
     assert (first.volumes(), second.volumes()) == ("abcd", "ef")
-    second.locks.close()
+    second.kill()
     first.run(60)
     assert first.volumes() == "abcdef"
     assert first.share.worker_count() == 1

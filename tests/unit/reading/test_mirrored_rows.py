@@ -222,3 +222,22 @@ def test_the_log_of_a_third_cluster_is_refused() -> None:
     mirror.broker.append(TOPIC, 0, watermark_key(0), encode(mark))
     with pytest.raises(WrongCluster, match="a mirror of cluster source"):
         mirror.poll()
+
+
+def test_a_partition_that_is_left_is_asked_about_no_more_until_it_is_read_again() -> None:
+    mirror = Mirror()
+    mirror.put("-1..4", "H4", "W4")
+    mirror.answer()
+    assert mirror.counted() == (4, 4)
+    mirror.log.leave_partition(0)
+    asked = len(mirror.asked)
+    for _ in range(int(2 * AGAIN_S / EVERY_S)):
+        mirror.poll()
+    assert len(mirror.asked) == asked
+    assert mirror.questions.age_s() is None
+    mirror.log.follow_partition(0)
+    assert mirror.counted() == (None, None)
+    assert not mirror.log.caught_up()
+    mirror.answer()
+    assert mirror.counted() == (4, 4)
+    assert mirror.log.caught_up()
