@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ from mirrorlog.domain.bitmaps import pack
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.simulation.world.world import VOLUMES, World
+from mirrorlog.streams.compaction.partition_records import PartitionRecords
+from mirrorlog.streams.compaction.rollups import RangeBlocks, RollUpSource
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key
 from mirrorlog.tracking_log.records import LogRecord
@@ -218,3 +221,22 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     assert state.generation == renewed.generation
     assert state.rung in (Rung.ALLOCATED, Rung.FULL)
     assert world.site.secondary_equals_primary("v")
+
+
+def test_a_roll_up_that_lacks_what_came_last_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its range covers all records that it merges. What the newest of them says is lost."""
+    united = PartitionRecords.united
+
+    def without_the_last(
+        self: PartitionRecords, volume: str, sources: Sequence[RollUpSource]
+    ) -> Iterator[RangeBlocks | None]:
+        return united(self, volume, sources[:-1] or sources)
+
+    monkeypatch.setattr(PartitionRecords, "united", without_the_last)
+    with pytest.raises(AssertionError):
+        for seed in range(10):
+            world = World(seed, node_keep_s=dict.fromkeys(TIERS[:3], 0))
+            for _ in range(200):
+                world.act()
+            world.finish()
+            world.check_end()

@@ -31,7 +31,7 @@ class HostModel:
 
     primaries: by volume, the devices. acknowledged: the position of its last command.
     lost: the volumes of which a command was lost. described: their descriptions, as the host knows
-    them.
+    them. deaths: how often it died. is_dead: it has died, and isn't recovered yet.
     """
 
     def __init__(
@@ -55,10 +55,13 @@ class HostModel:
         # The same as of the end of each history that ended.
         self._ended: list[dict[str, list[tuple[int, int, int]]]] = []
         self._sequences: Counter[str] = Counter()
+        self.deaths, self.is_dead = 0, False
         self._version = self._snapshots = 0
 
     def write(self) -> None:
-        """Write a few blocks of a volume, both drawn."""
+        """Write a few blocks of a volume, both drawn, unless the host is dead."""
+        if self.is_dead:
+            return
         name = self.draw_volume()
         first = self._random.randrange(BLOCKS)
         for block in range(first, min(first + self._random.randint(1, 4), BLOCKS)):
@@ -99,8 +102,10 @@ class HostModel:
         """Publish the open batch of a volume.
 
         The command names only some bytes of each block, so that rounding inwards would lose it
-        (invariant 4).
+        (invariant 4). A dead host publishes nothing.
         """
+        if self.is_dead:
+            return
         batch, self._open_batches[name] = self._open_batches[name], []
         extents = [Extent(block * BLOCK_BYTES + 8, 8) for block, _ in batch]
         position = self.send(name, CommandKind.WRITES, extents)
@@ -126,12 +131,35 @@ class HostModel:
         self._snapshots += 1
         return device, SnapshotExport(
             volume=name,
-            session="s",
+            session=self.session,
             generation=volume.generation,
             history_id=volume.history_id,
             position=self.acknowledged,
             number=self._snapshots,
         )
+
+    @property
+    def session(self) -> str:
+        """The session of the host that lives, or of the one that died."""
+        return f"s{self.deaths}" if self.deaths else "s"
+
+    def die(self) -> None:
+        """Let the process be killed. What it hadn't published is in its activity log."""
+        self.is_dead = True
+
+    def recover(self) -> None:
+        """Publish what the activity log holds as dirty, end that session, and begin another one."""
+        for name, batch in self._open_batches.items():
+            extents = [Extent(block * BLOCK_BYTES, BLOCK_BYTES) for block, _ in batch]
+            if extents:
+                position = self.send(name, CommandKind.MARK_DIRTY, extents)
+                self._history[name] += [(position, block, version) for block, version in batch]
+            self._open_batches[name] = []
+            self.send(name, CommandKind.SESSION_CLOSE)
+        self.deaths, self.is_dead = self.deaths + 1, False
+        self._sequences.clear()
+        for name in self.volumes:
+            self.send(name, CommandKind.SESSION_OPEN)
 
     def publish_all(self) -> None:
         """Publish the open batch of each volume, also an empty one."""
@@ -139,7 +167,9 @@ class HostModel:
             self.publish(name)
 
     def heartbeat(self) -> None:
-        """Publish all open batches, then a heartbeat."""
+        """Publish all open batches, then a heartbeat, unless the host is dead."""
+        if self.is_dead:
+            return
         for name, batch in self._open_batches.items():
             if batch:
                 self.publish(name)
@@ -164,7 +194,7 @@ class HostModel:
             volume=name,
             generation=volume.generation if name else volume.history_id or "",
             host="h",
-            session="s",
+            session=self.session,
             sequence=self._sequences[name],
             kind=kind,
             extents=ExtentColumns.of(extents),

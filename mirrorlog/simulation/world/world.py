@@ -144,17 +144,18 @@ class World:
     def _take_snapshot(self, volume: Volume) -> TakenSnapshot:
         """Take a snapshot, unless the host refuses it. The host writes on while it is read."""
         name = volume.volume
-        if self._is_closed or self._random.random() < 0.1:
+        if self._is_closed or self.host.is_dead or self._random.random() < 0.1:
             raise DeviceFailed("no snapshot: Kafka is away", where=name)
         device, export = self.host.take_snapshot(name)
         export = replace(export, history_id=self.node.history_id)
         self.snapshots.setdefault(export.position, set()).add(name)
-        lasts = self._random.choice((0, 1, 3, 1000, 1000, 1000))
+        lasts, lives = self._random.choice((0, 1, 3, 1000, 1000, 1000)), self.host.deaths
 
         def write_or_break(operation: str, *_: int) -> None:
             nonlocal lasts
             lasts -= 1
-            if lasts < 0 or self._is_closed:  # the host has no more room, or has ended
+            is_gone = self._is_closed or self.host.is_dead or self.host.deaths > lives
+            if lasts < 0 or is_gone:  # the host has no more room, or has ended
                 raise DeviceFailed("the snapshot broke", where=f"{name}, offset 0")
             self._write_while_read(operation)
 
