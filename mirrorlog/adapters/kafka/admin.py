@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -300,8 +301,11 @@ class KafkaAdmin:
         )
 
     def close(self) -> None:
-        """Release the clients."""
-        self._consumer.raw.close()
+        """Release the clients. A second call does nothing."""
+        with suppress(KafkaException):  # it was released before
+            self._consumer.raw.close()
+        self._consumer.release()
+        self._admin.release()
 
     def _cluster(self) -> Any:
         """Return the cluster's metadata: its brokers and topics."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from threading import Thread
+from traceback import clear_frames
 from typing import Any, Final, TypeAlias, cast
 
 import stamina
@@ -46,6 +48,7 @@ _LEAST_S: Final = 0.001
 REQUEST_S: Final = 10.0
 """The longest timeout of one attempt."""
 _FIRST_REQUEST_S: Final = 2.0
+_RELEASE_S: Final = 1.0
 _DESTROY_BROKER: Final = -137
 """RD_KAFKA_RESP_ERR__DESTROY_BROKER, which older releases of confluent-kafka don't name."""
 _UNAVAILABLE: Final = frozenset(
@@ -130,6 +133,19 @@ class _DebugLogger:
         log.debug(text, *values)
 
 
+class _Released:
+    """The place of a client that was released."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise KafkaException, as librdkafka does for a client that is closed."""
+        raise KafkaException(KafkaError(KafkaError._STATE, "the client is closed"))
+
+
+def _drop(clients: list[Any]) -> None:
+    """Remove the last reference to a client: confluent-kafka destroys it and joins its threads."""
+    clients.clear()
+
+
 class KafkaClient:
     """A librdkafka client (`raw`) with retries, and with the last error of its connections.
 
@@ -188,6 +204,19 @@ class KafkaClient:
             if "without setting an exception" not in str(error):
                 raise
             raise KafkaException(self._fatal_error()) from error
+
+    def release(self) -> None:
+        """Destroy librdkafka's client, whose threads end. A second call does nothing.
+
+        Without it they run until the process ends, because errors and callbacks refer to the
+        client. OpenSSL clears its state at exit, and a thread in a TLS handshake then crashes. A
+        thread that is stuck, as in a look-up of a name, isn't waited for longer than _RELEASE_S.
+        Every further request raises KafkaFailed.
+        """
+        clients, self.raw = [self.raw], _Released()
+        dropping = Thread(target=_drop, args=(clients,), name="kafka-release", daemon=True)
+        dropping.start()
+        dropping.join(_RELEASE_S)
 
     def _fatal_error(self) -> KafkaError:
         """Return what Kafka refuses to a new client with the same settings, which logs nothing."""
@@ -260,6 +289,8 @@ class KafkaClient:
                         self.note_answer()
                     return result
         except KafkaException as error:
+            # The frames of confluent-kafka's methods refer to its client: see release().
+            clear_frames(error.__traceback__)
             raise self._failure(error.args[0], doing, where, began_s) from error
         raise AssertionError("a retry context ends by a return or by an error")
 
