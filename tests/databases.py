@@ -1,0 +1,196 @@
+"""SQLite on a volume, without a file system: its files are ranges of one block device.
+
+The volume begins with a table of sizes. Then come the rollback journal, which SQLite needs until the
+database is in WAL mode, the database, and its write-ahead log, each in a range of its own. A file grows when its data are on the device and the table was written after them.
+SQLite locks nothing here, and needs no shared memory, because it has the files for itself
+(`locking_mode = EXCLUSIVE`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+from uuid import uuid4
+
+import pytest
+
+apsw = pytest.importorskip("apsw", reason="apsw isn't installed: pip install apsw")
+
+BLOCK: Final = 4096
+JOURNAL, BASE, LOG = "/v.db-journal", "/v.db", "/v.db-wal"
+_TABLE: Final = struct.Struct("<qqq")
+_JOURNAL_BYTES: Final = 64 * BLOCK
+_ABSENT: Final = -1
+
+
+class Device(Protocol):
+    """What SQLite needs of a block device."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def pread(self, *, offset: int, length: int) -> bytes: ...
+    def pwrite(self, offset: int, data: bytes) -> None: ...
+    def flush(self) -> None: ...
+
+
+class VolumeFiles(apsw.VFS):  # type: ignore[misc, name-defined]
+    """The files of one database on a device, for one connection at a time. close() ends it."""
+
+    def __init__(self, device: Device) -> None:
+        self.name: Final = f"volume-{uuid4()}"
+        self.device: Final = device
+        half = (device.size_bytes // 2) // BLOCK * BLOCK
+        base = BLOCK + _JOURNAL_BYTES
+        self.starts: Final = {JOURNAL: BLOCK, BASE: base, LOG: half}
+        self.ends: Final = {JOURNAL: base, BASE: half, LOG: device.size_bytes}
+        table = _TABLE.unpack(device.pread(offset=0, length=_TABLE.size))
+        # A zero says that the file isn't there.
+        self.sizes: Final = dict(zip(self.starts, (each - 1 for each in table), strict=True))
+        super().__init__(self.name, "")
+
+    def note_size(self, name: str, size: int) -> None:
+        """Write the table of sizes."""
+        self.sizes[name] = size
+        table = _TABLE.pack(*(each + 1 for each in self.sizes.values()))
+        self.device.pwrite(0, table + bytes(512 - len(table)))
+
+    def xOpen(self, name: object, flags: list[int]) -> VolumeFile:
+        path = name if isinstance(name, str) or name is None else name.filename()  # type: ignore[attr-defined]
+        assert path in self.sizes, path
+        if self.sizes[path] == _ABSENT:
+            self.note_size(path, 0)
+        flags[1] = flags[0]
+        return VolumeFile(self, path)
+
+    def xAccess(self, path: str, _flags: int) -> bool:
+        return self.sizes.get(path, _ABSENT) != _ABSENT
+
+    def xDelete(self, path: str, _is_durable: bool) -> None:
+        self.note_size(path, _ABSENT)
+
+    def xFullPathname(self, name: str) -> str:
+        return name
+
+
+class VolumeFile:
+    """One of the files, as apsw calls it."""
+
+    def __init__(self, files: VolumeFiles, name: str) -> None:
+        self._files, self._name = files, name
+        self._start, self._end = files.starts[name], files.ends[name]
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        length = max(0, min(amount, self._files.sizes[self._name] - offset))
+        if not length:
+            return b""
+        return bytes(self._files.device.pread(offset=self._start + offset, length=length))
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        end = offset + len(data)
+        if self._start + end > self._end:
+            raise apsw.FullError("the volume is full")
+        self._files.device.pwrite(self._start + offset, bytes(data))
+        if end > self._files.sizes[self._name]:
+            self._files.note_size(self._name, end)
+
+    def xTruncate(self, size: int) -> None:
+        self._files.note_size(self._name, size)
+
+    def xSync(self, _flags: int) -> None:
+        self._files.device.flush()
+
+    def xFileSize(self) -> int:
+        return self._files.sizes[self._name]
+
+    def xLock(self, _level: int) -> None:
+        pass
+
+    xUnlock = xLock
+
+    def xCheckReservedLock(self) -> bool:
+        return False
+
+    def xFileControl(self, _operation: int, _pointer: int) -> bool:
+        return False
+
+    def xSectorSize(self) -> int:
+        return 512
+
+    def xDeviceCharacteristics(self) -> int:
+        return 0
+
+    def xClose(self) -> None:
+        pass
+
+
+@contextmanager
+def connected(device: Device) -> Iterator[apsw.Connection]:  # type: ignore[name-defined]
+    """Yield a connection to the database on a device, in WAL mode, durable at each commit.
+
+    Opening it recovers what a crash left.
+    """
+    files = VolumeFiles(device)
+    connection = apsw.Connection(BASE, vfs=files.name)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        assert connection.execute("PRAGMA journal_mode = WAL").get == "wal"
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 40")
+        yield connection
+    finally:
+        connection.close()
+        files.unregister()
+
+
+def create_ledger(connection: apsw.Connection) -> None:  # type: ignore[name-defined]
+    """Create the tables in which deposit() writes."""
+    connection.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, sum INTEGER, filler BLOB)")
+    connection.execute("CREATE TABLE entry (number INTEGER, account INTEGER)")
+    connection.execute("CREATE INDEX entries ON entry (account, number)")
+    with connection:
+        connection.executemany(
+            "INSERT INTO account VALUES (?, 0, zeroblob(700))", [(n,) for n in range(60)]
+        )
+
+
+def deposit(connection: apsw.Connection, number: int) -> None:  # type: ignore[name-defined]
+    """Commit transaction `number`, which changes several pages of several tables."""
+    accounts = [(number * step) % 60 for step in (1, 7, 11)]
+    with connection:
+        for account in accounts:
+            connection.execute(
+                "UPDATE account SET sum = sum + 1, filler = randomblob(700) WHERE id = ?",
+                (account,),
+            )
+            connection.execute("INSERT INTO entry VALUES (?, ?)", (number, account))
+        if number % 9 == 0:
+            connection.execute("DELETE FROM entry WHERE number < ?", (number - 200,))
+            connection.execute(
+                "UPDATE account SET sum = (SELECT count(*) FROM entry WHERE account = account.id)"
+            )
+
+
+def check_ledger(device: Device, *, at_least: int) -> int:
+    """Open the database on a device as after a crash. Return its last transaction.
+
+    Check that SQLite finds it whole, that the transactions through `at_least` are there, and that
+    none is there in part.
+    """
+    with connected(device) as connection:
+        assert connection.execute("PRAGMA integrity_check").get == "ok"
+        last = connection.execute("SELECT max(number) FROM entry").get or 0
+        assert last >= at_least, f"transaction {at_least} was acknowledged, the last is {last}"
+        torn = connection.execute(
+            "SELECT number FROM entry GROUP BY number HAVING count(*) <> 3 ORDER BY number"
+        ).fetchall()
+        assert torn == []
+        numbers = [n for (n,) in connection.execute("SELECT DISTINCT number FROM entry")]
+        assert sorted(numbers) == list(range(min(numbers, default=1), last + 1))
+        sums = dict(connection.execute("SELECT id, sum FROM account").fetchall())
+        counts = dict(
+            connection.execute("SELECT account, count(*) FROM entry GROUP BY account").fetchall()
+        )
+        assert {n: counts.get(n, 0) for n in sums} == dict(sums.items())
+    return int(last)

@@ -1,0 +1,84 @@
+"""A database is whole in each snapshot of the volume that it writes to."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from databases import BLOCK, apsw, check_ledger, connected, create_ledger, deposit
+from deadlines import DEADLINE_S
+from served_volume import ServedVolume, native_libraries
+
+from mirrorlog.producers.nbd.native import NativeLibraries
+from mirrorlog.settings import load_settings
+from mirrorlog.simulation.memory_devices import MemoryDevice
+
+SIZE = 512 * BLOCK
+
+
+@pytest.fixture(scope="module")
+def native() -> NativeLibraries:
+    return native_libraries(load_settings(None, {}).cache_dir)
+
+
+def opened(image: bytes) -> MemoryDevice:
+    """Return a disk with these bytes."""
+    device = MemoryDevice(len(image))
+    device.pwrite(0, image)
+    device.flush()
+    return device
+
+
+def test_each_snapshot_holds_every_transaction_that_was_acknowledged(
+    native: NativeLibraries, tmp_path: Path
+) -> None:
+    stopped, begun, acknowledged = Event(), [0], [0]
+    with ServedVolume(native, tmp_path, SIZE) as served:
+
+        def write() -> None:
+            with served.connect(writable=True) as device, connected(device) as connection:
+                create_ledger(connection)
+                for number in count(1):
+                    if stopped.is_set():
+                        return
+                    begun[0] = number
+                    deposit(connection, number)
+                    acknowledged[0] = number
+
+        writer = Thread(target=write)
+        writer.start()
+        try:
+            for position in range(5):
+                until_s = time.monotonic() + DEADLINE_S
+                while acknowledged[0] < 15 * (position + 1):
+                    assert writer.is_alive() and time.monotonic() < until_s
+                    time.sleep(0.001)
+                before = acknowledged[0]
+                snapshot, _ = served.snapshot(f"s{position}")
+                after = begun[0]
+                with snapshot:
+                    image = bytes(snapshot.pread(offset=0, length=SIZE))
+                assert check_ledger(opened(image), at_least=before) <= after
+        finally:
+            stopped.set()
+            writer.join()
+
+
+def test_a_copy_of_two_moments_is_found_out() -> None:
+    """What a copy without a snapshot holds: the database of one moment, the log of another."""
+    device = opened(bytes(SIZE))
+    with connected(device) as connection:
+        create_ledger(connection)
+        for number in range(1, 50):
+            deposit(connection, number)
+        first = device.pread(offset=0, length=SIZE // 2)
+        for number in range(50, 120):
+            deposit(connection, number)
+        rest = device.pread(offset=SIZE // 2, length=SIZE - SIZE // 2)
+        whole = device.pread(offset=0, length=SIZE)
+        assert check_ledger(opened(whole), at_least=119) == 119
+    with pytest.raises((AssertionError, apsw.Error)):
+        check_ledger(opened(first + rest), at_least=49)
