@@ -1,7 +1,8 @@
 """SQLite on a volume, without a file system: its files are ranges of one block device.
 
-The volume begins with a table of sizes. Then come the rollback journal, which SQLite needs until the
-database is in WAL mode, the database, and its write-ahead log, each in a range of its own. A file grows when its data are on the device and the table was written after them.
+The volume begins with a table of sizes. Then come the rollback journal, which SQLite needs until
+the database is in WAL mode, the database, and its write-ahead log, each in a range of its own. A
+file grows when its data are on the device and the table was written after them.
 SQLite locks nothing here, and needs no shared memory, because it has the files for itself
 (`locking_mode = EXCLUSIVE`).
 """
