@@ -15,6 +15,7 @@ from mirrorlog.cli.support.promoting import (
     AddressOption,
     NotConsistent,
     assess,
+    claim_fields,
     finish_promotion,
     promotion_cost,
     publish_promotion,
@@ -87,7 +88,8 @@ def promote(
                 next="If the primary lives, wait: `mirrorlog site wait`. If it is lost: --force. "
                 + cost,
             )
-        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
+        found = claim_fields(site, held, claim, lost)
+        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, found=found):
             return
         volume = publish_promotion(
             call.settings,

@@ -123,6 +123,20 @@ def lost_fields(lost: LostWrites | None) -> dict[str, object] | None:
     }
 
 
+def claim_fields(
+    site: str, held: HeldSecondary, claim: SecondaryClaim, lost: LostWrites | None
+) -> dict[str, object]:
+    """Return what a promotion of a held secondary would mean, as JSON has it."""
+    return {
+        "site": site,
+        "secondary": held.address,
+        "consistent_position": claim.consistent_position,
+        "parted_position": claim.parted_position,
+        "reason": claim.reason,
+        "lost": lost_fields(lost),
+    }
+
+
 def lost_in_words(volume: Volume, lost: LostWrites | None) -> str:
     """Return in a sentence what a promotion loses. lost: None if nobody knows."""
     if lost is None:
