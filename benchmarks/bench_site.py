@@ -5,7 +5,8 @@
 A volume of 4 GiB, of which 187 MB in 20,285 runs of blocks have changed. Primary and secondary are
 files of one file system, and the primary is in the page cache. Each run of a case ends when the
 secondary is durable. Cases take turns, and the ratios are those of medians to the case `loop` of
-the same runs.
+the same runs. Tools that look at the whole volume run after the other cases, once each by default
+(--tool-repeat): each of them may write 4 GiB.
 
 - loop: pread, pwrite for each run of blocks, then fdatasync. It is the limit of one thread.
 - copy_file_range: the same with copy_file_range(2).
@@ -32,6 +33,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -163,6 +165,12 @@ def _volume(pair: Pair) -> Volume:
     )
 
 
+@cache
+def _settings() -> Settings:
+    """Return the settings of a site. A site reads them once, so no run counts that."""
+    return Settings()
+
+
 def _plan(settings: Settings) -> CopyPlan:
     meter = CopyMeter(time.monotonic(), None)
 
@@ -184,12 +192,12 @@ def copy_as_site(pair: Pair) -> None:
         FileDevice(pair.primary, writable=False) as primary,
         FileDevice(pair.secondary, writable=True) as secondary,
     ):
-        restore_changed(primary, secondary, _volume(pair), pair.blocks, _plan(Settings()))
+        restore_changed(primary, secondary, _volume(pair), pair.blocks, _plan(_settings()))
 
 
 def copy_through_journal(pair: Pair) -> None:
     """Copy the runs as a site does that stages its cycles in a journal."""
-    settings = Settings()
+    settings = _settings()
     journals = JournalFolder(pair.secondary.parent / "journals")
     file = journals.create("bench")
     header = JournalHeader(
@@ -277,6 +285,7 @@ def run_case(bench: Bench, name: str) -> None:
     elapsed_s = time.perf_counter() - began_s
     check_equal(pair)
     bench.seconds.setdefault(name, []).append(elapsed_s)
+    log_line(f"{name:18} {elapsed_s:8.3f} s")
 
 
 def main() -> int:
@@ -284,6 +293,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How fast a site copies what the log names.")
     parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each case (default 5)")
+    parser.add_argument("--tool-repeat", type=int, default=1, help="runs of each tool (default 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="begin no tool after so many; it is noted as skipped",
+    )
     parser.add_argument(
         "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
     )
@@ -300,6 +316,8 @@ def main() -> int:
     if unknown := set(names) - set(CASES):
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     scale, repeat = (16, 1) if arguments.short else (1, arguments.repeat)
+    began_s = time.monotonic()
+    _settings()
     with ExitStack() as cleanup:
         folder = Path(
             cleanup.enter_context(
@@ -308,19 +326,31 @@ def main() -> int:
         )
         bench = _prepare(folder, names, scale)
         names = [name for name in names if _is_installed(bench, name)]
+        tools = [name for name in names if name in TOOLS]
         for _ in range(repeat):
             for name in names:
-                try:
-                    run_case(bench, name)
-                except ProgramFailed as error:
-                    log_line(f"FAILED {name}: {error}")
-                    bench.failures.append(f"{name}: {error}")
+                if name not in tools:
+                    _run_noting_failure(bench, name)
+        for _ in range(1 if arguments.short else arguments.tool_repeat):
+            for name in tools:
+                if arguments.seconds and time.monotonic() - began_s > arguments.seconds:
+                    bench.skipped.append(f"{name}: no time was left")
+                else:
+                    _run_noting_failure(bench, name)
     for line in bench.skipped:
         log_line(f"######## not measured here: {line}")
     is_part = set(arguments.cases.split(",")) != set(CASES)
     return report_result(
         _result(bench, repeat, short=arguments.short), save=arguments.save and not is_part
     )
+
+
+def _run_noting_failure(bench: Bench, name: str) -> None:
+    try:
+        run_case(bench, name)
+    except ProgramFailed as error:
+        log_line(f"FAILED {name}: {error}")
+        bench.failures.append(f"{name}: {error}")
 
 
 def _prepare(folder: Path, names: Sequence[str], scale: int) -> Bench:

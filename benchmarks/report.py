@@ -224,9 +224,15 @@ _SITE_ROWS: Final = {
     "nbdcopy": "`nbdcopy`",
     "qemu_img": "`qemu-img convert`",
     "cp": "`cp`",
+    "journal": "**mirrorlog, through a journal**",
     "sparse_loop": "the changed runs in a hole of 4 TiB: the loop",
     "sparse_mirrorlog": "the changed runs in a hole of 4 TiB: **mirrorlog**",
 }
+
+
+def _skipped(result: Result) -> str:
+    """Return a sentence that says what wasn't measured, or nothing."""
+    return f"Not measured: {'; '.join(result['skipped'])}. " if result["skipped"] else ""
 
 
 def site(result: Result) -> str:
@@ -242,6 +248,7 @@ def site(result: Result) -> str:
     text = (
         f"{result['dirty_bytes'] / 1e6:.0f} MB in {result['dirty_runs']:,} runs of a volume of "
         f"{result['volume_bytes'] >> 30} GiB, medians of {result['repeat']}. "
+        f"{_skipped(result)}"
         f"{machine_line(result)}"
     )
     return f"{caption(text)}\n\n{table(head, rows)}"
